@@ -1,0 +1,72 @@
+"""Who is calling and how far that reaches: the one object that every check of access asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from sage.errors import PermissionDenied
+
+
+class Scope(StrEnum):
+    """What a credential may do. A route names one of these, or none and is public."""
+
+    GENERATE = "generate"
+    """Ask models: generate, chat, completions, embeddings."""
+    MODELS_READ = "models:read"
+    MODELS_WRITE = "models:write"
+    """Load and unload models."""
+    ACCOUNT = "account"
+    """One's own account and keys."""
+    METRICS = "metrics"
+    ADMIN = "admin"
+    """Users, and everybody's keys."""
+
+
+ROLES: dict[str, frozenset[Scope]] = {
+    "user": frozenset({Scope.GENERATE, Scope.MODELS_READ, Scope.ACCOUNT}),
+    "admin": frozenset(Scope),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A verified caller.
+
+    ``models`` are patterns in which ``*`` stands for any text; ``credential`` names the key or token
+    (``key:ab12``, ``token:<jti>``, ``none``) and is never secret; ``expires_at`` is in Unix seconds.
+    """
+
+    user: str
+    tenant: str
+    scopes: frozenset[Scope]
+    models: tuple[str, ...] = ("*",)
+    credential: str = "none"
+    expires_at: float | None = None
+    role: str = field(default="user")
+
+    def allows_model(self, name: str) -> bool:
+        """Whether this caller may use the model of that public name."""
+        return self.models == ("*",) or any(fnmatchcase(name, pattern) for pattern in self.models)
+
+    def require(self, scope: Scope) -> None:
+        """Raises :class:`PermissionDenied` unless the caller has ``scope``."""
+        if scope not in self.scopes:
+            raise PermissionDenied(
+                f"this credential lacks the scope '{scope}'; it has: {', '.join(sorted(self.scopes)) or 'none'}",
+                code="missing_scope",
+            )
+
+    def require_model(self, name: str) -> None:
+        """Raises :class:`PermissionDenied` unless the caller may use the model of that public name."""
+        if not self.allows_model(name):
+            raise PermissionDenied(
+                f"this credential does not reach the model '{name}'; it reaches: {', '.join(self.models)}",
+                param="model",
+                code="model_not_allowed",
+            )
+
+
+LOCAL = Principal(user="local", tenant="local", scopes=frozenset(Scope) - {Scope.ADMIN, Scope.ACCOUNT})
+"""Everyone, when the gateway runs with ``--no-auth`` on loopback: no users, no keys, no admin."""
