@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str) and key in seen:
             raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
         if isinstance(key, str):
@@ -129,7 +129,9 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
             return environ[name]
         if default is None:
             place = f"{where[0]}: {'.'.join(where[1:])}"
-            raise ConfigError(f"{place}: the environment variable {name} is not set; write ${{{name}:-default}} to do without")
+            raise ConfigError(
+                f"{place}: the environment variable {name} is not set; write ${{{name}:-default}} to do without"
+            )
         return str(default)
 
     return _MARK.sub(read, value)

@@ -21,7 +21,7 @@ class Scope(StrEnum):
     """One's own account and keys."""
     METRICS = "metrics"
     ADMIN = "admin"
-    """Users, and everybody's keys."""
+    """Users, and everybody's keys: who has it can make any account, so it is worth all the others."""
 
 
 ROLES: dict[str, frozenset[Scope]] = {
@@ -45,6 +45,13 @@ class Principal:
     credential: str = "none"
     expires_at: float | None = None
     role: str = field(default="user")
+    session: str | None = None
+    """The login that an access token belongs to; an API key has none."""
+
+    @property
+    def by_key(self) -> bool:
+        """Whether the credential is an API key."""
+        return self.credential.startswith("key:")
 
     def allows_model(self, name: str) -> bool:
         """Whether this caller may use the model of that public name."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from sage.errors import SageError
 from sage.middleware.settings import Timeouts
 
 
@@ -36,20 +37,6 @@ class Call:
     stream: bool = False
     wants_usage: bool = False
     fallbacks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A deployment: which provider answers, under which name of its own."""
-
-    provider: str
-    model: str
-    weight: float = 1.0
-    priority: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"{self.provider}/{self.model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +72,11 @@ class Relay(Protocol):
     usage: Usage | None
     finished: bool
     """The upstream said that the answer is whole."""
+    error: SageError | None
+    """The error that the upstream reported inside its stream; what came before it has been given out."""
 
     def feed(self, data: bytes) -> bytes:
-        """The whole events that ``data`` completes, ready for the client; may be empty.
-
-        Raises :class:`sage.errors.SageError` when the upstream reports an error inside its stream.
-        """
+        """The whole events that ``data`` completes, ready for the client; may be empty."""
         ...
 
     def close(self) -> bytes:

@@ -1,0 +1,113 @@
+"""The ``sage`` command. Exit codes: 0 done, 1 refused or failed with one clear line on stderr, 2 usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sage.errors import ConfigError, SageError
+from sage.middleware.app.cli_accounts import key_app, token_command, user_app
+from sage.middleware.app.cli_models import generate, models_app
+from sage.middleware.app.version import version
+from sage.middleware.config import find_config, load_settings
+
+app = typer.Typer(
+    name="sage",
+    help="A team's LLM gateway and model manager. Start with 'sage serve'.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(user_app, name="user")
+app.add_typer(key_app, name="key")
+app.add_typer(models_app, name="models")
+app.add_typer(config_app, name="config")
+app.command("token")(token_command)
+app.command("generate")(generate)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="The configuration file; else SAGE_CONFIG, ./config.yaml.")
+]
+
+
+@app.command("serve")
+def serve_command(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen; beyond loopback only with auth.")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes a free one.", min=0, max=65535)] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Loopback only: everyone is the user 'local'.")] = False,
+) -> None:
+    """Run the gateway: one process, and a child for each local model that is loaded."""
+    overrides: dict[str, Any] = {}
+    if host is not None:
+        overrides["api.host"] = host
+    if port is not None:
+        overrides["api.port"] = port
+    if no_auth:
+        overrides["auth.enabled"] = False
+    path = find_config(config, os.environ)
+    settings = load_settings(path, os.environ, overrides)
+    from sage.middleware.app.server import serve  # only here: `sage token` is not to pay for the server
+
+    serve(settings, path)
+
+
+@config_app.command("check")
+def config_check(
+    config: ConfigFile = None, as_json: Annotated[bool, typer.Option("--json", help="Print what holds.")] = False
+) -> None:
+    """Read the configuration as the server would, and say what is wrong with it, or that nothing is."""
+    path = find_config(config, os.environ)
+    settings = load_settings(path, os.environ)
+    if as_json:
+        typer.echo(settings.model_dump_json(indent=2))
+        return
+    from sage.middleware.providers.factory import make_providers
+
+    providers, absent = make_providers(settings.llm, settings.data_dir)
+    typer.echo(f"{path or 'built-in defaults'}: no fault found")
+    typer.echo(f"providers: {', '.join(sorted(providers)) or 'none'}")
+    for name, reason in sorted(absent.items()):
+        typer.echo(f"provider '{name}' cannot serve: {reason}")
+
+
+@app.command("openapi")
+def openapi_command() -> None:
+    """Print the OpenAPI document of the gateway."""
+    from sage.middleware.app.main import openapi_document
+
+    typer.echo(json.dumps(openapi_document(), indent=2))
+
+
+@app.command("version")
+def version_command() -> None:
+    """Print the version."""
+    typer.echo(version())
+
+
+def main() -> None:
+    """The entry point: an error of ours is one line on stderr and exit code 1."""
+    try:
+        app()
+    except ConfigError as exc:
+        _fail(exc.message)
+    except SageError as exc:
+        _fail(exc.message)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"sage: {message}\n")
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

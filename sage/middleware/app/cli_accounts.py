@@ -1,0 +1,228 @@
+"""The commands ``sage user``, ``sage key`` and ``sage token``: accounts on the data directory, server or none.
+
+The auth room is imported when a command runs: ``sage`` itself, its help and every other command start without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sage.errors import SageError
+
+if TYPE_CHECKING:
+    from sage.middleware.auth.accounts import Accounts
+
+user_app = typer.Typer(no_args_is_help=True, help="Users of this installation.")
+key_app = typer.Typer(no_args_is_help=True, help="API keys of this installation.")
+
+Config = Annotated[Path | None, typer.Option("--config", help="config.yaml to read.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password as one line from stdin.")]
+
+
+@user_app.command("add")
+def user_add(
+    name: str,
+    role: Annotated[str, typer.Option(help="admin or user.")] = "user",
+    tenant: Annotated[str, typer.Option(help="The tenant that the user belongs to.")] = "default",
+    password_stdin: PasswordStdin = False,
+    config: Config = None,
+) -> None:
+    """Make a user; the password is asked for twice."""
+    password = _new_password(password_stdin)
+    with _accounts(config) as accounts:
+        user = accounts.users.add(name, password, role, tenant)
+    _say(f"user '{user.name}' made: {user.role}, tenant {user.tenant}")
+
+
+@user_app.command("list")
+def user_list(as_json: Json = False, config: Config = None) -> None:
+    """List the users."""
+    with _accounts(config) as accounts:
+        users = [asdict(user) for user in accounts.users.list()]
+    if as_json:
+        typer.echo(json.dumps({"users": users}))
+        return
+    rows = [
+        (user["name"], user["role"], user["tenant"], "disabled" if user["disabled"] else "", _date(user["created_at"]))
+        for user in users
+    ]
+    _table(("NAME", "ROLE", "TENANT", "STATE", "CREATED"), rows)
+
+
+@user_app.command("disable")
+def user_disable(name: str, config: Config = None) -> None:
+    """Disable a user: all its sessions end and its keys are refused."""
+    with _accounts(config) as accounts:
+        user = accounts.users.change(name, disabled=True)
+    _say(f"user '{user.name}' is disabled")
+
+
+@user_app.command("enable")
+def user_enable(name: str, config: Config = None) -> None:
+    """Enable a disabled user; its keys work again."""
+    with _accounts(config) as accounts:
+        user = accounts.users.change(name, disabled=False)
+    _say(f"user '{user.name}' is enabled")
+
+
+@user_app.command("passwd")
+def user_passwd(name: str, password_stdin: PasswordStdin = False, config: Config = None) -> None:
+    """Give a user a new password; all its sessions end."""
+    password = _new_password(password_stdin)
+    with _accounts(config) as accounts:
+        user = accounts.users.change(name, password=password)
+    _say(f"user '{user.name}' has a new password; its sessions have ended")
+
+
+@key_app.command("add")
+def key_add(
+    user: Annotated[str, typer.Option("--user", help="Whose key.")],
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; default: all of the user's but admin.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Pattern with '*'; may be repeated; default: all.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Another tenant than the user's; admins' keys only.")] = None,
+    expires: Annotated[str | None, typer.Option(help="Lifetime such as 30d or 12h; default: never expires.")] = None,
+    config: Config = None,
+) -> None:
+    """Make an API key; its secret is printed this once, alone on stdout."""
+    expires_at = None if expires is None else _expiry(expires)
+    with _accounts(config) as accounts:
+        from sage.middleware.auth.grants import Wish
+
+        made = accounts.keys.create_for(user, Wish(name, scope or None, model or None, tenant, expires_at))
+    key = made.key
+    until = f"expires {_date(key.expires_at)}" if key.expires_at else "never expires"
+    _say(f"key {key.id} of '{key.user}': scopes {', '.join(key.scopes)}; models {', '.join(key.models)}; {until}")
+    _say("keep the secret now, it is not shown again:")
+    typer.echo(made.secret)
+
+
+@key_app.command("list")
+def key_list(
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's keys.")] = None,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
+    """List the API keys, without their secrets."""
+    with _accounts(config) as accounts:
+        keys = [asdict(key) for key in accounts.keys.list(user)]
+    if as_json:
+        typer.echo(json.dumps({"keys": keys}))
+        return
+    rows = [
+        (
+            key["id"],
+            key["user"],
+            key["tenant"],
+            key["name"],
+            f"…{key['last4']}",
+            ",".join(key["scopes"]),
+            ",".join(key["models"]),
+            _date(key["expires_at"]),
+            _key_state(key),
+        )
+        for key in keys
+    ]
+    _table(("ID", "USER", "TENANT", "NAME", "ENDS", "SCOPES", "MODELS", "EXPIRES", "STATE"), rows)
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], config: Config = None) -> None:
+    """Revoke an API key and every key it made; a running server refuses them within a second."""
+    with _accounts(config) as accounts:
+        key = accounts.keys.revoke(key_id)
+    _say(f"key {key.id} of '{key.user}' is revoked")
+
+
+def token_command(
+    user: Annotated[
+        str | None, typer.Option("--user", help="Whose token; may be left out when there is one user.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Print a short-lived access token of a local user, from the data directory."""
+    with _accounts(config) as accounts:
+        token = accounts.sessions.issue(user)
+    typer.echo(token)
+
+
+@contextmanager
+def _accounts(config: Path | None) -> Iterator[Accounts]:
+    """The accounts of the configured data directory; an error of ours ends the command with one line."""
+    from sage.middleware.auth.accounts import Accounts
+    from sage.middleware.config import find_config, load_settings
+
+    try:
+        settings = load_settings(find_config(config, os.environ), os.environ)
+        accounts = Accounts(settings.data_dir, settings.auth)
+        try:
+            yield accounts
+        finally:
+            accounts.close()
+    except SageError as exc:
+        raise _failed(exc.message) from exc
+
+
+def _new_password(from_stdin: bool) -> str:
+    if from_stdin:
+        try:
+            line = sys.stdin.buffer.readline(4096).decode("utf-8")
+        except UnicodeDecodeError:
+            raise _failed("the password on stdin is not UTF-8 text") from None
+        if not line.rstrip("\r\n"):
+            raise _failed("--password-stdin: there is no password on stdin")
+        return line.removesuffix("\n").removesuffix("\r")
+    if not sys.stdin.isatty():
+        raise _failed("stdin is no terminal to ask for a password on; pipe one line in with --password-stdin", status=2)
+    return str(typer.prompt("Password (15 to 128 characters)", hide_input=True, confirmation_prompt=True, err=True))
+
+
+def _expiry(text: str) -> int:
+    from sage.middleware.settings import parse_duration
+
+    try:
+        seconds = float(parse_duration(text))
+    except ValueError as exc:
+        raise _failed(f"--expires: {exc}", status=2) from exc
+    if not 1 <= seconds <= 100 * 365 * 86400:
+        raise _failed(f"--expires: '{text}' is not between a second and a hundred years", status=2)
+    return int(time.time() + seconds)
+
+
+def _failed(message: str, status: int = 1) -> typer.Exit:
+    _say(f"sage: {' '.join(message.splitlines())}")
+    return typer.Exit(status)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _date(seconds: int | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _key_state(key: dict[str, Any]) -> str:
+    if key["revoked_at"] is not None:
+        return "revoked"
+    return "expired" if key["expires_at"] is not None and key["expires_at"] <= time.time() else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,96 @@
+"""The command line's side of HTTP: talks to a running gateway, and says in one line what went wrong."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from sage.errors import SageError
+
+_TIMEOUT = 660.0  # above the gateway's own limit for one call
+
+
+class CallFailed(SageError):
+    """The gateway refused, or was not there."""
+
+    default_code = "call_failed"
+
+
+class Client:
+    """A client of the gateway at ``url``; ``credential`` is a token or a key, or none."""
+
+    def __init__(self, url: str, credential: str | None) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise CallFailed(f"SAGE_URL '{url}' is not an http:// or https:// address")
+        self._url = url.rstrip("/")
+        self._credential = credential
+
+    def get(self, path: str) -> Any:
+        return self._json(self._open("GET", path, None))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._json(self._open("POST", path, body or {}))
+
+    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
+        """The JSON of each event of a stream; raises when the stream breaks or ends without ``[DONE]``."""
+        with self._open("POST", path, body) as answer:
+            try:
+                for line in answer:
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
+                        return
+                    event = json.loads(data)
+                    if isinstance(event, dict) and event.get("error"):
+                        raise CallFailed(event["error"]["message"])
+                    yield event
+            except (OSError, http.client.HTTPException) as exc:
+                raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
+        raise CallFailed(f"the answer of {self._url} broke off")
+
+    def _open(self, method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + quote(path, safe="/?=&"), data, method=method)  # noqa: S310
+        request.add_header("Content-Type", "application/json")
+        if self._credential:
+            request.add_header("Authorization", f"Bearer {self._credential}")
+        opener = urllib.request.build_opener(_NoRedirect)
+        try:
+            answer = opener.open(request, timeout=_TIMEOUT)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise CallFailed(_message(exc)) from None
+        except (OSError, http.client.HTTPException) as exc:
+            reason = getattr(exc, "reason", exc)
+            raise CallFailed(
+                f"no gateway answers at {self._url} ({reason}); start one with 'sage serve', or set SAGE_URL"
+            ) from None
+        assert isinstance(answer, http.client.HTTPResponse)
+        return answer
+
+    def _json(self, answer: http.client.HTTPResponse) -> Any:
+        with answer:
+            try:
+                return json.loads(answer.read())
+            except (ValueError, OSError, http.client.HTTPException) as exc:
+                raise CallFailed(f"{self._url} answered with something that is not JSON") from exc
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect could carry the credential elsewhere."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _message(answer: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(answer.read())["error"]["message"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"the gateway answered {answer.code}"

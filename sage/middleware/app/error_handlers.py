@@ -1,0 +1,71 @@
+"""The one place where errors become answers, for the routes that the framework runs."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sage.errors import InvalidRequest, MethodNotAllowed, NotFound, SageError
+from sage.middleware.app.middleware import answer_error
+from sage.middleware.routers.asgi import Message
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error of a framework route is answered with our envelope, and none with 422."""
+    app.add_exception_handler(SageError, _on_sage_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+async def _on_sage_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, SageError)
+    request.scope["state"]["log"]["error"] = exc.code
+    return await _respond(exc)
+
+
+async def _on_invalid(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    first = exc.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    field = ".".join(loc[1:] if loc[0] in ("body", "query", "path", "header") else loc)
+    if first["type"] == "json_invalid":
+        return await _respond(InvalidRequest("the body is not JSON", code="invalid_json"))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return await _respond(InvalidRequest(f"'{field}': {message}" if field else message, param=field or None))
+
+
+async def _on_http(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    if isinstance(exc.__cause__, SageError):
+        return await _respond(exc.__cause__)
+    path = request.url.path
+    if exc.status_code == HTTPStatus.NOT_FOUND:
+        return await _respond(NotFound(f"there is nothing at {path}; /docs lists what there is", code="no_such_route"))
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = await _respond(MethodNotAllowed(f"{request.method} is not allowed at {path}"))
+        response.headers.update(exc.headers or {})
+        return response
+    return await _respond(InvalidRequest(str(exc.detail)))
+
+
+async def _on_unexpected(request: Request, exc: Exception) -> Response:
+    return await _respond(SageError("an error of the gateway's own; its log has more under this request's id"))
+
+
+async def _respond(error: SageError) -> Response:
+    """``answer_error`` as a response object."""
+    sent: list[Message] = []
+
+    async def collect(message: Message) -> None:
+        sent.append(message)
+
+    await answer_error(error, collect)
+    response = Response(sent[1]["body"], status_code=sent[0]["status"])
+    response.raw_headers = list(sent[0]["headers"])
+    return response

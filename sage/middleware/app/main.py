@@ -1,0 +1,140 @@
+"""The composition root: :func:`create_app` builds everything once and hands it down."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.error_handlers import add_error_handlers
+from sage.middleware.app.middleware import Edge
+from sage.middleware.app.pages import add_pages, describe
+from sage.middleware.app.version import version
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.readiness import Readiness
+from sage.middleware.gateway.usage import Metrics
+from sage.middleware.providers.base import Operation
+from sage.middleware.providers.dispatch import Dispatch
+from sage.middleware.providers.factory import make_providers
+from sage.middleware.providers.listing import Listing
+from sage.middleware.providers.registry import Registry
+from sage.middleware.providers.transport import HttpTransport, Transport
+from sage.middleware.routers import auth as auth_routes
+from sage.middleware.routers import health, models, openai
+from sage.middleware.routers.asgi import ASGIApp
+from sage.middleware.routers.generate import Generate
+from sage.middleware.routers.guard import hot_route
+from sage.middleware.settings import Settings
+
+_DESCRIPTION = "A team's LLM gateway and model manager. *Authorize* with your name and password, or paste a key."
+
+
+def create_app(settings: Settings, *, gateway: Gateway | None = None) -> Edge:
+    """The whole gateway as one ASGI application.
+
+    Nothing runs before its lifespan begins. A ``gateway`` that is handed in is used, and closed by who made it.
+    Raises :class:`sage.errors.ConfigError` when the data directory cannot be used.
+    """
+    owned = None if gateway is not None else make_gateway(settings)
+    gateway = gateway or owned
+    assert gateway is not None
+    accounts = Accounts(settings.data_dir, settings.auth) if settings.auth.enabled else None
+    authenticator = Authenticator(accounts) if accounts is not None else None
+    log = AccessLog() if settings.api.access_log else None
+    app = FastAPI(
+        title="SAGE Middleware",
+        version=version(),
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=_lifespan(owned, accounts, authenticator, log),
+    )
+    app.state.settings = settings
+    app.state.gateway = gateway
+    app.state.readiness = Readiness(gateway.registry, settings.queue)
+    app.state.accounts = accounts
+    app.state.authenticator = authenticator
+    add_error_handlers(app)
+    hot = _add_routes(app, gateway, authenticator)
+    return Edge(app, {("POST", route.path): route.app for route in hot}, settings, log)
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document of a gateway with accounts; leaves nothing behind."""
+    with tempfile.TemporaryDirectory() as scratch:
+        app = create_app(Settings(data_dir=Path(scratch))).app
+        assert isinstance(app, FastAPI)
+        try:
+            return describe(app)
+        finally:
+            app.state.accounts.close()
+
+
+def make_gateway(settings: Settings, *, transport: Transport | None = None) -> Gateway:
+    """The gateway below HTTP, with every model of the configuration and those that providers know of themselves.
+
+    ``transport`` replaces the HTTP client towards upstreams.
+    """
+    transport = transport or HttpTransport()
+    providers, absent = make_providers(settings.llm, settings.data_dir)
+    registry = Registry(providers, absent, Listing(transport), settings.llm.keep_alive)
+    for name, model in settings.llm.models.items():
+        registry.register(name, model)
+    registry.register_known()
+    return Gateway(registry, Dispatch(registry, transport), transport, Metrics(), settings.llm.limits)
+
+
+def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:
+    """Adds every route; returns the hot ones. Without an authenticator there are no accounts to have routes for."""
+    endpoints: list[tuple[str, str, ASGIApp]] = [
+        ("/generate", "generate", Generate(gateway)),
+        ("/v1/chat/completions", "chat_completions", openai.Inference(gateway, Operation.CHAT)),
+        ("/v1/completions", "completions", openai.Inference(gateway, Operation.COMPLETIONS)),
+        ("/v1/embeddings", "embeddings", openai.Inference(gateway, Operation.EMBEDDINGS)),
+    ]
+    hot = [hot_route(path, name, endpoint, authenticator) for path, name, endpoint in endpoints]
+    app.router.routes.extend(hot)
+    for router in (openai.router, models.router, health.router):
+        app.include_router(router)
+    if authenticator is not None:
+        app.include_router(auth_routes.router)
+    add_pages(app, with_accounts=authenticator is not None)
+    return hot
+
+
+def _lifespan(
+    owned: Gateway | None, accounts: Accounts | None, authenticator: Authenticator | None, log: AccessLog | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        follower = None
+        if log is not None:
+            log.start()
+        if accounts is not None and authenticator is not None:
+            await asyncio.to_thread(accounts.prepare_setup)
+            follower = asyncio.create_task(authenticator.follow())
+        try:
+            yield
+        finally:
+            if follower is not None:
+                follower.cancel()
+                await asyncio.wait([follower])
+            if owned is not None:
+                await owned.close()
+            if log is not None:
+                log.stop()
+            if accounts is not None:
+                accounts.close()
+
+    return lifespan

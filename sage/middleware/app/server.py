@@ -1,0 +1,151 @@
+"""The HTTP server: binds its port, says where it listens, and lets requests end when it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from sage.errors import ConfigError
+from sage.middleware.app.main import create_app
+from sage.middleware.settings import Settings
+
+_BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises :class:`ConfigError` with what to do when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # taken over by every accepted connection
+    try:
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError as exc:
+        sock.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} on {host} is taken; end what uses it or choose another with --port"
+            ) from exc
+        raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+    return sock
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says when it is ready, and ends with status 0 after SIGTERM or Ctrl-C."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but without raising the signal anew at the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # The second one does not wait for requests any more.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -> Server:
+    """The server for ``app`` under ``settings``."""
+    return Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(settings.api.shutdown_grace),
+        ),
+        on_ready,
+    )
+
+
+def serve(settings: Settings, config: Path | None) -> None:
+    """Runs the gateway until SIGTERM or Ctrl-C. Raises :class:`ConfigError` when it cannot begin."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    sock = bind(settings.api.host, settings.api.port)
+    try:
+        app = create_app(settings)
+
+        def on_ready() -> None:
+            # What start-up made lives as long as the process: looking through it again is wasted work.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 50)
+            sys.stdout.write("\n".join(welcome(settings, sock.getsockname()[1], config)) + "\n")
+            sys.stdout.flush()
+
+        make_server(app, settings, on_ready).run(sockets=[sock])
+    finally:
+        sock.close()
+
+
+def welcome(settings: Settings, port: int, config: Path | None) -> list[str]:
+    """At most four lines: where it listens, where the docs are, how to make the first user, what to paste next."""
+    host = "127.0.0.1" if settings.api.host in ("0.0.0.0", "::", "localhost") else settings.api.host  # noqa: S104
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    lines = [f"SAGE listens on {url} (docs: {url}/docs)"]
+    sage = _command(config)
+    token = ""
+    if settings.auth.enabled:
+        if (settings.data_dir / "setup-token").exists():
+            lines.append(f"first user:  {sage} user add me --role admin")
+        token = f' -H "Authorization: Bearer $({sage} token)"'
+    model = next(iter(settings.llm.models), "gemma-3-270m")
+    lines.append(
+        f"then ask it: curl -s {url}/generate{token} -H 'Content-Type: application/json' "
+        f"""-d '{{"model": "{model}", "prompt": "What is the capital of France?", "temperature": 0}}'"""
+    )
+    return lines
+
+
+def _command(config: Path | None) -> str:
+    """How ``sage`` is called from the user's own shell, on this data directory."""
+    here = Path(sys.argv[0])
+    name = "sage"
+    if here.name == "sage" and shutil.which("sage") is None:
+        with contextlib.suppress(ValueError):
+            here = here.absolute().relative_to(Path.cwd())
+        name = shlex.quote(str(here))
+    parts = []
+    if config is not None and config != Path("config.yaml"):
+        parts.append(f"SAGE_CONFIG={shlex.quote(str(config))}")
+    if os.environ.get("SAGE_DATA_DIR"):
+        parts.append(f"SAGE_DATA_DIR={shlex.quote(os.environ['SAGE_DATA_DIR'])}")
+    return " ".join([*parts, name])

@@ -1,0 +1,14 @@
+"""The version of what is installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+
+
+def version() -> str:
+    """The distribution's version; ``0+source`` when run from a source tree that is not installed."""
+    try:
+        return installed_version("intellistream-sage-middleware")
+    except PackageNotFoundError:
+        return "0+source"

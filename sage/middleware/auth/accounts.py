@@ -1,0 +1,57 @@
+"""Everything about accounts of one installation, put together on its data directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sage.middleware.auth.api_keys import ApiKeys
+from sage.middleware.auth.credentials import Verifier
+from sage.middleware.auth.database import Database
+from sage.middleware.auth.first_admin import FirstAdmin
+from sage.middleware.auth.passwords import Passwords
+from sage.middleware.auth.private_files import make_private_dir
+from sage.middleware.auth.sessions import Sessions
+from sage.middleware.auth.signing_keys import KeySet
+from sage.middleware.auth.tokens import Tokens
+from sage.middleware.auth.users import Users
+from sage.middleware.settings import Auth
+
+
+class Accounts:
+    """Users, API keys and sessions below ``data_dir``: for the server, and for a command line beside it.
+
+    All calls block on the database. Those that hash a password (``users.add``, ``users.change`` with a password,
+    ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server. ``clock`` gives
+    Unix seconds. Raises :class:`sage.errors.ConfigError` when the directory or a file in it cannot be used.
+    """
+
+    def __init__(self, data_dir: Path, auth: Auth | None = None, clock: Callable[[], float] = time.time) -> None:
+        auth = auth or Auth()
+        self.clock = clock
+        make_private_dir(data_dir)
+        self.tokens = Tokens(KeySet(data_dir / "keys"), clock)
+        self.passwords = Passwords()
+        self.database = Database(data_dir)
+        self.users = Users(self.database, self.passwords, clock)
+        self.keys = ApiKeys(self.database, clock)
+        self.sessions = Sessions(
+            self.database,
+            self.passwords,
+            self.tokens,
+            clock,
+            access_ttl=auth.access_token_ttl,
+            refresh_ttl=auth.refresh_token_ttl,
+        )
+        self.verifier = Verifier(self.database, self.tokens, clock)
+        self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
+
+    def prepare_setup(self) -> Path | None:
+        """At the server's start: the file with a fresh setup token when there are no users, else none."""
+        return self.first_admin.prepare()
+
+    def close(self) -> None:
+        """Lets go of the database and of the threads that hash passwords."""
+        self.passwords.close()
+        self.database.close()

@@ -1,0 +1,111 @@
+"""From a credential to its :class:`Principal`: the full check, against the database as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Row, select
+
+from sage.errors import AuthenticationFailed
+from sage.middleware.auth.database import Database
+from sage.middleware.auth.keys import PREFIX, matches, parse_key
+from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
+from sage.middleware.auth.principal import ROLES, Principal, Scope
+from sage.middleware.auth.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A principal, and the revision of rights that it was read at."""
+
+    principal: Principal
+    revision: int
+
+
+class Verifier:
+    """Checks API keys and access tokens; its calls block on the database."""
+
+    def __init__(self, database: Database, tokens: Tokens, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._clock = clock
+
+    def verify(self, credential: str) -> Verified:
+        """Who holds ``credential``, and how far it reaches now; raises :class:`AuthenticationFailed`."""
+        if credential.startswith(PREFIX):
+            return self._verify_key(credential)
+        return self._verify_token(credential)
+
+    def _verify_key(self, text: str) -> Verified:
+        key_id = parse_key(text)
+        if key_id is None:
+            raise _refused_key("it is mistyped or cut off (its checksum does not fit)")
+        row = self._find_key(key_id)
+        if not matches(text, row[0].secret_hash if row is not None else None) or row is None:
+            raise _refused_key("there is no such key")
+        key, user, revision = row
+        if key.revoked_at is not None:
+            raise _refused_key("it has been revoked")
+        if key.expires_at is not None and key.expires_at <= self._clock():
+            raise _refused_key("it has expired")
+        if user.disabled:
+            raise _refused_key("its user is disabled")
+        if key.tenant != user.tenant and user.role != "admin":
+            raise _refused_key("its user is no longer of its tenant; make a new key")
+        principal = Principal(
+            user=user.name,
+            tenant=key.tenant,
+            scopes=frozenset(scope for scope in _scopes_of(user) if scope in key.scopes),
+            models=tuple(key.models),
+            credential=f"key:{key.id}",
+            expires_at=key.expires_at,
+            role=user.role,
+        )
+        return Verified(principal, revision)
+
+    def _verify_token(self, text: str) -> Verified:
+        claims = self._tokens.read(text)
+        row = self._find_session(claims.session)
+        ended = AuthenticationFailed("the access token's session has ended; log in again", code="session_ended")
+        if row is None:
+            raise ended
+        opened, user, revision = row
+        if opened.revoked_at is not None or user.name != claims.subject or user.disabled:
+            raise ended
+        principal = Principal(
+            user=user.name,
+            tenant=user.tenant,
+            scopes=_scopes_of(user),
+            credential=f"token:{claims.token_id}",
+            expires_at=claims.expires_at,
+            role=user.role,
+            session=opened.id,
+        )
+        return Verified(principal, revision)
+
+    def _find_key(self, key_id: str) -> Row[KeyRow, UserRow, int] | None:
+        with self._database.read() as session:
+            return session.execute(
+                select(KeyRow, UserRow, RevisionRow.value)
+                .join(UserRow, UserRow.id == KeyRow.user_id)
+                .join(RevisionRow, RevisionRow.id == 1)
+                .where(KeyRow.id == key_id)
+            ).first()
+
+    def _find_session(self, session_id: str) -> Row[SessionRow, UserRow, int] | None:
+        with self._database.read() as session:
+            return session.execute(
+                select(SessionRow, UserRow, RevisionRow.value)
+                .join(UserRow, UserRow.id == SessionRow.user_id)
+                .join(RevisionRow, RevisionRow.id == 1)
+                .where(SessionRow.id == session_id)
+            ).first()
+
+
+def _scopes_of(user: UserRow) -> frozenset[Scope]:
+    return ROLES.get(user.role, frozenset())
+
+
+def _refused_key(reason: str) -> AuthenticationFailed:
+    return AuthenticationFailed(f"the API key is not valid: {reason}", code="invalid_api_key")

@@ -1,0 +1,164 @@
+"""The accounts' database: SQLite at ``data_dir/sage.db``, its transactions, and its way to the current schema."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, select, update
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.orm import Session
+
+from sage.errors import ConfigError, Unavailable
+from sage.middleware.auth.models import RevisionRow
+from sage.middleware.auth.private_files import make_private
+
+REVISIONS = ("0001",)
+"""Every schema this code knows, oldest first; the last is the one it works on."""
+
+_BUSY_SECONDS = 5.0
+_WRITE = "sage_write"
+
+
+class Database:
+    """Opens the database below ``data_dir``, made and migrated when needed; safe from several threads and processes.
+
+    ``revision`` is the newest revision of rights that this process has written; what others write is seen by
+    :meth:`read_revision`. Raises :class:`ConfigError` when the file cannot be used.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / "sage.db"
+        self._advancing = threading.Lock()
+        make_private(self.path)
+        self._engine = _make_engine(self.path)
+        self._writer = self._engine.execution_options(**{_WRITE: True})
+        try:
+            if not self._current():
+                self._migrate()
+            self.revision = self.read_revision()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One snapshot to read from."""
+        with self._reachable(), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction that holds the write lock from its start; committed at the end unless an error leaves it."""
+        with self._reachable(), Session(self._writer, expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+            self.advance(session.info.get("revision", 0))
+
+    def bump(self, session: Session) -> None:
+        """Counts the revision up: called in every transaction that can take a right away."""
+        counted = update(RevisionRow).values(value=RevisionRow.value + 1).returning(RevisionRow.value)
+        session.info["revision"] = session.execute(counted).scalar_one()
+
+    def advance(self, revision: int) -> None:
+        """Takes note of a revision that was written or read; an older one changes nothing."""
+        with self._advancing:
+            self.revision = max(self.revision, revision)
+
+    def read_revision(self) -> int:
+        """The revision as it stands in the database now."""
+        with self.read() as session:
+            return session.execute(select(RevisionRow.value)).scalar_one()
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as exc:
+            raise Unavailable(f"the accounts database cannot be used now: {exc.orig}; try again") from exc
+
+    def _current(self) -> bool:
+        """Whether the schema is ours, by plain queries; raises if the file is newer than the code, or no database."""
+        if self.path.stat().st_size == 0:
+            return False
+        try:
+            with self._engine.connect() as connection:
+                found = _schema_revision(connection)
+        except DatabaseError as exc:
+            raise ConfigError(f"{self.path} cannot be read as accounts database: {exc.orig}") from exc
+        if found is not None and found not in REVISIONS:
+            raise ConfigError(
+                f"{self.path} has the schema '{found}', which is newer than this version of sage (it knows up to "
+                f"'{REVISIONS[-1]}'); upgrade sage, or point data_dir elsewhere"
+            )
+        return found == REVISIONS[-1]
+
+    def _migrate(self) -> None:
+        """Leads the schema to the newest revision; of several processes, one does it and the others wait."""
+        with _locked(self.path.with_name("sage.db.lock")):
+            if self._current():
+                return
+            try:
+                # WAL stays in the file, and SQLite lets no two connections switch at once: hence under the lock.
+                with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as raw:
+                    raw.execute("PRAGMA journal_mode=WAL")
+                with self._writer.begin() as connection:
+                    _upgrade(connection)
+            except (sqlite3.Error, DatabaseError) as exc:
+                raise ConfigError(f"{self.path} cannot be migrated: {exc}") from exc
+
+
+def _make_engine(path: Path) -> Engine:
+    url = URL.create("sqlite+pysqlite", database=str(path))
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # or sqlite3 begins, late and deferred, by itself
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get(_WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _schema_revision(connection: Connection) -> str | None:
+    known = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").scalar()
+    if known is None:
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # a quarter of a second that only a new or old database pays
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    command.upgrade(config, REVISIONS[-1])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock among processes; it ends with the process, whatever happens to it."""
+    make_private(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

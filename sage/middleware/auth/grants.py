@@ -1,0 +1,144 @@
+"""What a new API key may do: never more than who makes it. Pure rules, no database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sage.errors import InvalidRequest, PermissionDenied
+from sage.middleware.auth.principal import ROLES, Principal, Scope
+
+_MAX_PATTERNS = 50
+_MAX_PATTERN_LENGTH = 256
+_MAX_STARS = 8  # keeps matching fast whatever the pattern
+_ANY = "\0"  # stands for a child's '*': only a '*' of the parent matches it
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for a new key. ``None`` means: as far as its maker reaches (scopes: all but ``admin``)."""
+
+    name: str = ""
+    scopes: Sequence[str] | None = None
+    models: Sequence[str] | None = None
+    tenant: str | None = None
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a new key gets. ``expires_at`` is in Unix seconds."""
+
+    scopes: tuple[Scope, ...]
+    models: tuple[str, ...]
+    tenant: str
+    expires_at: int | None
+
+
+def decide(creator: Principal, wish: Wish, now: float) -> Grant:
+    """What ``creator`` gives to a key of its own.
+
+    Raises :class:`InvalidRequest` for a wish that makes no sense, :class:`PermissionDenied` for one beyond the
+    creator's own reach.
+    """
+    return Grant(
+        scopes=_scopes(creator, wish.scopes),
+        models=_models(creator, wish.models),
+        tenant=_tenant(creator, wish.tenant),
+        expires_at=_expiry(creator, wish.expires_at, now),
+    )
+
+
+def covers(parent: str, child: str) -> bool:
+    """Whether every name that the pattern ``child`` matches is matched by the pattern ``parent`` too.
+
+    Exact for patterns whose only wildcard is ``*``: a character that stands in no pattern takes the place of each
+    ``*`` of the child. Only a ``*`` of the parent can match it, and that would match any other text there as well.
+    """
+    return fnmatchcase(child.replace("*", _ANY), parent)
+
+
+def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """The patterns without repetitions; raises :class:`InvalidRequest` for one that is malformed."""
+    if not 1 <= len(patterns) <= _MAX_PATTERNS:
+        raise InvalidRequest(f"give 1 to {_MAX_PATTERNS} model patterns ('*' for all models)", param="models")
+    for pattern in patterns:
+        if not 1 <= len(pattern) <= _MAX_PATTERN_LENGTH or not pattern.isprintable() or " " in pattern:
+            raise InvalidRequest(
+                f"a model pattern has 1 to {_MAX_PATTERN_LENGTH} printable characters without spaces", param="models"
+            )
+        if "?" in pattern or "[" in pattern:
+            raise InvalidRequest(
+                f"model pattern '{pattern}': '*' is the only wildcard; '?' and '[' are not allowed", param="models"
+            )
+        if pattern.count("*") > _MAX_STARS:
+            raise InvalidRequest(f"model pattern '{pattern}' has more than {_MAX_STARS} '*'", param="models")
+    return tuple(dict.fromkeys(patterns))
+
+
+def _scopes(creator: Principal, wished: Sequence[str] | None) -> tuple[Scope, ...]:
+    if wished is None:
+        return tuple(sorted(creator.scopes - {Scope.ADMIN}))
+    unknown = sorted(set(wished) - {str(scope) for scope in Scope})
+    if unknown:
+        known = ", ".join(sorted(Scope))
+        raise InvalidRequest(f"there is no scope '{unknown[0]}'; known: {known}", param="scopes", code="unknown_scope")
+    if not wished:
+        raise InvalidRequest("give a key at least one scope", param="scopes")
+    scopes = {Scope(scope) for scope in wished}
+    beyond = sorted(scopes - creator.scopes)
+    if beyond:
+        has = ", ".join(sorted(creator.scopes)) or "none"
+        raise PermissionDenied(
+            f"a key cannot have the scope '{beyond[0]}', which its maker lacks; there is: {has}",
+            param="scopes",
+            code="beyond_creator",
+        )
+    return tuple(sorted(scopes))
+
+
+def _models(creator: Principal, wished: Sequence[str] | None) -> tuple[str, ...]:
+    if wished is None:
+        return creator.models
+    patterns = check_patterns(wished)
+    for pattern in patterns:
+        if not any(covers(own, pattern) for own in creator.models):
+            raise PermissionDenied(
+                f"a key cannot reach the models '{pattern}', which its maker does not; there is: "
+                f"{', '.join(creator.models)}",
+                param="models",
+                code="beyond_creator",
+            )
+    return patterns
+
+
+def _tenant(creator: Principal, wished: str | None) -> str:
+    if wished is None or wished == creator.tenant:
+        return creator.tenant
+    if creator.by_key or creator.role != "admin":
+        raise PermissionDenied(
+            f"a key cannot be of the tenant '{wished}': its maker is of '{creator.tenant}' "
+            "(only an admin's login makes keys of other tenants)",
+            param="tenant",
+            code="beyond_creator",
+        )
+    return wished
+
+
+def _expiry(creator: Principal, wished: int | None, now: float) -> int | None:
+    if wished is not None and wished <= now:
+        raise InvalidRequest("the key would have expired already; give a time to come", param="expires_at")
+    limit = creator.expires_at if creator.by_key else None
+    if limit is None:
+        return wished
+    if wished is not None and wished > limit:
+        raise PermissionDenied(
+            "a key cannot live longer than the key that makes it", param="expires_at", code="beyond_creator"
+        )
+    return int(limit) if wished is None else wished
+
+
+def operator(user: str, tenant: str, role: str) -> Principal:
+    """Who makes a key from the command line for ``user``: as that user would, logged in."""
+    return Principal(user=user, tenant=tenant, scopes=ROLES[role], credential="cli", role=role)

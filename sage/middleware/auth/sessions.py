@@ -1,0 +1,152 @@
+"""Sessions: what a login opens, a refresh goes on with, and a logout ends."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from sage.errors import AuthenticationFailed, InvalidRequest
+from sage.middleware.auth.database import Database
+from sage.middleware.auth.models import RefreshTokenRow, SessionRow, UserRow
+from sage.middleware.auth.passwords import Passwords
+from sage.middleware.auth.tokens import Tokens
+from sage.middleware.auth.users import find_user, require_user
+
+_REFRESH = re.compile(r"rt-sage-[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The tokens of a session. ``expires_in`` is the access token's life in seconds."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_in: int
+
+
+class Sessions:
+    """Logins of one installation, each good for ``refresh_ttl`` seconds from its password on.
+
+    Its calls block; :meth:`login` hashes a password (:class:`Passwords`).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        passwords: Passwords,
+        tokens: Tokens,
+        clock: Callable[[], float],
+        *,
+        access_ttl: float,
+        refresh_ttl: float,
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._tokens = tokens
+        self._clock = clock
+        self._access_ttl = max(1, int(access_ttl))
+        self._refresh_ttl = max(1, int(refresh_ttl))
+
+    def login(self, name: str, password: str) -> Login:
+        """A new session; raises :class:`AuthenticationFailed`, the same for every cause and after the same work."""
+        wrong = AuthenticationFailed("wrong user name or password", code="wrong_password")
+        with self._database.read() as session:
+            row = find_user(session, name)
+            stored = row.password_hash if row is not None else None
+        right = self._passwords.verify(password, stored)
+        if not right or row is None or stored is None or row.disabled:
+            raise wrong
+        fresh = self._passwords.hash(password) if self._passwords.needs_rehash(stored) else None
+        with self._database.write() as session:
+            user = session.get(UserRow, row.id)
+            if user is None or user.disabled or user.password_hash != stored:
+                raise wrong  # changed while the password was checked
+            user.password_hash = fresh or stored
+            opened = self._open(session, user, self._refresh_ttl)
+            return self._tokens_of(session, opened, user)
+
+    def refresh(self, refresh_token: str) -> Login:
+        """The session's next tokens for its newest refresh token, which is used up by it.
+
+        A token that comes a second time was stolen, from the caller or by it: the whole session ends.
+        """
+        invalid = AuthenticationFailed(
+            "the refresh token is not valid: unknown, used, expired or logged out; log in again", code="invalid_token"
+        )
+        if _REFRESH.fullmatch(refresh_token) is None:
+            raise invalid
+        now = int(self._clock())
+        with self._database.write() as session:
+            token = session.get(RefreshTokenRow, _hash(refresh_token))
+            opened = session.get(SessionRow, token.session_id) if token is not None else None
+            user = session.get(UserRow, opened.user_id) if opened is not None else None
+            if token is not None and opened is not None and user is not None:
+                alive = opened.revoked_at is None and opened.expires_at > now and not user.disabled
+                if alive and token.used_at is None:
+                    token.used_at = now
+                    return self._tokens_of(session, opened, user)
+                if alive:
+                    opened.revoked_at = now
+                    self._database.bump(session)
+        raise invalid  # here, where the revocation has been committed
+
+    def logout(self, session_id: str | None) -> None:
+        """Ends a session with all its tokens; with none, as an API key has none, it is an :class:`InvalidRequest`."""
+        if session_id is None:
+            raise InvalidRequest(
+                "an API key has no session to log out of; revoke it by DELETE /auth/keys/{id}", code="no_session"
+            )
+        with self._database.write() as session:
+            opened = session.get(SessionRow, session_id)
+            if opened is not None and opened.revoked_at is None:
+                opened.revoked_at = int(self._clock())
+                self._database.bump(session)
+
+    def issue(self, name: str | None) -> str:
+        """An access token without a password, for who holds the data directory; no refresh token goes with it.
+
+        ``name`` may be none when there is exactly one enabled user.
+        """
+        with self._database.write() as session:
+            user = require_user(session, name) if name is not None else _only_user(session)
+            if user.disabled:
+                raise InvalidRequest(f"the user '{user.name}' is disabled; sage user enable {user.name}")
+            opened = self._open(session, user, self._access_ttl)
+            return self._tokens.make(user.name, opened.id, self._access_ttl)
+
+    def _open(self, session: Session, user: UserRow, lifetime: int) -> SessionRow:
+        now = int(self._clock())
+        session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
+        opened = SessionRow(
+            id=secrets.token_urlsafe(16), user_id=user.id, created_at=now, expires_at=now + lifetime, revoked_at=None
+        )
+        session.add(opened)
+        session.flush()
+        return opened
+
+    def _tokens_of(self, session: Session, opened: SessionRow, user: UserRow) -> Login:
+        now = int(self._clock())
+        refresh_token = f"rt-sage-{secrets.token_urlsafe(32)}"
+        session.add(RefreshTokenRow(hash=_hash(refresh_token), session_id=opened.id, created_at=now, used_at=None))
+        lifetime = min(self._access_ttl, opened.expires_at - now)
+        return Login(self._tokens.make(user.name, opened.id, lifetime), refresh_token, lifetime)
+
+
+def _only_user(session: Session) -> UserRow:
+    users = session.scalars(select(UserRow).where(UserRow.disabled.is_(False)).order_by(UserRow.name).limit(11)).all()
+    if not users:
+        raise InvalidRequest("there is no enabled user; make the first: sage user add NAME --role admin")
+    if len(users) > 1:
+        names = ", ".join(user.name for user in users[:10]) + (", …" if len(users) > 10 else "")
+        raise InvalidRequest(f"there are several users; choose one with --user: {names}")
+    return users[0]
+
+
+def _hash(refresh_token: str) -> bytes:
+    return hashlib.sha256(refresh_token.encode("ascii")).digest()

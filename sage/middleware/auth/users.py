@@ -1,0 +1,158 @@
+"""Users: making, listing and changing them, with the rules that keep an installation governable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.middleware.auth.database import Database
+from sage.middleware.auth.models import SessionRow, UserRow
+from sage.middleware.auth.passwords import Passwords
+from sage.middleware.auth.principal import ROLES
+
+DEFAULT_TENANT = "default"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as shown. ``created_at`` is in Unix seconds."""
+
+    name: str
+    role: str
+    tenant: str
+    disabled: bool
+    created_at: int
+
+
+class Users:
+    """The users of one installation. Its calls block; those that take a password hash it (:class:`Passwords`)."""
+
+    def __init__(self, database: Database, passwords: Passwords, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._clock = clock
+
+    def add(
+        self, name: str, password: str, role: str = "user", tenant: str = DEFAULT_TENANT, *, first: bool = False
+    ) -> User:
+        """Makes a user; with ``first`` only when there is none yet. A taken name is a :class:`Conflict`."""
+        check_name(name, "user name", "username")
+        check_name(tenant, "tenant", "tenant")
+        _check_role(role)
+        password_hash = self._passwords.hash(password)
+        with self._database.write() as session:
+            if first and session.scalar(select(func.count()).select_from(UserRow)):
+                raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
+            if find_user(session, name) is not None:
+                raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
+            row = UserRow(
+                name=name,
+                role=role,
+                tenant=tenant,
+                password_hash=password_hash,
+                disabled=False,
+                created_at=int(self._clock()),
+            )
+            session.add(row)
+            session.flush()
+            return _view(row)
+
+    def list(self) -> list[User]:
+        """All users by name."""
+        with self._database.read() as session:
+            return [_view(row) for row in session.scalars(select(UserRow).order_by(UserRow.name))]
+
+    def exist(self) -> bool:
+        """Whether there is any user."""
+        with self._database.read() as session:
+            return session.scalar(select(UserRow.id).limit(1)) is not None
+
+    def change(
+        self,
+        name: str,
+        *,
+        role: str | None = None,
+        tenant: str | None = None,
+        disabled: bool | None = None,
+        password: str | None = None,
+    ) -> User:
+        """Changes what is given. Disabling and a new password end the user's sessions with all their tokens.
+
+        The last enabled admin can be neither disabled nor demoted (:class:`Conflict`).
+        """
+        if role is not None:
+            _check_role(role)
+        if tenant is not None:
+            check_name(tenant, "tenant", "tenant")
+        password_hash = None if password is None else self._passwords.hash(password)
+        with self._database.write() as session:
+            row = require_user(session, name)
+            if row.role == "admin" and not row.disabled and (disabled or role not in (None, "admin")):
+                _keep_an_admin(session, row)
+            row.role = role or row.role
+            row.tenant = tenant or row.tenant
+            row.disabled = row.disabled if disabled is None else disabled
+            row.password_hash = password_hash or row.password_hash
+            if disabled or password_hash:
+                end_sessions(session, row.id, int(self._clock()))
+            self._database.bump(session)
+            return _view(row)
+
+
+def check_name(name: str, what: str, param: str) -> None:
+    """Raises :class:`InvalidRequest` unless ``name`` can be a user's or tenant's name."""
+    if _NAME.fullmatch(name) is None:
+        raise InvalidRequest(
+            f"a {what} has 1 to 64 of the characters a-z A-Z 0-9 . _ @ + - and starts with a letter or digit",
+            param=param,
+        )
+
+
+def find_user(session: Session, name: str) -> UserRow | None:
+    """The user of that name, whatever its case."""
+    if _NAME.fullmatch(name) is None:
+        return None
+    return session.scalar(select(UserRow).where(UserRow.name == name))
+
+
+def require_user(session: Session, name: str) -> UserRow:
+    """The user of that name; raises :class:`NotFound` with the names there are."""
+    row = find_user(session, name)
+    if row is None:
+        raise NotFound(f"there is no user '{name[:64]}'; {_known(session)}", param="name", code="user_not_found")
+    return row
+
+
+def end_sessions(session: Session, user_id: int, now: int) -> None:
+    """Revokes every session of a user. The caller bumps the revision."""
+    live = (SessionRow.user_id == user_id) & SessionRow.revoked_at.is_(None)
+    session.execute(update(SessionRow).where(live).values(revoked_at=now))
+
+
+def _known(session: Session) -> str:
+    names = session.scalars(select(UserRow.name).order_by(UserRow.name).limit(11)).all()
+    if not names:
+        return "there are no users yet; make the first: sage user add NAME --role admin"
+    return f"there are: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+
+
+def _keep_an_admin(session: Session, row: UserRow) -> None:
+    others = select(func.count()).where(UserRow.role == "admin", UserRow.disabled.is_(False), UserRow.id != row.id)
+    if not session.scalar(others):
+        raise Conflict(f"'{row.name}' is the last enabled admin; make another admin first", code="last_admin")
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidRequest(f"there is no role '{role[:32]}'; known: {', '.join(sorted(ROLES))}", param="role")
+
+
+def _view(row: UserRow) -> User:
+    return User(row.name, row.role, row.tenant, row.disabled, row.created_at)

@@ -1,0 +1,168 @@
+"""What joins the rooms for one request: may the caller, may the request, who answers, what did it use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from sage.errors import NotFound, SageError
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway import admission
+from sage.middleware.gateway.usage import Metrics, ModelMetrics
+from sage.middleware.providers.base import Call
+from sage.middleware.providers.dispatch import Dispatch, Exchange, Opening
+from sage.middleware.providers.registry import PublicModel, Registry
+from sage.middleware.providers.transport import Transport
+from sage.middleware.settings import Limits
+
+CLIENT_LEFT = 499
+"""The status under which a request is counted whose client went away (nginx's number for it)."""
+
+
+class Gateway:
+    """The whole way of a call below HTTP; :class:`LLMService` and the routes use the same one."""
+
+    def __init__(
+        self, registry: Registry, dispatch: Dispatch, transport: Transport, metrics: Metrics, limits: Limits
+    ) -> None:
+        self.registry = registry
+        self.metrics = metrics
+        self._dispatch = dispatch
+        self._transport = transport
+        self._limits = limits
+
+    async def close(self) -> None:
+        """Ends every engine and closes the connections to upstreams."""
+        await self.registry.close()
+        await self._transport.close()
+
+    def call(self, principal: Principal, call: Call) -> Answering:
+        """``async with gateway.call(principal, call) as answer``: admits, dispatches, settles exactly once.
+
+        Raises what admission or the last deployment raised; nothing has gone to the client then.
+        """
+        return Answering(self, principal, call)
+
+    async def admit(self, principal: Principal, call: Call) -> list[PublicModel]:
+        """The models that may answer, in order: the one asked for, then the caller's fallbacks, then its own."""
+        principal.require_model(call.model)
+        for name in call.fallbacks:
+            principal.require_model(name)
+        admission.check(call, self._limits)
+        registry = self.registry
+        model = registry.get(call.model) or await registry.resolve(call.model)
+        if not call.fallbacks and not model.fallbacks:
+            return [model]
+        models = [model]
+        models += [await registry.resolve(name) for name in call.fallbacks]
+        for name in model.fallbacks:
+            # A fallback of the configuration that this caller may not use is passed over: it did not ask for it.
+            if principal.allows_model(name):
+                try:
+                    models.append(await registry.resolve(name))
+                except NotFound:
+                    continue
+        return models
+
+    def open(self, call: Call, models: list[PublicModel]) -> Opening:
+        return self._dispatch.open(call, models)
+
+
+class Answering:
+    """One call from admission to settlement."""
+
+    __slots__ = ("_call", "_exchange", "_gateway", "_metrics", "_opening", "_principal", "_started", "_status")
+
+    def __init__(self, gateway: Gateway, principal: Principal, call: Call) -> None:
+        self._gateway = gateway
+        self._principal = principal
+        self._call = call
+        self._metrics: ModelMetrics | None = None
+        self._exchange: Exchange | None = None
+        self._status = 200
+
+    async def __aenter__(self) -> Answering:
+        self._started = time.perf_counter()
+        call, gateway = self._call, self._gateway
+        models = await gateway.admit(self._principal, call)
+        self._metrics = metrics = gateway.metrics.of(models[0].label)
+        metrics.begin()
+        try:
+            self._opening = gateway.open(call, models)
+            self._exchange = await self._opening.__aenter__()
+        except BaseException as exc:
+            self._settle(_status_of(exc))
+            raise
+        if call.stream:
+            metrics.first_token(time.perf_counter() - self._started)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._opening.__aexit__(kind, exc, trace)
+        finally:
+            self._settle(self._status if exc is None else _status_of(exc))
+
+    @property
+    def body(self) -> bytes:
+        """The whole answer, or the first events of the stream."""
+        assert self._exchange is not None
+        return self._exchange.body
+
+    @property
+    def provider(self) -> str:
+        assert self._exchange is not None
+        return self._exchange.deployment.provider.name
+
+    @property
+    def deployment(self) -> str:
+        assert self._exchange is not None
+        return self._exchange.deployment.name
+
+    @property
+    def attempts(self) -> int:
+        assert self._exchange is not None
+        return self._exchange.attempts
+
+    @property
+    def finished(self) -> bool:
+        """The stream's last event has been given out."""
+        assert self._exchange is not None
+        return self._exchange.relay is None or self._exchange.relay.finished
+
+    async def more(self) -> bytes:
+        """Further events of the stream, as they come; empty at its whole end. Raises when it breaks."""
+        assert self._exchange is not None
+        return await self._exchange.more()
+
+    async def drain(self) -> None:
+        """Call when the whole stream is with the client: makes the upstream's connection fit to serve again."""
+        assert self._exchange is not None
+        await self._exchange.drain()
+
+    def broke(self, error: SageError) -> None:
+        """The stream broke after its first byte: counted as what it was, though its HTTP status said 200."""
+        self._status = error.status
+
+    def headers(self) -> Mapping[str, str]:
+        """What was chosen, for the answer's head."""
+        return {"x-sage-deployment": self.deployment, "x-sage-attempts": str(self.attempts)}
+
+    def _settle(self, status: int) -> None:
+        metrics, self._metrics = self._metrics, None
+        if metrics is None:
+            return
+        usage = None
+        if self._exchange is not None:
+            relay = self._exchange.relay
+            usage = self._exchange.usage if relay is None else relay.usage
+        metrics.settle(status, time.perf_counter() - self._started, usage)
+
+
+def _status_of(exc: BaseException) -> int:
+    if isinstance(exc, SageError):
+        return exc.status
+    return 500 if isinstance(exc, Exception) else CLIENT_LEFT

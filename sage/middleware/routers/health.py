@@ -1,0 +1,39 @@
+"""``/health``: alive. ``/ready``: can serve, or what cannot. ``/metrics``: Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from sage.middleware.gateway.readiness import Readiness
+from sage.middleware.routers.guard import GuardedRoute, credential, identify
+from sage.middleware.routers.openai import TheGateway
+
+router = APIRouter(route_class=GuardedRoute, tags=["Operation"])
+
+
+@router.get("/health", name="health")
+async def health() -> dict[str, str]:
+    """The process is alive."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", name="ready", responses={503: {"description": "Nothing can serve."}})
+async def ready(request: Request) -> JSONResponse:
+    """Whether anything can serve; with a credential also what cannot, and why."""
+    readiness: Readiness = request.app.state.readiness
+    report = await readiness.report()
+    body: dict[str, Any] = {"status": "ready" if report.ready else "not_ready"}
+    authenticator = request.app.state.authenticator
+    if authenticator is None or credential(request.scope) is not None:
+        await identify(request.scope, authenticator)
+        body |= {"serves": report.serves, "cannot_serve": report.cannot_serve}
+    return JSONResponse(body, status_code=200 if report.ready else 503)
+
+
+@router.get("/metrics", name="metrics", response_class=Response)
+async def metrics(gateway: TheGateway) -> Response:
+    """Requests, durations, time to first token, tokens and requests in flight, by model."""
+    return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

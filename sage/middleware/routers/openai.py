@@ -1,0 +1,180 @@
+"""OpenAI's surface: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings``, ``/v1/models``.
+
+The three that generate are plain ASGI on the gateway's hottest way: bytes in, the few fields that decide, bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.errors import InvalidRequest, NotFound, SageError
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway import admission
+from sage.middleware.gateway.gateway import Answering, Gateway
+from sage.middleware.providers.base import Call, Operation
+from sage.middleware.routers.asgi import (
+    Departure,
+    Receive,
+    Scope,
+    Send,
+    caller,
+    end_events,
+    error_event,
+    note,
+    read_json,
+    send_events,
+    send_json,
+    start_events,
+    take_flag,
+    take_model,
+)
+from sage.middleware.routers.guard import GuardedRoute
+
+router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
+
+
+class Inference:
+    """One of OpenAI's operations as an ASGI endpoint. The caller's fields go on unchanged, also unknown ones."""
+
+    def __init__(self, gateway: Gateway, operation: Operation) -> None:
+        self._gateway = gateway
+        self._operation = operation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = self._parse(await read_json(receive))
+        note(scope, model=call.model)
+        with Departure(receive):
+            async with self._gateway.call(caller(scope), call) as answer:
+                note(scope, deployment=answer.deployment)
+                if call.stream:
+                    await relay(answer, send)
+                else:
+                    await send_json(send, answer.body, answer.headers())
+
+    def _parse(self, body: dict[str, Any]) -> Call:
+        model = take_model(body)
+        others = admission.fallbacks(body)
+        if self._operation is Operation.EMBEDDINGS or not take_flag(body, "stream"):
+            return Call(self._operation, body, model, fallbacks=others)
+        options = body.get("stream_options")
+        if options is not None and not isinstance(options, dict):
+            raise InvalidRequest("'stream_options' must be an object", param="stream_options")
+        wants_usage = bool(options and take_flag(options, "include_usage"))
+        return Call(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
+
+
+async def relay(answer: Answering, send: Send) -> None:
+    """Sends a stream on as it comes. One that breaks ends with an error event, never with a finish of our making."""
+    await start_events(send, answer.headers())
+    try:
+        events = answer.body
+        while events:
+            await send_events(send, events)
+            if answer.finished:
+                break
+            events = await answer.more()
+    except SageError as error:
+        answer.broke(error)
+        await send_events(send, error_event(error))
+    else:
+        await answer.drain()
+    await end_events(send)
+
+
+def _principal(request: Request) -> Principal:
+    return caller(request.scope)
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway = request.app.state.gateway
+    assert isinstance(gateway, Gateway)
+    return gateway
+
+
+Caller = Annotated[Principal, Depends(_principal)]
+TheGateway = Annotated[Gateway, Depends(_gateway)]
+
+
+class ModelCard(BaseModel):
+    """A model in OpenAI's list."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """OpenAI's list of models: those that the caller may use."""
+
+    object: str = "list"
+    data: list[ModelCard]
+
+
+@router.get("/v1/models", name="openai_models")
+async def list_models(principal: Caller, gateway: TheGateway) -> ModelList:
+    """The registered models that this credential reaches."""
+    cards = [
+        ModelCard(id=model.name, owned_by=model.deployments[0].provider.name if model.deployments else "none")
+        for model in gateway.registry.models()
+        if principal.allows_model(model.name)
+    ]
+    return ModelList(data=cards)
+
+
+@router.get("/v1/models/{model:path}", name="openai_model")
+async def show_model(model: str, principal: Caller, gateway: TheGateway) -> ModelCard:
+    """One model, by its public name (which may contain ``/``)."""
+    if not principal.allows_model(model):
+        raise NotFound(f"model '{model}' is not one that this credential reaches", code="model_not_found")
+    found = await gateway.registry.resolve(model)
+    return ModelCard(id=model, owned_by=found.deployments[0].provider.name if found.deployments else "none")
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ChatCompletionRequest(_Open):
+    """OpenAI's chat request. Fields that are not listed go on to the provider unchanged."""
+
+    model: str = Field(examples=["gemma-3-270m"])
+    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "What is the capital of France?"}]])
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+
+
+class CompletionRequest(_Open):
+    """OpenAI's completion request: raw text, no chat template."""
+
+    model: str = Field(examples=["gemma-3-270m"])
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(examples=["Question: What is 1+1?\nAnswer:"])
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+
+
+class EmbeddingRequest(_Open):
+    """OpenAI's embeddings request."""
+
+    model: str = Field(examples=["text-embedding-3-small"])
+    input: str | list[str] | list[int] | list[list[int]] = Field(examples=["The sky is blue."])
+    encoding_format: str | None = None
+    dimensions: int | None = None
