@@ -8,6 +8,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # Every wheel of the lock, checked against its hash. A mirror or a private certificate comes in as a secret
 # (`--secret id=pip_conf,src=…`, `--secret id=pip_cert,src=…`), so that no image and no history keeps it.
 FROM ${BASE} AS wheels
+LABEL org.opencontainers.image.title="SAGE Middleware, a stage of its build"
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/sage
 COPY requirements/core.txt requirements/core.txt

@@ -17,7 +17,6 @@ from typing import Self, cast
 
 import httptools
 import orjson
-
 from wire import FIRST_NUMBER, answer, piece, usage
 
 NUMBERS = "@@@@@@@@"
@@ -108,7 +107,8 @@ class Connection(asyncio.Protocol):
         self._load = load
         self.number: int | None = None
         self.transport: asyncio.Transport | None = None
-        self.started = 0.0
+        self.started = self._first = 0.0
+        self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)

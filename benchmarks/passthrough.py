@@ -67,7 +67,13 @@ async def _answer(send: _Send, status: int, kind: bytes, body: bytes) -> None:
 def main() -> None:
     port, upstream = int(sys.argv[1]), sys.argv[2]
     uvicorn.run(
-        PassThrough(upstream), host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning", access_log=False
+        PassThrough(upstream),
+        host="127.0.0.1",
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
     )
 
 

@@ -15,7 +15,6 @@ from typing import cast
 import httptools
 import orjson
 import uvloop
-
 from wire import UPSTREAM_KEY, UPSTREAM_MODEL, answer, piece, usage
 
 _NUMBER = re.compile(r"n=(\d+)")
@@ -133,7 +132,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._url == b"/v1/models":
-            body = {"object": "list", "data": [{"id": UPSTREAM_MODEL, "object": "model", "created": 0, "owned_by": "us"}]}
+            body = {
+                "object": "list",
+                "data": [{"id": UPSTREAM_MODEL, "object": "model", "created": 0, "owned_by": "us"}],
+            }
             self._transport.write(_plain(b"200 OK", orjson.dumps(body)))
         elif self._url != b"/v1/chat/completions":
             self._refuse(b"404 Not Found", "no such path")
@@ -190,7 +192,7 @@ async def serve(port: int, script: Script) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--chunks", type=int, default=200, help="chunks of text in a stream")
     parser.add_argument("--burst", type=int, default=8, help="chunks in one write")
     parser.add_argument("--pause", type=float, default=0.005, help="seconds between two writes of a stream")

@@ -11,7 +11,7 @@ IMAGE_BUILD_FLAGS      more flags of ``buildah build``
 IMAGE_PODMAN_FLAGS     flags of ``podman`` itself, such as ``--cgroup-manager cgroupfs``
 IMAGE_RUN_FLAGS        more flags of ``podman run``, such as ``--ulimit nofile=20000:20000``
 IMAGE_NETWORK          ``host``: the containers share the host's network, and the gateway listens on its loopback
-IMAGE_REMOVE           ``1``: the images go too at the end
+IMAGE_REMOVE           ``1``: the images and the stages of their build go too at the end
 PIP_CERT               a certificate file for the build's downloads, handed in as a build secret
 =====================  =============================================================================================
 """
@@ -38,6 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "localhost/sage-middleware"
 STAND_IN = "localhost/sage-base:stand-in"
+STAGE = "SAGE Middleware, a stage of its build"
 GATEWAY_LIMIT = 600 * 10**6
 QUESTION = {"model": "gemma-3-270m", "prompt": "What is the capital of France?", "temperature": 0}
 # Nothing of this machine's proxies may come between the test and a loopback port.
@@ -291,6 +292,7 @@ def main() -> None:
     finally:
         if os.environ.get("IMAGE_REMOVE") == "1":
             podman("rmi", "-f", *images.values(), check=False)
+            podman("image", "prune", "-f", "--filter", f"label=org.opencontainers.image.title={STAGE}", check=False)
     print("image-test: all well")
 
 

@@ -22,7 +22,6 @@ from sage.middleware.auth.private_files import make_private
 REVISIONS = ("0001",)
 """Every schema this code knows, oldest first; the last is the one it works on."""
 
-_BUSY_SECONDS = 5.0
 _WRITE = "sage_write"
 
 
@@ -30,14 +29,15 @@ class Database:
     """Opens the database below ``data_dir``, made and migrated when needed; safe from several threads and processes.
 
     ``revision`` is the newest revision of rights that this process has written; what others write is seen by
-    :meth:`read_revision`. Raises :class:`ConfigError` when the file cannot be used.
+    :meth:`read_revision`. A lock that others hold is waited for up to ``busy_seconds``. Raises :class:`ConfigError` when the file cannot be used.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, busy_seconds: float = 5.0) -> None:
         self.path = data_dir / "sage.db"
         self._advancing = threading.Lock()
         make_private(self.path)
-        self._engine = _make_engine(self.path)
+        self._busy_seconds = busy_seconds
+        self._engine = _make_engine(self.path, busy_seconds)
         self._writer = self._engine.execution_options(**{_WRITE: True})
         try:
             if not self._current():
@@ -62,6 +62,7 @@ class Database:
         """One transaction that holds the write lock from its start; committed at the end unless an error leaves it."""
         with self._reachable(), Session(self._writer, expire_on_commit=False) as session:
             with session.begin():
+                session.connection()  # begins here, not at the first statement
                 yield session
             self.advance(session.info.get("revision", 0))
 
@@ -110,7 +111,7 @@ class Database:
                 return
             try:
                 # WAL stays in the file, and SQLite lets no two connections switch at once: hence under the lock.
-                with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as raw:
+                with closing(sqlite3.connect(self.path, timeout=self._busy_seconds)) as raw:
                     raw.execute("PRAGMA journal_mode=WAL")
                 with self._writer.begin() as connection:
                     _upgrade(connection)
@@ -118,9 +119,9 @@ class Database:
                 raise ConfigError(f"{self.path} cannot be migrated: {exc}") from exc
 
 
-def _make_engine(path: Path) -> Engine:
+def _make_engine(path: Path, busy_seconds: float) -> Engine:
     url = URL.create("sqlite+pysqlite", database=str(path))
-    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": busy_seconds})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:

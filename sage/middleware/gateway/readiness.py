@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from sage.middleware.providers.registry import Registry
 from sage.middleware.settings import Queue
 
 _CONNECT = 1.0
+_FRESH = 2.0
 
 
 @dataclass
@@ -31,8 +33,16 @@ class Readiness:
     def __init__(self, registry: Registry, queue: Queue) -> None:
         self._registry = registry
         self._queue = queue
+        self._last: tuple[float, Report] | None = None
 
     async def report(self) -> Report:
+        """What serves now; looked at anew every two seconds at most, however often it is asked."""
+        if self._last is None or time.monotonic() - self._last[0] > _FRESH:
+            report = await self._look()
+            self._last = time.monotonic(), report
+        return self._last[1]
+
+    async def _look(self) -> Report:
         report = Report(cannot_serve=dict(self._registry.absent))
         providers = list(self._registry.providers.values())
         for provider, fault in zip(providers, await asyncio.gather(*map(_fault, providers)), strict=True):

@@ -49,8 +49,9 @@ class Endpoint:
 
 @dataclass(slots=True)
 class UpstreamRequest:
-    """One HTTP request to an upstream, ready to send."""
+    """One HTTP request to an upstream, ready to send; ``provider`` is its name, for errors."""
 
+    provider: str
     method: str
     url: str
     headers: Mapping[str, str]

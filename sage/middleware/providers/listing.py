@@ -49,7 +49,7 @@ class Listing:
             return frozenset(provider.known_models())
         names: frozenset[str] = frozenset()
         fresh = _FRESH_FAILURE
-        request = UpstreamRequest("GET", f"{endpoint.base_url}/models", endpoint.headers, b"", _TIMEOUTS)
+        request = UpstreamRequest(provider.name, "GET", f"{endpoint.base_url}/models", endpoint.headers, b"", _TIMEOUTS)
         try:
             async with sending(self._transport, request) as response:
                 names = _names(await response.read()) if response.status == 200 else names

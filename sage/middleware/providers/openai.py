@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, UpstreamFailed
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Relay, UpstreamRequest, Usage
@@ -19,6 +20,13 @@ from sage.middleware.providers.refusals import refusal
 from sage.middleware.settings import ProviderCommon, RemoteProvider
 
 DEFAULT_URLS = {"openai": "https://api.openai.com/v1"}
+# Every header that is sent, so that the client adds none: compression would hold back the chunks of a stream.
+WIRE_HEADERS = {
+    "User-Agent": "sage-middleware",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+}
 # Fields that run code or templates upstream, or redirect the call: never passed on, whoever asks.
 DENIED = frozenset(
     {
@@ -48,9 +56,10 @@ class OpenAIProvider:
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         self._take(name, settings)
         base_url = (settings.base_url or DEFAULT_URLS[settings.kind]).rstrip("/")
-        headers = {"content-type": "application/json", "accept-encoding": "identity", **settings.headers}
+        headers = CIMultiDict({**WIRE_HEADERS})
+        headers.update(settings.headers)
         if settings.api_key is not None:
-            headers["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+            headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
         self._endpoint: Endpoint | None = Endpoint(self._api_root(base_url), headers)
 
     def _take(self, name: str, settings: ProviderCommon) -> None:
@@ -85,9 +94,8 @@ class OpenAIProvider:
         if call.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-        return UpstreamRequest(
-            "POST", f"{endpoint.base_url}/{call.operation}", endpoint.headers, orjson.dumps(body), self.timeouts
-        )
+        url = f"{endpoint.base_url}/{call.operation}"
+        return UpstreamRequest(self.name, "POST", url, endpoint.headers, orjson.dumps(body), self.timeouts)
 
     def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
         answer = _object(body)

@@ -67,7 +67,7 @@ class Deployment:
             "kind": self.provider.kind,
             "weight": self.weight,
             "priority": self.priority,
-            "state": self.managed.state if self.managed else "ready",
+            "state": str(self.managed.state) if self.managed else "ready",
             "in_flight": self.in_flight,
         }
 
@@ -142,7 +142,7 @@ class PublicModel:
         """The answer of ``GET /models/{name}``."""
         managed = next((d.managed for d in self.deployments if d.managed), None)
         used = [d.last_used for d in self.deployments if d.last_used is not None]
-        state = managed.state if managed and len(self.deployments) == 1 else "ready"
+        state = str(managed.state) if managed and len(self.deployments) == 1 else "ready"
         return {
             "name": self.name,
             "state": state if self.deployments else "failed",
@@ -249,6 +249,14 @@ class Registry:
 
     def _unknown(self, name: str) -> NotFound:
         names = ", ".join(sorted(self._models)) or "none"
+        for pattern, family in FAMILIES:
+            if pattern.match(name):
+                reason = self.absent.get(family) or unconfigured(family)
+                return NotFound(
+                    f"model '{name}' would be {family}'s, but {reason}; registered: {names} (GET /models)",
+                    param="model",
+                    code="model_not_found",
+                )
         return NotFound(
             f"model '{name}' is not registered; registered: {names} (GET /models), "
             f"or provider/model with one of: {', '.join(sorted(self.providers)) or 'none'}",

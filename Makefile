@@ -1,0 +1,58 @@
+# The two commands: `make serve` runs the gateway, `make check` passes the tests. Both make the virtual environment from
+# the lock when it is missing or stale. Only Python 3.11 or newer, make and a package registry are needed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q
+
+.PHONY: serve check check-full test lint bench image-test lock clean
+
+serve: $(VENV)/serve.stamp
+	@$(BIN)/sage serve $(ARGS)
+
+# Everything, with reduced counts.
+check: lint
+	$(BIN)/python -m pytest tests
+
+# The fast tests.
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest tests -m "not slow"
+
+# Everything, with the counts that the issues state.
+check-full: lint
+	SAGE_TEST_FULL=1 $(BIN)/python -m pytest tests
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sage
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+lock: $(VENV)/dev.stamp
+	$(LOCK) --group build -o requirements/core.txt
+	$(LOCK) --group build --extra local -o requirements/serve.txt
+	$(LOCK) --all-extras --group dev -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d; say make PYTHON=python3.12" % v[:2])'
+	@echo "making the virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/serve.stamp: $(VENV)/python.stamp requirements/serve.txt pyproject.toml
+	@echo "installing the gateway from requirements/serve.txt (a few minutes the first time)"
+	@$(PIP) install --require-hashes -r requirements/serve.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/serve.stamp requirements/dev.txt
+	@echo "installing what the checks need from requirements/dev.txt"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,277 @@
+"""The cache of verified credentials: what it keeps, and that it lets go in time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sage.errors import AuthenticationFailed
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.grants import Wish
+from sage.middleware.auth.tokens import Tokens
+
+
+def bearer(secret: str) -> bytes:
+    return f"Bearer {secret}".encode()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
+    """Waits for the condition; the seconds it took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, "it did not happen in time"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - started
+
+
+def following(accounts: Accounts, main: Callable[[Authenticator], Awaitable[None]], **options: int) -> None:
+    """Runs ``main`` while the authenticator follows the revision."""
+
+    async def run() -> None:
+        authenticator = Authenticator(accounts, **options)  # type: ignore[arg-type]
+        follower = asyncio.create_task(authenticator.follow())
+        try:
+            probe = bearer(accounts.sessions.issue("root"))
+            await authenticator.authenticate(probe)
+            await until(lambda: authenticator.cached(probe) is not None)
+            await main(authenticator)
+        finally:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+        assert authenticator.cached(probe) is None  # nobody looks at the revision any more
+
+    asyncio.run(run())
+
+
+def test_a_verified_credential_is_cached_and_an_unknown_one_is_not(accounts: Accounts, root: str) -> None:
+    secret = accounts.keys.create_for(root, Wish()).secret
+
+    async def main(authenticator: Authenticator) -> None:
+        assert authenticator.cached(bearer(secret)) is None
+        who = await authenticator.authenticate(bearer(secret))
+        assert authenticator.cached(bearer(secret)) is who
+        for wrong in (secret[:-1], secret + "x", secret.upper(), ""):
+            assert authenticator.cached(bearer(wrong)) is None
+            with pytest.raises(AuthenticationFailed):
+                await authenticator.authenticate(bearer(wrong))
+            assert authenticator.cached(bearer(wrong)) is None
+
+    following(accounts, main)
+
+
+def test_the_cache_knows_a_credential_by_all_of_it(accounts: Accounts, root: str) -> None:
+    token = accounts.sessions.issue(root)
+    middle = len(token) // 2
+    twin = token[:middle] + ("A" if token[middle] != "A" else "B") + token[middle + 1 :]
+    assert (twin[:20], twin[-20:]) == (token[:20], token[-20:])
+
+    async def main(authenticator: Authenticator) -> None:
+        await authenticator.authenticate(bearer(token))
+        assert authenticator.cached(bearer(token)) is not None
+        assert authenticator.cached(bearer(twin)) is None
+        with pytest.raises(AuthenticationFailed):
+            await authenticator.authenticate(bearer(twin))
+
+    following(accounts, main)
+
+
+def test_without_the_follower_every_request_gets_the_full_check(accounts: Accounts, root: str) -> None:
+    async def main() -> None:
+        authenticator = Authenticator(accounts)
+        header = bearer(accounts.sessions.issue(root))
+        assert (await authenticator.authenticate(header)).user == "root"
+        assert authenticator.cached(header) is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "revoke",
+    [
+        lambda other, key: other.keys.revoke(key.id),
+        lambda other, key: other.users.change("bob", disabled=True),
+        lambda other, key: other.users.change("bob", role="user"),
+    ],
+)
+def test_what_another_process_takes_away_is_refused_within_a_second(accounts, root, password, data_dir, revoke) -> None:
+    accounts.users.add("bob", password, role="admin")
+    made = accounts.keys.create_for("bob", Wish(scopes=["admin"]))
+    other = Accounts(data_dir)
+
+    async def main(authenticator: Authenticator) -> None:
+        before = await authenticator.authenticate(bearer(made.secret))
+        assert authenticator.cached(bearer(made.secret)) is before
+        await asyncio.to_thread(revoke, other, made.key)
+        took = await until(lambda: authenticator.cached(bearer(made.secret)) is None)
+        assert took < 1.0
+        try:
+            assert (await authenticator.authenticate(bearer(made.secret))).scopes == frozenset()
+        except AuthenticationFailed as refused:
+            assert "revoked" in refused.message or "disabled" in refused.message
+
+    following(accounts, main)
+    other.close()
+
+
+def test_what_this_process_takes_away_is_refused_at_once(accounts: Accounts, root: str) -> None:
+    made = accounts.keys.create_for(root, Wish())
+
+    async def main(authenticator: Authenticator) -> None:
+        await authenticator.authenticate(bearer(made.secret))
+        assert authenticator.cached(bearer(made.secret)) is not None
+        accounts.keys.revoke(made.key.id)
+        assert authenticator.cached(bearer(made.secret)) is None  # no time for the follower to have looked
+        with pytest.raises(AuthenticationFailed, match="revoked"):
+            await authenticator.authenticate(bearer(made.secret))
+
+    following(accounts, main)
+
+
+def test_a_check_that_began_before_a_revocation_is_not_kept(accounts: Accounts, root: str) -> None:
+    made = accounts.keys.create_for(root, Wish())
+    verify = accounts.verifier.verify
+
+    async def main(authenticator: Authenticator) -> None:
+        def slow(credential: str):  # the key is revoked after it was read and before the cache hears of it
+            verified = verify(credential)
+            accounts.keys.revoke(made.key.id)
+            return verified
+
+        accounts.verifier.verify = slow  # type: ignore[method-assign]
+        await authenticator.authenticate(bearer(made.secret))
+        accounts.verifier.verify = verify  # type: ignore[method-assign]
+        assert authenticator.cached(bearer(made.secret)) is None
+        probe = bearer(accounts.sessions.issue(root))
+        await authenticator.authenticate(probe)
+        await until(lambda: authenticator.cached(probe) is not None)
+        assert authenticator.cached(bearer(made.secret)) is None
+
+    following(accounts, main)
+
+
+def test_an_expired_credential_is_not_taken_from_the_cache(accounts: Accounts, root: str, clock) -> None:
+    key = bearer(accounts.keys.create_for(root, Wish(expires_at=int(clock.now) + 100)).secret)
+    token = bearer(accounts.sessions.issue(root))
+
+    async def main(authenticator: Authenticator) -> None:
+        for header, seconds, words in ((key, 100, "has expired"), (token, 800, "token has expired")):
+            await authenticator.authenticate(header)
+            clock.now += seconds - 1
+            assert authenticator.cached(header) is not None
+            clock.now += 1
+            assert authenticator.cached(header) is None
+            with pytest.raises(AuthenticationFailed, match=words):
+                await authenticator.authenticate(header)
+
+    following(accounts, main)
+
+
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(accounts: Accounts, root: str) -> None:
+    headers = [bearer(accounts.keys.create_for(root, Wish()).secret) for _ in range(4)]
+
+    async def main(authenticator: Authenticator) -> None:
+        for header in headers[:3]:
+            await authenticator.authenticate(header)
+        assert authenticator.cached(headers[0]) is not None
+        await authenticator.authenticate(headers[3])
+        kept = [authenticator.cached(header) is not None for header in headers]
+        assert kept == [True, False, True, True]
+
+    following(accounts, main, capacity=3)
+
+
+def test_when_the_revision_cannot_be_read_nothing_is_taken_from_the_cache(accounts: Accounts, root: str) -> None:
+    header = bearer(accounts.keys.create_for(root, Wish()).secret)
+    read = accounts.database.read_revision
+
+    def broken() -> int:
+        raise OSError("the disk is gone")
+
+    async def main(authenticator: Authenticator) -> None:
+        await authenticator.authenticate(header)
+        accounts.database.read_revision = broken  # type: ignore[method-assign]
+        await until(lambda: authenticator.cached(header) is None)
+        accounts.database.read_revision = read  # type: ignore[method-assign]
+        assert (await authenticator.authenticate(header)).user == "root"
+        await until(lambda: authenticator.cached(header) is not None)
+
+    following(accounts, main)
+
+
+def test_a_look_that_hangs_makes_the_cache_stale_within_a_second(accounts: Accounts, root: str) -> None:
+    header = bearer(accounts.keys.create_for(root, Wish()).secret)
+    release, read = threading.Event(), accounts.database.read_revision
+
+    def hanging() -> int:
+        release.wait(10)
+        return read()
+
+    async def main(authenticator: Authenticator) -> None:
+        await authenticator.authenticate(header)
+        accounts.database.read_revision = hanging  # type: ignore[method-assign]
+        took = await until(lambda: authenticator.cached(header) is None)
+        assert took < 2.0
+        release.set()
+        accounts.database.read_revision = read  # type: ignore[method-assign]
+        await until(lambda: authenticator.cached(header) is not None)
+
+    following(accounts, main)
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (None, "missing_credential"),
+        (b"", "missing_credential"),
+        (b"Basic cm9vdDpyb290", "wrong_scheme"),
+        (b"Bearer", "invalid_token"),
+        (b"Bearer ", "invalid_token"),
+        (b"Bearer\tx", "wrong_scheme"),
+        (b"Bearer a b", "invalid_token"),
+        (b"Bearer \xff\xfe", "invalid_token"),
+        (b"Bearer " + b"x" * 9000, "invalid_token"),
+        (b"Bearer sk-sage-nope", "invalid_api_key"),
+    ],
+)
+def test_headers_that_carry_no_credential_of_ours_are_refused(accounts, header: bytes | None, code: str) -> None:
+    with pytest.raises(AuthenticationFailed) as caught:
+        asyncio.run(Authenticator(accounts).authenticate(header))
+    assert caught.value.code == code
+
+
+def test_the_scheme_is_read_whatever_its_case(accounts: Accounts, root: str) -> None:
+    token = accounts.sessions.issue(root)
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        who = asyncio.run(Authenticator(accounts).authenticate(f"{scheme} {token}".encode()))
+        assert who.user == "root"
+
+
+def test_the_follower_lets_a_setup_token_expire(data_dir: Path, clock) -> None:
+    accounts = Accounts(data_dir, clock=clock)
+    path = accounts.prepare_setup()
+    assert path is not None
+
+    async def main() -> None:
+        follower = asyncio.create_task(Authenticator(accounts).follow())
+        clock.now += 15 * 60
+        await until(lambda: not path.exists())
+        follower.cancel()
+
+    asyncio.run(main())
+    accounts.close()
+
+
+def test_a_token_of_another_installation_is_refused(accounts: Accounts, root: str, tmp_path: Path, clock) -> None:
+    elsewhere = Accounts(tmp_path / "elsewhere", clock=clock)
+    assert isinstance(elsewhere.tokens, Tokens)
+    session = accounts.verifier.verify(accounts.sessions.issue(root)).principal.session
+    assert session is not None
+    with pytest.raises(AuthenticationFailed, match="key that is not ours"):
+        accounts.verifier.verify(elsewhere.tokens.make(root, session, 60))
+    elsewhere.close()

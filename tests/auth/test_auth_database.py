@@ -1,0 +1,141 @@
+"""The accounts' database: schema, migrations, file modes, transactions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+import sage.middleware.auth.database as room
+from sage.errors import ConfigError, Unavailable
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.database import REVISIONS, Database
+from sage.middleware.auth.models import Base
+
+
+def test_a_fresh_database_is_migrated_to_the_tables_of_the_models(accounts: Accounts) -> None:
+    engine = create_engine(f"sqlite:///{accounts.database.path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+        assert context.get_current_revision() == REVISIONS[-1]
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    engine.dispose()
+
+
+def test_the_revisions_in_the_code_are_those_of_the_migrations() -> None:
+    script = ScriptDirectory(str(Path(room.__file__).parent / "migrations"))
+    assert tuple(reversed([step.revision for step in script.walk_revisions()])) == REVISIONS
+
+
+def test_what_was_stored_is_there_when_opened_again(accounts: Accounts, root: str, data_dir: Path) -> None:
+    again = Accounts(data_dir)
+    assert [user.name for user in again.users.list()] == [root]
+    again.close()
+
+
+def test_an_older_database_is_led_on_without_loss(accounts: Accounts, root: str, data_dir: Path) -> None:
+    accounts.close()
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:  # as one that was made before any migration ran
+        raw.execute("DELETE FROM alembic_version")
+        for table in ("refresh_tokens", "sessions", "api_keys", "users", "revision"):
+            raw.execute(f"DROP TABLE {table}")
+        raw.execute("CREATE TABLE kept (x)")
+        raw.commit()
+    again = Accounts(data_dir)
+    assert again.users.list() == []
+    again.close()
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
+        assert raw.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+def test_a_database_newer_than_the_code_is_refused_unchanged(accounts: Accounts, data_dir: Path) -> None:
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+        raw.commit()
+    with pytest.raises(ConfigError, match="schema '9999', which is newer than this version of sage") as caught:
+        Accounts(data_dir)
+    assert str(data_dir / "sage.db") in str(caught.value)
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+
+
+def test_a_file_that_is_no_database_is_refused(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "sage.db").write_text("not a database, but longer than a header of one hundred bytes " * 4)
+    with pytest.raises(ConfigError, match=r"sage\.db cannot be read as accounts database"):
+        Accounts(data_dir)
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory; set data_dir"):
+        Accounts(tmp_path / "file" / "data")
+
+
+def test_the_directory_and_all_files_are_the_owners_alone(accounts: Accounts, root: str, data_dir: Path) -> None:
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in data_dir.iterdir() if file.is_file()}
+    assert {"sage.db", "sage.db-wal", "sage.db-shm"} <= set(files)
+    assert set(files.values()) == {0o600}
+
+
+def test_a_database_that_others_could_read_is_taken_back(accounts: Accounts, data_dir: Path) -> None:
+    accounts.close()
+    (data_dir / "sage.db").chmod(0o644)
+    Accounts(data_dir).close()
+    assert stat.S_IMODE((data_dir / "sage.db").stat().st_mode) == 0o600
+
+
+def _open(data_dir: Path) -> int:
+    accounts = Accounts(data_dir)
+    try:
+        return accounts.database.revision
+    finally:
+        accounts.close()
+
+
+def test_processes_that_open_a_fresh_directory_at_once_do_not_collide(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        for turn in range(3):
+            assert pool.map(_open, [tmp_path / str(turn)] * 4, chunksize=1) == [1] * 4
+
+
+def test_only_an_old_or_new_database_pays_for_alembic(accounts: Accounts, data_dir: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from sage.middleware.auth.accounts import Accounts; "
+        "Accounts(pathlib.Path(sys.argv[1])).close(); print('alembic' in sys.modules)"
+    )
+    for directory, imported in ((data_dir, "False"), (tmp_path / "fresh", "True")):
+        ran = subprocess.run([sys.executable, "-c", code, str(directory)], capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == imported
+
+
+def test_a_held_write_lock_is_an_error_to_try_again(accounts: Accounts, data_dir: Path) -> None:
+    database = Database(data_dir, busy_seconds=0.05)
+    with closing(sqlite3.connect(data_dir / "sage.db", isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked; try again"), database.write():
+            raise AssertionError("the lock was not asked for at the start")
+    with database.write() as session:
+        database.bump(session)
+    assert database.revision == 2
+    database.close()
+
+
+def test_a_failed_transaction_changes_nothing(accounts: Accounts) -> None:
+    with pytest.raises(ZeroDivisionError), accounts.database.write() as session:
+        accounts.database.bump(session)
+        raise ZeroDivisionError
+    assert accounts.database.read_revision() == accounts.database.revision == 1

@@ -1,0 +1,262 @@
+"""API keys: their text, and that no key reaches further than what made it."""
+
+from __future__ import annotations
+
+import string
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied, SageError
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.grants import Wish, check_patterns, covers, decide
+from sage.middleware.auth.keys import _checksum, hash_key, make_key, matches, parse_key
+from sage.middleware.auth.principal import ROLES, Principal, Scope
+
+SMALL = st.text("ab/-*", min_size=1, max_size=6)
+NAMES = st.text("ab/-cX", max_size=8)
+
+
+def refusal(accounts: Accounts, secret: str) -> str:
+    with pytest.raises(AuthenticationFailed) as caught:
+        accounts.verifier.verify(secret)
+    return caught.value.message
+
+
+def principal(accounts: Accounts, secret: str) -> Principal:
+    return accounts.verifier.verify(secret).principal
+
+
+def test_a_key_parses_back_to_its_id() -> None:
+    made = make_key()
+    assert parse_key(made.text) == made.id
+    assert made.text.startswith(f"sk-sage-{made.id}-")
+    assert matches(made.text, made.hash)
+    assert not matches(make_key().text, made.hash)
+    assert not matches(made.text, None)
+    assert made.text not in repr(made)
+
+
+def test_every_mistyped_character_is_caught_by_the_checksum() -> None:
+    text = make_key().text
+    for place in range(len(text)):
+        for typed in string.digits + string.ascii_letters + "-_ ":
+            if typed != text[place]:
+                assert parse_key(text[:place] + typed + text[place + 1 :]) is None
+
+
+@given(st.integers(0, 60), st.text(max_size=3))
+def test_cut_or_extended_keys_are_refused(place: int, extra: str) -> None:
+    text = make_key().text
+    assert parse_key(text[:place]) is None
+    assert (parse_key(text + extra) is None) == (extra != "")
+
+
+@given(SMALL, SMALL, NAMES)
+def test_a_covered_pattern_matches_nothing_beyond_its_parent(parent: str, child: str, name: str) -> None:
+    if covers(parent, child) and fnmatchcase(name, child):
+        assert fnmatchcase(name, parent)
+
+
+@given(SMALL, SMALL)
+def test_a_pattern_that_is_not_covered_does_reach_further(parent: str, child: str) -> None:
+    if not covers(parent, child):
+        witness = child.replace("*", "\u2603")
+        assert fnmatchcase(witness, child)
+        assert not fnmatchcase(witness, parent)
+
+
+@given(
+    st.lists(SMALL, min_size=1, max_size=3),
+    st.lists(SMALL, min_size=1, max_size=3),
+    st.sets(st.sampled_from(Scope)),
+    st.sets(st.sampled_from(Scope), min_size=1),
+    st.sampled_from(["t", "u", None]),
+    st.one_of(st.none(), st.integers(1, 100)),
+    st.one_of(st.none(), st.integers(1, 100)),
+    NAMES,
+)
+def test_a_key_never_reaches_beyond_the_key_that_makes_it(
+    models, wished, scopes, wished_scopes, tenant, limit, expiry, name
+) -> None:
+    creator = Principal("me", "t", frozenset(scopes), tuple(models), "key:k", limit, "admin")
+    try:
+        grant = decide(creator, Wish("", sorted(wished_scopes), wished, tenant, expiry), now=0)
+    except SageError:
+        return
+    child = Principal("me", grant.tenant, frozenset(grant.scopes), grant.models, "key:c", grant.expires_at, "admin")
+    assert child.scopes <= creator.scopes
+    assert child.tenant == creator.tenant
+    assert not child.allows_model(name) or creator.allows_model(name)
+    assert limit is None or (child.expires_at is not None and child.expires_at <= limit)
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "covered"),
+    [
+        ("*", "gpt-*", True),
+        ("gpt-*", "*", False),
+        ("gpt-*", "gpt-4*", True),
+        ("gpt-*", "gpt-4", True),
+        ("gpt-4", "gpt-*", False),
+        ("a*b", "a*c*b", True),
+        ("a*c*b", "a*b", False),
+        ("*/*", "openai/*", True),
+    ],
+)
+def test_covering_by_example(parent: str, child: str, covered: bool) -> None:
+    assert covers(parent, child) is covered
+
+
+@pytest.mark.parametrize("pattern", ["gpt-?", "[ab]", "", " ", "a b", "a\n", "\0", "x" * 257, "*" * 9])
+def test_malformed_patterns_are_refused(pattern: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_patterns([pattern])
+    assert caught.value.param == "models"
+
+
+def test_a_key_made_without_wishes_reaches_as_far_as_its_user_but_not_to_admin(accounts: Accounts, root: str) -> None:
+    made = accounts.keys.create_for(root, Wish())
+    who = principal(accounts, made.secret)
+    assert who.scopes == frozenset(Scope) - {Scope.ADMIN}
+    assert (who.user, who.tenant, who.models, who.expires_at) == ("root", "default", ("*",), None)
+    assert who.credential == f"key:{made.key.id}"
+    assert who.by_key
+
+
+def test_a_key_holds_its_scopes_models_tenant_and_expiry(accounts: Accounts, root: str, clock) -> None:
+    wish = Wish("ci", ["generate"], ["gpt-*"], "lab", int(clock.now) + 60)
+    secret = accounts.keys.create_for(root, wish).secret
+    who = principal(accounts, secret)
+    assert (who.scopes, who.models, who.tenant) == (frozenset({Scope.GENERATE}), ("gpt-*",), "lab")
+    assert who.expires_at == clock.now + 60
+    clock.now += 59.9
+    assert principal(accounts, secret) == who
+    clock.now += 0.1
+    assert refusal(accounts, secret) == "the API key is not valid: it has expired"
+
+
+def test_only_the_hash_is_stored(accounts: Accounts, root: str, data_dir: Path) -> None:
+    made = accounts.keys.create_for(root, Wish("ci"))
+    assert made.secret not in repr(made)
+    stored = b"".join(file.read_bytes() for file in data_dir.glob("sage.db*"))
+    assert made.secret.encode() not in stored
+    assert made.secret[21:40].encode() not in stored
+    assert hash_key(made.secret) in stored
+    (listed,) = accounts.keys.list(root)
+    assert (listed.id, listed.name, listed.last4) == (made.key.id, "ci", made.secret[-4:])
+
+
+def test_a_wrong_secret_for_a_real_id_is_unknown(accounts: Accounts, root: str) -> None:
+    real, other = accounts.keys.create_for(root, Wish()), make_key()
+    body = f"sk-sage-{real.key.id}-{other.text[21:61]}"
+    assert refusal(accounts, body + _checksum(body)) == refusal(accounts, other.text)
+    assert "mistyped" in refusal(accounts, other.text[:-1] + "!")
+
+
+def test_the_role_of_now_bounds_an_old_key(accounts: Accounts, root: str, password: str) -> None:
+    accounts.users.add("second", password, role="admin")
+    secret = accounts.keys.create_for("second", Wish(scopes=["generate", "models:write", "admin"])).secret
+    assert Scope.ADMIN in principal(accounts, secret).scopes
+    accounts.users.change("second", role="user")
+    assert principal(accounts, secret).scopes == {Scope.GENERATE}
+    assert principal(accounts, secret).role == "user"
+
+
+def test_a_key_of_another_tenant_ends_with_its_owners_admin_role(accounts: Accounts, root: str, password: str) -> None:
+    accounts.users.add("second", password, role="admin")
+    secret = accounts.keys.create_for("second", Wish(tenant="lab")).secret
+    accounts.users.change("second", role="user")
+    assert "no longer of its tenant" in refusal(accounts, secret)
+    with pytest.raises(PermissionDenied, match="only an admin's login"):
+        accounts.keys.create_for("second", Wish(tenant="lab"))
+
+
+def test_a_disabled_users_keys_are_refused_until_it_is_enabled(accounts: Accounts, root: str, password: str) -> None:
+    accounts.users.add("bob", password)
+    secret = accounts.keys.create_for("bob", Wish()).secret
+    accounts.users.change("bob", disabled=True)
+    assert "its user is disabled" in refusal(accounts, secret)
+    with pytest.raises(Conflict, match="disabled"):
+        accounts.keys.create_for("bob", Wish())
+    accounts.users.change("bob", disabled=False)
+    assert principal(accounts, secret).user == "bob"
+
+
+def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -> None:
+    limit = int(clock.now) + 100
+    parent = accounts.keys.create_for(root, Wish("p", ["generate", "account"], ["gpt-*", "x"], None, limit))
+    maker = principal(accounts, parent.secret)
+    for wish, param in [
+        (Wish(scopes=["models:read"]), "scopes"),
+        (Wish(scopes=["generate", "admin"]), "scopes"),
+        (Wish(models=["*"]), "models"),
+        (Wish(models=["gpt-4", "y"]), "models"),
+        (Wish(tenant="lab"), "tenant"),
+        (Wish(expires_at=limit + 1), "expires_at"),
+    ]:
+        with pytest.raises(PermissionDenied) as caught:
+            accounts.keys.create(maker, wish)
+        assert caught.value.param == param
+    child = principal(accounts, accounts.keys.create(maker, Wish()).secret)
+    assert (child.scopes, child.models, child.tenant) == (maker.scopes, maker.models, maker.tenant)
+    assert child.expires_at == limit
+    assert len(accounts.keys.list()) == 2
+
+
+@pytest.mark.parametrize(
+    ("wish", "param"),
+    [
+        (Wish(scopes=["everything"]), "scopes"),
+        (Wish(scopes=[]), "scopes"),
+        (Wish(models=[]), "models"),
+        (Wish(models=["gpt-?"]), "models"),
+        (Wish(expires_at=5), "expires_at"),
+        (Wish(name="x" * 101), "name"),
+        (Wish(tenant="a b"), "tenant"),
+    ],
+)
+def test_wishes_without_sense_are_refused(accounts: Accounts, root: str, wish: Wish, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        accounts.keys.create_for(root, wish)
+    assert caught.value.param == param
+    assert accounts.keys.list() == []
+
+
+def test_revoking_a_key_revokes_all_that_it_made(accounts: Accounts, root: str) -> None:
+    first = accounts.keys.create_for(root, Wish("first"))
+    second = accounts.keys.create(principal(accounts, first.secret), Wish("second"))
+    third = accounts.keys.create(principal(accounts, second.secret), Wish("third"))
+    apart = accounts.keys.create_for(root, Wish("apart"))
+    maker = principal(accounts, second.secret)
+    before = accounts.database.revision
+    accounts.keys.revoke(first.key.id)
+    assert accounts.database.revision == before + 1
+    for made in (first, second, third):
+        assert refusal(accounts, made.secret) == "the API key is not valid: it has been revoked"
+    assert principal(accounts, apart.secret).user == "root"
+    with pytest.raises(PermissionDenied, match="has been revoked"):  # a caller verified just before
+        accounts.keys.create(maker, Wish())
+
+
+def test_others_keys_are_unknown_to_who_is_no_admin(accounts: Accounts, root: str, password: str) -> None:
+    accounts.users.add("bob", password)
+    roots = accounts.keys.create_for(root, Wish(scopes=["admin"]))
+    bobs = accounts.keys.create_for("bob", Wish())
+    bob, admin = principal(accounts, bobs.secret), principal(accounts, roots.secret)
+    with pytest.raises(NotFound) as hidden:
+        accounts.keys.revoke(roots.key.id, bob)
+    with pytest.raises(NotFound) as absent:
+        accounts.keys.revoke("a" * 12, bob)
+    assert hidden.value.message.replace(roots.key.id, "") == absent.value.message.replace("a" * 12, "")
+    assert principal(accounts, roots.secret) == admin
+    assert accounts.keys.revoke(bobs.key.id, admin).revoked_at is not None
+    assert "revoked" in refusal(accounts, bobs.secret)
+
+
+def test_roles_hold_the_scopes_they_should() -> None:
+    assert ROLES["user"] == {Scope.GENERATE, Scope.MODELS_READ, Scope.ACCOUNT}
+    assert ROLES["admin"] == set(Scope)
