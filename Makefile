@@ -32,6 +32,10 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
 
+# Builds and tries the container images; needs buildah and podman (docs/container.md).
+image-test:
+	$(PYTHON) tests/image/run.py
+
 lock: $(VENV)/dev.stamp
 	$(LOCK) --group build -o requirements/core.txt
 	$(LOCK) --group build --extra local -o requirements/serve.txt

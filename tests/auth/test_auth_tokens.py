@@ -8,6 +8,9 @@ import hmac
 import json
 import multiprocessing
 import stat
+import string
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from jose import jwt
 
 from sage.errors import AuthenticationFailed, ConfigError
+from sage.middleware.auth.private_files import write_private
 from sage.middleware.auth.signing_keys import KeySet, thumbprint
 from sage.middleware.auth.tokens import AUDIENCE, ISSUER, Tokens
 
@@ -133,6 +137,14 @@ def test_every_changed_character_is_refused(tokens: Tokens) -> None:
         refusal(tokens, changed)
 
 
+def test_a_token_has_one_spelling(tokens: Tokens) -> None:
+    token = tokens.make("me", "s", 60)
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    last = letters.index(token[-1])
+    for other in range(last + 1, (last | 15) + 1):  # the last character of a signature carries two of its six bits
+        assert "base64url" in refusal(tokens, token[:-1] + letters[other])
+
+
 def test_a_doubled_claim_or_header_is_refused(tokens: Tokens) -> None:
     pem = tokens.keys.signer.private_pem
     doubled_claim = json.dumps(claims())[:-1] + ', "sub": "root"}'
@@ -243,6 +255,29 @@ def test_a_key_file_that_is_open_or_damaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a P-256 private key") as caught:
         KeySet(tmp_path / "keys")
     assert "s3cret" not in str(caught.value)
+
+
+def test_threads_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
+    for turn in range(5):
+        together = threading.Barrier(8)
+
+        def start(directory: Path, together: threading.Barrier = together) -> str:
+            together.wait(10)
+            return KeySet(directory).signer.kid
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(start, [tmp_path / str(turn)] * 8))) == 1
+
+
+def test_a_private_file_that_exists_wins_unless_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert write_private(path, b"first", replace=False)
+    assert not write_private(path, b"second", replace=False)
+    assert path.read_bytes() == b"first"
+    assert write_private(path, b"third", replace=True)
+    assert path.read_bytes() == b"third"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _kid(directory: Path) -> str:

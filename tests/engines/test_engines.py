@@ -261,7 +261,9 @@ def test_a_killed_stub_takes_its_family_along(fake, gone, tmp_path):
     asyncio.run(scenario())
 
 
-def test_a_killed_gateway_takes_its_engines_along(gone, tmp_path):
+@pytest.fixture
+def gateway(tmp_path):
+    """A process of its own that holds an engine with a daemon; and the pids of the stub, the engine and the daemon."""
     script = f"""
 import asyncio, sys
 from sage.middleware.providers.base import EngineSpec
@@ -276,12 +278,28 @@ asyncio.run(main())
 """
     environment = {**os.environ, "PYTHONPATH": ROOT}
     command = (sys.executable, "-c", script, str(tmp_path / "pids"))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as gateway:
-        pids = [int(pid) for pid in gateway.stdout.readline().split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 3
-        assert not gone(pids[:1], within=0)
-        gateway.kill()
+        yield process, pids
+        process.kill()
+
+
+def test_a_killed_gateway_takes_its_engines_along(gateway, gone):
+    process, pids = gateway
+    assert not gone(pids[:1], within=0)
+    process.kill()
     assert gone(pids)
+
+
+def test_a_killed_stub_takes_its_engine_along_while_the_gateway_can_do_nothing(gateway, gone):
+    process, (stub, *family) = gateway
+    process.send_signal(signal.SIGSTOP)
+    engine = int(Path(f"/proc/{stub}/task/{stub}/children").read_text().split()[0])
+    os.kill(stub, signal.SIGKILL)
+    assert gone([engine])
+    process.send_signal(signal.SIGCONT)
+    assert gone(family)
 
 
 def test_a_ctrl_c_in_the_terminal_does_not_reach_engines(fake, get):

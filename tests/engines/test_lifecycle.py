@@ -38,8 +38,9 @@ class Clock:
         return self.now
 
 
-def run(scenario: Callable, *arguments: object) -> None:
-    asyncio.run(asyncio.wait_for(scenario(*arguments), 60))
+def run(scenario: Callable, *arguments: object, limit: float = 60) -> None:
+    """Runs the scenario; one that hangs fails after ``limit`` seconds."""
+    asyncio.run(asyncio.wait_for(scenario(*arguments), limit))
 
 
 def crash(engine: Engine) -> None:
@@ -272,8 +273,9 @@ def test_unload_waits_for_running_leases_and_refuses_new_ones(fake):
             with pytest.raises(Unavailable, match="is being unloaded") as caught:
                 await model.load()
             assert caught.value.retry_after == 1
-            assert not made.made[0].exited.done()
-            assert made.made[0].pid is not None
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(made.made[0].exited), 0.3)
+            assert model.state == "draining"
         await unloading
         assert model.state == "unloaded"
         assert made.made[0].exited.done()
@@ -411,6 +413,8 @@ async def storm(
                 await asyncio.sleep(longest * script.random())
 
     for _ in range(steps):
+        assert model.error is None or model.state not in ("ready", "unloaded")
+        assert (model.loaded_at is not None) == (model.state == "ready") or model.state == "draining"
         step = script.choices(("lease", "load", "unload", "crash", "cancel", "wait"), (6, 1, 2, 2, 3, 8))[0]
         if step == "lease":
             tasks.append(asyncio.create_task(hold()))
@@ -450,7 +454,7 @@ def test_any_order_of_events_keeps_one_process_and_every_lease(seed, keep_alive)
         assert ScriptedEngine.alive == 0
         assert model.state in ("unloaded", "failed")
 
-    run(scenario)
+    run(scenario, limit=5)
 
 
 def test_any_order_of_events_leaves_no_process_behind(fake, gone):
@@ -478,6 +482,6 @@ def test_any_order_of_events_leaves_no_process_behind(fake, gone):
         started.append(len(made.made))
 
     started: list[int] = []
-    for seed in range(10):
+    for seed in range(4):
         run(scenario, seed)
-    assert sum(started) > 50, "hardly anything was started"
+    assert sum(started) > 20, "hardly anything was started"

@@ -63,7 +63,7 @@ class AccessLog:
             lines.append({"time": time.time(), "event": "access_log_dropped", "lines": dropped})
         if not lines:
             return
-        text = b"".join(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+        text = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
         stream = self._stream or sys.stderr
         try:
             stream.write(text.decode())

@@ -18,13 +18,18 @@ def make_private_dir(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Makes an empty file of mode 0600, or takes a file that exists back from group and others."""
+    """Makes an empty file of mode 0600, or takes a file that exists back from group and others.
+
+    A file that exists is not opened: closing it again would drop every POSIX lock that this process has on it, and
+    with them SQLite's, after which another process takes the database for unused and deletes its log.
+    """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        if not path.exists():
+            write_private(path, b"", replace=False)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as exc:
-        raise ConfigError(f"{path} cannot be opened: {exc.strerror}") from exc
+        raise ConfigError(f"{path} cannot be made private: {exc.strerror}") from exc
 
 
 def write_private(path: Path, data: bytes, *, replace: bool) -> bool:

@@ -51,8 +51,8 @@ class Exchange:
                 self.body = relay.close()
                 break
             self.body = relay.feed(data)
-            if relay.error is not None and not self.body:
-                raise relay.error
+            if relay.error is not None:
+                raise relay.error  # also after a first piece: nothing of it has gone to the client yet
             if self.body and not _has_data(self.body):
                 self.body = b""  # comments that keep a connection alive are no answer yet
 

@@ -165,8 +165,11 @@ def read_usage(usage: Any) -> Usage | None:
     """Tokens from a ``usage`` object, or none if there is none. Counts that are no counts are 0."""
     if not isinstance(usage, dict):
         return None
-    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    return Usage(*(count if isinstance(count, int) and count > 0 else 0 for count in counts))
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Usage(
+        prompt if isinstance(prompt, int) and prompt > 0 else 0,
+        completion if isinstance(completion, int) and completion > 0 else 0,
+    )
 
 
 def payloads(events: bytes) -> list[Any]:

@@ -85,7 +85,8 @@ class ManagedModel:
         """Unix seconds of the last time it became ready; none while it is not loaded."""
         self.in_flight = 0
         self.error: dict[str, Any] | None = None
-        """Why it is ``failed``: ``message``, ``at`` (Unix seconds) and ``log``, the engine's last lines."""
+        """Why it is ``failed``, or was before the load that runs: ``message``, ``at`` (Unix seconds) and ``log``, the
+        engine's last lines."""
         self._make = start
         self._policy = policy or RestartPolicy()
         self._clock = clock
@@ -279,7 +280,7 @@ class ManagedModel:
                     await engine.stop()
         finally:
             self._gone(State.UNLOADED)
-            self._ending = None
+            self.error = self._ending = None
             self._refuses = self._hurries = False
 
     async def _drained(self, engine: RunningEngine, limit: float) -> None:
@@ -295,7 +296,7 @@ class ManagedModel:
 
 
 class Lease:
-    """One caller's hold on a model; costs well under 2 µs when the model is ready."""
+    """One caller's hold on a model; takes no lock and makes no task when the model is ready."""
 
     __slots__ = ("_model",)
 

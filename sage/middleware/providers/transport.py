@@ -91,6 +91,8 @@ class HttpTransport:
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            if isinstance(exc, aiohttp.SocketTimeoutError) and limits.total <= limits.first_byte:
+                raise _total(request) from exc
             raise _translate(exc, request, "did not answer") from exc
         return _HttpResponse(response, request, self._loop, begun + limits.total)
 

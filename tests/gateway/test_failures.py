@@ -1,0 +1,361 @@
+"""The failures of other gateways that this one is to be immune to, each against an upstream that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import openai
+import pytest
+import requests
+from upstream import Upstream, chat_chunk, usage_chunk
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def ups() -> Iterator[Callable[[], Upstream]]:
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Upstream())
+
+
+def events(answer: requests.Response) -> list[str]:
+    """What follows ``data:`` in each event; the stream must consist of whole events."""
+    text = answer.content.decode()
+    assert text.endswith("\n\n")
+    parts = [part for part in text.split("\n\n") if part]
+    assert all(part.startswith("data: ") for part in parts)
+    return [part.removeprefix("data: ") for part in parts]
+
+
+# 6: the client leaves and the upstream goes on billing.
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "x"}]}),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+        ("/generate", {"prompt": "x"}),
+        ("/generate", {"prompt": "x", "stream": True}),
+    ],
+)
+def test_a_client_that_leaves_before_the_first_byte_ends_the_call(
+    ups: Callable, upstreams: Callable, path: str, body: dict
+) -> None:
+    up = ups()
+    up.hang()
+    running = upstreams(up)
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        running.post(path, {"model": "bench", **body}, timeout=(5, 0.3))
+    left = time.monotonic()
+    request = up.wait_closed(5)
+    assert request.closed_at - left < 1.0
+    _wait_metric(running, 'sage_requests_total{model="bench",status="499"} 1.0')
+    _wait_metric(running, 'sage_requests_in_flight{model="bench"} 0.0')
+
+
+@pytest.mark.parametrize("path", [CHAT, "/generate"])
+def test_a_client_that_leaves_in_mid_stream_ends_the_call(ups: Callable, upstreams: Callable, path: str) -> None:
+    up = ups()
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    running = upstreams(up)
+    body = {"model": "bench", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    answer = running.post(path, body, stream=True)
+    assert b"one" in next(answer.iter_lines())
+    answer.close()
+    left = time.monotonic()
+    assert up.wait_closed(5).closed_at - left < 1.0
+    _wait_metric(running, 'sage_requests_in_flight{model="bench"} 0.0')
+
+
+def _wait_metric(running, line: str) -> None:
+    deadline = time.monotonic() + 5
+    while line not in (text := running.get("/metrics").text):
+        assert time.monotonic() < deadline, text
+
+
+# 7: an error inside a 200 stream, when no byte has gone: a real status, and fallback.
+
+
+def test_an_error_inside_a_200_stream_is_a_real_status(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream(['{"error": {"message": "slow down", "type": "rate_limit", "code": 429}}'])
+    answer = upstreams(up).chat(stream=True)
+    assert answer.status_code == 429
+    assert "slow down" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_an_error_inside_a_200_stream_falls_back(ups: Callable, upstreams: Callable) -> None:
+    first, second = ups(), ups()
+    first.stream([": keep-alive\n\n".encode(), '{"error": {"message": "broken"}}'])
+    second.stream([chat_chunk("from the second"), chat_chunk(None, "stop")])
+    answer = upstreams(first, second).chat(stream=True)
+    assert answer.status_code == 200
+    assert answer.headers["x-sage-deployment"] == "up1/theirs-1"
+    assert answer.headers["x-sage-attempts"] == "2"
+    got = events(answer)
+    assert json.loads(got[0])["choices"][0]["delta"]["content"] == "from the second"
+    assert json.loads(got[0])["model"] == "bench"
+    assert got[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("break_it", ["hang_up", "status", "html", "nonsense", "not_streaming"])
+def test_what_breaks_before_the_first_byte_falls_back(ups: Callable, upstreams: Callable, break_it: str) -> None:
+    first, second = ups(), ups()
+    {
+        "hang_up": lambda: first.close_at_once(),
+        "status": lambda: first.reply(status=500),
+        "html": lambda: first.reply(body=b"<html>gateway error</html>", headers={"content-type": "text/html"}),
+        "nonsense": lambda: first.raw(b"SSH-2.0-OpenSSH_9\r\n"),
+        "not_streaming": lambda: first.reply({"choices": []}),
+    }[break_it]()
+    answer = upstreams(first, second).chat(stream=True)
+    assert answer.status_code == 200
+    assert answer.headers["x-sage-deployment"] == "up1/theirs-1"
+    assert events(answer)[-1] == "[DONE]"
+
+
+# 8: a cut stream reported as finished; 9: text doubled by falling back in mid-stream.
+
+
+@pytest.mark.parametrize("how", [{}, {"reset": True}, {"clean": True}])
+def test_a_cut_stream_says_so_and_never_finishes(ups: Callable, upstreams: Callable, how: dict) -> None:
+    first, second = ups(), ups()
+    first.stream([chat_chunk("one"), chat_chunk(" two"), chat_chunk(None, "stop")], cut_after=1, delay=0.02, **how)
+    running = upstreams(first, second)
+    answer = running.chat(stream=True)
+    got = events(answer)
+    assert json.loads(got[0])["choices"][0]["delta"]["content"] == "one"
+    error = json.loads(got[-1])["error"]
+    assert error["type"] == "upstream_error"
+    assert "up0" in error["message"] or "whole" in error["message"]
+    assert "[DONE]" not in got
+    assert all(
+        not json.loads(part).get("choices") or not json.loads(part)["choices"][0]["finish_reason"] for part in got
+    )
+    assert second.requests == []
+    assert 'sage_requests_total{model="bench",status="502"} 1.0' in running.get("/metrics").text
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as client:
+        stream = client.chat.completions.create(model="bench", messages=[{"role": "user", "content": "x"}], stream=True)
+        with pytest.raises(openai.APIError):
+            list(stream)
+
+
+def test_generate_tells_of_a_cut_stream_too(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream([chat_chunk("one"), chat_chunk(" two")], cut_after=1, delay=0.02)
+    answer = upstreams(up).post("/generate", {"model": "bench", "prompt": "x", "stream": True})
+    got = events(answer)
+    assert json.loads(got[0]) == {"text": "one"}
+    assert json.loads(got[-1])["error"]["code"] == "upstream_broken"
+    assert "[DONE]" not in got
+
+
+def test_an_error_in_mid_stream_ends_it(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    broken = '{"error": {"message": "out of memory", "code": 500}}'
+    up.stream([chat_chunk("one"), broken, chat_chunk("never")], delay=0.05)
+    got = events(upstreams(up).chat(stream=True))
+    assert json.loads(got[0])["choices"][0]["delta"]["content"] == "one"
+    assert "out of memory" in json.loads(got[-1])["error"]["message"]
+    assert not any("never" in part or "[DONE]" in part for part in got)
+
+
+def test_a_stream_without_done_is_whole_only_when_it_finished(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream([chat_chunk("one"), chat_chunk(None, "stop")], no_done=True, times=1)
+    up.stream([chat_chunk("one")], no_done=True, times=1)
+    running = upstreams(up)
+    assert events(running.chat(stream=True))[-1] == "[DONE]"
+    assert "error" in json.loads(events(running.chat(stream=True))[-1])
+
+
+def test_a_cut_whole_answer_is_a_failure(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.raw(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"choices": [')
+    answer = upstreams(up).chat()
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_broken"
+
+
+# 10: Retry-After ignored or not sent on.
+
+
+@pytest.mark.parametrize(("status", "ours"), [(429, 429), (503, 503), (529, 503)])
+def test_retry_after_is_sent_on(ups: Callable, upstreams: Callable, status: int, ours: int) -> None:
+    up = ups()
+    up.reply(status=status, headers={"retry-after": "17"})
+    answer = upstreams(up).chat()
+    assert answer.status_code == ours
+    assert answer.headers["retry-after"] == "17"
+    assert len(up.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "ours", "kind"),
+    [
+        (400, 400, "invalid_request_error"),
+        (404, 404, "not_found_error"),
+        (422, 400, "invalid_request_error"),
+        (500, 502, "upstream_error"),
+        (502, 502, "upstream_error"),
+        (504, 504, "timeout_error"),
+    ],
+)
+def test_failures_keep_their_meaning(ups: Callable, upstreams: Callable, status: int, ours: int, kind: str) -> None:
+    up = ups()
+    up.reply({"error": {"message": "because", "param": "top_p"}}, status=status)
+    answer = upstreams(up).chat()
+    assert answer.status_code == ours
+    error = answer.json()["error"]
+    assert error["type"] == kind
+    assert error["message"] == f"the provider 'up0' answered {status}: because"
+    assert error["param"] == ("top_p" if ours in (400, 404, 502, 504) else None)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_of_ours_is_a_502_that_quotes_nothing(ups: Callable, upstreams: Callable, status: int) -> None:
+    up = ups()
+    up.reply({"error": {"message": "Incorrect API key provided: sk-upstream"}}, status=status)
+    answer = upstreams(up).chat()
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_credential_refused"
+    assert "sk-upstream" not in answer.text
+
+
+def test_never_more_than_three_attempts_and_none_twice(ups: Callable, upstreams: Callable) -> None:
+    found = [ups() for _ in range(5)]
+    for up in found:
+        up.reply(status=500)
+    answer = upstreams(*found).chat()
+    assert answer.status_code == 502
+    assert [len(up.requests) for up in found] == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "script", "code"),
+    [
+        ({"first_byte": 0.2}, lambda up: up.hang(), "read_timeout"),
+        (
+            {"between_chunks": 0.2},
+            lambda up: up.stream([chat_chunk("a"), chat_chunk("b")], hang_after=1),
+            "read_timeout",
+        ),
+        ({"total": 0.4}, lambda up: up.stream([chat_chunk("a")] * 50, delay=0.05), "total_timeout"),
+        ({"total": 0.3}, lambda up: up.hang(), "total_timeout"),
+    ],
+)
+def test_limits_of_time(ups: Callable, upstreams: Callable, limits: dict, script: Callable, code: str) -> None:
+    up = ups()
+    script(up)
+    running = upstreams(up, provider={"timeouts": limits})
+    begun = time.monotonic()
+    answer = running.chat(stream=True)
+    error = answer.json()["error"] if answer.status_code != 200 else json.loads(events(answer)[-1])["error"]
+    assert time.monotonic() - begun < 3
+    assert error["type"] == "timeout_error"
+    assert error["code"] == code
+    assert up.wait_closed(5)
+
+
+def test_a_slow_answer_is_not_cut_by_the_limits_between_chunks(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream([chat_chunk(str(n)) for n in range(8)] + [chat_chunk(None, "stop")], delay=0.1)
+    running = upstreams(up, provider={"timeouts": {"between_chunks": 0.5, "first_byte": 0.5}})
+    assert events(running.chat(stream=True))[-1] == "[DONE]"
+
+
+# 16: who may, and with what.
+
+
+def test_fields_that_divert_the_call_never_go_on(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    running = upstreams(up, provider={"deny_fields": ["house_rule"]})
+    for field in ("api_base", "base_url", "api_key", "chat_template", "logits_processors", "house_rule"):
+        answer = running.chat(**{field: "http://evil.example"})
+        assert answer.status_code == 400, field
+        assert answer.json()["error"]["param"] == field
+    assert up.requests == []
+
+
+def test_the_callers_credential_never_goes_upstream(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    running = upstreams(up)
+    running.chat(headers={"x-api-key": "mine", "cookie": "a=b"})
+    sent = up.requests[0]
+    assert running.key not in str(sent.headers) + sent.raw.decode()
+    assert not {"x-api-key", "cookie"} & set(sent.headers)
+
+
+def test_redirects_are_not_followed(ups: Callable, upstreams: Callable) -> None:
+    up, elsewhere = ups(), ups()
+    up.reply({}, status=307, headers={"location": f"{elsewhere.url}/chat/completions"})
+    assert upstreams(up).chat().status_code == 502
+    assert elsewhere.requests == []
+
+
+def test_a_keys_models_hold_for_fallbacks_too(ups: Callable, upstreams: Callable) -> None:
+    first, second = ups(), ups()
+    first.reply(status=500)
+    running = upstreams(first, second)
+    key = running.new_key(models=["bench"])
+    assert running.chat(key=key).status_code == 502
+    assert second.requests == []
+    named = running.chat(key=key, models=["bench1"])
+    assert named.status_code == 403
+    assert named.json()["error"]["code"] == "model_not_allowed"
+    wider = running.new_key(models=["bench*"])
+    assert running.chat(key=wider).headers["x-sage-deployment"] == "up1/theirs-1"
+    by_request = running.chat(key=wider, models=["up1/other"])
+    assert by_request.status_code == 403
+
+
+def test_fallbacks_of_the_request_come_before_those_of_the_model(ups: Callable, upstreams: Callable) -> None:
+    first, second = ups(), ups()
+    first.reply(status=500)
+    answer = upstreams(first, second).chat(models=["up1/special"])
+    assert answer.headers["x-sage-deployment"] == "up1/special"
+    assert "models" not in second.requests[0].body
+
+
+# 21: forty milliseconds of Nagle and delayed ACK.
+
+
+def test_chunks_leave_as_they_come(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream([chat_chunk("a"), chat_chunk("b"), chat_chunk(None, "stop"), usage_chunk(1, 1)], delay=0.3)
+    running = upstreams(up)
+    answer = running.chat(stream=True)
+    arrived = []
+    for line in answer.iter_lines(chunk_size=1):
+        if line.startswith(b"data"):
+            arrived.append(time.monotonic())
+    assert arrived[1] - arrived[0] > 0.2
+    assert len(arrived) == 4
+
+
+def test_both_legs_send_at_once(ups: Callable, upstreams: Callable) -> None:
+    import socket
+
+    up = ups()
+    up.hang()
+    running = upstreams(up)
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        running.chat(timeout=(5, 0.05))
+    sockets = [
+        connection.transport.get_extra_info("socket") for connection in list(running.server.server_state.connections)
+    ]
+    session = running.edge.app.state.gateway._transport._session
+    sockets += [
+        protocol.transport.get_extra_info("socket")
+        for protocol in session.connector._acquired
+        if protocol.transport is not None
+    ]
+    assert sockets
+    assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
