@@ -2,12 +2,13 @@
 
 Starts a fast local upstream, the pass-through, the gateway (one worker, key check on) and, if asked, a peer; sends each
 the same load in turns and prints medians over the rounds. Every answer is checked whole. Exit status 1 if any answer
-was wrong or missing, never because of speed.
+(but a peer's) was wrong or missing, never because of speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import shutil
@@ -83,6 +84,11 @@ class Bench:
         self.measured: dict[str, Measured] = {}
 
     async def run(self, chosen: list[Subject]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # An exception of a plain signal handler could end in a callback of the parser, which swallows it.
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         for turn in range(self._options.rounds):
             for subject in chosen if turn % 2 == 0 else reversed(chosen):
                 if sys.stderr.isatty():
@@ -177,7 +183,12 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sage-bench-")))
         chosen = _subjects(stack, folder, options)
         bench = Bench(options)
-        uvloop.run(bench.run(chosen))
+        try:
+            uvloop.run(bench.run(chosen))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGTERM, _ended)
         direct = bench.measured["direct"]
         return {subject.name: summary(subject, bench.measured[subject.name], direct) for subject in chosen}
 
@@ -226,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, own in figures.items():
             for example in own["examples"]:
                 print(f"failure  {name}: {example}")
-    return 1 if any(own["failures"] for own in figures.values()) else 0
+    return 1 if any(own["failures"] for name, own in figures.items() if name != options.peer) else 0
 
 
 if __name__ == "__main__":

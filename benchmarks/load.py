@@ -89,7 +89,7 @@ def _stream_fault(body: bytes, number: int, target: Target, chunks: int, wants_u
                     if text != piece(number, index):
                         return f"wrong chunk {text!r:.40} at {index} of a stream"
                     index += 1
-                finishes += choice["finish_reason"] == "stop"
+                finishes += choice.get("finish_reason") == "stop"
             if chunk.get("usage"):
                 counted = {name: chunk["usage"][name] for name in usage(number)}
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as exc:
