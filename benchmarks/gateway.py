@@ -157,7 +157,7 @@ def table(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
 def goals(ours: dict[str, Any]) -> Iterator[str]:
     """One line for each goal of the gateway."""
     for title, key, limit, digits in _GOALS:
-        mark = "reached" if ours[key] <= limit else "MISSED"
+        mark = "reached" if round(ours[key], digits) <= limit else "MISSED"
         yield f"{mark:8} {title} {ours[key]:.{digits}f} (to reach: at most {limit})"
 
 

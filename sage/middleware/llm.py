@@ -228,7 +228,8 @@ class LLMService:
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self.stop()
-        raise KeyboardInterrupt
+        if threading.main_thread().is_alive():  # else the program has ended and only waits for this service
+            raise KeyboardInterrupt
 
 
 def _with_door(settings: Settings, host: str, port: int, auth: bool) -> Settings:

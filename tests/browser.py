@@ -1,0 +1,218 @@
+"""A real headless Chromium for tests, driven through its DevTools protocol (chromedevtools.github.io/devtools-protocol).
+
+Everything that waits, waits inside the page on a mutation of its document, never on a clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    "--window-size=1280,1600",
+)
+_DEADLINE = 30.0
+
+
+class PageFailed(AssertionError):
+    """The page threw, or what was waited for did not come."""
+
+
+def chromium() -> str:
+    """The browser's program. Without one the test fails in CI, and elsewhere is skipped."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        reason = "this test needs a Chromium: apt-get install chromium"
+        pytest.fail(reason, pytrace=False) if os.environ.get("CI") else pytest.skip(reason)
+    return found
+
+
+class Page:
+    """One tab. ``requested`` holds the URL of every request that left it, ``errors`` what its console complained of."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.requested: list[str] = []
+        self.errors: list[str] = []
+        self._socket = socket
+        self._session = ""
+        self._number = 0
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._loaded = asyncio.Event()
+
+    async def attach(self) -> None:
+        """Makes the tab and asks for its events."""
+        target = await self._call("Target.createTarget", url="about:blank")
+        attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await self._call(f"{domain}.enable")
+
+    async def listen(self) -> None:
+        """Reads what the browser says until it ends."""
+        async for message in self._socket:
+            said = json.loads(message.data)
+            if "id" in said:
+                answer = self._answers.pop(said["id"])
+                if not answer.done():
+                    answer.set_result(said)
+            else:
+                self._note(said["method"], said["params"])
+
+    def _note(self, method: str, params: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            self.requested.append(params["request"]["url"])
+        elif method == "Network.webSocketCreated":
+            self.requested.append(params["url"])
+        elif method == "Page.loadEventFired":
+            self._loaded.set()
+        elif method == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(params["exceptionDetails"])[:1000])
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+
+    async def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        number = self._number
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        message = {"id": number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        await self._socket.send_json(message)
+        async with asyncio.timeout(_DEADLINE):
+            said = await self._answers[number]
+        if "error" in said:
+            raise PageFailed(f"{method}: {said['error']['message']}")
+        result: dict[str, Any] = said["result"]
+        return result
+
+    async def go(self, url: str) -> None:
+        """Opens ``url`` and waits until it has loaded."""
+        self._loaded.clear()
+        opened = await self._call("Page.navigate", url=url)
+        if opened.get("errorText"):
+            raise PageFailed(f"{url}: {opened['errorText']}")
+        async with asyncio.timeout(_DEADLINE):
+            await self._loaded.wait()
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of a JavaScript expression; a promise is awaited."""
+        said = await self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in said:
+            details = said["exceptionDetails"]
+            raise PageFailed(f"{script}: {details.get('exception', {}).get('description', details['text'])}")
+        return said["result"].get("value")
+
+    async def wait_for(self, condition: str) -> None:
+        """Until a JavaScript expression is true; it is looked at whenever the document changes."""
+        await self.evaluate(
+            f"""new Promise((done, fail) => {{
+                const look = () => {{
+                    const value = !!({condition});
+                    if (value) {{ watch.disconnect(); clearTimeout(limit); done(); }}
+                    return value;
+                }};
+                const watch = new MutationObserver(look);
+                const limit = setTimeout(() => {{
+                    watch.disconnect(); fail(new Error("never came; the page reads: " + document.body.innerText));
+                }}, {int(_DEADLINE * 800)});
+                if (!look()) {{
+                    const all = {{subtree: true, childList: true, attributes: true, characterData: true}};
+                    watch.observe(document, all);
+                }}
+            }})"""
+        )
+
+    async def click(self, selector: str) -> None:
+        """A real click of the mouse in the middle of the first element of that CSS selector, once it is there."""
+        found = json.dumps(selector)
+        await self.wait_for(f"document.querySelector({found})")
+        x, y = await self.evaluate(
+            f"""(() => {{
+                const element = document.querySelector({found});
+                element.scrollIntoView({{block: "center", behavior: "instant"}});
+                const box = element.getBoundingClientRect();
+                return [box.left + box.width / 2, box.top + box.height / 2];
+            }})()"""
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            await self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    async def type(self, selector: str, text: str) -> None:
+        """Clicks the field of that CSS selector and types into it."""
+        await self.click(selector)
+        await self._call("Input.insertText", text=text)
+
+    async def text(self, selector: str) -> str:
+        """What a reader sees in the first element of that CSS selector."""
+        return str(await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+    async def screenshot(self, path: Path) -> None:
+        """What the window shows now, as a PNG file."""
+        shot = await self._call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+
+@asynccontextmanager
+async def open_page(profile: Path) -> AsyncIterator[Page]:
+    """A tab of a browser of its own, which keeps its state in the new folder ``profile`` and ends with the block."""
+    process = await asyncio.create_subprocess_exec(
+        chromium(),
+        *_FLAGS,
+        f"--user-data-dir={profile}",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    drain: asyncio.Task[bytes] | None = None
+    try:
+        assert process.stderr is not None
+        address = await _devtools(process.stderr)
+        drain = asyncio.create_task(process.stderr.read())
+        async with aiohttp.ClientSession() as client, client.ws_connect(address, max_msg_size=0) as socket:
+            page = Page(socket)
+            listener = asyncio.create_task(page.listen())
+            await page.attach()
+            yield page
+        await listener
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        if drain is not None:
+            await drain
+
+
+async def _devtools(stderr: asyncio.StreamReader) -> str:
+    """The address that the browser says it listens on."""
+    said = b""
+    async with asyncio.timeout(_DEADLINE):
+        while line := await stderr.readline():
+            said += line
+            found = re.search(rb"DevTools listening on (ws://\S+)", line)
+            if found:
+                return found[1].decode()
+    raise PageFailed(f"Chromium did not start: {said.decode(errors='replace')}")
