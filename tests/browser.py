@@ -146,16 +146,22 @@ class Page:
         )
 
     async def click(self, selector: str) -> None:
-        """A real click of the mouse in the middle of the first element of that CSS selector, once it is there."""
+        """A real click of the mouse in the middle of the first element of that CSS selector, once it is there and still."""
         found = json.dumps(selector)
         await self.wait_for(f"document.querySelector({found})")
         x, y = await self.evaluate(
-            f"""(() => {{
-                const element = document.querySelector({found});
-                element.scrollIntoView({{block: "center", behavior: "instant"}});
-                const box = element.getBoundingClientRect();
-                return [box.left + box.width / 2, box.top + box.height / 2];
-            }})()"""
+            f"""new Promise(done => {{
+                let before = "";
+                const look = () => {{
+                    const element = document.querySelector({found});
+                    element.scrollIntoView({{block: "center", behavior: "instant"}});
+                    const box = element.getBoundingClientRect();
+                    const place = [box.left + box.width / 2, box.top + box.height / 2];
+                    if (before === String(place)) done(place);
+                    else {{ before = String(place); requestAnimationFrame(look); }}
+                }};
+                look();
+            }})"""
         )
         for kind in ("mousePressed", "mouseReleased"):
             await self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

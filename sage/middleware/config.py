@@ -19,6 +19,8 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MARK = re.compile("\ue000(\\d+)\ue001")
 # Variables with our prefix that are not settings.
 _NOT_SETTINGS = frozenset({"SAGE_CONFIG", "SAGE_URL", "SAGE_API_KEY"})
+Origins = dict[tuple[str, ...], str]
+"""Path of a setting → the variable or flag that gave it."""
 # What the vendors' own tools read: variable → path below llm.providers.
 _VENDOR_VARIABLES = {
     "OPENAI_API_KEY": ("openai", "api_key"),
@@ -73,13 +75,15 @@ def load_settings(
     """
     environ = environ or {}
     data = _read_file(path, environ) if path is not None else {}
-    _apply_environment(data, environ)
+    origins = _apply_environment(data, environ)
     for dotted, value in (overrides or {}).items():
-        _put(data, dotted.split("."), value, dotted)
+        keys = dotted.split(".")
+        _put(data, keys, value, f"flag for {dotted}")
+        origins[tuple(keys)] = "flags"
     try:
         return Settings.model_validate(data)
     except ValidationError as exc:
-        raise ConfigError(_explain(exc, str(path) if path else "configuration")) from exc
+        raise ConfigError(_explain(exc, origins, str(path) if path else "configuration")) from exc
 
 
 def _read_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -96,7 +100,9 @@ def _read_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         data = yaml.load(_VARIABLE.sub(mark, text), _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{path}: {_yaml_fault(exc)}") from exc
+        raise ConfigError(f"{path}: {_yaml_fault(exc)}") from None  # its text quotes the line, which may hold a secret
+    except ValueError:
+        raise ConfigError(f"{path}: holds a date or number that does not exist; put it in quotes") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -109,6 +115,8 @@ def _read_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 def _yaml_fault(exc: yaml.YAMLError) -> str:
     mark = getattr(exc, "problem_mark", None)
     problem = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+    # A password that begins with * or ! reads as an alias or a tag.
+    problem = re.sub(r"(alias|anchor|tag|tag handle) ['\"].*", r"\1; put the value in quotes", problem)
     return f"line {mark.line + 1}: {problem}" if mark is not None else problem
 
 
@@ -124,6 +132,8 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
         return value
 
     def read(match: re.Match[str]) -> str:
+        if int(match[1]) >= len(variables):
+            return match[0]
         name, default = variables[int(match[1])].groups()
         if environ.get(name):
             return environ[name]
@@ -137,48 +147,68 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
     return _MARK.sub(read, value)
 
 
-def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Origins:
+    """Puts the environment's settings into ``data``. A variable that is empty counts as not set."""
     known = sorted(Settings.model_fields)
+    origins: Origins = {}
     for name in sorted(environ):
-        if not name.startswith("SAGE_") or name in _NOT_SETTINGS:
+        if not name.startswith("SAGE_") or name in _NOT_SETTINGS or not environ[name]:
             continue
         path = [part.lower() for part in name[len("SAGE_") :].split("__")]
+        label = f"environment variable {name}"
         if path[0] not in known:
             # SAGE_ROOT and its like belong to other programs; what is nested or nearly ours is a slip.
             hint = nearest(path[0], known)
             if len(path) > 1 or hint.startswith("did"):
-                raise ConfigError(f"environment variable {name}: unknown key '{path[0]}'; {hint}")
+                raise ConfigError(f"{label}: unknown key '{path[0]}'; {hint}")
             continue
-        _put(data, path, _parse(environ[name], name), name)
+        _put(data, path, _parse(environ[name], label), label)
+        origins[tuple(path)] = label
     for name, (provider, key) in _VENDOR_VARIABLES.items():
-        if environ.get(name):
-            _fill_vendor(data, provider, key, environ[name])
+        if environ.get(name) and _fill_vendor(data, provider, key, environ[name]):
+            origins["llm", "providers", provider, key] = f"environment variable {name}"
+    return origins
 
 
-def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> None:
-    """A vendor's own variable gives what the configuration leaves open."""
-    if key == "base_url" and "://" not in value:
-        value = f"http://{value}" if re.search(r":\d+$", value) else f"http://{value}:11434"
-    llm = data.setdefault("llm", None) or {}
-    data["llm"] = llm
-    if not isinstance(llm, dict):
-        return
-    providers = llm.get("providers") or {}
-    llm["providers"] = providers
-    if isinstance(providers, dict):
-        section = providers.get(provider) or {}
-        providers[provider] = section
-        if isinstance(section, dict) and section.get(key) in (None, ""):
-            section[key] = value
+def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> bool:
+    """A vendor's own variable gives what the configuration leaves open; whether it did."""
+    llm = data.get("llm") or {}
+    providers = (llm.get("providers") or {}) if isinstance(llm, dict) else None
+    section = (providers.get(provider) or {}) if isinstance(providers, dict) else None
+    # A provider of that name but another kind is another vendor's: the key is not for it.
+    if not isinstance(section, dict) or section.get("kind", provider) != provider or section.get(key):
+        return False
+    section[key] = _ollama_url(value) if (provider, key) == ("ollama", "base_url") else value
+    data["llm"] = {**llm, "providers": {**providers, provider: section}}
+    return True
 
 
-def _parse(value: str, name: str) -> Any:
+def _ollama_url(value: str) -> str:
+    """``OLLAMA_HOST`` as Ollama reads it: scheme, port and even the host may be missing (ollama, `envconfig/config.go`).
+
+    It may also be where the server listens; all addresses of a machine are reached at its loopback.
+    """
+    scheme, found, rest = value.strip().rpartition("://")
+    default = {"http": 80, "https": 443}.get(scheme, 80) if found else 11434
+    place, slash, path = rest.partition("/")
+    host, port = place, ""
+    if match := re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", place):
+        host, port = match[1], match[2]
+    host = host.strip("[]")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (it is not bound)
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme or 'http'}://{host}:{port or default}{slash}{path}".rstrip("/")
+
+
+def _parse(value: str, label: str) -> Any:
     """Lists and mappings are written as YAML; all else stays text, so that a key of digits is not a number."""
     if value[:1] in ("[", "{"):
         try:
-            return yaml.safe_load(value)
+            return yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
         except yaml.YAMLError as exc:
-            raise ConfigError(f"environment variable {name}: {_yaml_fault(exc)}") from exc
+            raise ConfigError(f"{label}: {_yaml_fault(exc)}") from None
+        except ValueError:
+            raise ConfigError(f"{label}: holds a date or number that does not exist; put it in quotes") from None
     return value
 
 
@@ -194,12 +224,23 @@ def _put(data: dict[str, Any], path: list[str], value: Any, source: str) -> None
     here[path[-1]] = value
 
 
-def _explain(exc: ValidationError, source: str) -> str:
+def _explain(exc: ValidationError, origins: Origins, file: str) -> str:
     lines = []
     for error in exc.errors(include_url=False, include_input=False):
         loc = [str(part) for part in error["loc"]]
         if loc[:2] == ["llm", "providers"]:
             del loc[3:4]  # the kind, by which pydantic chose the section
         message = error["msg"].removeprefix("Value error, ")
+        source = _origin(tuple(loc), message, origins) or file
         lines.append(f"{source}: {'.'.join(loc)}: {message}" if loc else f"{source}: {message}")
     return "\n".join(lines)
+
+
+def _origin(loc: tuple[str, ...], message: str, origins: Origins) -> str | None:
+    """What said the thing at fault, if it was not the file: it gave that value, or a key that ``message`` names."""
+    for path, origin in origins.items():
+        if path == loc[: len(path)]:
+            return origin
+        if path[: len(loc)] == loc and re.search(rf"\b{re.escape(path[len(loc)])}\b", message):
+            return origin
+    return None

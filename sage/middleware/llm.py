@@ -54,6 +54,7 @@ class LLMService:
         self._server: Server | None = None
         self._serving: Any = None
         self._previous_handler: Any = None
+        self._registered: dict[str, tuple[Model, str]] = {}
         self.url: str | None = None
         """Where it listens, once started."""
 
@@ -67,16 +68,10 @@ class LLMService:
         """
         settings = Model(deployments=(Deployment(provider=provider, model=model or name),), fallbacks=tuple(fallbacks))
         self._run(self._register(name, settings, provider))
+        self._registered[name] = settings, provider
 
     async def _register(self, name: str, model: Model, provider: str) -> None:
-        registry = self._opened().registry
-        address = _DEFAULT_ADDRESSES.get(provider)
-        if provider not in registry.providers and address is not None:
-            add_provider(registry.providers, provider, address)
-        elif provider not in registry.providers and provider not in registry.absent and provider != "openai":
-            known = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
-            raise ConfigError(f"there is no provider '{provider}'; there are: {known}")
-        registry.register(name, model)
+        _register(self._opened(), name, model, provider)
 
     def start(self, host: str = "127.0.0.1", port: int = 8000, *, auth: bool = False) -> None:
         """Serves HTTP at ``host:port`` and returns once ready; lives until :meth:`stop` or Ctrl-C.
@@ -193,6 +188,8 @@ class LLMService:
         with self._lock:
             if self._gateway is None:
                 self._gateway = make_gateway(self._settings)
+                for name, (model, provider) in self._registered.items():
+                    _register(self._gateway, name, model, provider)
             if self._loop is None:
                 self._loop = _new_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="sage-gateway")
@@ -230,6 +227,17 @@ class LLMService:
         self.stop()
         if threading.main_thread().is_alive():  # else the program has ended and only waits for this service
             raise KeyboardInterrupt
+
+
+def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:
+    registry = gateway.registry
+    address = _DEFAULT_ADDRESSES.get(provider)
+    if provider not in registry.providers and address is not None:
+        add_provider(registry.providers, provider, address)
+    elif provider not in registry.providers and provider not in registry.absent and provider != "openai":
+        known = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
+        raise ConfigError(f"there is no provider '{provider}'; there are: {known}")
+    registry.register(name, model)
 
 
 def _with_door(settings: Settings, host: str, port: int, auth: bool) -> Settings:

@@ -10,9 +10,10 @@ import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REMOTE_KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere")
@@ -29,7 +30,7 @@ def parse_duration(value: Any) -> Any:
         if match is None:
             raise ValueError(f"'{value}' is not a duration; write seconds, or a number with ms, s, m, h or d (10m)")
         return float(match[1]) * _UNITS[match[2]]
-    return value
+    return _no_truth_value(value)
 
 
 def parse_size(value: Any) -> Any:
@@ -39,7 +40,20 @@ def parse_size(value: Any) -> Any:
         if match is None or match[2] not in _SIZES:
             raise ValueError(f"'{value}' is not a size; write bytes, or a number with KiB, MiB or GiB (32MiB)")
         return int(match[1]) * _SIZES[match[2]]
+    return _no_truth_value(value)
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"'{str(value).lower()}' is not a quantity")
     return value
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise ValueError(f"'{path}': {exc}") from exc
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
@@ -56,7 +70,9 @@ def nearest(name: str, known: list[str]) -> str:
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors that name the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -123,13 +139,29 @@ class ProviderCommon(Section):
     """Fields of a request that never go to this provider, beside the built-in list of its kind."""
 
 
+def _check_base_url(url: str) -> None:
+    """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if "@" in url:
+        raise ValueError("base_url must hold no name and password; give 'api_key', or 'headers' with Authorization")
+    if not good or re.search(r"\s", url):
+        raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
+    if "?" in url or "#" in url:
+        raise ValueError("base_url must end with its path: no '?' and no '#'")
+
+
 class RemoteProvider(ProviderCommon):
     """A provider behind a URL. Without its key or address it is not configured, which is no error."""
 
     kind: Literal["openai", "vllm", "ollama", "zhipu", "cohere"]
     api_key: SecretStr | None = None
     base_url: str | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent with every request; as secret as the key, since they may carry one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -140,8 +172,8 @@ class RemoteProvider(ProviderCommon):
 
     @model_validator(mode="after")
     def _http(self) -> Self:
-        if self.base_url is not None and not re.match(r"https?://[^/\s]+", self.base_url):
-            raise ValueError(f"base_url '{self.base_url}' is not an http:// or https:// address")
+        if self.base_url is not None:
+            _check_base_url(self.base_url)
         return self
 
     @property
@@ -193,6 +225,15 @@ class LocalProvider(ProviderCommon):
     models: dict[str, LocalModel] = Field(default_factory=_shipped_models)
     start_timeout: Duration = 120.0
     """How long a model may take to load, in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_shipped(cls, data: Any) -> Any:
+        """The shipped models stay beside those that are given; one that is given as ``null`` goes."""
+        if isinstance(data, dict) and isinstance(data.get("models"), dict):
+            models = {**_shipped_models(), **data["models"]}
+            return {**data, "models": {name: model for name, model in models.items() if model is not None}}
+        return data
 
     @property
     def configured(self) -> bool:
@@ -247,6 +288,8 @@ class Llm(Section):
     @classmethod
     def _kinds(cls, data: Any) -> Any:
         """A provider named after a kind is of that kind; ``local`` is always there."""
+        if data is None:
+            data = {}
         if not isinstance(data, dict):
             return data
         given = data.get("providers") or {}
@@ -279,8 +322,9 @@ class Llm(Section):
 class Queue(Section):
     """Where jobs will run; read already so that a configuration written for them works."""
 
-    broker: str | None = None
-    backend: str | None = None
+    broker: SecretStr | None = None
+    """A URL, which may hold a password."""
+    backend: SecretStr | None = None
 
 
 def _data_dir() -> Path:
@@ -290,7 +334,7 @@ def _data_dir() -> Path:
 class Settings(Section):
     """Everything. Two applications with different settings can live in one process."""
 
-    data_dir: Path = Field(default_factory=_data_dir)
+    data_dir: Annotated[Path, AfterValidator(_expand)] = Field(default_factory=_data_dir)
     api: Api = Api()
     auth: Auth = Auth()
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))

@@ -18,6 +18,8 @@ from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.keys import parse_key
 
+pytestmark = pytest.mark.slow  # many processes
+
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery staple"
 Sage = Callable[..., subprocess.CompletedProcess[str]]

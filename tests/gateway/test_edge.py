@@ -47,9 +47,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(up: Upstream, upstre
     piece = b"258\r\n" + chunk + b"\r\n"
     answer = raw(running, f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + piece * 2 + b"0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
-    answer = raw(
-        running, f"POST /auth/refresh HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + piece * 2
-    )
+    answer = raw(running, b"POST /auth/refresh HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + piece * 2)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert up.requests == []
 
@@ -150,7 +148,10 @@ def test_without_auth_only_this_machines_own_pages_reach_it(up: Upstream, upstre
 
 
 def test_health_ready_and_what_they_tell_to_whom(up: Upstream, upstreams: Callable) -> None:
-    running = upstreams(up, llm={"providers": {"local": {"models": {}}, "up0": {"kind": "openai", "base_url": up.url}}})
+    running = upstreams(
+        up,
+        llm={"providers": {"local": {"models": {"gemma-3-270m": None}}, "up0": {"kind": "openai", "base_url": up.url}}},
+    )
     assert requests.get(f"{running.url}/health", timeout=5).json() == {"status": "ok"}
     assert requests.get(f"{running.url}/ready", timeout=5).json() == {"status": "ready"}
     detailed = running.get("/ready").json()
@@ -162,7 +163,12 @@ def test_health_ready_and_what_they_tell_to_whom(up: Upstream, upstreams: Callab
 
 def test_not_ready_when_nothing_can_serve(gateway: Callable) -> None:
     running = gateway(
-        llm={"providers": {"local": {"models": {}}, "down": {"kind": "openai", "base_url": "http://127.0.0.1:9"}}}
+        llm={
+            "providers": {
+                "local": {"models": {"gemma-3-270m": None}},
+                "down": {"kind": "openai", "base_url": "http://127.0.0.1:9"},
+            }
+        }
     )
     answer = running.get("/ready")
     assert answer.status_code == 503

@@ -93,7 +93,7 @@ def test_an_error_inside_a_200_stream_is_a_real_status(ups: Callable, upstreams:
 
 def test_an_error_inside_a_200_stream_falls_back(ups: Callable, upstreams: Callable) -> None:
     first, second = ups(), ups()
-    first.stream([": keep-alive\n\n".encode(), '{"error": {"message": "broken"}}'])
+    first.stream([b": keep-alive\n\n", '{"error": {"message": "broken"}}'])
     second.stream([chat_chunk("from the second"), chat_chunk(None, "stop")])
     answer = upstreams(first, second).chat(stream=True)
     assert answer.status_code == 200

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,12 +17,31 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from sage.middleware.auth.routes import ROUTES
 from sage.middleware.routers.generate import GenerateAnswer, GenerateRequest
 from sage.middleware.routers.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 
 _STATIC = "/docs/static"
+# The one address of another host in the bundle: a picture beside its maker's name, which hides itself when it is none.
+_REDOC, _REDOC_PICTURE = "redoc.standalone.js", "https://cdn.redoc.ly/redoc/logo-mini.svg"
+# People type passwords here: the pages' scripts come from us and speak to us only. Both are set up by inline scripts.
+_POLICY = {
+    "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; worker-src blob:; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+}
+# In the dialog of *Authorize*, name and password come first and have the cursor; OAuth's client, which we have none of,
+# and the text on scopes, which the password form gives all of, are left out.
+_STYLE = """<style>
+.swagger-ui .scope-def, .swagger-ui .auth-container .flow,
+.swagger-ui .auth-container .wrapper:has(> [for=client_id_password]),
+.swagger-ui .auth-container .wrapper:has(> [for=client_secret_password]),
+.swagger-ui .auth-container .wrapper:has(> [for=password_type]) { display: none }
+.swagger-ui .modal-ux-content { display: flex; flex-direction: column-reverse }
+.swagger-ui .modal-ux-content .auth-container { border: 0 }
+</style></head>"""
 _REF = "#/components/schemas/{model}"
 # The hot routes, which the framework does not run, described by hand: (path, name, tag, summary, request, answer).
 _HOT: tuple[tuple[str, str, str, str, type[BaseModel], type[BaseModel] | None], ...] = (
@@ -27,6 +49,15 @@ _HOT: tuple[tuple[str, str, str, str, type[BaseModel], type[BaseModel] | None], 
     ("/v1/chat/completions", "chat_completions", "OpenAI", "Chat completion", ChatCompletionRequest, None),
     ("/v1/completions", "completions", "OpenAI", "Text completion", CompletionRequest, None),
     ("/v1/embeddings", "embeddings", "OpenAI", "Embeddings", EmbeddingRequest, None),
+)
+
+
+_TAGS = (
+    ("Generate", "The gateway's own, smallest way to an answer."),
+    ("OpenAI", "For every client of OpenAI's API: its `base_url` is this server's address and `/v1`."),
+    ("Models", "What can answer, and what is in memory."),
+    ("Accounts", "Login, keys and users."),
+    ("Operation", "For who runs the gateway."),
 )
 
 
@@ -49,7 +80,7 @@ def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
     """Adds the documentation routes to ``app``."""
 
     async def docs(request: Request) -> Response:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="/openapi.json",
             title=app.title,
             oauth2_redirect_url="/docs/oauth2-redirect",
@@ -58,15 +89,17 @@ def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
             swagger_favicon_url=f"{_STATIC}/favicon.png",
             swagger_ui_parameters={"persistAuthorization": False, "tryItOutEnabled": True},
         )
+        return HTMLResponse(bytes(page.body).replace(b"</head>", _STYLE.encode()), headers=_POLICY)
 
     async def redoc(request: Request) -> Response:
-        return get_redoc_html(
+        page = get_redoc_html(
             openapi_url="/openapi.json",
             title=app.title,
             redoc_js_url=f"{_STATIC}/redoc.standalone.js",
             redoc_favicon_url=f"{_STATIC}/favicon.png",
             with_google_fonts=False,
         )
+        return HTMLResponse(page.body, headers=_POLICY)
 
     async def redirect(request: Request) -> Response:
         return HTMLResponse(get_swagger_ui_oauth2_redirect_html().body)
@@ -79,8 +112,19 @@ def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
         Route("/docs/oauth2-redirect", redirect, name="docs_oauth2_redirect"),
         Route("/redoc", redoc, name="redoc"),
         Route("/openapi.json", openapi, name="openapi"),
-        Mount(_STATIC, StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs_static"),
+        Mount(_STATIC, _Bundles(directory=str(files("fastapi_offline") / "static")), name="docs_static"),
     ]
+
+
+class _Bundles(StaticFiles):
+    """The pages' scripts and styles, without addresses of other hosts."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if path != _REDOC:
+            return await super().get_response(path, scope)
+        file, _ = self.lookup_path(path)
+        script = await asyncio.to_thread(Path(file).read_text, encoding="utf-8")
+        return Response(script.replace(_REDOC_PICTURE, "data:,"), media_type="text/javascript")
 
 
 def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
@@ -88,6 +132,9 @@ def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document["tags"] = [
+        {"name": name, "description": text} for name, text in _TAGS if with_accounts or name != "Accounts"
+    ]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     wanted: list[Any] = [(ErrorEnvelope, "validation")]
     wanted += [(model, "validation") for *_, request, answer in _HOT for model in (request, answer) if model]
@@ -96,13 +143,14 @@ def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
         document["paths"][path] = {"post": _hot_operation(name, tag, summary, request, answer)}
     for operations in document["paths"].values():
         for operation in operations.values():
+            _entitle(operation)
             _complete(operation, ROUTES[operation["operationId"]] is not None, with_accounts)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     if with_accounts:
         document["components"]["securitySchemes"] = {
-            "password": {"type": "oauth2", "flows": {"password": {"tokenUrl": "/auth/token", "scopes": {}}}},
             "bearer": {"type": "http", "scheme": "bearer", "description": "An access token or an API key."},
+            "password": {"type": "oauth2", "flows": {"password": {"tokenUrl": "/auth/token", "scopes": {}}}},
         }
     app.openapi_schema = document
     return document
@@ -112,6 +160,9 @@ def _hot_operation(
     name: str, tag: str, summary: str, request: type[BaseModel], answer: type[BaseModel] | None
 ) -> dict[str, Any]:
     whole = {"$ref": _REF.format(model=answer.__name__)} if answer else {"type": "object"}
+    schema = {"$ref": _REF.format(model=request.__name__)}
+    # Only what has an example of its own: every optional field as null would be refused upstream.
+    example = {field: info.examples[0] for field, info in request.model_fields.items() if info.examples}
     return {
         "tags": [tag],
         "summary": summary,
@@ -119,7 +170,7 @@ def _hot_operation(
         "operationId": name,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": _REF.format(model=request.__name__)}}},
+            "content": {"application/json": {"schema": schema, "example": example}},
         },
         "responses": {
             "200": {
@@ -128,6 +179,15 @@ def _hot_operation(
             }
         },
     }
+
+
+def _entitle(operation: dict[str, Any]) -> None:
+    """The framework makes a title of the function's name; the first sentence of what it promises reads better."""
+    if operation["summary"] == operation["operationId"].replace("_", " ").title():
+        text = operation.get("description", operation["summary"]).replace("``", "`")
+        first, *rest = re.split(r"\.\s+", text, maxsplit=1)
+        operation["summary"] = first.removesuffix(".").replace("`", "")
+        operation["description"] = "".join(rest)
 
 
 def _complete(operation: dict[str, Any], guarded: bool, with_accounts: bool) -> None:

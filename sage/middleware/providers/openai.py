@@ -57,7 +57,7 @@ class OpenAIProvider:
         self._take(name, settings)
         base_url = (settings.base_url or DEFAULT_URLS[settings.kind]).rstrip("/")
         headers = CIMultiDict({**WIRE_HEADERS})
-        headers.update(settings.headers)
+        headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
         if settings.api_key is not None:
             headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
         self._endpoint: Endpoint | None = Endpoint(self._api_root(base_url), headers)

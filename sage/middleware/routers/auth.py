@@ -18,7 +18,7 @@ from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.guard import GuardedRoute
 
-router = APIRouter(route_class=GuardedRoute, tags=["accounts"])
+router = APIRouter(route_class=GuardedRoute, tags=["Accounts"])
 
 
 def _accounts(request: Request) -> Accounts:

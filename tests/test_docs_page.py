@@ -1,0 +1,147 @@
+"""``/docs`` and ``/redoc`` in a real browser: they render and work with nothing but the gateway to talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from browser import Page, open_page
+from conftest import PASSWORD, Running
+from upstream import Upstream
+
+from sage.middleware.auth.principal import Scope
+
+pytestmark = pytest.mark.slow
+
+OPERATION = "#operations-{}"
+
+
+def strangers(page: Page, running: Running) -> list[str]:
+    """The requests of ``page`` to anyone but ``running``; ``data:`` and the page's own ``blob:`` go nowhere."""
+    own = urlsplit(running.url).netloc
+    outward = [url.removeprefix("blob:") for url in page.requested if not url.startswith("data:")]
+    return [url for url in outward if urlsplit(url).netloc != own]
+
+
+async def log_in(page: Page, password: str) -> None:
+    await page.click(".btn.authorize")
+    await page.type("#oauth_username", "root")
+    await page.type("#oauth_password", password)
+    await page.click("button[aria-label='Apply given OAuth2 credentials']")
+
+
+async def execute(page: Page, operation: str) -> str:
+    """Opens an operation of /docs, sends its example; what the page then shows as the answer."""
+    block = OPERATION.format(operation)
+    await page.click(f"{block} .opblock-summary-control")
+    await page.click(f"{block} .btn.execute")
+    await page.wait_for(f"document.querySelector('{block} .live-responses-table')")
+    return await page.text(f"{block} .live-responses-table tbody")
+
+
+def test_docs_page_logs_in_by_password_and_calls(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    running = gateway()
+
+    async def visit() -> None:
+        async with open_page(tmp_path / "profile") as page:
+            await page.go(f"{running.url}/docs")
+            await page.wait_for("document.querySelectorAll('.opblock').length >= 15")
+            paths = await page.text(".swagger-ui")
+            assert all(path in paths for path in ("/generate", "/v1/chat/completions", "/models/{name}", "/auth/keys"))
+            assert "SAGE Middleware" in await page.text(".info .title")
+            await page.screenshot(tmp_path / "docs.png")
+
+            await log_in(page, PASSWORD)
+            await page.wait_for("document.querySelector('.modal-ux').innerText.includes('Authorized')")
+            await page.screenshot(tmp_path / "authorized.png")
+            await page.click(".modal-ux .close-modal")
+            answer = await execute(page, "Accounts-auth_me")
+            await page.screenshot(tmp_path / "me.png")
+            assert answer.split()[0] == "200"
+            assert '"user": "root"' in answer
+            assert all(f'"{scope}"' in answer for scope in Scope)
+
+            assert strangers(page, running) == []
+            assert f"{running.url}/auth/me" in page.requested
+            assert page.errors == []
+
+    asyncio.run(visit())
+
+
+def test_docs_page_tells_a_wrong_password(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    running = gateway()
+
+    async def visit() -> None:
+        async with open_page(tmp_path / "profile") as page:
+            await page.go(f"{running.url}/docs")
+            await log_in(page, f"{PASSWORD}?")
+            await page.wait_for("document.querySelector('.modal-ux .errors')")
+            assert "Unauthorized" in await page.text(".modal-ux .errors")
+            await page.click(".modal-ux .close-modal")
+            assert (await execute(page, "Accounts-auth_me")).split()[0] == "401"
+
+    asyncio.run(visit())
+
+
+def test_docs_page_asks_a_model_with_its_example(upstreams: Callable[..., Running], tmp_path: Path) -> None:
+    """The body that the page offers is one that works as it stands."""
+    with Upstream() as upstream:
+        deployments = [{"provider": "up0", "model": "theirs"}]
+        running = upstreams(upstream, llm={"models": {"gemma-3-270m": {"deployments": deployments}}})
+
+        async def visit() -> str:
+            async with open_page(tmp_path / "profile") as page:
+                await page.go(f"{running.url}/docs")
+                await page.click(".btn.authorize")
+                await page.type("#auth-bearer-value", running.key)
+                await page.click("button[aria-label='Apply credentials']")
+                await page.click(".modal-ux .close-modal")
+                return await execute(page, "Generate-generate")
+
+        answer = asyncio.run(visit())
+    assert answer.split()[0] == "200"
+    assert '"model": "gemma-3-270m"' in answer
+
+
+def test_redoc_renders(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    running = gateway()
+
+    async def visit() -> None:
+        async with open_page(tmp_path / "profile") as page:
+            await page.go(f"{running.url}/redoc")
+            await page.wait_for("document.querySelectorAll('[data-section-id^=\"tag/\"]').length >= 20")
+            text = await page.text("body")
+            assert "SAGE Middleware" in text
+            assert all(path in text for path in ("/generate", "/v1/embeddings", "/auth/setup"))
+            await page.screenshot(tmp_path / "redoc.png")
+            assert strangers(page, running) == []
+            assert page.errors == []
+
+    asyncio.run(visit())
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("1", "1 failed")])
+def test_a_missing_browser_is_named(ci: str, outcome: str, tmp_path: Path) -> None:
+    """Without Chromium the test is skipped on a developer's machine, and fails where it must not be missed."""
+    environ = {**os.environ, "PATH": str(tmp_path), "CI": ci}
+    command = [sys.executable, "-m", "pytest", f"{__file__}::test_redoc_renders", "-rs"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert outcome in done.stdout
+    assert "this test needs a Chromium: apt-get install chromium" in done.stdout
+
+
+def test_titles_are_sentences(gateway: Callable[..., Running]) -> None:
+    document = json.loads(gateway().get("/openapi.json").text)
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert [tag["name"] for tag in document["tags"]] == ["Generate", "OpenAI", "Models", "Accounts", "Operation"]
+    assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document["tags"]}
+    titles = {operation["operationId"]: operation["summary"] for operation in operations}
+    assert titles["auth_me"] == "Who is calling, and how far the credential reaches"
+    assert not [name for name, title in titles.items() if title == name.replace("_", " ").title()]

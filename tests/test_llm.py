@@ -1,0 +1,162 @@
+"""`LLMService`: the gateway as a Python object, over a scripted upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from upstream import Upstream, chat_chunk
+
+from sage.errors import ConfigError, InvalidRequest, NotFound, Unavailable, UpstreamFailed
+from sage.middleware.llm import LLMService
+from sage.middleware.settings import Settings
+
+
+@pytest.fixture
+def up() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def service(up: Upstream, tmp_path: Path) -> Iterator[LLMService]:
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path,
+            "api": {"access_log": False},
+            "llm": {"providers": {"east": {"kind": "openai", "base_url": up.url}}},
+        }
+    )
+    with LLMService(settings) as service:
+        service.register_model("mine", provider="east", model="theirs")
+        yield service
+
+
+def test_generate(service: LLMService, up: Upstream) -> None:
+    answer = service.generate("mine", "hello there", max_tokens=5, temperature=0)
+    assert answer.text == "hello there"
+    assert (answer.model, answer.provider, answer.finish_reason) == ("mine", "east", "stop")
+    assert answer.usage == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert up.requests[0].body == {
+        "model": "theirs",
+        "messages": [{"role": "user", "content": "hello there"}],
+        "max_tokens": 5,
+        "temperature": 0,
+    }
+    assert service.generate("mine", messages=[{"role": "user", "content": "hi"}]).text == "hi"
+
+
+def test_stream(service: LLMService) -> None:
+    assert list(service.stream("mine", "hello you there")) == ["hello ", "you ", "there"]
+
+
+def test_a_stream_that_is_left_ends_the_call_upstream(service: LLMService, up: Upstream) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    pieces = service.stream("mine", "x")
+    assert next(pieces) == "one"
+    pieces.close()
+    up.wait_closed(5)
+
+
+def test_a_stream_that_breaks_raises(service: LLMService, up: Upstream) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], cut_after=1, delay=0.02)
+    pieces = service.stream("mine", "x")
+    assert next(pieces) == "one"
+    with pytest.raises(UpstreamFailed):
+        next(pieces)
+
+
+def test_errors_are_those_of_http(service: LLMService) -> None:
+    with pytest.raises(NotFound, match=r"registered: .*mine"):
+        service.generate("nothing", "x")
+    with pytest.raises(InvalidRequest, match="max_tokens"):
+        service.generate("mine", "x", max_tokens=-1)
+    with pytest.raises(InvalidRequest, match="either 'prompt' or 'messages'"):
+        service.generate("mine")
+    with pytest.raises(ConfigError, match="no provider 'nope'"):
+        service.register_model("x", provider="nope")
+    service.register_model("later", provider="openai")
+    with pytest.raises(Unavailable, match="OPENAI_API_KEY"):
+        service.generate("later", "x")
+
+
+def test_start_serves_http_until_stop(service: LLMService) -> None:
+    service.start(port=0)
+    assert service.url is not None
+    url = service.url
+    body = {"model": "mine", "prompt": "hello"}
+    assert requests.post(f"{url}/generate", json=body, timeout=10).json()["text"] == "hello"
+    assert service.generate("mine", "still here").text == "still here"
+    with pytest.raises(ConfigError, match="runs already"):
+        service.start(port=0)
+    before = threading.active_count()
+    service.stop()
+    assert threading.active_count() < before
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{url}/health", timeout=5)
+    service.stop()
+    service.start(port=0)
+    assert requests.get(f"{service.url}/health", timeout=5).json() == {"status": "ok"}
+
+
+def test_what_was_registered_is_there_after_a_restart(service: LLMService) -> None:
+    service.start(port=0)
+    service.stop()
+    assert service.generate("mine", "again").text == "again"
+
+
+def test_start_with_auth_asks_for_a_credential(service: LLMService) -> None:
+    service.start(port=0, auth=True)
+    body = {"model": "mine", "prompt": "hello"}
+    assert requests.post(f"{service.url}/generate", json=body, timeout=10).status_code == 401
+
+
+def test_the_door_is_never_open_beyond_loopback(service: LLMService) -> None:
+    with pytest.raises(ConfigError, match="loopback"):
+        service.start(host="0.0.0.0", port=0)
+
+
+def test_a_taken_port_is_told_and_nothing_is_left(service: LLMService) -> None:
+    service.start(port=0)
+    assert service.url is not None
+    port = int(service.url.rsplit(":", 1)[1])
+    with LLMService(Settings(data_dir=Path("unused"))) as other, pytest.raises(ConfigError, match="taken"):
+        other.start(port=port)
+
+
+def test_it_is_refused_on_a_running_event_loop(service: LLMService) -> None:
+    async def call() -> None:
+        with pytest.raises(InvalidRequest, match="event loop"):
+            service.generate("mine", "x")
+
+    asyncio.run(call())
+
+
+def test_many_threads(service: LLMService) -> None:
+    answers: list[str] = []
+
+    def ask(number: int) -> None:
+        answers.append(service.generate("mine", f"n={number}").text)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(answers) == sorted(f"n={number}" for number in range(20))
+
+
+def test_two_services_live_in_one_process(up: Upstream, tmp_path: Path, service: LLMService) -> None:
+    settings: Callable[..., Settings] = Settings.model_validate
+    with LLMService(
+        settings({"data_dir": tmp_path / "b", "llm": {"providers": {"west": {"kind": "openai", "base_url": up.url}}}})
+    ) as other:
+        other.register_model("theirs", provider="west")
+        assert other.generate("theirs", "a").provider == "west"
+        assert service.generate("mine", "b").provider == "east"
+        with pytest.raises(NotFound):
+            other.generate("mine", "c")
