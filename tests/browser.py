@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests, driven through its DevTools protocol (chromedevtools.github.io/devtools-protocol).
+"""A real headless Chromium for tests, driven through its DevTools protocol (chromedevtools.github.io).
 
 Everything that waits, waits inside the page on a mutation of its document, never on a clock.
 """
@@ -146,7 +146,7 @@ class Page:
         )
 
     async def click(self, selector: str) -> None:
-        """A real click of the mouse in the middle of the first element of that CSS selector, once it is there and still."""
+        """A click of the mouse in the middle of the first element of that CSS selector, once it is there and still."""
         found = json.dumps(selector)
         await self.wait_for(f"document.querySelector({found})")
         x, y = await self.evaluate(

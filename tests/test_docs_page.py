@@ -108,6 +108,9 @@ def test_docs_page_asks_a_model_with_its_example(upstreams: Callable[..., Runnin
         answer = asyncio.run(visit())
     assert answer.split()[0] == "200"
     assert '"model": "gemma-3-270m"' in answer
+    sent = upstream.requests[-1].body
+    assert sent["messages"] == [{"role": "user", "content": "What is the capital of France?"}]
+    assert set(sent) == {"model", "messages", "max_tokens", "temperature"}
 
 
 def test_redoc_renders(gateway: Callable[..., Running], tmp_path: Path) -> None:

@@ -172,19 +172,22 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Orig
 
 def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> bool:
     """A vendor's own variable gives what the configuration leaves open; whether it did."""
-    llm = data.get("llm") or {}
-    providers = (llm.get("providers") or {}) if isinstance(llm, dict) else None
-    section = (providers.get(provider) or {}) if isinstance(providers, dict) else None
+    section: Any = data
+    for part in ("llm", "providers", provider):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            return False
     # A provider of that name but another kind is another vendor's: the key is not for it.
-    if not isinstance(section, dict) or section.get("kind", provider) != provider or section.get(key):
+    if section.get("kind", provider) != provider or section.get(key):
         return False
     section[key] = _ollama_url(value) if (provider, key) == ("ollama", "base_url") else value
-    data["llm"] = {**llm, "providers": {**providers, provider: section}}
     return True
 
 
 def _ollama_url(value: str) -> str:
-    """``OLLAMA_HOST`` as Ollama reads it: scheme, port and even the host may be missing (ollama, `envconfig/config.go`).
+    """``OLLAMA_HOST`` as Ollama reads it (its `envconfig/config.go`): scheme, port and even the host may be missing.
 
     It may also be where the server listens; all addresses of a machine are reached at its loopback.
     """

@@ -42,6 +42,17 @@ def test_provider_slash_model_needs_no_registration(ups: Callable, gateway: Call
     assert 'sage_requests_total{model="east/*",status="200"} 1.0' in running.get("/metrics").text
 
 
+def test_models_may_be_named_in_any_script(ups: Callable, gateway: Callable) -> None:
+    running = gateway(llm={"providers": {"east": provider(ups())}})
+    for stream in (False, True):
+        answer = running.chat("east/通义 千问", stream=stream)
+        assert answer.status_code == 200
+        assert answer.headers["x-sage-deployment"] == "east/%E9%80%9A%E4%B9%89 %E5%8D%83%E9%97%AE"
+    assert running.get("/models/east/通义 千问").json()["name"] == "east/通义 千问"
+    broken = running.chat("east/a\r\nx-evil: 1")
+    assert "x-evil" not in broken.headers
+
+
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "o3", "o1-preview", "text-embedding-3-small", "gpt-3.5-turbo"])
 def test_a_known_family_goes_to_its_vendor(ups: Callable, gateway: Callable, name: str) -> None:
     up, other = ups(), ups()

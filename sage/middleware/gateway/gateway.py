@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from sage.errors import NotFound, SageError
@@ -123,11 +122,6 @@ class Answering:
         return self._exchange.deployment.name
 
     @property
-    def attempts(self) -> int:
-        assert self._exchange is not None
-        return self._exchange.attempts
-
-    @property
     def finished(self) -> bool:
         """The stream's last event has been given out."""
         assert self._exchange is not None
@@ -147,9 +141,14 @@ class Answering:
         """The stream broke after its first byte: counted as what it was, though its HTTP status said 200."""
         self._status = error.status
 
-    def headers(self) -> Mapping[str, str]:
-        """What was chosen, for the answer's head."""
-        return {"x-sage-deployment": self.deployment, "x-sage-attempts": str(self.attempts)}
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What was chosen, for the answer's head; a name outside ASCII is percent-encoded."""
+        exchange = self._exchange
+        assert exchange is not None
+        return [
+            (b"x-sage-deployment", exchange.deployment.name_in_headers),
+            (b"x-sage-attempts", b"%d" % exchange.attempts),
+        ]
 
     def _settle(self, status: int) -> None:
         metrics, self._metrics = self._metrics, None

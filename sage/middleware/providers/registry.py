@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
 from sage.middleware.providers.base import Endpoint, Provider
@@ -37,7 +38,18 @@ _REMEMBERED = 1000
 class Deployment:
     """One place that answers for a model, and how busy it is."""
 
-    __slots__ = ("in_flight", "last_used", "managed", "model", "name", "priority", "provider", "timeouts", "weight")
+    __slots__ = (
+        "in_flight",
+        "last_used",
+        "managed",
+        "model",
+        "name",
+        "name_in_headers",
+        "priority",
+        "provider",
+        "timeouts",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -52,6 +64,8 @@ class Deployment:
         self.provider = provider
         self.model = model
         self.name = f"{provider.name}/{model}"
+        # Models may be named in any script; a header's value is ASCII.
+        self.name_in_headers = quote(self.name, safe="/:@+,;=()!$&'*~ ").encode()
         self.timeouts = timeouts
         self.managed = managed
         self.weight = weight

@@ -15,6 +15,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # A request that is answered within this many seconds is not watched for its client's departure: watching costs a task.
@@ -76,23 +77,21 @@ def note(scope: Scope, **facts: Any) -> None:
     scope["state"]["log"].update(facts)
 
 
-async def send_json(send: Send, body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
+async def send_json(send: Send, body: bytes, headers: Headers) -> None:
     """Answers with JSON that is already encoded."""
-    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if headers:
-        head += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": head})
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 
-async def start_events(send: Send, headers: Mapping[str, str]) -> None:
+async def start_events(send: Send, headers: Headers) -> None:
     """Begins a stream of server-sent events."""
     head = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
+        *headers,
     ]
-    head += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": 200, "headers": head})
 
 
