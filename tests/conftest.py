@@ -2,99 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
+from running_gateway import Running, run_gateway
 
-from sage.middleware.app.main import create_app
-from sage.middleware.app.server import Server, bind, make_server
-from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.grants import Wish
-from sage.middleware.auth.principal import Scope
 from sage.middleware.settings import Settings
-
-PASSWORD = "correct horse battery staple"
-
-
-@dataclass
-class Running:
-    """A gateway that serves at ``url``; ``key`` is an API key of its admin."""
-
-    url: str
-    key: str
-    settings: Settings
-    server: Server
-    accounts: Accounts | None = None
-    edge: Any = None
-    threads: list[threading.Thread] = field(default_factory=list)
-
-    def headers(self, key: str | None = None) -> dict[str, str]:
-        return {"Authorization": f"Bearer {key or self.key}"}
-
-    def post(self, path: str, json: Any = None, *, key: str | None = None, **options: Any) -> requests.Response:
-        options.setdefault("timeout", 30)
-        headers = {**self.headers(key), **options.pop("headers", {})}
-        return requests.post(self.url + path, json=json, headers=headers, **options)
-
-    def get(self, path: str, *, key: str | None = None, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, headers=self.headers(key), timeout=30, **options)
-
-    def new_key(self, **wish: Any) -> str:
-        """A further key of the admin: ``scopes``, ``models``, ``tenant``."""
-        assert self.accounts is not None
-        return self.accounts.keys.create_for("root", Wish(**wish)).secret
-
-    def chat(self, model: str = "bench", **fields: Any) -> requests.Response:
-        options = {name: fields.pop(name) for name in ("key", "headers", "timeout") if name in fields}
-        stream = bool(fields.get("stream"))
-        body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **fields}
-        return self.post("/v1/chat/completions", body, stream=stream, **options)
-
-
-@contextmanager
-def run_gateway(settings: Settings) -> Iterator[Running]:
-    """The real server with the real application, on a thread of its own; ends with the block."""
-    accounts = Accounts(settings.data_dir, settings.auth) if settings.auth.enabled else None
-    key = ""
-    if accounts is not None:
-        accounts.users.add("root", PASSWORD, role="admin")
-        key = accounts.keys.create_for("root", Wish("tests", scopes=list(Scope))).secret
-    sock = bind(settings.api.host, settings.api.port)
-    ready = threading.Event()
-    edge = create_app(settings)
-    server = make_server(edge, settings, ready.set)
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-                runner.run(server.serve(sockets=[sock]))
-        except BaseException as exc:
-            failures.append(exc)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, name="gateway-under-test")
-    thread.start()
-    assert ready.wait(30)
-    assert not failures, failures
-    try:
-        yield Running(f"http://127.0.0.1:{sock.getsockname()[1]}", key, settings, server, accounts, edge)
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        sock.close()
-        if accounts is not None:
-            accounts.close()
-    assert not thread.is_alive()
-    assert not failures, failures
 
 
 @pytest.fixture

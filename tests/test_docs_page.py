@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import Page, open_page
-from conftest import PASSWORD, Running
+from running_gateway import PASSWORD, Running
 from upstream import Upstream
 
 from sage.middleware.auth.principal import Scope

@@ -68,7 +68,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors that name the nearest known one."""
+    """A part of the configuration: unknown keys are errors that name the nearest known one, null is the default."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -83,6 +83,8 @@ class Section(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key '{key}'; {nearest(str(key), list(cls.model_fields))}")
+            # `models:` with all its lines commented out is null: what has no value keeps its default.
+            return {key: value for key, value in data.items() if value is not None}
         return data
 
 
@@ -253,10 +255,17 @@ class Deployment(Section):
     """Lower goes first; equals are chosen by weight."""
 
 
+def _some(deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    # No Field(min_length=1): pydantic counts only the good ones, and complains twice.
+    if not deployments:
+        raise ValueError("give at least one, such as {provider: openai, model: gpt-4o-mini}")
+    return deployments
+
+
 class Model(Section):
     """A public name and what answers for it."""
 
-    deployments: tuple[Deployment, ...] = Field(min_length=1)
+    deployments: Annotated[tuple[Deployment, ...], AfterValidator(_some)]
     fallbacks: tuple[str, ...] = ()
     """Models that answer when this one cannot, in this order, before the first byte only."""
     keep_alive: Duration | None = None

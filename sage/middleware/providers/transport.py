@@ -158,7 +158,7 @@ class _HttpResponse:
         try:
             data = await content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            if self._loop.time() >= self._ends:
+            if isinstance(exc, aiohttp.SocketTimeoutError) and self._patience == left:
                 raise _total(self._request) from exc
             raise _translate(exc, self._request, "cut its answer off") from exc
         if self._patience is None:
