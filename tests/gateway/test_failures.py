@@ -249,6 +249,11 @@ def test_never_more_than_three_attempts_and_none_twice(ups: Callable, upstreams:
         ),
         ({"total": 0.4}, lambda up: up.stream([chat_chunk("a")] * 50, delay=0.05), "total_timeout"),
         ({"total": 0.3}, lambda up: up.hang(), "total_timeout"),
+        (
+            {"total": 0.6, "first_byte": 0.5},
+            lambda up: up.stream([chat_chunk("a")], first_byte_delay=0.4, hang_after=0),
+            "total_timeout",
+        ),
     ],
 )
 def test_limits_of_time(ups: Callable, upstreams: Callable, limits: dict, script: Callable, code: str) -> None:

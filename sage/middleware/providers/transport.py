@@ -132,7 +132,8 @@ class _HttpResponse:
         self._request = request
         self._loop = loop
         self._ends = ends
-        self._patience: float | None = None
+        self._limit = request.timeouts.first_byte
+        self._patience = min(request.timeouts.first_byte, request.timeouts.total)  # what aiohttp was told
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
@@ -153,16 +154,15 @@ class _HttpResponse:
         if left <= 0:
             raise _total(self._request)
         content = self._response.content
-        if self._patience is not None and not content.is_eof():
-            self._wait_at_most(min(self._request.timeouts.between_chunks, left))
+        if not content.is_eof():
+            self._wait_at_most(min(self._limit, left))
         try:
             data = await content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if isinstance(exc, aiohttp.SocketTimeoutError) and self._patience == left:
                 raise _total(self._request) from exc
             raise _translate(exc, self._request, "cut its answer off") from exc
-        if self._patience is None:
-            self._patience = min(self._request.timeouts.first_byte, self._request.timeouts.total)
+        self._limit = self._request.timeouts.between_chunks
         return data
 
     def _wait_at_most(self, patience: float) -> None:
