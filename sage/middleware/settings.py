@@ -129,6 +129,11 @@ class TimeoutOverrides(Section):
     def over(self, base: Timeouts) -> Timeouts:
         return base.model_copy(update=self.model_dump(exclude_none=True))
 
+    def wider(self, base: Timeouts) -> str | None:
+        """The first limit that is wider than the provider's: a model can only narrow them."""
+        given = self.model_dump(exclude_none=True)
+        return next((name for name, seconds in given.items() if seconds > getattr(base, name)), None)
+
 
 class ProviderCommon(Section):
     """What every provider takes."""
@@ -139,6 +144,8 @@ class ProviderCommon(Section):
     """Further attempts after the first, on other deployments, and only before the first byte to the client."""
     deny_fields: tuple[str, ...] = ()
     """Fields of a request that never go to this provider, beside the built-in list of its kind."""
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent with every request; as secret as the key, since they may carry one."""
 
 
 def _check_base_url(url: str) -> None:
@@ -162,8 +169,6 @@ class RemoteProvider(ProviderCommon):
     kind: Literal["openai", "vllm", "ollama", "zhipu", "cohere"]
     api_key: SecretStr | None = None
     base_url: str | None = None
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    """Sent with every request; as secret as the key, since they may carry one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -245,6 +250,12 @@ class LocalProvider(ProviderCommon):
 Provider = Annotated[RemoteProvider | LocalProvider, Field(discriminator="kind")]
 
 
+class ManagedServer(Section):
+    """How to start a deployment's own server."""
+
+    args: tuple[str, ...] = ()
+
+
 class Deployment(Section):
     """One place that answers for a model."""
 
@@ -253,6 +264,8 @@ class Deployment(Section):
     weight: float = Field(1.0, gt=0)
     priority: int = Field(0, ge=0)
     """Lower goes first; equals are chosen by weight."""
+    engine: ManagedServer | None = None
+    """A server that the gateway is to start itself. Read already; this version says that it cannot."""
 
 
 def _some(deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
@@ -271,6 +284,10 @@ class Model(Section):
     keep_alive: Duration | None = None
     """Local models: seconds of idleness after which it unloads; none: ``llm.keep_alive``."""
     timeouts: TimeoutOverrides = TimeoutOverrides()
+    max_concurrency: int | None = Field(None, ge=1)
+    """Requests at a time for each of its deployments; none: only the provider's bound."""
+    retries: int = Field(2, ge=0, le=2)
+    """Further attempts after the first; the provider's, if that is less."""
 
 
 class Limits(Section):
@@ -325,6 +342,14 @@ class Llm(Section):
                 if deployment.provider not in self.providers and deployment.provider not in KINDS:
                     hint = nearest(deployment.provider, list(self.providers))
                     raise ValueError(f"models.{name}: there is no provider '{deployment.provider}'; {hint}")
+                provider = self.providers.get(deployment.provider)
+                limit = model.timeouts.wider(provider.timeouts) if provider is not None else None
+                if provider is not None and limit is not None:
+                    most = getattr(provider.timeouts, limit)
+                    raise ValueError(
+                        f"models.{name}.timeouts.{limit} is wider than the {most:g} s of the provider "
+                        f"'{deployment.provider}'; a model can only narrow it"
+                    )
         return self
 
 

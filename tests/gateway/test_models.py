@@ -10,6 +10,8 @@ from contextlib import ExitStack
 import pytest
 from upstream import Upstream
 
+from sage.middleware.settings import Settings
+
 
 @pytest.fixture
 def ups() -> Iterator[Callable[[], Upstream]]:
@@ -175,3 +177,43 @@ def test_load_and_unload_are_refused_for_models_that_run_elsewhere(ups: Callable
     assert answer.status_code == 409
     assert answer.json()["error"]["code"] == "not_managed"
     assert running.post("/models/nothing/load").status_code == 404
+
+
+def test_a_model_narrows_its_providers_bounds(ups: Callable, gateway: Callable) -> None:
+    up = ups()
+    gate = threading.Event()
+    up.reply({"choices": []}, gate=gate)
+    deployments = [{"provider": "east", "model": "m"}]
+    models = {"bench": {"deployments": deployments, "max_concurrency": 1}}
+    running = gateway(llm={"providers": {"east": provider(up)}, "models": models})
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(running.chat)
+        up.wait_requests(1)
+        assert running.chat().status_code == 503
+        gate.set()
+        assert first.result().status_code == 200
+
+
+def test_a_models_retries_bound_its_attempts(ups: Callable, gateway: Callable) -> None:
+    found = [ups(), ups()]
+    for up in found:
+        up.reply(status=500)
+    deployments = [{"provider": f"p{number}", "model": "m"} for number in range(2)]
+    providers = {f"p{number}": provider(up) for number, up in enumerate(found)}
+    models = {"bench": {"deployments": deployments, "retries": 0}}
+    assert gateway(llm={"providers": providers, "models": models}).chat().status_code == 502
+    assert sum(len(up.requests) for up in found) == 1
+
+
+def test_limits_can_only_be_narrowed() -> None:
+    models = {"bench": {"deployments": [{"provider": "openai", "model": "m"}], "timeouts": {"total": "20m"}}}
+    with pytest.raises(ValueError, match="can only narrow"):
+        Settings.model_validate({"llm": {"providers": {"openai": {"api_key": "k"}}, "models": models}})
+
+
+def test_a_server_that_the_gateway_should_start_is_told_to_be_missing(gateway: Callable) -> None:
+    qwen = {"provider": "vllm", "model": "Qwen/Qwen3-0.6B", "engine": {"args": ["--max-model-len", "4096"]}}
+    providers = {"vllm": {"base_url": "http://localhost:8001/v1"}}
+    answer = gateway(llm={"providers": providers, "models": {"qwen": {"deployments": [qwen]}}}).chat("qwen")
+    assert answer.status_code == 503
+    assert "manages no servers" in answer.json()["error"]["message"]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -90,7 +91,7 @@ def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(settings.api.shutdown_grace),
+            timeout_graceful_shutdown=math.ceil(settings.api.shutdown_grace),
         ),
         on_ready,
     )

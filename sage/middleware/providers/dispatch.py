@@ -105,7 +105,7 @@ class Dispatch:
         made, most = 0, 1
         failure: SageError | None = None
         for deployment in _order(models):
-            most = max(most, 1 + deployment.provider.retries)
+            most = max(most, 1 + deployment.retries)
             if made >= most:
                 break
             made += 1

@@ -12,7 +12,7 @@ import orjson
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Relay, UpstreamRequest
 from sage.middleware.providers.events import EventRelay
-from sage.middleware.providers.openai import WIRE_HEADERS, OpenAIProvider
+from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.settings import LocalModel, LocalProvider, nearest
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -75,7 +75,7 @@ class LocalEngineProvider(OpenAIProvider):
             body = orjson.loads(request.body)
             body["stop"] = [*_stops(body.get("stop")), *ends]
             request.body = orjson.dumps(body)
-        request.headers = {**WIRE_HEADERS, **endpoint.headers}
+        request.headers = {**self._headers, **endpoint.headers}
         request.url = f"{endpoint.base_url}/v1/{call.operation}"
         return request
 

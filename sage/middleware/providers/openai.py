@@ -56,8 +56,7 @@ class OpenAIProvider:
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         self._take(name, settings)
         base_url = (settings.base_url or DEFAULT_URLS[settings.kind]).rstrip("/")
-        headers = CIMultiDict({**WIRE_HEADERS})
-        headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
+        headers = self._headers
         if settings.api_key is not None:
             headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
         self._endpoint: Endpoint | None = Endpoint(self._api_root(base_url), headers)
@@ -67,6 +66,8 @@ class OpenAIProvider:
         self.timeouts = settings.timeouts
         self.max_concurrency = settings.max_concurrency
         self.retries = settings.retries
+        self._headers = CIMultiDict(WIRE_HEADERS)
+        self._headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
         self._denied = DENIED | frozenset(settings.deny_fields)
 
     def _api_root(self, base_url: str) -> str:

@@ -42,11 +42,13 @@ class Deployment:
         "in_flight",
         "last_used",
         "managed",
+        "max_concurrency",
         "model",
         "name",
         "name_in_headers",
         "priority",
         "provider",
+        "retries",
         "timeouts",
         "weight",
     )
@@ -60,6 +62,8 @@ class Deployment:
         *,
         weight: float = 1.0,
         priority: int = 0,
+        max_concurrency: int | None = None,
+        retries: int = 2,
     ) -> None:
         self.provider = provider
         self.model = model
@@ -70,6 +74,8 @@ class Deployment:
         self.managed = managed
         self.weight = weight
         self.priority = priority
+        self.max_concurrency = max_concurrency
+        self.retries = min(retries, provider.retries)
         self.in_flight = 0
         self.last_used: float | None = None
 
@@ -104,6 +110,12 @@ class Lease:
             raise Unavailable(
                 f"the provider '{provider.name}' has its {provider.max_concurrency} requests running "
                 f"(llm.providers.{provider.name}.max_concurrency); try again soon",
+                code="overloaded",
+            )
+        if deployment.max_concurrency is not None and deployment.in_flight >= deployment.max_concurrency:
+            raise Unavailable(
+                f"'{deployment.name}' has its {deployment.max_concurrency} requests running (max_concurrency of its "
+                "model); try again soon",
                 code="overloaded",
             )
         busy[provider.name] = running + 1
@@ -196,6 +208,10 @@ class Registry:
             if provider is None:
                 reason = self.absent.get(wanted.provider) or unconfigured(wanted.provider)
                 model.faults.append(f"provider '{wanted.provider}' cannot serve: {reason}")
+            elif wanted.engine is not None:
+                model.faults.append(
+                    f"'{wanted.provider}' cannot start '{wanted.model}': this version manages no servers"
+                )
             else:
                 model.deployments.append(self._deploy(provider, wanted, settings))
         self._models[name] = model
@@ -209,6 +225,8 @@ class Registry:
             self._manage(provider, wanted.model, settings.keep_alive),
             weight=wanted.weight,
             priority=wanted.priority,
+            max_concurrency=settings.max_concurrency,
+            retries=settings.retries,
         )
 
     def _manage(self, provider: Provider, model: str, keep_alive: float | None) -> ManagedModel | None:
