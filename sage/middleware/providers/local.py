@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from sage.errors import InvalidRequest, NotFound
-from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Relay, UpstreamRequest
-from sage.middleware.providers.events import EventRelay
+from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.settings import LocalModel, LocalProvider, nearest
 
@@ -87,17 +87,8 @@ class LocalEngineProvider(OpenAIProvider):
                     message["content"] = message["content"].lstrip()
             answer.pop("model", None)  # so that it is written again
 
-    def relay(self, call: Call) -> Relay:
-        if call.operation is not Operation.CHAT:
-            return super().relay(call)
-        choices = call.body.get("n")
-        return EventRelay(
-            call.model,
-            keep_usage=call.wants_usage,
-            on_error=self._stream_error,
-            choices=choices if isinstance(choices, int) else 1,
-            transform=_LeadingSpace(),
-        )
+    def _transform(self, call: Call) -> Callable[[dict[str, Any]], None] | None:
+        return _LeadingSpace() if call.operation is Operation.CHAT else None
 
 
 class _LeadingSpace:

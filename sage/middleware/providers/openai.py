@@ -8,6 +8,7 @@ Source: OpenAI's API reference (chat/completions, completions, embeddings, error
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -124,7 +125,12 @@ class OpenAIProvider:
             keep_usage=call.wants_usage,
             on_error=self._stream_error,
             choices=choices if isinstance(choices, int) else 1,
+            transform=self._transform(call),
         )
+
+    def _transform(self, call: Call) -> Callable[[dict[str, Any]], None] | None:
+        """As :meth:`_mend`, for each chunk of a stream: it costs parsing every one of them."""
+        return None
 
     def _stream_error(self, error: Any) -> SageError:
         """An error that came inside a 200: its ``code`` is the status where it is a number."""
