@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
-from sage.errors import ConfigError, InvalidRequest
+from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.middleware.app.main import create_app, make_gateway
 from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.principal import LOCAL
@@ -111,6 +111,8 @@ class LLMService:
             if self._loop is not None and self._thread is not None:
                 if self._gateway is not None:
                     asyncio.run_coroutine_threadsafe(self._gateway.close(), self._loop).result()
+                # Streams that were left half read end here, in the loop on which they began.
+                asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result()
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join()
                 self._loop.close()
@@ -143,15 +145,19 @@ class LLMService:
         **parameters: Any,
     ) -> Iterator[str]:
         """The answer's text, piece by piece as it comes. Leaving the loop ends the work upstream."""
-        pieces = self._stream(_body(model, prompt, messages, {**parameters, "stream": True}))
+        pieces = self._stream(_body(model, prompt, messages, parameters, stream=True))
+        self._opened()
+        loop = self._loop
         try:
-            while True:
+            while self._loop is loop:
                 try:
                     yield self._run(_next(pieces))
                 except StopAsyncIteration:
                     return
+            raise Unavailable("the service was stopped while it answered", code="shutting_down")
         finally:
-            self._run(_close(pieces))
+            if self._loop is loop:  # else stop() has ended the call, and nothing is to be started for it
+                self._run(_close(pieces))
 
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
         async with self._opened().call(LOCAL, parse_generate(body).call()) as answer:
@@ -248,9 +254,18 @@ def _with_door(settings: Settings, host: str, port: int, auth: bool) -> Settings
 
 
 def _body(
-    model: str, prompt: str | None, messages: Sequence[dict[str, Any]] | None, parameters: dict[str, Any]
+    model: str,
+    prompt: str | None,
+    messages: Sequence[dict[str, Any]] | None,
+    parameters: dict[str, Any],
+    *,
+    stream: bool = False,
 ) -> dict[str, Any]:
+    if "stream" in parameters:
+        raise InvalidRequest("'stream' is no parameter here: call stream() or generate()", param="stream")
     body: dict[str, Any] = {"model": model, **parameters}
+    if stream:
+        body["stream"] = True
     if prompt is not None:
         body["prompt"] = prompt
     if messages is not None:

@@ -15,7 +15,7 @@ from sage.middleware.gateway.admission import CHOICE_FIELDS, TOKEN_FIELDS, check
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.settings import Limits
 
-LIMITS = Limits(max_tokens=100, max_choices=4, max_inputs=3, image_hosts=("img.example",))
+LIMITS = Limits(max_tokens=100, max_choices=4, max_inputs=3, image_hosts=("img.example", "img.example:81"))
 MESSAGES = [{"role": "user", "content": "x"}]
 
 
@@ -82,6 +82,11 @@ def image(url: Any, kind: str = "image_url") -> dict[str, Any]:
         "https://evil.example#@img.example/",
         "//img.example/a.png",
         "https://[bad/a.png",
+        "https://img.example:8443/a.png",
+        "http://evil.example\\@img.example/a",
+        "http:/evil.example/a",
+        " http://evil.example/a",
+        "https://img.example/a\tb",
         7,
         None,
     ],
@@ -94,9 +99,58 @@ def test_no_upstream_is_made_to_fetch_from_elsewhere(url: Any, kind: str) -> Non
     assert refused(Operation.CHAT, image(url, kind)) is not None
 
 
-@pytest.mark.parametrize("url", ["data:image/png;base64,AAAA", "https://img.example/a.png", "http://IMG.example:81/x"])
+@pytest.mark.parametrize(
+    "url",
+    ["data:image/png;base64,AAAA", "https://img.example/a.png", "http://IMG.example:80/x", "http://img.example:81/x"],
+)
 def test_data_and_allowed_hosts_go(url: str) -> None:
     assert refused(Operation.CHAT, image({"url": url})) is None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "http://169.254.169.254/"},
+        {"type": "image", "source": {"type": "url", "url": "http://evil.example/"}},
+        {"type": "file", "file": {"file_url": "https://evil.example/"}},
+        {"type": "file", "file": {"uri": "s3:bucket"}},
+        {"type": "input_audio", "input_audio": {"data": "http://evil.example/a.wav"}},
+        {"type": "images", "images": ["data:image/png;base64,AA", "//evil.example/a"]},
+        {"type": "video", "video": [{"frame": "FILE:///etc/passwd"}]},
+        {"type": "image_embeds", "image_embeds": "AAAA"},
+        {"type": "text", "text": {"url": "http://evil.example/"}},
+    ],
+)
+def test_every_spelling_of_a_fetch_is_seen(part: dict[str, Any]) -> None:
+    for body in (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]},
+        {"messages": [{"role": "user", "content": [part]}], "input": "x"},
+    ):
+        for operation in (Operation.CHAT, Operation.EMBEDDINGS):
+            error = refused(operation, body)
+            assert error is not None
+            assert error.param.startswith("messages[0].content[")
+    assert refused(Operation.EMBEDDINGS, {"input": [part]}) is not None
+    assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": part}]}) is not None
+
+
+def test_what_is_only_said_is_no_fetch() -> None:
+    parts = [
+        {"type": "text", "text": "see http://evil.example/ and file:///etc/passwd"},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "tool_result", "content": "Note: all is well", "id": "call:1"},
+    ]
+    assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": parts}]}) is None
+
+
+def test_names_to_fall_back_on_are_bounded(up: Upstream, upstreams: Callable) -> None:
+    running = upstreams(up)
+    for path, body in (("/generate", {"prompt": "x"}), ("/v1/chat/completions", {"messages": MESSAGES})):
+        answer = running.post(path, {"model": "bench", **body, "models": ["up0/" + "x" * 300]})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "models"
+    assert running.get("/models/up0/" + "x" * 300).status_code == 400
+    assert up.requests == []
 
 
 json_values = st.recursive(

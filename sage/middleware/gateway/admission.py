@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from sage.errors import InvalidRequest
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.gateway import media
+from sage.middleware.providers.base import MAX_NAME, Call, Operation, count_prompts
 from sage.middleware.settings import Limits
 
 # Every name that servers know the bound on new tokens by.
@@ -21,6 +22,8 @@ def check(call: Call, limits: Limits) -> None:
     for field in TOKEN_FIELDS:
         if field in body:
             _whole(body, field, limits.max_tokens)
+    if call.operation is Operation.CHAT or "messages" in body:
+        _check_messages(body, limits)
     if call.operation is Operation.EMBEDDINGS:
         _check_inputs(body, limits)
         return
@@ -28,9 +31,7 @@ def check(call: Call, limits: Limits) -> None:
     for field in CHOICE_FIELDS:
         if field in body:
             choices = max(choices, _whole(body, field, limits.max_choices))
-    if call.operation is Operation.CHAT:
-        _check_messages(body, limits)
-    else:
+    if call.operation is Operation.COMPLETIONS:
         _check_prompts(body, choices, limits)
 
 
@@ -58,44 +59,17 @@ def _check_messages(body: dict[str, Any], limits: Limits) -> None:
             )
         content = message.get("content")
         if isinstance(content, list):
-            _check_parts(content, f"messages[{index}].content", limits)
-
-
-def _check_parts(parts: list[Any], where: str, limits: Limits) -> None:
-    for index, part in enumerate(parts):
-        if not isinstance(part, dict):
-            raise InvalidRequest(f"{where}[{index}] must be an object with a 'type'", param=f"{where}[{index}]")
-        for key, value in part.items():
-            if key.endswith("url"):
-                _check_url(value, f"{where}[{index}].{key}", limits)
-
-
-def _check_url(value: Any, where: str, limits: Limits) -> None:
-    """A URL that an upstream would fetch: ``data:``, or http(s) on a host that is allowed."""
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str):
-        raise InvalidRequest(f"{where} must carry a URL", param=where)
-    if url.startswith("data:"):
-        return
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        raise InvalidRequest(f"{where} is no URL", param=where) from None
-    if parts.scheme not in ("http", "https") or host not in limits.image_hosts:
-        raise InvalidRequest(
-            f"{where}: the gateway lets no upstream fetch from '{parts.scheme}://{host}'; send a data: URL, or have an "
-            "administrator add the host to llm.limits.image_hosts",
-            param=where,
-            code="url_not_allowed",
-        )
+            media.check_parts(content, f"messages[{index}].content", limits.image_hosts)
+        elif content is not None and not isinstance(content, str):
+            where = f"messages[{index}].content"
+            raise InvalidRequest(f"{where} must be text or a list of parts", param=where)
 
 
 def _check_prompts(body: dict[str, Any], choices: int, limits: Limits) -> None:
     prompt = body.get("prompt")
     if not isinstance(prompt, str | list) or (not prompt and isinstance(prompt, list)):
         raise InvalidRequest("'prompt' must be text, or a list of texts or of tokens", param="prompt")
-    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    prompts = count_prompts(body)
     if prompts * choices > limits.max_choices:
         raise InvalidRequest(
             f"{prompts} prompts times {choices} answers are more than the {limits.max_choices} completions "
@@ -112,6 +86,8 @@ def _check_inputs(body: dict[str, Any], limits: Limits) -> None:
         raise InvalidRequest(
             f"'input' holds {len(given)} texts; at most {limits.max_inputs} are allowed", param="input"
         )
+    if isinstance(given, list) and any(isinstance(item, dict) for item in given):
+        media.check_parts([item for item in given if isinstance(item, dict)], "input", limits.image_hosts)
 
 
 def fallbacks(body: dict[str, Any]) -> tuple[str, ...]:
@@ -121,8 +97,15 @@ def fallbacks(body: dict[str, Any]) -> tuple[str, ...]:
         return ()
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InvalidRequest("'models' must be a list of model names to fall back on", param="models")
+    return check_names(names)
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names to fall back on; raises when they are too many or too long."""
     if len(names) > _MAX_FALLBACKS:
         raise InvalidRequest(f"'models' may hold {_MAX_FALLBACKS} names, not {len(names)}", param="models")
+    if any(len(name) > MAX_NAME for name in names):
+        raise InvalidRequest(f"'models' holds a name of more than {MAX_NAME} characters", param="models")
     return tuple(names)
 
 

@@ -10,7 +10,7 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.usage import Metrics, ModelMetrics
 from sage.middleware.providers.base import Call
-from sage.middleware.providers.dispatch import Dispatch, Exchange, Opening
+from sage.middleware.providers.dispatch import Dispatch, Exchange
 from sage.middleware.providers.registry import PublicModel, Registry
 from sage.middleware.providers.transport import Transport
 from sage.middleware.settings import Limits
@@ -64,14 +64,14 @@ class Gateway:
                     continue
         return models
 
-    def open(self, call: Call, models: list[PublicModel]) -> Opening:
-        return self._dispatch.open(call, models)
+    async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
+        return await self._dispatch.open(call, models)
 
 
 class Answering:
     """One call from admission to settlement."""
 
-    __slots__ = ("_call", "_exchange", "_gateway", "_metrics", "_opening", "_principal", "_started", "_status")
+    __slots__ = ("_call", "_exchange", "_gateway", "_metrics", "_principal", "_started", "_status")
 
     def __init__(self, gateway: Gateway, principal: Principal, call: Call) -> None:
         self._gateway = gateway
@@ -88,8 +88,7 @@ class Answering:
         self._metrics = metrics = gateway.metrics.of(models[0].label)
         metrics.begin()
         try:
-            self._opening = gateway.open(call, models)
-            self._exchange = await self._opening.__aenter__()
+            self._exchange = await gateway.open(call, models)
         except BaseException as exc:
             self._settle(_status_of(exc))
             raise
@@ -100,10 +99,14 @@ class Answering:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._exchange is not None
         try:
-            await self._opening.__aexit__(kind, exc, trace)
+            await self._exchange.close(exc)
+        except BaseException as instead:
+            exc = instead
+            raise
         finally:
-            self._settle(self._status if exc is None else _status_of(exc))
+            self._settle(self._status if exc is None or self._status != 200 else _status_of(exc))
 
     @property
     def body(self) -> bytes:
@@ -126,6 +129,11 @@ class Answering:
         """The stream's last event has been given out."""
         assert self._exchange is not None
         return self._exchange.relay is None or self._exchange.relay.finished
+
+    @property
+    def overdue(self) -> bool:
+        """The call's whole time is over, and its work was cancelled for that."""
+        return self._exchange is not None and self._exchange.overdue
 
     async def more(self) -> bytes:
         """Further events of the stream, as they come; empty at its whole end. Raises when it breaks."""

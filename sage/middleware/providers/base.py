@@ -14,6 +14,9 @@ from typing import Any, Protocol
 from sage.errors import SageError
 from sage.middleware.settings import Timeouts
 
+MAX_NAME = 256
+"""The longest name of a model, in characters."""
+
 
 class Operation(StrEnum):
     """What is asked of a model; the value is its path below OpenAI's ``/v1``."""
@@ -37,6 +40,18 @@ class Call:
     stream: bool = False
     wants_usage: bool = False
     fallbacks: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> int:
+        """How many answers it asks for: ``n`` for each prompt."""
+        each = self.body.get("n")
+        return (each if isinstance(each, int) else 1) * count_prompts(self.body)
+
+
+def count_prompts(body: dict[str, Any]) -> int:
+    """The prompts in ``body``: a list of tokens is one, a list of texts or of such lists as many as it holds."""
+    prompt = body.get("prompt")
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,10 @@ class Provider(Protocol):
 
     def relay(self, call: Call) -> Relay:
         """The translator of one stream."""
+        ...
+
+    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+        """The error of ours for an upstream's refusal; never with a secret of ours in it."""
         ...
 
     def endpoint(self) -> Endpoint | None:

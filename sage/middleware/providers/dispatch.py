@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
-from types import TracebackType
 
 import orjson
 
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, UpstreamFailed
-from sage.middleware.providers.base import Call, Relay, Usage
-from sage.middleware.providers.refusals import refusal
+from sage.middleware.providers.base import Call, Provider, Relay, Usage
 from sage.middleware.providers.registry import Deployment, Lease, PublicModel, Registry
 from sage.middleware.providers.transport import Transport, UpstreamResponse
 
 # What another deployment may do better; anything else is the caller's to mend.
 _ANOTHER = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)
 _MAX_REFUSAL = 64 * 1024
+_DRAIN = 0.2  # seconds that the end of a body may stay out after its last event
+_LATER = 1.0
 
 
 class Exchange:
@@ -25,9 +27,9 @@ class Exchange:
     ``body`` is the whole answer, or the first whole events of a stream. Must be closed, also after an error.
     """
 
-    __slots__ = ("_lease", "_response", "attempts", "body", "deployment", "relay", "usage")
+    __slots__ = ("_backstop", "_lease", "_response", "attempts", "body", "deployment", "relay", "usage")
 
-    def __init__(self, deployment: Deployment, lease: Lease, response: UpstreamResponse) -> None:
+    def __init__(self, deployment: Deployment, lease: Lease, response: UpstreamResponse, backstop: Backstop) -> None:
         self.deployment = deployment
         self.attempts = 1
         self.body = b""
@@ -35,12 +37,13 @@ class Exchange:
         self.relay: Relay | None = None
         self._lease = lease
         self._response = response
+        self._backstop = backstop
 
     async def begin(self, call: Call) -> None:
         """Reads the whole answer, or a stream up to its first whole event; raises if it is an error."""
         provider, response = self.deployment.provider, self._response
         if response.status >= 300:
-            raise await _refused(provider.name, response)
+            raise await _refused(provider, response)
         if not call.stream:
             self.body, self.usage = provider.decode(call, await response.read())
             return
@@ -74,17 +77,52 @@ class Exchange:
             if relay.error is not None:
                 raise relay.error
 
-    async def drain(self) -> None:
-        """Takes the end of a finished stream off the wire, so that its connection can serve again."""
-        try:
-            while await self._response.chunk():
-                pass
-        except SageError:
-            pass  # the answer is whole; only the connection is lost
+    @property
+    def overdue(self) -> bool:
+        return self._backstop.expired
 
-    async def close(self) -> None:
+    async def drain(self) -> None:
+        """Takes the end of a finished stream off the wire, if it is there, so that its connection can serve again."""
+        with contextlib.suppress(SageError, TimeoutError):  # the answer is whole; only a connection is lost
+            async with asyncio.timeout(_DRAIN):
+                while await self._response.chunk():
+                    pass
+
+    async def close(self, exc: BaseException | None) -> None:
+        """Lets everything go; raises :class:`DeadlineExceeded` when ``exc`` is the end of the call's whole time."""
         self._response.close()
         await self._lease.__aexit__(None, None, None)
+        self._backstop.end(exc)
+
+
+class Backstop:
+    """The end of a call's whole time for whatever it waits: an upstream that trickles, or a client that does not read.
+
+    The transport keeps the same limit more gently where it waits for an upstream's bytes, so this comes a little later.
+    """
+
+    __slots__ = ("_name", "_seconds", "_task", "_timer", "expired")
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._name = deployment.name
+        self._seconds = deployment.timeouts.total
+        self.expired = False
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds + _LATER, self._expire)
+
+    def _expire(self) -> None:
+        self.expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self, exc: BaseException | None) -> None:
+        """Stops the clock; a cancellation that was its own becomes :class:`DeadlineExceeded`."""
+        self._timer.cancel()
+        if self.expired and isinstance(exc, asyncio.CancelledError) and self._task is not None:
+            self._task.uncancel()
+            raise DeadlineExceeded(
+                f"'{self._name}' took longer than {self._seconds:g} s in all", code="total_timeout"
+            ) from exc
 
 
 class Dispatch:
@@ -94,25 +132,21 @@ class Dispatch:
         self._registry = registry
         self._transport = transport
 
-    def open(self, call: Call, models: list[PublicModel]) -> Opening:
-        """``async with dispatch.open(call, models) as exchange``; ``models`` in the order in which they are to answer.
+    async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
+        """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
 
         Raises what the last attempt raised: never more than three, and never the same deployment twice.
         """
-        return Opening(self, call, models)
-
-    async def attempts(self, call: Call, models: list[PublicModel]) -> Exchange:
-        made, most = 0, 1
+        made = 0
         failure: SageError | None = None
         for deployment in _order(models):
-            most = max(most, 1 + deployment.retries)
-            if made >= most:
-                break
             made += 1
             try:
                 exchange = await self._attempt(call, deployment)
             except _ANOTHER as exc:
                 failure = exc
+                if made > deployment.retries:
+                    break
                 continue
             exchange.attempts = made
             return exchange
@@ -124,40 +158,21 @@ class Dispatch:
     async def _attempt(self, call: Call, deployment: Deployment) -> Exchange:
         lease = self._registry.lease(deployment)
         endpoint = await lease.__aenter__()
+        backstop = Backstop(deployment)
+        response: UpstreamResponse | None = None
         try:
             request = deployment.provider.encode(call, deployment.model, endpoint)
             request.timeouts = deployment.timeouts
             response = await self._transport.send(request)
-            try:
-                exchange = Exchange(deployment, lease, response)
-                await exchange.begin(call)
-            except BaseException:
+            exchange = Exchange(deployment, lease, response, backstop)
+            await exchange.begin(call)
+        except BaseException as exc:
+            if response is not None:
                 response.close()
-                raise
-        except BaseException:
             await lease.__aexit__(None, None, None)
+            backstop.end(exc)
             raise
         return exchange
-
-
-class Opening:
-    """The context of one call; a class, since a generator's costs several µs on every request."""
-
-    __slots__ = ("_call", "_dispatch", "_exchange", "_models")
-
-    def __init__(self, dispatch: Dispatch, call: Call, models: list[PublicModel]) -> None:
-        self._dispatch = dispatch
-        self._call = call
-        self._models = models
-
-    async def __aenter__(self) -> Exchange:
-        self._exchange = await self._dispatch.attempts(self._call, self._models)
-        return self._exchange
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exchange.close()
 
 
 def _order(models: list[PublicModel]) -> Iterator[Deployment]:
@@ -178,7 +193,7 @@ def _has_data(events: bytes) -> bool:
     return events.startswith((b"data", b"event")) or b"\ndata" in events
 
 
-async def _refused(provider: str, response: UpstreamResponse) -> SageError:
+async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
     body = b""
     try:
         while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
@@ -189,4 +204,4 @@ async def _refused(provider: str, response: UpstreamResponse) -> SageError:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         parsed = body[:500].decode("utf-8", "replace").strip() if not body.lstrip().startswith(b"<") else None
-    return refusal(provider, response.status, parsed, response.headers)
+    return provider.refuse(response.status, parsed, response.headers)

@@ -51,53 +51,72 @@ class EventRelay:
         self._on_error = on_error
         self._choices = choices
         self._ended = 0
-        self._tail = b""
         self._transform = transform
+        self._begun = False
+        self._half = b""  # a carriage return at the end of the bytes, which may be half of a line end
+        self._parts: list[bytes] = []  # of an event that is not whole yet
+        self._held = 0
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that ``data`` completes. An error event of the upstream is kept in ``error``, not sent."""
-        if self._tail:
-            data = self._tail + data
-        if b"\r" in data:
-            # Line ends are made one kind; a carriage return at the very end may be half of one.
-            held = b"\r" if data.endswith(b"\r") else b""
-            data = data[: len(data) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            cut = data.rfind(b"\n\n") + 2
-            self._tail = data[cut:] + held if cut > 1 else data + held
-        else:
-            cut = data.rfind(b"\n\n") + 2
-            self._tail = data[cut:] if cut > 1 else data
+        if not self._begun:
+            self._begun = True
+            data = data.removeprefix(b"\xef\xbb\xbf")
+        if self._half or b"\r" in data:
+            data = self._one_kind_of_line_end(data)
+        if self._parts and b"\n\n" not in self._parts[-1][-1:] + data:
+            return self._hold(data)
+        if self._parts:
+            data = b"".join((*self._parts, data))
+            self._parts, self._held = [], 0
+        cut = data.rfind(b"\n\n") + 2
         if cut < 2:
-            if len(self._tail) > MAX_EVENT:
-                raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
-            return b""
-        return self._whole(data[:cut])
+            return self._hold(data)
+        if cut < len(data):
+            self._hold(data[cut:])
+            data = data[:cut]
+        return self._whole(data)
+
+    def _one_kind_of_line_end(self, data: bytes) -> bytes:
+        data = self._half + data
+        self._half = b"\r" if data.endswith(b"\r") else b""
+        return data[: len(data) - len(self._half)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _hold(self, data: bytes) -> bytes:
+        if data:
+            self._parts.append(data)
+            self._held += len(data)
+        if self._held > MAX_EVENT:
+            raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
+        return b""
 
     def _whole(self, events: bytes) -> bytes:
         if self._transform is not None or b'"error"' in events or b"\nerror:" in events or events.startswith(b"error:"):
+            return self._parsed(events)
+        renamed = self._rename(events)
+        if renamed is None:
             return self._parsed(events)
         if b"[DONE]" in events and _DONE_LINE.search(events):
             self.finished = True
         if b'"finish_reason":"' in events or b'"finish_reason": "' in events:
             self._ended += len(_FINISH.findall(events))
-        if b'"usage"' in events:
-            events = self._read_usage(events)
-        return self._rename(events)
+        return self._read_usage(renamed) if b'"usage"' in events else renamed
 
-    def _rename(self, events: bytes) -> bytes:
+    def _rename(self, events: bytes) -> bytes | None:
+        """``events`` under the public name; none where bytes alone do not tell which ``"model"`` is the answer's."""
         count = events.count(b'"model"')
         if not count:
             return events
+        if count > events.count(b"\n\n"):
+            return None
         if self._theirs is None:
             match = _MODEL.search(events)
             if match is None:
-                return self._parsed(events)
+                return None
             self._theirs = match[0]
         if self._theirs != self._ours:
             events = events.replace(self._theirs, self._ours)
-        if events.count(self._ours) != count:
-            return self._parsed(events)
-        return events
+        return events if events.count(self._ours) == count else None
 
     def _read_usage(self, events: bytes) -> bytes:
         """Notes the usage, and takes the chunk that carries nothing else out unless the caller asked for it."""
@@ -129,10 +148,10 @@ class EventRelay:
             if chunk.get("error") is not None or event.startswith((b"error:", b"event: error", b"event:error")):
                 self.error = self._on_error(chunk.get("error", chunk))
                 break
-            kept.append(self._rewritten(chunk))
+            kept.append(self._rewritten(event, chunk))
         return b"".join(kept)
 
-    def _rewritten(self, chunk: dict[str, Any]) -> bytes:
+    def _rewritten(self, event: bytes, chunk: dict[str, Any]) -> bytes:
         choices = chunk.get("choices")
         if isinstance(choices, list):
             self._ended += sum(1 for choice in choices if isinstance(choice, dict) and choice.get("finish_reason"))
@@ -142,11 +161,19 @@ class EventRelay:
             chunk["model"] = self._model
         if self._transform is not None:
             self._transform(chunk)
-        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        try:
+            data = b"data: " + orjson.dumps(chunk)
+        except orjson.JSONEncodeError as exc:
+            raise UpstreamFailed(
+                "the upstream sent a chunk that cannot be passed on", code="upstream_nonsense"
+            ) from exc
+        fields = [line for line in event.split(b"\n") if not line.startswith(b"data:")]  # `event:`, `id:`, comments
+        return b"\n".join((*fields, data)) + b"\n\n"
 
     def close(self) -> bytes:
         """At the upstream's clean end of stream: what is left to send. Raises unless the answer is whole."""
-        rest = self.feed(b"\n\n") if self._tail.strip() and _is_event(self._tail) else b""
+        tail = b"".join(self._parts) + self._half.replace(b"\r", b"\n")
+        rest = self.feed(b"\n\n") if tail.strip() and _is_event(tail) else b""
         if self.error is not None:
             raise self.error
         if self.finished:
@@ -155,7 +182,7 @@ class EventRelay:
             # Some servers leave [DONE] out; every answer has given its reason to end, so nothing is missing.
             self.finished = True
             return rest + DONE
-        answer = _json(self._tail)
+        answer = _json(tail)
         if isinstance(answer, dict) and answer.get("error") is not None:
             raise self._on_error(answer["error"])
         raise UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class LocalEngineProvider(OpenAIProvider):
     kind = "local"
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
-        self._take(name, settings)
+        self._keep(name, settings)
         self._endpoint = None
         self._models = settings.models
         self._start_timeout = settings.start_timeout
@@ -69,12 +70,10 @@ class LocalEngineProvider(OpenAIProvider):
     def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
         if call.operation is Operation.EMBEDDINGS:
             raise InvalidRequest(f"the local model '{model}' does not make embeddings", param="model")
-        request = super().encode(call, model, endpoint)
         ends = self._model(model).stop
         if call.operation is Operation.CHAT and ends:
-            body = orjson.loads(request.body)
-            body["stop"] = [*_stops(body.get("stop")), *ends]
-            request.body = orjson.dumps(body)
+            call = replace(call, body={**call.body, "stop": [*_stops(call.body.get("stop")), *ends]})
+        request = super().encode(call, model, endpoint)
         request.headers = {**self._headers, **endpoint.headers}
         request.url = f"{endpoint.base_url}/v1/{call.operation}"
         return request
@@ -82,8 +81,8 @@ class LocalEngineProvider(OpenAIProvider):
     def _mend(self, call: Call, answer: dict[str, Any]) -> None:
         if call.operation is Operation.CHAT:
             for choice in answer["choices"]:
-                message = choice.get("message")
-                if isinstance(message, dict) and isinstance(message.get("content"), str):
+                message = choice["message"]
+                if isinstance(message.get("content"), str):
                     message["content"] = message["content"].lstrip()
             answer.pop("model", None)  # so that it is written again
 
@@ -108,7 +107,10 @@ class _LeadingSpace:
 
 
 def _stops(given: Any) -> list[str]:
-    return [given] if isinstance(given, str) else list(given) if isinstance(given, list) else []
+    stops = [given] if isinstance(given, str) else given or []
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise InvalidRequest("'stop' must be a text or a list of texts", param="stop")
+    return stops
 
 
 def _template(name: str | None) -> str | None:

@@ -8,7 +8,7 @@ Source: OpenAI's API reference (chat/completions, completions, embeddings, error
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -42,6 +42,9 @@ DENIED = frozenset(
         "mm_processor_kwargs",
         "media_io_kwargs",
         "kv_transfer_params",
+        "priority",
+        "prompt_embeds",
+        "request_id",
         "id_slot",
         "slot_id",
     }
@@ -55,20 +58,25 @@ class OpenAIProvider:
     kind = "openai"
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
-        self._take(name, settings)
+        self._keep(name, settings)
         base_url = (settings.base_url or DEFAULT_URLS[settings.kind]).rstrip("/")
         headers = self._headers
         if settings.api_key is not None:
-            headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+            key = settings.api_key.get_secret_value()
+            headers["Authorization"] = f"Bearer {key}"
+            self._secrets.append(key)
         self._endpoint: Endpoint | None = Endpoint(self._api_root(base_url), headers)
 
-    def _take(self, name: str, settings: ProviderCommon) -> None:
+    def _keep(self, name: str, settings: ProviderCommon) -> None:
         self.name = name
         self.timeouts = settings.timeouts
         self.max_concurrency = settings.max_concurrency
         self.retries = settings.retries
         self._headers = CIMultiDict(WIRE_HEADERS)
         self._headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
+        # Longer ones first: one may hold another. Short values of headers are no secrets but words.
+        self._secrets = sorted((value for value in self._headers.values() if len(value) >= 8), key=len, reverse=True)
+        self._secrets = [secret for secret in self._secrets if secret not in WIRE_HEADERS.values()]
         self._denied = DENIED | frozenset(settings.deny_fields)
 
     def _api_root(self, base_url: str) -> str:
@@ -97,34 +105,43 @@ class OpenAIProvider:
             options = body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         url = f"{endpoint.base_url}/{call.operation}"
-        return UpstreamRequest(self.name, "POST", url, endpoint.headers, orjson.dumps(body), self.timeouts)
+        try:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError as exc:
+            raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
+        return UpstreamRequest(self.name, "POST", url, endpoint.headers, data, self.timeouts)
 
     def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
         answer = _object(body)
         if answer is not None and answer.get("error") is not None:
             raise self._stream_error(answer["error"])
-        if answer is None or not isinstance(answer.get(_SHAPE[call.operation]), list):
-            raise UpstreamFailed(
-                f"the provider '{self.name}' answered with something that is no answer to {call.operation}",
-                code="upstream_nonsense",
-            )
+        if answer is None or not _is_answer(call.operation, answer):
+            raise self._nonsense(call)
         usage = read_usage(answer.get("usage"))
         self._mend(call, answer)
         if answer.get("model") == call.model:
             return body, usage
         answer["model"] = call.model
-        return orjson.dumps(answer), usage
+        try:
+            return orjson.dumps(answer), usage
+        except orjson.JSONEncodeError as exc:
+            raise self._nonsense(call) from exc
+
+    def _nonsense(self, call: Call) -> UpstreamFailed:
+        return UpstreamFailed(
+            f"the provider '{self.name}' answered with something that is no answer to {call.operation}",
+            code="upstream_nonsense",
+        )
 
     def _mend(self, call: Call, answer: dict[str, Any]) -> None:
         """Where a vendor that speaks this wire differs in its answers."""
 
     def relay(self, call: Call) -> Relay:
-        choices = call.body.get("n")
         return EventRelay(
             call.model,
             keep_usage=call.wants_usage,
             on_error=self._stream_error,
-            choices=choices if isinstance(choices, int) else 1,
+            choices=call.answers,
             transform=self._transform(call),
         )
 
@@ -137,7 +154,17 @@ class OpenAIProvider:
         detail = error if isinstance(error, dict) else {"message": str(error)}
         code = detail.get("code")
         status = code if isinstance(code, int) and 400 <= code <= 599 else 502
-        return refusal(self.name, status, {"error": detail}, {})
+        return self.refuse(status, {"error": detail}, {})
+
+    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+        return refusal(self.name, status, body, headers, self._secrets)
+
+
+def _is_answer(operation: Operation, answer: dict[str, Any]) -> bool:
+    items = answer.get(_SHAPE[operation])
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return False
+    return operation is not Operation.CHAT or all(isinstance(item.get("message"), dict) for item in items)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:

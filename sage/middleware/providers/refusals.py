@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sage.errors import (
@@ -22,6 +23,7 @@ from sage.errors import (
 
 _SECRET = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][A-Za-z0-9_\-*.]{6,}")
 _MAX_MESSAGE = 2000
+_LONGEST_WAIT = 86400.0
 _OURS: dict[int, type[SageError]] = {
     400: InvalidRequest,
     404: NotFound,
@@ -38,11 +40,13 @@ _OURS: dict[int, type[SageError]] = {
 }
 
 
-def refusal(provider: str, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+def refusal(
+    provider: str, status: int, body: Any, headers: Mapping[str, str], secrets: Collection[str] = ()
+) -> SageError:
     """The error of ours for an upstream's ``status`` and parsed ``body`` (anything).
 
     The upstream's 401 and 403 speak of *our* key, so they are a 502 here, without the upstream's text, which may quote
-    the key. 429 and 503 keep ``Retry-After``.
+    the key. 429 and 503 keep ``Retry-After``. ``secrets`` of ours are taken out of what the upstream says.
     """
     if status in (401, 403, 407):
         return UpstreamFailed(
@@ -50,7 +54,7 @@ def refusal(provider: str, status: int, body: Any, headers: Mapping[str, str]) -
             f"an administrator has to check llm.providers.{provider}.api_key",
             code="upstream_credential_refused",
         )
-    message, param, code = _detail(body)
+    message, param, code = _detail(body, secrets)
     text = f"the provider '{provider}' answered {status}" + (f": {message}" if message else "")
     kind = _OURS.get(status, UpstreamFailed)
     if kind in (RateLimited, Unavailable):
@@ -58,7 +62,7 @@ def refusal(provider: str, status: int, body: Any, headers: Mapping[str, str]) -
     return kind(text, param=param, code=code)
 
 
-def _detail(body: Any) -> tuple[str, str | None, str | None]:
+def _detail(body: Any, secrets: Collection[str]) -> tuple[str, str | None, str | None]:
     """Message, param and code from the shapes in which servers report errors."""
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict):
@@ -66,8 +70,15 @@ def _detail(body: Any) -> tuple[str, str | None, str | None]:
         param, code = error.get("param"), error.get("code")
     else:
         message, param, code = error if isinstance(error, str) else "", None, None
-    text = _SECRET.sub("[key]", str(message))[:_MAX_MESSAGE]
-    return text, param if isinstance(param, str) else None, code if isinstance(code, str) else None
+    text = str(message)
+    for secret in secrets:
+        text = text.replace(secret, "[key]")
+    text = _SECRET.sub("[key]", text)[:_MAX_MESSAGE]
+    return text, _short(param), _short(code)
+
+
+def _short(value: Any) -> str | None:
+    return value if isinstance(value, str) and len(value) <= 200 else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -76,10 +87,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(0.0, seconds), _LONGEST_WAIT) if math.isfinite(seconds) else None

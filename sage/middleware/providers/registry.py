@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
-from sage.middleware.providers.base import Endpoint, Provider
+from sage.middleware.providers.base import MAX_NAME, Endpoint, Provider
 from sage.middleware.providers.engines import Engine
 from sage.middleware.providers.factory import unconfigured
 from sage.middleware.providers.lifecycle import ManagedModel
@@ -263,6 +263,8 @@ class Registry:
         found = self.get(name)
         if found is not None:
             return found
+        if len(name) > MAX_NAME:
+            raise InvalidRequest(f"the model's name is longer than {MAX_NAME} characters", param="model")
         provider_name, _, rest = name.partition("/")
         if rest and provider_name in self.providers:
             return self._remember(name, self.providers[provider_name], rest)

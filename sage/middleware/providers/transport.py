@@ -7,6 +7,7 @@ our key elsewhere), proxies and netrc of the environment are not read, cookies a
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
 from sage.middleware.providers.base import UpstreamRequest
 from sage.middleware.settings import Timeouts
 
+_LARGE = 2**20
 _MAX_ANSWER = 256 * 2**20
 # Below the five seconds after which uvicorn, vLLM and llama.cpp drop an idle connection: a request never meets a
 # connection that is just being closed.
@@ -85,7 +87,7 @@ class HttpTransport:
             response = await session.request(
                 request.method,
                 self._url(request.url),
-                data=aiohttp.BytesPayload(request.body, content_type="application/json") if request.body else None,
+                data=_payload(request.body) if request.body else None,
                 headers=request.headers,
                 timeout=self._timeouts.get(limits) or self._timeout(limits),
                 allow_redirects=False,
@@ -112,6 +114,13 @@ class HttpTransport:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _payload(body: bytes) -> aiohttp.payload.Payload:
+    """Large bodies go in pieces, which let others run in between."""
+    if len(body) > _LARGE:
+        return aiohttp.payload.BytesIOPayload(io.BytesIO(body), content_type="application/json")
+    return aiohttp.BytesPayload(body, content_type="application/json")
 
 
 def _socket(info: aiohttp.AddrInfoType) -> socket.socket:

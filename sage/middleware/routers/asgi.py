@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import orjson
 
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
+from sage.middleware.providers.base import MAX_NAME
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -20,6 +23,11 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # A request that is answered within this many seconds is not watched for its client's departure: watching costs a task.
 _WATCH_AFTER = 0.02
+
+
+# Long runs of digits are looked for in bodies below this size; what is larger carries media.
+_SMALL = 2**20
+_LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 class ClientLeft(Exception):
@@ -40,11 +48,21 @@ async def read_json(receive: Receive) -> dict[str, Any]:
         raise ClientLeft
     try:
         value = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
+        if len(body) < _SMALL and _LONG_NUMBER.search(body):
+            json.loads(body, parse_int=_exact)
+    except ValueError as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     return value
+
+
+def _exact(digits: str) -> int:
+    """orjson would make a fraction of a number that takes more than 64 bits, and pass on another one than was sent."""
+    number = int(digits)
+    if not -(2**63) <= number < 2**64:
+        raise InvalidRequest(f"the number {digits[:40]} takes more than 64 bits", code="invalid_json")
+    return number
 
 
 def take_model(body: dict[str, Any]) -> str:
@@ -52,8 +70,8 @@ def take_model(body: dict[str, Any]) -> str:
     name = body.get("model")
     if not isinstance(name, str) or not name:
         raise InvalidRequest("'model' must name a model (GET /models lists them)", param="model")
-    if len(name) > 256:
-        raise InvalidRequest("'model' is longer than 256 characters", param="model")
+    if len(name) > MAX_NAME:
+        raise InvalidRequest(f"'model' is longer than {MAX_NAME} characters", param="model")
     return name
 
 
@@ -84,46 +102,30 @@ async def send_json(send: Send, body: bytes, headers: Headers) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def start_events(send: Send, headers: Headers) -> None:
-    """Begins a stream of server-sent events."""
-    head = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-        *headers,
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
-
-
-async def send_events(send: Send, events: bytes) -> None:
-    await send({"type": "http.response.body", "body": events, "more_body": True})
-
-
-async def end_events(send: Send) -> None:
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def error_event(error: SageError) -> bytes:
-    """The event that says that a stream broke. ``[DONE]`` never follows it."""
-    return b"data: " + orjson.dumps(error.envelope()) + b"\n\n"
-
-
 class Departure:
     """Ends the request's work as soon as its client leaves: ``with Departure(receive): …``.
 
     Raises :class:`ClientLeft` in the place of the cancellation. Enter it once the body has been read.
     """
 
-    __slots__ = ("_left", "_receive", "_task", "_timer", "_watcher")
+    __slots__ = ("_receive", "_task", "_timer", "_watcher", "left")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._left = False
         self._watcher: asyncio.Task[None] | None = None
+        self.left = False
+        """The client has gone, and the request's work was cancelled for that."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Departure:
         self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._begin)
+        return self
+
+    def stop(self) -> None:
+        """Ends watching: the client has its whole answer, and may go."""
+        self._timer.cancel()
+        if self._watcher is not None and not self.left:
+            self._watcher.cancel()
 
     def _begin(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -131,15 +133,13 @@ class Departure:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._left = True
+        self.left = True
         assert self._task is not None
         self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any) -> None:
-        self._timer.cancel()
-        if self._watcher is not None and not self._left:
-            self._watcher.cancel()
-        if self._left and self._task is not None:
+        self.stop()
+        if self.left and self._task is not None:
             self._task.uncancel()
             if kind is None or issubclass(kind, asyncio.CancelledError | SageError):
                 raise ClientLeft

@@ -8,24 +8,22 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sage.errors import InvalidRequest, SageError
+from sage.errors import InvalidRequest
+from sage.middleware.gateway.admission import check_names
 from sage.middleware.gateway.gateway import Answering, Gateway
-from sage.middleware.providers.base import Call, Operation
-from sage.middleware.providers.events import payloads
+from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
+from sage.middleware.providers.events import payloads, read_usage
 from sage.middleware.routers.asgi import (
     Departure,
     Receive,
     Scope,
     Send,
     caller,
-    end_events,
-    error_event,
     note,
     read_json,
-    send_events,
     send_json,
-    start_events,
 )
+from sage.middleware.routers.streaming import stream
 
 _OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
 
@@ -35,7 +33,7 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    model: str = Field(min_length=1, max_length=256, examples=["gemma-3-270m"])
+    model: str = Field(min_length=1, max_length=MAX_NAME, examples=["gemma-3-270m"])
     prompt: str | None = Field(None, examples=["What is the capital of France?"])
     messages: list[dict[str, Any]] | None = None
     max_tokens: int | None = Field(None, examples=[50])
@@ -56,15 +54,18 @@ class GenerateRequest(BaseModel):
 
     def call(self) -> Call:
         """The same question as an OpenAI chat."""
-        body = {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in _OURS}
-        for name in [name for name, value in body.items() if value is None and name in GenerateRequest.model_fields]:
-            del body[name]
-        body["messages"] = self.messages or [{"role": "user", "content": self.prompt}]
+        given = {**{name: getattr(self, name) for name in self.model_fields_set}, **(self.model_extra or {})}
+        body = {
+            name: value
+            for name, value in given.items()
+            if name not in _OURS and not (value is None and name in GenerateRequest.model_fields)
+        }
+        asked = self.messages if self.messages is not None else [{"role": "user", "content": self.prompt}]
+        body["messages"] = asked
         if self.stream:
             body["stream"] = True
-        return Call(
-            Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=tuple(self.models or ())
-        )
+        others = check_names(self.models or ())
+        return Call(Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=others)
 
 
 class TokenUsage(BaseModel):
@@ -95,11 +96,12 @@ class Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = parse_generate(await read_json(receive)).call()
         note(scope, model=call.model)
-        with Departure(receive):
+        with Departure(receive) as departure:
             async with self._gateway.call(caller(scope), call) as answer:
                 note(scope, deployment=answer.deployment)
                 if call.stream:
-                    await _stream(answer, send)
+                    texts = TextStream()
+                    await stream(answer, scope, send, departure, texts.translate, texts.end)
                 else:
                     await send_json(send, orjson.dumps(whole_answer(answer)), answer.headers())
 
@@ -124,11 +126,10 @@ def whole_answer(answer: Answering) -> dict[str, Any]:
     """``{id, model, text, finish_reason, usage, provider}`` from a whole chat answer."""
     chat = orjson.loads(answer.body)
     choice = chat["choices"][0] if chat["choices"] else {}
-    message = choice.get("message") or {}
     return {
         "id": chat.get("id") or f"gen-{secrets.token_hex(12)}",
         "model": chat["model"],
-        "text": message.get("content") or "",
+        "text": _text(choice["message"].get("content")) if choice else "",
         "finish_reason": choice.get("finish_reason"),
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
@@ -149,43 +150,34 @@ class TextStream:
             if not isinstance(chunk, dict):
                 continue
             self._usage = chunk.get("usage") or self._usage
-            for choice in (chunk.get("choices") or ())[:1]:
-                self._finish = choice.get("finish_reason") or self._finish
-                text = (choice.get("delta") or {}).get("content")
-                if text:
-                    pieces.append(text)
+            choices = chunk.get("choices")
+            if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+                continue
+            self._finish = choices[0].get("finish_reason") or self._finish
+            delta = choices[0].get("delta")
+            text = _text(delta.get("content")) if isinstance(delta, dict) else ""
+            if text:
+                pieces.append(text)
         return pieces
 
-    def end(self) -> dict[str, Any]:
-        return {"text": "", "finish_reason": self._finish, "usage": _usage(self._usage)}
+    def translate(self, events: bytes) -> bytes:
+        """The same pieces as events of ``/generate``."""
+        return b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
+
+    def end(self) -> bytes:
+        last = {"text": "", "finish_reason": self._finish, "usage": _usage(self._usage)}
+        return b"data: " + orjson.dumps(last) + b"\n\ndata: [DONE]\n\n"
 
 
-async def _stream(answer: Answering, send: Send) -> None:
-    await start_events(send, answer.headers())
-    stream = TextStream()
-    try:
-        events = answer.body
-        while events:
-            pieces = b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in stream.texts(events))
-            if pieces:
-                await send_events(send, pieces)
-            if answer.finished:
-                break
-            events = await answer.more()
-        await send_events(send, b"data: " + orjson.dumps(stream.end()) + b"\n\ndata: [DONE]\n\n")
-    except SageError as error:
-        answer.broke(error)
-        await send_events(send, error_event(error))
-    else:
-        await answer.drain()
-    await end_events(send)
+def _text(content: Any) -> str:
+    """A message's text, which some servers send as a list of parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def _usage(usage: Any) -> dict[str, int]:
-    counts = usage if isinstance(usage, dict) else {}
-    prompt, completion = counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": counts.get("total_tokens") or prompt + completion,
-    }
+    counted = read_usage(usage) or Usage()
+    prompt, completion = counted.prompt_tokens, counted.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

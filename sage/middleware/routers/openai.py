@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage.errors import InvalidRequest, NotFound, SageError
+from sage.errors import InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.gateway import Answering, Gateway
+from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.routers.asgi import (
     Departure,
@@ -21,17 +21,14 @@ from sage.middleware.routers.asgi import (
     Scope,
     Send,
     caller,
-    end_events,
-    error_event,
     note,
     read_json,
-    send_events,
     send_json,
-    start_events,
     take_flag,
     take_model,
 )
 from sage.middleware.routers.guard import GuardedRoute
+from sage.middleware.routers.streaming import stream
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -46,11 +43,11 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await read_json(receive))
         note(scope, model=call.model)
-        with Departure(receive):
+        with Departure(receive) as departure:
             async with self._gateway.call(caller(scope), call) as answer:
                 note(scope, deployment=answer.deployment)
                 if call.stream:
-                    await relay(answer, send)
+                    await stream(answer, scope, send, departure)
                 else:
                     await send_json(send, answer.body, answer.headers())
 
@@ -64,24 +61,6 @@ class Inference:
             raise InvalidRequest("'stream_options' must be an object", param="stream_options")
         wants_usage = bool(options and take_flag(options, "include_usage"))
         return Call(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
-
-
-async def relay(answer: Answering, send: Send) -> None:
-    """Sends a stream on as it comes. One that breaks ends with an error event, never with a finish of our making."""
-    await start_events(send, answer.headers())
-    try:
-        events = answer.body
-        while events:
-            await send_events(send, events)
-            if answer.finished:
-                break
-            events = await answer.more()
-    except SageError as error:
-        answer.broke(error)
-        await send_events(send, error_event(error))
-    else:
-        await answer.drain()
-    await end_events(send)
 
 
 def _principal(request: Request) -> Principal:

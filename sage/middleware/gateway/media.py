@@ -1,0 +1,73 @@
+"""What an upstream would fetch because a message names it: only ``data:``, or http(s) from hosts that are allowed.
+
+Servers know many spellings (``image_url``, ``image``, ``source``, ``file_url``, ``video_url``…), so every text in a
+part counts that is a URL by its form or by its key, except what is plainly said (the ``text`` of a part).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from sage.errors import InvalidRequest
+
+# A scheme that fetches, or anything with a scheme and a slash behind it, or no scheme but two slashes.
+_LOOKS_LIKE_URL = re.compile(
+    r"\s*(?:(?:https?|ftps?|file|s3|gs|smb|jar|gopher|dict):|[a-z][a-z0-9+.\-]*:/|[/\\]{2})", re.I
+)
+_URL_KEY = re.compile(r"ur[il]s?$", re.I)
+_UNSAFE = re.compile(r"[\x00-\x20\x7f\\@]")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def check_parts(parts: list[Any], where: str, hosts: Sequence[str]) -> None:
+    """Raises :class:`InvalidRequest`, naming the field, for a part that would make an upstream fetch from elsewhere."""
+    for index, part in enumerate(parts):
+        place = f"{where}[{index}]"
+        if not isinstance(part, dict):
+            raise InvalidRequest(f"{place} must be an object with a 'type'", param=place)
+        if str(part.get("type", "")).endswith("_embeds"):
+            raise InvalidRequest(f"{place}: parts of embeddings are not passed on", param=place)
+        for key, value in part.items():
+            if key == "type" or (key == "text" and isinstance(value, str)):
+                continue
+            _check(value, f"{place}.{key}", hosts, named=_URL_KEY.search(key) is not None)
+
+
+def _check(value: Any, where: str, hosts: Sequence[str], *, named: bool) -> None:
+    """``named``: the key says that this is a URL, so it must be a good one."""
+    if isinstance(value, str):
+        if named or _LOOKS_LIKE_URL.match(value):
+            _check_url(value, where, hosts)
+    elif isinstance(value, dict):
+        if named and not value.get("url"):
+            raise InvalidRequest(f"{where} must carry a URL", param=where)
+        for key, inner in value.items():
+            _check(inner, where, hosts, named=_URL_KEY.search(key) is not None)
+    elif isinstance(value, list):
+        for inner in value:
+            _check(inner, where, hosts, named=named)
+    elif named:
+        raise InvalidRequest(f"{where} must carry a URL", param=where)
+
+
+def _check_url(url: str, where: str, hosts: Sequence[str]) -> None:
+    if url.startswith("data:"):
+        return
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise InvalidRequest(f"{where} is no URL", param=where) from None
+    usual = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
+    # What another parser may read otherwise (a backslash, a name before the host) is refused whatever the host.
+    allowed = not _UNSAFE.search(url) and (host in hosts if usual else f"{host}:{port}" in hosts)
+    if parts.scheme not in _DEFAULT_PORTS or not allowed:
+        raise InvalidRequest(
+            f"{where}: the gateway lets no upstream fetch from '{parts.scheme}://{host[:100]}'; send a data: URL, or "
+            "have an administrator add the host (host:port for a port of its own) to llm.limits.image_hosts",
+            param=where,
+            code="url_not_allowed",
+        )
