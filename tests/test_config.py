@@ -225,18 +225,27 @@ def test_an_unset_variable_in_a_comment_is_nobodys_business(read: Callable[..., 
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_no_value_of_a_variable_can_add_structure(value: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.getbasetemp() / "hostile.yaml"
-    file.write_text("llm: {providers: {openai: {api_key: ${KEY}, headers: {X-Key: '${KEY}'}}}}")
+    file.write_text("queue: {broker: ${KEY}, backend: '${KEY}'}")
     settings = load_settings(file, {"KEY": value})
-    assert key_of(settings, "openai") == value
-    assert provider(settings, "openai").headers["X-Key"].get_secret_value() == value
+    assert settings.queue.broker.get_secret_value() == value
+    assert settings.queue.backend.get_secret_value() == value
     assert settings.api == Settings().api
 
 
 def test_hostile_values_by_name(read: Callable[..., Settings]) -> None:
     for value in ("x}, api: {host: 0.0.0.0", "x\nauth: {enabled: false}", "${OTHER}", "'\"", "*a", "!!python/object:x"):
-        settings = read("llm: {providers: {openai: {api_key: ${KEY}}}}", {"KEY": value, "OTHER": "no"})
-        assert key_of(settings, "openai") == value
+        settings = read("queue: {broker: ${KEY}}", {"KEY": value, "OTHER": "no"})
+        assert settings.queue.broker.get_secret_value() == value
         assert settings.auth.enabled
+
+
+def test_a_keys_line_end_is_no_part_of_it_and_no_header_can_be_split(read: Callable[..., Settings]) -> None:
+    text = "llm: {providers: {openai: {api_key: ${KEY}}}}"
+    assert key_of(read(text, {"KEY": "sk-mounted\n"}), "openai") == "sk-mounted"
+    for value in ("sk-a\r\nx-evil: 1", "sk-é"):
+        assert "no HTTP header can carry" in fault_of(read, text, {"KEY": value})
+    bad = "llm: {providers: {openai: {api_key: k, headers: {X: ${KEY}}}}}"
+    assert "no HTTP header can carry" in fault_of(read, bad, {"KEY": "a\nb"})
 
 
 # What is refused

@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REMOTE_KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere")
@@ -135,6 +144,17 @@ class TimeoutOverrides(Section):
         return next((name for name, seconds in given.items() if seconds > getattr(base, name)), None)
 
 
+def _header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("holds a line end or a character that no HTTP header can carry")
+    return value
+
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+
+
 class ProviderCommon(Section):
     """What every provider takes."""
 
@@ -144,7 +164,7 @@ class ProviderCommon(Section):
     """Further attempts after the first, on other deployments, and only before the first byte to the client."""
     deny_fields: tuple[str, ...] = ()
     """Fields of a request that never go to this provider, beside the built-in list of its kind."""
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Sent with every request; as secret as the key, since they may carry one."""
 
 
@@ -176,6 +196,12 @@ class RemoteProvider(ProviderCommon):
         if isinstance(data, dict):
             return {k: v for k, v in data.items() if not (k in ("api_key", "base_url") and v == "")}
         return data
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _fit_for_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        """Without the line end that a mounted file brings; raises for what no header can carry."""
+        return None if value is None else _header_value(SecretStr(value.get_secret_value().strip()))
 
     @model_validator(mode="after")
     def _http(self) -> Self:

@@ -57,6 +57,7 @@ def create_app(settings: Settings, *, gateway: Gateway | None = None) -> Edge:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan(owned, accounts, authenticator, log),
     )

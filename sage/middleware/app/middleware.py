@@ -5,6 +5,7 @@ One layer with one wrapped ``send``, since each further one costs every request 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
@@ -15,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest, PayloadTooLarge, SageError
+from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.gateway.gateway import CLIENT_LEFT
 from sage.middleware.routers.asgi import ASGIApp, ClientLeft, Message, Receive, Scope, Send
@@ -69,10 +70,16 @@ class Edge:
 
         try:
             receive = self._admit(scope, headers, receive)
+            if scope["method"] == "HEAD":  # as GET, in a scope of its own: by this one uvicorn leaves the body out
+                scope = {**scope, "method": "GET"}
             app = self._hot.get((scope["method"], scope["path"]), self.app)
             await app(scope, receive, answer)
         except ClientLeft:
             status = CLIENT_LEFT
+        except asyncio.CancelledError:
+            # Only the end of the server's patience at shutdown comes this far, and the task ends here anyway.
+            ending = Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
+            await self._fail(ending, status, answer, facts)
         except SageError as error:
             await self._fail(error, status, answer, facts)
         except Exception:
@@ -140,10 +147,8 @@ class Edge:
 
     async def _fail(self, error: SageError, begun: int, answer: Send, facts: dict[str, Any]) -> None:
         facts["error"] = error.code
-        if begun:
-            # The head is gone: the connection is all that can still say so. uvicorn closes it when a body ends short.
-            raise error
-        await answer_error(error, answer)
+        if not begun:  # else only the connection can still tell: uvicorn closes it when a body ends short
+            await answer_error(error, answer)
 
     def _write(self, scope: Scope, request_id: bytes, status: int, begun: float, facts: dict[str, Any]) -> None:
         principal = scope["state"].get("principal")

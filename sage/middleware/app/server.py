@@ -22,6 +22,7 @@ import uvicorn
 
 from sage.errors import ConfigError
 from sage.middleware.app.main import create_app
+from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.settings import Settings
 
 _BACKLOG = 2048
@@ -39,9 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as exc:
         sock.close()
         if exc.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} on {host} is taken; end what uses it or choose another with --port"
-            ) from exc
+            raise ConfigError(f"port {port} on {host} is taken; end what uses it or choose another") from exc
         raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
     return sock
 
@@ -72,9 +71,18 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # The second one does not wait for requests any more.
-        self.force_exit = self.should_exit
+        if self.should_exit:  # the second one does not wait for requests any more
+            self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        running = len(self.server_state.tasks)
+        if running:
+            grace = self.config.timeout_graceful_shutdown
+            sys.stderr.write(f"waiting {grace} s at most for {running} running request(s); Ctrl-C again ends them\n")
+            sys.stderr.flush()
+        await super().shutdown(sockets)
 
 
 def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -> Server:
@@ -83,7 +91,7 @@ def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -
         uvicorn.Config(
             app,  # type: ignore[arg-type]
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=GatewayProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

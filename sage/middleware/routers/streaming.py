@@ -45,7 +45,12 @@ async def stream(
     except asyncio.CancelledError:
         if not departure.left and not answer.overdue:
             await _break(answer, scope, send, Unavailable("the gateway is shutting down", code="shutting_down"))
+            await _end(send)
         raise
+    await _end(send)
+
+
+async def _end(send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

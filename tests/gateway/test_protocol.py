@@ -1,0 +1,120 @@
+"""One client's connection: bounded heads, our envelope for what is no HTTP, departures behind pipelined requests."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from upstream import Upstream, chat_chunk
+
+from sage.middleware.app.protocol import MAX_HEAD
+
+
+@pytest.fixture
+def up() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+def connect(running) -> socket.socket:
+    host, port = running.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    got = b""
+    try:
+        while piece := sock.recv(65536):
+            got += piece
+    except ConnectionError:
+        pass
+    return got
+
+
+def error_of(answer: bytes) -> dict:
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
+@pytest.mark.parametrize("line", [b"x-pad: " + b"y" * 1000 + b"\r\n", b""])
+def test_a_head_is_bounded(gateway: Callable, line: bytes) -> None:
+    with connect(gateway()) as sock:
+        sock.sendall(b"GET /health" + (b"" if line else b"?" + b"y" * (MAX_HEAD + 100)) + b" HTTP/1.1\r\nhost: x\r\n")
+        if line:
+            for _ in range(MAX_HEAD // 1000 + 2):
+                try:
+                    sock.sendall(line)
+                except ConnectionError:
+                    break
+        answer = read_all(sock)
+    if answer:  # a reset may have overtaken it
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert error_of(answer)["code"] == "head_too_large"
+    else:
+        assert line
+
+
+def test_a_large_but_allowed_head_is_served(gateway: Callable) -> None:
+    with connect(gateway()) as sock:
+        pad = b"".join(b"x-%d: %s\r\n" % (number, b"y" * 1000) for number in range(50))
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + pad + b"\r\n")
+        assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_does_not_count_as_head(up: Upstream, upstreams: Callable) -> None:
+    assert upstreams(up).chat(filler="x" * 300_000).status_code == 200
+
+
+def test_what_is_no_http_gets_the_envelope(gateway: Callable) -> None:
+    with connect(gateway()) as sock:
+        sock.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert error_of(answer)["code"] == "invalid_http"
+
+
+def test_pipelined_requests_are_answered_in_order(up: Upstream, upstreams: Callable) -> None:
+    running = upstreams(up)
+    up.reply({"choices": []}, delay=0.2, times=1)
+    with connect(running) as sock:
+        body = b'{"model":"bench","messages":[{"role":"user","content":"x"}]}'
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+        sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        sock.sendall(b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = read_all(sock)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
+
+
+def test_a_departure_behind_a_pipelined_request_ends_the_call(up: Upstream, upstreams: Callable) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    running = upstreams(up)
+    with connect(running) as sock:
+        body = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"x"}]}'
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+        sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        up.wait_requests(1)
+        got = b""
+        while b"one" not in got:
+            got += sock.recv(65536)
+    left = time.monotonic()
+    assert up.wait_closed(5).closed_at - left < 1.0
+
+
+def test_head_requests_have_no_body(gateway: Callable) -> None:
+    with connect(gateway()) as sock:
+        sock.sendall(b"HEAD /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert body == b""
+
+
+def test_no_redirect_is_made_from_the_host_header(gateway: Callable) -> None:
+    with connect(gateway()) as sock:
+        sock.sendall(b"GET /models/ HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 404 ") or answer.startswith(b"HTTP/1.1 401 ")
+    assert b"evil.example" not in answer
