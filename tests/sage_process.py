@@ -61,7 +61,7 @@ def serving(arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout
                 process.kill()
                 process.wait()
                 raise
-            assert status == 0, log.read_text()
+            assert status == 0, f"status {status}: {log.read_text()}"
         assert process.stdout is not None
         process.stdout.close()
 

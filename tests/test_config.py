@@ -22,16 +22,8 @@ from running_gateway import run_gateway
 
 from sage.errors import ConfigError
 from sage.middleware.config import find_config, load_settings
-from sage.middleware.settings import (
-    Deployment,
-    LocalModel,
-    LocalProvider,
-    Model,
-    RemoteProvider,
-    Settings,
-    parse_duration,
-    parse_size,
-)
+from sage.middleware.quantities import parse_duration, parse_size
+from sage.middleware.settings import Deployment, LocalModel, LocalProvider, Model, RemoteProvider, Settings
 
 ROOT = Path(__file__).parent.parent
 FIRST_DOCUMENTS = """
@@ -153,6 +145,7 @@ def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
     assert good.stdout.splitlines() == [
         "config.yaml: no fault found",
         "providers: local",
+        "models: gemma-3-270m",
         "provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url (llm.providers.vllm)",
     ]
     (tmp_path / "config.yaml").write_text("api: {prot: 1}")

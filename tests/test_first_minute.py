@@ -127,7 +127,7 @@ def test_the_command_line(server: Serving, place: Path, env: dict[str, str]) -> 
     env = {**env, "SAGE_URL": server.url}
     done = sage(["generate", "gemma-3-270m", QUESTION, "--temperature", "0"], env, cwd=place)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Paris\n", "")
-    listed = json.loads(sage(["models", "list", "--json"], env, cwd=place).stdout)
+    listed = json.loads(sage(["models", "list", "--json"], env, cwd=place).stdout)["models"]
     assert [model["state"] for model in listed if model["name"] == "gemma-3-270m"] == ["ready"]
     assert "gemma-3-270m: ready" in sage(["models", "show", "gemma-3-270m"], env, cwd=place).stdout
     wrong = sage(["generate", "gemma", QUESTION], env, cwd=place)
@@ -174,6 +174,7 @@ def test_load_without_waiting(server: Serving, token: str) -> None:
     requests.post(f"{server.url}/models/gemma-3-270m/unload", headers=headers(token), timeout=60)
     answer = requests.post(f"{server.url}/models/gemma-3-270m/load?wait=false", headers=headers(token), timeout=10)
     assert answer.status_code == 202
+    assert answer.json()["state"] == "loading"
     deadline = time.monotonic() + 60
     while state(server, token)["state"] != "ready":
         assert time.monotonic() < deadline
@@ -185,7 +186,8 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing_running(server: Servin
         f"{server.url}/generate", json={**ASKED, "prompt": "word " * 9000}, headers=headers(token), timeout=60
     )
     assert long.status_code == 400
-    assert "context" in long.json()["error"]["message"]
+    assert long.json()["error"]["code"] == "context_length_exceeded"
+    assert "a context of 4096; shorten it" in long.json()["error"]["message"]
     unknown = requests.post(
         f"{server.url}/generate", json={**ASKED, "model": "gemma"}, headers=headers(token), timeout=9
     )
@@ -201,6 +203,29 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing_running(server: Servin
         .json()["error"]["message"]
         .startswith("the local model 'gemma-3-270m' does not make embeddings")
     )
+
+
+def test_an_answer_that_asks_for_no_bound_has_one(server: Serving, token: str) -> None:
+    asked = {"model": "gemma-3-270m", "prompt": "Hello", "temperature": 0}
+    answer = requests.post(f"{server.url}/generate", json=asked, headers=headers(token), timeout=60).json()
+    assert answer["usage"]["completion_tokens"] <= 256
+
+
+def test_the_examples_run_as_written(place: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "stream.py"],
+        env=env,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.stdout == "Paris\n", done.stderr
+    keys = {**env, "OPENAI_API_KEY": "k", "EAST_KEY": "k"}
+    file = str(ROOT / "examples" / "two-providers.yaml")
+    checked = sage(["config", "check", "--config", file], keys, cwd=place)
+    assert checked.returncode == 0, checked.stderr
+    assert "models: chat, gemma-3-270m" in checked.stdout
 
 
 def test_a_file_that_is_no_gguf(place: Path, env: dict[str, str]) -> None:

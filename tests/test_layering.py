@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"sage.errors", "sage.middleware.settings", "sage.middleware.config"},
+    {"sage.errors", "sage.middleware.settings", "sage.middleware.config", "sage.middleware.quantities"},
     {"sage.kernels", "sage.api"},
     {
         "sage.middleware.auth",

@@ -70,6 +70,18 @@ def test_a_stream_that_breaks_raises(service: LLMService, up: Upstream) -> None:
         next(pieces)
 
 
+def test_a_stream_that_is_half_read_when_the_service_stops(service: LLMService, up: Upstream) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    pieces = service.stream("mine", "x")
+    assert next(pieces) == "one"
+    service.stop()
+    up.wait_closed(5)
+    with pytest.raises(Unavailable, match="was stopped"):
+        next(pieces)
+    pieces.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "sage-gateway"]
+
+
 def test_errors_are_those_of_http(service: LLMService) -> None:
     with pytest.raises(NotFound, match=r"registered: .*mine"):
         service.generate("nothing", "x")
@@ -77,6 +89,8 @@ def test_errors_are_those_of_http(service: LLMService) -> None:
         service.generate("mine", "x", max_tokens=-1)
     with pytest.raises(InvalidRequest, match="either 'prompt' or 'messages'"):
         service.generate("mine")
+    with pytest.raises(InvalidRequest, match="call stream"):
+        service.generate("mine", "x", stream=True)
     with pytest.raises(ConfigError, match="no provider 'nope'"):
         service.register_model("x", provider="nope")
     service.register_model("later", provider="openai")

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,11 @@ def test_a_taken_port(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused(sage(["serve", "--port", str(port)], environment(tmp_path), cwd=tmp_path), f"port {port}", "--port")
+        refused(
+            sage(["serve", "--port", str(port)], environment(tmp_path), cwd=tmp_path),
+            f"port {port}",
+            "choose another port",
+        )
 
 
 def test_an_unknown_key(tmp_path: Path) -> None:
@@ -89,6 +94,32 @@ def test_streams_that_run_finish_after_sigterm(tmp_path: Path) -> None:
             with pytest.raises(requests.ConnectionError):
                 requests.get(f"{running.url}/health", timeout=5)
         assert running.process.returncode == 0
+
+
+def test_at_the_end_of_patience_streams_and_calls_are_told(tmp_path: Path) -> None:
+    with Upstream() as up:
+        up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1, times=1)
+        up.hang()
+        env = environment(tmp_path / "data", OPENAI_BASE_URL=up.url, SAGE_API__SHUTDOWN_GRACE="1s")
+        with serving(["--port", "0", "--no-auth"], env, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+            body = {"model": "gpt-x", "messages": [{"role": "user", "content": "x"}]}
+            url = f"{running.url}/v1/chat/completions"
+            stream = requests.post(url, json={**body, "stream": True}, stream=True, timeout=30)
+            lines = (line for line in stream.iter_lines() if line)
+            assert b"one" in next(lines)
+            whole = pool.submit(requests.post, url, json=body, timeout=30)
+            up.wait_requests(2)
+            running.process.send_signal(signal.SIGTERM)
+            rest = list(lines)
+            assert len(rest) == 1
+            assert json.loads(rest[0].removeprefix(b"data: "))["error"]["code"] == "shutting_down"
+            assert whole.result().status_code == 503
+            assert whole.result().json()["error"]["code"] == "shutting_down"
+            assert whole.result().headers["retry-after"]
+        log = running.log.read_text()
+        assert "Traceback" not in log
+        assert "waiting 1 s at most for 2 running request(s)" in log
+        assert log.count('"error":"shutting_down"') == 2
 
 
 def test_a_fresh_server_knows_no_credential_and_prints_none(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from sage.errors import ConfigError
-from sage.middleware.settings import Settings, nearest
+from sage.middleware.quantities import nearest
+from sage.middleware.settings import Settings
 
 # ${NAME} or ${NAME:-default}. It is taken out before YAML parses the text, since a brace ends a plain scalar inside
 # {…}, and put back into strings after, so that no value can add structure.
@@ -158,6 +159,10 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Orig
         label = f"environment variable {name}"
         if path[0] not in known:
             # SAGE_ROOT and its like belong to other programs; what is nested or nearly ours is a slip.
+            section = path[0].partition("_")[0]
+            if section in known:
+                right = f"SAGE_{section}__{name[len('SAGE_') + len(section) + 1 :]}".upper()
+                raise ConfigError(f"{label}: levels are parted by two underscores; did you mean {right}?")
             hint = nearest(path[0], known)
             if len(path) > 1 or hint.startswith("did"):
                 raise ConfigError(f"{label}: unknown key '{path[0]}'; {hint}")

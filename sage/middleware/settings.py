@@ -6,17 +6,13 @@ holds the two together. How the sources are read and merged is in :mod:`sage.mid
 
 from __future__ import annotations
 
-import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -24,56 +20,21 @@ from pydantic import (
     model_validator,
 )
 
+from sage.middleware.quantities import (
+    Duration,
+    HeaderName,
+    HeaderValue,
+    Size,
+    Text,
+    check_base_url,
+    expand,
+    header_value,
+    nearest,
+)
+
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REMOTE_KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere")
 KINDS = (*REMOTE_KINDS, "local")
-
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
-def parse_duration(value: Any) -> Any:
-    """Seconds from a number or from text like ``90``, ``250ms``, ``10m``, ``30d``."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", value.strip())
-        if match is None:
-            raise ValueError(f"'{value}' is not a duration; write seconds, or a number with ms, s, m, h or d (10m)")
-        return float(match[1]) * _UNITS[match[2]]
-    return _no_truth_value(value)
-
-
-def parse_size(value: Any) -> Any:
-    """Bytes from a number or from text like ``32MiB``."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+)\s*([a-z]*)", value.strip().lower())
-        if match is None or match[2] not in _SIZES:
-            raise ValueError(f"'{value}' is not a size; write bytes, or a number with KiB, MiB or GiB (32MiB)")
-        return int(match[1]) * _SIZES[match[2]]
-    return _no_truth_value(value)
-
-
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"'{str(value).lower()}' is not a quantity")
-    return value
-
-
-def _expand(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as exc:
-        raise ValueError(f"'{path}': {exc}") from exc
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A hint that names the known key nearest to ``name``, or all of them."""
-    match = difflib.get_close_matches(name, known, 1, 0.6)
-    return f"did you mean '{match[0]}'?" if match else f"known here: {', '.join(sorted(known))}"
 
 
 class Section(BaseModel):
@@ -144,17 +105,6 @@ class TimeoutOverrides(Section):
         return next((name for name, seconds in given.items() if seconds > getattr(base, name)), None)
 
 
-def _header_value(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value()
-    if not text.isascii() or not text.isprintable():
-        raise ValueError("holds a line end or a character that no HTTP header can carry")
-    return value
-
-
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
-
-
 class ProviderCommon(Section):
     """What every provider takes."""
 
@@ -166,21 +116,6 @@ class ProviderCommon(Section):
     """Fields of a request that never go to this provider, beside the built-in list of its kind."""
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Sent with every request; as secret as the key, since they may carry one."""
-
-
-def _check_base_url(url: str) -> None:
-    """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if "@" in url:
-        raise ValueError("base_url must hold no name and password; give 'api_key', or 'headers' with Authorization")
-    if not good or re.search(r"\s", url):
-        raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
-    if "?" in url or "#" in url:
-        raise ValueError("base_url must end with its path: no '?' and no '#'")
 
 
 class RemoteProvider(ProviderCommon):
@@ -201,12 +136,12 @@ class RemoteProvider(ProviderCommon):
     @classmethod
     def _fit_for_a_header(cls, value: SecretStr | None) -> SecretStr | None:
         """Without the line end that a mounted file brings; raises for what no header can carry."""
-        return None if value is None else _header_value(SecretStr(value.get_secret_value().strip()))
+        return None if value is None else header_value(SecretStr(value.get_secret_value().strip()))
 
     @model_validator(mode="after")
     def _http(self) -> Self:
         if self.base_url is not None:
-            _check_base_url(self.base_url)
+            check_base_url(self.base_url)
         return self
 
     @property
@@ -226,6 +161,8 @@ class LocalModel(Section):
     """Ends every chat answer, beside the request's own ``stop``."""
     temperature: float | None = Field(None, ge=0)
     """For requests that name none."""
+    max_tokens: int | None = Field(None, ge=1)
+    """For requests that name none; none: until the context is full."""
     context: int = Field(4096, ge=64)
     """Tokens of context for each request that runs at the same time."""
     parallel: int = Field(2, ge=1, le=64)
@@ -245,6 +182,7 @@ def _shipped_models() -> dict[str, LocalModel]:
             chat_template="question-answer",
             stop=("\n",),
             temperature=0.0,
+            max_tokens=256,
             context=4096,
             parallel=2,
         )
@@ -394,7 +332,7 @@ def _data_dir() -> Path:
 class Settings(Section):
     """Everything. Two applications with different settings can live in one process."""
 
-    data_dir: Annotated[Path, AfterValidator(_expand)] = Field(default_factory=_data_dir)
+    data_dir: Annotated[Path, AfterValidator(expand)] = Field(default_factory=_data_dir)
     api: Api = Api()
     auth: Auth = Auth()
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))

@@ -169,3 +169,36 @@ def test_an_event_without_end_is_not_kept_for_ever() -> None:
         reader.feed(b"x" * 2**20)
     with pytest.raises(UpstreamFailed, match="more than"):
         reader.feed(b"x")
+
+
+def test_a_finish_counts_once_however_the_events_are_read() -> None:
+    def ending(index: int, model: str) -> dict[str, Any]:
+        return {"model": model, "choices": [{"index": index, "delta": {"content": "x"}, "finish_reason": "stop"}]}
+
+    # The second name of a model makes the relay parse: the finish in those events must not count twice.
+    data = encode([chunk("a", model="one"), ending(0, "two")])
+    with pytest.raises(UpstreamFailed, match="before the answer was whole"):
+        run(relay(choices=2), data, [])
+
+
+def test_a_model_within_comes_through_where_it_stands_first() -> None:
+    sent = [{"provider_metadata": {"model": "zz"}, "model": "m1", "choices": []} for _ in range(2)]
+    seen = parse(run(relay(), encode([*sent, chunk(None, "stop", model="m1"), b"data: [DONE]"]), []))
+    assert [event["provider_metadata"]["model"] for event in seen[:2]] == ["zz", "zz"]
+    assert [event["model"] for event in seen[:3]] == ["public"] * 3
+
+
+def test_names_and_ids_of_events_stay() -> None:
+    data = b'event: delta\nid: 7\ndata: {"model":"m","error":null,"choices":[]}\n\n'
+    assert relay().feed(data) == b'event: delta\nid: 7\ndata: {"model":"public","error":null,"choices":[]}\n\n'
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
+    assert relay().feed(b"\xef\xbb\xbf" + encode([chunk("x")])).startswith(b"data: ")
+
+
+def test_a_large_event_in_small_pieces_is_read_once() -> None:
+    data = encode([chunk("x" * 2_000_000), chunk(None, "stop"), b"data: [DONE]"])
+    reader = relay()
+    out = b"".join(reader.feed(data[at : at + 1000]) for at in range(0, len(data), 1000)) + reader.close()
+    assert len(parse(out)[0]["choices"][0]["delta"]["content"]) == 2_000_000

@@ -364,3 +364,149 @@ def test_both_legs_send_at_once(ups: Callable, upstreams: Callable) -> None:
     ]
     assert sockets
     assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
+
+
+# What a review of the request's way found.
+
+
+def test_a_completion_is_whole_only_when_each_prompts_answer_has_finished(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+
+    def piece(index: int, finish: str | None) -> dict:
+        choice = {"index": index, "text": "a", "finish_reason": finish}
+        return {"object": "text_completion", "model": "m", "choices": [choice]}
+
+    up.stream([piece(0, None), piece(1, None), piece(0, "stop")], no_done=True)
+    body = {"model": "bench", "prompt": ["a", "b"], "stream": True}
+    got = events(upstreams(up).post("/v1/completions", body))
+    assert "error" in json.loads(got[-1])
+
+
+@pytest.mark.parametrize(("value", "ours"), [("inf", "1"), ("1e400", "1"), ("nonsense", "1"), ("1e300", "86400")])
+def test_odd_values_of_retry_after(ups: Callable, upstreams: Callable, value: str, ours: str) -> None:
+    up = ups()
+    up.reply(status=429, headers={"retry-after": value})
+    answer = upstreams(up).chat()
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == ours
+
+
+def test_json_that_is_nested_too_deeply_is_refused(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    running = upstreams(up)
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    assert running.chat(extra=deep).status_code == 400
+    assert running.post("/generate", {"model": "bench", "prompt": "x", "extra": deep}).status_code == 400
+    assert up.requests == []
+    message = {"role": "assistant", "content": "x"}
+    up.reply({"choices": [{"index": 0, "message": message}], "extra": deep})
+    assert running.chat().json()["error"]["code"] == "upstream_nonsense"
+
+
+@pytest.mark.parametrize("choices", [[1], [None], [{"message": "text"}], [{}], "none"])
+@pytest.mark.parametrize("path", [CHAT, "/generate"])
+def test_answers_that_are_none(ups: Callable, upstreams: Callable, choices: object, path: str) -> None:
+    up = ups()
+    up.reply({"choices": choices, "usage": {"prompt_tokens": "seven"}})
+    body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
+    answer = upstreams(up).post(path, body)
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_nonsense"
+
+
+def test_generate_reads_parts_and_survives_odd_chunks(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    parts = [{"type": "text", "text": "Par"}, {"type": "text", "text": "is"}]
+    answer = {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}], "usage": {"prompt_tokens": "7"}}
+    up.reply(answer, times=1)
+    up.stream([{"choices": [None]}, {"choices": [{"delta": "x"}]}, chat_chunk("ok"), chat_chunk(None, "stop")], times=1)
+    running = upstreams(up)
+    assert running.post("/generate", {"model": "bench", "prompt": "x"}).json()["text"] == "Paris"
+    got = events(running.post("/generate", {"model": "bench", "prompt": "x", "stream": True}))
+    assert json.loads(got[0]) == {"text": "ok"}
+    assert got[-1] == "[DONE]"
+
+
+def test_no_secret_of_ours_comes_back_in_what_an_upstream_says(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    message = "bad token f00dfeed.cafe and header hdr-secret-99"
+    up.reply({"error": {"message": message}}, status=400, times=1)
+    up.stream([json.dumps({"error": {"message": message, "code": 400}})], times=1)
+    running = upstreams(up, provider={"api_key": "f00dfeed.cafe", "headers": {"x-token": "hdr-secret-99"}})
+    for stream in (False, True):
+        answer = running.chat(stream=stream)
+        assert answer.status_code == 400
+        assert "f00dfeed" not in answer.text
+        assert "hdr-secret" not in answer.text
+
+
+def test_numbers_go_on_as_they_are_or_not_at_all(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    running = upstreams(up)
+    text = [{"role": "user", "content": "12345678901234567890123"}]
+    assert running.chat(seed=2**64 - 1, id=-(2**63), messages=text).status_code == 200
+    assert up.requests[0].body["seed"] == 2**64 - 1
+    assert up.requests[0].body["id"] == -(2**63)
+    answer = running.chat(seed=2**64)
+    assert answer.status_code == 400
+    assert "more than 64 bits" in answer.json()["error"]["message"]
+
+
+def test_an_upstream_that_stays_open_after_done_holds_nobody(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream([chat_chunk("a"), chat_chunk(None, "stop"), b"data: [DONE]\n\n", chat_chunk("x")], hang_after=3)
+    running = upstreams(up)
+    begun = time.monotonic()
+    assert events(running.chat(stream=True))[-1] == "[DONE]"
+    assert time.monotonic() - begun < 3
+    up.wait_closed(5)
+    _wait_metric(running, 'sage_requests_total{model="bench",status="200"} 1.0')
+
+
+def test_the_whole_time_of_a_call_is_bounded_whatever_it_waits_for(ups: Callable, upstreams: Callable) -> None:
+    import socket
+    import threading
+
+    # A head that trickles for ever: each byte comes well before the limit of silence.
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        peer, _ = server.accept()
+        with peer:
+            try:
+                for byte in b"HTTP/1.1 200 OK\r\nx-pad: " + b"y" * 2000:
+                    peer.sendall(bytes([byte]))
+                    time.sleep(0.1)
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    up = ups()
+    up.url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+    running = upstreams(up, provider={"timeouts": {"total": 0.5}})
+    begun = time.monotonic()
+    answer = running.chat()
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "total_timeout"
+    assert time.monotonic() - begun < 4
+    thread.join(10)
+    server.close()
+
+
+def test_a_client_that_does_not_read_is_let_go_in_the_end(ups: Callable, upstreams: Callable) -> None:
+    import socket
+
+    up = ups()
+    up.stream([chat_chunk("x" * 1_000_000) for _ in range(60)])
+    running = upstreams(up, provider={"timeouts": {"total": 0.5}})
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        body = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"x"}]}'
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+        sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        up.wait_closed(10)
+        _wait_metric(running, 'sage_requests_in_flight{model="bench"} 0.0')
+        assert running.get("/models/bench").json()["in_flight"] == 0

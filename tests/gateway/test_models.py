@@ -70,6 +70,22 @@ def test_a_family_whose_vendor_is_not_configured_says_so(gateway: Callable) -> N
     assert "OPENAI_API_KEY" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("openai/gpt-4o", "OPENAI_API_KEY"), ("ollama/llama3", "OLLAMA_HOST"), ("zhipu/glm-4", "zhipu")]
+)
+def test_a_model_of_an_unconfigured_provider_says_what_to_set(gateway: Callable, name: str, says: str) -> None:
+    answer = gateway().chat(name)
+    assert answer.status_code == 404
+    assert says in answer.json()["error"]["message"]
+
+
+def test_a_model_whose_package_is_not_installed_names_the_extra(gateway: Callable) -> None:
+    absent = {"package": "no-such-package-gguf"}
+    answer = gateway(llm={"providers": {"local": {"models": {"mine": absent}}}}).chat("mine")
+    assert answer.status_code == 503
+    assert "intellistream-sage-middleware[local]" in answer.json()["error"]["message"]
+
+
 def test_the_one_provider_that_lists_a_model_answers_for_it(ups: Callable, gateway: Callable) -> None:
     east, west = ups(), ups()
     listing(east, "alpha", "both")

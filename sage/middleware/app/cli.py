@@ -68,13 +68,14 @@ def config_check(
     if as_json:
         typer.echo(settings.model_dump_json(indent=2))
         return
-    from sage.middleware.providers.factory import make_providers
+    from sage.middleware.app.main import make_gateway
 
-    providers, absent = make_providers(settings.llm, settings.data_dir)
+    registry = make_gateway(settings).registry
     typer.echo(f"{path or 'built-in defaults'}: no fault found")
-    typer.echo(f"providers: {', '.join(sorted(providers)) or 'none'}")
-    for name, reason in sorted(absent.items()):
-        typer.echo(f"provider '{name}' cannot serve: {reason}")
+    typer.echo(f"providers: {', '.join(sorted(registry.providers)) or 'none'}")
+    typer.echo(f"models: {', '.join(model.name for model in registry.models() if model.deployments) or 'none'}")
+    for line in registry.complaints():
+        typer.echo(line)
 
 
 @app.command("openapi")

@@ -192,7 +192,7 @@ def _new_password(from_stdin: bool) -> str:
 
 
 def _expiry(text: str) -> int:
-    from sage.middleware.settings import parse_duration
+    from sage.middleware.quantities import parse_duration
 
     try:
         seconds = float(parse_duration(text))

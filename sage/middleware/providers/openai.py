@@ -91,6 +91,12 @@ class OpenAIProvider:
     def known_models(self) -> tuple[str, ...]:
         return ()
 
+    def complaints(self) -> list[tuple[str, str]]:
+        return []
+
+    def missing(self, model: str) -> str | None:
+        return None
+
     def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
         body = call.body
         if not self._denied.isdisjoint(body):

@@ -22,9 +22,9 @@ from sage.middleware.providers.engines import Engine
 from sage.middleware.providers.factory import unconfigured
 from sage.middleware.providers.lifecycle import ManagedModel
 from sage.middleware.providers.listing import Listing
+from sage.middleware.settings import KINDS, Timeouts
 from sage.middleware.settings import Deployment as DeploymentSettings
 from sage.middleware.settings import Model as ModelSettings
-from sage.middleware.settings import Timeouts
 
 # Families of names whose vendor is known: (pattern, provider).
 FAMILIES = (
@@ -251,6 +251,18 @@ class Registry:
         """The registered models, by name."""
         return (self._models[name] for name in sorted(self._models))
 
+    def complaints(self) -> list[str]:
+        """What of the configuration cannot serve, a line each."""
+        lines = [f"provider '{name}' cannot serve: {reason}" for name, reason in sorted(self.absent.items())]
+        for provider in self.providers.values():
+            lines += [f"model '{name}' cannot serve: {reason}" for name, reason in provider.complaints()]
+        for model in self.models():
+            lines += [f"model '{model.name}': {fault}" for fault in model.faults]
+            for name in model.fallbacks:
+                if self.get(name) is None and name.partition("/")[0] not in self.providers:
+                    lines.append(f"model '{model.name}' falls back on '{name}', which is not registered")
+        return lines
+
     def get(self, name: str) -> PublicModel | None:
         """The model of that name, if nobody has to be asked for it."""
         return self._models.get(name) or self._unregistered.get(name)
@@ -268,8 +280,8 @@ class Registry:
         provider_name, _, rest = name.partition("/")
         if rest and provider_name in self.providers:
             return self._remember(name, self.providers[provider_name], rest)
-        if rest and provider_name in self.absent:
-            raise Unavailable(f"provider '{provider_name}' cannot serve: {self.absent[provider_name]}")
+        if rest and (provider_name in self.absent or provider_name in KINDS):
+            raise self._unservable(name, provider_name)
         for pattern, family in FAMILIES:
             if pattern.match(name) and family in self.providers:
                 return self._remember(name, self.providers[family], name)
@@ -281,16 +293,24 @@ class Registry:
             raise self._unknown(name)
         return self._remember(name, listed[0], name)
 
-    def _unknown(self, name: str) -> NotFound:
+    def _unservable(self, name: str, provider: str) -> NotFound:
+        reason = self.absent.get(provider) or unconfigured(provider)
+        names = ", ".join(sorted(self._models)) or "none"
+        return NotFound(
+            f"model '{name}' would be the provider {provider}'s, but {reason}; registered: {names} (GET /models)",
+            param="model",
+            code="model_not_found",
+        )
+
+    def _unknown(self, name: str) -> SageError:
         names = ", ".join(sorted(self._models)) or "none"
         for pattern, family in FAMILIES:
             if pattern.match(name):
-                reason = self.absent.get(family) or unconfigured(family)
-                return NotFound(
-                    f"model '{name}' would be {family}'s, but {reason}; registered: {names} (GET /models)",
-                    param="model",
-                    code="model_not_found",
-                )
+                return self._unservable(name, family)
+        for provider in self.providers.values():
+            reason = provider.missing(name)
+            if reason is not None:
+                return Unavailable(f"model '{name}' cannot serve: {reason}", param="model", code="model_unavailable")
         return NotFound(
             f"model '{name}' is not registered; registered: {names} (GET /models), "
             f"or provider/model with one of: {', '.join(sorted(self.providers)) or 'none'}",
@@ -320,6 +340,7 @@ class Registry:
                 task = asyncio.create_task(_load_quietly(managed))
                 self._loading.add(task)
                 task.add_done_callback(self._loading.discard)
+                await asyncio.sleep(0)  # it has begun when the state is told
         return model
 
     async def unload(self, name: str) -> PublicModel:

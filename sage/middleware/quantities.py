@@ -1,0 +1,84 @@
+"""The kinds of values that settings take: durations, sizes, texts for headers, addresses. Each says what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds from a number or from text like ``90``, ``250ms``, ``10m``, ``30d``."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", value.strip())
+        if match is None:
+            raise ValueError(f"'{value}' is not a duration; write seconds, or a number with ms, s, m, h or d (10m)")
+        return float(match[1]) * _UNITS[match[2]]
+    return _no_truth_value(value)
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes from a number or from text like ``32MiB``."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)\s*([a-z]*)", value.strip().lower())
+        if match is None or match[2] not in _SIZES:
+            raise ValueError(f"'{value}' is not a size; write bytes, or a number with KiB, MiB or GiB (32MiB)")
+        return int(match[1]) * _SIZES[match[2]]
+    return _no_truth_value(value)
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"'{str(value).lower()}' is not a quantity")
+    return value
+
+
+def expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise ValueError(f"'{path}': {exc}") from exc
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint that names the known key nearest to ``name``, or all of them."""
+    match = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"did you mean '{match[0]}'?" if match else f"known here: {', '.join(sorted(known))}"
+
+
+def header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("holds a line end or a character that no HTTP header can carry")
+    return value
+
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+HeaderValue = Annotated[SecretStr, AfterValidator(header_value)]
+
+
+def check_base_url(url: str) -> None:
+    """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if "@" in url:
+        raise ValueError("base_url must hold no name and password; give 'api_key', or 'headers' with Authorization")
+    if not good or re.search(r"\s", url):
+        raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
+    if "?" in url or "#" in url:
+        raise ValueError("base_url must end with its path: no '?' and no '#'")
