@@ -17,6 +17,7 @@ from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.config import find_config, load_settings
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.factory import add_provider
 from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
 from sage.middleware.settings import LOOPBACK, Deployment, Model, Settings
@@ -133,8 +134,10 @@ class LLMService:
         return self._run(self._generate(_body(model, prompt, messages, parameters)))
 
     async def _generate(self, body: dict[str, Any]) -> Generation:
-        async with self._opened().call(LOCAL, parse_generate(body).call()) as answer:
-            return Generation(**whole_answer(answer))
+        call = parse_generate(body).call()
+        with Watch(call):
+            async with self._opened().call(LOCAL, call) as answer:
+                return Generation(**whole_answer(answer))
 
     def stream(
         self,

@@ -104,6 +104,26 @@ def test_a_departure_behind_a_pipelined_request_ends_the_call(up: Upstream, upst
     assert up.wait_closed(5).closed_at - left < 1.0
 
 
+def test_an_answer_without_a_body_is_sent(gateway: Callable) -> None:
+    """Heads wait for the first piece of their body, also where none comes; the next request is not held up."""
+    with connect(gateway()) as sock:
+        sock.sendall(b"HEAD /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert read_all(sock).endswith(b'{"status":"ok"}')
+
+
+def test_a_client_that_waits_for_100_continue_gets_it(up: Upstream, upstreams: Callable) -> None:
+    running = upstreams(up)
+    body = b'{"model":"bench","messages":[{"role":"user","content":"x"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+    with connect(running) as sock:
+        sock.sendall(f"{head}expect: 100-continue\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+        assert sock.recv(65536).startswith(b"HTTP/1.1 100 ")
+        sock.sendall(body)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_head_requests_have_no_body(gateway: Callable) -> None:
     with connect(gateway()) as sock:
         sock.sendall(b"HEAD /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")

@@ -19,7 +19,8 @@ import orjson
 from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.gateway.gateway import CLIENT_LEFT
-from sage.middleware.routers.asgi import ASGIApp, ClientLeft, Message, Receive, Scope, Send
+from sage.middleware.gateway.watch import ClientLeft
+from sage.middleware.routers.asgi import ASGIApp, Message, Receive, Scope, Send
 from sage.middleware.settings import LOOPBACK, Settings
 
 logger = logging.getLogger("sage")
@@ -153,18 +154,19 @@ class Edge:
     def _write(self, scope: Scope, request_id: bytes, status: int, begun: float, facts: dict[str, Any]) -> None:
         principal = scope["state"].get("principal")
         line: dict[str, Any] = {
-            "time": round(time.time(), 3),
+            "time": time.time(),
             "request_id": request_id.decode(),
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
-            "ms": round((time.perf_counter() - begun) * 1000, 2),
+            "ms": int((time.perf_counter() - begun) * 100_000) / 100,
         }
         if principal is not None:
             line["user"] = principal.user
             line["tenant"] = principal.tenant
             line["credential"] = principal.credential
-        line.update(facts)
+        if facts:
+            line.update(facts)
         assert self._log is not None
         self._log.write(line)
 

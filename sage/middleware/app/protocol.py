@@ -7,14 +7,48 @@ only the newest). It leans on `HttpToolsProtocol`'s attributes, which tests/gate
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers."""
 _MOST_WAITING = 16  # requests behind the one that runs
+
+
+class JoinedWrites:
+    """Sends an answer's head together with the first piece of its body: one write less on every request.
+
+    A head is held until that piece comes or the answer ends: an endpoint sends its head when it has something to say.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._held = b""
+        self._begun = False
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif not self._begun and not data.startswith(b"HTTP/1.1 1"):
+            self._held, self._begun = data, True
+            return
+        self._transport.write(data)
+
+    def end(self) -> None:
+        """The answer is whole; the next write is another's head."""
+        if self._held:
+            self._transport.write(self._held)
+        self._held, self._begun = b"", False
+
+    def close(self) -> None:
+        self.end()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -23,6 +57,14 @@ class GatewayProtocol(HttpToolsProtocol):
     _head = 0
     _head_is_whole = False
     _running: Any = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._writes: Any = JoinedWrites(transport)
+
+    def on_response_complete(self) -> None:
+        self._writes.end()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -40,6 +82,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._head_is_whole = True
         before = self.cycle
         super().on_headers_complete()
+        self.cycle.transport = self._writes
         if before is None or before.response_complete:
             return
         if self._running is None or self._running.response_complete:
@@ -47,6 +90,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow.resume_reading()  # else the client's departure is never read
         if len(self.pipeline) > _MOST_WAITING:
             self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        scope: Any = cycle.scope
+        scope["sage.task"], scope["sage.loop"] = task, self.loop
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):

@@ -6,6 +6,7 @@ comes back is OpenAI's JSON or OpenAI's server-sent events, whatever the vendor'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -40,6 +41,10 @@ class Call:
     stream: bool = False
     wants_usage: bool = False
     fallbacks: tuple[str, ...] = ()
+    ends: float = math.inf
+    """When the attempt that runs has had its whole time (``time.monotonic``): whoever watches it cancels its task."""
+    overdue: bool = False
+    """It was cancelled for that."""
 
     @property
     def answers(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
+import time
 from collections.abc import Iterator
 
 import orjson
@@ -18,6 +20,8 @@ from sage.middleware.providers.transport import Transport, UpstreamResponse
 _ANOTHER = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)
 _MAX_REFUSAL = 64 * 1024
 _DRAIN = 0.2  # seconds that the end of a body may stay out after its last event
+# The transport keeps the limit of the whole time more gently, where it waits for an upstream's bytes. Later than that a
+# call is cancelled whatever it waits for: a head that trickles, or a client that does not read.
 _LATER = 1.0
 
 
@@ -27,9 +31,9 @@ class Exchange:
     ``body`` is the whole answer, or the first whole events of a stream. Must be closed, also after an error.
     """
 
-    __slots__ = ("_backstop", "_lease", "_response", "attempts", "body", "deployment", "relay", "usage")
+    __slots__ = ("_call", "_lease", "_response", "attempts", "body", "deployment", "relay", "usage")
 
-    def __init__(self, deployment: Deployment, lease: Lease, response: UpstreamResponse, backstop: Backstop) -> None:
+    def __init__(self, deployment: Deployment, lease: Lease, response: UpstreamResponse, call: Call) -> None:
         self.deployment = deployment
         self.attempts = 1
         self.body = b""
@@ -37,11 +41,11 @@ class Exchange:
         self.relay: Relay | None = None
         self._lease = lease
         self._response = response
-        self._backstop = backstop
+        self._call = call
 
-    async def begin(self, call: Call) -> None:
+    async def begin(self) -> None:
         """Reads the whole answer, or a stream up to its first whole event; raises if it is an error."""
-        provider, response = self.deployment.provider, self._response
+        call, provider, response = self._call, self.deployment.provider, self._response
         if response.status >= 300:
             raise await _refused(provider, response)
         if not call.stream:
@@ -79,7 +83,7 @@ class Exchange:
 
     @property
     def overdue(self) -> bool:
-        return self._backstop.expired
+        return self._call.overdue
 
     async def drain(self) -> None:
         """Takes the end of a finished stream off the wire, if it is there, so that its connection can serve again."""
@@ -92,37 +96,7 @@ class Exchange:
         """Lets everything go; raises :class:`DeadlineExceeded` when ``exc`` is the end of the call's whole time."""
         self._response.close()
         await self._lease.__aexit__(None, None, None)
-        self._backstop.end(exc)
-
-
-class Backstop:
-    """The end of a call's whole time for whatever it waits: an upstream that trickles, or a client that does not read.
-
-    The transport keeps the same limit more gently where it waits for an upstream's bytes, so this comes a little later.
-    """
-
-    __slots__ = ("_name", "_seconds", "_task", "_timer", "expired")
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._name = deployment.name
-        self._seconds = deployment.timeouts.total
-        self.expired = False
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds + _LATER, self._expire)
-
-    def _expire(self) -> None:
-        self.expired = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def end(self, exc: BaseException | None) -> None:
-        """Stops the clock; a cancellation that was its own becomes :class:`DeadlineExceeded`."""
-        self._timer.cancel()
-        if self.expired and isinstance(exc, asyncio.CancelledError) and self._task is not None:
-            self._task.uncancel()
-            raise DeadlineExceeded(
-                f"'{self._name}' took longer than {self._seconds:g} s in all", code="total_timeout"
-            ) from exc
+        _check_overdue(self._call, self.deployment, exc)
 
 
 class Dispatch:
@@ -158,21 +132,33 @@ class Dispatch:
     async def _attempt(self, call: Call, deployment: Deployment) -> Exchange:
         lease = self._registry.lease(deployment)
         endpoint = await lease.__aenter__()
-        backstop = Backstop(deployment)
+        call.ends = time.monotonic() + deployment.timeouts.total + _LATER
         response: UpstreamResponse | None = None
         try:
             request = deployment.provider.encode(call, deployment.model, endpoint)
             request.timeouts = deployment.timeouts
             response = await self._transport.send(request)
-            exchange = Exchange(deployment, lease, response, backstop)
-            await exchange.begin(call)
+            exchange = Exchange(deployment, lease, response, call)
+            await exchange.begin()
         except BaseException as exc:
             if response is not None:
                 response.close()
             await lease.__aexit__(None, None, None)
-            backstop.end(exc)
+            _check_overdue(call, deployment, exc)
             raise
         return exchange
+
+
+def _check_overdue(call: Call, deployment: Deployment, exc: BaseException | None) -> None:
+    """Raises :class:`DeadlineExceeded` when ``exc`` is the cancellation of a call that has had its whole time."""
+    if call.overdue and isinstance(exc, asyncio.CancelledError):
+        call.overdue, call.ends = False, math.inf
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        raise DeadlineExceeded(
+            f"'{deployment.name}' took longer than {deployment.timeouts.total:g} s in all", code="total_timeout"
+        ) from exc
 
 
 def _order(models: list[PublicModel]) -> Iterator[Deployment]:

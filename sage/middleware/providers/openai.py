@@ -168,9 +168,12 @@ class OpenAIProvider:
 
 def _is_answer(operation: Operation, answer: dict[str, Any]) -> bool:
     items = answer.get(_SHAPE[operation])
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    if not isinstance(items, list):
         return False
-    return operation is not Operation.CHAT or all(isinstance(item.get("message"), dict) for item in items)
+    for item in items:  # no generator: this is on every request's way
+        if not isinstance(item, dict) or (operation is Operation.CHAT and not isinstance(item.get("message"), dict)):
+            return False
+    return True
 
 
 def _object(body: bytes) -> dict[str, Any] | None:

@@ -66,7 +66,7 @@ class HttpTransport:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, URL] = {}
-        self._timeouts: dict[Timeouts, aiohttp.ClientTimeout] = {}
+        self._timeouts: dict[int, tuple[Timeouts, aiohttp.ClientTimeout]] = {}
 
     def _open(self) -> aiohttp.ClientSession:
         self._loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class HttpTransport:
                 self._url(request.url),
                 data=_payload(request.body) if request.body else None,
                 headers=request.headers,
-                timeout=self._timeouts.get(limits) or self._timeout(limits),
+                timeout=self._timeout(limits),
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
@@ -105,10 +105,14 @@ class HttpTransport:
         return url
 
     def _timeout(self, limits: Timeouts) -> aiohttp.ClientTimeout:
-        self._timeouts[limits] = timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=limits.connect, sock_read=min(limits.first_byte, limits.total)
-        )
-        return timeout
+        known = self._timeouts.get(
+            id(limits)
+        )  # by identity: hashing a model of pydantic's costs more than all the rest
+        if known is None:
+            patience = min(limits.first_byte, limits.total)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=patience)
+            known = self._timeouts[id(limits)] = limits, timeout  # kept alive, so that its id stays its own
+        return known[1]
 
     async def close(self) -> None:
         if self._session is not None:

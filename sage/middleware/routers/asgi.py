@@ -1,8 +1,7 @@
-"""What the hot routes share: a JSON body in, JSON or events out, and the client's departure, in plain ASGI."""
+"""What the hot routes share: a JSON body in, JSON or events out, and the watch over a call, in plain ASGI."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -10,9 +9,10 @@ from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest, SageError
+from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Principal
-from sage.middleware.providers.base import MAX_NAME
+from sage.middleware.gateway.watch import ClientLeft, Watch
+from sage.middleware.providers.base import MAX_NAME, Call
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,17 +21,9 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# A request that is answered within this many seconds is not watched for its client's departure: watching costs a task.
-_WATCH_AFTER = 0.02
-
-
 # Long runs of digits are looked for in bodies below this size; what is larger carries media.
 _SMALL = 2**20
 _LONG_NUMBER = re.compile(rb"\d{19}")
-
-
-class ClientLeft(Exception):
-    """The client closed its connection before it had its answer. Nobody is there to be answered."""
 
 
 async def read_json(receive: Receive) -> dict[str, Any]:
@@ -102,44 +94,6 @@ async def send_json(send: Send, body: bytes, headers: Headers) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Departure:
-    """Ends the request's work as soon as its client leaves: ``with Departure(receive): …``.
-
-    Raises :class:`ClientLeft` in the place of the cancellation. Enter it once the body has been read.
-    """
-
-    __slots__ = ("_receive", "_task", "_timer", "_watcher", "left")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._watcher: asyncio.Task[None] | None = None
-        self.left = False
-        """The client has gone, and the request's work was cancelled for that."""
-
-    def __enter__(self) -> Departure:
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._begin)
-        return self
-
-    def stop(self) -> None:
-        """Ends watching: the client has its whole answer, and may go."""
-        self._timer.cancel()
-        if self._watcher is not None and not self.left:
-            self._watcher.cancel()
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.left = True
-        assert self._task is not None
-        self._task.cancel()
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any) -> None:
-        self.stop()
-        if self.left and self._task is not None:
-            self._task.uncancel()
-            if kind is None or issubclass(kind, asyncio.CancelledError | SageError):
-                raise ClientLeft
+def watch(call: Call, scope: Scope, receive: Receive) -> Watch:
+    """Watches over ``call`` for this request; the server's own protocol says which task is its."""
+    return Watch(call, receive, scope.get("sage.task"), scope.get("sage.loop"))

@@ -14,7 +14,6 @@ from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
 from sage.middleware.providers.events import payloads, read_usage
 from sage.middleware.routers.asgi import (
-    Departure,
     Receive,
     Scope,
     Send,
@@ -22,6 +21,7 @@ from sage.middleware.routers.asgi import (
     note,
     read_json,
     send_json,
+    watch,
 )
 from sage.middleware.routers.streaming import stream
 
@@ -96,12 +96,12 @@ class Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = parse_generate(await read_json(receive)).call()
         note(scope, model=call.model)
-        with Departure(receive) as departure:
+        with watch(call, scope, receive) as watching:
             async with self._gateway.call(caller(scope), call) as answer:
                 note(scope, deployment=answer.deployment)
                 if call.stream:
                     texts = TextStream()
-                    await stream(answer, scope, send, departure, texts.translate, texts.end)
+                    await stream(answer, scope, send, watching, texts.translate, texts.end)
                 else:
                     await send_json(send, orjson.dumps(whole_answer(answer)), answer.headers())
 

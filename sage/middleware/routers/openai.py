@@ -16,7 +16,6 @@ from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.routers.asgi import (
-    Departure,
     Receive,
     Scope,
     Send,
@@ -26,6 +25,7 @@ from sage.middleware.routers.asgi import (
     send_json,
     take_flag,
     take_model,
+    watch,
 )
 from sage.middleware.routers.guard import GuardedRoute
 from sage.middleware.routers.streaming import stream
@@ -43,11 +43,11 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await read_json(receive))
         note(scope, model=call.model)
-        with Departure(receive) as departure:
+        with watch(call, scope, receive) as watching:
             async with self._gateway.call(caller(scope), call) as answer:
                 note(scope, deployment=answer.deployment)
                 if call.stream:
-                    await stream(answer, scope, send, departure)
+                    await stream(answer, scope, send, watching)
                 else:
                     await send_json(send, answer.body, answer.headers())
 

@@ -9,7 +9,8 @@ import orjson
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.gateway import Answering
-from sage.middleware.routers.asgi import Departure, Headers, Scope, Send, note
+from sage.middleware.gateway.watch import Watch
+from sage.middleware.routers.asgi import Headers, Scope, Send, note
 
 Translate = Callable[[bytes], bytes]
 
@@ -18,7 +19,7 @@ async def stream(
     answer: Answering,
     scope: Scope,
     send: Send,
-    departure: Departure,
+    watching: Watch,
     translate: Translate | None = None,
     end: Callable[[], bytes] | None = None,
 ) -> None:
@@ -38,12 +39,12 @@ async def stream(
             events = await answer.more()
         if end is not None:
             await _send(send, end())
-        departure.stop()
+        watching.stop()
         await answer.drain()
     except SageError as error:
         await _break(answer, scope, send, error)
     except asyncio.CancelledError:
-        if not departure.left and not answer.overdue:
+        if not watching.left and not answer.overdue:
             await _break(answer, scope, send, Unavailable("the gateway is shutting down", code="shutting_down"))
             await _end(send)
         raise
