@@ -105,9 +105,8 @@ class HttpTransport:
         return url
 
     def _timeout(self, limits: Timeouts) -> aiohttp.ClientTimeout:
-        known = self._timeouts.get(
-            id(limits)
-        )  # by identity: hashing a model of pydantic's costs more than all the rest
+        # By identity: hashing a model of pydantic's costs more than all the rest here.
+        known = self._timeouts.get(id(limits))
         if known is None:
             patience = min(limits.first_byte, limits.total)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=patience)
