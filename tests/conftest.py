@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from running_gateway import Running, run_gateway
 
 from sage.middleware.settings import Settings
+
+# `make check-full` sets SAGE_TEST_FULL; without it, property tests look at fewer examples.
+hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)
+hypothesis.settings.register_profile("reduced", max_examples=60, deadline=None)
+hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else "reduced")
 
 
 @pytest.fixture

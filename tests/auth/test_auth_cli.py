@@ -221,3 +221,9 @@ def test_a_token_from_the_command_line_opens_the_server_and_a_revoked_key_does_n
     while running.get("/auth/me", key=key).status_code == 200:
         assert time.monotonic() - revoked_at < 1.0
     assert "revoked" in running.get("/auth/me", key=key).json()["error"]["message"]
+
+
+def test_a_taken_name_is_told_before_a_password_is_asked_for(sage: Sage) -> None:
+    sage("user", "add", "me", "--password-stdin", stdin=PASSWORD + "\n")
+    assert_failed(sage("user", "add", "me"), "the user name 'me' is taken")
+    assert_failed(sage("user", "add", "you", "--role", "king"), "king")

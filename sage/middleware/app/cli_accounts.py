@@ -40,9 +40,9 @@ def user_add(
     config: Config = None,
 ) -> None:
     """Make a user; the password is asked for twice."""
-    password = _new_password(password_stdin)
     with _accounts(config) as accounts:
-        user = accounts.users.add(name, password, role, tenant)
+        accounts.users.check_new(name, role, tenant)
+        user = accounts.users.add(name, _new_password(password_stdin), role, tenant)
     _say(f"user '{user.name}' made: {user.role}, tenant {user.tenant}")
 
 

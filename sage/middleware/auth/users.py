@@ -43,15 +43,13 @@ class Users:
         self, name: str, password: str, role: str = "user", tenant: str = DEFAULT_TENANT, *, first: bool = False
     ) -> User:
         """Makes a user; with ``first`` only when there is none yet. A taken name is a :class:`Conflict`."""
-        check_name(name, "user name", "username")
-        check_name(tenant, "tenant", "tenant")
-        _check_role(role)
+        _check_new(name, role, tenant)
         password_hash = self._passwords.hash(password)
         with self._database.write() as session:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
             if find_user(session, name) is not None:
-                raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
+                raise _taken(name)
             row = UserRow(
                 name=name,
                 role=role,
@@ -68,6 +66,13 @@ class Users:
         """All users by name."""
         with self._database.read() as session:
             return [_view(row) for row in session.scalars(select(UserRow).order_by(UserRow.name))]
+
+    def check_new(self, name: str, role: str, tenant: str) -> None:
+        """Raises what :meth:`add` would for anything but the password: to know it before one is asked for."""
+        _check_new(name, role, tenant)
+        with self._database.read() as session:
+            if find_user(session, name) is not None:
+                raise _taken(name)
 
     def exist(self) -> bool:
         """Whether there is any user."""
@@ -113,6 +118,16 @@ def check_name(name: str, what: str, param: str) -> None:
             f"a {what} has 1 to 64 of the characters a-z A-Z 0-9 . _ @ + - and starts with a letter or digit",
             param=param,
         )
+
+
+def _check_new(name: str, role: str, tenant: str) -> None:
+    check_name(name, "user name", "username")
+    check_name(tenant, "tenant", "tenant")
+    _check_role(role)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
 
 
 def find_user(session: Session, name: str) -> UserRow | None:

@@ -34,13 +34,15 @@ class Readiness:
         self._registry = registry
         self._queue = queue
         self._last: tuple[float, Report] | None = None
+        self._looking = asyncio.Lock()
 
     async def report(self) -> Report:
         """What serves now; looked at anew every two seconds at most, however often it is asked."""
-        if self._last is None or time.monotonic() - self._last[0] > _FRESH:
-            report = await self._look()
-            self._last = time.monotonic(), report
-        return self._last[1]
+        async with self._looking:
+            if self._last is None or time.monotonic() - self._last[0] > _FRESH:
+                report = await self._look()
+                self._last = time.monotonic(), report
+            return self._last[1]
 
     async def _look(self) -> Report:
         report = Report(cannot_serve=dict(self._registry.absent))

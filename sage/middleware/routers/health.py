@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.routers.guard import GuardedRoute, credential, identify
@@ -20,7 +21,20 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", name="ready", responses={503: {"description": "Nothing can serve."}})
+class ReadyReport(BaseModel):
+    """Whether anything can serve; the details are for who has a credential."""
+
+    status: Literal["ready", "not_ready"]
+    serves: list[str] | None = None
+    cannot_serve: dict[str, str] | None = None
+
+
+@router.get(
+    "/ready",
+    name="ready",
+    response_model=ReadyReport,
+    responses={503: {"description": "Nothing can serve.", "model": ReadyReport}},
+)
 async def ready(request: Request) -> JSONResponse:
     """Whether anything can serve; with a credential also what cannot, and why."""
     readiness: Readiness = request.app.state.readiness
@@ -33,7 +47,12 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse(body, status_code=200 if report.ready else 503)
 
 
-@router.get("/metrics", name="metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    name="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(gateway: TheGateway) -> Response:
     """Requests, durations, time to first token, tokens and requests in flight, by model."""
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -43,7 +43,9 @@ async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
     return ModelStates(models=[ModelState.model_validate(model) for model in found])
 
 
-@router.post("/models/{name:path}/load", name="models_load", responses={202: {"model": ModelState}})
+@router.post(
+    "/models/{name:path}/load", name="models_load", response_model=ModelState, responses={202: {"model": ModelState}}
+)
 async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bool = True) -> JSONResponse:
     """Makes a local model ready; answers once it is, or at once with 202 under ``?wait=false``."""
     _reach(principal, name)
