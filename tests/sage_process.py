@@ -50,20 +50,25 @@ def serving(arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout
         process = subprocess.Popen(
             [*SAGE, "serve", *arguments], env=dict(env), cwd=cwd, stdout=subprocess.PIPE, stderr=errors, text=True
         )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            yield Serving(process, _welcome(process, log, timeout), log)
+        finally:
+            _end(process, log)
+
+
+def _end(process: subprocess.Popen[str], log: Path) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
     try:
-        yield Serving(process, _welcome(process, log, timeout), log)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                status = process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
-            assert status == 0, f"status {status}: {log.read_text()}"
-        assert process.stdout is not None
-        process.stdout.close()
+        status = process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    assert status == 0, f"status {status}: {log.read_text()}"
 
 
 def _welcome(process: subprocess.Popen[str], log: Path, timeout: float) -> list[str]:

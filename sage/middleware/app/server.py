@@ -117,6 +117,8 @@ def serve(settings: Settings, config: Path | None) -> None:
             sys.stdout.flush()
 
         make_server(app, settings, on_ready).run(sockets=[sock])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # all is done; one that comes while Python ends is not to kill it
     finally:
         sock.close()
 
