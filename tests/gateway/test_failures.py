@@ -510,3 +510,24 @@ def test_a_client_that_does_not_read_is_let_go_in_the_end(ups: Callable, upstrea
         up.wait_closed(10)
         _wait_metric(running, 'sage_requests_in_flight{model="bench"} 0.0')
         assert running.get("/models/bench").json()["in_flight"] == 0
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        "sk-sage-' OR '1'='1-" + "a" * 46,
+        "sk-sage-a' UNION SELECT secret_hash FROM api_keys--",
+        "sk-sage-" + "%" * 12 + "-" + "_" * 46,
+        "' OR 1=1 --",
+        "eyJhbGciOiJub25lIn0.eyJzdWIiOiJyb290In0.",
+        "sk-1234",
+    ],
+)
+def test_no_made_up_credential_opens_anything(ups: Callable, upstreams: Callable, credential: str) -> None:
+    up = ups()
+    running = upstreams(up)
+    answer = running.chat(key=credential)
+    assert answer.status_code == 401
+    assert credential not in answer.text
+    assert running.chat().status_code == 200
+    assert len(up.requests) == 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 
-from sage.errors import NotFound, SageError
+from sage.errors import SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.usage import Metrics, ModelMetrics
@@ -58,10 +59,8 @@ class Gateway:
         for name in model.fallbacks:
             # A fallback of the configuration that this caller may not use is passed over: it did not ask for it.
             if principal.allows_model(name):
-                try:
+                with contextlib.suppress(SageError):  # one that cannot answer is no reason to refuse the request
                     models.append(await registry.resolve(name))
-                except NotFound:
-                    continue
         return models
 
     async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
