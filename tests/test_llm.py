@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,47 @@ def test_a_stream_that_is_half_read_when_the_service_stops(service: LLMService, 
         next(pieces)
     pieces.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "sage-gateway"]
+
+
+def test_stop_and_start_wait_for_nobody_and_nobody_for_them(service: LLMService) -> None:
+    stopped = threading.Event()
+
+    def ask() -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(Unavailable, UpstreamFailed):
+                service.generate("mine", "x")
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        service.start(port=0)
+        service.stop()
+    stopped.set()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_stream_that_another_thread_reads_ends_with_the_service(service: LLMService, up: Upstream) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    seen: list[object] = []
+    first = threading.Event()
+
+    def read() -> None:
+        try:
+            for piece in service.stream("mine", "x"):
+                seen.append(piece)
+                first.set()
+        except Unavailable as exc:
+            seen.append(exc.code)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert first.wait(10)
+    service.stop()
+    thread.join(10)
+    assert seen == ["one", "shutting_down"]
 
 
 def test_errors_are_those_of_http(service: LLMService) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
@@ -56,6 +57,7 @@ class LLMService:
         self._serving: Any = None
         self._previous_handler: Any = None
         self._registered: dict[str, tuple[Model, str]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()  # the loop's own
         self.url: str | None = None
         """Where it listens, once started."""
 
@@ -68,11 +70,8 @@ class LLMService:
         ``ollama`` needs no configuration: it is looked for at its default address.
         """
         settings = Model(deployments=(Deployment(provider=provider, model=model or name),), fallbacks=tuple(fallbacks))
-        self._run(self._register(name, settings, provider))
+        self._run(lambda gateway: _registering(gateway, name, settings, provider))
         self._registered[name] = settings, provider
-
-    async def _register(self, name: str, model: Model, provider: str) -> None:
-        _register(self._opened(), name, model, provider)
 
     def start(self, host: str = "127.0.0.1", port: int = 8000, *, auth: bool = False) -> None:
         """Serves HTTP at ``host:port`` and returns once ready; lives until :meth:`stop` or Ctrl-C.
@@ -110,10 +109,7 @@ class LLMService:
                 self._serving.result()
                 self._server, self.url = None, None
             if self._loop is not None and self._thread is not None:
-                if self._gateway is not None:
-                    asyncio.run_coroutine_threadsafe(self._gateway.close(), self._loop).result()
-                # Streams that were left half read end here, in the loop on which they began.
-                asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result()
+                asyncio.run_coroutine_threadsafe(self._wind_up(self._gateway), self._loop).result()
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join()
                 self._loop.close()
@@ -131,13 +127,8 @@ class LLMService:
 
         Raises :class:`sage.errors.SageError`, as HTTP's envelope would say it.
         """
-        return self._run(self._generate(_body(model, prompt, messages, parameters)))
-
-    async def _generate(self, body: dict[str, Any]) -> Generation:
-        call = parse_generate(body).call()
-        with Watch(call):
-            async with self._opened().call(LOCAL, call) as answer:
-                return Generation(**whole_answer(answer))
+        body = _body(model, prompt, messages, parameters)
+        return self._run(lambda gateway: _generate(gateway, body))
 
     def stream(
         self,
@@ -148,38 +139,27 @@ class LLMService:
         **parameters: Any,
     ) -> Iterator[str]:
         """The answer's text, piece by piece as it comes. Leaving the loop ends the work upstream."""
-        pieces = self._stream(_body(model, prompt, messages, parameters, stream=True))
-        self._opened()
-        loop = self._loop
+        body = _body(model, prompt, messages, parameters, stream=True)
+        with self._lock:
+            pieces = _stream(self._opened(), body)
+            loop = self._loop
         try:
-            while self._loop is loop:
+            while True:
                 try:
-                    yield self._run(_next(pieces))
+                    yield self._run(lambda _: _next(pieces), loop)
                 except StopAsyncIteration:
                     return
-            raise Unavailable("the service was stopped while it answered", code="shutting_down")
         finally:
             if self._loop is loop:  # else stop() has ended the call, and nothing is to be started for it
-                self._run(_close(pieces))
-
-    async def _stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
-        async with self._opened().call(LOCAL, parse_generate(body).call()) as answer:
-            stream, events = TextStream(), answer.body
-            while events:
-                for text in stream.texts(events):
-                    yield text
-                if answer.finished:
-                    await answer.drain()
-                    return
-                events = await answer.more()
+                self._run(lambda _: _close(pieces), loop)
 
     def load(self, model: str) -> dict[str, Any]:
         """Makes a local model ready; its state, as ``GET /models/{name}`` tells it."""
-        return self._run(self._opened().registry.load(model)).describe()
+        return self._run(lambda gateway: gateway.registry.load(model)).describe()
 
     def unload(self, model: str) -> dict[str, Any]:
         """Ends a local model's process; its state."""
-        return self._run(self._opened().registry.unload(model)).describe()
+        return self._run(lambda gateway: gateway.registry.unload(model)).describe()
 
     def models(self) -> list[dict[str, Any]]:
         """The state of every registered model."""
@@ -205,22 +185,51 @@ class LLMService:
                 self._thread.start()
             return self._gateway
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(
+        self, work: Callable[[Gateway], Coroutine[Any, Any, T]], loop: asyncio.AbstractEventLoop | None = None
+    ) -> T:
+        """The result of ``work`` on the loop; with ``loop`` only if it is still that one.
+
+        What runs on the loop never takes the lock: whoever holds it may be waiting for the loop.
+        """
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             pass
         else:
-            work.close()
             raise InvalidRequest("LLMService blocks: call it from a thread that runs no event loop (asyncio.to_thread)")
-        self._opened()
-        assert self._loop is not None
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:  # also while it is handed over, so that stop() sees it
+            if loop is not None and self._loop is not loop:
+                raise _stopped()
+            gateway = self._opened()
+            assert self._loop is not None
+            future = asyncio.run_coroutine_threadsafe(self._tracked(work(gateway)), self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise _stopped() from None
         except BaseException:
             future.cancel()
             raise
+
+    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await work
+        finally:
+            self._tasks.discard(task)
+
+    async def _wind_up(self, gateway: Gateway | None) -> None:
+        """Ends what runs, the gateway, and streams that were left half read."""
+        running = list(self._tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if gateway is not None:
+            await gateway.close()
+        await asyncio.get_running_loop().shutdown_asyncgens()
 
     def _take_interrupts(self) -> None:
         """Ctrl-C stops the service, and then does what it did before."""
@@ -236,6 +245,33 @@ class LLMService:
         self.stop()
         if threading.main_thread().is_alive():  # else the program has ended and only waits for this service
             raise KeyboardInterrupt
+
+
+def _stopped() -> Unavailable:
+    return Unavailable("the service was stopped while it answered", code="shutting_down")
+
+
+async def _generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
+    call = parse_generate(body).call()
+    with Watch(call):
+        async with gateway.call(LOCAL, call) as answer:
+            return Generation(**whole_answer(answer))
+
+
+async def _stream(gateway: Gateway, body: dict[str, Any]) -> AsyncIterator[str]:
+    async with gateway.call(LOCAL, parse_generate(body).call()) as answer:
+        stream, events = TextStream(), answer.body
+        while events:
+            for text in stream.texts(events):
+                yield text
+            if answer.finished:
+                await answer.drain()
+                return
+            events = await answer.more()
+
+
+async def _registering(gateway: Gateway, name: str, model: Model, provider: str) -> None:
+    _register(gateway, name, model, provider)
 
 
 def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:

@@ -115,6 +115,7 @@ def test_data_and_allowed_hosts_go(url: str) -> None:
         {"type": "file", "file": {"file_url": "https://evil.example/"}},
         {"type": "file", "file": {"uri": "s3:bucket"}},
         {"type": "input_audio", "input_audio": {"data": "http://evil.example/a.wav"}},
+        {"type": "image", "image": "\x01ht\ttps://evil.example/a"},
         {"type": "images", "images": ["data:image/png;base64,AA", "//evil.example/a"]},
         {"type": "video", "video": [{"frame": "FILE:///etc/passwd"}]},
         {"type": "image_embeds", "image_embeds": "AAAA"},
@@ -138,6 +139,8 @@ def test_what_is_only_said_is_no_fetch() -> None:
     parts = [
         {"type": "text", "text": "see http://evil.example/ and file:///etc/passwd"},
         {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": "//uQZAAAAAAAAAAA/+/AA==", "format": "mp3"}},
+        {"type": "image", "image": "/9j/4AAQSkZJRgABAQAAAQABAAD"},
         {"type": "tool_result", "content": "Note: all is well", "id": "call:1"},
     ]
     assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": parts}]}) is None

@@ -531,3 +531,27 @@ def test_no_made_up_credential_opens_anything(ups: Callable, upstreams: Callable
     assert credential not in answer.text
     assert running.chat().status_code == 200
     assert len(up.requests) == 1
+
+
+def test_a_fallback_has_its_own_time(ups: Callable, gateway: Callable) -> None:
+    """The first deployment's time is short; what comes after it does not end by it."""
+    first, second = ups(), ups()
+    first.reply(status=500)
+    second.reply({"choices": [{"index": 0, "message": {"content": "late"}}]}, delay=2.5)
+    providers = {
+        "short": {"kind": "openai", "base_url": first.url, "timeouts": {"total": 0.3}},
+        "long": {"kind": "openai", "base_url": second.url},
+    }
+    deployments = [{"provider": "short", "model": "m"}, {"provider": "long", "model": "m", "priority": 1}]
+    answer = gateway(llm={"providers": providers, "models": {"bench": {"deployments": deployments}}}).chat()
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "late"
+
+
+def test_the_head_of_a_stream_comes_before_its_first_text(ups: Callable, upstreams: Callable) -> None:
+    up = ups()
+    up.stream([chat_chunk(None), chat_chunk("never")], hang_after=1)
+    answer = upstreams(up).post("/generate", {"model": "bench", "prompt": "x", "stream": True}, stream=True, timeout=5)
+    assert answer.status_code == 200
+    assert next(answer.iter_content(None)) == b":\n\n"
+    answer.close()

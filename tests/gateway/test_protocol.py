@@ -138,3 +138,66 @@ def test_no_redirect_is_made_from_the_host_header(gateway: Callable) -> None:
         answer = read_all(sock)
     assert answer.startswith(b"HTTP/1.1 404 ") or answer.startswith(b"HTTP/1.1 401 ")
     assert b"evil.example" not in answer
+
+
+def test_a_departure_reaches_the_stream_between_two_requests(up: Upstream, upstreams: Callable) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    running = upstreams(up)
+    body = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"x"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+    health = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connect(running) as sock:
+        sock.sendall(health + f"{head}content-length: {len(body)}\r\n\r\n".encode() + body + health)
+        got = b""
+        while b"one" not in got:
+            got += sock.recv(65536)
+    left = time.monotonic()
+    assert up.wait_closed(5).closed_at - left < 1.0
+
+
+@pytest.mark.parametrize("trailer", ["authorization: Bearer {key}", "host: localhost"])
+def test_trailers_are_no_headers(up: Upstream, upstreams: Callable, trailer: str) -> None:
+    running = upstreams(up, api={"allowed_hosts": ["localhost"]})
+    host = "evil.example" if trailer.startswith("host") else "localhost"
+    credential = f"authorization: Bearer {running.key}\r\n" if trailer.startswith("host") else ""
+    body = b'{"model":"bench","messages":[{"role":"user","content":"x"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\n{credential}transfer-encoding: chunked\r\n\r\n"
+    end = f"0\r\n{trailer.format(key=running.key)}\r\n\r\n"
+    with connect(running) as sock:
+        sock.sendall(head.encode() + b"%x\r\n%b\r\n" % (len(body), body) + end.encode())
+        answer = sock.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400 " if trailer.startswith("host") else b"HTTP/1.1 401 ")
+    assert up.requests == []
+
+
+def test_two_hosts_are_refused(gateway: Callable) -> None:
+    with connect(gateway()) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_the_end_of_a_body_does_not_count_as_the_next_head(up: Upstream, upstreams: Callable) -> None:
+    running = upstreams(up)
+    body = json.dumps({"model": "bench", "messages": [{"role": "user", "content": "x"}], "pad": "y" * 200_000}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+    with connect(running) as sock:
+        sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body + b"GET /health HTTP/1.")
+        time.sleep(0.1)  # so that half a head stands behind the body in what is read
+        sock.sendall(b"1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = read_all(sock)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200"]
+
+
+def test_nonsense_behind_a_running_stream_is_not_written_into_it(up: Upstream, upstreams: Callable) -> None:
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    running = upstreams(up)
+    body = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"x"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+    with connect(running) as sock:
+        sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        got = b""
+        while b"one" not in got:
+            got += sock.recv(65536)
+        sock.sendall(b"\x00nonsense\r\n\r\n")
+        got += read_all(sock)
+    assert got.count(b"HTTP/1.1 ") == 1

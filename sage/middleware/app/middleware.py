@@ -103,6 +103,8 @@ class Edge:
         chunked = False
         for name, value in headers:
             if name == b"host":
+                if host:
+                    raise InvalidRequest("the request names two hosts", code="host_not_allowed")
                 host = value
             elif name == b"content-length":
                 length = value

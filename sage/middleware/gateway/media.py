@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from sage.errors import InvalidRequest
 
-# A scheme that fetches, or anything with a scheme and a slash behind it, or no scheme but two slashes.
+# A scheme that fetches, or any with a slash behind it, or two slashes and a host (base64 has neither dot nor colon).
 _LOOKS_LIKE_URL = re.compile(
-    r"\s*(?:(?:https?|ftps?|file|s3|gs|smb|jar|gopher|dict):|[a-z][a-z0-9+.\-]*:/|[/\\]{2})", re.I
+    r"(?:https?|ftps?|file|s3|gs|smb|jar|gopher|dict):|[a-z][a-z0-9+.\-]*:/|[/\\]{2}[^/?#\\]*[.:\]]", re.I
 )
+_INVISIBLE = re.compile(r"[\x00-\x20\x7f]+")  # what parsers of URLs pass over
 _URL_KEY = re.compile(r"ur[il]s?$", re.I)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\@]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -39,7 +40,7 @@ def check_parts(parts: list[Any], where: str, hosts: Sequence[str]) -> None:
 def _check(value: Any, where: str, hosts: Sequence[str], *, named: bool) -> None:
     """``named``: the key says that this is a URL, so it must be a good one."""
     if isinstance(value, str):
-        if named or _LOOKS_LIKE_URL.match(value):
+        if named or _LOOKS_LIKE_URL.match(_INVISIBLE.sub("", value[:300])):
             _check_url(value, where, hosts)
     elif isinstance(value, dict):
         if named and not value.get("url"):

@@ -59,6 +59,8 @@ class Watch:
 
     def _tick(self) -> None:
         call = self._call
+        if self.left:
+            return
         if time.monotonic() > call.ends and not call.overdue:
             call.overdue = True
             self._cancel()
@@ -67,7 +69,7 @@ class Watch:
     async def _wait_for_departure(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.left = True
+        self.left, self._call.overdue = True, False  # nobody is there for another attempt
         self._cancel()
 
     def _cancel(self) -> None:

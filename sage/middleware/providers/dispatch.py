@@ -130,6 +130,7 @@ class Dispatch:
         raise failure
 
     async def _attempt(self, call: Call, deployment: Deployment) -> Exchange:
+        call.ends = math.inf  # an engine that loads has a limit of its own
         lease = self._registry.lease(deployment)
         endpoint = await lease.__aenter__()
         call.ends = time.monotonic() + deployment.timeouts.total + _LATER

@@ -12,6 +12,7 @@ from sage.middleware.gateway.gateway import Answering
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.asgi import Headers, Scope, Send, note
 
+_ALIVE = b":\n\n"  # a comment, which clients pass over
 Translate = Callable[[bytes], bytes]
 
 
@@ -32,8 +33,8 @@ async def stream(
         events = answer.body
         while events:
             piece = translate(events) if translate is not None else events
-            if piece:
-                await _send(send, piece)
+            if piece or events is answer.body:
+                await _send(send, piece or _ALIVE)  # the head goes with it, also before there is any text
             if answer.finished:
                 break
             events = await answer.more()
