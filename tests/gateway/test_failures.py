@@ -25,7 +25,7 @@ def events(answer: requests.Response) -> list[str]:
     """What follows ``data:`` in each event; the stream must consist of whole events."""
     text = answer.content.decode()
     assert text.endswith("\n\n")
-    parts = [part for part in text.split("\n\n") if part]
+    parts = [part for part in text.split("\n\n") if part and part != ":"]  # without comments
     assert all(part.startswith("data: ") for part in parts)
     return [part.removeprefix("data: ") for part in parts]
 
