@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -31,7 +31,6 @@ class Running:
     server: Server
     accounts: Accounts | None = None
     edge: Any = None
-    threads: list[threading.Thread] = field(default_factory=list)
 
     def headers(self, key: str | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {key or self.key}"}

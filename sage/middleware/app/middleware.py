@@ -71,10 +71,11 @@ class Edge:
 
         try:
             receive = self._admit(scope, headers, receive)
+            inner = scope
             if scope["method"] == "HEAD":  # as GET, in a scope of its own: by this one uvicorn leaves the body out
-                scope = {**scope, "method": "GET"}
-            app = self._hot.get((scope["method"], scope["path"]), self.app)
-            await app(scope, receive, answer)
+                inner = {**scope, "method": "GET"}
+            app = self._hot.get((inner["method"], inner["path"]), self.app)
+            await app(inner, receive, answer)
         except ClientLeft:
             status = CLIENT_LEFT
         except asyncio.CancelledError:

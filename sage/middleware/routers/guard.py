@@ -29,16 +29,21 @@ def credential(scope: Scope) -> bytes | None:
     return found
 
 
-async def identify(scope: Scope, authenticator: Authenticator | None) -> Principal:
-    """Who calls; raises :class:`sage.errors.AuthenticationFailed`. Without an authenticator everyone is ``local``."""
+def known(scope: Scope, authenticator: Authenticator | None) -> Principal | None:
+    """The caller, if that can be told without waiting: ``local``, or a credential that was verified before."""
     if authenticator is None:
         return LOCAL
     value = credential(scope)
-    if value is not None:
-        principal = authenticator.cached(value)
-        if principal is not None:
-            return principal
-    return await authenticator.authenticate(value)
+    return authenticator.cached(value) if value is not None else None
+
+
+async def identify(scope: Scope, authenticator: Authenticator | None) -> Principal:
+    """Who calls; raises :class:`sage.errors.AuthenticationFailed`. Without an authenticator everyone is ``local``."""
+    principal = known(scope, authenticator)
+    if principal is not None:
+        return principal
+    assert authenticator is not None
+    return await authenticator.authenticate(credential(scope))
 
 
 class Guard:
@@ -51,11 +56,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         authenticator, needed = self._authenticator, self._needed
-        # As `identify`, whose coroutine a cached credential need not pay for.
-        value = credential(scope) if authenticator is not None else None
-        principal = authenticator.cached(value) if authenticator is not None and value is not None else None
-        if principal is None:
-            principal = await identify(scope, authenticator)
+        # A credential that is known does not pay for `identify`'s coroutine.
+        principal = known(scope, authenticator) or await identify(scope, authenticator)
         scope["state"]["principal"] = principal
         if needed is not None and needed not in principal.scopes:
             principal.require(needed)

@@ -1,0 +1,59 @@
+"""The seam of the transport, through the fake that is shipped for tests and examples."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from sage.errors import UpstreamFailed
+from sage.middleware.app.main import make_gateway
+from sage.middleware.auth.principal import LOCAL
+from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.transport import FakeResponse, FakeTransport
+from sage.middleware.settings import Settings
+
+
+def settings(tmp_path: Path) -> Settings:
+    providers = {"east": {"kind": "openai", "base_url": "http://east.example/v1", "api_key": "k"}}
+    return Settings.model_validate({"data_dir": tmp_path, "llm": {"providers": providers}})
+
+
+def call(stream: bool = False) -> Call:
+    body = {"model": "east/m", "messages": [{"role": "user", "content": "x"}]}
+    return Call(Operation.CHAT, body, "east/m", stream=stream)
+
+
+def test_a_gateway_over_the_fake_answers_from_memory(tmp_path: Path) -> None:
+    answer = {"model": "m", "choices": [{"index": 0, "message": {"content": "from memory"}}]}
+    response = FakeResponse(chunks=[json.dumps(answer).encode()])
+    transport = FakeTransport(lambda request: response)
+
+    async def ask() -> bytes:
+        gateway = make_gateway(settings(tmp_path), transport=transport)
+        async with gateway.call(LOCAL, call()) as answering:
+            return answering.body
+
+    seen = json.loads(asyncio.run(ask()))
+    assert seen == answer | {"model": "east/m"}
+    assert response.closed
+    assert transport.sent[0].url == "http://east.example/v1/chat/completions"
+    assert transport.sent[0].headers["authorization"] == "Bearer k"
+    assert json.loads(transport.sent[0].body)["model"] == "m"
+
+
+def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
+    piece = b'data: {"model": "m", "choices": [{"delta": {"content": "one"}}]}\n\n'
+    response = FakeResponse(chunks=[piece, UpstreamFailed("cut")])
+
+    async def ask() -> None:
+        gateway = make_gateway(settings(tmp_path), transport=FakeTransport(lambda request: response))
+        async with gateway.call(LOCAL, call(stream=True)) as answering:
+            assert b"one" in answering.body
+            await answering.more()
+
+    with pytest.raises(UpstreamFailed, match="cut"):
+        asyncio.run(ask())
+    assert response.closed
