@@ -48,6 +48,12 @@ class InvalidRequest(SageError):
     default_code = "invalid_request"
 
 
+class Unsupported(InvalidRequest):
+    """The request asks for what this vendor or engine cannot do, though another may (400)."""
+
+    default_code = "unsupported_field"
+
+
 class AuthenticationFailed(SageError):
     """No credential, or one that is wrong, expired or revoked (401)."""
 

@@ -22,8 +22,9 @@ from running_gateway import run_gateway
 
 from sage.errors import ConfigError
 from sage.middleware.config import find_config, load_settings
+from sage.middleware.provider_settings import LocalModel, LocalProvider, RemoteProvider
 from sage.middleware.quantities import parse_duration, parse_size
-from sage.middleware.settings import Deployment, LocalModel, LocalProvider, Model, RemoteProvider, Settings
+from sage.middleware.settings import Deployment, Model, Settings
 
 ROOT = Path(__file__).parent.parent
 FIRST_DOCUMENTS = """

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"sage.errors", "sage.middleware.settings", "sage.middleware.config", "sage.middleware.quantities"},
+    {
+        "sage.errors",
+        "sage.middleware.settings",
+        "sage.middleware.config",
+        "sage.middleware.quantities",
+        "sage.middleware.provider_settings",
+    },
     {"sage.kernels", "sage.api"},
     {
         "sage.middleware.auth",

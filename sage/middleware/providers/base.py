@@ -7,24 +7,32 @@ comes back is OpenAI's JSON or OpenAI's server-sent events, whatever the vendor'
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from sage.errors import SageError
-from sage.middleware.settings import Timeouts
+from sage.middleware.provider_settings import Timeouts
+from sage.middleware.settings import Deployment
 
 MAX_NAME = 256
 """The longest name of a model, in characters."""
 
 
 class Operation(StrEnum):
-    """What is asked of a model; the value is its path below OpenAI's ``/v1``."""
+    """What is asked of a model; the value is its path below ``/v1``.
+
+    The first three have OpenAI's shapes, ``RERANK`` has Cohere's (v2), the last three have vLLM's.
+    """
 
     CHAT = "chat/completions"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    SCORE = "score"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
 
 
 @dataclass(slots=True)
@@ -61,15 +69,34 @@ def count_prompts(body: dict[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an upstream listens: ``base_url`` without a trailing slash, and the headers that open it."""
+    """Where an upstream listens: ``base_url`` without a trailing slash, and the headers that open it.
+
+    A provider with several keys has several endpoints with one ``base_url``. ``socket`` is the path of a Unix socket
+    to connect to in place of the address in ``base_url``.
+    """
 
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    socket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a deployment says to its vendor's translation: its own name for the model, and how the model is kept."""
+
+    model: str
+    drop_unsupported: bool = False
+    keep_alive: float | None = None
+    """Seconds, if the model says so itself; for vendors that unload by themselves (Ollama)."""
+    pin: bool = False
 
 
 @dataclass(slots=True)
 class UpstreamRequest:
-    """One HTTP request to an upstream, ready to send; ``provider`` is its name, for errors."""
+    """One HTTP request to an upstream, ready to send; ``provider`` is its name, for errors.
+
+    Dispatch sets ``timeouts`` and ``socket`` from the deployment.
+    """
 
     provider: str
     method: str
@@ -77,6 +104,7 @@ class UpstreamRequest:
     headers: Mapping[str, str]
     body: bytes
     timeouts: Timeouts
+    socket: str | None = None
 
 
 @dataclass(slots=True)
@@ -109,13 +137,47 @@ class Relay(Protocol):
 class EngineSpec:
     """A child process that serves one model: started by the registry's owner of that model, never from a request.
 
-    The child prints one line of JSON on stdout, ``{"base_url": "http://127.0.0.1:…"}``, once it serves, and a failure
-    as ``{"error": "…"}``; it takes its key from the environment variable ``SAGE_ENGINE_KEY``.
+    The child prints one line of JSON on stdout, ``{"base_url": "http://127.0.0.1:…"}`` (and ``"socket"`` where it
+    listens on a Unix socket), once it serves, and a failure as ``{"error": "…"}``; it takes its key from the
+    environment variable ``SAGE_ENGINE_KEY``.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout: float = 120.0
+    memory: int | None = None
+    """Bytes that it is reckoned to take; none: unknown until it serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """One step of a pull; ``completed`` of ``total`` bytes where the step counts any."""
+
+    status: str
+    completed: int | None = None
+    total: int | None = None
+
+
+class ModelHost(Protocol):
+    """A server that loads and unloads its models itself: Ollama, or a vLLM that can sleep. Not on a request's way."""
+
+    async def loaded(self) -> Mapping[str, Mapping[str, Any]]:
+        """The models that it holds in memory now, by its own names, with what it tells of them."""
+        ...
+
+    async def load(self, model: str, *, pin: bool = False) -> None:
+        """Returns once ``model`` is in memory; ``pin``: it stays there."""
+        ...
+
+    async def unload(self, model: str) -> None: ...
+
+    def pull(self, model: str) -> AsyncIterator[PullProgress]:
+        """Fetches ``model``; raises :class:`sage.errors.PermissionDenied` unless the configuration allows it."""
+        ...
+
+    async def show(self, model: str) -> Mapping[str, Any]:
+        """What it knows of ``model``."""
+        ...
 
 
 class Provider(Protocol):
@@ -126,13 +188,20 @@ class Provider(Protocol):
     timeouts: Timeouts
     max_concurrency: int | None
     retries: int
+    endpoints: tuple[Endpoint, ...]
+    """Where it listens, once for each key; empty if each model has an engine of its own."""
+    host: ModelHost | None
+    """How to load and unload models that live at the vendor's server; none if it has no such thing."""
 
-    def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
-        """The vendor's request for ``call``; raises :class:`sage.errors.InvalidRequest` for what it cannot do."""
+    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+        """The vendor's request for ``call``.
+
+        Raises :class:`sage.errors.Unsupported` for what the vendor cannot do, unless ``target.drop_unsupported``.
+        """
         ...
 
     def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
-        """OpenAI's answer under the public model name from the vendor's whole answer."""
+        """The answer in the operation's own shape, under the public model name, from the vendor's whole answer."""
         ...
 
     def relay(self, call: Call) -> Relay:
@@ -143,12 +212,8 @@ class Provider(Protocol):
         """The error of ours for an upstream's refusal; never with a secret of ours in it."""
         ...
 
-    def endpoint(self) -> Endpoint | None:
-        """Where it listens; none if each model has an engine of its own."""
-        ...
-
-    def engine(self, model: str) -> EngineSpec | None:
-        """How to start the engine of ``model``; none if the provider has no engines.
+    def engine(self, wanted: Deployment) -> EngineSpec | None:
+        """How to start the engine of that deployment; none if it has no engine of its own.
 
         Raises :class:`sage.errors.NotFound` for a model that it does not know.
         """
@@ -156,6 +221,14 @@ class Provider(Protocol):
 
     def known_models(self) -> tuple[str, ...]:
         """The models it knows without asking anyone, and can serve."""
+        ...
+
+    def listing(self) -> str | None:
+        """The URL whose answer lists its models; none if it has no such thing."""
+        ...
+
+    def listed(self, body: Any) -> frozenset[str]:
+        """The models in the parsed answer of :meth:`listing`; empty for what is no list."""
         ...
 
     def complaints(self) -> list[tuple[str, str]]:

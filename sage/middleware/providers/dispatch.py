@@ -13,7 +13,8 @@ import orjson
 
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, UpstreamFailed
 from sage.middleware.providers.base import Call, Provider, Relay, Usage
-from sage.middleware.providers.registry import Deployment, Lease, PublicModel, Registry
+from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
+from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport, UpstreamResponse
 
 # What another deployment may do better; anything else is the caller's to mend.
@@ -136,8 +137,8 @@ class Dispatch:
         call.ends = time.monotonic() + deployment.timeouts.total + _LATER
         response: UpstreamResponse | None = None
         try:
-            request = deployment.provider.encode(call, deployment.model, endpoint)
-            request.timeouts = deployment.timeouts
+            request = deployment.provider.encode(call, deployment.target, endpoint)
+            request.timeouts, request.socket = deployment.timeouts, endpoint.socket
             response = await self._transport.send(request)
             exchange = Exchange(deployment, lease, response, call)
             await exchange.begin()

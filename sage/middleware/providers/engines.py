@@ -168,7 +168,8 @@ class Engine:
             raise self._failed(f"the engine of model '{self.name}' {status} before it served")
         said = self._announced.result()
         if "error" in said:
-            await self.stop()  # so that its log is whole
+            await asyncio.wait((self.exited,), timeout=self._grace)  # it exits by itself: a signal would cut its log
+            await self.stop()
             raise self._failed(str(said["error"]) + self._cause(said.get("log_mark")))
         endpoint = Endpoint(str(said["base_url"]).rstrip("/"), {"Authorization": f"Bearer {key}"})
         status_code = await _health(endpoint)

@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from sage.middleware.provider_settings import (
+    KINDS,
+    CohereSettings,
+    LocalProvider,
+    OllamaSettings,
+    OpenAISettings,
+    ProviderSettings,
+    VllmSettings,
+    ZhipuSettings,
+)
 from sage.middleware.providers.base import Provider
+from sage.middleware.providers.cohere import CohereProvider
 from sage.middleware.providers.local import LocalEngineProvider
 from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vllm import VllmProvider
-from sage.middleware.settings import KINDS, Llm, LocalProvider, RemoteProvider
+from sage.middleware.providers.zhipu import ZhipuProvider
+from sage.middleware.settings import Llm
 
 _NEEDS = {
     "openai": "set OPENAI_API_KEY, or its api_key or base_url",
-    "vllm": "set VLLM_BASE_URL, or its base_url",
+    "vllm": "set VLLM_BASE_URL, or its base_url, or give a deployment an 'engine'",
     "ollama": "set OLLAMA_HOST, or its base_url",
+    "zhipu": "set ZHIPUAI_API_KEY, or its api_key",
+    "cohere": "set CO_API_KEY, or its api_key",
 }
-
-
-def _kinds() -> dict[str, Callable[[str, RemoteProvider], Provider]]:
-    return {"openai": OpenAIProvider, "vllm": VllmProvider, "ollama": OllamaProvider}
 
 
 def make_providers(settings: Llm, data_dir: Path) -> tuple[dict[str, Provider], dict[str, str]]:
     """``(providers, absent)``: those that can be called, by name, and the reason for each that cannot."""
-    kinds = _kinds()
     providers: dict[str, Provider] = {}
     absent: dict[str, str] = {}
+    managed = {d.provider for model in settings.models.values() for d in model.deployments if d.engine is not None}
     for name, section in settings.providers.items():
         if isinstance(section, LocalProvider):
             providers[name] = LocalEngineProvider(name, section, data_dir)
-        elif section.kind not in kinds:
-            absent[name] = f"providers of kind '{section.kind}' are not part of this version"
-        elif not section.configured or (section.kind != "openai" and section.base_url is None):
-            absent[name] = f"it is not configured: {_NEEDS[section.kind]} (llm.providers.{name})"
+        elif _can_be_called(section, name in managed):
+            providers[name] = make_provider(name, section)
         else:
-            providers[name] = kinds[section.kind](name, section)
+            absent[name] = f"it is not configured: {_NEEDS[section.kind]} (llm.providers.{name})"
     return providers, absent
 
 
-def add_provider(providers: dict[str, Provider], kind: str, base_url: str) -> None:
-    """Adds the provider that is named after its ``kind``, at ``base_url``, without a key."""
-    providers[kind] = _kinds()[kind](kind, RemoteProvider.model_validate({"kind": kind, "base_url": base_url}))
+def _can_be_called(section: ProviderSettings, managed: bool) -> bool:
+    if isinstance(section, VllmSettings | OllamaSettings):
+        return section.base_url is not None or (managed and section.kind == "vllm")
+    return section.configured
+
+
+def make_provider(name: str, section: ProviderSettings) -> Provider:
+    """The adapter of a vendor that is reached over HTTP."""
+    match section:
+        case OpenAISettings():
+            return OpenAIProvider(name, section)
+        case VllmSettings():
+            return VllmProvider(name, section)
+        case OllamaSettings():
+            return OllamaProvider(name, section)
+        case ZhipuSettings():
+            return ZhipuProvider(name, section)
+        case CohereSettings():
+            return CohereProvider(name, section)
 
 
 def unconfigured(name: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import orjson
 
 from sage.errors import SageError
+from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import Provider, UpstreamRequest
 from sage.middleware.providers.transport import Transport, sending
-from sage.middleware.settings import Timeouts
 
 _FRESH = 60.0
 _FRESH_FAILURE = 5.0
@@ -44,15 +45,15 @@ class Listing:
         return await asyncio.shield(task)
 
     async def _ask(self, provider: Provider) -> frozenset[str]:
-        endpoint = provider.endpoint()
-        if endpoint is None:
+        url = provider.listing()
+        if url is None:
             return frozenset(provider.known_models())
         names: frozenset[str] = frozenset()
         fresh = _FRESH_FAILURE
-        request = UpstreamRequest(provider.name, "GET", f"{endpoint.base_url}/models", endpoint.headers, b"", _TIMEOUTS)
+        request = UpstreamRequest(provider.name, "GET", url, provider.endpoints[0].headers, b"", _TIMEOUTS)
         try:
             async with sending(self._transport, request) as response:
-                names = _names(await response.read()) if response.status == 200 else names
+                names = provider.listed(_json(await response.read())) if response.status == 200 else names
                 fresh = _FRESH if response.status == 200 else fresh
         except SageError:
             pass  # an upstream that is down lists nothing; /ready tells that it is down
@@ -60,9 +61,8 @@ class Listing:
         return names
 
 
-def _names(body: bytes) -> frozenset[str]:
+def _json(body: bytes) -> Any:
     try:
-        entries = orjson.loads(body)["data"]
-        return frozenset(entry["id"] for entry in entries if isinstance(entry.get("id"), str))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return frozenset()
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

@@ -12,10 +12,12 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, SageError
-from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, UpstreamRequest
+from sage.middleware.provider_settings import LocalModel, LocalProvider
+from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Target, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
+from sage.middleware.providers.vendor import Vendor
 from sage.middleware.quantities import nearest
-from sage.middleware.settings import LocalModel, LocalProvider
+from sage.middleware.settings import Deployment
 
 _TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens", "n_predict")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -27,14 +29,16 @@ class LocalEngineProvider(OpenAIProvider):
     kind = "local"
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
-        self._keep(name, settings)
-        self._endpoint = None
+        Vendor.__init__(self, name, settings)
         self._models = settings.models
         self._start_timeout = settings.start_timeout
         self._data_dir = data_dir
 
     def known_models(self) -> tuple[str, ...]:
         return tuple(name for name in self._models if self.missing(name) is None)
+
+    def listing(self) -> str | None:
+        return None
 
     def complaints(self) -> list[tuple[str, str]]:
         found = [(name, self.missing(name)) for name in self._models]
@@ -51,7 +55,8 @@ class LocalEngineProvider(OpenAIProvider):
             return None
         return f"the package '{package}' is not installed: pip install 'intellistream-sage-middleware[local]'"
 
-    def engine(self, model: str) -> EngineSpec | None:
+    def engine(self, wanted: Deployment) -> EngineSpec | None:
+        model = wanted.model
         options = self._model(model)
         return EngineSpec(
             command=(sys.executable, "-m", "sage.middleware.providers.local_engine"),
@@ -83,7 +88,8 @@ class LocalEngineProvider(OpenAIProvider):
                 code="model_not_found",
             ) from None
 
-    def encode(self, call: Call, model: str, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+        model = target.model
         if call.operation is Operation.EMBEDDINGS:
             raise InvalidRequest(f"the local model '{model}' does not make embeddings", param="model")
         options, body = self._model(model), dict(call.body)
@@ -92,7 +98,7 @@ class LocalEngineProvider(OpenAIProvider):
         if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
             body["max_tokens"] = options.max_tokens
         call = replace(call, body=body)
-        request = super().encode(call, model, endpoint)
+        request = super().encode(call, target, endpoint)
         request.headers = {**self._headers, **endpoint.headers}
         request.url = f"{endpoint.base_url}/v1/{call.operation}"
         return request

@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any
-from urllib.parse import quote
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
-from sage.middleware.providers.base import MAX_NAME, Endpoint, Provider
-from sage.middleware.providers.engines import Engine
+from sage.middleware.provider_settings import KINDS
+from sage.middleware.providers.base import MAX_NAME, Provider, Target
+from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
 from sage.middleware.providers.factory import unconfigured
+from sage.middleware.providers.fleet import Fleet
 from sage.middleware.providers.lifecycle import ManagedModel
 from sage.middleware.providers.listing import Listing
-from sage.middleware.settings import KINDS, Timeouts
 from sage.middleware.settings import Deployment as DeploymentSettings
 from sage.middleware.settings import Model as ModelSettings
 
@@ -35,168 +32,19 @@ FAMILIES = (
 _REMEMBERED = 1000
 
 
-class Deployment:
-    """One place that answers for a model, and how busy it is."""
-
-    __slots__ = (
-        "in_flight",
-        "last_used",
-        "managed",
-        "max_concurrency",
-        "model",
-        "name",
-        "name_in_headers",
-        "priority",
-        "provider",
-        "retries",
-        "timeouts",
-        "weight",
-    )
-
-    def __init__(
-        self,
-        provider: Provider,
-        model: str,
-        timeouts: Timeouts,
-        managed: ManagedModel | None,
-        *,
-        weight: float = 1.0,
-        priority: int = 0,
-        max_concurrency: int | None = None,
-        retries: int = 2,
-    ) -> None:
-        self.provider = provider
-        self.model = model
-        self.name = f"{provider.name}/{model}"
-        # Models may be named in any script; a header's value is ASCII.
-        self.name_in_headers = quote(self.name, safe="/:@+,;=()!$&'*~ ").encode()
-        self.timeouts = timeouts
-        self.managed = managed
-        self.weight = weight
-        self.priority = priority
-        self.max_concurrency = max_concurrency
-        self.retries = min(retries, provider.retries)
-        self.in_flight = 0
-        self.last_used: float | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """Its part of ``GET /models/{name}``; times are Unix seconds."""
-        return {
-            "provider": self.provider.name,
-            "model": self.model,
-            "kind": self.provider.kind,
-            "weight": self.weight,
-            "priority": self.priority,
-            "state": str(self.managed.state) if self.managed else "ready",
-            "in_flight": self.in_flight,
-        }
-
-
-class Lease:
-    """``async with`` it: the deployment is ready and counted as busy until the block ends."""
-
-    __slots__ = ("_deployment", "_lease", "_registry")
-
-    def __init__(self, registry: Registry, deployment: Deployment) -> None:
-        self._registry = registry
-        self._deployment = deployment
-        self._lease: Any = None
-
-    async def __aenter__(self) -> Endpoint:
-        deployment, busy = self._deployment, self._registry.busy
-        provider = deployment.provider
-        running = busy.get(provider.name, 0)
-        if provider.max_concurrency is not None and running >= provider.max_concurrency:
-            raise Unavailable(
-                f"the provider '{provider.name}' has its {provider.max_concurrency} requests running "
-                f"(llm.providers.{provider.name}.max_concurrency); try again soon",
-                code="overloaded",
-            )
-        if deployment.max_concurrency is not None and deployment.in_flight >= deployment.max_concurrency:
-            raise Unavailable(
-                f"'{deployment.name}' has its {deployment.max_concurrency} requests running (max_concurrency of its "
-                "model); try again soon",
-                code="overloaded",
-            )
-        busy[provider.name] = running + 1
-        deployment.in_flight += 1
-        try:
-            if deployment.managed is not None:
-                self._lease = deployment.managed.lease()
-                endpoint = await self._lease.__aenter__()
-                assert isinstance(endpoint, Endpoint)
-                return endpoint
-            fixed = provider.endpoint()
-            assert fixed is not None
-        except BaseException:
-            self._release()
-            raise
-        return fixed
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._lease is not None:
-                await self._lease.__aexit__(kind, exc, trace)
-        finally:
-            self._release()
-
-    def _release(self) -> None:
-        self._deployment.in_flight -= 1
-        self._deployment.last_used = time.time()
-        self._registry.busy[self._deployment.provider.name] -= 1
-
-
-@dataclass(slots=True)
-class PublicModel:
-    """A name that callers use. ``registered`` tells whether the configuration or the program gave it."""
-
-    name: str
-    deployments: list[Deployment]
-    fallbacks: tuple[str, ...] = ()
-    registered: bool = True
-    faults: list[str] = field(default_factory=list)
-    """Why deployments that were asked for are not there."""
-
-    @property
-    def label(self) -> str:
-        """The name in metrics: made from the configuration, never from a request's text."""
-        return self.name if self.registered else f"{self.deployments[0].provider.name}/*"
-
-    def describe(self) -> dict[str, Any]:
-        """The answer of ``GET /models/{name}``."""
-        managed = next((d.managed for d in self.deployments if d.managed), None)
-        used = [d.last_used for d in self.deployments if d.last_used is not None]
-        state = str(managed.state) if managed and len(self.deployments) == 1 else "ready"
-        return {
-            "name": self.name,
-            "state": state if self.deployments else "failed",
-            "provider": self.deployments[0].provider.name if self.deployments else None,
-            "deployments": [d.describe() for d in self.deployments],
-            "fallbacks": list(self.fallbacks),
-            "loaded_at": managed.loaded_at if managed else None,
-            "last_used": max(used, default=None),
-            "in_flight": sum(d.in_flight for d in self.deployments),
-            "error": (managed.error if managed else None)
-            or ({"message": "; ".join(self.faults)} if self.faults else None),
-        }
-
-
 class Registry:
     """The owner of all models. It lives on one event loop."""
 
     def __init__(
-        self, providers: Mapping[str, Provider], absent: Mapping[str, str], listing: Listing, keep_alive: float
+        self, providers: Mapping[str, Provider], absent: Mapping[str, str], listing: Listing, fleet: Fleet
     ) -> None:
         self.providers = dict(providers)
         self.absent = dict(absent)
         """Providers that are named but cannot serve, and why."""
-        self.busy: dict[str, int] = {}
+        self._busy: Counter[str] = Counter()
         self._listing = listing
-        self._keep_alive = keep_alive
+        self._fleet = fleet
         self._models: dict[str, PublicModel] = {}
-        self._managed: dict[tuple[str, str], ManagedModel] = {}
         self._unregistered: dict[str, PublicModel] = {}
         self._loading: set[asyncio.Task[None]] = set()
 
@@ -208,35 +56,28 @@ class Registry:
             if provider is None:
                 reason = self.absent.get(wanted.provider) or unconfigured(wanted.provider)
                 model.faults.append(f"provider '{wanted.provider}' cannot serve: {reason}")
-            elif wanted.engine is not None:
-                model.faults.append(
-                    f"'{wanted.provider}' cannot start '{wanted.model}': this version manages no servers"
-                )
             else:
                 model.deployments.append(self._deploy(provider, wanted, settings))
         self._models[name] = model
         return model
 
     def _deploy(self, provider: Provider, wanted: DeploymentSettings, settings: ModelSettings) -> Deployment:
+        target = Target(
+            wanted.lora or wanted.model,
+            drop_unsupported=settings.drop_unsupported,
+            keep_alive=settings.keep_alive,
+            pin=settings.pin,
+        )
         return Deployment(
             provider,
-            wanted.model,
+            target,
             settings.timeouts.over(provider.timeouts),
-            self._manage(provider, wanted.model, settings.keep_alive),
+            self._fleet.manage(provider, wanted, settings),
             weight=wanted.weight,
             priority=wanted.priority,
             max_concurrency=settings.max_concurrency,
             retries=settings.retries,
         )
-
-    def _manage(self, provider: Provider, model: str, keep_alive: float | None) -> ManagedModel | None:
-        spec = provider.engine(model)
-        if spec is None:
-            return None
-        key = (provider.name, model)
-        if key not in self._managed:
-            self._managed[key] = ManagedModel(model, lambda: Engine(spec, model), keep_alive or self._keep_alive)
-        return self._managed[key]
 
     def register_known(self) -> None:
         """Gives every model that a provider knows of itself its own name, where the configuration has not."""
@@ -319,8 +160,10 @@ class Registry:
         )
 
     def _remember(self, name: str, provider: Provider, upstream: str) -> PublicModel:
-        managed = self._manage(provider, upstream, None)
-        model = PublicModel(name, [Deployment(provider, upstream, provider.timeouts, managed)], registered=False)
+        wanted = DeploymentSettings(provider=provider.name, model=upstream)
+        managed = self._fleet.manage(provider, wanted, ModelSettings(deployments=(wanted,)))
+        deployment = Deployment(provider, Target(upstream), provider.timeouts, managed)
+        model = PublicModel(name, [deployment], registered=False)
         while len(self._unregistered) >= _REMEMBERED:
             self._unregistered.pop(next(iter(self._unregistered)))
         self._unregistered[name] = model
@@ -328,7 +171,7 @@ class Registry:
 
     def lease(self, deployment: Deployment) -> Lease:
         """``async with registry.lease(deployment) as endpoint``: ready, counted, and let go at the end."""
-        return Lease(self, deployment)
+        return Lease(self._busy, deployment)
 
     async def load(self, name: str, *, wait: bool = True) -> PublicModel:
         """Makes every engine of the model ready; without ``wait``, only sets that going."""
@@ -361,8 +204,7 @@ class Registry:
 
     async def close(self) -> None:
         """Ends all engines."""
-        for managed in self._managed.values():
-            await managed.close()
+        await self._fleet.close()
 
 
 async def _load_quietly(managed: ManagedModel) -> None:

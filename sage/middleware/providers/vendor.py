@@ -1,0 +1,172 @@
+"""What the adapters share: a vendor's name, its keys, what it refuses, and what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from multidict import CIMultiDict
+
+from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
+from sage.middleware.provider_settings import ProviderCommon, RemoteProvider
+from sage.middleware.providers.base import Call, Endpoint, EngineSpec, ModelHost, Target, UpstreamRequest
+from sage.middleware.providers.refusals import refusal
+from sage.middleware.settings import Deployment
+
+# Every header that is sent, so that the client adds none: compression would hold back the chunks of a stream.
+WIRE_HEADERS = {
+    "User-Agent": "sage-middleware",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+}
+# Fields that run code or templates upstream, or redirect the call: never passed on, whoever asks.
+DENIED = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "base_url",
+        "chat_template",
+        "extra_headers",
+        "logits_processors",
+        "lora",
+        "lora_request",
+        "mm_processor_kwargs",
+        "media_io_kwargs",
+        "kv_transfer_params",
+        "priority",
+        "prompt_embeds",
+        "request_id",
+        "id_slot",
+        "slot_id",
+    }
+)
+# Fields of OpenAI's that change nothing in the answer: a vendor that has none of them is not asked to.
+HINTS = frozenset(
+    {
+        "user",
+        "metadata",
+        "store",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "service_tier",
+        "stream",
+        "stream_options",
+        "model",
+    }
+)
+
+
+class Vendor:
+    """The base of every adapter: it has the facts, and leaves the translations to its kinds."""
+
+    kind = ""
+    host: ModelHost | None = None
+
+    def __init__(self, name: str, settings: ProviderCommon) -> None:
+        self.name = name
+        self.timeouts = settings.timeouts
+        self.max_concurrency = settings.max_concurrency
+        self.retries = settings.retries
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self._headers = CIMultiDict(WIRE_HEADERS)
+        self._headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
+        # Short values of headers are no secrets but words.
+        self._secrets = [v for v in self._headers.values() if len(v) >= 8 and v not in WIRE_HEADERS.values()]
+        self._denied = DENIED | frozenset(settings.deny_fields)
+
+    def _open(self, base_url: str, settings: RemoteProvider) -> None:
+        """Listens at ``base_url``, once for each key."""
+        self._secrets = sorted({*self._secrets, *settings.keys}, key=len, reverse=True)  # one may hold another
+        base_url = base_url.rstrip("/")
+        opened = [Endpoint(base_url, self._with_key(key)) for key in settings.keys]
+        self.endpoints = tuple(opened) or (Endpoint(base_url, self._headers),)
+
+    def _with_key(self, key: str) -> Mapping[str, str]:
+        headers = self._headers.copy()
+        headers["Authorization"] = f"Bearer {key}"
+        return headers
+
+    def engine(self, wanted: Deployment) -> EngineSpec | None:
+        return None
+
+    def known_models(self) -> tuple[str, ...]:
+        return ()
+
+    def complaints(self) -> list[tuple[str, str]]:
+        return []
+
+    def missing(self, model: str) -> str | None:
+        return None
+
+    def listing(self) -> str | None:
+        return f"{self.endpoints[0].base_url}/models" if self.endpoints else None
+
+    def listed(self, body: Any) -> frozenset[str]:
+        """OpenAI's list of models."""
+        entries = body.get("data") if isinstance(body, dict) else None
+        found = (entry.get("id") for entry in entries or () if isinstance(entry, dict))
+        return frozenset(name for name in found if isinstance(name, str))
+
+    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+        return refusal(self.name, status, body, headers, self._secrets)
+
+    def _check_denied(self, body: Mapping[str, Any]) -> None:
+        """Raises :class:`InvalidRequest` for a field that is never passed on."""
+        if not self._denied.isdisjoint(body):
+            field = sorted(self._denied.intersection(body))[0]
+            raise InvalidRequest(
+                f"'{field}' is never passed on to the provider '{self.name}'; leave it out",
+                param=field,
+                code="field_not_allowed",
+            )
+
+    def _post(self, url: str, endpoint: Endpoint, body: Mapping[str, Any]) -> UpstreamRequest:
+        """The request that carries ``body`` as JSON."""
+        try:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError as exc:
+            raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
+        return UpstreamRequest(self.name, "POST", url, endpoint.headers, data, self.timeouts)
+
+    def _cannot(self, target: Target, field: str, why: str = "") -> None:
+        """Raises :class:`Unsupported` for ``field``, unless the model leaves out what its vendor cannot do."""
+        if not target.drop_unsupported:
+            raise Unsupported(
+                f"'{field}' is not something that the provider '{self.name}' ({self.kind}) can do{why}; leave it out, "
+                "or have an administrator set drop_unsupported: true for the model",
+                param=field,
+            )
+
+    def _cannot_do(self, call: Call) -> Unsupported:
+        """For a whole operation that the vendor does not have."""
+        return Unsupported(
+            f"the provider '{self.name}' ({self.kind}) has no {call.operation}; ask another model",
+            param="model",
+            code="unsupported_operation",
+        )
+
+    def _nonsense(self, call: Call) -> UpstreamFailed:
+        return UpstreamFailed(
+            f"the provider '{self.name}' answered with something that is no answer to {call.operation}",
+            code="upstream_nonsense",
+        )
+
+    def _object(self, call: Call, body: bytes) -> dict[str, Any]:
+        """The answer as a JSON object; raises :class:`UpstreamFailed` for anything else."""
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError as exc:
+            raise self._nonsense(call) from exc
+        if not isinstance(answer, dict):
+            raise self._nonsense(call)
+        return answer
+
+    def _stream_error(self, error: Any) -> SageError:
+        """An error that came inside a 200: its ``code`` is the status where it is a number."""
+        detail = error if isinstance(error, dict) else {"message": str(error)}
+        code = detail.get("code")
+        status = code if isinstance(code, int) and 400 <= code <= 599 else 502
+        return self.refuse(status, {"error": detail}, {})
