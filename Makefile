@@ -37,8 +37,8 @@ image-test:
 	$(PYTHON) tests/image/run.py
 
 lock: $(VENV)/dev.stamp
-	$(LOCK) --group build -o requirements/core.txt
-	$(LOCK) --group build --extra local -o requirements/serve.txt
+	$(LOCK) --group build --extra ollama -o requirements/core.txt
+	$(LOCK) --group build --extra local --extra ollama -o requirements/serve.txt
 	$(LOCK) --all-extras --group dev -o requirements/dev.txt
 
 clean:

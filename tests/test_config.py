@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -22,9 +22,9 @@ from running_gateway import run_gateway
 
 from sage.errors import ConfigError
 from sage.middleware.config import find_config, load_settings
-from sage.middleware.provider_settings import LocalModel, LocalProvider, RemoteProvider
+from sage.middleware.provider_settings import LocalModel, LocalProvider, ProviderSettings, RemoteProvider
 from sage.middleware.quantities import parse_duration, parse_size
-from sage.middleware.settings import Deployment, Model, Settings
+from sage.middleware.settings import Deployment, ManagedServer, Model, Settings
 
 ROOT = Path(__file__).parent.parent
 FIRST_DOCUMENTS = """
@@ -147,7 +147,8 @@ def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
         "config.yaml: no fault found",
         "providers: local",
         "models: gemma-3-270m",
-        "provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url (llm.providers.vllm)",
+        "provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url, or give a "
+        "deployment an 'engine' (llm.providers.vllm)",
     ]
     (tmp_path / "config.yaml").write_text("api: {prot: 1}")
     bad = sage("config", "check", cwd=tmp_path)
@@ -535,7 +536,7 @@ def test_the_repositorys_file_states_the_built_in_defaults() -> None:
 def test_every_key_is_written_of(file: str) -> None:
     text = (ROOT / file).read_text()
     keys = set(keys_of(Settings().model_dump(mode="json"))) - {"local", "gemma-3-270m"}
-    keys |= fields_of(RemoteProvider, LocalProvider, LocalModel, Model, Deployment)
+    keys |= fields_of(*get_args(ProviderSettings), LocalProvider, LocalModel, Model, Deployment, ManagedServer)
     assert len(keys) > 45
     assert sorted(key for key in keys if not re.search(rf"\b{key}\b", text)) == []
 
@@ -546,7 +547,7 @@ def test_the_reference_states_the_defaults_and_no_other_key() -> None:
     defaults = {name: default.strip().strip("`") for name, default in rows}
     settings = Settings().model_dump(mode="json")
     checked = 0
-    for section in ("api", "auth", "llm.limits"):
+    for section in ("api", "auth", "llm.limits", "llm.routing"):
         inner = settings
         for part in section.split("."):
             inner = inner[part]
