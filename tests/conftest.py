@@ -20,6 +20,14 @@ hypothesis.settings.register_profile("reduced", max_examples=60, deadline=None)
 hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else "reduced")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "proves(vendor, *features, refused=False): what the test establishes of a vendor (docs/providers.md); refused: "
+        "that it answers with a clear 400",
+    )
+
+
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """``gateway(llm={…}, api={…}, auth={…})`` starts one; all end with the test."""

@@ -11,10 +11,10 @@ from fastapi import APIRouter
 from sage.middleware.app.main import openapi_document
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.routes import ROUTES
-from sage.middleware.routers import auth, health, models, openai
+from sage.middleware.routers import auth, health, models, ollama, openai
 from sage.middleware.routers.guard import GuardedRoute
 
-ROUTERS = (auth.router, health.router, models.router, openai.router)
+ROUTERS = (auth.router, health.router, models.router, ollama.router, openai.router)
 
 
 def served() -> dict[str, tuple[str, str]]:
@@ -51,6 +51,13 @@ def _call(url: str, method: str, path: str, headers: dict[str, str]) -> requests
     return requests.request(method, url + path, json={}, headers=headers, timeout=10)
 
 
+def _told(answer: requests.Response) -> tuple[str, str]:
+    """Code and message of an error, in our envelope or in Ollama's."""
+    told = answer.json()
+    error = told["error"]
+    return (error["code"], error["message"]) if isinstance(error, dict) else (told["code"], error)
+
+
 def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
     running = gateway()
     keys = {scope: running.new_key(scopes=[scope]) for scope in Scope}
@@ -68,8 +75,9 @@ def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
             assert answer.status_code != 401, (name, scope)
             assert (answer.status_code == 403) == (scope != needed), (name, scope, answer.text)
             if scope != needed:
-                assert answer.json()["error"]["code"] == "missing_scope"
-                assert f"'{needed}'" in answer.json()["error"]["message"]
+                code, message = _told(answer)
+                assert code == "missing_scope"
+                assert f"'{needed}'" in message
 
 
 def test_openapi_says_what_holds() -> None:

@@ -199,7 +199,8 @@ class LocalModel(Section):
     max_tokens: int | None = Field(None, ge=1)
     """For requests that name none; none: until the context is full."""
     context: int = Field(4096, ge=64)
-    """Tokens of context for each request that runs at the same time."""
+    """Tokens of context for each request that runs at the same time; ``embed`` and ``rerank``: 1024 unless given, since
+    they work a whole text out at once, which takes memory for each of its tokens."""
     parallel: int = Field(2, ge=1, le=64)
     threads: int | None = Field(None, ge=1)
     task: Literal["generate", "embed", "rerank"] = "generate"

@@ -74,6 +74,10 @@ def main(mode: str, argument: str = "") -> None:
     elif mode == "daemon":
         daemon(argument)
         serve()
+    elif mode == "unruly":
+        daemon(argument)
+        stubborn()
+        serve()
     elif mode == "stubborn":
         stubborn()
         serve()

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.providers.engines import Engine, EngineFailed, Lines, describe_status, engine_environment
-
-ROOT = str(Path(__file__).parents[2])
 
 
 def arguments(pid: int) -> bytes:
@@ -41,7 +37,7 @@ def test_an_engine_serves_with_its_own_key_and_ends(fake, gone, get, loop):
         key = endpoint.headers["Authorization"].removeprefix("Bearer ")
         assert len(key) >= 32
         pids = engine.pids
-        assert len(pids) == 2
+        assert len(pids) == 3  # two stubs and the engine
         assert pids[0] == engine.pid
         assert all(key.encode() not in arguments(pid) for pid in pids)
         await engine.stop()
@@ -99,7 +95,7 @@ def test_vendor_keys_are_not_inherited(fake, get, monkeypatch):
     environment, raw = asyncio.run(scenario())
     assert environment["PATH"] == os.environ["PATH"]
     assert "sk-secret" not in environment.values()
-    assert len(raw) == 2
+    assert len(raw) == 3
     assert not any(b"sk-secret" in block for block in raw)
 
 
@@ -159,7 +155,7 @@ def test_a_start_that_takes_too_long_leaves_nothing(fake, gone):
         while not engine.log_tail:
             await asyncio.sleep(0.01)
         pids = engine.pids
-        assert len(pids) == 2
+        assert len(pids) == 3
         failure = await starting
         assert "did not come to serve within 1 s" in failure.message
         assert failure.log == ("not yet",)
@@ -186,7 +182,7 @@ def test_a_cancelled_start_leaves_nothing(fake, gone):
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert len(pids) == 2
+        assert len(pids) == 3
         assert gone(pids, within=0)
 
     asyncio.run(scenario())
@@ -245,61 +241,6 @@ def test_when_the_engine_exits_the_rest_of_its_family_ends(fake, gone, get, tmp_
         assert gone([int(pid) for pid in (tmp_path / "pids").read_text().split()], within=0)
 
     asyncio.run(scenario())
-
-
-def test_a_killed_stub_takes_its_family_along(fake, gone, tmp_path):
-    async def scenario():
-        engine = Engine(fake("daemon", str(tmp_path / "pids")), "m")
-        await engine.start()
-        pids = engine.pids
-        assert len(pids) == 3
-        os.kill(engine.pid, signal.SIGKILL)
-        assert await asyncio.wait_for(engine.exited, 10) == -signal.SIGKILL
-        assert gone(pids, within=0)
-        await engine.stop()
-
-    asyncio.run(scenario())
-
-
-@pytest.fixture
-def gateway(tmp_path):
-    """A process of its own that holds an engine with a daemon; and the pids of the stub, the engine and the daemon."""
-    script = f"""
-import asyncio, sys
-from sage.middleware.providers.base import EngineSpec
-from sage.middleware.providers.engines import Engine
-async def main():
-    command = (sys.executable, "-I", "-S", {str(Path(__file__).with_name("fake_engine.py"))!r}, "daemon", sys.argv[1])
-    engine = Engine(EngineSpec(command), "m", grace=0.2)
-    await engine.start()
-    print(*engine.pids, flush=True)
-    await engine.exited
-asyncio.run(main())
-"""
-    environment = {**os.environ, "PYTHONPATH": ROOT}
-    command = (sys.executable, "-c", script, str(tmp_path / "pids"))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(pids) == 3
-        yield process, pids
-        process.kill()
-
-
-def test_a_killed_gateway_takes_its_engines_along(gateway, gone):
-    process, pids = gateway
-    assert not gone(pids[:1], within=0)
-    process.kill()
-    assert gone(pids)
-
-
-def test_a_killed_stub_takes_its_engine_along_while_the_gateway_can_do_nothing(gateway, gone):
-    process, (stub, *family) = gateway
-    process.send_signal(signal.SIGSTOP)
-    engine = int(Path(f"/proc/{stub}/task/{stub}/children").read_text().split()[0])
-    os.kill(stub, signal.SIGKILL)
-    assert gone([engine])
-    process.send_signal(signal.SIGCONT)
-    assert gone(family)
 
 
 def test_a_ctrl_c_in_the_terminal_does_not_reach_engines(fake, get):

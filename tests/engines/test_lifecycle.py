@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sage.errors import Unavailable
 from sage.middleware.providers.base import Endpoint
 from sage.middleware.providers.engines import Engine, EngineFailed
-from sage.middleware.providers.lifecycle import ManagedModel, RestartPolicy, State
+from sage.middleware.providers.health import RestartPolicy
+from sage.middleware.providers.lifecycle import ManagedModel, State
 
 
 class Factory:
@@ -44,7 +45,7 @@ def run(scenario: Callable, *arguments: object, limit: float = 60) -> None:
 
 
 def crash(engine: Engine) -> None:
-    os.kill(engine.pids[1], signal.SIGKILL)
+    os.kill(engine.pids[2], signal.SIGKILL)  # after the two stubs
 
 
 async def crashed(model: ManagedModel) -> None:
@@ -366,6 +367,7 @@ class ScriptedEngine:
 
     alive = 0
     log_tail = ("log",)
+    pids = ()
 
     def __init__(self, script: random.Random):
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -384,6 +386,9 @@ class ScriptedEngine:
             await self.stop()
             raise
         return Endpoint("http://127.0.0.1:1")
+
+    async def health(self, within: float) -> int:
+        return 200
 
     async def stop(self) -> None:
         await self._turns()

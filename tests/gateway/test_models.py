@@ -132,12 +132,15 @@ def test_weights_and_priorities(ups: Callable, gateway: Callable) -> None:
     assert answer.headers["x-sage-attempts"] == "3"
 
 
-def test_a_provider_at_its_bound_refuses_at_once(ups: Callable, gateway: Callable) -> None:
+def test_a_provider_at_its_bound_refuses_at_once_where_nobody_may_wait(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
     up.reply({"choices": []}, gate=gate)
     models = {"bench": {"deployments": [{"provider": "east", "model": "m"}]}}
-    running = gateway(llm={"providers": {"east": provider(up, max_concurrency=2)}, "models": models})
+    routing = {"queue_size": 0}
+    running = gateway(
+        llm={"providers": {"east": provider(up, max_concurrency=2)}, "models": models, "routing": routing}
+    )
     with ThreadPoolExecutor(2) as pool:
         first = [pool.submit(running.chat) for _ in range(2)]
         up.wait_requests(2)
@@ -201,7 +204,9 @@ def test_a_model_narrows_its_providers_bounds(ups: Callable, gateway: Callable) 
     up.reply({"choices": []}, gate=gate)
     deployments = [{"provider": "east", "model": "m"}]
     models = {"bench": {"deployments": deployments, "max_concurrency": 1}}
-    running = gateway(llm={"providers": {"east": provider(up)}, "models": models})
+    running = gateway(
+        llm={"providers": {"east": provider(up)}, "models": models, "routing": {"queue_timeout": "100ms"}}
+    )
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(running.chat)
         up.wait_requests(1)
@@ -227,9 +232,9 @@ def test_limits_can_only_be_narrowed() -> None:
         Settings.model_validate({"llm": {"providers": {"openai": {"api_key": "k"}}, "models": models}})
 
 
-def test_a_server_that_the_gateway_should_start_is_told_to_be_missing(gateway: Callable) -> None:
+def test_a_server_whose_program_is_not_there_says_so(gateway: Callable) -> None:
     qwen = {"provider": "vllm", "model": "Qwen/Qwen3-0.6B", "engine": {"args": ["--max-model-len", "4096"]}}
     providers = {"vllm": {"base_url": "http://localhost:8001/v1"}}
     answer = gateway(llm={"providers": providers, "models": {"qwen": {"deployments": [qwen]}}}).chat("qwen")
     assert answer.status_code == 503
-    assert "manages no servers" in answer.json()["error"]["message"]
+    assert "the program 'vllm' cannot be started" in answer.json()["error"]["message"]

@@ -44,6 +44,9 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._json(self._open("POST", path, body or {}))
 
+    def delete(self, path: str) -> None:
+        self._open("DELETE", path, None).close()
+
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
         """The JSON of each event of a stream; raises when the stream breaks or ends without ``[DONE]``."""
         with self._open("POST", path, body) as answer:
@@ -56,9 +59,9 @@ class Client:
                         return
                     event = json.loads(data)
                     if isinstance(event, dict) and event.get("error"):
-                        raise CallFailed(event["error"]["message"])
+                        raise CallFailed(_said(event["error"]))
                     yield event
-            except (OSError, http.client.HTTPException) as exc:
+            except (OSError, ValueError, http.client.HTTPException) as exc:
                 raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
         raise CallFailed(f"the answer of {self._url} broke off")
 
@@ -75,6 +78,8 @@ class Client:
             with exc:
                 hint = f"; {self._hint}" if exc.code == 401 and self._hint else ""
                 raise CallFailed(_message(exc) + hint) from None
+        except TimeoutError:
+            raise CallFailed(f"{self._url} took the request and has not answered in {_TIMEOUT:.0f} s") from None
         except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "reason", exc)
             raise CallFailed(
@@ -103,6 +108,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _message(answer: urllib.error.HTTPError) -> str:
     try:
-        return str(json.loads(answer.read())["error"]["message"])
+        return _said(json.loads(answer.read())["error"])
     except (ValueError, KeyError, TypeError, OSError):
         return f"the gateway answered {answer.code}"
+
+
+def _said(error: Any) -> str:
+    """An error's message, on one line."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return " ".join(str(message).split())

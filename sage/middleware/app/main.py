@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sage.middleware.app.pages import add_pages, describe
 from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.private_files import write_private
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.gateway.usage import Metrics
@@ -27,13 +29,16 @@ from sage.middleware.providers.dispatch import Dispatch
 from sage.middleware.providers.factory import make_providers
 from sage.middleware.providers.fleet import Fleet
 from sage.middleware.providers.listing import Listing
+from sage.middleware.providers.memory import Memory
+from sage.middleware.providers.registrations import Registrations
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.routers import auth as auth_routes
-from sage.middleware.routers import health, models, openai
+from sage.middleware.routers import cohere, health, models, ollama, ollama_inference, openai, tokenize
 from sage.middleware.routers.asgi import ASGIApp
 from sage.middleware.routers.generate import Generate
 from sage.middleware.routers.guard import hot_route
+from sage.middleware.routers.rerank import Rerank
 from sage.middleware.settings import Settings
 
 _DESCRIPTION = "A team's LLM gateway and model manager. *Authorize* with your name and password, or paste a key."
@@ -60,7 +65,7 @@ def create_app(settings: Settings, *, gateway: Gateway | None = None) -> Edge:
         openapi_url=None,
         redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
-        lifespan=_lifespan(owned, accounts, authenticator, log),
+        lifespan=_lifespan(gateway, owned, accounts, authenticator, log),
     )
     app.state.settings = settings
     app.state.gateway = gateway
@@ -90,11 +95,14 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     """
     transport = transport or HttpTransport()
     providers, absent = make_providers(settings.llm, settings.data_dir)
-    registry = Registry(providers, absent, Listing(transport), Fleet(settings.llm.keep_alive))
+    fleet = Fleet(settings.llm.keep_alive, Memory(settings.llm.memory_budget), transport)
+    kept = Registrations(settings.data_dir / "models.json", partial(write_private, replace=True))
+    registry = Registry(providers, absent, Listing(transport), fleet, kept)
     for name, model in settings.llm.models.items():
-        registry.register(name, model)
+        registry.register(name, model, source="config")
     registry.register_known()
-    return Gateway(registry, Dispatch(registry, transport), transport, Metrics(), settings.llm.limits)
+    registry.restore()
+    return Gateway(registry, Dispatch(transport, settings.llm.routing), transport, Metrics(), settings.llm.limits)
 
 
 def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:
@@ -104,10 +112,18 @@ def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | N
         ("/v1/chat/completions", "chat_completions", openai.Inference(gateway, Operation.CHAT)),
         ("/v1/completions", "completions", openai.Inference(gateway, Operation.COMPLETIONS)),
         ("/v1/embeddings", "embeddings", openai.Inference(gateway, Operation.EMBEDDINGS)),
+        ("/v1/rerank", "rerank", Rerank(gateway)),
+        ("/v2/chat", "cohere_chat", cohere.Chat(gateway)),
+        ("/v2/embed", "cohere_embed", cohere.Embed(gateway)),
+        ("/v2/rerank", "cohere_rerank", Rerank(gateway)),
+        ("/v1/score", "score", tokenize.Scoring(gateway, Operation.SCORE)),
+        ("/v1/tokenize", "tokenize", openai.Inference(gateway, Operation.TOKENIZE)),
+        ("/v1/detokenize", "detokenize", openai.Inference(gateway, Operation.DETOKENIZE)),
     ]
     hot = [hot_route(path, name, endpoint, authenticator) for path, name, endpoint in endpoints]
+    hot += ollama_inference.hot_routes(gateway, authenticator)
     app.router.routes.extend(hot)
-    for router in (openai.router, models.router, health.router):
+    for router in (openai.router, ollama.router, models.router, health.router):
         app.include_router(router)
     if authenticator is not None:
         app.include_router(auth_routes.router)
@@ -116,7 +132,11 @@ def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | N
 
 
 def _lifespan(
-    owned: Gateway | None, accounts: Accounts | None, authenticator: Authenticator | None, log: AccessLog | None
+    gateway: Gateway,
+    owned: Gateway | None,
+    accounts: Accounts | None,
+    authenticator: Authenticator | None,
+    log: AccessLog | None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -126,6 +146,7 @@ def _lifespan(
         if accounts is not None and authenticator is not None:
             await asyncio.to_thread(accounts.prepare_setup)
             follower = asyncio.create_task(authenticator.follow())
+        gateway.registry.preload()
         try:
             yield
         finally:

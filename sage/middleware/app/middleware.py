@@ -20,7 +20,7 @@ from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.gateway.gateway import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
-from sage.middleware.routers.asgi import ASGIApp, Message, Receive, Scope, Send
+from sage.middleware.routers.asgi import ASGIApp, Message, Receive, Scope, Send, error_headers
 from sage.middleware.settings import LOOPBACK, Settings
 
 logger = logging.getLogger("sage")
@@ -177,13 +177,7 @@ class Edge:
 async def answer_error(error: SageError, send: Send) -> None:
     """Answers with the envelope of ``error``."""
     body = orjson.dumps(error.envelope())
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b'Bearer realm="sage"'))
-    if error.status == 413:
-        headers.append((b"connection", b"close"))
+    headers = error_headers(error, len(body))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -20,8 +20,26 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from sage.middleware.auth.routes import ROUTES
+from sage.middleware.routers.cohere import CohereChatRequest, CohereEmbedRequest
 from sage.middleware.routers.generate import GenerateAnswer, GenerateRequest
+from sage.middleware.routers.ollama_inference import (
+    NDJSON,
+    OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaError,
+    OllamaGenerateRequest,
+)
 from sage.middleware.routers.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from sage.middleware.routers.rerank import RerankAnswer, RerankRequest
+from sage.middleware.routers.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
 
 _STATIC = "/docs/static"
 # The one address of another host in the bundle: a picture beside its maker's name, which hides itself when it is none.
@@ -49,12 +67,26 @@ _HOT: tuple[tuple[str, str, str, str, type[BaseModel], type[BaseModel] | None], 
     ("/v1/chat/completions", "chat_completions", "OpenAI", "Chat completion", ChatCompletionRequest, None),
     ("/v1/completions", "completions", "OpenAI", "Text completion", CompletionRequest, None),
     ("/v1/embeddings", "embeddings", "OpenAI", "Embeddings", EmbeddingRequest, None),
+    ("/v1/rerank", "rerank", "Cohere", "Documents in the order of a query", RerankRequest, RerankAnswer),
+    ("/v2/chat", "cohere_chat", "Cohere", "Chat", CohereChatRequest, None),
+    ("/v2/embed", "cohere_embed", "Cohere", "Embeddings", CohereEmbedRequest, None),
+    ("/v2/rerank", "cohere_rerank", "Cohere", "Documents in the order of a query", RerankRequest, RerankAnswer),
+    ("/api/chat", "ollama_chat", "Ollama", "Chat", OllamaChatRequest, None),
+    ("/api/generate", "ollama_generate", "Ollama", "A prompt in, a text out", OllamaGenerateRequest, None),
+    ("/api/embed", "ollama_embed", "Ollama", "Embeddings", OllamaEmbedRequest, None),
+    ("/api/embeddings", "ollama_embeddings", "Ollama", "Embedding of one text", OllamaEmbeddingsRequest, None),
+    ("/v1/score", "score", "vLLM", "Scores of pairs of texts", ScoreRequest, ScoreAnswer),
+    ("/v1/tokenize", "tokenize", "vLLM", "Tokens of a text", TokenizeRequest, TokenizeAnswer),
+    ("/v1/detokenize", "detokenize", "vLLM", "Text of tokens", DetokenizeRequest, DetokenizeAnswer),
 )
 
 
 _TAGS = (
     ("Generate", "The gateway's own, smallest way to an answer."),
     ("OpenAI", "For every client of OpenAI's API: its `base_url` is this server's address and `/v1`."),
+    ("Cohere", "For Cohere's own clients: their `base_url` is this server's address. Any model answers."),
+    ("Ollama", "For Ollama's own clients: their `host` is this server's address. Any model answers."),
+    ("vLLM", "vLLM's own additions to OpenAI's API, for every provider that can."),
     ("Models", "What can answer, and what is in memory."),
     ("Accounts", "Login, keys and users."),
     ("Operation", "For who runs the gateway."),
@@ -136,7 +168,7 @@ def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
         {"name": name, "description": text} for name, text in _TAGS if with_accounts or name != "Accounts"
     ]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    wanted: list[Any] = [(ErrorEnvelope, "validation")]
+    wanted: list[Any] = [(ErrorEnvelope, "validation"), (OllamaError, "validation")]
     wanted += [(model, "validation") for *_, request, answer in _HOT for model in (request, answer) if model]
     schemas.update(models_json_schema(wanted, ref_template=_REF)[1]["$defs"])
     for path, name, tag, summary, request, answer in _HOT:
@@ -172,13 +204,19 @@ def _hot_operation(
             "required": True,
             "content": {"application/json": {"schema": schema, "example": example}},
         },
-        "responses": {
-            "200": {
-                "description": "The answer, or with `stream: true` server-sent events.",
-                "content": {"application/json": {"schema": whole}, "text/event-stream": {"schema": {"type": "string"}}},
-            }
-        },
+        "responses": {"200": _hot_answer(whole, tag, streams="stream" in request.model_fields)},
     }
+
+
+def _hot_answer(whole: dict[str, Any], tag: str, *, streams: bool) -> dict[str, Any]:
+    content = {"application/json": {"schema": whole}}
+    if not streams:
+        return {"description": "The answer.", "content": content}
+    if tag == "Ollama":
+        content[NDJSON] = {"schema": {"type": "string"}}
+        return {"description": "A line of JSON for each piece, or with `stream: false` the answer.", "content": content}
+    content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"description": "The answer, or with `stream: true` server-sent events.", "content": content}
 
 
 def _entitle(operation: dict[str, Any]) -> None:
@@ -191,7 +229,8 @@ def _entitle(operation: dict[str, Any]) -> None:
 
 
 def _complete(operation: dict[str, Any], guarded: bool, with_accounts: bool) -> None:
-    envelope = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorEnvelope")}}}
+    shape = "OllamaError" if "Ollama" in operation.get("tags", ()) else "ErrorEnvelope"
+    envelope = {"application/json": {"schema": {"$ref": _REF.format(model=shape)}}}
     responses = operation["responses"]
     responses.pop("422", None)
     responses["default"] = {"description": "An error, by its status.", "content": envelope}

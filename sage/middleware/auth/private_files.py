@@ -50,6 +50,7 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
                 draft.replace(path)
             else:
                 os.link(draft, path)
+            _sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError:
@@ -57,3 +58,12 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
     except OSError as exc:
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
     return True
+
+
+def _sync(directory: Path) -> None:
+    """Puts the names in ``directory`` on the disk: without that, a file that was renamed may be lost with the power."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest
@@ -11,7 +11,15 @@ from sage.middleware.providers.base import MAX_NAME, Call, Operation, count_prom
 from sage.middleware.settings import Limits
 
 # Every name that servers know the bound on new tokens by.
-TOKEN_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict", "min_tokens")
+TOKEN_FIELDS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+    "num_predict",
+    "min_tokens",
+)
 CHOICE_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 _MAX_FALLBACKS = 8
 
@@ -22,10 +30,16 @@ def check(call: Call, limits: Limits) -> None:
     for field in TOKEN_FIELDS:
         if field in body:
             _whole(body, field, limits.max_tokens)
+    options = body.get("options")
+    if isinstance(options, dict) and "num_predict" in options:  # Ollama's own place for it
+        _whole(options, "num_predict", limits.max_tokens)
     if call.operation is Operation.CHAT or "messages" in body:
         _check_messages(body, limits)
-    if call.operation is Operation.EMBEDDINGS:
-        _check_inputs(body, limits)
+    if call.native is not None:
+        _check_native(call.native.body, limits)
+    check_inputs = _INPUTS.get(call.operation)
+    if check_inputs is not None:
+        check_inputs(body, limits)
         return
     choices = 1
     for field in CHOICE_FIELDS:
@@ -65,6 +79,18 @@ def _check_messages(body: dict[str, Any], limits: Limits) -> None:
             raise InvalidRequest(f"{where} must be text or a list of parts", param=where)
 
 
+def _check_native(body: Mapping[str, Any], limits: Limits) -> None:
+    """Media in a body that is sent as it came: its translation, which is checked too, may have left some out."""
+    for field in ("messages", "inputs"):
+        items = body.get(field)
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            content = item.get("content") if isinstance(item, dict) else None
+            parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+            # A document is data, in which addresses are only said.
+            fetched = [part for part in parts if part.get("type") != "document"]
+            media.check_parts(fetched, f"{field}[{index}].content", limits.image_hosts)
+
+
 def _check_prompts(body: dict[str, Any], choices: int, limits: Limits) -> None:
     prompt = body.get("prompt")
     if not isinstance(prompt, str | list) or (not prompt and isinstance(prompt, list)):
@@ -90,6 +116,70 @@ def _check_inputs(body: dict[str, Any], limits: Limits) -> None:
         media.check_parts([item for item in given if isinstance(item, dict)], "input", limits.image_hosts)
 
 
+def _check_pairs(body: dict[str, Any], limits: Limits) -> None:
+    """vLLM's scores: one text against one or many, or as many against as many."""
+    counts = []
+    for field in ("text_1", "text_2"):
+        given = body.get(field)
+        if not isinstance(given, str | list | dict) or not given:
+            raise InvalidRequest(f"'{field}' must be text, or a list of texts", param=field)
+        texts = given if isinstance(given, list) else [given]
+        if len(texts) > limits.max_inputs:
+            raise InvalidRequest(
+                f"'{field}' holds {len(texts)} texts; at most {limits.max_inputs} are allowed", param=field
+            )
+        for text in texts:
+            if isinstance(text, dict):
+                content = text.get("content")
+                media.check_parts(content if isinstance(content, list) else [text], field, limits.image_hosts)
+            elif not isinstance(text, str):
+                raise InvalidRequest(f"'{field}' must hold texts, not {_kind(text)}", param=field)
+        counts.append(len(texts))
+    if counts[0] not in (1, counts[1]):
+        raise InvalidRequest(
+            f"{counts[0]} texts cannot be scored against {counts[1]}: give one 'text_1', or as many as 'text_2' has",
+            param="text_1",
+        )
+
+
+def _check_text(body: dict[str, Any], limits: Limits) -> None:
+    if "messages" in body and "prompt" in body:
+        raise InvalidRequest("give either 'prompt' or 'messages'", param="prompt")
+    if "messages" not in body and not isinstance(body.get("prompt"), str):
+        raise InvalidRequest("'prompt' must be text (or give 'messages')", param="prompt")
+
+
+def _check_tokens(body: dict[str, Any], limits: Limits) -> None:
+    tokens = body.get("tokens")
+    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+        raise InvalidRequest("'tokens' must be a list of the numbers of tokens", param="tokens")
+    if len(tokens) > limits.max_tokens:
+        raise InvalidRequest(f"'tokens' may hold {limits.max_tokens} tokens, not {len(tokens)}", param="tokens")
+
+
+def _check_documents(body: dict[str, Any], limits: Limits) -> None:
+    check_rerank(body, limits.max_inputs)
+
+
+def check_rerank(body: dict[str, Any], most: int | None = None) -> None:
+    """A query and at least one document, at most ``most``: texts, or objects with a ``text``."""
+    query, documents = body.get("query"), body.get("documents")
+    if not isinstance(query, str) or not query:
+        raise InvalidRequest("'query' must be text", param="query")
+    if not isinstance(documents, list) or not documents:
+        raise InvalidRequest("'documents' must be a list with at least one text", param="documents")
+    if most is not None and len(documents) > most:
+        raise InvalidRequest(f"'documents' holds {len(documents)} texts; at most {most} are allowed", param="documents")
+    for index, document in enumerate(documents):
+        if not isinstance(document.get("text") if isinstance(document, dict) else document, str):
+            where = f"documents[{index}]"
+            raise InvalidRequest(f"{where} must be a text, or an object with a 'text'", param=where)
+    for field in ("top_n", "max_tokens_per_doc"):
+        value = body.get(field)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidRequest(f"'{field}' must be a whole number from 1", param=field)
+
+
 def fallbacks(body: dict[str, Any]) -> tuple[str, ...]:
     """Takes ``models``, names of models that may answer instead, out of ``body``."""
     names = body.pop("models", None)
@@ -113,3 +203,13 @@ def _kind(value: Any) -> str:
     return {bool: "a truth value", str: "text", float: "a fraction", list: "a list", dict: "an object"}.get(
         type(value), type(value).__name__
     )
+
+
+# What an operation reads; those that generate are not here.
+_INPUTS: dict[Operation, Callable[[dict[str, Any], Limits], None]] = {
+    Operation.EMBEDDINGS: _check_inputs,
+    Operation.RERANK: _check_documents,
+    Operation.SCORE: _check_pairs,
+    Operation.TOKENIZE: _check_text,
+    Operation.DETOKENIZE: _check_tokens,
+}

@@ -12,7 +12,9 @@ from sage.middleware.gateway import admission
 from sage.middleware.gateway.usage import Metrics, ModelMetrics
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
-from sage.middleware.providers.dispatch import Dispatch, Exchange
+from sage.middleware.providers.dispatch import Dispatch
+from sage.middleware.providers.exchange import Exchange
+from sage.middleware.providers.explain import Explanation
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport
 from sage.middleware.settings import Limits
@@ -66,6 +68,10 @@ class Gateway:
 
     async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
         return await self._dispatch.open(call, models)
+
+    async def explain(self, principal: Principal, call: Call) -> Explanation:
+        """What would be chosen now for ``call`` and why; asks no upstream for an answer. Raises as a call would."""
+        return self._dispatch.explain(call, await self.admit(principal, call))
 
 
 class Answering:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
@@ -11,9 +12,8 @@ from typing import Any
 from sage.errors import SageError
 from sage.middleware.providers.base import Call
 
-# A call that ends within this many seconds is not watched: watching costs a task and a tick a second.
+# A call that ends within this many seconds is not watched: watching costs a task and timers.
 _AFTER = 0.02
-_TICK = 1.0
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -55,16 +55,23 @@ class Watch:
     def _begin(self) -> None:
         if self._receive is not None:
             self._watcher = self._loop.create_task(self._wait_for_departure(self._receive))
-        self._tick()
+        self._call.on_ends = self._look
+        self._look()
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
+        """Cancels the work if its time is over, else looks again when it will be."""
         call = self._call
-        if self.left:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        if self.left or call.overdue or call.ends == math.inf:
             return
-        if time.monotonic() > call.ends and not call.overdue:
+        left = call.ends - time.monotonic()
+        if left > 0:
+            self._ticker = self._loop.call_later(left, self._look)
+        else:
             call.overdue = True
             self._cancel()
-        self._ticker = self._loop.call_later(_TICK, self._tick)
 
     async def _wait_for_departure(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -79,6 +86,7 @@ class Watch:
     def stop(self) -> None:
         """Ends watching: the whole answer is with the client, which may go."""
         self._timer.cancel()
+        self._call.on_ends = None
         if self._ticker is not None:
             self._ticker.cancel()
         if self._watcher is not None and not self.left:

@@ -6,8 +6,9 @@ comes back is OpenAI's JSON or OpenAI's server-sent events, whatever the vendor'
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -35,6 +36,17 @@ class Operation(StrEnum):
     DETOKENIZE = "detokenize"
 
 
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The request in the caller's own wire, where that is not OpenAI's but that of a ``kind`` of provider.
+
+    A provider of that kind sends ``body`` with the model's name changed and nothing else; all others send the call's.
+    """
+
+    kind: str
+    body: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Call:
     """One request for a model, in OpenAI's shape.
@@ -53,6 +65,10 @@ class Call:
     """When the attempt that runs has had its whole time (``time.monotonic``): whoever watches it cancels its task."""
     overdue: bool = False
     """It was cancelled for that."""
+    on_ends: Callable[[], None] | None = None
+    """Called when ``ends`` has changed, once somebody watches it."""
+    native: Native | None = None
+    """The same request as the caller put it, for providers that speak the caller's wire."""
 
     @property
     def answers(self) -> int:
@@ -95,7 +111,8 @@ class Target:
 class UpstreamRequest:
     """One HTTP request to an upstream, ready to send; ``provider`` is its name, for errors.
 
-    Dispatch sets ``timeouts`` and ``socket`` from the deployment.
+    Dispatch sets ``timeouts`` and ``socket`` from the deployment, and ``total`` when less than the whole
+    ``timeouts.total`` is left, in seconds.
     """
 
     provider: str
@@ -105,6 +122,7 @@ class UpstreamRequest:
     body: bytes
     timeouts: Timeouts
     socket: str | None = None
+    total: float | None = None
 
 
 @dataclass(slots=True)
@@ -138,7 +156,8 @@ class EngineSpec:
     """A child process that serves one model: started by the registry's owner of that model, never from a request.
 
     The child prints one line of JSON on stdout, ``{"base_url": "http://127.0.0.1:…"}`` (and ``"socket"`` where it
-    listens on a Unix socket), once it serves, and a failure as ``{"error": "…"}``; it takes its key from the
+    listens on a Unix socket, ``"health"`` where its health check is elsewhere than ``/health`` below that), once it
+    serves, and a failure as ``{"error": "…"}``; it takes its key from the
     environment variable ``SAGE_ENGINE_KEY``.
     """
 
@@ -147,6 +166,28 @@ class EngineSpec:
     start_timeout: float = 120.0
     memory: int | None = None
     """Bytes that it is reckoned to take; none: unknown until it serves."""
+
+
+class RunningEngine(Protocol):
+    """What a model needs of its engine, such as :class:`sage.middleware.providers.engines.Engine`."""
+
+    exited: asyncio.Future[int]
+
+    @property
+    def log_tail(self) -> tuple[str, ...]: ...
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes whose memory is the model's; none if it has none of its own."""
+        ...
+
+    async def start(self) -> Endpoint: ...
+
+    async def health(self, within: float) -> int:
+        """The status of its health check; 0 if it does not answer it ``within`` so many seconds."""
+        ...
+
+    async def stop(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +233,15 @@ class Provider(Protocol):
     """Where it listens, once for each key; empty if each model has an engine of its own."""
     host: ModelHost | None
     """How to load and unload models that live at the vendor's server; none if it has no such thing."""
+
+    @property
+    def asleep(self) -> bool:
+        """Its server was sent to sleep from here, so that a request has to :meth:`wake` it first."""
+        ...
+
+    async def wake(self) -> None:
+        """Returns once its server is awake; callers share one call."""
+        ...
 
     def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
         """The vendor's request for ``call``.

@@ -1,11 +1,206 @@
-"""To be written."""
+"""Cohere's API, version 2: chat, embeddings with their input types, rerank; the tokenizer is in version 1.
+
+Source: Cohere's API reference (chat, embed, rerank, tokenize, models).
+"""
 
 from __future__ import annotations
 
-from sage.middleware.providers.openai import OpenAIProvider
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from sage.errors import InvalidRequest, SageError, Unsupported
+from sage.middleware.provider_settings import RemoteProvider
+from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
+from sage.middleware.providers.cohere_chat import chat_answer, chat_request, read_usage, usage_of
+from sage.middleware.providers.cohere_stream import CohereRelay
+from sage.middleware.providers.translation import usage_object
+from sage.middleware.providers.vendor import HINTS, Vendor
+
+DEFAULT_URL = "https://api.cohere.com"
+_PATHS = {
+    Operation.CHAT: "v2/chat",
+    Operation.EMBEDDINGS: "v2/embed",
+    Operation.RERANK: "v2/rerank",
+    Operation.TOKENIZE: "v1/tokenize",
+    Operation.DETOKENIZE: "v1/detokenize",
+}
+_EMBED_FIELDS = frozenset({"input_type", "truncate", "output_dimension", "embedding_types", "max_tokens"})
 
 
-class CohereProvider(OpenAIProvider):
-    """To be written."""
+class CohereProvider(Vendor):
+    """Cohere, or a server of its wire."""
 
     kind = "cohere"
+
+    def __init__(self, name: str, settings: RemoteProvider) -> None:
+        super().__init__(name, settings)
+        base_url = (settings.base_url or DEFAULT_URL).rstrip("/")
+        self._open(base_url.removesuffix("/v1").removesuffix("/v2"), settings)
+
+    def listing(self) -> str | None:
+        return f"{self.endpoints[0].base_url}/v1/models?page_size=1000"
+
+    def listed(self, body: Any) -> frozenset[str]:
+        models = body.get("models") if isinstance(body, dict) else None
+        found = (model.get("name") for model in models or () if isinstance(model, dict))
+        return frozenset(name for name in found if isinstance(name, str))
+
+    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+        if call.operation not in _PATHS:
+            raise self._cannot_do(call)
+        self._check_denied(call.body)
+        return self._post(f"{endpoint.base_url}/{_PATHS[call.operation]}", endpoint, self._body(call, target))
+
+    def _body(self, call: Call, target: Target) -> dict[str, Any]:
+        native = call.native
+        if native is not None and native.kind == self.kind:
+            self._check_denied(native.body)
+            return {**native.body, "model": target.model}
+        match call.operation:
+            case Operation.CHAT:
+                return chat_request(
+                    call.body, target.model, call.stream, lambda field, why="": self._cannot(target, field, why)
+                )
+            case Operation.EMBEDDINGS:
+                return self._embed(call, target)
+            case Operation.TOKENIZE | Operation.DETOKENIZE:
+                return self._tokens(call, target)
+        return {**call.body, "model": target.model, "documents": [_text(item) for item in call.body["documents"]]}
+
+    def _embed(self, call: Call, target: Target) -> dict[str, Any]:
+        body = call.body
+        given = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        if not all(isinstance(item, str | dict) for item in given):
+            raise self._needs(call, "input", "takes texts and images, and no tokens")
+        sent: dict[str, Any] = {"model": target.model, "input_type": "search_document"}
+        if all(isinstance(item, str) for item in given):
+            sent["texts"] = given
+        else:
+            sent["inputs"] = [_embedded(item) for item in given]
+            if all(isinstance(item, dict) and item.get("type") == "image_url" for item in given):
+                sent["input_type"] = "image"
+        packed = body.get("encoding_format") == "base64"
+        sent["embedding_types"] = ["base64" if packed else "float"]
+        if body.get("encoding_format") not in (None, "float", "base64"):
+            self._cannot(target, "encoding_format", " (it has float and base64)")
+        if body.get("dimensions") is not None:
+            sent["output_dimension"] = body["dimensions"]
+        for field, value in body.items():
+            if field in _EMBED_FIELDS and value is not None:
+                sent[field] = value
+            elif field not in HINTS | {"input", "encoding_format", "dimensions", "models"} and value is not None:
+                self._cannot(target, field)
+        return sent
+
+    def _tokens(self, call: Call, target: Target) -> dict[str, Any]:
+        """From vLLM's tokenizer routes; Cohere's take plain texts, and begin with no token of their own."""
+        body = call.body
+        if call.operation is Operation.DETOKENIZE:
+            known = {"tokens"}
+            sent = {"model": target.model, "tokens": body["tokens"]}
+        else:
+            if not isinstance(body.get("prompt"), str):
+                raise self._needs(call, "messages", "takes a 'prompt', and no messages")
+            known = {"prompt", "return_token_strs"}
+            if body.get("add_special_tokens") is False:
+                known.add("add_special_tokens")
+            sent = {"model": target.model, "text": body["prompt"]}
+        for field, value in body.items():
+            if field not in known | HINTS and value is not None:
+                self._cannot(target, field)
+        return sent
+
+    def _needs(self, call: Call, field: str, why: str) -> Unsupported:
+        """For a field that cannot be left out, as it holds what the request is about."""
+        return Unsupported(
+            f"the {call.operation} of the provider '{self.name}' ({self.kind}) {why}; see '{field}'", param=field
+        )
+
+    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+        answer = self._object(call, body)
+        match call.operation:
+            case Operation.CHAT:
+                decoded = chat_answer(answer, call.model, self._fail)
+            case Operation.EMBEDDINGS:
+                decoded = _embeddings(call, answer)
+            case Operation.RERANK:
+                decoded = _ranking(call, answer)
+            case Operation.TOKENIZE:
+                decoded = _tokenized(call, answer)
+            case _:
+                decoded = ({"prompt": answer["text"]}, None) if isinstance(answer.get("text"), str) else None
+        if decoded is None:
+            raise self._nonsense(call)
+        try:
+            return orjson.dumps(decoded[0]), decoded[1]
+        except orjson.JSONEncodeError as exc:
+            raise self._nonsense(call) from exc
+
+    def relay(self, call: Call) -> Relay:
+        return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail)
+
+    def _fail(self, status: int, message: str) -> SageError:
+        """For an answer that says that it failed, though its HTTP status was 200."""
+        return self.refuse(status, {"message": message}, {})
+
+
+def _text(document: Any) -> str:
+    text = document.get("text") if isinstance(document, dict) else document
+    if not isinstance(text, str):
+        raise InvalidRequest("'documents' must hold texts", param="documents")
+    return text
+
+
+def _embedded(item: str | dict[str, Any]) -> dict[str, Any]:
+    """One of Cohere's ``inputs``: what is embedded together."""
+    if isinstance(item, str):
+        return {"content": [{"type": "text", "text": item}]}
+    return item if isinstance(item.get("content"), list) else {"content": [item]}
+
+
+def _embeddings(call: Call, answer: Mapping[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
+    """OpenAI's list. ``embeddings`` stands beside it, by type, where more was asked for than OpenAI's wire can say."""
+    by_type = answer.get("embeddings")
+    if not isinstance(by_type, dict):
+        return None
+    found = {kind: vectors for kind, vectors in by_type.items() if isinstance(vectors, list)}
+    first = "base64" if call.body.get("encoding_format") == "base64" and "base64" in found else "float"
+    vectors = found.get(first) or next(iter(found.values()), None)
+    given = call.body["input"]
+    texts = 1 if isinstance(given, str) else len(given)
+    if vectors is None or len(vectors) != texts:
+        return None
+    usage = read_usage(answer.get("meta")) or Usage()
+    whole: dict[str, Any] = {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+        "model": call.model,
+        "usage": usage_of(answer.get("meta") or {}, usage),
+    }
+    del whole["usage"]["completion_tokens"]
+    if set(found) != {first}:
+        whole["embeddings"] = found
+    return whole, usage
+
+
+def _ranking(call: Call, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
+    results = answer.get("results")
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        return None
+    usage = read_usage(answer.get("meta"))
+    answer["model"] = call.model
+    if usage is not None:
+        answer["usage"] = usage_object(usage)
+    return answer, usage
+
+
+def _tokenized(call: Call, answer: Mapping[str, Any]) -> tuple[dict[str, Any], None] | None:
+    tokens = answer.get("tokens")
+    if not isinstance(tokens, list):
+        return None
+    whole = {"count": len(tokens), "max_model_len": None, "tokens": tokens}
+    if call.body.get("return_token_strs"):
+        whole["token_strs"] = answer.get("token_strings")
+    return whole, None

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from sage.errors import Unavailable
+from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, UpstreamFailed
 from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import Endpoint, Provider, Target
+from sage.middleware.providers.breaker import Breaker
+from sage.middleware.providers.engines import EngineFailed
+from sage.middleware.providers.keys import Keys, Share
+from sage.middleware.providers.leases import Lease as EngineLease
 from sage.middleware.providers.lifecycle import ManagedModel
+from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
+from sage.middleware.providers.retries import RetryBudget
+from sage.middleware.settings import Routing
 
 
 class Deployment:
-    """One place that answers for a model, and how busy it is."""
+    """One place that answers for a model, how busy it is and how well."""
 
     __slots__ = (
+        "breaker",
+        "hosted_error",
+        "hosted_memory",
+        "hosted_state",
         "in_flight",
+        "keys",
         "last_used",
         "managed",
         "max_concurrency",
         "model",
         "name",
         "name_in_headers",
+        "plain",
         "priority",
         "provider",
         "retries",
+        "share",
         "target",
         "timeouts",
         "weight",
@@ -40,6 +52,7 @@ class Deployment:
         target: Target,
         timeouts: Timeouts,
         managed: ManagedModel | None,
+        share: Share,
         *,
         weight: float = 1.0,
         priority: int = 0,
@@ -54,80 +67,144 @@ class Deployment:
         self.name_in_headers = quote(self.name, safe="/:@+,;=()!$&'*~ ").encode()
         self.timeouts = timeouts
         self.managed = managed
+        self.share = share
+        """What it has in common with its provider's other deployments."""
         self.weight = weight
         self.priority = priority
         self.max_concurrency = max_concurrency
         self.retries = min(retries, provider.retries)
         self.in_flight = 0
         self.last_used: float | None = None
+        self.hosted_state: str | None = None
+        """Of a model that its server loads itself: what was last heard; none if nothing was."""
+        self.hosted_error: dict[str, Any] | None = None
+        self.hosted_memory: int | None = None
+        self.breaker = Breaker()
+        self.keys = Keys(share)
+        self.plain = max_concurrency is None and share.limit is None and len(self.keys) == 1
+        """It has one key and no bound, so that nothing has to be looked at but its health."""
+
+    @property
+    def full(self) -> bool:
+        """It, or its provider, has all the requests running that it may have."""
+        return self.share.full or (self.max_concurrency is not None and self.in_flight >= self.max_concurrency)
+
+    @property
+    def state(self) -> str:
+        """``unknown`` for a model whose own server was not heard."""
+        if self.managed is not None:
+            return str(self.managed.state)
+        return (self.hosted_state or "unknown") if self.provider.host is not None else "ready"
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that it takes once it is loaded, or takes at its own server, where that is known."""
+        return (self.managed.size or None) if self.managed is not None else self.hosted_memory
 
     def describe(self) -> dict[str, Any]:
         """Its part of ``GET /models/{name}``; times are Unix seconds."""
+        now = time.monotonic()
         return {
             "provider": self.provider.name,
             "model": self.model,
             "kind": self.provider.kind,
             "weight": self.weight,
             "priority": self.priority,
-            "state": str(self.managed.state) if self.managed else "ready",
+            "state": self.state,
+            "memory": self.memory,
             "in_flight": self.in_flight,
+            "max_concurrency": self.max_concurrency,
+            **self.health(now),
+        }
+
+    def health(self, now: float) -> dict[str, Any]:
+        """Its breaker, and for how many seconds it and each of its keys is left alone."""
+        until = self.breaker.until
+        return {
+            "breaker": {
+                "state": self.breaker.state(now),
+                "failures": self.breaker.failures,
+                "opens_for": round(max(0.0, until - now), 3) if until else None,
+                "last_failure": self.breaker.last.message if self.breaker.last is not None else None,
+            },
+            "cooling_for": round(max(0.0, self.keys.free_at(now) - now), 3),
+            "keys": self.keys.describe(now),
         }
 
 
 class Lease:
-    """``async with`` it: the deployment is ready and counted as busy until the block ends."""
+    """What one request holds of a deployment while it runs: its slot, a key, its engine, and perhaps the probe.
 
-    __slots__ = ("_busy", "_deployment", "_lease")
+    Made when the deployment was found to be usable. One of :meth:`succeeded` and :meth:`failed` tells what became of
+    the request, neither that nothing was learnt; :meth:`close` must follow.
+    """
 
-    def __init__(self, busy: Counter[str], deployment: Deployment) -> None:
-        """``busy`` counts the requests that run at each provider."""
-        self._busy = busy
-        self._deployment = deployment
-        self._lease: Any = None
+    __slots__ = ("_engine_lease", "deployment", "key", "model", "probe", "why")
 
-    async def __aenter__(self) -> Endpoint:
-        deployment, busy = self._deployment, self._busy
-        provider = deployment.provider
-        running = busy[provider.name]
-        if provider.max_concurrency is not None and running >= provider.max_concurrency:
-            raise Unavailable(
-                f"the provider '{provider.name}' has its {provider.max_concurrency} requests running "
-                f"(llm.providers.{provider.name}.max_concurrency); try again soon",
-                code="overloaded",
-            )
-        if deployment.max_concurrency is not None and deployment.in_flight >= deployment.max_concurrency:
-            raise Unavailable(
-                f"'{deployment.name}' has its {deployment.max_concurrency} requests running (max_concurrency of its "
-                "model); try again soon",
-                code="overloaded",
-            )
-        busy[provider.name] = running + 1
+    def __init__(self, deployment: Deployment, key: int = 0, model: PublicModel | None = None, why: str = "") -> None:
         deployment.in_flight += 1
-        try:
-            if deployment.managed is not None:
-                self._lease = deployment.managed.lease()
-                endpoint = await self._lease.__aenter__()
-                assert isinstance(endpoint, Endpoint)
-                return endpoint
-            fixed = provider.endpoints[0]
-        except BaseException:
-            self._release()
-            raise
-        return fixed
+        deployment.share.in_flight += 1
+        self.deployment = deployment
+        self.key = key
+        """Which of the provider's endpoints it asks."""
+        self.model = model
+        """The model that it answers for, where a choice was made."""
+        self.why = why
+        self.probe = deployment.breaker.take() if deployment.breaker.until else False
+        self._engine_lease: EngineLease | None = None
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._lease is not None:
-                await self._lease.__aexit__(kind, exc, trace)
-        finally:
-            self._release()
+    async def open(self) -> Endpoint:
+        """Where to send the request; of a managed model, once its engine is ready."""
+        managed = self.deployment.managed
+        if managed is None:
+            provider = self.deployment.provider
+            if provider.asleep:
+                await provider.wake()
+            return provider.endpoints[self.key]
+        lease = managed.lease()
+        endpoint = await lease.__aenter__()
+        self._engine_lease = lease
+        return endpoint
 
-    def _release(self) -> None:
-        self._deployment.in_flight -= 1
-        self._deployment.last_used = time.time()
-        self._busy[self._deployment.provider.name] -= 1
+    async def lost(self, within: float) -> SageError | None:
+        """Why the engine that it asked is gone; none if it lives, which takes ``within`` seconds to say."""
+        return await self._engine_lease.lost(within) if self._engine_lease is not None else None
+
+    def answered(self, routing: Routing) -> None:
+        """The first byte of the answer is there."""
+        if self.probe:
+            self.probe = False
+            self.deployment.breaker.answered(routing.breaker_failures)
+
+    def succeeded(self) -> None:
+        """The whole answer is there."""
+        breaker = self.deployment.breaker
+        if breaker.failures:
+            breaker.succeed()
+
+    def failed(self, failure: SageError, now: float, routing: Routing) -> None:
+        """Notes what ``failure`` says of the deployment or of the key."""
+        deployment = self.deployment
+        if isinstance(failure, RateLimited):
+            deployment.keys.told_to_wait(self.key, now + (failure.retry_after or 0.0))
+        elif failure.code == CREDENTIAL_REFUSED:
+            deployment.keys.refused(self.key, now)
+        elif not isinstance(failure, EngineFailed) and isinstance(
+            failure, UpstreamFailed | DeadlineExceeded | Unavailable
+        ):
+            deployment.breaker.fail(now, failure, self.probe, routing)
+            self.probe = False
+
+    def close(self) -> None:
+        """Lets everything go."""
+        deployment = self.deployment
+        if self.probe:
+            deployment.breaker.give_back()
+        deployment.in_flight -= 1
+        deployment.share.in_flight -= 1
+        deployment.last_used = time.time()
+        if self._engine_lease is not None:
+            self._engine_lease.release()
 
 
 @dataclass(slots=True)
@@ -140,6 +217,15 @@ class PublicModel:
     registered: bool = True
     faults: list[str] = field(default_factory=list)
     """Why deployments that were asked for are not there."""
+    source: str = "config"
+    """Who gave it: ``config``, ``provider``, ``program`` or ``runtime``."""
+    shadows: bool = False
+    """One of the same name was registered at run time, and waits until this one is gone."""
+    preload: bool = False
+    pin: bool = False
+    waiting: int = 0
+    """Requests that wait for one of its deployments."""
+    budget: RetryBudget = field(default_factory=RetryBudget)
 
     @property
     def label(self) -> str:
@@ -150,16 +236,23 @@ class PublicModel:
         """The answer of ``GET /models/{name}``."""
         managed = next((d.managed for d in self.deployments if d.managed), None)
         used = [d.last_used for d in self.deployments if d.last_used is not None]
-        state = str(managed.state) if managed and len(self.deployments) == 1 else "ready"
+        states = [d.state for d in self.deployments]
+        sizes = {id(d.managed or d): d.memory or 0 for d in self.deployments}
         return {
             "name": self.name,
-            "state": state if self.deployments else "failed",
+            "state": "ready" if "ready" in states else next(iter(states), "failed"),
             "provider": self.deployments[0].provider.name if self.deployments else None,
-            "deployments": [d.describe() for d in self.deployments],
+            "deployments": [{**d.describe(), "waiting": self.waiting} for d in self.deployments],
             "fallbacks": list(self.fallbacks),
             "loaded_at": managed.loaded_at if managed else None,
             "last_used": max(used, default=None),
             "in_flight": sum(d.in_flight for d in self.deployments),
+            "source": self.source,
+            "shadows": self.shadows,
+            "pin": self.pin,
+            "preload": self.preload,
+            "memory": sum(sizes.values()) or None,
             "error": (managed.error if managed else None)
+            or next((d.hosted_error for d in self.deployments if d.hosted_error is not None), None)
             or ({"message": "; ".join(self.faults)} if self.faults else None),
         }

@@ -3,193 +3,178 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import random
 import time
-from collections.abc import Iterator
 
-import orjson
-
-from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, UpstreamFailed
-from sage.middleware.providers.base import Call, Provider, Relay, Usage
-from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
-from sage.middleware.providers.registry import Registry
+from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
+from sage.middleware.providers import retries
+from sage.middleware.providers.base import Call, Endpoint
+from sage.middleware.providers.course import Bar, Course
+from sage.middleware.providers.deployments import Lease, PublicModel
+from sage.middleware.providers.exchange import Exchange, death_of_engine, overdue
+from sage.middleware.providers.explain import Explanation, explanation
+from sage.middleware.providers.prefixes import Prefixes
+from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
+from sage.middleware.providers.slots import Slots
 from sage.middleware.providers.transport import Transport, UpstreamResponse
+from sage.middleware.settings import Routing
 
 # What another deployment may do better; anything else is the caller's to mend.
 _ANOTHER = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)
-_MAX_REFUSAL = 64 * 1024
-_DRAIN = 0.2  # seconds that the end of a body may stay out after its last event
 # The transport keeps the limit of the whole time more gently, where it waits for an upstream's bytes. Later than that a
 # call is cancelled whatever it waits for: a head that trickles, or a client that does not read.
-_LATER = 1.0
-
-
-class Exchange:
-    """One answered call: the deployment that answered, and its answer or the beginning of its stream.
-
-    ``body`` is the whole answer, or the first whole events of a stream. Must be closed, also after an error.
-    """
-
-    __slots__ = ("_call", "_lease", "_response", "attempts", "body", "deployment", "relay", "usage")
-
-    def __init__(self, deployment: Deployment, lease: Lease, response: UpstreamResponse, call: Call) -> None:
-        self.deployment = deployment
-        self.attempts = 1
-        self.body = b""
-        self.usage: Usage | None = None
-        self.relay: Relay | None = None
-        self._lease = lease
-        self._response = response
-        self._call = call
-
-    async def begin(self) -> None:
-        """Reads the whole answer, or a stream up to its first whole event; raises if it is an error."""
-        call, provider, response = self._call, self.deployment.provider, self._response
-        if response.status >= 300:
-            raise await _refused(provider, response)
-        if not call.stream:
-            self.body, self.usage = provider.decode(call, await response.read())
-            return
-        relay = self.relay = provider.relay(call)
-        while not self.body:
-            data = await response.chunk()
-            if not data:
-                self.body = relay.close()
-                break
-            self.body = relay.feed(data)
-            if relay.error is not None:
-                raise relay.error  # also after a first piece: nothing of it has gone to the client yet
-            if self.body and not _has_data(self.body):
-                self.body = b""  # comments that keep a connection alive are no answer yet
-
-    async def more(self) -> bytes:
-        """Further whole events; empty at the whole end. Raises when the stream breaks or reports an error."""
-        relay = self.relay
-        assert relay is not None
-        if relay.error is not None:
-            raise relay.error
-        if relay.finished:
-            return b""
-        while True:
-            data = await self._response.chunk()
-            if not data:
-                return relay.close()
-            events = relay.feed(data)
-            if events:
-                return events
-            if relay.error is not None:
-                raise relay.error
-
-    @property
-    def overdue(self) -> bool:
-        return self._call.overdue
-
-    async def drain(self) -> None:
-        """Takes the end of a finished stream off the wire, if it is there, so that its connection can serve again."""
-        with contextlib.suppress(SageError, TimeoutError):  # the answer is whole; only a connection is lost
-            async with asyncio.timeout(_DRAIN):
-                while await self._response.chunk():
-                    pass
-
-    async def close(self, exc: BaseException | None) -> None:
-        """Lets everything go; raises :class:`DeadlineExceeded` when ``exc`` is the end of the call's whole time."""
-        self._response.close()
-        await self._lease.__aexit__(None, None, None)
-        _check_overdue(self._call, self.deployment, exc)
+_LATER = 0.1
 
 
 class Dispatch:
     """The way of a call to an answer, over the deployments of a model and of its fallbacks."""
 
-    def __init__(self, registry: Registry, transport: Transport) -> None:
-        self._registry = registry
+    def __init__(self, transport: Transport, routing: Routing | None = None) -> None:
         self._transport = transport
+        self._routing = routing or Routing()
+        self._slots = Slots(self._routing.queue_size)
+        self._prefixes = Prefixes()
 
     async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
         """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
 
-        Raises what the last attempt raised: never more than three, and never the same deployment twice.
+        At most three requests go upstream, and none to the same deployment, or with the same key, after it failed.
+        Raises what the last of them raised, or why none was made.
         """
-        made = 0
-        failure: SageError | None = None
-        for deployment in _order(models):
-            made += 1
+        begun = time.monotonic()
+        model = models[0]
+        model.budget.request(begun)
+        course = Course(call, models, begun, self._prefixes)
+        first = model.deployments[0] if len(model.deployments) == 1 else None
+        if first is not None and first.plain and not first.breaker.until and not first.keys.waits:
+            lease = Lease(first)
+        else:
+            lease = await self._lease(course)
+        while True:
             try:
-                exchange = await self._attempt(call, deployment)
+                return await self._attempt(call, course, lease)
+            except Unsupported as exc:
+                course.cannot(lease, exc)
             except _ANOTHER as exc:
-                failure = exc
-                if made > deployment.retries:
-                    break
-                continue
-            exchange.attempts = made
-            return exchange
-        if failure is None:
-            faults = "; ".join(fault for model in models for fault in model.faults)
-            raise Unavailable(f"model '{call.model}' cannot serve: {faults}", param="model", code="model_unavailable")
-        raise failure
+                call.ends = math.inf
+                course.failed(lease, exc, _speaks_of_key(exc))
+                if course.sent:
+                    await self._pause(course, lease, exc)
+            lease = await self._lease(course)
 
-    async def _attempt(self, call: Call, deployment: Deployment) -> Exchange:
-        call.ends = math.inf  # an engine that loads has a limit of its own
-        lease = self._registry.lease(deployment)
-        endpoint = await lease.__aenter__()
-        call.ends = time.monotonic() + deployment.timeouts.total + _LATER
+    def explain(self, call: Call, models: list[PublicModel]) -> Explanation:
+        """What would be chosen now for ``call``, and why; asks nobody and changes nothing."""
+        now = time.monotonic()
+        return explanation(Course(call, models, now, self._prefixes), now, self._routing)
+
+    def end(self, lease: Lease, failure: SageError | None = None, *, whole: bool = False) -> None:
+        """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
+        if failure is not None:
+            lease.failed(failure, time.monotonic(), self._routing)
+        elif whole:
+            lease.succeeded()
+        self._slots.give_back(lease)
+
+    async def _lease(self, course: Course) -> Lease:
+        """The next deployment to ask, waited for if it must be; raises if there is none."""
+        now = time.monotonic()
+        patience = now + self._routing.queue_timeout
+        for model in course.models:
+            lease = self._slots.claim(course, (model,), now)
+            if lease is None and course.worth_waiting((model,), now):
+                lease = await self._slots.wait(course, (model,), min(patience, course.ends((model,))))
+                now = time.monotonic()
+            if lease is not None:
+                return lease
+        patience = min(patience, course.ends(course.models))
+        if course.soonest(course.models, now, Bar.COOLING) <= patience:
+            lease = await self._slots.wait(course, course.models, patience, whole=True)
+            if lease is not None:
+                return lease
+        raise course.refusal(time.monotonic(), self._crowded(course.models[0]))
+
+    def _crowded(self, model: PublicModel) -> str:
+        if model.waiting >= self._routing.queue_size:
+            return f"{model.waiting} requests wait already (llm.routing.queue_size); try again soon"
+        return f"none ended within {self._routing.queue_timeout:g} s (llm.routing.queue_timeout); try again soon"
+
+    async def _attempt(self, call: Call, course: Course, lease: Lease) -> Exchange:
+        deployment = lease.deployment
+        course.sent = False
+        exchange: Exchange | None = None
         response: UpstreamResponse | None = None
         try:
+            if deployment.managed is None and not deployment.provider.asleep:
+                endpoint = deployment.provider.endpoints[lease.key]
+            else:
+                endpoint = await _engine_of(lease, course)
             request = deployment.provider.encode(call, deployment.target, endpoint)
             request.timeouts, request.socket = deployment.timeouts, endpoint.socket
+            if lease.model is not None:
+                request.total = course.left(deployment)
+            call.ends = course.begun + deployment.timeouts.total + _LATER
+            if call.on_ends is not None:
+                call.on_ends()
+            course.sent = True
+            course.attempts += 1
             response = await self._transport.send(request)
-            exchange = Exchange(deployment, lease, response, call)
+            exchange = Exchange(lease, response, call, self)
             await exchange.begin()
         except BaseException as exc:
             if response is not None:
                 response.close()
-            await lease.__aexit__(None, None, None)
-            _check_overdue(call, deployment, exc)
-            raise
+            meant = await self._lost(call, course, lease, exc, exchange)
+            if meant is exc:
+                raise
+            raise meant from exc
+        exchange.attempts = course.attempts
+        if not call.stream:
+            lease.succeeded()
+        if lease.model is not None:
+            lease.answered(self._routing)
+            course.answered(lease)
         return exchange
 
+    async def _lost(
+        self, call: Call, course: Course, lease: Lease, exc: BaseException, exchange: Exchange | None
+    ) -> BaseException:
+        """What ``exc`` means, with the lease given back and blame where it belongs."""
+        blamed: SageError | None = None
+        try:
+            meant = overdue(call, lease.deployment, exc) or exc
+            lost = await death_of_engine(lease, exc)
+            if lost is not None:
+                return lost  # the model's owner sees to it
+            cut_short = course.hurried and getattr(meant, "code", "") == "total_timeout"
+            if course.sent and isinstance(meant, SageError) and not cut_short:
+                blamed = meant
+        finally:
+            if exchange is not None and exchange.told_to_wait is not None:
+                lease.deployment.keys.all_told_to_wait(time.monotonic() + exchange.told_to_wait)
+            self.end(lease, blamed)
+        return meant
 
-def _check_overdue(call: Call, deployment: Deployment, exc: BaseException | None) -> None:
-    """Raises :class:`DeadlineExceeded` when ``exc`` is the cancellation of a call that has had its whole time."""
-    if call.overdue and isinstance(exc, asyncio.CancelledError):
-        call.overdue, call.ends = False, math.inf
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
-        raise DeadlineExceeded(
-            f"'{deployment.name}' took longer than {deployment.timeouts.total:g} s in all", code="total_timeout"
-        ) from exc
+    async def _pause(self, course: Course, lease: Lease, failure: SageError) -> None:
+        """Waits before another attempt; raises ``failure`` if there is to be none."""
+        now, budget = time.monotonic(), course.models[0].budget
+        wait = retries.pause(course.attempts)
+        if (
+            course.attempts > min(retries.MOST, lease.deployment.retries)
+            or not course.may_go_on(now + wait, self._routing.queue_timeout)
+            or not budget.left(now)
+        ):
+            raise failure
+        budget.retry()
+        await asyncio.sleep(wait)
 
 
-def _order(models: list[PublicModel]) -> Iterator[Deployment]:
-    """Each model's deployments, lowest priority number first, equals drawn by weight; no deployment twice."""
-    seen: set[str] = set()
-    for model in models:
-        deployments = model.deployments
-        if len(deployments) > 1:
-            # Weighted order without replacement: Efraimidis and Spirakis, 2006.
-            deployments = sorted(deployments, key=lambda d: (d.priority, -(random.random() ** (1 / d.weight))))  # noqa: S311
-        for deployment in deployments:
-            if deployment.name not in seen:
-                seen.add(deployment.name)
-                yield deployment
+async def _engine_of(lease: Lease, course: Course) -> Endpoint:
+    """Where a model serves that has to be loaded, or woken, first; the time that it takes has a limit of its own."""
+    began = time.monotonic()
+    endpoint = await lease.open()
+    course.begun += time.monotonic() - began
+    return endpoint
 
 
-def _has_data(events: bytes) -> bool:
-    return events.startswith((b"data", b"event")) or b"\ndata" in events
-
-
-async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
-    body = b""
-    try:
-        while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
-            body += data
-    except SageError:
-        pass  # the status says enough
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        parsed = body[:500].decode("utf-8", "replace").strip() if not body.lstrip().startswith(b"<") else None
-    return provider.refuse(response.status, parsed, response.headers)
+def _speaks_of_key(failure: SageError) -> bool:
+    return isinstance(failure, RateLimited) or failure.code == CREDENTIAL_REFUSED

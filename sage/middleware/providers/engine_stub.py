@@ -11,6 +11,12 @@ waits for them, and ``ECHILD`` proves that no descendant is left. It is single-t
 ``PR_SET_PDEATHSIG`` sound for the engine: the signal fires when the thread that forked ends. Where there is no
 ``prctl`` the family is the engine's process group.
 
+There are two of it, one inside the other: the outer stub's family is the inner stub, whose family is the engine. Each
+notices at once when the other is killed. The inner one then reads the end of its stdin, the outer one gets its
+descendants and reads the end of its own if the gateway is gone too. So whichever two of gateway, outer and inner stub
+are killed in the same instant, the third ends everything; if all three are, the engine itself dies by the signal of its
+parent's death.
+
 Only light modules here: it lives as long as the engine does.
 """
 
@@ -21,8 +27,10 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+_LATER = 2.0
+"""Seconds that the outer stub leaves the inner one beyond its grace."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -38,17 +46,19 @@ def prctl(option: int, value: int) -> bool:
 
 
 class Family:
-    """The engine and all that descends from it."""
+    """The first child, which runs ``become``, and all that descends from it."""
 
-    def __init__(self, command: list[str], grace: float) -> None:
+    def __init__(self, become: Callable[[int, int], None], grace: float) -> None:
+        """``become`` gets the new process's stdin and its parent's pid, and never returns."""
         self.grace = grace
         self.status: int | None = None
         self.adopts = prctl(_PR_SET_CHILD_SUBREAPER, 1)
         stub = os.getpid()
-        read_end, self.engine_stdin = os.pipe()
-        self.engine = os.fork()
-        if self.engine == 0:
-            _become(command, read_end, stub)
+        read_end, self.stdin = os.pipe()
+        self.first = os.fork()
+        if self.first == 0:
+            os.close(self.stdin)
+            become(read_end, stub)
         os.close(read_end)
 
     def reap(self) -> bool:
@@ -60,12 +70,12 @@ class Family:
                 return False
             if pid == 0:
                 return True
-            if pid == self.engine:
+            if pid == self.first:
                 self.status = os.waitstatus_to_exitcode(status)
 
     def end(self, wakeup: int) -> None:
         """Ends every descendant; returns when none is left."""
-        os.close(self.engine_stdin)
+        os.close(self.stdin)
         deadline = time.monotonic() + self.grace
         asked: set[int] = set()
         while self._alive():
@@ -81,7 +91,7 @@ class Family:
         if self.adopts:
             return children
         try:
-            os.killpg(self.engine, 0)
+            os.killpg(self.first, 0)
         except OSError:
             return False
         return True
@@ -89,7 +99,7 @@ class Family:
     def _children(self) -> Iterator[int]:
         """Pids to signal: our children, or the engine's group (negative) where orphans do not come to us."""
         if not self.adopts:
-            yield -self.engine
+            yield -self.first
             return
         own = os.getpid()
         for name in os.listdir("/proc"):
@@ -99,6 +109,18 @@ class Family:
     def _signal(self, pid: int, number: int) -> None:
         with contextlib.suppress(OSError):  # a child that we may not signal (setuid) is waited for
             os.kill(pid, number)
+
+
+def _become_inner(command: list[str], grace: float, stdin: int) -> None:
+    """In the outer stub's child: the inner stub. Its parent's death is the end of its stdin, and no signal."""
+    status = 1
+    try:
+        os.setsid()
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        status = watch(lambda engine_stdin, stub: _become(command, engine_stdin, stub), grace)
+    finally:
+        os._exit(status)
 
 
 def _become(command: list[str], stdin: int, stub: int) -> None:
@@ -135,21 +157,26 @@ def _wait(fds: tuple[int, ...], timeout: float | None) -> list[int]:
     return ready
 
 
-def main(arguments: list[str]) -> int:
-    grace, command = float(arguments[0]), arguments[1:]
+def watch(become: Callable[[int, int], None], grace: float) -> int:
+    """Starts a family and stays until it has ended or has to be ended; the status of its first process."""
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)
     ending: list[int] = []
     for number in _HANDLED:
         signal.signal(number, lambda received, _: ending.append(received) if received == signal.SIGTERM else None)
     signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
-    family = Family(command, grace)
+    family = Family(become, grace)
     while family.reap() and family.status is None and not ending:
         if 0 in _wait((0, wakeup), None):
-            break  # nothing is ever written to us: readable means that the gateway is gone
+            break  # nothing is ever written to us: readable means that whoever started us is gone
     family.end(wakeup)
     status = family.status or 0
     return status if status >= 0 else 128 - status
+
+
+def main(arguments: list[str]) -> int:
+    grace, command = float(arguments[0]), arguments[1:]
+    return watch(lambda stdin, _: _become_inner(command, grace, stdin), grace + _LATER)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 from sage.errors import Unavailable
 from sage.middleware.providers.base import Endpoint, EngineSpec
+from sage.middleware.providers.processes import descendants, kill_marked
 
 _STUB = Path(__file__).with_name("engine_stub.py")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -101,6 +101,8 @@ class Engine:
         self._stopping: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._transport: asyncio.SubprocessTransport | None = None
+        self._endpoint: Endpoint | None = None
+        self._health_path: str | None = None
 
     @property
     def log_tail(self) -> tuple[str, ...]:
@@ -114,8 +116,8 @@ class Engine:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The stub's pid and those of all its descendants (Linux; elsewhere the stub's alone)."""
-        return () if self.pid is None else _descendants(self.pid)
+        """The outer stub's pid and those of all its descendants (Linux; elsewhere that one alone)."""
+        return () if self.pid is None else descendants(self.pid)
 
     async def start(self) -> Endpoint:
         """Starts the family and returns once the engine serves.
@@ -139,6 +141,16 @@ class Engine:
         except BaseException:
             await self.stop()
             raise
+
+    async def health(self, within: float) -> int:
+        """The status of its health check; 0 if it does not answer it ``within`` so many seconds."""
+        if self._endpoint is None or self.exited.done():
+            return 0
+        try:
+            async with asyncio.timeout(within):
+                return await _health(self._endpoint, self._health_path)
+        except (OSError, TimeoutError):
+            return 0
 
     async def stop(self) -> None:
         """Ends the family; returns once it is gone. Goes on when the caller is cancelled; may be called again."""
@@ -171,10 +183,12 @@ class Engine:
             await asyncio.wait((self.exited,), timeout=self._grace)  # it exits by itself: a signal would cut its log
             await self.stop()
             raise self._failed(str(said["error"]) + self._cause(said.get("log_mark")))
-        endpoint = Endpoint(str(said["base_url"]).rstrip("/"), {"Authorization": f"Bearer {key}"})
-        status_code = await _health(endpoint)
+        endpoint = Endpoint(str(said["base_url"]).rstrip("/"), {"Authorization": f"Bearer {key}"}, said.get("socket"))
+        self._health_path = said.get("health")
+        status_code = await _health(endpoint, self._health_path)
         if status_code != 200:
             raise self._failed(f"the engine of model '{self.name}' answered its health check with {status_code}")
+        self._endpoint = endpoint
         return endpoint
 
     async def _end(self) -> None:
@@ -223,7 +237,7 @@ class Engine:
     async def _finish(self, pipes: _Pipes) -> None:
         status = pipes.status()
         if status < 0:  # the stub itself was killed, so it could not end what descends from the engine
-            await asyncio.to_thread(_kill_marked, f"{_FAMILY}={self._family}".encode())
+            await asyncio.to_thread(kill_marked, f"{_FAMILY}={self._family}".encode())
         await asyncio.wait((pipes.closed,), timeout=1)
         pipes.close()
         self._settle(status)
@@ -273,14 +287,17 @@ class _Pipes(asyncio.SubprocessProtocol):
                 self._engine._said(line)
 
 
-async def _health(endpoint: Endpoint) -> int:
-    """The status of ``GET /health``; raises :class:`OSError` if nobody answers in HTTP."""
+async def _health(endpoint: Endpoint, path: str | None = None) -> int:
+    """The status of ``GET /health``, or of ``path``; raises :class:`OSError` if nobody answers in HTTP."""
     parts = urlsplit(endpoint.base_url)
-    if parts.scheme != "http" or parts.hostname not in _LOOPBACK or parts.port is None:
+    if parts.scheme != "http" or parts.hostname not in _LOOPBACK or (parts.port is None and endpoint.socket is None):
         raise OSError(f"it announced '{endpoint.base_url}', which is no http:// address on loopback with a port")
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    if endpoint.socket is not None:
+        reader, writer = await asyncio.open_unix_connection(endpoint.socket)
+    else:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        head = f"GET {parts.path}/health HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
+        head = f"GET {path or parts.path + '/health'} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
         fields = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
         writer.write(f"{head}{fields}\r\n".encode())
         words = (await reader.readline()).split()
@@ -289,42 +306,3 @@ async def _health(endpoint: Endpoint) -> int:
         return int(words[1])
     finally:
         writer.close()
-
-
-def _processes() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return []  # no /proc on this system
-
-
-def _descendants(root: int) -> tuple[int, ...]:
-    children: dict[int, list[int]] = {}
-    for pid in _processes():
-        with contextlib.suppress(OSError, IndexError):
-            parent = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(pid)
-    found = [root]
-    for pid in found:  # grows while it is walked
-        found.extend(children.get(pid, ()))
-    return tuple(found)
-
-
-def _kill_marked(mark: bytes) -> None:
-    """SIGKILL for every process that was started with ``mark`` in its environment, until none is left or 5 s passed."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        alive = [pid for pid in _processes() if _has_mark(pid, mark)]
-        if not alive:
-            return
-        for pid in alive:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-
-
-def _has_mark(pid: int, mark: bytes) -> bool:
-    try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False  # gone, or another user's

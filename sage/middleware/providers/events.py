@@ -148,7 +148,11 @@ class EventRelay:
             if chunk.get("error") is not None or event.startswith((b"error:", b"event: error", b"event:error")):
                 self.error = self._on_error(chunk.get("error", chunk))
                 break
-            kept.append(self._rewritten(event, chunk))
+            try:
+                kept.append(self._rewritten(event, chunk))
+            except SageError as error:  # what came before it is good
+                self.error = error
+                break
         return b"".join(kept)
 
     def _rewritten(self, event: bytes, chunk: dict[str, Any]) -> bytes:

@@ -11,14 +11,17 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from sage.errors import SageError, Unavailable
-from sage.middleware.providers.base import Endpoint
+from sage.middleware.providers.alarm import Alarm
+from sage.middleware.providers.base import Endpoint, RunningEngine
 from sage.middleware.providers.engines import EngineFailed, describe_status
+from sage.middleware.providers.health import Deaths, HealthPolicy, RestartPolicy, unwell
+from sage.middleware.providers.leases import Drain, Lease
+from sage.middleware.providers.memory import Memory, Standing, Turns
+from sage.middleware.providers.processes import proportional_memory
 
 _log = logging.getLogger(__name__)
 
@@ -31,40 +34,6 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-class RunningEngine(Protocol):
-    """What a model needs of its engine: :class:`sage.middleware.providers.engines.Engine`."""
-
-    exited: asyncio.Future[int]
-
-    @property
-    def log_tail(self) -> tuple[str, ...]: ...
-
-    async def start(self) -> Endpoint: ...
-
-    async def stop(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """How long an engine that keeps dying is left alone, in seconds."""
-
-    first: float = 1.0
-    factor: float = 2.0
-    longest: float = 60.0
-    stable: float = 60.0
-    """An engine that served for so long has lived: its death starts the count afresh."""
-
-    def deaths(self, before: int, lived: float) -> int:
-        """The count of deaths in a row, after one that followed ``lived`` seconds of serving."""
-        return 1 if lived >= self.stable else before + 1
-
-    def pause(self, deaths: int) -> float:
-        """Seconds between a death and the next start; none after the first."""
-        if deaths <= 1:
-            return 0.0
-        return min(self.longest, self.first * self.factor ** min(deaths - 2, 64))
-
-
 class ManagedModel:
     """One model with an engine of its own, at most one process at any time."""
 
@@ -74,12 +43,30 @@ class ManagedModel:
         start: Callable[[], RunningEngine],
         keep_alive: float = math.inf,
         *,
+        pinned: bool = False,
+        memory: Memory | None = None,
+        size: int | None = None,
+        patience: float = 120.0,
         policy: RestartPolicy | None = None,
+        health: HealthPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``start`` makes an engine that was not started; ``keep_alive``: idle seconds before it unloads."""
+        """``start`` makes an engine that was not started; ``keep_alive``: idle seconds before it unloads.
+
+        ``pinned``: neither idleness nor another model's need unloads it. ``size`` is what it is reckoned to take of
+        ``memory``, in bytes; ``patience`` the seconds that it waits for room, and callers for its next turn.
+        """
         self.name = name
         self.keep_alive = keep_alive
+        self.pinned = pinned
+        self.size = size or 0
+        """Bytes that are reserved for it: what it is reckoned to take or was measured to, whichever is more."""
+        self.measured: int | None = None
+        """Bytes that it took when it was last ready."""
+        self.dependents: set[ManagedModel] = set()
+        """Models that live in this one's engine (LoRA adapters): each holds a lease while it is loaded."""
+        self.lost: tuple[RunningEngine, SageError] | None = None
+        """The last engine that went, and why."""
         self.state = State.UNLOADED
         self.loaded_at: float | None = None
         """Unix seconds of the last time it became ready; none while it is not loaded."""
@@ -88,22 +75,27 @@ class ManagedModel:
         """Why it is ``failed``, or was before the load that runs: ``message``, ``at`` (Unix seconds) and ``log``, the
         engine's last lines."""
         self._make = start
-        self._policy = policy or RestartPolicy()
+        self._memory = memory or Memory()
+        self._patience = patience
+        self._deaths = Deaths(policy or RestartPolicy(), clock)
+        self._health = health or HealthPolicy()
         self._clock = clock
         self._engine: RunningEngine | None = None
         self._endpoint: Endpoint | None = None
         self._loading: asyncio.Task[SageError | None] | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None  # set while an unload waits for the last lease
-        self._timer: asyncio.TimerHandle | None = None
+        self._drain: Drain | None = None  # while it unloads
+        self._idleness = Alarm(self._look_idle)
+        self._revival = Alarm(self._revive)
+        self._watch: asyncio.Task[None] | None = None
+        self._hung: SageError | None = None  # why the engine that ends is given up
         self._waiting = 0  # callers on their way to a lease
         self._refuses = False  # an unload that was asked for refuses; one by idleness lets callers wait
-        self._hurries = False  # nobody is waited for any longer
         self._closed = False
         self._used: float | None = None
         self._ready_since = 0.0
-        self._deaths = 0
-        self._not_before = 0.0
+        self._load_took = 0.0
+        self._ended = 0  # leases
 
     @property
     def last_used(self) -> float | None:
@@ -136,8 +128,12 @@ class ManagedModel:
         Returns once it is gone, also while it loads: whoever waits for that load is refused. Concurrent calls share
         the first one's work, which goes on if they are cancelled.
         """
+        for dependent in tuple(self.dependents):  # also of one that failed: they would start it again
+            await dependent.unload(drain)
         if self.state is State.FAILED:
-            self.state, self.error, self._deaths, self._not_before = State.UNLOADED, None, 0, 0.0
+            self._gone(State.UNLOADED)
+            self.error = None
+            self._deaths.forget()
         if self.state is not State.UNLOADED:
             self._refuses = True
             ending = self._begin_end(drain)
@@ -147,12 +143,55 @@ class ManagedModel:
     async def close(self, drain: float = 0.0) -> None:
         """Unloads for good, at shutdown."""
         self._closed = True
+        self._revival.cancel()
+        for dependent in tuple(self.dependents):
+            await dependent.close(drain)
         while self.state not in (State.UNLOADED, State.FAILED):
             await self.unload(drain)
 
+    def adjust(self, keep_alive: float, pinned: bool) -> None:
+        """Changes how it is kept, from now on."""
+        self.keep_alive, self.pinned = keep_alive, pinned
+        self._idleness.cancel()
+        self._look_around()
+
+    # Memory
+
+    def standing(self, size: int, turns: Turns) -> Standing:
+        """How it stands among the models that take memory."""
+        return Standing(
+            self.name,
+            size,
+            held=self.state is State.LOADING or (self.state is State.READY and self._stays()),
+            leaving=self.state is State.DRAINING,
+            busy=self._busy(),
+            used=max([self._used or 0.0, *(dependent._used or 0.0 for dependent in self.dependents)]),
+            turn_ends=self._ready_since + turns.length(self._load_took),
+        )
+
+    def make_room(self) -> None:
+        """Unloads once the leases that run have ended; who wants one meanwhile waits for the next load."""
+        if self.state is State.READY:
+            for dependent in self.dependents:
+                dependent.make_room()
+            self._begin_end(math.inf)
+
+    def _stays(self) -> bool:
+        return self.pinned or any(d.pinned and d.state is State.READY for d in self.dependents)
+
+    def _busy(self) -> bool:
+        """Somebody uses it, or one of its dependents; a dependent's own lease is no use."""
+        resting = sum(dependent.state is State.READY for dependent in self.dependents)
+        return self.in_flight + self._waiting > resting or any(dependent._busy() for dependent in self.dependents)
+
     # Leases
 
-    async def _made_ready(self) -> Endpoint:
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the engine listens while the model is ready."""
+        return self._endpoint if self.state is State.READY else None
+
+    async def made_ready(self) -> Endpoint:
         """The slow way into a lease: waits for whatever has to happen first, and is no idle time meanwhile."""
         self._waiting += 1
         try:
@@ -165,56 +204,78 @@ class ManagedModel:
                     raise failure.with_traceback(None)
         finally:
             self._waiting -= 1
-            self._released()  # if this caller leaves without a lease, nobody else may come to start the timer
+            self._look_around()  # if this caller leaves without a lease, nobody else may come to start the timer
         assert self._endpoint is not None
         return self._endpoint
 
     async def _end_of_draining(self) -> None:
         if self._refuses or self._ending is None:
             raise Unavailable(f"model '{self.name}' is being unloaded; a request after that loads it again")
-        await asyncio.wait((self._ending,))
+        await asyncio.wait((self._ending,), timeout=self._patience)
+        if self.state is State.DRAINING:
+            raise Unavailable(
+                f"model '{self.name}' makes room for another, and its running requests take long; try again"
+            )
 
     async def _end_of_loading(self) -> SageError | None:
         """Joins the load that runs, or starts one; what went wrong, if something did."""
         if self._loading is None:
             self._check_pause()
-            self.state = State.LOADING
-            self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
+            self._begin_load()
         task = self._loading
+        assert task is not None
         await asyncio.wait((task,))  # unlike `await task`, a caller that is cancelled does not cancel it
         if task.cancelled():
             return Unavailable(f"model '{self.name}' was unloaded while it loaded; a request after that loads it again")
         return task.result()
 
+    def _begin_load(self) -> None:
+        self._revival.cancel()
+        self.state = State.LOADING
+        self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
+
     def _check_pause(self) -> None:
-        left = self._not_before - self._clock()
+        left = self._deaths.left()
         if left > 0 and self.error is not None:
-            again = f"it died {self._deaths} times in a row and may start again in {left:.1f} s"
+            again = f"it died {self._deaths.count} times in a row and may start again in {left:.1f} s"
             raise EngineFailed(f"{self.error['message']}; {again}", self.error["log"], retry_after=left)
 
-    def _released(self) -> None:
-        """The last lease may have ended. At most one timer waits, and it looks again when its time has come."""
+    def released(self) -> None:
+        """A lease has ended."""
+        self.in_flight -= 1
+        self._ended += 1
         if not self.in_flight:
-            self._stop_waiting()
-        if self.state is State.READY and self._timer is None and self.keep_alive != math.inf:
-            self._timer = asyncio.get_running_loop().call_later(self.keep_alive, self._look_idle)
+            self._used = self._clock()
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """The last lease may have ended. At most one timer waits, and it looks again when its time has come."""
+        if not self.in_flight and self._drain is not None:
+            self._drain.end()
+        if self.state is not State.READY:
+            return
+        self._memory.look()
+        if not self._idleness.is_set and self.keep_alive != math.inf and not self.pinned:
+            self._idleness.set(self.keep_alive)
 
     def _look_idle(self) -> None:
-        self._timer = None
-        if self.in_flight or self._waiting or self.state is not State.READY or self._used is None:
+        if self.in_flight or self._waiting or self.pinned or self.state is not State.READY or self._used is None:
             return  # whoever is there starts the timer again when it leaves
         left = self._used + self.keep_alive - self._clock()
         if left <= 0:
             self._begin_end(0.0)
         else:
-            self._timer = asyncio.get_running_loop().call_later(left, self._look_idle)
+            self._idleness.set(left)
 
     # The engine
 
     async def _load(self) -> SageError | None:
         try:
+            await self._memory.reserve(self, self.size, self._patience)
+            began = self._clock()
             engine = self._engine = self._make()
             self._endpoint = await engine.start()
+            await self._weigh(engine)
         except asyncio.CancelledError:
             if self._ending is None:
                 self._gone(State.UNLOADED)
@@ -229,9 +290,23 @@ class ManagedModel:
         self._loading = None
         self.state, self.error, self.loaded_at = State.READY, None, time.time()
         self._used = self._ready_since = self._clock()
+        self._load_took = self._ready_since - began
+        _log.info("model '%s' is ready after %.1f s", self.name, self._load_took)
         engine.exited.add_done_callback(lambda exited: self._on_exit(engine, exited))
-        self._released()
+        self._watch = asyncio.create_task(self._watch_health(engine), name=f"watch {self.name}")
+        self._look_around()
         return None
+
+    async def _weigh(self, engine: RunningEngine) -> None:
+        """Measures an engine that serves; one that is larger than the whole budget is ended again."""
+        try:
+            pids = engine.pids
+            self.measured = await asyncio.to_thread(proportional_memory, pids) if pids else None
+            self.size = max(self.size, self.measured or 0)
+            self._memory.settle(self, self.size)
+        except BaseException:
+            await engine.stop()
+            raise
 
     def _failed(self, failure: SageError) -> SageError:
         if self._ending is not None:
@@ -245,29 +320,53 @@ class ManagedModel:
         """The engine's family is gone; unless we ended it, it died, and the next lease starts another."""
         if engine is not self._engine or self.state is not State.READY or exited.cancelled():
             return
-        now = self._clock()
-        self._deaths = self._policy.deaths(self._deaths, now - self._ready_since)
-        self._not_before = now + self._policy.pause(self._deaths)
         cause = f"the engine of model '{self.name}' {describe_status(exited.result())} while it served"
-        self._failed(EngineFailed(cause, engine.log_tail))
+        self._died(engine, EngineFailed(cause, engine.log_tail))
+
+    def _died(self, engine: RunningEngine, failure: SageError) -> None:
+        """Counts the death, and starts the engine again after the pause if its room is still free."""
+        revival = self._deaths.count_one(self._clock() - self._ready_since)
+        self.lost = engine, failure
+        self._failed(failure)
+        if not self._closed:
+            self._revival.set(revival)
+
+    def _revive(self) -> None:
+        if self.state is State.FAILED and self._loading is None and self._memory.fits(self.size):
+            self._begin_load()
+
+    async def _watch_health(self, engine: RunningEngine) -> None:
+        """Gives an engine up that hangs: its leases are cut, and those who come meanwhile wait for the next one."""
+        cause = await unwell(engine, self._health, lambda: self._ended)
+        if engine is self._engine and self.state is State.READY:
+            self._hung = EngineFailed(f"the engine of model '{self.name}' {cause}", engine.log_tail)
+            self.lost = engine, self._hung
+            self._begin_end(0.0)
 
     def _gone(self, state: State) -> None:
         self.state = state
         self.loaded_at = self._endpoint = self._engine = self._loading = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._revival.cancel()
+        self._idleness.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        self._memory.release(self)
 
     def _begin_end(self, drain: float) -> asyncio.Task[None]:
         if self._ending is None:
-            self._ending = asyncio.create_task(self._end(drain), name=f"unload {self.name}")
+            self._drain = Drain()
+            self._ending = asyncio.create_task(self._end(self._drain), name=f"unload {self.name}")
             self.state = State.DRAINING
+        assert self._drain is not None
         if drain <= 0:  # whoever ends it now does not wait for somebody else's drain
-            self._hurries = True
-            self._stop_waiting()
+            self._drain.end()
+        elif drain != math.inf:
+            asyncio.get_running_loop().call_later(drain, self._drain.end)
         return self._ending
 
-    async def _end(self, drain: float) -> None:
+    async def _end(self, drain: Drain) -> None:
+        engine = None
         try:
             if self._loading is not None:
                 self._loading.cancel()
@@ -275,47 +374,18 @@ class ManagedModel:
             engine = self._engine
             if engine is not None:
                 try:
-                    await self._drained(engine, drain)
+                    if self.in_flight:
+                        await drain.wait(engine.exited)
                 finally:
+                    if not engine.exited.done() and self._hung is None:
+                        cut = f"model '{self.name}' was unloaded while it answered"
+                        self.lost = engine, Unavailable(cut, code="model_unloaded")
                     await engine.stop()
         finally:
-            self._gone(State.UNLOADED)
-            self.error = self._ending = None
-            self._refuses = self._hurries = False
-
-    async def _drained(self, engine: RunningEngine, limit: float) -> None:
-        """Waits until nobody holds a lease, the engine is dead or ``limit`` seconds passed."""
-        if self.in_flight and not self._hurries:
-            self._idle = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._idle, engine.exited), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            self._idle = None
-
-    def _stop_waiting(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
-
-
-class Lease:
-    """One caller's hold on a model; takes no lock and makes no task when the model is ready."""
-
-    __slots__ = ("_model",)
-
-    def __init__(self, model: ManagedModel) -> None:
-        self._model = model
-
-    async def __aenter__(self) -> Endpoint:
-        model = self._model
-        endpoint = model._endpoint if model.state is State.READY else None
-        if endpoint is None:
-            endpoint = await model._made_ready()
-        model.in_flight += 1
-        return endpoint
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        model = self._model
-        model.in_flight -= 1
-        if not model.in_flight:
-            model._used = model._clock()
-            model._released()
+            hung, self._hung, self._ending = self._hung if not self._refuses else None, None, None
+            self._drain, self._refuses = None, False
+            if hung is not None and engine is not None:
+                self._died(engine, hung)
+            else:
+                self._gone(State.UNLOADED)
+                self.error = None

@@ -44,6 +44,10 @@ class Listing:
             task.add_done_callback(lambda _: self._asking.pop(provider.name, None))
         return await asyncio.shield(task)
 
+    def forget(self, provider: Provider) -> None:
+        """What it lists has changed."""
+        self._known.pop(provider.name, None)
+
     async def _ask(self, provider: Provider) -> frozenset[str]:
         url = provider.listing()
         if url is None:

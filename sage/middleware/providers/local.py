@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
-from sage.errors import InvalidRequest, NotFound, SageError
+from sage.errors import InvalidRequest, NotFound, SageError, Unsupported
 from sage.middleware.provider_settings import LocalModel, LocalProvider
-from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Target, UpstreamRequest
+from sage.middleware.providers import local_wire
+from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Target, UpstreamRequest, Usage
+from sage.middleware.providers.events import read_usage
+from sage.middleware.providers.local_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.quantities import nearest
@@ -21,18 +26,38 @@ from sage.middleware.settings import Deployment
 
 _TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens", "n_predict")
 _TEMPLATES = Path(__file__).parent / "templates"
+_TASKS = {
+    Operation.CHAT: "generate",
+    Operation.COMPLETIONS: "generate",
+    Operation.EMBEDDINGS: "embed",
+    Operation.RERANK: "rerank",
+    Operation.SCORE: "rerank",
+}
+"""What a model must be there for; every model can tell its tokens."""
+_PATHS = {
+    Operation.SCORE: "/v1/rerank",
+    Operation.TOKENIZE: "/tokenize",
+    Operation.DETOKENIZE: "/detokenize",
+}
+_TRANSLATED = frozenset({*_PATHS, Operation.RERANK})
+_TEXT_CONTEXT = 1024
+"""Tokens for ``embed`` and ``rerank`` unless the configuration says. llama.cpp works a text out at once, and for a file
+that was made to write text that means the whole vocabulary's chances for each of its tokens: twice 1 GiB for Gemma."""
+_OVER_CONTEXT = "exceed_context_size_error"
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large.*batch size: (\d+)")
 
 
 class LocalEngineProvider(OpenAIProvider):
     """GGUF files, each run by an engine that the registry loads and unloads."""
 
     kind = "local"
+    paths: ClassVar[Mapping[Operation, str]] = {operation: f"/{operation}" for operation in Operation}
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
         Vendor.__init__(self, name, settings)
         self._models = settings.models
         self._start_timeout = settings.start_timeout
-        self._data_dir = data_dir
+        self._files = ModelFiles(data_dir / "models")
 
     def known_models(self) -> tuple[str, ...]:
         return tuple(name for name in self._models if self.missing(name) is None)
@@ -65,17 +90,20 @@ class LocalEngineProvider(OpenAIProvider):
                     {
                         "path": str(options.path) if options.path else None,
                         "package": options.package,
-                        "directory": str(self._data_dir / "models"),
+                        "directory": str(self._files.directory),
                         "alias": model,
                         "template": _template(options.chat_template),
-                        "context": options.context,
+                        "context": _context(options),
                         "parallel": options.parallel,
                         "threads": options.threads,
                         "temperature": options.temperature,
+                        "task": options.task,
+                        "pooling": options.pooling,
                     }
                 ).decode()
             },
             start_timeout=self._start_timeout,
+            memory=options.memory or self._files.memory(options, _context(options)),
         )
 
     def _model(self, name: str) -> LocalModel:
@@ -89,28 +117,75 @@ class LocalEngineProvider(OpenAIProvider):
             ) from None
 
     def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
-        model = target.model
-        if call.operation is Operation.EMBEDDINGS:
-            raise InvalidRequest(f"the local model '{model}' does not make embeddings", param="model")
-        options, body = self._model(model), dict(call.body)
+        options = self._model(target.model)
+        self._check_task(call.operation, target.model, options)
+        self._check_denied(call.body)
+        request = super().encode(replace(call, body=self._body(call, target, options)), target, endpoint)
+        request.headers = {**self._headers, **endpoint.headers}
+        request.url = endpoint.base_url + _PATHS.get(call.operation, f"/v1/{call.operation}")
+        return request
+
+    def _check_task(self, operation: Operation, model: str, options: LocalModel) -> None:
+        needed = _TASKS.get(operation, options.task)
+        if needed != options.task:
+            raise Unsupported(
+                f"the local model '{model}' has task: {options.task}, and {operation} needs one with task: {needed}; "
+                f"ask another, or have an administrator configure one (llm.providers.{self.name}.models)",
+                param="model",
+                code="unsupported_operation",
+            )
+
+    def _body(self, call: Call, target: Target, options: LocalModel) -> dict[str, Any]:
+        """What llama.cpp is asked."""
+        cannot = partial(self._cannot, target)
+        body = dict(call.body)
+        if call.operation in _TRANSLATED:
+            local_wire.check_known(body, call.operation, cannot)
+        match call.operation:
+            case Operation.RERANK:
+                return local_wire.rerank_request(body, cannot)
+            case Operation.SCORE:
+                return local_wire.score_request(body)
+            case Operation.TOKENIZE:
+                return local_wire.tokenize_request(body, cannot)
+            case Operation.DETOKENIZE:
+                return local_wire.detokenize_request(body)
+            case Operation.EMBEDDINGS:
+                local_wire.check_texts(body)
+                if body.pop("dimensions", None) is not None:
+                    self._cannot(target, "dimensions", ": a file does not say where its vectors may be cut")
+                return body
+        template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
+        local_wire.heed(body, call.operation, template, cannot)
         if call.operation is Operation.CHAT and options.stop:
             body["stop"] = [*_stops(body.get("stop")), *options.stop]
         if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
             body["max_tokens"] = options.max_tokens
-        call = replace(call, body=body)
-        request = super().encode(call, target, endpoint)
-        request.headers = {**self._headers, **endpoint.headers}
-        request.url = f"{endpoint.base_url}/v1/{call.operation}"
-        return request
+        return body
+
+    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+        if call.operation not in _TRANSLATED:
+            return super().decode(call, body)
+        answer = self._object(call, body)
+        usage = read_usage(answer.get("usage"))
+        try:
+            return orjson.dumps(_translated(call, answer, usage)), usage
+        except (KeyError, TypeError, ValueError) as exc:
+            raise self._nonsense(call) from exc
 
     def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         error = body.get("error") if isinstance(body, dict) else None
-        if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
+        if isinstance(error, dict) and status == 500:
+            # The one refusal of llama.cpp's that has no type or status of its own: only its text tells it from a fault.
+            too_long = _TOO_LONG.match(str(error.get("message")))
+            if too_long is not None:
+                error = {"type": _OVER_CONTEXT, "n_prompt_tokens": too_long[1], "n_ctx": too_long[2]}
+        if isinstance(error, dict) and error.get("type") == _OVER_CONTEXT:
             return InvalidRequest(
                 f"the prompt has {error.get('n_prompt_tokens', 'too many')} tokens, and the model a context of "
                 f"{error.get('n_ctx', 'fewer')}; shorten it, or have an administrator raise the model's 'context' "
                 f"(llm.providers.{self.name}.models)",
-                param="messages",
+                param="input" if status == 500 else "messages",
                 code="context_length_exceeded",
             )
         return super().refuse(status, body, headers)
@@ -122,9 +197,31 @@ class LocalEngineProvider(OpenAIProvider):
                 if isinstance(message.get("content"), str):
                     message["content"] = message["content"].lstrip()
             answer.pop("model", None)  # so that it is written again
+        elif call.operation is Operation.COMPLETIONS and call.body.get("logprobs"):
+            local_wire.CompletionLogprobs()(answer)
+            answer.pop("model", None)
 
     def _transform(self, call: Call) -> Callable[[dict[str, Any]], None] | None:
-        return _LeadingSpace() if call.operation is Operation.CHAT else None
+        if call.operation is Operation.CHAT:
+            return _LeadingSpace()
+        return local_wire.CompletionLogprobs() if call.body.get("logprobs") else None
+
+
+def _translated(call: Call, answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
+    match call.operation:
+        case Operation.RERANK:
+            return local_wire.rerank_answer(answer, usage)
+        case Operation.SCORE:
+            return local_wire.score_answer(call, answer, usage)
+        case Operation.TOKENIZE:
+            return local_wire.tokenize_answer(answer)
+    return local_wire.detokenize_answer(answer)
+
+
+def _context(options: LocalModel) -> int:
+    """Tokens for each request; what reads whole texts has fewer unless the configuration says."""
+    given = options.task == "generate" or "context" in options.model_fields_set
+    return options.context if given else _TEXT_CONTEXT
 
 
 class _LeadingSpace:

@@ -1,14 +1,391 @@
-"""An Ollama server, through the OpenAI-compatible routes that it has below ``/v1``."""
+"""An Ollama server in its own wire: OpenAI's requests become ``/api/chat``, ``/api/generate``, ``/api/embed``.
+
+Sources: Ollama's API reference (docs/api.md), the types of its Python SDK, and its own OpenAI compatibility, which
+knows fewer fields than its wire has.
+"""
 
 from __future__ import annotations
 
-from sage.middleware.providers.openai import OpenAIProvider
+import base64
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from sage.errors import InvalidRequest
+from sage.middleware.provider_settings import OllamaSettings
+from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
+from sage.middleware.providers.ollama_answers import (
+    OllamaRelay,
+    chat_answer,
+    embeddings_answer,
+    text_answer,
+)
+from sage.middleware.providers.ollama_host import OllamaHost, spellings
+from sage.middleware.providers.vendor import HINTS, Vendor
+
+DEFAULT_URL = "http://127.0.0.1:11434"
+_PATHS = {
+    Operation.CHAT: "/api/chat",
+    Operation.COMPLETIONS: "/api/generate",
+    Operation.EMBEDDINGS: "/api/embed",
+}
+# Names of OpenAI's and of other servers → names in Ollama's `options`.
+_OPTION_NAMES = {
+    "max_tokens": "num_predict",
+    "max_completion_tokens": "num_predict",
+    "repetition_penalty": "repeat_penalty",
+}
+# Ollama's options under their own names (api/types.go: Options, Runner).
+_OPTIONS = frozenset(
+    {
+        "draft_num_predict",
+        "frequency_penalty",
+        "main_gpu",
+        "min_p",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "num_batch",
+        "num_ctx",
+        "num_gpu",
+        "num_keep",
+        "num_predict",
+        "num_thread",
+        "penalize_newline",
+        "presence_penalty",
+        "repeat_last_n",
+        "repeat_penalty",
+        "seed",
+        "temperature",
+        "tfs_z",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "use_mlock",
+        "use_mmap",
+    }
+)
+# How long a model stays is the configuration's to say; a template is run upstream.
+_DENIED = frozenset({"keep_alive", "template"})
+# Fields of Ollama's own that go on as they are.
+_NATIVE = {
+    Operation.CHAT: frozenset({"format", "think"}),
+    Operation.COMPLETIONS: frozenset({"format", "think", "suffix", "system", "context", "images", "raw"}),
+    Operation.EMBEDDINGS: frozenset({"truncate", "dimensions"}),
+}
+# What asks for what every answer of Ollama's is anyway.
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "parallel_tool_calls": (True,),
+    "tool_choice": ("auto", "none"),
+    "modalities": (["text"],),
+    "encoding_format": ("float", "base64"),
+}
+_READ_ELSEWHERE = {
+    Operation.CHAT: frozenset(
+        {"messages", "tools", "response_format", "reasoning_effort", "reasoning", "logprobs", "top_logprobs"}
+    ),
+    Operation.COMPLETIONS: frozenset({"prompt", "response_format", "reasoning_effort", "logprobs"}),
+    Operation.EMBEDDINGS: frozenset({"input"}),
+}
+_MESSAGE_KEYS = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "tool_name", "refusal", "annotations"}
+    | {"reasoning_content", "reasoning", "thinking"}
+)
+_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
-class OllamaProvider(OpenAIProvider):
-    """Ollama's OpenAI compatibility (docs of ollama, *OpenAI compatibility*); ``base_url`` is the server's root."""
+class OllamaProvider(Vendor):
+    """One Ollama server; ``base_url`` is its root, with or without ``/v1`` or ``/api``."""
 
     kind = "ollama"
 
-    def _api_root(self, base_url: str) -> str:
-        return base_url if base_url.endswith("/v1") else f"{base_url}/v1"
+    def __init__(self, name: str, settings: OllamaSettings) -> None:
+        super().__init__(name, settings)
+        root = (settings.base_url or DEFAULT_URL).rstrip("/")
+        self._open(root.removesuffix("/v1").removesuffix("/api").rstrip("/"), settings)
+        self._denied |= _DENIED
+        self.host = OllamaHost(name, self.endpoints[0], settings, self.refuse)
+
+    def listing(self) -> str | None:
+        return f"{self.endpoints[0].base_url}/api/tags"
+
+    def listed(self, body: Any) -> frozenset[str]:
+        """The names in ``/api/tags``; a name that is tagged ``latest`` counts without its tag too."""
+        entries = body.get("models") if isinstance(body, dict) else None
+        found = (entry.get("name") or entry.get("model") for entry in entries or () if isinstance(entry, dict))
+        return frozenset(name for given in found if isinstance(given, str) for name in spellings(given))
+
+    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+        path = _PATHS.get(call.operation)
+        if path is None:
+            raise self._cannot_do(call)
+        body, options = call.body, call.body.get("options")
+        self._check_denied(body)
+        if options is not None and not isinstance(options, dict):
+            raise InvalidRequest("'options' must be an object", param="options")
+        self._check_denied(options or {})
+        wire: dict[str, Any] = {"model": target.model}
+        if call.operation is Operation.CHAT:
+            self._chat(wire, body, target)
+        elif call.operation is Operation.COMPLETIONS:
+            self._completion(wire, body, target)
+        else:
+            wire["input"] = self._input(body, target)
+        self._fields(wire, call, target)
+        if call.operation is not Operation.EMBEDDINGS:
+            wire["stream"] = call.stream
+        if target.pin:
+            wire["keep_alive"] = -1
+        elif target.keep_alive is not None:
+            wire["keep_alive"] = target.keep_alive
+        return self._post(endpoint.base_url + path, endpoint, wire)
+
+    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+        answer = self._object(call, body)
+        if answer.get("error") is not None:
+            raise self._stream_error(answer["error"])
+        made: tuple[dict[str, Any], Usage | None] | None
+        if call.operation is Operation.CHAT:
+            made = chat_answer(call.model, answer)
+        elif call.operation is Operation.COMPLETIONS:
+            made = text_answer(call.model, answer)
+        else:
+            made = embeddings_answer(call, answer)
+        if made is None:
+            raise self._nonsense(call)
+        return orjson.dumps(made[0]), made[1]
+
+    def relay(self, call: Call) -> Relay:
+        return OllamaRelay(
+            call.model,
+            keep_usage=call.wants_usage,
+            chat=call.operation is Operation.CHAT,
+            on_error=self._stream_error,
+        )
+
+    # What the fields of a request become
+
+    def _fields(self, wire: dict[str, Any], call: Call, target: Target) -> None:
+        """Every field that is not read elsewhere: an option, one of Ollama's own, or none that it has."""
+        options: dict[str, Any] = {}
+        native, elsewhere = _NATIVE[call.operation], _READ_ELSEWHERE[call.operation]
+        for field, value in call.body.items():
+            if field in HINTS or field in elsewhere or field == "options" or _asks_nothing(field, value):
+                continue
+            if field == "stop":
+                options["stop"] = _stops(value)
+            elif (option := _OPTION_NAMES.get(field, field)) in _OPTIONS:
+                options[option] = value
+            elif field in native:
+                wire.setdefault(field, value)
+            else:
+                self._cannot(target, field)
+        options |= call.body.get("options") or {}
+        if options:
+            wire["options"] = options
+
+    def _chat(self, wire: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+        wire["messages"] = self._messages(body["messages"], target)
+        tools = self._tools(body.get("tools"), target)
+        if tools and body.get("tool_choice") != "none":
+            wire["tools"] = tools
+        self._answer_form(wire, body, target)
+        if body.get("logprobs"):
+            wire["logprobs"] = True
+            if body.get("top_logprobs"):
+                wire["top_logprobs"] = body["top_logprobs"]
+
+    def _completion(self, wire: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+        """A text to go on with, without the model's template; what sets a template's parts needs the template."""
+        prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]
+        if not isinstance(prompt, str):
+            self._never(target, "prompt", ": it takes one text, neither tokens nor several texts")
+        if not prompt:
+            self._never(target, "prompt", ": an empty one only loads the model")
+        wire["prompt"] = prompt
+        if not any(body.get(field) for field in ("suffix", "system", "context", "images")):
+            wire["raw"] = body.get("raw") is not False
+        self._answer_form(wire, body, target)
+        count = body.get("logprobs")
+        if isinstance(count, int) and count is not False:
+            wire["logprobs"] = True
+            if count is not True and count > 0:
+                wire["top_logprobs"] = count
+
+    def _answer_form(self, wire: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+        """``format`` and ``think``."""
+        form = self._format(body.get("response_format"), target)
+        if form is not None:
+            wire["format"] = form
+        reasoning = body.get("reasoning")
+        effort = body.get("reasoning_effort") or (reasoning.get("effort") if isinstance(reasoning, dict) else None)
+        if effort is not None and body.get("think") is None:
+            if not isinstance(effort, str) or (effort != "none" and effort not in _EFFORTS):
+                raise InvalidRequest(
+                    f"'reasoning_effort' is none of none, {', '.join(_EFFORTS)}", param="reasoning_effort"
+                )
+            # Only gpt-oss knows levels, and no truth values; Ollama refuses levels for every other model.
+            level = _EFFORTS.get(effort, False)
+            wire["think"] = level if "gpt-oss" in target.model else level is not False
+
+    def _format(self, wanted: Any, target: Target) -> Any:
+        if wanted is None:
+            return None
+        kind = wanted.get("type") if isinstance(wanted, dict) else None
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            return "json"
+        if kind == "json_schema":
+            schema = wanted.get("json_schema")
+            schema = schema.get("schema") if isinstance(schema, dict) else None
+            if not isinstance(schema, dict):
+                raise InvalidRequest(
+                    "'response_format.json_schema.schema' must be a JSON schema",
+                    param="response_format.json_schema.schema",
+                )
+            return schema
+        self._cannot(target, "response_format", f" of the type '{kind}'")
+        return None
+
+    def _tools(self, tools: Any, target: Target) -> list[dict[str, Any]]:
+        found = []
+        for index, tool in enumerate(_list(tools, "tools")):
+            function = tool.get("function") if isinstance(tool, dict) else None
+            if not isinstance(function, dict) or tool.get("type", "function") != "function":
+                self._cannot(target, f"tools[{index}]", ": it has tools of the type 'function' alone")
+                continue
+            if function.get("strict"):
+                self._cannot(target, f"tools[{index}].function.strict")
+            found.append({"type": "function", "function": {k: v for k, v in function.items() if k != "strict"}})
+        return found
+
+    def _input(self, body: Mapping[str, Any], target: Target) -> Any:
+        given, form = body.get("input"), body.get("encoding_format")
+        if form not in (None, "float", "base64"):
+            raise InvalidRequest("'encoding_format' must be 'float' or 'base64'", param="encoding_format")
+        texts = given if isinstance(given, list) else [given]
+        if not all(isinstance(text, str) for text in texts):
+            self._never(target, "input", ": it embeds texts, not tokens or media")
+        return given
+
+    def _never(self, target: Target, field: str, why: str) -> None:
+        """For what cannot be left out either."""
+        self._cannot(replace(target, drop_unsupported=False), field, why)
+
+    # Messages
+
+    def _messages(self, messages: list[dict[str, Any]], target: Target) -> list[dict[str, Any]]:
+        names: dict[str, str] = {}  # of the tools that were called, by the call's id
+        return [self._message(message, f"messages[{i}]", names, target) for i, message in enumerate(messages)]
+
+    def _message(self, message: dict[str, Any], where: str, names: dict[str, str], target: Target) -> dict[str, Any]:
+        for key, value in message.items():
+            if key not in _MESSAGE_KEYS and not _asks_nothing(key, value):
+                self._cannot(target, f"{where}.{key}")
+        role = message["role"]
+        text, images = self._content(message.get("content"), f"{where}.content", target)
+        made: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
+        if images:
+            made["images"] = images
+        thinking = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
+        if role == "assistant" and isinstance(thinking, str):
+            made["thinking"] = thinking
+        calls = [
+            _tool_call(call, f"{where}.tool_calls[{index}]", names)
+            for index, call in enumerate(_list(message.get("tool_calls"), f"{where}.tool_calls"))
+        ]
+        if calls:
+            made["tool_calls"] = calls
+        if role == "tool":
+            called = message.get("tool_call_id")
+            name = message.get("tool_name") or message.get("name") or names.get(str(called))
+            made |= {"tool_name": name} if name else {}
+            made |= {"tool_call_id": called} if isinstance(called, str) else {}
+        return made
+
+    def _content(self, content: Any, where: str, target: Target) -> tuple[str, list[str]]:
+        """Its text and its images, in base64."""
+        if not isinstance(content, list):
+            return content or "", []
+        texts, images = [], []
+        for index, part in enumerate(content):
+            kind, place = part.get("type"), f"{where}[{index}]"
+            if kind in ("text", "refusal") and isinstance(part.get(kind), str):
+                texts.append(part[kind])
+            elif kind == "image_url":
+                image = part.get("image_url")
+                data = _image(image.get("url") if isinstance(image, dict) else image, place)
+                if data is not None:
+                    images.append(data)
+                else:
+                    self._cannot(target, f"{place}.image_url", ": it takes images as data: URLs, not by address")
+            else:
+                self._cannot(target, place, f": it has no parts of the type '{kind}'")
+        return "\n".join(texts), images
+
+
+def _asks_nothing(field: str, value: Any) -> bool:
+    if value is None or value in _USUAL.get(field, ()):
+        return True
+    return (value is False and field not in ("parallel_tool_calls", "think", "raw", "truncate")) or value in (
+        [],
+        {},
+        "",
+    )
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InvalidRequest(f"'{where}' must be a list", param=where)
+    return value
+
+
+def _stops(given: Any) -> list[str]:
+    stops = [given] if isinstance(given, str) else given
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise InvalidRequest("'stop' must be a text or a list of texts", param="stop")
+    return stops
+
+
+def _image(url: Any, where: str) -> str | None:
+    """The base64 of a ``data:`` URL (RFC 2397); none for an address."""
+    if not isinstance(url, str) or not url.startswith("data:"):
+        return None
+    head, comma, data = url.partition(",")
+    if not comma:
+        raise InvalidRequest(f"{where} is no data: URL: it has no comma", param=where)
+    if head.endswith(";base64") and "%" not in data:
+        return data
+    raw = unquote_to_bytes(data)
+    return raw.decode("latin-1") if head.endswith(";base64") else base64.b64encode(raw).decode()
+
+
+def _tool_call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
+    """OpenAI's call of a tool, whose arguments are JSON text, as Ollama's, whose arguments are an object."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f"'{where}' must be an object with a 'function' that has a 'name'", param=where)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments) if arguments.strip() else {}
+        except orjson.JSONDecodeError as exc:
+            where += ".function.arguments"
+            raise InvalidRequest(f"'{where}' is no JSON: {exc}", param=where) from None
+    if not isinstance(arguments, dict | None):
+        raise InvalidRequest(f"'{where}.function.arguments' must hold an object", param=f"{where}.function.arguments")
+    made: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments or {}}}
+    if isinstance(call.get("id"), str):
+        names[call["id"]] = function["name"]
+        made["id"] = call["id"]
+    return made

@@ -8,17 +8,16 @@ Source: OpenAI's API reference (chat/completions, completions, embeddings, error
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import orjson
 
-from sage.middleware.provider_settings import RemoteProvider
+from sage.middleware.provider_settings import OpenAISettings, RemoteProvider
 from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
 from sage.middleware.providers.events import EventRelay, read_usage
 from sage.middleware.providers.vendor import Vendor
 
-DEFAULT_URL = "https://api.openai.com/v1"
 _SHAPE = {
     Operation.CHAT: "choices",
     Operation.COMPLETIONS: "choices",
@@ -32,21 +31,46 @@ class OpenAIProvider(Vendor):
     """One OpenAI-compatible server and its keys."""
 
     kind = "openai"
+    default_url = "https://api.openai.com/v1"
+    paths: ClassVar[Mapping[Operation, str]] = {
+        Operation.CHAT: "/chat/completions",
+        Operation.COMPLETIONS: "/completions",
+        Operation.EMBEDDINGS: "/embeddings",
+        Operation.RERANK: "/rerank",  # Jina, vLLM and llama.cpp have it, with one shape
+    }
+    """Where each operation is, below the base URL; what is not here cannot be done."""
+    _mends = False
+    """Whether answers change in more than the model's name: one that does not is not written again."""
+
+    def __init_subclass__(cls) -> None:
+        cls._mends = cls._mend is not OpenAIProvider._mend
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
-        self._open(self._api_root((settings.base_url or DEFAULT_URL).rstrip("/")), settings)
+        if isinstance(settings, OpenAISettings):
+            self._say_whose(settings)
+        self._open(self._api_root((settings.base_url or self.default_url).rstrip("/")), settings)
+
+    def _say_whose(self, settings: OpenAISettings) -> None:
+        """The organization and the project that the requests are billed to."""
+        for header, value in (("OpenAI-Organization", settings.organization), ("OpenAI-Project", settings.project)):
+            if value is not None:
+                self._headers[header] = value.get_secret_value()
+                self._secrets.append(value.get_secret_value())
 
     def _api_root(self, base_url: str) -> str:
         return base_url
 
     def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+        path = self.paths.get(call.operation)
+        if path is None:
+            raise self._cannot_do(call)
         self._check_denied(call.body)
         body = {**call.body, "model": target.model}
         if call.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-        return self._post(f"{endpoint.base_url}/{call.operation}", endpoint, body)
+        return self._post(endpoint.base_url + path, endpoint, body)
 
     def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
@@ -55,8 +79,9 @@ class OpenAIProvider(Vendor):
         if not _is_answer(call.operation, answer):
             raise self._nonsense(call)
         usage = read_usage(answer.get("usage"))
-        self._mend(call, answer)
-        if answer.get("model") == call.model:
+        if self._mends:
+            self._mend(call, answer)
+        elif answer.get("model") == call.model:
             return body, usage
         answer["model"] = call.model
         try:

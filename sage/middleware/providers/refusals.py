@@ -21,6 +21,8 @@ from sage.errors import (
     UpstreamFailed,
 )
 
+CREDENTIAL_REFUSED = "upstream_credential_refused"
+"""The code of an error that speaks of our key."""
 _SECRET = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][A-Za-z0-9_\-*.]{6,}")
 _MAX_MESSAGE = 2000
 _LONGEST_WAIT = 86400.0
@@ -52,13 +54,13 @@ def refusal(
         return UpstreamFailed(
             f"the provider '{provider}' refused the gateway's own credential (status {status}); "
             f"an administrator has to check llm.providers.{provider}.api_key",
-            code="upstream_credential_refused",
+            code=CREDENTIAL_REFUSED,
         )
     message, param, code = _detail(body, secrets)
     text = f"the provider '{provider}' answered {status}" + (f": {message}" if message else "")
     kind = _OURS.get(status, UpstreamFailed)
     if kind in (RateLimited, Unavailable):
-        return kind(text, retry_after=_retry_after(headers), code=code)
+        return kind(text, retry_after=retry_after(headers), code=code)
     return kind(text, param=param, code=code)
 
 
@@ -81,7 +83,7 @@ def _short(value: Any) -> str | None:
     return value if isinstance(value, str) and len(value) <= 200 else None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3)."""
     value = headers.get("Retry-After") or headers.get("retry-after")
     if not value:

@@ -7,22 +7,26 @@ the local engine share one :class:`~sage.middleware.providers.lifecycle.ManagedM
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
-from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
+from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
 from sage.middleware.provider_settings import KINDS
-from sage.middleware.providers.base import MAX_NAME, Provider, Target
-from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
+from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, Target
+from sage.middleware.providers.deployments import Deployment, PublicModel
 from sage.middleware.providers.factory import unconfigured
 from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.lifecycle import ManagedModel
+from sage.middleware.providers.hosting import Hosting
+from sage.middleware.providers.keys import Share
 from sage.middleware.providers.listing import Listing
+from sage.middleware.providers.registrations import Registrations, check_name, parse_registration
 from sage.middleware.settings import Deployment as DeploymentSettings
 from sage.middleware.settings import Model as ModelSettings
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 # Families of names whose vendor is known: (pattern, provider).
 FAMILIES = (
     (re.compile(r"(gpt-|chatgpt-|o\d|text-embedding-|davinci-|babbage-)"), "openai"),
@@ -30,38 +34,64 @@ FAMILIES = (
     (re.compile(r"(command-|embed-|rerank-)"), "cohere"),
 )
 _REMEMBERED = 1000
+_WINS = {
+    "config": "is in the configuration file, which wins",
+    "provider": "is a model that its provider knows of itself, which wins",
+    "program": "was registered by the program that runs the gateway, which wins",
+}
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds between the tries to preload at a server that may still be starting."""
 
 
 class Registry:
     """The owner of all models. It lives on one event loop."""
 
     def __init__(
-        self, providers: Mapping[str, Provider], absent: Mapping[str, str], listing: Listing, fleet: Fleet
+        self,
+        providers: Mapping[str, Provider],
+        absent: Mapping[str, str],
+        listing: Listing,
+        fleet: Fleet,
+        registrations: Registrations | None = None,
     ) -> None:
+        """``registrations`` keeps the models that are added at run time; without it they end with the process."""
         self.providers = dict(providers)
         self.absent = dict(absent)
         """Providers that are named but cannot serve, and why."""
-        self._busy: Counter[str] = Counter()
+        self._shares: dict[str, Share] = {}
         self._listing = listing
         self._fleet = fleet
         self._models: dict[str, PublicModel] = {}
         self._unregistered: dict[str, PublicModel] = {}
-        self._loading: set[asyncio.Task[None]] = set()
+        self._loading: set[asyncio.Task[Any]] = set()
+        self._hosting = Hosting()
+        self._registrations = registrations
+        self._changing = asyncio.Lock()
 
-    def register(self, name: str, settings: ModelSettings) -> PublicModel:
-        """Adds or replaces the model of that name. A deployment whose provider cannot serve becomes a fault of it."""
-        model = PublicModel(name, [], settings.fallbacks)
+    def register(self, name: str, settings: ModelSettings, *, source: str = "program") -> PublicModel:
+        """Adds or replaces the model of that name. A deployment whose provider cannot serve becomes a fault of it.
+
+        ``source`` tells who says so: ``config``, ``provider``, ``program`` or ``runtime``.
+        """
+        left = self._fleet.forget(name)
+        model = PublicModel(name, [], settings.fallbacks, source=source, preload=settings.preload, pin=settings.pin)
         for wanted in settings.deployments:
             provider = self.providers.get(wanted.provider)
             if provider is None:
                 reason = self.absent.get(wanted.provider) or unconfigured(wanted.provider)
                 model.faults.append(f"provider '{wanted.provider}' cannot serve: {reason}")
-            else:
-                model.deployments.append(self._deploy(provider, wanted, settings))
+                continue
+            try:
+                model.deployments.append(self._deploy(name, provider, wanted, settings))
+            except SageError as exc:
+                if source == "config" and not isinstance(exc, Conflict):
+                    raise  # a slip in the file is told at start
+                model.faults.append(exc.message)
         self._models[name] = model
+        self._fleet.retire(left)
         return model
 
-    def _deploy(self, provider: Provider, wanted: DeploymentSettings, settings: ModelSettings) -> Deployment:
+    def _deploy(self, name: str, provider: Provider, wanted: DeploymentSettings, settings: ModelSettings) -> Deployment:
         target = Target(
             wanted.lora or wanted.model,
             drop_unsupported=settings.drop_unsupported,
@@ -72,21 +102,87 @@ class Registry:
             provider,
             target,
             settings.timeouts.over(provider.timeouts),
-            self._fleet.manage(provider, wanted, settings),
+            self._fleet.manage(provider, wanted, settings, name),
+            self._share(provider),
             weight=wanted.weight,
             priority=wanted.priority,
             max_concurrency=settings.max_concurrency,
             retries=settings.retries,
         )
 
+    def _share(self, provider: Provider) -> Share:
+        """What all deployments of ``provider`` have in common."""
+        share = self._shares.get(provider.name)
+        if share is None:
+            share = self._shares[provider.name] = Share(provider.max_concurrency, len(provider.endpoints))
+        return share
+
     def register_known(self) -> None:
         """Gives every model that a provider knows of itself its own name, where the configuration has not."""
         for provider in self.providers.values():
             for name in provider.known_models():
                 if name not in self._models:
-                    self.register(
-                        name, ModelSettings(deployments=(DeploymentSettings(provider=provider.name, model=name),))
-                    )
+                    wanted = DeploymentSettings(provider=provider.name, model=name)
+                    self.register(name, ModelSettings(deployments=(wanted,)), source="provider")
+
+    def restore(self) -> None:
+        """Brings back what was registered at run time; raises :class:`sage.errors.ConfigError` for a broken file."""
+        kept = self._registrations.read() if self._registrations is not None else {}
+        for name, settings in kept.items():
+            winner = self._models.get(name)
+            if winner is None:
+                self.register(name, settings, source="runtime")
+            else:
+                winner.shadows = True
+                _log.warning(
+                    "model '%s' %s; the one of that name registered at run time waits", name, _WINS[winner.source]
+                )
+
+    async def add(self, name: str, body: Any) -> tuple[PublicModel, bool]:
+        """Registers a model at run time, kept on disk, or replaces one that was; and whether it is new.
+
+        Raises :class:`InvalidRequest` for what a request cannot say, :class:`Conflict` for a name that is taken.
+        """
+        check_name(name, {**self.providers, **self.absent})
+        settings = parse_registration(body, self.providers, self.absent)
+        return await self._whole(self._add(name, settings))
+
+    async def _add(self, name: str, settings: ModelSettings) -> tuple[PublicModel, bool]:
+        async with self._changing:
+            new = self._runtime(name) is None
+            if self._registrations is not None:
+                await asyncio.to_thread(self._registrations.put, name, settings)
+            model = self.register(name, settings, source="runtime")
+        if model.preload:
+            self._load_soon(model)
+        return model, new
+
+    async def remove(self, name: str) -> None:
+        """Forgets a model that was registered at run time; engines that no other model stands on drain and unload.
+
+        Raises :class:`NotFound`, or :class:`Conflict` for a model that was not registered at run time.
+        """
+        await self._whole(self._remove(name))
+
+    async def _remove(self, name: str) -> None:
+        async with self._changing:
+            if self._runtime(name) is None:
+                raise self._unknown(name)
+            if self._registrations is not None:
+                await asyncio.to_thread(self._registrations.drop, name)
+            self._models.pop(name, None)
+            self._fleet.retire(self._fleet.forget(name))
+
+    def _runtime(self, name: str) -> PublicModel | None:
+        """The run-time model of that name; raises :class:`Conflict` if the name is somebody else's."""
+        model = self._models.get(name)
+        if model is not None and model.source != "runtime":
+            raise Conflict(f"model '{name}' {_WINS[model.source]}", param="name", code="model_configured")
+        return model
+
+    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
+        """Goes on to its end when the caller leaves: what is on disk and what serves stay the same."""
+        return await asyncio.shield(self._soon(change))
 
     def models(self) -> Iterable[PublicModel]:
         """The registered models, by name."""
@@ -162,52 +258,110 @@ class Registry:
     def _remember(self, name: str, provider: Provider, upstream: str) -> PublicModel:
         wanted = DeploymentSettings(provider=provider.name, model=upstream)
         managed = self._fleet.manage(provider, wanted, ModelSettings(deployments=(wanted,)))
-        deployment = Deployment(provider, Target(upstream), provider.timeouts, managed)
-        model = PublicModel(name, [deployment], registered=False)
+        deployment = Deployment(provider, Target(upstream), provider.timeouts, managed, self._share(provider))
+        model = PublicModel(name, [deployment], registered=False, source="provider")
         while len(self._unregistered) >= _REMEMBERED:
             self._unregistered.pop(next(iter(self._unregistered)))
         self._unregistered[name] = model
         return model
 
-    def lease(self, deployment: Deployment) -> Lease:
-        """``async with registry.lease(deployment) as endpoint``: ready, counted, and let go at the end."""
-        return Lease(self._busy, deployment)
-
     async def load(self, name: str, *, wait: bool = True) -> PublicModel:
         """Makes every engine of the model ready; without ``wait``, only sets that going."""
         model = await self.resolve(name)
-        for managed in self._engines_of(model, "load"):
-            if wait:
-                await managed.load()
-            else:
-                task = asyncio.create_task(_load_quietly(managed))
-                self._loading.add(task)
-                task.add_done_callback(self._loading.discard)
-                await asyncio.sleep(0)  # it has begun when the state is told
+        deployments = self._loadable(model, "load")
+        if wait:
+            for deployment in deployments:
+                await self._load(deployment)
+        else:
+            self._load_soon(model)
+            await asyncio.sleep(0)  # it has begun when the state is told
         return model
 
     async def unload(self, name: str) -> PublicModel:
         """Ends every engine of the model once the requests that run have ended."""
         model = await self.resolve(name)
-        for managed in self._engines_of(model, "unload"):
-            await managed.unload()
+        for deployment in self._loadable(model, "unload"):
+            if deployment.managed is not None:
+                await deployment.managed.unload()
+            elif deployment.provider.host is not None:
+                await self._hosting.unload(deployment, deployment.provider.host)
         return model
 
-    def _engines_of(self, model: PublicModel, verb: str) -> list[ManagedModel]:
+    def preload(self) -> None:
+        """Sets the loads going of all models that want to be loaded at start; what fails is logged and shown."""
+        for model in self.models():
+            if model.preload:
+                self._load_soon(model)
+
+    async def refresh(self, models: Iterable[PublicModel]) -> None:
+        """Looks what the servers hold that load their models themselves, for :meth:`PublicModel.describe`."""
+        await self._hosting.refresh([deployment for model in models for deployment in model.deployments])
+
+    async def pull(self, name: str) -> AsyncGenerator[PullProgress, None]:
+        """Fetches the model to the server that runs it; raises :class:`Conflict` when that is not just one."""
+        model = await self.resolve(name)
+        hosts = {d.name: (d, d.provider.host) for d in model.deployments if d.provider.host is not None}
+        if len(hosts) != 1:
+            places = ", ".join(sorted(hosts)) or "none of its providers fetches models"
+            raise Conflict(f"model '{name}' cannot be pulled as one: {places}; name provider/model", code="not_hosted")
+        [(deployment, host)] = hosts.values()
+        steps = host.pull(deployment.model)
+        try:
+            async for step in steps:
+                yield step
+        finally:
+            await _closed(steps)
+            self._listing.forget(deployment.provider)
+
+    async def _load(self, deployment: Deployment) -> None:
+        if deployment.managed is not None:
+            await deployment.managed.load()
+        elif deployment.provider.host is not None:
+            await self._hosting.load(deployment, deployment.provider.host)
+
+    def _load_soon(self, model: PublicModel) -> None:
+        for deployment in model.deployments:
+            if deployment.managed is not None or deployment.provider.host is not None:
+                self._soon(self._load_quietly(deployment))
+
+    async def _load_quietly(self, deployment: Deployment) -> None:
+        """A load that nobody waits for: its failure is the model's state. A server that is down is tried again."""
+        for pause in (*_PAUSES, None):
+            try:
+                return await self._load(deployment)
+            except (UpstreamFailed, DeadlineExceeded) as exc:
+                _log.warning("'%s' could not be loaded: %s", deployment.name, exc.message)
+                if pause is None or deployment.managed is not None:
+                    return
+                await asyncio.sleep(pause)
+            except SageError as exc:
+                if deployment.managed is None:  # a managed model has said so itself
+                    _log.warning("'%s' could not be loaded: %s", deployment.name, exc.message)
+                return
+
+    def _soon(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+        return task
+
+    def _loadable(self, model: PublicModel, verb: str) -> list[Deployment]:
         if not model.deployments:
             raise Unavailable(f"model '{model.name}' cannot serve: {'; '.join(model.faults)}")
-        engines = [d.managed for d in model.deployments if d.managed is not None]
-        if not engines:
+        found = [d for d in model.deployments if d.managed is not None or d.provider.host is not None]
+        if not found:
             kinds = ", ".join(sorted({d.provider.name for d in model.deployments}))
             raise Conflict(f"model '{model.name}' cannot {verb} here: it runs at {kinds}", code="not_managed")
-        return engines
+        return found
 
     async def close(self) -> None:
         """Ends all engines."""
+        for task in list(self._loading):
+            task.cancel()
         await self._fleet.close()
 
 
-async def _load_quietly(managed: ManagedModel) -> None:
-    """A load that nobody waits for: its failure is the model's state."""
-    with contextlib.suppress(SageError):
-        await managed.load()
+async def _closed(steps: object) -> None:
+    """Ends a generator that may be in the middle of its work."""
+    if isinstance(steps, AsyncGenerator):
+        await steps.aclose()

@@ -76,15 +76,15 @@ class ChunkWriter:
         """A chunk of the one choice; ``fields`` stand beside its delta (``logprobs``)."""
         return self._event([{"index": 0, "delta": delta, "finish_reason": finish, **fields}])
 
-    def text(self, text: str, finish: str | None = None) -> bytes:
+    def text(self, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None) -> bytes:
         """A chunk of ``completions``."""
-        return self._event([{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}])
+        return self._event([{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}])
 
-    def done(self, usage: Usage | None) -> bytes:
-        """The usage, for who asked for it, and the end."""
+    def done(self, usage: Usage | None, counted: dict[str, Any] | None = None) -> bytes:
+        """The usage, for who asked for it, and the end; ``counted`` is its object where the vendor tells more."""
         if usage is None or not self._keep_usage:
             return DONE
-        return self._event([], usage=usage_object(usage)) + DONE
+        return self._event([], usage=counted or usage_object(usage)) + DONE
 
     def _event(self, choices: list[dict[str, Any]], **extra: Any) -> bytes:
         return b"data: " + orjson.dumps({**self._head, "choices": choices, **extra}) + b"\n\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -91,6 +92,7 @@ class HttpTransport:
         else:
             session = self._by_socket.get(request.socket) or await self._open_socket(request.socket)
         limits = request.timeouts
+        total = limits.total if request.total is None else request.total
         begun = self._loop.time()
         try:
             response = await session.request(
@@ -98,14 +100,14 @@ class HttpTransport:
                 self._url(request.url),
                 data=_payload(request.body) if request.body else None,
                 headers=request.headers,
-                timeout=self._timeout(limits),
+                timeout=self._timeout(limits) if request.total is None else _timeout(limits, total),
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            if isinstance(exc, aiohttp.SocketTimeoutError) and limits.total <= limits.first_byte:
+            if isinstance(exc, aiohttp.ServerTimeoutError) and total <= _limit(exc, limits):
                 raise _total(request) from exc
             raise _translate(exc, request, "did not answer") from exc
-        return _HttpResponse(response, request, self._loop, begun + limits.total)
+        return _HttpResponse(response, request, self._loop, begun + total)
 
     def _url(self, text: str) -> URL:
         url = self._urls.get(text)
@@ -117,9 +119,8 @@ class HttpTransport:
         # By identity: hashing a model of pydantic's costs more than all the rest here.
         known = self._timeouts.get(id(limits))
         if known is None:
-            patience = min(limits.first_byte, limits.total)
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=patience)
-            known = self._timeouts[id(limits)] = limits, timeout  # kept alive, so that its id stays its own
+            # Kept alive with its limits, so that their id stays their own.
+            known = self._timeouts[id(limits)] = limits, _timeout(limits, limits.total)
         return known[1]
 
     async def close(self) -> None:
@@ -127,6 +128,20 @@ class HttpTransport:
         self._session, self._by_socket = None, {}
         for session in sessions:
             await session.close()
+
+
+def _timeout(limits: Timeouts, total: float) -> aiohttp.ClientTimeout:
+    """Without ``ceil_threshold``, aiohttp would round longer limits up to whole seconds of its clock."""
+    connect = min(limits.connect, total)
+    patience = min(limits.first_byte, total)
+    return aiohttp.ClientTimeout(
+        total=None, connect=connect, sock_connect=connect, sock_read=patience, ceil_threshold=math.inf
+    )
+
+
+def _limit(exc: aiohttp.ServerTimeoutError, limits: Timeouts) -> float:
+    """The limit of the configuration that ``exc`` came under."""
+    return limits.connect if isinstance(exc, aiohttp.ConnectionTimeoutError) else limits.first_byte
 
 
 def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
@@ -159,7 +174,8 @@ class _HttpResponse:
         self._loop = loop
         self._ends = ends
         self._limit = request.timeouts.first_byte
-        self._patience = min(request.timeouts.first_byte, request.timeouts.total)  # what aiohttp was told
+        total = request.timeouts.total if request.total is None else request.total
+        self._patience = min(request.timeouts.first_byte, total)  # what aiohttp was told
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 

@@ -34,12 +34,14 @@ DENIED = frozenset(
         "lora_request",
         "mm_processor_kwargs",
         "media_io_kwargs",
+        "ec_transfer_params",
         "kv_transfer_params",
         "priority",
         "prompt_embeds",
         "request_id",
         "id_slot",
         "slot_id",
+        "vllm_xargs",
     }
 )
 # Fields of OpenAI's that change nothing in the answer: a vendor that has none of them is not asked to.
@@ -90,6 +92,13 @@ class Vendor:
         return headers
 
     def engine(self, wanted: Deployment) -> EngineSpec | None:
+        return None
+
+    @property
+    def asleep(self) -> bool:
+        return False
+
+    async def wake(self) -> None:
         return None
 
     def known_models(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest
+from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.watch import ClientLeft, Watch
 from sage.middleware.providers.base import MAX_NAME, Call
@@ -85,6 +85,18 @@ def caller(scope: Scope) -> Principal:
 def note(scope: Scope, **facts: Any) -> None:
     """Adds facts (never secrets, never contents) to the request's line in the access log."""
     scope["state"]["log"].update(facts)
+
+
+def error_headers(error: SageError, size: int) -> Headers:
+    """The head of an answer that tells of ``error`` in ``size`` bytes of JSON."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="sage"'))
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    return headers
 
 
 async def send_json(send: Send, body: bytes, headers: Headers) -> None:

@@ -1,29 +1,85 @@
-"""``/models``: what there is, in which state, and the switch to load and unload it."""
+"""``/models``: what there is, in which state, the switch to load and unload it, and models that come at run time."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from fastapi import APIRouter, Body
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
 
-from sage.errors import NotFound
+from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway import admission
+from sage.middleware.providers.base import Call, Operation
+from sage.middleware.routers.asgi import take_flag
 from sage.middleware.routers.guard import GuardedRoute
 from sage.middleware.routers.openai import Caller, TheGateway
+from sage.middleware.routers.pulls import PullStream
 
 router = APIRouter(route_class=GuardedRoute, tags=["Models"])
 
+# Which operation is meant, by the field that only it has; without any of them a plain chat.
+_MEANT = {
+    "input": Operation.EMBEDDINGS,
+    "text_1": Operation.SCORE,
+    "query": Operation.RERANK,
+    "prompt": Operation.COMPLETIONS,
+}
+_PLAIN = [{"role": "user", "content": "?"}]
+
+
+class BreakerState(BaseModel):
+    """Whether a deployment is left alone because it failed: ``closed`` (it is not), ``open``, or ``half_open``, when
+    one request may probe it. ``opens_for``: seconds until then."""
+
+    model_config = ConfigDict(extra="allow")
+
+    state: str
+    failures: int
+    opens_for: float | None
+    last_failure: str | None
+
+
+class DeploymentState(BaseModel):
+    """One place that answers for a model. ``cooling_for``: seconds that it was told to wait."""
+
+    model_config = ConfigDict(extra="allow")
+
+    provider: str
+    model: str
+    kind: str
+    weight: float
+    priority: int
+    state: str
+    memory: int | None
+    in_flight: int
+    waiting: int
+    max_concurrency: int | None
+    breaker: BreakerState
+    cooling_for: float
+    keys: list[dict[str, Any]]
+
 
 class ModelState(BaseModel):
-    """A model; ``state``: ``unloaded``, ``loading``, ``ready``, ``draining`` or ``failed``. Times are Unix seconds."""
+    """A model; ``state``: ``unloaded``, ``loading``, ``ready``, ``draining``, ``failed``, or ``unknown`` where its own
+    server was not heard. Times are Unix seconds, ``memory`` is in bytes. ``source`` tells who named it: ``config``,
+    ``runtime``, ``provider`` or ``program``; ``shadows``: one of the same name was registered at run time, and waits
+    until this one is gone."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     state: str
     provider: str | None
-    deployments: list[dict[str, Any]]
+    deployments: list[DeploymentState]
     fallbacks: list[str]
+    source: str
+    shadows: bool
+    pin: bool
+    preload: bool
+    memory: int | None
     loaded_at: float | None
     last_used: float | None
     in_flight: int
@@ -36,18 +92,30 @@ class ModelStates(BaseModel):
     models: list[ModelState]
 
 
+_NEW_MODEL = {"deployments": [{"provider": "openai", "model": "gpt-4o-mini", "weight": 1}], "fallbacks": []}
+Registration = Annotated[
+    dict[str, Any],
+    Body(description="A model's section of the configuration, without anything of its engine.", examples=[_NEW_MODEL]),
+]
+Question = Annotated[
+    dict[str, Any] | None,
+    Body(description="A request as for `/v1/chat/completions`; without it, a plain chat.", examples=[{"stream": True}]),
+]
+
+
 @router.get("/models", name="models_list")
 async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
     """The registered models that this credential reaches, with their states."""
-    found = [model.describe() for model in gateway.registry.models() if principal.allows_model(model.name)]
-    return ModelStates(models=[ModelState.model_validate(model) for model in found])
+    models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
+    await gateway.registry.refresh(models)
+    return ModelStates(models=[ModelState.model_validate(model.describe()) for model in models])
 
 
 @router.post(
     "/models/{name:path}/load", name="models_load", response_model=ModelState, responses={202: {"model": ModelState}}
 )
 async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bool = True) -> JSONResponse:
-    """Makes a local model ready; answers once it is, or at once with 202 under ``?wait=false``."""
+    """Brings a model into memory; answers once it is ready, or at once with 202 under ``?wait=false``."""
     _reach(principal, name)
     model = await gateway.registry.load(name, wait=wait)
     state = model.describe()
@@ -56,10 +124,29 @@ async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bo
 
 @router.post("/models/{name:path}/unload", name="models_unload")
 async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
-    """Ends a local model's process once the requests that run have ended; its memory is free then."""
+    """Takes a model out of memory once the requests that run have ended; its memory is free then."""
     _reach(principal, name)
     model = await gateway.registry.unload(name)
     return ModelState.model_validate(model.describe())
+
+
+@router.post("/models/{name:path}/explain", name="models_explain")
+async def explain_model(name: str, principal: Caller, gateway: TheGateway, question: Question = None) -> dict[str, Any]:
+    """Who would answer a request now, in which order, and why; nothing is sent to anyone."""
+    _reach(principal, name)
+    return await gateway.explain(principal, _asked(name, dict(question or {})))
+
+
+@router.post(
+    "/models/{name:path}/pull",
+    name="models_pull",
+    response_class=Response,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def pull_model(name: str, principal: Caller, gateway: TheGateway) -> Response:
+    """Fetches a model to where it runs (Ollama); its progress comes as events, and who leaves ends it."""
+    _reach(principal, name)
+    return PullStream(gateway.registry.pull(name))
 
 
 @router.get("/models/{name:path}", name="models_show")
@@ -67,10 +154,65 @@ async def show_model(name: str, principal: Caller, gateway: TheGateway) -> Model
     """One model and its state."""
     _reach(principal, name)
     model = await gateway.registry.resolve(name)
+    await gateway.registry.refresh([model])
     return ModelState.model_validate(model.describe())
+
+
+@router.post(
+    "/models/{name:path}", name="models_register", response_model=ModelState, responses={201: {"model": ModelState}}
+)
+async def register_model(name: str, body: Registration, principal: Caller, gateway: TheGateway) -> JSONResponse:
+    """Registers a model over deployments of configured providers, or replaces one that was registered so.
+
+    A URL, a path, a command or an engine's argument is refused, and so is what the credential itself does not reach.
+    Models of the configuration stay as they are.
+    """
+    _check_reach(principal, name, body)
+    model, created = await gateway.registry.add(name, body)
+    return JSONResponse(model.describe(), status_code=201 if created else 200)
+
+
+@router.delete("/models/{name:path}", name="models_remove", status_code=204)
+async def remove_model(name: str, principal: Caller, gateway: TheGateway) -> None:
+    """Removes a model that was registered at run time; requests that run go on to their end."""
+    _reach(principal, name)
+    await gateway.registry.remove(name)
 
 
 def _reach(principal: Principal, name: str) -> None:
     """A model beyond the credential's reach looks like one that is not there."""
     if not principal.allows_model(name):
         raise NotFound(f"model '{name}' is not one that this credential reaches", param="name", code="model_not_found")
+
+
+def _check_reach(principal: Principal, name: str, body: Mapping[str, Any]) -> None:
+    """A name of one's own must not open what the caller may not use under its real name."""
+    used = [("name", name)]
+    used += [("fallbacks", str(model)) for model in _list(body.get("fallbacks"))]
+    for wanted in _list(body.get("deployments")):
+        if isinstance(wanted, dict):
+            names = (wanted.get("model"), wanted.get("lora"))
+            used += [("deployments", f"{wanted.get('provider')}/{model}") for model in names if model is not None]
+    for field, model in used:
+        if not principal.allows_model(model):
+            raise PermissionDenied(
+                f"this credential does not reach '{model}', so it cannot register a model of it; it reaches: "
+                f"{', '.join(principal.models)}",
+                param=field,
+                code="model_not_allowed",
+            )
+
+
+def _list(value: Any) -> list[Any]:
+    """What is no list is refused by the registry."""
+    return value if isinstance(value, list) else []
+
+
+def _asked(name: str, body: dict[str, Any]) -> Call:
+    """The request that is to be explained."""
+    if body.setdefault("model", name) != name:
+        raise InvalidRequest(f"'model' is '{name}' here, by the path; leave it out", param="model")
+    operation = next((meant for field, meant in _MEANT.items() if field in body), Operation.CHAT)
+    if operation is Operation.CHAT:
+        body.setdefault("messages", _PLAIN)
+    return Call(operation, body, name, stream=take_flag(body, "stream"), fallbacks=admission.fallbacks(body))

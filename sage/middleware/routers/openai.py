@@ -34,11 +34,12 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
 
 class Inference:
-    """One of OpenAI's operations as an ASGI endpoint. The caller's fields go on unchanged, also unknown ones."""
+    """One operation as an ASGI endpoint. The caller's fields go on unchanged, also unknown ones."""
 
     def __init__(self, gateway: Gateway, operation: Operation) -> None:
         self._gateway = gateway
         self._operation = operation
+        self._streams = operation in (Operation.CHAT, Operation.COMPLETIONS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await read_json(receive))
@@ -54,7 +55,7 @@ class Inference:
     def _parse(self, body: dict[str, Any]) -> Call:
         model = take_model(body)
         others = admission.fallbacks(body)
-        if self._operation is Operation.EMBEDDINGS or not take_flag(body, "stream"):
+        if not self._streams or not take_flag(body, "stream"):
             return Call(self._operation, body, model, fallbacks=others)
         options = body.get("stream_options")
         if options is not None and not isinstance(options, dict):

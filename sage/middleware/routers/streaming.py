@@ -12,6 +12,7 @@ from sage.middleware.gateway.gateway import Answering
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.asgi import Headers, Scope, Send, note
 
+EVENTS = b"text/event-stream; charset=utf-8"
 _ALIVE = b":\n\n"  # a comment, which clients pass over
 Translate = Callable[[bytes], bytes]
 
@@ -23,42 +24,47 @@ async def stream(
     watching: Watch,
     translate: Translate | None = None,
     end: Callable[[], bytes] | None = None,
+    broken: Callable[[SageError], bytes] | None = None,
+    media_type: bytes = EVENTS,
 ) -> None:
     """Sends the events of ``answer`` on, through ``translate`` where the surface has a wire of its own.
 
-    ``end`` makes its last events once the answer is whole. A stream that breaks ends with an error event.
+    ``end`` makes its last events once the answer is whole. A stream that breaks ends with an error event, ``broken``'s
+    where the surface has one of its own.
     """
-    await _start(send, answer.headers())
+    await start_stream(send, answer.headers(), media_type)
     try:
         events = answer.body
         while events:
             piece = translate(events) if translate is not None else events
             if piece or events is answer.body:
-                await _send(send, piece or _ALIVE)  # the head goes with it, also before there is any text
+                await send_events(send, piece or _ALIVE)  # the head goes with it, also before there is any text
             if answer.finished:
                 break
             events = await answer.more()
         if end is not None:
-            await _send(send, end())
+            await send_events(send, end())
         watching.stop()
         await answer.drain()
     except SageError as error:
-        await _break(answer, scope, send, error)
+        await _break(answer, scope, send, error, broken or _error_event)
     except asyncio.CancelledError:
         if not watching.left and not answer.overdue:
-            await _break(answer, scope, send, Unavailable("the gateway is shutting down", code="shutting_down"))
-            await _end(send)
+            closing = Unavailable("the gateway is shutting down", code="shutting_down")
+            await _break(answer, scope, send, closing, broken or _error_event)
+            await end_stream(send)
         raise
-    await _end(send)
+    await end_stream(send)
 
 
-async def _end(send: Send) -> None:
+async def end_stream(send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _start(send: Send, headers: Headers) -> None:
+async def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS) -> None:
+    """The head of a stream of events."""
     head = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"content-type", media_type),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
         *headers,
@@ -66,12 +72,18 @@ async def _start(send: Send, headers: Headers) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": head})
 
 
-async def _send(send: Send, events: bytes) -> None:
+async def send_events(send: Send, events: bytes) -> None:
     await send({"type": "http.response.body", "body": events, "more_body": True})
 
 
-async def _break(answer: Answering, scope: Scope, send: Send, error: SageError) -> None:
+async def _break(
+    answer: Answering, scope: Scope, send: Send, error: SageError, event: Callable[[SageError], bytes]
+) -> None:
     """Says in an event that the stream broke; ``[DONE]`` never follows it."""
     answer.broke(error)
     note(scope, error=error.code)
-    await _send(send, b"data: " + orjson.dumps(error.envelope()) + b"\n\n")
+    await send_events(send, event(error))
+
+
+def _error_event(error: SageError) -> bytes:
+    return b"data: " + orjson.dumps(error.envelope()) + b"\n\n"

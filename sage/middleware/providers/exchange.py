@@ -1,0 +1,175 @@
+"""One answered call: its answer, or its stream until the end, and what its end says of who answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from typing import Protocol
+
+import orjson
+
+from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
+from sage.middleware.providers.base import Call, Provider, Relay, Usage
+from sage.middleware.providers.deployments import Deployment, Lease
+from sage.middleware.providers.refusals import retry_after
+from sage.middleware.providers.transport import UpstreamResponse
+
+_MAX_REFUSAL = 64 * 1024
+_DRAIN = 0.2  # seconds that the end of a body may stay out after its last event
+_DYING = 1.0  # seconds until an engine's death is noticed, after its connection broke
+_BROKEN = ("connect_failed", "upstream_broken")
+
+
+class Owner(Protocol):
+    """Who made the exchange."""
+
+    def end(self, lease: Lease, failure: SageError | None = None, *, whole: bool = False) -> None:
+        """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
+        ...
+
+
+class Exchange:
+    """One answered call: the deployment that answered, and its answer or the beginning of its stream.
+
+    ``body`` is the whole answer, or the first whole events of a stream. Must be closed, also after an error.
+    """
+
+    __slots__ = (
+        "_call",
+        "_failure",
+        "_lease",
+        "_owner",
+        "_response",
+        "attempts",
+        "body",
+        "deployment",
+        "relay",
+        "told_to_wait",
+        "usage",
+    )
+
+    def __init__(self, lease: Lease, response: UpstreamResponse, call: Call, owner: Owner) -> None:
+        self.deployment = lease.deployment
+        self.attempts = 1
+        self.body = b""
+        self.usage: Usage | None = None
+        self.relay: Relay | None = None
+        self.told_to_wait: float | None = None
+        """The seconds of ``Retry-After`` with which a server that is down refused."""
+        self._lease = lease
+        self._response = response
+        self._call = call
+        self._owner = owner
+        self._failure: SageError | None = None
+
+    async def begin(self) -> None:
+        """Reads the whole answer, or a stream up to its first whole event; raises if it is an error."""
+        call, provider, response = self._call, self.deployment.provider, self._response
+        if response.status >= 300:
+            error = await _refused(provider, response)
+            if isinstance(error, Unavailable) and retry_after(response.headers) is not None:
+                self.told_to_wait = error.retry_after
+            raise error
+        if not call.stream:
+            self.body, self.usage = provider.decode(call, await response.read())
+            return
+        relay = self.relay = provider.relay(call)
+        while not self.body:
+            data = await response.chunk()
+            if not data:
+                self.body = relay.close()
+                break
+            self.body = relay.feed(data)
+            if relay.error is not None:
+                raise relay.error  # also after a first piece: nothing of it has gone to the client yet
+            if self.body and not _has_data(self.body):
+                self.body = b""  # comments that keep a connection alive are no answer yet
+
+    async def more(self) -> bytes:
+        """Further whole events; empty at the whole end. Raises when the stream breaks or reports an error."""
+        try:
+            return await self._more()
+        except SageError as exc:
+            lost = await death_of_engine(self._lease, exc)
+            if lost is not None:
+                raise lost from exc
+            self._failure = exc
+            raise
+
+    async def _more(self) -> bytes:
+        relay = self.relay
+        assert relay is not None
+        if relay.error is not None:
+            raise relay.error
+        if relay.finished:
+            return b""
+        while True:
+            data = await self._response.chunk()
+            if not data:
+                return relay.close()
+            events = relay.feed(data)
+            if events:
+                return events
+            if relay.error is not None:
+                raise relay.error
+
+    @property
+    def overdue(self) -> bool:
+        return self._call.overdue
+
+    async def drain(self) -> None:
+        """Takes the end of a finished stream off the wire, if it is there, so that its connection can serve again."""
+        with contextlib.suppress(SageError, TimeoutError):  # the answer is whole; only a connection is lost
+            async with asyncio.timeout(_DRAIN):
+                while await self._response.chunk():
+                    pass
+
+    async def close(self, exc: BaseException | None) -> None:
+        """Lets everything go; raises :class:`DeadlineExceeded` when ``exc`` is the end of the call's whole time."""
+        self._response.close()
+        failure = self._failure
+        if failure is not None and failure.code == "total_timeout":
+            failure = None  # a long answer, or a client that reads slowly: no fault of who answers
+        self._owner.end(self._lease, failure, whole=self.relay is not None and self.relay.finished)
+        late = overdue(self._call, self.deployment, exc)
+        if late is not None:
+            raise late from exc
+
+
+def overdue(call: Call, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
+    """The error that ``exc`` means when it is the cancellation of a call that has had its whole time."""
+    if not call.overdue or not isinstance(exc, asyncio.CancelledError):
+        return None
+    call.overdue, call.ends = False, math.inf
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+    return DeadlineExceeded(
+        f"'{deployment.name}' took longer than {deployment.timeouts.total:g} s in all", code="total_timeout"
+    )
+
+
+async def death_of_engine(lease: Lease, failure: BaseException) -> SageError | None:
+    """Why the engine that ``lease`` asked is gone, if it is its end that ``failure`` tells of."""
+    if isinstance(failure, UpstreamFailed) and failure.code in _BROKEN:
+        return await lease.lost(_DYING)
+    return None
+
+
+def _has_data(events: bytes) -> bool:
+    return events.startswith((b"data", b"event")) or b"\ndata" in events
+
+
+async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
+    body = b""
+    try:
+        while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
+            body += data
+    except SageError:
+        pass  # the status says enough
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = body[:500].decode("utf-8", "replace").strip() if not body.lstrip().startswith(b"<") else None
+    return provider.refuse(response.status, parsed, response.headers)

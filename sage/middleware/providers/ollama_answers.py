@@ -1,0 +1,270 @@
+"""Ollama's answers as OpenAI's: whole ones, and streams of newline-delimited JSON as server-sent events.
+
+Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from sage.errors import SageError, UpstreamFailed
+from sage.middleware.providers.base import Call, Usage
+from sage.middleware.providers.translation import ChunkWriter, JsonStream, completion_id, usage_object
+
+# `done_reason`, where it is no reason of OpenAI's. A server that gives none (before 0.1.37) has ended by itself.
+_FINISHES = {"stop": "stop", "length": "length", "content_filter": "content_filter", "tool_calls": "tool_calls"}
+_NO_FINISH = ("load", "unload")  # the model came or went; nothing was asked of it
+Answer = tuple[dict[str, Any], Usage | None]
+
+
+def chat_answer(model: str, answer: dict[str, Any]) -> Answer | None:
+    """A ``chat.completion``; none for what is no whole answer."""
+    message = answer.get("message")
+    finish = _finish(answer)
+    if not isinstance(message, dict) or finish is None:
+        return None
+    made: dict[str, Any] = {"role": "assistant", "content": _text(message.get("content"))}
+    if _text(message.get("thinking")):
+        made["reasoning_content"] = message["thinking"]
+    calls = tool_calls(message.get("tool_calls"))
+    if calls is None:
+        return None
+    if calls:
+        made["content"] = made["content"] or None
+        made["tool_calls"] = calls
+        finish = "tool_calls"
+    choice = {"index": 0, "message": made, "logprobs": _logprobs(answer), "finish_reason": finish}
+    return _completion("chat.completion", completion_id(), model, choice, answer)
+
+
+def text_answer(model: str, answer: dict[str, Any]) -> Answer | None:
+    """A ``text_completion``; none for what is no whole answer."""
+    finish = _finish(answer)
+    if not isinstance(answer.get("response"), str) or finish is None:
+        return None
+    choice = {
+        "index": 0,
+        "text": answer["response"],
+        "logprobs": _text_logprobs(answer, 0),
+        "finish_reason": finish,
+    }
+    if _text(answer.get("thinking")):
+        choice["reasoning_content"] = answer["thinking"]
+    return _completion("text_completion", completion_id("cmpl"), model, choice, answer)
+
+
+def _completion(kind: str, identity: str, model: str, choice: dict[str, Any], answer: dict[str, Any]) -> Answer:
+    usage = _usage(answer)
+    made = {"id": identity, "object": kind, "created": int(time.time()), "model": model, "choices": [choice]}
+    if usage is not None:
+        made["usage"] = usage_object(usage)
+    return made, usage
+
+
+def embeddings_answer(call: Call, answer: dict[str, Any]) -> Answer | None:
+    """OpenAI's list of embeddings, in the encoding that ``call`` asks for; none if it is not one for each text."""
+    given, vectors = call.body["input"], answer.get("embeddings")
+    if not isinstance(vectors, list) or len(vectors) != (len(given) if isinstance(given, list) else 1):
+        return None
+    packed = call.body.get("encoding_format") == "base64"
+    data = []
+    for index, vector in enumerate(vectors):
+        if not isinstance(vector, list) or not all(isinstance(number, int | float) for number in vector):
+            return None
+        data.append({"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector})
+    counted = answer.get("prompt_eval_count")
+    usage = Usage(prompt_tokens=_count(counted)) if counted is not None else None
+    made: dict[str, Any] = {"object": "list", "data": data, "model": call.model}
+    if usage is not None:
+        made["usage"] = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
+    return made, usage
+
+
+def _packed(vector: list[float]) -> str:
+    """OpenAI's base64: float32, little end first."""
+    try:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    except (OverflowError, struct.error) as exc:
+        raise UpstreamFailed("the upstream sent a number that no float32 holds", code="upstream_nonsense") from exc
+
+
+def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dict[str, Any]] | None:
+    """OpenAI's calls of tools, with ids where Ollama gave none; none for what are no calls.
+
+    ``indexed``: numbered from ``first``, for the chunks of a stream.
+    """
+    made = []
+    for number, call in enumerate(calls or (), first):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return None
+        arguments = function.get("arguments") or {}
+        text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+        identity = call.get("id")
+        entry: dict[str, Any] = {"index": number} if indexed else {}
+        entry["id"] = identity if isinstance(identity, str) and identity else f"call_{secrets.token_hex(12)}"
+        entry |= {"type": "function", "function": {"name": function["name"], "arguments": text}}
+        made.append(entry)
+    return made
+
+
+class OllamaRelay:
+    """The :class:`~sage.middleware.providers.base.Relay` of Ollama's streams."""
+
+    def __init__(self, model: str, *, keep_usage: bool, chat: bool, on_error: Callable[[Any], SageError]) -> None:
+        self.usage: Usage | None = None
+        self.finished = False
+        self.error: SageError | None = None
+        self._lines = JsonStream()
+        self._writer = ChunkWriter(model, keep_usage=keep_usage, chat=chat)
+        self._line = self._chat if chat else self._text
+        self._on_error = on_error
+        self._begun = False
+        self._calls = 0
+        self._characters = 0
+
+    def feed(self, data: bytes) -> bytes:
+        return self._events(self._lines.feed(data))
+
+    def close(self) -> bytes:
+        """At the upstream's end of stream: its last line may want its line end. Raises unless the answer is whole."""
+        broken = UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
+        if self.finished:
+            return b""
+        try:
+            rest = self._events(self._lines.close())
+        except UpstreamFailed as exc:
+            raise broken from exc  # half a line
+        if self.error is not None:
+            raise self.error
+        if not self.finished:
+            raise broken
+        return rest
+
+    def _events(self, lines: list[Any]) -> bytes:
+        made = []
+        for line in lines:
+            if self.finished or self.error is not None:
+                break
+            if not isinstance(line, dict):
+                raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
+            if line.get("error") is not None:
+                self.error = self._on_error(line["error"])
+                break
+            made.append(self._line(line))
+            if line.get("done"):
+                made.append(self._end(line))
+        return b"".join(made)
+
+    def _chat(self, line: dict[str, Any]) -> bytes:
+        message = line.get("message")
+        if not isinstance(message, dict):
+            if line.get("done"):
+                return b""
+            raise UpstreamFailed("the upstream sent a line without a message", code="upstream_nonsense")
+        delta: dict[str, Any] = {}
+        if not self._begun:
+            self._begun = True
+            delta = {"role": "assistant", "content": ""}
+        if _text(message.get("thinking")):
+            delta["reasoning_content"] = message["thinking"]
+        if _text(message.get("content")):
+            delta["content"] = message["content"]
+        calls = tool_calls(message.get("tool_calls"), self._calls, indexed=True)
+        if calls is None:
+            raise UpstreamFailed("the upstream sent a call of a tool that has no name", code="upstream_nonsense")
+        if calls:
+            self._calls += len(calls)
+            delta["tool_calls"] = calls
+        logprobs = _logprobs(line)
+        if logprobs is not None:
+            return self._writer.delta(delta, logprobs=logprobs)
+        return self._writer.delta(delta) if delta else b""
+
+    def _text(self, line: dict[str, Any]) -> bytes:
+        text = _text(line.get("response"))
+        logprobs = _text_logprobs(line, self._characters)
+        self._characters += len(text)
+        if not text and logprobs is None and self._begun:
+            return b""
+        self._begun = True
+        return self._writer.text(text, logprobs=logprobs)
+
+    def _end(self, line: dict[str, Any]) -> bytes:
+        finish = _finish(line)
+        if finish is None:
+            self.error = UpstreamFailed(
+                "the upstream loaded or unloaded the model in place of an answer", code="upstream_nonsense"
+            )
+            return b""
+        self.finished = True
+        self.usage = _usage(line)
+        if self._calls:
+            finish = "tool_calls"
+        last = self._writer.delta({}, finish) if self._line == self._chat else self._writer.text("", finish)
+        return last + self._writer.done(self.usage)
+
+
+def _finish(answer: dict[str, Any]) -> str | None:
+    """OpenAI's ``finish_reason``; none where nothing was finished."""
+    reason = _text(answer.get("done_reason"))
+    return None if reason in _NO_FINISH or answer.get("done") is False else _FINISHES.get(reason, "stop")
+
+
+def _usage(answer: dict[str, Any]) -> Usage | None:
+    """Its counts; Ollama leaves out those that are 0, so none at all means that it told none."""
+    prompt, completion = answer.get("prompt_eval_count"), answer.get("eval_count")
+    return None if prompt is None and completion is None else Usage(_count(prompt), _count(completion))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _logprobs(answer: dict[str, Any]) -> dict[str, Any] | None:
+    tokens = _objects(answer.get("logprobs"))
+    if not tokens:
+        return None
+    content = [
+        _token(token) | {"top_logprobs": [_token(t) for t in _objects(token.get("top_logprobs"))]} for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: dict[str, Any]) -> dict[str, Any]:
+    text = _text(token.get("token"))
+    given = token.get("bytes")
+    return {"token": text, "logprob": token.get("logprob"), "bytes": given or list(text.encode())}
+
+
+def _text_logprobs(answer: dict[str, Any], offset: int) -> dict[str, Any] | None:
+    """The shape of OpenAI's ``completions``; ``offset`` characters of text came before."""
+    tokens = _objects(answer.get("logprobs"))
+    if not tokens:
+        return None
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(_text(token.get("token")))
+    tops = [{_text(t.get("token")): t.get("logprob") for t in _objects(token.get("top_logprobs"))} for token in tokens]
+    return {
+        "tokens": [_text(token.get("token")) for token in tokens],
+        "token_logprobs": [token.get("logprob") for token in tokens],
+        "top_logprobs": tops if any(tops) else None,
+        "text_offset": offsets,
+    }

@@ -1,0 +1,149 @@
+"""A vLLM server that the gateway did not start: what it serves, and sleep and wake where it has them.
+
+``/sleep``, ``/wake_up`` and ``/is_sleeping`` are there in developer mode only (``VLLM_SERVER_DEV_MODE=1``, with
+``--enable-sleep-mode``): the weights then leave the accelerator for main memory and come back in a moment.
+
+Source: docs.vllm.ai, *Sleep Mode*, and ``GET /v1/models``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import orjson
+
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError, UpstreamFailed
+from sage.middleware.provider_settings import Timeouts
+from sage.middleware.providers.base import Endpoint, PullProgress, UpstreamRequest
+from sage.middleware.providers.transport import HttpTransport, Transport, sending
+
+Refuse = Callable[[int, Any, Mapping[str, str]], SageError]
+
+
+def root_of(base_url: str) -> str:
+    """Where what is not OpenAI's is: ``/tokenize``, ``/sleep``, ``/health``."""
+    return base_url.removesuffix("/v1")
+
+
+class VllmHost:
+    """The :class:`~sage.middleware.providers.base.ModelHost` of one vLLM server, which has one model."""
+
+    def __init__(self, provider: str, endpoint: Endpoint, timeouts: Timeouts, refuse: Refuse) -> None:
+        """``refuse`` makes an error of ours from a status and a parsed body."""
+        self._provider = provider
+        self._endpoint = endpoint
+        self._timeouts = timeouts
+        self._refuse = refuse
+        self.asleep = False
+        """It was sent to sleep from here, where a request would wait until somebody wakes it."""
+        self._waking: asyncio.Task[None] | None = None
+
+    async def loaded(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it serves, LoRA adapters too; nothing while it sleeps."""
+        return {} if await self._sleeps() else await self._served()
+
+    async def load(self, model: str, *, pin: bool = False) -> None:
+        """Wakes it if it sleeps. Raises :class:`NotFound` if it does not serve ``model``."""
+        served = await self._served()
+        if model not in served:
+            raise NotFound(
+                f"the provider '{self._provider}' does not serve '{model}' but "
+                f"{', '.join(sorted(served)) or 'nothing'}; start its server with that model, or give the deployment "
+                "an 'engine'",
+                param="model",
+                code="model_not_found",
+            )
+        await self.wake()
+
+    async def wake(self) -> None:
+        """Returns once it is awake; concurrent callers share one call, which goes on if they are cancelled."""
+        if self._waking is None:
+            self._waking = asyncio.create_task(self._wake())
+            self._waking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left
+        waking = self._waking
+        await asyncio.wait((waking,))
+        waking.result()
+
+    async def _wake(self) -> None:
+        try:
+            if await self._sleeps():
+                await self._ask("POST", "/wake_up")
+            self.asleep = False
+        finally:
+            self._waking = None
+
+    async def unload(self, model: str) -> None:
+        """Sends it to sleep once its running requests have ended; raises :class:`Conflict` if it cannot sleep."""
+        asleep = await self._sleeps()
+        if asleep is None:
+            raise Conflict(
+                f"model '{model}' runs at the provider '{self._provider}', whose vLLM server cannot sleep; end it "
+                "where it runs, start it with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode on a private network, or "
+                "give the deployment an 'engine'",
+                code="not_managed",
+            )
+        if not asleep:
+            await self._ask("POST", "/sleep?level=1&mode=wait")
+        self.asleep = True
+
+    async def pull(self, model: str) -> AsyncIterator[PullProgress]:
+        """vLLM fetches what it is started with, and nothing else."""
+        raise InvalidRequest(
+            f"the provider '{self._provider}' (vllm) cannot pull '{model}': vLLM fetches a model when it is started "
+            "with it",
+            param="model",
+            code="unsupported_operation",
+        )
+        yield  # what makes it an iterator
+
+    async def show(self, model: str) -> Mapping[str, Any]:
+        """Its entry in ``GET /v1/models``, and the server's version."""
+        served = await self._served()
+        if model not in served:
+            raise NotFound(
+                f"the provider '{self._provider}' does not serve '{model}'", param="model", code="model_not_found"
+            )
+        version = await self._ask("GET", "/version", absent=404)
+        return {**served[model], **({"version": version["version"]} if version and "version" in version else {})}
+
+    async def _served(self) -> dict[str, Mapping[str, Any]]:
+        answer = await self._ask("GET", "/v1/models")
+        entries = answer.get("data") if answer is not None else None
+        if not isinstance(entries, list):
+            raise UpstreamFailed(f"the provider '{self._provider}' gave no list of models", code="upstream_nonsense")
+        return {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
+
+    async def _sleeps(self) -> bool | None:
+        """None: it has no such thing."""
+        answer = await self._ask("GET", "/is_sleeping", absent=404)
+        return None if answer is None else answer.get("is_sleeping") is True
+
+    async def _ask(self, method: str, path: str, *, absent: int | None = None) -> dict[str, Any] | None:
+        """Its answer as an object; none for the status ``absent``. Each use has a connection of its own."""
+        base = self._endpoint.base_url
+        url = base + path.removeprefix("/v1") if path.startswith("/v1/") else root_of(base) + path
+        request = UpstreamRequest(self._provider, method, url, self._endpoint.headers, b"", self._timeouts)
+        transport = HttpTransport()
+        try:
+            return await ask(transport, request, self._refuse, absent=absent)
+        finally:
+            await transport.close()
+
+
+async def ask(
+    transport: Transport, request: UpstreamRequest, refuse: Refuse, *, absent: int | None = None
+) -> dict[str, Any] | None:
+    """The object that answers ``request``, an empty one for any other good answer, none for the status ``absent``."""
+    async with sending(transport, request) as response:
+        body = await response.read()
+        try:
+            parsed = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            parsed = None
+        if response.status == absent:
+            return None
+        if response.status >= 300:
+            raise refuse(response.status, parsed, response.headers)
+    return parsed if isinstance(parsed, dict) else {}

@@ -1,0 +1,125 @@
+"""Cohere's surface: ``/v2/chat`` and ``/v2/embed`` (``/v2/rerank`` is in `rerank.py`), for any model.
+
+A provider of Cohere's own wire is sent the caller's body as it is; others get it in OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.middleware.gateway import admission
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.providers.base import Call, Native, Operation
+from sage.middleware.routers import cohere_shapes as shapes
+from sage.middleware.routers.asgi import (
+    Receive,
+    Scope,
+    Send,
+    caller,
+    note,
+    read_json,
+    send_json,
+    take_flag,
+    take_model,
+    watch,
+)
+from sage.middleware.routers.cohere_events import ChatEvents
+from sage.middleware.routers.streaming import stream
+
+_KIND = "cohere"
+
+
+class Chat:
+    """The ASGI endpoint of ``/v2/chat``."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = chat_call(await read_json(receive))
+        note(scope, model=call.model)
+        with watch(call, scope, receive) as watching:
+            async with self._gateway.call(caller(scope), call) as answer:
+                note(scope, deployment=answer.deployment)
+                if call.stream:
+                    events = ChatEvents()
+                    await stream(answer, scope, send, watching, events.translate, events.end, events.broken)
+                else:
+                    whole = shapes.chat_answer(orjson.loads(answer.body))
+                    await send_json(send, orjson.dumps(whole), answer.headers())
+
+
+def chat_call(body: dict[str, Any]) -> Call:
+    """The same question in OpenAI's shape."""
+    model = take_model(body)
+    others = admission.fallbacks(body)
+    streamed = take_flag(body, "stream")
+    call = Call(Operation.CHAT, shapes.chat_body(body), model, stream=streamed, wants_usage=True, fallbacks=others)
+    call.native = Native(_KIND, body)
+    return call
+
+
+class Embed:
+    """The ASGI endpoint of ``/v2/embed``."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json(receive)
+        model = take_model(body)
+        others = admission.fallbacks(body)
+        call = Call(Operation.EMBEDDINGS, shapes.embed_body(body), model, fallbacks=others)
+        call.native = Native(_KIND, body)
+        note(scope, model=model)
+        with watch(call, scope, receive):
+            async with self._gateway.call(caller(scope), call) as answer:
+                note(scope, deployment=answer.deployment)
+                whole = shapes.embed_answer(body, orjson.loads(answer.body))
+                await send_json(send, orjson.dumps(whole), answer.headers())
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class CohereChatRequest(_Open):
+    """Cohere's chat request. Fields that are not listed go on to the provider unchanged."""
+
+    model: str = Field(examples=["command-a-03-2025"])
+    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "What is the capital of France?"}]])
+    stream: bool = False
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | None = Field(None, description="`REQUIRED` or `NONE`; left out, the model chooses.")
+    strict_tools: bool | None = None
+    documents: list[str | dict[str, Any]] | None = None
+    citation_options: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    p: float | None = None
+    k: int | None = None
+    seed: int | None = None
+    logprobs: bool | None = None
+    models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+
+
+class CohereEmbedRequest(_Open):
+    """Cohere's embed request: one of `texts`, `images` and `inputs`."""
+
+    model: str = Field(examples=["embed-v4.0"])
+    texts: list[str] | None = Field(None, examples=[["The sky is blue."]])
+    images: list[str] | None = None
+    inputs: list[dict[str, Any]] | None = None
+    input_type: str | None = Field(
+        None, description="What the vectors are for; models that know no such thing make no difference."
+    )
+    embedding_types: list[str] | None = None
+    output_dimension: int | None = None
+    truncate: str | None = None
+    models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")

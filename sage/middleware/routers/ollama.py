@@ -1,0 +1,196 @@
+"""Ollama's surface: its clients work here by the address alone, for every model of the gateway.
+
+``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version`` tell, ``/api/pull`` fetches what the configuration
+allows. What would make, change or remove models is refused. What generates is in :mod:`.ollama_inference`.
+
+Source: Ollama's API reference (docs/api.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field
+
+from sage.errors import InvalidRequest, NotFound, SageError
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.providers.base import PullProgress
+from sage.middleware.providers.deployments import PublicModel
+from sage.middleware.routers.asgi import error_headers, note
+from sage.middleware.routers.guard import GuardedRoute
+from sage.middleware.routers.ollama_inference import NDJSON, broken, error_body, known_name
+from sage.middleware.routers.openai import Caller, TheGateway
+
+VERSION = "0.12.11"
+"""The version of Ollama whose wire this is: clients ask for it to know what they may send."""
+
+
+class OllamaRoute(GuardedRoute):
+    """A framework route whose errors are told in Ollama's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as exc:
+                fault = exc.errors()[0]
+                field = ".".join(str(part) for part in fault["loc"][1:]) or "body"
+                error: SageError = InvalidRequest(f"'{field}': {fault['msg']}", param=field)
+            except SageError as exc:
+                error = exc
+            note(request.scope, error=error.code)
+            return _error_response(error)
+
+        return answered
+
+
+def _error_response(error: SageError) -> Response:
+    body = error_body(error)
+    response = Response(body, status_code=error.status)
+    response.raw_headers = error_headers(error, len(body))
+    return response
+
+
+router = APIRouter(route_class=OllamaRoute, tags=["Ollama"])
+
+
+class ModelName(BaseModel):
+    """Names a model."""
+
+    model: str = Field(min_length=1, examples=["gemma-3-270m"])
+
+
+class PullRequest(ModelName):
+    """Names a model to fetch."""
+
+    stream: bool = True
+    insecure: bool = False
+
+
+@router.get("/api/tags", name="ollama_tags")
+async def list_models(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
+    """The registered models that this credential reaches, in Ollama's list."""
+    models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
+    return {"models": [{**_card(model), "modified_at": "1970-01-01T00:00:00Z"} for model in models]}
+
+
+@router.get("/api/ps", name="ollama_ps")
+async def list_loaded(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
+    """The models that are in memory now."""
+    models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
+    await gateway.registry.refresh(models)
+    return {"models": [{**_card(model), "size_vram": 0} for model in models if _in_memory(model)]}
+
+
+@router.post("/api/show", name="ollama_show")
+async def show_model(asked: ModelName, principal: Caller, gateway: TheGateway) -> dict[str, Any]:
+    """One model: what its own server tells of it, or what the gateway knows."""
+    name = known_name(gateway, asked.model)
+    if not principal.allows_model(name):
+        raise NotFound(f"model '{name}' is not one that this credential reaches", code="model_not_found")
+    model = await gateway.registry.resolve(name)
+    shown: dict[str, Any] = {"details": _details(model), "model_info": {}, "capabilities": ["completion"]}
+    hosted = [d for d in model.deployments if d.provider.kind == "ollama" and d.provider.host is not None]
+    if hosted and hosted[0].provider.host is not None:
+        told = dict(await hosted[0].provider.host.show(hosted[0].model))
+        # The file has the server's paths in it, and what an administrator told the model.
+        shown |= {key: value for key, value in told.items() if key not in ("modelfile", "system", "messages")}
+    return shown
+
+
+@router.get("/api/version", name="ollama_version")
+async def version(request: Request) -> dict[str, str]:
+    """The version of Ollama's wire that is spoken here, and the gateway's own."""
+    return {"version": VERSION, "gateway": f"{request.app.title} {request.app.version}"}
+
+
+@router.post("/api/pull", name="ollama_pull", response_class=Response)
+async def pull_model(asked: PullRequest, principal: Caller, gateway: TheGateway) -> Response:
+    """Fetches a model to the Ollama server that it is for, if the configuration allows it; who leaves ends it."""
+    if asked.insecure:
+        raise InvalidRequest("'insecure' is not something that the gateway can do; leave it out", param="insecure")
+    name = _pullable(gateway, principal, asked.model)
+    steps = gateway.registry.pull(name)
+    if not asked.stream:
+        async for _ in steps:
+            pass
+        return JSONResponse({"status": "success"})
+    first = await anext(steps)  # a refusal has its own status
+    return StreamingResponse(_progress(first, steps), media_type=NDJSON)
+
+
+def _pullable(gateway: Gateway, principal: Principal, name: str) -> str:
+    """The name under which the registry knows where to fetch it: a bare one is for the only Ollama server."""
+    name = known_name(gateway, name)
+    providers = gateway.registry.providers
+    if gateway.registry.get(name) is None and name.partition("/")[0] not in providers:
+        hosts = [provider.name for provider in providers.values() if provider.kind == "ollama"]
+        if len(hosts) != 1:
+            names = ", ".join(f"{host}/{name}" for host in hosts) or "none is configured"
+            raise InvalidRequest(f"'{name}' must name the Ollama server to fetch it to: {names}", param="model")
+        name = f"{hosts[0]}/{name}"
+    principal.require_model(name)
+    return name
+
+
+async def _progress(first: PullProgress, steps: AsyncIterator[PullProgress]) -> AsyncIterator[bytes]:
+    yield _step(first)
+    try:
+        async for step in steps:
+            yield _step(step)
+    except SageError as error:
+        yield broken(error)
+
+
+def _step(step: PullProgress) -> bytes:
+    counts = {"completed": step.completed, "total": step.total}
+    told = {name: count for name, count in counts.items() if count is not None}
+    return orjson.dumps({"status": step.status, **told}) + b"\n"
+
+
+async def refuse_model_making(principal: Caller) -> None:
+    """Refused: models are made, copied, published and removed at their own servers, or by ``/models``."""
+    raise InvalidRequest(
+        "the gateway makes, copies, publishes and removes no models for Ollama's clients; see POST and DELETE /models",
+        code="unsupported_operation",
+    )
+
+
+for _method, _path, _name in (
+    ("POST", "/api/create", "ollama_create"),
+    ("POST", "/api/copy", "ollama_copy"),
+    ("POST", "/api/push", "ollama_push"),
+    ("DELETE", "/api/delete", "ollama_delete"),
+    ("POST", "/api/blobs/{digest}", "ollama_blob"),
+):
+    router.add_api_route(_path, refuse_model_making, methods=[_method], name=_name)
+
+
+def _card(model: PublicModel) -> dict[str, Any]:
+    return {"name": model.name, "model": model.name, "size": 0, "digest": "", "details": _details(model)}
+
+
+def _details(model: PublicModel) -> dict[str, Any]:
+    kinds = sorted({deployment.provider.kind for deployment in model.deployments})
+    return {
+        "parent_model": "",
+        "format": "",
+        "family": kinds[0] if kinds else "",
+        "families": kinds,
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def _in_memory(model: PublicModel) -> bool:
+    """Whether a deployment of it is loaded; those that nobody loads and unloads do not count."""
+    kept = [d for d in model.deployments if d.managed is not None or d.provider.host is not None]
+    return any(deployment.state in ("ready", "draining") for deployment in kept)

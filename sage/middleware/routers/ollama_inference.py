@@ -1,0 +1,245 @@
+"""What generates in Ollama's wire: ``/api/chat``, ``/api/generate``, ``/api/embed`` and ``/api/embeddings``.
+
+They go the same way as every other surface, for every model of the gateway. Errors are ``{"error": "…"}`` with the
+rest of our envelope beside it.
+
+Source: Ollama's API reference (docs/api.md).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.routing import Route
+
+from sage.errors import Conflict, SageError
+from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.principal import Scope as Permission
+from sage.middleware.gateway import admission
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.providers.base import Call, Operation
+from sage.middleware.routers import ollama_wire as wire
+from sage.middleware.routers.asgi import (
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    caller,
+    error_headers,
+    note,
+    read_json,
+    send_json,
+    take_flag,
+    take_model,
+    watch,
+)
+from sage.middleware.routers.guard import Guard
+from sage.middleware.routers.streaming import end_stream, send_events, start_stream, stream
+
+NDJSON = "application/x-ndjson"
+_LATEST = ":latest"
+
+
+def error_body(error: SageError) -> bytes:
+    """An error as Ollama's clients read it, with the rest of our envelope beside it."""
+    detail = error.envelope()["error"]
+    return orjson.dumps({"error": detail.pop("message"), **detail})
+
+
+def broken(error: SageError) -> bytes:
+    return error_body(error) + b"\n"
+
+
+class _Answered:
+    """An endpoint whose errors are told in Ollama's shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def answer(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except SageError as error:
+            if begun:
+                raise
+            note(scope, error=error.code)
+            body = error_body(error)
+            await send(
+                {"type": "http.response.start", "status": error.status, "headers": error_headers(error, len(body))}
+            )
+            await send({"type": "http.response.body", "body": body})
+
+
+class _Generating:
+    """``/api/chat`` or ``/api/generate``: a stream unless ``stream`` is false."""
+
+    def __init__(self, gateway: Gateway, *, chat: bool) -> None:
+        self._gateway = gateway
+        self._chat = chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = await read_json(receive)
+        model = known_name(self._gateway, take_model(asked))
+        note(scope, model=model)
+        streams = asked.get("stream") is None or take_flag(asked, "stream")
+        if self._asks_nothing(asked):
+            await self._keep(scope, send, model, asked.get("keep_alive"), streams)
+            return
+        call = self._call(asked, model, streams)
+        reply = wire.Reply(call, chat=self._chat)
+        with watch(call, scope, receive) as watching:
+            async with self._gateway.call(caller(scope), call) as answer:
+                note(scope, deployment=answer.deployment)
+                if streams:
+                    kind = NDJSON.encode()
+                    await stream(answer, scope, send, watching, reply.translate, reply.end, broken, kind)
+                else:
+                    await send_json(send, reply.whole(answer.body), answer.headers())
+
+    def _call(self, asked: dict[str, Any], model: str, streams: bool) -> Call:
+        others = admission.fallbacks(asked)
+        operation, body = (Operation.CHAT, wire.chat_body(asked)) if self._chat else wire.generate_body(asked)
+        body["model"] = model
+        if streams:
+            body["stream"] = True
+        return Call(operation, body, model, stream=streams, wants_usage=True, fallbacks=others)
+
+    def _asks_nothing(self, asked: dict[str, Any]) -> bool:
+        """Ollama takes a request without a question for one to load the model, or to unload it."""
+        if self._chat:
+            return asked.get("messages") in (None, [])
+        return not any(asked.get(field) for field in ("prompt", "suffix", "images"))
+
+    async def _keep(self, scope: Scope, send: Send, model: str, keep_alive: Any, streams: bool) -> None:
+        principal, registry = caller(scope), self._gateway.registry
+        principal.require(Permission.MODELS_WRITE)
+        principal.require_model(model)
+        unload = wire.wants_unload(keep_alive)
+        try:
+            await (registry.unload(model) if unload else registry.load(model))
+        except Conflict as error:
+            if unload or error.code != "not_managed":
+                raise
+            # A model that runs elsewhere is always there.
+        said: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if self._chat else {"response": ""}
+        line = {"model": model, "created_at": wire.now(), **said, "done": True}
+        body = orjson.dumps({**line, "done_reason": "unload" if unload else "load"})
+        if not streams:
+            await send_json(send, body, [])
+            return
+        await start_stream(send, [], NDJSON.encode())
+        await send_events(send, body + b"\n")
+        await end_stream(send)
+
+
+class _Embedding:
+    """``/api/embed``, or ``/api/embeddings``, its older form for one text."""
+
+    def __init__(self, gateway: Gateway, *, one: bool) -> None:
+        self._gateway = gateway
+        self._one = one
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter_ns()
+        asked = await read_json(receive)
+        model = known_name(self._gateway, take_model(asked))
+        others = admission.fallbacks(asked)
+        body = {**wire.embed_body(asked, "prompt" if self._one else "input"), "model": model}
+        call = Call(Operation.EMBEDDINGS, body, model, fallbacks=others)
+        note(scope, model=model)
+        with watch(call, scope, receive):
+            async with self._gateway.call(caller(scope), call) as answer:
+                note(scope, deployment=answer.deployment)
+                made = wire.embedding_answer(model, answer.body, begun)
+                if self._one:
+                    made = {"embedding": made["embeddings"][0]}
+                await send_json(send, orjson.dumps(made), answer.headers())
+
+
+def hot_routes(gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:
+    """The routes that generate."""
+    endpoints: list[tuple[str, str, ASGIApp]] = [
+        ("/api/chat", "ollama_chat", _Generating(gateway, chat=True)),
+        ("/api/generate", "ollama_generate", _Generating(gateway, chat=False)),
+        ("/api/embed", "ollama_embed", _Embedding(gateway, one=False)),
+        ("/api/embeddings", "ollama_embeddings", _Embedding(gateway, one=True)),
+    ]
+    return [
+        Route(path, _Answered(Guard(name, endpoint, authenticator)), methods=["POST"], name=name)
+        for path, name, endpoint in endpoints
+    ]
+
+
+def known_name(gateway: Gateway, name: str) -> str:
+    """``name`` without the tag ``latest``, which clients add, where it is known without it alone."""
+    bare = name.removesuffix(_LATEST)
+    return bare if gateway.registry.get(name) is None and gateway.registry.get(bare) is not None else name
+
+
+class OllamaError(BaseModel):
+    """Every error of Ollama's routes."""
+
+    error: str
+    type: str
+    param: str | None
+    code: str
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class OllamaChatRequest(_Open):
+    """Ollama's chat, for any model. What `options` hold beside the usual is for models at an Ollama server."""
+
+    model: str = Field(examples=["gemma-3-270m"])
+    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "What is the capital of France?"}]])
+    tools: list[dict[str, Any]] | None = None
+    format: str | dict[str, Any] | None = Field(None, description="`json`, or a JSON schema.")
+    options: dict[str, Any] | None = None
+    think: bool | str | None = None
+    stream: bool = True
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    keep_alive: float | str | None = Field(None, description="Passed over: the gateway's configuration decides.")
+
+
+class OllamaGenerateRequest(_Open):
+    """Ollama's answer to one prompt; with `raw` or a `suffix`, a text that goes on."""
+
+    model: str = Field(examples=["gemma-3-270m"])
+    prompt: str = Field("", examples=["What is the capital of France?"])
+    suffix: str | None = None
+    system: str | None = None
+    images: list[str] | None = None
+    raw: bool | None = None
+    format: str | dict[str, Any] | None = Field(None, description="`json`, or a JSON schema.")
+    options: dict[str, Any] | None = None
+    think: bool | str | None = None
+    stream: bool = True
+
+
+class OllamaEmbedRequest(_Open):
+    """Ollama's embeddings."""
+
+    model: str = Field(examples=["all-minilm"])
+    input: str | list[str] = Field(examples=["The sky is blue."])
+    truncate: bool | None = None
+    dimensions: int | None = None
+
+
+class OllamaEmbeddingsRequest(_Open):
+    """Ollama's older form of embeddings, for one text."""
+
+    model: str = Field(examples=["all-minilm"])
+    prompt: str = Field(examples=["The sky is blue."])

