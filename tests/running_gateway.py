@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -16,7 +19,7 @@ from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import Wish
 from sage.middleware.auth.principal import Scope
-from sage.middleware.settings import Settings
+from sage.middleware.settings import Auth, Settings
 
 PASSWORD = "correct horse battery staple"
 
@@ -55,14 +58,34 @@ class Running:
         return self.post("/v1/chat/completions", body, stream=stream, **options)
 
 
+@functools.cache
+def _prepared() -> tuple[bytes, str]:
+    """A database with the admin ``root`` in it, and a key of theirs: hashing a password takes its time on purpose."""
+    with tempfile.TemporaryDirectory() as scratch:
+        accounts = Accounts(Path(scratch), Auth())
+        accounts.users.add("root", PASSWORD, role="admin")
+        key = accounts.keys.create_for("root", Wish("tests", scopes=list(Scope))).secret
+        accounts.close()
+        return (Path(scratch) / "sage.db").read_bytes(), key
+
+
+def _accounts(settings: Settings) -> tuple[Accounts, str]:
+    """The accounts under ``settings.data_dir``, with ``root`` in them, and a key of theirs."""
+    database = settings.data_dir / "sage.db"
+    if not database.exists():
+        content, key = _prepared()
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        database.touch(mode=0o600)
+        database.write_bytes(content)
+        return Accounts(settings.data_dir, settings.auth), key
+    accounts = Accounts(settings.data_dir, settings.auth)
+    return accounts, accounts.keys.create_for("root", Wish("tests", scopes=list(Scope))).secret
+
+
 @contextmanager
 def run_gateway(settings: Settings) -> Iterator[Running]:
     """The real server with the real application, on a thread of its own; ends with the block."""
-    accounts = Accounts(settings.data_dir, settings.auth) if settings.auth.enabled else None
-    key = ""
-    if accounts is not None:
-        accounts.users.add("root", PASSWORD, role="admin")
-        key = accounts.keys.create_for("root", Wish("tests", scopes=list(Scope))).secret
+    accounts, key = _accounts(settings) if settings.auth.enabled else (None, "")
     sock = bind(settings.api.host, settings.api.port)
     ready = threading.Event()
     edge = create_app(settings)

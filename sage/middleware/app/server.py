@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -50,8 +51,31 @@ class Server(uvicorn.Server):
     """uvicorn that says when it is ready, and ends with status 0 after SIGTERM or Ctrl-C."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        self._exits = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
         super().__init__(config)
         self._on_ready = on_ready
+
+    @property
+    def should_exit(self) -> bool:
+        """Setting it, from any thread or a signal's handler, ends the server at once: nobody polls for it."""
+        return self._exits
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self._exits = value
+        if value and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._told.set)
+
+    async def main_loop(self) -> None:
+        """Sets the answers' date once a second until it is told to end."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._told.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -78,7 +102,29 @@ class Server(uvicorn.Server):
             grace = self.config.timeout_graceful_shutdown
             sys.stderr.write(f"waiting {grace} s at most for {running} running request(s); Ctrl-C again ends them\n")
             sys.stderr.flush()
-        await super().shutdown(sockets)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                await self._settled()
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel("the time for running requests is over")
+        if not self.force_exit:
+            await self.lifespan.shutdown()
+
+    async def _settled(self) -> None:
+        """Returns once every connection is closed and every request has ended, or nobody is to be waited for."""
+        state, pause = self.server_state, 0.001
+        while (state.connections or state.tasks) and not self.force_exit:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        for server in self.servers:
+            await server.wait_closed()
 
 
 def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -> Server:
