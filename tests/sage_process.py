@@ -102,7 +102,7 @@ def children(pid: int) -> set[int]:
     return found
 
 
-def wait_gone(pids: set[int], timeout: float = 10) -> None:
+def wait_gone(pids: set[int], timeout: float = 30) -> None:
     """Waits until none of ``pids`` lives."""
     deadline = time.monotonic() + timeout
     while alive := {pid for pid in pids if _alive(pid)}:

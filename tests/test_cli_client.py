@@ -280,6 +280,7 @@ def test_models_are_added_and_removed(house: Running, tmp_path: Path) -> None:
     shown = house.get("/models/team/mix").json()
     assert [(d["model"], d["weight"]) for d in shown["deployments"]] == [("llama3:1b", 3), ("qwen:half", 1)]
     assert shown["fallbacks"] == ["small"]
+    failed(ask("remove", "team/mix?v=2"), "team/mix?v=2")
     gone = ask("remove", "team/mix")
     assert (gone.returncode, gone.stdout) == (0, "team/mix: removed\n")
     assert house.get("/models/team/mix").status_code == 404

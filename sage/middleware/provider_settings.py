@@ -68,7 +68,8 @@ class TimeoutOverrides(Section):
     total: Duration | None = None
 
     def over(self, base: Timeouts) -> Timeouts:
-        return base.model_copy(update=self.model_dump(exclude_none=True))
+        given = self.model_dump(exclude_none=True)
+        return base.model_copy(update={name: min(seconds, getattr(base, name)) for name, seconds in given.items()})
 
     def wider(self, base: Timeouts) -> str | None:
         """The first limit that is wider than the provider's: a model can only narrow them."""

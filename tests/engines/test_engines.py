@@ -148,16 +148,17 @@ def test_a_program_that_does_not_exist_is_named(fake):
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_start_that_takes_too_long_leaves_nothing(fake, gone):
     async def scenario():
-        engine = Engine(fake("silent", start_timeout=1), "m")
+        engine = Engine(fake("silent", start_timeout=4), "m")
         starting = asyncio.create_task(failure_of(engine))
         while not engine.log_tail:
             await asyncio.sleep(0.01)
         pids = engine.pids
         assert len(pids) == 3
         failure = await starting
-        assert "did not come to serve within 1 s" in failure.message
+        assert "did not come to serve within 4 s" in failure.message
         assert failure.log == ("not yet",)
         assert gone(pids, within=0)
 

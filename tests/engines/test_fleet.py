@@ -9,11 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scripted_engine import Machine
+from virtual_time import run
 
 from sage.errors import Conflict
 from sage.middleware.providers.base import EngineSpec
 from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.lifecycle import State
+from sage.middleware.providers.lifecycle import ManagedModel, State
+from sage.middleware.providers.memory import Memory
 from sage.middleware.settings import Deployment, ManagedServer, Model
 
 FAKE = str(Path(__file__).with_name("fake_engine.py"))
@@ -41,11 +44,12 @@ def test_public_models_of_one_engine_share_it_and_the_most_patient_decides() -> 
     assert (plain.keep_alive, plain.pinned) == (900, False)
     assert fleet.manage(place, DEPLOYMENT, model(keep_alive=3600)) is plain
     assert plain.keep_alive == 900, "p/m without a public name has no say"
-    assert fleet.forget("patient") == []
-    assert fleet.forget("plain") == []
+    fleet.retire([*fleet.forget("patient"), *fleet.forget("plain")])
     assert plain.keep_alive == 1
-    assert fleet.forget("hasty") == [plain]
-    fleet.retire([plain])  # it never ran: nothing to be done, and no event loop needed
+    left = fleet.forget("hasty")
+    assert left == [plain]
+    assert plain.keep_alive == 1, "until it is known that nobody stands on it again"
+    fleet.retire(left)  # it never ran: nothing to be done, and no event loop needed
     assert (plain.keep_alive, plain.pinned) == (600, False)
 
 
@@ -82,3 +86,55 @@ def test_an_engine_that_nobody_stands_on_any_more_ends_after_its_requests() -> N
         assert managed.state is State.UNLOADED
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_request_that_runs_or_waits_for_the_load_is_answered_when_its_model_is_retired() -> None:
+    async def scenario() -> None:
+        machine = Machine()
+        fleet, place = Fleet(600.0), provider()
+        managed = fleet.manage(place, DEPLOYMENT, model(), "mine")
+        managed._make = lambda: machine.engine("m")
+
+        async def answer() -> None:
+            async with managed.lease():
+                assert managed.engine is not None
+                await asyncio.sleep(120)
+                assert not managed.engine.exited.done(), "it was cut"
+
+        waits = asyncio.create_task(answer())
+        await asyncio.sleep(0.5)
+        assert managed.state is State.LOADING
+        fleet.retire(fleet.forget("mine"))
+        await asyncio.sleep(60)
+        assert managed.state is State.DRAINING
+        await waits
+        await asyncio.sleep(1)
+        assert (managed.state, machine.running) == (State.UNLOADED, {})
+        await fleet.close()
+
+    run(scenario())
+
+
+def test_a_pinned_model_that_is_registered_anew_is_not_evicted_in_between() -> None:
+    async def scenario() -> None:
+        machine = Machine()
+        memory = Memory(10, clock=asyncio.get_running_loop().time)
+        fleet, place = Fleet(600.0, memory), provider()
+        managed = fleet.manage(place, DEPLOYMENT, model(), "mine")
+        managed._make, managed._clock = (lambda: machine.engine("m")), memory._clock
+        other = ManagedModel("o", lambda: machine.engine("o"), memory=memory, size=5, patience=100, clock=memory._clock)
+        async with managed.lease():
+            waiting = asyncio.create_task(other.load())
+            await asyncio.sleep(0.1)
+            fleet.manage(place, DEPLOYMENT, model(pin=True), "mine")
+        await asyncio.sleep(60)
+        left = fleet.forget("mine")
+        assert fleet.manage(place, DEPLOYMENT, model(pin=True, keep_alive=9), "mine") is managed
+        fleet.retire(left)
+        await asyncio.sleep(1)
+        assert (managed.state, managed.keep_alive, machine.started) == (State.READY, 9, ["m"])
+        waiting.cancel()
+        await other.close()
+        await fleet.close()
+
+    run(scenario())

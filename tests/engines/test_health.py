@@ -11,6 +11,7 @@ from scripted_engine import Machine, ScriptedEngine
 from virtual_time import run
 
 from sage.errors import Unavailable
+from sage.middleware.providers.base import Endpoint
 from sage.middleware.providers.engines import Engine, EngineFailed
 from sage.middleware.providers.health import HealthPolicy, RestartPolicy
 from sage.middleware.providers.lifecycle import ManagedModel, State
@@ -91,10 +92,12 @@ class Overloaded(ScriptedEngine):
 
     hangs = True
     pids = (os.getpid(),)
+    checks = 0
 
     async def health(self, within: float) -> int:
+        self.checks += 1
         began = os.times().user
-        while os.times().user - began < 0.05:
+        while os.times().user - began < 0.02:
             pass
         return 0
 
@@ -107,14 +110,18 @@ def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: State) 
         model = ManagedModel("m", lambda: Overloaded(machine, "m", 0, 0, False), policy=policy, health=health)
         await model.load()
         model.size = 0
-        for _ in range(30):
+        engine = model.engine
+        while engine.checks < 10 and model.state is State.READY:
             if answers:
                 await model.load()  # a lease that ends
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
+        assert model.state is not State.READY or answers
+        while model.state is State.DRAINING:
+            await asyncio.sleep(0.005)
         assert model.state is state
         await model.close()
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_bad_answer_is_no_business_of_how_busy_it_is() -> None:
@@ -134,6 +141,7 @@ def test_a_bad_answer_is_no_business_of_how_busy_it_is() -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_noticed_killed_and_replaced(fake, gone) -> None:
     async def scenario() -> None:
         made: list[Engine] = []
@@ -142,7 +150,7 @@ def test_a_stopped_process_is_noticed_killed_and_replaced(fake, gone) -> None:
             made.append(Engine(fake("serve"), "m", grace=0.2))
             return made[-1]
 
-        model = ManagedModel("m", start, health=HealthPolicy(interval=0.1, limit=0.1, failures=3))
+        model = ManagedModel("m", start, health=HealthPolicy(interval=0.1, limit=0.7, failures=3))
         lease = model.lease()
         await lease.__aenter__()
         pids = made[0].pids
@@ -157,6 +165,20 @@ def test_a_stopped_process_is_noticed_killed_and_replaced(fake, gone) -> None:
         await model.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_an_engine_that_babbles_is_not_well(fake) -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x" * 2**20)
+        writer.close()
+
+    async def scenario() -> int:
+        async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
+            engine = Engine(fake("serve"), "m")
+            engine._endpoint = Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            return await engine.health(20)
+
+    assert asyncio.run(scenario()) == 0
 
 
 def test_who_holds_a_lease_hears_why_its_engine_is_gone(fake) -> None:

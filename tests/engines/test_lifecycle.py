@@ -459,9 +459,10 @@ def test_any_order_of_events_keeps_one_process_and_every_lease(seed, keep_alive)
         assert ScriptedEngine.alive == 0
         assert model.state in ("unloaded", "failed")
 
-    run(scenario, limit=5)
+    run(scenario, limit=30)
 
 
+@pytest.mark.slow
 def test_any_order_of_events_leaves_no_process_behind(fake, gone):
     async def scenario(seed: int):
         made = Factory(fake("serve"))

@@ -105,6 +105,7 @@ def package(tmp_path):
     return home
 
 
+@pytest.mark.slow
 def test_a_packages_model_is_put_together_once(package, tmp_path):
     models = tmp_path / "models"
     options = {"package": "tiny-gguf", "directory": str(models)}

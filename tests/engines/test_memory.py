@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 
 import pytest
@@ -320,29 +321,39 @@ def test_an_engine_that_was_asked_to_make_room_goes_within_its_turn_when_it_rest
     run(scenario())
 
 
+class Adapter:
+    """An engine that lives in another's, as a LoRA adapter does."""
+
+    log_tail, pids = (), ()
+
+    def __init__(self, base: ManagedModel, load: float) -> None:
+        self.exited = asyncio.get_running_loop().create_future()
+        self._lease = base.lease()
+        self._load = load
+
+    async def start(self):
+        endpoint = await self._lease.__aenter__()
+        await asyncio.sleep(self._load)
+        return endpoint
+
+    async def health(self, within: float) -> int:
+        return 200
+
+    async def stop(self) -> None:
+        await self._lease.__aexit__(None, None, None)
+
+
+def adapter_over(bench: Bench, base: ManagedModel, load: float = 0.0, **options) -> ManagedModel:
+    adapter = ManagedModel("base+style", lambda: Adapter(base, load), clock=bench.clock, **options)
+    base.dependents.add(adapter)
+    return adapter
+
+
 def test_a_dependent_leaves_with_its_base_and_its_own_lease_keeps_nobody() -> None:
     async def scenario() -> None:
         bench = Bench(10)
         base, other = bench.model("base", 6), bench.model("other", 6)
-
-        class Adapter:
-            log_tail, pids = (), ()
-
-            def __init__(self) -> None:
-                self.exited = asyncio.get_running_loop().create_future()
-                self._lease = base.lease()
-
-            async def start(self):
-                return await self._lease.__aenter__()
-
-            async def health(self, within: float) -> int:
-                return 200
-
-            async def stop(self) -> None:
-                await self._lease.__aexit__(None, None, None)
-
-        adapter = ManagedModel("base+style", Adapter, memory=bench.memory, clock=bench.clock)
-        base.dependents.add(adapter)
+        adapter = adapter_over(bench, base, memory=bench.memory)
         await use(adapter)
         assert (base.state, base.in_flight, adapter.state) == (State.READY, 1, State.READY)
         await use(other)
@@ -353,5 +364,49 @@ def test_a_dependent_leaves_with_its_base_and_its_own_lease_keeps_nobody() -> No
         assert (base.state, adapter.state) == (State.UNLOADED, State.UNLOADED)
         await asyncio.sleep(100)
         assert (base.state, adapter.state) == (State.UNLOADED, State.UNLOADED)
+
+    run(scenario())
+
+
+def test_a_dependent_that_loads_while_its_base_makes_room_leaves_once_it_has_loaded() -> None:
+    async def scenario() -> None:
+        bench = Bench(10)
+        base, other = bench.model("base", 6), bench.model("other", 6)
+        adapter = adapter_over(bench, base, load=20.0)
+        await base.load()
+        served = asyncio.create_task(use(adapter))
+        await asyncio.sleep(0.1)
+        began = bench.clock()
+        await use(other)  # when the base's turn is over, its adapter still loads
+        assert bench.clock() - began < 30
+        await served
+        assert bench.machine.started == ["base", "other", "base"]
+
+    run(scenario())
+
+
+def test_a_base_unloads_while_requests_for_its_dependent_keep_coming() -> None:
+    async def scenario() -> None:
+        bench = Bench(10)
+        base = bench.model("base", 6)
+        adapters = [adapter_over(bench, base, load=0.1) for _ in range(2)]
+        for adapter in adapters:
+            await adapter.load()
+        slow = asyncio.create_task(use(adapters[0], 5))
+        quick = asyncio.create_task(hammer(adapters[1]))
+        await asyncio.sleep(1)
+        began, engine = bench.clock(), base.engine
+        await base.unload(30)
+        assert bench.clock() - began < 6, "no longer than the request that runs"
+        assert engine.exited.done()
+        quick.cancel()
+        await slow
+        await base.close()
+
+    async def hammer(adapter: ManagedModel) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                await use(adapter, 0.1)
+            await asyncio.sleep(0.05)
 
     run(scenario())

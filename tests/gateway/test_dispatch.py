@@ -76,13 +76,11 @@ def test_a_key_that_is_told_to_wait_is_passed_over_until_its_time(ups: Callable,
     cooling = running.get("/models/bench").json()["deployments"][0]["keys"]
     assert cooling[0]["cooling_for"] > 0
     assert cooling[1] == {"index": 1, "cooling_for": 0.0}
-    while time.monotonic() < told + 0.7:
+    while keys_seen(up).count("one") == 1:
+        assert time.monotonic() < told + 20
         assert running.chat().headers["x-sage-attempts"] == "1"
-    assert set(keys_seen(up)[2:]) == {"two"}
-    while time.monotonic() < told + 1.3:
-        assert running.chat().status_code == 200
-    back = next(request for request in up.requests[1:] if request.headers["authorization"] == "Bearer one")
-    assert back.at >= told + 1.0
+    assert set(keys_seen(up)[1:-1]) == {"two"}
+    assert up.requests[-1].at >= told + 1.0
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -170,7 +168,7 @@ def test_the_budget_forgets_after_a_minute() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_request_waits_for_a_deployment_that_was_told_to_wait(ups: Callable, gateway: Callable, status: int) -> None:
     up = ups()
-    up.reply(status=status, headers={"retry-after": "1"}, times=1)
+    up.reply(status=status, headers={"retry-after": "0.7"}, times=1)
     running = replicas(gateway, up)
     refused = running.chat()
     assert refused.status_code == status
@@ -179,7 +177,7 @@ def test_a_request_waits_for_a_deployment_that_was_told_to_wait(ups: Callable, g
         waited = [pool.submit(running.chat) for _ in range(3)]
         assert [answer.result().status_code for answer in waited] == [200, 200, 200]
     assert all(answer.result().headers["x-sage-attempts"] == "1" for answer in waited)
-    assert min(request.at for request in up.requests[1:]) >= up.requests[0].at + 1.0
+    assert min(request.at for request in up.requests[1:]) >= up.requests[0].at + 0.7
 
 
 def test_a_wait_that_is_too_long_is_refused_without_asking(ups: Callable, gateway: Callable) -> None:
@@ -189,16 +187,16 @@ def test_a_wait_that_is_too_long_is_refused_without_asking(ups: Callable, gatewa
     running.chat()
     begun = time.monotonic()
     answer = running.chat()
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     assert answer.status_code == 429
-    assert 55 <= int(answer.headers["retry-after"]) <= 60
+    assert 40 <= int(answer.headers["retry-after"]) <= 60
     assert "was told to wait" in answer.json()["error"]["message"]
     assert len(up.requests) == 1
 
 
 def test_a_fallback_is_asked_while_the_model_is_told_to_wait(ups: Callable, upstreams: Callable) -> None:
     first, second = ups(), ups()
-    first.reply(status=429, headers={"retry-after": "2"}, times=1)
+    first.reply(status=429, headers={"retry-after": "60"}, times=1)
     running = upstreams(first, second)
     assert running.chat().headers["x-sage-attempts"] == "2"
     answer = running.chat()
@@ -213,25 +211,43 @@ def test_a_fallback_is_asked_while_the_model_is_told_to_wait(ups: Callable, upst
 def test_one_deadline_holds_over_all_attempts(ups: Callable, gateway: Callable) -> None:
     found = [ups(), ups()]
     for up in found:
-        up.reply(status=500, delay=0.5)
-    running = replicas(gateway, *found, timeouts={"total": 0.8})
+        up.reply(status=500, delay=0.7)
+    running = replicas(gateway, *found, timeouts={"total": 1.2})
     begun = time.monotonic()
     answer = running.chat()
-    assert 0.75 < time.monotonic() - begun < 1.2
+    assert 1.15 < time.monotonic() - begun < 5
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "total_timeout"
     assert [len(up.requests) for up in found] == [1, 1]
 
 
+def test_a_refusal_whose_text_never_comes_does_not_keep_others_from_answering(ups: Callable, gateway: Callable) -> None:
+    first, second = ups(), ups()
+    head = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+    first.use(Script(((0.0, head),), end="hang"))
+    deployments = [{"provider": "up0", "model": "m"}, {"provider": "up1", "model": "m", "priority": 1}]
+    answer = replicas(gateway, first, second, model={"deployments": deployments}, timeouts={"total": 20}).chat()
+    assert (answer.status_code, answer.headers["x-sage-deployment"]) == (200, "up1/m")
+    assert len(first.requests) == 1
+
+
 def test_the_time_of_a_wait_is_part_of_the_whole(ups: Callable, gateway: Callable) -> None:
     up = ups()
-    up.hang()
-    running = replicas(gateway, up, model={"max_concurrency": 1}, timeouts={"total": 0.6})
-    with ThreadPoolExecutor(2) as pool:
+    gate = threading.Event()
+    up.reply({"choices": []}, gate=gate)
+    deployments = [{"provider": "up", "model": "m"}]
+    models = {"bench": {"deployments": deployments, "timeouts": {"total": 0.4}}, "long": {"deployments": deployments}}
+    providers = {"up": {"kind": "openai", "base_url": up.url, "max_concurrency": 1}}
+    running = gateway(llm={"providers": providers, "models": models, "routing": {"queue_timeout": 60}})
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(running.chat, "long")
+        up.wait_requests(1)
         begun = time.monotonic()
-        answers = [pool.submit(running.chat), pool.submit(running.chat)]
-        assert [answer.result().status_code for answer in answers] == [504, 504]
-        assert time.monotonic() - begun < 1.5
+        answer = running.chat()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "total_timeout")
+        assert 0.4 <= time.monotonic() - begun < 10
+        gate.set()
+        assert holding.result().status_code == 200
     assert len(up.requests) == 1
 
 
@@ -274,9 +290,9 @@ def turn(running, messages: list[dict], text: str, **fields) -> str:
 def test_conversations_stay_where_their_beginning_is_cached(ups: Callable, gateway: Callable, stream: bool) -> None:
     running = replicas(gateway, *[ups() for _ in range(4)])
     homes = set()
-    for number in range(8):
+    for number in range(12):
         messages: list[dict] = [{"role": "system", "content": f"number {number}"}]
-        asked = {turn(running, messages, f"turn {count}", stream=stream) for count in range(6)}
+        asked = {turn(running, messages, f"turn {count}", stream=stream) for count in range(4)}
         assert len(asked) == 1
         homes |= asked
     assert len(homes) > 1
@@ -326,6 +342,12 @@ def test_what_one_vendor_cannot_do_goes_to_another_without_an_attempt(ups: Calla
     assert answer.headers["x-sage-deployment"] == "up/m"
     assert answer.headers["x-sage-attempts"] == "1"
     assert ours.requests[0].body["logit_bias"] == {"1": 5}
+    told = running.post("/models/bench/explain", {"logit_bias": {"1": 5}}).json()
+    assert told["chosen"] == "up/m"
+    assert told["candidates"][0]["reason"] == "its vendor cannot do what the request asks"
+    told = running.post("/models/alone/explain", {"logit_bias": {"1": 5}}).json()
+    assert told["chosen"] is None
+    assert "logit_bias" in told["reason"]
     refused = running.chat("alone", logit_bias={"1": 5})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "logit_bias"

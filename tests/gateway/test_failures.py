@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,7 +11,8 @@ from contextlib import ExitStack
 import openai
 import pytest
 import requests
-from upstream import Upstream, chat_chunk, usage_chunk
+from departing import asking
+from upstream import Upstream, chat_chunk
 
 CHAT = "/v1/chat/completions"
 
@@ -50,11 +52,10 @@ def test_a_client_that_leaves_before_the_first_byte_ends_the_call(
     up = ups()
     up.hang()
     running = upstreams(up)
-    with pytest.raises(requests.exceptions.ReadTimeout):
-        running.post(path, {"model": "bench", **body}, timeout=(5, 0.3))
+    with asking(running, path, **body):
+        up.wait_requests(1)
     left = time.monotonic()
-    request = up.wait_closed(5)
-    assert request.closed_at - left < 1.0
+    assert up.wait_closed(10).closed_at - left < 3.0
     _wait_metric(running, 'sage_requests_total{model="bench",status="499"} 1.0')
     _wait_metric(running, 'sage_requests_in_flight{model="bench"} 0.0')
 
@@ -69,12 +70,12 @@ def test_a_client_that_leaves_in_mid_stream_ends_the_call(ups: Callable, upstrea
     assert b"one" in next(answer.iter_lines())
     answer.close()
     left = time.monotonic()
-    assert up.wait_closed(5).closed_at - left < 1.0
+    assert up.wait_closed(10).closed_at - left < 3.0
     _wait_metric(running, 'sage_requests_in_flight{model="bench"} 0.0')
 
 
 def _wait_metric(running, line: str) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while line not in (text := running.get("/metrics").text):
         assert time.monotonic() < deadline, text
 
@@ -250,8 +251,8 @@ def test_never_more_than_three_attempts_and_none_twice(ups: Callable, upstreams:
         ({"total": 0.4}, lambda up: up.stream([chat_chunk("a")] * 50, delay=0.05), "total_timeout"),
         ({"total": 0.3}, lambda up: up.hang(), "total_timeout"),
         (
-            {"total": 0.6, "first_byte": 0.5},
-            lambda up: up.stream([chat_chunk("a")], first_byte_delay=0.4, hang_after=0),
+            {"total": 0.8, "first_byte": 0.7},
+            lambda up: up.stream([chat_chunk("a")], first_byte_delay=0.15, hang_after=0),
             "total_timeout",
         ),
     ],
@@ -263,16 +264,16 @@ def test_limits_of_time(ups: Callable, upstreams: Callable, limits: dict, script
     begun = time.monotonic()
     answer = running.chat(stream=True)
     error = answer.json()["error"] if answer.status_code != 200 else json.loads(events(answer)[-1])["error"]
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
     assert error["type"] == "timeout_error"
     assert error["code"] == code
-    assert up.wait_closed(5)
+    assert up.wait_closed(10)
 
 
 def test_a_slow_answer_is_not_cut_by_the_limits_between_chunks(ups: Callable, upstreams: Callable) -> None:
     up = ups()
-    up.stream([chat_chunk(str(n)) for n in range(8)] + [chat_chunk(None, "stop")], delay=0.1)
-    running = upstreams(up, provider={"timeouts": {"between_chunks": 0.5, "first_byte": 0.5}})
+    up.stream([chat_chunk(str(n)) for n in range(12)] + [chat_chunk(None, "stop")], delay=0.1)
+    running = upstreams(up, provider={"timeouts": {"between_chunks": 1.0, "first_byte": 1.0}})
     assert events(running.chat(stream=True))[-1] == "[DONE]"
 
 
@@ -334,15 +335,13 @@ def test_fallbacks_of_the_request_come_before_those_of_the_model(ups: Callable, 
 
 def test_chunks_leave_as_they_come(ups: Callable, upstreams: Callable) -> None:
     up = ups()
-    up.stream([chat_chunk("a"), chat_chunk("b"), chat_chunk(None, "stop"), usage_chunk(1, 1)], delay=0.3)
-    running = upstreams(up)
-    answer = running.chat(stream=True)
-    arrived = []
-    for line in answer.iter_lines(chunk_size=1):
-        if line.startswith(b"data"):
-            arrived.append(time.monotonic())
-    assert arrived[1] - arrived[0] > 0.2
-    assert len(arrived) == 4
+    gate = threading.Event()
+    up.stream([chat_chunk("a"), chat_chunk("b"), chat_chunk(None, "stop")], delay=0.02, gate=gate)
+    answer = upstreams(up).chat(stream=True)
+    lines = (line for line in answer.iter_lines(chunk_size=1) if line.startswith(b"data"))
+    assert [b'"a"' in next(lines), b'"b"' in next(lines), b'"stop"' in next(lines)] == [True] * 3
+    gate.set()  # what came so far did not wait for it
+    assert list(lines) == [b"data: [DONE]"]
 
 
 def test_both_legs_send_at_once(ups: Callable, upstreams: Callable) -> None:
@@ -351,19 +350,15 @@ def test_both_legs_send_at_once(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.hang()
     running = upstreams(up)
-    with pytest.raises(requests.exceptions.ReadTimeout):
-        running.chat(timeout=(5, 0.05))
-    sockets = [
-        connection.transport.get_extra_info("socket") for connection in list(running.server.server_state.connections)
-    ]
-    session = running.edge.app.state.gateway._transport._session
-    sockets += [
-        protocol.transport.get_extra_info("socket")
-        for protocol in session.connector._acquired
-        if protocol.transport is not None
-    ]
-    assert sockets
-    assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
+    with asking(running):
+        up.wait_requests(1)
+        connections = list(running.server.server_state.connections)
+        protocols = list(running.edge.app.state.gateway._transport._session.connector._acquired)
+        assert connections
+        assert protocols
+        for leg in (*connections, *protocols):
+            sock = leg.transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # What a review of the request's way found.
@@ -460,14 +455,13 @@ def test_an_upstream_that_stays_open_after_done_holds_nobody(ups: Callable, upst
     running = upstreams(up)
     begun = time.monotonic()
     assert events(running.chat(stream=True))[-1] == "[DONE]"
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
     up.wait_closed(5)
     _wait_metric(running, 'sage_requests_total{model="bench",status="200"} 1.0')
 
 
 def test_the_whole_time_of_a_call_is_bounded_whatever_it_waits_for(ups: Callable, upstreams: Callable) -> None:
     import socket
-    import threading
 
     # A head that trickles for ever: each byte comes well before the limit of silence.
     server = socket.create_server(("127.0.0.1", 0))
@@ -491,7 +485,7 @@ def test_the_whole_time_of_a_call_is_bounded_whatever_it_waits_for(ups: Callable
     answer = running.chat()
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "total_timeout"
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 10
     thread.join(10)
     server.close()
 
@@ -537,7 +531,7 @@ def test_a_fallback_has_its_own_time(ups: Callable, gateway: Callable) -> None:
     """The first deployment's time is short; what comes after it does not end by it."""
     first, second = ups(), ups()
     first.reply(status=500)
-    second.reply({"choices": [{"index": 0, "message": {"content": "late"}}]}, delay=2.5)
+    second.reply({"choices": [{"index": 0, "message": {"content": "late"}}]}, delay=0.8)
     providers = {
         "short": {"kind": "openai", "base_url": first.url, "timeouts": {"total": 0.3}},
         "long": {"kind": "openai", "base_url": second.url},
@@ -551,7 +545,7 @@ def test_a_fallback_has_its_own_time(ups: Callable, gateway: Callable) -> None:
 def test_the_head_of_a_stream_comes_before_its_first_text(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.stream([chat_chunk(None), chat_chunk("never")], hang_after=1)
-    answer = upstreams(up).post("/generate", {"model": "bench", "prompt": "x", "stream": True}, stream=True, timeout=5)
+    answer = upstreams(up).post("/generate", {"model": "bench", "prompt": "x", "stream": True}, stream=True, timeout=20)
     assert answer.status_code == 200
     assert next(answer.iter_content(None)) == b":\n\n"
     answer.close()

@@ -13,17 +13,19 @@ from upstream import Received, Script, Upstream, reply
 
 
 class Ollama:
-    """Its ``/api/ps`` and the loads and unloads by empty prompts; ``down`` answers nothing but 500."""
+    """Its ``/api/ps`` and the loads and unloads by empty prompts; ``down``: nothing but 500; ``silent``: nothing."""
 
     def __init__(self, up: Upstream) -> None:
         self.held: dict[str, Any] = {}
-        self.down = False
+        self.down = self.silent = False
         self.asked: list[str] = []
         self.url = up.url.removesuffix("/v1")
         up.handler = self._answer
 
     def _answer(self, request: Received) -> Script:
         self.asked.append(request.path)
+        if self.silent:
+            return Script(end="hang")
         if self.down:
             return reply({"error": "out of order"}, status=500)
         if request.path == "/api/ps":
@@ -58,7 +60,7 @@ def state(running: Running) -> str:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends, "it never came to be"
         time.sleep(0.02)
@@ -103,6 +105,19 @@ def test_what_is_held_is_asked_once_a_second_at_most(ollama: Ollama, start: Call
     for _ in range(20):
         running.get("/models")
     assert ollama.asked.count("/api/ps") <= 1 + (time.monotonic() - began)
+
+
+@pytest.mark.slow
+def test_a_server_that_swallows_everything_slows_the_list_once_in_a_while(
+    ollama: Ollama, start: Callable[..., Running]
+) -> None:
+    running = start()
+    ollama.silent = True
+    assert state(running) == "unknown"
+    for _ in range(12):
+        assert running.get("/models").status_code == 200
+        time.sleep(0.1)  # an answer of a server that is up is good for a second only
+    assert ollama.asked.count("/api/ps") == 1
 
 
 @pytest.mark.proves("ollama", "load and unload")

@@ -234,6 +234,23 @@ def test_a_disk_that_takes_nothing_leaves_nothing_registered(up: Upstream, setti
         assert running.get("/models/mine").status_code == 404
 
 
+def test_the_configuration_bounds_what_was_kept_before_it_changed(
+    up: Upstream, settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run_gateway(settings()) as running:
+        assert running.post("/models/mine", body(timeouts={"total": 500})).status_code == 201
+        assert running.post("/models/west/fast", body()).status_code == 201
+    changed = settings().model_dump()
+    changed["llm"]["providers"]["east"] |= {"timeouts": {"total": 20}, "api_key": "k"}
+    changed["llm"]["providers"]["west"] = {"kind": "openai", "base_url": up.url, "api_key": "k"}
+    with run_gateway(Settings.model_validate({**changed, "data_dir": tmp_path})) as running:
+        registry = running.edge.app.state.gateway.registry
+        assert registry.get("mine").deployments[0].timeouts.total == 20
+        assert running.chat("west/fast").headers["x-sage-deployment"] == "west/fast", "the new provider's own model"
+    assert any("'west/fast' begins with 'west/'" in record.getMessage() for record in caplog.records)
+    assert sorted(kept(tmp_path)["models"]) == ["mine", "west/fast"]
+
+
 def test_a_kept_model_whose_provider_is_gone_says_so(
     up: Upstream, settings: Callable[..., Settings], tmp_path: Path
 ) -> None:

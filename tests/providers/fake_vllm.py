@@ -5,7 +5,8 @@ environment, its pid and that of a child that made a session of its own. ``--mis
 
 - ``no-uds``: knows no ``--uds``, as old versions do; ``fails``, ``invalid``, ``mute``: ends, with more or less said;
   ``silent``: never serves;
-- ``crashes``: ``POST /v1/completions`` ends it by SIGKILL; ``stubborn``: its child ignores SIGTERM.
+- ``crashes``: ``POST /v1/completions`` ends it by SIGKILL; ``hangs-up``: closes its connection and lives;
+  ``stubborn``: its child ignores SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     model = ""
     crashes = False
+    hangs_up = False
     adapters: dict[str, str] = {}  # noqa: RUF012 (one server a process)
 
     def do_GET(self) -> None:
@@ -58,6 +60,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(401, b'{"error":"Unauthorized"}')
         if self.path == "/v1/completions" and self.crashes:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.path == "/v1/completions" and self.hangs_up:
+            self.close_connection = True
+            return None
         if self.path == "/v1/load_lora_adapter":
             self.adapters[body["lora_name"]] = body["lora_path"]
             return self._send(200, b"Success")
@@ -135,6 +140,7 @@ def main() -> None:
         print("INFO loading, and loading", flush=True)
         time.sleep(600)
     Handler.model, Handler.crashes = given.served_model_name[0], given.misbehave == "crashes"
+    Handler.hangs_up = given.misbehave == "hangs-up"
     server = (
         UnixServer(given.uds, Handler) if "uds" in given and given.uds else TcpServer((given.host, given.port), Handler)
     )

@@ -426,19 +426,24 @@ def test_rerank_before_another_wire(openai_up: Upstream, other: cohere.ClientV2)
     assert openai_up.requests[0].body == {"model": "theirs-0", "query": "q", "documents": ["a", "b"]}
 
 
-@pytest.mark.parametrize("wire", ["other", "same"])
-def test_errors_are_those_of_the_sdk(wire: str, request: pytest.FixtureRequest) -> None:
-    client: cohere.ClientV2 = request.getfixturevalue(wire)
-    up: Upstream = request.getfixturevalue({"other": "openai_up", "same": "cohere_up"}[wire])
-    for status, kind in ((422, BadRequestError), (429, TooManyRequestsError), (503, ServiceUnavailableError)):
-        up.use(reply({"message": "so it is"}, status=status, headers={"retry-after": "7"}), times=2)
-        with pytest.raises(kind) as caught:
-            client.chat(model="bench", messages=HELLO)
-        assert "so it is" in caught.value.body["error"]["message"]
-        if status != 422:
-            assert caught.value.headers["retry-after"] == "7"
-        with pytest.raises(kind):
-            list(client.chat_stream(model="bench", messages=HELLO))
+@pytest.mark.parametrize(("provider", "up"), [(None, "openai_up"), (COHERE, "cohere_up")], ids=["other", "same"])
+def test_errors_are_those_of_the_sdk(
+    provider: dict[str, Any] | None, up: str, upstreams: Callable, request: pytest.FixtureRequest
+) -> None:
+    upstream: Upstream = request.getfixturevalue(up)
+    # Each is asked of a model at a provider of its own, since one that says when to come again is left alone so long.
+    running = upstreams(*[upstream] * 7, provider=provider)
+    models = (f"bench{number}" for number in range(1, 7))
+    with sdk(running) as client:
+        for status, kind in ((422, BadRequestError), (429, TooManyRequestsError), (503, ServiceUnavailableError)):
+            upstream.use(reply({"message": "so it is"}, status=status, headers={"retry-after": "7"}), times=2)
+            with pytest.raises(kind) as caught:
+                client.chat(model=next(models), messages=HELLO)
+            assert "so it is" in caught.value.body["error"]["message"]
+            if status != 422:
+                assert caught.value.headers["retry-after"] == "7"
+            with pytest.raises(kind):
+                list(client.chat_stream(model=next(models), messages=HELLO))
 
 
 def test_refusals_of_the_gateways_own(same: cohere.ClientV2, cohere_up: Upstream, upstreams: Callable) -> None:

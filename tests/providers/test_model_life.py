@@ -53,7 +53,7 @@ def shown(running: Running, name: str) -> dict[str, Any]:
     return running.get(f"/models/{name}").json()
 
 
-def until(condition: Callable[[], bool], within: float = 30) -> None:
+def until(condition: Callable[[], bool], within: float = 60) -> None:
     ends = time.monotonic() + within
     while not condition():
         assert time.monotonic() < ends, "it never came to be"
@@ -71,25 +71,28 @@ def test_two_models_that_do_not_fit_together_take_turns(
 ) -> None:
     caplog.set_level(logging.INFO)
     with run_gateway(settings(memory_budget="500MiB")) as running, ThreadPoolExecutor(4) as pool:
-        ends = time.monotonic() + 8
+        began, enough = time.monotonic(), threading.Event()
 
         def client(name: str) -> list[requests.Response]:
             answers = []
-            while time.monotonic() < ends:
+            while not enough.is_set():
                 answers.append(running.chat(name))
             return answers
 
         clients = {name: [pool.submit(client, name) for _ in range(2)] for name in "ab"}
+        try:
+            until(lambda: min(loads(caplog).count(name) for name in "ab") == 2, within=120)
+        finally:
+            enough.set()
         for name, theirs in clients.items():
             answers = [answer for one in theirs for answer in one.result()]
             assert {answer.status_code for answer in answers} == {200}
             assert {answer.headers["x-sage-deployment"] for answer in answers} == {f"local/{name}"}
-            assert len(answers) > 20, "it starved"
         states = {name: shown(running, name) for name in "ab"}
         assert sorted(state["state"] for state in states.values()) != ["ready", "ready"]
         assert {state["memory"] for state in states.values()} == {300 * 2**20}
-    assert set(loads(caplog)) == {"a", "b"}
-    assert len(loads(caplog)) <= 8 / 2 + 3, "a turn lasts two seconds, and who hammers does not rest"
+        took = time.monotonic() - began
+    assert len(loads(caplog)) <= took / 2 + 3, "a turn lasts two seconds, and who hammers does not rest"
 
 
 def test_one_client_may_go_back_and_forth(settings: Callable[..., Settings]) -> None:
@@ -102,7 +105,7 @@ def test_one_client_may_go_back_and_forth(settings: Callable[..., Settings]) -> 
 def test_models_that_fit_are_loaded_once(settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with run_gateway(settings(memory_budget="600MiB")) as running, ThreadPoolExecutor(4) as pool:
-        assert {answer.status_code for answer in pool.map(running.chat, ["a", "b"] * 20)} == {200}
+        assert {answer.status_code for answer in pool.map(running.chat, ["a", "b"] * 8)} == {200}
     assert sorted(loads(caplog)) == ["a", "b"]
 
 
@@ -148,14 +151,15 @@ def test_a_preload_that_fails_is_shown_and_keeps_nobody_waiting(
     broken.write_bytes(b"GGUF nonsense")
     models = {"bad": {"deployments": [{"provider": "local", "model": "broken"}], "preload": True}}
     made = settings(models=models).model_dump()
-    made["llm"]["providers"]["local"]["models"]["broken"] = {"path": str(broken)}
+    local = made["llm"]["providers"]["local"]["models"]
+    local["broken"] = {**local["a"], "path": str(broken)}
     made["data_dir"] = tmp_path / "data"
     with run_gateway(Settings.model_validate(made)) as running:
         until(lambda: shown(running, "bad")["state"] == "failed")
         told = shown(running, "bad")["error"]
         assert "cannot load the file 'broken.gguf'" in told["message"]
         assert told["log"]
-        broken.write_bytes(Path(made["llm"]["providers"]["local"]["models"]["a"]["path"]).read_bytes())
+        broken.write_bytes(Path(local["a"]["path"]).read_bytes())
         assert running.chat("bad").status_code == 200, "it can be tried again at once"
         assert shown(running, "bad")["error"] is None
 
@@ -170,7 +174,7 @@ def test_a_killed_engines_requests_get_a_clear_503_and_it_comes_back(settings: C
         waiting = pool.submit(running.chat, "one")
         until(lambda: shown(running, "one")["in_flight"] == 1)
         os.kill(engine, signal.SIGKILL)
-        answer = waiting.result(30)
+        answer = waiting.result(60)
         assert answer.status_code == 503, answer.text
         assert answer.json()["error"]["code"] == "engine_failed"
         assert "the engine of model 'a' was ended by SIGKILL while it served" in answer.json()["error"]["message"]
@@ -208,6 +212,6 @@ def test_a_request_that_runs_holds_its_model_while_another_waits(settings: Calla
             return events
 
         first = pool.submit(long)
-        assert begun.wait(30)
+        assert begun.wait(60)
         assert running.chat("b").status_code == 200
-        assert first.result(30) > 100, "it was cut"
+        assert first.result(60) > 100, "it was cut"

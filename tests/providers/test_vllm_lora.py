@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from upstream import Received, Script, Upstream, reply
 from vllm_wire import VllmWire
 
@@ -207,6 +209,24 @@ def test_an_adapter_that_the_server_has_lost_is_unhealthy(up: Upstream, wire: Vl
     assert asyncio.run(scenario()) == [200, 404]
 
 
+def test_a_server_that_hangs_does_not_keep_an_adapter_from_ending(up: Upstream, wire: VllmWire, adapters: Path) -> None:
+    def hangs(request: Received) -> Script:
+        return Script(end="hang") if request.path == "/v1/unload_lora_adapter" else wire(request)
+
+    async def scenario() -> None:
+        provider = VllmProvider("gpu", VllmSettings(base_url=up.url, lora_dir=adapters))
+        transport = HttpTransport()
+        wanted = Deployment(provider="gpu", model="base", lora="tales")
+        adapter = LoraAdapter(provider, wanted, None, transport, patience=0.2)
+        await adapter.start()
+        up.handler = hangs
+        await asyncio.wait_for(adapter.stop(), 20)  # not the 120 s of a request
+        await transport.close()
+
+    asyncio.run(scenario())
+    assert changes(up) == [("load", "tales"), ("unload", "tales")]
+
+
 # Sleep
 
 
@@ -254,6 +274,21 @@ def test_pulling_is_refused(up: Upstream, running: Any) -> None:
     answer = running.post("/models/plain/pull")
     assert answer.status_code == 400
     assert "cannot pull" in answer.json()["error"]["message"]
+
+
+def test_the_example_of_the_documentation_is_a_base_and_an_adapter_in_its_server() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)
+    registry = make_gateway(Settings.model_validate(yaml.safe_load(example))).registry
+    assert [line for line in registry.complaints() if "qwen" in line] == []
+    [base], [adapter] = (registry.get(name).deployments for name in ("qwen", "qwen-sql"))
+    assert (base.managed.name, adapter.managed.name) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B+sql")
+
+    async def start() -> None:
+        adapter.managed._make()  # an engine is made on the loop that runs it
+
+    asyncio.run(start())
+    assert base.managed.dependents == {adapter.managed}
 
 
 # What nothing serves

@@ -67,7 +67,7 @@ class Client:
 
     def _open(self, method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + quote(path, safe="/?=&"), data, method=method)  # noqa: S310
+        request = urllib.request.Request(self._url + quote(path), data, method=method)  # noqa: S310
         request.add_header("Content-Type", "application/json")
         if self._credential:
             request.add_header("Authorization", f"Bearer {self._credential}")

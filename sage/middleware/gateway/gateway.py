@@ -64,7 +64,7 @@ class Gateway:
             if principal.allows_model(name):
                 with contextlib.suppress(SageError):  # one that cannot answer is no reason to refuse the request
                     models.append(await registry.resolve(name))
-        return models
+        return list({id(model): model for model in models}.values())  # a fallback may be named twice
 
     async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
         return await self._dispatch.open(call, models)

@@ -16,7 +16,7 @@ from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Tar
 from sage.middleware.providers.cohere_chat import chat_answer, chat_request, read_usage, usage_of
 from sage.middleware.providers.cohere_stream import CohereRelay
 from sage.middleware.providers.translation import usage_object
-from sage.middleware.providers.vendor import HINTS, Vendor
+from sage.middleware.providers.vendor import HINTS, Vendor, objects
 
 DEFAULT_URL = "https://api.cohere.com"
 _PATHS = {
@@ -44,7 +44,7 @@ class CohereProvider(Vendor):
 
     def listed(self, body: Any) -> frozenset[str]:
         models = body.get("models") if isinstance(body, dict) else None
-        found = (model.get("name") for model in models or () if isinstance(model, dict))
+        found = (model.get("name") for model in objects(models))
         return frozenset(name for name in found if isinstance(name, str))
 
     def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
@@ -172,12 +172,14 @@ def _embeddings(call: Call, answer: Mapping[str, Any]) -> tuple[dict[str, Any], 
     texts = 1 if isinstance(given, str) else len(given)
     if vectors is None or len(vectors) != texts:
         return None
-    usage = read_usage(answer.get("meta")) or Usage()
+    told = answer.get("meta")
+    meta: dict[str, Any] = told if isinstance(told, dict) else {}
+    usage = read_usage(meta) or Usage()
     whole: dict[str, Any] = {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
         "model": call.model,
-        "usage": usage_of(answer.get("meta") or {}, usage),
+        "usage": usage_of(meta, usage),
     }
     del whole["usage"]["completion_tokens"]
     if set(found) != {first}:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.providers.base import Usage
+from sage.middleware.providers.events import count
 from sage.middleware.providers.translation import completion_id, usage_object
 from sage.middleware.providers.vendor import HINTS
 
@@ -82,6 +83,8 @@ def chat_request(body: Mapping[str, Any], model: str, stream: bool, refuse: Refu
 
 def _stop(sent: dict[str, Any], value: Any, refuse: Refuse) -> None:
     stops = [value] if isinstance(value, str) else value
+    if isinstance(stops, list):
+        stops = [stop for stop in stops if stop != ""]  # an empty text stops nothing
     if stops:
         sent["stop_sequences"] = stops
 
@@ -358,7 +361,7 @@ def read_usage(told: Any) -> Usage | None:
     for kind in ("tokens", "billed_units"):
         units = told.get(kind)
         if isinstance(units, dict) and ("input_tokens" in units or "output_tokens" in units):
-            return Usage(_count(units.get("input_tokens")), _count(units.get("output_tokens")))
+            return Usage(count(units.get("input_tokens")), count(units.get("output_tokens")))
     return None
 
 
@@ -366,11 +369,7 @@ def usage_of(told: dict[str, Any], usage: Usage) -> dict[str, Any]:
     """OpenAI's ``usage``, with what Cohere tells beside: tokens from its cache, and what is billed."""
     counted: dict[str, Any] = dict(usage_object(usage))
     if told.get("cached_tokens") is not None:
-        counted["prompt_tokens_details"] = {"cached_tokens": _count(told["cached_tokens"])}
+        counted["prompt_tokens_details"] = {"cached_tokens": count(told["cached_tokens"])}
     if isinstance(told.get("billed_units"), dict):
         counted["billed_units"] = told["billed_units"]
     return counted
-
-
-def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0

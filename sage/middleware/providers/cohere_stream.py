@@ -5,7 +5,7 @@ Source: Cohere's API reference, *Chat with streaming* (v2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sage.errors import SageError, UpstreamFailed
@@ -38,25 +38,25 @@ class CohereRelay:
         }
 
     def feed(self, data: bytes) -> bytes:
-        return self._written(self._events.feed(data))
+        return b"" if self.finished or self.error is not None else self._written(self._events.feed(data))
 
     def close(self) -> bytes:
-        rest = self._written(self._events.close())
+        rest = b"" if self.finished or self.error is not None else self._written(self._events.close())
         if self.error is not None:
             raise self.error
         if not self.finished:
             raise UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
         return rest
 
-    def _written(self, events: list[Any]) -> bytes:
+    def _written(self, events: Iterable[Any]) -> bytes:
         pieces = []
-        for event in events:
-            if self.finished or self.error is not None:
-                break
-            try:
+        try:
+            for event in events:
                 pieces.append(self._event(event))
-            except SageError as error:
-                self.error = error
+                if self.finished:
+                    break
+        except SageError as error:  # what came before it is good
+            self.error = error
         return b"".join(pieces)
 
     def _event(self, event: Any) -> bytes:

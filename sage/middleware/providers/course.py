@@ -12,6 +12,7 @@ from sage.middleware.providers.base import Call, Operation
 from sage.middleware.providers.choice import choose
 from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
 from sage.middleware.providers.prefixes import Prefixes
+from sage.middleware.settings import Routing
 
 _SHORT = 0.005  # seconds
 
@@ -150,9 +151,9 @@ class Course:
         if model is not None and len(model.deployments) > 1 and self._call.operation is Operation.CHAT:
             self._prefixes.remember(model.name, self._call.body.get("messages"), lease.deployment.name)
 
-    def cannot(self, lease: Lease, why: Unsupported) -> None:
+    def cannot(self, deployment: Deployment, why: Unsupported) -> None:
         """The vendor cannot do what is asked, which costs nobody anything."""
-        self._tried[lease.deployment.name] = Bar.UNSUPPORTED
+        self._tried[deployment.name] = Bar.UNSUPPORTED
         if self.failure is None:
             self.failure = why
 
@@ -215,3 +216,10 @@ class Course:
             retry_after=seconds,
             code="upstream_left_alone",
         )
+
+
+def crowded(model: PublicModel, routing: Routing) -> str:
+    """Why a request for ``model`` may not wait longer for a deployment that is full."""
+    if model.waiting >= routing.queue_size:
+        return f"{model.waiting} requests wait already (llm.routing.queue_size); try again soon"
+    return f"none ended within {routing.queue_timeout:g} s (llm.routing.queue_timeout); try again soon"

@@ -9,7 +9,7 @@ import time
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
 from sage.middleware.providers import retries
 from sage.middleware.providers.base import Call, Endpoint
-from sage.middleware.providers.course import Bar, Course
+from sage.middleware.providers.course import Bar, Course, crowded
 from sage.middleware.providers.deployments import Lease, PublicModel
 from sage.middleware.providers.exchange import Exchange, death_of_engine, overdue
 from sage.middleware.providers.explain import Explanation, explanation
@@ -24,6 +24,7 @@ _ANOTHER = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound
 # The transport keeps the limit of the whole time more gently, where it waits for an upstream's bytes. Later than that a
 # call is cancelled whatever it waits for: a head that trickles, or a client that does not read.
 _LATER = 0.1
+_NOWHERE = Endpoint("http://nowhere.invalid")
 
 
 class Dispatch:
@@ -42,11 +43,9 @@ class Dispatch:
         Raises what the last of them raised, or why none was made.
         """
         begun = time.monotonic()
-        model = models[0]
-        model.budget.request(begun)
         course = Course(call, models, begun, self._prefixes)
-        first = model.deployments[0] if len(model.deployments) == 1 else None
-        if first is not None and first.plain and not first.breaker.until and not first.keys.waits:
+        first = models[0].deployments[0] if len(models[0].deployments) == 1 else None
+        if first is not None and first.plain and not first.breaker.until and first.keys.until <= begun:
             lease = Lease(first)
         else:
             lease = await self._lease(course)
@@ -54,9 +53,8 @@ class Dispatch:
             try:
                 return await self._attempt(call, course, lease)
             except Unsupported as exc:
-                course.cannot(lease, exc)
+                course.cannot(lease.deployment, exc)
             except _ANOTHER as exc:
-                call.ends = math.inf
                 course.failed(lease, exc, _speaks_of_key(exc))
                 if course.sent:
                     await self._pause(course, lease, exc)
@@ -65,7 +63,15 @@ class Dispatch:
     def explain(self, call: Call, models: list[PublicModel]) -> Explanation:
         """What would be chosen now for ``call``, and why; asks nobody and changes nothing."""
         now = time.monotonic()
-        return explanation(Course(call, models, now, self._prefixes), now, self._routing)
+        course = Course(call, models, now, self._prefixes)
+        for deployment in (d for model in models for d in model.deployments):
+            try:
+                deployment.provider.encode(call, deployment.target, _NOWHERE)
+            except Unsupported as exc:
+                course.cannot(deployment, exc)
+            except SageError:
+                pass  # the request is at fault, not who was chosen
+        return explanation(course, now, self._routing)
 
     def end(self, lease: Lease, failure: SageError | None = None, *, whole: bool = False) -> None:
         """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
@@ -79,10 +85,11 @@ class Dispatch:
         """The next deployment to ask, waited for if it must be; raises if there is none."""
         now = time.monotonic()
         patience = now + self._routing.queue_timeout
-        for model in course.models:
-            lease = self._slots.claim(course, (model,), now)
+        for place, model in enumerate(course.models, 1):
+            lease = self._slots.claim(course, (model,))
             if lease is None and course.worth_waiting((model,), now):
-                lease = await self._slots.wait(course, (model,), min(patience, course.ends((model,))))
+                hoped = course.models[:place]  # one of those before may be free sooner
+                lease = await self._slots.wait(course, hoped, min(patience, course.ends(hoped)))
                 now = time.monotonic()
             if lease is not None:
                 return lease
@@ -91,12 +98,7 @@ class Dispatch:
             lease = await self._slots.wait(course, course.models, patience, whole=True)
             if lease is not None:
                 return lease
-        raise course.refusal(time.monotonic(), self._crowded(course.models[0]))
-
-    def _crowded(self, model: PublicModel) -> str:
-        if model.waiting >= self._routing.queue_size:
-            return f"{model.waiting} requests wait already (llm.routing.queue_size); try again soon"
-        return f"none ended within {self._routing.queue_timeout:g} s (llm.routing.queue_timeout); try again soon"
+        raise course.refusal(time.monotonic(), crowded(course.models[0], self._routing))
 
     async def _attempt(self, call: Call, course: Course, lease: Lease) -> Exchange:
         deployment = lease.deployment
@@ -117,6 +119,8 @@ class Dispatch:
                 call.on_ends()
             course.sent = True
             course.attempts += 1
+            if course.attempts == 1:
+                course.models[0].budget.request(course.begun)
             response = await self._transport.send(request)
             exchange = Exchange(lease, response, call, self)
             await exchange.begin()
@@ -128,11 +132,13 @@ class Dispatch:
                 raise
             raise meant from exc
         exchange.attempts = course.attempts
+        if lease.model is not None:
+            if lease.probe:
+                lease.answered(self._routing)
+                self._slots.serve()
+            course.answered(lease)
         if not call.stream:
             lease.succeeded()
-        if lease.model is not None:
-            lease.answered(self._routing)
-            course.answered(lease)
         return exchange
 
     async def _lost(
@@ -142,7 +148,8 @@ class Dispatch:
         blamed: SageError | None = None
         try:
             meant = overdue(call, lease.deployment, exc) or exc
-            lost = await death_of_engine(lease, exc)
+            ends, call.ends = call.ends, math.inf  # the attempt is over: nobody is to cancel what follows
+            lost = await death_of_engine(lease, exc, ends)
             if lost is not None:
                 return lost  # the model's owner sees to it
             cut_short = course.hurried and getattr(meant, "code", "") == "total_timeout"

@@ -149,7 +149,7 @@ class Engine:
         try:
             async with asyncio.timeout(within):
                 return await _health(self._endpoint, self._health_path)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):  # the last: what it says is no HTTP at all
             return 0
 
     async def stop(self) -> None:

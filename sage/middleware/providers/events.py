@@ -19,6 +19,7 @@ from sage.middleware.providers.base import Usage
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 2**20
+_MOST = 2**53
 _DONE_LINE = re.compile(rb"^data: ?\[DONE\]", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -196,11 +197,12 @@ def read_usage(usage: Any) -> Usage | None:
     """Tokens from a ``usage`` object, or none if there is none. Counts that are no counts are 0."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(
-        prompt if isinstance(prompt, int) and prompt > 0 else 0,
-        completion if isinstance(completion, int) and completion > 0 else 0,
-    )
+    return Usage(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")))
+
+
+def count(value: Any) -> int:
+    """A count of tokens as an upstream told it; 0 for what is none. So bounded that sums of counts fit JSON, too."""
+    return int(min(value, _MOST)) if isinstance(value, int | float) and value > 0 else 0
 
 
 def payloads(events: bytes) -> list[Any]:

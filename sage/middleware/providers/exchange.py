@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from typing import Protocol
 
 import orjson
@@ -17,6 +18,7 @@ from sage.middleware.providers.transport import UpstreamResponse
 
 _MAX_REFUSAL = 64 * 1024
 _DRAIN = 0.2  # seconds that the end of a body may stay out after its last event
+_SAYS_WHY = 1.0  # seconds that the text of a refusal may take, while another deployment could answer
 _DYING = 1.0  # seconds until an engine's death is noticed, after its connection broke
 _BROKEN = ("connect_failed", "upstream_broken")
 
@@ -91,7 +93,7 @@ class Exchange:
         try:
             return await self._more()
         except SageError as exc:
-            lost = await death_of_engine(self._lease, exc)
+            lost = await death_of_engine(self._lease, exc, self._call.ends)
             if lost is not None:
                 raise lost from exc
             self._failure = exc
@@ -150,10 +152,10 @@ def overdue(call: Call, deployment: Deployment, exc: BaseException | None) -> De
     )
 
 
-async def death_of_engine(lease: Lease, failure: BaseException) -> SageError | None:
-    """Why the engine that ``lease`` asked is gone, if it is its end that ``failure`` tells of."""
+async def death_of_engine(lease: Lease, failure: BaseException, ends: float) -> SageError | None:
+    """Why the engine that ``lease`` asked is gone, if that is what ``failure`` tells of; ``ends``: the call's time."""
     if isinstance(failure, UpstreamFailed) and failure.code in _BROKEN:
-        return await lease.lost(_DYING)
+        return await lease.lost(min(_DYING, max(0.0, ends - time.monotonic())))
     return None
 
 
@@ -163,11 +165,10 @@ def _has_data(events: bytes) -> bool:
 
 async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
     body = b""
-    try:
-        while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
-            body += data
-    except SageError:
-        pass  # the status says enough
+    with contextlib.suppress(SageError, TimeoutError):  # the status says enough
+        async with asyncio.timeout(_SAYS_WHY):
+            while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
+                body += data
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:

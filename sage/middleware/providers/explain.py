@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage.middleware.providers import retries
-from sage.middleware.providers.course import Bar, Course
+from sage.middleware.providers.course import Bar, Course, crowded
 from sage.middleware.providers.deployments import Deployment, PublicModel
 from sage.middleware.settings import Routing
 
@@ -16,7 +16,7 @@ def explanation(course: Course, now: float, routing: Routing) -> Explanation:
     """The answer of ``POST /models/{name}/explain``. Times are seconds from now."""
     asked = course.models[0]
     home = next((name for model in course.models if (name := course.home(model))), None)
-    chosen, reason = _chosen(course, now)
+    chosen, reason = _chosen(course, now, routing)
     return {
         "model": asked.name,
         "chosen": chosen,
@@ -34,18 +34,22 @@ def explanation(course: Course, now: float, routing: Routing) -> Explanation:
     }
 
 
-def _chosen(course: Course, now: float) -> tuple[str | None, str]:
+def _chosen(course: Course, now: float, routing: Routing) -> tuple[str | None, str]:
+    asked = course.models[0]
+    may_wait = asked.waiting < routing.queue_size
+    behind = f", behind {asked.waiting} requests" if asked.waiting else ""
     for model in course.models:
-        if course.models[0].waiting and course.worth_waiting((model,), now):
-            return None, f"it would wait behind {course.models[0].waiting} requests for model '{model.name}'"
         deployment, why = course.pick(model, now)
         if deployment is not None:
-            if model is not course.models[0]:
-                why = f"nothing of model '{course.models[0].name}' can answer now; {why} of its fallback '{model.name}'"
+            if model is not asked:
+                why = f"nothing of model '{asked.name}' can answer now; {why} of its fallback '{model.name}'"
             return deployment.name, why
-        if course.worth_waiting((model,), now):
-            return None, f"it would wait for a deployment of model '{model.name}' that is full now"
-    return None, course.refusal(now).message
+        if may_wait and course.worth_waiting((model,), now):
+            return None, f"it would wait for a deployment of model '{model.name}' that is full now{behind}"
+    cools = course.soonest(course.models, now, Bar.COOLING)
+    if may_wait and cools <= min(now + routing.queue_timeout, course.ends(course.models)):
+        return None, f"it would wait {cools - now:.1f} s for a deployment that was told to wait{behind}"
+    return None, course.refusal(now, crowded(asked, routing)).message
 
 
 def _candidate(course: Course, model: PublicModel, deployment: Deployment, now: float) -> Explanation:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from sage.errors import Conflict
+from sage.errors import Conflict, SageError
 from sage.middleware.providers.base import EngineSpec, Provider
 from sage.middleware.providers.engines import Engine
 from sage.middleware.providers.health import RestartPolicy
@@ -113,23 +114,33 @@ class Fleet:
             self._adjust(member)
 
     def forget(self, name: str) -> list[ManagedModel]:
-        """The public model ``name`` is gone or will be made anew; the engines that no other stands on."""
-        left = []
-        for member in self._members.values():
-            if member.wishes.pop(name, None) is not None:
-                self._adjust(member)
-                if not member.wishes:
-                    left.append(member.model)
-        return left
+        """The public model ``name`` is gone or will be made anew; the engines it stood on, for :meth:`retire`.
+
+        They are kept as before until then: one that is pinned again must not be evicted in between.
+        """
+        return [member.model for member in self._members.values() if member.wishes.pop(name, None) is not None]
 
     def retire(self, models: Iterable[ManagedModel]) -> None:
-        """Unloads them once the requests that run have ended, unless somebody stands on them again by then."""
-        wanted = {member.model for member in self._members.values() if member.wishes}
+        """Keeps them as those who still stand on them want; one that nobody does unloads after its requests."""
+        members = {member.model: member for member in self._members.values()}
         for model in models:
-            if model not in wanted and model.state is not State.UNLOADED:
-                task = asyncio.create_task(model.unload(), name=f"retire {model.name}")
+            self._adjust(members[model])
+            if not members[model].wishes and model.state is not State.UNLOADED:
+                task = asyncio.create_task(self._leave(members[model]), name=f"retire {model.name}")
                 self._unloading.add(task)
                 task.add_done_callback(self._unloading.discard)
+
+    async def _leave(self, member: _Member) -> None:
+        model = member.model
+        if model.state is State.LOADING:
+            with contextlib.suppress(SageError):
+                await model.load()  # joins the load that runs: whoever waits for it is answered
+        if member.wishes:
+            return  # somebody stands on it again
+        if model.state is State.FAILED:
+            await model.unload()
+        else:
+            model.make_room()
 
     def models(self) -> Iterable[ManagedModel]:
         return [member.model for member in self._members.values()]

@@ -12,6 +12,7 @@ from sage.middleware.providers.base import ModelHost
 from sage.middleware.providers.deployments import Deployment
 
 _FRESH = 1.0
+_SILENT = 5.0
 _PATIENCE = 1.5
 _Held = Mapping[str, Mapping[str, Any]]
 
@@ -24,7 +25,10 @@ class Hosting:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def refresh(self, deployments: Iterable[Deployment]) -> None:
-        """Asks each server what it holds; an answer is good for a second, and who does not answer leaves it unknown."""
+        """Asks each server what it holds; an answer is good for a second, and who does not answer leaves it unknown.
+
+        That is good for five, so that a list with a server that swallows everything is slow once in a while only.
+        """
         hosted = [(d, d.provider.host) for d in deployments if d.managed is None and d.provider.host is not None]
         await asyncio.gather(*(self._ask(name, host) for name, host in {d.provider.name: h for d, h in hosted}.items()))
         for deployment, _ in hosted:
@@ -71,7 +75,7 @@ class Hosting:
                 held = await host.loaded()
         except (SageError, TimeoutError):
             pass  # /ready tells that the server is down
-        self._known[name] = time.monotonic() + _FRESH, held
+        self._known[name] = time.monotonic() + (_SILENT if held is None else _FRESH), held
 
 
 def _note(deployment: Deployment, held: _Held | None) -> None:

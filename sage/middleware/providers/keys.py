@@ -32,14 +32,14 @@ class Keys:
     Vendors count requests for each model, so a key that was told to wait waits at this deployment only.
     """
 
-    __slots__ = ("_next", "_share", "_until", "waits")
+    __slots__ = ("_next", "_share", "_until", "until")
 
     def __init__(self, share: Share) -> None:
         self._share = share
         self._until = [0.0] * len(share.refused)
         self._next = 0
-        self.waits = False
-        """Some key was told to wait, and nobody has looked since whether its time has come."""
+        self.until = 0.0
+        """When the last key that was told to wait may be asked again (``time.monotonic``)."""
 
     def __len__(self) -> int:
         return len(self._until)
@@ -55,15 +55,14 @@ class Keys:
 
     def free_at(self, now: float, barred: Collection[int] = ()) -> float:
         """When one of them may be asked: 0 at once, infinity if all are barred."""
-        if not self.waits and not barred:
+        if now >= self.until and not barred:
             return 0.0
-        self.waits = any(until > now for until in self._until)
         soonest = min((until for key, until in enumerate(self._until) if key not in barred), default=math.inf)
         return soonest if soonest > now else 0.0
 
     def told_to_wait(self, key: int, until: float) -> None:
         self._until[key] = max(self._until[key], until)
-        self.waits = True
+        self.until = max(self.until, until)
 
     def all_told_to_wait(self, until: float) -> None:
         for key in range(len(self._until)):

@@ -91,6 +91,7 @@ class ManagedModel:
         self._hung: SageError | None = None  # why the engine that ends is given up
         self._waiting = 0  # callers on their way to a lease
         self._refuses = False  # an unload that was asked for refuses; one by idleness lets callers wait
+        self._yields = False  # it goes as soon as it has loaded
         self._closed = False
         self._used: float | None = None
         self._ready_since = 0.0
@@ -128,15 +129,17 @@ class ManagedModel:
         Returns once it is gone, also while it loads: whoever waits for that load is refused. Concurrent calls share
         the first one's work, which goes on if they are cancelled.
         """
-        for dependent in tuple(self.dependents):  # also of one that failed: they would start it again
-            await dependent.unload(drain)
         if self.state is State.FAILED:
             self._gone(State.UNLOADED)
             self.error = None
             self._deaths.forget()
-        if self.state is not State.UNLOADED:
+        ending = None
+        if self.state is not State.UNLOADED:  # before its dependents, so that none of them takes a new hold of it
             self._refuses = True
             ending = self._begin_end(drain)
+        # Also of one that failed: they would start it again.
+        await asyncio.gather(*(dependent.unload(drain) for dependent in self.dependents))
+        if ending is not None:
             await asyncio.wait((ending,))
             ending.result()
 
@@ -170,11 +173,13 @@ class ManagedModel:
         )
 
     def make_room(self) -> None:
-        """Unloads once the leases that run have ended; who wants one meanwhile waits for the next load."""
+        """Unloads once it has loaded and the leases that run have ended; who comes meanwhile waits for the next one."""
         if self.state is State.READY:
             for dependent in self.dependents:
                 dependent.make_room()
             self._begin_end(math.inf)
+        elif self.state is State.LOADING:
+            self._yields = True
 
     def _stays(self) -> bool:
         return self.pinned or any(d.pinned and d.state is State.READY for d in self.dependents)
@@ -295,6 +300,8 @@ class ManagedModel:
         engine.exited.add_done_callback(lambda exited: self._on_exit(engine, exited))
         self._watch = asyncio.create_task(self._watch_health(engine), name=f"watch {self.name}")
         self._look_around()
+        if self._yields:
+            self.make_room()
         return None
 
     async def _weigh(self, engine: RunningEngine) -> None:
@@ -346,6 +353,7 @@ class ManagedModel:
     def _gone(self, state: State) -> None:
         self.state = state
         self.loaded_at = self._endpoint = self._engine = self._loading = None
+        self._yields = False
         self._revival.cancel()
         self._idleness.cancel()
         if self._watch is not None:

@@ -62,9 +62,17 @@ class LoraAdapter:
     """The :class:`~sage.middleware.providers.lifecycle.RunningEngine` of one adapter."""
 
     def __init__(
-        self, server: AdapterServer, wanted: Deployment, base: ManagedModel | None, transport: Transport
+        self,
+        server: AdapterServer,
+        wanted: Deployment,
+        base: ManagedModel | None,
+        transport: Transport,
+        patience: float = 5.0,
     ) -> None:
-        """``base`` is the owner of the base's engine; none: it is the provider's own server."""
+        """``base`` is the owner of the base's engine; none: it is the provider's own server.
+
+        ``patience``: seconds that the server has to let it go, so that one that hangs does not keep us from ending.
+        """
         assert wanted.lora is not None
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The status of the base's engine once that has ended."""
@@ -73,6 +81,7 @@ class LoraAdapter:
         self._model = wanted.model
         self._base = base
         self._transport = transport
+        self._patience = patience
         self._lease: Lease | None = None
         self._engine: RunningEngine | None = None
         self._endpoint: Endpoint | None = None
@@ -113,8 +122,9 @@ class LoraAdapter:
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None and not (self._engine is not None and self._engine.exited.done()):
             request = self._server.adapter_request("unload", endpoint, {"lora_name": self._name})
-            with contextlib.suppress(SageError):  # it is not there, or the server is not
-                await ask(self._transport, request, self._server.refuse)
+            with contextlib.suppress(SageError, TimeoutError):  # it is not there, or the server is not
+                async with asyncio.timeout(self._patience):
+                    await ask(self._transport, request, self._server.refuse)
         await self._let_go()
 
     async def _base_endpoint(self) -> Endpoint:

@@ -24,7 +24,7 @@ from sage.middleware.providers.ollama_answers import (
     text_answer,
 )
 from sage.middleware.providers.ollama_host import OllamaHost, spellings
-from sage.middleware.providers.vendor import HINTS, Vendor
+from sage.middleware.providers.vendor import HINTS, Vendor, objects
 
 DEFAULT_URL = "http://127.0.0.1:11434"
 _PATHS = {
@@ -117,7 +117,7 @@ class OllamaProvider(Vendor):
     def listed(self, body: Any) -> frozenset[str]:
         """The names in ``/api/tags``; a name that is tagged ``latest`` counts without its tag too."""
         entries = body.get("models") if isinstance(body, dict) else None
-        found = (entry.get("name") or entry.get("model") for entry in entries or () if isinstance(entry, dict))
+        found = (entry.get("name") or entry.get("model") for entry in objects(entries))
         return frozenset(name for given in found if isinstance(given, str) for name in spellings(given))
 
     def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
@@ -178,7 +178,7 @@ class OllamaProvider(Vendor):
             if field in HINTS or field in elsewhere or field == "options" or _asks_nothing(field, value):
                 continue
             if field == "stop":
-                options["stop"] = _stops(value)
+                options |= {"stop": stops} if (stops := _stops(value)) else {}
             elif (option := _OPTION_NAMES.get(field, field)) in _OPTIONS:
                 options[option] = value
             elif field in native:
@@ -354,7 +354,7 @@ def _stops(given: Any) -> list[str]:
     stops = [given] if isinstance(given, str) else given
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidRequest("'stop' must be a text or a list of texts", param="stop")
-    return stops
+    return [stop for stop in stops if stop]  # an empty text would stop it before its first word
 
 
 def _image(url: Any, where: str) -> str | None:

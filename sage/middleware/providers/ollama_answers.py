@@ -9,13 +9,14 @@ import base64
 import secrets
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Call, Usage
+from sage.middleware.providers.events import count
 from sage.middleware.providers.translation import ChunkWriter, JsonStream, completion_id, usage_object
 
 # `done_reason`, where it is no reason of OpenAI's. A server that gives none (before 0.1.37) has ended by itself.
@@ -80,7 +81,7 @@ def embeddings_answer(call: Call, answer: dict[str, Any]) -> Answer | None:
             return None
         data.append({"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector})
     counted = answer.get("prompt_eval_count")
-    usage = Usage(prompt_tokens=_count(counted)) if counted is not None else None
+    usage = Usage(prompt_tokens=count(counted)) if counted is not None else None
     made: dict[str, Any] = {"object": "list", "data": data, "model": call.model}
     if usage is not None:
         made["usage"] = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
@@ -131,7 +132,7 @@ class OllamaRelay:
         self._characters = 0
 
     def feed(self, data: bytes) -> bytes:
-        return self._events(self._lines.feed(data))
+        return b"" if self.finished or self.error is not None else self._events(self._lines.feed(data))
 
     def close(self) -> bytes:
         """At the upstream's end of stream: its last line may want its line end. Raises unless the answer is whole."""
@@ -139,28 +140,30 @@ class OllamaRelay:
         if self.finished:
             return b""
         try:
-            rest = self._events(self._lines.close())
+            lines = list(self._lines.close())
         except UpstreamFailed as exc:
             raise broken from exc  # half a line
+        rest = self._events(lines)
         if self.error is not None:
             raise self.error
         if not self.finished:
             raise broken
         return rest
 
-    def _events(self, lines: list[Any]) -> bytes:
+    def _events(self, lines: Iterable[Any]) -> bytes:
         made = []
-        for line in lines:
-            if self.finished or self.error is not None:
-                break
-            if not isinstance(line, dict):
-                raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
-            if line.get("error") is not None:
-                self.error = self._on_error(line["error"])
-                break
-            made.append(self._line(line))
-            if line.get("done"):
-                made.append(self._end(line))
+        try:
+            for line in lines:
+                if not isinstance(line, dict):
+                    raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
+                if line.get("error") is not None:
+                    raise self._on_error(line["error"])
+                made.append(self._line(line))
+                if line.get("done"):
+                    made.append(self._end(line))
+                    break
+        except SageError as error:  # what came before it is good
+            self.error = error
         return b"".join(made)
 
     def _chat(self, line: dict[str, Any]) -> bytes:
@@ -221,11 +224,7 @@ def _finish(answer: dict[str, Any]) -> str | None:
 def _usage(answer: dict[str, Any]) -> Usage | None:
     """Its counts; Ollama leaves out those that are 0, so none at all means that it told none."""
     prompt, completion = answer.get("prompt_eval_count"), answer.get("eval_count")
-    return None if prompt is None and completion is None else Usage(_count(prompt), _count(completion))
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return None if prompt is None and completion is None else Usage(count(prompt), count(completion))
 
 
 def _text(value: Any) -> str:

@@ -72,15 +72,17 @@ def _detail(body: Any, secrets: Collection[str]) -> tuple[str, str | None, str |
         param, code = error.get("param"), error.get("code")
     else:
         message, param, code = error if isinstance(error, str) else "", None, None
-    text = str(message)
+    return _clean(str(message), secrets)[:_MAX_MESSAGE], _short(param, secrets), _short(code, secrets)
+
+
+def _clean(text: str, secrets: Collection[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "[key]")
-    text = _SECRET.sub("[key]", text)[:_MAX_MESSAGE]
-    return text, _short(param), _short(code)
+    return _SECRET.sub("[key]", text)
 
 
-def _short(value: Any) -> str | None:
-    return value if isinstance(value, str) and len(value) <= 200 else None
+def _short(value: Any, secrets: Collection[str]) -> str | None:
+    return _clean(value, secrets) if isinstance(value, str) and len(value) <= 200 else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -130,6 +130,11 @@ class Registry:
         kept = self._registrations.read() if self._registrations is not None else {}
         for name, settings in kept.items():
             winner = self._models.get(name)
+            try:
+                check_name(name, {**self.providers, **self.absent})
+            except InvalidRequest as exc:  # a provider of that name came later, or somebody wrote the file
+                _log.warning("a model registered at run time is left out: %s", exc.message)
+                continue
             if winner is None:
                 self.register(name, settings, source="runtime")
             else:

@@ -22,7 +22,7 @@ class _Waiter:
         self.limit = limit
         self.number = number
         self.whole = whole
-        self.kind = _kind(course, models)
+        self.kind = _kind(course, models, whole)
         self.future: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
 
     def hopes(self, now: float) -> bool:
@@ -43,9 +43,11 @@ class Slots:
         self._lines: dict[str, dict[_Waiter, None]] = {}
         self._numbers = itertools.count()
 
-    def claim(self, course: Course, models: Sequence[PublicModel], now: float) -> Lease | None:
-        """A lease at once; none if there is none, or if others wait."""
-        return None if course.models[0].name in self._lines else course.claim(models, now)
+    def claim(self, course: Course, models: Sequence[PublicModel]) -> Lease | None:
+        """A lease at once, of what those who wait already cannot use; none if there is none."""
+        if course.models[0].name in self._lines:
+            self.serve()
+        return course.claim(models, time.monotonic())
 
     async def wait(
         self, course: Course, models: Sequence[PublicModel], limit: float, *, whole: bool = False
@@ -110,7 +112,7 @@ class Slots:
                 del self._lines[name]
 
 
-def _kind(course: Course, models: Sequence[PublicModel]) -> tuple[int, ...] | None:
+def _kind(course: Course, models: Sequence[PublicModel], whole: bool) -> tuple[int, ...] | None:
     """Equal for requests that can use the same deployments, so that one of them tells for all; none if it differs."""
     totals = {d.timeouts.total for model in models for d in model.deployments}
-    return tuple(id(model) for model in models) if course.fresh and len(totals) == 1 else None
+    return (whole, *(id(model) for model in models)) if course.fresh and len(totals) == 1 else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -25,21 +26,22 @@ class JsonStream:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> list[Any]:
-        """The objects that ``data`` completes. What is neither JSON nor a field of an event raises."""
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The objects that ``data`` completes. What is neither JSON nor a field of an event raises in its turn."""
+        searched = len(self._rest)
         self._rest += data
-        cut = self._rest.rfind(b"\n") + 1
+        cut = self._rest.rfind(b"\n", searched) + 1
+        if len(self._rest) - cut > MAX_EVENT:
+            raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
         if not cut:
-            if len(self._rest) > MAX_EVENT:
-                raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
-            return []
+            return iter(())
         lines, self._rest = bytes(self._rest[:cut]), self._rest[cut:]
-        return [value for line in lines.split(b"\n") if (value := _value(line)) is not None]
+        return (value for line in lines.split(b"\n") if (value := _value(line)) is not None)
 
-    def close(self) -> list[Any]:
+    def close(self) -> Iterator[Any]:
         """What the last line held, if the upstream left its line end out."""
         rest, self._rest = bytes(self._rest), bytearray()
-        return [value] if rest.strip() and (value := _value(rest)) is not None else []
+        return (value for line in (rest,) if (value := _value(line)) is not None)
 
 
 def _value(line: bytes) -> Any:

@@ -24,6 +24,7 @@ from sage.middleware.providers.base import UpstreamRequest
 
 _LARGE = 2**20
 _MAX_ANSWER = 256 * 2**20
+_URLS = 1000
 # Below the five seconds after which uvicorn, vLLM and llama.cpp drop an idle connection: a request never meets a
 # connection that is just being closed.
 _KEEP_ALIVE = 4.0
@@ -112,6 +113,8 @@ class HttpTransport:
     def _url(self, text: str) -> URL:
         url = self._urls.get(text)
         if url is None:
+            if len(self._urls) >= _URLS:
+                self._urls.clear()  # engines listen at another port each time
             url = self._urls[text] = URL(text)
         return url
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from multidict import CIMultiDict
@@ -44,6 +44,8 @@ DENIED = frozenset(
         "vllm_xargs",
     }
 )
+# In `chat_template_kwargs`: what a template's renderer is told there wins over what the server itself tells it.
+_RENDERING = frozenset({"chat_template", "tokenize"})
 # Fields of OpenAI's that change nothing in the answer: a vendor that has none of them is not asked to.
 HINTS = frozenset(
     {
@@ -116,7 +118,7 @@ class Vendor:
     def listed(self, body: Any) -> frozenset[str]:
         """OpenAI's list of models."""
         entries = body.get("data") if isinstance(body, dict) else None
-        found = (entry.get("id") for entry in entries or () if isinstance(entry, dict))
+        found = (entry.get("id") for entry in objects(entries))
         return frozenset(name for name in found if isinstance(name, str))
 
     def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
@@ -125,12 +127,17 @@ class Vendor:
     def _check_denied(self, body: Mapping[str, Any]) -> None:
         """Raises :class:`InvalidRequest` for a field that is never passed on."""
         if not self._denied.isdisjoint(body):
-            field = sorted(self._denied.intersection(body))[0]
-            raise InvalidRequest(
-                f"'{field}' is never passed on to the provider '{self.name}'; leave it out",
-                param=field,
-                code="field_not_allowed",
-            )
+            self._refuse_field(sorted(self._denied.intersection(body))[0])
+        options = body.get("chat_template_kwargs")
+        if isinstance(options, dict) and not _RENDERING.isdisjoint(options):
+            self._refuse_field(sorted(_RENDERING.intersection(options))[0])
+
+    def _refuse_field(self, field: str) -> NoReturn:
+        raise InvalidRequest(
+            f"'{field}' is never passed on to the provider '{self.name}'; leave it out",
+            param=field,
+            code="field_not_allowed",
+        )
 
     def _post(self, url: str, endpoint: Endpoint, body: Mapping[str, Any]) -> UpstreamRequest:
         """The request that carries ``body`` as JSON."""
@@ -179,3 +186,8 @@ class Vendor:
         code = detail.get("code")
         status = code if isinstance(code, int) and 400 <= code <= 599 else 502
         return self.refuse(status, {"error": detail}, {})
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list of an upstream's; none if it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -84,12 +84,6 @@ class VllmProvider(OpenAIProvider):
         request.headers = self._opening(endpoint)
         return request
 
-    def _check_denied(self, body: Mapping[str, Any]) -> None:
-        super()._check_denied(body)
-        options = body.get("chat_template_kwargs")
-        if isinstance(options, dict) and "chat_template" in options:
-            super()._check_denied({"chat_template": None})
-
     def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
         if call.operation not in (Operation.TOKENIZE, Operation.DETOKENIZE):
             return super().decode(call, body)

@@ -16,7 +16,7 @@ import orjson
 from jose import jwt
 from multidict import CIMultiDict
 
-from sage.errors import SageError, Unsupported, UpstreamFailed
+from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.provider_settings import RemoteProvider
 from sage.middleware.providers.base import Call, Endpoint, Operation, Target, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
@@ -187,8 +187,10 @@ class ZhipuProvider(OpenAIProvider):
         choice = asked.get("tool_choice")
         if choice == "none":
             return  # it has no such word, but without tools none is called
-        given, tools = asked.get("tools"), []
-        for tool in given if isinstance(given, list) else ():
+        given, tools = asked.get("tools") or [], []
+        if not isinstance(given, list):
+            raise InvalidRequest("'tools' must be a list", param="tools")
+        for tool in given:
             kind = tool.get("type") if isinstance(tool, dict) else None
             if kind in _TOOLS:
                 tools.append(tool)

@@ -232,11 +232,12 @@ def embed_answer(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]
     found = by_type if isinstance(by_type, dict) else {}
     try:
         embeddings = {kind: found.get(kind) or _as_type(kind, vectors, body["model"]) for kind in embedding_types(body)}
-    except (TypeError, ValueError, struct.error) as exc:
+    except (TypeError, ValueError, OverflowError, struct.error) as exc:
         raise UpstreamFailed(
             f"model '{body['model']}' answered with something that is no list of embeddings", code="upstream_nonsense"
         ) from exc
-    counted = answer.get("usage") or {}
+    told = answer.get("usage")
+    counted = told if isinstance(told, dict) else {}
     whole: dict[str, Any] = {
         "id": answer.get("id") or answer_id(),
         "response_type": "embeddings_by_type",

@@ -124,7 +124,7 @@ async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bo
 
 @router.post("/models/{name:path}/unload", name="models_unload")
 async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
-    """Takes a model out of memory once the requests that run have ended; its memory is free then."""
+    """Takes a model out of memory; requests that run have 30 s to end. Its memory is free once this answers."""
     _reach(principal, name)
     model = await gateway.registry.unload(name)
     return ModelState.model_validate(model.describe())

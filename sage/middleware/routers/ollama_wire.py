@@ -25,6 +25,8 @@ _READ = frozenset(
     {"messages", "prompt", "system", "images", "options", "format", "think", "keep_alive", "stream", "model", "models"}
     | {"raw", "suffix", "logprobs", "top_logprobs", "context", "template"}
 )
+# Vectors are always numbers here, whatever names of OpenAI's a request has.
+_EMBED_READ = frozenset({"input", "truncate", "encoding_format"})
 _MEDIA = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
 _DONE_REASONS = {"tool_calls": "stop", "function_call": "stop", "": "stop"}
 _LOADS = frozenset({0, "0", "0s", "0m"})
@@ -65,7 +67,7 @@ def generate_body(asked: dict[str, Any]) -> tuple[Operation, dict[str, Any]]:
 
 def embed_body(asked: dict[str, Any], field: str) -> dict[str, Any]:
     """The embeddings that ``/api/embed`` (``input``) or ``/api/embeddings`` (``prompt``) asks for."""
-    body = _common({name: value for name, value in asked.items() if name not in ("input", "truncate")})
+    body = _common({name: value for name, value in asked.items() if name not in _EMBED_READ})
     body["input"] = asked.get(field)
     if asked.get("truncate") is False:  # cutting is what Ollama does anyway
         body["truncate"] = False
@@ -120,6 +122,9 @@ def _messages(messages: Any) -> Any:
         entry = {k: v for k, v in message.items() if k not in ("images", "thinking", "tool_calls", "tool_name")}
         images = message.get("images")
         if images:
+            if not isinstance(images, list):
+                where = f"messages[{number}].images"
+                raise InvalidRequest(f"'{where}' must be a list of images in base64", param=where)
             parts = [{"type": "text", "text": message["content"]}] if message.get("content") else []
             entry["content"] = [*parts, *(_image(image, f"messages[{number}].images") for image in images)]
         if message.get("thinking"):
