@@ -11,7 +11,7 @@ VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-.PHONY: serve check check-full test test-vllm lint bench image-test lock clean
+.PHONY: serve check check-full test test-gateway test-rest test-vllm lint bench image-test lock clean
 
 serve: $(VENV)/serve.stamp
 	@$(BIN)/sage serve $(ARGS)
@@ -20,9 +20,15 @@ serve: $(VENV)/serve.stamp
 check: lint
 	$(BIN)/python -m pytest tests
 
-# The fast tests.
+# The fast tests, in two halves side by side.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest tests -m "not slow"
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gateway test-rest
+
+test-gateway:
+	$(BIN)/python -m pytest tests/gateway tests/engines tests/auth -m "not slow"
+
+test-rest:
+	$(BIN)/python -m pytest tests -m "not slow" --ignore=tests/gateway --ignore=tests/engines --ignore=tests/auth
 
 # Everything, with the counts that the issues state.
 check-full: lint

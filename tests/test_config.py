@@ -124,6 +124,7 @@ def test_the_file_is_the_flags_else_the_variables_else_the_one_that_lies_here(
     assert fault_of(find_config, None, {"SAGE_CONFIG": str(missing)}) == f"{missing}: no such configuration file"
 
 
+@pytest.mark.slow
 def test_the_command_reads_the_same_sources(tmp_path: Path) -> None:
     def port(*args: str, **environ: str) -> int:
         done = sage("config", "check", "--json", *args, cwd=tmp_path, environ=environ)
@@ -139,6 +140,7 @@ def test_the_command_reads_the_same_sources(tmp_path: Path) -> None:
     assert port(SAGE_API__PORT="4444") == 4444
 
 
+@pytest.mark.slow
 def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("llm: {providers: {vllm: {}}}")
     good = sage("config", "check", cwd=tmp_path)
@@ -472,6 +474,7 @@ def closed_port() -> Iterator[int]:
 dead_port = pytest.fixture(closed_port)
 
 
+@pytest.mark.slow
 def test_the_file_of_the_first_documents_loads_as_it_stands(read: Callable[..., Settings], tmp_path: Path) -> None:
     settings = read(FIRST_DOCUMENTS)
     assert (settings.api.host, settings.api.port) == ("0.0.0.0", 8000)
@@ -611,6 +614,7 @@ queue: {{broker: "redis://:{SECRET}@localhost:6379", backend: "redis://:{SECRET}
 """
 
 
+@pytest.mark.slow
 def test_secrets_are_not_shown(read: Callable[..., Settings], tmp_path: Path) -> None:
     settings = read(SECRETIVE)
     assert key_of(settings, "openai") == SECRET

@@ -217,6 +217,7 @@ def test_the_engine_without_its_model_says_what_to_install(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_the_gateway_starts_without_any_extra(tmp_path: Path) -> None:
     """With nothing optional to import it serves, and says that it has no model of its own."""
     blocked = sorted(import_names(OPTIONAL))

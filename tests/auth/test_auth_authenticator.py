@@ -213,6 +213,7 @@ def test_when_the_revision_cannot_be_read_nothing_is_taken_from_the_cache(accoun
     following(accounts, main)
 
 
+@pytest.mark.slow
 def test_a_look_that_hangs_makes_the_cache_stale_within_a_second(accounts: Accounts, root: str) -> None:
     header = bearer(accounts.keys.create_for(root, Wish()).secret)
     release, read = threading.Event(), accounts.database.read_revision

@@ -107,12 +107,14 @@ def _open(data_dir: Path) -> int:
         accounts.close()
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_directory_at_once_do_not_collide(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         for turn in range(3):
             assert pool.map(_open, [tmp_path / str(turn)] * 4, chunksize=1) == [1] * 4
 
 
+@pytest.mark.slow
 def test_only_an_old_or_new_database_pays_for_alembic(accounts: Accounts, data_dir: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from sage.middleware.auth.accounts import Accounts; "

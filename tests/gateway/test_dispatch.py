@@ -64,6 +64,7 @@ def test_requests_take_a_providers_keys_in_turn(ups: Callable, gateway: Callable
     assert keys_seen(up) == ["one", "two", "three"] * 2
 
 
+@pytest.mark.slow
 def test_a_key_that_is_told_to_wait_is_passed_over_until_its_time(ups: Callable, gateway: Callable) -> None:
     up = ups()
     up.reply(status=429, headers={"retry-after": "1"}, times=1)
@@ -208,6 +209,7 @@ def test_a_fallback_is_asked_while_the_model_is_told_to_wait(ups: Callable, upst
 # Deadlines
 
 
+@pytest.mark.slow
 def test_one_deadline_holds_over_all_attempts(ups: Callable, gateway: Callable) -> None:
     found = [ups(), ups()]
     for up in found:
@@ -221,6 +223,7 @@ def test_one_deadline_holds_over_all_attempts(ups: Callable, gateway: Callable) 
     assert [len(up.requests) for up in found] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_refusal_whose_text_never_comes_does_not_keep_others_from_answering(ups: Callable, gateway: Callable) -> None:
     first, second = ups(), ups()
     head = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"

@@ -168,6 +168,7 @@ def _first(futures: list, count: int) -> list:
     return [future.result() for future in done]
 
 
+@pytest.mark.slow
 def test_a_probe_that_fails_opens_it_again(ups: Callable, guarded: Callable) -> None:
     up = ups()
     up.reply(status=500)

@@ -268,6 +268,7 @@ def test_explain_says_that_a_wait_would_be_too_long(tmp_path: Path) -> None:
     run(work)
 
 
+@pytest.mark.slow
 def test_calls_that_are_cancelled_anywhere_leave_nothing_behind(tmp_path: Path) -> None:
     models = {"bench": at("a", "b", max_concurrency=3, fallbacks=["spare"]), "spare": at("a", "c")}
     routing = {"queue_timeout": 0.1, "queue_size": 20, "breaker_failures": 2, "breaker_pause": 0.01}
@@ -321,6 +322,7 @@ class Slow(FakeResponse):
         return await super().chunk()
 
 
+@pytest.mark.slow
 def test_an_engine_that_breaks_off_and_lives_costs_no_more_than_the_deadline(gateway: Callable) -> None:
     fake = str(Path(__file__).parent.parent / "providers" / "fake_vllm.py")
     providers = {"vllm": {"command": [sys.executable, "-I", "-S", fake], "timeouts": {"total": 0.4}}}

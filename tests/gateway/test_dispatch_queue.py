@@ -245,6 +245,7 @@ def test_what_is_full_at_one_place_goes_to_its_equal(ups: Callable, gateway: Cal
     assert sum(len(up.requests) for up in found) == 3
 
 
+@pytest.mark.slow
 def test_no_slot_and_no_place_is_lost_however_requests_end(tmp_path: Path) -> None:
     """Requests that end, fail, are cancelled while they wait or run: at the end nobody holds anything."""
     dice = random.Random(5)

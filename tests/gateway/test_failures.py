@@ -239,6 +239,7 @@ def test_never_more_than_three_attempts_and_none_twice(ups: Callable, upstreams:
     assert [len(up.requests) for up in found] == [1, 1, 1, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "script", "code"),
     [
@@ -270,6 +271,7 @@ def test_limits_of_time(ups: Callable, upstreams: Callable, limits: dict, script
     assert up.wait_closed(10)
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_not_cut_by_the_limits_between_chunks(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.stream([chat_chunk(str(n)) for n in range(12)] + [chat_chunk(None, "stop")], delay=0.1)
@@ -490,6 +492,7 @@ def test_the_whole_time_of_a_call_is_bounded_whatever_it_waits_for(ups: Callable
     server.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_let_go_in_the_end(ups: Callable, upstreams: Callable) -> None:
     import socket
 
@@ -527,6 +530,7 @@ def test_no_made_up_credential_opens_anything(ups: Callable, upstreams: Callable
     assert len(up.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_fallback_has_its_own_time(ups: Callable, gateway: Callable) -> None:
     """The first deployment's time is short; what comes after it does not end by it."""
     first, second = ups(), ups()

@@ -120,6 +120,7 @@ def test_a_server_that_swallows_everything_slows_the_list_once_in_a_while(
     assert ollama.asked.count("/api/ps") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.proves("ollama", "load and unload")
 def test_a_preloaded_and_pinned_model_is_loaded_at_start_as_soon_as_its_server_is_up(
     ollama: Ollama, start: Callable[..., Running], caplog: pytest.LogCaptureFixture

@@ -377,6 +377,7 @@ def test_who_leaves_ends_the_pull(up: Upstream, ollama: OllamaLike, running: Run
     assert pulls[0].closed.wait(10)
 
 
+@pytest.mark.slow
 def test_a_pull_that_runs_at_shutdown_is_told(
     ollama: OllamaLike, gateway: Callable[..., Running], up: Upstream
 ) -> None:

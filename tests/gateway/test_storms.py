@@ -184,6 +184,7 @@ def test_a_storm_of_429_is_not_answered_by_more_requests(ups: Callable, field: C
         assert [at for request in up.requests if 1.2 < (at := request.at - first) < float(told or 1) - 0.05] == []
 
 
+@pytest.mark.slow
 def test_requests_that_can_wait_for_the_time_named_are_answered(ups: Callable, field: Callable) -> None:
     up = ups()
     up.reply(status=429, headers={"retry-after": "1"}, times=1)

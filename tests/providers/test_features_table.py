@@ -17,6 +17,7 @@ def proves(*args, **kwargs) -> pytest.Mark:
     return pytest.mark.proves(*args, **kwargs).mark
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_tests_prove() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=env, cwd=features.ROOT)

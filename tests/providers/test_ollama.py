@@ -515,6 +515,7 @@ def test_operations_that_it_does_not_have(up: Upstream, running: Any) -> None:
     assert up.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.proves("ollama", "errors")
 def test_errors_have_their_status_and_ollamas_words(up: Upstream, running: Any, gateway: Callable) -> None:
     there = gateway(llm={"providers": {"ollama": {"base_url": up.url}}})

@@ -140,6 +140,7 @@ def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
     assert sdk.ChatResponse(**told).done is True
 
 
+@pytest.mark.slow
 @given(chunks=st.lists(OBJECTS, max_size=4))
 def test_any_stream_of_openais_is_told_or_an_error(chunks: list[Any]) -> None:
     reply = surface.Reply(call_of(Operation.CHAT, {}, stream=True), chat=True)

@@ -115,6 +115,7 @@ def test_embeddings(client: Any) -> None:
     assert answer.usage.total_tokens == 10
 
 
+@pytest.mark.slow
 @pytest.mark.proves("zhipu", "SDK at the gateway", "errors")
 def test_errors(up: Upstream, client: Any) -> None:
     up.use(wire.error("1210", "parameter", 400), times=1)
