@@ -206,9 +206,11 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing_running(server: Servin
 
 
 def test_an_answer_that_asks_for_no_bound_has_one(server: Serving, token: str) -> None:
-    asked = {"model": "gemma-3-270m", "prompt": "Hello", "temperature": 0}
-    answer = requests.post(f"{server.url}/generate", json=asked, headers=headers(token), timeout=240).json()
-    assert answer["usage"]["completion_tokens"] <= 256
+    asked = {"model": "gemma-3-270m", "prompt": "Hello", "temperature": 0, "stream": True}
+    answer = requests.post(f"{server.url}/generate", json=asked, headers=headers(token), timeout=240).text
+    last, done = [event for event in answer.split("\n\n") if event][-2:]
+    assert done == "data: [DONE]"
+    assert 0 < json.loads(last.removeprefix("data: "))["usage"]["completion_tokens"] <= 256
 
 
 def test_the_examples_run_as_written(place: Path, env: dict[str, str]) -> None:

@@ -461,7 +461,7 @@ def test_streams_carry_what_was_chosen(ups: Callable, gateway: Callable) -> None
     found[0].reply(status=500)
     found[1].stream([chat_chunk("hi"), chat_chunk(None, "stop")])
     running = replicas(gateway, *found)
-    for _ in range(4):
+    for _ in range(3):  # each may need one of the three further attempts that there are in any case
         answer = running.chat(stream=True)
         assert answer.headers["x-sage-deployment"] == "up1/m"
         assert answer.headers["x-sage-attempts"] in ("1", "2")
