@@ -146,19 +146,21 @@ class Page:
         )
 
     async def click(self, selector: str) -> None:
-        """A click of the mouse in the middle of the first element of that CSS selector, once it is there and still."""
+        """A click of the mouse on the first element of that CSS selector, once it is there, still and uncovered."""
         found = json.dumps(selector)
         await self.wait_for(f"document.querySelector({found})")
         x, y = await self.evaluate(
             f"""new Promise(done => {{
-                let before = "";
+                let before = "", still = 0;
                 const look = () => {{
                     const element = document.querySelector({found});
                     element.scrollIntoView({{block: "center", behavior: "instant"}});
                     const box = element.getBoundingClientRect();
                     const place = [box.left + box.width / 2, box.top + box.height / 2];
-                    if (before === String(place)) done(place);
-                    else {{ before = String(place); requestAnimationFrame(look); }}
+                    const hit = document.elementFromPoint(...place);
+                    still = before === String(place) && hit && element.contains(hit) ? still + 1 : 0;
+                    before = String(place);
+                    if (still >= 5) done(place); else requestAnimationFrame(look);
                 }};
                 look();
             }})"""
