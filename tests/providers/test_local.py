@@ -29,22 +29,6 @@ USER: list[Any] = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
-def local(gateway: Callable[..., Running], tmp_path: Path) -> Callable[..., Running]:
-    """``local(name={…})``: a gateway whose local models are these and no other."""
-
-    def start(models: dict[str, dict[str, Any]] | None = None, **named: dict[str, Any]) -> Running:
-        models = {**{name: {"parallel": 1, **model} for name, model in named.items()}, "gemma-3-270m": None}
-        return gateway(llm={"providers": {"local": {"models": models}}})
-
-    return start
-
-
-@pytest.fixture
-def llama(local: Callable[..., Running], tmp_path: Path) -> Running:
-    return local(tiny={"path": str(write_llama(tmp_path / "llama.gguf")), "temperature": 0, "max_tokens": 6})
-
-
-@pytest.fixture
 def parrot(local: Callable[..., Running], tmp_path: Path) -> Callable[..., openai.OpenAI]:
     """OpenAI's client of a gateway whose model ``parrot`` says just that."""
 

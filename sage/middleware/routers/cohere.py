@@ -11,23 +11,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import Call, Native, Operation
 from sage.middleware.routers import cohere_shapes as shapes
-from sage.middleware.routers.asgi import (
-    Receive,
-    Scope,
-    Send,
-    caller,
-    note,
-    read_json,
-    send_json,
-    take_flag,
-    take_model,
-    watch,
-)
+from sage.middleware.routers.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
 from sage.middleware.routers.cohere_events import ChatEvents
-from sage.middleware.routers.streaming import stream
+from sage.middleware.routers.respond import Events, respond
 
 _KIND = "cohere"
 
@@ -41,15 +30,16 @@ class Chat:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = chat_call(await read_json(receive))
         note(scope, model=call.model)
-        with watch(call, scope, receive) as watching:
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                if call.stream:
-                    events = ChatEvents()
-                    await stream(answer, scope, send, watching, events.translate, events.end, events.broken)
-                else:
-                    whole = shapes.chat_answer(orjson.loads(answer.body))
-                    await send_json(send, orjson.dumps(whole), answer.headers())
+        await respond(self._gateway, call, scope, receive, send, _chat_answer, _chat_events)
+
+
+def _chat_answer(answer: Answering) -> bytes:
+    return orjson.dumps(shapes.chat_answer(orjson.loads(answer.body)))
+
+
+def _chat_events() -> Events:
+    written = ChatEvents()
+    return Events(written.translate, written.end, written.broken)
 
 
 def chat_call(body: dict[str, Any]) -> Call:
@@ -75,11 +65,11 @@ class Embed:
         call = Call(Operation.EMBEDDINGS, shapes.embed_body(body), model, fallbacks=others)
         call.native = Native(_KIND, body)
         note(scope, model=model)
-        with watch(call, scope, receive):
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                whole = shapes.embed_answer(body, orjson.loads(answer.body))
-                await send_json(send, orjson.dumps(whole), answer.headers())
+
+        def whole(answer: Answering) -> bytes:
+            return orjson.dumps(shapes.embed_answer(body, orjson.loads(answer.body)))
+
+        await respond(self._gateway, call, scope, receive, send, whole)
 
 
 class _Open(BaseModel):

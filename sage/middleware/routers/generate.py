@@ -13,17 +13,8 @@ from sage.middleware.gateway.admission import check_names
 from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
 from sage.middleware.providers.events import payloads, read_usage
-from sage.middleware.routers.asgi import (
-    Receive,
-    Scope,
-    Send,
-    caller,
-    note,
-    read_json,
-    send_json,
-    watch,
-)
-from sage.middleware.routers.streaming import stream
+from sage.middleware.routers.asgi import Receive, Scope, Send, note, read_json
+from sage.middleware.routers.respond import Events, respond
 
 _OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
 
@@ -96,14 +87,16 @@ class Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = parse_generate(await read_json(receive)).call()
         note(scope, model=call.model)
-        with watch(call, scope, receive) as watching:
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                if call.stream:
-                    texts = TextStream()
-                    await stream(answer, scope, send, watching, texts.translate, texts.end)
-                else:
-                    await send_json(send, orjson.dumps(whole_answer(answer)), answer.headers())
+        await respond(self._gateway, call, scope, receive, send, _whole, _events)
+
+
+def _whole(answer: Answering) -> bytes:
+    return orjson.dumps(whole_answer(answer))
+
+
+def _events() -> Events:
+    texts = TextStream()
+    return Events(texts.translate, texts.end)
 
 
 def parse_generate(body: dict[str, Any]) -> GenerateRequest:

@@ -19,7 +19,7 @@ from sage.errors import Conflict, SageError
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.routers import ollama_wire as wire
 from sage.middleware.routers.asgi import (
@@ -34,10 +34,10 @@ from sage.middleware.routers.asgi import (
     send_json,
     take_flag,
     take_model,
-    watch,
 )
 from sage.middleware.routers.guard import Guard
-from sage.middleware.routers.streaming import end_stream, send_events, start_stream, stream
+from sage.middleware.routers.respond import Events, respond
+from sage.middleware.routers.streaming import end_stream, send_events, start_stream
 
 NDJSON = "application/x-ndjson"
 _LATEST = ":latest"
@@ -97,14 +97,11 @@ class _Generating:
             return
         call = self._call(asked, model, streams)
         reply = wire.Reply(call, chat=self._chat)
-        with watch(call, scope, receive) as watching:
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                if streams:
-                    kind = NDJSON.encode()
-                    await stream(answer, scope, send, watching, reply.translate, reply.end, broken, kind)
-                else:
-                    await send_json(send, reply.whole(answer.body), answer.headers())
+
+        def events() -> Events:
+            return Events(reply.translate, reply.end, broken, NDJSON.encode())
+
+        await respond(self._gateway, call, scope, receive, send, lambda answer: reply.whole(answer.body), events)
 
     def _call(self, asked: dict[str, Any], model: str, streams: bool) -> Call:
         others = admission.fallbacks(asked)
@@ -157,13 +154,12 @@ class _Embedding:
         body = {**wire.embed_body(asked, "prompt" if self._one else "input"), "model": model}
         call = Call(Operation.EMBEDDINGS, body, model, fallbacks=others)
         note(scope, model=model)
-        with watch(call, scope, receive):
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                made = wire.embedding_answer(model, answer.body, begun)
-                if self._one:
-                    made = {"embedding": made["embeddings"][0]}
-                await send_json(send, orjson.dumps(made), answer.headers())
+
+        def whole(answer: Answering) -> bytes:
+            made = wire.embedding_answer(model, answer.body, begun)
+            return orjson.dumps({"embedding": made["embeddings"][0]} if self._one else made)
+
+        await respond(self._gateway, call, scope, receive, send, whole)
 
 
 def hot_routes(gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:

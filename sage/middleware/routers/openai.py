@@ -15,20 +15,9 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.routers.asgi import (
-    Receive,
-    Scope,
-    Send,
-    caller,
-    note,
-    read_json,
-    send_json,
-    take_flag,
-    take_model,
-    watch,
-)
+from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.guard import GuardedRoute
-from sage.middleware.routers.streaming import stream
+from sage.middleware.routers.respond import respond
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -44,13 +33,7 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await read_json(receive))
         note(scope, model=call.model)
-        with watch(call, scope, receive) as watching:
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                if call.stream:
-                    await stream(answer, scope, send, watching)
-                else:
-                    await send_json(send, answer.body, answer.headers())
+        await respond(self._gateway, call, scope, receive, send)
 
     def _parse(self, body: dict[str, Any]) -> Call:
         model = take_model(body)

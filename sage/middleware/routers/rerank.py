@@ -16,18 +16,8 @@ from sage.errors import UpstreamFailed
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.routers.asgi import (
-    Receive,
-    Scope,
-    Send,
-    caller,
-    note,
-    read_json,
-    send_json,
-    take_flag,
-    take_model,
-    watch,
-)
+from sage.middleware.routers.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
+from sage.middleware.routers.respond import respond
 
 
 class RerankRequest(BaseModel):
@@ -82,10 +72,7 @@ class Rerank:
         body = await read_json(receive)
         call, finish = parse_rerank(body)
         note(scope, model=call.model)
-        with watch(call, scope, receive):
-            async with self._gateway.call(caller(scope), call) as answer:
-                note(scope, deployment=answer.deployment)
-                await send_json(send, finish(answer.body), answer.headers())
+        await respond(self._gateway, call, scope, receive, send, lambda answer: finish(answer.body))
 
 
 def parse_rerank(body: dict[str, Any]) -> tuple[Call, Callable[[bytes], bytes]]:

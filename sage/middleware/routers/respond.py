@@ -1,0 +1,49 @@
+"""The way of a call over HTTP, one for every surface: watched, dispatched, and answered whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sage.errors import SageError
+from sage.middleware.gateway.gateway import Answering, Gateway
+from sage.middleware.providers.base import Call
+from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, send_json, watch
+from sage.middleware.routers.streaming import EVENTS, Translate, stream
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """How a surface with a wire of its own writes a stream: see :func:`sage.middleware.routers.streaming.stream`."""
+
+    translate: Translate
+    end: Callable[[], bytes]
+    broken: Callable[[SageError], bytes] | None = None
+    media_type: bytes = EVENTS
+
+
+async def respond(
+    gateway: Gateway,
+    call: Call,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    whole: Callable[[Answering], bytes] | None = None,
+    events: Callable[[], Events] | None = None,
+) -> None:
+    """Answers ``call``: ``whole`` makes the body of an answer that is no stream, ``events`` those of one that is.
+
+    Without them the answer goes on as it is, in OpenAI's wire.
+    """
+    with watch(call, scope, receive) as watching:
+        async with gateway.call(caller(scope), call) as answer:
+            note(scope, deployment=answer.deployment)
+            if not call.stream:
+                await send_json(send, answer.body if whole is None else whole(answer), answer.headers())
+            elif events is None:
+                await stream(answer, scope, send, watching)
+            else:
+                written = events()
+                await stream(
+                    answer, scope, send, watching, written.translate, written.end, written.broken, written.media_type
+                )
