@@ -52,7 +52,7 @@ test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(
 
 lock: $(VENV)/dev.stamp
 	$(LOCK) --group build --extra ollama -o requirements/core.txt
-	$(LOCK) --group build --extra local --extra ollama -o requirements/serve.txt
+	$(LOCK) --group build --extra local --extra ollama --extra embed --extra numba --extra ingest -o requirements/serve.txt
 	$(LOCK) --all-extras --group dev -o requirements/dev.txt
 
 clean:

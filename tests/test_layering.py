@@ -15,6 +15,7 @@ FLOORS = [
         "sage.middleware.config",
         "sage.middleware.quantities",
         "sage.middleware.provider_settings",
+        "sage.middleware.retrieval_settings",
     },
     {"sage.kernels", "sage.api"},
     {

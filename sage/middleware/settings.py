@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from sage.middleware.provider_settings import KINDS, Provider, Section, TimeoutOverrides
 from sage.middleware.quantities import Duration, Size, Text, expand, nearest
+from sage.middleware.retrieval_settings import Retrieval
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -188,6 +189,7 @@ class Settings(Section):
     api: Api = Api()
     auth: Auth = Auth()
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))
+    retrieval: Retrieval = Retrieval()
     queue: Queue = Queue()
 
     @model_validator(mode="after")

@@ -1,0 +1,99 @@
+"""What can be said of retrieval: the defaults of new collections, and the bounds on what a request may ask for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from sage.middleware.provider_settings import Section
+from sage.middleware.quantities import Size, Text
+
+
+class Metric(StrEnum):
+    """How near two vectors are. Of each, a higher score is nearer: Euclidean scores are distances made negative."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+    EUCLIDEAN = "euclidean"
+
+
+class Variant(StrEnum):
+    """Which BM25: the formulas are in :mod:`sage.middleware.retrieval.bm25`."""
+
+    LUCENE = "lucene"
+    OKAPI = "okapi"
+    PLUS = "plus"
+    L = "l"
+
+
+class KeywordOptions(Section):
+    """How words are scored."""
+
+    variant: Variant = Variant.LUCENE
+    k1: float = Field(1.5, ge=0, le=100)
+    b: float = Field(0.75, ge=0, le=1)
+    epsilon: float = Field(0.25, ge=0, le=100)
+    """``okapi``: the share of the average idf that words in more than half of the documents get."""
+    delta: float | None = Field(None, ge=0, le=100)
+    """``plus`` and ``l``; none: 1 and 0.5."""
+    engine: Literal["arrays", "rank-bm25"] = "arrays"
+
+
+class AnalysisOptions(Section):
+    """How text becomes words; documents and queries go the same way."""
+
+    stem: bool = True
+    """English words are reduced to their stems (Snowball)."""
+    stop_words: bool = True
+    """Words such as "the" do not count in a query that has others."""
+    chinese: Literal["bigrams", "rjieba"] = "bigrams"
+    """``bigrams``: single characters and pairs; ``rjieba``: words of a dictionary (extra 'chinese')."""
+    script: Literal["as-is", "simplified"] = "as-is"
+    """``simplified``: traditional characters count as their simplified ones (extra 'chinese')."""
+
+
+class CollectionOptions(Section):
+    """What a collection is made with, and keeps."""
+
+    embedder: Text = "auto"
+    """``auto``: the local one when it is installed, else none; ``none``: keywords, and vectors that come with the
+    documents; ``local``; or ``provider/model``, or a model's name."""
+    dimension: int | None = Field(None, ge=1, le=65536)
+    """Of its vectors; none: the embedder's, or that of the first vector."""
+    metric: Metric = Metric.COSINE
+    target_recall: float = Field(0.98, gt=0, le=1)
+    """The share of the true nearest neighbours that a search among many must find."""
+    keywords: KeywordOptions = KeywordOptions()
+    analysis: AnalysisOptions = AnalysisOptions()
+
+
+class RetrievalLimits(Section):
+    """Bounds on what one request may carry or ask for."""
+
+    max_documents: int = Field(10_000, ge=1)
+    """In one request."""
+    max_text: Size = 2**20
+    """Bytes of one document's text."""
+    max_metadata: Size = 64 * 2**10
+    """Bytes of one document's metadata as JSON."""
+    max_dimension: int = Field(8192, ge=1)
+    max_results: int = Field(10_000, ge=1)
+    """``offset`` and ``top_k`` together."""
+    max_searches: int = Field(100, ge=1)
+    """In one batch."""
+    max_collections: int = Field(1000, ge=1)
+    """Of one tenant."""
+    max_snapshot: Size = 64 * 2**30
+    """Bytes of a snapshot that is restored: ``api.max_body_bytes`` does not hold for it."""
+
+
+class Retrieval(Section):
+    """Collections and search."""
+
+    defaults: CollectionOptions = CollectionOptions()
+    """What a new collection is made with where the request says nothing."""
+    source_tokens: int = Field(2000, ge=100)
+    """How much of a model's context the sources of one answer may take, in tokens."""
+    limits: RetrievalLimits = RetrievalLimits()
