@@ -1,0 +1,26 @@
+"""Search as a library: collections of documents, found by their words and by what they mean.
+
+What is named here is imported when it is first asked for, so that a gateway that nobody searches does not pay for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.search import Fusion, Mode, SearchResult
+    from sage.middleware.retrieval.vector_store import VectorStore
+
+__all__ = ["Fusion", "Mode", "SearchResult", "VectorStore"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VectorStore":
+        from sage.middleware.retrieval.vector_store import VectorStore
+
+        return VectorStore
+    if name in __all__:
+        from sage.middleware.retrieval import search
+
+        return getattr(search, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

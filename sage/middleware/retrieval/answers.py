@@ -1,0 +1,223 @@
+"""From searches to answers: their texts embedded together, ranked on one state, reranked, fetched from the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+
+from sage.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
+from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.documents import Row, Vector
+from sage.middleware.retrieval.embedders import Embedder, Models
+from sage.middleware.retrieval.highlights import Highlighter
+from sage.middleware.retrieval.index import Index
+from sage.middleware.retrieval.languages import share_spoken
+from sage.middleware.retrieval.query_syntax import parse_query
+from sage.middleware.retrieval.search import Mode, Search, SearchAnswer, SearchResult, check_search
+from sage.middleware.retrieval.searcher import Ranked, Searcher
+from sage.middleware.retrieval.truth import Identity, Truth
+from sage.middleware.retrieval.view import View
+from sage.middleware.retrieval_settings import RetrievalLimits
+
+_FRESH_STARTS = 5
+"""How often a page is ranked anew because documents of it were deleted meanwhile."""
+_PASSING = (UpstreamFailed, Unavailable, DeadlineExceeded, RateLimited)
+"""Failures of an embedder under which a hybrid search goes on with words alone, and says so."""
+
+EmbedderOf = Callable[[Identity], Embedder | None]
+
+
+class Answerer:
+    """Answers for one collection while it is open."""
+
+    def __init__(self, truth: Truth, index: Index, analyzer: Analyzer, models: Models, limits: RetrievalLimits) -> None:
+        self._truth = truth
+        self._index = index
+        self._analyzer = analyzer
+        self._searcher = Searcher(truth, analyzer)
+        self._models = models
+        self._limits = limits
+
+    def answer(self, searches: Sequence[Search], embedder_of: EmbedderOf) -> list[SearchAnswer]:
+        """One answer a search. Raises :class:`InvalidRequest` before anything is embedded."""
+        identity = self._truth.recent
+        for _ in range(_FRESH_STARTS):
+            try:
+                found = self._on_one_state(searches, identity, embedder_of)
+            except InvalidRequest:
+                found = None  # perhaps only by what the collection was a moment ago
+                if (latest := self._truth.identity) == identity:
+                    raise
+            else:
+                if found is not None:
+                    return found
+                latest = self._truth.identity
+            identity = latest
+        raise Unavailable("the collection is being embedded anew again and again; try again later")
+
+    def _on_one_state(
+        self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
+    ) -> list[SearchAnswer] | None:
+        """``None``: the vectors are not those of ``identity`` any more."""
+        for search in searches:
+            check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
+        queries = self._queries(searches, identity, embedder_of)
+        view = self._index.current()
+        if view.generation != identity.generation:
+            return None
+        if identity.dimension is None and view.documents and self._truth.identity.dimension is not None:
+            return None  # its first vector came just now
+        return [self._one(search, *query, view) for search, query in zip(searches, queries, strict=True)]
+
+    def _queries(
+        self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
+    ) -> list[tuple[Vector | None, float, list[str]]]:
+        """Of each search the query's vector, the weight that its language allows that, and warnings."""
+        found: list[tuple[Vector | None, float, list[str]]] = [(search.vector, 1.0, []) for search in searches]
+        wanted = [place for place, search in enumerate(searches) if _to_embed(search)]
+        embedder = embedder_of(identity) if wanted else None
+        if embedder is None or identity.dimension is None:
+            _refuse_dense([searches[place] for place in wanted], identity)
+            return found
+        try:
+            texts = [parse_query(searches[place].query, self._analyzer).text for place in wanted]
+            vectors = embedder.embed(texts, query=True)
+        except _PASSING as exc:
+            if any(searches[place].mode is Mode.DENSE for place in wanted):
+                raise
+            warning = f"searched by words alone, since the query could not be embedded: {exc.message}"
+            for place in wanted:
+                found[place] = (None, 0.0, [warning])
+            return found
+        if vectors.shape[1:] != (identity.dimension,):
+            raise InvalidRequest(
+                f"the embedder '{identity.embedder}' made a vector of {vectors.shape[-1]} dimensions, but those of "
+                f"this collection have {identity.dimension}; it is not the one that made them",
+                param="query",
+                code="wrong_dimension",
+            )
+        for place, vector in zip(wanted, vectors, strict=True):
+            spoken = share_spoken(searches[place].query, identity.languages)
+            found[place] = (np.asarray(vector, np.float32), spoken, [])
+        return found
+
+    def _one(
+        self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View
+    ) -> SearchAnswer:
+        for attempt in range(_FRESH_STARTS):
+            if search.rerank is None:
+                ranked, extra = self._ranked(view, search, vector, weight), None
+            else:
+                ranked, extra = self._reranked(view, search, vector, weight)
+            numbers = ranked.numbers.tolist()
+            rows = self._fetch(numbers)
+            if len(rows) == len(numbers) or attempt == _FRESH_STARTS - 1:
+                break
+            view = self._index.current()
+        highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
+        results = [
+            _result(rows[number], place, ranked, extra, highlighter)
+            for place, number in enumerate(numbers)
+            if number in rows
+        ]
+        return SearchAnswer(results, ranked.total, warnings)
+
+    def _ranked(self, view: View, search: Search, vector: Vector | None, weight: float) -> Ranked:
+        return self._searcher.rank(view, search, vector, dense_weight=weight)
+
+    def _reranked(
+        self, view: View, search: Search, vector: Vector | None, weight: float
+    ) -> tuple[Ranked, list[float | None]]:
+        """The page, with the first ``rerank_depth`` of the whole order put in the reranker's; and its scores."""
+        assert search.rerank is not None
+        depth = search.rerank_depth
+        head = self._ranked(view, replace(search, offset=0, top_k=depth), vector, weight)
+        rows = self._fetch(head.numbers.tolist())
+        there = [place for place, number in enumerate(head.numbers.tolist()) if number in rows]
+        texts = [rows[int(head.numbers[place])].text for place in there]
+        given = self._models.reranker(search.rerank).rerank(search.query, texts) if texts else []
+        order = sorted(range(len(there)), key=lambda place: (-given[place], place))
+        chosen = order[search.offset : search.offset + search.top_k]
+        page = _take(head, [there[place] for place in chosen], [given[place] for place in chosen])
+        scores: list[float | None] = [given[place] for place in chosen]
+        missing = search.top_k - len(chosen)
+        if missing and len(head.numbers) == depth:
+            rest = replace(search, offset=max(search.offset, depth), top_k=missing)
+            tail = self._ranked(view, rest, vector, weight)
+            lowest = min(given) if given else 0.0
+            page = _joined(page, _take(tail, list(range(len(tail.numbers))), [lowest] * len(tail.numbers)))
+            scores += [None] * len(tail.numbers)
+        return page, scores
+
+    def _fetch(self, numbers: list[int]) -> dict[int, Row]:
+        with self._truth.reading() as reading:
+            return reading.fetch(numbers)
+
+
+def _to_embed(search: Search) -> bool:
+    return search.mode is not Mode.BM25 and search.vector is None and bool(search.query.strip())
+
+
+def _refuse_dense(searches: Sequence[Search], identity: Identity) -> None:
+    """A dense search needs a vector from somewhere; a hybrid one then goes by words."""
+    if identity.embedder is None and any(search.mode is Mode.DENSE for search in searches):
+        raise InvalidRequest(
+            "this collection has no embedder, so a dense search must bring its 'vector'; or use mode bm25, or give it "
+            "an embedder: sage collections reembed",
+            param="mode",
+        )
+
+
+def _take(ranked: Ranked, places: list[int], scores: list[float]) -> Ranked:
+    return Ranked(
+        ranked.numbers[places],
+        np.asarray(scores, np.float64),
+        None if ranked.dense is None else ranked.dense[places],
+        None if ranked.bm25 is None else ranked.bm25[places],
+        ranked.total,
+        None if ranked.explanations is None else [ranked.explanations[place] for place in places],
+    )
+
+
+def _joined(head: Ranked, tail: Ranked) -> Ranked:
+    def both(first: Any, second: Any) -> Any:
+        return None if first is None or second is None else np.concatenate([first, second])
+
+    explained = None
+    if head.explanations is not None and tail.explanations is not None:
+        explained = head.explanations + tail.explanations
+    return Ranked(
+        np.concatenate([head.numbers, tail.numbers]),
+        np.concatenate([head.scores, tail.scores]),
+        both(head.dense, tail.dense),
+        both(head.bm25, tail.bm25),
+        head.total,
+        explained,
+    )
+
+
+def _result(
+    row: Row, place: int, ranked: Ranked, reranked: list[float | None] | None, highlighter: Highlighter | None
+) -> SearchResult:
+    scores: dict[str, float | None] = {"dense": _score(ranked.dense, place), "bm25": _score(ranked.bm25, place)}
+    if reranked is not None:
+        scores["rerank"] = reranked[place]
+    return SearchResult(
+        id=row.id,
+        score=float(ranked.scores[place]),
+        text=row.text,
+        metadata=orjson.loads(row.metadata),
+        scores=scores,
+        explanation=None if ranked.explanations is None else ranked.explanations[place],
+        highlights=None if highlighter is None else highlighter.passages(row.text),
+    )
+
+
+def _score(scores: Any, place: int) -> float | None:
+    if scores is None or np.isnan(scores[place]):
+        return None
+    return float(scores[place])

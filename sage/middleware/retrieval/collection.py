@@ -1,0 +1,276 @@
+"""One collection: its truth, its index, its embedder, behind one door."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.errors import InvalidRequest, NotFound, Unavailable
+from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.answers import Answerer
+from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written, check_documents
+from sage.middleware.retrieval.embedders import Embedder, Models
+from sage.middleware.retrieval.filters import parse_filter
+from sage.middleware.retrieval.index import Index
+from sage.middleware.retrieval.listing import after_cursor, cursor_of, numbers_passing
+from sage.middleware.retrieval.search import Search, SearchAnswer
+from sage.middleware.retrieval.snapshots import write_snapshot
+from sage.middleware.retrieval.truth import Change, Identity, StaleVectors, Truth
+from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
+
+Progress = Callable[[int, int], None]
+"""``(done, of all)``, in documents."""
+_ATTEMPTS = 5
+"""At embedding for a write: each further one follows a reembedding that ended in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What a collection holds while it is open."""
+
+    truth: Truth
+    index: Index
+    answerer: Answerer
+
+
+class Collection:
+    """Safe to call from several threads. Everything here blocks: an event loop calls it on a thread.
+
+    It opens its files when it is first used, and again after :meth:`rest`.
+    """
+
+    def __init__(self, name: str, open_truth: Callable[[], Truth], models: Models, limits: RetrievalLimits) -> None:
+        self.name = name
+        self._open_truth = open_truth
+        self._models = models
+        self._limits = limits
+        self._state = threading.Condition()
+        self._held: _Open | None = None
+        self._users = 0
+        self._gone: str | None = None
+
+    @property
+    def identity(self) -> Identity:
+        with self._open() as held:
+            return held.truth.identity
+
+    @property
+    def options(self) -> CollectionOptions:
+        return self.identity.options
+
+    def describe(self) -> dict[str, Any]:
+        """``{name, documents, dimension, embedder, metric, bytes, created_at, options, index, reembedding}``; bytes on
+        disk, time in Unix seconds."""
+        with self._open() as held:
+            identity = held.truth.identity
+            with held.truth.reading() as reading:
+                documents, reembedding = reading.count(), reading.state("reembedding")
+            return {
+                "name": self.name,
+                "documents": documents,
+                "dimension": identity.dimension,
+                "embedder": identity.embedder,
+                "languages": sorted(identity.languages) if identity.languages is not None else None,
+                "metric": identity.options.metric.value,
+                "bytes": _bytes_under(held.truth.directory),
+                "created_at": identity.created_at,
+                "options": identity.options.model_dump(mode="json"),
+                "index": held.index.describe(),
+                "reembedding": reembedding,
+            }
+
+    def add(self, documents: Sequence[Mapping[str, Any]]) -> Written:
+        """Upserts ``{id?, text, metadata?, vector?}``, all or nothing; returns once durable and found by searches.
+
+        Raises :class:`InvalidRequest` that names the document at fault, and what the embedder raises.
+        """
+        checked = check_documents(documents, self._limits)
+        with self._open() as held:
+            for _ in range(_ATTEMPTS):
+                identity = held.truth.identity
+                change = Change(self._embedded(checked, identity), generation=identity.generation)
+                try:
+                    return held.truth.write(change, held.index.publish)
+                except StaleVectors:
+                    continue  # another embedder took over meanwhile
+            raise Unavailable(f"collection '{self.name}' is being embedded anew again and again; try again later")
+
+    def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
+        """Deletes by id or by filter; returns how many there were of them."""
+        if (ids is None) == (filter is None):
+            raise InvalidRequest("give either 'ids' or 'filter'", param="ids")
+        with self._open() as held:
+            if ids is not None:
+                return held.truth.write(Change(delete_ids=list(dict.fromkeys(ids))), held.index.publish).deleted
+            condition = parse_filter(filter)
+            if condition is None:
+                raise InvalidRequest(
+                    "an empty filter would delete every document; delete the collection instead", param="filter"
+                )
+            numbers = numbers_passing(held.index.current(), condition)
+            return held.truth.write(Change(delete_numbers=numbers.tolist()), held.index.publish).deleted
+
+    def get(self, id: str, *, vector: bool = False) -> StoredDocument:
+        """Raises :class:`NotFound`."""
+        with self._open() as held, held.truth.reading() as reading:
+            row = reading.by_id([id], vectors=vector).get(id)
+        if row is None:
+            raise NotFound(f"collection '{self.name}' has no document '{id}'", param="id", code="document_not_found")
+        return row.stored()
+
+    def page(
+        self, cursor: str | None = None, limit: int = 100, filter: Mapping[str, Any] | None = None
+    ) -> tuple[list[StoredDocument], str | None]:
+        """Documents in the order in which they came, and the cursor of the next page; ``None``: it was the last."""
+        if not 1 <= limit <= 1000:
+            raise InvalidRequest("'limit' must be 1 to 1000", param="limit")
+        condition, after = parse_filter(filter), after_cursor(cursor)
+        with self._open() as held:
+            if condition is None:
+                rows = _first(held.truth, after, limit + 1)
+            else:
+                numbers = numbers_passing(held.index.current(), condition, after)[: limit + 1].tolist()
+                with held.truth.reading() as reading:
+                    found = reading.fetch(numbers)
+                rows = [found[number] for number in numbers if number in found]
+        more = len(rows) > limit
+        return [row.stored() for row in rows[:limit]], cursor_of(rows[limit - 1].number) if more else None
+
+    def search(self, search: Search) -> SearchAnswer:
+        """Raises :class:`InvalidRequest` that names the field at fault, and what an embedder or reranker raises."""
+        return self.search_many([search])[0]
+
+    def search_many(self, searches: Sequence[Search]) -> list[SearchAnswer]:
+        """All on one state of the collection; their texts are embedded together."""
+        with self._open() as held:
+            return held.answerer.answer(searches, self._embedder_of)
+
+    def reembed(self, embedder: str, progress: Progress | None = None) -> None:
+        """Makes all vectors anew with another embedder; goes on where an interrupted one stopped, and serves the old
+        vectors until it is done."""
+        from sage.middleware.retrieval.reembed import reembed
+
+        found = self._models.embedder(embedder)
+        if found is None:
+            raise InvalidRequest(f"there is no embedder '{embedder}' here to make vectors with", param="embedder")
+        with self._open() as held:
+            reembed(held.truth, held.index, embedder, found, progress)
+
+    def snapshot(self, write: BinaryIO) -> None:
+        """One consistent state as a stream, which :meth:`Collections.restore` reads."""
+        with self._open() as held:
+            write_snapshot(held.truth, write)
+
+    def optimize(self) -> None:
+        """Brings the index into its fastest shape and returns when that is done."""
+        with self._open() as held:
+            held.index.optimize()
+
+    @property
+    def resting(self) -> bool:
+        """It holds no files."""
+        return self._held is None
+
+    def rest(self) -> bool:
+        """Lets go of its files unless it is in use; ``False``: it is."""
+        with self._state:
+            if self._users:
+                return False
+            self._close()
+            return True
+
+    def close(self, reason: str | None = None) -> None:
+        """Waits for calls that run, and refuses further ones; ``reason`` is what they are told."""
+        with self._state:
+            self._gone = reason or f"collection '{self.name}' is closed"
+            self._state.wait_for(lambda: not self._users)
+            self._close()
+
+    def _close(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            try:
+                held.index.close()
+            finally:
+                held.truth.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[_Open]:
+        with self._state:
+            if self._gone is not None:
+                raise NotFound(self._gone, param="collection", code="collection_not_found")
+            held = self._held = self._held or self._opened()
+            self._users += 1
+        try:
+            yield held
+        finally:
+            with self._state:
+                self._users -= 1
+                self._state.notify_all()
+
+    def _opened(self) -> _Open:
+        truth = self._open_truth()
+        try:
+            analyzer = Analyzer(truth.identity.options.analysis)
+            index = Index(truth, analyzer)
+            return _Open(truth, index, Answerer(truth, index, analyzer, self._models, self._limits))
+        except BaseException:
+            truth.close()
+            raise
+
+    def _embedder_of(self, identity: Identity) -> Embedder | None:
+        """The embedder that made the vectors; ``None``: they come with the documents, if at all."""
+        if identity.embedder is None:
+            return None
+        found = self._models.embedder(identity.options.embedder)
+        if found is None or found.name != identity.embedder:
+            raise InvalidRequest(
+                f"the vectors of collection '{self.name}' were made by '{identity.embedder}', which '"
+                f"{identity.options.embedder}' is not here ({found.name if found else 'no embedder'}); bring it back, "
+                f"or make them anew: sage collections reembed {self.name} EMBEDDER",
+                param="collection",
+                code="embedder_mismatch",
+            )
+        return found
+
+    def _embedded(self, documents: Sequence[NewDocument], identity: Identity) -> list[NewDocument]:
+        """The same documents with vectors, where there is an embedder to make them."""
+        places = [place for place, d in enumerate(documents) if d.vector is None and d.text and not d.text.isspace()]
+        embedder = self._embedder_of(identity) if places else None
+        if embedder is None:
+            return list(documents)
+        made: NDArray[np.float32] = embedder.embed([documents[place].text for place in places])
+        found = list(documents)
+        for place, vector in zip(places, made, strict=True):
+            document = found[place]
+            found[place] = NewDocument(document.id, document.text, document.metadata, vector)
+        return found
+
+
+def _first(truth: Truth, after: int, limit: int) -> list[Row]:
+    rows: list[Row] = []
+    with truth.reading() as reading:
+        for batch in reading.rows(after, vectors=False):
+            rows += batch
+            if len(rows) >= limit:
+                break
+    return rows[:limit]
+
+
+def _bytes_under(directory: Path | None) -> int:
+    if directory is None:
+        return 0
+    total = 0
+    for file in directory.rglob("*"):
+        try:
+            total += file.stat().st_size
+        except FileNotFoundError:
+            continue  # merged away meanwhile
+    return total

@@ -1,0 +1,240 @@
+"""The collections of every tenant, in directories of their own under one root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
+
+from pydantic import ValidationError
+
+from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.embedders import Models
+from sage.middleware.retrieval.snapshots import read_snapshot
+from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval_settings import CollectionOptions, Retrieval
+
+_NAME = re.compile(r"[^\W_][\w.-]{0,63}")
+_MAX_NAME = 80  # bytes; percent-encoded they are still a file's name
+_MAX_OPEN = 100
+
+
+class Collections:
+    """Opens each collection when it is first used, and lets those rest that were not used for longest.
+
+    Several processes may work on one root. Safe to call from several threads.
+    """
+
+    def __init__(self, root: Path, settings: Retrieval, models: Models) -> None:
+        self._root = root
+        self._settings = settings
+        self._models = models
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Path, tuple[int, Collection]] = OrderedDict()
+        """With the inode of its database: another process may have deleted it, and made a new one of that name."""
+
+    def names(self, tenant: str) -> list[str]:
+        """In the order of the alphabet."""
+        try:
+            found = [entry.name for entry in os.scandir(self._root / _encoded(tenant)) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        return sorted(unquote(name) for name in found if not name.startswith("."))
+
+    def create(self, tenant: str, name: str, options: Mapping[str, Any] | None = None) -> Collection:
+        """Raises :class:`Conflict` when it is there; options that are not given are the settings' own."""
+        directory = self._directory(tenant, name)
+        chosen = self._options(options)
+        if directory.exists():
+            raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
+        self._make_room_for(tenant)
+        embedder = self._models.embedder(chosen.embedder)
+        kept = "none" if embedder is None else "local" if chosen.embedder == "auto" else chosen.embedder
+        dimension = _dimension(chosen, embedder.dimension if embedder is not None else None)
+        scratch = self._scratch(tenant)
+        try:
+            Truth.create(
+                scratch,
+                name,
+                chosen.model_copy(update={"embedder": kept}),
+                embedder.name if embedder is not None else None,
+                embedder.languages if embedder is not None else None,
+                dimension,
+            ).close()
+            self._settle(scratch, directory, name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return self.open(tenant, name)
+
+    def open(self, tenant: str, name: str, *, create: bool = False) -> Collection:
+        """Raises :class:`NotFound` (code ``collection_not_found``). The caller does not close it."""
+        directory = self._directory(tenant, name)
+        inode = _inode(directory)
+        if inode is None:
+            self._forget(directory, f"there is no collection '{name}'")
+            if create:
+                with contextlib.suppress(Conflict):  # another was first
+                    return self.create(tenant, name)
+                return self.open(tenant, name)
+            known = self.names(tenant)
+            there = f"there are: {', '.join(known[:20])}" if known else "there are none yet"
+            raise NotFound(
+                f"there is no collection '{name}'; {there} (POST /collections, or add a document to it)",
+                param="collection",
+                code="collection_not_found",
+            )
+        with self._lock:
+            known_inode, collection = self._known.get(directory, (None, None))
+            if collection is not None and known_inode == inode:
+                self._known.move_to_end(directory)
+                return collection
+        if collection is not None:
+            self._forget(directory, f"collection '{name}' was deleted")
+        with self._lock:
+            known_inode, collection = self._known.get(directory, (None, None))
+            if collection is None or known_inode != inode:
+                collection = Collection(name, partial(Truth.open, directory), self._models, self._settings.limits)
+                self._known[directory] = (inode, collection)
+                self._let_rest()
+            return collection
+
+    def delete(self, tenant: str, name: str) -> None:
+        """Raises :class:`NotFound`. Calls that run on it end first."""
+        directory = self._directory(tenant, name)
+        self.open(tenant, name)
+        self._forget(directory, f"collection '{name}' was deleted")
+        gone = directory.with_name(f".deleted-{secrets.token_hex(8)}")
+        try:
+            directory.rename(gone)
+        except FileNotFoundError:
+            raise NotFound(
+                f"there is no collection '{name}'", param="collection", code="collection_not_found"
+            ) from None
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def restore(self, tenant: str, name: str, read: BinaryIO) -> Collection:
+        """A new collection from a snapshot; all or nothing. Raises :class:`Conflict` when the name is taken, and
+        :class:`InvalidRequest` for what is no whole snapshot."""
+        directory = self._directory(tenant, name)
+        if directory.exists():
+            raise Conflict(
+                f"collection '{name}' exists already; delete it first, or restore under another name",
+                param="name",
+                code="collection_exists",
+            )
+        self._make_room_for(tenant)
+        scratch = self._scratch(tenant)
+        try:
+            read_snapshot(read, scratch, name).close()
+            self._settle(scratch, directory, name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return self.open(tenant, name)
+
+    def close(self) -> None:
+        """Waits for calls that run."""
+        with self._lock:
+            found = [collection for _, collection in self._known.values()]
+            self._known.clear()
+        for collection in found:
+            collection.close()
+
+    def _options(self, given: Mapping[str, Any] | None) -> CollectionOptions:
+        merged = _merged(self._settings.defaults.model_dump(mode="json"), given or {})
+        try:
+            return CollectionOptions.model_validate(merged)
+        except ValidationError as exc:
+            error = exc.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in error["loc"]) or None
+            message = error["msg"].removeprefix("Value error, ")
+            raise InvalidRequest(f"'{field}': {message}" if field else message, param=field) from None
+
+    def _directory(self, tenant: str, name: str) -> Path:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
+            raise InvalidRequest(
+                f"'{str(name)[:80]}' cannot be a collection's name: letters of any script, digits, '.', '_' and '-', "
+                f"the first a letter or digit, up to 64 of them and {_MAX_NAME} bytes",
+                param="collection",
+            )
+        return self._root / _encoded(tenant) / _encoded(name)
+
+    def _make_room_for(self, tenant: str) -> None:
+        most = self._settings.limits.max_collections
+        if len(self.names(tenant)) >= most:
+            raise Conflict(
+                f"this tenant has {most} collections already (retrieval.limits.max_collections); delete one first",
+                code="too_many_collections",
+            )
+
+    def _scratch(self, tenant: str) -> Path:
+        """A name beside the collections for one that is not there before it is whole."""
+        parent = self._root / _encoded(tenant)
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return parent / f".new-{secrets.token_hex(8)}"
+
+    def _settle(self, scratch: Path, directory: Path, name: str) -> None:
+        try:
+            os.rename(scratch, directory)  # fails when there is one, as that is not empty
+        except OSError as exc:
+            if directory.exists():
+                raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists") from exc
+            raise
+        parent = os.open(directory.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+    def _forget(self, directory: Path, reason: str) -> None:
+        with self._lock:
+            _, collection = self._known.pop(directory, (None, None))
+        if collection is not None:
+            collection.close(reason)
+
+    def _let_rest(self) -> None:
+        """Those over the bound that are not in use; the lock is held."""
+        awake = [collection for _, collection in self._known.values() if not collection.resting]
+        for collection in awake[: max(0, len(awake) - _MAX_OPEN)]:
+            collection.rest()
+
+
+def _encoded(name: str) -> str:
+    """A file's name for any text, and one for each."""
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def _inode(directory: Path) -> int | None:
+    try:
+        return os.stat(directory / "truth.db").st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _merged(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for key, value in given.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _dimension(options: CollectionOptions, made: int | None) -> int | None:
+    if made is not None and options.dimension not in (None, made):
+        raise InvalidRequest(
+            f"'dimension' is {options.dimension}, but the embedder '{options.embedder}' makes vectors of {made}; leave "
+            "it out, or take another embedder",
+            param="dimension",
+        )
+    return options.dimension or made

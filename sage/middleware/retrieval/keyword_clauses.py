@@ -1,0 +1,80 @@
+"""What a query requires and excludes, as masks: words by their postings, phrases by the texts of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.keywords import Mask, Postings
+from sage.middleware.retrieval.query_syntax import Clause, KeywordQuery
+
+Texts = Callable[[Sequence[int]], Sequence[str | None]]
+_BATCH = 256
+"""Texts that are read at a time."""
+
+
+def clause_masks(
+    parts: Sequence[tuple[Postings, Mask | None]],
+    starts: Sequence[int],
+    query: KeywordQuery,
+    analyzer: Analyzer,
+    texts: Texts,
+) -> list[Mask]:
+    """Of each part the live documents that meet every required clause and no excluded one."""
+    found: list[Mask] = []
+    for (postings, live), start in zip(parts, starts, strict=False):
+        mask = np.ones(postings.size, np.bool_) if live is None else live.copy()
+        words_first = sorted(
+            [(bool(clause.sequence), clause, True) for clause in query.required]
+            + [(bool(clause.sequence), clause, False) for clause in query.excluded],
+            key=lambda each: each[0],
+        )
+        for _, clause, wanted in words_first:
+            met = _met(postings, clause, mask)
+            if clause.sequence:
+                met = _in_a_row(met, clause, start, analyzer, texts)
+            mask &= met if wanted else ~met
+        found.append(mask)
+    return found
+
+
+def _met(postings: Postings, clause: Clause, among: Mask) -> Mask:
+    """Which of ``among`` hold all terms of the clause, or its whole."""
+    met = np.zeros(postings.size, np.bool_)
+    held = [postings.postings(term)[0] for term in clause.terms]
+    held.sort(key=len)
+    if held and len(held[0]):
+        left = held[0]
+        for other in held[1:]:
+            left = left[np.isin(left, other, assume_unique=True)] if len(left) else left
+        met[left] = True
+    if clause.whole is not None:
+        met[postings.postings(clause.whole)[0]] = True
+    return met & among
+
+
+def _in_a_row(met: Mask, clause: Clause, start: int, analyzer: Analyzer, texts: Texts) -> Mask:
+    candidates = np.flatnonzero(met)
+    kept = np.zeros(len(met), np.bool_)
+    for begin in range(0, len(candidates), _BATCH):
+        some = candidates[begin : begin + _BATCH]
+        for ordinal, text in zip(some.tolist(), texts((some + start).tolist()), strict=True):
+            kept[ordinal] = text is not None and follows(analyzer.atoms(text), clause.sequence)
+    return kept
+
+
+def follows(words: Sequence[str], sequence: Sequence[str]) -> bool:
+    """Whether ``sequence`` stands in ``words`` in a row."""
+    size, first = len(sequence), sequence[0]
+    place = 0
+    wanted = list(sequence)
+    try:
+        while True:
+            place = words.index(first, place)
+            if list(words[place : place + size]) == wanted:
+                return True
+            place += 1
+    except ValueError:
+        return False

@@ -1,0 +1,215 @@
+"""A collection as a Python object, without a gateway."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.errors import InvalidRequest, NotFound
+from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.documents import StoredDocument, check_vector
+from sage.middleware.retrieval.embedders import Embedder, EmbedFunction, Models, Reranker
+from sage.middleware.retrieval.functions import FunctionEmbedder
+from sage.middleware.retrieval.local_embedder import local_embedder
+from sage.middleware.retrieval.multilingual import MULTILINGUAL, multilingual_embedder
+from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchResult
+from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+_ANY = 2**31
+_OFFERED = "sage.search_models"
+"""The entry point of who has models by name."""
+_FUNCTION = "function"
+"""What a collection's options say of an embedder that is a callable."""
+
+
+class VectorStore:
+    """Documents in memory, or durable at ``path`` (a directory, made when it is missing).
+
+    ``embedder``: ``"auto"`` is the local one when it is installed (extra ``embed``), else keywords only; ``None``:
+    keywords, and vectors that you bring; a callable ``(list[str]) -> (n, dim) float32``; or the name of a model
+    (``provider/model``), which ``models`` finds: by default those of the configuration, else those
+    of a service (``LLMService().search_models``). A store at ``path`` keeps to the embedder that it was made with.
+    ``options`` are those of :class:`CollectionOptions`, for a new store.
+
+    Safe to call from several threads; several processes may open one ``path``. Close it, or use it as a context.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        embedder: str | EmbedFunction | None = "auto",
+        models: Models | None = None,
+        limits: RetrievalLimits | None = None,
+        **options: Any,
+    ) -> None:
+        self._limits = limits or RetrievalLimits(max_documents=_ANY)
+        known = _Known(embedder if callable(embedder) else None, models)
+        spec = _FUNCTION if callable(embedder) else "none" if embedder is None else embedder
+        wanted = CollectionOptions.model_validate({**options, "embedder": spec})
+        directory = None if path is None else Path(path).expanduser().absolute()
+        name = "memory" if directory is None else directory.name
+        self._collection = Collection(name, partial(_opened, directory, name, wanted, known), known, self._limits)
+        self._collection.describe()  # what is wrong is said now
+
+    @property
+    def collection(self) -> Collection:
+        """The same documents behind the door that the gateway uses."""
+        return self._collection
+
+    def __len__(self) -> int:
+        return int(self._collection.describe()["documents"])
+
+    def add_documents(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[str] | None = None,
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        vectors: Sequence[Sequence[float]] | NDArray[np.floating[Any]] | None = None,
+    ) -> list[str]:
+        """Adds documents, or replaces those whose id is there; returns their ids. All or nothing: what is refused
+        (:class:`InvalidRequest`) leaves nothing behind. Any number: they are durable when this returns."""
+        if isinstance(texts, str):
+            raise InvalidRequest("'texts' must be a list of texts, not one text", param="texts")
+        columns: dict[str, Sequence[Any]] = {"text": list(texts)}
+        given: tuple[tuple[str, Any], ...] = (("id", ids), ("metadata", metadatas), ("vector", vectors))
+        for key, column in given:
+            if column is not None:
+                if len(column) != len(texts):
+                    raise InvalidRequest(f"there are {len(texts)} texts, but {len(column)} {key}s", param=f"{key}s")
+                columns[key] = column
+        documents = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return self._collection.add(documents).ids if documents else []
+
+    def search(
+        self,
+        query: str = "",
+        top_k: int = 10,
+        mode: str | Mode = Mode.HYBRID,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        vector: Sequence[float] | NDArray[np.floating[Any]] | None = None,
+        offset: int = 0,
+        fusion: str | Fusion = Fusion.MINMAX,
+        alpha: float | None = None,
+        exact: bool = False,
+        rerank: str | None = None,
+        explain: bool = False,
+        highlight: bool = False,
+    ) -> list[SearchResult]:
+        """The best first; of scores, higher is better. What each means: :class:`Search`."""
+        given = check_vector(vector, "search", self._limits, param="vector")
+        search = Search(
+            query=query,
+            vector=given,
+            mode=_one_of(Mode, mode, "mode"),
+            top_k=top_k,
+            offset=offset,
+            filter=filter,
+            fusion=_one_of(Fusion, fusion, "fusion"),
+            alpha=alpha,
+            exact=exact,
+            rerank=rerank,
+            explain=explain,
+            highlight=highlight,
+        )
+        return self._collection.search(search).results
+
+    def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
+        """Deletes by id or by filter; returns how many there were of them."""
+        return self._collection.delete(ids, filter)
+
+    def get(self, id: str) -> StoredDocument:
+        """Raises :class:`sage.errors.NotFound`."""
+        return self._collection.get(id, vector=True)
+
+    def optimize(self) -> None:
+        """Brings the index into its fastest shape; returns when that is done. It happens by itself, too."""
+        self._collection.optimize()
+
+    def close(self) -> None:
+        self._collection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Known:
+    """Models by name where there is no registry: the local embedder, a callable, and what was handed in."""
+
+    def __init__(self, function: EmbedFunction | None, models: Models | None) -> None:
+        self._function = FunctionEmbedder(function) if function is not None else None
+        self._models = models
+
+    def embedder(self, name: str) -> Embedder | None:
+        if name == "none":
+            return None
+        if name == _FUNCTION:
+            return self._function
+        if name in MULTILINGUAL:
+            return multilingual_embedder()
+        if name in ("auto", "local"):
+            return local_embedder(optional=name == "auto")
+        return self._named(name, "embedder").embedder(name)
+
+    def reranker(self, name: str) -> Reranker:
+        return self._named(name, "rerank").reranker(name)
+
+    def _named(self, name: str, param: str) -> Models:
+        """Those that were handed in, else those of the configuration: the gateway's own room offers them, which this
+        one knows nothing of."""
+        if self._models is None:
+            offered = next(iter(importlib.metadata.entry_points(group=_OFFERED)), None)
+            if offered is None:
+                raise _no_models(name, param)
+            self._models = offered.load()()
+        return self._models
+
+
+def _no_models(name: str, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{name}' is a model of a gateway, and this store knows of none: hand it models=LLMService().search_models, "
+        "or a function as its embedder",
+        param=param,
+    )
+
+
+def _opened(directory: Path | None, name: str, wanted: CollectionOptions, models: _Known) -> Truth:
+    if directory is not None:
+        try:
+            return Truth.open(directory)
+        except NotFound:
+            pass  # it is a new one
+    embedder = models.embedder(wanted.embedder)
+    kept = "none" if embedder is None else "local" if wanted.embedder == "auto" else wanted.embedder
+    return Truth.create(
+        directory,
+        name,
+        wanted.model_copy(update={"embedder": kept}),
+        embedder.name if embedder is not None else None,
+        embedder.languages if embedder is not None else None,
+        (embedder.dimension if embedder is not None else None) or wanted.dimension,
+    )
+
+
+def _one_of(kind: type[_Choice], given: str, param: str) -> _Choice:
+    try:
+        return kind(given)
+    except ValueError:
+        known = ", ".join(choice.value for choice in kind)
+        raise InvalidRequest(f"'{given}' is no {param}; there are: {known}", param=param) from None

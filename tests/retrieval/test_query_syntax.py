@@ -1,0 +1,131 @@
+"""Phrases, required and excluded words: what is read from a query, and which documents are left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.keyword_search import KeywordLeg
+from sage.middleware.retrieval.keywords import KeywordIndex
+from sage.middleware.retrieval.query_syntax import parse_query
+from sage.middleware.retrieval_settings import AnalysisOptions, KeywordOptions
+
+ANALYZER = Analyzer(AnalysisOptions())
+
+
+def found(query: str, texts: Sequence[str], live: list[bool] | None = None) -> list[int] | None:
+    """The rows that the query's constraints leave, over two parts; ``None``: it has none."""
+    middle = len(texts) // 2
+    mask = np.array([True] * len(texts) if live is None else live, np.bool_)
+    parts = [
+        (KeywordIndex.build([ANALYZER.terms(text) for text in texts[part]]), mask[part])
+        for part in (slice(0, middle), slice(middle, None))
+    ]
+    masks = KeywordLeg(parts, KeywordOptions()).constraint(
+        parse_query(query, ANALYZER), ANALYZER, lambda rows: [texts[row] for row in rows]
+    )
+    return None if masks is None else np.flatnonzero(np.concatenate(masks)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("plain words", None),
+        ('"brown fox"', [0, 3]),
+        ('"foxes brown"', [1]),
+        ('"state of the art"', [4]),
+        ('"to be or not"', [5]),
+        ("+fox", [0, 1, 2, 3]),
+        ("+fox -brown", [2]),
+        ('fox -"brown fox"', [1, 2, 4, 5, 6, 7, 8, 9]),
+        ("“北京大学”", [6]),
+        ("「大学」", [6, 7]),
+        ("+北京 -大学堂", [6]),
+        ("+RTX-4090", [8, 9]),
+        ("-RTX4090 +4090", [9]),
+        ('+fox +"brown fox" -quick', [3]),
+        ("＋fox －brown", [2]),
+        ("+unknown", []),
+    ],
+)
+def test_constraints(query: str, left: list[int] | None) -> None:
+    texts = [
+        "The quick brown fox",
+        "fox, brown",
+        "foxes",
+        "many brown foxes here",
+        "state-of-the-art",
+        "to be or not to be",
+        "他在北京大学读书",
+        "北京的京师大学堂",
+        "an RTX-4090 card",
+        "an RTX 4090 card",
+    ]
+    assert found(query, texts) == left
+
+
+def test_the_dead_are_neither_asked_for_nor_found() -> None:
+    texts = ["brown fox", "brown fox", "brown fox", "x"]
+    assert found('"brown fox"', texts, [False, True, False, True]) == [1]
+    assert found("-unknown", texts, [False, True, False, True]) == [1, 3]
+
+
+def test_a_text_that_is_gone_is_not_found() -> None:
+    index = KeywordIndex.build([["a", "b"], ["a", "b"]])
+    leg = KeywordLeg([(index, None)], KeywordOptions())
+    masks = leg.constraint(parse_query('"a b"', ANALYZER), ANALYZER, lambda rows: [None, "a b"])
+    assert masks is not None
+    assert masks[0].tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "terms"),
+    [
+        ('say "hello there" +now -never', "say hello there now", ["say", "hello", "now"]),
+        ('the "to be" of it', "the to be of it", ["to", "be"]),
+        ("-only", "", []),
+        ("well-known", "well-known", ["well", "known"]),
+        ("C++ templates", "C++ templates", ["c++", "templat"]),
+    ],
+)
+def test_what_is_scored_and_what_is_embedded(query: str, text: str, terms: list[str]) -> None:
+    parsed = parse_query(query, ANALYZER)
+    assert parsed.text == text
+    assert list(parsed.terms) == terms
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        '"not closed',
+        'a 5" disk and 6" more',
+        " - a + b",
+        "--a",
+        "+-a",
+        '""',
+        '" "',
+        "+",
+        "-",
+        '+"',
+        "“a",
+        "」a「",
+        "+!",
+    ],
+)
+def test_what_is_malformed_is_plain(query: str) -> None:
+    parsed = parse_query(query, ANALYZER)
+    assert not parsed.constrains
+    assert list(parsed.terms) == ANALYZER.query_terms(query)
+
+
+@given(st.text(st.sampled_from('ab北京"“”「」+-＋－ .!'), max_size=30))
+def test_no_query_is_an_error_and_none_of_its_words_is_lost(query: str) -> None:
+    parsed = parse_query(query, ANALYZER)
+    said = {*ANALYZER.atoms(parsed.text), *(atom for c in parsed.excluded for atom in ANALYZER.atoms(c.text))}
+    assert said == set(ANALYZER.atoms(query))
+    found(query, ["a b", "北京", ""])

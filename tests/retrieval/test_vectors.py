@@ -1,0 +1,280 @@
+"""One part's vectors: every kind against a brute force, with filters, ties, odd numbers and a round trip of arrays."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorIndex, exact_scores
+from sage.middleware.retrieval_settings import Metric
+
+KINDS = ["flat", "sq8", "rabitq", "ivf"]
+
+
+def clustered(count: int, width: int = 64, seed: int = 1, offset: float = 0.0) -> Matrix:
+    """Topics in a space of few directions, as embeddings have, with noise in all of them."""
+    chance = np.random.default_rng(seed)
+    topics = chance.standard_normal((50, 16)) @ chance.standard_normal((16, width))
+    own = topics[chance.integers(50, size=count)] + 0.7 * chance.standard_normal((count, 16)) @ chance.standard_normal(
+        (16, width)
+    )
+    return (own + 0.7 * chance.standard_normal((count, width)) + offset).astype(np.float32)
+
+
+@cache
+def built(kind: str, count: int, metric: Metric) -> VectorIndex:
+    return VectorIndex.build(clustered(count), None, metric, 0.98, kind=kind)
+
+
+def nearest(
+    query: Matrix, vectors: Matrix, metric: Metric, k: int, allowed: NDArray[np.bool_] | None = None
+) -> list[int]:
+    """The brute force, ties by place."""
+    wide, asked = vectors.astype(np.float64), query.astype(np.float64)
+    if metric is Metric.EUCLIDEAN:
+        scores = -np.linalg.norm(wide - asked, axis=1)
+    else:
+        scores = wide @ asked
+        if metric is Metric.COSINE:
+            lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(asked)
+            scores = np.where(lengths > 0, scores / np.where(lengths > 0, lengths, 1), 0)
+    order = np.argsort(-scores, kind="stable")
+    return [int(place) for place in order if allowed is None or allowed[place]][:k]
+
+
+def recall(
+    index: VectorIndex, vectors: Matrix, metric: Metric, k: int, allowed: NDArray[np.bool_] | None = None
+) -> float:
+    queries = clustered(20, vectors.shape[1], seed=1) + 0.5 * clustered(20, vectors.shape[1], seed=2)
+    hits = wanted = 0
+    for query in queries:
+        truth = set(nearest(query, vectors, metric, k, allowed))
+        found, _ = index.candidates(query, k, allowed)
+        assert allowed is None or allowed[found].all()
+        hits, wanted = hits + len(truth & set(found.tolist())), wanted + len(truth)
+    return hits / wanted
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_finds_its_share_in_every_metric(kind: str, metric: Metric) -> None:
+    vectors, index = clustered(6000), built(kind, 6000, metric)
+    assert index.kind == kind
+    assert recall(index, vectors, metric, 10) >= 0.97
+    assert recall(index, vectors, metric, 100) >= 0.97
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 0.95])
+def test_filters_of_every_selectivity_keep_recall(kind: str, share: float) -> None:
+    vectors, index = clustered(6000), built(kind, 6000, Metric.COSINE)
+    chance = np.random.default_rng(3)
+    assert recall(index, vectors, Metric.COSINE, 10, chance.random(len(vectors)) < share) >= 0.98
+    # all allowed ones lie together, far from most queries
+    along = vectors @ vectors[0]
+    together = along >= np.quantile(along, 1 - share)
+    assert recall(index, vectors, Metric.COSINE, 10, together) >= 0.98
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fewer_allowed_than_asked_for_are_all_returned(kind: str) -> None:
+    vectors, index = clustered(6000), built(kind, 6000, Metric.DOT)
+    allowed = np.zeros(6000, np.bool_)
+    assert index.search(vectors[0], 10, allowed)[0].tolist() == []
+    allowed[[5, 4000, 5999]] = True
+    assert sorted(index.search(vectors[0], 10, allowed)[0].tolist()) == [5, 4000, 5999]
+    assert index.count(allowed) == 3
+    everything, scores = index.search(vectors[0], 10_000, None)
+    assert sorted(everything.tolist()) == list(range(6000))
+    assert (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_give_the_same_index_and_the_same_vectors_the_same_arrays(kind: str) -> None:
+    vectors, present = clustered(6000), np.ones(6000, np.bool_)
+    present[::7] = False
+    index = VectorIndex.build(vectors, present, Metric.COSINE, 0.98, kind=kind)
+    again = VectorIndex.build(vectors, present, Metric.COSINE, 0.98, kind=kind)
+    arrays = index.arrays()
+    assert {name: array.tobytes() for name, array in arrays.items()} == {
+        name: array.tobytes() for name, array in again.arrays().items()
+    }
+    for array in arrays.values():
+        array.setflags(write=False)  # as a mapped file is
+    opened = VectorIndex.from_arrays(arrays)
+    assert (opened.kind, opened.size) == (kind, 6000)
+    assert opened.present is not None
+    assert (opened.present == present).all()
+    for query in clustered(5, seed=4):
+        for k, allowed in ((10, None), (100, present & (np.arange(6000) % 2 == 0))):
+            found, scores = index.search(query, k, allowed)
+            other, other_scores = opened.search(query, k, allowed)
+            assert found.tolist() == other.tolist()
+            assert scores.tolist() == other_scores.tolist()
+            assert present[found].all()
+            np.testing.assert_allclose(opened.scores(query, found), scores, rtol=1e-5, atol=1e-6)
+    assert np.isnan(opened.scores(vectors[1], np.array([0, 7]))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", list(Metric))
+def test_of_equal_vectors_the_oldest_come_first(kind: str, metric: Metric) -> None:
+    vectors = np.tile(np.linspace(1, 2, 24, dtype=np.float32), (5000, 1))
+    vectors[4000:4500] *= -1
+    index = VectorIndex.build(vectors, None, metric, 0.98, kind=kind)
+    found, scores = index.search(vectors[0], 10, None)
+    assert found.tolist() == list(range(10))
+    assert len(set(scores.tolist())) == 1
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("count", [1, 2, 5, 40, 300])
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_vectors_are_no_trouble(kind: str, count: int, metric: Metric, capfd: pytest.CaptureFixture[str]) -> None:
+    vectors = clustered(count, 8)
+    index = VectorIndex.build(vectors, None, metric, 0.98, kind=kind)
+    for query in vectors[:5]:
+        assert set(nearest(query, vectors, metric, 3)) <= set(index.candidates(query, 3, None)[0].tolist())
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 65, 4096, 8192])
+def test_every_dimension(width: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((60, width)).astype(np.float32)
+    for kind in KINDS:
+        index = VectorIndex.build(vectors, None, Metric.EUCLIDEAN, 0.98, kind=kind)
+        for query in vectors[:3]:
+            assert set(nearest(query, vectors, Metric.EUCLIDEAN, 3)) <= set(
+                index.candidates(query, 3, None)[0].tolist()
+            )
+
+
+def test_zeros_score_zero_by_cosine() -> None:
+    vectors = np.array([[-1, 0], [0, 0], [1, 0], [0, 0]], np.float32)
+    index = VectorIndex.build(vectors, None, Metric.COSINE, 0.98)
+    found, scores = index.search(np.array([2, 0], np.float32), 4, None)
+    assert found.tolist() == [2, 1, 3, 0]
+    assert scores.tolist() == [1, 0, 0, -1]
+    found, scores = index.search(np.zeros(2, np.float32), 3, np.array([False, True, True, True]))
+    assert (found.tolist(), scores.tolist()) == ([1, 2, 3], [0, 0, 0])
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("trouble", ["heavy tails", "a common offset", "one giant", "many norms"])
+def test_awkward_vectors_keep_recall_by_a_kind_that_holds_it(trouble: str, metric: Metric) -> None:
+    vectors = clustered(6000, 32, offset=100.0 if trouble == "a common offset" else 0.0)
+    chance = np.random.default_rng(5)
+    if trouble == "heavy tails":
+        vectors *= chance.standard_cauchy(vectors.shape).astype(np.float32)
+    elif trouble == "one giant":
+        vectors[17] *= 1e6
+    elif trouble == "many norms":
+        vectors *= np.exp(2 * chance.standard_normal((len(vectors), 1))).astype(np.float32)
+    index = VectorIndex.build(vectors, None, metric, 0.98, kind="ivf")
+    hits = 0
+    for place in range(100, 130):
+        query = vectors[place] + (vectors[place + 1] - vectors[place + 2]) / 2
+        truth = nearest(query, vectors, metric, 10)
+        found = index.candidates(query, 10, None)[0]
+        bar = exact_scores(query, vectors[truth], metric)[-1]
+        hits += min(10, int((exact_scores(query, vectors[found], metric) >= bar - abs(bar) * 1e-6).sum()))
+    assert hits / 300 >= 0.97
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 3e37])
+@pytest.mark.parametrize("metric", list(Metric))
+def test_the_range_of_float32_is_no_trouble(metric: Metric, scale: float) -> None:
+    vectors = (clustered(500, 8) / 20 * scale).astype(np.float32)
+    index = VectorIndex.build(vectors, None, metric, 0.98, kind="ivf")
+    assert index.kind == "flat"
+    if metric is Metric.COSINE:
+        for query in vectors[:5]:
+            found, scores = index.search(query, 5, None)
+            assert found.tolist() == nearest(query / np.float32(scale), vectors / np.float32(scale), metric, 5)
+            assert np.isfinite(scores).all()
+
+
+def test_an_index_without_vectors_finds_nothing() -> None:
+    for index in (
+        VectorIndex.build(np.zeros((3, 4), np.float32), np.zeros(3, np.bool_), Metric.COSINE, 0.98),
+        VectorIndex.build(np.empty((0, 4), np.float32), None, Metric.COSINE, 0.98),
+        GrowingVectors(Metric.COSINE).at(0),
+    ):
+        opened = VectorIndex.from_arrays(index.arrays())
+        assert (opened.kind, opened.size, opened.count(None)) == ("none", index.size, 0)
+        assert opened.search(np.ones(4, np.float32), 5, None)[0].tolist() == []
+        assert opened.present is not None
+        assert not opened.present.any()
+        assert np.isnan(opened.scores(np.ones(4, np.float32), np.arange(index.size))).all()
+
+
+def test_the_kind_follows_from_the_number() -> None:
+    vectors = clustered(70_000, 16)
+    kinds = [VectorIndex.build(vectors[:n], None, Metric.COSINE, 0.9).kind for n in (4000, 4001, 20_000, 70_000)]
+    assert kinds == ["flat", "sq8", "rabitq", "ivf"]
+
+
+def test_an_unwanted_build_ends_at_its_next_checkpoint() -> None:
+    class Unwanted(Exception):
+        pass
+
+    def checkpoint() -> None:
+        raise Unwanted
+
+    with pytest.raises(Unwanted):
+        VectorIndex.build(clustered(5000), None, Metric.COSINE, 0.98, checkpoint=checkpoint)
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.lists(st.integers(-3, 3), min_size=3, max_size=3)), max_size=200),
+    st.lists(st.integers(-3, 3), min_size=3, max_size=3),
+    st.sampled_from(list(Metric)),
+    st.integers(1, 20),
+)
+def test_growing_vectors_are_a_fixed_view_that_answers_as_a_brute_force(
+    given_vectors: list[list[int] | None], query: list[int], metric: Metric, k: int
+) -> None:
+    growing = GrowingVectors(metric)
+    views: list[VectorIndex] = []
+    for vector in given_vectors:
+        growing.append(None if vector is None else np.array(vector, np.float32))
+        views.append(growing.at(len(views) + 1))
+    asked = np.array(query, np.float32)
+    for size, view in enumerate(views, 1):
+        if size % 17 and size != len(views):
+            continue
+        there = [place for place in range(size) if given_vectors[place] is not None]
+        assert (view.size, view.count(None)) == (size, len(there))
+        matrix = np.array([given_vectors[place] for place in there], np.float32).reshape(len(there), 3)
+        found, scores = view.search(asked, k, None)
+        expected = exact_scores(asked, matrix, metric)
+        assert len(found) == min(k, len(there))
+        np.testing.assert_allclose(scores, np.sort(expected)[::-1][:k], atol=1e-6)
+        assert set(found.tolist()) <= set(there)
+        assert all(a < b for a, b, s, t in zip(found, found[1:], scores, scores[1:], strict=False) if s == t)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_threads_get_the_answers_of_one(kind: str) -> None:
+    vectors, index = clustered(6000), built(kind, 6000, Metric.COSINE)
+    some = np.arange(6000) % 3 == 0
+    asked = [(query, k, allowed) for query in vectors[:40] for k in (10, 100) for allowed in (None, some)]
+    alone = [index.search(*question)[0].tolist() for question in asked]
+    with ThreadPoolExecutor(8) as threads:
+        together = threads.map(lambda question: index.search(*question)[0].tolist(), asked)
+        assert list(together) == alone
+
+
+def test_exact_scores_do_not_depend_on_neighbours() -> None:
+    vectors, query = clustered(999, 385), clustered(1, 385, seed=9)[0]
+    for metric in Metric:
+        together = exact_scores(query, vectors, metric)
+        alone = np.concatenate([exact_scores(query, vectors[place : place + 1], metric) for place in range(999)])
+        assert together.tolist() == alone.tolist()
+        assert together.argmax() == nearest(query, vectors, metric, 1)[0]
