@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
+from sage_process import environment
 from upstream import Upstream, chat_chunk
 
 from sage.errors import ConfigError, InvalidRequest, NotFound, Unavailable, UpstreamFailed
@@ -216,3 +219,53 @@ def test_two_services_live_in_one_process(up: Upstream, tmp_path: Path, service:
         assert service.generate("mine", "b").provider == "east"
         with pytest.raises(NotFound):
             other.generate("mine", "c")
+
+
+def test_answers_from_sources(tmp_path: Path, up: Upstream) -> None:
+    data = {
+        "data_dir": tmp_path,
+        "llm": {"providers": {"east": {"kind": "openai", "base_url": up.url}}},
+        "retrieval": {"defaults": {"embedder": "none"}},
+    }
+    with LLMService(Settings.model_validate(data)) as service:
+        service.register_model("mine", provider="east", model="theirs")
+        service.collection("facts").add([{"id": "moon", "text": "The base on the moon is called Selene."}])
+        search = {"collection": "facts", "top_k": 1}
+        answer = service.generate("mine", "Which base is on the moon?", search=search)
+        assert answer.sources is not None
+        assert [source["id"] for source in answer.sources] == ["moon"]
+        assert "called Selene." in up.requests[0].body["messages"][0]["content"]
+        assert "called Selene." in "".join(service.stream("mine", "Which base is on the moon?", search=search))
+        assert service.generate("mine", "hello").sources is None
+        with pytest.raises(NotFound, match="there are: facts"):
+            service.generate("mine", "x", search={"collection": "nope"})
+        service.start(port=0)
+        found = requests.post(f"{service.url}/search", json={"query": "base", "collection": "facts"}, timeout=10)
+        assert [result["id"] for result in found.json()["results"]] == ["moon"]
+
+
+def test_collections_work_after_the_main_thread_has_ended(tmp_path: Path) -> None:
+    """A program that only starts a service lives on by it; the standard library's thread pools refuse work then."""
+    code = """if True:
+        import os, requests, signal, sys, threading
+        from sage.middleware.llm import LLMService
+
+        service = LLMService()
+        service.start(port=0)
+        url = service.url
+
+        def later():
+            threading.main_thread().join()
+            documents = {"documents": [{"id": "a", "text": "hello"}]}
+            print(requests.post(url + "/collections/c/documents", json=documents).status_code)
+            print(requests.post(url + "/search", json={"collection": "c", "query": "hello", "mode": "bm25"}).json()["total"])
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=later).start()
+    """
+    env = environment(tmp_path, SAGE_RETRIEVAL__DEFAULTS__EMBEDDER="none", SAGE_API__ACCESS_LOG="false")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["200", "1"], done.stderr

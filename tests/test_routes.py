@@ -11,10 +11,18 @@ from fastapi import APIRouter
 from sage.middleware.app.main import openapi_document
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.routes import ROUTES
-from sage.middleware.routers import auth, health, models, ollama, openai
+from sage.middleware.routers import auth, collections, documents, health, models, ollama, openai
 from sage.middleware.routers.guard import GuardedRoute
 
-ROUTERS = (auth.router, health.router, models.router, ollama.router, openai.router)
+ROUTERS = (
+    auth.router,
+    collections.router,
+    documents.router,
+    health.router,
+    models.router,
+    ollama.router,
+    openai.router,
+)
 
 
 def served() -> dict[str, tuple[str, str]]:
@@ -47,7 +55,8 @@ def test_a_route_that_the_table_does_not_name_cannot_be_made() -> None:
 
 
 def _call(url: str, method: str, path: str, headers: dict[str, str]) -> requests.Response:
-    path = path.replace("{model}", "m").replace("{name}", "m").replace("{id}", "k")
+    for name in ("model", "name", "id", "collection"):
+        path = path.replace(f"{{{name}}}", "m")
     return requests.request(method, url + path, json={}, headers=headers, timeout=10)
 
 

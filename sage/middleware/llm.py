@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.middleware.app.main import create_app, make_gateway
@@ -18,11 +18,17 @@ from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.config import find_config, load_settings
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.sources import Source, add_sources
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.provider_settings import OllamaSettings
+from sage.middleware.providers.base import Call
 from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
 from sage.middleware.settings import LOOPBACK, Deployment, Model, Settings
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.collection import Collection
+    from sage.middleware.retrieval.embedders import Models
 
 T = TypeVar("T")
 _OLLAMA = "http://localhost:11434"
@@ -30,7 +36,8 @@ _OLLAMA = "http://localhost:11434"
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole answer. ``usage`` holds ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``."""
+    """A whole answer. ``usage`` holds ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; ``sources`` what
+    the model was shown where ``search`` was asked for (``{number, id, collection, text, metadata, score}``)."""
 
     id: str
     model: str
@@ -38,6 +45,7 @@ class Generation:
     finish_reason: str | None
     usage: dict[str, int]
     provider: str
+    sources: list[Source] | None = None
 
 
 class LLMService:
@@ -154,6 +162,20 @@ class LLMService:
             if self._loop is loop:  # else stop() has ended the call, and nothing is to be started for it
                 self._run(lambda _: _close(pieces), loop)
 
+    def collection(self, name: str = "default") -> Collection:
+        """The collection of that name of the user ``local``, made if it is not there, for ``search`` to answer from.
+
+        Its methods block, and ask models of this service where they need any. It is closed by :meth:`stop`.
+        """
+        return self._opened().library.open(LOCAL, name, create=True)
+
+    @property
+    def search_models(self) -> Models:
+        """Its models as embedders and rerankers, for ``VectorStore(path, embedder="provider/model", models=…)``."""
+        from sage.middleware.gateway.embedding import RegistryModels  # brings what only collections need
+
+        return RegistryModels(self._opened().door)
+
     def load(self, model: str) -> dict[str, Any]:
         """Makes a local model ready; its state, as ``GET /models/{name}`` tells it."""
         return self._run(lambda gateway: gateway.registry.load(model)).describe()
@@ -181,7 +203,7 @@ class LLMService:
                 for name, (model, provider) in self._registered.items():
                     _register(self._gateway, name, model, provider)
             if self._loop is None:
-                self._loop = _new_loop()
+                self._loop = self._gateway.loop = _new_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="sage-gateway")
                 self._thread.start()
             return self._gateway
@@ -248,19 +270,42 @@ class LLMService:
             raise KeyboardInterrupt
 
 
+def default_search_models() -> Models:
+    """The models of the configuration, for a ``VectorStore`` that names one (entry point ``sage.search_models``).
+
+    Their service ends with the program.
+    """
+    service = LLMService()
+
+    def end() -> None:
+        threading.main_thread().join()
+        service.stop()
+
+    threading.Thread(target=end, name="end of the models", daemon=True).start()
+    return service.search_models
+
+
 def _stopped() -> Unavailable:
     return Unavailable("the service was stopped while it answered", code="shutting_down")
 
 
 async def _generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
-    call = parse_generate(body).call()
+    call, sources = await _asked(gateway, body)
     with Watch(call):
         async with gateway.call(LOCAL, call) as answer:
-            return Generation(**whole_answer(answer))
+            return Generation(**whole_answer(answer, sources))
+
+
+async def _asked(gateway: Gateway, body: dict[str, Any]) -> tuple[Call, list[Source] | None]:
+    """The call, with the sources that ``search`` put into it."""
+    asked = parse_generate(body)
+    call = asked.call()
+    return call, await add_sources(gateway, LOCAL, call, asked.search) if asked.search is not None else None
 
 
 async def _stream(gateway: Gateway, body: dict[str, Any]) -> AsyncIterator[str]:
-    async with gateway.call(LOCAL, parse_generate(body).call()) as answer:
+    call, _ = await _asked(gateway, body)
+    async with gateway.call(LOCAL, call) as answer:
         stream, events = TextStream(), answer.body
         while events:
             for text in stream.texts(events):

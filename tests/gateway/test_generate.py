@@ -82,7 +82,9 @@ def test_finish_and_usage_in_one_last_chunk_are_kept(up: Upstream, upstreams: Ca
         ({"model": "bench", "prompt": "x", "n": 2}, "n"),
         ({"model": "bench", "prompt": "x", "models": "other"}, "models"),
         ({"model": "bench", "messages": [{"content": "x"}]}, "messages[0]"),
-        ({"model": "bench", "prompt": "x", "search": {"collection": "c"}}, "search"),
+        ({"model": "bench", "prompt": "x", "search": "c"}, "search"),
+        ({"model": "bench", "prompt": "x", "search": {"collections": "c"}}, "search.collections"),
+        ({"model": "bench", "prompt": "x", "search": {"top_k": 0}}, "search.top_k"),
         ({"model": "bench", "prompt": "x", "memory": {"session_id": "s"}}, "memory"),
     ],
 )

@@ -34,14 +34,27 @@ from sage.middleware.providers.registrations import Registrations
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.routers import auth as auth_routes
-from sage.middleware.routers import cohere, health, models, ollama, ollama_inference, openai, tokenize
+from sage.middleware.routers import (
+    cohere,
+    collections,
+    documents,
+    health,
+    models,
+    ollama,
+    ollama_inference,
+    openai,
+    search,
+    tokenize,
+)
 from sage.middleware.routers.asgi import ASGIApp
 from sage.middleware.routers.generate import Generate
 from sage.middleware.routers.guard import hot_route
 from sage.middleware.routers.rerank import Rerank
 from sage.middleware.settings import Settings
 
-_DESCRIPTION = "A team's LLM gateway and model manager. *Authorize* with your name and password, or paste a key."
+_DESCRIPTION = (
+    "A team's LLM gateway, model manager and search engine. *Authorize* with your name and password, or paste a key."
+)
 
 
 def create_app(settings: Settings, *, gateway: Gateway | None = None) -> Edge:
@@ -102,7 +115,15 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         registry.register(name, model, source="config")
     registry.register_known()
     registry.restore()
-    return Gateway(registry, Dispatch(transport, settings.llm.routing), transport, Metrics(), settings.llm.limits)
+    return Gateway(
+        registry,
+        Dispatch(transport, settings.llm.routing),
+        transport,
+        Metrics(),
+        settings.llm.limits,
+        settings.data_dir / "collections",
+        settings.retrieval,
+    )
 
 
 def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:
@@ -119,11 +140,13 @@ def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | N
         ("/v1/score", "score", tokenize.Scoring(gateway, Operation.SCORE)),
         ("/v1/tokenize", "tokenize", openai.Inference(gateway, Operation.TOKENIZE)),
         ("/v1/detokenize", "detokenize", openai.Inference(gateway, Operation.DETOKENIZE)),
+        ("/search", "search", search.SearchEndpoint(gateway.library)),
+        ("/search/batch", "search_batch", search.BatchEndpoint(gateway.library)),
     ]
     hot = [hot_route(path, name, endpoint, authenticator) for path, name, endpoint in endpoints]
     hot += ollama_inference.hot_routes(gateway, authenticator)
     app.router.routes.extend(hot)
-    for router in (openai.router, ollama.router, models.router, health.router):
+    for router in (openai.router, ollama.router, models.router, documents.router, collections.router, health.router):
         app.include_router(router)
     if authenticator is not None:
         app.include_router(auth_routes.router)
@@ -146,6 +169,7 @@ def _lifespan(
         if accounts is not None and authenticator is not None:
             await asyncio.to_thread(accounts.prepare_setup)
             follower = asyncio.create_task(authenticator.follow())
+        gateway.loop = asyncio.get_running_loop()
         gateway.registry.preload()
         try:
             yield

@@ -20,7 +20,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from sage.middleware.auth.routes import ROUTES
+from sage.middleware.gateway.searches import SearchRequest
 from sage.middleware.routers.cohere import CohereChatRequest, CohereEmbedRequest
+from sage.middleware.routers.collections import NewCollection, ReembedRequest
+from sage.middleware.routers.documents import DeleteRequest, DocumentsRequest
 from sage.middleware.routers.generate import GenerateAnswer, GenerateRequest
 from sage.middleware.routers.ollama_inference import (
     NDJSON,
@@ -32,6 +35,7 @@ from sage.middleware.routers.ollama_inference import (
 )
 from sage.middleware.routers.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from sage.middleware.routers.rerank import RerankAnswer, RerankRequest
+from sage.middleware.routers.search import BatchReply, BatchRequest, SearchReply
 from sage.middleware.routers.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -78,7 +82,11 @@ _HOT: tuple[tuple[str, str, str, str, type[BaseModel], type[BaseModel] | None], 
     ("/v1/score", "score", "vLLM", "Scores of pairs of texts", ScoreRequest, ScoreAnswer),
     ("/v1/tokenize", "tokenize", "vLLM", "Tokens of a text", TokenizeRequest, TokenizeAnswer),
     ("/v1/detokenize", "detokenize", "vLLM", "Text of tokens", DetokenizeRequest, DetokenizeAnswer),
+    ("/search", "search", "Search", "The best documents for a query", SearchRequest, SearchReply),
+    ("/search/batch", "search_batch", "Search", "Several searches at once", BatchRequest, BatchReply),
 )
+# Bodies that framework routes read themselves.
+_BODIES: tuple[type[BaseModel], ...] = (NewCollection, ReembedRequest, DocumentsRequest, DeleteRequest)
 
 
 _TAGS = (
@@ -88,6 +96,7 @@ _TAGS = (
     ("Ollama", "For Ollama's own clients: their `host` is this server's address. Any model answers."),
     ("vLLM", "vLLM's own additions to OpenAI's API, for every provider that can."),
     ("Models", "What can answer, and what is in memory."),
+    ("Search", "Collections of documents, found by their words and by what they mean."),
     ("Accounts", "Login, keys and users."),
     ("Operation", "For who runs the gateway."),
 )
@@ -170,6 +179,7 @@ def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     wanted: list[Any] = [(ErrorEnvelope, "validation"), (OllamaError, "validation")]
     wanted += [(model, "validation") for *_, request, answer in _HOT for model in (request, answer) if model]
+    wanted += [(model, "validation") for model in _BODIES]
     schemas.update(models_json_schema(wanted, ref_template=_REF)[1]["$defs"])
     for path, name, tag, summary, request, answer in _HOT:
         document["paths"][path] = {"post": _hot_operation(name, tag, summary, request, answer)}

@@ -14,6 +14,10 @@ class Scope(StrEnum):
 
     GENERATE = "generate"
     """Ask models: generate, chat, completions, embeddings."""
+    SEARCH = "search"
+    """Search collections and read their documents, also as sources of an answer."""
+    COLLECTIONS_WRITE = "collections:write"
+    """Make, change and delete collections and documents."""
     MODELS_READ = "models:read"
     MODELS_WRITE = "models:write"
     """Load and unload models."""
@@ -25,7 +29,7 @@ class Scope(StrEnum):
 
 
 ROLES: dict[str, frozenset[Scope]] = {
-    "user": frozenset({Scope.GENERATE, Scope.MODELS_READ, Scope.ACCOUNT}),
+    "user": frozenset({Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}),
     "admin": frozenset(Scope),
 }
 

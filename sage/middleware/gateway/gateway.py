@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from sage.errors import SageError
+from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
+from sage.middleware.gateway.library import Library
 from sage.middleware.gateway.usage import Metrics, ModelMetrics
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
@@ -17,28 +21,61 @@ from sage.middleware.providers.exchange import Exchange
 from sage.middleware.providers.explain import Explanation
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport
+from sage.middleware.retrieval_settings import Retrieval
 from sage.middleware.settings import Limits
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.embedders import Models
 
 CLIENT_LEFT = 499
 """The status under which a request is counted whose client went away (nginx's number for it)."""
+
+_PATIENCE = 5.0
+"""Seconds that work on collections may take to end, while models can still be asked."""
 
 
 class Gateway:
     """The whole way of a call below HTTP; :class:`LLMService` and the routes use the same one."""
 
     def __init__(
-        self, registry: Registry, dispatch: Dispatch, transport: Transport, metrics: Metrics, limits: Limits
+        self,
+        registry: Registry,
+        dispatch: Dispatch,
+        transport: Transport,
+        metrics: Metrics,
+        limits: Limits,
+        collections: Path,
+        retrieval: Retrieval,
     ) -> None:
+        """``collections`` is the directory that they lie in."""
         self.registry = registry
         self.metrics = metrics
+        self.retrieval = retrieval
+        self.library = Library(collections, retrieval, self._models, metrics.retrieval)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The one that it runs on: collections, which work on threads, ask models by it."""
         self._dispatch = dispatch
         self._transport = transport
         self._limits = limits
 
+    def _models(self) -> Models:
+        from sage.middleware.gateway.embedding import RegistryModels  # brings what only collections need
+
+        return RegistryModels(self.door)
+
+    def door(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
+        """Itself, and the loop that it lives on, for threads that ask its models."""
+        if self.loop is None:
+            raise Unavailable("the gateway does not run yet, and no model can be asked; try again soon")
+        return self, self.loop
+
     async def close(self) -> None:
-        """Ends every engine and closes the connections to upstreams."""
+        """Closes the collections, ends every engine and closes the connections to upstreams."""
+        closing = asyncio.ensure_future(self.library.close())
+        await asyncio.wait((closing,), timeout=_PATIENCE)
         await self.registry.close()
-        await self._transport.close()
+        await self._transport.close()  # ends the calls that a collection still waits for
+        await closing
 
     def call(self, principal: Principal, call: Call) -> Answering:
         """``async with gateway.call(principal, call) as answer``: admits, dispatches, settles exactly once.

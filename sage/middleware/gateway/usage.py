@@ -67,6 +67,23 @@ class ModelMetrics:
             self.completion_tokens += usage.completion_tokens
 
 
+class RetrievalMetrics:
+    """The metrics of collections: plain numbers, since they change on one event loop only."""
+
+    __slots__ = ("deleted", "duration", "searches", "written")
+
+    def __init__(self) -> None:
+        self.searches: Counter[int] = Counter()
+        self.duration = Durations()
+        self.written = 0
+        self.deleted = 0
+
+    def searched(self, status: int, seconds: float, searches: int) -> None:
+        """Counts one request and the searches in it."""
+        self.searches[status] += searches
+        self.duration.observe(seconds)
+
+
 class Metrics(Collector):
     """All models' metrics, in a registry of their own. ``model`` is a label from the configuration.
 
@@ -78,6 +95,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._by_model: dict[str, ModelMetrics] = {}
+        self.retrieval = RetrievalMetrics()
 
     def of(self, model: str) -> ModelMetrics:
         """The metrics of one model."""
@@ -109,6 +127,20 @@ class Metrics(Collector):
         yield self._histogram(
             "sage_time_to_first_token_seconds", "From the request to the first event of its stream.", lambda m: m.first
         )
+
+        yield from self._retrieval()
+
+    def _retrieval(self) -> Iterator[Metric]:
+        own = self.retrieval
+        searches = CounterMetricFamily("sage_searches", "Searches, by their answer's status.", labels=("status",))
+        for status, count in sorted(own.searches.items()):
+            searches.add_metric((str(status),), count)
+        documents = CounterMetricFamily("sage_documents", "Documents that requests changed.", labels=("operation",))
+        documents.add_metric(("write",), own.written)
+        documents.add_metric(("delete",), own.deleted)
+        duration = HistogramMetricFamily("sage_search_duration_seconds", "From a request for searches to its answer.")
+        duration.add_metric((), own.duration.cumulative(), own.duration.total)
+        yield from (searches, documents, duration)
 
     def _histogram(self, name: str, text: str, part: Callable[[ModelMetrics], Durations]) -> Metric:
         family = HistogramMetricFamily(name, text, labels=("model",))

@@ -281,6 +281,10 @@ class Provider(Protocol):
         """The models in the parsed answer of :meth:`listing`; empty for what is no list."""
         ...
 
+    def context(self, model: str) -> int | None:
+        """Tokens that ``model`` takes of a question and its answer together, where that is known without asking."""
+        ...
+
     def complaints(self) -> list[tuple[str, str]]:
         """Its own models that cannot serve, and why."""
         ...

@@ -62,6 +62,9 @@ class LocalEngineProvider(OpenAIProvider):
     def known_models(self) -> tuple[str, ...]:
         return tuple(name for name in self._models if self.missing(name) is None)
 
+    def context(self, model: str) -> int | None:
+        return _context(self._models[model]) if model in self._models else None
+
     def listing(self) -> str | None:
         return None
 

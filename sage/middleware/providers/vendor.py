@@ -106,6 +106,9 @@ class Vendor:
     def known_models(self) -> tuple[str, ...]:
         return ()
 
+    def context(self, model: str) -> int | None:
+        return None
+
     def complaints(self) -> list[tuple[str, str]]:
         return []
 

@@ -21,13 +21,18 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Long runs of digits are looked for in bodies below this size; what is larger carries media.
+# Long whole numbers are looked for in bodies below this size; what is larger carries media.
 _SMALL = 2**20
-_LONG_NUMBER = re.compile(rb"\d{19}")
+_LONG_NUMBER = re.compile(rb"[-:,\[\s]\d{19}")
 
 
 async def read_json(receive: Receive) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else."""
+    return parse_object(await read_body(receive))
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body; raises :class:`ClientLeft` when it never came."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -38,6 +43,11 @@ async def read_json(receive: Receive) -> dict[str, Any]:
         body = b"".join(parts)
     if message["type"] == "http.disconnect":
         raise ClientLeft
+    return body
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """``body`` as a JSON object; raises :class:`InvalidRequest` for anything else."""
     try:
         value = orjson.loads(body)
         if len(body) < _SMALL and _LONG_NUMBER.search(body):

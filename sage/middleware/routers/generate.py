@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.admission import check_names
 from sage.middleware.gateway.gateway import Answering, Gateway
+from sage.middleware.gateway.searches import SourcesRequest, parse
+from sage.middleware.gateway.sources import Source, add_sources
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
 from sage.middleware.providers.events import payloads, read_usage
-from sage.middleware.routers.asgi import Receive, Scope, Send, note, read_json
+from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.respond import Events, respond
 
 _OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
@@ -35,6 +37,9 @@ class GenerateRequest(BaseModel):
     stream: bool = False
     models: list[str] | None = Field(
         None, max_length=8, description="Names of models that may answer instead, in this order."
+    )
+    search: SourcesRequest | None = Field(
+        None, description="Answer from sources: documents that this search finds are put before the model."
     )
 
     @model_validator(mode="after")
@@ -67,8 +72,19 @@ class TokenUsage(BaseModel):
     total_tokens: int = 0
 
 
+class SourceShown(BaseModel):
+    """A source that the model was shown, under the `number` that it cites; `text` is what it was shown of it."""
+
+    number: int
+    id: str
+    collection: str
+    text: str
+    metadata: dict[str, Any]
+    score: float
+
+
 class GenerateAnswer(BaseModel):
-    """What ``/generate`` answers with."""
+    """What ``/generate`` answers with; `sources` where `search` was asked for."""
 
     id: str
     model: str
@@ -76,6 +92,7 @@ class GenerateAnswer(BaseModel):
     finish_reason: str | None
     usage: TokenUsage
     provider: str
+    sources: list[SourceShown] | None = None
 
 
 class Generate:
@@ -85,25 +102,35 @@ class Generate:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = parse_generate(await read_json(receive)).call()
+        asked = parse_generate(await read_json(receive))
+        call = asked.call()
         note(scope, model=call.model)
-        await respond(self._gateway, call, scope, receive, send, _whole, _events)
+        sources = None
+        if asked.search is not None:
+            note(scope, collection=asked.search.collection)
+            sources = await add_sources(self._gateway, caller(scope), call, asked.search)
+        await respond(
+            self._gateway,
+            call,
+            scope,
+            receive,
+            send,
+            lambda answer: orjson.dumps(whole_answer(answer, sources)),
+            lambda: _events(sources),
+        )
 
 
-def _whole(answer: Answering) -> bytes:
-    return orjson.dumps(whole_answer(answer))
-
-
-def _events() -> Events:
-    texts = TextStream()
+def _events(sources: list[Source] | None) -> Events:
+    texts = TextStream(sources)
     return Events(texts.translate, texts.end)
 
 
 def parse_generate(body: dict[str, Any]) -> GenerateRequest:
     """The validated request; raises :class:`InvalidRequest` that names the first field at fault."""
-    for name in ("search", "memory"):
-        if body.get(name) is not None:
-            raise InvalidRequest(f"'{name}' is not served by this version of the gateway; leave it out", param=name)
+    if body.get("memory") is not None:
+        raise InvalidRequest("'memory' is not served by this version of the gateway; leave it out", param="memory")
+    if body.get("search") is not None:
+        body = {**body, "search": parse(SourcesRequest, body["search"], "search")}
     if body.get("n") not in (None, 1):
         raise InvalidRequest("'n' must be 1 here: the answer holds one text", param="n")
     try:
@@ -115,11 +142,11 @@ def parse_generate(body: dict[str, Any]) -> GenerateRequest:
         raise InvalidRequest(f"'{field}': {message}" if field else message, param=field or None) from None
 
 
-def whole_answer(answer: Answering) -> dict[str, Any]:
-    """``{id, model, text, finish_reason, usage, provider}`` from a whole chat answer."""
+def whole_answer(answer: Answering, sources: list[Source] | None = None) -> dict[str, Any]:
+    """``{id, model, text, finish_reason, usage, provider, sources?}`` from a whole chat answer."""
     chat = orjson.loads(answer.body)
     choice = chat["choices"][0] if chat["choices"] else {}
-    return {
+    whole = {
         "id": chat.get("id") or f"gen-{secrets.token_hex(12)}",
         "model": chat["model"],
         "text": _text(choice["message"].get("content")) if choice else "",
@@ -127,12 +154,19 @@ def whole_answer(answer: Answering) -> dict[str, Any]:
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
     }
+    if sources is not None:
+        whole["sources"] = sources
+    return whole
 
 
 class TextStream:
-    """Turns chat events into ``{"text"}`` events; the last one, from :meth:`end`, has the finish and the usage."""
+    """Turns chat events into ``{"text"}`` events; the last one, from :meth:`end`, has the finish and the usage.
 
-    def __init__(self) -> None:
+    Sources come before all, in an event of their own whose text is empty.
+    """
+
+    def __init__(self, sources: list[Source] | None = None) -> None:
+        self._sources = sources
         self._finish: str | None = None
         self._usage: Any = None
 
@@ -155,7 +189,11 @@ class TextStream:
 
     def translate(self, events: bytes) -> bytes:
         """The same pieces as events of ``/generate``."""
-        return b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
+        written = b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
+        if self._sources is None:
+            return written
+        first, self._sources = {"text": "", "sources": self._sources}, None
+        return b"data: " + orjson.dumps(first) + b"\n\n" + written
 
     def end(self) -> bytes:
         last = {"text": "", "finish_reason": self._finish, "usage": _usage(self._usage)}

@@ -14,10 +14,13 @@ from sage.errors import InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.searches import SourcesRequest, parse
+from sage.middleware.gateway.sources import add_sources
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.guard import GuardedRoute
 from sage.middleware.routers.respond import respond
+from sage.middleware.routers.sourced import with_sources
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -31,9 +34,17 @@ class Inference:
         self._streams = operation in (Operation.CHAT, Operation.COMPLETIONS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = self._parse(await read_json(receive))
+        body = await read_json(receive)
+        search = body.pop("search", None) if self._operation is Operation.CHAT else None
+        call = self._parse(body)
         note(scope, model=call.model)
-        await respond(self._gateway, call, scope, receive, send)
+        if search is None:
+            await respond(self._gateway, call, scope, receive, send)
+            return
+        wish = parse(SourcesRequest, search, "search")
+        note(scope, collection=wish.collection)
+        sources = await add_sources(self._gateway, caller(scope), call, wish)
+        await respond(self._gateway, call, scope, receive, send, *with_sources(sources))
 
     def _parse(self, body: dict[str, Any]) -> Call:
         model = take_model(body)
@@ -118,6 +129,11 @@ class ChatCompletionRequest(_Open):
     tools: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+    search: SourcesRequest | None = Field(
+        None,
+        description="Answer from sources: documents that this search finds are put before the model, and come back as "
+        "`sources`, in a stream with its first chunk.",
+    )
 
 
 class CompletionRequest(_Open):

@@ -17,7 +17,7 @@ class Events:
     """How a surface with a wire of its own writes a stream: see :func:`sage.middleware.routers.streaming.stream`."""
 
     translate: Translate
-    end: Callable[[], bytes]
+    end: Callable[[], bytes] | None = None
     broken: Callable[[SageError], bytes] | None = None
     media_type: bytes = EVENTS
 

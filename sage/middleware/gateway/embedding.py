@@ -1,0 +1,254 @@
+"""Models of the registry as embedders and rerankers of collections.
+
+Collections work on threads, the gateway on its event loop: a call is handed over to the loop and waited for. It goes
+the way of any other (admission, choice of a deployment, retries, metrics), in the name of the collection's tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, UpstreamFailed
+from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.vectors import read_scores, read_vectors
+from sage.middleware.gateway.watch import Watch
+from sage.middleware.providers.base import Call, Native, Operation
+from sage.middleware.providers.deployments import PublicModel
+from sage.middleware.retrieval.embedders import Embedder, Reranker
+from sage.middleware.retrieval.local_embedder import NAME as LOCAL_NAME
+from sage.middleware.retrieval.local_embedder import local_embedder
+from sage.middleware.retrieval.multilingual import MULTILINGUAL, multilingual_embedder
+
+T = TypeVar("T")
+Door = Callable[[], tuple[Gateway, asyncio.AbstractEventLoop]]
+"""The gateway and the loop that it lives on; raises :class:`Unavailable` when it does not run."""
+
+_BATCH = 64
+"""Texts in one call: what every vendor takes (Zhipu's bound; Cohere takes 96)."""
+_BATCH_BYTES = 256 * 1024
+_IN_FLIGHT = 4
+_RESOLVE_WITHIN = 30.0
+_SLACK = 5.0  # for the loop to end a call whose time is over, before it is given up
+_REMEMBERED = 256
+
+
+class RegistryModels:
+    """Where collections look up embedders and rerankers by name (:class:`~sage.middleware.retrieval.embedders.Models`).
+
+    ``none``, ``auto``, ``local`` and ``local-multilingual`` need no registry; any other name is a model's or
+    ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with what comes before it (a local model that
+    has to be loaded).
+    """
+
+    def __init__(self, door: Door, tenant: str = "local", timeout: float = 300.0) -> None:
+        self._door = door
+        self._timeout = timeout
+        self._principal = Principal(f"collections of {tenant}", tenant, frozenset({Scope.GENERATE}))
+        self._lock = threading.Lock()
+        self._embedders: dict[tuple[str, str], RegistryEmbedder] = {}
+
+    def of(self, tenant: str) -> RegistryModels:
+        """The same for the collections of another tenant."""
+        return RegistryModels(self._door, tenant, self._timeout)
+
+    def embedder(self, name: str) -> Embedder | None:
+        """Raises :class:`NotFound` for a name that is none, :class:`MissingExtra` for a local one not installed, and
+        :class:`InvalidRequest` on a thread that runs an event loop."""
+        if name == "none":
+            return None
+        if name in ("auto", "local", LOCAL_NAME):
+            return local_embedder(optional=name == "auto")
+        if name in MULTILINGUAL:
+            return multilingual_embedder()
+        exact = _exact_name(name, self._resolved(name))
+        with self._lock:
+            while len(self._embedders) > _REMEMBERED:
+                del self._embedders[next(iter(self._embedders))]
+            return self._embedders.setdefault((name, exact), RegistryEmbedder(self, name, exact))
+
+    def reranker(self, name: str) -> Reranker:
+        """Raises as :meth:`embedder` does."""
+        self._resolved(name)
+        return RegistryReranker(self, name)
+
+    def ask(self, calls: Sequence[Call]) -> list[bytes]:
+        """The upstream's answers, in the order of ``calls``; a few run at a time, and all end when one fails.
+
+        Raises what the call raised, :class:`DeadlineExceeded` when one took longer than the timeout, and
+        :class:`UpstreamFailed` when a fallback answered, which is another model.
+        """
+        rounds = -(-len(calls) // _IN_FLIGHT)
+        return self._run(lambda gateway: self._ask_all(gateway, calls), self._timeout * rounds + _SLACK)
+
+    def _resolved(self, name: str) -> PublicModel:
+        gateway, _ = self._door()
+        return gateway.registry.get(name) or self._run(lambda found: found.registry.resolve(name), _RESOLVE_WITHIN)
+
+    async def _ask_all(self, gateway: Gateway, calls: Sequence[Call]) -> list[bytes]:
+        turn = asyncio.Semaphore(_IN_FLIGHT)
+
+        async def ask(call: Call) -> bytes:
+            async with turn:
+                return await self._ask(gateway, call)
+
+        tasks = [asyncio.ensure_future(ask(call)) for call in calls]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, gateway: Gateway, call: Call) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._answer(gateway, call)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"model '{call.model}' did not answer a collection within {self._timeout:g} s"
+            ) from None
+
+    async def _answer(self, gateway: Gateway, call: Call) -> bytes:
+        with Watch(call):
+            async with gateway.call(self._principal, call) as answer:
+                model = gateway.registry.get(call.model)
+                if model is not None and answer.deployment not in [deployment.name for deployment in model.deployments]:
+                    raise UpstreamFailed(
+                        f"model '{call.model}' was answered for by its fallback {answer.deployment}, whose vectors and "
+                        "scores are not comparable with its own; try again later",
+                        code="fallback_answered",
+                    )
+                return answer.body
+
+    def _run(self, work: Callable[[Gateway], Coroutine[Any, Any, T]], within: float) -> T:
+        """The result of ``work`` on the gateway's loop, for a thread that runs none."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise InvalidRequest(
+                "a collection blocks: call it from a thread that runs no event loop (asyncio.to_thread)"
+            )
+        gateway, loop = self._door()
+        coroutine = work(gateway)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:  # the loop was closed meanwhile
+            coroutine.close()
+            raise _stopped() from None
+        try:
+            return future.result(within)
+        except concurrent.futures.CancelledError:
+            raise _stopped() from None
+        except TimeoutError:
+            raise DeadlineExceeded(f"the gateway did not answer a collection within {within:g} s") from None
+        finally:
+            future.cancel()
+
+
+class RegistryEmbedder:
+    """A model of the registry that embeds; an :class:`~sage.middleware.retrieval.embedders.Embedder`.
+
+    ``name`` is the model's, with that of the model behind it where they differ (``notes@bge-m3``): so a public name
+    that is pointed at another model makes vectors of another name.
+    """
+
+    languages: frozenset[str] | None = None
+
+    def __init__(self, models: RegistryModels, model: str, name: str) -> None:
+        self._models = models
+        self._model = model
+        self.name = name
+        self.dimension: int | None = None
+
+    def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
+        """Raises :class:`UpstreamFailed` for an answer that is not one vector of finite numbers for each text, all of
+        the same dimension as before; and what the call raises."""
+        if not texts:
+            return np.empty((0, self.dimension or 0), np.float32)
+        batches = list(_batches(texts))
+        answers = self._models.ask([self._call(batch, query) for batch in batches])
+        parts = [read_vectors(answer, len(batch), self._model) for answer, batch in zip(answers, batches, strict=True)]
+        dimension = self.dimension or parts[0].shape[1]
+        for part in parts:
+            if part.shape[1] != dimension:
+                raise UpstreamFailed(
+                    f"model '{self._model}' answered with vectors of {part.shape[1]} dimensions, and of {dimension} "
+                    "before",
+                    code="upstream_nonsense",
+                )
+        self.dimension = dimension
+        return np.concatenate(parts)
+
+    def _call(self, texts: list[str], query: bool) -> Call:
+        call = Call(Operation.EMBEDDINGS, {"model": self._model, "input": texts}, self._model)
+        # Only Cohere tells queries from documents; sent to providers of that kind alone.
+        purpose = "search_query" if query else "search_document"
+        call.native = Native("cohere", {"texts": texts, "input_type": purpose, "embedding_types": ["float"]})
+        return call
+
+
+class RegistryReranker:
+    """A model of the registry that reranks; a :class:`~sage.middleware.retrieval.embedders.Reranker`."""
+
+    def __init__(self, models: RegistryModels, model: str) -> None:
+        self._models = models
+        self._model = model
+
+    def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Raises :class:`UpstreamFailed` for an answer that is not one finite score for each text; and what the call
+        raises."""
+        if not texts:
+            return []
+        batches = list(_batches(texts))
+        answers = self._models.ask([self._call(query, batch) for batch in batches])
+        scores: list[float] = []
+        for answer, batch in zip(answers, batches, strict=True):
+            scores += read_scores(answer, len(batch), self._model)
+        return scores
+
+    def _call(self, query: str, texts: list[str]) -> Call:
+        body = {"model": self._model, "query": query, "documents": texts, "top_n": len(texts)}
+        return Call(Operation.RERANK, body, self._model)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        length = len(text.encode())
+        if batch and (len(batch) == _BATCH or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += length
+    if batch:
+        yield batch
+
+
+def _exact_name(name: str, model: PublicModel) -> str:
+    """The name that vectors are known by. Raises :class:`Unavailable` when no deployment tells what is behind it."""
+    behind = sorted({deployment.model for deployment in model.deployments})
+    if not behind:
+        reason = "; ".join(model.faults) or "it has no deployment"
+        raise Unavailable(f"model '{name}' cannot serve: {reason}", param="embedder", code="model_unavailable")
+    if len(behind) > 1:
+        raise InvalidRequest(
+            f"behind '{name}' are several models ({', '.join(behind)}), whose vectors are not comparable; name one of "
+            "them as provider/model",
+            param="embedder",
+        )
+    return name if name.endswith(behind[0]) else f"{name}@{behind[0]}"
+
+
+def _stopped() -> Unavailable:
+    return Unavailable("the gateway was stopped while a collection waited for a model")

@@ -1,0 +1,253 @@
+"""The collections as callers reach them: each in their tenant, within their models, on threads, and counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from sage.errors import NotFound, PermissionDenied, SageError, Unavailable
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.reembedding import Reembedding, Reembeddings
+from sage.middleware.gateway.searches import SearchRequest
+from sage.middleware.gateway.threads import Threads
+from sage.middleware.gateway.usage import RetrievalMetrics
+from sage.middleware.retrieval_settings import Retrieval, RetrievalLimits
+
+if TYPE_CHECKING:  # what searches is loaded by the first who searches
+    from sage.middleware.retrieval.collection import Collection
+    from sage.middleware.retrieval.collections import Collections
+    from sage.middleware.retrieval.documents import StoredDocument, Written
+    from sage.middleware.retrieval.embedders import Models
+    from sage.middleware.retrieval.search import SearchAnswer
+
+T = TypeVar("T")
+
+
+class Library:
+    """Every method that waits is for an event loop; those that block are for other threads.
+
+    Names are those of the caller's own tenant: what another has is not there. Nothing is loaded or opened before the
+    first call.
+    """
+
+    def __init__(
+        self, root: Path, settings: Retrieval, models: Callable[[], Models], metrics: RetrievalMetrics
+    ) -> None:
+        """``models`` is asked once, by the first call."""
+        self.limits: RetrievalLimits = settings.limits
+        self._root = root
+        self._settings = settings
+        self._models = models
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._opened: Collections | None = None
+        self._closed = False
+        self._reading = Threads("searches", 8, 256)
+        self._writing = Threads("writes", 16, 64)  # many at a time: they share commits
+        self._working = Threads("work on collections", 4, 4)
+        self._reembeddings = Reembeddings(self._working)
+
+    async def search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
+        """One answer a search; those of one collection on one state of it."""
+        for search in searches:
+            if search.rerank is not None:
+                _reach(principal, search.rerank.model, "rerank")
+        begun, status = time.perf_counter(), 200
+        try:
+            return await self._reading.run(partial(self._search, principal, searches))
+        except SageError as exc:
+            status = exc.status
+            raise
+        except BaseException as exc:
+            status = 500 if isinstance(exc, Exception) else 499
+            raise
+        finally:
+            self._metrics.searched(status, time.perf_counter() - begun, len(searches))
+
+    def _search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
+        places: dict[str, list[int]] = {}
+        for place, search in enumerate(searches):
+            places.setdefault(search.collection, []).append(place)
+        found: dict[int, SearchAnswer] = {}
+        for name, wanted in places.items():
+            collection = self.open(principal, name)
+            if any(searches[place].vector is None and searches[place].mode != "bm25" for place in wanted):
+                _reach_embedder(principal, collection.options.embedder, "collection")
+            answers = collection.search_many([searches[place].search(self.limits) for place in wanted])
+            found.update(zip(wanted, answers, strict=True))
+        return [found[place] for place in range(len(searches))]
+
+    async def add(
+        self, principal: Principal, name: str, documents: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> Written:
+        """Upserts what ``documents`` gives, which is called on a thread; a collection that is not there is made."""
+        written = await self._writing.run(partial(self._add, principal, name, documents))
+        self._metrics.written += len(written.ids)
+        return written
+
+    def _add(self, principal: Principal, name: str, parse: Callable[[], Sequence[Mapping[str, Any]]]) -> Written:
+        documents = parse()
+        try:
+            collection = self.open(principal, name)
+        except NotFound:
+            from sage.middleware.retrieval.documents import check_documents
+
+            check_documents(documents, self.limits)  # nothing is made for what is refused
+            collection = self.open(principal, name, create=True)
+        if any(isinstance(document, Mapping) and document.get("vector") is None for document in documents):
+            _reach_embedder(principal, collection.options.embedder, "collection")
+        return collection.add(documents)
+
+    async def delete_documents(
+        self, principal: Principal, name: str, ids: Sequence[str] | None, filter: Mapping[str, Any] | None
+    ) -> int:
+        """How many there were of them."""
+
+        def delete() -> int:
+            return self.open(principal, name).delete(ids, filter)
+
+        deleted = await self._writing.run(delete)
+        self._metrics.deleted += deleted
+        return deleted
+
+    async def document(self, principal: Principal, name: str, id: str, *, vector: bool = False) -> StoredDocument:
+        return await self._reading.run(lambda: self.open(principal, name).get(id, vector=vector))
+
+    async def page(
+        self, principal: Principal, name: str, cursor: str | None, limit: int, filter: Mapping[str, Any] | None
+    ) -> tuple[list[StoredDocument], str | None]:
+        return await self._reading.run(lambda: self.open(principal, name).page(cursor, limit, filter))
+
+    async def describe(self, principal: Principal, name: str) -> dict[str, Any]:
+        """One collection, as ``GET /collections/{name}`` tells it."""
+        return await self._reading.run(lambda: self._described(principal, name))
+
+    async def describe_all(self, principal: Principal) -> list[dict[str, Any]]:
+        """Every collection of the tenant; one that cannot be opened says why."""
+        return await self._reading.run(partial(self._all, principal))
+
+    def _all(self, principal: Principal) -> list[dict[str, Any]]:
+        found = []
+        for name in self._collections().names(principal.tenant):
+            try:
+                found.append(self._described(principal, name))
+            except NotFound:
+                continue  # deleted meanwhile
+            except SageError as exc:
+                found.append({"name": name, "error": exc.message})
+        return found
+
+    def _described(self, principal: Principal, name: str) -> dict[str, Any]:
+        described = self.open(principal, name).describe()
+        running = self._reembeddings.of(principal.tenant, name)
+        return {**described, "reembedding": running.describe()} if running is not None else described
+
+    async def create(self, principal: Principal, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A new collection, described; options that are not given are the configuration's."""
+
+        def create() -> dict[str, Any]:
+            embedder = options.get("embedder") or self._settings.defaults.embedder
+            if isinstance(embedder, str):
+                _reach_embedder(principal, embedder, "embedder")
+            return self._collections().create(principal.tenant, name, options).describe()
+
+        return await self._writing.run(create)
+
+    async def delete(self, principal: Principal, name: str) -> None:
+        """Ends what works on it; requests that run on it end first."""
+        self._reembeddings.stop(principal.tenant, name)
+        await self._working.run(lambda: self._collections().delete(principal.tenant, name))
+
+    async def reembed(self, principal: Principal, name: str, embedder: str) -> Reembedding:
+        """Begins to make all vectors anew, or joins who does."""
+
+        def find() -> Collection:
+            _reach_embedder(principal, embedder, "embedder")
+            return self.open(principal, name)
+
+        collection = await self._reading.run(find)
+        return self._reembeddings.begin(principal.tenant, collection, embedder)
+
+    async def optimize(self, principal: Principal, name: str) -> dict[str, Any]:
+        """Brings its index into its fastest shape; the collection, described."""
+
+        def optimize() -> dict[str, Any]:
+            self.open(principal, name).optimize()
+            return self._described(principal, name)
+
+        return await self._working.run(optimize)
+
+    async def snapshot(self, principal: Principal, name: str, write: BinaryIO) -> None:
+        """One consistent state, written to ``write`` on a thread."""
+        await self._working.run(lambda: self.open(principal, name).snapshot(write))
+
+    async def restore(self, principal: Principal, name: str, read: BinaryIO) -> dict[str, Any]:
+        """A new collection from a snapshot, described."""
+
+        def restore() -> dict[str, Any]:
+            return self._collections().restore(principal.tenant, name, read).describe()
+
+        return await self._working.run(restore)
+
+    async def upload(self, work: Callable[[], T]) -> T:
+        """Runs ``work`` on a body that is being received, away from the event loop."""
+        return await self._writing.run(work)
+
+    def place(self) -> Path:
+        """Where bodies that are being received may lie, on the disk that they will end on."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._root
+
+    def open(self, principal: Principal, name: str, *, create: bool = False) -> Collection:
+        """The collection of that name of the caller's tenant. Blocks."""
+        if create:
+            _reach_embedder(principal, self._settings.defaults.embedder, "collection")
+        return self._collections().open(principal.tenant, name, create=create)
+
+    def _collections(self) -> Collections:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
+            if self._opened is None:
+                from sage.middleware.retrieval.collections import Collections
+
+                self._opened = Collections(self._root, self._settings, self._models())
+            return self._opened
+
+    async def close(self) -> None:
+        """Waits for what runs, ends what is long, and closes every collection."""
+        self._reembeddings.close()
+        closing = Threads("closing", 1, 0)
+        await closing.run(self._close)
+        closing.close()
+
+    def _close(self) -> None:
+        for threads in (self._reading, self._writing, self._working):
+            threads.close()
+        with self._lock:
+            self._closed = True
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+
+def _reach(principal: Principal, model: str, param: str) -> None:
+    if not principal.allows_model(model):
+        raise PermissionDenied(
+            f"this credential does not reach the model '{model}'; it reaches: {', '.join(principal.models)}",
+            param=param,
+            code="model_not_allowed",
+        )
+
+
+def _reach_embedder(principal: Principal, name: str, param: str) -> None:
+    """Embedders that are no models of the registry are everybody's. On threads only: it loads what searches."""
+    from sage.middleware.retrieval.local_embedder import NAME
+    from sage.middleware.retrieval.multilingual import MULTILINGUAL
+
+    if name not in ("auto", "none", "local", NAME) and name not in MULTILINGUAL:
+        _reach(principal, name, param)

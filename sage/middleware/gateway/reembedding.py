@@ -1,0 +1,120 @@
+"""Collections whose vectors are being made anew: one run each, which goes on whoever watches it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sage.errors import Conflict, SageError, Unavailable
+from sage.middleware.gateway.threads import Threads
+from sage.middleware.providers.base import PullProgress
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.collection import Collection
+
+_PAUSE = 0.5
+"""Seconds between two looks at how far it is."""
+_SHUTTING_DOWN = "the gateway is shutting down; ask again to go on where it was"
+
+
+class Reembedding:
+    """One run: how far it is, in documents, and its end."""
+
+    def __init__(self, collection: Collection, embedder: str) -> None:
+        self.embedder = embedder
+        self._collection = collection
+        self._done = 0
+        self._total = 0
+        self._stopped: str | None = None
+        self._failure: BaseException | None = None
+        self._ended = asyncio.Event()
+
+    def describe(self) -> dict[str, Any]:
+        return {"embedder": self.embedder, "done": self._done, "total": self._total, "running": True}
+
+    def stop(self, reason: str) -> None:
+        """It ends after the batch that is being made, and goes on there when it is asked for again."""
+        self._stopped = reason
+
+    def run(self) -> None:
+        """Blocks until it is done."""
+        self._see(0, 0)
+        self._collection.reembed(self.embedder, self._see)
+
+    def _see(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        if self._stopped is not None:
+            raise Unavailable(self._stopped, code="reembedding_stopped")
+
+    def ended(self, work: Future[None]) -> None:
+        """Called on the loop, once."""
+        self._failure = Unavailable(_SHUTTING_DOWN, code="shutting_down") if work.cancelled() else work.exception()
+        self._ended.set()
+
+    async def progress(self) -> AsyncGenerator[PullProgress, None]:
+        """How far it is, as it goes on; raises what it failed with. Leaving does not end it."""
+        told: PullProgress | None = None
+        while not self._ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE if told is not None else 0.02):
+                    await self._ended.wait()
+                    break
+            now = PullProgress("embedding", self._done, self._total)
+            if now != told:
+                told = now
+                yield now
+        if self._failure is not None:
+            raise self._failure
+        yield PullProgress("done", self._done, self._total)
+
+
+class Reembeddings:
+    """Those that run, by tenant and collection."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._running: dict[tuple[str, str], Reembedding] = {}
+
+    def of(self, tenant: str, name: str) -> Reembedding | None:
+        return self._running.get((tenant, name))
+
+    def begin(self, tenant: str, collection: Collection, embedder: str) -> Reembedding:
+        """Raises :class:`Conflict` when one with another embedder runs."""
+        key = tenant, collection.name
+        running = self._running.get(key)
+        if running is not None:
+            if running.embedder != embedder:
+                raise Conflict(
+                    f"collection '{collection.name}' is embedded anew with '{running.embedder}' now; wait for its end",
+                    param="embedder",
+                    code="reembedding_runs",
+                )
+            return running
+        begun = Reembedding(collection, embedder)
+        self._running[key] = begun
+        try:
+            work = self._threads.submit(begun.run)
+        except SageError:
+            del self._running[key]
+            raise
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            del self._running[key]
+            begun.ended(work)
+
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
+        return begun
+
+    def stop(self, tenant: str, name: str) -> None:
+        running = self.of(tenant, name)
+        if running is not None:
+            running.stop(f"collection '{name}' is being deleted")
+
+    def close(self) -> None:
+        """Ends those that run; they go on when they are asked for again."""
+        for running in list(self._running.values()):
+            running.stop(_SHUTTING_DOWN)

@@ -1,0 +1,134 @@
+"""What a request may say of a search, and of the sources of an answer: checked before anything is looked up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sage.errors import InvalidRequest
+from sage.middleware.providers.base import MAX_NAME
+from sage.middleware.quantities import nearest
+from sage.middleware.retrieval_settings import RetrievalLimits
+
+if TYPE_CHECKING:  # they bring numpy, which a gateway that nobody searches does without
+    from sage.middleware.retrieval.search import Search
+
+Body = TypeVar("Body", bound=BaseModel)
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+_DEPTH = 50
+MAX_QUERY = 32_768
+"""Characters of a query."""
+
+
+class RerankWish(BaseModel):
+    """A model that puts the best ``depth`` candidates in order."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: ModelName
+    depth: int = Field(_DEPTH, ge=1, le=1000)
+
+
+def _named(given: Any) -> Any:
+    if not isinstance(given, str | dict | RerankWish | None):
+        raise ValueError("must be a model's name, or {model, depth}")
+    return {"model": given} if isinstance(given, str) else given
+
+
+Reranking = Annotated[RerankWish, BeforeValidator(_named, json_schema_input_type=ModelName | RerankWish)]
+
+
+class SearchFields(BaseModel):
+    """What every search may say."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    collection: str = Field("default", examples=["default"])
+    top_k: int = Field(10, ge=1, examples=[3], description="How many results.")
+    mode: Literal["hybrid", "dense", "bm25"] = Field("hybrid", description="By meaning, by words, or by both.")
+    filter: dict[str, Any] | None = Field(
+        None, description='On metadata: `{"lang": "zh", "year": {"$gte": 2020}, "$or": [{…}], "$not": {…}}`.'
+    )
+    fusion: Literal["minmax", "rrf", "dbsf", "zscore"] = Field(
+        "minmax", description="How the two orders of a hybrid search become one."
+    )
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="The weight of meaning against words; none: 0.5, less where a query calls for it."
+    )
+    rerank: Reranking | None = Field(
+        None, description="A model that puts the best candidates in order, or `{model, depth}`."
+    )
+    exact: bool = Field(False, description="Compare vectors one by one.")
+
+
+class SearchRequest(SearchFields):
+    """A query for a collection."""
+
+    query: str = Field("", max_length=MAX_QUERY, examples=["document"])
+    vector: list[float] | None = Field(None, description="In place of the query's own embedding.")
+    offset: int = Field(0, ge=0, description="How many results to pass over, for pages.")
+    explain: bool = Field(False, description="Say how each score came about.")
+    highlight: bool = Field(False, description="Passages of each text with `<em>` around what matched.")
+
+    def search(self, limits: RetrievalLimits) -> Search:
+        """What the collection is asked. Raises :class:`InvalidRequest` for a vector that is none."""
+        from sage.middleware.retrieval.documents import check_vector
+        from sage.middleware.retrieval.search import Fusion, Mode, Search
+
+        return Search(
+            query=self.query,
+            vector=check_vector(self.vector, "search", limits, param="vector"),
+            mode=Mode(self.mode),
+            top_k=self.top_k,
+            offset=self.offset,
+            filter=self.filter,
+            fusion=Fusion(self.fusion),
+            alpha=self.alpha,
+            exact=self.exact,
+            rerank=self.rerank.model if self.rerank is not None else None,
+            rerank_depth=self.rerank.depth if self.rerank is not None else _DEPTH,
+            explain=self.explain,
+            highlight=self.highlight,
+        )
+
+
+class SourcesRequest(SearchFields):
+    """Where an answer's sources are looked for; the query is the last message of the user unless it is given."""
+
+    top_k: int = Field(5, ge=1, le=50, description="How many sources at most.")
+    query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
+
+    def asked(self, query: str) -> SearchRequest:
+        """The search for ``query``."""
+        given = {name: getattr(self, name) for name in SearchFields.model_fields}
+        return SearchRequest.model_construct(**given, query=query)
+
+
+def parse_search(given: Any, place: str = "") -> SearchRequest:
+    """A search of a request; ``place`` is where it stands, such as ``searches[1]``."""
+    search = parse(SearchRequest, given, place)
+    if not search.query and search.vector is None:
+        raise InvalidRequest("give a 'query', or a 'vector'", param=_path(place, "query"))
+    return search
+
+
+def parse(kind: type[Body], given: Any, place: str = "") -> Body:
+    """``given`` as ``kind``; raises :class:`InvalidRequest` that names the first field at fault."""
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"'{place}' must be an object", param=place or None)
+    try:
+        return kind.model_validate(given)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+    path = _path(place, ".".join(str(part) for part in error["loc"]))
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])
+        known = RerankWish if len(error["loc"]) > 1 else kind
+        raise InvalidRequest(f"unknown field '{path}'; {nearest(name, list(known.model_fields))}", param=path)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    raise InvalidRequest(f"'{path}': {message}" if path else message, param=path or None)
+
+
+def _path(place: str, field: str) -> str:
+    return f"{place}.{field}" if place and field else place or field

@@ -1,0 +1,168 @@
+"""``/collections``: what there is to search, how it is made, embedded anew, copied and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.errors import InvalidRequest
+from sage.middleware.gateway.library import Library
+from sage.middleware.gateway.searches import ModelName, parse
+from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.routers.asgi import note, read_json
+from sage.middleware.routers.described import bytes_body, json_body, library
+from sage.middleware.routers.guard import GuardedRoute
+from sage.middleware.routers.openai import Caller
+from sage.middleware.routers.pulls import PullStream
+from sage.middleware.routers.snapshots import SnapshotStream, receive_file
+
+router = APIRouter(route_class=GuardedRoute, tags=["Search"])
+TheLibrary = Annotated[Library, Depends(library)]
+
+
+class NewCollection(CollectionOptions):
+    """A collection's name and what it is made with; what is left out is the configuration's (`retrieval.defaults`)."""
+
+    name: str = Field(
+        description="Letters of any script, digits, `.`, `_` and `-`, the first a letter or digit; up to 64."
+    )
+
+
+class ReembedRequest(BaseModel):
+    """With what to make all vectors anew: `local`, or a model's name, or `provider/model`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    embedder: ModelName
+
+
+class CollectionState(BaseModel):
+    """A collection. `bytes` are on disk, `created_at` is in Unix seconds; `embedder` is the exact name of what made its
+    vectors (null: they come with the documents), `languages` those that it speaks (null: not known to be limited), and
+    `reembedding` how far new vectors are. A collection that cannot be opened has only its `name` and an `error`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    documents: int | None = None
+    dimension: int | None = None
+    embedder: str | None = None
+    languages: list[str] | None = None
+    metric: str | None = None
+    bytes: int | None = None
+    created_at: float | None = None
+    options: dict[str, Any] | None = None
+    index: dict[str, Any] | None = None
+    reembedding: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class CollectionStates(BaseModel):
+    """The collections of the caller's tenant."""
+
+    collections: list[CollectionState]
+
+
+@router.get("/collections", name="collections_list", response_model=CollectionStates)
+async def list_collections(principal: Caller, library: TheLibrary) -> JSONResponse:
+    """The collections of the caller's tenant, in the order of the alphabet."""
+    return JSONResponse({"collections": await library.describe_all(principal)})
+
+
+@router.post(
+    "/collections",
+    name="collections_create",
+    status_code=201,
+    response_model=CollectionState,
+    openapi_extra=json_body(NewCollection, {"name": "notes"}),
+)
+async def create_collection(request: Request, principal: Caller, library: TheLibrary) -> JSONResponse:
+    """A new, empty collection."""
+    body = await read_json(request.receive)
+    name = body.pop("name", None)
+    if not isinstance(name, str):
+        raise InvalidRequest("'name' must be text, such as \"notes\"", param="name")
+    note(request.scope, collection=name)
+    return JSONResponse(await library.create(principal, name, body), status_code=201)
+
+
+@router.get("/collections/{collection}", name="collections_show", response_model=CollectionState)
+async def show_collection(collection: str, principal: Caller, library: TheLibrary) -> JSONResponse:
+    """One collection: how many documents, what makes its vectors, the state of its index."""
+    return JSONResponse(await library.describe(principal, collection))
+
+
+@router.delete("/collections/{collection}", name="collections_delete", status_code=204)
+async def delete_collection(collection: str, request: Request, principal: Caller, library: TheLibrary) -> None:
+    """Deletes a collection with all its documents; requests that run on it end first."""
+    note(request.scope, collection=collection)
+    await library.delete(principal, collection)
+
+
+@router.post(
+    "/collections/{collection}/reembed",
+    name="collections_reembed",
+    response_class=Response,
+    openapi_extra=json_body(ReembedRequest, {"embedder": "local"}),
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        202: {"model": CollectionState},
+    },
+)
+async def reembed_collection(
+    collection: str, request: Request, principal: Caller, library: TheLibrary, wait: bool = True
+) -> Response:
+    """Makes all vectors anew with another embedder; searches go on with the old ones until it is done.
+
+    Its progress comes as events `{"status", "completed", "total"}`, then `[DONE]`; who leaves does not end it. Under
+    `?wait=false` the answer is a 202 at once, and `reembedding` of the collection tells how far it is. One that was
+    interrupted goes on where it was when it is asked for again.
+    """
+    wanted = parse(ReembedRequest, await read_json(request.receive))
+    note(request.scope, collection=collection)
+    running = await library.reembed(principal, collection, wanted.embedder)
+    if wait:
+        return PullStream(running.progress())
+    return JSONResponse(await library.describe(principal, collection), status_code=202)
+
+
+@router.post("/collections/{collection}/optimize", name="collections_optimize", response_model=CollectionState)
+async def optimize_collection(
+    collection: str, request: Request, principal: Caller, library: TheLibrary
+) -> JSONResponse:
+    """Brings the index into its fastest shape and answers when that is done. It happens by itself, too."""
+    note(request.scope, collection=collection)
+    return JSONResponse(await library.optimize(principal, collection))
+
+
+@router.get(
+    "/collections/{collection}/snapshot",
+    name="collections_snapshot",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def snapshot_collection(collection: str, request: Request, principal: Caller, library: TheLibrary) -> Response:
+    """One consistent state of a collection as a file, while others write."""
+    note(request.scope, collection=collection)
+    stream = SnapshotStream(collection)
+    await stream.begin(lambda write: library.snapshot(principal, collection, write))
+    return stream
+
+
+@router.put(
+    "/collections/{collection}/snapshot",
+    name="collections_restore",
+    status_code=201,
+    response_model=CollectionState,
+    openapi_extra=bytes_body(),
+)
+async def restore_collection(collection: str, request: Request, principal: Caller, library: TheLibrary) -> JSONResponse:
+    """A new collection from a snapshot, whole or not at all."""
+    note(request.scope, collection=collection)
+    async with receive_file(request, library) as file:
+        restored: Mapping[str, Any] = await library.restore(principal, collection, file)
+    return JSONResponse(restored, status_code=201)

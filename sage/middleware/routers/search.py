@@ -1,0 +1,123 @@
+"""``/search`` and ``/search/batch``: the best documents of a collection for a query."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.errors import InvalidRequest
+from sage.middleware.gateway.library import Library
+from sage.middleware.gateway.searches import SearchRequest, parse_search
+from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json, send_json
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.search import SearchAnswer, SearchResult
+
+
+class Found(BaseModel):
+    """One document found. Of `score`, higher is better; `scores` are those of the legs `dense` and `bm25` (null: that
+    leg has none for this document), and `rerank` after reranking. `explanation` and `highlights` come when asked for.
+    """
+
+    id: str
+    score: float
+    text: str
+    metadata: dict[str, Any]
+    scores: dict[str, float | None]
+    explanation: dict[str, Any] | None = None
+    highlights: list[str] | None = None
+
+
+class SearchReply(BaseModel):
+    """The best first. `total`: how many documents match in all; in dense and hybrid searches that is every document
+    with a vector that the filter lets through. `warnings` say what was left out, such as an embedder that did not
+    answer."""
+
+    results: list[Found]
+    total: int
+    took_ms: float
+    warnings: list[str] | None = None
+
+
+class BatchRequest(BaseModel):
+    """Several searches at once; those of one collection see one state of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    searches: list[SearchRequest] = Field(examples=[[{"query": "document"}, {"query": "文档", "mode": "bm25"}]])
+
+
+class BatchReply(BaseModel):
+    """One answer a search, in their order; `took_ms` is of all together."""
+
+    answers: list[SearchReply]
+
+
+class SearchEndpoint:
+    """The ASGI endpoint of ``/search``."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        search = parse_search(await read_json(receive))
+        note(scope, collection=search.collection)
+        begun = time.perf_counter()
+        answer = (await self._library.search(caller(scope), [search]))[0]
+        await send_json(send, orjson.dumps(_reply(answer, begun)), [])
+
+
+class BatchEndpoint:
+    """The ASGI endpoint of ``/search/batch``."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        searches = self._parse(await read_json(receive))
+        begun = time.perf_counter()
+        answers = await self._library.search(caller(scope), searches)
+        await send_json(send, orjson.dumps({"answers": [_reply(answer, begun) for answer in answers]}), [])
+
+    def _parse(self, body: dict[str, Any]) -> list[SearchRequest]:
+        given, most = body.get("searches"), self._library.limits.max_searches
+        unknown = next((name for name in body if name != "searches"), None)
+        if unknown is not None:
+            raise InvalidRequest(f"unknown field '{unknown}'; a batch has 'searches'", param=unknown)
+        if not isinstance(given, list) or not given:
+            raise InvalidRequest('\'searches\' must be a list such as [{"query": "…"}]', param="searches")
+        if len(given) > most:
+            raise InvalidRequest(
+                f"'searches' holds {len(given)}; one request may hold {most} (retrieval.limits.max_searches)",
+                param="searches",
+            )
+        return [parse_search(search, f"searches[{place}]") for place, search in enumerate(given)]
+
+
+def _reply(answer: SearchAnswer, begun: float) -> dict[str, Any]:
+    reply: dict[str, Any] = {
+        "results": [_found(result) for result in answer.results],
+        "total": answer.total,
+        "took_ms": round((time.perf_counter() - begun) * 1000, 3),
+    }
+    if answer.warnings:
+        reply["warnings"] = answer.warnings
+    return reply
+
+
+def _found(result: SearchResult) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "id": result.id,
+        "score": result.score,
+        "text": result.text,
+        "metadata": result.metadata,
+        "scores": result.scores,
+    }
+    if result.explanation is not None:
+        found["explanation"] = result.explanation
+    if result.highlights is not None:
+        found["highlights"] = result.highlights
+    return found
