@@ -12,7 +12,10 @@ import typer
 
 from sage.errors import ConfigError, SageError
 from sage.middleware.app.cli_accounts import key_app, token_command, user_app
+from sage.middleware.app.cli_collections import collections_app
+from sage.middleware.app.cli_ingest import ingest
 from sage.middleware.app.cli_models import generate, models_app
+from sage.middleware.app.cli_search import search
 from sage.middleware.app.version import version
 from sage.middleware.config import find_config, load_settings
 
@@ -27,9 +30,12 @@ config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(user_app, name="user")
 app.add_typer(key_app, name="key")
 app.add_typer(models_app, name="models")
+app.add_typer(collections_app, name="collections")
 app.add_typer(config_app, name="config")
 app.command("token")(token_command)
 app.command("generate")(generate)
+app.command("search")(search)
+app.command("ingest")(ingest)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="The configuration file; else SAGE_CONFIG, ./config.yaml.")

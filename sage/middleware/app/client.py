@@ -6,9 +6,9 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from sage.errors import SageError
 
@@ -16,9 +16,13 @@ _TIMEOUT = 660.0  # above the gateway's own limit for one call
 
 
 class CallFailed(SageError):
-    """The gateway refused, or was not there."""
+    """The gateway refused, or was not there. ``answered``: the status of its answer, if there was one."""
 
     default_code = "call_failed"
+
+    def __init__(self, message: str, *, answered: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.answered = answered
 
 
 class Client:
@@ -38,11 +42,28 @@ class Client:
         self._credential = credential
         self._hint = hint
 
-    def get(self, path: str) -> dict[str, Any]:
-        return self._json(self._open("GET", path, None))
+    @property
+    def url(self) -> str:
+        return self._url
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def get(self, path: str, **query: str | int) -> dict[str, Any]:
+        return self._json(self._open("GET", path, None, query))
+
+    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+        """``body`` as bytes is JSON already."""
         return self._json(self._open("POST", path, body or {}))
+
+    def put_stream(self, path: str, parts: Iterable[bytes]) -> dict[str, Any]:
+        return self._json(self._open("PUT", path, parts))
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """The bytes of the answer as they come; raises when it breaks off."""
+        with self._open("GET", path, None) as answer:
+            try:
+                while part := answer.read(2**18):
+                    yield part
+            except (OSError, http.client.HTTPException) as exc:
+                raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
 
     def delete(self, path: str) -> None:
         self._open("DELETE", path, None).close()
@@ -65,10 +86,18 @@ class Client:
                 raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
         raise CallFailed(f"the answer of {self._url} broke off")
 
-    def _open(self, method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + quote(path), data, method=method)  # noqa: S310
-        request.add_header("Content-Type", "application/json")
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | Iterable[bytes] | None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> http.client.HTTPResponse:
+        data = json.dumps(body).encode() if isinstance(body, Mapping) else body
+        address = f"{self._url}{quote(path)}{'?' if query else ''}{urlencode(query or {})}"
+        request = urllib.request.Request(address, data, method=method)  # noqa: S310
+        streamed = data is not None and not isinstance(data, bytes)
+        request.add_header("Content-Type", "application/octet-stream" if streamed else "application/json")
         if self._credential:
             request.add_header("Authorization", f"Bearer {self._credential}")
         opener = urllib.request.build_opener(_NoRedirect)
@@ -77,7 +106,7 @@ class Client:
         except urllib.error.HTTPError as exc:
             with exc:
                 hint = f"; {self._hint}" if exc.code == 401 and self._hint else ""
-                raise CallFailed(_message(exc) + hint) from None
+                raise _refusal(exc, hint) from None
         except TimeoutError:
             raise CallFailed(f"{self._url} took the request and has not answered in {_TIMEOUT:.0f} s") from None
         except (OSError, http.client.HTTPException) as exc:
@@ -106,11 +135,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _message(answer: urllib.error.HTTPError) -> str:
+def _refusal(answer: urllib.error.HTTPError, hint: str) -> CallFailed:
     try:
-        return _said(json.loads(answer.read())["error"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return f"the gateway answered {answer.code}"
+        error = json.loads(answer.read())["error"]
+        message, code = _said(error), error.get("code") if isinstance(error, dict) else None
+    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
+        message, code = f"the gateway answered {answer.code}", None
+    wait = answer.headers.get("Retry-After", "")
+    retry_after = float(wait) if wait.isdecimal() else None
+    return CallFailed(message + hint, answered=answer.code, code=code, retry_after=retry_after)
 
 
 def _said(error: Any) -> str:

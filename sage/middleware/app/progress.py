@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 Show = Callable[[Mapping[str, Any]], None]
-"""Takes a step of a pull: ``status``, and ``completed`` of ``total`` bytes where it counts any."""
+"""Takes a step of long work: ``status``, and ``completed`` of ``total`` where it counts any."""
 
 
 def on_terminal() -> bool:
@@ -18,20 +18,32 @@ def on_terminal() -> bool:
 
 
 @contextmanager
-def showing_steps() -> Iterator[Show]:
-    """Bars that fill, one a step; or lines."""
-    bars = _rich_progress(counted=True) if on_terminal() else None
+def showing_steps(unit: str = "bytes") -> Iterator[Show]:
+    """Bars that fill, one a step; or lines. ``unit``: what is counted, such as ``documents``."""
+    bars = _rich_progress(unit) if on_terminal() else None
     if bars is None:
-        yield _Lines().show
+        yield _Lines(unit).show
         return
     with bars:
         yield _Bars(bars).show
 
 
 @contextmanager
+def counting_bytes(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar that fills by the bytes that are counted; off a terminal, nothing."""
+    bars = _rich_progress("bytes") if on_terminal() else None
+    if bars is None:
+        yield lambda size: None
+        return
+    task = bars.add_task(_plain(what), total=total)
+    with bars:
+        yield lambda size: bars.update(task, advance=size)
+
+
+@contextmanager
 def waiting_for(what: str) -> Iterator[None]:
     """A sign of life and the time that has passed, where there is nothing to count; off a terminal, nothing."""
-    spinner = _rich_progress(counted=False) if on_terminal() else None
+    spinner = _rich_progress(None) if on_terminal() else None
     if spinner is None:
         yield
         return
@@ -40,25 +52,31 @@ def waiting_for(what: str) -> Iterator[None]:
         yield
 
 
-def _rich_progress(*, counted: bool) -> Any:
-    """rich's display; none where rich is not installed (typer brings it, but can do without)."""
+def _rich_progress(unit: str | None) -> Any:
+    """rich's display, of something counted or of time alone; none where rich is not installed (typer brings it, but can
+    do without)."""
     try:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
             SpinnerColumn,
             TextColumn,
             TimeElapsedColumn,
+            TimeRemainingColumn,
             TransferSpeedColumn,
         )
     except ImportError:
         return None
     text = TextColumn("{task.description}", markup=False)
     console = Console(stderr=True)
-    if not counted:
+    if unit is None:
         return Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=console, transient=True)
+    if unit != "bytes":
+        left = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+        return Progress(text, BarColumn(), *left, console=console)
     return Progress(text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console)
 
 
@@ -85,16 +103,20 @@ class _Bars:
 
 
 class _Lines:
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._said: set[str] = set()
 
     def show(self, step: Mapping[str, Any]) -> None:
         status = _plain(step["status"])
         if status not in self._said:
             self._said.add(status)
-            size = f" ({size_text(step['total'])})" if step.get("total") else ""
+            size = f" ({self._of(step['total'])})" if step.get("total") else ""
             sys.stderr.write(f"{status}{size}\n")
             sys.stderr.flush()
+
+    def _of(self, total: float) -> str:
+        return size_text(total) if self._unit == "bytes" else f"{total:.0f} {self._unit}"
 
 
 def size_text(size: float) -> str:

@@ -1,0 +1,162 @@
+"""``sage search``: a client of a running gateway."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from sage.middleware.app.cli_models import AsJson, client
+from sage.middleware.app.columns import BEGIN, END, emphasised, plain, printable, wrapped
+
+_WIDEST = 100
+_INDENT = "    "
+_SHOWN = 300  # characters of a text without a passage that matched
+
+
+class Mode(StrEnum):
+    """By meaning, by words, or by both."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    BM25 = "bm25"
+
+
+def search(
+    collection: Annotated[str, typer.Argument(help="A collection's name.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="What to look for; '-' reads it from stdin.", show_default=False)],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many results.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="How many results to pass over.")] = 0,
+    mode: Annotated[Mode, typer.Option(help="By meaning and words, by meaning, or by words.")] = Mode.HYBRID,
+    filter_text: Annotated[
+        str | None, typer.Option("--filter", metavar="JSON", help='On metadata: \'{"year": {"$gte": 2020}}\'.')
+    ] = None,
+    fusion: Annotated[str | None, typer.Option(help="minmax, rrf, dbsf or zscore.")] = None,
+    alpha: Annotated[float | None, typer.Option(min=0, max=1, help="The weight of meaning against words.")] = None,
+    rerank: Annotated[str | None, typer.Option(metavar="MODEL", help="A model that puts the best in order.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how each score came about.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search a collection; the best come first, with the passages that matched."""
+    body: dict[str, Any] = {
+        "collection": collection,
+        "query": sys.stdin.read().strip() if query == "-" else query,
+        "top_k": top_k,
+        "mode": mode.value,
+        "highlight": True,
+    }
+    given = {"offset": offset or None, "fusion": fusion, "alpha": alpha, "rerank": rerank, "explain": explain or None}
+    body |= {key: value for key, value in given.items() if value is not None}
+    if filter_text is not None:
+        body["filter"] = _filter(filter_text)
+    answer = client().post("/search", body)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        return
+    room = min(shutil.get_terminal_size().columns, _WIDEST)
+    for warning in answer.get("warnings") or ():
+        typer.echo(f"sage: {plain(warning)}", err=True)
+    typer.echo("\n".join(describe(answer, room=room, bold=sys.stdout.isatty(), first=offset + 1)))
+
+
+def _filter(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"is not JSON: {exc}", param_hint="--filter") from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter('is not an object such as {"lang": "zh"}', param_hint="--filter")
+    return found
+
+
+def describe(answer: dict[str, Any], *, room: int = 80, bold: bool = False, first: int = 1) -> list[str]:
+    """What ``sage search`` says of the answer of ``POST /search``, in lines of at most ``room`` cells."""
+    lines: list[str] = []
+    for place, result in enumerate(answer["results"], first):
+        lines += [*_result(place, result, room, bold), ""]
+    shown = len(answer["results"])
+    if not shown:
+        lines.append("nothing found" if not answer["total"] else f"no more than {answer['total']} documents match")
+    else:
+        lines.append(f"{first} to {first + shown - 1} of {answer['total']} ({answer['took_ms']:.1f} ms)")
+    return lines
+
+
+def _result(place: int, result: dict[str, Any], room: int, bold: bool) -> list[str]:
+    head = f"{place}. {_bold(plain(_title(result)), bold)}  {result['score']:.4g}"
+    where = _where(result)
+    lines = [head]
+    if where:
+        lines += [_INDENT + line for line in wrapped(where, room - len(_INDENT))]
+    passages = [_passage(passage) for passage in result.get("highlights") or ()]
+    text = " … ".join(passages) if passages else _beginning(plain(result["text"]))
+    lines += [_INDENT + line for line in _styled(list(wrapped(text, max(room - len(_INDENT), 20))), bold)]
+    if result.get("explanation") is not None:
+        lines += [_INDENT + line for line in _explained(result)]
+    return lines
+
+
+def _styled(lines: list[str], bold: bool) -> list[str]:
+    """Bold type ends with each line and goes on with the next, so that the indent stays plain."""
+    styled, open_before = [], False
+    for line in lines:
+        whole = f"{BEGIN if open_before else ''}{line}"
+        open_before = whole.count(BEGIN) > whole.count(END)
+        styled.append(emphasised(f"{whole}{END if open_before else ''}", bold=bold))
+    return styled
+
+
+def _passage(text: str) -> str:
+    """A highlight, which is HTML, as plain text with marks of emphasis."""
+    parts = re.split("(</?em>)", text)
+    marks = {"<em>": BEGIN, "</em>": END}
+    return " ".join("".join(marks.get(part) or printable(html.unescape(part)) for part in parts).split())
+
+
+def _bold(text: str, bold: bool) -> str:
+    return emphasised(f"{BEGIN}{text}{END}", bold=bold)
+
+
+def _title(result: dict[str, Any]) -> str:
+    metadata = result.get("metadata") or {}
+    heading = metadata.get("heading")
+    if isinstance(heading, list) and heading:
+        return " > ".join(str(name) for name in heading)
+    return str(metadata.get("title") or result["id"])
+
+
+def _where(result: dict[str, Any]) -> str:
+    """The file and the page, for what came by ``sage ingest``; else the id where the title is not that."""
+    metadata = result.get("metadata") or {}
+    place = metadata.get("path") or metadata.get("source")
+    if not isinstance(place, str):
+        return "" if _title(result) == result["id"] else plain(result["id"])
+    page = f", page {metadata['page']}" if metadata.get("page") is not None else ""
+    return f"{plain(place)}{page}"
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN].rstrip()} …"
+
+
+def _explained(result: dict[str, Any]) -> list[str]:
+    """Each part of the explanation on a line of its own."""
+    lines = []
+    for key, value in result["explanation"].items():
+        told = json.dumps(_rounded(value), ensure_ascii=False) if isinstance(value, dict | list) else _rounded(value)
+        lines.append(f"{plain(key)}: {plain(told)}")
+    return lines
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value

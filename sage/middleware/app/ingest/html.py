@@ -1,0 +1,182 @@
+"""HTML: the main text with its headings, as simple Markdown; no scripts, no navigation, nothing that is hidden."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage.errors import MissingExtra
+from sage.middleware.app.ingest.decoding import decode, detect
+from sage.middleware.app.ingest.document import Document, HeadingPath, Unreadable, gather, one_line
+
+_LEFT_OUT = (
+    "script,style,noscript,template,nav,aside,footer,form,button,select,dialog,iframe,object,svg,canvas,video,audio,"
+    "[hidden],[aria-hidden=true],[role=navigation],[role=banner],[role=contentinfo],[role=search],[role=complementary]"
+)
+_BLOCKS = re.compile(
+    "address|article|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|figcaption|figure|header|hr|legend|li|"
+    "main|ol|option|p|section|summary|table|tbody|tfoot|thead|tr|ul"
+)
+_LINE_END = "\x00"  # stands for <br>; HTML itself cannot hold one
+_HEADING = re.compile(r"h[1-6]")
+_DECLARED = re.compile(rb"""<(?:meta[^>]+charset\s*=|\?xml[^>]+encoding\s*=)\s*["']?([A-Za-z0-9_:.-]{1,40})""", re.I)
+
+
+def parse_html(data: bytes, encoding: str | None = None) -> Document:
+    """Sections by heading; the title from ``<title>``, else the first ``<h1>``; the language as metadata ``lang``."""
+    try:
+        from selectolax.lexbor import LexborHTMLParser
+    except ImportError as exc:
+        raise MissingExtra("sage ingest of HTML", "ingest") from exc
+    tree = LexborHTMLParser(_text(data, encoding))
+    title = tree.css_first("head > title") or tree.css_first("h1")
+    name = one_line(title.text()) if title is not None else ""
+    language = tree.root.attributes.get("lang") if tree.root is not None else None
+    root = _main(tree)
+    sections = gather(_Reader().sections(root)) if root is not None else []
+    metadata = {"lang": language.lower()[:35]} if language else {}
+    return Document(sections, name or None, metadata, markdown=True)
+
+
+def _text(data: bytes, encoding: str | None) -> str:
+    """By the encoding given, the byte order mark, what the page declares, or what it looks like."""
+    found = detect(data)
+    declared = _DECLARED.search(data[:4096])
+    if encoding is None and declared and not found.startswith("utf"):
+        try:
+            return decode(data, _browsers_name(declared[1].decode()))
+        except Unreadable:
+            pass
+    return decode(data, encoding or found)
+
+
+def _browsers_name(name: str) -> str:
+    """As browsers read it (WHATWG Encoding): the labels of a small set mean the larger one."""
+    name = name.lower()
+    larger = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin1": "cp1252", "ascii": "cp1252"}
+    return larger.get(name, name)
+
+
+def _main(tree: Any) -> Any:
+    """What holds the page's own text: its ``<main>``, else its only ``<article>``, else the body."""
+    for node in tree.css(_LEFT_OUT):
+        node.decompose()
+    for selector in ("main,[role=main]", "article"):
+        found = tree.css(selector)
+        if len(found) == 1 and found[0].text().strip():
+            return found[0]
+    for header in tree.css("body > header"):
+        if header.css_first("h1") is None:
+            header.decompose()
+    return tree.body
+
+
+@dataclass
+class _Reader:
+    """Walks a tree without recursion: pages nest as deep as they like."""
+
+    _headings: HeadingPath = field(default_factory=HeadingPath)
+    _blocks: list[str] = field(default_factory=list)
+    _inline: list[str] = field(default_factory=list)
+    _cells: list[str] | None = None
+    _rows: int = 0
+    _lists: list[str] = field(default_factory=list)
+
+    def sections(self, root: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+        stack: list[tuple[Any, bool]] = [(root, False)]
+        while stack:
+            node, leaving = stack.pop()
+            if leaving:
+                self._leave(node.tag)
+                continue
+            tag = node.tag
+            if tag == "-text":
+                self._inline.append(node.text(deep=False))
+            elif tag is not None and _HEADING.fullmatch(tag):
+                yield self._section()
+                self._headings.enter(int(tag[1]), node.text())
+            elif tag == "pre":
+                self._end_block()
+                self._blocks.append(_fenced(node.text()))
+            elif tag == "br":
+                self._inline.append(_LINE_END)
+            elif tag is not None and not tag.startswith(("-", "!")):
+                self._enter(tag)
+                stack.append((node, True))
+                children = list(node.iter(include_text=True))
+                stack += [(child, False) for child in reversed(children)]
+        yield self._section()
+
+    def _enter(self, tag: str) -> None:
+        if _BLOCKS.fullmatch(tag):
+            self._end_block()
+        if tag in ("ul", "ol"):
+            self._lists.append(tag)
+        elif tag == "li":
+            self._inline.append("  " * max(len(self._lists) - 1, 0) + "- ")
+        elif tag == "tr":
+            self._cells = []
+        elif tag == "table":
+            self._rows = 0
+
+    def _leave(self, tag: str) -> None:
+        if tag in ("td", "th") and self._cells is not None:
+            self._cells.append(_collapsed("".join(self._inline)).replace("\n", " ").replace("|", "\\|"))
+            self._inline.clear()
+        elif tag == "tr" and self._cells is not None:
+            self._row(self._cells)
+            self._cells = None
+        elif tag in ("ul", "ol") and self._lists:
+            self._end_block()
+            self._lists.pop()
+        elif _BLOCKS.fullmatch(tag):
+            self._end_block()
+
+    def _row(self, cells: list[str]) -> None:
+        line = f"| {' | '.join(cells)} |"
+        if not any(cells):
+            return
+        if self._rows == 0:
+            self._blocks.append(f"{line}\n|{'---|' * len(cells)}")
+        else:
+            self._blocks[-1] += f"\n{line}"
+        self._rows += 1
+
+    def _end_block(self) -> None:
+        text = "".join(self._inline)
+        self._inline.clear()
+        indent = re.match(r" *- ", text)
+        begin = indent[0] if indent and self._lists else ""
+        collapsed = _collapsed(text[len(begin) :])
+        if not collapsed:
+            if begin:
+                self._inline.append(begin)  # an item whose text is in a block of its own
+            return
+        if begin and self._blocks and re.match(r" *- ", self._blocks[-1]):
+            self._blocks[-1] += f"\n{begin}{collapsed}"
+        elif self._cells is not None:
+            self._inline.append(f"{collapsed} ")
+        else:
+            self._blocks.append(begin + collapsed)
+
+    def _section(self) -> tuple[tuple[str, ...], str]:
+        self._end_block()
+        self._inline.clear()
+        found = self._headings.path(), "\n\n".join(self._blocks)
+        self._blocks = []
+        self._rows = 0
+        return found
+
+
+def _collapsed(text: str) -> str:
+    """White space as a browser shows it; ``<br>`` stays a line end."""
+    return "\n".join(line for part in text.split(_LINE_END) if (line := " ".join(part.split())))
+
+
+def _fenced(code: str) -> str:
+    ticks = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, ticks + 1)
+    body = code.strip("\n")
+    return f"{fence}\n{body}\n{fence}"

@@ -1,0 +1,84 @@
+"""Markdown: front matter, headings as CommonMark sees them, sections between them."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sage.errors import MissingExtra
+from sage.middleware.app.ingest.document import Document, HeadingPath, gather, one_line
+
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_MOST_VALUES = 50
+_LONGEST_VALUE = 1000  # characters
+
+
+def parse_markdown(text: str) -> Document:
+    """Sections by heading. Front matter becomes metadata, its ``title`` or the only first heading the title."""
+    fields, body = _front_matter(text)
+    sections = gather(_sections(body), lambda text: text.strip("\n"))
+    title = fields.pop("title", None)
+    if title is None and sections:
+        firsts = {section.heading[:1] for section in sections}
+        title = next(iter(firsts))[0] if len(firsts) == 1 and firsts != {()} else None
+    return Document(sections, one_line(str(title)) if title is not None else None, fields, markdown=True)
+
+
+def _sections(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each heading's path and the lines below it, before the next."""
+    lines = text.split("\n")
+    headings, begin = HeadingPath(), 0
+    for first, end, level, name in _headings(text):
+        yield headings.path(), "\n".join(lines[begin:first])
+        headings.enter(level, name)
+        begin = end
+    yield headings.path(), "\n".join(lines[begin:])
+
+
+def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
+    """First line, line after the last, level and text of each heading that is in no quote, list or code."""
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError as exc:
+        raise MissingExtra("sage ingest of Markdown", "ingest") from exc
+    tokens = MarkdownIt("commonmark", {"maxNesting": 20}).disable(["entity"]).parse(text)
+    for place, token in enumerate(tokens):
+        if token.type == "heading_open" and token.level == 0 and token.map:
+            inline = tokens[place + 1]
+            parts = [" " if child.type.endswith("break") else child.content for child in inline.children or ()]
+            yield token.map[0], token.map[1], int(token.tag[1]), "".join(parts) or inline.content
+
+
+def _front_matter(text: str) -> tuple[dict[str, Any], str]:
+    """The YAML between ``---`` lines at the very top as flat metadata, and the rest. What is no YAML stays text."""
+    match = _FRONT_MATTER.match(text)
+    if match is None:
+        return {}, text
+    import yaml
+
+    try:
+        found = yaml.safe_load(match[1] or "")
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}, text
+    if not isinstance(found, dict):
+        return {}, text if found is not None else text[match.end() :]
+    kept = {str(key): value for key, given in found.items() if (value := _plain(given)) is not None}
+    return dict(list(kept.items())[:_MOST_VALUES]), text[match.end() :]
+
+
+def _plain(value: Any) -> Any:
+    """A value that a filter can ask for: text, number, truth value, or a list of them; else ``None``."""
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, str):
+        return value[:_LONGEST_VALUE]
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**53):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, list):  # of lists in lists nothing is kept: aliases make them endless
+        flat = [item for item in value[:_MOST_VALUES] if not isinstance(item, list | dict)]
+        return [plain for item in flat if (plain := _plain(item)) is not None]
+    return None

@@ -1,0 +1,105 @@
+"""PDF: the text of each page, with the outline's entries as headings."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from sage.errors import MissingExtra
+from sage.middleware.app.ingest.document import Document, HeadingPath, Section, Unreadable, one_line
+
+_HYPHEN = re.compile(r"(?<=[a-zà-ÿ]{2})-\n(?=[a-zà-ÿ]{2})")
+_DEEPEST = 6
+_MOST_ENTRIES = 10_000
+
+
+def load_pypdf() -> tuple[type[Any], type[Exception]]:
+    """The reader and its errors' base; raises :class:`MissingExtra`."""
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PyPdfError
+    except ImportError as exc:
+        raise MissingExtra("sage ingest of PDF", "ingest") from exc
+    return PdfReader, PyPdfError
+
+
+def parse_pdf(path: Path) -> Document:
+    """One section an outline entry (or one in all), with the places where pages begin.
+
+    Raises :class:`Unreadable` for what is encrypted, has no text, or is no PDF.
+    """
+    reader_of, error = load_pypdf()
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+    try:
+        reader = reader_of(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unreadable("is encrypted: it opens with a password only")
+        pages = [_tidy(page.extract_text()) for page in reader.pages]
+        title, begins = _title(reader), _outline(reader)
+    except error as exc:
+        raise Unreadable(f"cannot be read as PDF: {one_line(str(exc))}") from None
+    if not any(pages):
+        raise Unreadable(f"has no text in its {len(pages)} pages (scanned?): recognise its text (OCR) first")
+    return Document(_sections(pages, begins), title)
+
+
+def _sections(pages: list[str], begins: dict[int, tuple[str, ...]]) -> list[Section]:
+    """Pages joined under the last outline entry that begins on them or before."""
+    found: list[Section] = []
+    heading: tuple[str, ...] = ()
+    texts: list[str] = []
+    places: list[tuple[int, int]] = []
+    length = 0
+
+    def close() -> None:
+        if texts:
+            found.append(Section(heading, "\n\n".join(texts), tuple(places)))
+
+    for number, text in enumerate(pages, 1):
+        if (entered := begins.get(number, heading)) != heading:
+            close()
+            heading, texts, places, length = entered, [], [], 0
+        if text:
+            places.append((length, number))
+            texts.append(text)
+            length += len(text) + 2
+    close()
+    return found
+
+
+def _tidy(text: str) -> str:
+    """Lines as they stand, words put together that were parted at a line's end, without what cannot be encoded."""
+    text = text.replace("\x00", "").encode("utf-8", "ignore").decode()
+    return _HYPHEN.sub("", "\n".join(line.rstrip() for line in text.splitlines())).strip()
+
+
+def _title(reader: Any) -> str | None:
+    try:
+        title = reader.metadata.title if reader.metadata else None
+    except Exception:  # a title is not worth the file
+        return None
+    return one_line(title) or None if isinstance(title, str) else None
+
+
+def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
+    """The path of the first outline entry of each page that has one."""
+    found: dict[int, tuple[str, ...]] = {}
+    headings = HeadingPath()
+    try:
+        stack: list[tuple[Any, int]] = [(entry, 1) for entry in reversed(reader.outline)]
+        for _ in range(_MOST_ENTRIES):
+            if not stack:
+                break
+            entry, level = stack.pop()
+            if isinstance(entry, list):
+                stack += [(inner, min(level + 1, _DEEPEST)) for inner in reversed(entry)]
+                continue
+            headings.enter(level, str(entry.title))
+            number = reader.get_destination_page_number(entry)
+            if number is not None and number >= 0:
+                found.setdefault(number + 1, headings.path())
+    except Exception:  # an outline that is broken is not worth the file
+        return found
+    return found

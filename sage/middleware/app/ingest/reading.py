@@ -1,0 +1,79 @@
+"""One file to records: what the child of :mod:`sage.middleware.app.ingest.parser` does, without its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage.middleware.app.ingest.chunks import chunks
+from sage.middleware.app.ingest.decoding import decode
+from sage.middleware.app.ingest.document import OVERLAP, SIZE, Document, Kind, Section, Unreadable
+from sage.middleware.app.ingest.html import parse_html
+from sage.middleware.app.ingest.jsonl import read_lines
+from sage.middleware.app.ingest.markdown import parse_markdown
+from sage.middleware.app.ingest.pdf import load_pypdf, parse_pdf
+
+RECIPE = 1
+"""Grows when the same file would give other chunks; what an older recipe made is then made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a child is to read, and how. ``offset`` and ``line``: of JSON lines, what was read before."""
+
+    path: str
+    kind: Kind
+    encoding: str | None = None
+    size: int = SIZE
+    overlap: int = OVERLAP
+    offset: int = 0
+    line: int = 0
+
+
+def read(order: Order) -> Iterator[dict[str, Any]]:
+    """Of JSON lines, one record a line; of others ``{"title", "metadata"}`` and then one record a chunk:
+    ``{"text", "heading"?, "page"?}``. Raises :class:`Unreadable`, and :class:`OSError`.
+    """
+    path = Path(order.path)
+    if order.kind is Kind.JSONL:
+        yield from read_lines(path, order.offset, order.line)
+        return
+    document = parse(path, order.kind, order.encoding)
+    yield {"title": document.title, "metadata": document.metadata}
+    for chunk in chunks(document, order.size, order.overlap):
+        record: dict[str, Any] = {"text": chunk.text}
+        if chunk.heading:
+            record["heading"] = list(chunk.heading)
+        if chunk.page is not None:
+            record["page"] = chunk.page
+        yield record
+
+
+def parse(path: Path, kind: Kind, encoding: str | None = None) -> Document:
+    """Raises :class:`Unreadable` for what cannot be read as ``kind``."""
+    if kind is Kind.PDF:
+        return parse_pdf(path)
+    data = path.read_bytes()
+    if kind is Kind.HTML:
+        return parse_html(data, encoding)
+    text = decode(data, encoding)
+    if kind is Kind.MARKDOWN:
+        return parse_markdown(text)
+    if kind is Kind.TEXT:
+        return Document([Section((), text)] if text.strip() else [])
+    raise Unreadable(f"{kind} has no sections")
+
+
+def load(kind: Kind) -> None:
+    """Imports what ``kind`` needs; raises :class:`sage.errors.MissingExtra`."""
+    if kind is Kind.JSONL:
+        return
+    if kind is Kind.PDF:
+        load_pypdf()
+    elif kind is Kind.HTML:
+        parse_html(b"x")
+    elif kind is Kind.MARKDOWN:
+        parse_markdown("x")
+    list(chunks(Document([Section((), "x")])))

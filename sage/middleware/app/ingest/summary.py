@@ -1,0 +1,92 @@
+"""What became of the files of one ``sage ingest``."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+_MOST_LINES = 10  # failures of one file that are told one by one
+
+
+class Display(Protocol):
+    """Shows how far it has come."""
+
+    def advance(self, size: int) -> None:
+        """So many bytes of files are done."""
+
+    def sent(self, documents: int) -> None:
+        """So many documents are durable, all in all."""
+
+
+@dataclass
+class Summary:
+    """Counts of files by what became of them, of documents, and why what failed did."""
+
+    collection: str
+    dry_run: bool = False
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    empty: int = 0
+    pruned: int = 0
+    chunks: int = 0
+    """Chunks and JSON lines of the files that were read."""
+    sent: int = 0
+    deleted: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    failed_files: set[str] = field(default_factory=set)
+    untold: Counter[str] = field(default_factory=Counter)
+    begun: float = field(default_factory=time.monotonic)
+
+    def fail(self, file: str, reason: str, line: int | None = None) -> None:
+        """``line``: one line of it, while others may be good; of many the first are told."""
+        self.failed_files.add(file)
+        if line is not None and sum(1 for name, _ in self.failures if name.startswith(f"{file}:")) >= _MOST_LINES:
+            self.untold[file] += 1
+            return
+        self.failures.append((file if line is None else f"{file}:{line}", reason))
+
+    def close(self) -> None:
+        """Tells how many failures of each file were left out."""
+        for file, count in sorted(self.untold.items()):
+            self.failures.append((file, f"{count} more lines failed"))
+        self.untold.clear()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "collection": self.collection,
+            "dry_run": self.dry_run,
+            "files": {
+                "added": self.added,
+                "changed": self.changed,
+                "unchanged": self.unchanged,
+                "empty": self.empty,
+                "failed": len(self.failed_files),
+                "pruned": self.pruned,
+                "skipped": dict(sorted(self.skipped.items())),
+            },
+            "chunks": self.chunks,
+            "sent": self.sent,
+            "deleted": self.deleted,
+            "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
+            "seconds": round(time.monotonic() - self.begun, 3),
+        }
+
+    def lines(self) -> list[str]:
+        """For people, failures aside."""
+        would = "would be " if self.dry_run else ""
+        files = [("new", self.added), ("changed", self.changed), ("unchanged", self.unchanged), ("empty", self.empty)]
+        files += [("failed", len(self.failed_files)), ("no longer there", self.pruned)]
+        told = ", ".join(f"{count} {what}" for what, count in files if count) or "none"
+        seconds = time.monotonic() - self.begun
+        lines = [
+            f"{self.collection}: files: {told}",
+            f"documents: {self.chunks} read, {self.sent} {would}sent, {self.deleted} deleted; {seconds:.1f} s",
+        ]
+        if self.skipped:
+            skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            lines.append(f"passed over: {skipped}")
+        return lines

@@ -1,0 +1,260 @@
+"""``sage ingest`` as it is typed, against a running gateway: real files, what is stored and found, kill -9 between."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingest_files import write_bomb, write_pdf
+from running_gateway import Running
+from sage_process import SAGE, environment, sage
+
+pytestmark = pytest.mark.slow
+
+Sage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def running(gateway: Callable[..., Running]) -> Running:
+    return gateway(retrieval={"defaults": {"embedder": "none"}})
+
+
+@pytest.fixture
+def env(running: Running, tmp_path: Path) -> dict[str, str]:
+    return environment(
+        tmp_path / "mine",
+        SAGE_URL=running.url,
+        SAGE_API_KEY=running.key,
+        XDG_STATE_HOME=str(tmp_path / "state"),
+        COLUMNS="100",
+    )
+
+
+@pytest.fixture
+def run(env: dict[str, str], tmp_path: Path) -> Sage:
+    def call(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return sage(words, env, cwd=tmp_path, stdin=stdin)
+
+    return call
+
+
+def stored(running: Running, collection: str = "kb", **condition: Any) -> dict[str, dict[str, Any]]:
+    """Documents by id, read page by page."""
+    found: dict[str, dict[str, Any]] = {}
+    query: dict[str, Any] = {"limit": 1000}
+    if condition:
+        query["filter"] = json.dumps(condition)
+    while True:
+        page = running.get(f"/collections/{collection}/documents", params=query).json()
+        assert not found.keys() & {document["id"] for document in page["documents"]}
+        found |= {document["id"]: document for document in page["documents"]}
+        if page["cursor"] is None:
+            return found
+        query["cursor"] = page["cursor"]
+
+
+def files_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(done.stdout)["files"].items() if value}
+
+
+def write_tree(root: Path) -> None:
+    root.mkdir()
+    (root / "guide.md").write_text("# Guide\n\n## Install\n\nRun pip to install it.\n\n## Use\n\nStart the server.\n")
+    (root / "page.html").write_text("<title>Page</title><nav>menu</nav><main><h1>Search</h1><p>Hybrid ranking.</p>")
+    (root / "old.txt").write_bytes("国标编码的中文文本。".encode("gb18030"))
+    write_pdf(root / "paper.pdf", ["Cover", "Results are good"], title="Paper")
+    (root / "rows.jsonl").write_text('{"id": "r1", "text": "row one", "metadata": {"n": 1}}\n{"text": "row two"}\n')
+    (root / ".hidden.txt").write_text("hidden")
+    (root / "image.png").write_bytes(bytes(range(256)))
+
+
+def test_every_kind_goes_in_and_is_found(running: Running, run: Sage, tmp_path: Path) -> None:
+    write_tree(tmp_path / "docs")
+    done = run("ingest", "kb", "docs", "--as", "d", "--metadata", "team=search", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "collection 'kb' is new (embedder: none" in done.stderr
+    assert files_of(done) == {"added": 5, "skipped": {"binary": 1, "hidden": 1}}
+    documents = stored(running)
+    assert documents.keys() == {
+        "d/guide.md#0",
+        "d/guide.md#1",
+        "d/page.html#0",
+        "d/old.txt#0",
+        "d/paper.pdf#0",
+        "r1",
+        "d/rows.jsonl#2",
+    }
+    use = documents["d/guide.md#1"]
+    assert use["text"] == "Guide > Use\n\nStart the server."
+    assert use["metadata"] == {
+        "source": "d/guide.md",
+        "path": "guide.md",
+        "title": "Guide",
+        "heading": ["Guide", "Use"],
+        "chunk": 1,
+        "team": "search",
+    }
+    assert documents["d/old.txt#0"]["text"] == "国标编码的中文文本。"
+    assert documents["d/paper.pdf#0"]["metadata"]["title"] == "Paper"
+    assert documents["d/paper.pdf#0"]["metadata"]["page"] == 1
+    assert documents["r1"]["metadata"] == {"n": 1, "team": "search"}
+    found = run("search", "kb", "install")
+    assert found.stdout.startswith("1. Guide > Install  ")
+    assert "    guide.md\n" in found.stdout
+    assert "Run pip to install it." in found.stdout
+    found = run("search", "kb", "国标", "--filter", '{"path": "old.txt"}', "--json")
+    assert [result["id"] for result in json.loads(found.stdout)["results"]] == ["d/old.txt#0"]
+    assert files_of(run("ingest", "kb", "docs", "--as", "d", "--metadata", "team=search", "--json")) == {
+        "unchanged": 5,
+        "skipped": {"binary": 1, "hidden": 1},
+    }
+
+
+def test_changed_and_removed_content(running: Running, run: Sage, tmp_path: Path) -> None:
+    root = tmp_path / "docs"
+    write_tree(root)
+    assert run("ingest", "kb", "docs", "--as", "d").returncode == 0
+    (root / "guide.md").write_text("# Guide\n\nAll in one.\n")
+    (root / "page.html").unlink()
+    done = run("ingest", "kb", "docs", "--as", "d", "--prune")
+    assert done.returncode == 0, done.stderr
+    assert "kb: files: 1 changed, 3 unchanged, 1 no longer there\n" in done.stdout
+    assert stored(running).keys() == {"d/guide.md#0", "d/old.txt#0", "d/paper.pdf#0", "r1", "d/rows.jsonl#2"}
+    assert stored(running)["d/guide.md#0"]["text"] == "Guide\n\nAll in one."
+    assert json.loads(run("search", "kb", "install", "--json").stdout)["results"] == []
+
+
+def test_failures_are_told_and_cost_only_their_files(running: Running, run: Sage, tmp_path: Path) -> None:
+    root = tmp_path / "docs"
+    root.mkdir()
+    (root / "good.txt").write_text("good words")
+    (root / "bad.pdf").write_bytes(b"%PDF-1.4 broken")
+    write_pdf(root / "locked.pdf", ["secret"], password="a password")
+    write_bomb(root / "bomb.pdf", 40 * 2**20)
+    (root / "rows.jsonl").write_text('{"text": "row"}\nnot json\n')
+    done = run("ingest", "kb", "docs", "--as", "d", "--timeout", "1")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "sage: 4 of the files failed"
+    failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert [line.split(": ")[1] for line in failures] == [
+        "docs/bad.pdf",
+        "docs/bomb.pdf",
+        "docs/locked.pdf",
+        "docs/rows.jsonl:2",
+    ]
+    assert "takes more than 1 s to be parsed" in failures[1]
+    assert stored(running).keys() == {"d/good.txt#0", "d/rows.jsonl#1"}
+
+
+def test_stdin(running: Running, run: Sage) -> None:
+    assert run("ingest", "kb", "-", stdin="Words from a pipe.").returncode == 0
+    assert run("ingest", "kb", "-", stdin='{"id": "a", "text": "a row"}\n').returncode == 0
+    assert run("ingest", "kb", "-", "--as", "note", "--format", "markdown", stdin="# T\n\nbody").returncode == 0
+    documents = stored(running)
+    assert sorted(document["text"] for document in documents.values()) == ["T\n\nbody", "Words from a pipe.", "a row"]
+    assert {"a", "note#0"} < documents.keys()
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_gateway(run: Sage, tmp_path: Path) -> None:
+    write_tree(tmp_path / "docs")
+    done = sage(["ingest", "kb", "docs", "--dry-run", "--json"], environment(tmp_path / "mine"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["dry_run"], told["chunks"], told["sent"], told["files"]["added"]) == (True, 7, 0, 5)
+    assert json.loads(run("collections", "list", "--json").stdout) == {"collections": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["ingest", "kb", "nowhere"], 1, "nowhere: there is no such file"),
+        (["ingest", "kb"], 2, "Missing argument"),
+        (["ingest", "a/b", "."], 2, "is no name of a collection"),
+        (["ingest", "kb", ".", "--overlap", "900"], 2, "--chunk-size 900"),
+        (["ingest", "kb", ".", "--metadata", "plain"], 2, "KEY=VALUE"),
+        (["ingest", "kb", ".", "--metadata", "chunk=1"], 2, "written by sage ingest"),
+        (["ingest", "kb", ".", "--max-memory", "1KiB"], 2, "64MiB"),
+        (["ingest", "kb", "a", "b", "--as", "x"], 2, "one FILE"),
+    ],
+)
+def test_slips(tmp_path: Path, words: Sequence[str], status: int, text: str) -> None:
+    done = sage(words, environment(tmp_path, SAGE_URL="http://127.0.0.1:9", COLUMNS="200"), cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert text in " ".join(done.stderr.split())
+
+
+def test_no_gateway_and_no_scope_are_one_line(running: Running, run: Sage, tmp_path: Path, env: dict[str, str]) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    done = sage(["ingest", "kb", "a.txt"], {**env, "SAGE_URL": "http://127.0.0.1:9"}, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "no gateway answers" in done.stderr
+    key = running.new_key(scopes=["search"])
+    done = sage(["ingest", "kb", "a.txt"], {**env, "SAGE_API_KEY": key}, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "collections:write" in done.stderr
+
+
+def started(env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*SAGE, "ingest", "kb", "docs", "--as", "d", "--json"],
+        env=env,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_some_are_in(running: Running, process: subprocess.Popen[str], some: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        answer = running.get("/collections/kb")
+        if answer.status_code == 200 and answer.json()["documents"] >= some:
+            return
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_a_client_that_is_killed_goes_on_without_doubles(
+    running: Running, run: Sage, env: dict[str, str], tmp_path: Path, signum: int
+) -> None:
+    root = tmp_path / "docs"
+    root.mkdir()
+    rows = [{"text": f"row {number} has words", "metadata": {"n": number}} for number in range(4000)]
+    (root / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (root / "large.txt").write_text(" ".join(f"This is sentence {number} of a long text." for number in range(30_000)))
+    for number in range(30):
+        (root / f"small{number}.txt").write_text(f"Small file {number}.")
+    process = started(env, tmp_path)
+    until_some_are_in(running, process, 4500)
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=30)
+    if signum == signal.SIGINT:
+        assert process.returncode == 1
+        assert said.splitlines()[-1].startswith("sage: interrupted; ")
+    before = stored(running)
+    done = run("ingest", "kb", "docs", "--as", "d", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    documents = stored(running)
+    sources: dict[str, int] = {}
+    for document in documents.values():
+        source = document["metadata"].get("source", "rows")
+        sources[source] = sources.get(source, 0) + 1
+    large = documents["d/large.txt#0"]["metadata"]
+    assert sources == {"rows": 4000, "d/large.txt": large["chunks"]} | {f"d/small{n}.txt": 1 for n in range(30)}
+    assert documents.keys() >= before.keys()
+    assert len(large["digest"]) == 32
+    assert told["files"]["unchanged"] == 1, "the rows were all in"
+    assert told["sent"] == len(documents) - len(before) + 1, "what was missing, and the first chunk for its digest"
+    ends = [document["text"].split("sentence ")[-1] for document in stored(running, source="d/large.txt").values()]
+    assert any(end.startswith("29999 ") for end in ends)
+    assert run("ingest", "kb", "docs", "--as", "d", "--json").returncode == 0
+    assert stored(running) == documents

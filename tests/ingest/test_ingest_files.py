@@ -1,0 +1,133 @@
+"""Which files of the arguments are taken, as what, and what they are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sage.errors import InvalidRequest
+from sage.middleware.app.ingest.document import Kind
+from sage.middleware.app.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "docs"
+    for name, content in {
+        "a.md": b"# A",
+        "b.TXT": b"b",
+        "code.py": b"x = 1",
+        "page.htm": b"<p>",
+        "paper": b"%PDF-1.4",
+        "lines.jsonl": b"{}",
+        "sub/deep/z.md": b"z",
+        "sub/data.bin": bytes(range(256)),
+        "wide.txt": "wide".encode("utf-16"),
+        ".hidden": b"h",
+        ".git/config": b"g",
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (root / "link.md").symlink_to(root / "a.md")
+    (root / "loop").symlink_to(root)
+    os.mkfifo(root / "pipe")
+    return root
+
+
+def test_a_directory_gives_its_readable_files_and_counts_the_rest(tree: Path) -> None:
+    walk = Walk()
+    found = walk.find([tree])
+    assert [(file.relative, file.kind) for file in found] == [
+        ("a.md", Kind.MARKDOWN),
+        ("b.TXT", Kind.TEXT),
+        ("code.py", Kind.TEXT),
+        ("lines.jsonl", Kind.JSONL),
+        ("page.htm", Kind.HTML),
+        ("paper", Kind.PDF),
+        ("wide.txt", Kind.TEXT),
+        ("sub/deep/z.md", Kind.MARKDOWN),
+    ]
+    assert walk.skipped == {"hidden": 2, "link": 2, "binary": 1, "special": 1}
+    assert walk.failed == []
+    assert found[-1].source == f"{tree.resolve()}/sub/deep/z.md"
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "names"),
+    [
+        (["*.md"], [], ["a.md", "sub/deep/z.md"]),
+        (["sub/*"], [], ["sub/deep/z.md"]),
+        (["sub/"], [], ["sub/deep/z.md"]),
+        (["*.md", "*.py"], ["deep"], ["a.md", "code.py"]),
+        ([], ["*.*"], ["paper"]),
+    ],
+)
+def test_globs(tree: Path, include: list[str], exclude: list[str], names: list[str]) -> None:
+    assert [file.relative for file in Walk(include, exclude).find([tree])] == names
+
+
+def test_a_name_of_ones_own_is_the_same_on_every_machine(tree: Path) -> None:
+    (file,) = Walk(["z.md"], called="handbook").find([tree])
+    assert (file.source, file.relative) == ("handbook/sub/deep/z.md", "sub/deep/z.md")
+    (file,) = Walk(called="notes").find([tree / "a.md"])
+    assert (file.source, file.relative) == ("notes", "a.md")
+
+
+def test_a_file_is_taken_once_and_links_that_are_named_are_followed(tree: Path) -> None:
+    found = Walk(["a.md"]).find([tree, tree / "a.md", tree / "link.md"])
+    assert [file.relative for file in found] == ["a.md"]
+
+
+def test_what_is_named_and_cannot_be_read_is_a_failure(tree: Path) -> None:
+    walk = Walk()
+    assert walk.find([tree / "sub/data.bin", tree / "pipe"]) == []
+    assert walk.failed == [
+        (str(tree / "sub/data.bin"), "is neither text nor PDF"),
+        (str(tree / "pipe"), "is no regular file; pipe it in: sage ingest COLLECTION -"),
+    ]
+    with pytest.raises(InvalidRequest, match=r"nope: there is no such file"):
+        walk.find([tree / "nope"])
+
+
+def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    Path(os.fsdecode(path)).write_text("x")
+    (file,) = Walk().find([tmp_path])
+    assert file.relative == "caf\\xe9.txt"
+    assert file.path.read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "kind"),
+    [
+        ("x.md", b"\x00\x01", None),
+        ("x.pdf", b"junk\x00", Kind.PDF),
+        ("x.bin", b"%PDF-1.7\n\xe2\x00", Kind.PDF),
+        ("x", b"", Kind.TEXT),
+        ("x.log", "中文".encode("gb18030"), Kind.TEXT),
+        ("x.exe", b"MZ\x90\x00\x03\x00\x00\x00\x04\x00", None),
+        ("x.txt", b"\x1b[1mbold\x1b[0m text", Kind.TEXT),
+    ],
+)
+def test_kinds(name: str, head: bytes, kind: Kind | None) -> None:
+    assert kind_of(name, head) is kind
+
+
+def test_what_comes_without_a_name() -> None:
+    assert kind_of_stdin(b'\n {"text": 1}') is Kind.JSONL
+    assert kind_of_stdin(b"%PDF-1") is Kind.PDF
+    assert kind_of_stdin(b"<!DOCTYPE html>") is Kind.HTML
+    assert kind_of_stdin(b"words") is Kind.TEXT
+
+
+def test_the_digest_is_of_bytes_and_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    first = digest_of(path, "r")
+    assert digest_of(path, "r") == first
+    assert digest_of(path, "s") != first
+    path.write_bytes(b"2")
+    assert digest_of(path, "r") != first
