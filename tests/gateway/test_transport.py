@@ -11,8 +11,9 @@ import pytest
 from sage.errors import UpstreamFailed
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.providers.base import Call, Operation
-from sage.middleware.providers.transport import FakeResponse, FakeTransport
+from sage.middleware.provider_settings import Timeouts
+from sage.middleware.providers.base import Call, Operation, UpstreamRequest
+from sage.middleware.providers.transport import FakeResponse, FakeTransport, HttpTransport, sending
 from sage.middleware.settings import Settings
 
 
@@ -57,3 +58,38 @@ def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
     with pytest.raises(UpstreamFailed, match="cut"):
         asyncio.run(ask())
     assert response.closed
+
+
+def test_a_request_that_may_be_sent_again_survives_a_connection_that_was_just_closed() -> None:
+    """An engine closes connections that were idle for too long, perhaps in the moment in which one is used again."""
+
+    async def run(again: bool) -> tuple[list[bytes], int]:
+        asked = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            for turn in range(2):  # answers the first on a connection, and ends it on the second without a word
+                await reader.readuntil(b"{}")
+                asked += 1
+                if turn == 0:
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                    await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        transport = HttpTransport()
+        request = UpstreamRequest("engine", "POST", url, {}, b"{}", Timeouts(), again=again)
+        answers = []
+        try:
+            for _ in range(2):
+                async with sending(transport, request) as response:
+                    answers.append(await response.read())
+        finally:
+            await transport.close()
+            server.close()
+        return answers, asked
+
+    assert asyncio.run(run(True)) == ([b"{}", b"{}"], 3)
+    with pytest.raises(UpstreamFailed, match="did not answer"):
+        asyncio.run(run(False))

@@ -123,6 +123,9 @@ class UpstreamRequest:
     timeouts: Timeouts
     socket: str | None = None
     total: float | None = None
+    again: bool = False
+    """It costs nothing and changes nothing, as with an engine of ours: when the connection breaks before the answer has
+    begun (one kept open that the engine closed just then), it is sent once more."""
 
 
 @dataclass(slots=True)

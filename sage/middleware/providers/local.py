@@ -51,6 +51,7 @@ class LocalEngineProvider(OpenAIProvider):
     """GGUF files, each run by an engine that the registry loads and unloads."""
 
     kind = "local"
+    repeatable = True
     paths: ClassVar[Mapping[Operation, str]] = {operation: f"/{operation}" for operation in Operation}
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:

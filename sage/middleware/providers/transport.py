@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import aiohttp
@@ -107,6 +108,8 @@ class HttpTransport:
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if isinstance(exc, aiohttp.ServerTimeoutError) and total <= _limit(exc, limits):
                 raise _total(request) from exc
+            if request.again and _broke(exc):
+                return await self.send(replace(request, again=False))
             raise _translate(exc, request, "did not answer") from exc
         return _HttpResponse(response, request, self._loop, begun + total)
 
@@ -139,6 +142,13 @@ def _timeout(limits: Timeouts, total: float) -> aiohttp.ClientTimeout:
     patience = min(limits.first_byte, total)
     return aiohttp.ClientTimeout(
         total=None, connect=connect, sock_connect=connect, sock_read=patience, ceil_threshold=math.inf
+    )
+
+
+def _broke(exc: Exception) -> bool:
+    """A connection was there, and ended."""
+    return isinstance(exc, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError) and not isinstance(
+        exc, aiohttp.ClientConnectorError
     )
 
 

@@ -67,6 +67,8 @@ class Vendor:
     """The base of every adapter: it has the facts, and leaves the translations to its kinds."""
 
     kind = ""
+    repeatable = False
+    """Its calls cost nothing and change nothing (see :attr:`UpstreamRequest.again`)."""
     host: ModelHost | None = None
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
@@ -148,7 +150,7 @@ class Vendor:
             data = orjson.dumps(body)
         except orjson.JSONEncodeError as exc:
             raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
-        return UpstreamRequest(self.name, "POST", url, endpoint.headers, data, self.timeouts)
+        return UpstreamRequest(self.name, "POST", url, endpoint.headers, data, self.timeouts, again=self.repeatable)
 
     def _cannot(self, target: Target, field: str, why: str = "") -> None:
         """Raises :class:`Unsupported` for ``field``, unless the model leaves out what its vendor cannot do."""
