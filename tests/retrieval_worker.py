@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,17 @@ class Here:
         given = None if vector is None else np.array(vector, np.float32)
         answer = self._collection.search(Search(mode=Mode(mode), vector=given, **arguments))
         return {"results": [[result.id, result.score] for result in answer.results], "total": answer.total}
+
+    def _limit(self, bytes: int | None) -> None:
+        """On the size of files that this process writes; ``None``: none any more."""
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard if bytes is None else bytes, hard))
+
+    def _renounce(self) -> None:
+        """Gives up what root may do beyond others (capset(2)): from here on, modes of files bind it."""
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        if os.geteuid() == 0 and ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()):
+            raise OSError("the capabilities of root cannot be given up here")
 
     def _index(self) -> dict[str, Any]:
         found: dict[str, Any] = self._collection.describe()["index"]

@@ -258,7 +258,8 @@ def test_collections_work_after_the_main_thread_has_ended(tmp_path: Path) -> Non
             threading.main_thread().join()
             documents = {"documents": [{"id": "a", "text": "hello"}]}
             print(requests.post(url + "/collections/c/documents", json=documents).status_code)
-            print(requests.post(url + "/search", json={"collection": "c", "query": "hello", "mode": "bm25"}).json()["total"])
+            asked = {"collection": "c", "query": "hello", "mode": "bm25"}
+            print(requests.post(url + "/search", json=asked).json()["total"])
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGINT)
 

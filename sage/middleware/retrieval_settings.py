@@ -10,6 +10,9 @@ from pydantic import Field
 from sage.middleware.provider_settings import Section
 from sage.middleware.quantities import Size, Text
 
+MAX_QUERY = 16_384
+"""Characters of a query."""
+
 
 class Metric(StrEnum):
     """How near two vectors are. Of each, a higher score is nearer: Euclidean scores are distances made negative."""
@@ -81,6 +84,8 @@ class RetrievalLimits(Section):
     max_dimension: int = Field(8192, ge=1)
     max_results: int = Field(10_000, ge=1)
     """``offset`` and ``top_k`` together."""
+    max_answer: Size = 64 * 2**20
+    """Of text and metadata in the answer to one request."""
     max_searches: int = Field(100, ge=1)
     """In one batch."""
     max_collections: int = Field(1000, ge=1)

@@ -129,6 +129,16 @@ def test_all_or_nothing(running: Running) -> None:
     assert [document["text"] for document in listed(running)] == ["first"]
 
 
+def test_a_first_write_that_fails_leaves_no_collection(gateway: Callable[..., Running]) -> None:
+    running = gateway(retrieval={"defaults": {"embedder": "none", "dimension": 3}})
+    refused = add(running, {"text": "one"}, {"text": "two", "vector": [1, 2]})
+    assert error(refused)["code"] == "wrong_dimension"
+    assert running.get("/collections").json() == {"collections": []}
+    assert add(running, {"id": "1", "text": "one"}).json() == {"ids": ["1"], "inserted": 1, "updated": 0}
+    (listed,) = running.get("/collections").json()["collections"]
+    assert (listed["name"], listed["documents"], listed["dimension"]) == ("default", 1, 3)
+
+
 def test_pages_go_through_all_documents(running: Running) -> None:
     add(running, *({"id": f"d{n}", "text": f"t{n}", "metadata": {"even": n % 2 == 0}} for n in range(25)))
     for condition in (None, {"even": True}):

@@ -158,6 +158,13 @@ def test_a_message_is_no_query_with_signs(running: Running) -> None:
     assert [source["id"] for source in found] == ["moon"]
 
 
+def test_of_a_long_message_the_end_is_looked_for(running: Running) -> None:
+    asked = [{"role": "user", "content": f"{'chatter ' * 10_000} What grows near 杭州?"}]
+    answer = running.post("/generate", {"model": "bench", "messages": asked, "search": {}})
+    assert answer.status_code == 200, answer.text
+    assert [source["id"] for source in answer.json()["sources"]] == ["tea"]
+
+
 def test_nothing_found_is_said_to_both(running: Running, up: Upstream) -> None:
     answer = running.chat(messages=ASKED, search={"filter": {"title": "none"}})
     assert answer.json()["sources"] == []

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
+import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.middleware.retrieval import collection as collection_room
 from sage.middleware.retrieval.collections import Collections
 from sage.middleware.retrieval.embedders import Embedder, Reranker
+from sage.middleware.retrieval.filters import Filter
 from sage.middleware.retrieval.search import Mode, Search
+from sage.middleware.retrieval.view import View
 from sage.middleware.retrieval_settings import Retrieval
 
 
@@ -131,6 +137,32 @@ def test_a_snapshot_is_restored_under_another_name(collections: Collections) -> 
     assert collections.names("other") == ["copy"]
 
 
+def test_a_deletion_does_not_wait_for_who_reads_a_snapshot(collections: Collections) -> None:
+    made = collections.create("t", "c")
+    made.add([{"text": random.randbytes(1000).hex()} for _ in range(100)])
+    deleting: list[threading.Thread] = []
+
+    class Reader(io.RawIOBase):
+        """Reads the first piece, and the next ones only when the collection is being deleted."""
+
+        def write(self, data: object) -> int:
+            if not deleting:
+                deleting.append(threading.Thread(target=collections.delete, args=("t", "c")))
+                deleting[0].start()
+                while True:
+                    try:
+                        made.page(limit=1)
+                    except NotFound:
+                        break
+            return len(data)  # type: ignore[arg-type]
+
+    with pytest.raises(NotFound, match="was deleted"):
+        made.snapshot(Reader())  # type: ignore[arg-type]
+    deleting[0].join(10)
+    assert not deleting[0].is_alive()
+    assert collections.names("t") == []
+
+
 def test_reranked_pages_are_one_list(collections: Collections) -> None:
     made = collections.create("t", "c")
     made.add([{"id": f"d{number:02}", "text": "word " * (1 + number * 7 % 20)} for number in range(20)])
@@ -155,3 +187,131 @@ def test_many_collections_take_turns_being_open(collections: Collections) -> Non
         "text 60",
         "text 119",
     ]
+
+
+def test_no_more_than_a_hundred_are_open_whoever_asks(collections: Collections) -> None:
+    made = [collections.create("t", f"c{number}") for number in range(120)]
+    for _ in range(2):
+        for collection in made:
+            assert collections.open("t", collection.name).page()[0] == []
+        assert sum(not collection.resting for collection in made) == 100
+
+
+def test_an_outline_leaves_the_index_closed(collections: Collections) -> None:
+    made = collections.create("t", "c")
+    made.add([{"text": "one"}, {"text": "two"}])
+    assert made.rest()
+    outline = made.outline()
+    assert made.resting
+    described = made.describe()
+    assert outline["documents"] == 2
+    assert outline | {"bytes": 0} == {key: value for key, value in described.items() if key != "index"} | {"bytes": 0}
+    assert made.outline()["documents"] == 2
+    collections.delete("t", "c")
+    with pytest.raises(NotFound, match="was deleted"):
+        made.outline()
+
+
+def test_a_collection_begins_with_its_first_documents_or_not_at_all(tmp_path: Path) -> None:
+    settings = Retrieval.model_validate({"defaults": {"dimension": 2}})
+    collections = Collections(tmp_path, settings, NoModels())
+    with pytest.raises(InvalidRequest, match="dimension"):
+        collections.create_with("t", "c", [{"text": "one"}, {"text": "two", "vector": [1, 2, 3]}])
+    assert list((tmp_path / "t").iterdir()) == []
+    written = collections.create_with("t", "c", [{"id": "1", "text": "one"}, {"id": "2", "text": "two"}])
+    assert (written.ids, written.inserted) == (["1", "2"], 2)
+    assert [result.id for result in collections.open("t", "c").search(Search("two")).results] == ["2"]
+    with pytest.raises(Conflict) as taken:
+        collections.create_with("t", "c", [{"id": "3", "text": "three"}])
+    assert taken.value.code == "collection_exists"
+    assert collections.open("t", "c").describe()["documents"] == 2
+    collections.close()
+
+
+def test_too_many_collections_is_said_also_by_a_first_write(tmp_path: Path) -> None:
+    collections = Collections(tmp_path, Retrieval.model_validate({"limits": {"max_collections": 1}}), NoModels())
+    collections.create("t", "c")
+    with pytest.raises(Conflict, match="max_collections"):
+        collections.open("t", "d", create=True)
+    collections.close()
+
+
+@pytest.mark.parametrize("name", [".new-1", ".restoring-1", ".deleted-1"])
+def test_what_a_crash_left_is_swept_away_after_a_day(collections: Collections, tmp_path: Path, name: str) -> None:
+    collections.create("t", "c")
+    left, fresh, other = tmp_path / "t" / name, tmp_path / "t" / f"{name}2", tmp_path / "t" / ".mine"
+    for directory in (left, fresh, other):
+        (directory / "segments").mkdir(parents=True)
+        (directory / "truth.db").write_bytes(b"x")
+        for path in (directory, directory / "segments", directory / "truth.db"):
+            os.utime(path, (0, 0))
+    os.utime(fresh / "truth.db")  # somebody still writes to it
+    collections.create("t", "d")
+    assert not left.exists()
+    assert fresh.exists()
+    assert other.exists()
+    assert collections.names("t") == ["c", "d"]
+
+
+def test_a_page_goes_on_behind_what_was_deleted_meanwhile(
+    collections: Collections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = collections.create("t", "c")
+    made.add([{"id": f"d{number}", "text": "x", "metadata": {"n": 1}} for number in range(10)])
+    found = collection_room.numbers_passing
+
+    def and_then_deleted(view: View, condition: Filter, after: int = 0) -> object:
+        numbers = found(view, condition, after)
+        made.delete(["d1", "d2", "d3"])
+        return numbers
+
+    monkeypatch.setattr(collection_room, "numbers_passing", and_then_deleted)
+    documents, cursor = made.page(None, 4, {"n": 1})
+    assert [document.id for document in documents] == ["d0"]
+    documents, cursor = made.page(cursor, 4, {"n": 1})
+    assert [document.id for document in documents] == ["d4", "d5", "d6", "d7"]
+    documents, cursor = made.page(cursor, 4, {"n": 1})
+    assert ([document.id for document in documents], cursor) == (["d8", "d9"], None)
+
+
+@pytest.mark.parametrize("condition", [None, {"n": 1}])
+def test_a_page_of_large_documents_is_shorter(collections: Collections, condition: dict[str, object] | None) -> None:
+    made = collections.create("t", "c")
+    for number in range(5):
+        made.add([{"id": f"{number}{n}", "text": "x" * 2**20, "metadata": {"n": 1}} for n in range(8)])
+    sizes, cursor = [], None
+    while not sizes or cursor is not None:
+        documents, cursor = made.page(cursor, 100, condition)
+        sizes.append(len(documents))
+    assert sizes == [16, 16, 8]
+
+
+def test_an_answer_holds_no_more_than_the_limit(tmp_path: Path) -> None:
+    collections = Collections(tmp_path, Retrieval.model_validate({"limits": {"max_answer": 10_000}}), NoModels())
+    made = collections.create("t", "c")
+    made.add([{"text": f"word {'x' * 990}"} for _ in range(20)])
+    assert len(made.search(Search("word", top_k=9)).results) == 9
+    assert [len(each.results) for each in made.search_many([Search("word", top_k=4)] * 2)] == [4, 4]
+    for searches in ([Search("word", top_k=11)], [Search("word", top_k=4)] * 3):
+        with pytest.raises(InvalidRequest, match=r"max_answer") as refused:
+            made.search_many(searches)
+        assert (refused.value.code, refused.value.param) == ("answer_too_large", "top_k")
+    collections.close()
+
+
+def test_what_another_process_deleted_is_not_found(tmp_path: Path) -> None:
+    here, there = (Collections(tmp_path, Retrieval(), NoModels()) for _ in range(2))
+    here.create("t", "c").add([{"id": "1", "text": "word"}])
+    found = there.open("t", "c")
+    assert found.search(Search("word")).total == 1
+    here.delete("t", "c")
+    with pytest.raises(NotFound) as refused:
+        found.add([{"text": "more"}])
+    assert refused.value.code == "collection_not_found"
+    assert found.rest()
+    with pytest.raises(NotFound):
+        found.search(Search("word"))
+    here.create("t", "c").add([{"id": "2", "text": "word"}])
+    assert [result.id for result in there.open("t", "c").search(Search("word")).results] == ["2"]
+    here.close()
+    there.close()

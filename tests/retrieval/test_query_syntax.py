@@ -129,3 +129,9 @@ def test_no_query_is_an_error_and_none_of_its_words_is_lost(query: str) -> None:
     said = {*ANALYZER.atoms(parsed.text), *(atom for c in parsed.excluded for atom in ANALYZER.atoms(c.text))}
     assert said == set(ANALYZER.atoms(query))
     found(query, ["a b", "北京", ""])
+
+
+def test_behind_the_fiftieth_sign_all_is_plain_text() -> None:
+    query = parse_query(" ".join(f"+w{number}" for number in range(60)), ANALYZER)
+    assert [clause.text for clause in query.required] == [f"w{number}" for number in range(50)]
+    assert set(query.terms) == {f"w{number}" for number in range(60)}

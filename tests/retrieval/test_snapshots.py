@@ -237,6 +237,9 @@ LIES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "an id with a zero byte": lambda lines: lines[2].update(id="a\x00"),
     "a text that is a number": lambda lines: lines[2].update(text=7),
     "metadata that is a list": lambda lines: lines[2].update(metadata=[]),
+    "metadata that is too deep": lambda lines: lines[2].update(
+        metadata=orjson.Fragment(b'{"a":' * 300 + b"1" + b"}" * 300)
+    ),
     "a vector of another dimension": lambda lines: lines[2].update(vector="AAAAAAAAAAA="),
     "a vector of broken bytes": lambda lines: lines[2].update(vector="AAAAA=="),
     "a vector that is a list": lambda lines: lines[2].update(vector=[1, 2, 3]),

@@ -21,7 +21,7 @@ from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval_settings import AnalysisOptions
 
 WORDS = ["apple", "bread", "coffee", "the", "running", "runs", "苹果", "咖啡好喝", "A-17"]
-K1, B = 1.2, 0.75
+K1, B = 1.5, 0.75
 FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 
 texts = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)

@@ -219,7 +219,6 @@ def test_commits_are_published_in_order_and_whole(truth: Truth) -> None:
         for n in range(40):
             ids = [f"{(thread + n + i) % 25}" for i in range(3)]
             truth.write(Change([document(id, f"{thread} {n}", thread, n) for id in ids], [f"{n % 30}"]), publish)
-            assert set(ids) <= {row.id for row in list(live.values())} or thread
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))

@@ -63,6 +63,6 @@ def test_pages_are_filled(dimension: int) -> None:
         generation = Generation(0, None, None, dimension, vector_blocks.block_size(dimension), 0)
         blob = np.ones(dimension, "<f4").tobytes()
         for start in range(1, 1001, 10):
-            vector_blocks.put(made, generation, {n: blob for n in range(start, start + 10)})
+            vector_blocks.put(made, generation, dict.fromkeys(range(start, start + 10), blob))
         ((pages,),) = made.execute("PRAGMA page_count").fetchall()
     assert pages * vector_blocks.PAGE < 1000 * (dimension * 4 * 1.12 + 4) + 5 * vector_blocks.PAGE

@@ -147,6 +147,17 @@ def test_an_older_schema_is_brought_up_to_date_once(tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*), count(extra) FROM documents").fetchone() == (3, 0)
 
 
+def use_all_of(directory: Path) -> None:
+    with opened(directory) as truth:
+        with truth.reading() as reading:
+            for batch in reading.rows(0):
+                assert len(reading.by_id([row.id for row in batch])) == len(batch)
+            assert reading.deletions(0).tolist() == []
+            assert reading.segments() == []
+            assert reading.state("x") is None
+        truth.write(Change([NewDocument("new", "text")]), lambda commit: None)
+
+
 @pytest.mark.parametrize("place", [1, 3, 6])
 def test_a_damaged_page_is_told(tmp_path: Path, place: int) -> None:
     make(tmp_path / "c", 500)
@@ -154,12 +165,8 @@ def test_a_damaged_page_is_told(tmp_path: Path, place: int) -> None:
     content = bytearray(file.read_bytes())
     content[place * 8192 : (place + 1) * 8192] = b"\xa5" * 8192
     file.write_bytes(content)
-    with pytest.raises(SageError) as caught, opened(tmp_path / "c") as truth:
-        with truth.reading() as reading:
-            for batch in reading.rows(0):
-                reading.by_id([row.id for row in batch])
-            reading.deletions(0), reading.segments(), reading.state("x")
-        truth.write(Change([NewDocument("new", "text")]), lambda commit: None)
+    with pytest.raises(SageError) as caught:
+        use_all_of(tmp_path / "c")
     assert caught.value.code == "collection_damaged"
     assert "snapshot" in caught.value.message
 

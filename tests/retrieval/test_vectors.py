@@ -82,6 +82,17 @@ def test_filters_of_every_selectivity_keep_recall(kind: str, share: float) -> No
     assert recall(index, vectors, Metric.COSINE, 10, together) >= 0.98
 
 
+@pytest.mark.parametrize("kind", ["rabitq", "ivf"])
+@pytest.mark.parametrize("nearest_kept", [True, False])
+def test_a_filter_that_goes_with_the_query_keeps_recall(kind: str, nearest_kept: bool) -> None:
+    vectors, index = clustered(20_000), built(kind, 20_000, Metric.COSINE)
+    assert index.kind == kind
+    likeness = exact_scores(vectors[7], vectors, Metric.COSINE)
+    allowed = likeness > np.quantile(likeness, 0.7) if nearest_kept else likeness < np.quantile(likeness, 0.3)
+    assert recall(index, vectors, Metric.COSINE, 10, allowed) >= 0.98
+    assert recall(index, vectors, Metric.COSINE, 50, allowed) >= 0.98
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_fewer_allowed_than_asked_for_are_all_returned(kind: str) -> None:
     vectors, index = clustered(6000), built(kind, 6000, Metric.DOT)

@@ -130,6 +130,18 @@ def test_what_left_the_truth_keeps_the_score_of_its_codes(many: Matrix) -> None:
     np.testing.assert_allclose(np.sort(others), np.sort(scores), rtol=0.05)
 
 
+def test_the_nearest_come_with_the_scores_of_other_rows(many: Matrix) -> None:
+    there = np.arange(len(many)) % 7 != 0
+    parts = cut(many, there, np.ones(len(many), np.bool_), [len(many)], ["rabitq"], Metric.COSINE)
+    leg = DenseLeg(parts, cast(Truth, Kept(many, there)), Metric.COSINE)
+    rows, scores, total = leg.top(many[3], 10, [None])
+    others = np.array([5000, 7, int(rows[0]), 14, 2], np.int64)
+    found = leg.top_and(others, many[3], 10, [None], paged=True)
+    assert (found[0].tolist(), found[1].tolist(), found[2]) == (rows.tolist(), scores.tolist(), total)
+    assert np.array_equal(found[3], leg.scores(many[3], others), equal_nan=True)
+    assert np.isnan(found[3]).tolist() == [False, True, False, True, False]
+
+
 def test_vectors_of_another_dimension_in_the_truth_are_not_compared(many: Matrix) -> None:
     """All were embedded anew while the view was in use."""
     every = np.ones(len(many), np.bool_)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from sage.errors import NotFound, PermissionDenied, SageError, Unavailable
+from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavailable
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.searches import SearchRequest
@@ -49,7 +49,9 @@ class Library:
         self._reading = Threads("searches", 8, 256)
         self._writing = Threads("writes", 16, 64)  # many at a time: they share commits
         self._working = Threads("work on collections", 4, 4)
-        self._reembeddings = Reembeddings(self._working)
+        self._copying = Threads("snapshots", 4, 4)  # as slow as who reads them
+        self._embedding = Threads("reembeddings", 4, 16)  # hours long: nothing else stands behind them
+        self._reembeddings = Reembeddings(self._embedding)
 
     async def search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
         """One answer a search; those of one collection on one state of it."""
@@ -96,8 +98,14 @@ class Library:
         except NotFound:
             from sage.middleware.retrieval.documents import check_documents
 
-            check_documents(documents, self.limits)  # nothing is made for what is refused
-            collection = self.open(principal, name, create=True)
+            check_documents(documents, self.limits)
+            _reach_embedder(principal, self._settings.defaults.embedder, "collection")
+            try:
+                return self._collections().create_with(principal.tenant, name, documents)
+            except Conflict as exc:
+                if exc.code != "collection_exists":
+                    raise
+            collection = self.open(principal, name)  # another was first
         if any(isinstance(document, Mapping) and document.get("vector") is None for document in documents):
             _reach_embedder(principal, collection.options.embedder, "collection")
         return collection.add(documents)
@@ -127,14 +135,15 @@ class Library:
         return await self._reading.run(lambda: self._described(principal, name))
 
     async def describe_all(self, principal: Principal) -> list[dict[str, Any]]:
-        """Every collection of the tenant; one that cannot be opened says why."""
+        """Every collection of the tenant, without the state of its index; one that cannot be opened says why."""
         return await self._reading.run(partial(self._all, principal))
 
     def _all(self, principal: Principal) -> list[dict[str, Any]]:
         found = []
         for name in self._collections().names(principal.tenant):
             try:
-                found.append(self._described(principal, name))
+                outline = self.open(principal, name).outline()
+                found.append(self._with_run(principal, name, outline))
             except NotFound:
                 continue  # deleted meanwhile
             except SageError as exc:
@@ -142,7 +151,9 @@ class Library:
         return found
 
     def _described(self, principal: Principal, name: str) -> dict[str, Any]:
-        described = self.open(principal, name).describe()
+        return self._with_run(principal, name, self.open(principal, name).describe())
+
+    def _with_run(self, principal: Principal, name: str, described: dict[str, Any]) -> dict[str, Any]:
         running = self._reembeddings.of(principal.tenant, name)
         return {**described, "reembedding": running.describe()} if running is not None else described
 
@@ -183,7 +194,7 @@ class Library:
 
     async def snapshot(self, principal: Principal, name: str, write: BinaryIO) -> None:
         """One consistent state, written to ``write`` on a thread."""
-        await self._working.run(lambda: self.open(principal, name).snapshot(write))
+        await self._copying.run(lambda: self.open(principal, name).snapshot(write))
 
     async def restore(self, principal: Principal, name: str, read: BinaryIO) -> dict[str, Any]:
         """A new collection from a snapshot, described."""
@@ -226,7 +237,11 @@ class Library:
         closing.close()
 
     def _close(self) -> None:
-        for threads in (self._reading, self._writing, self._working):
+        with self._lock:
+            working = self._opened
+        if working is not None:
+            working.stop_work()
+        for threads in (self._reading, self._writing, self._working, self._copying, self._embedding):
             threads.close()
         with self._lock:
             self._closed = True

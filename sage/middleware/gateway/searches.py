@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import MAX_NAME
 from sage.middleware.quantities import nearest
-from sage.middleware.retrieval_settings import RetrievalLimits
+from sage.middleware.retrieval_settings import MAX_QUERY, RetrievalLimits
 
 if TYPE_CHECKING:  # they bring numpy, which a gateway that nobody searches does without
     from sage.middleware.retrieval.search import Search
@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # they bring numpy, which a gateway that nobody searches does
 Body = TypeVar("Body", bound=BaseModel)
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 _DEPTH = 50
-MAX_QUERY = 32_768
-"""Characters of a query."""
 
 
 class RerankWish(BaseModel):

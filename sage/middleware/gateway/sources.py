@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -21,9 +21,10 @@ from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.admission import TOKEN_FIELDS
 from sage.middleware.gateway.defusing import cut, defuse, reckon
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.searches import MAX_QUERY, SourcesRequest
+from sage.middleware.gateway.searches import SourcesRequest
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
+from sage.middleware.retrieval_settings import MAX_QUERY
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.search import SearchResult
@@ -48,6 +49,7 @@ _LEAST = 100
 _METADATA = 100
 """Tokens of a source's metadata that a model is shown."""
 _MAX_METADATA = 400  # characters
+_MAX_FIELDS = 40
 
 
 async def add_sources(gateway: Gateway, principal: Principal, call: Call, wish: SourcesRequest) -> list[Source]:
@@ -123,7 +125,7 @@ def _metadata(metadata: dict[str, Any], room: int) -> str:
     """Metadata as one line of JSON, as much of it as takes few tokens."""
     shown: dict[str, Any] = {}
     line = ""
-    for key, value in metadata.items():
+    for key, value in islice(metadata.items(), _MAX_FIELDS):
         longer = defuse(orjson.dumps({**shown, key: value}).decode())
         if reckon(longer[:_MAX_METADATA]) > min(_METADATA, room // 4) or len(longer) > _MAX_METADATA:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from sage.middleware.retrieval_settings import RetrievalLimits
 
 _FRESH_STARTS = 5
 """How often a page is ranked anew because documents of it were deleted meanwhile."""
+_STEP = 128
+"""Documents that are read at a time."""
 _PASSING = (UpstreamFailed, Unavailable, DeadlineExceeded, RateLimited)
 """Failures of an embedder under which a hybrid search goes on with words alone, and says so."""
 
@@ -71,7 +73,8 @@ class Answerer:
             return None
         if identity.dimension is None and view.documents and self._truth.identity.dimension is not None:
             return None  # its first vector came just now
-        return [self._one(search, *query, view) for search, query in zip(searches, queries, strict=True)]
+        room = _Room(self._limits.max_answer)
+        return [self._one(search, *query, view, room) for search, query in zip(searches, queries, strict=True)]
 
     def _queries(
         self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
@@ -106,7 +109,7 @@ class Answerer:
         return found
 
     def _one(
-        self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View
+        self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View, room: _Room
     ) -> SearchAnswer:
         for attempt in range(_FRESH_STARTS):
             if search.rerank is None:
@@ -114,10 +117,11 @@ class Answerer:
             else:
                 ranked, extra = self._reranked(view, search, vector, weight)
             numbers = ranked.numbers.tolist()
-            rows = self._fetch(numbers)
+            rows = self._fetch(numbers, room.left)
             if len(rows) == len(numbers) or attempt == _FRESH_STARTS - 1:
                 break
             view = self._index.current()
+        room.take(rows.values())
         highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
         results = [
             _result(rows[number], place, ranked, extra, highlighter)
@@ -136,7 +140,7 @@ class Answerer:
         assert search.rerank is not None
         depth = search.rerank_depth
         head = self._ranked(view, replace(search, offset=0, top_k=depth), vector, weight)
-        rows = self._fetch(head.numbers.tolist())
+        rows = self._fetch(head.numbers.tolist(), self._limits.max_answer)
         there = [place for place, number in enumerate(head.numbers.tolist()) if number in rows]
         texts = [rows[int(head.numbers[place])].text for place in there]
         given = self._models.reranker(search.rerank).rerank(search.query, texts) if texts else []
@@ -153,9 +157,36 @@ class Answerer:
             scores += [None] * len(tail.numbers)
         return page, scores
 
-    def _fetch(self, numbers: list[int]) -> dict[int, Row]:
+    def _fetch(self, numbers: list[int], room: int) -> dict[int, Row]:
+        """Raises :class:`InvalidRequest` for more than ``room`` bytes of text and metadata."""
+        rows: dict[int, Row] = {}
         with self._truth.reading() as reading:
-            return reading.fetch(numbers)
+            for start in range(0, len(numbers), _STEP):
+                some = reading.fetch(numbers[start : start + _STEP])
+                rows |= some
+                room -= _size(some.values())
+                if room < 0:
+                    raise InvalidRequest(
+                        f"these results hold more than the {self._limits.max_answer} bytes that one answer may "
+                        "(retrieval.limits.max_answer); ask for fewer, page by page",
+                        param="top_k",
+                        code="answer_too_large",
+                    )
+        return rows
+
+
+class _Room:
+    """What the answers to one request may still hold, in bytes of text and metadata."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, rows: Iterable[Row]) -> None:
+        self.left -= _size(rows)
+
+
+def _size(rows: Iterable[Row]) -> int:
+    return sum(len(row.text) + len(row.metadata) for row in rows)
 
 
 def _to_embed(search: Search) -> bool:

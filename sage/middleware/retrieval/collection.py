@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sage.errors import InvalidRequest, NotFound, Unavailable
+from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.answers import Answerer
 from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written, check_documents
@@ -22,11 +24,13 @@ from sage.middleware.retrieval.index import Index
 from sage.middleware.retrieval.listing import after_cursor, cursor_of, numbers_passing
 from sage.middleware.retrieval.search import Search, SearchAnswer
 from sage.middleware.retrieval.snapshots import write_snapshot
-from sage.middleware.retrieval.truth import Change, Identity, StaleVectors, Truth
+from sage.middleware.retrieval.truth import Change, Identity, StaleVectors, Truth, inode_of
 from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
 
 Progress = Callable[[int, int], None]
 """``(done, of all)``, in documents."""
+_PAGE_BYTES = 16 * 2**20
+_STEP = 16  # documents that are read at a time for a page
 _ATTEMPTS = 5
 """At embedding for a write: each further one follows a reembedding that ended in between."""
 
@@ -36,6 +40,8 @@ class _Open:
     """What a collection holds while it is open."""
 
     truth: Truth
+    inode: int | None
+    """Of its database, which another process may delete."""
     index: Index
     answerer: Answerer
 
@@ -69,22 +75,38 @@ class Collection:
         """``{name, documents, dimension, embedder, metric, bytes, created_at, options, index, reembedding}``; bytes on
         disk, time in Unix seconds."""
         with self._open() as held:
-            identity = held.truth.identity
-            with held.truth.reading() as reading:
-                documents, reembedding = reading.count(), reading.state("reembedding")
-            return {
-                "name": self.name,
-                "documents": documents,
-                "dimension": identity.dimension,
-                "embedder": identity.embedder,
-                "languages": sorted(identity.languages) if identity.languages is not None else None,
-                "metric": identity.options.metric.value,
-                "bytes": _bytes_under(held.truth.directory),
-                "created_at": identity.created_at,
-                "options": identity.options.model_dump(mode="json"),
-                "index": held.index.describe(),
-                "reembedding": reembedding,
-            }
+            return {**self._outlined(held.truth), "index": held.index.describe()}
+
+    def outline(self) -> dict[str, Any]:
+        """As :meth:`describe`, but for the index, which stays closed if it is."""
+        with self._state:
+            self._refuse_if_gone()
+            held = self._held
+            self._users += 1
+        try:
+            if held is not None:
+                with self._deletion_told(held.truth, held.inode):
+                    return self._outlined(held.truth)
+            with closing(self._open_truth()) as truth, self._deletion_told(truth, inode_of(truth.directory)):
+                return self._outlined(truth)
+        finally:
+            self._leave()
+
+    def _outlined(self, truth: Truth) -> dict[str, Any]:
+        with truth.reading() as reading:
+            identity, documents, reembedding = reading.identity, reading.count(), reading.state("reembedding")
+        return {
+            "name": self.name,
+            "documents": documents,
+            "dimension": identity.dimension,
+            "embedder": identity.embedder,
+            "languages": sorted(identity.languages) if identity.languages is not None else None,
+            "metric": identity.options.metric.value,
+            "bytes": _bytes_under(truth.directory),
+            "created_at": identity.created_at,
+            "options": identity.options.model_dump(mode="json"),
+            "reembedding": reembedding,
+        }
 
     def add(self, documents: Sequence[Mapping[str, Any]]) -> Written:
         """Upserts ``{id?, text, metadata?, vector?}``, all or nothing; returns once durable and found by searches.
@@ -128,20 +150,20 @@ class Collection:
     def page(
         self, cursor: str | None = None, limit: int = 100, filter: Mapping[str, Any] | None = None
     ) -> tuple[list[StoredDocument], str | None]:
-        """Documents in the order in which they came, and the cursor of the next page; ``None``: it was the last."""
+        """Documents in the order in which they came, and the cursor of the next page; ``None``: it was the last.
+
+        A page of large documents has fewer than ``limit``: about :data:`_PAGE_BYTES` of them.
+        """
         if not 1 <= limit <= 1000:
             raise InvalidRequest("'limit' must be 1 to 1000", param="limit")
         condition, after = parse_filter(filter), after_cursor(cursor)
         with self._open() as held:
             if condition is None:
-                rows = _first(held.truth, after, limit + 1)
+                rows, last = _first(held.truth, after, limit)
             else:
                 numbers = numbers_passing(held.index.current(), condition, after)[: limit + 1].tolist()
-                with held.truth.reading() as reading:
-                    found = reading.fetch(numbers)
-                rows = [found[number] for number in numbers if number in found]
-        more = len(rows) > limit
-        return [row.stored() for row in rows[:limit]], cursor_of(rows[limit - 1].number) if more else None
+                rows, last = _fetched(held.truth, numbers, limit)
+        return [row.stored() for row in rows], cursor_of(last) if last is not None else None
 
     def search(self, search: Search) -> SearchAnswer:
         """Raises :class:`InvalidRequest` that names the field at fault, and what an embedder or reranker raises."""
@@ -164,14 +186,21 @@ class Collection:
             reembed(held.truth, held.index, embedder, found, progress)
 
     def snapshot(self, write: BinaryIO) -> None:
-        """One consistent state as a stream, which :meth:`Collections.restore` reads."""
+        """One consistent state as a stream, which :meth:`Collections.restore` reads. Breaks off when the collection is
+        closed: who reads it may take any time."""
         with self._open() as held:
-            write_snapshot(held.truth, write)
+            write_snapshot(held.truth, cast(BinaryIO, _Checked(write, self._refuse_if_gone)))
 
     def optimize(self) -> None:
         """Brings the index into its fastest shape and returns when that is done."""
         with self._open() as held:
             held.index.optimize()
+
+    def stop_work(self) -> None:
+        """Ends work on the index that may take long, for who is about to close the collection."""
+        held = self._held
+        if held is not None:
+            held.index.stop_work()
 
     @property
     def resting(self) -> bool:
@@ -204,23 +233,45 @@ class Collection:
     @contextmanager
     def _open(self) -> Iterator[_Open]:
         with self._state:
-            if self._gone is not None:
-                raise NotFound(self._gone, param="collection", code="collection_not_found")
+            self._refuse_if_gone()
             held = self._held = self._held or self._opened()
             self._users += 1
         try:
-            yield held
+            with self._deletion_told(held.truth, held.inode):
+                yield held
         finally:
-            with self._state:
-                self._users -= 1
-                self._state.notify_all()
+            self._leave()
+
+    @contextmanager
+    def _deletion_told(self, truth: Truth, inode: int | None) -> Iterator[None]:
+        """What is no fault of a disk, but another process that deleted the collection, is said to be that."""
+        try:
+            yield
+        except (SageError, OSError) as exc:
+            ours = isinstance(exc, SageError) and exc.status < 500
+            if ours or truth.directory is None or (inode is not None and inode_of(truth.directory) == inode):
+                raise
+            raise NotFound(
+                f"collection '{self.name}' was deleted", param="collection", code="collection_not_found"
+            ) from exc
+
+    def _refuse_if_gone(self) -> None:
+        if self._gone is not None:
+            raise NotFound(self._gone, param="collection", code="collection_not_found")
+
+    def _leave(self) -> None:
+        with self._state:
+            self._users -= 1
+            self._state.notify_all()
 
     def _opened(self) -> _Open:
         truth = self._open_truth()
         try:
-            analyzer = Analyzer(truth.identity.options.analysis)
-            index = Index(truth, analyzer)
-            return _Open(truth, index, Answerer(truth, index, analyzer, self._models, self._limits))
+            inode = inode_of(truth.directory)
+            with self._deletion_told(truth, inode):
+                analyzer = Analyzer(truth.identity.options.analysis)
+                index = Index(truth, analyzer)
+            return _Open(truth, inode, index, Answerer(truth, index, analyzer, self._models, self._limits))
         except BaseException:
             truth.close()
             raise
@@ -254,23 +305,58 @@ class Collection:
         return found
 
 
-def _first(truth: Truth, after: int, limit: int) -> list[Row]:
+class _Checked:
+    """A stream that asks before each write."""
+
+    def __init__(self, stream: BinaryIO, check: Callable[[], None]) -> None:
+        self._stream = stream
+        self._check = check
+
+    def write(self, data: bytes) -> int:
+        self._check()
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _first(truth: Truth, after: int, limit: int) -> tuple[list[Row], int | None]:
+    """The page after a number, and the number of its last document if more follow."""
     rows: list[Row] = []
+    size = 0
     with truth.reading() as reading:
-        for batch in reading.rows(after, vectors=False):
-            rows += batch
-            if len(rows) >= limit:
+        for row in chain.from_iterable(reading.rows(after, vectors=False)):
+            if len(rows) == limit or size >= _PAGE_BYTES:
+                return rows, rows[-1].number
+            rows.append(row)
+            size += len(row.text) + len(row.metadata)
+    return rows, None
+
+
+def _fetched(truth: Truth, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
+    """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
+    rows: list[Row] = []
+    size = 0
+    with truth.reading() as reading:
+        for place in range(0, min(limit, len(numbers)), _STEP):
+            some = numbers[place : min(place + _STEP, limit)]
+            found = reading.fetch(some)
+            rows += [found[number] for number in some if number in found]
+            size += sum(len(row.text) + len(row.metadata) for row in found.values())
+            seen = place + len(some)
+            if size >= _PAGE_BYTES:
                 break
-    return rows[:limit]
+        else:
+            seen = min(limit, len(numbers))
+    return rows, numbers[seen - 1] if seen < len(numbers) else None
 
 
 def _bytes_under(directory: Path | None) -> int:
     if directory is None:
         return 0
     total = 0
-    for file in directory.rglob("*"):
-        try:
-            total += file.stat().st_size
-        except FileNotFoundError:
-            continue  # merged away meanwhile
+    for place, _, names in os.walk(directory):  # not Path.rglob: another process may be deleting the collection
+        for name in names:
+            with suppress(FileNotFoundError):  # merged away meanwhile
+                total += os.stat(os.path.join(place, name)).st_size
     return total

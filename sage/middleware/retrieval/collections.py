@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,16 +19,22 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
-from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.documents import Written
 from sage.middleware.retrieval.embedders import Models
 from sage.middleware.retrieval.snapshots import read_snapshot
-from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval.truth import Truth, inode_of
 from sage.middleware.retrieval_settings import CollectionOptions, Retrieval
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 _MAX_NAME = 80  # bytes; percent-encoded they are still a file's name
 _MAX_OPEN = 100
+EXISTS = "collection_exists"
+"""The code of a :class:`Conflict` over a name that is taken."""
+_UNFINISHED = (".new-", ".restoring-", ".deleted-")
+"""How directories begin that are no collections yet, or no more; a process that was killed leaves them behind."""
+_DAY = 86_400.0
 
 
 class Collections:
@@ -53,10 +61,35 @@ class Collections:
 
     def create(self, tenant: str, name: str, options: Mapping[str, Any] | None = None) -> Collection:
         """Raises :class:`Conflict` when it is there; options that are not given are the settings' own."""
+        self._make(tenant, name, options)
+        return self.open(tenant, name)
+
+    def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
+        """A new collection, as the settings say, that holds ``documents`` from its first moment on: when they cannot be
+        written, it never is. Raises what :meth:`create` and :meth:`Collection.add` do."""
+        written: list[Written] = []
+
+        def fill(scratch: Path) -> None:
+            collection = Collection(name, partial(Truth.open, scratch), self._models, self._settings.limits)
+            try:
+                written.append(collection.add(documents))
+            finally:
+                collection.close()
+
+        self._make(tenant, name, None, fill)
+        return written[0]
+
+    def _make(
+        self,
+        tenant: str,
+        name: str,
+        options: Mapping[str, Any] | None,
+        fill: Callable[[Path], None] | None = None,
+    ) -> None:
         directory = self._directory(tenant, name)
         chosen = self._options(options)
         if directory.exists():
-            raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
+            raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
         self._make_room_for(tenant)
         embedder = self._models.embedder(chosen.embedder)
         kept = "none" if embedder is None else "local" if chosen.embedder == "auto" else chosen.embedder
@@ -71,21 +104,25 @@ class Collections:
                 embedder.languages if embedder is not None else None,
                 dimension,
             ).close()
+            if fill is not None:
+                fill(scratch)
             self._settle(scratch, directory, name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return self.open(tenant, name)
 
     def open(self, tenant: str, name: str, *, create: bool = False) -> Collection:
         """Raises :class:`NotFound` (code ``collection_not_found``). The caller does not close it."""
         directory = self._directory(tenant, name)
-        inode = _inode(directory)
+        inode = inode_of(directory)
         if inode is None:
             self._forget(directory, f"there is no collection '{name}'")
             if create:
-                with contextlib.suppress(Conflict):  # another was first
+                try:
                     return self.create(tenant, name)
-                return self.open(tenant, name)
+                except Conflict as exc:
+                    if exc.code != EXISTS:
+                        raise
+                return self.open(tenant, name)  # another was first
             known = self.names(tenant)
             there = f"there are: {', '.join(known[:20])}" if known else "there are none yet"
             raise NotFound(
@@ -97,7 +134,9 @@ class Collections:
             known_inode, collection = self._known.get(directory, (None, None))
             if collection is not None and known_inode == inode:
                 self._known.move_to_end(directory)
-                return collection
+        if collection is not None and known_inode == inode:
+            self._let_others_rest(collection)
+            return collection
         if collection is not None:
             self._forget(directory, f"collection '{name}' was deleted")
         with self._lock:
@@ -105,8 +144,8 @@ class Collections:
             if collection is None or known_inode != inode:
                 collection = Collection(name, partial(Truth.open, directory), self._models, self._settings.limits)
                 self._known[directory] = (inode, collection)
-                self._let_rest()
-            return collection
+        self._let_others_rest(collection)
+        return collection
 
     def delete(self, tenant: str, name: str) -> None:
         """Raises :class:`NotFound`. Calls that run on it end first."""
@@ -130,7 +169,7 @@ class Collections:
             raise Conflict(
                 f"collection '{name}' exists already; delete it first, or restore under another name",
                 param="name",
-                code="collection_exists",
+                code=EXISTS,
             )
         self._make_room_for(tenant)
         scratch = self._scratch(tenant)
@@ -140,6 +179,13 @@ class Collections:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self.open(tenant, name)
+
+    def stop_work(self) -> None:
+        """Ends work on indexes that may take long, before :meth:`close`; it is done at the next start."""
+        with self._lock:
+            found = [collection for _, collection in self._known.values()]
+        for collection in found:
+            collection.stop_work()
 
     def close(self) -> None:
         """Waits for calls that run."""
@@ -180,14 +226,15 @@ class Collections:
         """A name beside the collections for one that is not there before it is whole."""
         parent = self._root / _encoded(tenant)
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(parent)
         return parent / f".new-{secrets.token_hex(8)}"
 
     def _settle(self, scratch: Path, directory: Path, name: str) -> None:
         try:
             os.rename(scratch, directory)  # fails when there is one, as that is not empty
         except OSError as exc:
-            if directory.exists():
-                raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists") from exc
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS) from exc
             raise
         parent = os.open(directory.parent, os.O_RDONLY)
         try:
@@ -201,11 +248,18 @@ class Collections:
         if collection is not None:
             collection.close(reason)
 
-    def _let_rest(self) -> None:
-        """Those over the bound that are not in use; the lock is held."""
-        awake = [collection for _, collection in self._known.values() if not collection.resting]
-        for collection in awake[: max(0, len(awake) - _MAX_OPEN)]:
-            collection.rest()
+    def _let_others_rest(self, wanted: Collection) -> None:
+        """Before one opens its files: as many as are over the bound, of those that are not in use, let go of theirs."""
+        if not wanted.resting:
+            return
+        with self._lock:
+            awake = [found for _, found in self._known.values() if not found.resting]
+        over = len(awake) + 1 - _MAX_OPEN
+        for collection in awake:
+            if over <= 0:
+                break
+            with contextlib.suppress(SageError, OSError):  # a fault of its own disk
+                over -= collection.rest()
 
 
 def _encoded(name: str) -> str:
@@ -213,11 +267,21 @@ def _encoded(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-def _inode(directory: Path) -> int | None:
-    try:
-        return os.stat(directory / "truth.db").st_ino
-    except FileNotFoundError:
-        return None
+def _sweep(parent: Path) -> None:
+    """Takes away what was left unfinished and has not changed for a day."""
+    for entry in os.scandir(parent):
+        if entry.name.startswith(_UNFINISHED) and time.time() - _changed(Path(entry.path)) > _DAY:
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _changed(directory: Path) -> float:
+    """When something in it last did; a directory's own time does not tell of what is written to its files."""
+    latest = 0.0
+    for place, _, names in os.walk(directory):  # not Path.rglob: whoever made it may be taking it away
+        for path in (place, *(os.path.join(place, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                latest = max(latest, os.lstat(path).st_mtime)
+    return latest
 
 
 def _merged(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

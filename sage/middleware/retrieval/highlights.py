@@ -13,15 +13,17 @@ from sage.middleware.retrieval.query_syntax import parse_query
 PASSAGES = 3
 WIDTH = 160
 """Characters of a passage, about: it ends with a sentence or a word."""
+MOST = 4_000_000
+"""Characters of all texts of a search that are looked through: some ten seconds of work."""
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n+")
 _GAP = re.compile(r"\s|(?<=[\u3000-\u303f\uff00-\uffef])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Match:
     start: int
     end: int
-    terms: frozenset[str]
+    terms: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,12 @@ class _Window:
 
 
 class Highlighter:
-    """For one query, over as many texts as it found."""
+    """For one query, over the texts that it found, in order; behind their first :data:`MOST` characters nothing is
+    looked for."""
 
     def __init__(self, analyzer: Analyzer, query: str) -> None:
         self._analyzer = analyzer
+        self._left = MOST
         parsed = parse_query(query, analyzer)
         words = {*parsed.terms, *(term for clause in parsed.required for term in clause.terms)}
         paired = {character for word in words if len(word) == 2 and ord(word[0]) >= 0x2E80 for character in word}
@@ -44,6 +48,8 @@ class Highlighter:
     def passages(self, text: str) -> list[str]:
         """At most three, as they follow each other in ``text``, which is HTML-escaped but for the ``<em>`` around what
         matches; none where nothing does. ``…`` stands where a passage begins or ends within a sentence."""
+        text = text[: self._left]
+        self._left -= len(text)
         matches = self._matches(text)
         if not matches:
             return []
@@ -66,11 +72,11 @@ class Highlighter:
         joined: list[_Match] = []
         for token in sorted(found, key=lambda token: (token.start, token.end)):
             last = joined[-1] if joined else None
-            touches = last is not None and token.start <= last.end
-            if last is not None and touches:
-                joined[-1] = _Match(last.start, max(last.end, token.end), last.terms | {token.term})
+            if last is not None and token.start <= last.end:
+                last.end = max(last.end, token.end)
+                last.terms.add(token.term)
             else:
-                joined.append(_Match(token.start, token.end, frozenset({token.term})))
+                joined.append(_Match(token.start, token.end, {token.term}))
         return joined
 
 
@@ -98,10 +104,10 @@ def _windows(text: str, sentences: list[tuple[int, int]], matches: list[_Match])
         if end - start > WIDTH:
             found.extend(_window(*_piece(text, start, end, match), matches, starts) for match in matches[low:high])
             continue
-        for _, later in sentences[place + 1 :]:
-            if later - start > WIDTH:
-                break
-            end = later
+        following = place + 1
+        while following < len(sentences) and sentences[following][1] - start <= WIDTH:
+            end = sentences[following][1]
+            following += 1
         found.append(_window(start, end, matches, starts))
     return found
 

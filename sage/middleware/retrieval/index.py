@@ -88,6 +88,10 @@ class Index:
             "problems": list(self._follower.problems),
         }
 
+    def stop_work(self) -> None:
+        """Ends the background work, and what waits for work on the index, for who is about to close it."""
+        self._ended()
+
     def close(self) -> None:
         """Ends the background work; what is not yet on disk is written if that is quick, or made anew from the truth
         at the next start."""

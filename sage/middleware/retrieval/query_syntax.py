@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sage.middleware.retrieval.analyzers import Analyzer
 
 _QUOTES = {'"': '"', "“": "”", "„": "”“", "「": "」", "『": "』", "＂": "＂"}
+MOST = 50
+"""Phrases and signed words of one query: each may have to be looked for in every document."""
 _SIGN = re.compile(r"[+\-＋－]")
 
 
@@ -69,10 +71,10 @@ def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
 
 
 def _bits(text: str) -> list[_Bit]:
-    """Signed words, phrases, and the plain text between them."""
+    """Signed words, phrases, and the plain text between them; behind the first :data:`MOST`, all is plain text."""
     found: list[_Bit] = []
-    place = plain = 0
-    while place < len(text):
+    place = plain = special = 0
+    while place < len(text) and special < MOST:
         bit, end = _special(text, place)
         if bit is None:
             place = end
@@ -80,6 +82,7 @@ def _bits(text: str) -> list[_Bit]:
         if before := text[plain:place].strip():
             found.append(_Bit(before))
         found.append(bit)
+        special += 1
         place = plain = end
     if rest := text[plain:].strip():
         found.append(_Bit(rest))

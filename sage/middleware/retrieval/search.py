@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.documents import Vector
+from sage.middleware.retrieval_settings import MAX_QUERY
 
 
 class Mode(StrEnum):
@@ -77,7 +78,6 @@ class SearchAnswer:
     warnings: list[str] = field(default_factory=list)
 
 
-MAX_QUERY = 16_384  # characters
 MAX_RERANK_DEPTH = 1000
 
 

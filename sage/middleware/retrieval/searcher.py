@@ -121,6 +121,8 @@ def _living(part: Part, mask: Mask) -> Mask:
 
 def _numbers(view: View, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The documents' numbers by their rows."""
+    if len(view.parts) == 1:
+        return view.parts[0].numbers[rows]
     found = np.empty(len(rows), np.int64)
     if not len(rows):
         return found

@@ -260,6 +260,8 @@ def _row(line: bytes, header: Header, before: int) -> Row:
         id, packed = check_id(found["id"], f"number {number}"), orjson.dumps(metadata)
     except InvalidRequest as exc:
         raise _damaged(exc.message) from None
+    except TypeError as exc:  # nested deeper than JSON is written here
+        raise _damaged(f"the metadata of number {number}: {exc}") from None
     return Row(number, id, text, packed, _vector(found.get("vector"), header, number))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sage.errors import Unavailable
 from sage.middleware.retrieval import truth_generations, truth_schema
 from sage.middleware.retrieval.documents import Row, Vector, Written
 from sage.middleware.retrieval.truth_connections import FILE as DATABASE
@@ -86,14 +87,20 @@ class Truth:
         """Migrates an older schema; raises :class:`sage.errors.NotFound`, or an error for a newer one or damage."""
         place = directory.name
         exists(directory, place)
-        with faults_of(place):
-            connection = connect(directory / DATABASE)
-            try:
-                truth_schema.check(connection, place)
-                (name,) = connection.execute("SELECT name FROM collection").fetchone()
-            finally:
-                connection.close()
-        return cls(directory, name, InFiles(directory, name))
+        inode = inode_of(directory)
+        try:
+            with faults_of(place):
+                connection = connect(directory / DATABASE)
+                try:
+                    truth_schema.check(connection, place)
+                    (name,) = connection.execute("SELECT name FROM collection").fetchone()
+                finally:
+                    connection.close()
+            return cls(directory, name, InFiles(directory, name))
+        except (Unavailable, FileNotFoundError):
+            if inode is not None and inode_of(directory) == inode:
+                raise
+            return cls.open(directory)  # another process has just deleted it, and perhaps made another
 
     @property
     def identity(self) -> Identity:
@@ -203,6 +210,14 @@ class Truth:
             self._connections.close()
 
 
+def inode_of(directory: Path | None) -> int | None:
+    """Of the database in it; ``None``: there is none."""
+    try:
+        return os.stat(directory / DATABASE).st_ino if directory is not None else None
+    except FileNotFoundError:
+        return None
+
+
 def _columns(record: SegmentRecord) -> tuple[object, ...]:
     return (
         record.name,
@@ -238,4 +253,4 @@ def _locked(directory: Path | None) -> Iterator[bool]:
         os.close(descriptor)
 
 
-__all__ = ["Change", "Commit", "Identity", "Reading", "SegmentRecord", "StaleVectors", "Truth", "Vector"]
+__all__ = ["Change", "Commit", "Identity", "Reading", "SegmentRecord", "StaleVectors", "Truth", "Vector", "inode_of"]

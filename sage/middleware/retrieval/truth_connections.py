@@ -46,6 +46,7 @@ class InFiles:
 
     def __init__(self, directory: Path, name: str) -> None:
         self._path = directory / FILE
+        self._inode = os.stat(self._path).st_ino
         self._name = name
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -93,8 +94,10 @@ class InFiles:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
+        self._check_place()
         if self._writer is None:
             self._check_open()
+            self._let_go()
             self._writer = self._connect("PRAGMA synchronous = FULL", "PRAGMA wal_autocheckpoint = 0")
         connection = self._writer
         try:
@@ -108,6 +111,17 @@ class InFiles:
             raise
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+    def _let_go(self) -> None:
+        """Closes what nobody uses. After a failure all connections are made anew: they share what SQLite knows of the
+        files, such as that they may only be read."""
+        with self._lock:
+            found, self._idle = self._idle, []
+        with self._clock_lock:
+            found += [self._clock] if self._clock is not None else []
+            self._clock = None
+        for connection in found:
+            connection.close()
 
     def version(self) -> int:
         with self._clock_lock:
@@ -149,24 +163,31 @@ class InFiles:
             if self._closed:
                 return
             self._closed = True
-            found, self._idle = self._idle, []
-        with self._clock_lock:
-            found += [self._clock] if self._clock is not None else []
-            self._clock = None
+        self._let_go()
         if self._writer is not None:
             with suppress(sqlite3.Error):
                 self._writer.execute("PRAGMA busy_timeout = 0")
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            found.append(self._writer)
+            self._writer.close()
             self._writer = None
-        for connection in found:
-            connection.close()
 
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable(f"collection '{self._name}' is closed")
 
+    def _check_place(self) -> None:
+        """A database that was deleted could still be written, and nobody would ever find it again."""
+        try:
+            inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            inode = None
+        if inode != self._inode:
+            raise NotFound(
+                f"collection '{self._name}' was deleted meanwhile", param="collection", code="collection_not_found"
+            )
+
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        self._check_place()
         return connect(self._path, *pragmas)
 
 

@@ -9,10 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage.errors import Unavailable
+from sage.errors import SageError, Unavailable
 from sage.middleware.retrieval.truth_connections import Connections
 from sage.middleware.retrieval.truth_faults import code_of, is_of_the_disk, translated
 from sage.middleware.retrieval.truth_ledger import Effects, Ledger, load_ledger, save_ledger, was_committed
@@ -115,6 +116,8 @@ class GroupCommit:
             self._transact(group, attempt)
         except sqlite3.Error as exc:
             there = self._is_there(attempt) if attempt.committing else False
+            if attempt.committing and there is False:
+                self._overwrite()
             if there is None:
                 self._refuse(group, exc, known=False)
             elif not there and len(group) > 1 and code_of(exc) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -125,7 +128,8 @@ class GroupCommit:
             if not there:
                 return
         except Exception as exc:
-            _log.exception("collection '%s': a write failed", self._name)
+            if not isinstance(exc, SageError):
+                _log.exception("collection '%s': a write failed", self._name)
             for job in group:
                 job.done.set_exception(exc)
             return
@@ -179,6 +183,15 @@ class GroupCommit:
                 return was_committed(connection, attempt.token, attempt.before, attempt.commit)
         except (sqlite3.Error, Unavailable):
             return None
+
+    def _overwrite(self) -> None:
+        """Of a commit that failed at its very end, all may stand in the log: the next one takes its place there. Should
+        the machine stop before that, it would come to life again."""
+        self._commits += 1
+        with suppress(sqlite3.Error, SageError), self._connections.writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            save_ledger(connection, load_ledger(connection), f"{self._token}:{self._commits}")
+            connection.execute("COMMIT")
 
     def _publish(self, group: Sequence[_Job], commit: Commit | None) -> None:
         if commit is None:

@@ -19,6 +19,8 @@ from sage.middleware.retrieval.truth_records import Generation
 
 PAGE = 8192
 _SHIFT = 40
+_FEW = 512
+_NONE = (0, b"")
 _MOST = 16  # vectors to a block: one vector is read at the price of its block
 
 
@@ -115,6 +117,9 @@ def read(
     present = np.zeros(len(numbers), np.bool_)
     if not len(numbers) or not generation.block:
         return matrix, present
+    if len(numbers) <= _FEW:
+        _pick(connection, generation, numbers, matrix, present)
+        return matrix, present
     order = np.argsort(numbers, kind="stable")
     ascending = numbers[order]
     for held, vectors in _runs(connection, generation, ascending):
@@ -126,6 +131,35 @@ def read(
         matrix[target] = vectors[places[there]]
         present[target] = True
     return matrix, present
+
+
+def _pick(
+    connection: sqlite3.Connection,
+    generation: Generation,
+    numbers: NDArray[np.int64],
+    matrix: NDArray[np.float32],
+    present: NDArray[np.bool_],
+) -> None:
+    """A few vectors, each cut out of its block: what a search scores again lies anywhere."""
+    base, width = generation.number << _SHIFT, matrix.shape[1] * 4
+    keys = (numbers // generation.block + base).tolist()
+    found = {
+        block: (mask, blob)
+        for block, mask, blob in connection.execute(
+            "SELECT key, mask, vectors FROM vectors WHERE key IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(sorted(set(keys))).decode(),),
+        )
+    }
+    pieces, places = [], []
+    for place, (block, bit) in enumerate(zip(keys, (numbers % generation.block).tolist(), strict=True)):
+        mask, blob = found.get(block, _NONE)
+        if mask >> bit & 1:
+            start = (mask & ((1 << bit) - 1)).bit_count() * width
+            pieces.append(blob[start : start + width])
+            places.append(place)
+    if pieces:
+        matrix[places] = np.frombuffer(b"".join(pieces), "<f4").reshape(len(pieces), -1)
+        present[places] = True
 
 
 def _runs(

@@ -7,6 +7,7 @@ what differs between searches goes in as search parameters, never as attributes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,7 +26,9 @@ DEPTHS = (10, 100)
 FEW = 4096
 """Of so many allowed vectors all codes are compared: 0.5 ms at 384 dimensions."""
 MOST = 0.9
-"""Where a filter keeps less, every list is looked into: those nearest the query may hold nothing that is allowed."""
+"""Where a filter keeps less, it is looked twice as wide until that finds next to nothing: the lists nearest the query
+may hold little that is allowed, and what is allowed may lie closer together than what the looks were measured on. Where
+a filter goes with the query, .98 to 1.0 of the nearest are found so; .92 to 1.0 by all lists, looked into once."""
 QUERY_BITS = 4  # RaBitQ: 2 lose .03 of recall@10 on MiniLM vectors, 8 win nothing
 
 _ROWS = 4096  # scanned at a time where vectors are kept as they are
@@ -225,19 +228,37 @@ class Staged:
         look, pool = self._look(k, count), min(pool_of(k), count)
         if look.candidates * 4 > count:
             return self.codes.nearest(query, k, allowed)
-        parameters = self._parameters(max(1.0, look.candidates / pool), look.probes, allowed)
-        prepared = self.codes.prepared(query)
-        ordinals, scores = search_index(self.index, prepared, pool, parameters, self.metric)
+        ordinals, scores = self._looked(query, pool, look, allowed)
+        while count <= self.count * MOST:
+            before, look = ordinals, Look(2 * look.candidates, min(2 * look.probes, self.lists))
+            if look.candidates * 4 > count:
+                return self.codes.nearest(query, k, allowed)
+            ordinals, scores = self._looked(query, pool, look, allowed)
+            if np.isin(ordinals[:k], before[:k]).sum() >= k - k // 50:
+                break
         if len(scores) < pool or scores[-1] == scores[min(k, pool) - 1]:
             # too few in the lists that were looked into, or a crowd of equals that was cut in two
             return self.codes.nearest(query, k, allowed)
         return ordinals, scores
 
+    def _looked(self, query: Matrix, pool: int, look: Look, allowed: Mask | None) -> Found:
+        parameters = self._parameters(max(1.0, look.candidates / pool), look.probes, allowed)
+        return search_index(self.index, self.codes.prepared(query), pool, parameters, self.metric)
+
     def _look(self, k: int, count: int) -> Look:
         for depth, look in zip(DEPTHS, self.looks, strict=True):
             if k <= depth:
-                return look if count > self.count * MOST else Look(look.candidates, self.lists)
+                return look if count > self.count * MOST else Look(look.candidates, self._probes(k, count))
         return Look(self.looks[-1].candidates * -(-k // DEPTHS[-1]), self.lists)
+
+    def _probes(self, k: int, count: int) -> int:
+        """How many lists to begin with where a filter keeps ``count``: as for the rank that the ``k``-th best of those
+        has among all, did the filter choose by chance."""
+        rank: float = k * self.count / count
+        for depth, look in zip(DEPTHS, self.looks, strict=True):
+            if rank <= depth:
+                return look.probes
+        return min(self.lists, round(self.looks[-1].probes * math.sqrt(rank / DEPTHS[-1])))
 
     def _parameters(self, factor: float, probes: int, allowed: Mask | None) -> Any:
         faiss = _faiss()

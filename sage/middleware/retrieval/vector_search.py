@@ -18,7 +18,8 @@ from sage.middleware.retrieval_settings import Metric
 Scored = tuple[Ordinals, Scores]
 
 _Asked = tuple[int, VectorIndex, Mask | None]  # a part's number, its index, and what is allowed of it
-_NOTHING: Scored = (np.empty(0, np.int64), np.empty(0))
+_NO_ROWS: Ordinals = np.empty(0, np.int64)
+_NOTHING: Scored = (_NO_ROWS, np.empty(0))
 _SLICE_NUMBERS = 2**21  # of float32 that an exact search has in memory at a time: 8 MiB
 
 
@@ -46,6 +47,21 @@ class DenseLeg:
         look for more finds comes after them, even in the rare case that it is nearer. Not ``paged`` spares the
         narrower looks, where the caller sees to that himself or always takes the same ``k``.
         """
+        rows, scores, total, _ = self.top_and(_NO_ROWS, vector, k, allowed, exact, paged=paged)
+        return rows, scores, total
+
+    def top_and(
+        self,
+        others: Ordinals,
+        vector: Matrix,
+        k: int,
+        allowed: Sequence[Mask | None],
+        exact: bool = False,
+        *,
+        paged: bool = False,
+    ) -> tuple[Ordinals, Scores, int, Scores]:
+        """As :meth:`top`, and as :meth:`scores` of ``others``: vectors that the truth has to be asked for are read at
+        once."""
         masks = [_both(part.live, mask) for part, mask in zip(self._parts, allowed, strict=True)]
         looks: list[_Asked] = []
         compared, total = _NOTHING, 0
@@ -57,11 +73,12 @@ class DenseLeg:
                 found, count = self._compare(number, vector, k, mask)
                 compared, total = _joined([compared, found]), total + count
         rows, scores = _NOTHING
+        asked = np.empty(0)
         for depth in self._depths(k, looks) if paged else [k]:
-            more_rows, more_scores = self._look(vector, depth, looks, compared)
+            (more_rows, more_scores), asked = self._look(vector, depth, looks, compared, others)
             new = ~np.isin(more_rows, rows)
             rows, scores = np.concatenate([rows, more_rows[new]]), np.concatenate([scores, more_scores[new]])
-        return rows[:k], scores[:k], total
+        return rows[:k], scores[:k], total, asked
 
     def scores(self, vector: Matrix, rows: Ordinals) -> Scores:
         """``(n,)``: the score of each row, NaN where there is no vector; the same numbers as :meth:`top` gives."""
@@ -102,14 +119,19 @@ class DenseLeg:
             depths.append(4 * depths[-1])
         return depths
 
-    def _look(self, vector: Matrix, k: int, looks: Sequence[_Asked], compared: Scored) -> Scored:
-        """The ``k`` nearest by exact score of what the indexes find and what was compared already."""
+    def _look(
+        self, vector: Matrix, k: int, looks: Sequence[_Asked], compared: Scored, others: Ordinals
+    ) -> tuple[Scored, Scores]:
+        """The ``k`` nearest by exact score of what the indexes find and what was compared already; and the scores of
+        ``others``."""
         near = _NOTHING
         for number, index, mask in looks:
             ordinals, scores = index.candidates(vector, k, mask)
             near = _joined([near, (ordinals + self._starts[number], scores.astype(np.float64))])
-        rows = np.sort(near[0][best(near[1], pool_of(k))])
-        return _nearest(_joined([compared, (rows, self.scores(vector, rows))]), k)
+        rows = near[0][best(near[1], pool_of(k))]
+        asked, back = np.unique(np.concatenate([rows, others]), return_inverse=True)
+        exact = self.scores(vector, asked)[back]
+        return _nearest(_joined([compared, (rows, exact[: len(rows)])]), k), exact[len(rows) :]
 
     def _compare(self, number: int, vector: Matrix, k: int, mask: Mask | None) -> tuple[Scored, int]:
         """The ``k`` nearest of one part by what the truth says, and how many have a vector."""
@@ -133,7 +155,7 @@ class DenseLeg:
                 yield some[there], vectors[there]
 
     def _read(self, reading: Reading, numbers: Ordinals) -> tuple[Matrix, Mask]:
-        if self._generation is None or self._generation == reading.identity.generation:
+        if self._generation is None:
             return reading.vectors(numbers)
         if self._generation in reading.generations():
             return reading.vectors(numbers, generation=self._generation)

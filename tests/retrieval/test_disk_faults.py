@@ -1,0 +1,173 @@
+"""Disks that are full, failing or not for writing: no false acknowledgement, and no restart afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retrieval_worker import Process
+
+from sage.errors import NotFound, Unavailable
+from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
+from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval.vector_store import VectorStore
+
+SIZE = 12 * 2**20
+TEXT = "some words of a document " * 200
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(store: VectorStore, acknowledged: list[str]) -> Unavailable:
+    """Adds batches until one is refused."""
+    for n in range(len(acknowledged), 10_000, 20):
+        ids = [f"d{n + i}" for i in range(20)]
+        try:
+            acknowledged += store.add_documents([f"n{id} {TEXT}" for id in ids], ids=ids, vectors=[[n, 1.0]] * 20)
+        except Unavailable as exc:
+            return exc
+    raise AssertionError("the disk was never full")
+
+
+def check(store: VectorStore, acknowledged: list[str]) -> None:
+    assert len(store) == len(acknowledged)
+    found, cursor = [], None
+    while True:
+        page, cursor = store.collection.page(cursor, 1000)
+        found += [document.id for document in page]
+        if cursor is None:
+            break
+    assert found == acknowledged
+    last = acknowledged[-1]
+    assert [result.id for result in store.search(f"n{last}", mode="bm25")] == [last]
+    assert store.search(vector=[1.0, 1.0], mode="dense", top_k=1)
+
+
+@pytest.mark.slow
+def test_a_full_disk_refuses_and_takes_again_when_there_is_room(small_disk: Path) -> None:
+    acknowledged: list[str] = []
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(SIZE // 2))
+    with VectorStore(small_disk / "c", embedder=None) as store:
+        refusal = fill(store, acknowledged)
+        assert refusal.code == "disk_full"
+        assert refusal.status == 503
+        assert "the disk is full; free some space" in refusal.message
+        assert "nothing was written" in refusal.message
+        assert acknowledged
+        check(store, acknowledged)
+        with pytest.raises(Unavailable):
+            store.add_documents([TEXT * 100] * 20)
+        filler.unlink()
+        before = len(acknowledged)
+        assert fill(store, acknowledged).code == "disk_full"
+        assert len(acknowledged) > before
+        check(store, acknowledged)
+    with VectorStore(small_disk / "c", embedder=None) as store:  # also while it is full
+        check(store, acknowledged)
+
+
+@pytest.mark.slow
+def test_a_restore_onto_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        store.add_documents([f"{os.urandom(5000).hex()}" for _ in range(1000)], vectors=[[1.0, 2.0]] * 1000)
+    truth = Truth.open(tmp_path / "c")
+    with (tmp_path / "snapshot").open("wb") as file:
+        write_snapshot(truth, file)
+    truth.close()
+    room = (10_000 + 32 + 2 + 8) * 1000  # what it needs at least: texts, ids, metadata, vectors
+    (small_disk / "filler").write_bytes(bytes(SIZE - room - 50_000))
+    with (tmp_path / "snapshot").open("rb") as file, pytest.raises(Unavailable) as caught:
+        read_snapshot(file, small_disk / "c", "c")
+    assert caught.value.code == "disk_full"
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+@pytest.mark.slow
+def test_files_that_may_not_grow(tmp_path: Path) -> None:
+    """A write that fails with an I/O error (EFBIG, of a limit on the size of files)."""
+    acknowledged = 0
+    with Process() as process:
+        process.do("open", path=str(tmp_path / "c"))
+        process.do("limit", bytes=1_000_000)
+        refusal = ""
+        for _ in range(100):
+            try:
+                process.do("add", documents=[{"id": f"d{acknowledged + i}", "text": TEXT} for i in range(10)])
+            except AssertionError as exc:
+                refusal = str(exc)
+                break
+            acknowledged += 10
+        assert 0 < acknowledged < 1000
+        assert re.search("nothing was written: .*(SQLITE_IOERR|disk is full)", refusal)
+        assert process.do("search", mode="bm25", query="words", top_k=1)["total"] == acknowledged
+        process.do("limit", bytes=None)
+        process.do("add", documents=[{"id": f"d{acknowledged + i}", "text": TEXT} for i in range(10)])
+        assert process.do("search", mode="bm25", query="words", top_k=1)["total"] == acknowledged + 10
+        process.do("close")
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        found, _ = store.collection.page(limit=1000)
+        assert [document.id for document in found] == [f"d{n}" for n in range(acknowledged + 10)]
+        assert store.search("words", mode="bm25", top_k=1)
+
+
+@pytest.mark.slow
+def test_files_that_may_only_be_read(tmp_path: Path) -> None:
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        store.add_documents(["alpha", "beta"])
+    database = tmp_path / "c" / "truth.db"
+    database.chmod(0o400)
+    with Process() as process:
+        process.do("renounce")
+        process.do("open", path=str(tmp_path / "c"))
+        assert process.do("search", mode="bm25", query="alpha")["total"] == 1
+        with pytest.raises(AssertionError, match="nothing was written: its files cannot be written"):
+            process.do("add", documents=[{"text": "gamma"}])
+        assert process.do("search", mode="bm25", query="beta")["total"] == 1
+        for file in database.parent.glob("truth.db*"):  # its log was made with its mode
+            file.chmod(0o600)
+        process.do("add", documents=[{"text": "gamma"}])
+        assert process.do("search", mode="bm25", query="gamma")["total"] == 1
+        process.do("close")
+
+
+@pytest.mark.slow
+def test_a_directory_that_may_only_be_read(tmp_path: Path) -> None:
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        store.add_documents(["alpha"])
+    (tmp_path / "c").chmod(0o500)
+    with Process() as process:
+        process.do("renounce")
+        with pytest.raises(AssertionError, match=r"Unavailable.*cannot be (opened|written)"):
+            process.do("open", path=str(tmp_path / "c"))
+        (tmp_path / "c").chmod(0o700)
+        process.do("open", path=str(tmp_path / "c"))
+        assert process.do("search", mode="bm25", query="alpha")["total"] == 1
+        process.do("close")
+
+
+def test_a_database_that_is_gone_is_told(tmp_path: Path) -> None:
+    """Not silently made anew, and nothing goes on into a file that nobody will find."""
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        store.add_documents(["alpha"])
+        for file in (tmp_path / "c").glob("truth.db*"):
+            file.unlink()
+        with pytest.raises(NotFound, match="was deleted"):
+            store.add_documents(["beta"])
+        assert not (tmp_path / "c" / "truth.db").exists()

@@ -1,0 +1,132 @@
+"""A commit that fails without saying whether it took place: nobody is answered before that is found out."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage.errors import Unavailable
+from sage.middleware.retrieval.documents import NewDocument, Row
+from sage.middleware.retrieval.truth import Change, Commit, Truth
+from sage.middleware.retrieval.truth_connections import FILE, InFiles, connect
+from sage.middleware.retrieval.truth_ledger import apply_change, was_committed
+from sage.middleware.retrieval.truth_writer import GroupCommit
+from sage.middleware.retrieval_settings import CollectionOptions
+
+
+class Failing(InFiles):
+    """Its next commit takes place, or does not, and is said to have failed; then it may not be readable."""
+
+    commits = True
+    fails = False
+    readable = True
+
+    @contextmanager
+    def writing(self) -> Iterator[Any]:
+        with super().writing() as connection:
+            yield _Reporting(connection, self) if self.fails else connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        if not self.readable:
+            raise sqlite3.OperationalError("disk I/O error")
+        with super().reading() as connection:
+            yield connection
+
+
+class _Reporting:
+    def __init__(self, connection: sqlite3.Connection, faults: Failing) -> None:
+        self._connection = connection
+        self._faults = faults
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        if statement != "COMMIT":
+            return self._connection.execute(statement, *arguments)
+        self._faults.fails = False
+        if self._faults.commits:
+            self._connection.execute(statement)
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[Failing]:
+    Truth.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None).close()
+    connections = Failing(tmp_path / "c", "c")
+    yield connections
+    connections.close()
+
+
+def add(writer: GroupCommit, id: str, commits: list[Commit]) -> Any:
+    change = Change([NewDocument(id, f"text of {id}")])
+    return writer.run(lambda connection, ledger: apply_change(connection, ledger, change), commits.append)
+
+
+def ids(failing: Failing) -> list[str]:
+    with failing.reading() as connection:
+        return [id for (id,) in connection.execute("SELECT id FROM documents ORDER BY number")]
+
+
+def test_one_that_took_place_is_acknowledged(failing: Failing) -> None:
+    commits: list[Commit] = []
+    writer = GroupCommit(failing, "c")
+    failing.fails = True
+    assert add(writer, "a", commits).inserted == 1
+    assert add(writer, "b", commits).inserted == 1
+    assert [(commit.before, commit.sequence) for commit in commits] == [(0, 1), (1, 2)]
+    assert ids(failing) == ["a", "b"]
+    writer.close()
+
+
+def test_one_that_did_not_is_refused(failing: Failing) -> None:
+    commits: list[Commit] = []
+    writer = GroupCommit(failing, "c")
+    failing.fails, failing.commits = True, False
+    with pytest.raises(Unavailable, match="nothing was written"):
+        add(writer, "a", commits)
+    assert add(writer, "b", commits).inserted == 1
+    assert [(commit.before, commit.sequence) for commit in commits] == [(0, 1)]
+    assert ids(failing) == ["b"]
+    writer.close()
+
+
+def test_one_of_which_nothing_is_known_is_said_to_be_so(failing: Failing) -> None:
+    commits: list[Commit] = []
+    writer = GroupCommit(failing, "c")
+    failing.fails, failing.readable = True, False
+    with pytest.raises(Unavailable, match="whether it is stored is not known"):
+        add(writer, "a", commits)
+    failing.readable = True
+    assert commits == []
+    assert add(writer, "b", commits).inserted == 1
+    assert [(commit.before, commit.sequence) for commit in commits] == [(1, 2)]
+    writer.close()
+
+
+def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
+    """As when another process commits before this one has found out what became of its own."""
+    truth = Truth.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
+    commits: list[Commit] = []
+    truth.write(Change([NewDocument("a", "1"), NewDocument("b", "1")]), commits.append)
+    truth.write(Change([NewDocument("a", "2")]), commits.append)
+    truth.write(Change(delete_ids=["b"]), commits.append)
+    first, second, third = commits
+    with closing(connect(tmp_path / "c" / FILE)) as connection:
+        (last,) = connection.execute("SELECT writer FROM collection").fetchone()
+        assert was_committed(connection, last, third.before, third)
+        assert was_committed(connection, "other", second.before, second)
+        assert was_committed(connection, "other", third.before, third)
+        theirs = Commit(second.before, second.sequence, [Row(second.sequence, "c", "2", b"{}")])
+        assert not was_committed(connection, "other", theirs.before, theirs)
+        assert not was_committed(connection, "other", third.before, Commit(third.before, third.sequence, [], [77]))
+        later = Commit(third.sequence, third.sequence + 1, [Row(third.sequence + 1, "d", "3", b"{}")])
+        assert not was_committed(connection, "other", later.before, later)
+    assert first.sequence == 2
+    truth.close()
