@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage.errors import InvalidRequest
 from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.keyword_clauses import clause_masks
 from sage.middleware.retrieval.keyword_search import KeywordLeg
 from sage.middleware.retrieval.keywords import KeywordIndex
 from sage.middleware.retrieval.query_syntax import parse_query
@@ -135,3 +137,20 @@ def test_behind_the_fiftieth_sign_all_is_plain_text() -> None:
     query = parse_query(" ".join(f"+w{number}" for number in range(60)), ANALYZER)
     assert [clause.text for clause in query.required] == [f"w{number}" for number in range(50)]
     assert set(query.terms) == {f"w{number}" for number in range(60)}
+
+
+def test_phrases_of_common_words_do_not_read_a_whole_collection() -> None:
+    index = KeywordIndex.build([ANALYZER.terms("a common phrase")] * 30)
+    query = parse_query('"common phrase"', ANALYZER)
+    read: list[int] = []
+
+    def texts(rows: Sequence[int]) -> list[str]:
+        read.extend(rows)
+        return ["a common phrase"] * len(rows)
+
+    among = np.arange(30) < 20
+    assert clause_masks([(index, None)], [0], query, ANALYZER, texts, [among], 20)[0].tolist() == among.tolist()
+    assert read == list(range(20))  # a filter comes first
+    with pytest.raises(InvalidRequest, match=r"common phrase.* too many") as refused:
+        clause_masks([(index, None)], [0], query, ANALYZER, texts, [None], 29)
+    assert refused.value.code == "phrase_too_common"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sage.errors import InvalidRequest
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.keywords import Mask, Postings
 from sage.middleware.retrieval.query_syntax import Clause, KeywordQuery
@@ -13,6 +14,8 @@ from sage.middleware.retrieval.query_syntax import Clause, KeywordQuery
 Texts = Callable[[Sequence[int]], Sequence[str | None]]
 _BATCH = 256
 """Texts that are read at a time."""
+MOST_READ = 100_000
+"""Texts that one query's phrases may have read: a second or two."""
 
 
 def clause_masks(
@@ -21,23 +24,42 @@ def clause_masks(
     query: KeywordQuery,
     analyzer: Analyzer,
     texts: Texts,
+    allowed: Sequence[Mask | None],
+    most: int = MOST_READ,
 ) -> list[Mask]:
-    """Of each part the live documents that meet every required clause and no excluded one."""
+    """Of each part the live documents that are ``allowed``, meet every required clause and no excluded one.
+
+    Raises :class:`InvalidRequest` when phrases would have more than ``most`` texts read.
+    """
     found: list[Mask] = []
-    for (postings, live), start in zip(parts, starts, strict=False):
+    words_first = sorted(
+        [(bool(clause.sequence), clause, True) for clause in query.required]
+        + [(bool(clause.sequence), clause, False) for clause in query.excluded],
+        key=lambda each: each[0],
+    )
+    for (postings, live), start, among in zip(parts, starts, allowed, strict=False):
         mask = np.ones(postings.size, np.bool_) if live is None else live.copy()
-        words_first = sorted(
-            [(bool(clause.sequence), clause, True) for clause in query.required]
-            + [(bool(clause.sequence), clause, False) for clause in query.excluded],
-            key=lambda each: each[0],
-        )
+        if among is not None:
+            mask &= among
         for _, clause, wanted in words_first:
             met = _met(postings, clause, mask)
             if clause.sequence:
+                most -= int(np.count_nonzero(met))
+                if most < 0:
+                    raise _too_common(clause)
                 met = _in_a_row(met, clause, start, analyzer, texts)
             mask &= met if wanted else ~met
         found.append(mask)
     return found
+
+
+def _too_common(clause: Clause) -> InvalidRequest:
+    return InvalidRequest(
+        f"the words of the phrase '{clause.text}' stand together in too many documents to look for the phrase in each; "
+        "add a rarer +word, or a filter",
+        param="query",
+        code="phrase_too_common",
+    )
 
 
 def _met(postings: Postings, clause: Clause, among: Mask) -> Mask:

@@ -127,13 +127,19 @@ class KeywordLeg:
         return np.minimum(found / whole, 1.0) if whole else found
 
     def constraint(
-        self, query: KeywordQuery, analyzer: Analyzer, texts: Callable[[Sequence[int]], Sequence[str | None]]
+        self,
+        query: KeywordQuery,
+        analyzer: Analyzer,
+        texts: Callable[[Sequence[int]], Sequence[str | None]],
+        allowed: Sequence[Mask | None] | None = None,
     ) -> list[Mask] | None:
-        """Of each part the live documents that hold what the query requires and nothing that it excludes; ``None``: it
-        says nothing of the kind. ``texts`` gives the text of rows (``None``: gone meanwhile), for phrases."""
+        """Of each part the live documents (of those ``allowed``) that hold what the query requires and nothing that it
+        excludes; ``None``: it says nothing of the kind. ``texts`` gives the text of rows (``None``: gone meanwhile),
+        for phrases. Raises :class:`sage.errors.InvalidRequest` for a phrase of words that are too common."""
         if not query.constrains:
             return None
-        return clause_masks(self._parts, self._starts, query, analyzer, texts)
+        among = allowed if allowed is not None else [None] * len(self._parts)
+        return clause_masks(self._parts, self._starts, query, analyzer, texts, among)
 
     @cached_property
     def _living(self) -> list[Living]:

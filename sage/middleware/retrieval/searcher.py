@@ -88,10 +88,8 @@ class Searcher:
         found: list[Mask | None] = [None] * len(view.parts)
         if condition is not None:
             found = [_living(part, part.filters.mask(condition)) for part in view.parts]
-        masks = words.constraint(query, self._analyzer, lambda rows: self._texts(view, rows))
-        if masks is None:
-            return found
-        return [mask if known is None else mask & known for known, mask in zip(found, masks, strict=True)]
+        masks = words.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), found)
+        return found if masks is None else [*masks]
 
     def _texts(self, view: View, rows: Sequence[int]) -> list[str | None]:
         numbers = _numbers(view, np.asarray(rows, np.int64)).tolist()
