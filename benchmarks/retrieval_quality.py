@@ -104,6 +104,8 @@ def _ways(embedder: Embedder | None) -> dict[str, dict[str, Any]]:
 
 
 def _search(store: VectorStore, text: str, options: Mapping[str, Any], quality: Quality) -> list[str]:
+    if not text.strip():
+        return []  # one of CMRC2018's questions: refused by the store, and counted as nothing found
     results = store.search(text, top_k=DEPTH, **options)
     scores = [result.score for result in results]
     if scores != sorted(scores, reverse=True) or not all(map(math.isfinite, scores)):

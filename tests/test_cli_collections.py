@@ -16,6 +16,8 @@ from sage_process import environment, sage
 from sage.middleware.app.cli_search import describe
 from sage.middleware.app.columns import emphasised, table, width, wrapped
 
+pytestmark = pytest.mark.slow
+
 Sage = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -21,6 +21,8 @@ from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.middleware.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 KEYWORDS = {"defaults": {"embedder": "none"}}
 BYTES = {"Content-Type": "application/octet-stream"}
 

@@ -12,6 +12,8 @@ import pytest
 import requests
 from running_gateway import Running
 
+pytestmark = pytest.mark.slow
+
 KEYWORDS = {"defaults": {"embedder": "none"}}
 
 

@@ -23,6 +23,8 @@ from sage.middleware.retrieval.local_embedder import local_embedder
 from sage.middleware.retrieval.multilingual import multilingual_embedder
 from sage.middleware.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., RegistryModels]
 
 

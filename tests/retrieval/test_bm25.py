@@ -17,6 +17,8 @@ from sage.middleware.retrieval.keywords import GrowingKeywords, KeywordIndex, Ma
 from sage.middleware.retrieval.query_syntax import KeywordQuery
 from sage.middleware.retrieval_settings import KeywordOptions, Variant
 
+pytestmark = pytest.mark.slow
+
 rank_bm25 = pytest.importorskip("rank_bm25")
 word = st.sampled_from("abcdefgh")
 corpora = st.lists(st.lists(word, max_size=10), min_size=1, max_size=14)

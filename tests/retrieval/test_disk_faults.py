@@ -16,6 +16,8 @@ from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
 from sage.middleware.retrieval.truth import Truth
 from sage.middleware.retrieval.vector_store import VectorStore
 
+pytestmark = pytest.mark.slow
+
 SIZE = 12 * 2**20
 TEXT = "some words of a document " * 200
 

@@ -22,6 +22,8 @@ from sage.middleware.retrieval.local_embedder import LocalEmbedder, local_embedd
 from sage.middleware.retrieval.model_files import folder_of
 from sage.middleware.retrieval.multilingual import MultilingualEmbedder, multilingual_embedder
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("red", "tree", "the", "apple", "of", "stone", "river", "and", "seventeen", "runs")
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from sage.middleware.retrieval.keywords import GrowingKeywords, KeywordIndex, Postings, document_frequencies
 
+pytestmark = pytest.mark.slow
+
 documents_of_words = st.lists(st.lists(st.sampled_from([*"abcdefgh", "北京", "\ud800", ""]), max_size=12), max_size=12)
 
 

@@ -21,6 +21,8 @@ from sage.middleware.retrieval.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.retrieval_settings import Retrieval
 
+pytestmark = pytest.mark.slow
+
 
 class Hashed:
     """An embedder whose vectors are a matter of the text and its own name; it waits and fails as it is told."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorIndex, exact_scores
 from sage.middleware.retrieval_settings import Metric
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["flat", "sq8", "rabitq", "ivf"]
 
 

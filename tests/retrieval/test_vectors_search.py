@@ -19,6 +19,8 @@ from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorInde
 from sage.middleware.retrieval.view import Part
 from sage.middleware.retrieval_settings import Metric
 
+pytestmark = pytest.mark.slow
+
 Mask = NDArray[np.bool_]
 
 
