@@ -17,7 +17,8 @@ FLOORS = [
         "sage.middleware.provider_settings",
         "sage.middleware.retrieval_settings",
     },
-    {"sage.kernels", "sage.api"},
+    {"sage.kernels"},
+    {"sage.api"},
     {
         "sage.middleware.auth",
         "sage.middleware.providers",

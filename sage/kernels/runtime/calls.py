@@ -1,0 +1,299 @@
+"""A call of a service: what is asked, until when, by whom, and what came of it.
+
+One object is the call and the future of its result. It costs little: every call of every service makes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from _thread import LockType, allocate_lock
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+
+from sage.errors import Conflict, DeadlineExceeded, InvalidRequest
+
+_BEGIN, _END = "begin", "end"
+
+
+class RemoteTraceback(Exception):
+    """Where an error was raised, on the service's side: the cause of the error that its caller gets."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+class Call:
+    """``deadline`` is in seconds of :func:`time.monotonic`; ``trail`` the services that stand in this call, outermost
+    first, its own last; ``order`` a key whose calls run one after another; ``many``: ``args`` is a list of argument
+    tuples and the result the list of their results.
+
+    As a future: :meth:`result`, :meth:`exception`, :meth:`cancel`, :meth:`done`, :meth:`add_done_callback`, ``await``.
+    """
+
+    __slots__ = (
+        "_callbacks", "_error", "_ready", "_result", "_tokens", "abandoned", "args", "deadline", "kwargs", "many",
+        "method", "on_abandon", "order", "settled", "trail",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        method: str,
+        args: Any,
+        kwargs: dict[str, Any],
+        trail: tuple[str, ...],
+        deadline: float | None = None,
+        order: Any = None,
+        many: bool = False,
+        waits: bool = False,
+    ) -> None:
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.trail = trail
+        self.deadline = deadline
+        self.order = order
+        self.many = many
+        self.settled = False
+        self.abandoned = False
+        """Nobody waits for it any more: it was cancelled or its time is over. What it calls further is refused."""
+        self.on_abandon: Callable[[], object] | None = None
+        """Called when it is abandoned while it runs, to end the work."""
+        self._tokens = [_BEGIN, _END]
+        """Who takes one of these out may do that step: removing from a list is atomic, so each is done once."""
+        self._callbacks: list[Callable[[Call], object]] = []
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._ready: LockType | None = None
+        """Locked until it is settled; made at once when its caller is known to wait."""
+        if waits:
+            self._ready = allocate_lock()
+            self._ready.acquire()
+
+    @property
+    def service(self) -> str:
+        return self.trail[-1]
+
+    # The host's side
+
+    def begin(self) -> bool:
+        """Whether the caller of this may run it now: false when it was cancelled, ran out of time, or runs already."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.fail(self._late("waited in the queue of"))
+            return False
+        try:
+            self._tokens.remove(_BEGIN)
+        except ValueError:
+            return False
+        return _END in self._tokens  # else it was cancelled while it waited
+
+    def succeed(self, result: Any) -> None:
+        try:
+            self._tokens.remove(_END)
+        except ValueError:
+            return  # it was abandoned meanwhile
+        self._result = result
+        self._settle()
+
+    def fail(self, error: BaseException) -> bool:
+        """Whether this settled it."""
+        try:
+            self._tokens.remove(_END)
+        except ValueError:
+            return False
+        self._error = error
+        self._settle()
+        return True
+
+    def _settle(self) -> None:
+        self.settled = True
+        if self._ready is not None:
+            self._ready.release()
+        if self._callbacks:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop()
+            except IndexError:
+                return  # the other side took it
+            callback(self)
+
+    # The caller's side
+
+    def done(self) -> bool:
+        return self.settled
+
+    def cancelled(self) -> bool:
+        return isinstance(self._error, CancelledError)
+
+    def cancel(self) -> bool:
+        """Whether there was something to cancel. A method that is ``async`` ends at its next ``await``; a plain one
+        runs on, but what it calls further is refused, and its result goes nowhere."""
+        return self.abandon(CancelledError(f"the call of '{self.service}'.{self.method} was cancelled"))
+
+    def abandon(self, error: BaseException) -> bool:
+        """Settles it with ``error`` and ends its work; false: it was settled already."""
+        self.abandoned = True
+        if not self.fail(error):
+            return False
+        if (end := self.on_abandon) is not None:
+            end()
+        return True
+
+    def expire(self) -> bool:
+        """Abandons it because its time is over."""
+        return self.abandon(self._late("did not end in time in"))
+
+    def _late(self, what: str) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the call of {self.method} {what} the service '{self.service}' until its time-out; give it longer "
+            "(timeout=…) or the service more workers (max_workers)",
+            code="service_timeout",
+        )
+
+    def add_done_callback(self, callback: Callable[[Call], object]) -> None:
+        """``callback(call)`` once it is settled, on the thread that settles it; at once when it is settled already."""
+        self._callbacks.append(callback)
+        if self.settled:
+            self._call_back()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self.wait(timeout)
+        return self._error
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits for the result; raises what the method raised, :class:`DeadlineExceeded` when the call's own time is
+        over (the work is cancelled then), and ``TimeoutError`` when only ``timeout`` seconds are (it goes on)."""
+        if not self.settled:
+            self.wait(timeout)
+        if self._error is None:
+            return self._result
+        try:
+            raise self._error
+        finally:
+            self = None  # type: ignore[assignment]
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Blocks until it is settled. Refused on a running event loop, which it would stop."""
+        if self.settled:
+            return
+        refuse_on_loop(self.service)
+        try:
+            if self._await_ready(timeout):
+                return
+        except BaseException:  # Ctrl-C while waiting: nobody wants it any more
+            self.cancel()
+            raise
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.expire()
+        if not self.settled:
+            raise TimeoutError(f"'{self.service}'.{self.method} gave no result in {timeout:g} s; it goes on")
+
+    def _await_ready(self, timeout: float | None) -> bool:
+        if self.deadline is not None:
+            left = max(self.deadline - time.monotonic(), 0.0)
+            timeout = left if timeout is None else min(left, timeout)
+        ready = self._ready or self._make_ready()
+        if timeout is None:
+            ready.acquire()
+        elif not ready.acquire(timeout=timeout):
+            return False
+        ready.release()  # for further ones that wait
+        return True
+
+    def _make_ready(self) -> LockType:
+        """One for who waits now; several at a time may each have their own."""
+        ready = allocate_lock()
+        ready.acquire()
+        self.add_done_callback(lambda _: ready.release())
+        return ready
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self.settled:
+            yield from self._wait_on_loop().__await__()
+        return self.result()
+
+    async def _wait_on_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def wake(_: Call) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(_resolve, woken)
+
+        timer = None
+        if self.deadline is not None:
+            timer = loop.call_later(max(self.deadline - time.monotonic(), 0.0), self.expire)
+        self.add_done_callback(wake)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _resolve(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+running: ContextVar[Call | None] = ContextVar("sage_call", default=None)
+"""The call that this context works for; hosts set it."""
+
+
+def current_call() -> Call | None:
+    """The call that this code runs for, if it runs in a service's method: ask its ``abandoned`` in long work."""
+    return running.get()
+
+
+def inherited(service: str, timeout: float | None) -> tuple[tuple[str, ...], float | None]:
+    """The trail and the deadline of a new call of ``service`` from here.
+
+    Raises what ends the call that this code runs for, :class:`Conflict` when ``service`` stands in it already.
+    """
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    outer = running.get()
+    if outer is None:
+        return (service,), deadline
+    if outer.abandoned:
+        raise CancelledError(f"the call of '{outer.service}'.{outer.method} was ended; it calls nothing further")
+    if outer.deadline is not None:
+        if time.monotonic() >= outer.deadline:
+            raise outer._late("ran beyond its time in")
+        deadline = outer.deadline if deadline is None else min(deadline, outer.deadline)
+    if service in outer.trail:
+        raise Conflict(
+            f"services call each other in a circle: {' → '.join((*outer.trail, service))}; it would wait for itself",
+            code="call_cycle",
+        )
+    return (*outer.trail, service), deadline
+
+
+def refuse_on_loop(service: str) -> None:
+    """Raises :class:`InvalidRequest` on a running event loop, which a blocking call would stop."""
+    if asyncio._get_running_loop() is not None:
+        raise InvalidRequest(
+            f"a blocking call of the service '{service}' would stop the event loop that it is made on; "
+            f"use 'await call_service_async[\"{service}\"]…'",
+            code="blocking_call",
+        )
+
+
+def with_traceback_as_cause(error: BaseException) -> BaseException:
+    """``error`` as its caller gets it: the same object, caused by the text of where it was raised."""
+    text = "".join(traceback.format_exception(error))
+    error.__cause__ = RemoteTraceback(text)
+    return error.with_traceback(None)  # the frames would hold what was in them

@@ -1,0 +1,130 @@
+"""A service that is a task: a life, public methods that are called through a queue, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from sage.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+
+
+class BaseServiceTask:
+    """Base of services. A subclass's public methods, plain or ``async``, are what can be called; it needs no
+    ``super().__init__()``.
+
+    In an environment its life is ``setup → running → stopping → stopped``; :meth:`setup` and :meth:`cleanup` are called
+    once each. Alone it is a context manager whose methods are called directly: ``with KVService() as kv: kv.put(…)``.
+    """
+
+    max_workers: ClassVar[int] = 1
+    """Calls that run at once, unless ``register_service(…, max_workers=…)`` says otherwise."""
+    queue_size: ClassVar[int] = 10_000
+    """Calls that may wait; one more is refused."""
+
+    _callers: tuple[ServiceCaller, AsyncServiceCaller] | None = None
+
+    def setup(self) -> None:
+        """Makes what the methods need: connections, files. What it raises fails the start of the environment."""
+
+    def cleanup(self) -> None:
+        """Lets go of it. Called once, after the last method has ended, also when :meth:`setup` failed."""
+
+    def health(self) -> Mapping[str, Any]:
+        """What is to be known of its state, as JSON; what it raises shows as unhealthy."""
+        return {}
+
+    @property
+    def call_service(self) -> ServiceCaller:
+        """``self.call_service["name"].method(…)`` of other services of its environment."""
+        return self._called()[0]
+
+    @property
+    def call_service_async(self) -> AsyncServiceCaller:
+        """As :attr:`call_service`; gives futures that can be awaited."""
+        return self._called()[1]
+
+    def _called(self) -> tuple[ServiceCaller, AsyncServiceCaller]:
+        if self._callers is None:
+            raise InvalidRequest(
+                f"{type(self).__name__} stands alone and has no other services to call; register it in an environment"
+            )
+        return self._callers
+
+    def __enter__(self) -> Self:
+        try:
+            self.setup()
+        except BaseException:
+            self.cleanup()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+
+_OWN = frozenset(name for name in dir(BaseServiceTask) if not name.startswith("_"))
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a caller must know of a public method."""
+
+    name: str
+    is_async: bool
+    takes_timeout: bool
+    """It has a parameter ``timeout`` of its own, which a call's ``timeout=`` then goes to."""
+
+
+def methods_of(service_class: type) -> dict[str, Method]:
+    """Its public methods: neither private nor those of its life."""
+    found = {}
+    for name in dir(service_class):
+        if name.startswith("_") or name in _OWN:
+            continue
+        value = inspect.getattr_static(service_class, name)
+        function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+        if not inspect.isroutine(function):
+            continue
+        found[name] = Method(name, inspect.iscoroutinefunction(function), _takes_timeout(function))
+    return found
+
+
+def _takes_timeout(function: Callable[..., Any]) -> bool:
+    try:
+        return "timeout" in inspect.signature(function).parameters
+    except (ValueError, TypeError):  # built in, without a signature
+        return False
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """How a service is hosted; ``None``: as its class says."""
+
+    max_workers: int | None = None
+    queue_size: int | None = None
+    replicas: int = 1
+    """On Ray: actors that share its calls."""
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    """On Ray: options of its actors (``num_cpus``, ``resources``, ``scheduling_strategy``, …)."""
+
+
+@dataclass(frozen=True)
+class ServiceFactory:
+    """Makes one service; ``needs`` names the services that must run before it. Calling it gives a new instance."""
+
+    service_class: type
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    options: ServiceOptions = field(default_factory=ServiceOptions)
+
+    def __call__(self) -> Any:
+        return self.service_class(*self.args, **self.kwargs)

@@ -1,0 +1,151 @@
+"""The services of one environment: registered in any order, started by what they need, stopped the other way."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError
+from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller, check_name
+from sage.kernels.runtime.hosts import Host, ServiceSpec
+from sage.kernels.runtime.service.base_service_task import ServiceFactory, ServiceOptions
+
+_HOSTING = ("max_workers", "queue_size", "replicas", "placement")
+
+
+class ServiceStartFailed(SageError):
+    """A service cannot start; its cause says why."""
+
+    default_code = "service_start_failed"
+
+
+class Services:
+    """Names belong to it alone: those of two environments never meet."""
+
+    def __init__(self, environment: str, make_host: Callable[[ServiceSpec], Host]) -> None:
+        self._environment = environment
+        self._make_host = make_host
+        self._specs: dict[str, ServiceSpec] = {}
+        self._hosts: dict[str, Host] = {}
+        self._lock = threading.RLock()
+        self._users = 0
+        self.call = ServiceCaller(lambda: self._hosts, environment)
+        self.call_async = AsyncServiceCaller(lambda: self._hosts, environment)
+
+    def register(self, name: str, service: Any, /, *args: Any, **kwargs: Any) -> None:
+        """``(name, Class, factory)``, ``(name, factory)`` or ``(name, Class, *args, **kwargs)``.
+
+        ``max_workers``, ``queue_size``, ``replicas`` and ``placement`` say how it is hosted, where the class has no
+        parameters of these names. Raises :class:`Conflict` when the name is taken or the services run already.
+        """
+        spec = _spec(check_name(name), service, args, kwargs)
+        with self._lock:
+            if name in self._specs:
+                raise Conflict(f"the environment '{self._environment}' has a service '{name}' already", param="name")
+            if self._hosts:
+                raise Conflict(f"register '{name}' before the services of '{self._environment}' start")
+            self._specs[name] = spec
+
+    def names(self) -> list[str]:
+        return sorted(self._specs)
+
+    def start(self) -> None:
+        """Starts all, what others need first; a second start only counts. Raises :class:`InvalidRequest` for a circle
+        of needs, :class:`NotFound` for one that is not registered, :class:`ServiceStartFailed`; nothing runs then."""
+        with self._lock:
+            if self._users == 0:
+                self._start(in_order(self._specs))
+            self._users += 1
+
+    def _start(self, order: list[ServiceSpec]) -> None:
+        for spec in order:
+            host = self._make_host(spec)
+            try:
+                host.start((self.call, self.call_async))
+            except Exception as exc:
+                self._stop(5.0)
+                raise ServiceStartFailed(
+                    f"the service '{spec.name}' of the environment '{self._environment}' cannot start: {exc}"
+                ) from exc
+            except BaseException:
+                self._stop(5.0)
+                raise
+            self._hosts[spec.name] = host
+
+    def stop(self, grace: float = 30.0) -> None:
+        """Once for each start; the last stops all, those that others need last."""
+        with self._lock:
+            if self._users == 0:
+                return
+            self._users -= 1
+            if self._users == 0:
+                self._stop(grace)
+
+    def _stop(self, grace: float) -> None:
+        while self._hosts:
+            name = next(reversed(self._hosts))
+            try:
+                self._hosts[name].stop(grace)
+            finally:
+                del self._hosts[name]
+                self.call._proxies.pop(name, None)
+                self.call_async._proxies.pop(name, None)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Of each service that runs, what :meth:`Host.describe` says."""
+        return [host.describe() for host in list(self._hosts.values())]
+
+
+def in_order(specs: Mapping[str, ServiceSpec]) -> list[ServiceSpec]:
+    """What others need first, else as registered."""
+    ordered: dict[str, ServiceSpec] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in ordered:
+            return
+        if name in path:
+            circle = " → ".join((*path[path.index(name) :], name))
+            raise InvalidRequest(f"services need each other in a circle: {circle}", code="service_cycle")
+        spec = specs.get(name)
+        if spec is None:
+            raise NotFound(
+                f"the service '{path[-1]}' needs '{name}', which is not registered; registered: {', '.join(specs)}",
+                code="unknown_service",
+            )
+        for need in spec.needs:
+            visit(need, (*path, name))
+        ordered[name] = spec
+
+    for name in specs:
+        visit(name, ())
+    return list(ordered.values())
+
+
+def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ServiceSpec:
+    if isinstance(service, type) and len(args) == 1 and isinstance(args[0], ServiceFactory):
+        service, args = args[0], ()
+    if isinstance(service, ServiceFactory):
+        if args:
+            raise InvalidRequest(f"the factory of the service '{name}' takes no further arguments")
+        hosting = _hosting(kwargs, ())
+        factory = replace(service, kwargs={**service.kwargs, **kwargs}) if kwargs else service
+        return ServiceSpec(name, factory.service_class, factory, factory.needs, replace(factory.options, **hosting))
+    if isinstance(service, type):
+        hosting = _hosting(kwargs, inspect.signature(service).parameters)
+        return ServiceSpec(
+            name, service, ServiceFactory(service, args, kwargs), tuple(getattr(service, "needs", ())),
+            ServiceOptions(**hosting),
+        )  # fmt: skip
+    if callable(service):
+        hosting = _hosting(kwargs, ())
+        make = (lambda: service(*args, **kwargs)) if args or kwargs else service
+        return ServiceSpec(name, None, make, tuple(getattr(service, "needs", ())), ServiceOptions(**hosting))
+    raise InvalidRequest(f"the service '{name}' must be given by a class or a factory, not {service!r}")
+
+
+def _hosting(kwargs: dict[str, Any], parameters: Any) -> dict[str, Any]:
+    """Takes out of ``kwargs`` what says how the service is hosted."""
+    return {word: kwargs.pop(word) for word in _HOSTING if word in kwargs and word not in parameters}
