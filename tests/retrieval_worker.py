@@ -55,6 +55,9 @@ class Here:
     def _optimize(self) -> None:
         self._collection.optimize()
 
+    def _purge(self) -> None:
+        self._collection.purge()
+
     def _search(self, mode: str, vector: list[float] | None = None, **arguments: Any) -> dict[str, Any]:
         given = None if vector is None else np.array(vector, np.float32)
         answer = self._collection.search(Search(mode=Mode(mode), vector=given, **arguments))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import orjson
 
-from sage.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
+from sage.errors import InvalidRequest, Unavailable
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.documents import Row, Vector
-from sage.middleware.retrieval.embedders import Embedder, Models
+from sage.middleware.retrieval.embedders import Models
 from sage.middleware.retrieval.highlights import Highlighter
 from sage.middleware.retrieval.index import Index
-from sage.middleware.retrieval.languages import share_spoken
-from sage.middleware.retrieval.query_syntax import parse_query
-from sage.middleware.retrieval.search import Mode, Search, SearchAnswer, SearchResult, check_search
+from sage.middleware.retrieval.query_vectors import EmbedderOf, query_vectors
+from sage.middleware.retrieval.search import Search, SearchAnswer, SearchResult, check_search
 from sage.middleware.retrieval.searcher import Ranked, Searcher
+from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
 from sage.middleware.retrieval.truth import Identity, Truth
 from sage.middleware.retrieval.view import View
 from sage.middleware.retrieval_settings import RetrievalLimits
@@ -27,10 +27,6 @@ _FRESH_STARTS = 5
 """How often a page is ranked anew because documents of it were deleted meanwhile."""
 _STEP = 128
 """Documents that are read at a time."""
-_PASSING = (UpstreamFailed, Unavailable, DeadlineExceeded, RateLimited)
-"""Failures of an embedder under which a hybrid search goes on with words alone, and says so."""
-
-EmbedderOf = Callable[[Identity], Embedder | None]
 
 
 class Answerer:
@@ -61,13 +57,33 @@ class Answerer:
             identity = latest
         raise Unavailable("the collection is being embedded anew again and again; try again later")
 
+    def statistics(self, terms: Sequence[str]) -> Statistics:
+        """Of one shard: see :mod:`sage.middleware.retrieval.shards`."""
+        view, identity = self._index.current(), self._truth.identity
+        counted = self._searcher.counted(view, terms)
+        collected = counted.collected
+        return Statistics(collected.documents, collected.length, counted.df, view.sequence, identity.dimension)
+
+    def candidates(self, ask: Ask) -> Candidates:
+        """Of one shard. Raises :class:`InvalidRequest`."""
+        check_search(ask.search, dimension=self._truth.identity.dimension, max_results=self._limits.max_results)
+        return self._searcher.candidates(self._index.current(), ask)
+
+    def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Those that live, without vectors. Raises :class:`InvalidRequest` for more than one answer may hold."""
+        return self._fetch(list(numbers), self._limits.max_answer)
+
+    def forget(self) -> None:
+        """Lets go of what is remembered between searches."""
+        self._searcher.forget()
+
     def _on_one_state(
         self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
     ) -> list[SearchAnswer] | None:
         """``None``: the vectors are not those of ``identity`` any more."""
         for search in searches:
             check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
-        queries = self._queries(searches, identity, embedder_of)
+        queries = query_vectors(searches, identity, embedder_of, self._analyzer)
         view = self._index.current()
         if view.generation != identity.generation:
             return None
@@ -75,38 +91,6 @@ class Answerer:
             return None  # its first vector came just now
         room = _Room(self._limits.max_answer)
         return [self._one(search, *query, view, room) for search, query in zip(searches, queries, strict=True)]
-
-    def _queries(
-        self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
-    ) -> list[tuple[Vector | None, float, list[str]]]:
-        """Of each search the query's vector, the weight that its language allows that, and warnings."""
-        found: list[tuple[Vector | None, float, list[str]]] = [(search.vector, 1.0, []) for search in searches]
-        wanted = [place for place, search in enumerate(searches) if _to_embed(search)]
-        embedder = embedder_of(identity) if wanted else None
-        if embedder is None or identity.dimension is None:
-            _refuse_dense([searches[place] for place in wanted], identity)
-            return found
-        try:
-            texts = [parse_query(searches[place].query, self._analyzer).text for place in wanted]
-            vectors = embedder.embed(texts, query=True)
-        except _PASSING as exc:
-            if any(searches[place].mode is Mode.DENSE for place in wanted):
-                raise
-            warning = f"searched by words alone, since the query could not be embedded: {exc.message}"
-            for place in wanted:
-                found[place] = (None, 0.0, [warning])
-            return found
-        if vectors.shape[1:] != (identity.dimension,):
-            raise InvalidRequest(
-                f"the embedder '{identity.embedder}' made a vector of {vectors.shape[-1]} dimensions, but those of "
-                f"this collection have {identity.dimension}; it is not the one that made them",
-                param="query",
-                code="wrong_dimension",
-            )
-        for place, vector in zip(wanted, vectors, strict=True):
-            spoken = share_spoken(searches[place].query, identity.languages)
-            found[place] = (np.asarray(vector, np.float32), spoken, [])
-        return found
 
     def _one(
         self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View, room: _Room
@@ -124,7 +108,7 @@ class Answerer:
         room.take(rows.values())
         highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
         results = [
-            _result(rows[number], place, ranked, extra, highlighter)
+            result_of(rows[number], place, ranked, extra, highlighter)
             for place, number in enumerate(numbers)
             if number in rows
         ]
@@ -189,20 +173,6 @@ def _size(rows: Iterable[Row]) -> int:
     return sum(len(row.text) + len(row.metadata) for row in rows)
 
 
-def _to_embed(search: Search) -> bool:
-    return search.mode is not Mode.BM25 and search.vector is None and bool(search.query.strip())
-
-
-def _refuse_dense(searches: Sequence[Search], identity: Identity) -> None:
-    """A dense search needs a vector from somewhere; a hybrid one then goes by words."""
-    if identity.embedder is None and any(search.mode is Mode.DENSE for search in searches):
-        raise InvalidRequest(
-            "this collection has no embedder, so a dense search must bring its 'vector'; or use mode bm25, or give it "
-            "an embedder: sage collections reembed",
-            param="mode",
-        )
-
-
 def _take(ranked: Ranked, places: list[int], scores: list[float]) -> Ranked:
     return Ranked(
         ranked.numbers[places],
@@ -231,9 +201,10 @@ def _joined(head: Ranked, tail: Ranked) -> Ranked:
     )
 
 
-def _result(
+def result_of(
     row: Row, place: int, ranked: Ranked, reranked: list[float | None] | None, highlighter: Highlighter | None
 ) -> SearchResult:
+    """The result at ``place`` of a page."""
     scores: dict[str, float | None] = {"dense": _score(ranked.dense, place), "bm25": _score(ranked.bm25, place)}
     if reranked is not None:
         scores["rerank"] = reranked[place]

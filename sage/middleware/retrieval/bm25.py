@@ -24,6 +24,7 @@ and its BM25L multiplies by ``tf`` once more: scores are equal to its where a do
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,15 @@ class Collected:
     @property
     def mean_length(self) -> float:
         return self.length / self.documents if self.documents else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Statistics of more documents than one view has, for the words of a query."""
+
+    collected: Collected
+    df: Mapping[str, int]
+    """How many of those documents hold each word."""
 
 
 @dataclass(frozen=True, slots=True)

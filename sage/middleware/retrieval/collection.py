@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,20 +16,20 @@ from numpy.typing import NDArray
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.answers import Answerer
-from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written, check_documents
+from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Vector, Written, check_documents
 from sage.middleware.retrieval.embedders import Embedder, Models
 from sage.middleware.retrieval.filters import parse_filter
 from sage.middleware.retrieval.index import Index
-from sage.middleware.retrieval.listing import after_cursor, cursor_of, numbers_passing
+from sage.middleware.retrieval.listing import after_cursor, cursor_of, first_page, numbers_passing, page_of
+from sage.middleware.retrieval.revising import Revision, revise
 from sage.middleware.retrieval.search import Search, SearchAnswer
+from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
 from sage.middleware.retrieval.snapshots import write_snapshot
 from sage.middleware.retrieval.truth import Change, Identity, StaleVectors, Truth, inode_of
 from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
 
 Progress = Callable[[int, int], None]
 """``(done, of all)``, in documents."""
-_PAGE_BYTES = 16 * 2**20
-_STEP = 16  # documents that are read at a time for a page
 _ATTEMPTS = 5
 """At embedding for a write: each further one follows a reembedding that ended in between."""
 
@@ -139,6 +138,14 @@ class Collection:
             numbers = numbers_passing(held.index.current(), condition)
             return held.truth.write(Change(delete_numbers=numbers.tolist()), held.index.publish).deleted
 
+    def update(
+        self, id: str, *, text: str | None = None, metadata: bytes | None = None, vector: Vector | None = None
+    ) -> None:
+        """Changes what is given, checked, of one document; its vector is made anew with its text where there is an
+        embedder. Raises :class:`NotFound`."""
+        with self._open() as held:
+            revise(held.truth, held.index.publish, id, Revision(text, metadata, vector), self._embedded)
+
     def get(self, id: str, *, vector: bool = False) -> StoredDocument:
         """Raises :class:`NotFound`."""
         with self._open() as held, held.truth.reading() as reading:
@@ -152,17 +159,17 @@ class Collection:
     ) -> tuple[list[StoredDocument], str | None]:
         """Documents in the order in which they came, and the cursor of the next page; ``None``: it was the last.
 
-        A page of large documents has fewer than ``limit``: about :data:`_PAGE_BYTES` of them.
+        A page of large documents has fewer than ``limit``: about :data:`PAGE_BYTES` of them.
         """
         if not 1 <= limit <= 1000:
             raise InvalidRequest("'limit' must be 1 to 1000", param="limit")
         condition, after = parse_filter(filter), after_cursor(cursor)
         with self._open() as held:
             if condition is None:
-                rows, last = _first(held.truth, after, limit)
+                rows, last = first_page(held.truth, after, limit)
             else:
                 numbers = numbers_passing(held.index.current(), condition, after)[: limit + 1].tolist()
-                rows, last = _fetched(held.truth, numbers, limit)
+                rows, last = page_of(held.truth, numbers, limit)
         return [row.stored() for row in rows], cursor_of(last) if last is not None else None
 
     def search(self, search: Search) -> SearchAnswer:
@@ -173,6 +180,47 @@ class Collection:
         """All on one state of the collection; their texts are embedded together."""
         with self._open() as held:
             return held.answerer.answer(searches, self._embedder_of)
+
+    def put(self, documents: Sequence[NewDocument], numbers: Sequence[int] = ()) -> Written:
+        """As :meth:`add`, of documents that were checked, with the vectors that they have. ``numbers``: their places in
+        the order of a collection of which this is a shard, ascending."""
+        with self._open() as held:
+            return held.truth.write(Change(documents, numbers=numbers), held.index.publish)
+
+    def statistics(self, terms: Sequence[str]) -> Statistics:
+        """What a search over several collections needs to know of this one: see
+        :mod:`sage.middleware.retrieval.shards`."""
+        with self._open() as held:
+            return held.answerer.statistics(terms)
+
+    def candidates(self, ask: Ask) -> Candidates:
+        """Its best documents for a search over several collections."""
+        with self._open() as held:
+            return held.answerer.candidates(ask)
+
+    def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Documents by their numbers, without vectors; those that are gone by now are left out."""
+        with self._open() as held:
+            return held.answerer.fetch(numbers)
+
+    def numbers(self, filter: Mapping[str, Any] | None = None, after: int = 0, limit: int = 1000) -> list[int]:
+        """The first numbers over ``after`` of documents that pass the filter."""
+        condition = parse_filter(filter)
+        with self._open() as held:
+            found: list[int] = numbers_passing(held.index.current(), condition, after)[:limit].tolist()
+            return found
+
+    def count(self, filter: Mapping[str, Any] | None = None) -> int:
+        """How many documents there are, or pass the filter."""
+        condition = parse_filter(filter)
+        with self._open() as held:
+            view = held.index.current()
+            return view.documents if condition is None else len(numbers_passing(view, condition))
+
+    def settle(self, key: str, value: object) -> Any:
+        """What is kept under ``key`` with the collection: ``value``, a small JSON value, unless there was one."""
+        with self._open() as held:
+            return held.truth.settle(key, value)
 
     def reembed(self, embedder: str, progress: Progress | None = None) -> None:
         """Makes all vectors anew with another embedder; goes on where an interrupted one stopped, and serves the old
@@ -195,6 +243,18 @@ class Collection:
         """Brings the index into its fastest shape and returns when that is done."""
         with self._open() as held:
             held.index.optimize()
+
+    def purge(self, seconds: float = 30.0) -> None:
+        """Hard deletion: no byte of any deleted or replaced document is left in a file of the collection.
+
+        Rewrites the segments that hold some of them, and the database unless nothing was deleted since it last was.
+        Waits for others that work on the index, and for those that read an older state, ``seconds`` each at most; then
+        it raises :class:`Unavailable` (code ``not_yet_purged``), and is to be called again.
+        """
+        with self._open() as held:
+            held.index.purge(seconds)
+            held.answerer.forget()
+            held.truth.purge(seconds)
 
     def stop_work(self) -> None:
         """Ends work on the index that may take long, for who is about to close the collection."""
@@ -318,37 +378,6 @@ class _Checked:
 
     def flush(self) -> None:
         self._stream.flush()
-
-
-def _first(truth: Truth, after: int, limit: int) -> tuple[list[Row], int | None]:
-    """The page after a number, and the number of its last document if more follow."""
-    rows: list[Row] = []
-    size = 0
-    with truth.reading() as reading:
-        for row in chain.from_iterable(reading.rows(after, vectors=False)):
-            if len(rows) == limit or size >= _PAGE_BYTES:
-                return rows, rows[-1].number
-            rows.append(row)
-            size += len(row.text) + len(row.metadata)
-    return rows, None
-
-
-def _fetched(truth: Truth, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
-    """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
-    rows: list[Row] = []
-    size = 0
-    with truth.reading() as reading:
-        for place in range(0, min(limit, len(numbers)), _STEP):
-            some = numbers[place : min(place + _STEP, limit)]
-            found = reading.fetch(some)
-            rows += [found[number] for number in some if number in found]
-            size += sum(len(row.text) + len(row.metadata) for row in found.values())
-            seen = place + len(some)
-            if size >= _PAGE_BYTES:
-                break
-        else:
-            seen = min(limit, len(numbers))
-    return rows, numbers[seen - 1] if seen < len(numbers) else None
 
 
 def _bytes_under(directory: Path | None) -> int:

@@ -105,54 +105,54 @@ def _check(document: Mapping[str, Any], place: str, limits: RetrievalLimits) -> 
             )
     return NewDocument(
         check_id(document.get("id"), place),
-        _text(document.get("text"), place, limits),
+        check_text(document.get("text"), place, limits),
         check_metadata(document.get("metadata"), place, limits),
         check_vector(document.get("vector"), place, limits),
     )
 
 
-def check_id(given: Any, place: str) -> str:
+def check_id(given: Any, place: str, param: str = "documents") -> str:
     """The id, or a new one for none."""
     if given is None:
         return new_id()
-    if not isinstance(given, str) or not given or _bytes_of(given, place, "id") > MAX_ID or "\x00" in given:
-        raise InvalidRequest(f"{place}: 'id' must be text of 1 to {MAX_ID} bytes", param="documents")
+    if not isinstance(given, str) or not given or _bytes_of(given, place, "id", param) > MAX_ID or "\x00" in given:
+        raise InvalidRequest(f"{place}: 'id' must be text of 1 to {MAX_ID} bytes", param=param)
     return given
 
 
-def _text(given: Any, place: str, limits: RetrievalLimits) -> str:
+def check_text(given: Any, place: str, limits: RetrievalLimits, param: str = "documents") -> str:
     if not isinstance(given, str):
-        raise InvalidRequest(f"{place}: 'text' must be text", param="documents")
-    if (size := _bytes_of(given, place, "text")) > limits.max_text:
+        raise InvalidRequest(f"{place}: 'text' must be text", param=param)
+    if (size := _bytes_of(given, place, "text", param)) > limits.max_text:
         raise InvalidRequest(
             f"{place}: 'text' has {size} bytes, more than {limits.max_text} (retrieval.limits.max_text); split it",
-            param="documents",
+            param=param,
         )
     return given
 
 
-def _bytes_of(text: str, place: str, field_name: str) -> int:
+def _bytes_of(text: str, place: str, field_name: str, param: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError as exc:
-        raise InvalidRequest(f"{place}: '{field_name}' is not valid Unicode: {exc.reason}", param="documents") from None
+        raise InvalidRequest(f"{place}: '{field_name}' is not valid Unicode: {exc.reason}", param=param) from None
 
 
-def check_metadata(given: Any, place: str, limits: RetrievalLimits) -> bytes:
+def check_metadata(given: Any, place: str, limits: RetrievalLimits, param: str = "documents") -> bytes:
     """Metadata as canonical JSON bytes."""
     if given is None:
         return b"{}"
     if not isinstance(given, Mapping):
-        raise InvalidRequest(f"{place}: 'metadata' must be an object", param="documents")
+        raise InvalidRequest(f"{place}: 'metadata' must be an object", param=param)
     try:
         encoded = orjson.dumps(dict(given))
     except (TypeError, ValueError) as exc:
-        raise InvalidRequest(f"{place}: 'metadata' is not JSON: {exc}", param="documents") from None
+        raise InvalidRequest(f"{place}: 'metadata' is not JSON: {exc}", param=param) from None
     if len(encoded) > limits.max_metadata:
         raise InvalidRequest(
             f"{place}: 'metadata' has {len(encoded)} bytes, more than {limits.max_metadata} "
             "(retrieval.limits.max_metadata)",
-            param="documents",
+            param=param,
         )
     return encoded
 

@@ -166,11 +166,12 @@ class Filter:
         return self.condition.passes(leaves_of(metadata))
 
 
-def parse_filter(given: Mapping[str, Any] | None) -> Filter | None:
-    """``None`` for none or an empty one. Raises :class:`sage.errors.InvalidRequest` that names the place at fault."""
+def parse_filter(given: Mapping[str, Any] | None, name: str = "filter") -> Filter | None:
+    """``None`` for none or an empty one. Raises :class:`sage.errors.InvalidRequest` that names the place at fault,
+    beginning with ``name``."""
     if given is None:
         return None
-    condition = _Parser().filter(given, "filter", 0)
+    condition = _Parser().filter(given, name, 0)
     return None if condition == All(()) else Filter(condition)
 
 
@@ -254,4 +255,4 @@ def _scalar(given: Any, place: str) -> Scalar:
 
 
 def _fault(place: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"'{place}' {message}", param="filter")
+    return InvalidRequest(f"'{place}' {message}", param=place.partition(".")[0])

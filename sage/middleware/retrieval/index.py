@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from contextlib import suppress
 
+from sage.errors import Unavailable
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.following import Follower
 from sage.middleware.retrieval.rebuilding import Abandoned
@@ -52,6 +53,18 @@ class Index:
         """
         with suppress(Abandoned):
             self._upkeep.merge_all()
+
+    def purge(self, seconds: float) -> None:
+        """Leaves nothing of deleted documents in any file of the index, nor in what searches see. Raises
+        :class:`sage.errors.Unavailable` when others work on it for longer than ``seconds``."""
+        try:
+            self._upkeep.purge(seconds)
+        except Abandoned:
+            raise Unavailable(
+                "the collection is not yet purged: it is being closed, or its vectors were just made anew; purge it "
+                "again",
+                code="not_yet_purged",
+            ) from None
 
     def rebuild_vectors(self) -> None:
         """After the vectors were made anew (the truth has a new generation): returns when every segment has them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -50,9 +50,16 @@ class KeywordLeg:
     """BM25 over parts, each with the mask of its live documents (``None``: all live). A row is a document's place over
     all parts. Cheap to make; may be kept for a view. Safe to call from several threads."""
 
-    def __init__(self, parts: Sequence[tuple[Postings, Mask | None]], options: KeywordOptions) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[Postings, Mask | None]],
+        options: KeywordOptions,
+        counted: bm25.Counted | None = None,
+    ) -> None:
+        """``counted``: statistics to score with in place of these parts' own, for the words of the queries to come."""
         self._parts = [(postings, live) for postings, live in parts]
         self._options = options
+        self._counted = counted
         self._starts = [0, *accumulate(postings.size for postings, _ in self._parts)]
         self._words: tuple[tuple[str, ...], list[_Word]] = ((), [])
 
@@ -147,7 +154,9 @@ class KeywordLeg:
 
     @cached_property
     def collected(self) -> bm25.Collected:
-        """Statistics of the live documents."""
+        """Statistics of the live documents, or those that were given."""
+        if self._counted is not None:
+            return self._counted.collected
         return bm25.Collected(sum(each.documents for each in self._living), sum(each.length for each in self._living))
 
     @cached_property
@@ -173,8 +182,17 @@ class KeywordLeg:
             self._words = query.terms, words
         return words
 
+    def counted(self, terms: Iterable[str]) -> bm25.Counted:
+        """What another leg over more documents needs to know of these."""
+        return bm25.Counted(self.collected, {term: self._df(term) for term in terms})
+
+    def _df(self, term: str) -> int:
+        if self._counted is not None:
+            return self._counted.df.get(term, 0)
+        return sum(each.df(postings, term) for each, (postings, _) in zip(self._living, self._parts, strict=True))
+
     def _weigh(self, term: str, count: int) -> _Word:
-        df = sum(each.df(postings, term) for each, (postings, _) in zip(self._living, self._parts, strict=True))
+        df = self._df(term)
         documents = self.collected.documents
         share = bm25.share(documents, df)
         if not df:

@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest
+from sage.middleware.retrieval.documents import Row
 from sage.middleware.retrieval.filters import Filter
+from sage.middleware.retrieval.truth import Truth
 from sage.middleware.retrieval.view import View
 
+PAGE_BYTES = 16 * 2**20
+"""Of text and metadata, about, on one page."""
+_STEP = 16  # documents that are read at a time for a page
 
-def numbers_passing(view: View, condition: Filter, after: int = 0) -> NDArray[np.int64]:
-    """The numbers over ``after`` of the live documents that pass, ascending."""
+
+def numbers_passing(view: View, condition: Filter | None, after: int = 0) -> NDArray[np.int64]:
+    """The numbers over ``after`` of the live documents that pass (``None``: of all), ascending."""
     found = [np.empty(0, np.int64)]
     for part in view.parts:
-        mask = part.filters.mask(condition)
+        mask = np.ones(part.size, np.bool_) if condition is None else part.filters.mask(condition)
         if part.live is not None:
             mask = mask & part.live
         numbers = part.numbers[mask]
         found.append(numbers[numbers > after])
     return np.concatenate(found)
+
+
+def first_page(truth: Truth, after: int, limit: int) -> tuple[list[Row], int | None]:
+    """The page after a number, and the number of its last document if more follow."""
+    rows: list[Row] = []
+    size = 0
+    with truth.reading() as reading:
+        for row in chain.from_iterable(reading.rows(after, vectors=False)):
+            if len(rows) == limit or size >= PAGE_BYTES:
+                return rows, rows[-1].number
+            rows.append(row)
+            size += len(row.text) + len(row.metadata)
+    return rows, None
+
+
+def page_of(truth: Truth, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
+    """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
+    rows: list[Row] = []
+    size = 0
+    with truth.reading() as reading:
+        for place in range(0, min(limit, len(numbers)), _STEP):
+            some = numbers[place : min(place + _STEP, limit)]
+            found = reading.fetch(some)
+            rows += [found[number] for number in some if number in found]
+            size += sum(len(row.text) + len(row.metadata) for row in found.values())
+            seen = place + len(some)
+            if size >= PAGE_BYTES:
+                break
+        else:
+            seen = min(limit, len(numbers))
+    return rows, numbers[seen - 1] if seen < len(numbers) else None
 
 
 def cursor_of(number: int) -> str:

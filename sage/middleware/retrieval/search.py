@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.documents import Vector
+from sage.middleware.retrieval.query_syntax import KeywordQuery
 from sage.middleware.retrieval_settings import MAX_QUERY
 
 
@@ -109,6 +110,17 @@ def check_search(search: Search, *, dimension: int | None, max_results: int) -> 
             param="vector",
             code="wrong_dimension",
         )
+
+
+def mode_of(search: Search, query: KeywordQuery, has_vector: bool, dense_weight: float) -> Mode:
+    """On which legs it goes: a hybrid search without a vector, or in words that the embedder does not speak, goes by
+    words alone, and one without words by vectors alone."""
+    mode = search.mode
+    if mode is Mode.HYBRID and (not has_vector or (dense_weight == 0 and search.alpha is None and query.terms)):
+        mode = Mode.BM25
+    if mode is Mode.HYBRID and not query.terms:
+        mode = Mode.DENSE
+    return mode
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.bm25 import Counted
 from sage.middleware.retrieval.filters import Filter, parse_filter
 from sage.middleware.retrieval.keyword_search import KeywordLeg
 from sage.middleware.retrieval.keywords import Mask
 from sage.middleware.retrieval.query_syntax import KeywordQuery, parse_query
-from sage.middleware.retrieval.search import Mode, Search
+from sage.middleware.retrieval.search import Mode, Search, mode_of
+from sage.middleware.retrieval.shards import Ask, Candidates, candidates
 from sage.middleware.retrieval.tiers import Legs, fused
 from sage.middleware.retrieval.truth import Truth
 from sage.middleware.retrieval.vector_search import DenseLeg
@@ -52,18 +54,10 @@ class Searcher:
     ) -> Ranked:
         """``search`` is checked. ``vector``: the query's, if there is one. ``dense_weight``: 1, less where the embedder
         does not speak the query's language (0: words alone)."""
-        query = parse_query(search.query, self._analyzer)
-        words = self._words(view)
-        dense = DenseLeg(view.parts, self._truth, self._metric, view.generation)
-        allowed = self._allowed(view, words, query, parse_filter(search.filter))
-        mode = search.mode
-        if mode is Mode.HYBRID and (vector is None or (dense_weight == 0 and search.alpha is None and query.terms)):
-            mode = Mode.BM25
-        if mode is Mode.HYBRID and not query.terms:
-            mode = Mode.DENSE
-        legs = Legs(words, dense, query, vector, allowed, search.exact)
+        legs = self._legs(view, search, vector, self._words(view))
+        mode = mode_of(search, legs.query, vector is not None, dense_weight)
         if mode is Mode.HYBRID:
-            found = fused(legs, search, dense_weight, lambda: self._unvectored(view, allowed))
+            found = fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
         elif mode is Mode.DENSE:
             found = legs.nearest(search)
         else:
@@ -71,6 +65,27 @@ class Searcher:
         return Ranked(
             _numbers(view, found.rows), found.scores, found.dense, found.bm25, found.total, found.explanations
         )
+
+    def counted(self, view: View, terms: Sequence[str]) -> Counted:
+        """The view's part of the statistics that all shards of a collection are searched with."""
+        return self._words(view).counted(terms)
+
+    def candidates(self, view: View, ask: Ask) -> Candidates:
+        """The view's part of an answer over all shards of a collection."""
+        words = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords, ask.counted)
+        legs = self._legs(view, ask.search, ask.search.vector, words)
+        found = candidates(legs, ask, lambda: self._unvectored(view, legs.allowed))
+        return replace(found, numbers=_numbers(view, found.numbers))
+
+    def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, words: KeywordLeg) -> Legs:
+        query = parse_query(search.query, self._analyzer)
+        dense = DenseLeg(view.parts, self._truth, self._metric, view.generation)
+        allowed = self._allowed(view, words, query, parse_filter(search.filter))
+        return Legs(words, dense, query, vector, allowed, search.exact)
+
+    def forget(self) -> None:
+        """Lets go of the view that was searched last."""
+        self._last = None
 
     def _words(self, view: View) -> KeywordLeg:
         """The leg of a view, kept with it: some of its statistics cost more than a search."""

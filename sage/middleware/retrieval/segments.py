@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sage.errors import Unavailable
 from sage.middleware.retrieval.arrays_file import DamagedFile, read_arrays, write_arrays
 from sage.middleware.retrieval.filter_index import FilterIndex
 from sage.middleware.retrieval.keywords import KeywordIndex
 from sage.middleware.retrieval.truth import SegmentRecord
+from sage.middleware.retrieval.truth_connections import sync_directory
 from sage.middleware.retrieval.vectors import VectorIndex
 from sage.middleware.retrieval.view import Part
 from sage.middleware.retrieval_settings import CollectionOptions
@@ -174,6 +176,24 @@ class SegmentFiles:
             entry.name for entry in self.directory.iterdir() if _OURS.fullmatch(entry.name) and entry.name not in needed
         )
         return [name for name in strays if _unlink(self.directory / name)]
+
+    def purge(self, records: Iterable[SegmentRecord]) -> None:
+        """Removes every file that the manifest does not know, for good. Needs the lease.
+
+        Raises :class:`Unavailable` when one cannot be removed.
+        """
+        needed = _files(records)
+        self.remove_strays(records)
+        left = sorted(
+            entry.name for entry in self.directory.iterdir() if _OURS.fullmatch(entry.name) and entry.name not in needed
+        )
+        if left:
+            raise Unavailable(
+                f"the collection is not yet purged: its old index file '{left[0]}' cannot be removed; see that its "
+                "directory can be written, then purge it again",
+                code="not_yet_purged",
+            )
+        sync_directory(self.directory)
 
 
 def _unlink(path: Path) -> bool:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.fusion import Scale, fit, reciprocal_ranks, weights
-from sage.middleware.retrieval.keyword_search import KeywordLeg
+from sage.middleware.retrieval.keyword_search import Hits
 from sage.middleware.retrieval.keywords import Mask
 from sage.middleware.retrieval.query_syntax import KeywordQuery
 from sage.middleware.retrieval.search import Fusion, Search
-from sage.middleware.retrieval.vector_search import DenseLeg
 
 FIRST = 50
 """Candidates of each leg in the first tier: of 30 to 100, 50 serves best on SciFact and CMRC2018, and as the vectors of
@@ -27,6 +26,7 @@ each candidate are read, 100 costs nearly twice as much."""
 _DEEPER = 4
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,38 @@ class Found:
     explanations: list[dict[str, Any]] | None = None
 
 
+class Words(Protocol):
+    """What is asked of the keyword leg: ``KeywordLeg`` over a view, or what shards have found together."""
+
+    def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits: ...
+
+    def scores(self, query: KeywordQuery, rows: Rows) -> Floats: ...
+
+    def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]: ...
+
+    def coverage(self, query: KeywordQuery, rows: Rows) -> Floats: ...
+
+
+class Near(Protocol):
+    """What is asked of the dense leg: ``DenseLeg`` over a view, or what shards have found together."""
+
+    def top(
+        self, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
+    ) -> tuple[Rows, Floats, int]: ...
+
+    def top_and(
+        self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
+    ) -> tuple[Rows, Floats, int, Floats]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Legs:
     """Both legs with what they are asked."""
 
-    words: KeywordLeg
-    near: DenseLeg
+    words: Words
+    near: Near
     query: KeywordQuery
-    vector: NDArray[np.float32] | None
+    vector: Vector | None
     allowed: Sequence[Mask | None]
     exact: bool
 
@@ -64,7 +88,9 @@ class Legs:
 
     def nearest(self, search: Search) -> Found:
         """By vectors alone."""
-        assert self.vector is not None
+        if self.vector is None:  # no document has one yet
+            none = np.empty(0)
+            return Found(np.empty(0, np.int64), none, none, None, 0, [] if search.explain else None)
         rows, scores, total = self.near.top(self.vector, search.offset + search.top_k, self.allowed, exact=self.exact)
         rows, scores = rows[search.offset :], scores[search.offset :]
         explained = [{"dense": _leg(score, score, 1.0)} for score in scores] if search.explain else None
@@ -142,8 +168,8 @@ def _tier(
     rows = np.union1d(near_rows, hits.rows)
     for tier in before:
         rows = rows[~np.isin(rows, tier.rows)]
-    dense = _complete(rows, np.concatenate([near_rows, hits.rows]), np.concatenate([near_scores, others]))
-    words = _complete(rows, hits.rows, hits.scores, lambda missing: legs.words.scores(legs.query, missing))
+    dense = complete(rows, np.concatenate([near_rows, hits.rows]), np.concatenate([near_scores, others]))
+    words = complete(rows, hits.rows, hits.scores, lambda missing: legs.words.scores(legs.query, missing))
     if scales is None:
         coverage = legs.words.coverage(legs.query, hits.rows[:FIRST])
         best = float(coverage.max()) if coverage.size else 0.0
@@ -171,7 +197,7 @@ def _scored(rows: Rows, dense: Floats, words: Floats, scales: _Scales, before: S
     return _Tier(rows, scores, dense, words, dense_scaled, words_scaled).take(order)
 
 
-def _complete(rows: Rows, known: Rows, scores: Floats, ask: Callable[[Rows], Floats] | None = None) -> Floats:
+def complete(rows: Rows, known: Rows, scores: Floats, ask: Callable[[Rows], Floats] | None = None) -> Floats:
     """The score of each row: ``known`` ones have theirs, the others are asked for."""
     found = np.full(len(rows), np.nan)
     order = np.argsort(known)

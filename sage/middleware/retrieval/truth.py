@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval import truth_generations, truth_schema
+from sage.middleware.retrieval import truth_generations, truth_purging, truth_schema
 from sage.middleware.retrieval.documents import Row, Vector, Written
 from sage.middleware.retrieval.truth_connections import FILE as DATABASE
 from sage.middleware.retrieval.truth_connections import (
@@ -202,6 +203,21 @@ class Truth:
         """Clears away the vectors of a generation that does not serve, in steps."""
         while self._writer.run(truth_generations.clear(generation)):
             pass
+
+    def purge(self, seconds: float) -> None:
+        """No byte of what was deleted is left in the database and its log: see
+        :func:`sage.middleware.retrieval.truth_purging.purge`."""
+        self._writer.run_between(lambda: truth_purging.purge(self._connections, self._name, seconds))
+
+    def settle(self, key: str, value: object) -> Any:
+        """What is kept under ``key`` beside the documents: ``value``, a small JSON value, unless there was one."""
+
+        def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, Any]:
+            connection.execute("INSERT OR IGNORE INTO states VALUES (?, ?)", (key, orjson.dumps(value).decode()))
+            (kept,) = connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
+            return ledger, Effects(), orjson.loads(kept)
+
+        return self._writer.run(work)
 
     def close(self) -> None:
         """Returns when everything that waited is written."""

@@ -38,6 +38,10 @@ class Connections(Protocol):
     def checkpoint(self) -> None:
         """Called by the writer between commits: keeps the log short."""
 
+    def empty_log(self, seconds: float) -> bool:
+        """Brings all of the log into the database and leaves nothing in it; called by the writer between commits. Waits
+        so long for readers of older states; ``False``: one of them stays."""
+
     def close(self) -> None: ...
 
 
@@ -158,6 +162,15 @@ class InFiles:
             raise
         self._checkpoint_at = size + _CHECKPOINT if busy else _CHECKPOINT
 
+    def empty_log(self, seconds: float) -> bool:
+        with self.writing() as connection:
+            connection.execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}")
+            try:
+                (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        return not busy
+
     def close(self) -> None:
         with self._lock:
             if self._closed:
@@ -224,6 +237,9 @@ class InMemory:
 
     def checkpoint(self) -> None:
         """There is no log."""
+
+    def empty_log(self, seconds: float) -> bool:
+        return True
 
     def close(self) -> None:
         with self._lock:

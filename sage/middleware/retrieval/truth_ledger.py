@@ -12,8 +12,11 @@ import orjson
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval import vector_blocks
 from sage.middleware.retrieval.documents import NewDocument, Row, Written
-from sage.middleware.retrieval.truth_records import Change, Commit, Generation, StaleVectors
+from sage.middleware.retrieval.truth_records import Change, Commit, Generation, StaleVectors, Superseded
 from sage.middleware.retrieval.truth_schema import add_generation, generations
+
+BURIED = "buried"
+"""Where the database tells the sequence number of the last deletion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,11 @@ def was_committed(connection: sqlite3.Connection, writer: str, before: int, comm
 
 
 def apply_change(connection: sqlite3.Connection, ledger: Ledger, change: Change) -> tuple[Ledger, Effects, Written]:
-    """Deletes first, then adds, so that the documents of one change have numbers without a gap."""
+    """Deletes first, then adds, so that the documents of one change have numbers without a gap (or those it gives)."""
     if change.generation is not None and change.generation != ledger.generation:
         raise StaleVectors
+    if len(_existing(connection, change.of)) < len(change.of):
+        raise Superseded
     ledger = _with_dimension(connection, ledger, change.documents)
     ids = [document.id for document in change.documents]
     if len(set(ids)) < len(ids):
@@ -93,13 +98,23 @@ def apply_change(connection: sqlite3.Connection, ledger: Ledger, change: Change)
     dead = sorted(doomed) + sorted(replaced)
     _bury(connection, ledger, dead)
     first = ledger.sequence + len(dead) + 1
+    numbers = _numbered(change, first)
     rows = {
         number: Row(number, document.id, document.text, document.metadata, document.vector)
-        for number, document in enumerate(change.documents, first)
+        for number, document in zip(numbers, change.documents, strict=True)
     }
     _insert(connection, ledger, rows)
-    ledger = replace(ledger, sequence=first + len(rows) - 1, documents=ledger.documents - len(dead) + len(rows))
+    last = numbers[-1] if numbers else first - 1
+    ledger = replace(ledger, sequence=last, documents=ledger.documents - len(dead) + len(rows))
     return ledger, Effects(rows, dead), Written(ids, len(ids) - len(replaced), len(replaced), len(doomed))
+
+
+def _numbered(change: Change, first: int) -> Sequence[int]:
+    """The numbers of a change's documents, of which ``first`` is the lowest that is free."""
+    if not change.numbers:
+        return range(first, first + len(change.documents))
+    further = max(0, first - change.numbers[0])
+    return [number + further for number in change.numbers]
 
 
 def load_rows(
@@ -158,6 +173,7 @@ def _bury(connection: sqlite3.Connection, ledger: Ledger, dead: Sequence[int]) -
     connection.executemany("DELETE FROM documents WHERE number = ?", [(number,) for number in dead])
     for generation in ledger.generations.values():
         vector_blocks.remove(connection, generation, dead)
+    connection.execute("REPLACE INTO states VALUES (?, ?)", (BURIED, str(ledger.sequence + len(dead))))
 
 
 def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:

@@ -13,6 +13,10 @@ class StaleVectors(Exception):
     """A reembedding ended between embedding and writing (see :attr:`Change.generation`); embed again."""
 
 
+class Superseded(Exception):
+    """A row that a change was made from lives no more (see :attr:`Change.of`); read again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One request's write: all of it, or nothing. Documents replace those of the same id."""
@@ -24,6 +28,12 @@ class Change:
     generation: int | None = None
     """The generation that the embedded vectors belong to: when another has taken over by the time of the transaction,
     the change fails with :class:`StaleVectors` and nothing of it is written. ``None``: no vectors of an embedder."""
+    numbers: Sequence[int] = ()
+    """What the documents' numbers are to be, ascending; where the collection is further already, as much higher as it
+    takes. Empty: the next ones."""
+    of: Sequence[int] = ()
+    """Rows that it was made from: when one of them lives no more by the time of the transaction, the change fails with
+    :class:`Superseded` and nothing of it is written."""
 
 
 @dataclass(frozen=True, slots=True)

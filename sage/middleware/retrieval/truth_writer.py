@@ -36,6 +36,8 @@ class _Job:
     publish: Publish | None
     weight: int
     done: Future[Any] = field(default_factory=Future)
+    task: Callable[[], Any] | None = None
+    """Called between two commits, in place of ``work``."""
 
 
 @dataclass(slots=True)
@@ -47,6 +49,14 @@ class _Attempt:
     token: str = ""
     committing: bool = False
     before: int = 0
+
+
+def _goes_with(job: _Job, group: Sequence[_Job], weight: int) -> bool:
+    return job.task is None and group[0].task is None and weight + job.weight <= _MOST
+
+
+def _nothing(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, None]:
+    return ledger, Effects(), None
 
 
 class GroupCommit:
@@ -68,7 +78,13 @@ class GroupCommit:
 
         Raises :class:`Unavailable` when the database cannot be written.
         """
-        job = _Job(work, publish, weight)
+        return self._done(_Job(work, publish, weight))
+
+    def run_between(self, task: Callable[[], Any]) -> Any:
+        """Returns what ``task`` returned, called by the writer's thread between two commits; raises what it raised."""
+        return self._done(_Job(_nothing, None, 1, task=task))
+
+    def _done(self, job: _Job) -> Any:
         with self._changed:
             if self._closed:
                 raise Unavailable(f"collection '{self._name}' is closed")
@@ -90,7 +106,10 @@ class GroupCommit:
 
     def _serve(self) -> None:
         while group := self._next_group():
-            self._write(group)
+            if group[0].task is not None:
+                self._call(group[0], group[0].task)
+            else:
+                self._write(group)
             self._checkpoint()
 
     def _next_group(self) -> list[_Job]:
@@ -104,11 +123,23 @@ class GroupCommit:
                 self._changed.wait_for(lambda: len(self._waiting) >= self._expected or self._closed, _GATHER_SECONDS)
             group: list[_Job] = []
             weight = 0
-            while self._waiting and (not group or weight + self._waiting[0].weight <= _MOST):
+            while self._waiting and (not group or _goes_with(self._waiting[0], group, weight)):
                 group.append(self._waiting.popleft())
                 weight += group[-1].weight
             self._expected = len(group)
             return group
+
+    def _call(self, job: _Job, task: Callable[[], Any]) -> None:
+        try:
+            result = task()
+        except Exception as exc:
+            failed = exc
+            if isinstance(exc, sqlite3.Error):
+                failed = translated(exc, self._name)
+                failed.__cause__ = exc
+            job.done.set_exception(failed)
+        else:
+            job.done.set_result(result)
 
     def _write(self, group: Sequence[_Job]) -> None:
         attempt = _Attempt()

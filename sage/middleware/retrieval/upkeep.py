@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,9 +84,12 @@ class Upkeep:
                     self._follower.problems.append(f"index file '{name}' is in no manifest; it was removed")
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Waits for the work of others, and keeps them from beginning more."""
-        with self._work:
+    def _at_work(self, seconds: float = math.inf) -> Iterator[None]:
+        """Waits for the work of others, so long at most, and keeps them from beginning more."""
+        until = time.monotonic() + seconds
+        if not self._work.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            raise _others_at_work()
+        try:
             while True:
                 self._check_open()
                 with self._lease.taken() as mine:
@@ -93,7 +97,28 @@ class Upkeep:
                         self._follower.follow()
                         yield
                         return
+                if time.monotonic() >= until:
+                    raise _others_at_work()
                 self.closing.wait(_LEASE_SECONDS)
+        finally:
+            self._work.release()
+
+    def purge(self, seconds: float) -> None:
+        """Makes every piece anew that holds dead rows, and only those; no other file of an index is left. Raises
+        :class:`Unavailable` when others are at work for longer than ``seconds``."""
+        with self._at_work(seconds):
+            self._follower.freeze()
+            state = self._follower.state
+            if any(piece.dead for piece in state.frozen):
+                self._merge(state, (len(state.segments), len(state.segments) + len(state.frozen)))
+            for high in [piece.high for piece in state.segments if piece.dead]:
+                state = self._follower.state
+                place = [piece.high for piece in state.segments].index(high)
+                self._merge(state, (place, place + 1))
+            if self._files is not None:
+                with self._truth.reading() as reading:
+                    records = reading.segments()
+                self._files.purge(records)
 
     def merge_all(self) -> None:
         """One segment, without dead rows, whose index is of the right kind."""
@@ -202,6 +227,14 @@ class Upkeep:
     def _check_open(self) -> None:
         if self.closing.is_set():
             raise Abandoned("the index is closing")
+
+
+def _others_at_work() -> Unavailable:
+    return Unavailable(
+        "the collection is not yet purged: its index is being worked on, here or by another process; purge it again "
+        "when that is done",
+        code="not_yet_purged",
+    )
 
 
 def _unsound(state: State) -> list[Piece]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -16,20 +15,14 @@ from numpy.typing import NDArray
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.documents import StoredDocument, check_vector
-from sage.middleware.retrieval.embedders import Embedder, EmbedFunction, Models, Reranker
-from sage.middleware.retrieval.functions import FunctionEmbedder
-from sage.middleware.retrieval.local_embedder import local_embedder
-from sage.middleware.retrieval.multilingual import MULTILINGUAL, multilingual_embedder
+from sage.middleware.retrieval.embedders import EmbedFunction, Models
+from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
 from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchResult
 from sage.middleware.retrieval.truth import Truth
 from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _ANY = 2**31
-_OFFERED = "sage.search_models"
-"""The entry point of who has models by name."""
-_FUNCTION = "function"
-"""What a collection's options say of an embedder that is a callable."""
 
 
 class VectorStore:
@@ -54,8 +47,8 @@ class VectorStore:
         **options: Any,
     ) -> None:
         self._limits = limits or RetrievalLimits(max_documents=_ANY)
-        known = _Known(embedder if callable(embedder) else None, models)
-        spec = _FUNCTION if callable(embedder) else "none" if embedder is None else embedder
+        known = KnownModels(embedder if callable(embedder) else None, models)
+        spec = FUNCTION if callable(embedder) else "none" if embedder is None else embedder
         wanted = CollectionOptions.model_validate({**options, "embedder": spec})
         directory = None if path is None else Path(path).expanduser().absolute()
         name = "memory" if directory is None else directory.name
@@ -137,6 +130,10 @@ class VectorStore:
         """Brings the index into its fastest shape; returns when that is done. It happens by itself, too."""
         self._collection.optimize()
 
+    def purge(self, seconds: float = 30.0) -> None:
+        """Hard deletion of all that was deleted or replaced: see :meth:`Collection.purge`."""
+        self._collection.purge(seconds)
+
     def close(self) -> None:
         self._collection.close()
 
@@ -149,47 +146,7 @@ class VectorStore:
         self.close()
 
 
-class _Known:
-    """Models by name where there is no registry: the local embedder, a callable, and what was handed in."""
-
-    def __init__(self, function: EmbedFunction | None, models: Models | None) -> None:
-        self._function = FunctionEmbedder(function) if function is not None else None
-        self._models = models
-
-    def embedder(self, name: str) -> Embedder | None:
-        if name == "none":
-            return None
-        if name == _FUNCTION:
-            return self._function
-        if name in MULTILINGUAL:
-            return multilingual_embedder()
-        if name in ("auto", "local"):
-            return local_embedder(optional=name == "auto")
-        return self._named(name, "embedder").embedder(name)
-
-    def reranker(self, name: str) -> Reranker:
-        return self._named(name, "rerank").reranker(name)
-
-    def _named(self, name: str, param: str) -> Models:
-        """Those that were handed in, else those of the configuration: the gateway's own room offers them, which this
-        one knows nothing of."""
-        if self._models is None:
-            offered = next(iter(importlib.metadata.entry_points(group=_OFFERED)), None)
-            if offered is None:
-                raise _no_models(name, param)
-            self._models = offered.load()()
-        return self._models
-
-
-def _no_models(name: str, param: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"'{name}' is a model of a gateway, and this store knows of none: hand it models=LLMService().search_models, "
-        "or a function as its embedder",
-        param=param,
-    )
-
-
-def _opened(directory: Path | None, name: str, wanted: CollectionOptions, models: _Known) -> Truth:
+def _opened(directory: Path | None, name: str, wanted: CollectionOptions, models: KnownModels) -> Truth:
     if directory is not None:
         try:
             return Truth.open(directory)

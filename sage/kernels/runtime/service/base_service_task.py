@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -125,6 +126,20 @@ class ServiceFactory:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     options: ServiceOptions = field(default_factory=ServiceOptions)
+
+    @classmethod
+    def checked(cls, service_class: type, kwargs: Mapping[str, Any], needs: tuple[str, ...] = ()) -> ServiceFactory:
+        """A factory whose keywords ``service_class`` takes. Raises :class:`sage.errors.InvalidRequest` that names the
+        one that it does not, and the nearest that it does."""
+        parameters = inspect.signature(service_class).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        known = list(parameters)
+        for name in kwargs:
+            if name not in known and not takes_any:
+                near = difflib.get_close_matches(name, known, 1, 0.6)
+                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+                raise InvalidRequest(f"{service_class.__name__} takes no '{name}'; {hint}", param=name)
+        return cls(service_class, (), dict(kwargs), needs)
 
     def __call__(self) -> Any:
         return self.service_class(*self.args, **self.kwargs)

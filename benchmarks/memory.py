@@ -1,0 +1,288 @@
+"""Memory: whether a search finds the turns that hold the answer, on conversations with evidence labels.
+
+It takes files in LoCoMo's layout (Maharana et al., "Evaluating very long-term conversational memory of LLM agents", ACL
+2024). Of every question that names its evidence, and is not of the adversarial category, recall@k is the share of its
+evidence turns among the k best; what is printed is the mean over questions. Each conversation has a store of its own.
+No model but the embedder is called. Exit status 1 if an answer was malformed, never because of a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sage.middleware.retrieval import VectorStore
+from sage.middleware.retrieval.embedders import EmbedFunction
+from sage.middleware.retrieval.functions import FunctionEmbedder
+from sage.middleware.retrieval.local_embedder import local_embedder
+from sage.service.memory_orchestrator.memory_service import MemoryOrchestratorService
+
+CUTOFFS = (5, 10)
+GOALS = {5: 0.60, 10: 0.69}
+SERVICE = "memory service"
+CATEGORIES = {1: "several turns", 2: "time", 3: "open", 4: "one turn", 5: "adversarial"}
+ADVERSARIAL = 5
+"""Its questions have no answer in the conversation: the turn that they name says something else."""
+
+_EVIDENCE = re.compile(r"D:?(\d+):(\d+)")
+"""Of the labels some are misspelt (``D:11:26``, ``D30:05``), or two in one text."""
+
+Search = Callable[[str, int], Sequence[tuple[Sequence[str], float]]]
+"""The best memories of a question: of each the turns that it holds, and its score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    id: str
+    session: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    text: str
+    evidence: frozenset[str]
+    category: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    name: str
+    turns: list[Turn]
+    questions: list[Question]
+    """Those that name evidence which is there, without the adversarial ones."""
+    left_out: int
+
+
+@dataclass(slots=True)
+class Recall:
+    """Of one way of searching: of every question the share of its evidence that was found, by cut-off."""
+
+    shares: dict[int, list[float]] = field(default_factory=lambda: {cutoff: [] for cutoff in CUTOFFS})
+    categories: list[int] = field(default_factory=list)
+
+    def mean(self, cutoff: int, category: int | None = None) -> float:
+        kept = [
+            share
+            for share, kind in zip(self.shares[cutoff], self.categories, strict=True)
+            if category is None or kind == category
+        ]
+        return statistics.fmean(kept) if kept else math.nan
+
+    def margin(self, cutoff: int) -> float:
+        """Half the 95 % interval of the mean, had the questions been drawn at random."""
+        shares = self.shares[cutoff]
+        return 1.96 * statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan
+
+
+@dataclass(slots=True)
+class Report:
+    conversations: int = 0
+    turns: int = 0
+    questions: int = 0
+    left_out: int = 0
+    recall: dict[str, Recall] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+def read(path: Path, *, captions: bool = True) -> list[Conversation]:
+    """``captions``: a turn that shares a picture holds its caption, as in the set's own evaluation."""
+    given = json.loads(path.read_text(encoding="utf-8"))
+    samples = given if isinstance(given, list) else [given]
+    return [_conversation(sample, f"{path.stem}/{place}", captions) for place, sample in enumerate(samples)]
+
+
+def _conversation(sample: Mapping[str, Any], place: str, captions: bool) -> Conversation:
+    turns = list(_turns(sample["conversation"], captions))
+    known = {turn.id for turn in turns}
+    questions = [
+        Question(asked["question"], _labels(asked.get("evidence") or ()) & known, int(asked["category"]))
+        for asked in sample["qa"]
+    ]
+    kept = [question for question in questions if question.evidence and question.category != ADVERSARIAL]
+    return Conversation(str(sample.get("sample_id", place)), turns, kept, len(questions) - len(kept))
+
+
+def _turns(conversation: Mapping[str, Any], captions: bool) -> Iterator[Turn]:
+    sessions = [key for key, value in conversation.items() if re.fullmatch(r"session_\d+", key) and value]
+    for session in sorted(sessions, key=lambda key: int(key.rpartition("_")[2])):
+        for said in conversation[session]:
+            content = f"{said['speaker']}: {said['text'].strip()}"
+            if captions and said.get("blip_caption"):
+                content += f" [{said['blip_caption']}]"
+            yield Turn(said["dia_id"], session, content)
+
+
+def _labels(evidence: Sequence[str]) -> frozenset[str]:
+    found = (match for label in evidence for match in _EVIDENCE.finditer(str(label)))
+    return frozenset(f"D{int(match[1])}:{int(match[2])}" for match in found)
+
+
+def measure(conversations: Sequence[Conversation], embed: EmbedFunction | None = None) -> Report:
+    """All ways of searching. ``embed``: in place of the local embedder."""
+    report = measure_arrangements(conversations, embed)
+    for conversation in conversations:
+        with MemoryOrchestratorService(embedder=embed or "local") as memory:
+            ask(conversation, SERVICE, _remembered(memory, conversation), report)
+    return report
+
+
+def measure_arrangements(conversations: Sequence[Conversation], embed: EmbedFunction | None = None) -> Report:
+    """The service's own way taken apart, and others beside it, on bare collections."""
+    report = Report()
+    for conversation in conversations:
+        report.conversations += 1
+        report.turns += len(conversation.turns)
+        report.questions += len(conversation.questions)
+        report.left_out += conversation.left_out
+        for way, search in _arrangements(conversation, embed):
+            ask(conversation, way, search, report)
+    return report
+
+
+def _arrangements(conversation: Conversation, embed: EmbedFunction | None) -> Iterator[tuple[str, Search]]:
+    embedder = FunctionEmbedder(embed) if embed else local_embedder()
+    assert embedder is not None  # it raises MissingExtra
+    vectors = embedder.embed([turn.content for turn in conversation.turns])
+    for reach, ways in _WAYS.items():
+        with VectorStore(embedder=embed or "local") as store:
+            store.add_documents(
+                joined(conversation.turns, reach), ids=[turn.id for turn in conversation.turns], vectors=vectors
+            )
+            for way, options in ways.items():
+                yield way, _searched(store, options)
+
+
+_WAYS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {
+        "keywords on the turn": {"mode": "bm25"},
+        "vectors of the turn": {"mode": "dense"},
+        "both, completed min-max": {},
+        "both, rank fusion": {"fusion": "rrf"},
+    },
+    2: {
+        "keywords on two turns": {"mode": "bm25"},
+        "keywords on two turns, vectors of the turn": {},
+        "the same, rank fusion": {"fusion": "rrf"},
+    },
+    3: {"keywords on three turns, vectors of the turn": {}},
+    4: {"keywords on four turns, vectors of the turn": {}},
+}
+
+
+def joined(turns: Sequence[Turn], reach: int) -> list[str]:
+    """Of every turn its text after those before it in its session, ``reach`` turns in all."""
+    texts = []
+    for place, turn in enumerate(turns):
+        before = turns[max(0, place - reach + 1) : place + 1]
+        texts.append("\n".join(other.content for other in before if other.session == turn.session))
+    return texts
+
+
+def _searched(store: VectorStore, options: Mapping[str, Any]) -> Search:
+    def search(question: str, limit: int) -> list[tuple[list[str], float]]:
+        return [([found.id], found.score) for found in store.search(question, top_k=limit, **options)]
+
+    return search
+
+
+def _remembered(memory: MemoryOrchestratorService, conversation: Conversation) -> Search:
+    """What is said twice in a session is one memory, which holds both turns."""
+    held: dict[str, list[str]] = {}
+    for turn in conversation.turns:
+        held.setdefault(memory.store_memory(turn.session, turn.content), []).append(turn.id)
+
+    def search(question: str, limit: int) -> list[tuple[list[str], float]]:
+        return [(held[found["id"]], found["score"]) for found in memory.search_memories(question, limit=limit)]
+
+    return search
+
+
+def ask(conversation: Conversation, way: str, search: Search, report: Report) -> None:
+    """Asks all questions; ``report`` gets the shares found under ``way``, and what was malformed."""
+    recall = report.recall.setdefault(way, Recall())
+    for question in conversation.questions:
+        found = search(question.text, CUTOFFS[-1])
+        for wrong in _faults(found):
+            report.failures.append(f"{conversation.name}: {way}: {wrong} for {question.text!r}")
+        for cutoff in CUTOFFS:
+            best = {turn for turns, _ in found[:cutoff] for turn in turns}
+            recall.shares[cutoff].append(len(question.evidence & best) / len(question.evidence))
+        recall.categories.append(question.category)
+
+
+def _faults(found: Sequence[tuple[Sequence[str], float]]) -> Iterator[str]:
+    scores = [score for _, score in found]
+    if scores != sorted(scores, reverse=True) or not all(map(math.isfinite, scores)):
+        yield "scores out of order"
+    turns = [turn for turns, _ in found for turn in turns]
+    if len(set(turns)) < len(turns):
+        yield "a turn stands twice"
+    if len(found) > CUTOFFS[-1]:
+        yield f"{len(found)} memories where {CUTOFFS[-1]} were asked for"
+
+
+def main() -> int:
+    options = _options()
+    conversations = [one for path in options.files for one in read(path, captions=not options.without_captions)]
+    report = measure(conversations)
+    if options.json:
+        print(json.dumps(_figures(report)))
+    else:
+        _print(report)
+    for failure in report.failures[:20]:
+        print(f"WRONG: {failure}", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    plain = dataclasses.asdict(report)
+    plain["recall"] = {
+        way: {f"recall@{cutoff}": recall.mean(cutoff) for cutoff in CUTOFFS} for way, recall in report.recall.items()
+    }
+    return plain
+
+
+def _print(report: Report) -> None:
+    print(
+        f"{report.conversations} conversations, {report.turns:,} turns; {report.questions:,} questions with evidence "
+        f"({report.left_out:,} left out: adversarial, or without evidence)\n"
+        "recall@k: share of a question's evidence turns among the k best, mean over questions ± 95 % interval\n"
+    )
+    for way, recall in report.recall.items():
+        figures = "   ".join(f"@{cutoff} {recall.mean(cutoff):.3f} ± {recall.margin(cutoff):.3f}" for cutoff in CUTOFFS)
+        print(f"  {way:<46} {figures}{_goals(recall) if way == SERVICE else ''}")
+    service = report.recall[SERVICE]
+    for category in sorted(set(service.categories)):
+        figures = "   ".join(f"@{cutoff} {service.mean(cutoff, category):.3f}" for cutoff in CUTOFFS)
+        count = service.categories.count(category)
+        print(f"    of which {CATEGORIES.get(category, category)} ({count} questions): {figures}")
+
+
+def _goals(recall: Recall) -> str:
+    marks = (
+        f"@{cutoff} ≥ {goal:.2f} {'reached' if recall.mean(cutoff) >= goal else 'MISSED'}"
+        for cutoff, goal in GOALS.items()
+    )
+    return "   goal " + ", ".join(marks)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="conversations in LoCoMo's layout (JSON)")
+    parser.add_argument("--without-captions", action="store_true", help="turns without the captions of their pictures")
+    parser.add_argument("--json", action="store_true", help="the figures for a program")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

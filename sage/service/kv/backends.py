@@ -1,0 +1,99 @@
+"""What keeps the entries of a key-value service: the protocol, and how values become bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, Protocol
+
+from sage.errors import Conflict, InvalidRequest
+
+MISSING: Final = object()
+"""Instead of a value: there is none."""
+
+
+class Backend(Protocol):
+    """Entries of tenants. Safe to call from several threads; ``ttl`` is in seconds, ``None`` for ever.
+
+    What has expired is not there.
+    """
+
+    def get(self, tenant: str, key: str) -> Any: ...
+
+    def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None: ...
+
+    def delete(self, tenant: str, key: str) -> bool: ...
+
+    def keys(self, tenant: str, prefix: str, after: str | None, limit: int | None) -> list[str]: ...
+
+    def clear(self, tenant: str, prefix: str) -> int: ...
+
+    def size(self, tenant: str) -> int: ...
+
+    def exists(self, tenant: str, key: str) -> bool: ...
+
+    def incr(self, tenant: str, key: str, amount: int, ttl: float | None) -> int:
+        """A new entry begins at 0 and lives ``ttl``; an old one keeps its time."""
+
+    def compare_and_set(self, tenant: str, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
+        """``expected`` may be :data:`MISSING`."""
+
+    def health(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+def encode(value: Any) -> bytes:
+    """JSON, or bytes as they are, with a letter before that tells which; equal values give equal bytes.
+
+    Raises :class:`InvalidRequest` that names what is neither.
+    """
+    if isinstance(value, bytes):
+        return b"b" + value
+    _check_json(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    try:
+        return b"j" + text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("the value has a lone surrogate, which is no text", param="value") from None
+
+
+def decode(stored: bytes) -> Any:
+    return stored[1:] if stored[:1] == b"b" else json.loads(stored[1:])
+
+
+def _check_json(value: Any) -> None:
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidRequest(f"the value holds {value}, which JSON cannot say", param="value")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_json(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise InvalidRequest(f"the value has the key {name!r}; keys of JSON objects are texts", param="value")
+            _check_json(item)
+    else:
+        raise InvalidRequest(
+            f"the value holds a {type(value).__name__}, which is neither JSON nor bytes; "
+            "backend_type='memory' keeps any object",
+            param="value",
+        )
+
+
+def added(key: str, value: Any, amount: int) -> int:
+    """``value`` and ``amount``. Raises :class:`Conflict` when ``value`` is no whole number."""
+    if value is MISSING:
+        return amount
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Conflict(f"the value of '{key}' is no whole number, and nothing can be added to it", param="key")
+    return value + amount
+
+
+def page(keys: list[str], after: str | None, limit: int | None) -> list[str]:
+    """Of unordered ``keys``, those that follow ``after``, in order."""
+    found = sorted(keys if after is None else (key for key in keys if key > after))
+    return found if limit is None else found[:limit]

@@ -1,0 +1,193 @@
+"""A key-value store as a service: in memory, durable on SQLite, or on Redis."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sage.errors import InvalidRequest, Unavailable
+from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
+from sage.service.kv.backends import MISSING, Backend
+from sage.service.kv.memory_backend import MemoryBackend
+
+DEFAULT_TENANT = "default"
+BACKENDS = ("memory", "sqlite", "redis")
+MAX_KEY = 1024
+"""Characters of a key."""
+
+
+class KVService(BaseServiceTask):
+    """``backend_type``: ``memory``, ``sqlite`` (a file in ``persist_directory``, durable once a write has returned) or
+    ``redis`` (at ``redis_url``, every key under ``prefix``; its database is never flushed).
+
+    In memory values are any objects, kept by reference; elsewhere JSON (tuples come back as lists) or bytes.
+    ``max_size``: entries of a tenant, of which the least recently used go first (not on Redis: its server's
+    ``maxmemory`` decides). ``ttl_seconds``: how long an entry lives that was given no ``ttl``; none: for ever. Every
+    method stays inside its ``tenant``. Keys are texts of 1 to 1,024 characters, whatever they hold.
+    """
+
+    max_workers = 4
+
+    def __init__(
+        self,
+        backend_type: str = "memory",
+        redis_url: str | None = None,
+        max_size: int | None = None,
+        ttl_seconds: float | None = None,
+        persist_directory: str | None = None,
+        prefix: str = "sage:kv:",
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """``clock`` gives seconds, for tests. Raises :class:`InvalidRequest` for what does not fit together."""
+        if backend_type not in BACKENDS:
+            raise InvalidRequest(
+                f"there is no backend_type '{backend_type}'; there are {', '.join(BACKENDS)}", param="backend_type"
+            )
+        for name, value, backend in (
+            ("redis_url", redis_url, "redis"),
+            ("persist_directory", persist_directory, "sqlite"),
+        ):
+            if (value is None) == (backend_type == backend):
+                what = "needs" if value is None else "takes no"
+                raise InvalidRequest(f"backend_type='{backend_type}' {what} '{name}'", param=name)
+        if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
+            raise InvalidRequest("'max_size' must be a whole number from 1", param="max_size")
+        if max_size is not None and backend_type == "redis":
+            raise InvalidRequest(
+                "Redis bounds its memory itself: set maxmemory and maxmemory-policy there instead of 'max_size'",
+                param="max_size",
+            )
+        self._ttl = _checked_ttl(ttl_seconds, "ttl_seconds")
+        self._backend_type = backend_type
+        self._redis_url = redis_url
+        self._max_size = max_size
+        self._directory = persist_directory
+        self._prefix = prefix
+        self._clock = clock
+        self._backend: Backend | None = None
+
+    def setup(self) -> None:
+        if self._backend_type == "memory":
+            self._backend = MemoryBackend(self._max_size, self._clock or time.monotonic)
+        elif self._backend_type == "sqlite":
+            from sage.service.kv.sqlite_backend import SqliteBackend
+
+            assert self._directory is not None
+            path = Path(self._directory) / "kv.sqlite"
+            self._backend = SqliteBackend(path, self._max_size, self._clock or time.time)
+        else:
+            from sage.service.kv.redis_backend import RedisBackend
+
+            assert self._redis_url is not None
+            self._backend = RedisBackend(self._redis_url, self._prefix)
+
+    def cleanup(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def health(self) -> dict[str, Any]:
+        return self._open().health()
+
+    def _open(self) -> Backend:
+        if self._backend is None:
+            raise Unavailable(
+                "the key-value service does not run; register it in an environment, or use 'with KVService() as kv:'",
+                code="service_stopped",
+                retry_after=None,
+            )
+        return self._backend
+
+    def get(self, key: str, default: Any = None, *, tenant: str = DEFAULT_TENANT) -> Any:
+        """The value, or ``default``."""
+        found = (self._backend or self._open()).get(tenant, _checked(key))
+        return default if found is MISSING else found
+
+    def put(self, key: str, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> None:
+        """Sets the value, which lives ``ttl`` seconds."""
+        self._open().put(tenant, _checked(key), value, self._lives(ttl))
+
+    def delete(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
+        """Whether it was there."""
+        return self._open().delete(tenant, _checked(key))
+
+    def list_keys(
+        self,
+        prefix: str = "",
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> list[str]:
+        """Keys that begin with ``prefix``, taken literally, in order; ``after``: those that follow that key."""
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise InvalidRequest("'limit' must be a whole number from 1", param="limit")
+        return self._open().keys(tenant, _checked_prefix(prefix), after, limit)
+
+    def clear(self, prefix: str = "", *, tenant: str = DEFAULT_TENANT) -> int:
+        """Deletes the tenant's entries whose keys begin with ``prefix``; how many there were."""
+        return self._open().clear(tenant, _checked_prefix(prefix))
+
+    def size(self, *, tenant: str = DEFAULT_TENANT) -> int:
+        """How many entries the tenant has."""
+        return self._open().size(tenant)
+
+    def exists(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
+        return self._open().exists(tenant, _checked(key))
+
+    def incr(self, key: str, amount: int = 1, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> int:
+        """Adds to a whole number; an entry that is not there begins at 0 and lives ``ttl`` seconds. Raises
+        :class:`sage.errors.Conflict` when the value is no whole number."""
+        if isinstance(amount, bool) or not isinstance(amount, int):
+            raise InvalidRequest("'amount' must be a whole number", param="amount")
+        return self._open().incr(tenant, _checked(key), amount, self._lives(ttl))
+
+    def compare_and_set(
+        self, key: str, expected: Any, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT
+    ) -> bool:
+        """Whether the value was ``expected`` (``None``: not there, or ``None``) and is ``value`` now."""
+        backend, key, lives = self._open(), _checked(key), self._lives(ttl)
+        if expected is None and backend.compare_and_set(tenant, key, MISSING, value, lives):
+            return True
+        return backend.compare_and_set(tenant, key, expected, value, lives)
+
+    def _lives(self, ttl: float | None) -> float | None:
+        return self._ttl if ttl is None else _checked_ttl(ttl, "ttl")
+
+
+def create_kv_service_factory(**options: Any) -> ServiceFactory:
+    """For ``env.register_service("kv_service", KVService, create_kv_service_factory(backend_type="sqlite", …))``: the
+    keywords of :class:`KVService`."""
+    return ServiceFactory.checked(KVService, options)
+
+
+def _checked(key: Any) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
+        told = f"one of {len(key):,}" if isinstance(key, str) else f"{key!r:.80}"
+        raise InvalidRequest(f"a key must be a text of 1 to {MAX_KEY:,} characters, not {told}", param="key")
+    return key if key.isascii() else _whole(key)
+
+
+def _checked_prefix(prefix: Any) -> str:
+    if not isinstance(prefix, str):
+        raise InvalidRequest(f"'prefix' must be a text, not {prefix!r:.80}", param="prefix")
+    return _whole(prefix)
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("the key has a lone surrogate, which is no text", param="key") from None
+    return text
+
+
+def _checked_ttl(ttl: Any, param: str) -> float | None:
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
+        raise InvalidRequest(f"'{param}' must be a number of seconds above 0", param=param)
+    return float(ttl)

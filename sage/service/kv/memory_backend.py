@@ -1,0 +1,136 @@
+"""Entries in this process's memory: any objects, by reference."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from sage.service.kv.backends import MISSING, added, page
+
+_SWEEP = 1024
+"""Writes to a tenant between two sweeps of what has expired."""
+Entry = tuple[Any, float | None]
+"""A value, and when it ends."""
+
+
+class MemoryBackend:
+    """``max_size`` entries a tenant; the least recently used one goes for a new one."""
+
+    def __init__(self, max_size: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_size = max_size
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tenants: dict[str, OrderedDict[str, Entry]] = {}
+        self._writes = 0
+
+    def get(self, tenant: str, key: str) -> Any:
+        with self._lock:
+            return self._live(tenant, key)[0]
+
+    def _live(self, tenant: str, key: str) -> Entry:
+        entries = self._tenants.get(tenant)
+        entry = entries.get(key) if entries is not None else None
+        if entry is None or entries is None:
+            return MISSING, None
+        if entry[1] is not None and entry[1] <= self._clock():
+            self._drop(tenant, key)
+            return MISSING, None
+        if self._max_size is not None:
+            entries.move_to_end(key)
+        return entry
+
+    def _drop(self, tenant: str, key: str) -> None:
+        entries = self._tenants[tenant]
+        del entries[key]
+        if not entries:
+            del self._tenants[tenant]
+
+    def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None:
+        with self._lock:
+            self._put(tenant, key, value, None if ttl is None else self._clock() + ttl)
+
+    def _put(self, tenant: str, key: str, value: Any, end: float | None) -> None:
+        entries = self._tenants.get(tenant)
+        if entries is None:
+            entries = self._tenants[tenant] = OrderedDict()
+        entries[key] = (value, end)
+        self._writes += 1
+        if self._max_size is not None:
+            entries.move_to_end(key)
+            if len(entries) > self._max_size:
+                self._sweep(tenant)
+                while len(entries) > self._max_size:
+                    entries.popitem(last=False)
+        if self._writes % _SWEEP == 0:
+            for name in list(self._tenants):
+                self._sweep(name)
+
+    def _sweep(self, tenant: str) -> None:
+        now = self._clock()
+        entries = self._tenants[tenant]
+        for key in [key for key, (_, end) in entries.items() if end is not None and end <= now]:
+            del entries[key]
+        if not entries:
+            del self._tenants[tenant]
+
+    def delete(self, tenant: str, key: str) -> bool:
+        with self._lock:
+            if self._live(tenant, key)[0] is MISSING:
+                return False
+            self._drop(tenant, key)
+            return True
+
+    def keys(self, tenant: str, prefix: str, after: str | None, limit: int | None) -> list[str]:
+        with self._lock:
+            return page(self._keys(tenant, prefix), after, limit)
+
+    def _keys(self, tenant: str, prefix: str) -> list[str]:
+        if tenant not in self._tenants:
+            return []
+        self._sweep(tenant)
+        return [key for key in self._tenants.get(tenant, ()) if key.startswith(prefix)]
+
+    def clear(self, tenant: str, prefix: str) -> int:
+        with self._lock:
+            keys = self._keys(tenant, prefix)
+            for key in keys:
+                self._drop(tenant, key)
+            return len(keys)
+
+    def size(self, tenant: str) -> int:
+        with self._lock:
+            return len(self._keys(tenant, ""))
+
+    def exists(self, tenant: str, key: str) -> bool:
+        return self.get(tenant, key) is not MISSING
+
+    def incr(self, tenant: str, key: str, amount: int, ttl: float | None) -> int:
+        with self._lock:
+            value, end = self._live(tenant, key)
+            if value is MISSING and ttl is not None:
+                end = self._clock() + ttl
+            total = added(key, value, amount)
+            self._put(tenant, key, total, end)
+            return total
+
+    def compare_and_set(self, tenant: str, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
+        with self._lock:
+            found = self._live(tenant, key)[0]
+            if (found is MISSING) != (expected is MISSING) or (found is not expected and not _same(found, expected)):
+                return False
+            self._put(tenant, key, value, None if ttl is None else self._clock() + ttl)
+            return True
+
+    def health(self) -> dict[str, Any]:
+        return {"backend": "memory", "entries": sum(map(len, list(self._tenants.values())))}
+
+    def close(self) -> None:
+        with self._lock:
+            self._tenants.clear()
+
+
+def _same(found: Any, expected: Any) -> bool:
+    return type(found) is type(expected) and bool(found == expected)  # 1 is not True

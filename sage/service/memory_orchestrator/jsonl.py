@@ -1,0 +1,95 @@
+"""Memories as lines of JSON, whole: vectors, times, corrections, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import orjson
+
+from sage.errors import InvalidRequest
+from sage.service.memory_orchestrator.records import Record
+from sage.service.memory_orchestrator.shelf import Shelf
+
+_FORMAT = 1
+_TEXTS = ("id", "session", "content", "type", "user", "agent", "superseded_by", "supersedes", "key", "keywords")
+_TIMES = ("created", "expires", "superseded")
+_APART = ("id", "content", "keywords")
+
+
+class Exported(TypedDict):
+    """Lines, and where to go on; ``None``: that was all."""
+
+    lines: list[str]
+    cursor: str | None
+
+
+def written_page(shelf: Shelf, tenant: str, limit: int, cursor: str | None) -> Exported:
+    records, further = shelf.page(tenant, limit, cursor)
+    return {"lines": [written(record) for record in records], "cursor": further}
+
+
+def written(record: Record) -> str:
+    """One line, without its end."""
+    return orjson.dumps(
+        {
+            "format": _FORMAT,
+            "id": record.id,
+            "user": record.scope.user or "",
+            "agent": record.scope.agent or "",
+            "session": record.session,
+            "content": record.content,
+            "type": record.type,
+            "metadata": dict(record.metadata),
+            "created": record.created,
+            "expires": record.expires,
+            "superseded": record.superseded,
+            "superseded_by": record.superseded_by,
+            "supersedes": record.supersedes,
+            "key": record.key,
+            "sources": list(record.sources),
+            "keywords": record.keywords,
+            "vector": None if record.vector is None else [float(value) for value in record.vector],
+        }
+    ).decode()
+
+
+def read_lines(lines: Sequence[str], tenant: str) -> list[Record]:
+    """Raises :class:`InvalidRequest` that names the first line at fault."""
+    if isinstance(lines, str) or not isinstance(lines, Sequence):
+        raise InvalidRequest("'lines' must be a list of lines", param="lines")
+    return [_read(line, place, tenant) for place, line in enumerate(lines, 1) if line.strip()]
+
+
+def _read(line: str, place: int, tenant: str) -> Record:
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"line {place} is no JSON: {exc}", param="lines") from None
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise InvalidRequest(f"line {place} is no exported memory of format {_FORMAT}", param="lines")
+    _check(found, place)
+    item: dict[str, Any] = {
+        "id": found["id"],
+        "text": f"{found['keywords']}\n{found['content']}" if found["keywords"] else found["content"],
+        "vector": found["vector"],
+        "metadata": {
+            **{name: found[name] for name in (*_TEXTS, *_TIMES, "sources") if name not in _APART},
+            "start": len(found["keywords"]) + 1 if found["keywords"] else 0,
+            "meta": found["metadata"],
+        },
+    }
+    return Record.read(tenant, item)
+
+
+def _check(found: dict[str, Any], place: int) -> None:
+    fits = {
+        **{name: isinstance(found.get(name), str) for name in _TEXTS},
+        **{name: isinstance(found.get(name), int | float) for name in _TIMES},
+        "metadata": isinstance(found.get("metadata"), dict),
+        "sources": isinstance(found.get("sources"), list),
+        "vector": "vector" in found and (found["vector"] is None or isinstance(found["vector"], list)),
+    }
+    wrong = [name for name, right in fits.items() if not right]
+    if wrong:
+        raise InvalidRequest(f"line {place}: '{wrong[0]}' is missing or of another kind", param="lines")

@@ -1,0 +1,41 @@
+"""What searches have recalled lately, so that an agent that stores it again adds nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from sage.service.memory_orchestrator.records import Record, Scope, fingerprint
+
+_DAY = 86400.0
+_SHORT = 20
+"""Characters under which a text may well be said anew ("yes, please")."""
+
+
+class Recalled:
+    """Marks in a key-value service, own or called: of each text its fingerprint alone, for a day."""
+
+    def __init__(self, kv: Any, collection: str) -> None:
+        self._kv = kv
+        self._collection = collection
+
+    def note(self, scope: Scope, records: Sequence[Record]) -> None:
+        for record in records:
+            if len(record.content) >= _SHORT:
+                self._kv.put(self._key(scope, record.content), record.id, _DAY, tenant=scope.tenant)
+
+    def find(self, scope: Scope, content: str) -> str | None:
+        """The id of the memory that was recalled with this text."""
+        if len(content) < _SHORT:
+            return None
+        found: str | None = self._kv.get(self._key(scope, content), tenant=scope.tenant)
+        return found
+
+    def forget(self, scope: Scope, contents: Sequence[str]) -> None:
+        for content in contents:
+            self._kv.delete(self._key(scope, content), tenant=scope.tenant)
+
+    def _key(self, scope: Scope, content: str) -> str:
+        owner = hashlib.blake2b(repr(scope.key()).encode(), digest_size=12).hexdigest()
+        return f"memory/{self._collection}/recalled/{owner}/{fingerprint(content)}"

@@ -1,0 +1,197 @@
+"""One memory, as it lies in the vector service and as callers see it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sage.errors import InvalidRequest
+
+NEVER = 1e18
+"""The end of what has none, in Unix seconds: a number, so that one comparison decides."""
+MAX_CONTENT = 256 * 1024
+"""Characters of one memory."""
+MAX_NAME = 256
+"""Characters of a session's, user's, agent's or type's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose memories. A part that is not given is bound to nobody: what was stored for a user is not found without
+    naming that user, and the other way round."""
+
+    tenant: str
+    user: str | None = None
+    agent: str | None = None
+
+    @classmethod
+    def of(cls, tenant: Any, user: Any, agent: Any) -> Scope:
+        """Raises :class:`InvalidRequest`."""
+        for name, value in (("user", user), ("agent", agent)):
+            if value is not None:
+                check_name(value, name)
+        return cls(tenant, user, agent)
+
+    def filter(self) -> dict[str, Any]:
+        return {"user": self.user or "", "agent": self.agent or ""}
+
+    def key(self) -> tuple[str, str, str]:
+        return self.tenant, self.user or "", self.agent or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """``created``, ``expires`` and ``superseded`` are Unix seconds. ``keywords``: the turns before it in its session,
+    which it is found by, too. ``sources``: ids of the memories that a fact or summary was made from."""
+
+    id: str
+    scope: Scope
+    session: str
+    content: str
+    type: str
+    metadata: Mapping[str, Any]
+    created: float
+    expires: float = NEVER
+    superseded: float = NEVER
+    superseded_by: str = ""
+    supersedes: str = ""
+    key: str = ""
+    """The idempotency key that it was stored with."""
+    sources: tuple[str, ...] = ()
+    keywords: str = ""
+    vector: Sequence[float] | None = None
+
+    def lives(self, now: float) -> bool:
+        return self.superseded > now and self.expires > now
+
+    def item(self) -> dict[str, Any]:
+        """As the vector service takes it. What the user says stands apart, and can replace nothing of ours."""
+        text = f"{self.keywords}\n{self.content}" if self.keywords else self.content
+        item: dict[str, Any] = {
+            "id": self.id,
+            "text": text,
+            "metadata": {
+                **self.scope.filter(),
+                "session": self.session,
+                "type": self.type,
+                "start": len(text) - len(self.content),
+                "created": self.created,
+                "expires": self.expires,
+                "superseded": self.superseded,
+                "superseded_by": self.superseded_by,
+                "supersedes": self.supersedes,
+                "key": self.key,
+                "sources": list(self.sources),
+                "meta": dict(self.metadata),
+            },
+        }
+        if self.vector is not None:
+            item["vector"] = list(self.vector)
+        return item
+
+    @classmethod
+    def read(cls, tenant: str, item: Mapping[str, Any]) -> Record:
+        found = item["metadata"]
+        start = int(found["start"])
+        return cls(
+            item["id"],
+            Scope(tenant, found["user"] or None, found["agent"] or None),
+            found["session"],
+            item["text"][start:],
+            found["type"],
+            found.get("meta") or {},
+            float(found["created"]),
+            float(found["expires"]),
+            float(found["superseded"]),
+            found["superseded_by"],
+            found["supersedes"],
+            found["key"],
+            tuple(found.get("sources") or ()),
+            item["text"][: max(0, start - 1)],
+            item.get("vector"),
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """``{id, session_id, content, memory_type, metadata, created_at, …}``; what does not apply is left out."""
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "session_id": self.session,
+            "content": self.content,
+            "memory_type": self.type,
+            "metadata": dict(self.metadata),
+            "created_at": self.created,
+        }
+        if self.scope.user is not None:
+            shown["user"] = self.scope.user
+        if self.scope.agent is not None:
+            shown["agent"] = self.scope.agent
+        if self.expires < NEVER:
+            shown["expires_at"] = self.expires
+        if self.superseded < NEVER:
+            shown["superseded_at"] = self.superseded
+        if self.superseded_by:
+            shown["superseded_by"] = self.superseded_by
+        if self.supersedes:
+            shown["supersedes"] = self.supersedes
+        if self.sources:
+            shown["sources"] = list(self.sources)
+        return shown
+
+    def ended(self, now: float, by: str) -> Record:
+        return replace(self, superseded=now, superseded_by=by)
+
+
+def fingerprint(content: str) -> str:
+    """The same for texts that differ only in how they are written: composed or not, and spaced how."""
+    return hashlib.blake2b(" ".join(unicodedata.normalize("NFC", content).split()).encode(), digest_size=16).hexdigest()
+
+
+def id_of(scope: Scope, session: str, kind: str, content: str, generation: int) -> str:
+    """Of a memory by what it says and where: two processes that store the same meet in one."""
+    parts = (scope.user or "", scope.agent or "", session, kind, fingerprint(content), str(generation))
+    told = "".join(f"{len(part)}:{part}" for part in parts)
+    return "mem_" + hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+
+
+def check_name(value: Any, param: str) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME:
+        raise InvalidRequest(f"'{param}' must be a text of 1 to {MAX_NAME} characters", param=param)
+    return value
+
+
+def check_content(content: Any) -> str:
+    if not isinstance(content, str) or not content.strip():
+        raise InvalidRequest("'content' must be a text that says something", param="content")
+    if len(content) > MAX_CONTENT:
+        raise InvalidRequest(
+            f"'content' has {len(content):,} characters; a memory has {MAX_CONTENT:,} at most", param="content"
+        )
+    return content
+
+
+def check_ttl(ttl: Any) -> float | None:
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
+        raise InvalidRequest("'ttl' must be a number of seconds above 0", param="ttl")
+    return float(ttl)
+
+
+def check_metadata(metadata: Any) -> dict[str, Any]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidRequest("'metadata' must be an object", param="metadata")
+    return dict(metadata)
+
+
+def importance_of(record: Record) -> float:
+    """``importance`` of its metadata, 0 to 1; else a half."""
+    given = record.metadata.get("importance")
+    if isinstance(given, bool) or not isinstance(given, int | float) or given != given:
+        return 0.5
+    return min(1.0, max(0.0, float(given)))

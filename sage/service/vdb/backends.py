@@ -1,0 +1,83 @@
+"""What a vector service asks of the engine behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sage.errors import NotFound
+from sage.middleware.retrieval.documents import NewDocument, StoredDocument
+from sage.middleware.retrieval.embedders import Models
+from sage.middleware.retrieval.revising import Revision
+from sage.middleware.retrieval.search import Search, SearchResult
+from sage.middleware.retrieval_settings import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How new collections are made."""
+
+    dimension: int | None
+    metric: Metric
+    embedder: str
+    """A name that ``models`` knows; ``none``: vectors come with the items."""
+    models: Models
+
+
+class Backend(Protocol):
+    """Collections of tenants. Everything comes checked; safe to call from several threads.
+
+    Where the collection does not exist, everything but :meth:`add` and :meth:`collections` raises
+    :class:`sage.errors.NotFound`.
+    """
+
+    keywords: bool
+    """It searches by words, too."""
+
+    def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None: ...
+
+    def search(self, tenant: str, collection: str, search: Search) -> list[SearchResult]: ...
+
+    def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument: ...
+
+    def page(
+        self,
+        tenant: str,
+        collection: str,
+        where: Mapping[str, Any] | None,
+        limit: int,
+        cursor: str | None,
+        vectors: bool,
+    ) -> tuple[list[StoredDocument], str | None]: ...
+
+    def update(self, tenant: str, collection: str, id: str, revision: Revision) -> None: ...
+
+    def delete(
+        self, tenant: str, collection: str, ids: Sequence[str] | None, where: Mapping[str, Any] | None
+    ) -> int: ...
+
+    def purge(self, tenant: str, collection: str) -> None: ...
+
+    def count(self, tenant: str, collection: str, where: Mapping[str, Any] | None) -> int: ...
+
+    def collections(self, tenant: str) -> list[str]: ...
+
+    def drop(self, tenant: str, collection: str) -> None: ...
+
+    def health(self) -> Mapping[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+def no_collection(collection: str, known: Sequence[str]) -> NotFound:
+    there = f"there are: {', '.join(known[:20])}" if known else "there are none yet"
+    return NotFound(
+        f"there is no collection '{collection}'; {there} (adding items makes it)",
+        param="collection",
+        code="collection_not_found",
+    )
+
+
+def no_item(collection: str, id: str) -> NotFound:
+    return NotFound(f"collection '{collection}' has no item '{id}'", param="id", code="item_not_found")

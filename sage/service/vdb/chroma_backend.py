@@ -1,0 +1,366 @@
+"""ChromaDB behind a vector service. Vectors are always given by us: Chroma makes none."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from sage.errors import InvalidRequest, NotFound, Unsupported
+from sage.middleware.retrieval.documents import NewDocument, StoredDocument, Vector
+from sage.middleware.retrieval.revising import Revision
+from sage.middleware.retrieval.search import Mode, Search, SearchResult, check_search
+from sage.middleware.retrieval_settings import Metric
+from sage.service.vdb.backends import Making, no_collection, no_item
+from sage.service.vdb.chroma_client import GONE, close, connect, made_anew, translated
+from sage.service.vdb.chroma_filters import chroma_where
+from sage.service.vdb.chroma_records import (
+    DIMENSION,
+    METRIC,
+    SPACES,
+    collection_of,
+    encoded_metadata,
+    encoded_name,
+    exact_scores,
+    replacing,
+    scores_of,
+)
+from sage.service.vdb.items import LIMITS, check_dimensions
+
+_PREFIX = "sage"
+_OURS = ("alpha", "fusion", "rerank", "explain", "highlight")
+Result = TypeVar("Result")
+
+
+class ChromaBackend:
+    """An add is all or nothing up to Chroma's own batch (thousands of items; what is wrong is found before the first).
+    What reads and then writes (updates, the replacing of metadata) is in one piece among the threads of this service,
+    but not among several processes. A page's cursor counts items: deletions in between shift the pages."""
+
+    keywords = False
+
+    def __init__(self, directory: Path | None, url: str | None, making: Making) -> None:
+        self._client = connect(directory, url)
+        self._url = url
+        self._making = making
+        # All clients in memory of one process share one Chroma.
+        self._in_memory = directory is None and url is None
+        self._prefix = f"{_PREFIX}{secrets.token_hex(8)}" if self._in_memory else _PREFIX
+        self._handles: dict[str, Any] = {}
+        self._writing = threading.RLock()
+        with translated(url):
+            self._most = int(self._client.get_max_batch_size())
+
+    def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None:
+        metadatas = [encoded_metadata(item, f"items[{place}]") for place, item in enumerate(items)]
+        whole = self._with_vectors(items)
+
+        def run(handle: Any) -> None:
+            check_dimensions(whole, _dimension(handle))
+            for start in range(0, len(whole), self._most):
+                part = slice(start, start + self._most)
+                _upsert(handle, whole[part], metadatas[part])
+
+        with self._writing:
+            try:
+                self._on(tenant, collection, run)
+            except NotFound:
+                dimension = self._making.dimension or _size_of(whole[0])
+                check_dimensions(whole, dimension)
+                self._make(tenant, collection, dimension)
+                self._on(tenant, collection, run)
+
+    def _make(self, tenant: str, collection: str, dimension: int) -> None:
+        metric = self._making.metric
+        with translated(self._url):
+            self._client.get_or_create_collection(
+                encoded_name(self._prefix, tenant, collection),
+                metadata={METRIC: metric.value, DIMENSION: dimension},
+                configuration={"hnsw": {"space": SPACES[metric]}},
+                embedding_function=None,
+            )
+
+    def _with_vectors(self, items: Sequence[NewDocument]) -> list[NewDocument]:
+        found = list(items)
+        missing = [place for place, item in enumerate(items) if item.vector is None]
+        if not missing:
+            return found
+        embedder = self._making.models.embedder(self._making.embedder)
+        if embedder is None:
+            raise Unsupported(
+                f"items[{missing[0]}] has no 'vector', which Chroma needs of each; give it one, or the service an "
+                "'embedder'",
+                param="items",
+            )
+        made = embedder.embed([items[place].text for place in missing])
+        for place, vector in zip(missing, made, strict=True):
+            found[place] = replace(found[place], vector=vector)
+        return found
+
+    def search(self, tenant: str, collection: str, search: Search) -> list[SearchResult]:
+        query = self._query_vector(search)
+        where = chroma_where(search.filter)
+
+        def run(handle: Any) -> list[SearchResult]:
+            asked = replace(search, vector=query)
+            check_search(asked, dimension=_dimension(handle), max_results=LIMITS.max_results)
+            if where is False:
+                return []
+            return _nearest(handle, query, search, None if where is True else where)
+
+        return self._on(tenant, collection, run)
+
+    def _query_vector(self, search: Search) -> Vector:
+        plain = Search()
+        for name in _OURS:
+            if getattr(search, name) != getattr(plain, name):
+                raise Unsupported(
+                    f"'{name}' is of the backend 'retrieval'; Chroma searches by vectors alone", param="options"
+                )
+        if search.mode is not Mode.DENSE:
+            raise Unsupported(
+                f"mode '{search.mode}' goes by words, and Chroma by vectors alone; use 'dense', or backend 'retrieval'",
+                param="mode",
+            )
+        if search.vector is not None:
+            if search.query:
+                raise Unsupported(
+                    "Chroma searches by one vector: give 'vector' or 'text', or use backend 'retrieval'", param="text"
+                )
+            return search.vector
+        embedder = self._making.models.embedder(self._making.embedder)
+        if embedder is None:
+            raise Unsupported(
+                "Chroma searches by vectors: give 'vector', or the service an 'embedder', or use backend 'retrieval'",
+                param="text",
+            )
+        vector: Vector = embedder.embed([search.query], query=True)[0]
+        return vector
+
+    def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument:
+        def run(handle: Any) -> StoredDocument:
+            found = _stored(handle.get(ids=[id], include=_included(vector)))
+            if not found:
+                raise no_item(collection, id)
+            return found[0]
+
+        return self._on(tenant, collection, run)
+
+    def page(
+        self,
+        tenant: str,
+        collection: str,
+        where: Mapping[str, Any] | None,
+        limit: int,
+        cursor: str | None,
+        vectors: bool,
+    ) -> tuple[list[StoredDocument], str | None]:
+        said, offset = chroma_where(where), _offset(cursor)
+
+        def run(handle: Any) -> tuple[list[StoredDocument], str | None]:
+            if said is False:
+                return [], None
+            narrowed = None if said is True else said
+            found = handle.get(where=narrowed, limit=limit + 1, offset=offset, include=_included(vectors))
+            items = _stored(found)
+            return items[:limit], f"o{offset + limit:x}" if len(items) > limit else None
+
+        return self._on(tenant, collection, run)
+
+    def update(self, tenant: str, collection: str, id: str, revision: Revision) -> None:
+        with self._writing:
+            held = self.get(tenant, collection, id, True)
+            changed = NewDocument(
+                id,
+                held.text if revision.text is None else revision.text,
+                orjson.dumps(held.metadata) if revision.metadata is None else revision.metadata,
+                held.vector if revision.vector is None else revision.vector,
+            )
+            if revision.text is not None and revision.vector is None and self._making.embedder != "none":
+                changed = replace(changed, vector=None)
+            whole = self._with_vectors([changed])
+            metadata = encoded_metadata(changed, "update")
+
+            def run(handle: Any) -> None:
+                check_dimensions(whole, _dimension(handle))
+                _upsert(handle, whole, [metadata])
+
+            self._on(tenant, collection, run)
+
+    def delete(self, tenant: str, collection: str, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> int:
+        said = chroma_where(where) if ids is None else True
+
+        def run(handle: Any) -> int:
+            found = _ids_passing(handle, said) if ids is None else self._ids_there(handle, list(dict.fromkeys(ids)))
+            for start in range(0, len(found), self._most):
+                handle.delete(ids=found[start : start + self._most])
+            return len(found)
+
+        with self._writing:
+            return self._on(tenant, collection, run)
+
+    def _ids_there(self, handle: Any, ids: Sequence[str]) -> list[str]:
+        parts = (ids[start : start + self._most] for start in range(0, len(ids), self._most))
+        return [id for part in parts for id in handle.get(ids=part, include=[])["ids"]]
+
+    def purge(self, tenant: str, collection: str) -> None:
+        self.count(tenant, collection, None)
+        raise Unsupported(
+            "Chroma cannot be made to leave no byte of what was deleted in its files; drop the collection, or use "
+            "backend 'retrieval'",
+            param="backend",
+        )
+
+    def count(self, tenant: str, collection: str, where: Mapping[str, Any] | None) -> int:
+        said = chroma_where(where)
+
+        def run(handle: Any) -> int:
+            return int(handle.count()) if said is True else len(_ids_passing(handle, said))
+
+        return self._on(tenant, collection, run)
+
+    def collections(self, tenant: str) -> list[str]:
+        return sorted(name for name in (collection_of(n, self._prefix, tenant) for n in self._names()) if name)
+
+    def _names(self) -> Iterator[str]:
+        with translated(self._url):
+            offset = 0
+            while found := self._client.list_collections(limit=1000, offset=offset):
+                yield from (collection.name for collection in found)
+                offset += len(found)
+
+    def drop(self, tenant: str, collection: str) -> None:
+        name = encoded_name(self._prefix, tenant, collection)
+        with self._writing:
+            self.count(tenant, collection, None)
+            self._handles.pop(name, None)
+            with translated(self._url):
+                self._client.delete_collection(name)
+
+    def health(self) -> Mapping[str, Any]:
+        with translated(self._url):
+            self._client.heartbeat()
+        return {"backend": "chroma", "durable": not self._in_memory}
+
+    def close(self) -> None:
+        self._handles.clear()
+        try:
+            if self._in_memory:
+                for name in [name for name in self._names() if name.startswith(f"{self._prefix}.")]:
+                    self._client.delete_collection(name)
+        finally:
+            close(self._client)
+
+    def _on(self, tenant: str, collection: str, run: Callable[[Any], Result]) -> Result:
+        """With the collection; once more when it may have been made anew since it was last used."""
+        name = encoded_name(self._prefix, tenant, collection)
+        known = self._handles.get(name)
+        try:
+            with translated(self._url):
+                if known is not None:
+                    try:
+                        return run(known)
+                    except Exception as exc:
+                        if not made_anew(exc):
+                            raise
+                known = self._handles[name] = self._client.get_collection(name, embedding_function=None)
+                return run(known)
+        except NotFound as exc:
+            if exc.code != GONE:
+                raise
+            self._handles.pop(name, None)
+            raise no_collection(collection, self.collections(tenant)) from None
+
+
+def _upsert(handle: Any, items: Sequence[NewDocument], metadatas: Sequence[Mapping[str, Any]]) -> None:
+    """One batch; of items that were there, the metadata as a whole is replaced."""
+    ids = [item.id for item in items]
+    there = handle.get(ids=ids, include=["metadatas"])
+    held = dict(zip(there["ids"], there["metadatas"], strict=True))
+    handle.upsert(
+        ids=ids,
+        embeddings=[item.vector for item in items],
+        metadatas=[replacing(metadata, held.get(id)) for id, metadata in zip(ids, metadatas, strict=True)],
+        documents=[item.text for item in items],
+    )
+
+
+def _nearest(handle: Any, query: Vector, search: Search, where: dict[str, Any] | None) -> list[SearchResult]:
+    wanted = search.offset + search.top_k
+    metric = Metric(handle.metadata[METRIC])
+    if not search.exact:
+        found = handle.query(
+            query_embeddings=[query], n_results=wanted, where=where, include=["metadatas", "documents", "distances"]
+        )
+        ids = found["ids"][0]
+        if len(ids) == wanted or len(ids) == len(_ids_passing(handle, where or True)):
+            scores = scores_of(np.asarray(found["distances"][0], np.float64), metric)
+            return _results(ids, scores, found["documents"][0], found["metadatas"][0], search)
+    # Chroma's graph may find fewer than there are, of those that a filter lets through.
+    found = handle.get(where=where, include=["embeddings", "metadatas", "documents"])
+    if not found["ids"]:
+        return []
+    scores = exact_scores(query, found["embeddings"], metric)
+    order = np.argsort(-scores, kind="stable")[:wanted].tolist()
+    columns = ([found[key][place] for place in order] for key in ("ids", "documents", "metadatas"))
+    ids, documents, metadatas = columns
+    return _results(ids, scores[order], documents, metadatas, search)
+
+
+def _results(ids: Sequence[str], scores: Any, documents: Any, metadatas: Any, search: Search) -> list[SearchResult]:
+    rows = zip(ids, scores.tolist(), documents, metadatas, strict=True)
+    return [
+        SearchResult(id, score, text or "", dict(metadata or {}), {"dense": score, "bm25": None})
+        for id, score, text, metadata in list(rows)[search.offset :]
+    ]
+
+
+def _stored(found: Mapping[str, Any]) -> list[StoredDocument]:
+    vectors = found["embeddings"]
+    return [
+        StoredDocument(
+            id,
+            found["documents"][place] or "",
+            dict(found["metadatas"][place] or {}),
+            None if vectors is None else np.asarray(vectors[place], np.float32),
+        )
+        for place, id in enumerate(found["ids"])
+    ]
+
+
+def _ids_passing(handle: Any, where: dict[str, Any] | bool) -> list[str]:
+    if where is False:
+        return []
+    return list(handle.get(where=None if where is True else where, include=[])["ids"])
+
+
+def _included(vectors: bool) -> list[str]:
+    return ["metadatas", "documents", *(["embeddings"] if vectors else [])]
+
+
+def _size_of(item: NewDocument) -> int:
+    return 0 if item.vector is None else item.vector.size
+
+
+def _dimension(handle: Any) -> int:
+    return int(handle.metadata[DIMENSION])
+
+
+def _offset(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        offset = int(cursor.removeprefix("o"), 16)
+    except ValueError:
+        offset = -1
+    if offset < 0 or f"o{offset:x}" != cursor:
+        raise InvalidRequest(
+            "'cursor' is none that this service gave out; leave it out to begin at the first page", param="cursor"
+        )
+    return offset

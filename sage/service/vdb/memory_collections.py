@@ -1,0 +1,79 @@
+"""Collections of tenants in memory: as :class:`sage.middleware.retrieval.collections.Collections`, without files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sage.errors import Conflict, NotFound
+from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.collections import EXISTS
+from sage.middleware.retrieval.documents import Written
+from sage.middleware.retrieval.embedders import Models
+from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
+
+
+class MemoryCollections:
+    """Safe to call from several threads; gone with :meth:`close`."""
+
+    def __init__(self, options: CollectionOptions, models: Models, limits: RetrievalLimits) -> None:
+        self._options = options
+        self._models = models
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], Collection] = {}
+
+    def names(self, tenant: str) -> list[str]:
+        with self._lock:
+            return sorted(name for owner, name in self._known if owner == tenant)
+
+    def open(self, tenant: str, name: str) -> Collection:
+        with self._lock:
+            found = self._known.get((tenant, name))
+        if found is None:
+            raise NotFound(f"there is no collection '{name}'", param="collection", code="collection_not_found")
+        return found
+
+    def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
+        """A new collection that holds ``documents`` from its first moment on. Raises :class:`Conflict` when it is
+        there."""
+        made = Collection(name, partial(self._made, name), self._models, self._limits)
+        try:
+            written = made.add(documents)
+            with self._lock:
+                if self._known.setdefault((tenant, name), made) is not made:
+                    raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
+        except BaseException:
+            made.close()
+            raise
+        return written
+
+    def _made(self, name: str) -> Truth:
+        options = self._options
+        embedder = self._models.embedder(options.embedder)
+        kept = "none" if embedder is None else "local" if options.embedder == "auto" else options.embedder
+        return Truth.create(
+            None,
+            name,
+            options.model_copy(update={"embedder": kept}),
+            embedder.name if embedder is not None else None,
+            embedder.languages if embedder is not None else None,
+            (embedder.dimension if embedder is not None else None) or options.dimension,
+        )
+
+    def delete(self, tenant: str, name: str) -> None:
+        self.open(tenant, name)
+        with self._lock:
+            found = self._known.pop((tenant, name), None)
+        if found is not None:
+            found.close(f"collection '{name}' was deleted")
+
+    def close(self) -> None:
+        with self._lock:
+            found = list(self._known.values())
+            self._known.clear()
+        for collection in found:
+            collection.close()

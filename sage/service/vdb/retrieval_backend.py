@@ -1,0 +1,152 @@
+"""Our own retrieval engine behind a vector service: durable in a directory, or in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.collections import EXISTS, Collections
+from sage.middleware.retrieval.documents import NewDocument, StoredDocument
+from sage.middleware.retrieval.revising import Revision
+from sage.middleware.retrieval.search import Mode, Search, SearchResult
+from sage.middleware.retrieval_settings import CollectionOptions, Retrieval
+from sage.service.vdb.backends import Making, no_collection, no_item
+from sage.service.vdb.items import LIMITS, check_dimensions
+from sage.service.vdb.memory_collections import MemoryCollections
+
+
+class RetrievalBackend:
+    """Several processes may work on one ``directory``; a collection keeps to the metric, the dimension and the
+    embedder that it was made with."""
+
+    keywords = True
+
+    def __init__(self, directory: Path | None, making: Making) -> None:
+        self._directory = directory
+        self._dimension = making.dimension
+        self._embeds = making.embedder != "none"
+        options = CollectionOptions(embedder=making.embedder, dimension=making.dimension, metric=making.metric)
+        self._collections: Collections | MemoryCollections
+        if directory is None:
+            self._collections = MemoryCollections(options, making.models, LIMITS)
+        else:
+            settings = Retrieval(defaults=options, limits=LIMITS)
+            self._collections = Collections(directory, settings, making.models)
+
+    def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None:
+        while True:
+            try:
+                self._write(self._collections.open(tenant, collection), items)
+                return
+            except NotFound as exc:  # a new one, or dropped just now
+                if exc.code != "collection_not_found":
+                    raise
+            if (dimension := self._dimension or _first_dimension(items)) is not None:
+                check_dimensions(items, dimension)
+            try:
+                self._collections.create_with(tenant, collection, [_document(item) for item in items])
+                return
+            except Conflict as exc:
+                if exc.code != EXISTS:
+                    raise
+
+    def _write(self, collection: Collection, items: Sequence[NewDocument]) -> None:
+        try:
+            if self._embeds and any(item.vector is None for item in items):
+                collection.add([_document(item) for item in items])
+            else:
+                collection.put(items)
+        except InvalidRequest as exc:
+            if exc.code == "wrong_dimension" and (dimension := collection.identity.dimension) is not None:
+                check_dimensions(items, dimension)
+            raise
+
+    def search(self, tenant: str, collection: str, search: Search) -> list[SearchResult]:
+        with self._opened(tenant, collection) as found:
+            if search.mode is Mode.DENSE and search.vector is None and found.identity.embedder is None:
+                raise InvalidRequest(
+                    f"collection '{collection}' has no embedder, so a dense search must bring its 'vector'; or use "
+                    "mode 'bm25', or give the service an 'embedder' before the collection is made",
+                    param="vector",
+                )
+            return found.search(search).results
+
+    def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument:
+        with self._opened(tenant, collection, id) as found:
+            return found.get(id, vector=vector)
+
+    def page(
+        self,
+        tenant: str,
+        collection: str,
+        where: Mapping[str, Any] | None,
+        limit: int,
+        cursor: str | None,
+        vectors: bool,
+    ) -> tuple[list[StoredDocument], str | None]:
+        with self._opened(tenant, collection) as found:
+            items, further = found.page(cursor, limit, where)
+            return [*_with_vectors(found, items)] if vectors else items, further
+
+    def update(self, tenant: str, collection: str, id: str, revision: Revision) -> None:
+        with self._opened(tenant, collection, id) as found:
+            found.update(id, text=revision.text, metadata=revision.metadata, vector=revision.vector)
+
+    def delete(self, tenant: str, collection: str, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> int:
+        with self._opened(tenant, collection) as found:
+            return found.delete(ids, where)
+
+    def purge(self, tenant: str, collection: str) -> None:
+        with self._opened(tenant, collection) as found:
+            found.purge()
+
+    def count(self, tenant: str, collection: str, where: Mapping[str, Any] | None) -> int:
+        with self._opened(tenant, collection) as found:
+            return found.count(where)
+
+    def collections(self, tenant: str) -> list[str]:
+        return self._collections.names(tenant)
+
+    def drop(self, tenant: str, collection: str) -> None:
+        with self._opened(tenant, collection):
+            self._collections.delete(tenant, collection)
+
+    def health(self) -> Mapping[str, Any]:
+        return {"backend": "retrieval", "durable": self._directory is not None}
+
+    def close(self) -> None:
+        self._collections.close()
+
+    @contextmanager
+    def _opened(self, tenant: str, collection: str, id: str = "") -> Iterator[Collection]:
+        try:
+            yield self._collections.open(tenant, collection)
+        except NotFound as exc:
+            if exc.code == "document_not_found":
+                raise no_item(collection, id) from None
+            if exc.code != "collection_not_found":
+                raise
+            raise no_collection(collection, self._collections.names(tenant)) from None
+
+
+def _first_dimension(items: Sequence[NewDocument]) -> int | None:
+    return next((item.vector.size for item in items if item.vector is not None), None)
+
+
+def _document(item: NewDocument) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": item.id, "text": item.text, "metadata": orjson.loads(item.metadata)}
+    if item.vector is not None:
+        found["vector"] = item.vector
+    return found
+
+
+def _with_vectors(collection: Collection, items: Sequence[StoredDocument]) -> Iterator[StoredDocument]:
+    for item in items:
+        with suppress(NotFound):  # deleted since
+            yield collection.get(item.id, vector=True)

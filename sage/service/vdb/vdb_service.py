@@ -1,0 +1,291 @@
+"""A vector database as a service: our own retrieval engine, or ChromaDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage.errors import InvalidRequest, Unavailable
+from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.documents import StoredDocument
+    from sage.middleware.retrieval.search import SearchResult
+    from sage.service.vdb.backends import Backend, Making
+
+DEFAULT_TENANT = "default"
+_METRICS = {"cosine": "cosine", "dot": "dot", "ip": "dot", "euclidean": "euclidean", "l2": "euclidean"}
+_BACKENDS = ("retrieval", "chroma")
+_MAX_DIMENSION = 8192
+_MAX_PAGE = 1000
+
+
+class VDBService(BaseServiceTask):
+    """Named collections of items ``{id?, vector?, metadata?, text?}`` in each tenant. ``backend``: ``retrieval`` (in
+    memory, or durable in ``persist_directory``) or ``chroma`` (embedded in ``persist_directory``, or the server at
+    ``url``; extra 'chroma').
+
+    Vectors come with the items, or from ``embedder`` (``none``; ``auto``, ``local``, or the name of one of ``models``;
+    a callable ``(list[str]) -> (n, dim) float32``; or an embedder). A collection is made by the first items that are
+    added to it, with the service's ``dimension`` (none: that of its first vector), ``distance_metric`` (``cosine``,
+    ``dot`` or ``ip``, ``euclidean`` or ``l2``) and embedder, and keeps to them.
+
+    ``where`` is the filter of :mod:`sage.middleware.retrieval.filters`. Of scores, higher is nearer: the cosine, the
+    inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
+    """
+
+    max_workers = 4
+
+    def __init__(
+        self,
+        backend: str = "retrieval",
+        collection_name: str = "default",
+        dimension: int | None = None,
+        persist_directory: str | None = None,
+        distance_metric: str = "cosine",
+        embedder: Any = "none",
+        url: str | None = None,
+        models: Any = None,
+    ) -> None:
+        _check_choice("backend", backend, _BACKENDS)
+        _check_choice("distance_metric", distance_metric, tuple(_METRICS))
+        _check_dimension(dimension)
+        _check_collection(collection_name)
+        if url is not None and (backend != "chroma" or persist_directory is not None):
+            raise InvalidRequest(
+                "'url' is of a Chroma server, which keeps its own files: it goes with backend 'chroma' and without "
+                "'persist_directory'",
+                param="url",
+            )
+        if not (embedder is None or isinstance(embedder, str) or callable(embedder) or hasattr(embedder, "embed")):
+            raise InvalidRequest("'embedder' must be a name, a callable, or None", param="embedder")
+        self._kind = backend
+        self._collection = collection_name
+        self._dimension = dimension
+        self._directory = persist_directory
+        self._metric = _METRICS[distance_metric]
+        self._embedder = embedder
+        self._url = url
+        self._models = models
+        self._backend: Backend | None = None
+
+    def setup(self) -> None:
+        directory = None if self._directory is None else Path(self._directory).expanduser().absolute()
+        if self._kind == "chroma":
+            from sage.service.vdb.chroma_backend import ChromaBackend
+
+            self._backend = ChromaBackend(directory, self._url, self._making())
+        else:
+            from sage.service.vdb.retrieval_backend import RetrievalBackend
+
+            self._backend = RetrievalBackend(directory, self._making())
+
+    def _making(self) -> Making:
+        from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
+        from sage.middleware.retrieval_settings import Metric
+        from sage.service.vdb.backends import Making
+
+        named = self._embedder is None or isinstance(self._embedder, str)
+        models = KnownModels(None if named else self._embedder, self._models)
+        spec = (self._embedder or "none") if named else FUNCTION
+        made = models.embedder(spec)  # what is wrong is said now
+        if made is not None and made.dimension is not None and self._dimension not in (None, made.dimension):
+            raise InvalidRequest(
+                f"'dimension' is {self._dimension}, but the embedder '{made.name}' makes vectors of {made.dimension}; "
+                "leave it out, or take another embedder",
+                param="dimension",
+            )
+        dimension = self._dimension or (made.dimension if made is not None else None)
+        return Making(dimension, Metric(self._metric), spec if made is not None else "none", models)
+
+    def cleanup(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def health(self) -> Mapping[str, Any]:
+        """Raises :class:`sage.errors.Unavailable` when its server does not answer."""
+        return self._running.health()
+
+    @property
+    def _running(self) -> Backend:
+        if self._backend is None:
+            raise Unavailable("the vector service is not running; use it as a context, or register it")
+        return self._backend
+
+    def _place(self, tenant: str, collection: str | None) -> tuple[str, str]:
+        from sage.service.vdb.items import check_names
+
+        name = self._collection if collection is None else collection
+        check_names(tenant, name)
+        return tenant, name
+
+    def _check_where(self, where: Mapping[str, Any] | None) -> None:
+        from sage.service.vdb.items import check_where
+
+        check_where(where)
+
+    def add(
+        self, items: Sequence[Mapping[str, Any]], *, collection: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> list[str]:
+        """Upserts, all or nothing; the ids. ``text`` may be left out when a vector is given."""
+        from sage.service.vdb.items import check_items
+
+        place, checked = self._place(tenant, collection), check_items(items)
+        if checked:
+            self._running.add(*place, checked)
+        return [item.id for item in checked]
+
+    def search(
+        self,
+        vector: Sequence[float] | None = None,
+        n_results: int = 10,
+        where: Mapping[str, Any] | None = None,
+        *,
+        text: str | None = None,
+        mode: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> list[dict[str, Any]]:
+        """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; none: by what is
+        given. ``where`` acts before the best are chosen. ``options``: further fields of
+        :class:`sage.middleware.retrieval.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
+        from sage.service.vdb.items import check_query
+
+        place = self._place(tenant, collection)
+        search = check_query(vector, text, mode, n_results, where, options, keywords=self._running.keywords)
+        return [_found(result) for result in self._running.search(*place, search)]
+
+    def get(
+        self, id: str, *, vector: bool = False, collection: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> dict[str, Any]:
+        """``{id, metadata, text}``, and ``vector`` when asked for. Raises :class:`sage.errors.NotFound`."""
+        from sage.service.vdb.items import check_known_id
+
+        place = self._place(tenant, collection)
+        return _item(self._running.get(*place, check_known_id(id), vector), vector)
+
+    def list_items(
+        self,
+        where: Mapping[str, Any] | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        vectors: bool = False,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> dict[str, Any]:
+        """``{items, cursor}``, in the order in which they came (to our own engine, what is changed comes anew);
+        ``cursor`` is None at the end."""
+        place = self._place(tenant, collection)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE:
+            raise InvalidRequest(f"'limit' must be a whole number, 1 to {_MAX_PAGE}", param="limit")
+        self._check_where(where)
+        items, further = self._running.page(*place, where, limit, cursor, vectors)
+        return {"items": [_item(item, vectors) for item in items], "cursor": further}
+
+    def update(
+        self,
+        id: str,
+        *,
+        vector: Sequence[float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        text: str | None = None,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> None:
+        """Changes what is given of one item (metadata as a whole; where there is an embedder, a new text has a new
+        vector). Raises :class:`sage.errors.NotFound`."""
+        from sage.service.vdb.items import check_known_id, check_revision
+
+        place = self._place(tenant, collection)
+        self._running.update(*place, check_known_id(id), check_revision(vector, metadata, text))
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        *,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> int:
+        """Deletes by id or by filter; how many there were of them."""
+        from sage.service.vdb.items import check_ids
+
+        place = self._place(tenant, collection)
+        if (ids is None) == (where is None):
+            raise InvalidRequest("give either 'ids' or 'where'", param="ids")
+        if where is not None and not where:
+            raise InvalidRequest("an empty 'where' would delete every item; drop the collection instead", param="where")
+        self._check_where(where)
+        return self._running.delete(*place, None if ids is None else check_ids(ids), where)
+
+    def purge(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> None:
+        """After it no byte of what was deleted or replaced is left in any file."""
+        self._running.purge(*self._place(tenant, collection))
+
+    def count(
+        self, where: Mapping[str, Any] | None = None, *, collection: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> int:
+        place = self._place(tenant, collection)
+        self._check_where(where)
+        return self._running.count(*place, where)
+
+    def collections(self, *, tenant: str = DEFAULT_TENANT) -> list[str]:
+        """In order."""
+        from sage.service.vdb.items import check_tenant
+
+        check_tenant(tenant)
+        return self._running.collections(tenant)
+
+    def drop(self, collection: str, *, tenant: str = DEFAULT_TENANT) -> None:
+        """Deletes a collection with all that is in it. Raises :class:`sage.errors.NotFound`."""
+        self._running.drop(*self._place(tenant, collection))
+
+
+def create_vdb_service_factory(**options: Any) -> ServiceFactory:
+    """For ``env.register_service("vdb_service", VDBService, create_vdb_service_factory(dimension=384, …))``: the
+    keywords of :class:`VDBService`."""
+    return ServiceFactory.checked(VDBService, options)
+
+
+def _check_choice(name: str, given: Any, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise InvalidRequest(f"there is no {name} '{given}'; there are: {', '.join(known)}", param=name)
+
+
+def _check_collection(name: Any) -> None:
+    from sage.service.vdb.items import check_names
+
+    check_names(DEFAULT_TENANT, name)
+
+
+def _check_dimension(given: Any) -> None:
+    if given is not None and (
+        isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= _MAX_DIMENSION
+    ):
+        raise InvalidRequest(f"'dimension' must be a whole number, 1 to {_MAX_DIMENSION}", param="dimension")
+
+
+def _item(stored: StoredDocument, vector: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": stored.id, "metadata": stored.metadata, "text": stored.text}
+    if vector:
+        found["vector"] = None if stored.vector is None else stored.vector.tolist()
+    return found
+
+
+def _found(result: SearchResult) -> dict[str, Any]:
+    found = {
+        "id": result.id,
+        "score": result.score,
+        "metadata": result.metadata,
+        "text": result.text,
+        "scores": result.scores,
+    }
+    if result.explanation is not None:
+        found["explanation"] = result.explanation
+    if result.highlights is not None:
+        found["highlights"] = result.highlights
+    return found

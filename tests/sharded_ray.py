@@ -1,0 +1,149 @@
+"""What a sharded collection does over Ray actors, told as JSON: run by a test as a process of its own, since Ray keeps
+its token and its settings for the whole of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from sage.errors import SageError
+from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchAnswer
+from sage.middleware.retrieval.vector_store import VectorStore
+from sage.service.vdb.shard_service import ShardService
+from sage.service.vdb.sharded import PartlyWritten, ShardedCollection
+
+COUNT = 3
+WORDS = ("amber", "birch", "cedar", "delta", "ember")
+
+
+class Hosted(ShardService):
+    """A shard in an actor, which says where it runs."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Remote:
+    """An actor as a shard."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        import ray
+
+        method = getattr(self._actor, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return ray.get(method.remote(*args, **kwargs), timeout=30)
+            except ray.exceptions.RayTaskError as exc:
+                raise exc.cause from None
+
+        return call
+
+
+def start(root: Path, place: int) -> Any:
+    import ray
+
+    actor = ray.remote(num_cpus=0, max_concurrency=4)(Hosted).remote(root / str(place))
+    ray.get(actor.setup.remote())
+    return Remote(actor)
+
+
+def documents() -> list[dict[str, Any]]:
+    generator = np.random.default_rng(2)
+    return [
+        {
+            "id": f"d{n}",
+            "text": " ".join(generator.choice(WORDS, size=1 + n % 5)),
+            "metadata": {"n": n % 4},
+            "vector": generator.choice([-1.0, 0.5, 2.0], size=6).tolist(),
+        }
+        for n in range(400)
+    ]
+
+
+def searches() -> list[Search]:
+    vector = np.array([1, 2, -1, 0.5, 0, 1], np.float32)
+    found = [Search("amber delta", vector=vector, fusion=fusion, top_k=60, exact=True) for fusion in Fusion]
+    found += [Search("+birch -cedar", vector=vector, offset=5, filter={"n": {"$gte": 2}}, exact=True)]
+    return [*found, Search("ember", mode=Mode.BM25), Search(vector=vector, mode=Mode.DENSE, exact=True, top_k=30)]
+
+
+def same(ours: SearchAnswer, theirs: SearchAnswer) -> bool:
+    near = all(abs(a.score - b.score) < 1e-9 for a, b in zip(ours.results, theirs.results, strict=True))
+    return near and ours.total == theirs.total and [r.id for r in ours.results] == [r.id for r in theirs.results]
+
+
+def refused(call: Any, *args: Any) -> list[str]:
+    try:
+        call(*args)
+    except SageError as exc:
+        return [type(exc).__name__, exc.message]
+    return []
+
+
+def run(root: Path) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    held = [start(root, place) for place in range(COUNT)]
+    ours = ShardedCollection("c", held, timeout=30)
+    told["pids"] = len({shard.pid() for shard in held} | {os.getpid()})
+    with VectorStore(embedder=None) as store:
+        ours.add(documents())
+        store.collection.add(documents())
+        told["same"] = [same(ours.search(search), store.collection.search(search)) for search in searches()]
+        told["bad filter"] = refused(ours.search, Search("amber", filter={"$what": 1}))
+        os.kill(held[1].pid(), signal.SIGKILL)
+        told["dead"] = refused(ours.search, Search("amber"))
+        partial = ours.search(Search("amber", top_k=500), partial=True)
+        told["partial"] = {
+            "warnings": partial.warnings,
+            "shards": sorted({ours.shard_of(r.id) for r in partial.results}),
+        }
+        more = [{"id": f"e{n}", "text": "birch"} for n in range(30)]
+        try:
+            ours.add(more)
+        except PartlyWritten as exc:
+            told["partly"] = [exc.message, exc.ids == [document["id"] for document in more]]
+        ours.close()
+        held[1] = start(root, 1)  # in the place of the dead one, with what that had
+        ours = ShardedCollection("c", held, timeout=30)
+        ours.add(more)
+        store.collection.add(more)
+        theirs = store.collection.search(Search("birch", mode=Mode.BM25, top_k=500))
+        again = ours.search(Search("birch", mode=Mode.BM25, top_k=500))
+        told["again"] = [again.total == theirs.total, ours.count() == store.collection.count()]
+        told["same again"] = [same(ours.search(search), store.collection.search(search)) for search in searches()[:1]]
+    ours.close()
+    return told
+
+
+def main() -> None:
+    import ray
+
+    # 127.0.0.2: what says 127.0.0.1 is turned into the machine's outer address
+    ray.init(
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 * 2**20,
+        _node_ip_address="127.0.0.2",
+        _temp_dir=sys.argv[2],
+    )
+    try:
+        told = run(Path(sys.argv[1]))
+    finally:
+        ray.shutdown()
+    sys.stdout.buffer.write(b"\n" + orjson.dumps(told) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
