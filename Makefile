@@ -11,24 +11,32 @@ VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-.PHONY: serve check check-full test test-gateway test-rest test-vllm lint bench image-test lock clean
+GATEWAY := tests/gateway tests/engines tests/auth tests/providers tests/services
+
+.PHONY: serve check check-gateway check-rest check-full test test-gateway test-rest test-vllm lint bench image-test lock clean
 
 serve: $(VENV)/serve.stamp
 	@$(BIN)/sage serve $(ARGS)
 
-# Everything, with reduced counts.
+# Everything, with reduced counts, in two halves side by side: one waits mostly, the other computes.
 check: lint
-	$(BIN)/python -m pytest tests
+	@$(MAKE) --no-print-directory -j2 --output-sync=target check-gateway check-rest
+
+check-gateway:
+	$(BIN)/python -m pytest $(GATEWAY)
+
+check-rest:
+	$(BIN)/python -m pytest tests $(GATEWAY:%=--ignore=%)
 
 # The fast tests, in two halves side by side.
 test: $(VENV)/dev.stamp
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gateway test-rest
 
 test-gateway:
-	$(BIN)/python -m pytest tests/gateway tests/engines tests/auth -m "not slow"
+	$(BIN)/python -m pytest $(GATEWAY) -m "not slow"
 
 test-rest:
-	$(BIN)/python -m pytest tests -m "not slow" --ignore=tests/gateway --ignore=tests/engines --ignore=tests/auth
+	$(BIN)/python -m pytest tests -m "not slow" $(GATEWAY:%=--ignore=%)
 
 # Everything, with the counts that the issues state.
 check-full: lint

@@ -16,6 +16,7 @@ FLOORS = [
         "sage.middleware.quantities",
         "sage.middleware.provider_settings",
         "sage.middleware.retrieval_settings",
+        "sage.middleware.services_settings",
     },
     {"sage.kernels"},
     {"sage.api"},

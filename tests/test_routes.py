@@ -11,7 +11,19 @@ from fastapi import APIRouter
 from sage.middleware.app.main import openapi_document
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.routes import ROUTES
-from sage.middleware.routers import auth, collections, documents, health, models, ollama, openai
+from sage.middleware.routers import (
+    auth,
+    collections,
+    documents,
+    health,
+    kv,
+    memory,
+    models,
+    ollama,
+    openai,
+    services,
+    vdb,
+)
 from sage.middleware.routers.guard import GuardedRoute
 
 ROUTERS = (
@@ -19,9 +31,13 @@ ROUTERS = (
     collections.router,
     documents.router,
     health.router,
+    kv.router,
+    memory.router,
     models.router,
     ollama.router,
     openai.router,
+    services.router,
+    vdb.router,
 )
 
 

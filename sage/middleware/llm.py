@@ -17,8 +17,10 @@ from sage.middleware.app.main import create_app, make_gateway
 from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.config import find_config, load_settings
+from sage.middleware.gateway.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.sources import Source, add_sources
+from sage.middleware.gateway.remembering import Memory
+from sage.middleware.gateway.sources import Source
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.provider_settings import OllamaSettings
 from sage.middleware.providers.base import Call
@@ -37,7 +39,8 @@ _OLLAMA = "http://localhost:11434"
 @dataclass(frozen=True)
 class Generation:
     """A whole answer. ``usage`` holds ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; ``sources`` what
-    the model was shown where ``search`` was asked for (``{number, id, collection, text, metadata, score}``)."""
+    the model was shown where ``search`` was asked for (``{number, id, collection, text, metadata, score}``),
+    ``memories`` what it was shown where ``memory`` was; ``warnings`` say why a turn was not stored."""
 
     id: str
     model: str
@@ -46,6 +49,8 @@ class Generation:
     usage: dict[str, int]
     provider: str
     sources: list[Source] | None = None
+    memories: list[Memory] | None = None
+    warnings: list[str] | None = None
 
 
 class LLMService:
@@ -290,30 +295,34 @@ def _stopped() -> Unavailable:
 
 
 async def _generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
-    call, sources = await _asked(gateway, body)
+    call, context = await _asked(gateway, body)
     with Watch(call):
         async with gateway.call(LOCAL, call) as answer:
-            return Generation(**whole_answer(answer, sources))
+            whole = whole_answer(answer, context)
+            await context.answered(whole["text"])
+            return Generation(**whole, **context.warnings())
 
 
-async def _asked(gateway: Gateway, body: dict[str, Any]) -> tuple[Call, list[Source] | None]:
-    """The call, with the sources that ``search`` put into it."""
+async def _asked(gateway: Gateway, body: dict[str, Any]) -> tuple[Call, Context]:
+    """The call, with what ``search`` and ``memory`` put into it."""
     asked = parse_generate(body)
     call = asked.call()
-    return call, await add_sources(gateway, LOCAL, call, asked.search) if asked.search is not None else None
+    return call, await add_context(gateway, LOCAL, call, asked.search, asked.memory)
 
 
 async def _stream(gateway: Gateway, body: dict[str, Any]) -> AsyncIterator[str]:
-    call, _ = await _asked(gateway, body)
+    call, context = await _asked(gateway, body)
     async with gateway.call(LOCAL, call) as answer:
-        stream, events = TextStream(), answer.body
+        stream, events = TextStream(context), answer.body
         while events:
             for text in stream.texts(events):
                 yield text
             if answer.finished:
+                await stream.answered()
                 await answer.drain()
                 return
             events = await answer.more()
+        await stream.answered()
 
 
 async def _registering(gateway: Gateway, name: str, model: Model, provider: str) -> None:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from sage.middleware.provider_settings import KINDS, Provider, Section, TimeoutOverrides
 from sage.middleware.quantities import Duration, Size, Text, expand, nearest
 from sage.middleware.retrieval_settings import Retrieval
+from sage.middleware.services_settings import ServicesSettings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -190,6 +191,7 @@ class Settings(Section):
     auth: Auth = Auth()
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))
     retrieval: Retrieval = Retrieval()
+    services: ServicesSettings = ServicesSettings()
     queue: Queue = Queue()
 
     @model_validator(mode="after")

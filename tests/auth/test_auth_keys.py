@@ -259,5 +259,6 @@ def test_others_keys_are_unknown_to_who_is_no_admin(accounts: Accounts, root: st
 
 def test_roles_hold_the_scopes_they_should() -> None:
     everyday = {Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}
+    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY}
     assert ROLES["user"] == everyday
     assert ROLES["admin"] == set(Scope)

@@ -85,7 +85,10 @@ def test_finish_and_usage_in_one_last_chunk_are_kept(up: Upstream, upstreams: Ca
         ({"model": "bench", "prompt": "x", "search": "c"}, "search"),
         ({"model": "bench", "prompt": "x", "search": {"collections": "c"}}, "search.collections"),
         ({"model": "bench", "prompt": "x", "search": {"top_k": 0}}, "search.top_k"),
-        ({"model": "bench", "prompt": "x", "memory": {"session_id": "s"}}, "memory"),
+        ({"model": "bench", "prompt": "x", "memory": "s"}, "memory"),
+        ({"model": "bench", "prompt": "x", "memory": {}}, "memory.session_id"),
+        ({"model": "bench", "prompt": "x", "memory": {"session_id": "s", "top": 5}}, "memory.top"),
+        ({"model": "bench", "messages": [{"content": "x"}], "memory": {"session_id": "s"}}, "messages[0]"),
     ],
 )
 def test_bad_requests_name_their_field(up: Upstream, upstreams: Callable, body: dict, param: str | None) -> None:

@@ -256,11 +256,6 @@ def test_it_needs_the_scope_of_searching(running: Running, up: Upstream) -> None
     assert len(up.requests) == 2
 
 
-def test_memory_is_still_refused(running: Running) -> None:
-    answer = running.post("/generate", {"model": "bench", "prompt": "x", "memory": {"session_id": "s"}})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "memory")
-
-
 # What sources may not do
 
 

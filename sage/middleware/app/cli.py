@@ -16,6 +16,7 @@ from sage.middleware.app.cli_collections import collections_app
 from sage.middleware.app.cli_ingest import ingest
 from sage.middleware.app.cli_models import generate, models_app
 from sage.middleware.app.cli_search import search
+from sage.middleware.app.cli_services import services_app
 from sage.middleware.app.version import version
 from sage.middleware.config import find_config, load_settings
 
@@ -31,6 +32,7 @@ app.add_typer(user_app, name="user")
 app.add_typer(key_app, name="key")
 app.add_typer(models_app, name="models")
 app.add_typer(collections_app, name="collections")
+app.add_typer(services_app, name="services")
 app.add_typer(config_app, name="config")
 app.command("token")(token_command)
 app.command("generate")(generate)

@@ -39,12 +39,16 @@ from sage.middleware.routers import (
     collections,
     documents,
     health,
+    kv,
+    memory,
     models,
     ollama,
     ollama_inference,
     openai,
     search,
+    services,
     tokenize,
+    vdb,
 )
 from sage.middleware.routers.asgi import ASGIApp
 from sage.middleware.routers.generate import Generate
@@ -121,8 +125,9 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         transport,
         Metrics(),
         settings.llm.limits,
-        settings.data_dir / "collections",
+        settings.data_dir,
         settings.retrieval,
+        settings.services,
     )
 
 
@@ -146,8 +151,10 @@ def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | N
     hot = [hot_route(path, name, endpoint, authenticator) for path, name, endpoint in endpoints]
     hot += ollama_inference.hot_routes(gateway, authenticator)
     app.router.routes.extend(hot)
-    for router in (openai.router, ollama.router, models.router, documents.router, collections.router, health.router):
-        app.include_router(router)
+    for room in (openai, ollama, models, documents, collections, services, health):
+        app.include_router(room.router)
+    for keyed in (kv, vdb, memory):
+        app.router.routes.extend(keyed.router.routes)
     if authenticator is not None:
         app.include_router(auth_routes.router)
     add_pages(app, with_accounts=authenticator is not None)
@@ -171,6 +178,7 @@ def _lifespan(
             follower = asyncio.create_task(authenticator.follow())
         gateway.loop = asyncio.get_running_loop()
         gateway.registry.preload()
+        gateway.services.begin()
         try:
             yield
         finally:

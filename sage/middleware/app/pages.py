@@ -25,6 +25,8 @@ from sage.middleware.routers.cohere import CohereChatRequest, CohereEmbedRequest
 from sage.middleware.routers.collections import NewCollection, ReembedRequest
 from sage.middleware.routers.documents import DeleteRequest, DocumentsRequest
 from sage.middleware.routers.generate import GenerateAnswer, GenerateRequest
+from sage.middleware.routers.kv import EntryWish
+from sage.middleware.routers.memory import MemorySearchRequest, NewMemory
 from sage.middleware.routers.ollama_inference import (
     NDJSON,
     OllamaChatRequest,
@@ -44,6 +46,7 @@ from sage.middleware.routers.tokenize import (
     TokenizeAnswer,
     TokenizeRequest,
 )
+from sage.middleware.routers.vdb import DeleteItems, ItemChange, ItemsRequest, VectorSearchRequest
 
 _STATIC = "/docs/static"
 # The one address of another host in the bundle: a picture beside its maker's name, which hides itself when it is none.
@@ -86,8 +89,19 @@ _HOT: tuple[tuple[str, str, str, str, type[BaseModel], type[BaseModel] | None], 
     ("/search/batch", "search_batch", "Search", "Several searches at once", BatchRequest, BatchReply),
 )
 # Bodies that framework routes read themselves.
-_BODIES: tuple[type[BaseModel], ...] = (NewCollection, ReembedRequest, DocumentsRequest, DeleteRequest)
-
+_BODIES: tuple[type[BaseModel], ...] = (
+    NewCollection,
+    ReembedRequest,
+    DocumentsRequest,
+    DeleteRequest,
+    EntryWish,
+    ItemsRequest,
+    VectorSearchRequest,
+    ItemChange,
+    DeleteItems,
+    NewMemory,
+    MemorySearchRequest,
+)
 
 _TAGS = (
     ("Generate", "The gateway's own, smallest way to an answer."),
@@ -97,6 +111,7 @@ _TAGS = (
     ("vLLM", "vLLM's own additions to OpenAI's API, for every provider that can."),
     ("Models", "What can answer, and what is in memory."),
     ("Search", "Collections of documents, found by their words and by what they mean."),
+    ("Services", "Values by key, vectors, and the memory of agents: each tenant has its own."),
     ("Accounts", "Login, keys and users."),
     ("Operation", "For who runs the gateway."),
 )

@@ -21,6 +21,14 @@ class Scope(StrEnum):
     MODELS_READ = "models:read"
     MODELS_WRITE = "models:write"
     """Load and unload models."""
+    KV = "kv"
+    """Read and write the tenant's entries of the key-value service."""
+    VDB = "vdb"
+    """Read and write the tenant's collections of the vector service."""
+    MEMORY = "memory"
+    """Read and write the tenant's memories, also those of a chat with memory."""
+    SERVICES_READ = "services:read"
+    """Which services live where, with counts of all tenants' calls."""
     ACCOUNT = "account"
     """One's own account and keys."""
     METRICS = "metrics"
@@ -29,7 +37,18 @@ class Scope(StrEnum):
 
 
 ROLES: dict[str, frozenset[Scope]] = {
-    "user": frozenset({Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}),
+    "user": frozenset(
+        {
+            Scope.GENERATE,
+            Scope.SEARCH,
+            Scope.COLLECTIONS_WRITE,
+            Scope.MODELS_READ,
+            Scope.KV,
+            Scope.VDB,
+            Scope.MEMORY,
+            Scope.ACCOUNT,
+        }
+    ),
     "admin": frozenset(Scope),
 }
 

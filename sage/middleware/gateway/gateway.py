@@ -13,6 +13,8 @@ from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.library import Library
+from sage.middleware.gateway.service_plans import Means
+from sage.middleware.gateway.services import GatewayServices
 from sage.middleware.gateway.usage import Metrics, ModelMetrics
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
@@ -22,6 +24,7 @@ from sage.middleware.providers.explain import Explanation
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport
 from sage.middleware.retrieval_settings import Retrieval
+from sage.middleware.services_settings import ServicesSettings
 from sage.middleware.settings import Limits
 
 if TYPE_CHECKING:
@@ -44,14 +47,16 @@ class Gateway:
         transport: Transport,
         metrics: Metrics,
         limits: Limits,
-        collections: Path,
+        data_dir: Path,
         retrieval: Retrieval,
+        services: ServicesSettings,
     ) -> None:
-        """``collections`` is the directory that they lie in."""
+        """``data_dir`` is the directory that collections and the services' stores lie in."""
         self.registry = registry
         self.metrics = metrics
         self.retrieval = retrieval
-        self.library = Library(collections, retrieval, self._models, metrics.retrieval)
+        self.library = Library(data_dir / "collections", retrieval, self._models, metrics.retrieval)
+        self.services = GatewayServices(data_dir, services, Means(self._models, self._generate), metrics.services)
         self.loop: asyncio.AbstractEventLoop | None = None
         """The one that it runs on: collections, which work on threads, ask models by it."""
         self._dispatch = dispatch
@@ -63,6 +68,11 @@ class Gateway:
 
         return RegistryModels(self.door)
 
+    def _generate(self, model: str, messages: list[dict[str, str]]) -> str:
+        from sage.middleware.gateway.generating import generate
+
+        return generate(self.door, model, messages)
+
     def door(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
         """Itself, and the loop that it lives on, for threads that ask its models."""
         if self.loop is None:
@@ -70,8 +80,8 @@ class Gateway:
         return self, self.loop
 
     async def close(self) -> None:
-        """Closes the collections, ends every engine and closes the connections to upstreams."""
-        closing = asyncio.ensure_future(self.library.close())
+        """Closes services and collections, ends every engine and closes the connections to upstreams."""
+        closing = asyncio.gather(self.services.close(), self.library.close())
         await asyncio.wait((closing,), timeout=_PATIENCE)
         await self.registry.close()
         await self._transport.close()  # ends the calls that a collection still waits for

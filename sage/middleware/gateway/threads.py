@@ -54,8 +54,8 @@ class Threads:
             self._changed.notify()
         return future
 
-    def close(self) -> None:
-        """Waits for what runs; what stands in line never begins."""
+    def close(self, timeout: float | None = None) -> None:
+        """Waits for what runs, ``timeout`` seconds at most for each thread; what stands in line never begins."""
         with self._changed:
             self._closed = True
             line = list(self._line)
@@ -64,7 +64,7 @@ class Threads:
         for _, future in line:
             future.cancel()
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout)
 
     def _serve(self) -> None:
         while (found := self._next()) is not None:

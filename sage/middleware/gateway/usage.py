@@ -84,6 +84,37 @@ class RetrievalMetrics:
         self.duration.observe(seconds)
 
 
+class ServiceMetrics:
+    """The metrics of the gateway's services: plain numbers, since they change on one event loop only."""
+
+    __slots__ = ("calls", "durations")
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, int]] = Counter()
+        """By service and status."""
+        self.durations: dict[str, Durations] = {}
+
+    def called(self, service: str, status: int, seconds: float) -> None:
+        self.calls[service, status] += 1
+        found = self.durations.get(service)
+        if found is None:
+            found = self.durations[service] = Durations()
+        found.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        calls = CounterMetricFamily(
+            "sage_service_calls", "Calls of the gateway's services, by their status.", labels=("service", "status")
+        )
+        for (service, status), count in sorted(self.calls.items()):
+            calls.add_metric((service, str(status)), count)
+        duration = HistogramMetricFamily(
+            "sage_service_call_duration_seconds", "From a call of a service to its result.", labels=("service",)
+        )
+        for service, durations in self.durations.items():
+            duration.add_metric((service,), durations.cumulative(), durations.total)
+        yield from (calls, duration)
+
+
 class Metrics(Collector):
     """All models' metrics, in a registry of their own. ``model`` is a label from the configuration.
 
@@ -96,6 +127,7 @@ class Metrics(Collector):
         self._registry.register(self)
         self._by_model: dict[str, ModelMetrics] = {}
         self.retrieval = RetrievalMetrics()
+        self.services = ServiceMetrics()
 
     def of(self, model: str) -> ModelMetrics:
         """The metrics of one model."""
@@ -129,6 +161,7 @@ class Metrics(Collector):
         )
 
         yield from self._retrieval()
+        yield from self.services.collect()
 
     def _retrieval(self) -> Iterator[Metric]:
         own = self.retrieval

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -10,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.admission import check_names
+from sage.middleware.gateway.context import Context, add_context
 from sage.middleware.gateway.gateway import Answering, Gateway
+from sage.middleware.gateway.remembering import MemoryRequest
 from sage.middleware.gateway.searches import SourcesRequest, parse
-from sage.middleware.gateway.sources import Source, add_sources
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
 from sage.middleware.providers.events import payloads, read_usage
 from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json
@@ -40,6 +42,9 @@ class GenerateRequest(BaseModel):
     )
     search: SourcesRequest | None = Field(
         None, description="Answer from sources: documents that this search finds are put before the model."
+    )
+    memory: MemoryRequest | None = Field(
+        None, description="Recall what earlier conversations hold, and store this turn once it is answered."
     )
 
     @model_validator(mode="after")
@@ -83,8 +88,23 @@ class SourceShown(BaseModel):
     score: float
 
 
+class MemoryShown(BaseModel):
+    """A memory that the model was shown; `text` is what it was shown of it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    session_id: str
+    text: str
+    memory_type: str
+    metadata: dict[str, Any]
+    score: float
+    created_at: float
+
+
 class GenerateAnswer(BaseModel):
-    """What ``/generate`` answers with; `sources` where `search` was asked for."""
+    """What ``/generate`` answers with; `sources` where `search` was asked for, `memories` where `memory` was.
+    `warnings` say what of the memory did not work, such as a turn that could not be stored."""
 
     id: str
     model: str
@@ -93,6 +113,8 @@ class GenerateAnswer(BaseModel):
     usage: TokenUsage
     provider: str
     sources: list[SourceShown] | None = None
+    memories: list[MemoryShown] | None = None
+    warnings: list[str] | None = None
 
 
 class Generate:
@@ -105,30 +127,43 @@ class Generate:
         asked = parse_generate(await read_json(receive))
         call = asked.call()
         note(scope, model=call.model)
-        sources = None
-        if asked.search is not None:
-            note(scope, collection=asked.search.collection)
-            sources = await add_sources(self._gateway, caller(scope), call, asked.search)
+        context = Context()
+        if asked.search is not None or asked.memory is not None:
+            if asked.search is not None:
+                note(scope, collection=asked.search.collection)
+            context = await add_context(self._gateway, caller(scope), call, asked.search, asked.memory)
         await respond(
             self._gateway,
             call,
             scope,
             receive,
             send,
-            lambda answer: orjson.dumps(whole_answer(answer, sources)),
-            lambda: _events(sources),
+            lambda answer: _whole(answer, context),
+            lambda: _events(context),
         )
 
 
-def _events(sources: list[Source] | None) -> Events:
-    texts = TextStream(sources)
-    return Events(texts.translate, texts.end)
+def _whole(answer: Answering, context: Context) -> bytes | Awaitable[bytes]:
+    if context.remembering is None:
+        return orjson.dumps(whole_answer(answer, context))
+    return _remembered(answer, context)
+
+
+async def _remembered(answer: Answering, context: Context) -> bytes:
+    whole = whole_answer(answer, context)
+    await context.answered(whole["text"])
+    return orjson.dumps({**whole, **context.warnings()})
+
+
+def _events(context: Context) -> Events:
+    texts = TextStream(context)
+    return Events(texts.translate, texts.end if context.remembering is None else texts.remembered_end)
 
 
 def parse_generate(body: dict[str, Any]) -> GenerateRequest:
     """The validated request; raises :class:`InvalidRequest` that names the first field at fault."""
     if body.get("memory") is not None:
-        raise InvalidRequest("'memory' is not served by this version of the gateway; leave it out", param="memory")
+        body = {**body, "memory": parse(MemoryRequest, body["memory"], "memory")}
     if body.get("search") is not None:
         body = {**body, "search": parse(SourcesRequest, body["search"], "search")}
     if body.get("n") not in (None, 1):
@@ -142,31 +177,31 @@ def parse_generate(body: dict[str, Any]) -> GenerateRequest:
         raise InvalidRequest(f"'{field}': {message}" if field else message, param=field or None) from None
 
 
-def whole_answer(answer: Answering, sources: list[Source] | None = None) -> dict[str, Any]:
-    """``{id, model, text, finish_reason, usage, provider, sources?}`` from a whole chat answer."""
+def whole_answer(answer: Answering, context: Context) -> dict[str, Any]:
+    """``{id, model, text, finish_reason, usage, provider, sources?, memories?}`` from a whole chat answer."""
     chat = orjson.loads(answer.body)
     choice = chat["choices"][0] if chat["choices"] else {}
-    whole = {
+    return {
         "id": chat.get("id") or f"gen-{secrets.token_hex(12)}",
         "model": chat["model"],
         "text": _text(choice["message"].get("content")) if choice else "",
         "finish_reason": choice.get("finish_reason"),
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
+        **context.shown(),
     }
-    if sources is not None:
-        whole["sources"] = sources
-    return whole
 
 
 class TextStream:
     """Turns chat events into ``{"text"}`` events; the last one, from :meth:`end`, has the finish and the usage.
 
-    Sources come before all, in an event of their own whose text is empty.
+    Sources and memories come before all, in an event of their own whose text is empty.
     """
 
-    def __init__(self, sources: list[Source] | None = None) -> None:
-        self._sources = sources
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._first = context.shown()
+        self._pieces: list[str] = []
         self._finish: str | None = None
         self._usage: Any = None
 
@@ -185,19 +220,30 @@ class TextStream:
             text = _text(delta.get("content")) if isinstance(delta, dict) else ""
             if text:
                 pieces.append(text)
+        if self._context.remembering is not None:
+            self._pieces += pieces
         return pieces
 
     def translate(self, events: bytes) -> bytes:
         """The same pieces as events of ``/generate``."""
         written = b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
-        if self._sources is None:
+        if not self._first:
             return written
-        first, self._sources = {"text": "", "sources": self._sources}, None
+        first, self._first = {"text": "", **self._first}, {}
         return b"data: " + orjson.dumps(first) + b"\n\n" + written
 
     def end(self) -> bytes:
-        last = {"text": "", "finish_reason": self._finish, "usage": _usage(self._usage)}
+        last = {"text": "", "finish_reason": self._finish, "usage": _usage(self._usage), **self._context.warnings()}
         return b"data: " + orjson.dumps(last) + b"\n\ndata: [DONE]\n\n"
+
+    async def remembered_end(self) -> bytes:
+        """As :meth:`end`, once the turn is stored."""
+        await self.answered()
+        return self.end()
+
+    async def answered(self) -> None:
+        """Call when the stream is whole."""
+        await self._context.answered("".join(self._pieces))
 
 
 def _text(content: Any) -> str:

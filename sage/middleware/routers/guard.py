@@ -5,11 +5,12 @@ A route whose name the table (`auth/routes.py`) does not know cannot even be mad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 from starlette.routing import Route
 
 from sage.middleware.auth.authenticator import Authenticator
@@ -80,6 +81,21 @@ class GuardedRoute(APIRoute):
             return await handle(request)
 
         return guarded
+
+
+class AnyPathRoute(GuardedRoute):
+    """As :class:`GuardedRoute`, where a ``:path`` parameter may be any text: the framework's own leaves out the line
+    end that a key ends with, and knows no other. A router of these is added as its routes (``app.router.routes``): of
+    one that is included, the framework makes the patterns anew."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
+
+
+def any_path_router(tag: str) -> APIRouter:
+    """A router of :class:`AnyPathRoute`."""
+    return APIRouter(route_class=AnyPathRoute, tags=[tag], generate_unique_id_function=lambda route: route.name)
 
 
 def hot_route(path: str, name: str, app: ASGIApp, authenticator: Authenticator | None) -> Route:

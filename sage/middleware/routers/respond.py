@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sage.errors import SageError
 from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import Call
 from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, send_json, watch
-from sage.middleware.routers.streaming import EVENTS, Translate, stream
+from sage.middleware.routers.streaming import EVENTS, End, Translate, stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Events:
     """How a surface with a wire of its own writes a stream: see :func:`sage.middleware.routers.streaming.stream`."""
 
     translate: Translate
-    end: Callable[[], bytes] | None = None
+    end: End | None = None
     broken: Callable[[SageError], bytes] | None = None
     media_type: bytes = EVENTS
 
@@ -28,7 +28,7 @@ async def respond(
     scope: Scope,
     receive: Receive,
     send: Send,
-    whole: Callable[[Answering], bytes] | None = None,
+    whole: Callable[[Answering], bytes | Awaitable[bytes]] | None = None,
     events: Callable[[], Events] | None = None,
 ) -> None:
     """Answers ``call``: ``whole`` makes the body of an answer that is no stream, ``events`` those of one that is.
@@ -39,7 +39,11 @@ async def respond(
         async with gateway.call(caller(scope), call) as answer:
             note(scope, deployment=answer.deployment)
             if not call.stream:
-                await send_json(send, answer.body if whole is None else whole(answer), answer.headers())
+                if whole is None:
+                    await send_json(send, answer.body, answer.headers())
+                else:
+                    body = whole(answer)
+                    await send_json(send, body if isinstance(body, bytes) else await body, answer.headers())
             elif events is None:
                 await stream(answer, scope, send, watching)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import orjson
 
@@ -15,6 +15,7 @@ from sage.middleware.routers.asgi import Headers, Scope, Send, note
 EVENTS = b"text/event-stream; charset=utf-8"
 _ALIVE = b":\n\n"  # a comment, which clients pass over
 Translate = Callable[[bytes], bytes]
+End = Callable[[], bytes | Awaitable[bytes]]
 
 
 async def stream(
@@ -23,7 +24,7 @@ async def stream(
     send: Send,
     watching: Watch,
     translate: Translate | None = None,
-    end: Callable[[], bytes] | None = None,
+    end: End | None = None,
     broken: Callable[[SageError], bytes] | None = None,
     media_type: bytes = EVENTS,
 ) -> None:
@@ -43,7 +44,8 @@ async def stream(
                 break
             events = await answer.more()
         if end is not None:
-            await send_events(send, end())
+            last = end()
+            await send_events(send, last if isinstance(last, bytes) else await last)
         watching.stop()
         await answer.drain()
     except SageError as error:

@@ -1,0 +1,19 @@
+"""An environment on Ray: its services, and the functions of its pipelines, are actors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sage.api.local_environment import LocalEnvironment
+
+
+class RayEnvironment(LocalEnvironment):
+    """As :class:`LocalEnvironment`, with the same calls; ``config["ray"]`` says on which Ray
+    (:class:`sage.kernels.runtime.ray_cluster.RayCluster`), without one on one of its own on this machine.
+
+    What a service keeps in its memory ends with its actor: give it a durable backend. Extra: ``ray``.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any] | None = None, *, platform: str = "ray") -> None:
+        super().__init__(name, config, platform=platform)

@@ -1,0 +1,54 @@
+"""Models of the registry for threads that want one answer's text: the memory service's, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from sage.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.watch import Watch
+from sage.middleware.providers.base import Call, Operation
+
+_WITHIN = 300.0
+"""Seconds of one answer, with what comes before it (a local model that has to be loaded)."""
+_PRINCIPAL = Principal("memory service", "local", frozenset({Scope.GENERATE}))
+
+
+def generate(
+    door: Callable[[], tuple[Gateway, asyncio.AbstractEventLoop]], model: str, messages: Sequence[dict[str, Any]]
+) -> str:
+    """The text that ``model`` answers with. Blocks; for a thread that runs no event loop. Raises what the call does."""
+    gateway, loop = door()
+    call = Call(Operation.CHAT, {"model": model, "messages": list(messages)}, model)
+    asking = _ask(gateway, call)
+    try:
+        future = asyncio.run_coroutine_threadsafe(asking, loop)
+    except RuntimeError:  # the loop was closed meanwhile
+        asking.close()
+        raise Unavailable("the gateway was stopped while a memory waited for a model") from None
+    try:
+        return future.result(_WITHIN)
+    except concurrent.futures.CancelledError:
+        raise Unavailable("the gateway was stopped while a memory waited for a model") from None
+    except TimeoutError:
+        raise DeadlineExceeded(f"model '{model}' did not answer the memory service within {_WITHIN:g} s") from None
+    finally:
+        future.cancel()
+
+
+async def _ask(gateway: Gateway, call: Call) -> str:
+    with Watch(call):
+        async with gateway.call(_PRINCIPAL, call) as answer:
+            try:
+                text = orjson.loads(answer.body)["choices"][0]["message"]["content"]
+            except (ValueError, LookupError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise UpstreamFailed(f"model '{call.model}' answered with no text", code="upstream_nonsense")
+            return text

@@ -1,0 +1,231 @@
+"""``/memory``: the memory service, in the caller's tenant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.errors import InvalidRequest
+from sage.middleware.gateway.searches import ModelName, parse
+from sage.middleware.gateway.service_views import MemoryView
+from sage.middleware.retrieval_settings import MAX_QUERY
+from sage.middleware.routers.asgi import read_json
+from sage.middleware.routers.described import json_body
+from sage.middleware.routers.guard import any_path_router
+from sage.middleware.routers.kv import Cleared, Deleted, check_size, reply
+from sage.middleware.routers.openai import Caller, TheGateway
+
+router = any_path_router("Services")
+_MAX_NAME = 256
+
+
+class _Scoped(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    user: str | None = Field(None, min_length=1, max_length=_MAX_NAME, description="Whose memory it is.")
+    agent: str | None = Field(None, min_length=1, max_length=_MAX_NAME, description="Which agent's memory it is.")
+
+
+class NewMemory(_Scoped):
+    """What is to be remembered. The same text twice adds nothing and answers with the `id` that it has."""
+
+    session_id: str = Field(min_length=1, max_length=_MAX_NAME)
+    content: str = Field(min_length=1)
+    vector: list[float] | None = Field(None, description="In place of one that the embedder makes.")
+    memory_type: str = Field("conversation", min_length=1, max_length=_MAX_NAME)
+    metadata: dict[str, Any] | None = None
+    ttl: float | None = Field(None, gt=0, description="Seconds after which it is forgotten.")
+    supersedes: str | None = Field(None, description="The memory that this one corrects; both are kept.")
+    idempotency_key: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
+
+
+class MemoryStored(BaseModel):
+    """The memory's id."""
+
+    id: str
+
+
+class MemorySearchRequest(_Scoped):
+    """By text, by vector, or by both."""
+
+    query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
+    vector: list[float] | None = None
+    session_id: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
+    memory_type: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
+    limit: int = Field(10, ge=1)
+    score_threshold: float | None = None
+    filter: dict[str, Any] | None = Field(None, description="On metadata, as in `/search`.")
+    as_of: float | None = Field(None, description="What was held then, in Unix seconds.")
+    explain: bool = False
+    recency: float = Field(0.0, ge=0)
+    importance: float = Field(0.0, ge=0)
+    diversity: float = Field(0.0, ge=0, le=1)
+    rerank: ModelName | None = None
+
+
+class MemoryFound(BaseModel):
+    """Of `score`, higher is nearer; `created_at` is in Unix seconds."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    session_id: str
+    content: str
+    memory_type: str
+    metadata: dict[str, Any]
+    score: float
+    created_at: float
+
+
+class MemoriesFound(BaseModel):
+    """The nearest first."""
+
+    results: list[MemoryFound]
+
+
+class Remembered(BaseModel):
+    """One memory."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    session_id: str
+    content: str
+    memory_type: str
+    metadata: dict[str, Any]
+    created_at: float
+
+
+class Session(BaseModel):
+    """What is known of a session."""
+
+    model_config = ConfigDict(extra="allow")
+
+    session_id: str
+
+
+class SessionShown(Session):
+    """A session and a page of its memories, in the order in which they came."""
+
+    memories: list[Remembered]
+    next: str | None
+
+
+class Sessions(BaseModel):
+    """Sessions; `next` is the `after` of the next page, and null at the last."""
+
+    sessions: list[Session]
+    next: str | None
+
+
+class History(BaseModel):
+    """What a memory superseded and what superseded it, the oldest first."""
+
+    history: list[Remembered]
+
+
+def _view(gateway: TheGateway, principal: Caller) -> MemoryView:
+    return MemoryView(gateway.services, principal)
+
+
+def _scope(
+    user: Annotated[str | None, Query(min_length=1, max_length=_MAX_NAME, description="Whose memory.")] = None,
+    agent: Annotated[str | None, Query(min_length=1, max_length=_MAX_NAME, description="Which agent's.")] = None,
+) -> dict[str, str]:
+    return {name: value for name, value in (("user", user), ("agent", agent)) if value is not None}
+
+
+TheMemory = Annotated[MemoryView, Depends(_view)]
+TheScope = Annotated[dict[str, str], Depends(_scope)]
+
+
+@router.post(
+    "/memory",
+    name="memory_store",
+    response_model=MemoryStored,
+    openapi_extra=json_body(NewMemory, {"session_id": "s1", "content": "I prefer tea to coffee."}),
+)
+async def store_memory(
+    request: Request,
+    memory: TheMemory,
+    idempotency_key: Annotated[str | None, Header(description="As the field of that name.")] = None,
+) -> Response:
+    """Stores a memory; found by every search from then on."""
+    wish = parse(NewMemory, await read_json(request.receive))
+    check_size(wish.content, memory.limits.max_value, "content")
+    check_size(wish.metadata, memory.limits.max_value, "metadata")
+    fields = wish.model_dump(exclude_none=True)
+    if idempotency_key:
+        fields.setdefault("idempotency_key", idempotency_key)
+    return reply({"id": await memory.store(**fields)})
+
+
+@router.post(
+    "/memory/search",
+    name="memory_search",
+    response_model=MemoriesFound,
+    openapi_extra=json_body(MemorySearchRequest, {"query": "What do I drink?", "limit": 3}),
+)
+async def search_memories(request: Request, memory: TheMemory) -> Response:
+    """The memories nearest to a text or a vector; without `session_id` those of every session of the scope."""
+    wish = parse(MemorySearchRequest, await read_json(request.receive))
+    if wish.query is None and wish.vector is None:
+        raise InvalidRequest("give a 'query', or a 'vector'", param="query")
+    return reply({"results": await memory.search(**wish.model_dump(exclude_none=True))})
+
+
+@router.get("/memory/sessions", name="memory_sessions", response_model=Sessions)
+async def list_sessions(memory: TheMemory, scope: TheScope, limit: int = 100, after: str | None = None) -> Response:
+    """The sessions that have memories."""
+    found, following = await memory.sessions(limit, after, **scope)
+    return reply({"sessions": found, "next": following})
+
+
+@router.get("/memory/sessions/{session:path}", name="memory_session", response_model=SessionShown)
+async def show_session(
+    session: str,
+    memory: TheMemory,
+    scope: TheScope,
+    limit: int = 100,
+    after: str | None = None,
+    memory_type: str | None = None,
+) -> Response:
+    """One session: what is known of it, and its memories."""
+    told = await memory.session(session, **scope)
+    turns, following = await memory.turns(session, limit, after, memory_type, **scope)
+    return reply({**told, "session_id": session, "memories": turns, "next": following})
+
+
+@router.delete("/memory/sessions/{session:path}", name="memory_clear_session", response_model=Cleared)
+async def clear_session(session: str, memory: TheMemory, scope: TheScope) -> Response:
+    """Forgets a session: no trace of its memories is left."""
+    if not session:
+        raise InvalidRequest("name the session: /memory/sessions/{session}", param="session")
+    return reply({"deleted": await memory.clear_session(session, **scope)})
+
+
+@router.get("/memory/{id}/history", name="memory_history", response_model=History)
+async def show_history(id: str, memory: TheMemory, scope: TheScope) -> Response:
+    """The corrections that a memory is part of."""
+    return reply({"history": await memory.history(id, **scope)})
+
+
+@router.post("/memory/{id}/restore", name="memory_restore", response_model=MemoryStored)
+async def restore_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
+    """Makes a memory that was superseded hold again."""
+    return reply({"id": await memory.restore(id, **scope)})
+
+
+@router.get("/memory/{id}", name="memory_get", response_model=Remembered)
+async def get_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
+    """One memory, whether it still holds or was superseded."""
+    return reply(await memory.get(id, **scope))
+
+
+@router.delete("/memory/{id}", name="memory_delete", response_model=Deleted)
+async def delete_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
+    """Forgets a memory: no trace of it is left."""
+    return reply({"deleted": await memory.delete(id, **scope)})

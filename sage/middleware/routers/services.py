@@ -1,0 +1,59 @@
+"""``/services``: which services live, here and in other environments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from sage.middleware.routers.guard import GuardedRoute
+from sage.middleware.routers.openai import TheGateway
+
+router = APIRouter(route_class=GuardedRoute, tags=["Services"])
+
+
+class ServiceState(BaseModel):
+    """A service. `state`: stopped (it starts when it is needed), setup, running, stopping or failed, which `error` says
+    the cause of. `statistics`: calls, errors and latency of all tenants together, and the queue. `kind`: whether it
+    belongs to a gateway or to an environment of tasks; `node` is one run of that."""
+
+    name: str
+    class_: str | None = Field(None, alias="class")
+    state: str
+    host: str
+    replicas: int
+    methods: list[str]
+    health: dict[str, Any] | None = None
+    statistics: dict[str, Any] | None = None
+    error: str | None = None
+    environment: str
+    node: str
+    kind: str
+
+
+class ServiceStates(BaseModel):
+    """This gateway's services first; `warnings` say what could not be asked."""
+
+    services: list[ServiceState]
+    warnings: list[str] = []
+
+
+@router.get("/services", name="services_list", response_model=ServiceStates)
+async def list_services(gateway: TheGateway) -> JSONResponse:
+    """The services of this gateway, and those that others announce."""
+    found, warnings = await gateway.services.describe()
+    return JSONResponse({"services": found, "warnings": warnings})
+
+
+@router.get("/services/{name}", name="services_show", response_model=ServiceState)
+async def show_service(
+    name: str,
+    gateway: TheGateway,
+    environment: Annotated[
+        str | None, Query(description="Of that environment; else this gateway's goes first.")
+    ] = None,
+) -> JSONResponse:
+    """One service."""
+    return JSONResponse(await gateway.services.find(name, environment))

@@ -1,0 +1,256 @@
+"""``/vdb``: the vector service, in the caller's tenant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage.errors import InvalidRequest
+from sage.middleware.gateway.searches import parse
+from sage.middleware.gateway.service_views import VDBView
+from sage.middleware.retrieval_settings import MAX_QUERY
+from sage.middleware.routers.asgi import note, parse_object, read_body, read_json
+from sage.middleware.routers.described import json_body
+from sage.middleware.routers.guard import any_path_router
+from sage.middleware.routers.kv import Cleared, Deleted, reply
+from sage.middleware.routers.openai import Caller, TheGateway
+
+router = any_path_router("Services")
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class NewItem(BaseModel):
+    """An item; one with the `id` of another replaces it. Without an `id` it gets one. `text` may be left out where
+    there is a vector, and the vector where the service has an embedder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = Field(None, max_length=512)
+    vector: list[float] | None = None
+    metadata: dict[str, Any] | None = None
+    text: str | None = None
+
+
+class ItemsRequest(BaseModel):
+    """Items to add or replace: all of them, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[NewItem]
+
+
+class ItemsWritten(BaseModel):
+    """The items' ids, in the order of the request."""
+
+    ids: list[str]
+
+
+class VectorSearchRequest(BaseModel):
+    """A vector, a text, or both; `where` is a filter on metadata and acts before the best are chosen."""
+
+    model_config = _STRICT
+
+    vector: list[float] | None = None
+    text: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
+    n_results: int = Field(10, ge=1)
+    where: dict[str, Any] | None = None
+    mode: Literal["hybrid", "dense", "bm25"] | None = Field(None, description="None: by what is given.")
+
+
+class ItemFound(BaseModel):
+    """Of `score`, higher is nearer."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
+    text: str
+
+
+class ItemsFound(BaseModel):
+    """The nearest first."""
+
+    results: list[ItemFound]
+
+
+class Item(BaseModel):
+    """An item as it is stored; its `vector` comes with `?vector=true`."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    vector: list[float] | None = None
+
+
+class ItemPage(BaseModel):
+    """Items in the order in which they came; `cursor` gives the next page, and is null at the last."""
+
+    items: list[Item]
+    cursor: str | None
+
+
+class ItemChange(BaseModel):
+    """What is to be changed: `metadata` as a whole."""
+
+    model_config = _STRICT
+
+    vector: list[float] | None = None
+    metadata: dict[str, Any] | None = None
+    text: str | None = None
+
+
+class DeleteItems(BaseModel):
+    """Which items: by `ids`, or by `where` on metadata."""
+
+    model_config = _STRICT
+
+    ids: list[str] | None = Field(None, min_length=1)
+    where: dict[str, Any] | None = None
+
+
+class VectorCollections(BaseModel):
+    """The names of the tenant's collections."""
+
+    collections: list[str]
+
+
+def _view(gateway: TheGateway, principal: Caller) -> VDBView:
+    return VDBView(gateway.services, principal)
+
+
+TheVDB = Annotated[VDBView, Depends(_view)]
+WithVector = Annotated[bool, Query(description="With its vector.")]
+
+
+@router.get("/vdb", name="vdb_collections", response_model=VectorCollections)
+async def list_collections(vdb: TheVDB) -> Response:
+    """The tenant's collections of vectors."""
+    return reply({"collections": await vdb.collections()})
+
+
+@router.post(
+    "/vdb/{collection}",
+    name="vdb_add",
+    response_model=ItemsWritten,
+    openapi_extra=json_body(ItemsRequest, {"items": [{"id": "1", "vector": [0.1, 0.2], "metadata": {"lang": "en"}}]}),
+)
+async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: TheGateway) -> Response:
+    """Adds items, or replaces those of the same `id`; a collection that is not there is made."""
+    note(request.scope, collection=collection)
+    body = await read_body(request.receive)
+    items = await gateway.services.read(lambda: _items(body, vdb.limits.max_items))
+    return reply({"ids": await vdb.add(collection, items)})
+
+
+@router.post(
+    "/vdb/{collection}/search",
+    name="vdb_search",
+    response_model=ItemsFound,
+    openapi_extra=json_body(VectorSearchRequest, {"vector": [0.1, 0.2], "n_results": 3, "where": {"lang": "en"}}),
+)
+async def search_items(collection: str, request: Request, vdb: TheVDB) -> Response:
+    """The items nearest to a vector or a text."""
+    note(request.scope, collection=collection)
+    wish = parse(VectorSearchRequest, await read_json(request.receive))
+    if wish.vector is None and wish.text is None:
+        raise InvalidRequest("give a 'vector', or a 'text'", param="vector")
+    found = await vdb.search(collection, wish.vector, wish.n_results, wish.where, wish.text, wish.mode)
+    return reply({"results": found})
+
+
+@router.post(
+    "/vdb/{collection}/delete",
+    name="vdb_delete_many",
+    response_model=Cleared,
+    openapi_extra=json_body(DeleteItems, {"ids": ["1"]}),
+)
+async def delete_items(collection: str, request: Request, vdb: TheVDB) -> Response:
+    """Deletes items by id or by filter. Ids that are not there are passed over."""
+    note(request.scope, collection=collection)
+    wish = parse(DeleteItems, await read_json(request.receive))
+    if (wish.ids is None) == (wish.where is None):
+        raise InvalidRequest("give either 'ids' or 'where'", param="ids")
+    return reply({"deleted": await vdb.delete(collection, wish.ids, wish.where)})
+
+
+@router.get("/vdb/{collection}", name="vdb_list", response_model=ItemPage)
+async def list_items(
+    collection: str,
+    vdb: TheVDB,
+    limit: int = 100,
+    cursor: str | None = None,
+    where: Annotated[str | None, Query(description='As JSON: `{"lang": "en"}`.')] = None,
+    vector: WithVector = False,
+) -> Response:
+    """A page of a collection's items, in the order in which they came."""
+    condition = filter_of(where, "where") if where is not None else None
+    return reply(await vdb.page(collection, condition, limit, cursor, vector))
+
+
+@router.delete("/vdb/{collection}", name="vdb_drop", status_code=204)
+async def drop_collection(collection: str, request: Request, vdb: TheVDB) -> None:
+    """Deletes a collection with all its items."""
+    note(request.scope, collection=collection)
+    await vdb.drop(collection)
+
+
+@router.get("/vdb/{collection}/{id:path}", name="vdb_get", response_model=Item)
+async def get_item(collection: str, id: str, vdb: TheVDB, vector: WithVector = False) -> Response:
+    """One item by its id, which may contain `/`."""
+    return reply(await vdb.get(collection, id, vector))
+
+
+@router.patch(
+    "/vdb/{collection}/{id:path}",
+    name="vdb_update",
+    response_model=Item,
+    openapi_extra=json_body(ItemChange, {"metadata": {"lang": "zh"}}),
+)
+async def update_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
+    """Changes what is given of one item; the item as it is then."""
+    note(request.scope, collection=collection)
+    wish = parse(ItemChange, await read_json(request.receive))
+    changes = {name: getattr(wish, name) for name in wish.model_fields_set if getattr(wish, name) is not None}
+    if not changes:
+        raise InvalidRequest("give 'vector', 'metadata' or 'text' to change")
+    await vdb.update(collection, id, changes)
+    return reply(await vdb.get(collection, id, False))
+
+
+@router.delete("/vdb/{collection}/{id:path}", name="vdb_delete", response_model=Deleted)
+async def delete_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
+    """Deletes one item by its id."""
+    note(request.scope, collection=collection)
+    return reply({"deleted": bool(await vdb.delete(collection, [id]))})
+
+
+def filter_of(text: str, param: str) -> dict[str, Any]:
+    """The filter in a query parameter. Raises :class:`InvalidRequest`."""
+    try:
+        return parse_object(text.encode())
+    except InvalidRequest:
+        raise InvalidRequest(f'\'{param}\' must be a JSON object such as {{"lang": "en"}}', param=param) from None
+
+
+def _items(body: bytes, most: int) -> list[dict[str, Any]]:
+    """The items of a body, whose vectors the service checks: pydantic would take seconds for thousands of them."""
+    given = parse_object(body)
+    unknown = next((name for name in given if name != "items"), None)
+    if unknown is not None:
+        raise InvalidRequest(f"unknown field '{unknown}'; give 'items'", param=unknown)
+    items = given.get("items")
+    if not isinstance(items, list):
+        raise InvalidRequest("'items' must be a list such as [{\"vector\": [0.1, 0.2]}]", param="items")
+    if len(items) > most:
+        raise InvalidRequest(
+            f"'items' holds {len(items)}; one request may hold {most} (services.limits.max_items)", param="items"
+        )
+    for place, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidRequest(f"items[{place}] must be an object", param="items")
+        unknown = next((name for name in item if name not in NewItem.model_fields), None)
+        if unknown is not None:
+            raise InvalidRequest(f"items[{place}]: unknown field '{unknown}'", param=f"items[{place}].{unknown}")
+    return items
