@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any, Final, Protocol
 
 from sage.errors import Conflict, InvalidRequest
 
+MAX_KEY = 1024
+"""Characters of a key."""
+_LAST = chr(sys.maxunicode)
 MISSING: Final = object()
 """Instead of a value: there is none."""
 
@@ -50,12 +54,16 @@ def encode(value: Any) -> bytes:
     """
     if isinstance(value, bytes):
         return b"b" + value
-    _check_json(value)
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
     try:
+        _check_json(value)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
         return b"j" + text.encode()
     except UnicodeEncodeError:
         raise InvalidRequest("the value has a lone surrogate, which is no text", param="value") from None
+    except RecursionError:
+        raise InvalidRequest("the value is nested too deep, or holds itself", param="value") from None
+    except ValueError as exc:  # a whole number of thousands of digits
+        raise InvalidRequest(f"the value cannot be written as JSON: {exc}", param="value") from None
 
 
 def decode(stored: bytes) -> Any:
@@ -91,6 +99,18 @@ def added(key: str, value: Any, amount: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise Conflict(f"the value of '{key}' is no whole number, and nothing can be added to it", param="key")
     return value + amount
+
+
+def following(prefix: str) -> str:
+    """A text greater than each key that begins with ``prefix``, and than no other that is greater than those.
+
+    Texts are ordered by code points, as SQLite and Python do.
+    """
+    stem = prefix.rstrip(_LAST)
+    if not stem:
+        return _LAST * (MAX_KEY + 1)
+    last = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # between them: surrogates, which are no text
 
 
 def page(keys: list[str], after: str | None, limit: int | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +9,22 @@ from typing import Any
 
 from sage.errors import InvalidRequest, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.service.kv.backends import MISSING, Backend
+from sage.service.kv.backends import MAX_KEY, MISSING, Backend
 from sage.service.kv.memory_backend import MemoryBackend
 
 DEFAULT_TENANT = "default"
 BACKENDS = ("memory", "sqlite", "redis")
-MAX_KEY = 1024
-"""Characters of a key."""
+MAX_TTL = 1e10
+"""Seconds, some three centuries."""
+_MAX_LIMIT = 2**63 - 1
 
 
 class KVService(BaseServiceTask):
     """``backend_type``: ``memory``, ``sqlite`` (a file in ``persist_directory``, durable once a write has returned) or
     ``redis`` (at ``redis_url``, every key under ``prefix``; its database is never flushed).
 
-    In memory values are any objects, kept by reference; elsewhere JSON (tuples come back as lists) or bytes.
+    In memory values are any objects, kept by reference and compared by ``==`` (of one type); elsewhere JSON (tuples
+    come back as lists), compared as such, or bytes.
     ``max_size``: entries of a tenant, of which the least recently used go first (not on Redis: its server's
     ``maxmemory`` decides). ``ttl_seconds``: how long an entry lives that was given no ``ttl``; none: for ever. Every
     method stays inside its ``tenant``. Keys are texts of 1 to 1,024 characters, whatever they hold.
@@ -103,16 +104,16 @@ class KVService(BaseServiceTask):
 
     def get(self, key: str, default: Any = None, *, tenant: str = DEFAULT_TENANT) -> Any:
         """The value, or ``default``."""
-        found = (self._backend or self._open()).get(tenant, _checked(key))
+        found = (self._backend or self._open()).get(tenant, _checked(key, tenant))
         return default if found is MISSING else found
 
     def put(self, key: str, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> None:
         """Sets the value, which lives ``ttl`` seconds."""
-        self._open().put(tenant, _checked(key), value, self._lives(ttl))
+        self._open().put(tenant, _checked(key, tenant), value, self._lives(ttl))
 
     def delete(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
         """Whether it was there."""
-        return self._open().delete(tenant, _checked(key))
+        return self._open().delete(tenant, _checked(key, tenant))
 
     def list_keys(
         self,
@@ -125,31 +126,34 @@ class KVService(BaseServiceTask):
         """Keys that begin with ``prefix``, taken literally, in order; ``after``: those that follow that key."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InvalidRequest("'limit' must be a whole number from 1", param="limit")
-        return self._open().keys(tenant, _checked_prefix(prefix), after, limit)
+        if after is not None and not isinstance(after, str):
+            raise InvalidRequest(f"'after' must be a key, not {after!r:.80}", param="after")
+        most = None if limit is None else min(limit, _MAX_LIMIT)
+        return self._open().keys(_named(tenant), _checked_prefix(prefix), after and _whole(after), most)
 
     def clear(self, prefix: str = "", *, tenant: str = DEFAULT_TENANT) -> int:
         """Deletes the tenant's entries whose keys begin with ``prefix``; how many there were."""
-        return self._open().clear(tenant, _checked_prefix(prefix))
+        return self._open().clear(_named(tenant), _checked_prefix(prefix))
 
     def size(self, *, tenant: str = DEFAULT_TENANT) -> int:
         """How many entries the tenant has."""
-        return self._open().size(tenant)
+        return self._open().size(_named(tenant))
 
     def exists(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
-        return self._open().exists(tenant, _checked(key))
+        return self._open().exists(tenant, _checked(key, tenant))
 
     def incr(self, key: str, amount: int = 1, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> int:
         """Adds to a whole number; an entry that is not there begins at 0 and lives ``ttl`` seconds. Raises
         :class:`sage.errors.Conflict` when the value is no whole number."""
         if isinstance(amount, bool) or not isinstance(amount, int):
             raise InvalidRequest("'amount' must be a whole number", param="amount")
-        return self._open().incr(tenant, _checked(key), amount, self._lives(ttl))
+        return self._open().incr(tenant, _checked(key, tenant), amount, self._lives(ttl))
 
     def compare_and_set(
         self, key: str, expected: Any, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT
     ) -> bool:
         """Whether the value was ``expected`` (``None``: not there, or ``None``) and is ``value`` now."""
-        backend, key, lives = self._open(), _checked(key), self._lives(ttl)
+        backend, key, lives = self._open(), _checked(key, tenant), self._lives(ttl)
         if expected is None and backend.compare_and_set(tenant, key, MISSING, value, lives):
             return True
         return backend.compare_and_set(tenant, key, expected, value, lives)
@@ -164,30 +168,38 @@ def create_kv_service_factory(**options: Any) -> ServiceFactory:
     return ServiceFactory.checked(KVService, options)
 
 
-def _checked(key: Any) -> str:
+def _checked(key: Any, tenant: Any) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
         told = f"one of {len(key):,}" if isinstance(key, str) else f"{key!r:.80}"
         raise InvalidRequest(f"a key must be a text of 1 to {MAX_KEY:,} characters, not {told}", param="key")
+    if not isinstance(tenant, str) or not tenant.isascii():
+        _named(tenant)
     return key if key.isascii() else _whole(key)
+
+
+def _named(tenant: Any) -> str:
+    if not isinstance(tenant, str):
+        raise InvalidRequest(f"'tenant' must be a text, not {tenant!r:.80}", param="tenant")
+    return _whole(tenant, "tenant")
 
 
 def _checked_prefix(prefix: Any) -> str:
     if not isinstance(prefix, str):
         raise InvalidRequest(f"'prefix' must be a text, not {prefix!r:.80}", param="prefix")
-    return _whole(prefix)
+    return _whole(prefix, "prefix")
 
 
-def _whole(text: str) -> str:
+def _whole(text: str, what: str = "key") -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("the key has a lone surrogate, which is no text", param="key") from None
+        raise InvalidRequest(f"the {what} has a lone surrogate, which is no text", param=what) from None
     return text
 
 
 def _checked_ttl(ttl: Any, param: str) -> float | None:
     if ttl is None:
         return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
-        raise InvalidRequest(f"'{param}' must be a number of seconds above 0", param=param)
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL:
+        raise InvalidRequest(f"'{param}' must be a number of seconds above 0, {MAX_TTL:.0e} at most", param=param)
     return float(ttl)

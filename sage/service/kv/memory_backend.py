@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import OrderedDict
@@ -10,8 +11,10 @@ from typing import Any
 
 from sage.service.kv.backends import MISSING, added, page
 
-_SWEEP = 1024
-"""Writes to a tenant between two sweeps of what has expired."""
+_SOME = 16
+"""Expired entries that one write takes away at most, so that none of them waits for many."""
+_SPARE = 1024
+"""Ends of replaced entries that are kept at least, before they are sorted out."""
 Entry = tuple[Any, float | None]
 """A value, and when it ends."""
 
@@ -24,7 +27,8 @@ class MemoryBackend:
         self._clock = clock
         self._lock = threading.Lock()
         self._tenants: dict[str, OrderedDict[str, Entry]] = {}
-        self._writes = 0
+        self._ends: list[tuple[float, str, str]] = []  # a heap; also of entries that were replaced since
+        self._most_ends = _SPARE
 
     def get(self, tenant: str, key: str) -> Any:
         with self._lock:
@@ -57,24 +61,39 @@ class MemoryBackend:
         if entries is None:
             entries = self._tenants[tenant] = OrderedDict()
         entries[key] = (value, end)
-        self._writes += 1
+        if end is not None:
+            self._note_end(end, tenant, key)
         if self._max_size is not None:
             entries.move_to_end(key)
             if len(entries) > self._max_size:
-                self._sweep(tenant)
+                self._sweep()
                 while len(entries) > self._max_size:
                     entries.popitem(last=False)
-        if self._writes % _SWEEP == 0:
-            for name in list(self._tenants):
-                self._sweep(name)
+        elif self._ends:
+            self._sweep(_SOME)
 
-    def _sweep(self, tenant: str) -> None:
-        now = self._clock()
-        entries = self._tenants[tenant]
-        for key in [key for key, (_, end) in entries.items() if end is not None and end <= now]:
-            del entries[key]
-        if not entries:
-            del self._tenants[tenant]
+    def _note_end(self, end: float, tenant: str, key: str) -> None:
+        heapq.heappush(self._ends, (end, tenant, key))
+        if len(self._ends) > self._most_ends:
+            self._ends = [
+                (ends, name, key)
+                for name, entries in self._tenants.items()
+                for key, (_, ends) in entries.items()
+                if ends is not None
+            ]
+            heapq.heapify(self._ends)
+            self._most_ends = 2 * len(self._ends) + _SPARE
+
+    def _sweep(self, most: int | None = None) -> None:
+        """Takes expired entries away, ``most`` of them."""
+        now, ends = self._clock(), self._ends
+        while ends and ends[0][0] <= now and most != 0:
+            _, tenant, key = heapq.heappop(ends)
+            entries = self._tenants.get(tenant)
+            entry = entries.get(key) if entries is not None else None
+            if entry is not None and entry[1] is not None and entry[1] <= now:
+                self._drop(tenant, key)
+            most = None if most is None else most - 1
 
     def delete(self, tenant: str, key: str) -> bool:
         with self._lock:
@@ -88,9 +107,7 @@ class MemoryBackend:
             return page(self._keys(tenant, prefix), after, limit)
 
     def _keys(self, tenant: str, prefix: str) -> list[str]:
-        if tenant not in self._tenants:
-            return []
-        self._sweep(tenant)
+        self._sweep()
         return [key for key in self._tenants.get(tenant, ()) if key.startswith(prefix)]
 
     def clear(self, tenant: str, prefix: str) -> int:
@@ -102,7 +119,8 @@ class MemoryBackend:
 
     def size(self, tenant: str) -> int:
         with self._lock:
-            return len(self._keys(tenant, ""))
+            self._sweep()
+            return len(self._tenants.get(tenant, ()))
 
     def exists(self, tenant: str, key: str) -> bool:
         return self.get(tenant, key) is not MISSING
@@ -130,6 +148,7 @@ class MemoryBackend:
     def close(self) -> None:
         with self._lock:
             self._tenants.clear()
+            self._ends.clear()
 
 
 def _same(found: Any, expected: Any) -> bool:

@@ -37,14 +37,14 @@ return 1
 
 class RedisBackend:
     """Keys are ``prefix``, the tenant percent-encoded, ``:``, the key. How many entries there may be, the server says
-    (``maxmemory``)."""
+    (``maxmemory``). Listing, clearing and counting scan its database."""
 
     def __init__(self, url: str, prefix: str) -> None:
         try:
             import redis
         except ImportError:
             raise MissingExtra("the key-value service on Redis", "redis") from None
-        self._failures = (redis.RedisError, OSError)
+        self._refusals, self._failures = redis.ResponseError, (redis.RedisError, OSError)
         try:
             self._client = redis.Redis.from_url(
                 url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=None, health_check_interval=30
@@ -62,6 +62,8 @@ class RedisBackend:
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except self._refusals as exc:  # no memory left, read only, not allowed…
+            raise Unavailable(f"the Redis of the key-value service refuses: {exc}", code="kv_unavailable") from exc
         except self._failures as exc:  # its address may hold a password, and is not told
             raise Unavailable(
                 f"the Redis of the key-value service does not answer ({type(exc).__name__}); is it running, and does "

@@ -6,12 +6,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
-from sage.errors import SageError, Unavailable
-from sage.service.kv.backends import MISSING, added, decode, encode
+from sage.errors import Unavailable
+from sage.service.kv.backends import MISSING, added, decode, encode, following
 
 _BUSY = 10.0
 """Seconds that a write waits for other processes."""
@@ -24,6 +24,12 @@ CREATE TABLE IF NOT EXISTS entries (
     PRIMARY KEY (tenant, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_end ON entries (ends) WHERE ends IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_use ON entries (tenant, used);
+CREATE TABLE IF NOT EXISTS counts (tenant TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS one_more AFTER INSERT ON entries BEGIN
+    INSERT INTO counts VALUES (new.tenant, 1) ON CONFLICT DO UPDATE SET entries = entries + 1; END;
+CREATE TRIGGER IF NOT EXISTS one_less AFTER DELETE ON entries BEGIN
+    UPDATE counts SET entries = entries - 1 WHERE tenant = old.tenant;
+    DELETE FROM counts WHERE tenant = old.tenant AND entries = 0; END;
 """
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -41,85 +47,94 @@ class _Write:
 
 
 class SqliteBackend:
-    """Writers that come while one commits share the next commit. ``max_size`` entries a tenant; the least recently used
-    go first, reads counted with the next write."""
+    """Writers that come while one commits share the next commit; readers wait for none. ``max_size`` entries a tenant;
+    the least recently used go first, reads counted with the next write."""
 
     def __init__(self, path: Path, max_size: int | None, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._max_size = max_size
         self._clock = clock
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._noting = threading.Lock()
+        """Held for moments only: for what waits, what was touched, and ticks."""
         self._waiting: list[_Write] = []
         self._touched: dict[tuple[str, str], int] = {}
         self._swept = 0.0
         self._ticks = time.time_ns()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
-        try:
-            self._prepare()
-        except sqlite3.DatabaseError as exc:
-            self._connection.close()
-            raise _told(path, exc) from exc
+        self._connection, self._reader = self._opened()
 
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute("PRAGMA secure_delete=ON")  # what is deleted is gone from the file
-        self._connection.executescript(_SCHEMA)
+    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        with ExitStack() as stack:
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                writer = stack.enter_context(closing(_connect(self._path)))
+                writer.execute("PRAGMA journal_mode=WAL")
+                writer.execute("PRAGMA synchronous=FULL")
+                writer.execute("PRAGMA secure_delete=ON")  # what is deleted is gone from the file
+                writer.executescript(_SCHEMA)
+                reader = stack.enter_context(closing(_connect(self._path)))
+                reader.execute("PRAGMA query_only=ON")
+            except (sqlite3.Error, OSError) as exc:
+                raise _told(self._path, exc) from exc
+            stack.pop_all()
+        return writer, reader
 
     def _read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._reading:
             try:
-                return self._connection.execute(statement, values).fetchall()
+                return self._reader.execute(statement, values).fetchall()
             except sqlite3.Error as exc:
                 raise _told(self._path, exc) from exc
 
     def _write(self, work: Work) -> Any:
         write = _Write(work)
-        self._waiting.append(write)
-        with self._lock:
+        with self._noting:
+            self._waiting.append(write)
+        with self._writing:
             if not write.done:
-                writes, self._waiting = self._waiting, []
+                with self._noting:
+                    writes, self._waiting = self._waiting, []
                 self._commit(writes)
         if write.error is not None:
             raise write.error
         return write.result
 
     def _commit(self, writes: list[_Write]) -> None:
+        """Each of ``writes`` is done afterwards, with its error or durable."""
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._keep_house()
             for write in writes:
-                connection.execute("SAVEPOINT one")
-                try:
-                    write.result = write.work(connection)
-                except SageError as exc:
-                    write.error = exc
-                    connection.execute("ROLLBACK TO one")
-                connection.execute("RELEASE one")
+                _attempt(connection, write)
             connection.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except BaseException as exc:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             for write in writes:
                 write.error = _told(self._path, exc)
                 write.error.__cause__ = exc
-        for write in writes:
-            write.done = True
+            if not isinstance(exc, sqlite3.Error):
+                raise
+        finally:
+            for write in writes:
+                write.done = True
 
     def _keep_house(self) -> None:
         now = self._clock()
         if abs(now - self._swept) >= _SWEEP:
             self._swept = now
             self._connection.execute("DELETE FROM entries WHERE ends <= ?", (now,))
-        touched, self._touched = self._touched, {}
+        with self._noting:
+            touched, self._touched = self._touched, {}
         self._connection.executemany(
-            "UPDATE entries SET used = ? WHERE tenant = ? AND key = ?",
+            "UPDATE entries SET used = max(used, ?) WHERE tenant = ? AND key = ?",
             [(used, tenant, key) for (tenant, key), used in touched.items()],
         )
 
     def _tick(self) -> int:
+        """Under ``_noting``."""
         self._ticks = max(self._ticks + 1, time.time_ns())  # several processes share the order
         return self._ticks
 
@@ -130,8 +145,10 @@ class SqliteBackend:
         )  # fmt: skip
         if not rows:
             return MISSING
-        if self._max_size is not None and len(self._touched) < _TOUCHED:
-            self._touched[tenant, key] = self._tick()
+        if self._max_size is not None:
+            with self._noting:
+                if len(self._touched) < _TOUCHED:
+                    self._touched[tenant, key] = self._tick()
         return decode(rows[0][0])
 
     def _found(self, connection: sqlite3.Connection, tenant: str, key: str) -> tuple[Any, float | None]:
@@ -142,22 +159,26 @@ class SqliteBackend:
         return (MISSING, None) if row is None else (bytes(row[0]), row[1])
 
     def _set(self, connection: sqlite3.Connection, tenant: str, key: str, stored: bytes, ends: float | None) -> None:
-        connection.execute(
-            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", (tenant, key, stored, ends, self._tick())
+        with self._noting:
+            tick = self._tick()
+        connection.execute(  # not OR REPLACE, for which no trigger counts
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET value = excluded.value, ends = excluded.ends, used = excluded.used",
+            (tenant, key, stored, ends, tick),
         )
         if self._max_size is not None:
             self._make_room(connection, tenant, self._max_size)
 
     def _make_room(self, connection: sqlite3.Connection, tenant: str, most: int) -> None:
-        (count,) = connection.execute("SELECT count(*) FROM entries WHERE tenant = ?", (tenant,)).fetchone()
-        if count <= most:
+        counted = "SELECT entries FROM counts WHERE tenant = ?"
+        if connection.execute(counted, (tenant,)).fetchone()[0] <= most:
             return
-        connection.execute("DELETE FROM entries WHERE tenant = ? AND ends <= ?", (tenant, self._clock()))
-        (count,) = connection.execute("SELECT count(*) FROM entries WHERE tenant = ?", (tenant,)).fetchone()
+        connection.execute("DELETE FROM entries WHERE ends <= ?", (self._clock(),))
+        left = connection.execute(counted, (tenant,)).fetchone()  # none, when all had expired
         connection.execute(
             "DELETE FROM entries WHERE tenant = ? AND key IN "
             "(SELECT key FROM entries WHERE tenant = ? ORDER BY used LIMIT ?)",
-            (tenant, tenant, max(0, count - most)),
+            (tenant, tenant, 0 if left is None else max(0, left[0] - most)),
         )
 
     def _end(self, ttl: float | None) -> float | None:
@@ -178,18 +199,17 @@ class SqliteBackend:
 
     def keys(self, tenant: str, prefix: str, after: str | None, limit: int | None) -> list[str]:
         rows = self._read(
-            "SELECT key FROM entries WHERE tenant = ? AND substr(key, 1, ?) = ? AND (ends IS NULL OR ends > ?) "
-            "AND key >= ? AND (? IS NULL OR key > ?) ORDER BY key LIMIT ?",
-            tenant, len(prefix), prefix, self._clock(), prefix, after, after, -1 if limit is None else limit,
+            "SELECT key FROM entries WHERE tenant = ? AND key >= ? AND key < ? AND key > ? "
+            "AND (ends IS NULL OR ends > ?) ORDER BY key LIMIT ?",
+            tenant, prefix, following(prefix), after or "", self._clock(), -1 if limit is None else limit,
         )  # fmt: skip
         return [row[0] for row in rows]
 
     def clear(self, tenant: str, prefix: str) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            now = self._clock()
-            connection.execute("DELETE FROM entries WHERE tenant = ? AND ends <= ?", (tenant, now))
+            connection.execute("DELETE FROM entries WHERE ends <= ?", (self._clock(),))
             return connection.execute(
-                "DELETE FROM entries WHERE tenant = ? AND substr(key, 1, ?) = ?", (tenant, len(prefix), prefix)
+                "DELETE FROM entries WHERE tenant = ? AND key >= ? AND key < ?", (tenant, prefix, following(prefix))
             ).rowcount
 
         deleted: int = self._write(work)
@@ -234,18 +254,41 @@ class SqliteBackend:
         return {"backend": "sqlite", "path": str(self._path)}
 
     def close(self) -> None:
-        with self._lock:
+        with self._reading, self._writing:
+            self._reader.close()
             self._connection.close()
 
 
-def _told(path: Path, exc: sqlite3.Error) -> Unavailable:
-    if isinstance(exc, sqlite3.OperationalError):
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
+
+
+def _attempt(connection: sqlite3.Connection, write: _Write) -> None:
+    """What is wrong with one write touches no other of its commit."""
+    connection.execute("SAVEPOINT one")
+    try:
+        write.result = write.work(connection)
+    except Exception as exc:
+        if isinstance(exc, sqlite3.OperationalError) or _is_damage(exc):
+            raise
+        write.error = exc
+        connection.execute("ROLLBACK TO one")
+    connection.execute("RELEASE one")
+
+
+def _is_damage(exc: BaseException) -> bool:
+    return type(exc) is sqlite3.DatabaseError  # not its subclasses
+
+
+def _told(path: Path, exc: BaseException) -> Unavailable:
+    if _is_damage(exc):
         return Unavailable(
-            f"the key-value store '{path.name}' cannot be used now: {exc}; try again", code="kv_unavailable"
+            f"the key-value store '{path.name}' is damaged or no database ({exc}); move the file away and start again, "
+            "or put back a copy of it",
+            code="kv_damaged",
+            retry_after=None,
         )
     return Unavailable(
-        f"the key-value store '{path.name}' is damaged or no database ({exc}); move the file away and start again, "
-        "or put back a copy of it",
-        code="kv_damaged",
-        retry_after=None,
+        f"the key-value store '{path.name}' cannot be used now: {str(exc) or type(exc).__name__}; try again",
+        code="kv_unavailable",
     )

@@ -49,6 +49,7 @@ def written(record: Record) -> str:
             "key": record.key,
             "sources": list(record.sources),
             "keywords": record.keywords,
+            "context": list(record.context),
             "vector": None if record.vector is None else [float(value) for value in record.vector],
         }
     ).decode()
@@ -74,9 +75,9 @@ def _read(line: str, place: int, tenant: str) -> Record:
         "text": f"{found['keywords']}\n{found['content']}" if found["keywords"] else found["content"],
         "vector": found["vector"],
         "metadata": {
-            **{name: found[name] for name in (*_TEXTS, *_TIMES, "sources") if name not in _APART},
+            **{name: found[name] for name in (*_TEXTS, *_TIMES, "sources", "context") if name not in _APART},
             "start": len(found["keywords"]) + 1 if found["keywords"] else 0,
-            "meta": found["metadata"],
+            "metadata": orjson.dumps(found["metadata"]).decode(),
         },
     }
     return Record.read(tenant, item)
@@ -87,9 +88,14 @@ def _check(found: dict[str, Any], place: int) -> None:
         **{name: isinstance(found.get(name), str) for name in _TEXTS},
         **{name: isinstance(found.get(name), int | float) for name in _TIMES},
         "metadata": isinstance(found.get("metadata"), dict),
-        "sources": isinstance(found.get("sources"), list),
+        "sources": _are_ids(found.get("sources")),
+        "context": _are_ids(found.get("context")),
         "vector": "vector" in found and (found["vector"] is None or isinstance(found["vector"], list)),
     }
     wrong = [name for name, right in fits.items() if not right]
     if wrong:
         raise InvalidRequest(f"line {place}: '{wrong[0]}' is missing or of another kind", param="lines")
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

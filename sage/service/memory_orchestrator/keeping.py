@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.service.memory_orchestrator.locks import Locks
 from sage.service.memory_orchestrator.recalled import Recalled
-from sage.service.memory_orchestrator.records import (
-    NEVER,
-    Record,
-    Scope,
-    check_content,
-    check_metadata,
-    check_name,
-    check_ttl,
-    fingerprint,
-    id_of,
-    importance_of,
-)
+from sage.service.memory_orchestrator.records import NEVER, Record, Scope, fingerprint, id_of, importance_of
 from sage.service.memory_orchestrator.sessions import Sessions
 from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.vectors import Vectors
 
-_STRIPES = 64
+_ASKED = 500
+"""Ids in one question to the shelf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is to be stored, checked. ``expires`` in Unix seconds, ``ttl`` in seconds from when it is stored."""
+
+    scope: Scope
+    session: str
+    content: str
+    type: str = "conversation"
+    metadata: Mapping[str, Any] | None = None
+    vector: Sequence[float] | None = None
+    ttl: float | None = None
+    expires: float | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,104 +48,135 @@ class Keeper:
     text at once meet in one memory."""
 
     def __init__(
-        self,
-        shelf: Shelf,
-        sessions: Sessions,
-        vectors: Vectors,
-        recalled: Recalled,
-        clock: Callable[[], float],
-        max_size: int | None,
-        evict: str,
+        self, shelf: Shelf, sessions: Sessions, vectors: Vectors, recalled: Recalled, clock: Callable[[], float]
     ) -> None:
         self._shelf = shelf
         self._sessions = sessions
         self._vectors = vectors
         self._recalled = recalled
         self._clock = clock
-        self._max_size = max_size
-        self._evict = evict
-        self._stripes = [threading.RLock() for _ in range(_STRIPES)]
-        self._last = 0.0
+        self._locks = Locks()
         self._time = threading.Lock()
+        self._last = 0.0
         self.to_purge: set[str] = set()
         """Tenants whose files may still hold what was deleted."""
 
-    @contextmanager
-    def _held(self, scope: Scope, *sessions: str) -> Iterator[float]:
-        """Holds ``sessions``, and gives a time that is later than every one before."""
-        places = sorted({hash((*scope.key(), session)) % _STRIPES for session in sessions})
-        with ExitStack() as stack:
-            for place in places:
-                stack.enter_context(self._stripes[place])
-            with self._time:
-                now = self._last = max(self._clock(), self._last + 1e-6)
-            yield now
+    def now(self) -> float:
+        """Never before what was stored last, though the clock be set back."""
+        return max(self._clock(), self._last)
 
-    def store(
-        self,
-        scope: Scope,
-        session: Any,
-        content: Any,
-        vector: Sequence[float] | None,
-        kind: Any,
-        metadata: Mapping[str, Any] | None,
-        ttl: Any,
-        supersedes: str | None,
-        key: str | None,
-    ) -> Stored:
-        session, kind = check_name(session, "session_id"), check_name(kind, "memory_type")
-        content, told, lives = check_content(content), check_metadata(metadata), check_ttl(ttl)
-        if key is not None:
-            check_name(key, "idempotency_key")
-        old = None if supersedes is None else self.get(scope, supersedes)
-        with self._held(scope, session, *([old.session] if old is not None else ())) as now:
-            if key is not None and (known := self._by_key(scope, key, session, content)) is not None:
+    def _next(self) -> float:
+        """A time after every one before."""
+        with self._time:
+            self._last = max(self._clock(), self._last + 1e-6)
+            return self._last
+
+    # Storing
+
+    def store(self, said: Said) -> Stored:
+        """What says the same already, or a new memory."""
+        own = said.vector is not None
+        if not own and self._known(said, self.now()) is None:
+            said = replace(said, vector=self._vectors.of(said.content))  # slow: before anything is locked
+        with self._locks.storing(said.scope.key(), f"s:{said.session}", f"k:{said.key}"):
+            now = self._next()
+            if (known := self._known(said, now)) is not None:
+                return Stored(self._with_key(known, said.key), False)
+            record = self._sessions.in_context(self._new(said, now))
+            return Stored(self._put(record, (), own), True)
+
+    def correct(self, said: Said, old: str) -> Stored:
+        """As :meth:`store`; the memory of the id ``old`` is superseded by it. Raises :class:`Conflict` when it was
+        superseded before."""
+        own = said.vector is not None
+        if not own:
+            said = replace(said, vector=self._vectors.of(said.content))
+        with self._locks.alone(said.scope.key()):
+            now = self._next()
+            if said.key and (known := self._by_key(said, now)) is not None:
                 return Stored(known, False)
-            id, same = self._place(scope, session, kind, content, now)
-            if old is not None:
-                old = self._current(scope, old.id, now)
-                same = old if old.session == session and fingerprint(old.content) == fingerprint(content) else None
-            elif same is None and (again := self._recalled.find(scope, content)) is not None:
-                same = self._living(scope.tenant, again, now)
-            if same is not None:
-                return Stored(same, False)
-            before = self._sessions.before(scope, session, now)
-            record = Record(
-                id, scope, session, content, kind, told, now, NEVER if lives is None else now + lives,
-                supersedes="" if old is None else old.id, key=key or "", keywords=before,
-            )  # fmt: skip
-            return Stored(self._put_new(record, vector, old, now), True)
+            before = self._current(said.scope, old)
+            if before.session == said.session and fingerprint(before.content) == fingerprint(said.content):
+                return Stored(before, False)
+            return self._corrected(said, before, now, own)
 
-    def _put_new(self, record: Record, vector: Sequence[float] | None, old: Record | None, now: float) -> Record:
-        others = [] if old is None else [old.ended(now, record.id)]
-        given = vector is not None
-        whole = replace(record, vector=vector if given else self._vectors.of(record.content))
+    def _corrected(self, said: Said, old: Record, now: float, own: bool) -> Stored:
+        _, living = self._place(said.scope, said.session, said.type, said.content, now)
+        if living is not None:
+            self._shelf.put(said.scope.tenant, self._ending([old], now, living.id))
+            self._sessions.forget(said.scope, [old.session])
+            return Stored(living, False)
+        self._sessions.forget(said.scope, [old.session, said.session])
+        record = replace(self._new(said, now), supersedes=old.id)
+        turns = [turn for turn in self._sessions.turns(said.scope, said.session, now) if turn.id != old.id]
+        record = self._sessions.in_context_of(record, turns)
+        return Stored(self._put(record, self._ending([old], now, record.id), own), True)
+
+    def _ending(self, old: Sequence[Record], now: float, by: str) -> list[Record]:
+        """``old`` superseded, with what was derived from them, and the turns after them without their words."""
+        ids = [record.id for record in old]
+        scope = old[0].scope
+        derived = [record.ended(now, "") for record in self._derived(scope, ids, vectors=True) if record.lives(now)]
+        return [*(record.ended(now, by) for record in old), *derived, *self._sessions.without(scope, ids)]
+
+    def _new(self, said: Said, now: float) -> Record:
+        id, _ = self._place(said.scope, said.session, said.type, said.content, now)
+        ends = said.expires if said.expires is not None else NEVER if said.ttl is None else now + said.ttl
+        return Record(
+            id, said.scope, said.session, said.content, said.type, said.metadata or {}, now, ends,
+            key=said.key, vector=said.vector,
+        )  # fmt: skip
+
+    def _put(self, record: Record, others: Sequence[Record], own: bool) -> Record:
+        """``own``: its vector is the caller's; else it goes without where those that are there are of another kind."""
         try:
-            self._shelf.put(record.scope.tenant, [whole, *others])
+            self._shelf.put(record.scope.tenant, [record, *others])
         except InvalidRequest as exc:
-            if exc.code != "wrong_dimension" or given:
+            if exc.code != "wrong_dimension" or own:
                 raise
-            whole = replace(record, vector=None)  # the others have vectors of the caller's: it is found by its words
-            self._shelf.put(record.scope.tenant, [whole, *others])
-        if old is not None:
-            self._sessions.forget(old.scope, old.session)
-        self._sessions.said(whole)
-        self._make_room(whole, now)
-        return whole
+            record = replace(record, vector=None)
+            self._shelf.put(record.scope.tenant, [record, *others])
+        if others:
+            self._sessions.forget(record.scope, [one.session for one in (record, *others)])
+        elif not record.sources:
+            self._sessions.said(record)
+        return record
 
-    def _by_key(self, scope: Scope, key: str, session: str, content: str) -> Record | None:
-        where = {**scope.filter(), "key": key}
-        found = next(iter(self._shelf.all(scope.tenant, where)), None)
-        if found is not None and (found.session != session or fingerprint(found.content) != fingerprint(content)):
+    def _known(self, said: Said, now: float) -> Record | None:
+        """What says it already: under its idempotency key, in its session, or recalled lately."""
+        if said.key and (known := self._by_key(said, now)) is not None:
+            return known
+        _, living = self._place(said.scope, said.session, said.type, said.content, now)
+        if living is None and (again := self._recalled.find(said.scope, said.content)) is not None:
+            found = self._shelf.find(said.scope.tenant, again)
+            if found is not None and found.lives(now) and found.type == said.type and not found.sources:
+                living = found
+        return living
+
+    def _by_key(self, said: Said, now: float) -> Record | None:
+        where = {**said.scope.filter(), "key": said.key, "expires": {"$gt": now}}
+        found = next(iter(self._shelf.all(said.scope.tenant, where)), None)
+        if found is None:
+            return None
+        if found.session != said.session or fingerprint(found.content) != fingerprint(said.content):
             raise Conflict(
-                f"the idempotency key '{key}' was used for another memory ('{found.id}'); take a new one",
+                f"the idempotency key '{said.key}' was used for another memory ('{found.id}'); take a new one",
                 param="idempotency_key",
                 code="idempotency_key_reused",
             )
         return found
 
+    def _with_key(self, record: Record, key: str) -> Record:
+        """The key is kept, too, where the memory has none yet."""
+        if not key or record.key:
+            return record
+        whole = self._shelf.find(record.scope.tenant, record.id, vector=True)
+        if whole is not None:
+            self._shelf.put(record.scope.tenant, [replace(whole, key=key)])
+        return record
+
     def _place(self, scope: Scope, session: str, kind: str, content: str, now: float) -> tuple[str, Record | None]:
-        """The id of a memory that says this: of the one that lives, or of a new one."""
+        """The id of a memory that says this, and that memory where it lives."""
         for generation in count():
             id = id_of(scope, session, kind, content, generation)
             found = self._shelf.find(scope.tenant, id)
@@ -150,95 +186,126 @@ class Keeper:
                 return id, found
         raise AssertionError("unreachable")
 
-    def _living(self, tenant: str, id: str, now: float) -> Record | None:
-        found = self._shelf.find(tenant, id)
-        return found if found is not None and found.lives(now) else None
+    # Reading
 
-    def _current(self, scope: Scope, id: str, now: float) -> Record:
+    def get(self, scope: Scope, id: Any, *, vector: bool = False) -> Record:
+        """Raises :class:`NotFound`, also for one of another scope, and for one that has expired."""
+        found = self._shelf.find(scope.tenant, id, vector=vector) if isinstance(id, str) and id else None
+        if found is None or found.scope.key() != scope.key() or found.expires <= self.now():
+            raise NotFound(f"there is no memory '{id}' in this scope", param="id", code="memory_not_found")
+        return found
+
+    def _current(self, scope: Scope, id: str) -> Record:
         old = self.get(scope, id, vector=True)
-        if old.superseded <= now:
+        if old.superseded < NEVER:
             by = f"by '{old.superseded_by}'; correct that one" if old.superseded_by else "when it was deleted"
             raise Conflict(f"the memory '{id}' was superseded already, {by}", param="supersedes", code="superseded")
         return old
 
-    def get(self, scope: Scope, id: str, *, vector: bool = False) -> Record:
-        """Raises :class:`NotFound`, also for one of another scope, and for one that has expired."""
-        found = self._shelf.find(scope.tenant, id, vector=vector) if isinstance(id, str) and id else None
-        if found is None or found.scope.key() != scope.key() or found.expires <= self._clock():
-            raise NotFound(f"there is no memory '{id}' in this scope", param="id", code="memory_not_found")
-        return found
-
     def session(self, scope: Scope, session: str) -> list[Record]:
         """All that live in it, in order."""
-        now, where = self._clock(), {**scope.filter(), "session": session}
+        where = {**scope.filter(), "session": session, "superseded": {"$gte": NEVER}}
+        now = self.now()
         found = [record for record in self._shelf.all(scope.tenant, where) if record.lives(now)]
         return sorted(found, key=lambda record: record.created)
 
     def history(self, scope: Scope, id: str) -> list[Record]:
+        """What it corrects and what corrects it, oldest first."""
         first = record = self.get(scope, id)
-        chain = [record]
-        while record.supersedes and (older := self._shelf.find(scope.tenant, record.supersedes)) is not None:
+        seen, chain = {first.id}, [first]
+        while (older := self._linked(scope, record.supersedes, seen)) is not None:
             chain.insert(0, record := older)
         record = first
-        while record.superseded_by and (newer := self._shelf.find(scope.tenant, record.superseded_by)) is not None:
+        while (newer := self._linked(scope, record.superseded_by, seen)) is not None:
             chain.append(record := newer)
         return chain
 
+    def _linked(self, scope: Scope, id: str, seen: set[str]) -> Record | None:
+        """``None`` also for one that was met: imported lines may go in a circle."""
+        if not id or id in seen:
+            return None
+        seen.add(id)
+        found = self._shelf.find(scope.tenant, id)
+        return found if found is not None and found.scope.key() == scope.key() else None
+
+    def _derived(self, scope: Scope, ids: Sequence[str], *, vectors: bool = False) -> list[Record]:
+        found: dict[str, Record] = {}
+        for start in range(0, len(ids), _ASKED):
+            where = {**scope.filter(), "sources": {"$in": list(ids[start : start + _ASKED])}}
+            found.update({record.id: record for record in self._shelf.all(scope.tenant, where, vectors=vectors)})
+        return list(found.values())
+
+    # Taking back
+
     def restore(self, scope: Scope, id: str) -> str:
-        old = self.get(scope, id, vector=True)
-        if old.superseded >= NEVER:
-            return id
-        if not old.superseded_by:
-            with self._held(scope, old.session):
-                self._shelf.put(scope.tenant, [replace(old, superseded=NEVER)])
-                self._sessions.forget(scope, old.session)
-            return id
-        last = self.history(scope, id)[-1]
-        head = last.id if last.superseded >= NEVER else None
-        stored = self.store(scope, old.session, old.content, old.vector, old.type, old.metadata, None, head, None)
-        return stored.record.id
+        """Says again what the memory ``id`` said: the id of the one that does."""
+        with self._locks.alone(scope.key()):
+            now, old = self._next(), self.get(scope, id, vector=True)
+            if old.superseded >= NEVER:
+                return id
+            last = self._whole(self.history(scope, id)[-1])
+            _, living = self._place(scope, old.session, old.type, old.content, now)
+            if living is not None:
+                if last.lives(now) and last.id != living.id:
+                    self._shelf.put(scope.tenant, self._ending([last], now, living.id))
+                return living.id
+            said = Said(scope, old.session, old.content, old.type, old.metadata, old.vector, expires=old.expires)
+            record = replace(self._new(said, now), supersedes=last.id)
+            ended = (
+                self._ending([last], now, record.id) if last.lives(now) else [last.ended(last.superseded, record.id)]
+            )
+            self._sessions.forget(scope, [old.session])
+            turns = [turn for turn in self._sessions.turns(scope, old.session, now) if turn.id != last.id]
+            return self._put(self._sessions.in_context_of(record, turns), ended, own=False).id
+
+    def _whole(self, record: Record) -> Record:
+        return self._shelf.find(record.scope.tenant, record.id, vector=True) or record
 
     def delete(self, scope: Scope, id: str, *, hard: bool) -> bool:
-        try:
-            old = self.get(scope, id, vector=True)
-        except NotFound:
-            return False
-        if hard:
-            self._forget(scope, self.history(scope, id))
-            return True
-        with self._held(scope, old.session) as now:
-            if old.superseded < NEVER:
+        """Whether it was there (softly: whether it lived)."""
+        with self._locks.alone(scope.key()):
+            now = self._next()
+            try:
+                old = self.get(scope, id, vector=True)
+            except NotFound:
                 return False
-            self._shelf.put(scope.tenant, [old.ended(now, "")])
-            self._sessions.forget(scope, old.session)
+            if hard:
+                self._forget(scope, self.history(scope, id))
+            elif old.superseded < NEVER:
+                return False
+            else:
+                self._shelf.put(scope.tenant, self._ending([old], now, ""))
+                self._sessions.forget(scope, [old.session])
+        if hard:
+            self.purge(scope.tenant)
         return True
 
     def clear(self, scope: Scope, session: str) -> int:
-        where = {**scope.filter(), "session": session}
-        records = list(self._shelf.all(scope.tenant, where))
-        if records:
+        """How many memories were stored there, with those that were superseded."""
+        with self._locks.alone(scope.key()):
+            records = list(self._shelf.all(scope.tenant, {**scope.filter(), "session": session}))
             self._forget(scope, records)
+        if records:
+            self.purge(scope.tenant)
         return sum(not record.sources for record in records)
 
-    def _forget(self, scope: Scope, records: Sequence[Record], *, purge: bool = True) -> None:
-        """For good, with what was derived from them and what their words stand in."""
-        tenant, sessions = scope.tenant, sorted({record.session for record in records})
-        with self._held(scope, *sessions) as now:
-            ids = [record.id for record in records]
-            derived = [record for record in self._shelf.all(tenant, scope.filter()) if set(record.sources) & set(ids)]
-            ids += [record.id for record in derived if record.id not in ids]
-            changed = [one for session in sessions for one in self._sessions.rewritten(scope, session, ids, now)]
-            if changed:
-                self._shelf.put(tenant, changed)
-            for session in sessions:
-                self._sessions.forget(scope, session)
-            self._recalled.forget(scope, [record.content for record in (*records, *derived)])
-            self._shelf.delete(tenant, ids)
-        self.to_purge.add(tenant)
-        if purge:
-            self.purge(tenant)
+    def _forget(self, scope: Scope, records: Sequence[Record]) -> None:
+        """For good, with what was derived from them and where their words stand in others. The caller is alone."""
+        if not records:
+            return
+        ids = [record.id for record in records]
+        derived = [record for record in self._derived(scope, ids) if record.id not in ids]
+        ids += [record.id for record in derived]
+        changed = self._sessions.without(scope, ids)
+        if changed:
+            self._shelf.put(scope.tenant, changed)
+        self.to_purge.add(scope.tenant)
+        self._shelf.delete(scope.tenant, ids)
+        self._sessions.forget(scope, sorted({record.session for record in (*records, *derived, *changed)}))
+        self._recalled.forget(scope, [record.content for record in (*records, *derived)])
 
     def purge(self, tenant: str) -> None:
+        """Raises what the engine raises while others still read what was deleted; the next sweep tries again."""
         self._shelf.purge(tenant)
         self.to_purge.discard(tenant)
 
@@ -246,47 +313,61 @@ class Keeper:
         """Forgets for good what has expired; how many they were."""
         gone = list(self._shelf.all(tenant, {"expires": {"$lte": self._clock()}}))
         for scope in {record.scope for record in gone}:
-            self._forget(scope, [record for record in gone if record.scope == scope], purge=False)
+            with self._locks.alone(scope.key()):
+                still = [found for one in gone if one.scope == scope and (found := self._expired(one)) is not None]
+                self._forget(scope, still)
         if tenant in self.to_purge:
             self.purge(tenant)
         return len(gone)
 
-    def _make_room(self, new: Record, now: float) -> None:
-        if self._max_size is None:
+    def _expired(self, record: Record) -> Record | None:
+        """The same as it is now: it may have been stored anew."""
+        found = self._shelf.find(record.scope.tenant, record.id)
+        return found if found is not None and found.expires <= self._clock() else None
+
+    def make_room(self, scope: Scope, most: int, evict: str, new: str) -> None:
+        """Forgets what the scope has beyond ``most``: what was superseded first, then the oldest or least important."""
+        if self._shelf.count(scope.tenant, scope.filter()) <= most:
             return
-        live = {"superseded": {"$gt": now}, "expires": {"$gt": now}}
-        over = self._shelf.count(new.scope.tenant, {**new.scope.filter(), **live}) - self._max_size
-        if over <= 0:
-            return
-        others = [one for one in self._shelf.all(new.scope.tenant, {**new.scope.filter(), **live}) if one.id != new.id]
-        others.sort(key=lambda record: record.created)
-        if self._evict == "important":
-            others.sort(key=lambda record: importance_of(record))
-        self._forget(new.scope, others[:over], purge=False)
+        with self._locks.alone(scope.key()):
+            over = self._shelf.count(scope.tenant, scope.filter()) - most
+            if over <= 0:
+                return
+            # As they were written last, so the oldest come early: no need to look at all of them.
+            looked_at: Iterable[Record] = self._shelf.all(scope.tenant, scope.filter())
+            if evict == "oldest":
+                looked_at = (record for record, _ in zip(looked_at, range(over + 200), strict=False))
+            others = [record for record in looked_at if record.id != new]
+            others.sort(key=lambda record: record.created)
+            others.sort(key=lambda record: (record.superseded >= NEVER, _worth(record, evict)))
+            self._forget(scope, others[:over])
 
     def derive(self, scope: Scope, session: str, kind: str, content: str, sources: Sequence[str]) -> str | None:
-        """Stores what a model made of ``sources``; ``None``: one of them is gone meanwhile."""
-        with self._held(scope, session) as now:
-            if any(self._living(scope.tenant, source, now) is None for source in sources):
+        """Stores what a model made of ``sources``; ``None``: one of them is gone meanwhile. It ends with the first."""
+        vector = self._vectors.of(content)
+        with self._locks.alone(scope.key()):
+            now = self._next()
+            found = [self._shelf.find(scope.tenant, source) for source in sources]
+            living = [source for source in found if source is not None and source.lives(now)]
+            if len(living) < len(sources):
                 return None
-            id, same = self._place(scope, session, kind, content, now)
+            _, same = self._place(scope, session, kind, content, now)
             if same is not None:
                 return same.id
-            record = Record(id, scope, session, content, kind, {}, now, sources=tuple(sources))
-            try:
-                self._shelf.put(scope.tenant, [replace(record, vector=self._vectors.of(content))])
-            except InvalidRequest as exc:
-                if exc.code != "wrong_dimension":
-                    raise
-                self._shelf.put(scope.tenant, [record])
-            return id
+            ends = min(source.expires for source in living)
+            said = Said(scope, session, content, kind, None, vector, expires=ends)
+            return self._put(replace(self._new(said, now), sources=tuple(sources)), (), own=False).id
 
     def turns(self, scope: Scope, session: str) -> list[Record]:
-        return self._sessions.turns(scope, session, self._clock())
+        return self._sessions.turns(scope, session, self.now())
 
     def take(self, tenant: str, records: Sequence[Record]) -> int:
         if records:
             self._shelf.put(tenant, records)
         for record in records:
-            self._sessions.forget(record.scope, record.session)
+            self._sessions.forget(record.scope, [record.session])
         return len(records)
+
+
+def _worth(record: Record, evict: str) -> float:
+    return importance_of(record) if evict == "important" else 0.0

@@ -10,10 +10,17 @@ from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
 from sage.service.memory_orchestrator.deriving import Deriver, Generate
 from sage.service.memory_orchestrator.jsonl import Exported, read_lines, written_page
-from sage.service.memory_orchestrator.keeping import Keeper
+from sage.service.memory_orchestrator.keeping import Keeper, Said
 from sage.service.memory_orchestrator.recall import Question, recall
 from sage.service.memory_orchestrator.recalled import Recalled
-from sage.service.memory_orchestrator.records import Scope, check_name
+from sage.service.memory_orchestrator.records import (
+    Scope,
+    check_content,
+    check_metadata,
+    check_name,
+    check_ttl,
+    check_vector,
+)
 from sage.service.memory_orchestrator.sessions import Sessions
 from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.sweeping import Sweeper
@@ -57,13 +64,12 @@ class MemoryOrchestratorService(BaseServiceTask):
     ) -> None:
         """Without names of services it has stores of its own, in ``persist_directory`` (none: in memory).
 
-        ``ttl_seconds``: of memories that are given no ``ttl``. ``max_size``: memories of a scope; one more lets the
-        ``oldest``, or the least ``important``, be forgotten for good. ``facts_model``, ``summary_model``: models that
+        ``ttl_seconds``: of memories that are given no ``ttl``. ``max_size``: memories of a scope, superseded ones
+        counted; one more lets what was superseded be forgotten for good, then the ``oldest`` or the least
+        ``important`` (which looks at all of them). ``facts_model``, ``summary_model``: models that
         make facts of what was said and summaries of each ``summary_after`` turns, in the background, by
         ``generate(model, messages) -> str``. Raises :class:`InvalidRequest`.
         """
-        from sage.service.memory_orchestrator.records import check_ttl
-
         check_name(collection_name, "collection_name")
         if persist_directory is not None and vdb_service_name is not None:
             raise InvalidRequest(
@@ -96,9 +102,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         self._shelf = Shelf(self._vdb(), self._collection)
         self._sessions = Sessions(self._shelf)
         self._recalled = Recalled(self._kv(), self._collection)
-        keeper = Keeper(
-            self._shelf, self._sessions, self._vectors, self._recalled, self._clock, self._max_size, self._evict
-        )
+        keeper = Keeper(self._shelf, self._sessions, self._vectors, self._recalled, self._clock)
         self._sweeper = Sweeper(keeper, self._clock)
         self._deriver = Deriver(keeper, *self._deriving)
         self._keeper = keeper
@@ -135,7 +139,12 @@ class MemoryOrchestratorService(BaseServiceTask):
 
     def health(self) -> dict[str, Any]:
         self._running()
-        return {"embedder": self._vectors.name, "sweep": self._sweeper.state(), "derived": self._deriver.state()}
+        return {
+            "embedder": self._vectors.name,
+            "sweep": self._sweeper.state(),
+            "derived": self._deriver.state(),
+            "bytes_may_stay": self._shelf.bytes_may_stay,
+        }
 
     def _running(self) -> Keeper:
         if self._keeper is None:
@@ -169,15 +178,23 @@ class MemoryOrchestratorService(BaseServiceTask):
         """The memory's id; found by searches from then on. ``ttl`` in seconds. ``supersedes``: the id of the memory
         that this one corrects. The same ``idempotency_key`` again gives the same id, and
         :class:`sage.errors.Conflict` with another text."""
-        scope = Scope.of(tenant, user, agent)
-        keeper = self._keep(scope)
-        record = keeper.store(
-            scope, session_id, content, vector, memory_type, metadata, self._ttl if ttl is None else ttl, supersedes,
-            idempotency_key,
-        )  # fmt: skip
-        if record.new:
-            self._deriver.stored(record.record)
-        return record.record.id
+        said = Said(
+            Scope.of(tenant, user, agent),
+            check_name(session_id, "session_id"),
+            check_content(content),
+            check_name(memory_type, "memory_type"),
+            check_metadata(metadata),
+            check_vector(vector),
+            self._ttl if ttl is None else check_ttl(ttl),
+            key="" if idempotency_key is None else check_name(idempotency_key, "idempotency_key"),
+        )
+        keeper = self._keep(said.scope)
+        stored = keeper.store(said) if supersedes is None else keeper.correct(said, supersedes)
+        if stored.new and self._max_size is not None:
+            keeper.make_room(said.scope, self._max_size, self._evict, stored.record.id)
+        if stored.new:
+            self._deriver.stored(stored.record)
+        return stored.record.id
 
     def search_memories(
         self,
@@ -211,7 +228,7 @@ class MemoryOrchestratorService(BaseServiceTask):
             importance, diversity, rerank,
         )  # fmt: skip
         self._keep(scope)
-        found = recall(self._shelf, self._vectors, question, self._clock())
+        found = recall(self._shelf, self._vectors, question, self._running().now())
         self._recalled.note(scope, [one.record for one in found])
         return [one.shown(explain) for one in found]
 
@@ -249,8 +266,8 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> bool:
-        """Whether it was there. ``hard``: it goes with its corrections and what was derived from it, and no byte of
-        them stays in any file; else it is only found no more, and :meth:`restore_memory` brings it back."""
+        """Whether it was there. ``hard``: it goes with all that it corrects and that corrects it, and with what was
+        derived from them, and no byte of them stays in any file (where a Chroma keeps them: in ours); else it is only found no more, and :meth:`restore_memory` brings it back."""
         scope = Scope.of(tenant, user, agent)
         return self._keep(scope).delete(scope, id, hard=hard)
 
@@ -274,7 +291,9 @@ class MemoryOrchestratorService(BaseServiceTask):
             if place is None:
                 raise InvalidRequest(f"'cursor' names no memory of the session: '{cursor}'", param="cursor")
             records = records[place + 1 :]
-        return [record.shown() for record in records if memory_type in (None, record.type)][:limit]
+        if memory_type is None:  # what was said, without what was derived from it
+            return [record.shown() for record in records if not record.sources][:limit]
+        return [record.shown() for record in records if record.type == memory_type][:limit]
 
     def get_session_metadata(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
@@ -313,7 +332,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         _check_page(limit)
         scope = Scope.of(tenant, user, agent)
         self._keep(scope)
-        sessions = self._sessions.listed(scope, self._clock())
+        sessions = self._sessions.listed(scope, self._running().now())
         return [one for one in sessions if after is None or one["session_id"] > after][:limit]
 
     def history(

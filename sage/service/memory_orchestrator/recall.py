@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sage.errors import InvalidRequest
-from sage.service.memory_orchestrator.records import Record, Scope, check_name, importance_of
+from sage.service.memory_orchestrator.records import NEVER, Record, Scope, check_name, check_vector, importance_of
 from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.vectors import Vectors, without_signs
 
@@ -57,18 +57,17 @@ class Question:
         for name, value in (("session_id", self.session), ("memory_type", self.type)):
             if value is not None:
                 check_name(value, name)
-        if self.filter is not None and not isinstance(self.filter, Mapping):
-            raise InvalidRequest("'filter' must be an object", param="filter")
+        check_vector(self.vector)
+        check_filter(self.filter)
 
     def where(self, now: float) -> dict[str, Any]:
         """What a memory must meet before the best are chosen."""
-        seen = now if self.as_of is None else self.as_of
-        conditions: dict[str, Any] = {
-            **self.scope.filter(),
-            "created": {"$lte": seen},
-            "superseded": {"$gt": seen},
-            "expires": {"$gt": now},
-        }
+        conditions: dict[str, Any] = {**self.scope.filter(), "expires": {"$gt": now}}
+        if self.as_of is None:
+            conditions["superseded"] = {"$gte": NEVER}
+        else:
+            conditions["created"] = {"$lte": self.as_of}
+            conditions["superseded"] = {"$gt": self.as_of}
         if self.session is not None:
             conditions["session"] = self.session
         if self.type is not None:
@@ -79,6 +78,28 @@ class Question:
 def _check_number(value: Any, param: str, least: float, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InvalidRequest(f"'{param}' must be a number, {least:g} to {most:g}", param=param)
+
+
+def check_filter(given: Any) -> None:
+    """Raises :class:`InvalidRequest` that names what is wrong with a filter over metadata."""
+    from sage.middleware.retrieval.filters import parse_filter
+
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidRequest("'filter' must be an object", param="filter")
+    _check_names(given)
+    parse_filter(given, "filter")
+
+
+def _check_names(given: Any) -> None:
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            if not isinstance(name, str) or not name:
+                raise InvalidRequest(f"'filter' has the field {name!r}; fields are named by texts", param="filter")
+            if name.startswith("$"):
+                _check_names(value)
+    elif isinstance(given, list | tuple):
+        for one in given:
+            _check_names(one)
 
 
 def _of_metadata(given: Any) -> Any:
@@ -108,9 +129,11 @@ def recall(shelf: Shelf, vectors: Vectors, question: Question, now: float) -> li
     """Best first. Scores of a hybrid search are completed min-max over both legs, 0 to 1; of a vector alone those of
     its metric."""
     question.check()
-    chosen = question.recency or question.importance or question.diversity
+    chosen = question.recency or question.importance or question.diversity or question.rerank
     limit = min(MAX_LIMIT, max(50, _POOL * question.limit)) if chosen else question.limit
     found = _searched(shelf, vectors, question, limit, now)
+    if question.rerank is not None:
+        _rerank(vectors, found, question)
     if question.recency or question.importance:
         _weigh(found, question, now)
     if question.diversity:
@@ -127,8 +150,6 @@ def _searched(shelf: Shelf, vectors: Vectors, question: Question, limit: int, no
     options: dict[str, Any] = {"explain": True} if question.explain else {}
     if alpha is not None and text is not None:
         options["alpha"] = alpha
-    if question.rerank is not None:
-        options["rerank"] = question.rerank
     tenant, where = question.scope.tenant, question.where(now)
     try:
         results = shelf.search(tenant, text, vector, limit, where, options)
@@ -146,6 +167,16 @@ def _searched(shelf: Shelf, vectors: Vectors, question: Question, limit: int, no
                 parts["warning"] = warning
         found.append(Found(Record.read(tenant, result), float(result["score"]), parts))
     return found
+
+
+def _rerank(vectors: Vectors, found: list[Found], question: Question) -> None:
+    """By what each says alone, without the turns before it."""
+    if question.query is None or not question.rerank:
+        raise InvalidRequest("'rerank' names a model and needs a 'query'", param="rerank")
+    scores = vectors.reranker(question.rerank).rerank(question.query, [one.record.content for one in found])
+    for one, score in zip(found, scores, strict=True):
+        one.score = one.parts["rerank"] = float(score)
+    found.sort(key=lambda one: -one.score)
 
 
 def _weigh(found: list[Found], question: Question, now: float) -> None:

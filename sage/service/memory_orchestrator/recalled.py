@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from sage.kernels.runtime.callers import ServiceProxy
 from sage.service.memory_orchestrator.records import Record, Scope, fingerprint
 
 _DAY = 86400.0
@@ -21,9 +22,14 @@ class Recalled:
         self._collection = collection
 
     def note(self, scope: Scope, records: Sequence[Record]) -> None:
-        for record in records:
-            if len(record.content) >= _SHORT:
-                self._kv.put(self._key(scope, record.content), record.id, _DAY, tenant=scope.tenant)
+        marks = [(self._key(scope, one.content), one.id, _DAY) for one in records if len(one.content) >= _SHORT]
+        if not marks:
+            return
+        if isinstance(self._kv, ServiceProxy):
+            self._kv.put.starmap(marks, tenant=scope.tenant)  # all in one crossing of its queue
+            return
+        for mark in marks:
+            self._kv.put(*mark, tenant=scope.tenant)
 
     def find(self, scope: Scope, content: str) -> str | None:
         """The id of the memory that was recalled with this text."""

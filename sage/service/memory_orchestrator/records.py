@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import orjson
 
 from sage.errors import InvalidRequest
 
 NEVER = 1e18
 """The end of what has none, in Unix seconds: a number, so that one comparison decides."""
-MAX_CONTENT = 256 * 1024
-"""Characters of one memory."""
-MAX_NAME = 256
+MAX_CONTENT = 1_000_000
+"""Bytes of one memory."""
+MAX_METADATA = 16 * 1024
+"""Bytes of its metadata as JSON."""
+MAX_NAME = 512
 """Characters of a session's, user's, agent's or type's name."""
 
 
@@ -63,6 +68,8 @@ class Record:
     """The idempotency key that it was stored with."""
     sources: tuple[str, ...] = ()
     keywords: str = ""
+    context: tuple[str, ...] = ()
+    """Ids of those turns."""
     vector: Sequence[float] | None = None
 
     def lives(self, now: float) -> bool:
@@ -85,10 +92,13 @@ class Record:
                 "superseded_by": self.superseded_by,
                 "supersedes": self.supersedes,
                 "key": self.key,
-                "sources": list(self.sources),
-                "meta": dict(self.metadata),
+                "metadata": orjson.dumps(dict(self.metadata)).decode(),
+                **{f"meta.{path}": value for path, value in _leaves(self.metadata)},
             },
         }
+        for name, ids in (("sources", self.sources), ("context", self.context)):
+            if ids:  # Chroma keeps no empty lists
+                item["metadata"][name] = list(ids)
         if self.vector is not None:
             item["vector"] = list(self.vector)
         return item
@@ -103,7 +113,7 @@ class Record:
             found["session"],
             item["text"][start:],
             found["type"],
-            found.get("meta") or {},
+            orjson.loads(found["metadata"]),
             float(found["created"]),
             float(found["expires"]),
             float(found["superseded"]),
@@ -112,6 +122,7 @@ class Record:
             found["key"],
             tuple(found.get("sources") or ()),
             item["text"][: max(0, start - 1)],
+            tuple(found.get("context") or ()),
             item.get("vector"),
         )
 
@@ -158,18 +169,25 @@ def id_of(scope: Scope, session: str, kind: str, content: str, generation: int) 
 
 
 def check_name(value: Any, param: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME:
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME or not is_text(value):
         raise InvalidRequest(f"'{param}' must be a text of 1 to {MAX_NAME} characters", param=param)
     return value
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written: without a lone surrogate."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_content(content: Any) -> str:
-    if not isinstance(content, str) or not content.strip():
+    if not isinstance(content, str) or not content.strip() or not is_text(content):
         raise InvalidRequest("'content' must be a text that says something", param="content")
-    if len(content) > MAX_CONTENT:
-        raise InvalidRequest(
-            f"'content' has {len(content):,} characters; a memory has {MAX_CONTENT:,} at most", param="content"
-        )
+    if len(content) * 4 > MAX_CONTENT and (size := len(content.encode())) > MAX_CONTENT:
+        raise InvalidRequest(f"'content' has {size:,} bytes; a memory has {MAX_CONTENT:,} at most", param="content")
     return content
 
 
@@ -186,7 +204,37 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
         return {}
     if not isinstance(metadata, Mapping):
         raise InvalidRequest("'metadata' must be an object", param="metadata")
+    try:
+        size = len(orjson.dumps(dict(metadata)))
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest(f"'metadata' must be JSON: {exc}", param="metadata") from None
+    if size > MAX_METADATA:
+        raise InvalidRequest(f"'metadata' has {size:,} bytes; {MAX_METADATA:,} at most", param="metadata")
     return dict(metadata)
+
+
+def check_vector(vector: Any) -> list[float] | None:
+    """``vector`` as numbers; its dimension is the collection's matter."""
+    if vector is None:
+        return None
+    try:
+        found = np.asarray(vector, np.float32)
+    except (TypeError, ValueError):
+        found = np.empty((0, 0), np.float32)
+    if found.ndim != 1 or not found.size or not bool(np.isfinite(found).all()):
+        raise InvalidRequest("'vector' must be a list of finite numbers", param="vector")
+    numbers: list[float] = found.tolist()
+    return numbers
+
+
+def _leaves(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values that filters can ask for, by path: flat, as every engine keeps them. Null is kept by none."""
+    from sage.middleware.retrieval.filters import leaves_of
+
+    for path, values in leaves_of(metadata).items():
+        known = [value for value in values if isinstance(value, str | int | float)]
+        if known:
+            yield path, known[0] if len(known) == 1 else known
 
 
 def importance_of(record: Record) -> float:

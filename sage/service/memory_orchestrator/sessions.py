@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage.service.memory_orchestrator.records import Record, Scope
+from sage.service.memory_orchestrator.records import NEVER, Record, Scope
 from sage.service.memory_orchestrator.shelf import Shelf
 
 BEFORE = 2
 """Turns before a memory whose words it is found by, too. Measured on two LoCoMo conversations (benchmarks/memory.py):
 evidence recall@5 .653 with one, .694 with two, .682 with three."""
+_CUT = 2000
+"""Characters of such a turn that count."""
 _KEPT = 4096
 """Sessions whose last turns are remembered here."""
-Place = tuple[str, str, str, str]
+_ASKED = 500
+"""Ids in one question to the shelf."""
+_Place = tuple[str, str, str, str]
 
 
 class Sessions:
@@ -25,63 +29,66 @@ class Sessions:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._lock = threading.Lock()
-        self._last: OrderedDict[Place, deque[str]] = OrderedDict()
+        self._last: OrderedDict[_Place, deque[Record]] = OrderedDict()
 
-    def before(self, scope: Scope, session: str, now: float) -> str:
-        """What is said by the last turns of ``session``, oldest first. The caller holds the session's lock."""
-        return "\n".join(self._turns(scope, session, now))
+    def in_context(self, record: Record) -> Record:
+        """``record`` with the words of the last turns of its session. The caller holds the session."""
+        return self.in_context_of(record, self._turns(record))
 
-    def _turns(self, scope: Scope, session: str, now: float) -> deque[str]:
-        place = (*scope.key(), session)
+    def in_context_of(self, record: Record, turns: Sequence[Record]) -> Record:
+        """With the words of the last of ``turns``."""
+        before = [turn for turn in turns if turn.lives(record.created)][-BEFORE:]
+        return replace(record, keywords=_words(before), context=tuple(turn.id for turn in before))
+
+    def _turns(self, record: Record) -> list[Record]:
+        place = (*record.scope.key(), record.session)
         with self._lock:
             if (known := self._last.get(place)) is not None:
                 self._last.move_to_end(place)
-                return known
-        turns = deque((record.content for record in self.turns(scope, session, now)), maxlen=BEFORE)
+                return list(known)
+        turns = deque(self.turns(record.scope, record.session, record.created), maxlen=BEFORE)
         with self._lock:
             self._last[place] = turns
             while len(self._last) > _KEPT:
                 self._last.popitem(last=False)
-        return turns
+            return list(turns)
 
     def said(self, record: Record) -> None:
         """``record`` is the session's newest turn."""
         with self._lock:
             if (known := self._last.get((*record.scope.key(), record.session))) is not None:
-                known.append(record.content)
+                known.append(replace(record, vector=None, keywords=""))
 
-    def forget(self, scope: Scope, session: str) -> None:
-        """Something but a new turn has changed in it."""
+    def forget(self, scope: Scope, sessions: Sequence[str]) -> None:
+        """Something but a new turn has changed in them."""
         with self._lock:
-            self._last.pop((*scope.key(), session), None)
+            for session in sessions:
+                self._last.pop((*scope.key(), session), None)
 
     def turns(self, scope: Scope, session: str, now: float) -> list[Record]:
         """All that live, in order; derived memories are none."""
-        where = {**scope.filter(), "session": session}
+        where = {**scope.filter(), "session": session, "superseded": {"$gte": NEVER}}
         found = [record for record in self._shelf.all(scope.tenant, where) if record.lives(now) and not record.sources]
         return sorted(found, key=lambda record: record.created)
 
-    def rewritten(self, scope: Scope, session: str, gone: Sequence[str], now: float) -> list[Record]:
-        """The turns whose keywords hold what was said by those in ``gone``, with keywords that do not."""
-        where = {**scope.filter(), "session": session}
-        kept = [
-            record
-            for record in self._shelf.all(scope.tenant, where, vectors=True)
-            if record.id not in gone and not record.sources
-        ]
-        kept.sort(key=lambda record: record.created)
-        changed = []
-        for place, record in enumerate(kept):
-            before = [turn for turn in kept[:place] if turn.superseded > record.created and turn.expires > now]
-            keywords = "\n".join(turn.content for turn in before[-BEFORE:])
-            if keywords != record.keywords:
-                changed.append(replace(record, keywords=keywords))
-        return changed
+    def without(self, scope: Scope, gone: Sequence[str]) -> list[Record]:
+        """The turns whose keywords hold what those in ``gone`` said, with keywords that do not."""
+        changed: dict[str, Record] = {}
+        for start in range(0, len(gone), _ASKED):
+            where = {**scope.filter(), "context": {"$in": list(gone[start : start + _ASKED])}}
+            for record in self._shelf.all(scope.tenant, where, vectors=True):
+                changed[record.id] = record
+        return [self._rewritten(record, gone) for record in changed.values() if record.id not in gone]
+
+    def _rewritten(self, record: Record, gone: Sequence[str]) -> Record:
+        kept = [self._shelf.find(record.scope.tenant, id) for id in record.context if id not in gone]
+        before = [turn for turn in kept if turn is not None]
+        return replace(record, keywords=_words(before), context=tuple(turn.id for turn in before))
 
     def listed(self, scope: Scope, now: float) -> list[dict[str, Any]]:
-        """``{session_id, memories, first_at, last_at}`` by name."""
+        """``{session_id, memories, first_at, last_at}`` by name. Looks at every memory of the scope."""
         found: dict[str, dict[str, Any]] = {}
-        for record in self._shelf.all(scope.tenant, scope.filter()):
+        for record in self._shelf.all(scope.tenant, {**scope.filter(), "superseded": {"$gte": NEVER}}):
             if not record.lives(now):
                 continue
             session = found.setdefault(
@@ -92,3 +99,7 @@ class Sessions:
             session["first_at"] = min(session["first_at"], record.created)
             session["last_at"] = max(session["last_at"], record.created)
         return [found[name] for name in sorted(found)]
+
+
+def _words(turns: Sequence[Record]) -> str:
+    return "\n".join(turn.content[-_CUT:] for turn in turns)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sage.errors import NotFound
+from sage.errors import NotFound, Unsupported
 from sage.service.memory_orchestrator.records import Record
 
 _PAGE = 500
@@ -18,6 +18,8 @@ class Shelf:
     def __init__(self, vdb: Any, collection: str) -> None:
         self._vdb = vdb
         self._collection = collection
+        self.bytes_may_stay = False
+        """The engine cannot erase: what was deleted is not found, but may lie in its files."""
 
     def find(self, tenant: str, id: str, *, vector: bool = False) -> Record | None:
         try:
@@ -40,12 +42,15 @@ class Shelf:
         where: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
+        place = {"collection": self._collection, "tenant": tenant}
         try:
-            found: list[dict[str, Any]] = self._vdb.search(
-                vector, limit, where, text=text, options=options, collection=self._collection, tenant=tenant
-            )
+            found: list[dict[str, Any]] = self._vdb.search(vector, limit, where, text=text, options=options, **place)
         except NotFound:
             return []
+        except Unsupported:  # an engine of vectors alone
+            if vector is None:
+                raise
+            found = self._vdb.search(vector, limit, where, **place)
         return found
 
     def all(self, tenant: str, where: Mapping[str, Any] | None = None, *, vectors: bool = False) -> Iterator[Record]:
@@ -86,6 +91,10 @@ class Shelf:
             self._vdb.delete(list(ids), collection=self._collection, tenant=tenant)
 
     def purge(self, tenant: str) -> None:
-        """Every byte of what was ever deleted or rewritten goes."""
-        with suppress(NotFound):
+        """Every byte of what was ever deleted or rewritten goes, where the engine can promise that."""
+        try:
             self._vdb.purge(collection=self._collection, tenant=tenant)
+        except NotFound:
+            pass
+        except Unsupported:
+            self.bytes_may_stay = True

@@ -22,6 +22,7 @@ class Vectors:
         named = embedder is None or isinstance(embedder, str)
         known = KnownModels(None if named else embedder, models)
         self._embedder = known.embedder((embedder or "none") if named else FUNCTION)
+        self.reranker = known.reranker
 
     @property
     def name(self) -> str | None:
