@@ -1,4 +1,5 @@
-"""Who may change a scope's memories at a time: stores together, one by one in a session; what links or removes, alone."""
+"""Who may change a scope's memories at a time: stores together, one by one in a session; what links or removes,
+alone."""
 
 from __future__ import annotations
 

@@ -267,7 +267,8 @@ class MemoryOrchestratorService(BaseServiceTask):
         tenant: str = DEFAULT_TENANT,
     ) -> bool:
         """Whether it was there. ``hard``: it goes with all that it corrects and that corrects it, and with what was
-        derived from them, and no byte of them stays in any file (where a Chroma keeps them: in ours); else it is only found no more, and :meth:`restore_memory` brings it back."""
+        derived from them, and no byte of them stays in any file of ours (Chroma's it cannot erase); else it is only
+        found no more, and :meth:`restore_memory` brings it back."""
         scope = Scope.of(tenant, user, agent)
         return self._keep(scope).delete(scope, id, hard=hard)
 

@@ -1,0 +1,566 @@
+"""Agents' memory: found at once, stored once, corrected without loss, scoped, forgotten to the second and for good."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from sage.api.local_environment import LocalEnvironment
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
+from sage.service import KVService, MemoryOrchestratorService, VDBService, create_memory_service_factory
+
+Open = Callable[..., MemoryOrchestratorService]
+
+
+class Clock:
+    """Goes on by a millisecond each time it is looked at, and as far as it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def go(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def letters(texts: Sequence[str]) -> np.ndarray:
+    """Vectors that anyone can work out: how often each letter stands in a text."""
+    return np.array(
+        [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnop"] for text in texts], np.float32
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def memory(clock: Clock) -> Iterator[Open]:
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> MemoryOrchestratorService:
+            options = {"embedder": "none", "clock": clock, **options}
+            return stack.enter_context(MemoryOrchestratorService(**options))
+
+        yield start
+
+
+def contents(found: list[dict[str, Any]]) -> list[str]:
+    return [one["content"] for one in found]
+
+
+def test_a_memory_is_found_as_soon_as_it_is_stored(memory: Open) -> None:
+    m = memory(embedder=letters)
+    id = m.store_memory("s", "Mei lives in Lyon.", metadata={"place": "Lyon", "n": 1}, memory_type="profile")
+    (found,) = m.search_memories("Where does Mei live?")
+    score = found.pop("score")
+    assert 0 <= score <= 1
+    assert found == {
+        "id": id,
+        "session_id": "s",
+        "content": "Mei lives in Lyon.",
+        "memory_type": "profile",
+        "metadata": {"place": "Lyon", "n": 1},
+        "created_at": found["created_at"],
+    }
+    assert m.get_memory(id) == found
+    assert contents(m.search_memories(vector=letters(["Mei"])[0].tolist())) == ["Mei lives in Lyon."]
+
+
+def test_the_same_text_twice_adds_nothing(memory: Open) -> None:
+    m = memory()
+    first = m.store_memory("s", "Café  on Friday ")
+    assert m.store_memory("s", "Cafe\u0301 on\nFriday") == first
+    assert m.store_memory("other", "Café on Friday") != first
+    assert m.store_memory("s", "Café on Friday", memory_type="fact") != first
+    assert m.store_memory("s", "Café on Friday", user="u") != first
+    assert len(m.get_session_memories("s")) == 2
+
+
+def test_a_recall_that_is_stored_again_adds_nothing(memory: Open) -> None:
+    m = memory()
+    told = "The base on the moon is called Selene."
+    first = m.store_memory("s", told)
+    assert m.store_memory("unasked", told) != first  # nobody had recalled it
+    m.clear_session("unasked")
+    m.search_memories("base moon")
+    assert m.store_memory("another", told) == first
+    assert m.get_session_memories("another") == []
+    assert m.store_memory("another", told, user="tom") != first
+
+
+def test_a_correction_supersedes_and_keeps_both(memory: Open, clock: Clock) -> None:
+    m = memory()
+    first = m.store_memory("s", "Mei lives in Lyon.")
+    then = clock()
+    clock.go(10)
+    second = m.store_memory("s", "Mei lives in Paris.", supersedes=first)
+    assert contents(m.search_memories("Mei lives")) == ["Mei lives in Paris."]
+    assert contents(m.search_memories("Mei lives", as_of=then)) == ["Mei lives in Lyon."]
+    assert m.search_memories("Mei lives", as_of=then - 100) == []
+    assert [one["id"] for one in m.history(first)] == [one["id"] for one in m.history(second)] == [first, second]
+    assert m.get_memory(first)["superseded_by"] == second
+    assert m.get_memory(second)["supersedes"] == first
+    with pytest.raises(Conflict, match=f"superseded already, by '{second}'; correct that one"):
+        m.store_memory("s", "Mei lives in Rome.", supersedes=first)
+    third = m.restore_memory(first)
+    assert contents(m.search_memories("Mei lives")) == ["Mei lives in Lyon."]
+    assert [one["id"] for one in m.history(second)] == [first, second, third]
+    assert m.update_memory(third, content="Mei lives in Oslo.") != third
+    assert contents(m.get_session_memories("s")) == ["Mei lives in Oslo."]
+
+
+def test_a_correction_to_what_is_said_already_leaves_that_as_it_is(memory: Open) -> None:
+    m = memory()
+    first = m.store_memory("s", "Mei lives in Lyon.")
+    second = m.store_memory("s", "Mei moved to Paris.", metadata={"n": 2})
+    before = m.get_memory(second)
+    assert m.store_memory("s", "Mei moved to Paris.", supersedes=first) == second
+    assert m.get_memory(second) == before
+    assert contents(m.search_memories("Mei")) == ["Mei moved to Paris."]
+    assert m.store_memory("s", "Mei moved to Paris.", supersedes=second) == second
+
+
+def test_a_memory_ends_to_the_second(memory: Open, clock: Clock) -> None:
+    m = memory(ttl_seconds=100)
+    m.store_memory("s", "for a while", ttl=10)
+    kept = m.store_memory("s", "for longer")
+    clock.go(9.9)
+    assert len(m.search_memories("for")) == 2
+    clock.go(0.1)
+    assert contents(m.search_memories("for")) == ["for longer"]
+    assert contents(m.get_session_memories("s")) == ["for longer"]
+    assert m.list_sessions()[0]["memories"] == 1
+    again = m.store_memory("s", "for a while")
+    assert len(m.search_memories("for")) == 2
+    clock.go(100)
+    assert m.search_memories("for") == []
+    for id in (kept, again):
+        with pytest.raises(NotFound, match="no memory"):
+            m.get_memory(id)
+    m._sweeper.sweep()
+    assert m.export_memories() == {"lines": [], "cursor": None}
+    assert m.health()["sweep"] == {"forgotten": 2, "error": None}
+
+
+def test_it_is_found_though_the_clock_be_set_back(memory: Open, clock: Clock) -> None:
+    m = memory()
+    m.store_memory("s", "first words")
+    clock.go(-60)
+    m.store_memory("s", "second words")
+    assert contents(m.get_session_memories("s")) == ["first words", "second words"]
+    assert m.search_memories("second")[0]["content"] == "second words"
+
+
+@pytest.mark.parametrize("evict", ["oldest", "important"])
+def test_a_scope_keeps_no_more_than_it_may(memory: Open, evict: str) -> None:
+    m = memory(max_size=3, evict=evict)
+    for number, importance in enumerate([0.9, 0.1, 0.5, 0.7]):
+        m.store_memory(f"s{number}", f"memory number {number}", metadata={"importance": importance})
+    m.store_memory("s", "of somebody else", user="tom")
+    left = sorted(contents(m.search_memories("memory number")))
+    gone = {"oldest": "memory number 0", "important": "memory number 1"}[evict]
+    assert left == sorted({f"memory number {number}" for number in range(4)} - {gone})
+    old = m.search_memories("number 3")[0]["id"]
+    m.store_memory("s3", "memory number 3, corrected", supersedes=old)
+    assert len(m.export_memories()["lines"]) == 4  # what was superseded went first
+    assert "memory number 3, corrected" in contents(m.search_memories("memory number"))
+
+
+def test_writers_with_a_bound_do_not_wait_for_each_other_for_ever(memory: Open) -> None:
+    m = memory(max_size=3)
+
+    def write(writer: int) -> None:
+        for number in range(25):
+            m.store_memory(f"s{(writer * 7 + number) % 8}", f"text {writer} {number}")
+
+    in_parallel(4, write)
+    assert len(m.search_memories("text", limit=100)) == 3
+
+
+def in_parallel(count: int, work: Callable[[int], None]) -> None:
+    failed: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failed == []
+
+
+def test_sixteen_writers_lose_nothing(memory: Open, tmp_path: Path) -> None:
+    m = memory(persist_directory=str(tmp_path))
+    ids: set[str] = set()
+
+    def write(writer: int) -> None:
+        for number in range(10):
+            ids.add(m.store_memory(f"s{writer % 3}", f"writer {writer} says {number}"))
+            ids.add(m.store_memory("both", f"shared {number}", idempotency_key=f"k{number}"))
+
+    in_parallel(16, write)
+    assert len(ids) == 170
+    assert len(m.export_memories()["lines"]) == 170
+    assert len(m.get_session_memories("both")) == 10
+
+
+def test_an_idempotency_key_gives_the_same_memory(memory: Open, clock: Clock) -> None:
+    m = memory()
+    first = m.store_memory("s", "hello there", idempotency_key="k", ttl=50)
+    assert m.store_memory("s", "hello there", idempotency_key="k") == first
+    with pytest.raises(Conflict, match=f"'k' was used for another memory \\('{first}'\\)"):
+        m.store_memory("s", "other text", idempotency_key="k")
+    second = m.store_memory("s", "corrected", supersedes=first)
+    assert m.store_memory("s", "hello there", idempotency_key="k") == first  # a late repetition says nothing anew
+    assert contents(m.search_memories("hello corrected")) == ["corrected"]
+    clock.go(60)
+    assert m.store_memory("s", "anything", idempotency_key="k") not in (first, second)
+    m.store_memory("s", "said without")
+    m.store_memory("s", "said without", idempotency_key="later")
+    with pytest.raises(Conflict):
+        m.store_memory("s", "something else", idempotency_key="later")
+
+
+def test_scopes_never_leak(memory: Open) -> None:
+    m = memory()
+    scopes: list[dict[str, str]] = [
+        {}, {"user": "a"}, {"agent": "a"}, {"user": "a", "agent": "b"}, {"user": "b", "agent": "a"}, {"tenant": "t"},
+        {"tenant": "t", "user": "a"},
+    ]  # fmt: skip
+    ids = [m.store_memory("s", f"the word of scope {number}", **scope) for number, scope in enumerate(scopes)]
+    for number, scope in enumerate(scopes):
+        assert [one["id"] for one in m.search_memories("word of scope", limit=50, **scope)] == [ids[number]]
+        assert [one["id"] for one in m.get_session_memories("s", **scope)] == [ids[number]]
+        assert m.list_sessions(**scope)[0]["memories"] == 1
+        for other in set(ids) - {ids[number]}:
+            for call in (m.get_memory, m.history, m.restore_memory):
+                with pytest.raises(NotFound):
+                    call(other, **scope)
+            assert not m.delete_memory(other, **scope)
+            with pytest.raises(NotFound):
+                m.store_memory("s", "a correction from elsewhere", supersedes=other, **scope)
+    assert m.clear_session("s", user="a") == 1
+    assert [bool(m.search_memories("word", **scope)) for scope in scopes] == [n != 1 for n in range(len(scopes))]
+
+
+def test_metadata_replaces_neither_session_nor_type(memory: Open) -> None:
+    m = memory()
+    told = {"session": "x", "session_id": "x", "type": "x", "user": "x", "tenant": "x", "expires": 0, "meta": {"a": 1}}
+    id = m.store_memory("s", "hello", metadata=told, user="u")
+    found = m.get_memory(id, user="u")
+    assert (found["session_id"], found["memory_type"], found["metadata"]) == ("s", "conversation", told)
+    assert m.search_memories("hello", user="u", filter={"meta.a": 1, "session": "x"})
+
+
+def test_filters_act_before_the_best_are_chosen(memory: Open) -> None:
+    m = memory(embedder=letters)
+    for number in range(60):
+        m.store_memory(f"s{number % 3}", f"tea number {number}", metadata={"n": number, "tags": ["x", str(number % 2)]})
+    found = m.search_memories("tea number 1", limit=5, filter={"n": {"$gte": 50}, "tags": "1"}, session_id="s0")
+    assert sorted(one["metadata"]["n"] for one in found) == [51, 57]
+    found = m.search_memories("tea", limit=20, filter={"$or": [{"n": 3}, {"$not": {"n": {"$lt": 58}}}]})
+    assert sorted(one["metadata"]["n"] for one in found) == [3, 58, 59]
+    with pytest.raises(InvalidRequest, match=r"filter.n.\$near"):
+        m.search_memories("tea", filter={"n": {"$near": 3}})
+
+
+def test_it_is_found_by_the_turns_before_it_too(memory: Open) -> None:
+    m = memory()
+    m.store_memory("s", "Shall we talk about zebras?")
+    answer = m.store_memory("s", "Yes, they are my favourite.")
+    m.store_memory("elsewhere", "Nothing of the kind.")
+    assert answer in [one["id"] for one in m.search_memories("zebras")]
+    assert m.get_memory(answer)["content"] == "Yes, they are my favourite."
+
+
+def test_what_is_forgotten_leaves_the_words_of_others(memory: Open, clock: Clock) -> None:
+    m = memory()
+    said = m.store_memory("s", "My zebra is ill.")
+    for text in ("Oh no.", "Poor thing.", "Is it?"):
+        m.store_memory("s", text)
+    assert len(m.search_memories("zebra")) == 3
+    m.store_memory("s", "My cat is ill.", supersedes=said)
+    assert m.search_memories("zebra") == []
+    short = m.store_memory("s", "The giraffe, for a moment.", ttl=1)
+    assert short
+    clock.go(2)
+    m.store_memory("s", "After the moment.")
+    assert m.search_memories("giraffe") == []
+
+
+def test_deleting_softly_can_be_undone(memory: Open, clock: Clock) -> None:
+    m = memory()
+    id = m.store_memory("s", "hello there my friend")
+    clock.go(1)
+    assert m.delete_memory(id, hard=False)
+    assert not m.delete_memory(id, hard=False)
+    assert m.search_memories("hello") == []
+    deleted = clock()
+    clock.go(1)
+    again = m.restore_memory(id)
+    assert contents(m.search_memories("hello")) == ["hello there my friend"]
+    assert m.search_memories("hello", as_of=deleted) == []
+    assert m.restore_memory(id) == m.restore_memory(again) == again
+
+
+def test_after_a_hard_delete_no_trace_is_in_any_file(memory: Open, tmp_path: Path) -> None:
+    m = memory(embedder=letters, persist_directory=str(tmp_path))
+    words = ["zanzibarword", "quixotword", "metaword", "sessionword"]
+    for number in range(20):
+        m.store_memory("s", f"an ordinary turn {number}")
+    id = m.store_memory("s", f"I said {words[0]} then.", metadata={"k": words[2], "deep": {"er": [words[2]]}})
+    corrected = m.store_memory("s", f"I meant {words[1]}.", supersedes=id)
+    for number in range(3):
+        m.store_memory("s", f"a turn after it {number}")
+    m.store_memory(words[3], "a session of its own")
+    m.search_memories(words[1])
+    assert traces(tmp_path, words) == set(words)
+    assert m.delete_memory(corrected)
+    assert m.clear_session(words[3]) == 1
+    assert traces(tmp_path, [*words, id, corrected]) == set()
+    assert len(m.get_session_memories("s")) == 23
+    assert not m.delete_memory(corrected)
+
+
+def traces(place: Path, words: list[str]) -> set[str]:
+    data = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
+    assert data
+    return {word for word in words if word.encode() in data}
+
+
+def test_export_and_import_lose_nothing(memory: Open, tmp_path: Path, clock: Clock) -> None:
+    one = memory(embedder=letters)
+    first = one.store_memory("s", "Mei lives in Lyon.", metadata={"a": [1, None, {"b": 2.5}]}, ttl=1000, user="u")
+    one.store_memory("s", "Mei lives in Paris.", supersedes=first, idempotency_key="k", user="u")
+    one.store_memory("s", "And then?", agent="a")
+    lines, cursor = [], None
+    while True:
+        page = one.export_memories(limit=1, cursor=cursor)
+        lines += page["lines"]
+        if (cursor := page["cursor"]) is None:
+            break
+    assert len(lines) == 3
+    other = memory(embedder=letters, persist_directory=str(tmp_path))
+    assert other.import_memories(lines) == 3
+    assert sorted(other.export_memories()["lines"]) == sorted(lines)
+    assert other.history(first, user="u") == one.history(first, user="u")
+    assert other.search_memories("Mei", user="u") == one.search_memories("Mei", user="u")
+    assert other.import_memories(lines) == 3
+    assert len(other.export_memories()["lines"]) == 3
+
+
+@pytest.mark.parametrize("spoil", ["{", "[]", '{"format": 2}', '{"format": 1, "id": "x"}'])
+def test_a_bad_line_is_named_and_nothing_is_taken(memory: Open, spoil: str) -> None:
+    m = memory()
+    m.store_memory("s", "hello")
+    (line,) = m.export_memories()["lines"]
+    m.clear_session("s")
+    with pytest.raises(InvalidRequest, match="line 2"):
+        m.import_memories([line, spoil])
+    assert m.export_memories()["lines"] == []
+
+
+def test_imported_circles_hang_nobody(memory: Open) -> None:
+    m = memory()
+    ids = [m.store_memory("s", text) for text in ("one", "two")]
+    found = {line["id"]: line for line in map(orjson.loads, m.export_memories()["lines"])}
+    for id, other in (ids, reversed(ids)):
+        found[id]["supersedes"] = found[id]["superseded_by"] = other
+    m.import_memories([orjson.dumps(line).decode() for line in found.values()])
+    assert {one["id"] for one in m.history(ids[0])} == set(ids)
+
+
+def test_recency_importance_and_diversity_are_options(memory: Open, clock: Clock) -> None:
+    m = memory(embedder=letters)
+    old = m.store_memory("a", "green tea is good", metadata={"importance": 1})
+    clock.go(90 * 86400)
+    new = m.store_memory("b", "green tea is good.", metadata={"importance": 0})
+    same = m.store_memory("c", "green tea is good!", metadata={"importance": 0.2})
+    far = m.store_memory("d", "tea from China")
+    assert m.search_memories("green tea", recency=1.0)[0]["id"] in (new, same)
+    assert m.search_memories("green tea", importance=1.0)[0]["id"] == old
+    found = m.search_memories("green tea", diversity=0.9, limit=2)
+    assert found[1]["id"] == far
+    (best, *_) = m.search_memories("green tea", recency=0.5, importance=0.5, explain=True)
+    assert {"relevance", "recency", "importance", "dense", "bm25", "detail"} <= best["explanation"].keys()
+    assert "explanation" not in m.search_memories("green tea")[0]
+
+
+def test_a_threshold_leaves_out_what_is_far(memory: Open) -> None:
+    m = memory()
+    m.store_memory("s", "east", [1.0, 0.0])
+    m.store_memory("s", "north", [0.0, 1.0])
+    assert contents(m.search_memories(vector=[1.0, 0.1], score_threshold=0.5)) == ["east"]
+    assert len(m.search_memories(vector=[1.0, 0.1])) == 2
+
+
+def test_sessions_are_listed_and_described(memory: Open) -> None:
+    m = memory()
+    for session, text in (("b", "one"), ("a", "two"), ("b", "three"), ("b", "four")):
+        m.store_memory(session, text, memory_type="note" if text == "four" else "conversation")
+    assert [(one["session_id"], one["memories"]) for one in m.list_sessions()] == [("a", 1), ("b", 3)]
+    assert [one["session_id"] for one in m.list_sessions(after="a")] == ["b"]
+    turns = m.get_session_memories("b")
+    assert contents(turns) == ["one", "three", "four"]
+    assert contents(m.get_session_memories("b", limit=1, cursor=turns[0]["id"])) == ["three"]
+    assert contents(m.get_session_memories("b", memory_type="note")) == ["four"]
+    told = m.get_session_metadata("b")
+    assert told == {
+        "session_id": "b",
+        "memories": 3,
+        "first_at": turns[0]["created_at"],
+        "last_at": turns[2]["created_at"],
+        "types": {"conversation": 2, "note": 1},
+    }
+    with pytest.raises(NotFound, match="no session 'c'"):
+        m.get_session_metadata("c")
+
+
+def test_a_store_that_fails_leaves_nothing(memory: Open) -> None:
+    def broken(texts: Sequence[str]) -> np.ndarray:
+        if any("bad" in text for text in texts):
+            raise Unavailable("the embedder is down")
+        return letters(texts)
+
+    m = memory(embedder=broken)
+    first = m.store_memory("s", "good")
+    for options in ({}, {"supersedes": first}):
+        with pytest.raises(Unavailable):
+            m.store_memory("s", "bad", **options)
+    assert contents(m.search_memories("good")) == ["good"]
+    assert "superseded_at" not in m.get_memory(first)
+    assert len(m.export_memories()["lines"]) == 1
+    found = m.search_memories("bad good", explain=True)  # a query goes on by words alone, and says so
+    assert contents(found) == ["good"]
+    assert "the embedder is down" in found[0]["explanation"]["warning"]
+
+
+def test_vectors_of_the_callers_own_kind_are_kept_apart_from_the_embedders(memory: Open) -> None:
+    m = memory(embedder=letters)
+    m.store_memory("s", "with a vector of two", [1.0, 0.0])
+    m.store_memory("s", "with no vector")
+    assert set(contents(m.search_memories("vector"))) == {"with a vector of two", "with no vector"}
+    with pytest.raises(InvalidRequest, match="dimensions"):
+        m.store_memory("s", "with one of three", [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.store_memory("", "x"),
+        lambda m: m.store_memory("s", "  "),
+        lambda m: m.store_memory("s", "bad \ud800 text"),
+        lambda m: m.store_memory("s\ud800", "x"),
+        lambda m: m.store_memory("s", "x" * 1_000_001),
+        lambda m: m.store_memory("s", "x", 5),
+        lambda m: m.store_memory("s", "x", [float("nan")]),
+        lambda m: m.store_memory("s", "x", metadata={"a": object()}),
+        lambda m: m.store_memory("s", "x", metadata={"a": "y" * 20_000}),
+        lambda m: m.store_memory("s", "x", metadata=[1]),
+        lambda m: m.store_memory("s", "x", ttl=0),
+        lambda m: m.store_memory("s", "x", user=""),
+        lambda m: m.store_memory("s", "x", idempotency_key=5),
+        lambda m: m.search_memories(),
+        lambda m: m.search_memories(" "),
+        lambda m: m.search_memories("x", limit=0),
+        lambda m: m.search_memories("x", recency=2),
+        lambda m: m.search_memories("x", filter={1: 2}),
+        lambda m: m.search_memories("x", filter={"": 1}),
+        lambda m: m.search_memories("x", filter=[1]),
+        lambda m: m.get_session_memories("s", limit=0),
+        lambda m: m.get_session_memories("s", cursor="nowhere"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_stored(memory: Open, call: Callable[[Any], Any]) -> None:
+    m = memory()
+    with pytest.raises(InvalidRequest):
+        call(m)
+    assert m.export_memories()["lines"] == []
+
+
+def test_large_neighbours_keep_nothing_out(memory: Open) -> None:
+    m = memory()
+    for number in range(3):
+        m.store_memory("s", chr(0x4E00 + number) * 300_000)
+    assert len(m.get_session_memories("s")) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_size": 0}, "max_size"),
+        ({"evict": "random"}, "evict"),
+        ({"facts_model": "m"}, "generate"),
+        ({"ttl_seconds": -1}, "ttl"),
+        ({"vdb_service_name": "v", "persist_directory": "p"}, "memories lie where 'v' keeps them"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        MemoryOrchestratorService(**options)
+
+
+def test_a_factory_names_its_needs_and_the_nearest_keyword() -> None:
+    factory = create_memory_service_factory(kv_service_name="k", vdb_service_name="v")
+    assert factory.needs == ("k", "v")
+    with pytest.raises(InvalidRequest, match="did you mean 'persist_directory'"):
+        create_memory_service_factory(persist_dir="x")
+
+
+@pytest.mark.parametrize("backend", ["retrieval", pytest.param("chroma", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_goes_through_the_services_that_it_names(backend: str) -> None:
+    env = LocalEnvironment("memory", {"discovery": None})
+    env.register_service(
+        "m", create_memory_service_factory(kv_service_name="k", vdb_service_name="v", embedder=letters)
+    )
+    env.register_service("v", VDBService, backend=backend)
+    env.register_service("k", KVService)
+    with env:
+        m = env.call_service["m"]
+        told = "hello there my dear friend"
+        first = m.store_memory("s", told, metadata={"k": 1, "deep": {"er": ["x"]}})
+        m.store_memory("s", "something quite different")
+        assert m.search_memories("hello", filter={"deep.er": "x"}, explain=True)[0]["id"] == first
+        assert m.store_memory("s2", told) == first
+        second = m.store_memory("s", "hello, corrected", supersedes=first)
+        assert [one["id"] for one in m.history(first)] == [first, second]
+        assert m.delete_memory(second)
+        assert contents(m.get_session_memories("s")) == ["something quite different"]
+        counted = {one["name"]: one["statistics"]["calls"] for one in env.services()}
+        assert counted["k"] > 0
+        assert counted["v"] > 10
+        health = next(one["health"] for one in env.services() if one["name"] == "m")
+        assert health["bytes_may_stay"] is (backend == "chroma")
+
+
+def test_the_old_home_warns_and_works() -> None:
+    import sage.service.memory as old
+
+    with pytest.warns(DeprecationWarning, match="from sage.service import MemoryOrchestratorService"):
+        assert old.MemoryService is MemoryOrchestratorService
+    with pytest.raises(AttributeError):
+        _ = old.nothing
+
+
+def test_it_must_run() -> None:
+    with pytest.raises(SageError, match="does not run"):
+        MemoryOrchestratorService().search_memories("x")
