@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.api.function.base_function import BaseFunction
+from sage.api.function.kinds import MapFunction, SourceFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.jobs import JobState
@@ -31,7 +32,7 @@ class Adding(BaseFunction):
         return record + self.amount
 
 
-class Executing(BaseFunction):
+class Executing(MapFunction):
     """As upstream SAGE writes functions."""
 
     def execute(self, record: int) -> int:
@@ -167,16 +168,14 @@ class Running:
         yield from range(self.count)
 
 
-class Asked(BaseFunction):
+class Asked(SourceFunction):
     """As upstream SAGE writes sources: asked for one record at a time."""
 
     def setup(self) -> None:
         self.left = [3, 2, 1]
 
-    def execute(self) -> int | None:  # type: ignore[override]
+    def execute(self) -> int | None:
         return self.left.pop() if self.left else None
-
-    process = None  # type: ignore[assignment]
 
 
 class Iterated:

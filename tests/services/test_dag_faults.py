@@ -300,6 +300,27 @@ def test_a_job_that_is_not_drained_drops_what_waits_and_ends() -> None:
     assert job.progress["waiting"] == 0
 
 
+def test_a_function_may_stop_its_job_and_not_wait_for_it() -> None:
+    env = environment()
+    got: list[int] = []
+    jobs: list[Job] = []
+    submitted = threading.Event()
+
+    def enough(number: int) -> None:
+        submitted.wait()
+        got.append(number)
+        if number == 10:
+            with pytest.raises(Conflict, match="waits for the job's end"):
+                jobs[0].wait()
+            jobs[0].stop()
+
+    env.from_source(itertools.count).sink(enough)
+    jobs.append(env.submit())
+    submitted.set()
+    assert jobs[0].wait(30) is JobState.STOPPED
+    assert got == list(range(jobs[0].progress["read"]))
+
+
 def test_leaving_the_environment_ends_its_jobs_before_its_services() -> None:
     env = environment()
     env.register_service("kept", Kept)

@@ -8,8 +8,11 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,9 @@ def test_who_is_silent_or_dead_is_gone_from_sqlite(tmp_path: Path) -> None:
         connection.execute("UPDATE announcements SET at = at - ? WHERE node = 'silent'", (SILENCE + 1,))
     connection.close()
     assert [one.node for one in board.living()] == ["elsewhere"]
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT node FROM announcements").fetchall() == [("elsewhere",)]
+    connection.close()
     board.close()
 
 
@@ -98,18 +104,97 @@ def test_a_heartbeat_announces_and_withdraws(address: str) -> None:
     board.close()
 
 
+def test_a_heartbeat_goes_on_with_what_is_so_now(address: str) -> None:
+    board, beats = open_board(address), threading.Semaphore(0)
+    names = iter(range(1000))
+
+    def announcement() -> Announcement:
+        beats.release()
+        return said("a", environment=f"shop {next(names)}")
+
+    heartbeat = Heartbeat(address, announcement, interval=0.01)
+    heartbeat.start()
+    for _ in range(5):
+        assert beats.acquire(timeout=10)
+    (found,) = board.living()
+    assert int(found.environment.split()[1]) >= 3
+    heartbeat.stop()
+    assert board.living() == []
+    heartbeat.start()
+    assert [one.node for one in board.living()] == ["a"]
+    heartbeat.stop()
+    board.close()
+
+
+def test_a_board_that_comes_back_is_used_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place, beats = tmp_path / "board", threading.Semaphore(0)
+    place.write_text("in its way")
+    heartbeat = Heartbeat(str(place / "board.sqlite"), lambda: (beats.release(), said("a"))[1], interval=0.01)
+    with caplog.at_level(logging.WARNING):
+        heartbeat.start()
+        place.unlink()
+        assert beats.acquire(timeout=10)
+        assert beats.acquire(timeout=10)
+    board = open_board(str(place / "board.sqlite"))
+    assert [one.node for one in board.living()] == ["a"]
+    heartbeat.stop()
+    board.close()
+    assert len([record for record in caplog.records if "cannot be announced" in record.message]) == 1
+
+
 def test_a_board_that_cannot_be_used_is_told_once_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = tmp_path / "board"
     place.mkdir()
-    heartbeat = Heartbeat(str(place), lambda: said("a"))
+    heartbeat = Heartbeat(str(place), lambda: said("a"), interval=0.001)
     with caplog.at_level(logging.WARNING):
         heartbeat.start()
+        with pytest.raises(Unavailable):
+            open_board(str(place))
         heartbeat.stop()
-    assert [record.message for record in caplog.records if "cannot be announced" in record.message]
+    assert len([record for record in caplog.records if "cannot be announced" in record.message]) == 1
     with pytest.raises(Unavailable, match="board 'board' for discovery cannot be used"):
         open_board(str(place))
+
+
+def test_a_clock_that_is_put_back_keeps_no_silent_ones(tmp_path: Path) -> None:
+    path = tmp_path / "board.sqlite"
+    board = open_board(str(path))
+    board.announce(said("a", host="another-machine"))
+    board.announce(said("b", host="another-machine"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE announcements SET at = at + 3600 WHERE node = 'a'")
+    connection.close()
+    assert [one.node for one in board.living()] == ["b"]
+    board.announce(said("a", host="another-machine"))
+    assert {one.node for one in board.living()} == {"a", "b"}
+    board.close()
+
+
+def test_a_heartbeat_goes_on_when_its_board_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "board.sqlite"
+    heartbeat = Heartbeat(str(path), lambda: said("a"), interval=0.005)
+    heartbeat.start()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    end = time.monotonic() + 20
+    nodes: list[str] = []
+    while not nodes:
+        assert time.monotonic() < end
+        board = open_board(str(path))
+        nodes = [one.node for one in board.living()]
+        board.close()
+    assert nodes == ["a"]
+    heartbeat.stop()
+
+
+def test_a_health_that_is_hardly_json_keeps_nothing_from_being_announced(tmp_path: Path) -> None:
+    board = open_board(str(tmp_path / "board.sqlite"))
+    board.announce(replace(said("a"), services=[{"name": "kv", "health": {1: threading.Lock()}}]))
+    (living,) = board.living()
+    assert "lock" in living.services[0]["health"]["1"]
+    board.close()
 
 
 @pytest.mark.slow
@@ -124,6 +209,17 @@ def test_a_frozen_redis_is_told_within_seconds_without_its_address() -> None:
         assert "127.0.0.1" not in str(caught.value)
         own.process.send_signal(signal.SIGCONT)
         board.close()
+
+
+def test_a_password_is_never_told(caplog: pytest.LogCaptureFixture, server: Valkey) -> None:
+    for address in ("redis://:s3cret@127.0.0.1:1/0", server.url.replace("//", "//nobody:s3cret@")):
+        with caplog.at_level(logging.DEBUG):
+            heartbeat = Heartbeat(address, lambda: said("a"))
+            heartbeat.start()
+            heartbeat.stop()
+        with pytest.raises(Unavailable) as caught:
+            open_board(address).living()
+        assert "s3cret" not in caplog.text + "".join(traceback.format_exception(caught.value))
 
 
 def test_a_wrong_address_is_refused() -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,10 +77,31 @@ def test_what_is_put_is_there(open_kv: Open, backend: str) -> None:
     assert kv.size() == 4
 
 
-@pytest.mark.parametrize("prefix", ["a*", "a%", "a_", "a[b]", "a?", "a\\", "a^", "ab", "", "茶/", "a-", "\n"])
+@pytest.mark.parametrize(
+    "prefix", ["a*", "a%", "a_", "a[b]", "a?", "a\\", "a^", "ab", "", "茶/", "a-", "\n", "a\0", "z\ud7ff"]
+)
 def test_a_prefix_is_taken_literally(open_kv: Open, backend: str, prefix: str) -> None:
     kv = open_kv(backend)
-    keys = ["a*x", "a%x", "a_x", "a[b]x", "a?x", "a\\x", "a^x", "abx", "axx", "茶/x", "a-x", "\nx", "A*x"]
+    keys = [
+        "a*x",
+        "a%x",
+        "a_x",
+        "a[b]x",
+        "a?x",
+        "a\\x",
+        "a^x",
+        "abx",
+        "axx",
+        "茶/x",
+        "a-x",
+        "\nx",
+        "A*x",
+        "a\0x",
+        "a\0",
+        "z\ud7ff!",
+        "z\ue000",
+    ]
+    keys += ["\U0010ffff", "\U0010ffffx", "a" * 1024, "\U0010ffff" * 1024]
     for key in keys:
         kv.put(key, 1)
         kv.put(key, 2, tenant="other")
@@ -182,6 +205,11 @@ def test_counting_and_comparing(open_kv: Open, backend: str) -> None:
         lambda kv: kv.put("a", 1, ttl=float("nan")),
         lambda kv: kv.put("a", 1, ttl="5"),
         lambda kv: kv.incr("a", 1.5),
+        lambda kv: kv.put("a", 1, ttl=1e300),
+        lambda kv: kv.put("a", 1, tenant=None),
+        lambda kv: kv.get("a", tenant="\ud800"),
+        lambda kv: kv.size(tenant=5),
+        lambda kv: kv.list_keys(after=5),
         lambda kv: kv.list_keys(limit=0),
         lambda kv: kv.list_keys(None),
         lambda kv: kv.clear(5),
@@ -196,13 +224,79 @@ def test_bad_input_is_refused_and_nothing_written(
     assert kv.size() == 0
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, float("nan"), {"a": [float("inf")]}, {1, 2}, "\ud800", 1j])
+def itself() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1: 2}, float("nan"), {"a": [float("inf")]}, {1, 2}, "\ud800", 1j, 10**5000, itself(), bytearray(b"")],
+    ids=lambda value: type(value).__name__,
+)
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_what_json_cannot_say_is_refused(open_kv: Open, kind: str, value: Any) -> None:
     kv = open_kv(kind)
     with pytest.raises(InvalidRequest, match="the value"):
         kv.put("a", value)
+    with pytest.raises(InvalidRequest, match="the value"):
+        kv.compare_and_set("a", None, value)
     assert not kv.exists("a")
+
+
+def test_a_number_too_long_to_be_written_loses_no_neighbours(open_kv: Open) -> None:
+    """Writers whose commits are shared: what is wrong with one is its own."""
+    kv, started = open_kv("sqlite"), threading.Barrier(8)
+    refused = []
+
+    def work(number: int) -> None:
+        started.wait()
+        for round in range(10):
+            if number % 2:
+                kv.put(f"{number}/{round}", round)
+                continue
+            try:
+                kv.incr("n", 10**5000)
+            except InvalidRequest:
+                refused.append(number)
+
+    in_threads(work, 8)
+    assert len(refused) == 40
+    assert kv.list_keys() == [f"{number}/{round}" for number in (1, 3, 5, 7) for round in range(10)]
+
+
+def in_threads(work: Callable[[int], None], count: int) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+
+def test_what_has_expired_makes_room_before_what_lives(open_kv: Open) -> None:
+    now = [0.0]
+    for kind in ("memory", "sqlite"):
+        kv = open_kv(kind, max_size=3, clock=lambda: now[0])
+        kv.put("old", 1)
+        kv.put("short", 1, ttl=1)
+        kv.put("again", 1, ttl=1)
+        kv.put("again", 1, ttl=1000)
+        now[0] += 1
+        kv.put("new", 1)
+        assert kv.list_keys() == ["again", "new", "old"]
+
+
+def test_expired_entries_leave_memory(open_kv: Open) -> None:
+    now = [0.0]
+    kv = open_kv("memory", clock=lambda: now[0])
+    for number in range(5000):
+        kv.put(f"k{number % 100}", number, ttl=1, tenant=f"t{number % 7}")
+    assert kv.health()["entries"] == 700
+    now[0] += 1
+    for _ in range(100):
+        kv.put("k", 1)
+    assert kv.health()["entries"] == 1
 
 
 def test_in_memory_objects_go_by_reference(open_kv: Open) -> None:
@@ -249,11 +343,7 @@ def test_sixteen_writers_lose_nothing(open_kv: Open, backend: str) -> None:
             while not kv.compare_and_set("list", seen := kv.get("list"), [*(seen or []), [number, round]]):
                 pass
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(work, 16)
     assert kv.get("count") == 16 * rounds
     assert sorted(kv.get("list")) == [[number, round] for number in range(16) for round in range(rounds)]
 
@@ -270,18 +360,25 @@ OPERATIONS = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
 @given(operations=OPERATIONS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_it_does_what_a_dictionary_does(kind: str, operations: list[Any], tmp_path_factory: Any) -> None:
+def test_it_does_what_a_dictionary_does(
+    backend: str, operations: list[Any], tmp_path_factory: pytest.TempPathFactory, server: Valkey
+) -> None:
     now = [0.0]
-    options = {"persist_directory": str(tmp_path_factory.mktemp("kv"))} if kind == "sqlite" else {}
+    options: dict[str, Any] = {"backend_type": backend, "clock": lambda: now[0]}
+    if backend == "sqlite":
+        options["persist_directory"] = str(tmp_path_factory.mktemp("kv"))
+    if backend == "redis":  # whose clock is its own: nothing ends
+        options |= {"redis_url": server.url, "prefix": f"{uuid.uuid4()}:"}
+        operations = [(*operation[:3], operation[3] and 1e6, operation[4]) for operation in operations]
     model: dict[tuple[str, str], tuple[Any, float]] = {}
-    with KVService(kind, clock=lambda: now[0], **options) as kv:
+    with KVService(**options) as kv:
         for what, key, value, ttl, tenant in operations:
             model = {place: entry for place, entry in model.items() if entry[1] > now[0]}
             here = {name: entry[0] for (owner, name), entry in model.items() if owner == tenant}
             end = now[0] + (ttl or 1e9)
+            assert kv.size(tenant=tenant) == len(here)
             if what == "put":
                 kv.put(key, value, ttl, tenant=tenant)
                 model[tenant, key] = (value, end)
@@ -307,6 +404,25 @@ def test_it_does_what_a_dictionary_does(kind: str, operations: list[Any], tmp_pa
                 assert kv.list_keys(key, tenant=tenant) == sorted(name for name in here if name.startswith(key))
             else:
                 now[0] += 1.0
+
+
+@pytest.mark.slow
+def test_processes_share_a_file(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom sage.service import KVService\nsys.stdin.readline()\n"
+        "with KVService('sqlite', persist_directory=sys.argv[1], max_size=60) as kv:\n"
+        "    for number in range(20):\n        kv.incr('count')\n        kv.put(sys.argv[2] + str(number), number)\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name], stdin=subprocess.PIPE) for name in "abcd"
+    ]
+    for process in processes:  # all open it at once
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0] * 4
+    with KVService("sqlite", persist_directory=str(tmp_path)) as kv:
+        assert kv.get("count") == 80
+        assert kv.size() == 60
 
 
 @pytest.mark.slow
@@ -338,6 +454,59 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         KVService("sqlite", persist_directory=str(tmp_path)),
     ):
         pass
+
+
+def test_what_cannot_be_opened_is_told(tmp_path: Path, server: Valkey) -> None:
+    (tmp_path / "file").write_text("in its way")
+    for options, told in (
+        ({"backend_type": "sqlite", "persist_directory": str(tmp_path / "file")}, "cannot be used now"),
+        ({"backend_type": "redis", "redis_url": "redis://:s3cret@127.0.0.1:1/0"}, "does not answer"),
+        ({"backend_type": "redis", "redis_url": server.url.replace("//", "//nobody:s3cret@")}, "does not answer"),
+    ):
+        with pytest.raises(Unavailable, match=told) as caught:
+            KVService(**options).setup()
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.slow
+def test_a_full_redis_is_told_as_it_is() -> None:
+    with valkey() as own, KVService("redis", redis_url=own.url) as kv:
+        with own.client as client:
+            client.config_set("maxmemory", 1)
+        with pytest.raises(Unavailable, match=r"refuses: .*maxmemory"):
+            kv.put("a", 1)
+
+
+def test_a_value_that_is_too_large_is_refused(open_kv: Open) -> None:
+    kv = open_kv("sqlite")
+    with pytest.raises(InvalidRequest, match="the value has 268,435,457 bytes"):
+        kv.put("a", bytes(2**28 + 1))
+    assert not kv.exists("a")
+
+
+def test_a_value_that_another_program_wrote_is_told(open_kv: Open, server: Valkey) -> None:
+    kv = open_kv("redis")
+    with server.client as client:
+        for foreign in (b"", b"5", b"j{", b"jjj"):
+            client.set(f"{kv._prefix}default:a", foreign)
+            for call in (kv.get, kv.incr):
+                with pytest.raises(Conflict, match="a value is none that this service wrote"):
+                    call("a")
+    kv.put("a", 1)
+    assert kv.get("a") == 1
+
+
+def test_a_value_may_use_the_service_when_it_goes(open_kv: Open) -> None:
+    class Closing:
+        def __del__(self) -> None:
+            kv.delete("its key")
+
+    kv = open_kv("memory", max_size=3)
+    for end in (lambda: kv.put("a", 1), lambda: kv.delete("a"), lambda: kv.clear("a")):
+        kv.put("its key", 1)
+        kv.put("a", Closing())
+        end()
+        assert not kv.exists("its key")
 
 
 def test_other_keys_of_the_redis_are_never_touched(open_kv: Open, server: Valkey, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
-from sage.kernels.runtime.calls import Call, inherited, refuse_on_loop
+from sage.kernels.runtime.calls import Call, current_call, inherited, refuse_on_loop
 from sage.kernels.runtime.hosts import Host
 
 R = TypeVar("R")
@@ -56,24 +56,56 @@ class _BoundMethod:
         if proxy._retries:
             return self._retried(args, kwargs, many, timeout)
         call = self._attempt(args, kwargs, many, timeout)
-        return call.result() if self._waits else call
+        if not self._waits:
+            return call
+        return call.result() if len(call.trail) == 1 else _result_within(call)
 
     def _attempt(self, args: Any, kwargs: dict[str, Any], many: bool, timeout: float | None) -> Call:
         proxy, waits = self._proxy, self._waits
         if waits:
             refuse_on_loop(proxy._name)
-        trail, deadline = inherited(proxy._name, timeout)
+        trail, deadline = inherited(proxy._name, timeout, waits)
         call = Call(self._name, args, kwargs, trail, deadline, proxy._order, many, waits)
-        self._host.submit(call)
+        try:
+            self._host.submit(call)
+        except Unavailable:
+            if not self._renewed():
+                raise
+            self._host.submit(call)
         return call
+
+    def _renewed(self) -> bool:
+        """Whether the service runs anew since: its environment was stopped and started again."""
+        host = self._proxy._renewed()
+        if host is self._host or self._name not in host.methods():
+            return False
+        self._host = host
+        return True
 
     def _retried(self, args: Any, kwargs: dict[str, Any], many: bool, timeout: float | None) -> Any:
         """The same with further attempts; one future stands for all of them."""
-        trail, deadline = inherited(self._proxy._name, timeout)
+        if self._waits:
+            refuse_on_loop(self._proxy._name)
+        trail, deadline = inherited(self._proxy._name, timeout, self._waits)
         whole = Call(self._name, args, kwargs, trail, deadline)
+        self._renewed()
         attempts = _Attempts(self._host, whole, self._proxy._order, many, self._proxy._retries)
         attempts.begin()
         return whole.result() if self._waits else whole
+
+
+def _result_within(call: Call) -> Any:
+    """The result of a call that a service's method waits for; it ends when the call of that method is abandoned."""
+    outer = current_call()
+    if outer is None or outer.on_abandon is not None:  # one of several threads that work for it
+        return call.result()
+    outer.on_abandon = call.cancel
+    if outer.abandoned:
+        call.cancel()
+    try:
+        return call.result()
+    finally:
+        outer.on_abandon = None
 
 
 class _Attempts:
@@ -88,8 +120,12 @@ class _Attempts:
 
     def begin(self) -> None:
         whole = self._whole
+        if whole.settled:
+            return  # it was cancelled between two attempts
         call = Call(whole.method, whole.args, whole.kwargs, whole.trail, whole.deadline, self._order, self._many)
         whole.on_abandon = call.cancel
+        if whole.abandoned:
+            call.cancel()
         try:
             self._host.submit(call)
         except SageError as exc:
@@ -104,7 +140,10 @@ class _Attempts:
             self._retries -= 1
             pause = threading.Timer(_PAUSE, self.begin)
             pause.daemon = True
-            pause.start()
+            try:
+                pause.start()
+            except RuntimeError:  # no further thread can be made
+                self._whole.fail(error)
         elif error is not None:
             self._whole.fail(error)
 
@@ -121,19 +160,32 @@ class ServiceProxy:
         timeout: float | None = None,
         order: Any = None,
         retries: int = 0,
+        find: Callable[[], Host | None] = lambda: None,
     ) -> None:
+        """``find``: the host that runs it now."""
         self._name = name
         self._timeout = timeout
         self._order = order
         self._retries = retries
         self._host = host
         self._waits = waits
+        self._find = find
+
+    def _renewed(self) -> Host:
+        self._host = self._find() or self._host
+        return self._host
 
     def options(self, *, timeout: float | None = None, order: Any = None, retries: int = 0) -> ServiceProxy:
         """The same service, called otherwise: ``timeout`` in seconds, ``order`` a key whose calls run one after another
         in the order in which they were made, ``retries`` further attempts when a call failed because the service was
         full or died (then it may have run more than once)."""
-        return ServiceProxy(self._name, self._host, self._waits, timeout, order, retries)
+        try:
+            hash(order)
+        except TypeError:
+            raise InvalidRequest(
+                f"'order' must be a key that can be hashed, not {order!r:.80}", param="order"
+            ) from None
+        return ServiceProxy(self._name, self._host, self._waits, timeout, order, retries, self._find)
 
     def __getattr__(self, name: str) -> _BoundMethod:
         if name.startswith("_"):
@@ -161,7 +213,11 @@ class _Caller(Generic[R]):
     def __getitem__(self, name: str) -> ServiceProxy:
         proxy = self._proxies.get(name)
         if proxy is None:
-            proxy = self._proxies[name] = ServiceProxy(name, self._find(name), self._waits)
+            host = self._find(name)
+            proxy = ServiceProxy(name, host, self._waits, find=lambda: self._hosts().get(name))
+            self._proxies[name] = proxy
+            if self._hosts().get(name) is not host:  # it was stopped meanwhile
+                self._proxies.pop(name, None)
         return proxy
 
     def __contains__(self, name: object) -> bool:

@@ -6,6 +6,7 @@ One object is the call and the future of its result. It costs little: every call
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import traceback
 from _thread import LockType, allocate_lock
@@ -18,6 +19,9 @@ from typing import Any
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest
 
 _BEGIN, _END = "begin", "end"
+_FOREVER = 1e9
+"""Seconds from which on a time-out is none: locks can wait no longer than some centuries."""
+_log = logging.getLogger(__name__)
 
 
 class RemoteTraceback(Exception):
@@ -123,10 +127,13 @@ class Call:
     def _call_back(self) -> None:
         while self._callbacks:
             try:
-                callback = self._callbacks.pop()
+                callback = self._callbacks.pop(0)
             except IndexError:
                 return  # the other side took it
-            callback(self)
+            try:
+                callback(self)
+            except Exception:  # it is its owner's, and ends neither the worker nor the other callbacks
+                _log.exception("a callback of the call of '%s'.%s failed", self.service, self.method)
 
     # The caller's side
 
@@ -137,8 +144,9 @@ class Call:
         return isinstance(self._error, CancelledError)
 
     def cancel(self) -> bool:
-        """Whether there was something to cancel. A method that is ``async`` ends at its next ``await``; a plain one
-        runs on, but what it calls further is refused, and its result goes nowhere."""
+        """Whether there was something to cancel. A method that is ``async`` ends at its next ``await``, one that
+        waits for another service there; else it runs on, but what it calls further is refused, and its result goes
+        nowhere."""
         return self.abandon(CancelledError(f"the call of '{self.service}'.{self.method} was cancelled"))
 
     def abandon(self, error: BaseException) -> bool:
@@ -194,10 +202,16 @@ class Call:
         except BaseException:  # Ctrl-C while waiting: nobody wants it any more
             self.cancel()
             raise
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            self.expire()
-        if not self.settled:
+        if self.deadline is not None and (timeout is None or time.monotonic() >= self.deadline):
+            if not self.expire():
+                self._await_settled()  # it ended at that moment, on another thread
+        elif not self.settled:
             raise TimeoutError(f"'{self.service}'.{self.method} gave no result in {timeout:g} s; it goes on")
+
+    def _await_settled(self) -> None:
+        ready = self._ready or self._make_ready()
+        ready.acquire()
+        ready.release()
 
     def _await_ready(self, timeout: float | None) -> bool:
         if self.deadline is not None:
@@ -206,17 +220,19 @@ class Call:
         ready = self._ready or self._make_ready()
         if timeout is None:
             ready.acquire()
-        elif not ready.acquire(timeout=timeout):
+        elif not ready.acquire(timeout=min(max(timeout, 0.0), _FOREVER)):
             return False
         ready.release()  # for further ones that wait
         return True
 
     def _make_ready(self) -> LockType:
-        """One for who waits now; several at a time may each have their own."""
-        ready = allocate_lock()
-        ready.acquire()
-        self.add_done_callback(lambda _: ready.release())
-        return ready
+        """One for who waits now, the same for who waits again."""
+        for callback in self._callbacks:
+            if isinstance(callback, _Opening):
+                return callback.ready
+        opening = _Opening()
+        self.add_done_callback(opening)
+        return opening.ready
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self.settled:
@@ -245,6 +261,19 @@ class Call:
                 timer.cancel()
 
 
+class _Opening:
+    """The callback that lets those go on who wait."""
+
+    __slots__ = ("ready",)
+
+    def __init__(self) -> None:
+        self.ready = allocate_lock()
+        self.ready.acquire()
+
+    def __call__(self, _: Call) -> None:
+        self.ready.release()
+
+
 def _resolve(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
@@ -259,14 +288,15 @@ def current_call() -> Call | None:
     return running.get()
 
 
-def inherited(service: str, timeout: float | None) -> tuple[tuple[str, ...], float | None]:
-    """The trail and the deadline of a new call of ``service`` from here.
+def inherited(service: str, timeout: float | None, waits: bool = True) -> tuple[tuple[str, ...], float | None]:
+    """The trail and the deadline of a new call of ``service`` from here; ``waits``: its caller blocks until it ends.
 
-    Raises what ends the call that this code runs for, :class:`Conflict` when ``service`` stands in it already.
+    Raises what ends the call that this code runs for, :class:`Conflict` when ``service`` stands in it already. What
+    goes on after that call has ended well (a callback, a background task) makes calls of its own, unless it blocks.
     """
-    deadline = time.monotonic() + timeout if timeout is not None else None
+    deadline = _until(timeout) if timeout is not None else None
     outer = running.get()
-    if outer is None:
+    if outer is None or (outer.settled and not waits and not outer.abandoned):
         return (service,), deadline
     if outer.abandoned:
         raise CancelledError(f"the call of '{outer.service}'.{outer.method} was ended; it calls nothing further")
@@ -282,6 +312,12 @@ def inherited(service: str, timeout: float | None) -> tuple[tuple[str, ...], flo
     return (*outer.trail, service), deadline
 
 
+def _until(timeout: float) -> float | None:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise InvalidRequest(f"a call's time-out must be a number of seconds, not {timeout!r:.80}", param="timeout")
+    return time.monotonic() + timeout if timeout < _FOREVER else None
+
+
 def refuse_on_loop(service: str) -> None:
     """Raises :class:`InvalidRequest` on a running event loop, which a blocking call would stop."""
     if asyncio._get_running_loop() is not None:
@@ -292,8 +328,21 @@ def refuse_on_loop(service: str) -> None:
         )
 
 
+_CAUSE = BaseException.__dict__["__cause__"]
+_TOLD = 20_000
+"""Characters of a traceback that are kept."""
+
+
 def with_traceback_as_cause(error: BaseException) -> BaseException:
     """``error`` as its caller gets it: the same object, caused by the text of where it was raised."""
-    text = "".join(traceback.format_exception(error))
-    error.__cause__ = RemoteTraceback(text)
-    return error.with_traceback(None)  # the frames would hold what was in them
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as exc:  # a class may make anything of its attributes
+        text = f"{type(error).__name__}, whose traceback cannot be told: {type(exc).__name__}"
+    if len(text) > _TOLD:  # one object that is raised again and again tells of each time
+        text = f"{text[: _TOLD // 2]}\n…\n{text[-_TOLD // 2 :]}"
+    _CAUSE.__set__(error, RemoteTraceback(text))  # its class may forbid setting attributes
+    told = error.__context__
+    while told is not None and told.__traceback__ is not None:
+        told = BaseException.with_traceback(told, None).__context__
+    return BaseException.with_traceback(error, None)  # the frames would hold what was in them

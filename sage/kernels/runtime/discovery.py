@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ class Announcement:
     at: float = 0.0
 
     def encoded(self) -> bytes:
-        return orjson.dumps(asdict(self), default=str)
+        return orjson.dumps(self, default=str, option=orjson.OPT_NON_STR_KEYS)
 
 
 def decoded(stored: bytes | str) -> Announcement | None:
@@ -73,15 +74,23 @@ class Heartbeat:
     """Announces every :data:`HEARTBEAT` seconds on a thread of its own; a board that fails is told once in the log and
     tried again, and stops nothing."""
 
-    def __init__(self, board_address: str, announcement: Callable[[], Announcement]) -> None:
+    def __init__(
+        self, board_address: str, announcement: Callable[[], Announcement], interval: float = HEARTBEAT
+    ) -> None:
         self._address = board_address
         self._announcement = announcement
+        self._interval = interval
+        self._node: str | None = None
+        """Under which something hangs on the board."""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._failing = False
 
     def start(self) -> None:
         """The first announcement hangs when this returns, if the board can be written."""
+        if self._thread is not None:
+            return
+        self._ended.clear()
         board = self._beat(None)
         self._thread = threading.Thread(target=self._go_on, args=(board,), name="sage-heartbeat", daemon=True)
         self._thread.start()
@@ -94,12 +103,13 @@ class Heartbeat:
             self._thread = None
 
     def _go_on(self, board: Board | None) -> None:
-        while not self._ended.wait(HEARTBEAT):
+        while not self._ended.wait(self._interval):
             board = self._beat(board)
         if board is None:
             return
         try:
-            board.withdraw(self._announcement().node)
+            if self._node is not None:
+                board.withdraw(self._node)
         except Exception as exc:
             self._tell(exc)
         finally:
@@ -108,10 +118,15 @@ class Heartbeat:
     def _beat(self, board: Board | None) -> Board | None:
         try:
             board = board or open_board(self._address)
-            board.announce(self._announcement())
-            self._failing = False
+            said = self._announcement()
+            board.announce(said)
+            self._node, self._failing = said.node, False
         except Exception as exc:
             self._tell(exc)
+            if board is not None:
+                with suppress(Exception):
+                    board.close()
+            return None  # it is opened anew: its file may be another one now
         return board
 
     def _tell(self, exc: Exception) -> None:

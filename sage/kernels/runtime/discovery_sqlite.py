@@ -34,8 +34,10 @@ class SqliteBoard:
             self._connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
             try:
                 self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")  # the next heartbeat says it again
                 self._connection.execute(_SCHEMA)
-            except sqlite3.Error:
+                self._inode = path.stat().st_ino
+            except (sqlite3.Error, OSError):
                 self._connection.close()
                 raise
 
@@ -48,6 +50,8 @@ class SqliteBoard:
 
     def announce(self, announcement: Announcement) -> None:
         with self._told(), self._lock:
+            if self._path.stat().st_ino != self._inode:
+                raise OSError("its file was replaced by another one")
             self._connection.execute(
                 "INSERT OR REPLACE INTO announcements VALUES (?, ?, ?, ?, ?)",
                 (announcement.node, announcement.encoded(), announcement.host, announcement.pid, time.time()),
@@ -58,17 +62,20 @@ class SqliteBoard:
             self._connection.execute("DELETE FROM announcements WHERE node = ?", (node,))
 
     def living(self) -> list[Announcement]:
-        heard = time.time() - SILENCE
+        now, here = time.time(), socket.gethostname()
+        living, dead = [], []
         with self._told(), self._lock:
-            rows = self._connection.execute(
-                "SELECT node, said, host, pid, at FROM announcements WHERE at > ? ORDER BY rowid",
-                (heard,),
-            ).fetchall()
-            with suppress(sqlite3.OperationalError):  # a full disk: reading goes on
-                self._connection.execute("DELETE FROM announcements WHERE at <= ?", (heard,))
-        here = socket.gethostname()
-        found = [(decoded(said), at) for _, said, host, pid, at in rows if host != here or _runs(pid)]
-        living = [replace(announcement, at=at) for announcement, at in found if announcement is not None]
+            for node, said, host, pid, at in self._connection.execute(
+                "SELECT node, said, host, pid, at FROM announcements"
+            ).fetchall():
+                silent = abs(now - at) >= SILENCE  # also in the future: the clock was put back
+                if silent or (host == here and not _runs(pid)):
+                    dead.append((node, at))
+                elif (announcement := decoded(said)) is not None:
+                    living.append(replace(announcement, at=at))
+            if dead:
+                with suppress(sqlite3.OperationalError):  # a full disk: reading goes on
+                    self._connection.executemany("DELETE FROM announcements WHERE node = ? AND at = ?", dead)
         return sorted(living, key=lambda announcement: announcement.started_at)
 
     def close(self) -> None:
@@ -79,7 +86,7 @@ class SqliteBoard:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

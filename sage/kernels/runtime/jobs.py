@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sage.errors import DeadlineExceeded
+from sage.errors import Conflict, DeadlineExceeded
 from sage.kernels.runtime.channels import Channel
 from sage.kernels.runtime.feeds import Feed
 from sage.kernels.runtime.stages import StageTask, Task
@@ -160,7 +160,9 @@ class Job:
 
     def wait(self, timeout: float | None = None) -> JobState:
         """Waits for the end; raises what the job failed with, :class:`StillRunning` when ``timeout`` seconds were not
-        enough (it goes on)."""
+        enough (it goes on), :class:`Conflict` in a function of the job itself."""
+        if self._is_mine():
+            raise Conflict(f"a function of the job '{self.name}' waits for the job's end, and so for itself")
         if not self._ended.wait(timeout):
             raise self._still_running(f"has not ended after {timeout:g} s")
         if self.error is not None:
@@ -170,7 +172,8 @@ class Job:
     def stop(self, drain: bool = True, timeout: float = 30.0) -> None:
         """Reads no further, and returns once what was read is done; ``drain=False``: once what runs now has ended, and
         the rest is dropped (a Kafka source gives it again to the next job). Raises :class:`StillRunning` with the names
-        of what still runs after ``timeout`` seconds; what the job failed with, :meth:`wait` raises."""
+        of what still runs after ``timeout`` seconds; what the job failed with, :meth:`wait` raises. In a function of
+        the job itself it returns at once."""
         with self._changed:
             if self.state in (JobState.STARTING, JobState.RUNNING):
                 self.state = JobState.STOPPING
@@ -180,8 +183,11 @@ class Job:
                 feed.stop()
         else:
             self._abort()
-        if not self._ended.wait(timeout):
+        if not self._is_mine() and not self._ended.wait(timeout):
             raise self._still_running(f"has not stopped after {timeout:g} s")
+
+    def _is_mine(self) -> bool:
+        return threading.current_thread() in self._tasks
 
     def end(self) -> None:
         """Stops it within its grace: finishes what was read, and drops what that leaves."""

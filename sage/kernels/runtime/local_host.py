@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import os
 import socket
 import threading
 import time
 from _thread import LockType, allocate_lock
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import wait
+from sys import is_finalizing
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.kernels.runtime.calls import Call, running, with_traceback_as_cause
+from sage.kernels.runtime.forks import forks
 from sage.kernels.runtime.hosts import ServiceSpec, State
 from sage.kernels.runtime.inbox import Closed, Full, Inbox
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Method, methods_of
+from sage.kernels.runtime.service_loop import ServiceLoop
 from sage.kernels.runtime.statistics import Tally, summed
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
@@ -35,12 +38,14 @@ class LocalHost:
         self._bound: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._workers = 1
         self._inbox: Inbox[Call] = Inbox(0)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a __del__ that the garbage collector calls in between may call us again
         self._threads: set[threading.Thread] = set()
         self._tallies: list[Tally] = []
-        self._loop: _Loop | None = None
-        self._lanes: dict[Any, deque[Call]] = {}
+        self._loop: ServiceLoop | None = None
         self._started = False
+        self._over = False
+        """Whatever still begins to run comes too late."""
+        self._forks = forks.count
         self._stopped = threading.Event()
 
     # Life
@@ -58,7 +63,7 @@ class LocalHost:
                 if hasattr(service, "setup"):
                     service.setup()
             except BaseException:
-                self._clean_up()
+                self._clean_up_after_failure()
                 raise
         except BaseException:
             self._state = State.FAILED
@@ -88,20 +93,29 @@ class LocalHost:
         if not mine:
             self._stopped.wait(grace)
             return
-        end = time.monotonic() + grace
+        try:
+            if self._forks == forks.count:  # else all this is the parent's
+                self._end(time.monotonic() + grace)
+                self._clean_up()
+        finally:
+            self._state = State.STOPPED
+            self._stopped.set()
+
+    def _end(self, end: float) -> None:
+        """Ends the calls, those by force that have not ended at ``end``."""
         self._inbox.close()
         self._join(end)
+        self._over = True
         for call in self._inbox.clear():
             call.abandon(self._gone())
         for tally in self._tallies:
             if (left := tally.call) is not None:
                 left.abandon(self._gone())
-        if self._loop is not None:
-            self._loop.close()
+        with self._lock:
+            loop = self._loop
+        if loop is not None:
+            loop.close()
             self._join(time.monotonic() + 1)
-        self._clean_up()
-        self._state = State.STOPPED
-        self._stopped.set()
 
     def _join(self, end: float) -> None:
         for thread in list(self._threads):
@@ -112,14 +126,22 @@ class LocalHost:
         if hasattr(self._service, "cleanup"):
             self._service.cleanup()
 
+    def _clean_up_after_failure(self) -> None:
+        try:
+            self._clean_up()
+        except Exception:  # what is told is why it could not be set up
+            _log.exception("the service '%s' failed to clean up", self.spec.name)
+
     # Calls
 
     def methods(self) -> Mapping[str, Method]:
         return self._methods
 
     def submit(self, call: Call) -> None:
+        if self._forks != forks.count or is_finalizing():
+            raise self._left_behind()
         try:
-            woken = self._inbox.put(call)
+            woken = self._inbox.put(call, call.order)
         except Full:
             raise Unavailable(
                 f"{self._inbox.limit} calls wait for the service '{self.spec.name}' and it takes no more; "
@@ -130,6 +152,17 @@ class LocalHost:
             raise self._gone() from None
         if not woken and len(self._threads) < self._workers:
             self._add_worker()
+
+    def _left_behind(self) -> Unavailable:
+        """Its threads are not there, and a call would hang."""
+        if is_finalizing():
+            return Unavailable(f"the service '{self.spec.name}' ended with the interpreter", code="service_stopped")
+        return Unavailable(
+            f"the service '{self.spec.name}' runs in the process from which this one was forked; make an environment "
+            "in this process, or start it by 'spawn'",
+            code="service_stopped",
+            retry_after=None,
+        )
 
     def _gone(self) -> Unavailable:
         return Unavailable(
@@ -142,7 +175,20 @@ class LocalHost:
                 return
             thread = threading.Thread(target=self._work, name=f"sage-{self.spec.name}", daemon=True)
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no further thread can be made
+            with self._lock:
+                self._threads.discard(thread)
+                alone = not self._threads
+            if alone:
+                self._fail_all(exc)
+
+    def _fail_all(self, cause: BaseException) -> None:
+        error = Unavailable(f"no worker can be made for the service '{self.spec.name}': {cause}", code="no_worker")
+        error.__cause__ = cause
+        for call in self._inbox.clear():
+            call.fail(error)
 
     def _work(self) -> None:
         bell, tally = allocate_lock(), Tally()
@@ -153,42 +199,36 @@ class LocalHost:
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
-            if len(self._inbox):
+            left, tally.call = tally.call, None
+            self._inbox.leave(bell, left.order if left is not None else None)
+            if left is not None:
+                left.fail(Unavailable(f"the worker of the service '{self.spec.name}' died", code="worker_died"))
+            if self._inbox.ready:
                 self._add_worker()  # it died before its time
 
     def _serve(self, bell: LockType, tally: Tally) -> None:
         take, run = self._inbox.take, self._run
         while (call := take(bell)) is not None:
-            if call.order is None:
+            tally.call = call
+            run(call, tally)
+            while call.order is not None:  # those of its lane
+                following = self._inbox.following(call.order)
+                if following is None:
+                    break
+                tally.call = call = following
                 run(call, tally)
-            else:
-                self._run_in_order(call, tally)
+            tally.call = None
             del call  # nothing of it is held while the next is waited for
-
-    def _run_in_order(self, call: Call, tally: Tally) -> None:
-        """Runs it, and those of its key that came meanwhile; or leaves it to the worker that runs its key."""
-        key = call.order
-        with self._lock:
-            if (lane := self._lanes.get(key)) is not None:
-                lane.append(call)
-                return
-            self._lanes[key] = lane = deque((call,))
-        while True:
-            self._run(lane[0], tally)
-            with self._lock:
-                lane.popleft()
-                if not lane:
-                    del self._lanes[key]
-                    return
 
     def _run(self, call: Call, tally: Tally) -> None:
         if not call.begin():
             return
-        tally.call = call
         running.set(call)
         begun = time.perf_counter()
         failed = True
         try:
+            if self._over:
+                raise self._gone()
             method, is_async = self._bound[call.method]
             if call.many:
                 result = self._many(call, method, is_async)
@@ -201,7 +241,6 @@ class LocalHost:
             call.fail(with_traceback_as_cause(exc))
         else:
             call.succeed(result)
-        tally.call = None
         running.set(None)
         tally.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.many else 1)
 
@@ -217,8 +256,11 @@ class LocalHost:
 
     def _on_loop(self, call: Call, coroutine: Any) -> Any:
         with self._lock:
+            if self._over:
+                coroutine.close()
+                raise self._gone()
             if self._loop is None:
-                self._loop = _Loop(self.spec.name)
+                self._loop = ServiceLoop(self.spec.name)
         return self._loop.run(call, coroutine)
 
     def describe(self) -> dict[str, Any]:
@@ -250,36 +292,3 @@ class LocalHost:
 
 def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
-
-
-class _Loop:
-    """The event loop of one service's ``async`` methods, on a thread of its own."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"sage-{name}-loop", daemon=True)
-        self._thread.start()
-
-    def run(self, call: Call, coroutine: Any) -> Any:
-        """The coroutine's result; a worker waits here, so that no more run at once than there are workers."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        call.on_abandon = future.cancel
-        if call.abandoned:
-            future.cancel()
-        left = max(call.deadline - time.monotonic(), 0.0) if call.deadline is not None else None
-        wait((future,), left)
-        if not future.done():
-            call.expire()
-        return future.result()
-
-    def close(self) -> None:
-        async def end() -> None:
-            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,9 @@ from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller, chec
 from sage.kernels.runtime.hosts import Host, ServiceSpec
 from sage.kernels.runtime.service.base_service_task import ServiceFactory, ServiceOptions
 
+_log = logging.getLogger(__name__)
+_LEAST_GRACE = 1.0
+"""Seconds that a service has to end its calls when others have used up the grace."""
 _HOSTING = ("max_workers", "queue_size", "replicas", "placement")
 
 
@@ -66,17 +71,24 @@ class Services:
             try:
                 host.start((self.call, self.call_async))
             except Exception as exc:
-                self._stop(5.0)
+                self._stop_after_failure()
                 raise ServiceStartFailed(
                     f"the service '{spec.name}' of the environment '{self._environment}' cannot start: {exc}"
                 ) from exc
             except BaseException:
-                self._stop(5.0)
+                self._stop_after_failure()
                 raise
             self._hosts[spec.name] = host
 
+    def _stop_after_failure(self) -> None:
+        try:
+            self._stop(5.0)
+        except Exception:  # what is told is why it could not start
+            _log.exception("a service of the environment '%s' failed to clean up", self._environment)
+
     def stop(self, grace: float = 30.0) -> None:
-        """Once for each start; the last stops all, those that others need last."""
+        """Once for each start; the last stops all, those that others need last, also when the cleanup of one raises:
+        what the first raised is raised when all are stopped. ``grace``: seconds that all have together."""
         with self._lock:
             if self._users == 0:
                 return
@@ -85,14 +97,21 @@ class Services:
                 self._stop(grace)
 
     def _stop(self, grace: float) -> None:
+        end = time.monotonic() + grace
+        least = min(grace, _LEAST_GRACE)
+        failure: BaseException | None = None
         while self._hosts:
             name = next(reversed(self._hosts))
             try:
-                self._hosts[name].stop(grace)
+                self._hosts[name].stop(max(end - time.monotonic(), least))
+            except BaseException as exc:
+                failure = failure or exc
             finally:
                 del self._hosts[name]
                 self.call._proxies.pop(name, None)
                 self.call_async._proxies.pop(name, None)
+        if failure is not None:
+            raise failure
 
     def describe(self) -> list[dict[str, Any]]:
         """Of each service that runs, what :meth:`Host.describe` says."""
@@ -134,7 +153,7 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         factory = replace(service, kwargs={**service.kwargs, **kwargs}) if kwargs else service
         return ServiceSpec(name, factory.service_class, factory, factory.needs, replace(factory.options, **hosting))
     if isinstance(service, type):
-        hosting = _hosting(kwargs, inspect.signature(service).parameters)
+        hosting = _hosting(kwargs, _parameters(service))
         return ServiceSpec(
             name, service, ServiceFactory(service, args, kwargs), tuple(getattr(service, "needs", ())),
             ServiceOptions(**hosting),
@@ -149,3 +168,10 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _hosting(kwargs: dict[str, Any], parameters: Any) -> dict[str, Any]:
     """Takes out of ``kwargs`` what says how the service is hosted."""
     return {word: kwargs.pop(word) for word in _HOSTING if word in kwargs and word not in parameters}
+
+
+def _parameters(service: type) -> Any:
+    try:
+        return inspect.signature(service).parameters
+    except ValueError:  # built in, without a signature
+        return ()

@@ -11,6 +11,8 @@ from sage.errors import Conflict, InvalidRequest
 
 MAX_KEY = 1024
 """Characters of a key."""
+MAX_VALUE = 2**28
+"""Bytes of a value that is stored: SQLite and Redis take little more than that."""
 _LAST = chr(sys.maxunicode)
 MISSING: Final = object()
 """Instead of a value: there is none."""
@@ -53,21 +55,38 @@ def encode(value: Any) -> bytes:
     Raises :class:`InvalidRequest` that names what is neither.
     """
     if isinstance(value, bytes):
+        _check_length(len(value))
         return b"b" + value
     try:
         _check_json(value)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
-        return b"j" + text.encode()
+        stored = b"j" + text.encode()
     except UnicodeEncodeError:
         raise InvalidRequest("the value has a lone surrogate, which is no text", param="value") from None
     except RecursionError:
         raise InvalidRequest("the value is nested too deep, or holds itself", param="value") from None
     except ValueError as exc:  # a whole number of thousands of digits
         raise InvalidRequest(f"the value cannot be written as JSON: {exc}", param="value") from None
+    _check_length(len(stored))
+    return stored
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_VALUE:
+        raise InvalidRequest(f"the value has {length:,} bytes; at most {MAX_VALUE:,} are kept", param="value")
 
 
 def decode(stored: bytes) -> Any:
-    return stored[1:] if stored[:1] == b"b" else json.loads(stored[1:])
+    """Raises :class:`Conflict` for what :func:`encode` did not write."""
+    kind, content = stored[:1], stored[1:]
+    if kind == b"b":
+        return content
+    try:
+        if kind == b"j":
+            return json.loads(content)
+    except (ValueError, RecursionError):
+        pass
+    raise Conflict("a value is none that this service wrote; delete its key or put it anew", code="kv_foreign_value")
 
 
 def _check_json(value: Any) -> None:

@@ -25,7 +25,7 @@ class MemoryBackend:
     def __init__(self, max_size: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_size = max_size
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a value's own __del__ or __eq__ may call us from within
         self._tenants: dict[str, OrderedDict[str, Entry]] = {}
         self._ends: list[tuple[float, str, str]] = []  # a heap; also of entries that were replaced since
         self._most_ends = _SPARE
@@ -47,10 +47,10 @@ class MemoryBackend:
         return entry
 
     def _drop(self, tenant: str, key: str) -> None:
-        entries = self._tenants[tenant]
-        del entries[key]
+        entries = self._tenants.get(tenant, OrderedDict())
+        entries.pop(key, None)
         if not entries:
-            del self._tenants[tenant]
+            self._tenants.pop(tenant, None)
 
     def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None:
         with self._lock:

@@ -60,8 +60,11 @@ class BaseServiceTask:
     def __enter__(self) -> Self:
         try:
             self.setup()
-        except BaseException:
-            self.cleanup()
+        except BaseException as error:
+            try:
+                self.cleanup()
+            except Exception as exc:
+                error.add_note(f"its cleanup failed, too: {exc!r}")
             raise
         return self
 

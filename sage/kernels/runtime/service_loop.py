@@ -1,0 +1,100 @@
+"""The event loop of one service's ``async`` methods, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from _thread import LockType, allocate_lock
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any
+
+from sage.kernels.runtime.calls import Call
+
+_LAST = 1.0
+"""Seconds that cancelled work has to end when the loop closes."""
+_FOREVER = 1e9
+_log = logging.getLogger(__name__)
+
+
+class ServiceLoop:
+    """Workers wait here for their coroutines, so that no more run at once than there are workers."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop = asyncio.new_event_loop()
+        self._stopping = False
+        self._pending: dict[LockType, None] = {}
+        """Locked: what workers wait for."""
+        self._thread = threading.Thread(target=self._serve, name=f"sage-{name}-loop", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            with suppress(SystemExit, KeyboardInterrupt):  # of a method: it ends its call, not the loop
+                self._loop.run_forever()
+        with suppress(SystemExit, KeyboardInterrupt):
+            self._loop.run_until_complete(self._cancelled())
+        self._loop.close()
+
+    def run(self, call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The coroutine's result. It is cancelled when the call is abandoned, and has ended when this returns, also
+        when it takes its time for that: the next of its lane must not meet it."""
+        ended = allocate_lock()
+        ended.acquire()
+        self._pending[ended] = None
+        tasks: list[asyncio.Task[Any]] = []
+
+        def begin() -> None:
+            task = self._loop.create_task(coroutine)
+            tasks.append(task)
+            task.add_done_callback(lambda _: self._release(ended))
+
+        def cancel() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+
+        try:
+            self._loop.call_soon_threadsafe(begin)
+        except RuntimeError:
+            coroutine.close()
+            raise
+        call.on_abandon = cancel
+        if call.abandoned:
+            cancel()
+        left = max(call.deadline - time.monotonic(), 0.0) if call.deadline is not None else _FOREVER
+        if not ended.acquire(timeout=left):
+            call.expire()
+            ended.acquire()
+        try:
+            return tasks[0].result()
+        except (asyncio.CancelledError, asyncio.InvalidStateError, IndexError):
+            raise CancelledError(f"'{self._name}'.{call.method} was cancelled") from None
+        finally:
+            call.on_abandon = None  # it would hold the task
+
+    def _release(self, ended: LockType) -> None:
+        if self._pending.pop(ended, ended) is None:
+            ended.release()
+
+    def close(self) -> None:
+        """Cancels what runs. What does not end by that is left behind: the thread, too, when it blocks the loop."""
+        self._stopping = True
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(2 * _LAST)
+        if self._pending:
+            _log.warning("async methods of the service '%s' do not end; they are left behind", self._name)
+        for ended in list(self._pending):
+            self._release(ended)
+
+    async def _cancelled(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=_LAST)
+        await self._loop.shutdown_asyncgens()
