@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sage.api.local_environment import LocalEnvironment
-
 from sage.api.function.base_function import BaseFunction
+from sage.api.local_environment import LocalEnvironment
 from sage.service import KVService, create_kv_service_factory
 
 _KEYS = 1000

@@ -237,3 +237,12 @@ def test_a_factory_takes_the_services_keywords_and_names_the_nearest() -> None:
         create_vdb_service_factory(dimensions=3)
     with pytest.raises(InvalidRequest, match="takes no 'xyz'; known here: backend, collection_name"):
         create_vdb_service_factory(xyz=3)
+
+
+def test_those_of_some_ids_that_are_there_are_found() -> None:
+    with VDBService() as vdb:
+        assert vdb.find(["a"]) == []
+        vdb.add([{"id": "a", "vector": [1.0, 0.0], "metadata": {"n": 1}}])
+        assert vdb.find(["b", "a"], vector=True) == [
+            {"id": "a", "metadata": {"n": 1}, "text": "", "vector": [1.0, 0.0]}
+        ]

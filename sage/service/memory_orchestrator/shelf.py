@@ -22,11 +22,8 @@ class Shelf:
         """The engine cannot erase: what was deleted is not found, but may lie in its files."""
 
     def find(self, tenant: str, id: str, *, vector: bool = False) -> Record | None:
-        try:
-            item = self._vdb.get(id, vector=vector, collection=self._collection, tenant=tenant)
-        except NotFound:
-            return None
-        return Record.read(tenant, item)
+        found = self._vdb.find([id], vector=vector, collection=self._collection, tenant=tenant)
+        return Record.read(tenant, found[0]) if found else None
 
     def put(self, tenant: str, records: Sequence[Record]) -> None:
         """All or none of them."""

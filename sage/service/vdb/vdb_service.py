@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage.errors import InvalidRequest, Unavailable
+from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
 
 if TYPE_CHECKING:
@@ -166,6 +167,21 @@ class VDBService(BaseServiceTask):
 
         place = self._place(tenant, collection)
         return _item(self._running.get(*place, check_known_id(id), vector), vector)
+
+    def find(
+        self,
+        ids: Sequence[str],
+        *,
+        vector: bool = False,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> list[dict[str, Any]]:
+        """As :meth:`get`, of those that are there."""
+        place, found = self._place(tenant, collection), []
+        for id in ids:
+            with suppress(NotFound):
+                found.append(_item(self._running.get(*place, id, vector), vector))
+        return found
 
     def list_items(
         self,
