@@ -132,6 +132,15 @@ def test_a_correction_to_what_is_said_already_leaves_that_as_it_is(memory: Open)
     assert m.store_memory("s", "Mei moved to Paris.", supersedes=second) == second
 
 
+def test_an_update_of_metadata_alone_is_kept(memory: Open) -> None:
+    m = memory()
+    first = m.store_memory("s", "Mei lives in Lyon.", metadata={"sure": False})
+    second = m.update_memory(first, content="Mei lives in Lyon.", metadata={"sure": True})
+    assert second != first
+    assert [one["metadata"] for one in m.search_memories("Mei")] == [{"sure": True}]
+    assert m.update_memory(second, content="Mei lives in Lyon.") == second
+
+
 def test_a_memory_ends_to_the_second(memory: Open, clock: Clock) -> None:
     m = memory(ttl_seconds=100)
     m.store_memory("s", "for a while", ttl=10)
@@ -176,6 +185,15 @@ def test_a_scope_keeps_no_more_than_it_may(memory: Open, evict: str) -> None:
     m.store_memory("s3", "memory number 3, corrected", supersedes=old)
     assert len(m.export_memories()["lines"]) == 4  # what was superseded went first
     assert "memory number 3, corrected" in contents(m.search_memories("memory number"))
+
+
+def test_the_oldest_go_whatever_was_rewritten_since(memory: Open) -> None:
+    m = memory(max_size=100)
+    for number in range(130):
+        m.store_memory("s", f"turn {number}")
+    left = contents(m.get_session_memories("s", limit=200))
+    assert left == [f"turn {number}" for number in range(130 - len(left), 130)]
+    assert 98 <= len(left) <= 100
 
 
 def test_writers_with_a_bound_do_not_wait_for_each_other_for_ever(memory: Open) -> None:
@@ -233,7 +251,11 @@ def test_an_idempotency_key_gives_the_same_memory(memory: Open, clock: Clock) ->
     assert contents(m.search_memories("hello corrected")) == ["corrected"]
     clock.go(60)
     assert m.store_memory("s", "anything", idempotency_key="k") not in (first, second)
-    m.store_memory("s", "said without")
+    told = "a text that was recalled elsewhere"
+    third = m.store_memory("s", told)
+    m.search_memories("recalled elsewhere")
+    assert [m.store_memory("t", told, idempotency_key="once") for _ in range(2)] == [third, third]
+    m.store_memory("s", "said without", idempotency_key="soon")
     m.store_memory("s", "said without", idempotency_key="later")
     with pytest.raises(Conflict):
         m.store_memory("s", "something else", idempotency_key="later")
@@ -422,6 +444,8 @@ def test_sessions_are_listed_and_described(memory: Open) -> None:
     assert contents(turns) == ["one", "three", "four"]
     assert contents(m.get_session_memories("b", limit=1, cursor=turns[0]["id"])) == ["three"]
     assert contents(m.get_session_memories("b", memory_type="note")) == ["four"]
+    with pytest.raises(NotFound, match="no memory 'nowhere' in the session"):
+        m.get_session_memories("b", cursor="nowhere")
     told = m.get_session_metadata("b")
     assert told == {
         "session_id": "b",
@@ -486,7 +510,11 @@ def test_vectors_of_the_callers_own_kind_are_kept_apart_from_the_embedders(memor
         lambda m: m.search_memories("x", filter={"": 1}),
         lambda m: m.search_memories("x", filter=[1]),
         lambda m: m.get_session_memories("s", limit=0),
-        lambda m: m.get_session_memories("s", cursor="nowhere"),
+        lambda m: m.search_memories("x", filter={"a": None}),
+        lambda m: m.search_memories("x", filter={"$not": {"a": {"$exists": True}}}),
+        lambda m: m.search_memories("x", rerank=5),
+        lambda m: m.list_sessions(after=5),
+        lambda m: m.import_memories([5]),
     ],
 )
 def test_bad_input_is_refused_and_nothing_stored(memory: Open, call: Callable[[Any], Any]) -> None:

@@ -268,7 +268,9 @@ def test_a_call_ends_once_whoever_is_first() -> None:
         call = Call("work", (), {}, ("desk",), time.monotonic() + 0.0002 if turn % 2 else None, waits=True)
         seen: list[Call] = []
         call.add_done_callback(seen.append)
-        assert call.begin()
+        if not call.begin():  # a slow machine: its time was over before
+            assert call.settled
+            continue
         ends: list[Callable[[], object]] = [partial(call.succeed, 5), call.cancel, partial(call.exception, 20)]
         threads = [threading.Thread(target=end) for end in ends[turn % 3 :] + ends[: turn % 3]]
         for thread in threads:

@@ -21,6 +21,8 @@ _LINE = 1000
 """Memories that may wait to be looked at; of more, none is looked at."""
 _FACTS = 20
 _LENGTH = 500
+_SUMMARY = 4000
+"""Characters of a fact, and of a summary."""
 _ATTEMPTS = 2
 _PATIENCE = 2.0
 """Seconds that a model may take to end when the service stops."""
@@ -42,6 +44,10 @@ class _Task:
     session: str
     record: Record | None
     """``None``: see whether the session needs a summary."""
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        return (*self.scope.key(), self.session)
 
 
 class Deriver:
@@ -65,7 +71,7 @@ class Deriver:
         self._start = threading.Lock()
         self._stopped = False
         self._since: dict[tuple[str, str, str, str], int] = {}
-        """Turns of each session since it was last looked at."""
+        """Turns of each session that no summary covers."""
         self._counts = {"made": 0, "failed": 0, "passed_over": 0}
 
     def stored(self, record: Record) -> None:
@@ -107,7 +113,7 @@ class Deriver:
                 try:
                     self._derive(task)
                     break
-                except Exception as exc:
+                except BaseException as exc:  # also SystemExit, of what is a command elsewhere
                     if self._stopped:
                         break
                     if attempt == _ATTEMPTS - 1:
@@ -132,17 +138,17 @@ class Deriver:
             old = left[: self._after]
             summary = self._asked(self._summary_model, _ASK_SUMMARY, [turn.content for turn in old])
             if summary:
-                self._keep(task, SUMMARY, summary, [turn.id for turn in old])
+                self._keep(task, SUMMARY, summary[:_SUMMARY], [turn.id for turn in old])
+            left = left[self._after :]
+        self._since[task.place] = len(left)
 
     def _due(self, task: _Task) -> bool:
-        """Whether the session has had enough turns since it was last looked at."""
-        place = (*task.scope.key(), task.session)
-        known = self._since.get(place)
-        self._since[place] = (known or 0) + 1
-        if known is None or known + 1 >= self._after:
-            self._since[place] = 0
+        """Whether the session is new here, or may have had enough turns that no summary covers."""
+        known = self._since.get(task.place)
+        if known is None:
             return True
-        return False
+        self._since[task.place] = known + 1
+        return known + 1 >= self._after
 
     def _facts_of(self, record: Record) -> list[str]:
         turns = [*record.keywords.splitlines(), record.content]

@@ -12,7 +12,8 @@ from sage.service.memory_orchestrator.records import Record
 from sage.service.memory_orchestrator.shelf import Shelf
 
 _FORMAT = 1
-_TEXTS = ("id", "session", "content", "type", "user", "agent", "superseded_by", "supersedes", "key", "keywords")
+_TEXTS = ("id", "session", "content", "type", "user", "agent", "superseded_by", "supersedes", "keywords")
+_LISTS = ("sources", "context", "keys", "uses")
 _TIMES = ("created", "expires", "superseded")
 _APART = ("id", "content", "keywords")
 
@@ -46,7 +47,8 @@ def written(record: Record) -> str:
             "superseded": record.superseded,
             "superseded_by": record.superseded_by,
             "supersedes": record.supersedes,
-            "key": record.key,
+            "keys": list(record.keys),
+            "uses": list(record.uses),
             "sources": list(record.sources),
             "keywords": record.keywords,
             "context": list(record.context),
@@ -59,6 +61,9 @@ def read_lines(lines: Sequence[str], tenant: str) -> list[Record]:
     """Raises :class:`InvalidRequest` that names the first line at fault."""
     if isinstance(lines, str) or not isinstance(lines, Sequence):
         raise InvalidRequest("'lines' must be a list of lines", param="lines")
+    for place, line in enumerate(lines, 1):
+        if not isinstance(line, str):
+            raise InvalidRequest(f"line {place} is no text", param="lines")
     return [_read(line, place, tenant) for place, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -75,7 +80,7 @@ def _read(line: str, place: int, tenant: str) -> Record:
         "text": f"{found['keywords']}\n{found['content']}" if found["keywords"] else found["content"],
         "vector": found["vector"],
         "metadata": {
-            **{name: found[name] for name in (*_TEXTS, *_TIMES, "sources", "context") if name not in _APART},
+            **{name: found[name] for name in (*_TEXTS, *_TIMES, *_LISTS) if name not in _APART},
             "start": len(found["keywords"]) + 1 if found["keywords"] else 0,
             "metadata": orjson.dumps(found["metadata"]).decode(),
         },
@@ -88,8 +93,7 @@ def _check(found: dict[str, Any], place: int) -> None:
         **{name: isinstance(found.get(name), str) for name in _TEXTS},
         **{name: isinstance(found.get(name), int | float) for name in _TIMES},
         "metadata": isinstance(found.get("metadata"), dict),
-        "sources": _are_ids(found.get("sources")),
-        "context": _are_ids(found.get("context")),
+        **{name: _are_texts(found.get(name)) for name in _LISTS},
         "vector": "vector" in found and (found["vector"] is None or isinstance(found["vector"], list)),
     }
     wrong = [name for name, right in fits.items() if not right]
@@ -97,5 +101,5 @@ def _check(found: dict[str, Any], place: int) -> None:
         raise InvalidRequest(f"line {place}: '{wrong[0]}' is missing or of another kind", param="lines")
 
 
-def _are_ids(value: Any) -> bool:
+def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -11,7 +11,15 @@ from typing import Any
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.service.memory_orchestrator.locks import Locks
 from sage.service.memory_orchestrator.recalled import Recalled
-from sage.service.memory_orchestrator.records import NEVER, Record, Scope, fingerprint, id_of, importance_of
+from sage.service.memory_orchestrator.records import (
+    NEVER,
+    Record,
+    Scope,
+    fingerprint,
+    id_of,
+    importance_of,
+    use_of,
+)
 from sage.service.memory_orchestrator.sessions import Sessions
 from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.vectors import Vectors
@@ -48,8 +56,18 @@ class Keeper:
     text at once meet in one memory."""
 
     def __init__(
-        self, shelf: Shelf, sessions: Sessions, vectors: Vectors, recalled: Recalled, clock: Callable[[], float]
+        self,
+        shelf: Shelf,
+        sessions: Sessions,
+        vectors: Vectors,
+        recalled: Recalled,
+        clock: Callable[[], float],
+        most: int | None = None,
+        evict: str = "oldest",
     ) -> None:
+        """``most``: memories of a scope; ``evict``: which go beyond it, the ``oldest`` or the least ``important``."""
+        self._most = most
+        self._evict = evict
         self._shelf = shelf
         self._sessions = sessions
         self._vectors = vectors
@@ -78,12 +96,14 @@ class Keeper:
         own = said.vector is not None
         if not own and self._known(said, self.now()) is None:
             said = replace(said, vector=self._vectors.of(said.content))  # slow: before anything is locked
-        with self._locks.storing(said.scope.key(), f"s:{said.session}", f"k:{said.key}"):
+        names = (f"s:{said.session}", f"k:{said.key}") if said.key else (f"s:{said.session}",)
+        with self._locks.storing(said.scope.key(), *names):
             now = self._next()
             if (known := self._known(said, now)) is not None:
-                return Stored(self._with_key(known, said.key), False)
-            record = self._sessions.in_context(self._new(said, now))
-            return Stored(self._put(record, (), own), True)
+                return Stored(self._with_key(known, said), False)
+            stored = Stored(self._put(self._sessions.in_context(self._new(said, now)), (), own), True)
+        self._make_room(said.scope, stored.record.id)
+        return stored
 
     def correct(self, said: Said, old: str) -> Stored:
         """As :meth:`store`; the memory of the id ``old`` is superseded by it. Raises :class:`Conflict` when it was
@@ -96,18 +116,20 @@ class Keeper:
             if said.key and (known := self._by_key(said, now)) is not None:
                 return Stored(known, False)
             before = self._current(said.scope, old)
-            if before.session == said.session and fingerprint(before.content) == fingerprint(said.content):
+            if _says(before, said):
                 return Stored(before, False)
-            return self._corrected(said, before, now, own)
+            stored = self._corrected(said, before, now, own)
+        self._make_room(said.scope, stored.record.id)
+        return stored
 
     def _corrected(self, said: Said, old: Record, now: float, own: bool) -> Stored:
-        _, living = self._place(said.scope, said.session, said.type, said.content, now)
+        _, living = self._place(said.scope, said.session, said.type, said.content, now, besides=old.id)
         if living is not None:
             self._shelf.put(said.scope.tenant, self._ending([old], now, living.id))
             self._sessions.forget(said.scope, [old.session])
             return Stored(living, False)
         self._sessions.forget(said.scope, [old.session, said.session])
-        record = replace(self._new(said, now), supersedes=old.id)
+        record = replace(self._new(said, now, besides=old.id), supersedes=old.id)
         turns = [turn for turn in self._sessions.turns(said.scope, said.session, now) if turn.id != old.id]
         record = self._sessions.in_context_of(record, turns)
         return Stored(self._put(record, self._ending([old], now, record.id), own), True)
@@ -119,12 +141,13 @@ class Keeper:
         derived = [record.ended(now, "") for record in self._derived(scope, ids, vectors=True) if record.lives(now)]
         return [*(record.ended(now, by) for record in old), *derived, *self._sessions.without(scope, ids)]
 
-    def _new(self, said: Said, now: float) -> Record:
-        id, _ = self._place(said.scope, said.session, said.type, said.content, now)
+    def _new(self, said: Said, now: float, besides: str = "") -> Record:
+        id, _ = self._place(said.scope, said.session, said.type, said.content, now, besides)
         ends = said.expires if said.expires is not None else NEVER if said.ttl is None else now + said.ttl
         return Record(
             id, said.scope, said.session, said.content, said.type, said.metadata or {}, now, ends,
-            key=said.key, vector=said.vector,
+            keys=(said.key,) if said.key else (), uses=(use_of(said.session, said.content),) if said.key else (),
+            vector=said.vector,
         )  # fmt: skip
 
     def _put(self, record: Record, others: Sequence[Record], own: bool) -> Record:
@@ -149,16 +172,16 @@ class Keeper:
         _, living = self._place(said.scope, said.session, said.type, said.content, now)
         if living is None and (again := self._recalled.find(said.scope, said.content)) is not None:
             found = self._shelf.find(said.scope.tenant, again)
-            if found is not None and found.lives(now) and found.type == said.type and not found.sources:
+            if found is not None and found.lives(now) and said.type in (found.type, "conversation"):
                 living = found
         return living
 
     def _by_key(self, said: Said, now: float) -> Record | None:
-        where = {**said.scope.filter(), "key": said.key, "expires": {"$gt": now}}
+        where = {**said.scope.filter(), "keys": said.key, "expires": {"$gt": now}}
         found = next(iter(self._shelf.all(said.scope.tenant, where)), None)
         if found is None:
             return None
-        if found.session != said.session or fingerprint(found.content) != fingerprint(said.content):
+        if found.uses[found.keys.index(said.key)] != use_of(said.session, said.content):
             raise Conflict(
                 f"the idempotency key '{said.key}' was used for another memory ('{found.id}'); take a new one",
                 param="idempotency_key",
@@ -166,19 +189,23 @@ class Keeper:
             )
         return found
 
-    def _with_key(self, record: Record, key: str) -> Record:
-        """The key is kept, too, where the memory has none yet."""
-        if not key or record.key:
+    def _with_key(self, record: Record, said: Said) -> Record:
+        """The key is kept, too."""
+        if not said.key or said.key in record.keys:
             return record
-        whole = self._shelf.find(record.scope.tenant, record.id, vector=True)
-        if whole is not None:
-            self._shelf.put(record.scope.tenant, [replace(whole, key=key)])
+        whole = self._whole(record)
+        uses = (*whole.uses, use_of(said.session, said.content))
+        self._shelf.put(record.scope.tenant, [replace(whole, keys=(*whole.keys, said.key), uses=uses)])
         return record
 
-    def _place(self, scope: Scope, session: str, kind: str, content: str, now: float) -> tuple[str, Record | None]:
-        """The id of a memory that says this, and that memory where it lives."""
+    def _place(
+        self, scope: Scope, session: str, kind: str, content: str, now: float, besides: str = ""
+    ) -> tuple[str, Record | None]:
+        """The id of a memory that says this, and that memory where it lives; ``besides``: another one than that."""
         for generation in count():
             id = id_of(scope, session, kind, content, generation)
+            if id == besides:
+                continue
             found = self._shelf.find(scope.tenant, id)
             if found is None or found.expires <= now:
                 return id, None
@@ -325,22 +352,20 @@ class Keeper:
         found = self._shelf.find(record.scope.tenant, record.id)
         return found if found is not None and found.expires <= self._clock() else None
 
-    def make_room(self, scope: Scope, most: int, evict: str, new: str) -> None:
-        """Forgets what the scope has beyond ``most``: what was superseded first, then the oldest or least important."""
-        if self._shelf.count(scope.tenant, scope.filter()) <= most:
+    def _make_room(self, scope: Scope, new: str = "") -> None:
+        """Forgets what the scope has beyond its bound, and a fiftieth more, so that the next stores need not look: what
+        was superseded first, then the oldest or least important."""
+        most = self._most
+        if most is None or self._shelf.count(scope.tenant, scope.filter()) <= most:
             return
         with self._locks.alone(scope.key()):
             over = self._shelf.count(scope.tenant, scope.filter()) - most
             if over <= 0:
                 return
-            # As they were written last, so the oldest come early: no need to look at all of them.
-            looked_at: Iterable[Record] = self._shelf.all(scope.tenant, scope.filter())
-            if evict == "oldest":
-                looked_at = (record for record, _ in zip(looked_at, range(over + 200), strict=False))
-            others = [record for record in looked_at if record.id != new]
+            others = [record for record in self._shelf.all(scope.tenant, scope.filter()) if record.id != new]
             others.sort(key=lambda record: record.created)
-            others.sort(key=lambda record: (record.superseded >= NEVER, _worth(record, evict)))
-            self._forget(scope, others[:over])
+            others.sort(key=lambda record: (record.superseded >= NEVER, _worth(record, self._evict)))
+            self._forget(scope, others[: over + most // 50])
 
     def derive(self, scope: Scope, session: str, kind: str, content: str, sources: Sequence[str]) -> str | None:
         """Stores what a model made of ``sources``; ``None``: one of them is gone meanwhile. It ends with the first."""
@@ -351,12 +376,13 @@ class Keeper:
             living = [source for source in found if source is not None and source.lives(now)]
             if len(living) < len(sources):
                 return None
-            _, same = self._place(scope, session, kind, content, now)
-            if same is not None:
-                return same.id
-            ends = min(source.expires for source in living)
-            said = Said(scope, session, content, kind, None, vector, expires=ends)
-            return self._put(replace(self._new(said, now), sources=tuple(sources)), (), own=False).id
+            id, same = self._place(scope, session, kind, content, now)
+            if same is None:
+                ends = min(source.expires for source in living)
+                said = Said(scope, session, content, kind, None, vector, expires=ends)
+                self._put(replace(self._new(said, now), sources=tuple(sources)), (), own=False)
+        self._make_room(scope, id)
+        return id
 
     def turns(self, scope: Scope, session: str) -> list[Record]:
         return self._sessions.turns(scope, session, self.now())
@@ -366,8 +392,27 @@ class Keeper:
             self._shelf.put(tenant, records)
         for record in records:
             self._sessions.forget(record.scope, [record.session])
+        for scope in {record.scope for record in records}:
+            self._make_room(scope)
         return len(records)
+
+    def after(self, scope: Scope, session: str, id: str) -> float:
+        """When the memory ``id`` was stored there, though it be superseded. Raises :class:`NotFound`."""
+        record = self._shelf.find(scope.tenant, id)
+        if record is None or record.scope.key() != scope.key() or record.session != session:
+            raise NotFound(f"there is no memory '{id}' in the session", param="cursor", code="memory_not_found")
+        return record.created
 
 
 def _worth(record: Record, evict: str) -> float:
     return importance_of(record) if evict == "important" else 0.0
+
+
+def _says(record: Record, said: Said) -> bool:
+    """Whether ``record`` is what is to be stored, so that nothing is corrected."""
+    return (
+        record.session == said.session
+        and record.type == said.type
+        and fingerprint(record.content) == fingerprint(said.content)
+        and (said.metadata is None or dict(record.metadata) == dict(said.metadata))
+    )

@@ -36,8 +36,11 @@ class _Gate:
     def alone(self) -> Iterator[None]:
         with self._changed:
             self._wanting += 1
-            self._changed.wait_for(lambda: not self._alone and not self._inside)
-            self._wanting -= 1
+            try:
+                self._changed.wait_for(lambda: not self._alone and not self._inside)
+            finally:
+                self._wanting -= 1
+                self._changed.notify_all()
             self._alone = True
         try:
             yield

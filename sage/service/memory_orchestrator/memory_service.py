@@ -65,8 +65,8 @@ class MemoryOrchestratorService(BaseServiceTask):
         """Without names of services it has stores of its own, in ``persist_directory`` (none: in memory).
 
         ``ttl_seconds``: of memories that are given no ``ttl``. ``max_size``: memories of a scope, superseded ones
-        counted; one more lets what was superseded be forgotten for good, then the ``oldest`` or the least
-        ``important`` (which looks at all of them). ``facts_model``, ``summary_model``: models that
+        counted; beyond it what was superseded is forgotten for good, then the ``oldest`` or the least ``important``
+        (a fiftieth at a time). ``facts_model``, ``summary_model``: models that
         make facts of what was said and summaries of each ``summary_after`` turns, in the background, by
         ``generate(model, messages) -> str``. Raises :class:`InvalidRequest`.
         """
@@ -80,6 +80,8 @@ class MemoryOrchestratorService(BaseServiceTask):
             raise InvalidRequest("'max_size' must be a whole number from 1", param="max_size")
         if evict not in ("oldest", "important"):
             raise InvalidRequest("'evict' must be 'oldest' or 'important'", param="evict")
+        if isinstance(summary_after, bool) or not isinstance(summary_after, int) or summary_after < 2:
+            raise InvalidRequest("'summary_after' must be a whole number from 2", param="summary_after")
         if (facts_model or summary_model) and generate is None:
             raise InvalidRequest("facts and summaries are made by a model: give 'generate', too", param="generate")
         self._kv_name = kv_service_name
@@ -102,7 +104,9 @@ class MemoryOrchestratorService(BaseServiceTask):
         self._shelf = Shelf(self._vdb(), self._collection)
         self._sessions = Sessions(self._shelf)
         self._recalled = Recalled(self._kv(), self._collection)
-        keeper = Keeper(self._shelf, self._sessions, self._vectors, self._recalled, self._clock)
+        keeper = Keeper(
+            self._shelf, self._sessions, self._vectors, self._recalled, self._clock, self._max_size, self._evict
+        )
         self._sweeper = Sweeper(keeper, self._clock)
         self._deriver = Deriver(keeper, *self._deriving)
         self._keeper = keeper
@@ -183,15 +187,13 @@ class MemoryOrchestratorService(BaseServiceTask):
             check_name(session_id, "session_id"),
             check_content(content),
             check_name(memory_type, "memory_type"),
-            check_metadata(metadata),
+            None if metadata is None else check_metadata(metadata),
             check_vector(vector),
             self._ttl if ttl is None else check_ttl(ttl),
             key="" if idempotency_key is None else check_name(idempotency_key, "idempotency_key"),
         )
         keeper = self._keep(said.scope)
         stored = keeper.store(said) if supersedes is None else keeper.correct(said, supersedes)
-        if stored.new and self._max_size is not None:
-            keeper.make_room(said.scope, self._max_size, self._evict, stored.record.id)
         if stored.new:
             self._deriver.stored(stored.record)
         return stored.record.id
@@ -288,10 +290,8 @@ class MemoryOrchestratorService(BaseServiceTask):
         scope = Scope.of(tenant, user, agent)
         records = self._keep(scope).session(scope, check_name(session_id, "session_id"))
         if cursor is not None:
-            place = next((place for place, record in enumerate(records) if record.id == cursor), None)
-            if place is None:
-                raise InvalidRequest(f"'cursor' names no memory of the session: '{cursor}'", param="cursor")
-            records = records[place + 1 :]
+            after = self._running().after(scope, session_id, cursor)
+            records = [record for record in records if record.created > after]
         if memory_type is None:  # what was said, without what was derived from it
             return [record.shown() for record in records if not record.sources][:limit]
         return [record.shown() for record in records if record.type == memory_type][:limit]
@@ -331,6 +331,8 @@ class MemoryOrchestratorService(BaseServiceTask):
     ) -> list[dict[str, Any]]:
         """``[{session_id, memories, first_at, last_at}]`` by name; ``after``: those that follow that one."""
         _check_page(limit)
+        if after is not None:
+            check_name(after, "after")
         scope = Scope.of(tenant, user, agent)
         self._keep(scope)
         sessions = self._sessions.listed(scope, self._running().now())

@@ -58,6 +58,8 @@ class Question:
             if value is not None:
                 check_name(value, name)
         check_vector(self.vector)
+        if self.rerank is not None and (not isinstance(self.rerank, str) or self.query is None):
+            raise InvalidRequest("'rerank' names a model and needs a 'query'", param="rerank")
         check_filter(self.filter)
 
     def where(self, now: float) -> dict[str, Any]:
@@ -95,8 +97,13 @@ def _check_names(given: Any) -> None:
         for name, value in given.items():
             if not isinstance(name, str) or not name:
                 raise InvalidRequest(f"'filter' has the field {name!r}; fields are named by texts", param="filter")
-            if name.startswith("$"):
-                _check_names(value)
+            if name == "$exists" or value is None or (isinstance(value, list | tuple) and None in value):
+                raise InvalidRequest(
+                    "'filter' asks for null or by '$exists'; memories are filtered by the values that they have",
+                    param="filter",
+                    code="unsupported_filter",
+                )
+            _check_names(value)
     elif isinstance(given, list | tuple):
         for one in given:
             _check_names(one)
@@ -171,8 +178,8 @@ def _searched(shelf: Shelf, vectors: Vectors, question: Question, limit: int, no
 
 def _rerank(vectors: Vectors, found: list[Found], question: Question) -> None:
     """By what each says alone, without the turns before it."""
-    if question.query is None or not question.rerank:
-        raise InvalidRequest("'rerank' names a model and needs a 'query'", param="rerank")
+    assert question.query is not None
+    assert question.rerank is not None
     scores = vectors.reranker(question.rerank).rerank(question.query, [one.record.content for one in found])
     for one, score in zip(found, scores, strict=True):
         one.score = one.parts["rerank"] = float(score)

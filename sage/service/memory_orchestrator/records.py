@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import orjson
 
 from sage.errors import InvalidRequest
@@ -64,8 +63,10 @@ class Record:
     superseded: float = NEVER
     superseded_by: str = ""
     supersedes: str = ""
-    key: str = ""
-    """The idempotency key that it was stored with."""
+    keys: tuple[str, ...] = ()
+    """The idempotency keys that gave it."""
+    uses: tuple[str, ...] = ()
+    """Of each key, what was stored under it, and where (:func:`use_of`)."""
     sources: tuple[str, ...] = ()
     keywords: str = ""
     context: tuple[str, ...] = ()
@@ -91,12 +92,16 @@ class Record:
                 "superseded": self.superseded,
                 "superseded_by": self.superseded_by,
                 "supersedes": self.supersedes,
-                "key": self.key,
                 "metadata": orjson.dumps(dict(self.metadata)).decode(),
                 **{f"meta.{path}": value for path, value in _leaves(self.metadata)},
             },
         }
-        for name, ids in (("sources", self.sources), ("context", self.context)):
+        for name, ids in (
+            ("sources", self.sources),
+            ("context", self.context),
+            ("keys", self.keys),
+            ("uses", self.uses),
+        ):
             if ids:  # Chroma keeps no empty lists
                 item["metadata"][name] = list(ids)
         if self.vector is not None:
@@ -119,7 +124,8 @@ class Record:
             float(found["superseded"]),
             found["superseded_by"],
             found["supersedes"],
-            found["key"],
+            tuple(found.get("keys") or ()),
+            tuple(found.get("uses") or ()),
             tuple(found.get("sources") or ()),
             item["text"][: max(0, start - 1)],
             tuple(found.get("context") or ()),
@@ -166,6 +172,11 @@ def id_of(scope: Scope, session: str, kind: str, content: str, generation: int) 
     parts = (scope.user or "", scope.agent or "", session, kind, fingerprint(content), str(generation))
     told = "".join(f"{len(part)}:{part}" for part in parts)
     return "mem_" + hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+
+
+def use_of(session: str, content: str) -> str:
+    """What an idempotency key stands for."""
+    return f"{fingerprint(content)}/{session}"
 
 
 def check_name(value: Any, param: str) -> str:
@@ -215,15 +226,11 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
 
 def check_vector(vector: Any) -> list[float] | None:
     """``vector`` as numbers; its dimension is the collection's matter."""
-    if vector is None:
-        return None
-    try:
-        found = np.asarray(vector, np.float32)
-    except (TypeError, ValueError):
-        found = np.empty((0, 0), np.float32)
-    if found.ndim != 1 or not found.size or not bool(np.isfinite(found).all()):
-        raise InvalidRequest("'vector' must be a list of finite numbers", param="vector")
-    numbers: list[float] = found.tolist()
+    from sage.middleware.retrieval.documents import check_vector as checked
+    from sage.middleware.retrieval_settings import RetrievalLimits
+
+    found = checked(vector, "memory", RetrievalLimits(), "vector")
+    numbers: list[float] | None = None if found is None else found.tolist()
     return numbers
 
 
