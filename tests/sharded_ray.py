@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sage.api.ray_environment import RayEnvironment
 from sage.errors import SageError
 from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchAnswer
 from sage.middleware.retrieval.vector_store import VectorStore
@@ -29,32 +30,13 @@ class Hosted(ShardService):
         return os.getpid()
 
 
-class Remote:
-    """An actor as a shard."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> Any:
-        import ray
-
-        method = getattr(self._actor, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return ray.get(method.remote(*args, **kwargs), timeout=30)
-            except ray.exceptions.RayTaskError as exc:
-                raise exc.cause from None
-
-        return call
-
-
-def start(root: Path, place: int) -> Any:
-    import ray
-
-    actor = ray.remote(num_cpus=0, max_concurrency=4)(Hosted).remote(root / str(place))
-    ray.get(actor.setup.remote())
-    return Remote(actor)
+def started(root: Path, number: int) -> RayEnvironment:
+    """A shard in an environment of its own, whose actor is not started again when it dies."""
+    config = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "temp_dir": sys.argv[2]}
+    env = RayEnvironment(f"shard{number}", {"discovery": None, "grace": 2.0, "ray": config})
+    env.register_service("shard", Hosted, root / str(number), max_workers=4, placement={"max_restarts": 0})
+    env.start()
+    return env
 
 
 def documents() -> list[dict[str, Any]]:
@@ -92,7 +74,8 @@ def refused(call: Any, *args: Any) -> list[str]:
 
 def run(root: Path) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    held = [start(root, place) for place in range(COUNT)]
+    environments = [started(root, number) for number in range(COUNT)]
+    held: list[Any] = [env.call_service["shard"] for env in environments]
     ours = ShardedCollection("c", held, timeout=30)
     told["pids"] = len({shard.pid() for shard in held} | {os.getpid()})
     with VectorStore(embedder=None) as store:
@@ -113,7 +96,8 @@ def run(root: Path) -> dict[str, Any]:
         except PartlyWritten as exc:
             told["partly"] = [exc.message, exc.ids == [document["id"] for document in more]]
         ours.close()
-        held[1] = start(root, 1)  # in the place of the dead one, with what that had
+        environments.append(started(root, 1))  # in the place of the dead one, with what that had
+        held[1] = environments[-1].call_service["shard"]
         ours = ShardedCollection("c", held, timeout=30)
         ours.add(more)
         store.collection.add(more)
@@ -122,26 +106,13 @@ def run(root: Path) -> dict[str, Any]:
         told["again"] = [again.total == theirs.total, ours.count() == store.collection.count()]
         told["same again"] = [same(ours.search(search), store.collection.search(search)) for search in searches()[:1]]
     ours.close()
+    for env in environments:
+        env.stop()
     return told
 
 
 def main() -> None:
-    import ray
-
-    # 127.0.0.2: what says 127.0.0.1 is turned into the machine's outer address
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 * 2**20,
-        _node_ip_address="127.0.0.2",
-        _temp_dir=sys.argv[2],
-    )
-    try:
-        told = run(Path(sys.argv[1]))
-    finally:
-        ray.shutdown()
+    told = run(Path(sys.argv[1]))
     sys.stdout.buffer.write(b"\n" + orjson.dumps(told) + b"\n")
 
 

@@ -56,7 +56,7 @@ def test_a_fault_of_the_request_arrives_as_itself(told: dict[str, Any]) -> None:
 def test_a_killed_actor_is_named_and_never_passed_over_unasked(told: dict[str, Any]) -> None:
     kind, message = told["dead"]
     assert kind == "Unavailable"
-    assert message.startswith("collection 'c': shard 1 of 3 failed (ActorDiedError")
+    assert message.startswith("collection 'c': shard 1 of 3 failed (the actor of the service 'shard' died")
     assert told["partial"]["shards"] == [0, 2]
     assert told["partial"]["warnings"][0].startswith("of 2 of 3 shards only: shard 1 of 3 failed")
 

@@ -1,0 +1,53 @@
+"""The services of an environment as an actor of it sees them: by name, in its namespace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+from sage.kernels.runtime.ray_package import load_ray
+
+if TYPE_CHECKING:
+    from sage.kernels.runtime.hosts import Host
+
+
+def actor_name(service: str, replica: int) -> str:
+    return f"service/{replica}/{service}"
+
+
+class Directory(Mapping[str, "Host"]):
+    """Finds the actors of a service when it is first called from here."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._found: dict[str, Host] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Host:
+        from sage.kernels.runtime.ray_host import find
+
+        with self._lock:
+            if name not in self._found:
+                if (host := find(name, self._namespace)) is None:
+                    raise KeyError(name)
+                self._found[name] = host
+            return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        ray = load_ray()
+
+        for actor in ray.util.list_named_actors(all_namespaces=True):
+            kind, replica, name = (*actor["name"].split("/", 2), "", "")[:3]
+            if actor["namespace"] == self._namespace and kind == "service" and replica == "0":
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def callers_of(namespace: str, environment: str) -> tuple[ServiceCaller, AsyncServiceCaller]:
+    """The callers that are handed to what runs in an actor."""
+    directory = Directory(namespace)
+    return ServiceCaller(lambda: directory, environment), AsyncServiceCaller(lambda: directory, environment)

@@ -1,0 +1,229 @@
+"""A service as actors of Ray: one for each replica, under a name in the namespace of its environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sage.errors import Conflict, InvalidRequest, Unavailable
+from sage.kernels.runtime.calls import Call
+from sage.kernels.runtime.hosts import ServiceSpec, State
+from sage.kernels.runtime.ray_actor import CONTROLS, EXCHANGES, GROUPS, ServiceActor
+from sage.kernels.runtime.ray_directory import actor_name
+from sage.kernels.runtime.ray_errors import unpacked
+from sage.kernels.runtime.ray_link import Link
+from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.service.base_service_task import Method
+from sage.kernels.runtime.stages import place_of
+
+if TYPE_CHECKING:
+    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+    from sage.kernels.runtime.ray_cluster import RayCluster
+
+_ANSWER = 2.0
+"""Seconds that a replica has to describe itself."""
+_FIND = 30.0
+
+
+class Replicas:
+    """The replicas of one service, as one process calls them."""
+
+    def __init__(self, service: str, links: list[Link], methods: Mapping[str, Method]) -> None:
+        self.service = service
+        self.links = links
+        self._methods = methods
+        self._turn = 0
+
+    def methods(self) -> Mapping[str, Method]:
+        return self._methods
+
+    def submit(self, call: Call) -> None:
+        link = self._chosen(call)
+        if call._ready is not None and call.order is None and link.up and link.ended is None:
+            link.call(call)
+        else:
+            link.submit(call)
+
+    def _chosen(self, call: Call) -> Link:
+        """That of its key; else of those that live the one with the fewest calls from here, in turns among equals."""
+        links = self.links
+        if len(links) == 1:
+            return links[0]
+        if call.order is not None:
+            return links[place_of(call.order) % len(links)]
+        self._turn = turn = (self._turn + 1) % len(links)
+        return min(links[turn:] + links[:turn], key=lambda link: (link.ended is not None, not link.up, link.load))
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+
+class RayHost:
+    """Serves ``spec`` with actors: meets :class:`sage.kernels.runtime.hosts.Host`."""
+
+    def __init__(self, spec: ServiceSpec, cluster: RayCluster) -> None:
+        self.spec = spec
+        self._cluster = cluster
+        self._state = State.STOPPED
+        self._actors: list[Any] = []
+        self._replicas = Replicas(spec.name, [], {})
+        self._started = False
+
+    def start(self, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
+        if self._started:
+            raise Conflict(f"the service '{self.spec.name}' was started already")
+        self._started = True
+        self._state = State.SETUP
+        try:
+            self._start()
+        except BaseException:
+            self._state = State.FAILED
+            self._kill()
+            raise
+        self._state = State.RUNNING
+
+    def _start(self) -> None:
+        ray = load_ray()
+
+        spec, count = self.spec, self.spec.options.replicas
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InvalidRequest(f"the service '{spec.name}' needs a whole number from 1 as replicas, not {count!r}")
+        options = self._cluster.actor_options(spec.name, spec.options.placement)
+        made: Any = ray.remote(concurrency_groups=GROUPS)(ServiceActor)
+        for replica in range(count):
+            actor = made.options(
+                **{"max_concurrency": EXCHANGES, **options, "name": actor_name(spec.name, replica)}
+            ).remote(spec, self._cluster.namespace, self._cluster.environment, count)
+            self._actors.append(actor)
+        self._replicas = _linked(spec.name, self._actors, self._cluster.patience)
+
+    def methods(self) -> Mapping[str, Method]:
+        return self._replicas.methods()
+
+    def submit(self, call: Call) -> None:
+        if self._state is not State.RUNNING:
+            raise Unavailable(
+                f"the service '{self.spec.name}' is {self._state}; it takes no calls", code="service_stopped"
+            )
+        self._replicas.submit(call)
+
+    def stop(self, grace: float) -> None:
+        ray = load_ray()
+
+        if self._state is not State.RUNNING:
+            return
+        self._state = State.STOPPING
+        try:
+            if ray.is_initialized():
+                end = time.monotonic() + grace
+                refs = [actor.stop.options(concurrency_group="control").remote(grace) for actor in self._actors]
+                ray.wait(refs, num_returns=len(refs), timeout=grace + _ANSWER)
+                while any(link.load for link in self._replicas.links) and time.monotonic() < end:
+                    time.sleep(0.01)  # the last results are on their way
+        finally:
+            self._replicas.close()
+            self._kill()
+            self._state = State.STOPPED
+
+    def _kill(self) -> None:
+        ray = load_ray()
+
+        if ray.is_initialized():
+            for actor in self._actors:
+                ray.kill(actor, no_restart=True)
+        self._actors = []
+
+    def describe(self) -> dict[str, Any]:
+        ray = load_ray()
+
+        told: list[dict[str, Any]] = []
+        if self._state is State.RUNNING and ray.is_initialized():
+            refs = [actor.describe.options(concurrency_group="control").remote() for actor in self._actors]
+            for ref in ray.wait(refs, num_returns=len(refs), timeout=_ANSWER)[0]:
+                try:
+                    told.append(ray.get(ref))
+                except Exception:  # noqa: S112 - a dead one is missing below
+                    continue
+        return _described(self.spec, self._state, told)
+
+
+def _linked(service: str, actors: list[Any], patience: float) -> Replicas:
+    """Waits until all are set up; raises what the setup of one raised."""
+    ray = load_ray()
+
+    refs = [actor.about.options(concurrency_group="control").remote() for actor in actors]
+    try:
+        told: Any = ray.get(refs, timeout=patience)
+    except ray.exceptions.GetTimeoutError:
+        raise Unavailable(
+            f"the actors of the service '{service}' are not placed within {patience:g} s: the cluster lacks what "
+            "their placement asks for, or their setup takes longer (config: ray.start_timeout)",
+            code="not_placed",
+        ) from None
+    except ray.exceptions.RayActorError as exc:
+        raise Unavailable(f"an actor of the service '{service}' died while it was made: {exc}") from exc
+    for one in told:
+        if one["error"] is not None:
+            raise unpacked(one["error"])
+    links = [Link(service, actor, one["queue_size"]) for actor, one in zip(actors, told, strict=True)]
+    return Replicas(service, links, told[0]["methods"])
+
+
+class FoundHost(Replicas):
+    """A service that another process of this environment started: called from here, stopped there."""
+
+    def __init__(self, spec: ServiceSpec, found: Replicas) -> None:
+        super().__init__(found.service, found.links, found.methods())
+        self.spec = spec
+
+    def start(self, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
+        raise Conflict(f"the service '{self.service}' was started already")
+
+    def stop(self, grace: float) -> None:
+        self.close()
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.service, "methods": sorted(self.methods()), "replicas": len(self.links)}
+
+
+def find(service: str, namespace: str) -> FoundHost | None:
+    """The service of that name in ``namespace``, if there is one."""
+    ray = load_ray()
+
+    try:
+        first = ray.get_actor(actor_name(service, 0), namespace=namespace)
+    except ValueError:
+        return None
+    about: Any = ray.get(first.about.options(concurrency_group="control").remote(), timeout=_FIND)
+    rest = range(1, about["replicas"])
+    actors = [first, *(ray.get_actor(actor_name(service, place), namespace=namespace) for place in rest)]
+    return FoundHost(ServiceSpec(service, None, lambda: None), _linked(service, actors, _FIND))
+
+
+def _described(spec: ServiceSpec, state: State, told: list[dict[str, Any]]) -> dict[str, Any]:
+    """The replicas as one service: sums, and the slowest latency."""
+    statistics: dict[str, Any] = {}
+    for word in ("calls", "errors", "queue_depth", "queue_size", "workers", "running"):
+        statistics[word] = sum(one["statistics"][word] for one in told)
+    latencies: list[dict[str, Any]] = [one["statistics"]["latency_ms"] for one in told]
+    statistics["latency_ms"] = {
+        word: max((latency[word] for latency in latencies if latency[word] is not None), default=None)
+        for word in ("mean", "p50", "p99")
+    }
+    answering = len(told)
+    healthy = answering == spec.options.replicas and all(one["health"].get("healthy", True) for one in told)
+    return {
+        "name": spec.name,
+        "class": told[0]["class"] if told else getattr(spec.service_class, "__name__", None),
+        "host": ", ".join(one["host"] for one in told) or "ray",
+        "state": state.value,
+        "replicas": spec.options.replicas,
+        "methods": told[0]["methods"] if told else [],
+        "health": {**(told[0]["health"] if told else {}), "healthy": healthy, "replicas_answering": answering},
+        "statistics": statistics,
+    }
+
+
+__all__ = ["CONTROLS", "RayHost", "find"]

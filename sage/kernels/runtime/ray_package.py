@@ -1,0 +1,15 @@
+"""The one place where Ray is imported: late, since it takes a second and comes with an extra."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage.errors import MissingExtra
+
+
+def load_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra("running services on Ray", "ray") from None
+    return ray

@@ -1,0 +1,37 @@
+"""Where an environment on Ray runs: its services and the functions of its pipelines are actors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sage.kernels.runtime.hosts import Host, ServiceSpec
+from sage.kernels.runtime.ray_cluster import RayCluster
+from sage.kernels.runtime.ray_host import RayHost
+from sage.kernels.runtime.ray_worker import RayWorker
+from sage.kernels.runtime.workers import Kind, Lives, LocalWorker, StageFunction, Worker
+
+
+class RayPlatform:
+    """``config``: see :class:`sage.kernels.runtime.ray_cluster.RayCluster`.
+
+    Sinks stay in the process of the environment: there what they fill, print or close can be seen.
+    """
+
+    def __init__(self, environment: str, config: Mapping[str, Any]) -> None:
+        self._cluster = RayCluster(environment, config)
+        self._lives = Lives()
+
+    def start(self) -> None:
+        self._cluster.open()
+
+    def make_host(self, spec: ServiceSpec) -> Host:
+        return RayHost(spec, self._cluster)
+
+    def make_worker(self, function: StageFunction, index: int) -> Worker:
+        if function.kind is Kind.SINK:
+            return LocalWorker(function, self._lives)
+        return RayWorker(function, index, self._cluster)
+
+    def stop(self) -> None:
+        self._cluster.close()

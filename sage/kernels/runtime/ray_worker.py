@@ -1,0 +1,168 @@
+"""The function of one stage as an actor of Ray, which is given batches of records."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from sage.errors import InvalidRequest, Unavailable
+from sage.kernels.runtime.ray_directory import callers_of
+from sage.kernels.runtime.ray_errors import RemoteError, packed, unpacked, why_not_carried
+from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.workers import Failure, LocalWorker, Outcome, StageFunction
+
+if TYPE_CHECKING:
+    from sage.kernels.runtime.ray_cluster import RayCluster
+    from sage.kernels.runtime.workers import Callers
+
+_PAUSE = 0.1
+"""Seconds between two looks whether an actor is there again."""
+_CLEANUP = 10.0
+
+
+class StageActor:
+    """Runs one :class:`StageFunction`. Its life begins with the actor's, and again when Ray starts that again."""
+
+    def __init__(self, function: StageFunction, namespace: str, environment: str) -> None:
+        self._name = function.name
+        self._worker = LocalWorker(function)
+        self._error: BaseException | None = None
+        try:
+            self._worker.start(callers_of(namespace, environment))
+        except BaseException as exc:
+            self._error = exc
+
+    def error(self) -> Any:
+        """What its start raised, packed."""
+        return packed(self._error) if self._error is not None else None
+
+    def process(self, batch: list[Any]) -> list[tuple[bool, Any]]:
+        return [self._told(outcome) for outcome in self._worker.process(batch)]
+
+    def _told(self, outcome: Outcome) -> tuple[bool, Any]:
+        if type(outcome) is Failure:
+            return False, packed(outcome.error)
+        if (why := why_not_carried(outcome)) is None:
+            return True, outcome
+        kind = type(outcome).__qualname__
+        return False, packed(
+            RemoteError(f"{self._name} gave what cannot be carried to another process, a {kind}: {why}")
+        )
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+
+class RayWorker:
+    """Meets :class:`sage.kernels.runtime.workers.Worker`.
+
+    At least once: when the actor dies, it is started again and given the records of its batch again, one at a time. A
+    record with which it dies once more is a failure of that record.
+    """
+
+    def __init__(self, function: StageFunction, index: int, cluster: RayCluster) -> None:
+        self._function = function
+        self._index = index
+        self._cluster = cluster
+        self._actor: Any = None
+        self._one_by_one = 0
+        """Records that are still to be given singly."""
+
+    def start(self, callers: Callers) -> None:
+        ray = load_ray()
+
+        name = f"task/{self._index}/{self._function.name}/{secrets.token_hex(4)}"
+        options = self._cluster.actor_options(name, {})
+        arguments = (self._function, self._cluster.namespace, self._cluster.environment)
+        try:
+            self._actor = ray.remote(StageActor).options(**options, name=name).remote(*arguments)
+        except TypeError as exc:
+            raise InvalidRequest(f"{self._function.name} cannot be carried to another process: {exc}") from exc
+        self._await_start()
+
+    def _await_start(self) -> None:
+        """Until the actor is set up; raises what that raised."""
+        ray = load_ray()
+
+        end = time.monotonic() + self._cluster.patience
+        while True:
+            try:
+                error = ray.get(self._actor.error.remote(), timeout=max(end - time.monotonic(), 0.0))
+                break
+            except ray.exceptions.ActorUnavailableError:
+                time.sleep(_PAUSE)  # it is being started again
+            except ray.exceptions.GetTimeoutError:
+                raise Unavailable(
+                    f"the actor of {self._function.name} is not placed and set up in {self._cluster.patience:g} s",
+                    code="not_placed",
+                ) from None
+            except ray.exceptions.RayActorError as exc:
+                raise Unavailable(f"the actor of {self._function.name} died while it was made: {exc}") from exc
+        if error is not None:
+            raise unpacked(error)
+
+    def process(self, batch: list[Any]) -> list[Outcome]:
+        if self._one_by_one:
+            self._one_by_one -= 1
+            return [self._singly(batch[0])]
+        try:
+            told = self._asked(batch)
+        except _Died:
+            self._await_start()
+            self._one_by_one = len(batch) - 1
+            return [self._singly(batch[0])]
+        except Exception:
+            if len(batch) == 1:
+                return [self._singly(batch[0])]
+            self._one_by_one = len(batch) - 1  # one of them cannot be carried
+            return [self._singly(batch[0])]
+        return [_outcome(*one) for one in told]
+
+    def _singly(self, record: Any) -> Outcome:
+        try:
+            return _outcome(*self._asked([record])[0])
+        except _Died as exc:
+            self._await_start()
+            return Failure(
+                Unavailable(
+                    f"the actor of {self._function.name} died with this record, which may have been processed in part "
+                    f"({exc}); it was started again",
+                    code="worker_died",
+                )
+            )
+        except Exception as exc:
+            what = f"{type(exc).__name__}: {exc}"
+            return Failure(InvalidRequest(f"{self._function.name}: a record cannot be carried to its actor: {what}"))
+
+    def _asked(self, batch: list[Any]) -> list[tuple[bool, Any]]:
+        ray = load_ray()
+
+        try:
+            told: list[tuple[bool, Any]] = ray.get(self._actor.process.remote(batch))
+        except ray.exceptions.RayActorError as exc:
+            raise _Died(str(exc).splitlines()[0]) from exc
+        return told
+
+    def stop(self) -> None:
+        ray = load_ray()
+
+        if self._actor is None or not ray.is_initialized():
+            return
+        actor, self._actor = self._actor, None
+        try:
+            ray.get(actor.stop.remote(), timeout=_CLEANUP)
+        except ray.exceptions.RayTaskError as exc:
+            raise exc.cause from None
+        except ray.exceptions.RayError:
+            pass  # it is dead, or stuck in its function
+        finally:
+            ray.kill(actor, no_restart=True)
+
+
+class _Died(Exception):
+    """The actor is no more."""
+
+
+def _outcome(right: bool, value: Any) -> Outcome:
+    return value if right else Failure(unpacked(value))

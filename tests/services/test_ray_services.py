@@ -1,0 +1,428 @@
+"""Services and pipelines as actors of a real Ray on this machine: calls, errors, deadlines, deaths, names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage.api.local_environment import LocalEnvironment
+from sage.api.ray_environment import RayEnvironment
+from sage.errors import ConfigError, Conflict, DeadlineExceeded, InvalidRequest, MissingExtra, NotFound, Unavailable
+from sage.kernels.runtime.calls import RemoteTraceback
+from sage.kernels.runtime.ray_errors import RemoteError
+from sage.kernels.runtime.service.base_service_task import BaseServiceTask
+from sage.kernels.runtime.services import ServiceStartFailed
+from sage.service import KVService, create_kv_service_factory
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+SECONDS = 30.0
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return found
+
+
+class Odd(Exception):
+    """Its constructor takes other things than it keeps, and it keeps what no process can carry."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+        self.lock = threading.Lock()
+
+
+class Shelf(BaseServiceTask):
+    """Keeps things, blocks and fails as it is told; says by files what it does."""
+
+    max_workers = 3
+
+    def __init__(self) -> None:
+        self.things: list[Any] = []
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def add(self, thing: Any) -> int:
+        self.things.append(thing)
+        return len(self.things)
+
+    def all(self) -> list[Any]:
+        return self.things
+
+    def block(self, inside: Path, until: Path) -> int:
+        inside.write_text(str(os.getpid()))
+        wait_for(until.exists)
+        return os.getpid()
+
+    async def sleep(self, inside: Path, ended: Path) -> None:
+        inside.touch()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.touch()
+
+    def block_then_call(self, inside: Path, until: Path, ended: Path) -> None:
+        inside.touch()
+        wait_for(until.exists)
+        try:
+            self.call_service["kv"].put("late", 1)
+        except BaseException as exc:
+            ended.write_text(type(exc).__name__)
+
+    def put_elsewhere(self, key: str, value: Any) -> Any:
+        self.call_service["kv"].put(key, value)
+        return self.call_service["kv"].get(key)
+
+    def call_me_by(self, other: str) -> Any:
+        return self.call_service[other].call_me_by("shelf")
+
+    def fail(self, kind: type[BaseException], *words: Any) -> None:
+        raise kind(*words)
+
+    def lock(self) -> Any:
+        return threading.Lock()
+
+
+class Pair(BaseServiceTask):
+    """Counts how many calls are in it at once."""
+
+    max_workers = 2
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+        self.lock = threading.Lock()
+        self.both = threading.Barrier(2)
+
+    def enter(self, together: bool = False) -> None:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        if together:
+            self.both.wait(SECONDS)
+        with self.lock:
+            self.inside -= 1
+
+    def seen(self) -> int:
+        return self.most
+
+    def hang(self) -> None:
+        threading.Event().wait()
+
+
+class Unready(BaseServiceTask):
+    def setup(self) -> None:
+        raise FileNotFoundError(2, "no such model")
+
+
+@pytest.fixture(scope="module")
+def ray_config() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="ray") as place, pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"):
+            patch.setenv(name, "set, so that it is restored")
+            patch.delenv(name)
+        patch.setenv("SAGE_DATA_DIR", f"{place}/data")
+        patch.setenv("HOME", place)  # no token of this user's
+        yield {
+            "discovery": None,
+            "ray": {"num_cpus": 2, "object_store_memory": 80 * 2**20, "temp_dir": f"{place}/ray"},
+        }
+
+
+@pytest.fixture(scope="module")
+def env(ray_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayEnvironment]:
+    env = RayEnvironment("shelves", ray_config)
+    env.register_service("shelf", Shelf)
+    env.register_service("other", Shelf)
+    env.register_service("three", Shelf, replicas=3)
+    env.register_service("small", Shelf, max_workers=1, queue_size=2)
+    place = tmp_path_factory.mktemp("kv")
+    factory = create_kv_service_factory(backend_type="sqlite", persist_directory=str(place))
+    env.register_service("kv", KVService, factory)
+    with env:
+        yield env
+
+
+def test_a_service_runs_in_a_process_of_its_own_behind_a_token(env: RayEnvironment) -> None:
+    kv = env.call_service["kv"]
+    kv.put("a", {"x": [1, 2.5, None]})
+    assert kv.get("a") == {"x": [1, 2.5, None]}
+    pids = {env.call_service[name].pid() for name in ("shelf", "other", "small")}
+    assert len(pids | {os.getpid()}) == 4
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert token.parent == Path(os.environ["SAGE_DATA_DIR"])
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert len(token.read_text()) == 64
+    found = {one["name"]: one for one in env.services()}
+    assert found["shelf"]["class"] == "Shelf"
+    assert found["three"]["replicas"] == found["three"]["health"]["replicas_answering"] == 3
+    assert found["kv"]["statistics"]["calls"] == 2
+
+
+def test_errors_arrive_as_what_was_raised(env: RayEnvironment) -> None:
+    shelf = env.call_service["shelf"]
+    with pytest.raises(KeyError, match="gone") as caught:
+        shelf.fail(KeyError, "gone")
+    assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert "in fail" in caught.value.__cause__.text
+    with pytest.raises(MissingExtra) as missing:
+        shelf.fail(MissingExtra, "this", "chroma")
+    assert (missing.value.extra, missing.value.code) == ("chroma", "missing_extra")
+    with pytest.raises(UnicodeDecodeError) as undecoded:
+        shelf.fail(UnicodeDecodeError, "utf-8", b"\xff", 0, 1, "bad byte")
+    assert undecoded.value.reason == "bad byte"
+    with pytest.raises(FileNotFoundError) as nothing:
+        shelf.fail(FileNotFoundError, 2, "nothing")
+    assert nothing.value.errno == 2
+    with pytest.raises(RemoteError, match=r"Odd: 1 and 2 \(an error that cannot be carried"):
+        shelf.fail(Odd, 1, 2)
+    with pytest.raises(SystemExit):  # it ends the call, not the actor
+        shelf.fail(SystemExit, 3)
+    with pytest.raises(NotFound, match="has no public method 'nothing'; it has: add, all"):
+        shelf.nothing()
+
+
+def test_what_cannot_be_carried_is_said_and_hurts_no_other_call(env: RayEnvironment) -> None:
+    shelf, soon = env.call_service["shelf"], env.call_service_async["shelf"]
+    with pytest.raises(RemoteError, match=r"'shelf'\.lock gave what cannot be carried to another process"):
+        shelf.lock()
+    with pytest.raises(InvalidRequest, match=r"the call of 'shelf'\.add cannot be carried") as refused:
+        shelf.add(threading.Lock())
+    assert refused.value.code == "call_not_carried"
+    calls = [soon.pid(), soon.add(threading.Lock()), soon.lock(), soon.pid()]
+    assert isinstance(calls[1].exception(), InvalidRequest)
+    assert isinstance(calls[2].exception(), RemoteError)
+    assert calls[0].result() == calls[3].result() == shelf.pid()
+
+
+def test_batches_and_futures_keep_their_order(env: RayEnvironment) -> None:
+    kv, soon = env.call_service["kv"], env.call_service_async["kv"]
+    kv.put.starmap([(f"n{n}", n) for n in range(1500)])
+    assert kv.get.map([f"n{n}" for n in range(1500)]) == list(range(1500))
+    calls = [soon.get(f"n{n}") for n in range(1500)]
+    assert [call.result() for call in calls] == list(range(1500))
+
+    async def awaited() -> list[Any]:
+        return list(await asyncio.gather(*(soon.get(f"n{n}") for n in range(20))))
+
+    assert asyncio.run(awaited()) == list(range(20))
+
+
+def test_the_calls_of_a_key_run_in_order_on_one_replica(env: RayEnvironment) -> None:
+    three = env.call_service_async["three"]
+    calls = [three.options(order=f"k{n % 5}").add([n % 5, n]) for n in range(400)]
+    for call in calls:
+        call.result()
+    replicas = [env.call_service["three"].options(order=f"k{key}").all() for key in range(5)]
+    for key, things in enumerate(replicas):
+        assert [n for k, n in things if k == key] == list(range(key, 400, 5))
+    env.call_service["three"].options(order="k0").add([0, -1])
+
+
+def test_replicas_are_chosen_by_what_is_under_way(env: RayEnvironment, tmp_path: Path) -> None:
+    three, soon = env.call_service["three"], env.call_service_async["three"]
+    blocked = [soon.block(tmp_path / f"in{n}", tmp_path / "go") for n in range(2)]
+    busy = {
+        int(wait_for(lambda n=n: (tmp_path / f"in{n}").exists() and (tmp_path / f"in{n}").read_text()))
+        for n in range(2)
+    }
+    assert len(busy) == 2
+    assert {three.pid() for _ in range(6)}.isdisjoint(busy)
+    (tmp_path / "go").touch()
+    assert {call.result() for call in blocked} == busy
+
+
+def test_services_call_each_other_and_never_in_a_circle(env: RayEnvironment) -> None:
+    shelf = env.call_service["shelf"]
+    assert shelf.put_elsewhere("from", {"an": "actor"}) == {"an": "actor"}
+    with pytest.raises(Conflict, match="shelf → other → shelf") as circle:
+        shelf.call_me_by("other")
+    assert circle.value.code == "call_cycle"
+    with pytest.raises(NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, shelf"):
+        shelf.call_me_by("none")
+
+
+def test_a_deadline_ends_the_work_and_what_it_would_do_next(env: RayEnvironment, tmp_path: Path) -> None:
+    shelf = env.call_service["shelf"]
+    with pytest.raises(DeadlineExceeded):
+        shelf.options(timeout=0.3).sleep(tmp_path / "a", tmp_path / "a-ended")
+    wait_for((tmp_path / "a-ended").exists)
+    with pytest.raises(DeadlineExceeded) as late:
+        shelf.options(timeout=0.3).block_then_call(tmp_path / "b", tmp_path / "go", tmp_path / "b-ended")
+    assert late.value.code == "service_timeout"
+    (tmp_path / "go").touch()
+    assert wait_for(lambda: (tmp_path / "b-ended").exists() and (tmp_path / "b-ended").read_text()) in (
+        "CancelledError", "DeadlineExceeded",
+    )  # fmt: skip
+    assert env.call_service["kv"].get("late") is None
+    soon = env.call_service_async["shelf"].sleep(tmp_path / "c", tmp_path / "c-ended")
+    wait_for((tmp_path / "c").exists)
+    assert soon.cancel()
+    with pytest.raises(CancelledError):
+        soon.result()
+    wait_for((tmp_path / "c-ended").exists)
+
+
+def test_a_full_queue_is_refused(env: RayEnvironment, tmp_path: Path) -> None:
+    small, soon = env.call_service["small"], env.call_service_async["small"]
+    blocked = soon.block(tmp_path / "in", tmp_path / "go")
+    wait_for((tmp_path / "in").exists)
+    waiting = [soon.pid() for _ in range(2)]
+    wait_for(lambda: next(one for one in env.services() if one["name"] == "small")["statistics"]["queue_depth"] == 2)
+    with pytest.raises(Unavailable, match="2 calls wait for the service 'small'") as full:
+        small.pid()
+    assert full.value.code == "queue_full"
+    (tmp_path / "go").touch()
+    assert {call.result() for call in [blocked, *waiting]} == {small.pid()}
+
+
+def test_no_more_calls_run_than_there_are_workers_and_stop_ends_all(
+    ray_config: dict[str, Any], env: RayEnvironment
+) -> None:
+    mine = RayEnvironment("pairs", {**ray_config, "grace": 0.3})
+    mine.register_service("pair", Pair)
+    with mine:
+        pair, soon = mine.call_service["pair"], mine.call_service_async["pair"]
+        pair.enter()  # one worker is made, and sleeps
+        with ThreadPoolExecutor(6) as threads:
+            for waiting in [threads.submit(pair.enter, True) for _ in range(60)]:
+                waiting.result(SECONDS)
+        assert pair.seen() == 2
+        hanging = [soon.hang() for _ in range(50)]
+        begun = time.monotonic()
+    assert time.monotonic() - begun < SECONDS
+    assert {type(call.exception(SECONDS)) for call in hanging} == {Unavailable}
+    with pytest.raises(NotFound, match="runs no service 'pair'"):
+        mine.call_service["pair"]
+    with pytest.raises(Unavailable, match="is stopped"):
+        pair.seen()
+
+
+def test_a_killed_actor_fails_its_calls_clearly_and_comes_back(env: RayEnvironment, tmp_path: Path) -> None:
+    other, kv = env.call_service["other"], env.call_service["kv"]
+    kv.put("kept", "on disk")
+    pid = other.pid()
+    running = [env.call_service_async["other"].block(tmp_path / f"in{n}", tmp_path / "never") for n in range(3)]
+    for n in range(3):
+        wait_for((tmp_path / f"in{n}").exists)
+    os.kill(pid, signal.SIGKILL)
+    for call in running:
+        error = call.exception(timeout=SECONDS)
+        assert isinstance(error, Unavailable)
+        assert error.code == "service_died"
+        assert "died during the call of block, which may or may not have run" in error.message
+    again = other.options(timeout=SECONDS).pid()  # waits until it is back
+    assert again != pid
+
+
+def test_a_call_that_may_run_twice_survives_a_death(env: RayEnvironment, tmp_path: Path) -> None:
+    shelf = env.call_service_async["shelf"]
+    pid = env.call_service["shelf"].pid()
+    call = shelf.options(retries=2, timeout=SECONDS).block(tmp_path / "in", tmp_path / "go")
+    wait_for(lambda: (tmp_path / "in").exists() and (tmp_path / "in").read_text() == str(pid))
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: (tmp_path / "in").read_text() not in ("", str(pid)))
+    (tmp_path / "go").touch()
+    assert call.result() not in (pid, os.getpid())
+
+
+def test_what_is_durable_outlives_the_actor(env: RayEnvironment) -> None:
+    kv = env.call_service["kv"]
+    for n in range(20):
+        kv.put(f"durable{n}", n)
+    found = next(one for one in env.services() if one["name"] == "kv")
+    os.kill(int(found["host"].rpartition(":")[2]), signal.SIGKILL)
+    kept = env.call_service["kv"].options(retries=5, timeout=SECONDS).get.map([f"durable{n}" for n in range(20)])
+    assert kept == list(range(20))
+
+
+class Poisoned:
+    """Dies with one record the first time, with another each time."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def process(self, record: int) -> tuple[int, bool]:
+        first = self.place / f"seen{record}"
+        if record == 13 or (record == 5 and not first.exists()):
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if record == 17:
+            raise KeyError(record)
+        return record, os.getpid() != int((self.place / "driver").read_text())
+
+
+def test_a_pipeline_outlives_the_death_of_its_workers(
+    ray_config: dict[str, Any], env: RayEnvironment, tmp_path: Path
+) -> None:
+    (tmp_path / "driver").write_text(str(os.getpid()))
+    mine = LocalEnvironment("pipeline", ray_config, platform="ray")
+    mine.register_service("kv", KVService)
+    found: list[Any] = []
+    mine.from_batch(range(40)).map(Poisoned, tmp_path, on_error="skip").filter(lambda one: one[0] % 2).sink(
+        found.append
+    )
+    job = mine.execute()
+    assert found == [(n, True) for n in range(1, 40, 2) if n not in (13, 17)]
+    assert sum(stage["skipped"] for stage in job.metrics.values()) == 2
+
+
+def test_two_environments_never_meet(ray_config: dict[str, Any], env: RayEnvironment) -> None:
+    import ray
+
+    with _with_kv(ray_config) as twin:
+        twin.call_service["kv"].put("a", "twin")
+        assert env.call_service["kv"].get("a") != "twin"
+        with pytest.raises(NotFound):
+            twin.call_service["shelf"]
+        names = [one["namespace"] for one in ray.util.list_named_actors(all_namespaces=True)]
+        assert len(set(names)) == 2
+    wait_for(lambda: len({one["namespace"] for one in ray.util.list_named_actors(all_namespaces=True)}) == 1)
+    assert ray.is_initialized()
+
+
+def _with_kv(ray_config: dict[str, Any]) -> RayEnvironment:
+    env = RayEnvironment("shelves", ray_config)
+    env.register_service("kv", KVService)
+    return env
+
+
+def test_a_service_that_cannot_start_says_why(ray_config: dict[str, Any], env: RayEnvironment) -> None:
+    mine = RayEnvironment("unready", ray_config)
+    mine.register_service("unready", Unready)
+    with pytest.raises(ServiceStartFailed, match="no such model") as failed:
+        mine.start()
+    assert isinstance(failed.value.__cause__, FileNotFoundError)
+    mine = RayEnvironment("unplaced", {**ray_config, "ray": {**ray_config["ray"], "start_timeout": 0.5}})
+    mine.register_service("far", Shelf, placement={"resources": {"moon": 1}})
+    with pytest.raises(ServiceStartFailed, match="not placed within"):
+        mine.start()
+    mine = RayEnvironment("misplaced", ray_config)
+    mine.register_service("far", Shelf, placement={"name": "mine"})
+    with pytest.raises(ServiceStartFailed, match="cannot set 'name'"):
+        mine.start()
+
+
+def test_nothing_runs_open(ray_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    env = RayEnvironment("open", ray_config)
+    with pytest.raises(ConfigError, match="RAY_AUTH_MODE is 'disabled'"):
+        env.start()
+    with pytest.raises(InvalidRequest, match="has no 'adress'; did you mean 'address'"):
+        RayEnvironment("wrong", {"ray": {"adress": "127.0.0.2:1"}})
+    with pytest.raises(InvalidRequest, match="'host:port' of a head node"):
+        RayEnvironment("wrong", {"ray": {"address": "ray://127.0.0.2:1"}})
