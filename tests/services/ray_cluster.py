@@ -79,7 +79,7 @@ class Node:
 
 @contextmanager
 def nodes(place: Path) -> Iterator[tuple[str, Node, Callable[[], Node], str]]:
-    """The address of the head, the other node, what starts one in its place, the address of a cluster that runs open."""
+    """The address of the head, the other node, what starts one in its place, the address of one that runs open."""
     port, open_port = free_port("127.0.0.2"), free_port("127.0.0.4")
     started: list[Node] = []
 

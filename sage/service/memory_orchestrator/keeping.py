@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -15,40 +15,17 @@ from sage.service.memory_orchestrator.records import (
     NEVER,
     Record,
     Scope,
-    fingerprint,
     id_of,
     importance_of,
     use_of,
 )
+from sage.service.memory_orchestrator.said import Said, Stored, says
 from sage.service.memory_orchestrator.sessions import Sessions
 from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.vectors import Vectors
 
 _ASKED = 500
 """Ids in one question to the shelf."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What is to be stored, checked. ``expires`` in Unix seconds, ``ttl`` in seconds from when it is stored."""
-
-    scope: Scope
-    session: str
-    content: str
-    type: str = "conversation"
-    metadata: Mapping[str, Any] | None = None
-    vector: Sequence[float] | None = None
-    ttl: float | None = None
-    expires: float | None = None
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A memory, and whether it was not there before."""
-
-    record: Record
-    new: bool
 
 
 class Keeper:
@@ -116,7 +93,7 @@ class Keeper:
             if said.key and (known := self._by_key(said, now)) is not None:
                 return Stored(known, False)
             before = self._current(said.scope, old)
-            if _says(before, said):
+            if says(before, said):
                 return Stored(before, False)
             stored = self._corrected(said, before, now, own)
         self._make_room(said.scope, stored.record.id)
@@ -406,13 +383,3 @@ class Keeper:
 
 def _worth(record: Record, evict: str) -> float:
     return importance_of(record) if evict == "important" else 0.0
-
-
-def _says(record: Record, said: Said) -> bool:
-    """Whether ``record`` is what is to be stored, so that nothing is corrected."""
-    return (
-        record.session == said.session
-        and record.type == said.type
-        and fingerprint(record.content) == fingerprint(said.content)
-        and (said.metadata is None or dict(record.metadata) == dict(said.metadata))
-    )

@@ -10,7 +10,7 @@ from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
 from sage.service.memory_orchestrator.deriving import Deriver, Generate
 from sage.service.memory_orchestrator.jsonl import Exported, read_lines, written_page
-from sage.service.memory_orchestrator.keeping import Keeper, Said
+from sage.service.memory_orchestrator.keeping import Keeper
 from sage.service.memory_orchestrator.recall import Question, recall
 from sage.service.memory_orchestrator.recalled import Recalled
 from sage.service.memory_orchestrator.records import (
@@ -21,6 +21,7 @@ from sage.service.memory_orchestrator.records import (
     check_ttl,
     check_vector,
 )
+from sage.service.memory_orchestrator.said import Said
 from sage.service.memory_orchestrator.sessions import Sessions
 from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.sweeping import Sweeper
