@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -426,3 +427,34 @@ def test_nothing_runs_open(ray_config: dict[str, Any], monkeypatch: pytest.Monke
         RayEnvironment("wrong", {"ray": {"adress": "127.0.0.2:1"}})
     with pytest.raises(InvalidRequest, match="'host:port' of a head node"):
         RayEnvironment("wrong", {"ray": {"address": "ray://127.0.0.2:1"}})
+
+
+def test_a_ray_of_our_own_listens_on_loopback_only(env: RayEnvironment) -> None:
+    assert env.call_service["shelf"].options(timeout=60).get("absent") is None
+    found = [address for pid in family() for address in listening(pid)]
+    assert len(found) >= 4  # its servers, a worker, this process
+    assert {address[-8:] for address in found} == {"0100007F"}
+
+
+def family() -> list[int]:
+    """This process and those that descend from it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def listening(pid: int) -> list[str]:
+    """The addresses that its sockets listen at, as the kernel writes them."""
+    sockets = set()
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table]
+    return [line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets]

@@ -31,8 +31,8 @@ _DEFAULTS: dict[str, Any] = {
     "temp_dir": None,
     "token_path": None,
 }
-_LOOPBACK = "127.0.0.2"
-"""Not 127.0.0.1, which Ray turns into the machine's outer address."""
+_LOOPBACK = "127.0.0.1"
+"""Of this address alone Ray's servers listen nowhere else."""
 _OPEN, _CLOSED = 7, 8
 _PROBE = f"""
 import sys
@@ -135,7 +135,7 @@ class RayCluster:
             }
         elif address.startswith("127."):
             options["_node_ip_address"] = config["node_ip_address"] or address.rpartition(":")[0]
-        with _signals_kept():
+        with _signals_kept(), _kept_on_loopback(options.get("_node_ip_address") == _LOOPBACK):
             try:
                 ray.init(
                     address=address or "local",
@@ -148,6 +148,23 @@ class RayCluster:
             except (ConnectionError, ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
                 where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started"
                 raise Unavailable(f"{where}: {str(exc).strip() or type(exc).__name__}", code="ray_unavailable") from exc
+
+
+@contextlib.contextmanager
+def _kept_on_loopback(wanted: bool) -> Iterator[None]:
+    """Ray turns 127.0.0.1 into the machine's outer address wherever it could have several nodes, and then listens on
+    all interfaces (``ray._private.services.resolve_ip_for_localhost``); a Ray of ours alone has one."""
+    if not wanted:
+        yield
+        return
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _with_path_of_this_process(job_config: Any) -> Any:
