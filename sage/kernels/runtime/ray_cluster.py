@@ -157,8 +157,7 @@ def _kept_on_loopback(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    from ray._private import ray_constants
-
+    ray_constants = load_ray()._private.ray_constants
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
