@@ -11,7 +11,9 @@ VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
+# What runs beside the rest: of all tests, and of the fast ones.
 GATEWAY := tests/gateway tests/engines tests/auth tests/providers tests/services
+QUICK   := tests/gateway tests/engines tests/auth tests/providers
 
 .PHONY: serve check check-gateway check-rest check-full test test-gateway test-rest test-vllm lint bench image-test lock clean
 
@@ -33,10 +35,10 @@ test: $(VENV)/dev.stamp
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gateway test-rest
 
 test-gateway:
-	$(BIN)/python -m pytest $(GATEWAY) -m "not slow"
+	$(BIN)/python -m pytest $(QUICK) -m "not slow"
 
 test-rest:
-	$(BIN)/python -m pytest tests -m "not slow" $(GATEWAY:%=--ignore=%)
+	$(BIN)/python -m pytest tests -m "not slow" $(QUICK:%=--ignore=%)
 
 # Everything, with the counts that the issues state.
 check-full: lint
