@@ -71,14 +71,15 @@ class Keeper:
     def store(self, said: Said) -> Stored:
         """What says the same already, or a new memory."""
         own = said.vector is not None
-        if not own and self._known(said, self.now()) is None:
+        if not own and self._known(said, self.now())[1] is None:
             said = replace(said, vector=self._vectors.of(said.content))  # slow: before anything is locked
         names = (f"s:{said.session}", f"k:{said.key}") if said.key else (f"s:{said.session}",)
         with self._locks.storing(said.scope.key(), *names):
             now = self._next()
-            if (known := self._known(said, now)) is not None:
+            id, known = self._known(said, now)
+            if known is not None:
                 return Stored(self._with_key(known, said), False)
-            stored = Stored(self._put(self._sessions.in_context(self._new(said, now)), (), own), True)
+            stored = Stored(self._put(self._sessions.in_context(_new(said, now, id)), (), own), True)
         self._make_room(said.scope, stored.record.id)
         return stored
 
@@ -100,13 +101,13 @@ class Keeper:
         return stored
 
     def _corrected(self, said: Said, old: Record, now: float, own: bool) -> Stored:
-        _, living = self._place(said.scope, said.session, said.type, said.content, now, besides=old.id)
+        id, living = self._place(said.scope, said.session, said.type, said.content, now, besides=old.id)
         if living is not None:
             self._shelf.put(said.scope.tenant, self._ending([old], now, living.id))
             self._sessions.forget(said.scope, [old.session])
             return Stored(living, False)
         self._sessions.forget(said.scope, [old.session, said.session])
-        record = replace(self._new(said, now, besides=old.id), supersedes=old.id)
+        record = replace(_new(said, now, id), supersedes=old.id)
         turns = [turn for turn in self._sessions.turns(said.scope, said.session, now) if turn.id != old.id]
         record = self._sessions.in_context_of(record, turns)
         return Stored(self._put(record, self._ending([old], now, record.id), own), True)
@@ -117,15 +118,6 @@ class Keeper:
         scope = old[0].scope
         derived = [record.ended(now, "") for record in self._derived(scope, ids, vectors=True) if record.lives(now)]
         return [*(record.ended(now, by) for record in old), *derived, *self._sessions.without(scope, ids)]
-
-    def _new(self, said: Said, now: float, besides: str = "") -> Record:
-        id, _ = self._place(said.scope, said.session, said.type, said.content, now, besides)
-        ends = said.expires if said.expires is not None else NEVER if said.ttl is None else now + said.ttl
-        return Record(
-            id, said.scope, said.session, said.content, said.type, said.metadata or {}, now, ends,
-            keys=(said.key,) if said.key else (), uses=(use_of(said.session, said.content),) if said.key else (),
-            vector=said.vector,
-        )  # fmt: skip
 
     def _put(self, record: Record, others: Sequence[Record], own: bool) -> Record:
         """``own``: its vector is the caller's; else it goes without where those that are there are of another kind."""
@@ -142,16 +134,17 @@ class Keeper:
             self._sessions.said(record)
         return record
 
-    def _known(self, said: Said, now: float) -> Record | None:
-        """What says it already: under its idempotency key, in its session, or recalled lately."""
+    def _known(self, said: Said, now: float) -> tuple[str, Record | None]:
+        """What says it already, under its idempotency key, in its session, or recalled lately; and the id that a new
+        memory would have."""
         if said.key and (known := self._by_key(said, now)) is not None:
-            return known
-        _, living = self._place(said.scope, said.session, said.type, said.content, now)
+            return known.id, known
+        id, living = self._place(said.scope, said.session, said.type, said.content, now)
         if living is None and (again := self._recalled.find(said.scope, said.content)) is not None:
             found = self._shelf.find(said.scope.tenant, again)
             if found is not None and found.lives(now) and said.type in (found.type, "conversation"):
                 living = found
-        return living
+        return id, living
 
     def _by_key(self, said: Said, now: float) -> Record | None:
         where = {**said.scope.filter(), "keys": said.key, "expires": {"$gt": now}}
@@ -248,13 +241,13 @@ class Keeper:
             if old.superseded >= NEVER:
                 return id
             last = self._whole(self.history(scope, id)[-1])
-            _, living = self._place(scope, old.session, old.type, old.content, now)
+            new_id, living = self._place(scope, old.session, old.type, old.content, now)
             if living is not None:
                 if last.lives(now) and last.id != living.id:
                     self._shelf.put(scope.tenant, self._ending([last], now, living.id))
                 return living.id
             said = Said(scope, old.session, old.content, old.type, old.metadata, old.vector, expires=old.expires)
-            record = replace(self._new(said, now), supersedes=last.id)
+            record = replace(_new(said, now, new_id), supersedes=last.id)
             ended = (
                 self._ending([last], now, record.id) if last.lives(now) else [last.ended(last.superseded, record.id)]
             )
@@ -357,7 +350,7 @@ class Keeper:
             if same is None:
                 ends = min(source.expires for source in living)
                 said = Said(scope, session, content, kind, None, vector, expires=ends)
-                self._put(replace(self._new(said, now), sources=tuple(sources)), (), own=False)
+                self._put(replace(_new(said, now, id), sources=tuple(sources)), (), own=False)
         self._make_room(scope, id)
         return id
 
@@ -383,3 +376,12 @@ class Keeper:
 
 def _worth(record: Record, evict: str) -> float:
     return importance_of(record) if evict == "important" else 0.0
+
+
+def _new(said: Said, now: float, id: str) -> Record:
+    ends = said.expires if said.expires is not None else NEVER if said.ttl is None else now + said.ttl
+    return Record(
+        id, said.scope, said.session, said.content, said.type, said.metadata or {}, now, ends,
+        keys=(said.key,) if said.key else (), uses=(use_of(said.session, said.content),) if said.key else (),
+        vector=said.vector,
+    )  # fmt: skip
