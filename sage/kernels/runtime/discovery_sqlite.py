@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sage.errors import Unavailable
 from sage.kernels.runtime.discovery import SILENCE, Announcement, decoded
+from sage.kernels.runtime.sqlite_wal import to_wal
 
 _BUSY = 2.0
 """Seconds that it waits for other processes."""
@@ -33,7 +34,7 @@ class SqliteBoard:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
             try:
-                _to_wal(self._connection)
+                to_wal(self._connection, _BUSY)
                 self._connection.execute("PRAGMA synchronous=NORMAL")  # the next heartbeat says it again
                 self._connection.execute(_SCHEMA)
                 self._inode = path.stat().st_ino
@@ -81,19 +82,6 @@ class SqliteBoard:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
-
-
-def _to_wal(connection: sqlite3.Connection) -> None:
-    """SQLite does not wait here for another process that does the same."""
-    end = time.monotonic() + _BUSY
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
-                raise
-        time.sleep(0.01)
 
 
 def _runs(pid: int) -> bool:

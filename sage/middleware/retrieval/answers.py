@@ -150,13 +150,18 @@ class Answerer:
                 rows |= some
                 room -= _size(some.values())
                 if room < 0:
-                    raise InvalidRequest(
-                        f"these results hold more than the {self._limits.max_answer} bytes that one answer may "
-                        "(retrieval.limits.max_answer); ask for fewer, page by page",
-                        param="top_k",
-                        code="answer_too_large",
-                    )
+                    raise answer_too_large(self._limits.max_answer)
         return rows
+
+
+def answer_too_large(most: int) -> InvalidRequest:
+    """What refuses an answer of more than ``most`` bytes of text and metadata."""
+    return InvalidRequest(
+        f"these results hold more than the {most} bytes that one answer may (retrieval.limits.max_answer); "
+        "ask for fewer, page by page",
+        param="top_k",
+        code="answer_too_large",
+    )
 
 
 class _Room:

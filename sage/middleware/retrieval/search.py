@@ -68,6 +68,21 @@ class SearchResult:
     explanation: dict[str, Any] | None = None
     highlights: list[str] | None = None
 
+    def shown(self) -> dict[str, Any]:
+        """As every surface answers with it; what was not asked for is left out."""
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "score": self.score,
+            "text": self.text,
+            "metadata": self.metadata,
+            "scores": self.scores,
+        }
+        if self.explanation is not None:
+            shown["explanation"] = self.explanation
+        if self.highlights is not None:
+            shown["highlights"] = self.highlights
+        return shown
+
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:

@@ -66,26 +66,6 @@ class MemorySearchRequest(_Scoped):
     rerank: ModelName | None = None
 
 
-class MemoryFound(BaseModel):
-    """Of `score`, higher is nearer; `created_at` is in Unix seconds."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    session_id: str
-    content: str
-    memory_type: str
-    metadata: dict[str, Any]
-    score: float
-    created_at: float
-
-
-class MemoriesFound(BaseModel):
-    """The nearest first."""
-
-    results: list[MemoryFound]
-
-
 class Remembered(BaseModel):
     """One memory."""
 
@@ -97,6 +77,18 @@ class Remembered(BaseModel):
     memory_type: str
     metadata: dict[str, Any]
     created_at: float
+
+
+class MemoryFound(Remembered):
+    """Of `score`, higher is nearer; `created_at` is in Unix seconds."""
+
+    score: float
+
+
+class MemoriesFound(BaseModel):
+    """The nearest first."""
+
+    results: list[MemoryFound]
 
 
 class Session(BaseModel):

@@ -14,7 +14,7 @@ from sage.middleware.gateway.searches import SearchRequest, parse_search
 from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json, send_json
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.search import SearchAnswer, SearchResult
+    from sage.middleware.retrieval.search import SearchAnswer
 
 
 class Found(BaseModel):
@@ -99,25 +99,10 @@ class BatchEndpoint:
 
 def _reply(answer: SearchAnswer, begun: float) -> dict[str, Any]:
     reply: dict[str, Any] = {
-        "results": [_found(result) for result in answer.results],
+        "results": [result.shown() for result in answer.results],
         "total": answer.total,
         "took_ms": round((time.perf_counter() - begun) * 1000, 3),
     }
     if answer.warnings:
         reply["warnings"] = answer.warnings
     return reply
-
-
-def _found(result: SearchResult) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "id": result.id,
-        "score": result.score,
-        "text": result.text,
-        "metadata": result.metadata,
-        "scores": result.scores,
-    }
-    if result.explanation is not None:
-        found["explanation"] = result.explanation
-    if result.highlights is not None:
-        found["highlights"] = result.highlights
-    return found

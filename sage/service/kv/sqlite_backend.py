@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.errors import Unavailable
+from sage.kernels.runtime.sqlite_wal import to_wal
 from sage.service.kv.backends import MISSING, added, decode, encode, following
 
 _BUSY = 10.0
@@ -69,7 +70,7 @@ class SqliteBackend:
             try:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 writer = stack.enter_context(closing(_connect(self._path)))
-                _to_wal(writer)
+                to_wal(writer, _BUSY)
                 writer.execute("PRAGMA synchronous=FULL")
                 writer.execute("PRAGMA secure_delete=ON")  # what is deleted is gone from the file
                 writer.executescript(_SCHEMA)
@@ -278,19 +279,6 @@ def _attempt(connection: sqlite3.Connection, write: _Write) -> None:
 
 def _is_damage(exc: BaseException) -> bool:
     return type(exc) is sqlite3.DatabaseError  # not its subclasses
-
-
-def _to_wal(connection: sqlite3.Connection) -> None:
-    """SQLite does not wait here for another process that does the same."""
-    end = time.monotonic() + _BUSY
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
-                raise
-        time.sleep(0.01)
 
 
 def _told(path: Path, exc: BaseException) -> Unavailable:

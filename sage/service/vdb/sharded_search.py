@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from sage.errors import InvalidRequest
 from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.answers import result_of
+from sage.middleware.retrieval.answers import answer_too_large, result_of
 from sage.middleware.retrieval.documents import Row
 from sage.middleware.retrieval.embedders import Embedder
 from sage.middleware.retrieval.gathering import place_of, rank
@@ -106,12 +105,7 @@ class ShardedSearch:
         """By rows, those that live; of shards that failed, none."""
         rows = fetch(self._ask, found.rows.tolist())
         if sum(len(row.text) + len(row.metadata) for row in rows.values()) > self._limits.max_answer:
-            raise InvalidRequest(
-                f"these results hold more than the {self._limits.max_answer} bytes that one answer may "
-                "(retrieval.limits.max_answer); ask for fewer, page by page",
-                param="top_k",
-                code="answer_too_large",
-            )
+            raise answer_too_large(self._limits.max_answer)
         return rows
 
     def _results(self, search: Search, found: Found, rows: dict[int, Row]) -> list[SearchResult]:

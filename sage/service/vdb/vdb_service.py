@@ -12,7 +12,6 @@ from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Serv
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.documents import StoredDocument
-    from sage.middleware.retrieval.search import SearchResult
     from sage.service.vdb.backends import Backend, Making
 
 DEFAULT_TENANT = "default"
@@ -157,7 +156,7 @@ class VDBService(BaseServiceTask):
 
         place = self._place(tenant, collection)
         search = check_query(vector, text, mode, n_results, where, options, keywords=self._running.keywords)
-        return [_found(result) for result in self._running.search(*place, search)]
+        return [result.shown() for result in self._running.search(*place, search)]
 
     def get(
         self, id: str, *, vector: bool = False, collection: str | None = None, tenant: str = DEFAULT_TENANT
@@ -289,19 +288,4 @@ def _item(stored: StoredDocument, vector: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"id": stored.id, "metadata": stored.metadata, "text": stored.text}
     if vector:
         found["vector"] = None if stored.vector is None else stored.vector.tolist()
-    return found
-
-
-def _found(result: SearchResult) -> dict[str, Any]:
-    found = {
-        "id": result.id,
-        "score": result.score,
-        "metadata": result.metadata,
-        "text": result.text,
-        "scores": result.scores,
-    }
-    if result.explanation is not None:
-        found["explanation"] = result.explanation
-    if result.highlights is not None:
-        found["highlights"] = result.highlights
     return found

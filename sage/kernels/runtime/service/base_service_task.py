@@ -7,15 +7,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sage.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+from sage.kernels.runtime.service.service_user import ServiceUser
 
 
-class BaseServiceTask:
+class BaseServiceTask(ServiceUser):
     """Base of services. A subclass's public methods, plain or ``async``, are what can be called; it needs no
     ``super().__init__()``.
 
@@ -28,7 +26,7 @@ class BaseServiceTask:
     queue_size: ClassVar[int] = 10_000
     """Calls that may wait; one more is refused."""
 
-    _callers: tuple[ServiceCaller, AsyncServiceCaller] | None = None
+    _without_environment = "stands alone and has no other services to call; register it in an environment"
 
     def setup(self) -> None:
         """Makes what the methods need: connections, files. What it raises fails the start of the environment."""
@@ -39,23 +37,6 @@ class BaseServiceTask:
     def health(self) -> Mapping[str, Any]:
         """What is to be known of its state, as JSON; what it raises shows as unhealthy."""
         return {}
-
-    @property
-    def call_service(self) -> ServiceCaller:
-        """``self.call_service["name"].method(…)`` of other services of its environment."""
-        return self._called()[0]
-
-    @property
-    def call_service_async(self) -> AsyncServiceCaller:
-        """As :attr:`call_service`; gives futures that can be awaited."""
-        return self._called()[1]
-
-    def _called(self) -> tuple[ServiceCaller, AsyncServiceCaller]:
-        if self._callers is None:
-            raise InvalidRequest(
-                f"{type(self).__name__} stands alone and has no other services to call; register it in an environment"
-            )
-        return self._callers
 
     def __enter__(self) -> Self:
         try:

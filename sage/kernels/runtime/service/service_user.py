@@ -1,0 +1,33 @@
+"""What calls services: other services, and the functions of a DAG."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from sage.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+
+
+class ServiceUser:
+    """Has the services of the environment that it runs in, once that has handed it its callers."""
+
+    _callers: tuple[ServiceCaller, AsyncServiceCaller] | None = None
+    _without_environment: ClassVar[str]
+    """What is told of it where it runs in none."""
+
+    @property
+    def call_service(self) -> ServiceCaller:
+        """``self.call_service["name"].method(…)`` of a service of its environment."""
+        return self._called()[0]
+
+    @property
+    def call_service_async(self) -> AsyncServiceCaller:
+        """As :attr:`call_service`; gives futures that can be awaited."""
+        return self._called()[1]
+
+    def _called(self) -> tuple[ServiceCaller, AsyncServiceCaller]:
+        if self._callers is None:
+            raise InvalidRequest(f"{type(self).__name__} {self._without_environment}")
+        return self._callers
