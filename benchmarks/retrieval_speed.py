@@ -17,7 +17,7 @@ from sage.middleware.retrieval.keyword_kernels import machine
 from sage.middleware.retrieval.keyword_search import KeywordLeg
 from sage.middleware.retrieval.keywords import KeywordIndex
 from sage.middleware.retrieval.query_syntax import KeywordQuery
-from sage.middleware.retrieval_settings import KeywordOptions
+from sage.middleware.settings.retrieval import KeywordOptions
 
 TOP = 10
 _ACKNOWLEDGED = 10

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from running_gateway import Running, run_gateway
 
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 # `make check-full` sets SAGE_TEST_FULL; without it, property tests look at fewer examples.
 hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)

@@ -8,7 +8,7 @@ from typing import Self
 
 from sage.middleware.app.main import make_gateway
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 
 class GatewayThread:

@@ -17,7 +17,7 @@ from sage.middleware.retrieval.documents import NewDocument, Row
 from sage.middleware.retrieval.index import DIRECTORY, Index
 from sage.middleware.retrieval.truth import Change, Truth
 from sage.middleware.retrieval.view import Part
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 OPTIONS = CollectionOptions(embedder="none")
 WORDS = [f"{first}{second}" for first in ("ba", "ko", "ri", "tu", "ve") for second in ("lm", "nt", "rk", "st", "x")]

@@ -19,7 +19,7 @@ from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import Wish
 from sage.middleware.auth.principal import Scope
-from sage.middleware.settings import Auth, Settings
+from sage.middleware.settings.settings import Auth, Settings
 
 PASSWORD = "correct horse battery staple"
 

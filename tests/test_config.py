@@ -21,10 +21,10 @@ from pydantic import BaseModel
 from running_gateway import run_gateway
 
 from sage.errors import ConfigError
-from sage.middleware.config import find_config, load_settings
-from sage.middleware.provider_settings import LocalModel, LocalProvider, ProviderSettings, RemoteProvider
-from sage.middleware.quantities import parse_duration, parse_size
-from sage.middleware.settings import Deployment, ManagedServer, Model, Settings
+from sage.middleware.settings.providers import LocalModel, LocalProvider, ProviderSettings, RemoteProvider
+from sage.middleware.settings.quantities import parse_duration, parse_size
+from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.settings import Deployment, ManagedServer, Model, Settings
 
 ROOT = Path(__file__).parent.parent
 FIRST_DOCUMENTS = """
@@ -70,7 +70,7 @@ def sage(
     *args: str, cwd: Path, environ: dict[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """The real command, in a directory of its own and with no settings from whoever runs the tests."""
-    from sage.middleware.config import _VENDOR_VARIABLES
+    from sage.middleware.settings.reading import _VENDOR_VARIABLES
 
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SAGE_") and k not in _VENDOR_VARIABLES}
     return subprocess.run(

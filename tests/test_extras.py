@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sage.middleware.provider_settings import LocalProvider
+from sage.middleware.settings.providers import LocalProvider
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -11,12 +11,12 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {
         "sage.errors",
-        "sage.middleware.settings",
-        "sage.middleware.config",
-        "sage.middleware.quantities",
-        "sage.middleware.provider_settings",
-        "sage.middleware.retrieval_settings",
-        "sage.middleware.services_settings",
+        "sage.middleware.settings.settings",
+        "sage.middleware.settings.reading",
+        "sage.middleware.settings.quantities",
+        "sage.middleware.settings.providers",
+        "sage.middleware.settings.retrieval",
+        "sage.middleware.settings.services",
     },
     {"sage.kernels"},
     {"sage.api"},
@@ -27,10 +27,13 @@ FLOORS = [
         "sage.middleware.queue",
         "sage.service",
     },
+    {"sage.middleware.engines"},
+    {"sage.middleware.dispatch"},
+    {"sage.middleware.registry"},
     {"sage.middleware.gateway"},
     {"sage.middleware.routers"},
     {"sage.middleware.app"},
-    {"sage.middleware.llm"},
+    {"sage.middleware.cli", "sage.middleware.llm"},
 ]
 # On the one floor with siblings, the only pair that may meet.
 ALLOWED_SIBLINGS = {("sage.service", "sage.middleware.retrieval")}

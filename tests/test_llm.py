@@ -17,7 +17,7 @@ from upstream import Upstream, chat_chunk
 
 from sage.errors import ConfigError, InvalidRequest, NotFound, Unavailable, UpstreamFailed
 from sage.middleware.llm import LLMService
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 
 @pytest.fixture

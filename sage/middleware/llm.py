@@ -16,17 +16,17 @@ from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.middleware.app.main import create_app, make_gateway
 from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.config import find_config, load_settings
 from sage.middleware.gateway.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.remembering import Memory
 from sage.middleware.gateway.sources import Source
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.provider_settings import OllamaSettings
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
-from sage.middleware.settings import LOOPBACK, Deployment, Model, Settings
+from sage.middleware.settings.providers import OllamaSettings
+from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.settings import LOOPBACK, Deployment, Model, Settings
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.collection import Collection

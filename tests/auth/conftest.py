@@ -12,7 +12,7 @@ import pytest
 from sage.middleware.app.main import create_app
 from sage.middleware.app.server import bind, make_server
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 PASSWORD = "correct horse battery staple"
 

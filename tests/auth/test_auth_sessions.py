@@ -13,7 +13,7 @@ from passlib.hash import argon2
 from sage.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.principal import Principal, Scope
-from sage.middleware.settings import Auth
+from sage.middleware.settings.settings import Auth
 
 
 def principal(accounts: Accounts, token: str) -> Principal:

@@ -17,7 +17,7 @@ from sage.middleware.providers.base import EngineSpec
 from sage.middleware.providers.fleet import Fleet
 from sage.middleware.providers.lifecycle import ManagedModel, State
 from sage.middleware.providers.memory import Memory
-from sage.middleware.settings import Deployment, ManagedServer, Model
+from sage.middleware.settings.settings import Deployment, ManagedServer, Model
 
 FAKE = str(Path(__file__).with_name("fake_engine.py"))
 DEPLOYMENT = Deployment(provider="p", model="m")

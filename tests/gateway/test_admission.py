@@ -13,7 +13,7 @@ from upstream import Upstream
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.admission import CHOICE_FIELDS, TOKEN_FIELDS, check
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.settings import Limits
+from sage.middleware.settings.settings import Limits
 
 LIMITS = Limits(max_tokens=100, max_choices=4, max_inputs=3, image_hosts=("img.example", "img.example:81"))
 MESSAGES = [{"role": "user", "content": "x"}]

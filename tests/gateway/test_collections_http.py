@@ -19,7 +19,7 @@ import requests
 from running_gateway import Running, run_gateway
 from upstream import Received, Script, Upstream, openai_like, reply
 
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -333,7 +333,7 @@ def test_a_gateway_that_nobody_searches_loads_nothing_for_it() -> None:
     code = (
         "import sys, tempfile; from pathlib import Path\n"
         "from sage.middleware.app.main import create_app\n"
-        "from sage.middleware.settings import Settings\n"
+        "from sage.middleware.settings.settings import Settings\n"
         "with tempfile.TemporaryDirectory() as place:\n"
         "    app = create_app(Settings(data_dir=Path(place)))\n"
         "    assert not (Path(place) / 'collections').exists()\n"

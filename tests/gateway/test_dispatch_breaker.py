@@ -14,7 +14,7 @@ from upstream import Received, Script, Upstream, chat_chunk, reply
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.breaker import Breaker
-from sage.middleware.settings import Routing
+from sage.middleware.settings.settings import Routing
 
 PAUSE = 0.3
 

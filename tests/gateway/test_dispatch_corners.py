@@ -21,7 +21,7 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation, UpstreamRequest
 from sage.middleware.providers.keys import Keys, Share
 from sage.middleware.providers.transport import FakeResponse, FakeTransport
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 ANSWER = orjson.dumps({"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}]})
 STREAM = [b"data: " + orjson.dumps(chat_chunk("x")) + b"\n\n", b"data: [DONE]\n\n"]

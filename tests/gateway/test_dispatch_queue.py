@@ -24,7 +24,7 @@ from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.providers.transport import FakeResponse, FakeTransport
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from running_gateway import Running
 from upstream import Received, Script, Upstream, chat_chunk, openai_like, stream
 
 from sage.middleware.llm import LLMService
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 PREFERENCE = "My favourite drink is oolong tea."
 ASKED = "What is my favourite drink?"

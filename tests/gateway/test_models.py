@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 from upstream import Upstream
 
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from upstream import Upstream
 
 from sage.errors import ConfigError
 from sage.middleware.app.main import create_app
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 
 @pytest.fixture

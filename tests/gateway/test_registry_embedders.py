@@ -21,7 +21,7 @@ from sage.errors import DeadlineExceeded, InvalidRequest, NotFound, SageError, U
 from sage.middleware.gateway.embedding import RegistryModels
 from sage.middleware.retrieval.local_embedder import local_embedder
 from sage.middleware.retrieval.multilingual import multilingual_embedder
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 

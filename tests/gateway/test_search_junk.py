@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running_gateway import Running, run_gateway
 
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 NUMBERS = st.sampled_from([0, 1, -1, 2**63, 2**64 - 1, -(2**63), 0.5, 1e308, 3e38, -3e38, 1e-45, -0.0])
 TEXTS = st.sampled_from(

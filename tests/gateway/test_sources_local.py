@@ -10,7 +10,7 @@ from running_gateway import Running, run_gateway
 from sage.middleware.gateway.defusing import reckon
 from sage.middleware.gateway.sources import choose, render
 from sage.middleware.retrieval.search import SearchResult
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 FACTS = [

@@ -11,10 +11,10 @@ import pytest
 from sage.errors import UpstreamFailed
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import Call, Operation, UpstreamRequest
 from sage.middleware.providers.transport import FakeResponse, FakeTransport, HttpTransport, sending
-from sage.middleware.settings import Settings
+from sage.middleware.settings.providers import Timeouts
+from sage.middleware.settings.settings import Settings
 
 
 def settings(tmp_path: Path) -> Settings:

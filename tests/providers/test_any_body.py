@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from running_gateway import Running, run_gateway
 from upstream import Upstream
 
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 VENDORS = ("openai", "vllm", "ollama", "zhipu", "cohere")
 ROUTES = {

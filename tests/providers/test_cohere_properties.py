@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from sage.errors import SageError
 from sage.middleware.gateway import admission
-from sage.middleware.provider_settings import CohereSettings
 from sage.middleware.providers.base import Call, Operation, Target
 from sage.middleware.providers.cohere import CohereProvider
 from sage.middleware.providers.events import payloads
 from sage.middleware.routers.cohere import chat_call
 from sage.middleware.routers.cohere_events import ChatEvents
-from sage.middleware.settings import Limits
+from sage.middleware.settings.providers import CohereSettings
+from sage.middleware.settings.settings import Limits
 
 PROVIDER = CohereProvider("co", CohereSettings(api_key="co-key-0123456789"))
 ENDPOINT = PROVIDER.endpoints[0]

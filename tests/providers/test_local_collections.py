@@ -11,7 +11,7 @@ from tiny_gguf import EMBEDDING_LENGTH, write_embedder, write_reranker
 
 from sage.errors import SageError
 from sage.middleware.gateway.embedding import RegistryModels
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 

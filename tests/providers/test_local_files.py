@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tiny_gguf import CHAT_TEMPLATE, EMBEDDING_LENGTH, WORDS, write_embedder, write_llama, write_reranker
 
-from sage.middleware.provider_settings import LocalProvider
 from sage.middleware.providers.gguf_file import read_gguf
 from sage.middleware.providers.local import LocalEngineProvider
-from sage.middleware.settings import Deployment
+from sage.middleware.settings.providers import LocalProvider
+from sage.middleware.settings.settings import Deployment
 
 PROGRAM = 64 * 2**20
 CACHE = 2 * 2 * EMBEDDING_LENGTH * 2

@@ -18,7 +18,7 @@ from running_gateway import Running, run_gateway
 from tiny_gguf import write_llama
 
 from sage.middleware.providers.lifecycle import ManagedModel
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
 ROOM = "300MiB"

@@ -12,10 +12,10 @@ from ollama_wire import OllamaScript
 from upstream import Upstream, raw, reply, stream
 
 from sage.errors import DeadlineExceeded, MissingExtra, NotFound, PermissionDenied, SageError, UpstreamFailed
-from sage.middleware.provider_settings import OllamaSettings
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.providers.ollama_host import OllamaHost, spellings
+from sage.middleware.settings.providers import OllamaSettings
 
 
 @pytest.fixture

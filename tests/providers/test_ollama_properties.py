@@ -13,10 +13,10 @@ from ollama_wire import chat_end, chat_line, check, tool_call
 from ollama_wire import types as sdk
 
 from sage.errors import InvalidRequest, SageError
-from sage.middleware.provider_settings import OllamaSettings
 from sage.middleware.providers.base import Call, Operation, Target
 from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.routers import ollama_wire as surface
+from sage.middleware.settings.providers import OllamaSettings
 
 PROVIDER = OllamaProvider("ollama", OllamaSettings(base_url="http://127.0.0.1:11434"))
 TARGET = Target("theirs", drop_unsupported=True)

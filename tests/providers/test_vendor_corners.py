@@ -12,11 +12,11 @@ from ollama_wire import chat_end, chat_line, lines
 from upstream import Upstream, chat_chunk, usage_chunk
 
 from sage.errors import SageError
-from sage.middleware.provider_settings import CohereSettings, OllamaSettings, OpenAISettings
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.providers.cohere import CohereProvider
 from sage.middleware.providers.ollama import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
+from sage.middleware.settings.providers import CohereSettings, OllamaSettings, OpenAISettings
 
 USER: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 

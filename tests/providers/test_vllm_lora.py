@@ -15,11 +15,11 @@ from vllm_wire import VllmWire
 
 from sage.errors import ConfigError, InvalidRequest, NotFound
 from sage.middleware.app.main import make_gateway
-from sage.middleware.provider_settings import VllmSettings
 from sage.middleware.providers.lora import LoraAdapter
 from sage.middleware.providers.transport import HttpTransport
 from sage.middleware.providers.vllm import VllmProvider
-from sage.middleware.settings import Deployment, Settings
+from sage.middleware.settings.providers import VllmSettings
+from sage.middleware.settings.settings import Deployment, Settings
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from upstream import Upstream
 
-from sage.middleware.provider_settings import ZhipuSettings
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.providers.zhipu import ZhipuProvider
+from sage.middleware.settings.providers import ZhipuSettings
 
 HELLO = [{"role": "user", "content": "hello out there"}]
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(24)).decode()

@@ -9,9 +9,9 @@ import pytest
 import zhipu_wire as wire
 from upstream import Upstream
 
-from sage.middleware.provider_settings import ZhipuSettings
 from sage.middleware.providers.base import Call, Endpoint, Operation, Target
 from sage.middleware.providers.zhipu import RENEW_AFTER, SignedHeaders, ZhipuProvider
+from sage.middleware.settings.providers import ZhipuSettings
 
 OTHER_KEY = "ffeeddccbbaa99887766554433221100.An0therS3cret"
 

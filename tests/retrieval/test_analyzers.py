@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sage.errors import MissingExtra
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.words import LONGEST
-from sage.middleware.retrieval_settings import AnalysisOptions
+from sage.middleware.settings.retrieval import AnalysisOptions
 
 ANALYZER = Analyzer(AnalysisOptions())
 

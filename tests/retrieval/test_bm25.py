@@ -15,7 +15,7 @@ from sage.middleware.retrieval import keyword_kernels
 from sage.middleware.retrieval.keyword_search import Hits, KeywordLeg
 from sage.middleware.retrieval.keywords import GrowingKeywords, KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.query_syntax import KeywordQuery
-from sage.middleware.retrieval_settings import KeywordOptions, Variant
+from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
 pytestmark = pytest.mark.slow
 

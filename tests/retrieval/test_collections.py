@@ -18,7 +18,7 @@ from sage.middleware.retrieval.embedders import Embedder, Reranker
 from sage.middleware.retrieval.filters import Filter
 from sage.middleware.retrieval.search import Mode, Search
 from sage.middleware.retrieval.view import View
-from sage.middleware.retrieval_settings import Retrieval
+from sage.middleware.settings.retrieval import Retrieval
 
 
 class NoModels:

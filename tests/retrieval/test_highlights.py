@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage.middleware.retrieval.analyzers import Analyzer
 from sage.middleware.retrieval.highlights import PASSAGES, WIDTH, Highlighter
-from sage.middleware.retrieval_settings import AnalysisOptions
+from sage.middleware.settings.retrieval import AnalysisOptions
 
 ANALYZER = Analyzer(AnalysisOptions())
 

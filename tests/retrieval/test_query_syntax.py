@@ -15,7 +15,7 @@ from sage.middleware.retrieval.keyword_clauses import clause_masks
 from sage.middleware.retrieval.keyword_search import KeywordLeg
 from sage.middleware.retrieval.keywords import KeywordIndex
 from sage.middleware.retrieval.query_syntax import parse_query
-from sage.middleware.retrieval_settings import AnalysisOptions, KeywordOptions
+from sage.middleware.settings.retrieval import AnalysisOptions, KeywordOptions
 
 ANALYZER = Analyzer(AnalysisOptions())
 

@@ -19,7 +19,7 @@ from sage.middleware.retrieval.collections import Collections
 from sage.middleware.retrieval.embedders import Embedder, Reranker
 from sage.middleware.retrieval.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
-from sage.middleware.retrieval_settings import Retrieval
+from sage.middleware.settings.retrieval import Retrieval
 
 pytestmark = pytest.mark.slow
 
@@ -389,7 +389,7 @@ from pathlib import Path
 from retrieval.test_reembed import Hashed, Known
 from sage.middleware.retrieval.collections import Collections
 from sage.middleware.retrieval.vector_store import VectorStore
-from sage.middleware.retrieval_settings import Retrieval
+from sage.middleware.settings.retrieval import Retrieval
 
 new = Hashed("new", 8)
 def die(texts):

@@ -20,7 +20,7 @@ from sage.middleware.retrieval.embedders import EmbedFunction
 from sage.middleware.retrieval.functions import FunctionEmbedder
 from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchAnswer
 from sage.middleware.retrieval.vector_store import VectorStore
-from sage.middleware.retrieval_settings import RetrievalLimits
+from sage.middleware.settings.retrieval import RetrievalLimits
 from sage.service.vdb.sharded import PartlyWritten, ShardedCollection
 from sage.service.vdb.shards import LocalShard
 

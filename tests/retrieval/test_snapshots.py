@@ -23,7 +23,7 @@ from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.documents import NewDocument
 from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
 from sage.middleware.retrieval.truth import Change, Truth
-from sage.middleware.retrieval_settings import CollectionOptions, Metric
+from sage.middleware.settings.retrieval import CollectionOptions, Metric
 
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.EUCLIDEAN)
 

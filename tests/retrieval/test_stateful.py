@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from retrieval_worker import Here, Process, Worker
 
 from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval_settings import AnalysisOptions
+from sage.middleware.settings.retrieval import AnalysisOptions
 
 WORDS = ["apple", "bread", "coffee", "the", "running", "runs", "苹果", "咖啡好喝", "A-17"]
 K1, B = 1.5, 0.75

@@ -14,7 +14,7 @@ import pytest
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.documents import NewDocument, Row
 from sage.middleware.retrieval.truth import Change, Commit, SegmentRecord, StaleVectors, Truth
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 OPTIONS = CollectionOptions(embedder="none")
 Make = Callable[..., Truth]

@@ -15,7 +15,7 @@ from sage.middleware.retrieval import truth_schema
 from sage.middleware.retrieval.documents import NewDocument
 from sage.middleware.retrieval.truth import Change, Truth
 from sage.middleware.retrieval.truth_connections import connect
-from sage.middleware.retrieval_settings import CollectionOptions, Metric
+from sage.middleware.settings.retrieval import CollectionOptions, Metric
 
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.DOT)
 

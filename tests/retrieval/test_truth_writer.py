@@ -16,7 +16,7 @@ from sage.middleware.retrieval.truth import Change, Commit, Truth
 from sage.middleware.retrieval.truth_connections import FILE, InFiles, connect
 from sage.middleware.retrieval.truth_ledger import apply_change, was_committed
 from sage.middleware.retrieval.truth_writer import GroupCommit
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 
 class Failing(InFiles):

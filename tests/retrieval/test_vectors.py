@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorIndex, exact_scores
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from sage.middleware.retrieval.truth import Truth
 from sage.middleware.retrieval.vector_search import DenseLeg
 from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorIndex, exact_scores
 from sage.middleware.retrieval.view import Part
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 pytestmark = pytest.mark.slow
 

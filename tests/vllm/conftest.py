@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from running_gateway import Running, run_gateway
 
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 HERE = Path(__file__).parent
 ARGUMENTS = ["--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "8"]

@@ -18,7 +18,7 @@ from sage.middleware.app.cli_models import generate, models_app
 from sage.middleware.app.cli_search import search
 from sage.middleware.app.cli_services import services_app
 from sage.middleware.app.version import version
-from sage.middleware.config import find_config, load_settings
+from sage.middleware.settings.reading import find_config, load_settings
 
 app = typer.Typer(
     name="sage",

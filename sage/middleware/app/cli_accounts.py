@@ -164,7 +164,7 @@ def token_command(
 def _accounts(config: Path | None) -> Iterator[Accounts]:
     """The accounts of the configured data directory; an error of ours ends the command with one line."""
     from sage.middleware.auth.accounts import Accounts
-    from sage.middleware.config import find_config, load_settings
+    from sage.middleware.settings.reading import find_config, load_settings
 
     try:
         settings = load_settings(find_config(config, os.environ), os.environ)
@@ -192,7 +192,7 @@ def _new_password(from_stdin: bool) -> str:
 
 
 def _expiry(text: str) -> int:
-    from sage.middleware.quantities import parse_duration
+    from sage.middleware.settings.quantities import parse_duration
 
     try:
         seconds = float(parse_duration(text))

@@ -11,7 +11,7 @@ import typer
 from sage.middleware.app.cli_collections import path_of
 from sage.middleware.app.cli_models import AsJson, client
 from sage.middleware.app.ingest.document import OVERLAP, OWN_FIELDS, SIZE, Kind
-from sage.middleware.quantities import parse_size
+from sage.middleware.settings.quantities import parse_size
 
 Patterns = Annotated[
     list[str] | None, typer.Option(metavar="GLOB", help="In directories; again for more. On the path or the name.")

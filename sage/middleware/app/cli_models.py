@@ -15,8 +15,8 @@ import typer
 from sage.errors import SageError
 from sage.middleware.app.client import Client
 from sage.middleware.app.progress import showing_steps, size_text, waiting_for
-from sage.middleware.config import find_config, load_settings
-from sage.middleware.settings import LOOPBACK, Settings
+from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.settings import LOOPBACK, Settings
 
 models_app = typer.Typer(help="The models of a running gateway.", no_args_is_help=True)
 

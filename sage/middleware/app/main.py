@@ -54,7 +54,7 @@ from sage.middleware.routers.asgi import ASGIApp
 from sage.middleware.routers.generate import Generate
 from sage.middleware.routers.guard import hot_route
 from sage.middleware.routers.rerank import Rerank
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 _DESCRIPTION = (
     "A team's LLM gateway, model manager and search engine. *Authorize* with your name and password, or paste a key."

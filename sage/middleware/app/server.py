@@ -25,7 +25,7 @@ from sage.errors import ConfigError
 from sage.middleware.app.main import create_app
 from sage.middleware.app.middleware import Edge
 from sage.middleware.app.protocol import GatewayProtocol
-from sage.middleware.settings import Settings
+from sage.middleware.settings.settings import Settings
 
 _BACKLOG = 2048
 

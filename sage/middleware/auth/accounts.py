@@ -16,7 +16,7 @@ from sage.middleware.auth.sessions import Sessions
 from sage.middleware.auth.signing_keys import KeySet
 from sage.middleware.auth.tokens import Tokens
 from sage.middleware.auth.users import Users
-from sage.middleware.settings import Auth
+from sage.middleware.settings.settings import Auth
 
 
 class Accounts:

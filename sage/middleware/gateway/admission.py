@@ -8,7 +8,7 @@ from typing import Any
 from sage.errors import InvalidRequest
 from sage.middleware.gateway import media
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, count_prompts
-from sage.middleware.settings import Limits
+from sage.middleware.settings.settings import Limits
 
 # Every name that servers know the bound on new tokens by.
 TOKEN_FIELDS = (

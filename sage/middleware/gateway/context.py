@@ -11,7 +11,7 @@ from sage.middleware.gateway.remembering import MemoryRequest, Remembering, reme
 from sage.middleware.gateway.searches import SourcesRequest
 from sage.middleware.gateway.sources import Source, add_sources
 from sage.middleware.providers.base import Call
-from sage.middleware.retrieval_settings import MAX_QUERY
+from sage.middleware.settings.retrieval import MAX_QUERY
 
 
 class Context:

@@ -23,9 +23,9 @@ from sage.middleware.providers.exchange import Exchange
 from sage.middleware.providers.explain import Explanation
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport
-from sage.middleware.retrieval_settings import Retrieval
-from sage.middleware.services_settings import ServicesSettings
-from sage.middleware.settings import Limits
+from sage.middleware.settings.retrieval import Retrieval
+from sage.middleware.settings.services import ServicesSettings
+from sage.middleware.settings.settings import Limits
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.embedders import Models

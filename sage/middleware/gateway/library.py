@@ -15,7 +15,7 @@ from sage.middleware.gateway.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.searches import SearchRequest
 from sage.middleware.gateway.threads import Threads
 from sage.middleware.gateway.usage import RetrievalMetrics
-from sage.middleware.retrieval_settings import Retrieval, RetrievalLimits
+from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 
 if TYPE_CHECKING:  # what searches is loaded by the first who searches
     from sage.middleware.retrieval.collection import Collection

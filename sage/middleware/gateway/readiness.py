@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from sage.middleware.providers.base import Provider
 from sage.middleware.providers.registry import Registry
-from sage.middleware.settings import Queue
+from sage.middleware.settings.settings import Queue
 
 _CONNECT = 1.0
 _FRESH = 2.0

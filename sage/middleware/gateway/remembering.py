@@ -23,7 +23,7 @@ from sage.middleware.gateway.service_views import MemoryView
 from sage.middleware.gateway.sources import choose, listing
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
-from sage.middleware.retrieval_settings import MAX_QUERY
+from sage.middleware.settings.retrieval import MAX_QUERY
 
 Memory = dict[str, Any]
 """``{id, session_id, text, memory_type, metadata, score, created_at}``; ``text`` is what the model was shown of it."""

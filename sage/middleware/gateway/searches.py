@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import MAX_NAME
-from sage.middleware.quantities import nearest
-from sage.middleware.retrieval_settings import MAX_QUERY, RetrievalLimits
+from sage.middleware.settings.quantities import nearest
+from sage.middleware.settings.retrieval import MAX_QUERY, RetrievalLimits
 
 if TYPE_CHECKING:  # they bring numpy, which a gateway that nobody searches does without
     from sage.middleware.retrieval.search import Search

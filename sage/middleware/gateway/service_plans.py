@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import ConfigError
-from sage.middleware.services_settings import Hosting, ServicesSettings
+from sage.middleware.settings.services import Hosting, ServicesSettings
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment

@@ -32,7 +32,7 @@ from sage.middleware.gateway.service_plans import (
 )
 from sage.middleware.gateway.threads import Threads
 from sage.middleware.gateway.usage import ServiceMetrics
-from sage.middleware.services_settings import ServicesSettings
+from sage.middleware.settings.services import ServicesSettings
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment

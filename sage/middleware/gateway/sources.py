@@ -23,7 +23,7 @@ from sage.middleware.gateway.prompts import as_words, last_of_user, put_before, 
 from sage.middleware.gateway.searches import SourcesRequest
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
-from sage.middleware.retrieval_settings import MAX_QUERY
+from sage.middleware.settings.retrieval import MAX_QUERY
 
 Source = dict[str, Any]
 """``{number, id, collection, text, metadata, score}``; ``text`` is what the model was shown of it."""

@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from sage.errors import SageError
-from sage.middleware.provider_settings import Timeouts
-from sage.middleware.settings import Deployment
+from sage.middleware.settings.providers import Timeouts
+from sage.middleware.settings.settings import Deployment
 
 MAX_NAME = 256
 """The longest name of a model, in characters."""

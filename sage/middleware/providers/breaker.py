@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sage.errors import SageError
-from sage.middleware.settings import Routing
+from sage.middleware.settings.settings import Routing
 
 _LONGEST = 12.0
 """The longest pause, in pauses."""

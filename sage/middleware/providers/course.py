@@ -12,7 +12,7 @@ from sage.middleware.providers.base import Call, Operation
 from sage.middleware.providers.choice import choose
 from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
 from sage.middleware.providers.prefixes import Prefixes
-from sage.middleware.settings import Routing
+from sage.middleware.settings.settings import Routing
 
 _SHORT = 0.005  # seconds
 

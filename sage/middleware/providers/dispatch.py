@@ -17,7 +17,7 @@ from sage.middleware.providers.prefixes import Prefixes
 from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
 from sage.middleware.providers.slots import Slots
 from sage.middleware.providers.transport import Transport, UpstreamResponse
-from sage.middleware.settings import Routing
+from sage.middleware.settings.settings import Routing
 
 # What another deployment may do better; anything else is the caller's to mend.
 _ANOTHER = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)

@@ -7,7 +7,7 @@ from typing import Any
 from sage.middleware.providers import retries
 from sage.middleware.providers.course import Bar, Course, crowded
 from sage.middleware.providers.deployments import Deployment, PublicModel
-from sage.middleware.settings import Routing
+from sage.middleware.settings.settings import Routing
 
 Explanation = dict[str, Any]
 

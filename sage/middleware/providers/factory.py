@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sage.middleware.provider_settings import (
+from sage.middleware.providers.base import Provider
+from sage.middleware.providers.cohere import CohereProvider
+from sage.middleware.providers.local import LocalEngineProvider
+from sage.middleware.providers.ollama import OllamaProvider
+from sage.middleware.providers.openai import OpenAIProvider
+from sage.middleware.providers.vllm import VllmProvider
+from sage.middleware.providers.zhipu import ZhipuProvider
+from sage.middleware.settings.providers import (
     KINDS,
     CohereSettings,
     LocalProvider,
@@ -14,14 +21,7 @@ from sage.middleware.provider_settings import (
     VllmSettings,
     ZhipuSettings,
 )
-from sage.middleware.providers.base import Provider
-from sage.middleware.providers.cohere import CohereProvider
-from sage.middleware.providers.local import LocalEngineProvider
-from sage.middleware.providers.ollama import OllamaProvider
-from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.providers.vllm import VllmProvider
-from sage.middleware.providers.zhipu import ZhipuProvider
-from sage.middleware.settings import Llm
+from sage.middleware.settings.settings import Llm
 
 _NEEDS = {
     "openai": "set OPENAI_API_KEY, or its api_key or base_url",

@@ -15,7 +15,7 @@ from sage.middleware.providers.lifecycle import ManagedModel, State
 from sage.middleware.providers.lora import LoraAdapter, adapter_server
 from sage.middleware.providers.memory import Memory
 from sage.middleware.providers.transport import HttpTransport, Transport
-from sage.middleware.settings import Deployment, Model
+from sage.middleware.settings.settings import Deployment, Model
 
 Key = tuple[str, str, str | None]
 """Provider, its name for the model, LoRA adapter."""

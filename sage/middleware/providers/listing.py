@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import Provider, UpstreamRequest
 from sage.middleware.providers.transport import Transport, sending
+from sage.middleware.settings.providers import Timeouts
 
 _FRESH = 60.0
 _FRESH_FAILURE = 5.0

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unsupported
-from sage.middleware.provider_settings import LocalModel, LocalProvider
 from sage.middleware.providers import local_wire
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Target, UpstreamRequest, Usage
 from sage.middleware.providers.events import read_usage
 from sage.middleware.providers.local_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
-from sage.middleware.quantities import nearest
-from sage.middleware.settings import Deployment
+from sage.middleware.settings.providers import LocalModel, LocalProvider
+from sage.middleware.settings.quantities import nearest
+from sage.middleware.settings.settings import Deployment
 
 _TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens", "n_predict")
 _TEMPLATES = Path(__file__).parent / "templates"

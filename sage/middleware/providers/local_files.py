@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sage.middleware.provider_settings import LocalModel
 from sage.middleware.providers.gguf_file import GGUFFile, read_gguf
 from sage.middleware.providers.local_engine import package_file
+from sage.middleware.settings.providers import LocalModel
 
 _PROGRAM = 64 * 2**20
 """What an engine takes beside its model: Python, llama.cpp and its buffers."""

@@ -20,7 +20,7 @@ from sage.middleware.providers.leases import Lease
 from sage.middleware.providers.lifecycle import ManagedModel
 from sage.middleware.providers.transport import Transport
 from sage.middleware.providers.vllm_host import ask
-from sage.middleware.settings import Deployment
+from sage.middleware.settings.settings import Deployment
 
 
 @runtime_checkable

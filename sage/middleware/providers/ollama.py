@@ -15,7 +15,6 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from sage.errors import InvalidRequest
-from sage.middleware.provider_settings import OllamaSettings
 from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
 from sage.middleware.providers.ollama_answers import (
     OllamaRelay,
@@ -25,6 +24,7 @@ from sage.middleware.providers.ollama_answers import (
 )
 from sage.middleware.providers.ollama_host import OllamaHost, spellings
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
+from sage.middleware.settings.providers import OllamaSettings
 
 DEFAULT_URL = "http://127.0.0.1:11434"
 _PATHS = {

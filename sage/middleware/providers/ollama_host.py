@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import DeadlineExceeded, MissingExtra, PermissionDenied, SageError, UpstreamFailed
-from sage.middleware.provider_settings import OllamaSettings
 from sage.middleware.providers.base import Endpoint, PullProgress
+from sage.middleware.settings.providers import OllamaSettings
 
 if TYPE_CHECKING:
     import httpx

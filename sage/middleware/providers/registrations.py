@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from sage.errors import ConfigError, InvalidRequest, SageError
-from sage.middleware.provider_settings import KINDS
 from sage.middleware.providers.base import MAX_NAME, Provider
 from sage.middleware.providers.factory import unconfigured
 from sage.middleware.providers.lora import adapter_server
-from sage.middleware.settings import Deployment, Model
+from sage.middleware.settings.providers import KINDS
+from sage.middleware.settings.settings import Deployment, Model
 
 _VERSION = 1
 _ACTIONS = ("load", "unload", "explain", "pull")

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
-from sage.middleware.provider_settings import KINDS
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, Target
 from sage.middleware.providers.deployments import Deployment, PublicModel
 from sage.middleware.providers.factory import unconfigured
@@ -22,8 +21,9 @@ from sage.middleware.providers.hosting import Hosting
 from sage.middleware.providers.keys import Share
 from sage.middleware.providers.listing import Listing
 from sage.middleware.providers.registrations import Registrations, check_name, parse_registration
-from sage.middleware.settings import Deployment as DeploymentSettings
-from sage.middleware.settings import Model as ModelSettings
+from sage.middleware.settings.providers import KINDS
+from sage.middleware.settings.settings import Deployment as DeploymentSettings
+from sage.middleware.settings.settings import Model as ModelSettings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import aiohttp
 from yarl import URL
 
 from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
-from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import UpstreamRequest
+from sage.middleware.settings.providers import Timeouts
 
 _LARGE = 2**20
 _MAX_ANSWER = 256 * 2**20

@@ -9,10 +9,10 @@ import orjson
 from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
-from sage.middleware.provider_settings import ProviderCommon, RemoteProvider
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, ModelHost, Target, UpstreamRequest
 from sage.middleware.providers.refusals import refusal
-from sage.middleware.settings import Deployment
+from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
+from sage.middleware.settings.settings import Deployment
 
 # Every header that is sent, so that the client adds none: compression would hold back the chunks of a stream.
 WIRE_HEADERS = {

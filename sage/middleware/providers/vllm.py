@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 import orjson
 
 from sage.errors import ConfigError, InvalidRequest, NotFound, SageError, Unsupported
-from sage.middleware.provider_settings import VllmSettings
 from sage.middleware.providers.base import (
     Call,
     Endpoint,
@@ -35,7 +34,8 @@ from sage.middleware.providers.events import EventRelay
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.vllm_host import VllmHost, root_of
-from sage.middleware.settings import Deployment, ManagedServer
+from sage.middleware.settings.providers import VllmSettings
+from sage.middleware.settings.settings import Deployment, ManagedServer
 
 _OURS = frozenset({"--api-key", "--host", "--port", "--served-model-name", "--ssl-certfile", "--ssl-keyfile", "--uds"})
 """What the gateway itself tells a managed server."""

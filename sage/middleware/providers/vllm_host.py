@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, UpstreamFailed
-from sage.middleware.provider_settings import Timeouts
 from sage.middleware.providers.base import Endpoint, PullProgress, UpstreamRequest
 from sage.middleware.providers.transport import HttpTransport, Transport, sending
+from sage.middleware.settings.providers import Timeouts
 
 Refuse = Callable[[int, Any, Mapping[str, str]], SageError]
 

@@ -17,11 +17,11 @@ from jose import jwt
 from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
-from sage.middleware.provider_settings import RemoteProvider
 from sage.middleware.providers.base import Call, Endpoint, Operation, Target, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.refusals import refusal
 from sage.middleware.providers.vendor import HINTS
+from sage.middleware.settings.providers import RemoteProvider
 
 RENEW_AFTER = 180.0
 """Seconds that a signed token is used for; it is good for half a minute longer."""

@@ -9,7 +9,7 @@ from typing import Any
 from sage.errors import MissingExtra
 from sage.middleware.retrieval import scripts
 from sage.middleware.retrieval.words import STOP_WORDS, Piece, pieces
-from sage.middleware.retrieval_settings import AnalysisOptions
+from sage.middleware.settings.retrieval import AnalysisOptions
 
 _REMEMBERED = 2**16
 _LONGEST_REMEMBERED = 32

@@ -21,7 +21,7 @@ from sage.middleware.retrieval.searcher import Ranked, Searcher
 from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
 from sage.middleware.retrieval.truth import Identity, Truth
 from sage.middleware.retrieval.view import View
-from sage.middleware.retrieval_settings import RetrievalLimits
+from sage.middleware.settings.retrieval import RetrievalLimits
 
 _FRESH_STARTS = 5
 """How often a page is ranked anew because documents of it were deleted meanwhile."""

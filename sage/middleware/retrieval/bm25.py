@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval_settings import KeywordOptions, Variant
+from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
 Floats = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from sage.middleware.retrieval.search import Search, SearchAnswer
 from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
 from sage.middleware.retrieval.snapshots import write_snapshot
 from sage.middleware.retrieval.truth import Change, Identity, StaleVectors, Truth, inode_of
-from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
+from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 Progress = Callable[[int, int], None]
 """``(done, of all)``, in documents."""

@@ -25,7 +25,7 @@ from sage.middleware.retrieval.documents import Written
 from sage.middleware.retrieval.embedders import Models
 from sage.middleware.retrieval.snapshots import read_snapshot
 from sage.middleware.retrieval.truth import Truth, inode_of
-from sage.middleware.retrieval_settings import CollectionOptions, Retrieval
+from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 _MAX_NAME = 80  # bytes; percent-encoded they are still a file's name

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval_settings import RetrievalLimits
+from sage.middleware.settings.retrieval import RetrievalLimits
 
 Vector = NDArray[np.float32]
 MAX_ID = 512  # bytes

@@ -21,7 +21,7 @@ from sage.middleware.retrieval.living import Living, living
 from sage.middleware.retrieval.query_syntax import KeywordQuery
 from sage.middleware.retrieval.rank_bm25_engine import RankBM25
 from sage.middleware.retrieval.vocabulary import encode
-from sage.middleware.retrieval_settings import KeywordOptions, Variant
+from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
 Rows = NDArray[np.int64]
 

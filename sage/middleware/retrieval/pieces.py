@@ -13,7 +13,7 @@ from sage.middleware.retrieval.keywords import Mask
 from sage.middleware.retrieval.tail import Tail
 from sage.middleware.retrieval.truth import SegmentRecord
 from sage.middleware.retrieval.view import Part, View
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 Numbers = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ from sage.middleware.retrieval.bm25 import Floats
 from sage.middleware.retrieval.keyword_kernels import Best, best
 from sage.middleware.retrieval.keywords import KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.vocabulary import widths
-from sage.middleware.retrieval_settings import KeywordOptions, Variant
+from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
 
 class RankBM25:

@@ -10,7 +10,7 @@ from typing import Any
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.documents import Vector
 from sage.middleware.retrieval.query_syntax import KeywordQuery
-from sage.middleware.retrieval_settings import MAX_QUERY
+from sage.middleware.settings.retrieval import MAX_QUERY
 
 
 class Mode(StrEnum):

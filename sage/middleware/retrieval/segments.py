@@ -27,7 +27,7 @@ from sage.middleware.retrieval.truth import SegmentRecord
 from sage.middleware.retrieval.truth_connections import sync_directory
 from sage.middleware.retrieval.vectors import VectorIndex
 from sage.middleware.retrieval.view import Part
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 _log = logging.getLogger(__name__)
 FORMAT = 1

@@ -29,7 +29,7 @@ from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.documents import Row, Vector, check_id
 from sage.middleware.retrieval.truth import Truth
 from sage.middleware.retrieval.truth_connections import sync_directory
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 FORMAT = "sage-collection"
 VERSION = 1

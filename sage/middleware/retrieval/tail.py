@@ -12,7 +12,7 @@ from sage.middleware.retrieval.filter_index import GrowingFilters
 from sage.middleware.retrieval.keywords import GrowingKeywords, Mask
 from sage.middleware.retrieval.vectors import GrowingVectors
 from sage.middleware.retrieval.view import Part
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 FREEZE_AT = 1024  # documents
 

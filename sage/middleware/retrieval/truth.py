@@ -38,7 +38,7 @@ from sage.middleware.retrieval.truth_ledger import Effects, Ledger, apply_change
 from sage.middleware.retrieval.truth_reading import Reading
 from sage.middleware.retrieval.truth_records import Change, Commit, Identity, SegmentRecord, StaleVectors
 from sage.middleware.retrieval.truth_writer import GroupCommit
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 _SEGMENT_COLUMNS = 12
 

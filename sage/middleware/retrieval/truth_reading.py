@@ -17,7 +17,7 @@ from sage.middleware.retrieval.documents import Row
 from sage.middleware.retrieval.truth_ledger import json_of_ids
 from sage.middleware.retrieval.truth_records import Generation, Identity, SegmentRecord
 from sage.middleware.retrieval.truth_schema import generations
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 _BATCH = 1000  # rows
 _BATCH_BYTES = 16 * 2**20  # of text and metadata

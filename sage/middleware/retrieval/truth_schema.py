@@ -12,7 +12,7 @@ import orjson
 from sage.errors import Conflict, NotFound, SageError
 from sage.middleware.retrieval import vector_blocks
 from sage.middleware.retrieval.truth_records import Generation
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 APPLICATION_ID = 0x53414745
 """``SAGE``: at byte 68 of the file, where ``file`` and SQLite look for whose database it is."""

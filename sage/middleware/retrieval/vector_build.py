@@ -14,7 +14,7 @@ import numpy as np
 
 from sage.middleware.retrieval.vector_kinds import DEPTHS, Coded, Flat, Look, Scan, Staged, tame, written
 from sage.middleware.retrieval.vector_scores import Matrix, best, exact_scores, unit
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 FLAT, SQ8, RABITQ = 4_000, 16_000, 64_000
 """Up to how many vectors each kind serves. At 384 dimensions on one core: 4,000 flat 0.25 ms, 16,000 in SQ8 1 ms,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords import Arrays, Mask
 from sage.middleware.retrieval.vector_scores import Matrix, Ordinals, best, exact_scores, unit
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 Found = tuple[Ordinals, NDArray[np.float32]]
 

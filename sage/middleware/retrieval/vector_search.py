@@ -13,7 +13,7 @@ from sage.middleware.retrieval.vector_kinds import DEPTHS, pool_of, tame
 from sage.middleware.retrieval.vector_scores import Matrix, Ordinals, Scores, best, exact_scores
 from sage.middleware.retrieval.vectors import VectorIndex
 from sage.middleware.retrieval.view import Part
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 Scored = tuple[Ordinals, Scores]
 

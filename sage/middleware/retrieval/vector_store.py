@@ -19,7 +19,7 @@ from sage.middleware.retrieval.embedders import EmbedFunction, Models
 from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
 from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchResult
 from sage.middleware.retrieval.truth import Truth
-from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
+from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _ANY = 2**31

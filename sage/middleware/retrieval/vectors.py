@@ -14,7 +14,7 @@ from sage.middleware.retrieval.keywords import Arrays, Mask
 from sage.middleware.retrieval.vector_build import build_scan
 from sage.middleware.retrieval.vector_kinds import Coded, Flat, Look, Scan, Staged, lengths_of, tame
 from sage.middleware.retrieval.vector_scores import Matrix, Ordinals, exact_scores
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 
 class VectorIndex:

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.searches import parse
-from sage.middleware.retrieval_settings import RetrievalLimits
 from sage.middleware.routers.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.collections import TheLibrary
 from sage.middleware.routers.described import NDJSON, json_body, media_type
 from sage.middleware.routers.guard import GuardedRoute
 from sage.middleware.routers.openai import Caller
+from sage.middleware.settings.retrieval import RetrievalLimits
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.documents import StoredDocument

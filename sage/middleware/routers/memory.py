@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.searches import ModelName, parse
 from sage.middleware.gateway.service_views import MemoryView
-from sage.middleware.retrieval_settings import MAX_QUERY
 from sage.middleware.routers.asgi import read_json
 from sage.middleware.routers.described import json_body
 from sage.middleware.routers.guard import any_path_router
 from sage.middleware.routers.kv import Cleared, Deleted, check_size, reply
 from sage.middleware.routers.openai import Caller, TheGateway
+from sage.middleware.settings.retrieval import MAX_QUERY
 
 router = any_path_router("Services")
 _MAX_NAME = 256

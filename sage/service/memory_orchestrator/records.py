@@ -227,7 +227,7 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
 def check_vector(vector: Any) -> list[float] | None:
     """``vector`` as numbers; its dimension is the collection's matter."""
     from sage.middleware.retrieval.documents import check_vector as checked
-    from sage.middleware.retrieval_settings import RetrievalLimits
+    from sage.middleware.settings.retrieval import RetrievalLimits
 
     found = checked(vector, "memory", RetrievalLimits(), "vector")
     numbers: list[float] | None = None if found is None else found.tolist()

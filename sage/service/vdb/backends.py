@@ -11,7 +11,7 @@ from sage.middleware.retrieval.documents import NewDocument, StoredDocument
 from sage.middleware.retrieval.embedders import Models
 from sage.middleware.retrieval.revising import Revision
 from sage.middleware.retrieval.search import Search, SearchResult
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 
 @dataclass(frozen=True, slots=True)

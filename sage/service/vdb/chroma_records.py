@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sage.errors import Unsupported
 from sage.middleware.retrieval.documents import NewDocument, Vector
-from sage.middleware.retrieval_settings import Metric
+from sage.middleware.settings.retrieval import Metric
 
 SPACES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.EUCLIDEAN: "l2"}
 METRIC, DIMENSION = "sage_metric", "sage_dimension"

@@ -18,7 +18,7 @@ from sage.middleware.retrieval.documents import (
 from sage.middleware.retrieval.filters import parse_filter
 from sage.middleware.retrieval.revising import Revision
 from sage.middleware.retrieval.search import Fusion, Mode, Search
-from sage.middleware.retrieval_settings import RetrievalLimits
+from sage.middleware.settings.retrieval import RetrievalLimits
 
 LIMITS = RetrievalLimits(max_documents=2**31)
 """As a library: a request may carry any number of items."""

@@ -13,7 +13,7 @@ from sage.middleware.retrieval.collections import EXISTS
 from sage.middleware.retrieval.documents import Written
 from sage.middleware.retrieval.embedders import Models
 from sage.middleware.retrieval.truth import Truth
-from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits
+from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 
 class MemoryCollections:

@@ -15,7 +15,7 @@ from sage.middleware.retrieval.collections import EXISTS, Collections
 from sage.middleware.retrieval.documents import NewDocument, StoredDocument
 from sage.middleware.retrieval.revising import Revision
 from sage.middleware.retrieval.search import Mode, Search, SearchResult
-from sage.middleware.retrieval_settings import CollectionOptions, Retrieval
+from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.backends import Making, no_collection, no_item
 from sage.service.vdb.items import LIMITS, check_dimensions
 from sage.service.vdb.memory_collections import MemoryCollections

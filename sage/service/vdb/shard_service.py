@@ -10,7 +10,7 @@ from sage.errors import Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
 from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 from sage.service.vdb.shards import LocalShard, Shard
 
 

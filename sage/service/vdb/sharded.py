@@ -26,7 +26,7 @@ from sage.middleware.retrieval.listing import after_cursor, cursor_of
 from sage.middleware.retrieval.search import Search, SearchAnswer
 from sage.middleware.retrieval.shards import total_of
 from sage.middleware.retrieval.truth_records import Identity
-from sage.middleware.retrieval_settings import CollectionOptions, RetrievalLimits, Variant
+from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits, Variant
 from sage.service.vdb.scattering import Scatter
 from sage.service.vdb.sharded_search import ShardedSearch, fetch
 from sage.service.vdb.shards import Shard

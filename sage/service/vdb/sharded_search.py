@@ -19,7 +19,7 @@ from sage.middleware.retrieval.searcher import Ranked
 from sage.middleware.retrieval.shards import Ask, Candidates, Statistics, total_of
 from sage.middleware.retrieval.tiers import Found
 from sage.middleware.retrieval.truth_records import Identity
-from sage.middleware.retrieval_settings import RetrievalLimits
+from sage.middleware.settings.retrieval import RetrievalLimits
 from sage.service.vdb.scattering import Scatter, at_fault
 from sage.service.vdb.shards import Shard
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
 from sage.middleware.retrieval.vector_store import VectorStore
-from sage.middleware.retrieval_settings import CollectionOptions
+from sage.middleware.settings.retrieval import CollectionOptions
 
 
 class Shard(Protocol):

@@ -83,7 +83,7 @@ class VDBService(BaseServiceTask):
 
     def _making(self) -> Making:
         from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
-        from sage.middleware.retrieval_settings import Metric
+        from sage.middleware.settings.retrieval import Metric
         from sage.service.vdb.backends import Making
 
         named = self._embedder is None or isinstance(self._embedder, str)

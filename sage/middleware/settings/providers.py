@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from sage.middleware.quantities import (
+from sage.middleware.settings.quantities import (
     Duration,
     HeaderName,
     HeaderValue,

@@ -1,7 +1,7 @@
 """What can be configured: `config.yaml`, then ``SAGE_…`` from the environment, then flags, all typed.
 
 The defaults here are the built-in configuration; the repository's `config.yaml` states them line for line and a test
-holds the two together. How the sources are read and merged is in :mod:`sage.middleware.config`.
+holds the two together. How the sources are read and merged is in :mod:`sage.middleware.settings.reading`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Annotated, Any, Self
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from sage.middleware.provider_settings import KINDS, Provider, Section, TimeoutOverrides
-from sage.middleware.quantities import Duration, Size, Text, expand, nearest
-from sage.middleware.retrieval_settings import Retrieval
-from sage.middleware.services_settings import ServicesSettings
+from sage.middleware.settings.providers import KINDS, Provider, Section, TimeoutOverrides
+from sage.middleware.settings.quantities import Duration, Size, Text, expand, nearest
+from sage.middleware.settings.retrieval import Retrieval
+from sage.middleware.settings.services import ServicesSettings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from sage.middleware.provider_settings import Section
-from sage.middleware.quantities import Size, Text
+from sage.middleware.settings.providers import Section
+from sage.middleware.settings.quantities import Size, Text
 
 MAX_QUERY = 16_384
 """Characters of a query."""

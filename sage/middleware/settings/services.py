@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from sage.middleware.provider_settings import Section
-from sage.middleware.quantities import Duration, Size, Text
+from sage.middleware.settings.providers import Section
+from sage.middleware.settings.quantities import Duration, Size, Text
 
 
 class Hosting(Section):

@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from sage.errors import ConfigError
-from sage.middleware.quantities import nearest
-from sage.middleware.settings import Settings
+from sage.middleware.settings.quantities import nearest
+from sage.middleware.settings.settings import Settings
 
 # ${NAME} or ${NAME:-default}. It is taken out before YAML parses the text, since a brace ends a plain scalar inside
 # {…}, and put back into strings after, so that no value can add structure.
