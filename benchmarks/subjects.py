@@ -94,7 +94,7 @@ def gateway(folder: Path, upstream_port: int, access_log: bool) -> Iterator[Subj
     }
     config.write_text(json.dumps(settings, indent=2))
     environment = clean_environment({"SAGE_CONFIG": str(config)})
-    sage = [sys.executable, "-m", "sage.middleware.app.cli"]
+    sage = [sys.executable, "-m", "sage.middleware.cli.main"]
     command([*sage, "user", "add", "bench", "--password-stdin"], environment, secrets.token_urlsafe(24) + "\n")
     key = command([*sage, "key", "add", "--user", "bench"], environment)
     with _twice(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-SAGE = [sys.executable, "-m", "sage.middleware.app.cli"]
+SAGE = [sys.executable, "-m", "sage.middleware.cli.main"]
 ROOT = Path(__file__).parent.parent
 _VENDOR = ("OPENAI_", "OLLAMA_", "ZHIPUAI_", "ZAI_", "CO_API", "COHERE_", "VLLM_", "SAGE_")
 

@@ -16,7 +16,7 @@ from running_gateway import Running
 from sage_process import SAGE, environment, sage
 from upstream import Received, Script, Upstream, reply, stream
 
-from sage.middleware.app.cli_models import describe
+from sage.middleware.cli.models import describe
 
 pytestmark = pytest.mark.slow
 
@@ -253,7 +253,7 @@ def test_a_terminal_shows_bars(house: Running, ollama: Upstream, tmp_path: Path)
 
 
 def test_without_rich_a_terminal_shows_lines(house: Running, tmp_path: Path) -> None:
-    script = "import sys; sys.modules['rich.progress'] = None; from sage.middleware.app.cli import main; main()"
+    script = "import sys; sys.modules['rich.progress'] = None; from sage.middleware.cli.main import main; main()"
     command = [sys.executable, "-c", script]
     status, said, drawn = on_a_terminal(house, tmp_path, "models", "pull", "small", command=command)
     assert (status, said.startswith("small: pulled (")) == (0, True), drawn

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from running_gateway import Running
 from sage_process import environment, sage
 
-from sage.middleware.app.cli_search import describe
-from sage.middleware.app.columns import emphasised, table, width, wrapped
+from sage.middleware.cli.columns import emphasised, table, width, wrapped
+from sage.middleware.cli.search import describe
 
 pytestmark = pytest.mark.slow
 

@@ -74,7 +74,7 @@ def sage(
 
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SAGE_") and k not in _VENDOR_VARIABLES}
     return subprocess.run(
-        [sys.executable, "-m", "sage.middleware.app.cli", *args],
+        [sys.executable, "-m", "sage.middleware.cli.main", *args],
         cwd=cwd,
         env={**clean, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(cwd / "share"), **(environ or {})},
         capture_output=True,

@@ -224,7 +224,7 @@ def test_the_gateway_starts_without_any_extra(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "from sage.middleware.app.cli import main\n"
+        "from sage.middleware.cli.main import main\n"
         "sys.argv = ['sage', 'config', 'check']\n"
         "main()\n"
     )

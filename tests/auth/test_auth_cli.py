@@ -35,7 +35,7 @@ def sage(data_dir: Path, tmp_path: Path) -> Sage:
     """Runs the command on the data directory."""
 
     def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sage.middleware.app.cli", *words]
+        command = [sys.executable, "-m", "sage.middleware.cli.main", *words]
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, env=environment(data_dir), cwd=tmp_path, timeout=60
         )
@@ -150,7 +150,7 @@ def test_usage_faults_are_exit_code_2(sage: Sage, root: str) -> None:
 def test_the_data_directory_comes_from_the_configuration(sage: Sage, tmp_path: Path, data_dir: Path) -> None:
     (tmp_path / "sage.yaml").write_text(f"data_dir: {tmp_path / 'elsewhere'}\n")
     ran = subprocess.run(
-        [sys.executable, "-m", "sage.middleware.app.cli", "user", "list", "--json", "--config", "sage.yaml"],
+        [sys.executable, "-m", "sage.middleware.cli.main", "user", "list", "--json", "--config", "sage.yaml"],
         env={name: value for name, value in environment(data_dir).items() if name != "SAGE_DATA_DIR"},
         cwd=tmp_path,
         capture_output=True,
@@ -168,7 +168,7 @@ def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        command = [sys.executable, "-m", "sage.middleware.app.cli", "user", "add", "me"]
+        command = [sys.executable, "-m", "sage.middleware.cli.main", "user", "add", "me"]
         os.execve(sys.executable, command, environment(data_dir))
     seen = b""
 
@@ -196,7 +196,7 @@ def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(
 
 
 def test_the_command_starts_without_the_server_and_the_auth_room(data_dir: Path, tmp_path: Path) -> None:
-    code = "import sys, sage.middleware.app.cli_accounts; print({'fastapi', 'sqlalchemy', 'jose'} & set(sys.modules))"
+    code = "import sys, sage.middleware.cli.accounts; print({'fastapi', 'sqlalchemy', 'jose'} & set(sys.modules))"
     ran = subprocess.run(
         [sys.executable, "-c", code], env=environment(data_dir), capture_output=True, text=True, check=True
     )
@@ -207,7 +207,7 @@ def test_a_token_from_the_command_line_opens_the_server_and_a_revoked_key_does_n
     running = gateway()
 
     def run(*words: str) -> str:
-        command = [sys.executable, "-m", "sage.middleware.app.cli", *words]
+        command = [sys.executable, "-m", "sage.middleware.cli.main", *words]
         return subprocess.run(
             command, env=environment(running.settings.data_dir), capture_output=True, text=True, check=True
         ).stdout.strip()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sage.errors import InvalidRequest
-from sage.middleware.app.ingest.document import Kind
-from sage.middleware.app.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
+from sage.middleware.cli.ingest.document import Kind
+from sage.middleware.cli.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import orjson
 import pytest
 from ingest_files import write_bomb, write_pdf
 
-from sage.middleware.app.ingest.document import Kind, Unreadable
-from sage.middleware.app.ingest.parsing import Limits, Parser
-from sage.middleware.app.ingest.reading import Order, parse
+from sage.middleware.cli.ingest.document import Kind, Unreadable
+from sage.middleware.cli.ingest.parsing import Limits, Parser
+from sage.middleware.cli.ingest.reading import Order, parse
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -10,14 +10,14 @@ import orjson
 import pytest
 from stand_in_collections import StandIn, standing_in
 
-from sage.middleware.app.client import CallFailed, Client
-from sage.middleware.app.ingest.files import Walk
-from sage.middleware.app.ingest.journal import Journal, Position
-from sage.middleware.app.ingest.parsing import Limits, Parser
-from sage.middleware.app.ingest.records import Recipe, chunk_id
-from sage.middleware.app.ingest.run import Ingestion
-from sage.middleware.app.ingest.summary import Summary
-from sage.middleware.app.ingest.target import Refused, Target
+from sage.middleware.cli.client import CallFailed, Client
+from sage.middleware.cli.ingest.files import Walk
+from sage.middleware.cli.ingest.journal import Journal, Position
+from sage.middleware.cli.ingest.parsing import Limits, Parser
+from sage.middleware.cli.ingest.records import Recipe, chunk_id
+from sage.middleware.cli.ingest.run import Ingestion
+from sage.middleware.cli.ingest.summary import Summary
+from sage.middleware.cli.ingest.target import Refused, Target
 
 Run = Callable[..., Summary]
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.app.cli_models import AsJson, client
-from sage.middleware.app.columns import BEGIN, END, emphasised, plain, printable, wrapped
+from sage.middleware.cli.columns import BEGIN, END, emphasised, plain, printable, wrapped
+from sage.middleware.cli.models import AsJson, client
 
 _WIDEST = 100
 _INDENT = "    "

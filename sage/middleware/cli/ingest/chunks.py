@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sage.errors import MissingExtra
-from sage.middleware.app.ingest.document import OVERLAP, SIZE, Document, Section
+from sage.middleware.cli.ingest.document import OVERLAP, SIZE, Document, Section
 
 _CHINESE_COUNTS = 3
 _CHINESE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 
-from sage.middleware.app.client import CallFailed, Client
+from sage.middleware.cli.client import CallFailed, Client
 
 _PAGE = 200
 _FILTER_BYTES = 6000  # of the sources in one question: it stands in a URL

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from sage.middleware.app.cli_models import AsJson, client
-from sage.middleware.app.columns import plain, table
+from sage.middleware.cli.columns import plain, table
+from sage.middleware.cli.models import AsJson, client
 
 services_app = typer.Typer(help="The services of a running gateway, and those it sees.", no_args_is_help=True)
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sage.middleware.app.ingest.document import Kind, Unreadable
-from sage.middleware.app.ingest.files import Found, digest_of
-from sage.middleware.app.ingest.lines import Lines
-from sage.middleware.app.ingest.parsing import Parser
-from sage.middleware.app.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked
-from sage.middleware.app.ingest.summary import Display, Summary
-from sage.middleware.app.ingest.target import Mark, Refused, Target, fingerprint
+from sage.middleware.cli.ingest.document import Kind, Unreadable
+from sage.middleware.cli.ingest.files import Found, digest_of
+from sage.middleware.cli.ingest.lines import Lines
+from sage.middleware.cli.ingest.parsing import Parser
+from sage.middleware.cli.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked
+from sage.middleware.cli.ingest.summary import Display, Summary
+from sage.middleware.cli.ingest.target import Mark, Refused, Target, fingerprint
 
 BATCH_EMBEDDED = 64
 """Documents in a request that the gateway embeds: seconds of work, so that progress shows and time-outs are far."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from sage.middleware.app.ingest.document import Unreadable
+from sage.middleware.cli.ingest.document import Unreadable
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sage.errors import InvalidRequest
-from sage.middleware.app.ingest.decoding import is_binary
-from sage.middleware.app.ingest.document import Kind
+from sage.middleware.cli.ingest.decoding import is_binary
+from sage.middleware.cli.ingest.document import Kind
 
 _KINDS = {
     Kind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),

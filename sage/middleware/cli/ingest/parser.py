@@ -1,4 +1,4 @@
-"""The process that parses files for ``sage ingest``: ``python -P -m sage.middleware.app.ingest.parser``.
+"""The process that parses files for ``sage ingest``: ``python -P -m sage.middleware.cli.ingest.parser``.
 
 It reads an order a line from stdin, forks a child for each, and writes what that says to stdout: records as JSON lines,
 then ``{"outcome": …}`` with what became of the child. The child has limits of memory, of CPU time and of time by the
@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.app.ingest.document import Kind, Unreadable, one_line
-from sage.middleware.app.ingest.reading import Order, load, read
+from sage.middleware.cli.ingest.document import Kind, Unreadable, one_line
+from sage.middleware.cli.ingest.reading import Order, load, read
 
 MOST_OUTPUT = 256 * 2**20
 """Bytes of records from one file other than JSON lines: no file that people write has more text."""

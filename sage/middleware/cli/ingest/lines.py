@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage.middleware.app.ingest.files import Found
-from sage.middleware.app.ingest.journal import Journal, Position, Prefix
-from sage.middleware.app.ingest.parsing import Parser
-from sage.middleware.app.ingest.records import Recipe, chunk_id
-from sage.middleware.app.ingest.summary import Display, Summary
-from sage.middleware.app.ingest.target import Refused, Target
+from sage.middleware.cli.ingest.files import Found
+from sage.middleware.cli.ingest.journal import Journal, Position, Prefix
+from sage.middleware.cli.ingest.parsing import Parser
+from sage.middleware.cli.ingest.records import Recipe, chunk_id
+from sage.middleware.cli.ingest.summary import Display, Summary
+from sage.middleware.cli.ingest.target import Refused, Target
 
 _BATCH_BYTES = 4 * 2**20
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import typer
 
 from sage.errors import SageError
-from sage.middleware.app.client import Client
-from sage.middleware.app.progress import showing_steps, size_text, waiting_for
+from sage.middleware.cli.client import Client
+from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
 from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, Settings
 

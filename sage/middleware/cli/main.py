@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from sage.errors import ConfigError, SageError
-from sage.middleware.app.cli_accounts import key_app, token_command, user_app
-from sage.middleware.app.cli_collections import collections_app
-from sage.middleware.app.cli_ingest import ingest
-from sage.middleware.app.cli_models import generate, models_app
-from sage.middleware.app.cli_search import search
-from sage.middleware.app.cli_services import services_app
 from sage.middleware.app.version import version
+from sage.middleware.cli.accounts import key_app, token_command, user_app
+from sage.middleware.cli.collections import collections_app
+from sage.middleware.cli.ingest_command import ingest
+from sage.middleware.cli.models import generate, models_app
+from sage.middleware.cli.search import search
+from sage.middleware.cli.services import services_app
 from sage.middleware.settings.reading import find_config, load_settings
 
 app = typer.Typer(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sage.middleware.app.ingest.summary import Display
-from sage.middleware.app.progress import on_terminal, size_text
+from sage.middleware.cli.ingest.summary import Display
+from sage.middleware.cli.progress import on_terminal, size_text
 
 _EVERY = 10.0  # seconds between lines
 

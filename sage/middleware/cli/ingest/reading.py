@@ -1,4 +1,4 @@
-"""One file to records: what the child of :mod:`sage.middleware.app.ingest.parser` does, without its limits."""
+"""One file to records: what the child of :mod:`sage.middleware.cli.ingest.parser` does, without its limits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage.middleware.app.ingest.chunks import chunks
-from sage.middleware.app.ingest.decoding import decode
-from sage.middleware.app.ingest.document import OVERLAP, SIZE, Document, Kind, Section, Unreadable
-from sage.middleware.app.ingest.html import parse_html
-from sage.middleware.app.ingest.jsonl import read_lines
-from sage.middleware.app.ingest.markdown import parse_markdown
-from sage.middleware.app.ingest.pdf import load_pypdf, parse_pdf
+from sage.middleware.cli.ingest.chunks import chunks
+from sage.middleware.cli.ingest.decoding import decode
+from sage.middleware.cli.ingest.document import OVERLAP, SIZE, Document, Kind, Section, Unreadable
+from sage.middleware.cli.ingest.html import parse_html
+from sage.middleware.cli.ingest.jsonl import read_lines
+from sage.middleware.cli.ingest.markdown import parse_markdown
+from sage.middleware.cli.ingest.pdf import load_pypdf, parse_pdf
 
 RECIPE = 1
 """Grows when the same file would give other chunks; what an older recipe made is then made anew."""

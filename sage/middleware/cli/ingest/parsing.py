@@ -16,10 +16,10 @@ import orjson
 
 import sage.errors
 from sage.errors import ConfigError
-from sage.middleware.app.ingest.document import Unreadable
-from sage.middleware.app.ingest.reading import Order
+from sage.middleware.cli.ingest.document import Unreadable
+from sage.middleware.cli.ingest.reading import Order
 
-_COMMAND = [sys.executable, "-P", "-m", "sage.middleware.app.ingest.parser"]
+_COMMAND = [sys.executable, "-P", "-m", "sage.middleware.cli.ingest.parser"]
 _SECONDS_A_MEGABYTE = 1.0
 
 
@@ -54,7 +54,7 @@ class Parser:
         self.close()
 
     def records(self, order: Order) -> Iterator[dict[str, Any]]:
-        """What :func:`sage.middleware.app.ingest.reading.read` gives. One file at a time; leaving early ends the
+        """What :func:`sage.middleware.cli.ingest.reading.read` gives. One file at a time; leaving early ends the
         process, and the next file starts another.
 
         Raises :class:`Unreadable` that says why the file cannot be taken in, :class:`sage.errors.ConfigError` where a

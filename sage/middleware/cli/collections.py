@@ -13,10 +13,10 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from sage.errors import SageError
-from sage.middleware.app.cli_models import AsJson, client
-from sage.middleware.app.client import CallFailed
-from sage.middleware.app.columns import plain, table
-from sage.middleware.app.progress import counting_bytes, showing_steps, size_text, waiting_for
+from sage.middleware.cli.client import CallFailed
+from sage.middleware.cli.columns import plain, table
+from sage.middleware.cli.models import AsJson, client
+from sage.middleware.cli.progress import counting_bytes, showing_steps, size_text, waiting_for
 from sage.middleware.settings.retrieval import Metric, Variant
 
 collections_app = typer.Typer(help="The collections of a running gateway: what can be searched.", no_args_is_help=True)

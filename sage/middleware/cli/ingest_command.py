@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.app.cli_collections import path_of
-from sage.middleware.app.cli_models import AsJson, client
-from sage.middleware.app.ingest.document import OVERLAP, OWN_FIELDS, SIZE, Kind
+from sage.middleware.cli.collections import path_of
+from sage.middleware.cli.ingest.document import OVERLAP, OWN_FIELDS, SIZE, Kind
+from sage.middleware.cli.models import AsJson, client
 from sage.middleware.settings.quantities import parse_size
 
 Patterns = Annotated[
@@ -61,7 +61,7 @@ def ingest(
     if called is not None and (len(files) != 1 or not called.strip("/")):
         raise typer.BadParameter("names one FILE or directory", param_hint="--as")
     added, memory = dict(_metadata(text) for text in metadata or ()), _size(max_memory)
-    from sage.middleware.app.ingest import command  # only here: no other command is to pay for it
+    from sage.middleware.cli.ingest import command
 
     command.ingest(
         command.Wish(

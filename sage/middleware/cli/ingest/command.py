@@ -14,15 +14,15 @@ from pathlib import Path
 import typer
 
 from sage.errors import SageError
-from sage.middleware.app.client import CallFailed, Client
-from sage.middleware.app.ingest.display import showing
-from sage.middleware.app.ingest.document import Kind, Unreadable
-from sage.middleware.app.ingest.files import Found, Walk, kind_of_stdin
-from sage.middleware.app.ingest.parsing import Limits, Parser
-from sage.middleware.app.ingest.records import Recipe, Spool
-from sage.middleware.app.ingest.run import Ingestion, fill
-from sage.middleware.app.ingest.summary import Display, Summary
-from sage.middleware.app.ingest.target import Target
+from sage.middleware.cli.client import CallFailed, Client
+from sage.middleware.cli.ingest.display import showing
+from sage.middleware.cli.ingest.document import Kind, Unreadable
+from sage.middleware.cli.ingest.files import Found, Walk, kind_of_stdin
+from sage.middleware.cli.ingest.parsing import Limits, Parser
+from sage.middleware.cli.ingest.records import Recipe, Spool
+from sage.middleware.cli.ingest.run import Ingestion, fill
+from sage.middleware.cli.ingest.summary import Display, Summary
+from sage.middleware.cli.ingest.target import Target
 
 Connect = Callable[[], Client]
 

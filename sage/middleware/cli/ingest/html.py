@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.app.ingest.decoding import decode, detect
-from sage.middleware.app.ingest.document import Document, HeadingPath, Unreadable, gather, one_line
+from sage.middleware.cli.ingest.decoding import decode, detect
+from sage.middleware.cli.ingest.document import Document, HeadingPath, Unreadable, gather, one_line
 
 _LEFT_OUT = (
     "script,style,noscript,template,nav,aside,footer,form,button,select,dialog,iframe,object,svg,canvas,video,audio,"

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from sage.middleware.app.ingest.document import OWN_FIELDS, Kind
-from sage.middleware.app.ingest.files import Found
-from sage.middleware.app.ingest.reading import RECIPE, Order
+from sage.middleware.cli.ingest.document import OWN_FIELDS, Kind
+from sage.middleware.cli.ingest.files import Found
+from sage.middleware.cli.ingest.reading import RECIPE, Order
 
 _IN_MEMORY = 16 * 2**20
 _LONGEST_ID = 512  # bytes, of the gateway
