@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sage.errors import InvalidRequest, MethodNotAllowed, NotFound, SageError
-from sage.middleware.app.middleware import answer_error
+from sage.middleware.app.edge import answer_error
 from sage.middleware.routers.asgi import Message
 
 

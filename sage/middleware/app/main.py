@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.edge import Edge
 from sage.middleware.app.error_handlers import add_error_handlers
-from sage.middleware.app.middleware import Edge
 from sage.middleware.app.pages import add_pages, describe
 from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts

@@ -22,8 +22,8 @@ from types import FrameType
 import uvicorn
 
 from sage.errors import ConfigError
+from sage.middleware.app.edge import Edge
 from sage.middleware.app.main import create_app
-from sage.middleware.app.middleware import Edge
 from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.settings.settings import Settings
 
