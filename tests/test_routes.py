@@ -11,20 +11,10 @@ from fastapi import APIRouter
 from sage.middleware.app.main import openapi_document
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.routes import ROUTES
-from sage.middleware.routers import (
-    auth,
-    collections,
-    documents,
-    health,
-    kv,
-    memory,
-    models,
-    ollama,
-    openai,
-    services,
-    vdb,
-)
-from sage.middleware.routers.guard import GuardedRoute
+from sage.middleware.routers import auth, collections, documents, health, kv, memory, models, services, vdb
+from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.ollama import models as ollama
+from sage.middleware.routers.openai import inference as openai
 
 ROUTERS = (
     auth.router,

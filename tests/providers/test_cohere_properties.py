@@ -17,8 +17,8 @@ from sage.middleware.gateway import admission
 from sage.middleware.providers.base import Call, Operation, Target
 from sage.middleware.providers.cohere import CohereProvider
 from sage.middleware.providers.events import payloads
-from sage.middleware.routers.cohere import chat_call
-from sage.middleware.routers.cohere_events import ChatEvents
+from sage.middleware.routers.cohere.events import ChatEvents
+from sage.middleware.routers.cohere.inference import chat_call
 from sage.middleware.settings.providers import CohereSettings
 from sage.middleware.settings.settings import Limits
 

@@ -15,7 +15,7 @@ from ollama_wire import types as sdk
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.providers.base import Call, Operation, Target
 from sage.middleware.providers.ollama import OllamaProvider
-from sage.middleware.routers import ollama_wire as surface
+from sage.middleware.routers.ollama import translation as surface
 from sage.middleware.settings.providers import OllamaSettings
 
 PROVIDER = OllamaProvider("ollama", OllamaSettings(base_url="http://127.0.0.1:11434"))

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from sage.errors import InvalidRequest, MethodNotAllowed, NotFound, SageError
 from sage.middleware.app.edge import answer_error
-from sage.middleware.routers.asgi import Message
+from sage.middleware.routers.http.asgi import Message
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -34,26 +34,16 @@ from sage.middleware.providers.registrations import Registrations
 from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.routers import auth as auth_routes
-from sage.middleware.routers import (
-    cohere,
-    collections,
-    documents,
-    health,
-    kv,
-    memory,
-    models,
-    ollama,
-    ollama_inference,
-    openai,
-    search,
-    services,
-    tokenize,
-    vdb,
-)
-from sage.middleware.routers.asgi import ASGIApp
+from sage.middleware.routers import collections, documents, health, kv, memory, models, search, services, vdb
+from sage.middleware.routers.cohere import inference as cohere
 from sage.middleware.routers.generate import Generate
-from sage.middleware.routers.guard import hot_route
-from sage.middleware.routers.rerank import Rerank
+from sage.middleware.routers.http.asgi import ASGIApp
+from sage.middleware.routers.http.guard import hot_route
+from sage.middleware.routers.ollama import inference as ollama_inference
+from sage.middleware.routers.ollama import models as ollama
+from sage.middleware.routers.openai import inference as openai
+from sage.middleware.routers.openai import tokenize
+from sage.middleware.routers.openai.rerank import Rerank
 from sage.middleware.settings.settings import Settings
 
 _DESCRIPTION = (

@@ -21,13 +21,13 @@ from starlette.types import Scope
 
 from sage.middleware.auth.routes import ROUTES
 from sage.middleware.gateway.searches import SearchRequest
-from sage.middleware.routers.cohere import CohereChatRequest, CohereEmbedRequest
+from sage.middleware.routers.cohere.inference import CohereChatRequest, CohereEmbedRequest
 from sage.middleware.routers.collections import NewCollection, ReembedRequest
 from sage.middleware.routers.documents import DeleteRequest, DocumentsRequest
 from sage.middleware.routers.generate import GenerateAnswer, GenerateRequest
 from sage.middleware.routers.kv import EntryWish
 from sage.middleware.routers.memory import MemorySearchRequest, NewMemory
-from sage.middleware.routers.ollama_inference import (
+from sage.middleware.routers.ollama.inference import (
     NDJSON,
     OllamaChatRequest,
     OllamaEmbeddingsRequest,
@@ -35,10 +35,9 @@ from sage.middleware.routers.ollama_inference import (
     OllamaError,
     OllamaGenerateRequest,
 )
-from sage.middleware.routers.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
-from sage.middleware.routers.rerank import RerankAnswer, RerankRequest
-from sage.middleware.routers.search import BatchReply, BatchRequest, SearchReply
-from sage.middleware.routers.tokenize import (
+from sage.middleware.routers.openai.inference import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from sage.middleware.routers.openai.rerank import RerankAnswer, RerankRequest
+from sage.middleware.routers.openai.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
     ScoreAnswer,
@@ -46,6 +45,7 @@ from sage.middleware.routers.tokenize import (
     TokenizeAnswer,
     TokenizeRequest,
 )
+from sage.middleware.routers.search import BatchReply, BatchRequest, SearchReply
 from sage.middleware.routers.vdb import DeleteItems, ItemChange, ItemsRequest, VectorSearchRequest
 
 _STATIC = "/docs/static"

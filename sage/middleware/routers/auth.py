@@ -16,7 +16,7 @@ from sage.middleware.auth.grants import Wish
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
-from sage.middleware.routers.guard import GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute
 
 router = APIRouter(route_class=GuardedRoute, tags=["Accounts"])
 

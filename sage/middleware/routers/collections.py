@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.library import Library
 from sage.middleware.gateway.searches import ModelName, parse
-from sage.middleware.routers.asgi import note, read_json
-from sage.middleware.routers.described import bytes_body, json_body, library
-from sage.middleware.routers.guard import GuardedRoute
-from sage.middleware.routers.openai import Caller
-from sage.middleware.routers.pulls import PullStream
+from sage.middleware.routers.http.asgi import note, read_json
+from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body, library
+from sage.middleware.routers.ollama.pulls import PullStream
+from sage.middleware.routers.openai.inference import Caller
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
 from sage.middleware.settings.retrieval import CollectionOptions
 

@@ -17,8 +17,8 @@ from sage.middleware.gateway.remembering import MemoryRequest
 from sage.middleware.gateway.searches import SourcesRequest, parse
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
 from sage.middleware.providers.events import payloads, read_usage
-from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json
-from sage.middleware.routers.respond import Events, respond
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
+from sage.middleware.routers.http.respond import Events, respond
 
 _OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.searches import parse
 from sage.middleware.gateway.service_views import KVView
-from sage.middleware.routers.asgi import read_json
-from sage.middleware.routers.described import json_body
-from sage.middleware.routers.guard import any_path_router
-from sage.middleware.routers.openai import Caller, TheGateway
+from sage.middleware.routers.http.asgi import read_json
+from sage.middleware.routers.http.guard import any_path_router
+from sage.middleware.routers.http.openapi_bodies import json_body
+from sage.middleware.routers.openai.inference import Caller, TheGateway
 
 router = any_path_router("Services")
 

@@ -13,10 +13,10 @@ from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.routers.asgi import take_flag
-from sage.middleware.routers.guard import GuardedRoute
-from sage.middleware.routers.openai import Caller, TheGateway
-from sage.middleware.routers.pulls import PullStream
+from sage.middleware.routers.http.asgi import take_flag
+from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.ollama.pulls import PullStream
+from sage.middleware.routers.openai.inference import Caller, TheGateway
 
 router = APIRouter(route_class=GuardedRoute, tags=["Models"])
 

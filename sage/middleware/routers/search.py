@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.library import Library
 from sage.middleware.gateway.searches import SearchRequest, parse_search
-from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json, send_json
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.search import SearchAnswer

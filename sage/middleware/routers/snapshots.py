@@ -16,8 +16,8 @@ from starlette.responses import Response
 from sage.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.gateway.library import Library
 from sage.middleware.gateway.watch import ClientLeft
-from sage.middleware.routers.asgi import Receive, Scope, Send
-from sage.middleware.routers.described import BYTES
+from sage.middleware.routers.http.asgi import Receive, Scope, Send
+from sage.middleware.routers.http.openapi_bodies import BYTES
 
 _PIECE = 2**18
 _AHEAD = 4  # pieces that may be written before the client has read the first

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.searches import parse
 from sage.middleware.gateway.service_views import VDBView
-from sage.middleware.routers.asgi import note, parse_object, read_body, read_json
-from sage.middleware.routers.described import json_body
-from sage.middleware.routers.guard import any_path_router
+from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
+from sage.middleware.routers.http.guard import any_path_router
+from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.kv import Cleared, Deleted, reply
-from sage.middleware.routers.openai import Caller, TheGateway
+from sage.middleware.routers.openai.inference import Caller, TheGateway
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 router = any_path_router("Services")

@@ -16,8 +16,8 @@ from sage.errors import UpstreamFailed
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.routers.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
-from sage.middleware.routers.respond import respond
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.respond import respond
 
 
 class RerankRequest(BaseModel):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from sage.errors import SageError
 from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import Call
-from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, send_json, watch
-from sage.middleware.routers.streaming import EVENTS, End, Translate, stream
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, send_json, watch
+from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """How a surface with a wire of its own writes a stream: see :func:`sage.middleware.routers.streaming.stream`."""
+    """How a surface with a wire of its own writes a stream: see :func:`sage.middleware.routers.http.streaming.stream`."""
 
     translate: Translate
     end: End | None = None

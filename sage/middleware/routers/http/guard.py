@@ -16,7 +16,7 @@ from starlette.routing import Route
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.routes import ROUTES
-from sage.middleware.routers.asgi import ASGIApp, Receive, Scope, Send
+from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
 
 
 def credential(scope: Scope) -> bytes | None:

@@ -17,10 +17,10 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.searches import SourcesRequest, parse
 from sage.middleware.gateway.sources import add_sources
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.routers.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
-from sage.middleware.routers.guard import GuardedRoute
-from sage.middleware.routers.respond import respond
-from sage.middleware.routers.sourced import with_sources
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.respond import respond
+from sage.middleware.routers.openai.sources import with_sources
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 

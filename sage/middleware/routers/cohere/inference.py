@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import Call, Native, Operation
-from sage.middleware.routers import cohere_shapes as shapes
-from sage.middleware.routers.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
-from sage.middleware.routers.cohere_events import ChatEvents
-from sage.middleware.routers.respond import Events, respond
+from sage.middleware.routers.cohere import translation as shapes
+from sage.middleware.routers.cohere.events import ChatEvents
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.respond import Events, respond
 
 _KIND = "cohere"
 

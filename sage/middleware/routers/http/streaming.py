@@ -10,7 +10,7 @@ import orjson
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.gateway import Answering
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.routers.asgi import Headers, Scope, Send, note
+from sage.middleware.routers.http.asgi import Headers, Scope, Send, note
 
 EVENTS = b"text/event-stream; charset=utf-8"
 _ALIVE = b":\n\n"  # a comment, which clients pass over

@@ -9,7 +9,7 @@ import orjson
 
 from sage.middleware.gateway.gateway import Answering
 from sage.middleware.gateway.sources import Source
-from sage.middleware.routers.respond import Events
+from sage.middleware.routers.http.respond import Events
 
 _CHUNK = re.compile(rb"^data: ?(\{.*\})$", re.MULTILINE)
 

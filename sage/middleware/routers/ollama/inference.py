@@ -21,8 +21,7 @@ from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.routers import ollama_wire as wire
-from sage.middleware.routers.asgi import (
+from sage.middleware.routers.http.asgi import (
     ASGIApp,
     Receive,
     Scope,
@@ -35,9 +34,10 @@ from sage.middleware.routers.asgi import (
     take_flag,
     take_model,
 )
-from sage.middleware.routers.guard import Guard
-from sage.middleware.routers.respond import Events, respond
-from sage.middleware.routers.streaming import end_stream, send_events, start_stream
+from sage.middleware.routers.http.guard import Guard
+from sage.middleware.routers.http.respond import Events, respond
+from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
+from sage.middleware.routers.ollama import translation as wire
 
 NDJSON = "application/x-ndjson"
 _LATEST = ":latest"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import Call
-from sage.middleware.routers.openai import Inference
+from sage.middleware.routers.openai.inference import Inference
 
 # Other names that vLLM knows the two sides by.
 _SIDES = {"queries": "text_1", "documents": "text_2", "data_1": "text_1", "data_2": "text_2"}

@@ -11,7 +11,7 @@ import orjson
 
 from sage.errors import SageError
 from sage.middleware.providers.events import payloads
-from sage.middleware.routers import cohere_shapes as shapes
+from sage.middleware.routers.cohere import translation as shapes
 
 
 class ChatEvents:

@@ -14,8 +14,8 @@ from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.providers.events import DONE
-from sage.middleware.routers.asgi import Receive, Scope, Send, note
-from sage.middleware.routers.streaming import end_stream, send_events, start_stream
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, note
+from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
 
 
 class PullStream(Response):

@@ -8,7 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from sage.middleware.gateway.library import Library
-from sage.middleware.routers.openai import TheGateway
+from sage.middleware.routers.openai.inference import TheGateway
 
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
