@@ -16,10 +16,10 @@ from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.middleware.app.main import create_app, make_gateway
 from sage.middleware.app.server import Server, bind, make_server
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.gateway.context import Context, add_context
+from sage.middleware.gateway.context.chat_memory import Memory
+from sage.middleware.gateway.context.context import Context, add_context
+from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.remembering import Memory
-from sage.middleware.gateway.sources import Source
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.ollama import OllamaProvider
@@ -177,7 +177,7 @@ class LLMService:
     @property
     def search_models(self) -> Models:
         """Its models as embedders and rerankers, for ``VectorStore(path, embedder="provider/model", models=…)``."""
-        from sage.middleware.gateway.embedding import RegistryModels  # brings what only collections need
+        from sage.middleware.gateway.collections.embedders import RegistryModels  # brings what only collections need
 
         return RegistryModels(self._opened().door)
 

@@ -18,7 +18,7 @@ from gateway_thread import GatewayThread
 from upstream import Received, Script, Upstream, reply
 
 from sage.errors import DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
-from sage.middleware.gateway.embedding import RegistryModels
+from sage.middleware.gateway.collections.embedders import RegistryModels
 from sage.middleware.retrieval.local_embedder import local_embedder
 from sage.middleware.retrieval.multilingual import multilingual_embedder
 from sage.middleware.settings.settings import Settings

@@ -13,7 +13,7 @@ from running_gateway import Running
 from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.errors import Unavailable
-from sage.middleware.gateway.searches import SearchFields
+from sage.middleware.gateway.collections.requests import SearchFields
 from sage.middleware.retrieval.search import Fusion, Mode
 
 KEYWORDS = {"defaults": {"embedder": "none"}}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from running_gateway import Running
 from upstream import Upstream
 
-from sage.middleware.gateway.defusing import cut, defuse, reckon
-from sage.middleware.gateway.sources import choose, render
+from sage.middleware.gateway.context.neutralise import cut, defuse, reckon
+from sage.middleware.gateway.context.sources import choose, render
 from sage.middleware.retrieval.search import SearchResult
 
 CONTROL = [

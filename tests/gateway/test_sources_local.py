@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from running_gateway import Running, run_gateway
 
-from sage.middleware.gateway.defusing import reckon
-from sage.middleware.gateway.sources import choose, render
+from sage.middleware.gateway.context.neutralise import reckon
+from sage.middleware.gateway.context.sources import choose, render
 from sage.middleware.retrieval.search import SearchResult
 from sage.middleware.settings.settings import Settings
 

@@ -10,7 +10,7 @@ from gateway_thread import GatewayThread
 from tiny_gguf import EMBEDDING_LENGTH, write_embedder, write_reranker
 
 from sage.errors import SageError
-from sage.middleware.gateway.embedding import RegistryModels
+from sage.middleware.gateway.collections.embedders import RegistryModels
 from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow

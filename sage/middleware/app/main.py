@@ -22,8 +22,8 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.private_files import write_private
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.readiness import Readiness
-from sage.middleware.gateway.usage import Metrics
 from sage.middleware.providers.base import Operation
 from sage.middleware.providers.dispatch import Dispatch
 from sage.middleware.providers.factory import make_providers

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from sage.middleware.auth.routes import ROUTES
-from sage.middleware.gateway.searches import SearchRequest
+from sage.middleware.gateway.collections.requests import SearchRequest
 from sage.middleware.routers.cohere.inference import CohereChatRequest, CohereEmbedRequest
 from sage.middleware.routers.collections import NewCollection, ReembedRequest
 from sage.middleware.routers.documents import DeleteRequest, DocumentsRequest

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.library import Library
-from sage.middleware.gateway.service_plans import Means
-from sage.middleware.gateway.services import GatewayServices
-from sage.middleware.gateway.usage import Metrics, ModelMetrics
+from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.metrics import Metrics, ModelMetrics
+from sage.middleware.gateway.services.plans import Means
+from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.providers.dispatch import Dispatch
@@ -64,12 +64,12 @@ class Gateway:
         self._limits = limits
 
     def _models(self) -> Models:
-        from sage.middleware.gateway.embedding import RegistryModels  # brings what only collections need
+        from sage.middleware.gateway.collections.embedders import RegistryModels  # brings what only collections need
 
         return RegistryModels(self.door)
 
     def _generate(self, model: str, messages: list[dict[str, str]]) -> str:
-        from sage.middleware.gateway.generating import generate
+        from sage.middleware.gateway.services.generating import generate
 
         return generate(self.door, model, messages)
 

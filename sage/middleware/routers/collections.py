@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.library import Library
-from sage.middleware.gateway.searches import ModelName, parse
+from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body, library

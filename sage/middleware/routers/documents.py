@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.searches import parse
+from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.collections import TheLibrary
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.guard import GuardedRoute

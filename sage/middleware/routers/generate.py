@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.admission import check_names
-from sage.middleware.gateway.context import Context, add_context
+from sage.middleware.gateway.collections.requests import SourcesRequest, parse
+from sage.middleware.gateway.context.chat_memory import MemoryRequest
+from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Answering, Gateway
-from sage.middleware.gateway.remembering import MemoryRequest
-from sage.middleware.gateway.searches import SourcesRequest, parse
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
 from sage.middleware.providers.events import payloads, read_usage
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json

@@ -9,8 +9,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.library import Library
-from sage.middleware.gateway.searches import SearchRequest, parse_search
+from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.requests import SearchRequest, parse_search
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
 
 if TYPE_CHECKING:

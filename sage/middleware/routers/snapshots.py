@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sage.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SageError, Unavailable
-from sage.middleware.gateway.library import Library
+from sage.middleware.gateway.collections.collections import Library
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import Receive, Scope, Send
 from sage.middleware.routers.http.openapi_bodies import BYTES

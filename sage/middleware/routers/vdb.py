@@ -9,8 +9,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.searches import parse
-from sage.middleware.gateway.service_views import VDBView
+from sage.middleware.gateway.collections.requests import parse
+from sage.middleware.gateway.services.tenant_views import VDBView
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.guard import any_path_router
 from sage.middleware.routers.http.openapi_bodies import json_body

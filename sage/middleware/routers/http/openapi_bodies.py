@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 
-from sage.middleware.gateway.library import Library
+from sage.middleware.gateway.collections.collections import Library
 from sage.middleware.routers.openai.inference import TheGateway
 
 NDJSON = "application/x-ndjson"

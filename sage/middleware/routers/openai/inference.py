@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
+from sage.middleware.gateway.collections.requests import SourcesRequest, parse
+from sage.middleware.gateway.context.sources import add_sources
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.searches import SourcesRequest, parse
-from sage.middleware.gateway.sources import add_sources
 from sage.middleware.providers.base import Call, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.guard import GuardedRoute

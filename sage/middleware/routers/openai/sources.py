@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import orjson
 
+from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import Answering
-from sage.middleware.gateway.sources import Source
 from sage.middleware.routers.http.respond import Events
 
 _CHUNK = re.compile(rb"^data: ?(\{.*\})$", re.MULTILINE)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavailable
 from sage.middleware.auth.principal import Principal
-from sage.middleware.gateway.reembedding import Reembedding, Reembeddings
-from sage.middleware.gateway.searches import SearchRequest
-from sage.middleware.gateway.threads import Threads
-from sage.middleware.gateway.usage import RetrievalMetrics
+from sage.middleware.gateway.collections.reembedding import Reembedding, Reembeddings
+from sage.middleware.gateway.collections.requests import SearchRequest
+from sage.middleware.gateway.collections.threads import Threads
+from sage.middleware.gateway.metrics import RetrievalMetrics
 from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 
 if TYPE_CHECKING:  # what searches is loaded by the first who searches

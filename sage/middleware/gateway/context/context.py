@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.collections.requests import SourcesRequest
+from sage.middleware.gateway.context.chat_memory import MemoryRequest, Remembering, remember
+from sage.middleware.gateway.context.prompts import as_words
+from sage.middleware.gateway.context.sources import Source, add_sources
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.prompts import as_words
-from sage.middleware.gateway.remembering import MemoryRequest, Remembering, remember
-from sage.middleware.gateway.searches import SourcesRequest
-from sage.middleware.gateway.sources import Source, add_sources
 from sage.middleware.providers.base import Call
 from sage.middleware.settings.retrieval import MAX_QUERY
 

@@ -1,6 +1,6 @@
 """A chat with memory: what earlier conversations hold is put before the model, and the turn is stored after it.
 
-What is recalled goes into the last message of the user, as sources do (:mod:`sage.middleware.gateway.sources`), and is
+What is recalled goes into the last message of the user, as sources do (:mod:`sage.middleware.gateway.context.sources`), and is
 never stored again. Who names neither a user nor an agent recalls within the session alone: what one person of a tenant
 said is not told to another.
 """
@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import SageError
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.context.prompts import as_words, last_of_user, put_before, room_left, text_of
+from sage.middleware.gateway.context.sources import choose, listing
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.prompts import as_words, last_of_user, put_before, room_left, text_of
-from sage.middleware.gateway.service_views import MemoryView
-from sage.middleware.gateway.sources import choose, listing
+from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.providers.base import Call
 from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.settings.retrieval import MAX_QUERY

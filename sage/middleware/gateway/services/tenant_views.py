@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
-from sage.middleware.gateway.service_plans import KV, MEMORY, VDB
-from sage.middleware.gateway.services import GatewayServices
+from sage.middleware.gateway.services.plans import KV, MEMORY, VDB
+from sage.middleware.gateway.services.services import GatewayServices
 
 _MAX_PAGE = 1000
 """What the memory service takes as a limit."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, UpstreamFailed
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.collections.vectors import read_scores, read_vectors
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.gateway.vectors import read_scores, read_vectors
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import Call, Native, Operation
 from sage.middleware.providers.deployments import PublicModel

@@ -11,7 +11,7 @@ import orjson
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.admission import TOKEN_FIELDS
-from sage.middleware.gateway.defusing import reckon
+from sage.middleware.gateway.context.neutralise import reckon
 from sage.middleware.providers.deployments import PublicModel
 
 _SIGNS = re.compile(r"[\"“”„＂「」『』]|(?<!\S)[+\-＋－](?=\w)")

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage.errors import NotFound, SageError, Unavailable
-from sage.middleware.gateway.service_plans import (
+from sage.middleware.gateway.collections.threads import Threads
+from sage.middleware.gateway.metrics import ServiceMetrics
+from sage.middleware.gateway.services.plans import (
     ENVIRONMENT,
     GRACE,
     NAMES,
@@ -30,8 +32,6 @@ from sage.middleware.gateway.service_plans import (
     make_environment,
     service_class,
 )
-from sage.middleware.gateway.threads import Threads
-from sage.middleware.gateway.usage import ServiceMetrics
 from sage.middleware.settings.services import ServicesSettings
 
 if TYPE_CHECKING:
