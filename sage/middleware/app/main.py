@@ -26,13 +26,13 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.providers.base import Operation
 from sage.middleware.providers.dispatch import Dispatch
-from sage.middleware.providers.factory import make_providers
 from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.listing import Listing
 from sage.middleware.providers.memory import Memory
-from sage.middleware.providers.registrations import Registrations
-from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import HttpTransport, Transport
+from sage.middleware.registry.factory import make_providers
+from sage.middleware.registry.registry import Registry
+from sage.middleware.registry.runtime_models import Registrations
+from sage.middleware.registry.upstream_models import Listing
 from sage.middleware.routers import auth as auth_routes
 from sage.middleware.routers import collections, documents, health, kv, memory, models, search, services, vdb
 from sage.middleware.routers.cohere import inference as cohere

@@ -21,8 +21,8 @@ from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.providers.dispatch import Dispatch
 from sage.middleware.providers.exchange import Exchange
 from sage.middleware.providers.explain import Explanation
-from sage.middleware.providers.registry import Registry
 from sage.middleware.providers.transport import Transport
+from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
 from sage.middleware.settings.settings import Limits

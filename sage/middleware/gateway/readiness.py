@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from sage.middleware.providers.base import Provider
-from sage.middleware.providers.registry import Registry
+from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Queue
 
 _CONNECT = 1.0

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, Target
 from sage.middleware.providers.deployments import Deployment, PublicModel
-from sage.middleware.providers.factory import unconfigured
 from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.hosting import Hosting
 from sage.middleware.providers.keys import Share
-from sage.middleware.providers.listing import Listing
-from sage.middleware.providers.registrations import Registrations, check_name, parse_registration
+from sage.middleware.registry.factory import unconfigured
+from sage.middleware.registry.hosted_models import Hosting
+from sage.middleware.registry.runtime_models import Registrations, check_name, parse_registration
+from sage.middleware.registry.upstream_models import Listing
 from sage.middleware.settings.providers import KINDS
 from sage.middleware.settings.settings import Deployment as DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
