@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply
 
-from sage.middleware.providers import retries
-from sage.middleware.providers.choice import choose
+from sage.middleware.dispatch import retry_budget as retries
+from sage.middleware.dispatch.balancing import choose
 
 CHAT = "/v1/chat/completions"
 

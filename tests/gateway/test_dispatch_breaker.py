@@ -13,7 +13,7 @@ from departing import asking
 from upstream import Received, Script, Upstream, chat_chunk, reply
 
 from sage.errors import UpstreamFailed
-from sage.middleware.providers.breaker import Breaker
+from sage.middleware.dispatch.circuit_breaker import Breaker
 from sage.middleware.settings.settings import Routing
 
 PAUSE = 0.3

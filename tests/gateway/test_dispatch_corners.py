@@ -17,9 +17,9 @@ from upstream import chat_chunk
 from sage.errors import SageError
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
+from sage.middleware.dispatch.api_keys import Keys, Share
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call, Operation, UpstreamRequest
-from sage.middleware.providers.keys import Keys, Share
 from sage.middleware.providers.transport import FakeResponse, FakeTransport
 from sage.middleware.settings.settings import Settings
 

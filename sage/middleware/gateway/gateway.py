@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
+from sage.middleware.dispatch.deployment import PublicModel
+from sage.middleware.dispatch.dispatch import Dispatch
+from sage.middleware.dispatch.explain import Explanation
+from sage.middleware.dispatch.upstream_call import Exchange
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.collections import Library
 from sage.middleware.gateway.metrics import Metrics, ModelMetrics
 from sage.middleware.gateway.services.plans import Means
 from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.providers.base import Call
-from sage.middleware.providers.deployments import PublicModel
-from sage.middleware.providers.dispatch import Dispatch
-from sage.middleware.providers.exchange import Exchange
-from sage.middleware.providers.explain import Explanation
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.retrieval import Retrieval

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sage.errors import SageError
+from sage.middleware.dispatch.deployment import Deployment
 from sage.middleware.providers.base import ModelHost
-from sage.middleware.providers.deployments import Deployment
 
 _FRESH = 1.0
 _SILENT = 5.0

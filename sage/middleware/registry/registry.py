@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
+from sage.middleware.dispatch.api_keys import Share
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, Target
-from sage.middleware.providers.deployments import Deployment, PublicModel
 from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.keys import Share
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import Hosting
 from sage.middleware.registry.runtime_models import Registrations, check_name, parse_registration

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, UpstreamFailed
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.collections.vectors import read_scores, read_vectors
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import Call, Native, Operation
-from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.retrieval.embedders import Embedder, Reranker
 from sage.middleware.retrieval.local_embedder import NAME as LOCAL_NAME
 from sage.middleware.retrieval.local_embedder import local_embedder

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import SageError
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.context.prompts import as_words, last_of_user, put_before, room_left, text_of
 from sage.middleware.gateway.context.sources import choose, listing
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.providers.base import Call
-from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 Memory = dict[str, Any]

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.admission import TOKEN_FIELDS
 from sage.middleware.gateway.context.neutralise import reckon
-from sage.middleware.providers.deployments import PublicModel
 
 _SIGNS = re.compile(r"[\"“”„＂「」『』]|(?<!\S)[+\-＋－](?=\w)")
 _OVERHEAD = 200

@@ -17,12 +17,12 @@ import orjson
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.collections.requests import SourcesRequest
 from sage.middleware.gateway.context.neutralise import cut, defuse, reckon
 from sage.middleware.gateway.context.prompts import as_words, last_of_user, put_before, room_left, text_of
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import Call
-from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 Source = dict[str, Any]

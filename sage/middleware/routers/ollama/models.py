@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field
 
 from sage.errors import InvalidRequest, NotFound, SageError
 from sage.middleware.auth.principal import Principal
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
-from sage.middleware.providers.deployments import PublicModel
 from sage.middleware.routers.http.asgi import error_headers, note
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.ollama.inference import NDJSON, broken, error_body, known_name

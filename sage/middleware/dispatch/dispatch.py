@@ -7,15 +7,15 @@ import math
 import time
 
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
-from sage.middleware.providers import retries
+from sage.middleware.dispatch import retry_budget as retries
+from sage.middleware.dispatch.attempts import Bar, Course, crowded
+from sage.middleware.dispatch.deployment import Lease, PublicModel
+from sage.middleware.dispatch.explain import Explanation, explanation
+from sage.middleware.dispatch.prefix_affinity import Prefixes
+from sage.middleware.dispatch.queue import Slots
+from sage.middleware.dispatch.upstream_call import Exchange, death_of_engine, overdue
 from sage.middleware.providers.base import Call, Endpoint
-from sage.middleware.providers.course import Bar, Course, crowded
-from sage.middleware.providers.deployments import Lease, PublicModel
-from sage.middleware.providers.exchange import Exchange, death_of_engine, overdue
-from sage.middleware.providers.explain import Explanation, explanation
-from sage.middleware.providers.prefixes import Prefixes
 from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
-from sage.middleware.providers.slots import Slots
 from sage.middleware.providers.transport import Transport, UpstreamResponse
 from sage.middleware.settings.settings import Routing
 

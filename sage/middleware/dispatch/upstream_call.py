@@ -11,8 +11,8 @@ from typing import Protocol
 import orjson
 
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
+from sage.middleware.dispatch.deployment import Deployment, Lease
 from sage.middleware.providers.base import Call, Provider, Relay, Usage
-from sage.middleware.providers.deployments import Deployment, Lease
 from sage.middleware.providers.refusals import retry_after
 from sage.middleware.providers.transport import UpstreamResponse
 

@@ -7,8 +7,8 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from sage.middleware.providers.course import Course
-from sage.middleware.providers.deployments import Lease, PublicModel
+from sage.middleware.dispatch.attempts import Course
+from sage.middleware.dispatch.deployment import Lease, PublicModel
 
 _LATER = 0.001  # seconds; a timer may go off a little before its time
 

@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import quote
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, UpstreamFailed
+from sage.middleware.dispatch.api_keys import Keys, Share
+from sage.middleware.dispatch.circuit_breaker import Breaker
+from sage.middleware.dispatch.retry_budget import RetryBudget
 from sage.middleware.providers.base import Endpoint, Provider, Target
-from sage.middleware.providers.breaker import Breaker
 from sage.middleware.providers.engines import EngineFailed
-from sage.middleware.providers.keys import Keys, Share
 from sage.middleware.providers.leases import Lease as EngineLease
 from sage.middleware.providers.lifecycle import ManagedModel
 from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
-from sage.middleware.providers.retries import RetryBudget
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
 

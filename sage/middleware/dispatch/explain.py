@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage.middleware.providers import retries
-from sage.middleware.providers.course import Bar, Course, crowded
-from sage.middleware.providers.deployments import Deployment, PublicModel
+from sage.middleware.dispatch import retry_budget as retries
+from sage.middleware.dispatch.attempts import Bar, Course, crowded
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.settings.settings import Routing
 
 Explanation = dict[str, Any]

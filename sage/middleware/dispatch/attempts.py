@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, Unsupported
+from sage.middleware.dispatch.balancing import choose
+from sage.middleware.dispatch.deployment import Deployment, Lease, PublicModel
+from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.providers.choice import choose
-from sage.middleware.providers.deployments import Deployment, Lease, PublicModel
-from sage.middleware.providers.prefixes import Prefixes
 from sage.middleware.settings.settings import Routing
 
 _SHORT = 0.005  # seconds
