@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint
-from sage.middleware.providers.engines import EngineFailed
 
 
 class Machine:

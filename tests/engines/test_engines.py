@@ -11,7 +11,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.providers.engines import Engine, EngineFailed, Lines, describe_status, engine_environment
+from sage.middleware.engines.process import Engine, EngineFailed, Lines, describe_status, engine_environment
 
 
 def arguments(pid: int) -> bytes:

@@ -13,10 +13,10 @@ from scripted_engine import Machine
 from virtual_time import run
 
 from sage.errors import Conflict
+from sage.middleware.engines.fleet import Fleet
+from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.memory_budget import Memory
 from sage.middleware.providers.base import EngineSpec
-from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.lifecycle import ManagedModel, State
-from sage.middleware.providers.memory import Memory
 from sage.middleware.settings.settings import Deployment, ManagedServer, Model
 
 FAKE = str(Path(__file__).with_name("fake_engine.py"))

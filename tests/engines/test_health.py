@@ -11,11 +11,11 @@ from scripted_engine import Machine, ScriptedEngine
 from virtual_time import run
 
 from sage.errors import Unavailable
+from sage.middleware.engines.health import HealthPolicy, RestartPolicy
+from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import Endpoint
-from sage.middleware.providers.engines import Engine, EngineFailed
-from sage.middleware.providers.health import HealthPolicy, RestartPolicy
-from sage.middleware.providers.lifecycle import ManagedModel, State
-from sage.middleware.providers.memory import Memory
 
 
 def scripted(machine: Machine, **options) -> ManagedModel:

@@ -14,9 +14,9 @@ from scripted_engine import Machine, ScriptedEngine
 from virtual_time import VirtualLoop
 
 from sage.errors import Unavailable
-from sage.middleware.providers.health import RestartPolicy
-from sage.middleware.providers.lifecycle import ManagedModel, State
-from sage.middleware.providers.memory import Memory
+from sage.middleware.engines.health import RestartPolicy
+from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.memory_budget import Memory
 
 SIZES = {"a": 4, "b": 5, "c": 6, "rock": 2}
 BUDGET = 10

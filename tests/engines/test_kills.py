@@ -18,7 +18,7 @@ ROUNDS = 25 if os.environ.get("SAGE_TEST_FULL") else 2
 HOLDER = f"""
 import asyncio, sys
 from sage.middleware.providers.base import EngineSpec
-from sage.middleware.providers.engines import Engine
+from sage.middleware.engines.process import Engine
 async def main():
     command = (sys.executable, "-I", "-S", {FAKE!r}, "unruly", sys.argv[1])
     engine = Engine(EngineSpec(command), "m", grace=0.2)

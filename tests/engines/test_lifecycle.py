@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage.errors import Unavailable
+from sage.middleware.engines.health import RestartPolicy
+from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import Endpoint
-from sage.middleware.providers.engines import Engine, EngineFailed
-from sage.middleware.providers.health import RestartPolicy
-from sage.middleware.providers.lifecycle import ManagedModel, State
 
 
 class Factory:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sage.middleware.engines.managed_model import ManagedModel
+from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import EngineSpec
-from sage.middleware.providers.engines import Engine, EngineFailed
-from sage.middleware.providers.lifecycle import ManagedModel
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "sage/middleware/providers/templates/question-answer.jinja"

@@ -13,9 +13,9 @@ from scripted_engine import Machine
 from virtual_time import run
 
 from sage.errors import Unavailable
-from sage.middleware.providers.lifecycle import ManagedModel, State
-from sage.middleware.providers.memory import Memory, Standing, Turns, plan, show_bytes
-from sage.middleware.providers.processes import proportional_memory
+from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.memory_budget import Memory, Standing, Turns, plan, show_bytes
+from sage.middleware.engines.proc_stats import proportional_memory
 
 TURNS = Turns()
 NOW = 1000.0

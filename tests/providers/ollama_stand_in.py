@@ -32,8 +32,8 @@ from ollama_stand_in_wire import (
     seconds,
 )
 
+from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint
-from sage.middleware.providers.engines import EngineFailed
 
 KEEP_ALIVE = 300.0
 """Seconds, as Ollama's default."""

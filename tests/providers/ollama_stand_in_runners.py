@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sage.middleware.engines.process import Engine
 from sage.middleware.providers.base import Endpoint, EngineSpec
-from sage.middleware.providers.engines import Engine
 
 ROOT = Path(__file__).parents[2]
 _FOR_GOOD = 3e9

@@ -17,7 +17,7 @@ import requests
 from running_gateway import Running, run_gateway
 from tiny_gguf import write_llama
 
-from sage.middleware.providers.lifecycle import ManagedModel
+from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow

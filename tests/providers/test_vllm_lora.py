@@ -15,7 +15,7 @@ from vllm_wire import VllmWire
 
 from sage.errors import ConfigError, InvalidRequest, NotFound
 from sage.middleware.app.main import make_gateway
-from sage.middleware.providers.lora import LoraAdapter
+from sage.middleware.engines.lora import LoraAdapter
 from sage.middleware.providers.transport import HttpTransport
 from sage.middleware.providers.vllm import VllmProvider
 from sage.middleware.settings.providers import VllmSettings

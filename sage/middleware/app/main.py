@@ -22,12 +22,12 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.private_files import write_private
 from sage.middleware.dispatch.dispatch import Dispatch
+from sage.middleware.engines.fleet import Fleet
+from sage.middleware.engines.memory_budget import Memory
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.providers.base import Operation
-from sage.middleware.providers.fleet import Fleet
-from sage.middleware.providers.memory import Memory
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.registry.factory import make_providers
 from sage.middleware.registry.registry import Registry

@@ -11,10 +11,10 @@ from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, U
 from sage.middleware.dispatch.api_keys import Keys, Share
 from sage.middleware.dispatch.circuit_breaker import Breaker
 from sage.middleware.dispatch.retry_budget import RetryBudget
+from sage.middleware.engines.lease import Lease as EngineLease
+from sage.middleware.engines.managed_model import ManagedModel
+from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, Target
-from sage.middleware.providers.engines import EngineFailed
-from sage.middleware.providers.leases import Lease as EngineLease
-from sage.middleware.providers.lifecycle import ManagedModel
 from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing

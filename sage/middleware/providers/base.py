@@ -172,7 +172,7 @@ class EngineSpec:
 
 
 class RunningEngine(Protocol):
-    """What a model needs of its engine, such as :class:`sage.middleware.providers.engines.Engine`."""
+    """What a model needs of its engine, such as :class:`sage.middleware.engines.process.Engine`."""
 
     exited: asyncio.Future[int]
 

@@ -1,7 +1,7 @@
 """Which models there are, what answers for them, and the leases under which they answer.
 
 A *model* is a public name with one or more *deployments* (a provider and its own name for the model). Deployments of
-the local engine share one :class:`~sage.middleware.providers.lifecycle.ManagedModel`, the owner of that engine's state.
+the local engine share one :class:`~sage.middleware.engines.managed_model.ManagedModel`, the owner of that engine's state.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
 from sage.middleware.dispatch.api_keys import Share
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
+from sage.middleware.engines.fleet import Fleet
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, Target
-from sage.middleware.providers.fleet import Fleet
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import Hosting
 from sage.middleware.registry.runtime_models import Registrations, check_name, parse_registration

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from sage.errors import ConfigError, InvalidRequest, SageError
+from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
-from sage.middleware.providers.lora import adapter_server
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.settings.providers import KINDS
 from sage.middleware.settings.settings import Deployment, Model

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sage.errors import SageError
+from sage.middleware.engines.process import EngineFailed, describe_status
 from sage.middleware.providers.base import Endpoint, RunningEngine
-from sage.middleware.providers.engines import EngineFailed, describe_status
 
 if TYPE_CHECKING:
-    from sage.middleware.providers.lifecycle import ManagedModel
+    from sage.middleware.engines.managed_model import ManagedModel
 
 
 class Lease:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sage.middleware.engines.proc_stats import processor_seconds
 from sage.middleware.providers.base import RunningEngine
-from sage.middleware.providers.processes import processor_seconds
 
 
 @dataclass(frozen=True, slots=True)

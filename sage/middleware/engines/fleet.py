@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from sage.errors import Conflict, SageError
+from sage.middleware.engines.health import RestartPolicy
+from sage.middleware.engines.lora import LoraAdapter, adapter_server
+from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.process import Engine
 from sage.middleware.providers.base import EngineSpec, Provider
-from sage.middleware.providers.engines import Engine
-from sage.middleware.providers.health import RestartPolicy
-from sage.middleware.providers.lifecycle import ManagedModel, State
-from sage.middleware.providers.lora import LoraAdapter, adapter_server
-from sage.middleware.providers.memory import Memory
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.settings.settings import Deployment, Model
 

@@ -1,6 +1,6 @@
 """Engines: child processes that serve one model each, and whose whole family ends with them.
 
-The gateway starts the stub (:mod:`sage.middleware.providers.engine_stub`), the stub starts the engine. The gateway
+The gateway starts the stub (:mod:`sage.middleware.engines.supervisor`), the stub starts the engine. The gateway
 holds the write end of the stub's stdin, so the family ends when the gateway does, also by SIGKILL. What an engine says
 on stderr is always read, and its last lines are kept.
 """
@@ -21,8 +21,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from sage.errors import Unavailable
+from sage.middleware.engines.proc_stats import descendants, kill_marked
 from sage.middleware.providers.base import Endpoint, EngineSpec
-from sage.middleware.providers.processes import descendants, kill_marked
 
 _STUB = Path(__file__).with_name("engine_stub.py")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

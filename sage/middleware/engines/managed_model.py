@@ -15,13 +15,13 @@ from enum import StrEnum
 from typing import Any
 
 from sage.errors import SageError, Unavailable
-from sage.middleware.providers.alarm import Alarm
+from sage.middleware.engines.health import Deaths, HealthPolicy, RestartPolicy, unwell
+from sage.middleware.engines.lease import Drain, Lease
+from sage.middleware.engines.memory_budget import Memory, Standing, Turns
+from sage.middleware.engines.proc_stats import proportional_memory
+from sage.middleware.engines.process import EngineFailed, describe_status
+from sage.middleware.engines.timer import Alarm
 from sage.middleware.providers.base import Endpoint, RunningEngine
-from sage.middleware.providers.engines import EngineFailed, describe_status
-from sage.middleware.providers.health import Deaths, HealthPolicy, RestartPolicy, unwell
-from sage.middleware.providers.leases import Drain, Lease
-from sage.middleware.providers.memory import Memory, Standing, Turns
-from sage.middleware.providers.processes import proportional_memory
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """LoRA adapters as models of their own: each is loaded into, and unloaded from, the server that has its base.
 
-To the owner of its state (:class:`~sage.middleware.providers.lifecycle.ManagedModel`) an adapter is an engine like any
+To the owner of its state (:class:`~sage.middleware.engines.managed_model.ManagedModel`) an adapter is an engine like any
 other: single flight, ``keep_alive`` and draining come from there. While it is loaded it holds a lease on its base, when
 the gateway runs that too, and goes with it.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sage.errors import InvalidRequest, NotFound, SageError, UpstreamFailed
+from sage.middleware.engines.lease import Lease
+from sage.middleware.engines.managed_model import ManagedModel
+from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, RunningEngine, UpstreamRequest
-from sage.middleware.providers.engines import EngineFailed
-from sage.middleware.providers.leases import Lease
-from sage.middleware.providers.lifecycle import ManagedModel
 from sage.middleware.providers.transport import Transport
 from sage.middleware.providers.vllm_host import ask
 from sage.middleware.settings.settings import Deployment
@@ -59,7 +59,7 @@ def adapter_server(provider: Provider) -> AdapterServer:
 
 
 class LoraAdapter:
-    """The :class:`~sage.middleware.providers.lifecycle.RunningEngine` of one adapter."""
+    """The :class:`~sage.middleware.engines.managed_model.RunningEngine` of one adapter."""
 
     def __init__(
         self,

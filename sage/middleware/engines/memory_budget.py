@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sage.errors import Unavailable
-from sage.middleware.providers.alarm import Alarm
+from sage.middleware.engines.timer import Alarm
 
 
 @dataclass(frozen=True, slots=True)
