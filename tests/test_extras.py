@@ -182,7 +182,7 @@ def engine_without(module: str, options: dict[str, Any]) -> dict[str, Any]:
     """What the local engine's child program announces when ``module`` cannot be imported."""
     script = (
         f"import sys; sys.modules[{module!r}] = None; "
-        "from sage.middleware.providers.local_engine import main; sys.exit(main())"
+        "from sage.middleware.providers.local.engine import main; sys.exit(main())"
     )
     environ = {
         **os.environ,

@@ -22,7 +22,7 @@ from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import Call
-from sage.middleware.providers.ollama import OllamaProvider
+from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
 from sage.middleware.settings.providers import OllamaSettings
 from sage.middleware.settings.reading import find_config, load_settings

@@ -16,12 +16,12 @@ from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import EngineSpec
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "sage/middleware/providers/templates/question-answer.jinja"
+TEMPLATE = ROOT / "sage/middleware/providers/local/templates/question-answer.jinja"
 
 
 def spec(options: dict[str, object], *first_on_path: Path) -> EngineSpec:
     return EngineSpec(
-        (sys.executable, "-m", "sage.middleware.providers.local_engine"),
+        (sys.executable, "-m", "sage.middleware.providers.local.engine"),
         {
             "SAGE_ENGINE_OPTIONS": json.dumps({"alias": "m", **options}),
             "PYTHONPATH": os.pathsep.join(map(str, (*first_on_path, ROOT))),
@@ -149,7 +149,7 @@ def test_a_damaged_package_is_no_model_and_can_be_repaired(package, tmp_path):
 
 def test_it_imports_nothing_heavy():
     code = (
-        "import sys, sage.middleware.providers.local_engine\n"
+        "import sys, sage.middleware.providers.local.engine\n"
         "print(sorted({'fastapi', 'aiohttp', 'pydantic', 'asyncio', 'xllamacpp'} & set(sys.modules)))"
     )
     command = (sys.executable, "-c", code)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import SageError, UpstreamFailed
-from sage.middleware.providers.events import DONE, EventRelay
+from sage.middleware.providers.wire.sse import DONE, EventRelay
 
 
 class Reported(SageError):

@@ -138,4 +138,4 @@ class Runners:
         }
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {"SAGE_ENGINE_OPTIONS": json.dumps(options), "PYTHONPATH": path}
-        return EngineSpec((sys.executable, "-m", "sage.middleware.providers.local_engine"), environment)
+        return EngineSpec((sys.executable, "-m", "sage.middleware.providers.local.engine"), environment)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sage.errors import SageError
 from sage.middleware.gateway import admission
 from sage.middleware.providers.base import Call, Operation, Target
-from sage.middleware.providers.cohere import CohereProvider
-from sage.middleware.providers.events import payloads
+from sage.middleware.providers.cohere.provider import CohereProvider
+from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.routers.cohere.events import ChatEvents
 from sage.middleware.routers.cohere.inference import chat_call
 from sage.middleware.settings.providers import CohereSettings

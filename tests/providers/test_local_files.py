@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny_gguf import CHAT_TEMPLATE, EMBEDDING_LENGTH, WORDS, write_embedder, write_llama, write_reranker
 
-from sage.middleware.providers.gguf_file import read_gguf
-from sage.middleware.providers.local import LocalEngineProvider
+from sage.middleware.providers.local.gguf import read_gguf
+from sage.middleware.providers.local.provider import LocalEngineProvider
 from sage.middleware.settings.providers import LocalProvider
 from sage.middleware.settings.settings import Deployment
 

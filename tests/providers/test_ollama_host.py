@@ -13,8 +13,8 @@ from upstream import Upstream, raw, reply, stream
 
 from sage.errors import DeadlineExceeded, MissingExtra, NotFound, PermissionDenied, SageError, UpstreamFailed
 from sage.middleware.providers.base import PullProgress
-from sage.middleware.providers.ollama import OllamaProvider
-from sage.middleware.providers.ollama_host import OllamaHost, spellings
+from sage.middleware.providers.ollama.host import OllamaHost, spellings
+from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.settings.providers import OllamaSettings
 
 

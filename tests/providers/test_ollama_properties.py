@@ -14,7 +14,7 @@ from ollama_wire import types as sdk
 
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.providers.base import Call, Operation, Target
-from sage.middleware.providers.ollama import OllamaProvider
+from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.routers.ollama import translation as surface
 from sage.middleware.settings.providers import OllamaSettings
 

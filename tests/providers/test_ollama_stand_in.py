@@ -22,7 +22,7 @@ from running_gateway import Running
 from tiny_gguf import EMBEDDING_LENGTH, write_embedder, write_llama, write_parrot
 
 pytestmark = pytest.mark.slow
-QUESTION_ANSWER = Path(__file__).parents[2] / "sage/middleware/providers/templates/question-answer.jinja"
+QUESTION_ANSWER = Path(__file__).parents[2] / "sage/middleware/providers/local/templates/question-answer.jinja"
 CALL = '<tool_call>\n{"name": "paint", "arguments": {"colour": "red"}}\n</tool_call>'
 TOOLS: list[Any] = [
     {

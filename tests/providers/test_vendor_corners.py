@@ -13,8 +13,8 @@ from upstream import Upstream, chat_chunk, usage_chunk
 
 from sage.errors import SageError
 from sage.middleware.providers.base import Call, Operation
-from sage.middleware.providers.cohere import CohereProvider
-from sage.middleware.providers.ollama import OllamaProvider
+from sage.middleware.providers.cohere.provider import CohereProvider
+from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.settings.providers import CohereSettings, OllamaSettings, OpenAISettings
 

@@ -17,7 +17,7 @@ from sage.errors import ConfigError, InvalidRequest, NotFound
 from sage.middleware.app.main import make_gateway
 from sage.middleware.engines.lora import LoraAdapter
 from sage.middleware.providers.transport import HttpTransport
-from sage.middleware.providers.vllm import VllmProvider
+from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import Deployment, Settings
 

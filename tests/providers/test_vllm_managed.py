@@ -21,7 +21,7 @@ from sage_process import children, environment, serving, wait_gone
 pytestmark = pytest.mark.slow
 FAKE = str(Path(__file__).with_name("fake_vllm.py"))
 MODEL = "some/model"
-ENGINE = "sage.middleware.providers.vllm_engine"
+ENGINE = "sage.middleware.providers.vllm.engine"
 
 
 @pytest.fixture

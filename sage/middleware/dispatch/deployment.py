@@ -15,7 +15,7 @@ from sage.middleware.engines.lease import Lease as EngineLease
 from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, Target
-from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
+from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
 

@@ -15,8 +15,8 @@ from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import Slots
 from sage.middleware.dispatch.upstream_call import Exchange, death_of_engine, overdue
 from sage.middleware.providers.base import Call, Endpoint
-from sage.middleware.providers.refusals import CREDENTIAL_REFUSED
 from sage.middleware.providers.transport import Transport, UpstreamResponse
+from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.settings import Routing
 
 # What another deployment may do better; anything else is the caller's to mend.

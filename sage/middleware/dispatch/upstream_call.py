@@ -13,8 +13,8 @@ import orjson
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
 from sage.middleware.dispatch.deployment import Deployment, Lease
 from sage.middleware.providers.base import Call, Provider, Relay, Usage
-from sage.middleware.providers.refusals import retry_after
 from sage.middleware.providers.transport import UpstreamResponse
+from sage.middleware.providers.wire.errors import retry_after
 
 _MAX_REFUSAL = 64 * 1024
 _DRAIN = 0.2  # seconds that the end of a body may stay out after its last event

@@ -19,7 +19,7 @@ from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, RunningEngine, UpstreamRequest
 from sage.middleware.providers.transport import Transport
-from sage.middleware.providers.vllm_host import ask
+from sage.middleware.providers.vllm.host import ask
 from sage.middleware.settings.settings import Deployment
 
 

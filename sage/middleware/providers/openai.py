@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import orjson
 
 from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
-from sage.middleware.providers.events import EventRelay, read_usage
 from sage.middleware.providers.vendor import Vendor
+from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
 
 _SHAPE = {

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, ModelHost, Target, UpstreamRequest
-from sage.middleware.providers.refusals import refusal
+from sage.middleware.providers.wire.errors import refusal
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import Deployment
 

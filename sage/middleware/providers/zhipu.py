@@ -19,8 +19,8 @@ from multidict import CIMultiDict
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Call, Endpoint, Operation, Target, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.providers.refusals import refusal
 from sage.middleware.providers.vendor import HINTS
+from sage.middleware.providers.wire.errors import refusal
 from sage.middleware.settings.providers import RemoteProvider
 
 RENEW_AFTER = 180.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sage.middleware.providers.base import Provider
-from sage.middleware.providers.cohere import CohereProvider
-from sage.middleware.providers.local import LocalEngineProvider
-from sage.middleware.providers.ollama import OllamaProvider
+from sage.middleware.providers.cohere.provider import CohereProvider
+from sage.middleware.providers.local.provider import LocalEngineProvider
+from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.providers.vllm import VllmProvider
+from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.providers.zhipu import ZhipuProvider
 from sage.middleware.settings.providers import (
     KINDS,

@@ -16,7 +16,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Answering, Gateway
 from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
-from sage.middleware.providers.events import payloads, read_usage
+from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.http.respond import Events, respond
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.providers.events import payloads
+from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.routers.cohere import translation as shapes
 
 

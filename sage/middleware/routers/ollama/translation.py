@@ -13,7 +13,7 @@ import orjson
 
 from sage.errors import InvalidRequest, UpstreamFailed
 from sage.middleware.providers.base import Call, Operation, Usage
-from sage.middleware.providers.events import payloads, read_usage
+from sage.middleware.providers.wire.sse import payloads, read_usage
 
 # Names in Ollama's `options` that are fields of a request in OpenAI's shape, or well known beside it.
 _FIELDS = frozenset(

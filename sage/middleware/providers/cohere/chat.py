@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.events import count
-from sage.middleware.providers.translation import completion_id, usage_object
 from sage.middleware.providers.vendor import HINTS
+from sage.middleware.providers.wire.chunks import completion_id, usage_object
+from sage.middleware.providers.wire.sse import count
 
 FINISH = {"COMPLETE": "stop", "STOP_SEQUENCE": "stop", "MAX_TOKENS": "length", "TOOL_CALL": "tool_calls"}
 _FAILED = {"ERROR": 502, "TIMEOUT": 504}

@@ -1,6 +1,6 @@
 """The child program of managed vLLM servers: starts the configured command, and says when it serves.
 
-``python -m sage.middleware.providers.vllm_engine`` reads its options (:class:`Options`) as one line of JSON from the
+``python -m sage.middleware.providers.vllm.engine`` reads its options (:class:`Options`) as one line of JSON from the
 environment variable ``SAGE_ENGINE_OPTIONS`` and the key from ``SAGE_ENGINE_KEY``, which the server gets as
 ``VLLM_API_KEY``. The server listens on a Unix socket in a directory that only its user can enter, or on a free port of
 127.0.0.1 where it knows no ``--uds`` or the path would be too long. What it says goes to our stderr. Once it answers

@@ -12,10 +12,10 @@ import orjson
 
 from sage.errors import InvalidRequest, SageError, Unsupported
 from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
-from sage.middleware.providers.cohere_chat import chat_answer, chat_request, read_usage, usage_of
-from sage.middleware.providers.cohere_stream import CohereRelay
-from sage.middleware.providers.translation import usage_object
+from sage.middleware.providers.cohere.chat import chat_answer, chat_request, read_usage, usage_of
+from sage.middleware.providers.cohere.stream import CohereRelay
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
+from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.settings.providers import RemoteProvider
 
 DEFAULT_URL = "https://api.cohere.com"

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unsupported
-from sage.middleware.providers import local_wire
 from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Target, UpstreamRequest, Usage
-from sage.middleware.providers.events import read_usage
-from sage.middleware.providers.local_files import ModelFiles
+from sage.middleware.providers.local import requests as local_wire
+from sage.middleware.providers.local.model_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
+from sage.middleware.providers.wire.sse import read_usage
 from sage.middleware.settings.providers import LocalModel, LocalProvider
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.settings import Deployment
@@ -88,7 +88,7 @@ class LocalEngineProvider(OpenAIProvider):
         model = wanted.model
         options = self._model(model)
         return EngineSpec(
-            command=(sys.executable, "-m", "sage.middleware.providers.local_engine"),
+            command=(sys.executable, "-m", "sage.middleware.providers.local.engine"),
             environment={
                 "SAGE_ENGINE_OPTIONS": orjson.dumps(
                     {

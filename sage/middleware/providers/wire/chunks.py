@@ -14,7 +14,7 @@ import orjson
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.events import DONE, MAX_EVENT
+from sage.middleware.providers.wire.sse import DONE, MAX_EVENT
 
 
 class JsonStream:

@@ -1,6 +1,6 @@
 """The child program of the ``local`` provider: llama.cpp's HTTP server for one GGUF file, through ``xllamacpp``.
 
-``python -m sage.middleware.providers.local_engine`` reads its options (:class:`Options`) as one line of JSON from the
+``python -m sage.middleware.providers.local.engine`` reads its options (:class:`Options`) as one line of JSON from the
 environment variable ``SAGE_ENGINE_OPTIONS`` and the key that opens it from ``SAGE_ENGINE_KEY``. It prints one line on
 stdout, ``{"base_url": "http://127.0.0.1:…"}`` once it serves or ``{"error": "…"}`` before it exits with status 1;
 llama.cpp's log goes to stderr. It ends on SIGTERM and when its stdin ends.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sage.errors import ConfigError, MissingExtra
-from sage.middleware.providers.gguf_file import read_gguf
+from sage.middleware.providers.local.gguf import read_gguf
 
 _PROMPT_CACHE_MIB = 256
 """Bound on the prompts that llama.cpp keeps in memory to answer the next turn faster; its own default is 8 GiB."""

@@ -30,10 +30,10 @@ from sage.middleware.providers.base import (
     UpstreamRequest,
     Usage,
 )
-from sage.middleware.providers.events import EventRelay
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
-from sage.middleware.providers.vllm_host import VllmHost, root_of
+from sage.middleware.providers.vllm.host import VllmHost, root_of
+from sage.middleware.providers.wire.sse import EventRelay
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import Deployment, ManagedServer
 
@@ -135,7 +135,7 @@ class VllmProvider(OpenAIProvider):
             "adapters": self._settings.lora_dir is not None,
         }
         return EngineSpec(
-            command=(sys.executable, "-m", "sage.middleware.providers.vllm_engine"),
+            command=(sys.executable, "-m", "sage.middleware.providers.vllm.engine"),
             environment={"SAGE_ENGINE_OPTIONS": orjson.dumps(options).decode()},
             start_timeout=self._settings.start_timeout,
             memory=wanted.engine.memory,

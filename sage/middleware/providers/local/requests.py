@@ -13,8 +13,8 @@ from typing import Any
 
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import Call, Operation, Usage, count_prompts
-from sage.middleware.providers.translation import usage_object
 from sage.middleware.providers.vendor import HINTS
+from sage.middleware.providers.wire.chunks import usage_object
 
 Cannot = Callable[[str, str], None]
 """``cannot(field, why)`` raises for a field, or returns where the model leaves out what its vendor cannot do."""

@@ -16,13 +16,13 @@ import orjson
 
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
-from sage.middleware.providers.ollama_answers import (
+from sage.middleware.providers.ollama.host import OllamaHost, spellings
+from sage.middleware.providers.ollama.responses import (
     OllamaRelay,
     chat_answer,
     embeddings_answer,
     text_answer,
 )
-from sage.middleware.providers.ollama_host import OllamaHost, spellings
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
 from sage.middleware.settings.providers import OllamaSettings
 

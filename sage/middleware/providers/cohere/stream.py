@@ -10,8 +10,8 @@ from typing import Any
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.cohere_chat import Fail, ended, logprobs, read_usage, usage_of
-from sage.middleware.providers.translation import ChunkWriter, JsonStream
+from sage.middleware.providers.cohere.chat import Fail, ended, logprobs, read_usage, usage_of
+from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream
 
 
 class CohereRelay:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sage.middleware.providers.gguf_file import GGUFFile, read_gguf
-from sage.middleware.providers.local_engine import package_file
+from sage.middleware.providers.local.engine import package_file
+from sage.middleware.providers.local.gguf import GGUFFile, read_gguf
 from sage.middleware.settings.providers import LocalModel
 
 _PROGRAM = 64 * 2**20

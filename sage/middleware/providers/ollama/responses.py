@@ -16,8 +16,8 @@ import orjson
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Call, Usage
-from sage.middleware.providers.events import count
-from sage.middleware.providers.translation import ChunkWriter, JsonStream, completion_id, usage_object
+from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
+from sage.middleware.providers.wire.sse import count
 
 # `done_reason`, where it is no reason of OpenAI's. A server that gives none (before 0.1.37) has ended by itself.
 _FINISHES = {"stop": "stop", "length": "length", "content_filter": "content_filter", "tool_calls": "tool_calls"}
