@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.embedders import EmbedFunction
-from sage.middleware.retrieval.functions import FunctionEmbedder
-from sage.middleware.retrieval.local_embedder import local_embedder
+from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
+from sage.middleware.retrieval.embedding.minilm import local_embedder
+from sage.middleware.retrieval.embedding.protocols import EmbedFunction
 from sage.service.memory_orchestrator.memory_service import MemoryOrchestratorService
 
 CUTOFFS = (5, 10)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.embedders import Embedder
-from sage.middleware.retrieval.local_embedder import local_embedder
+from sage.middleware.retrieval.embedding.minilm import local_embedder
+from sage.middleware.retrieval.embedding.protocols import Embedder
 
 DEPTH = 10
 

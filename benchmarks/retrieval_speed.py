@@ -13,10 +13,10 @@ import numpy as np
 from retrieval_made import Asked, Chunk, Made, Nearest
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.keyword_kernels import machine
-from sage.middleware.retrieval.keyword_search import KeywordLeg
-from sage.middleware.retrieval.keywords import KeywordIndex
-from sage.middleware.retrieval.query_syntax import KeywordQuery
+from sage.middleware.retrieval.keywords.kernels import machine
+from sage.middleware.retrieval.keywords.postings import KeywordIndex
+from sage.middleware.retrieval.keywords.search import KeywordLeg
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.settings.retrieval import KeywordOptions
 
 TOP = 10

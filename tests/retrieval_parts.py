@@ -12,11 +12,11 @@ import numpy as np
 import orjson
 
 from sage.errors import NotFound
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.documents import NewDocument, Row
-from sage.middleware.retrieval.index import DIRECTORY, Index
-from sage.middleware.retrieval.truth import Change, Truth
-from sage.middleware.retrieval.view import Part
+from sage.middleware.retrieval.index.index import DIRECTORY, Index
+from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.store.store import Change, Truth
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.types.documents import NewDocument, Row
 from sage.middleware.settings.retrieval import CollectionOptions
 
 OPTIONS = CollectionOptions(embedder="none")

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import orjson
 
-from sage.middleware.retrieval.search import Mode, Search
+from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 
 

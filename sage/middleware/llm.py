@@ -30,7 +30,7 @@ from sage.middleware.settings.settings import LOOPBACK, Deployment, Model, Setti
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.collection import Collection
-    from sage.middleware.retrieval.embedders import Models
+    from sage.middleware.retrieval.embedding.protocols import Models
 
 T = TypeVar("T")
 _OLLAMA = "http://localhost:11434"

@@ -19,8 +19,8 @@ from upstream import Received, Script, Upstream, reply
 
 from sage.errors import DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
 from sage.middleware.gateway.collections.embedders import RegistryModels
-from sage.middleware.retrieval.local_embedder import local_embedder
-from sage.middleware.retrieval.multilingual import multilingual_embedder
+from sage.middleware.retrieval.embedding.e5 import multilingual_embedder
+from sage.middleware.retrieval.embedding.minilm import local_embedder
 from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.errors import Unavailable
 from sage.middleware.gateway.collections.requests import SearchFields
-from sage.middleware.retrieval.search import Fusion, Mode
+from sage.middleware.retrieval.types.search import Fusion, Mode
 
 KEYWORDS = {"defaults": {"embedder": "none"}}
 DOCUMENTS = [

@@ -16,7 +16,7 @@ from upstream import Upstream
 
 from sage.middleware.gateway.context.neutralise import cut, defuse, reckon
 from sage.middleware.gateway.context.sources import choose, render
-from sage.middleware.retrieval.search import SearchResult
+from sage.middleware.retrieval.types.search import SearchResult
 
 CONTROL = [
     "<|im_start|>",

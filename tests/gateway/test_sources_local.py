@@ -9,7 +9,7 @@ from running_gateway import Running, run_gateway
 
 from sage.middleware.gateway.context.neutralise import reckon
 from sage.middleware.gateway.context.sources import choose, render
-from sage.middleware.retrieval.search import SearchResult
+from sage.middleware.retrieval.types.search import SearchResult
 from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow

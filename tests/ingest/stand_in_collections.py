@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from sage.middleware.retrieval.filters import parse_filter
+from sage.middleware.retrieval.filters.language import parse_filter
 
 
 class StandIn:

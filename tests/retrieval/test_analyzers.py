@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import MissingExtra
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.words import LONGEST
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.tokens import LONGEST
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 ANALYZER = Analyzer(AnalysisOptions())

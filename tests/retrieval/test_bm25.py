@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval import keyword_kernels
-from sage.middleware.retrieval.keyword_search import Hits, KeywordLeg
-from sage.middleware.retrieval.keywords import GrowingKeywords, KeywordIndex, Mask, Postings
-from sage.middleware.retrieval.query_syntax import KeywordQuery
+from sage.middleware.retrieval.keywords import kernels as keyword_kernels
+from sage.middleware.retrieval.keywords.postings import GrowingKeywords, KeywordIndex, Mask, Postings
+from sage.middleware.retrieval.keywords.search import Hits, KeywordLeg
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,10 @@ import pytest
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.retrieval import collection as collection_room
 from sage.middleware.retrieval.collections import Collections
-from sage.middleware.retrieval.embedders import Embedder, Reranker
-from sage.middleware.retrieval.filters import Filter
-from sage.middleware.retrieval.search import Mode, Search
-from sage.middleware.retrieval.view import View
+from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
+from sage.middleware.retrieval.filters.language import Filter
+from sage.middleware.retrieval.index.view import View
+from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.settings.retrieval import Retrieval
 
 

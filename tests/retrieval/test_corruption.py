@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from retrieval_parts import documents, opened
 
-from sage.middleware.retrieval.index import DIRECTORY
+from sage.middleware.retrieval.index.index import DIRECTORY
 
 ROUNDS = 500 if os.environ.get("SAGE_TEST_FULL") else 25
 

@@ -13,7 +13,7 @@ from retrieval_worker import Process
 
 from sage.errors import NotFound, Unavailable
 from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
-from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval.store.store import Truth
 from sage.middleware.retrieval.vector_store import VectorStore
 
 pytestmark = pytest.mark.slow

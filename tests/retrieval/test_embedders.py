@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from sage.errors import ConfigError, InvalidRequest, MissingExtra
-from sage.middleware.retrieval import local_embedder as local
-from sage.middleware.retrieval.functions import FunctionEmbedder
-from sage.middleware.retrieval.local_embedder import LocalEmbedder, local_embedder
-from sage.middleware.retrieval.model_files import folder_of
-from sage.middleware.retrieval.multilingual import MultilingualEmbedder, multilingual_embedder
+from sage.middleware.retrieval.embedding import minilm as local
+from sage.middleware.retrieval.embedding.e5 import MultilingualEmbedder, multilingual_embedder
+from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
+from sage.middleware.retrieval.embedding.minilm import LocalEmbedder, local_embedder
+from sage.middleware.retrieval.embedding.model_files import folder_of
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +128,7 @@ def test_many_long_texts_take_little_memory() -> None:
     program = """
 import threading
 from pathlib import Path
-from sage.middleware.retrieval.local_embedder import local_embedder
+from sage.middleware.retrieval.embedding.minilm import local_embedder
 embedder = local_embedder()
 texts = [f"stone {place} " * 300 for place in range(32)]
 threads = [threading.Thread(target=embedder.embed, args=(texts[place::2],)) for place in range(2)]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval.filter_index import FilterIndex, GrowingFilters
-from sage.middleware.retrieval.filters import Filter, parse_filter
+from sage.middleware.retrieval.filters.index import FilterIndex, GrowingFilters
+from sage.middleware.retrieval.filters.language import Filter, parse_filter
 
 PLACE = {
     "lang": "zh",

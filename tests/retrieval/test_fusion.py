@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.fusion import Scale, fit, reciprocal_ranks, weights
-from sage.middleware.retrieval.search import Fusion
+from sage.middleware.retrieval.query.fusion import Scale, fit, reciprocal_ranks, weights
+from sage.middleware.retrieval.types.search import Fusion
 
 SCORES = st.lists(
     st.one_of(st.just(math.nan), st.sampled_from([0.0, 1.0, -0.5]), st.floats(-100, 100)), min_size=1, max_size=12

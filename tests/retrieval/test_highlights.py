@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.highlights import PASSAGES, WIDTH, Highlighter
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.highlighter import PASSAGES, WIDTH, Highlighter
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 ANALYZER = Analyzer(AnalysisOptions())

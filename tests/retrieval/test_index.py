@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from retrieval_parts import Opened, documents, opened
 
-from sage.middleware.retrieval.documents import NewDocument
-from sage.middleware.retrieval.tail import FREEZE_AT
-from sage.middleware.retrieval.truth import Change
-from sage.middleware.retrieval.view import View
+from sage.middleware.retrieval.index.memtable import FREEZE_AT
+from sage.middleware.retrieval.index.view import View
+from sage.middleware.retrieval.store.store import Change
+from sage.middleware.retrieval.types.documents import NewDocument
 
 Open = Callable[..., Opened]
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval import arrays_file
-from sage.middleware.retrieval.arrays_file import DamagedFile, read_arrays, write_arrays
+from sage.middleware.retrieval.index import arrays_file
+from sage.middleware.retrieval.index.arrays_file import DamagedFile, read_arrays, write_arrays
 
 WHAT = {"kind": "segment", "collection": "c", "segment": "s"}
 

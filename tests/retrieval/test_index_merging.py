@@ -10,7 +10,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.merging import DEAD_SHARE, FANOUT, IDLE_FROM, SEGMENT_FROM, Extent, Lease, plan
+from sage.middleware.retrieval.index.merge_policy import (
+    DEAD_SHARE,
+    FANOUT,
+    IDLE_FROM,
+    SEGMENT_FROM,
+    Extent,
+    Lease,
+    plan,
+)
 
 
 def sizes(*given: int) -> list[Extent]:
@@ -85,7 +93,7 @@ def test_one_has_the_lease_and_its_death_frees_it(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from sage.middleware.retrieval.merging import Lease\n"
+            "import sys; from pathlib import Path; from sage.middleware.retrieval.index.merge_policy import Lease\n"
             "with Lease(Path(sys.argv[1])).taken() as mine: print(mine, flush=True); sys.stdin.read()",
             str(path),
         ],

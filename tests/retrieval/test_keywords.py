@@ -11,7 +11,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.keywords import GrowingKeywords, KeywordIndex, Postings, document_frequencies
+from sage.middleware.retrieval.keywords.postings import GrowingKeywords, KeywordIndex, Postings, document_frequencies
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,7 @@ def test_often_repeated_words_keep_their_counts() -> None:
 
 
 def test_merging_more_postings_than_are_moved_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sage.middleware.retrieval.keywords._CHUNK", 3)
+    monkeypatch.setattr("sage.middleware.retrieval.keywords.postings._CHUNK", 3)
     documents = [["a", "b", "c", str(i)] for i in range(10)]
     dead = np.arange(10) % 3 > 0
     merged = KeywordIndex.merge([(KeywordIndex.build(documents), dead), (KeywordIndex.build(documents), None)])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.languages import UNKNOWN, language_shares, share_spoken
+from sage.middleware.retrieval.text.languages import UNKNOWN, language_shares, share_spoken
 
 ENGLISH = frozenset({"en"})
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.retrieval import Fusion, Mode, VectorStore
-from sage.middleware.retrieval.search import Search, SearchResult
+from sage.middleware.retrieval.types.search import Search, SearchResult
 
 WORDS = ["red", "green", "blue", "apple", "sea", "sky", "wine", "grass"]
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from retrieval_worker import Process
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval.merging import Lease
-from sage.middleware.retrieval.search import Mode, Search
+from sage.middleware.retrieval.index.merge_policy import Lease
+from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 
 DIMENSION = 24

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.keyword_clauses import clause_masks
-from sage.middleware.retrieval.keyword_search import KeywordLeg
-from sage.middleware.retrieval.keywords import KeywordIndex
-from sage.middleware.retrieval.query_syntax import parse_query
+from sage.middleware.retrieval.keywords.phrases import clause_masks
+from sage.middleware.retrieval.keywords.postings import KeywordIndex
+from sage.middleware.retrieval.keywords.search import KeywordLeg
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.query_syntax import parse_query
 from sage.middleware.settings.retrieval import AnalysisOptions, KeywordOptions
 
 ANALYZER = Analyzer(AnalysisOptions())

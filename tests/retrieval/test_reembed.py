@@ -16,8 +16,8 @@ import pytest
 from sage.errors import Conflict, UpstreamFailed
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import Collections
-from sage.middleware.retrieval.embedders import Embedder, Reranker
-from sage.middleware.retrieval.search import Mode, Search
+from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
+from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import Retrieval
 

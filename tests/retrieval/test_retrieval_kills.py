@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sage.middleware.retrieval.search import Mode, Search
+from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 
 KILLS = 200 if os.environ.get("SAGE_TEST_FULL") else 10

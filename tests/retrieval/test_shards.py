@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable, Unsupported
-from sage.middleware.retrieval.embedders import EmbedFunction
-from sage.middleware.retrieval.functions import FunctionEmbedder
-from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchAnswer
+from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
+from sage.middleware.retrieval.embedding.protocols import EmbedFunction
+from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchAnswer
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import RetrievalLimits
 from sage.service.vdb.sharded import PartlyWritten, ShardedCollection

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.middleware.retrieval.documents import NewDocument
 from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
-from sage.middleware.retrieval.truth import Change, Truth
+from sage.middleware.retrieval.store.store import Change, Truth
+from sage.middleware.retrieval.types.documents import NewDocument
 from sage.middleware.settings.retrieval import CollectionOptions, Metric
 
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.EUCLIDEAN)

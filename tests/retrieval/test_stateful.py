@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from retrieval_worker import Here, Process, Worker
 
-from sage.middleware.retrieval.analyzers import Analyzer
+from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 WORDS = ["apple", "bread", "coffee", "the", "running", "runs", "苹果", "咖啡好喝", "A-17"]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.middleware.retrieval.documents import NewDocument, Row
-from sage.middleware.retrieval.truth import Change, Commit, SegmentRecord, StaleVectors, Truth
+from sage.middleware.retrieval.store.store import Change, Commit, SegmentRecord, StaleVectors, Truth
+from sage.middleware.retrieval.types.documents import NewDocument, Row
 from sage.middleware.settings.retrieval import CollectionOptions
 
 OPTIONS = CollectionOptions(embedder="none")

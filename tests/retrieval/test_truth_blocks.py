@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval import vector_blocks
-from sage.middleware.retrieval.truth_records import Generation
+from sage.middleware.retrieval.store import vector_blocks
+from sage.middleware.retrieval.store.records import Generation
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
-from sage.middleware.retrieval import truth_schema
-from sage.middleware.retrieval.documents import NewDocument
-from sage.middleware.retrieval.truth import Change, Truth
-from sage.middleware.retrieval.truth_connections import connect
+from sage.middleware.retrieval.store import schema as truth_schema
+from sage.middleware.retrieval.store.connections import connect
+from sage.middleware.retrieval.store.store import Change, Truth
+from sage.middleware.retrieval.types.documents import NewDocument
 from sage.middleware.settings.retrieval import CollectionOptions, Metric
 
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.DOT)

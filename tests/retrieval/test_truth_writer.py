@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval.documents import NewDocument, Row
-from sage.middleware.retrieval.truth import Change, Commit, Truth
-from sage.middleware.retrieval.truth_connections import FILE, InFiles, connect
-from sage.middleware.retrieval.truth_ledger import apply_change, was_committed
-from sage.middleware.retrieval.truth_writer import GroupCommit
+from sage.middleware.retrieval.store.connections import FILE, InFiles, connect
+from sage.middleware.retrieval.store.group_commit import GroupCommit
+from sage.middleware.retrieval.store.store import Change, Commit, Truth
+from sage.middleware.retrieval.store.transaction import apply_change, was_committed
+from sage.middleware.retrieval.types.documents import NewDocument, Row
 from sage.middleware.settings.retrieval import CollectionOptions
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorIndex, exact_scores
+from sage.middleware.retrieval.vectors.index import GrowingVectors, Matrix, VectorIndex, exact_scores
 from sage.middleware.settings.retrieval import Metric
 
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.truth import Truth
-from sage.middleware.retrieval.vector_search import DenseLeg
-from sage.middleware.retrieval.vectors import GrowingVectors, Matrix, VectorIndex, exact_scores
-from sage.middleware.retrieval.view import Part
+from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.query.dense import DenseLeg
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.vectors.index import GrowingVectors, Matrix, VectorIndex, exact_scores
 from sage.middleware.settings.retrieval import Metric
 
 pytestmark = pytest.mark.slow

@@ -28,7 +28,7 @@ from sage.middleware.settings.services import ServicesSettings
 from sage.middleware.settings.settings import Limits
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.embedders import Models
+    from sage.middleware.retrieval.embedding.protocols import Models
 
 CLIENT_LEFT = 499
 """The status under which a request is counted whose client went away (nginx's number for it)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.search import Fusion, Mode, SearchResult
+    from sage.middleware.retrieval.types.search import Fusion, Mode, SearchResult
     from sage.middleware.retrieval.vector_store import VectorStore
 
 __all__ = ["Fusion", "Mode", "SearchResult", "VectorStore"]
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return VectorStore
     if name in __all__:
-        from sage.middleware.retrieval import search
+        from sage.middleware.retrieval.types import search
 
         return getattr(search, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.answers import Answerer
-from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Vector, Written, check_documents
-from sage.middleware.retrieval.embedders import Embedder, Models
-from sage.middleware.retrieval.filters import parse_filter
-from sage.middleware.retrieval.index import Index
-from sage.middleware.retrieval.listing import after_cursor, cursor_of, first_page, numbers_passing, page_of
-from sage.middleware.retrieval.revising import Revision, revise
-from sage.middleware.retrieval.search import Search, SearchAnswer
-from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
+from sage.middleware.retrieval.embedding.protocols import Embedder, Models
+from sage.middleware.retrieval.filters.language import parse_filter
+from sage.middleware.retrieval.index.index import Index
+from sage.middleware.retrieval.pagination import after_cursor, cursor_of, first_page, numbers_passing, page_of
+from sage.middleware.retrieval.query.answers import Answerer
+from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
 from sage.middleware.retrieval.snapshots import write_snapshot
-from sage.middleware.retrieval.truth import Change, Identity, StaleVectors, Truth, inode_of
+from sage.middleware.retrieval.store.store import Change, Identity, StaleVectors, Truth, inode_of
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Vector, Written, check_documents
+from sage.middleware.retrieval.types.search import Search, SearchAnswer
+from sage.middleware.retrieval.updates import Revision, revise
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 Progress = Callable[[int, int], None]
@@ -189,7 +189,7 @@ class Collection:
 
     def statistics(self, terms: Sequence[str]) -> Statistics:
         """What a search over several collections needs to know of this one: see
-        :mod:`sage.middleware.retrieval.shards`."""
+        :mod:`sage.middleware.retrieval.query.shard_candidates`."""
         with self._open() as held:
             return held.answerer.statistics(terms)
 

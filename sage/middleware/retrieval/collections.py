@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
-from sage.middleware.retrieval.documents import Written
-from sage.middleware.retrieval.embedders import Models
+from sage.middleware.retrieval.embedding.protocols import Models
 from sage.middleware.retrieval.snapshots import read_snapshot
-from sage.middleware.retrieval.truth import Truth, inode_of
+from sage.middleware.retrieval.store.store import Truth, inode_of
+from sage.middleware.retrieval.types.documents import Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")

@@ -4,7 +4,7 @@ The new vectors are a *generation* of their own in the truth, filled batch by ba
 interrupted run goes on there. Writes meanwhile come with vectors of the old embedder and are embedded here as well.
 Then the index is prepared, and one transaction embeds the last few documents and makes the new generation the one that
 serves: from there on, a write with old vectors is refused and embedded again by its caller
-(:class:`~sage.middleware.retrieval.truth.StaleVectors`).
+(:class:`~sage.middleware.retrieval.store.store.StaleVectors`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sage.errors import Conflict
-from sage.middleware.retrieval.documents import Row, Vector
-from sage.middleware.retrieval.embedders import Embedder
-from sage.middleware.retrieval.index import Index
-from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval.embedding.protocols import Embedder
+from sage.middleware.retrieval.index.index import Index
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.types.documents import Row, Vector
 
 Progress = Callable[[int, int], None]
 """``(done, of all)``, in documents."""

@@ -26,9 +26,9 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.middleware.retrieval.documents import Row, Vector, check_id
-from sage.middleware.retrieval.truth import Truth
-from sage.middleware.retrieval.truth_connections import sync_directory
+from sage.middleware.retrieval.store.connections import sync_directory
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.types.documents import Row, Vector, check_id
 from sage.middleware.settings.retrieval import CollectionOptions
 
 FORMAT = "sage-collection"

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
-from sage.middleware.retrieval.documents import StoredDocument, check_vector
-from sage.middleware.retrieval.embedders import EmbedFunction, Models
-from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
-from sage.middleware.retrieval.search import Fusion, Mode, Search, SearchResult
-from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
+from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.types.documents import StoredDocument, check_vector
+from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchResult
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 _Choice = TypeVar("_Choice", bound=StrEnum)

@@ -22,7 +22,7 @@ from sage.middleware.routers.openai.inference import Caller
 from sage.middleware.settings.retrieval import RetrievalLimits
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.documents import StoredDocument
+    from sage.middleware.retrieval.types.documents import StoredDocument
 
 router = APIRouter(route_class=GuardedRoute, prefix="/collections/{collection}/documents", tags=["Search"])
 _PLACE = re.compile(r"documents\[(\d+)\]")

@@ -14,7 +14,7 @@ from sage.middleware.gateway.collections.requests import SearchRequest, parse_se
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.search import SearchAnswer
+    from sage.middleware.retrieval.types.search import SearchAnswer
 
 
 class Found(BaseModel):

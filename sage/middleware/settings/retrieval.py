@@ -23,7 +23,7 @@ class Metric(StrEnum):
 
 
 class Variant(StrEnum):
-    """Which BM25: the formulas are in :mod:`sage.middleware.retrieval.bm25`."""
+    """Which BM25: the formulas are in :mod:`sage.middleware.retrieval.keywords.bm25`."""
 
     LUCENE = "lucene"
     OKAPI = "okapi"

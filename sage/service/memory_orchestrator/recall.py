@@ -84,7 +84,7 @@ def _check_number(value: Any, param: str, least: float, most: float) -> None:
 
 def check_filter(given: Any) -> None:
     """Raises :class:`InvalidRequest` that names what is wrong with a filter over metadata."""
-    from sage.middleware.retrieval.filters import parse_filter
+    from sage.middleware.retrieval.filters.language import parse_filter
 
     if given is not None and not isinstance(given, Mapping):
         raise InvalidRequest("'filter' must be an object", param="filter")

@@ -226,7 +226,7 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
 
 def check_vector(vector: Any) -> list[float] | None:
     """``vector`` as numbers; its dimension is the collection's matter."""
-    from sage.middleware.retrieval.documents import check_vector as checked
+    from sage.middleware.retrieval.types.documents import check_vector as checked
     from sage.middleware.settings.retrieval import RetrievalLimits
 
     found = checked(vector, "memory", RetrievalLimits(), "vector")
@@ -236,7 +236,7 @@ def check_vector(vector: Any) -> list[float] | None:
 
 def _leaves(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The values that filters can ask for, by path: flat, as every engine keeps them. Null is kept by none."""
-    from sage.middleware.retrieval.filters import leaves_of
+    from sage.middleware.retrieval.filters.language import leaves_of
 
     for path, values in leaves_of(metadata).items():
         known = [value for value in values if isinstance(value, str | int | float)]

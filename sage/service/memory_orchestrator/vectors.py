@@ -17,7 +17,7 @@ class Vectors:
     callable from texts to ``(n, dim) float32``."""
 
     def __init__(self, embedder: Any, models: Any) -> None:
-        from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
+        from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
 
         named = embedder is None or isinstance(embedder, str)
         known = KnownModels(None if named else embedder, models)
@@ -38,7 +38,7 @@ class Vectors:
     def of_query(self, query: str) -> tuple[list[float] | None, float | None, str | None]:
         """The query's vector, its weight (``None``: the engine's own) and a warning. In a language that the embedder
         does not speak, words weigh more."""
-        from sage.middleware.retrieval.languages import share_spoken
+        from sage.middleware.retrieval.text.languages import share_spoken
 
         if self._embedder is None:
             return None, None, None

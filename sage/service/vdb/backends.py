@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sage.errors import NotFound
-from sage.middleware.retrieval.documents import NewDocument, StoredDocument
-from sage.middleware.retrieval.embedders import Models
-from sage.middleware.retrieval.revising import Revision
-from sage.middleware.retrieval.search import Search, SearchResult
+from sage.middleware.retrieval.embedding.protocols import Models
+from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument
+from sage.middleware.retrieval.types.search import Search, SearchResult
+from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import Metric
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, Unsupported
-from sage.middleware.retrieval.documents import NewDocument, StoredDocument, Vector
-from sage.middleware.retrieval.revising import Revision
-from sage.middleware.retrieval.search import Mode, Search, SearchResult, check_search
+from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Vector
+from sage.middleware.retrieval.types.search import Mode, Search, SearchResult, check_search
+from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import Metric
 from sage.service.vdb.backends import Making, no_collection, no_item
 from sage.service.vdb.chroma_client import GONE, close, connect, made_anew, translated

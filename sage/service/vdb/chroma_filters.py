@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import Unsupported
-from sage.middleware.retrieval.filters import All, Compare, Condition, Equal, Not, Scalar, Some, parse_filter
+from sage.middleware.retrieval.filters.language import All, Compare, Condition, Equal, Not, Scalar, Some, parse_filter
 from sage.service.vdb.chroma_records import RESERVED
 
 _SAID = "with Chroma 'where' takes $and, $or, $eq, $ne, $in, $nin and, of numbers, $gt, $gte, $lt, $lte"

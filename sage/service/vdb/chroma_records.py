@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sage.errors import Unsupported
-from sage.middleware.retrieval.documents import NewDocument, Vector
+from sage.middleware.retrieval.types.documents import NewDocument, Vector
 from sage.middleware.settings.retrieval import Metric
 
 SPACES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.EUCLIDEAN: "l2"}

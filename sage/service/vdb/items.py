@@ -8,16 +8,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval.documents import (
+from sage.middleware.retrieval.filters.language import parse_filter
+from sage.middleware.retrieval.types.documents import (
     NewDocument,
     check_id,
     check_metadata,
     check_text,
     check_vector,
 )
-from sage.middleware.retrieval.filters import parse_filter
-from sage.middleware.retrieval.revising import Revision
-from sage.middleware.retrieval.search import Fusion, Mode, Search
+from sage.middleware.retrieval.types.search import Fusion, Mode, Search
+from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import RetrievalLimits
 
 LIMITS = RetrievalLimits(max_documents=2**31)

@@ -10,9 +10,9 @@ from typing import Any
 from sage.errors import Conflict, NotFound
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS
-from sage.middleware.retrieval.documents import Written
-from sage.middleware.retrieval.embedders import Models
-from sage.middleware.retrieval.truth import Truth
+from sage.middleware.retrieval.embedding.protocols import Models
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.types.documents import Written
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 

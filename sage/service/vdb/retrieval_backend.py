@@ -12,9 +12,9 @@ import orjson
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS, Collections
-from sage.middleware.retrieval.documents import NewDocument, StoredDocument
-from sage.middleware.retrieval.revising import Revision
-from sage.middleware.retrieval.search import Mode, Search, SearchResult
+from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument
+from sage.middleware.retrieval.types.search import Mode, Search, SearchResult
+from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.backends import Making, no_collection, no_item
 from sage.service.vdb.items import LIMITS, check_dimensions

@@ -8,8 +8,8 @@ from typing import Any, Protocol, cast
 
 from sage.errors import Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written
-from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
+from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
+from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions
 from sage.service.vdb.shards import LocalShard, Shard
 

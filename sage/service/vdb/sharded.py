@@ -18,14 +18,14 @@ import numpy as np
 import xxhash
 
 from sage.errors import Conflict, InvalidRequest, Unavailable, Unsupported
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.documents import NewDocument, StoredDocument, Written, check_documents
-from sage.middleware.retrieval.embedders import Embedder
-from sage.middleware.retrieval.gathering import MAX_SHARDS, place_of, row_of
-from sage.middleware.retrieval.listing import after_cursor, cursor_of
-from sage.middleware.retrieval.search import Search, SearchAnswer
-from sage.middleware.retrieval.shards import total_of
-from sage.middleware.retrieval.truth_records import Identity
+from sage.middleware.retrieval.embedding.protocols import Embedder
+from sage.middleware.retrieval.pagination import after_cursor, cursor_of
+from sage.middleware.retrieval.query.shard_candidates import total_of
+from sage.middleware.retrieval.query.shard_merge import MAX_SHARDS, place_of, row_of
+from sage.middleware.retrieval.store.records import Identity
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Written, check_documents
+from sage.middleware.retrieval.types.search import Search, SearchAnswer
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits, Variant
 from sage.service.vdb.scattering import Scatter
 from sage.service.vdb.sharded_search import ShardedSearch, fetch

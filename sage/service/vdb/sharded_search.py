@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from sage.middleware.retrieval.analyzers import Analyzer
-from sage.middleware.retrieval.answers import answer_too_large, result_of
-from sage.middleware.retrieval.documents import Row
-from sage.middleware.retrieval.embedders import Embedder
-from sage.middleware.retrieval.gathering import place_of, rank
-from sage.middleware.retrieval.highlights import Highlighter
-from sage.middleware.retrieval.query_syntax import parse_query
-from sage.middleware.retrieval.query_vectors import query_vectors
-from sage.middleware.retrieval.search import Mode, Search, SearchAnswer, SearchResult, check_search, mode_of
-from sage.middleware.retrieval.searcher import Ranked
-from sage.middleware.retrieval.shards import Ask, Candidates, Statistics, total_of
-from sage.middleware.retrieval.tiers import Found
-from sage.middleware.retrieval.truth_records import Identity
+from sage.middleware.retrieval.embedding.protocols import Embedder
+from sage.middleware.retrieval.query.answers import answer_too_large, result_of
+from sage.middleware.retrieval.query.hybrid import Found
+from sage.middleware.retrieval.query.query_vectors import query_vectors
+from sage.middleware.retrieval.query.searcher import Ranked
+from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics, total_of
+from sage.middleware.retrieval.query.shard_merge import place_of, rank
+from sage.middleware.retrieval.store.records import Identity
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.highlighter import Highlighter
+from sage.middleware.retrieval.text.query_syntax import parse_query
+from sage.middleware.retrieval.types.documents import Row
+from sage.middleware.retrieval.types.search import Mode, Search, SearchAnswer, SearchResult, check_search, mode_of
 from sage.middleware.settings.retrieval import RetrievalLimits
 from sage.service.vdb.scattering import Scatter, at_fault
 from sage.service.vdb.shards import Shard

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sage.middleware.retrieval.documents import NewDocument, Row, StoredDocument, Written
-from sage.middleware.retrieval.shards import Ask, Candidates, Statistics
+from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
+from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import CollectionOptions
 

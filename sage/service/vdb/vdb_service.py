@@ -11,7 +11,7 @@ from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.documents import StoredDocument
+    from sage.middleware.retrieval.types.documents import StoredDocument
     from sage.service.vdb.backends import Backend, Making
 
 DEFAULT_TENANT = "default"
@@ -31,7 +31,7 @@ class VDBService(BaseServiceTask):
     added to it, with the service's ``dimension`` (none: that of its first vector), ``distance_metric`` (``cosine``,
     ``dot`` or ``ip``, ``euclidean`` or ``l2``) and embedder, and keeps to them.
 
-    ``where`` is the filter of :mod:`sage.middleware.retrieval.filters`. Of scores, higher is nearer: the cosine, the
+    ``where`` is the filter of :mod:`sage.middleware.retrieval.filters.language`. Of scores, higher is nearer: the cosine, the
     inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
     """
 
@@ -82,7 +82,7 @@ class VDBService(BaseServiceTask):
             self._backend = RetrievalBackend(directory, self._making())
 
     def _making(self) -> Making:
-        from sage.middleware.retrieval.known_models import FUNCTION, KnownModels
+        from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
         from sage.middleware.settings.retrieval import Metric
         from sage.service.vdb.backends import Making
 
@@ -151,7 +151,7 @@ class VDBService(BaseServiceTask):
     ) -> list[dict[str, Any]]:
         """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; none: by what is
         given. ``where`` acts before the best are chosen. ``options``: further fields of
-        :class:`sage.middleware.retrieval.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
+        :class:`sage.middleware.retrieval.types.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
         from sage.service.vdb.items import check_query
 
         place = self._place(tenant, collection)

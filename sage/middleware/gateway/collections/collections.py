@@ -20,9 +20,9 @@ from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 if TYPE_CHECKING:  # what searches is loaded by the first who searches
     from sage.middleware.retrieval.collection import Collection
     from sage.middleware.retrieval.collections import Collections
-    from sage.middleware.retrieval.documents import StoredDocument, Written
-    from sage.middleware.retrieval.embedders import Models
-    from sage.middleware.retrieval.search import SearchAnswer
+    from sage.middleware.retrieval.embedding.protocols import Models
+    from sage.middleware.retrieval.types.documents import StoredDocument, Written
+    from sage.middleware.retrieval.types.search import SearchAnswer
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class Library:
         try:
             collection = self.open(principal, name)
         except NotFound:
-            from sage.middleware.retrieval.documents import check_documents
+            from sage.middleware.retrieval.types.documents import check_documents
 
             check_documents(documents, self.limits)
             _reach_embedder(principal, self._settings.defaults.embedder, "collection")
@@ -261,8 +261,8 @@ def _reach(principal: Principal, model: str, param: str) -> None:
 
 def _reach_embedder(principal: Principal, name: str, param: str) -> None:
     """Embedders that are no models of the registry are everybody's. On threads only: it loads what searches."""
-    from sage.middleware.retrieval.local_embedder import NAME
-    from sage.middleware.retrieval.multilingual import MULTILINGUAL
+    from sage.middleware.retrieval.embedding.e5 import MULTILINGUAL
+    from sage.middleware.retrieval.embedding.minilm import NAME
 
     if name not in ("auto", "none", "local", NAME) and name not in MULTILINGUAL:
         _reach(principal, name, param)

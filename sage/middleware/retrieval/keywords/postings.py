@@ -1,0 +1,327 @@
+"""The inverted index of one part of a collection: immutable arrays, or growing for the newest documents."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.middleware.retrieval.keywords.vocabulary import Places, Vocabulary, encode, smallest, spans, union, widths
+
+Arrays = dict[str, NDArray[Any]]
+Mask = NDArray[np.bool_]
+_CHUNK = 2**22
+"""Postings that a merge moves at a time: bounds its memory."""
+
+
+class Postings(Protocol):
+    """What a search asks of a part. Ordinals count the part's documents from 0, in the order of their numbers."""
+
+    @property
+    def size(self) -> int:
+        """Documents, the dead ones too."""
+
+    @property
+    def lengths(self) -> NDArray[np.uint32]:
+        """``(size,)``: how many terms each document has."""
+
+    def postings(self, term: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
+        """``(ordinals ascending, how often it stands in each)``; both empty where it stands in none."""
+
+    def index(self) -> KeywordIndex:
+        """The same as an index, for what needs all of it."""
+
+
+class KeywordIndex:
+    """Immutable :class:`Postings` over arrays, which may be memory-mapped.
+
+    The postings of the term at place ``i`` of the vocabulary stand in ``ordinals`` and ``frequencies`` from
+    ``starts[i]`` to ``starts[i + 1]``; ``ranks`` says in which order the terms first appear in the documents.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        starts: NDArray[Any],
+        ordinals: NDArray[np.uint32],
+        frequencies: NDArray[Any],
+        lengths: NDArray[np.uint32],
+        ranks: NDArray[np.uint32],
+    ) -> None:
+        self.vocabulary, self.starts, self.ranks = vocabulary, starts, ranks
+        self.ordinals, self.frequencies, self._lengths = ordinals, frequencies, lengths
+        self.length = int(lengths.sum(dtype=np.int64))
+        """Of all documents together, in terms."""
+        self.living: object = None
+        """What searches remember of it: see :mod:`sage.middleware.retrieval.keywords.live_statistics`."""
+
+    @classmethod
+    def build(cls, documents: Sequence[Sequence[str]]) -> KeywordIndex:
+        """From the terms of each document."""
+        places: defaultdict[str, int] = defaultdict()
+        places.default_factory = places.__len__
+        lengths = np.fromiter(map(len, documents), np.uint32, len(documents))
+        terms = np.fromiter(map(places.__getitem__, chain.from_iterable(documents)), np.int64, int(lengths.sum()))
+        vocabulary, order = Vocabulary.of([encode(term) for term in places])
+        new = np.empty(len(order), np.int64)
+        new[order] = np.arange(len(order))
+        pairs = new[terms] << 32 | np.repeat(np.arange(len(documents)), lengths)
+        pairs.sort()
+        return cls._of_pairs(vocabulary, pairs, lengths, order)
+
+    @classmethod
+    def _of_pairs(
+        cls, vocabulary: Vocabulary, pairs: NDArray[np.int64], lengths: NDArray[np.uint32], ranks: Places
+    ) -> KeywordIndex:
+        """``pairs``: sorted ``place << 32 | ordinal``, one for each time that a term stands in a document."""
+        new = np.ones(len(pairs), np.bool_)
+        np.not_equal(pairs[1:], pairs[:-1], out=new[1:])
+        first = np.flatnonzero(new)
+        frequencies = np.diff(first, append=len(pairs))
+        pairs = pairs[first]
+        starts = np.searchsorted(pairs, np.arange(len(vocabulary) + 1) << 32)
+        return cls(
+            vocabulary,
+            starts.astype(smallest(len(pairs))),
+            (pairs & 0xFFFFFFFF).astype(np.uint32),
+            frequencies.astype(smallest(int(frequencies.max(initial=0)))),
+            lengths,
+            ranks.astype(np.uint32),
+        )
+
+    @classmethod
+    def merge(cls, parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> KeywordIndex:
+        """One index of all, in order, without the documents whose mask (``(size,)``, ``True`` lives) says dead."""
+        if not parts:
+            return cls.build([])
+        return _Merge(parts).index()
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> KeywordIndex:
+        """The inverse of :meth:`arrays`, without copying."""
+        names = ("starts", "ordinals", "frequencies", "lengths", "ranks")
+        return cls(Vocabulary.from_arrays(arrays), *(np.asarray(arrays[name]) for name in names))
+
+    def arrays(self) -> Arrays:
+        return {
+            **self.vocabulary.arrays(),
+            "starts": self.starts,
+            "ordinals": self.ordinals,
+            "frequencies": self.frequencies,
+            "lengths": self._lengths,
+            "ranks": self.ranks,
+        }
+
+    @property
+    def size(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def lengths(self) -> NDArray[np.uint32]:
+        return self._lengths
+
+    def postings(self, term: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
+        start, end = self.locate(encode(term))
+        return self.ordinals[start:end], self.frequencies[start:end]
+
+    def locate(self, term: bytes) -> tuple[int, int]:
+        """From where to where its postings stand; equal where it has none."""
+        place = self.vocabulary.find(term)
+        return (0, 0) if place < 0 else (int(self.starts[place]), int(self.starts[place + 1]))
+
+    def index(self) -> KeywordIndex:
+        return self
+
+
+class _Merge:
+    """Moves the postings of each part to their places among those of all, a few million at a time."""
+
+    def __init__(self, parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> None:
+        self._parts = parts
+        self._vocabulary, self._places = union([index.vocabulary for index, _ in parts])
+        self._counts = [_living(index, live)[0] for index, live in parts]
+        totals = np.zeros(len(self._vocabulary), np.int64)
+        for places, counts in zip(self._places, self._counts, strict=True):
+            totals[places] += counts
+        self._totals = totals
+        self._starts = np.concatenate(([0], np.cumsum(totals)))
+
+    def index(self) -> KeywordIndex:
+        size = int(self._starts[-1])
+        ordinals = np.empty(size, np.uint32)
+        largest = max((int(index.frequencies.max(initial=0)) for index, _ in self._parts), default=0)
+        frequencies = np.empty(size, smallest(largest))
+        cursor = self._starts[:-1].copy()
+        base = 0
+        for (index, live), places, counts in zip(self._parts, self._places, self._counts, strict=True):
+            for ids, kept, begin, end in _chunks(index, live):
+                there = spans(cursor[places[ids]], counts[ids])
+                ordinals[there] = _renumbered(index.ordinals[begin:end], live, kept, base)
+                frequencies[there] = (
+                    index.frequencies[begin:end] if kept is None else index.frequencies[begin:end][kept]
+                )
+            cursor[places] += counts
+            base += index.size if live is None else int(np.count_nonzero(live))
+        return self._without_the_gone(ordinals, frequencies)
+
+    def _without_the_gone(self, ordinals: NDArray[np.uint32], frequencies: NDArray[Any]) -> KeywordIndex:
+        """Terms that no live document holds are left out."""
+        kept = np.flatnonzero(self._totals)
+        vocabulary = self._vocabulary
+        if len(kept) < len(vocabulary):
+            sizes = widths(vocabulary.starts)[kept]
+            text = vocabulary.text[spans(vocabulary.starts[kept].astype(np.int64), sizes)]
+            starts = np.concatenate(([0], np.cumsum(sizes)))
+            vocabulary = Vocabulary(vocabulary.hashes[kept], starts.astype(smallest(int(starts[-1]))), text)
+        starts = np.concatenate(([0], np.cumsum(self._totals[kept])))
+        first = ordinals[starts[:-1]]
+        lengths = [index.lengths if live is None else index.lengths[live] for index, live in self._parts]
+        return KeywordIndex(
+            vocabulary,
+            starts.astype(smallest(len(ordinals))),
+            ordinals,
+            frequencies,
+            np.concatenate(lengths),
+            self._ranks(first, kept),
+        )
+
+    def _ranks(self, first: NDArray[np.uint32], kept: Places) -> NDArray[np.uint32]:
+        """The order of first appearance: by the first document, within one as its part had it."""
+        before = np.zeros(len(self._vocabulary), np.int64)
+        for (index, _), places, counts in reversed(list(zip(self._parts, self._places, self._counts, strict=True))):
+            before[places[counts > 0]] = index.ranks[counts > 0]
+        ranks = np.empty(len(kept), np.uint32)
+        ranks[np.lexsort((before[kept], first))] = np.arange(len(kept), dtype=np.uint32)
+        return ranks
+
+
+def _living(index: KeywordIndex, live: Mask | None) -> tuple[Places, Places]:
+    """``(counts, firsts)`` by term: how many live documents hold it, and which is the first of them (0 for none)."""
+    if live is None:
+        return widths(index.starts), index.ordinals[index.starts[:-1]].astype(np.int64)
+    counts, firsts = np.zeros(len(index.vocabulary), np.int64), np.zeros(len(index.vocabulary), np.int64)
+    for ids, kept, begin, end in _chunks(index, live):
+        before = np.concatenate(([0], np.cumsum(kept)))[index.starts[ids.start : ids.stop + 1].astype(np.int64) - begin]
+        counts[ids] = np.diff(before)
+        alive = index.ordinals[begin:end][kept]
+        if len(alive):
+            firsts[ids] = alive[np.minimum(before[:-1], len(alive) - 1)]
+    return counts, firsts
+
+
+def document_frequencies(parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> Places:
+    """How many live documents hold each term that any holds, in the order in which the terms first appear."""
+    _, places = union([index.vocabulary for index, _ in parts])
+    size = max((int(place.max(initial=-1)) for place in places), default=-1) + 1
+    totals, first, rank = (np.zeros(size, np.int64) for _ in range(3))
+    base = sum(index.size for index, _ in parts)
+    for (index, live), where in reversed(list(zip(parts, places, strict=True))):
+        base -= index.size
+        counts, firsts = _living(index, live)
+        held = counts > 0
+        totals[where] += counts
+        first[where[held]] = base + firsts[held]
+        rank[where[held]] = index.ranks[held]
+    order = np.lexsort((rank, first))
+    return totals[order][totals[order] > 0]
+
+
+def _chunks(index: KeywordIndex, live: Mask | None) -> Any:
+    """``(terms as a slice, which postings live or None, first posting, end)``, some millions of postings each."""
+    term, terms = 0, len(index.vocabulary)
+    while term < terms:
+        begin = int(index.starts[term])
+        stop = int(np.searchsorted(index.starts, index.starts.dtype.type(min(begin + _CHUNK, len(index.ordinals)))))
+        stop = min(max(stop, term + 1), terms)
+        end = int(index.starts[stop])
+        yield slice(term, stop), None if live is None else live[index.ordinals[begin:end]], begin, end
+        term = stop
+
+
+def _renumbered(ordinals: NDArray[np.uint32], live: Mask | None, kept: Mask | None, base: int) -> NDArray[np.uint32]:
+    if live is None:
+        return ordinals + np.uint32(base)
+    new = (np.cumsum(live, dtype=np.int64) + (base - 1)).astype(np.uint32)
+    return new[ordinals[kept]]
+
+
+class GrowingKeywords:
+    """The newest documents. One thread appends while others read what they saw: :meth:`at` is a fixed view."""
+
+    def __init__(self) -> None:
+        self._postings: defaultdict[str, list[int]] = defaultdict(list)
+        """Of each term the ordinals of the documents that hold it, once for each time."""
+        self._lengths = np.zeros(256, np.uint32)
+        self._size = 0
+
+    def append(self, terms: Sequence[str]) -> None:
+        size = self._size
+        if size == len(self._lengths):
+            self._lengths = np.concatenate((self._lengths, np.zeros(size, np.uint32)))
+        self._lengths[size] = len(terms)
+        deque(map(list.append, map(self._postings.__getitem__, terms), repeat(size)), maxlen=0)
+        self._size = size + 1
+
+    def at(self, size: int) -> Postings:
+        """The first ``size`` documents, as they stay however many are appended."""
+        return _Grown(self._postings, self._lengths[:size])
+
+    def freeze(self, size: int) -> KeywordIndex:
+        """An index of the first ``size``, made without analysing any text again."""
+        return self.at(size).index()
+
+
+class _Grown:
+    """:class:`Postings` of the first documents of a :class:`GrowingKeywords`, whose lists only grow at their ends."""
+
+    def __init__(self, postings: Mapping[str, list[int]], lengths: NDArray[np.uint32]) -> None:
+        self._postings, self._lengths = postings, lengths
+        self._index: KeywordIndex | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def lengths(self) -> NDArray[np.uint32]:
+        return self._lengths
+
+    def postings(self, term: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
+        if self._index is not None:
+            return self._index.postings(term)
+        given = self._postings.get(term)
+        if given is None:
+            return np.empty(0, np.uint32), np.empty(0, np.uint32)
+        seen = given.copy()
+        ordinals = np.array(seen[: bisect_left(seen, self.size)], np.uint32)
+        new = np.ones(len(ordinals), np.bool_)
+        np.not_equal(ordinals[1:], ordinals[:-1], out=new[1:])
+        first = np.flatnonzero(new)
+        return ordinals[first], np.diff(first, append=len(ordinals)).astype(np.uint32)
+
+    def index(self) -> KeywordIndex:
+        if self._index is None:
+            self._index = self._frozen()
+        return self._index
+
+    def _frozen(self) -> KeywordIndex:
+        size = self.size
+        terms, seen = [], []
+        for term, given in list(self._postings.items()):
+            if given and given[0] < size:
+                ordinals = given.copy()
+                terms.append(encode(term))
+                seen.append(ordinals[: bisect_left(ordinals, size)])
+        vocabulary, order = Vocabulary.of(terms)
+        counts = np.fromiter(map(len, seen), np.int64, len(seen))
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
+        ordinals_of_all = np.fromiter(chain.from_iterable(seen), np.int64, int(counts.sum()))
+        pairs = np.repeat(places, counts) << 32 | ordinals_of_all
+        pairs.sort()
+        return KeywordIndex._of_pairs(vocabulary, pairs, self._lengths.copy(), order)

@@ -1,0 +1,82 @@
+"""Which documents pass a filter, in the order in which they came, and the cursors of their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.errors import InvalidRequest
+from sage.middleware.retrieval.filters.language import Filter
+from sage.middleware.retrieval.index.view import View
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.types.documents import Row
+
+PAGE_BYTES = 16 * 2**20
+"""Of text and metadata, about, on one page."""
+_STEP = 16  # documents that are read at a time for a page
+
+
+def numbers_passing(view: View, condition: Filter | None, after: int = 0) -> NDArray[np.int64]:
+    """The numbers over ``after`` of the live documents that pass (``None``: of all), ascending."""
+    found = [np.empty(0, np.int64)]
+    for part in view.parts:
+        mask = np.ones(part.size, np.bool_) if condition is None else part.filters.mask(condition)
+        if part.live is not None:
+            mask = mask & part.live
+        numbers = part.numbers[mask]
+        found.append(numbers[numbers > after])
+    return np.concatenate(found)
+
+
+def first_page(truth: Truth, after: int, limit: int) -> tuple[list[Row], int | None]:
+    """The page after a number, and the number of its last document if more follow."""
+    rows: list[Row] = []
+    size = 0
+    with truth.reading() as reading:
+        for row in chain.from_iterable(reading.rows(after, vectors=False)):
+            if len(rows) == limit or size >= PAGE_BYTES:
+                return rows, rows[-1].number
+            rows.append(row)
+            size += len(row.text) + len(row.metadata)
+    return rows, None
+
+
+def page_of(truth: Truth, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
+    """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
+    rows: list[Row] = []
+    size = 0
+    with truth.reading() as reading:
+        for place in range(0, min(limit, len(numbers)), _STEP):
+            some = numbers[place : min(place + _STEP, limit)]
+            found = reading.fetch(some)
+            rows += [found[number] for number in some if number in found]
+            size += sum(len(row.text) + len(row.metadata) for row in found.values())
+            seen = place + len(some)
+            if size >= PAGE_BYTES:
+                break
+        else:
+            seen = min(limit, len(numbers))
+    return rows, numbers[seen - 1] if seen < len(numbers) else None
+
+
+def cursor_of(number: int) -> str:
+    """The cursor of the page that follows the document of that number."""
+    return f"n{number:x}"
+
+
+def after_cursor(cursor: str | None) -> int:
+    """The inverse; 0 for none. Raises :class:`InvalidRequest`."""
+    if cursor is None:
+        return 0
+    try:
+        number = int(cursor.removeprefix("n"), 16)
+    except ValueError:
+        number = -1
+    if not cursor.startswith("n") or not 0 <= number < 2**63 or cursor_of(number) != cursor:
+        raise InvalidRequest(
+            "'cursor' is none that this gateway gave out; leave it out to begin at the first page", param="cursor"
+        )
+    return number

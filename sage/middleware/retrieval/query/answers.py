@@ -1,0 +1,230 @@
+"""From searches to answers: their texts embedded together, ranked on one state, reranked, fetched from the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+
+from sage.errors import InvalidRequest, Unavailable
+from sage.middleware.retrieval.embedding.protocols import Models
+from sage.middleware.retrieval.index.index import Index
+from sage.middleware.retrieval.index.view import View
+from sage.middleware.retrieval.query.query_vectors import EmbedderOf, query_vectors
+from sage.middleware.retrieval.query.searcher import Ranked, Searcher
+from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
+from sage.middleware.retrieval.store.store import Identity, Truth
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.highlighter import Highlighter
+from sage.middleware.retrieval.types.documents import Row, Vector
+from sage.middleware.retrieval.types.search import Search, SearchAnswer, SearchResult, check_search
+from sage.middleware.settings.retrieval import RetrievalLimits
+
+_FRESH_STARTS = 5
+"""How often a page is ranked anew because documents of it were deleted meanwhile."""
+_STEP = 128
+"""Documents that are read at a time."""
+
+
+class Answerer:
+    """Answers for one collection while it is open."""
+
+    def __init__(self, truth: Truth, index: Index, analyzer: Analyzer, models: Models, limits: RetrievalLimits) -> None:
+        self._truth = truth
+        self._index = index
+        self._analyzer = analyzer
+        self._searcher = Searcher(truth, analyzer)
+        self._models = models
+        self._limits = limits
+
+    def answer(self, searches: Sequence[Search], embedder_of: EmbedderOf) -> list[SearchAnswer]:
+        """One answer a search. Raises :class:`InvalidRequest` before anything is embedded."""
+        identity = self._truth.recent
+        for _ in range(_FRESH_STARTS):
+            try:
+                found = self._on_one_state(searches, identity, embedder_of)
+            except InvalidRequest:
+                found = None  # perhaps only by what the collection was a moment ago
+                if (latest := self._truth.identity) == identity:
+                    raise
+            else:
+                if found is not None:
+                    return found
+                latest = self._truth.identity
+            identity = latest
+        raise Unavailable("the collection is being embedded anew again and again; try again later")
+
+    def statistics(self, terms: Sequence[str]) -> Statistics:
+        """Of one shard: see :mod:`sage.middleware.retrieval.query.shard_candidates`."""
+        view, identity = self._index.current(), self._truth.identity
+        counted = self._searcher.counted(view, terms)
+        collected = counted.collected
+        return Statistics(collected.documents, collected.length, counted.df, view.sequence, identity.dimension)
+
+    def candidates(self, ask: Ask) -> Candidates:
+        """Of one shard. Raises :class:`InvalidRequest`."""
+        check_search(ask.search, dimension=self._truth.identity.dimension, max_results=self._limits.max_results)
+        return self._searcher.candidates(self._index.current(), ask)
+
+    def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Those that live, without vectors. Raises :class:`InvalidRequest` for more than one answer may hold."""
+        return self._fetch(list(numbers), self._limits.max_answer)
+
+    def forget(self) -> None:
+        """Lets go of what is remembered between searches."""
+        self._searcher.forget()
+
+    def _on_one_state(
+        self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
+    ) -> list[SearchAnswer] | None:
+        """``None``: the vectors are not those of ``identity`` any more."""
+        for search in searches:
+            check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
+        queries = query_vectors(searches, identity, embedder_of, self._analyzer)
+        view = self._index.current()
+        if view.generation != identity.generation:
+            return None
+        if identity.dimension is None and view.documents and self._truth.identity.dimension is not None:
+            return None  # its first vector came just now
+        room = _Room(self._limits.max_answer)
+        return [self._one(search, *query, view, room) for search, query in zip(searches, queries, strict=True)]
+
+    def _one(
+        self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View, room: _Room
+    ) -> SearchAnswer:
+        for attempt in range(_FRESH_STARTS):
+            if search.rerank is None:
+                ranked, extra = self._ranked(view, search, vector, weight), None
+            else:
+                ranked, extra = self._reranked(view, search, vector, weight)
+            numbers = ranked.numbers.tolist()
+            rows = self._fetch(numbers, room.left)
+            if len(rows) == len(numbers) or attempt == _FRESH_STARTS - 1:
+                break
+            view = self._index.current()
+        room.take(rows.values())
+        highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
+        results = [
+            result_of(rows[number], place, ranked, extra, highlighter)
+            for place, number in enumerate(numbers)
+            if number in rows
+        ]
+        return SearchAnswer(results, ranked.total, warnings)
+
+    def _ranked(self, view: View, search: Search, vector: Vector | None, weight: float) -> Ranked:
+        return self._searcher.rank(view, search, vector, dense_weight=weight)
+
+    def _reranked(
+        self, view: View, search: Search, vector: Vector | None, weight: float
+    ) -> tuple[Ranked, list[float | None]]:
+        """The page, with the first ``rerank_depth`` of the whole order put in the reranker's; and its scores."""
+        assert search.rerank is not None
+        depth = search.rerank_depth
+        head = self._ranked(view, replace(search, offset=0, top_k=depth), vector, weight)
+        rows = self._fetch(head.numbers.tolist(), self._limits.max_answer)
+        there = [place for place, number in enumerate(head.numbers.tolist()) if number in rows]
+        texts = [rows[int(head.numbers[place])].text for place in there]
+        given = self._models.reranker(search.rerank).rerank(search.query, texts) if texts else []
+        order = sorted(range(len(there)), key=lambda place: (-given[place], place))
+        chosen = order[search.offset : search.offset + search.top_k]
+        page = _take(head, [there[place] for place in chosen], [given[place] for place in chosen])
+        scores: list[float | None] = [given[place] for place in chosen]
+        missing = search.top_k - len(chosen)
+        if missing and len(head.numbers) == depth:
+            rest = replace(search, offset=max(search.offset, depth), top_k=missing)
+            tail = self._ranked(view, rest, vector, weight)
+            lowest = min(given) if given else 0.0
+            page = _joined(page, _take(tail, list(range(len(tail.numbers))), [lowest] * len(tail.numbers)))
+            scores += [None] * len(tail.numbers)
+        return page, scores
+
+    def _fetch(self, numbers: list[int], room: int) -> dict[int, Row]:
+        """Raises :class:`InvalidRequest` for more than ``room`` bytes of text and metadata."""
+        rows: dict[int, Row] = {}
+        with self._truth.reading() as reading:
+            for start in range(0, len(numbers), _STEP):
+                some = reading.fetch(numbers[start : start + _STEP])
+                rows |= some
+                room -= _size(some.values())
+                if room < 0:
+                    raise answer_too_large(self._limits.max_answer)
+        return rows
+
+
+def answer_too_large(most: int) -> InvalidRequest:
+    """What refuses an answer of more than ``most`` bytes of text and metadata."""
+    return InvalidRequest(
+        f"these results hold more than the {most} bytes that one answer may (retrieval.limits.max_answer); "
+        "ask for fewer, page by page",
+        param="top_k",
+        code="answer_too_large",
+    )
+
+
+class _Room:
+    """What the answers to one request may still hold, in bytes of text and metadata."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, rows: Iterable[Row]) -> None:
+        self.left -= _size(rows)
+
+
+def _size(rows: Iterable[Row]) -> int:
+    return sum(len(row.text) + len(row.metadata) for row in rows)
+
+
+def _take(ranked: Ranked, places: list[int], scores: list[float]) -> Ranked:
+    return Ranked(
+        ranked.numbers[places],
+        np.asarray(scores, np.float64),
+        None if ranked.dense is None else ranked.dense[places],
+        None if ranked.bm25 is None else ranked.bm25[places],
+        ranked.total,
+        None if ranked.explanations is None else [ranked.explanations[place] for place in places],
+    )
+
+
+def _joined(head: Ranked, tail: Ranked) -> Ranked:
+    def both(first: Any, second: Any) -> Any:
+        return None if first is None or second is None else np.concatenate([first, second])
+
+    explained = None
+    if head.explanations is not None and tail.explanations is not None:
+        explained = head.explanations + tail.explanations
+    return Ranked(
+        np.concatenate([head.numbers, tail.numbers]),
+        np.concatenate([head.scores, tail.scores]),
+        both(head.dense, tail.dense),
+        both(head.bm25, tail.bm25),
+        head.total,
+        explained,
+    )
+
+
+def result_of(
+    row: Row, place: int, ranked: Ranked, reranked: list[float | None] | None, highlighter: Highlighter | None
+) -> SearchResult:
+    """The result at ``place`` of a page."""
+    scores: dict[str, float | None] = {"dense": _score(ranked.dense, place), "bm25": _score(ranked.bm25, place)}
+    if reranked is not None:
+        scores["rerank"] = reranked[place]
+    return SearchResult(
+        id=row.id,
+        score=float(ranked.scores[place]),
+        text=row.text,
+        metadata=orjson.loads(row.metadata),
+        scores=scores,
+        explanation=None if ranked.explanations is None else ranked.explanations[place],
+        highlights=None if highlighter is None else highlighter.passages(row.text),
+    )
+
+
+def _score(scores: Any, place: int) -> float | None:
+    if scores is None or np.isnan(scores[place]):
+        return None
+    return float(scores[place])

@@ -1,0 +1,147 @@
+"""From a search and a view to rows in order: masks, legs, completion, fusion, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.middleware.retrieval.filters.language import Filter, parse_filter
+from sage.middleware.retrieval.index.view import Part, View
+from sage.middleware.retrieval.keywords.bm25 import Counted
+from sage.middleware.retrieval.keywords.postings import Mask
+from sage.middleware.retrieval.keywords.search import KeywordLeg
+from sage.middleware.retrieval.query.dense import DenseLeg
+from sage.middleware.retrieval.query.hybrid import Legs, fused
+from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, candidates
+from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery, parse_query
+from sage.middleware.retrieval.types.search import Mode, Search, mode_of
+
+_SLICE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One page. All arrays have one entry a result."""
+
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    dense: NDArray[np.float64] | None
+    """NaN: no vector; ``None``: the dense leg was not asked."""
+    bm25: NDArray[np.float64] | None
+    """NaN: no term matches; ``None``: the keyword leg was not asked."""
+    total: int
+    explanations: list[dict[str, Any]] | None = None
+
+
+class Searcher:
+    """Ranks for one collection while it is open. Safe to call from several threads."""
+
+    def __init__(self, truth: Truth, analyzer: Analyzer) -> None:
+        self._truth = truth
+        options = truth.identity.options  # these never change
+        self._metric, self._keywords = options.metric, options.keywords
+        self._analyzer = analyzer
+        self._last: tuple[View, KeywordLeg] | None = None
+
+    def rank(
+        self, view: View, search: Search, vector: NDArray[np.float32] | None, *, dense_weight: float = 1.0
+    ) -> Ranked:
+        """``search`` is checked. ``vector``: the query's, if there is one. ``dense_weight``: 1, less where the embedder
+        does not speak the query's language (0: words alone)."""
+        legs = self._legs(view, search, vector, self._words(view))
+        mode = mode_of(search, legs.query, vector is not None, dense_weight)
+        if mode is Mode.HYBRID:
+            found = fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
+        elif mode is Mode.DENSE:
+            found = legs.nearest(search)
+        else:
+            found = legs.wordy(search)
+        return Ranked(
+            _numbers(view, found.rows), found.scores, found.dense, found.bm25, found.total, found.explanations
+        )
+
+    def counted(self, view: View, terms: Sequence[str]) -> Counted:
+        """The view's part of the statistics that all shards of a collection are searched with."""
+        return self._words(view).counted(terms)
+
+    def candidates(self, view: View, ask: Ask) -> Candidates:
+        """The view's part of an answer over all shards of a collection."""
+        words = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords, ask.counted)
+        legs = self._legs(view, ask.search, ask.search.vector, words)
+        found = candidates(legs, ask, lambda: self._unvectored(view, legs.allowed))
+        return replace(found, numbers=_numbers(view, found.numbers))
+
+    def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, words: KeywordLeg) -> Legs:
+        query = parse_query(search.query, self._analyzer)
+        dense = DenseLeg(view.parts, self._truth, self._metric, view.generation)
+        allowed = self._allowed(view, words, query, parse_filter(search.filter))
+        return Legs(words, dense, query, vector, allowed, search.exact)
+
+    def forget(self) -> None:
+        """Lets go of the view that was searched last."""
+        self._last = None
+
+    def _words(self, view: View) -> KeywordLeg:
+        """The leg of a view, kept with it: some of its statistics cost more than a search."""
+        last = self._last
+        if last is not None and last[0] is view:
+            return last[1]
+        leg = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords)
+        self._last = view, leg
+        return leg
+
+    def _allowed(
+        self, view: View, words: KeywordLeg, query: KeywordQuery, condition: Filter | None
+    ) -> list[Mask | None]:
+        """Of each part the live documents that filter and query let through; ``None``: all live ones."""
+        found: list[Mask | None] = [None] * len(view.parts)
+        if condition is not None:
+            found = [_living(part, part.filters.mask(condition)) for part in view.parts]
+        masks = words.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), found)
+        return found if masks is None else [*masks]
+
+    def _texts(self, view: View, rows: Sequence[int]) -> list[str | None]:
+        numbers = _numbers(view, np.asarray(rows, np.int64)).tolist()
+        with self._truth.reading() as reading:
+            found = reading.fetch(numbers)
+        return [found[number].text if number in found else None for number in numbers]
+
+    def _unvectored(self, view: View, allowed: Sequence[Mask | None]) -> list[Mask | None] | None:
+        """Of each part the allowed documents without a vector; ``None``: every document has one."""
+        found: list[Mask | None] = []
+        for part, mask in zip(view.parts, allowed, strict=True):
+            there = part.vectors.present if part.vectors is not None else self._present(part)
+            without = np.zeros(part.size, np.bool_) if there is None else ~there
+            found.append(_living(part, without if mask is None else without & mask))
+        return found if any(mask is not None and mask.any() for mask in found) else None
+
+    def _present(self, part: Part) -> Mask:
+        """Which documents of a part have a vector, by what the truth says."""
+        with self._truth.reading() as reading:
+            slices = [reading.vectors(part.numbers[start : start + _SLICE])[1] for start in range(0, part.size, _SLICE)]
+        return np.concatenate(slices or [np.empty(0, np.bool_)])
+
+
+def _living(part: Part, mask: Mask) -> Mask:
+    return mask if part.live is None else mask & part.live
+
+
+def _numbers(view: View, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The documents' numbers by their rows."""
+    if len(view.parts) == 1:
+        return view.parts[0].numbers[rows]
+    found = np.empty(len(rows), np.int64)
+    if not len(rows):
+        return found
+    starts = np.asarray(view.starts, np.int64)
+    owners = np.searchsorted(starts, rows, side="right") - 1
+    for owner in np.unique(owners).tolist():
+        which = owners == owner
+        found[which] = view.parts[owner].numbers[rows[which] - starts[owner]]
+    return found

@@ -1,0 +1,161 @@
+"""From the candidates of shards to the order that one collection of all their documents would have.
+
+The same code decides that order (:mod:`sage.middleware.retrieval.query.hybrid`): here its two legs are what the shards found.
+Every shard gives as many candidates of a leg as one collection would take of it, with exact scores on both legs, so the
+best of all are among them, and scales, weights and pages come out alike. Equal scores go by number, the older first:
+who adds to shards hands out numbers over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sage.middleware.retrieval.keywords.postings import Mask
+from sage.middleware.retrieval.keywords.search import Hits
+from sage.middleware.retrieval.query.hybrid import Floats, Found, Legs, Rows, fused
+from sage.middleware.retrieval.query.shard_candidates import Candidates
+from sage.middleware.retrieval.text.query_syntax import KeywordQuery
+from sage.middleware.retrieval.types.documents import Vector
+from sage.middleware.retrieval.types.search import Mode, Search
+
+MAX_SHARDS = 1024
+Gather = Callable[[int], Sequence[Candidates | None]]
+"""Asks every shard for so many candidates of each leg; ``None`` where one does not answer."""
+
+
+def rank(
+    search: Search, mode: Mode, query: KeywordQuery, vector: Vector | None, dense_weight: float, gather: Gather
+) -> Found:
+    """One page. Its rows say where a document is: see :func:`place_of`."""
+    pool = _Pool(gather)
+    legs = Legs(_Words(pool), _Near(pool), query, vector, (), search.exact)
+    if mode is Mode.HYBRID:
+        found = fused(legs, search, dense_weight, lambda: None)
+    else:
+        found = legs.nearest(search) if mode is Mode.DENSE else legs.wordy(search)
+    return replace(found, total=pool.total)
+
+
+def row_of(shard: int, number: int) -> int:
+    """Of a document over all shards: rows are in the order of numbers."""
+    return number * MAX_SHARDS + shard
+
+
+def place_of(row: int) -> tuple[int, int]:
+    """``(shard, number)``: the inverse."""
+    return row % MAX_SHARDS, row // MAX_SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """Candidates of all shards, in the order of rows."""
+
+    rows: Rows
+    dense: Floats
+    words: Floats
+    coverage: Floats
+    matched: Sequence[Any]
+    near: int
+    matching: int
+    total: int
+
+    @classmethod
+    def of(cls, found: Sequence[Candidates | None]) -> _Gathered:
+        there = [(shard, each) for shard, each in enumerate(found) if each is not None]
+        rows = _joined([each.numbers * MAX_SHARDS + shard for shard, each in there], np.int64)
+        order = np.argsort(rows, kind="stable")
+        matched = [words for _, each in there for words in each.matched or [{}] * len(each.numbers)]
+        return cls(
+            rows[order],
+            _joined([each.dense for _, each in there], np.float64)[order],
+            _joined([each.words for _, each in there], np.float64)[order],
+            _joined([each.coverage for _, each in there], np.float64)[order],
+            [matched[place] for place in order.tolist()],
+            sum(each.near for _, each in there),
+            sum(each.matching for _, each in there),
+            sum(each.total for _, each in there),
+        )
+
+    def best(self, scores: Floats, k: int) -> tuple[Rows, Floats]:
+        """The ``k`` best of those that have a score, equal ones in the order of rows."""
+        known = np.flatnonzero(~np.isnan(scores))
+        chosen = known[np.argsort(-scores[known], kind="stable")[:k]]
+        return self.rows[chosen], scores[chosen]
+
+
+class _Pool:
+    """What was gathered so far, for each depth once."""
+
+    def __init__(self, gather: Gather) -> None:
+        self._gather = gather
+        self._found: dict[int, _Gathered] = {}
+        self.total = 0
+
+    def at(self, depth: int) -> _Gathered:
+        if depth not in self._found:
+            self._found[depth] = _Gathered.of(self._gather(depth))
+            self.total = self._found[depth].total
+        return self._found[depth]
+
+    def look_up(self, rows: Rows, missing: float, column: Callable[[_Gathered], Floats]) -> Floats:
+        """The latest entry of each row."""
+        found = np.full(len(rows), missing)
+        for each in self._found.values():
+            if len(each.rows):
+                places = np.minimum(np.searchsorted(each.rows, rows), len(each.rows) - 1)
+                there = each.rows[places] == rows
+                found[there] = column(each)[places[there]]
+        return found
+
+    def matched(self, rows: Rows) -> list[dict[str, float]]:
+        known: dict[int, dict[str, float]] = {}
+        for each in self._found.values():
+            known |= zip(each.rows.tolist(), each.matched, strict=True)
+        return [dict(known[row]) for row in rows.tolist()]
+
+
+class _Words:
+    """The keyword leg of all shards."""
+
+    def __init__(self, pool: _Pool) -> None:
+        self._pool = pool
+
+    def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits:
+        found = self._pool.at(k)
+        return Hits(*found.best(found.words, k), found.matching)
+
+    def scores(self, query: KeywordQuery, rows: Rows) -> Floats:
+        return self._pool.look_up(rows, np.nan, lambda found: found.words)
+
+    def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
+        return self._pool.look_up(rows, 0.0, lambda found: found.coverage)
+
+    def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]:
+        return self._pool.matched(rows)
+
+
+class _Near:
+    """The dense leg of all shards."""
+
+    def __init__(self, pool: _Pool) -> None:
+        self._pool = pool
+
+    def top(
+        self, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
+    ) -> tuple[Rows, Floats, int]:
+        found = self._pool.at(k)
+        return *found.best(found.dense, k), found.near
+
+    def top_and(
+        self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
+    ) -> tuple[Rows, Floats, int, Floats]:
+        rows, scores, total = self.top(vector, k, allowed)
+        return rows, scores, total, self._pool.look_up(others, np.nan, lambda found: found.dense)
+
+
+def _joined(arrays: Sequence[Any], kind: Any) -> Any:
+    return np.concatenate([np.empty(0, kind), *arrays])

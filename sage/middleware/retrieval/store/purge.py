@@ -1,0 +1,54 @@
+"""Nothing is left in a collection's database of what was deleted from it.
+
+``secure_delete`` alone does not do it: ``FAST`` leaves free pages as they are, and even with ``ON``, pages whose rows
+were moved together keep second copies of some (seen with SQLite 3.40, after ids of several lengths had come and gone).
+``VACUUM`` writes every page anew from the rows that there are.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import orjson
+
+from sage.errors import Unavailable
+from sage.middleware.retrieval.store.connections import Connections
+from sage.middleware.retrieval.store.transaction import BURIED, load_ledger
+
+_PURGED = "purged"
+"""Up to which sequence number the database was written anew; none: it was never."""
+_IN_MEMORY = 128 * 2**20  # bytes of a database whose copy is made in memory; larger ones go through a nameless file
+
+
+def purge(connections: Connections, name: str, seconds: float) -> None:
+    """Called by the writer between commits. The database is written anew unless nothing has died since it last was;
+    its log is emptied in any case. Raises :class:`Unavailable` when a reader keeps the log for longer than
+    ``seconds``."""
+    with connections.writing() as connection:
+        sequence = load_ledger(connection).sequence
+        if _is_due(connection):
+            _vacuum(connection)
+            connection.execute("REPLACE INTO states VALUES (?, ?)", (_PURGED, str(sequence)))
+    if not connections.empty_log(seconds):
+        raise Unavailable(
+            f"collection '{name}' is not yet purged: a process still reads an older state of it, from which its log "
+            "cannot be freed; purge it again when long reads, such as snapshots, have ended",
+            code="not_yet_purged",
+        )
+
+
+def _is_due(connection: sqlite3.Connection) -> bool:
+    states = dict(connection.execute("SELECT key, value FROM states WHERE key IN (?, ?)", (BURIED, _PURGED)).fetchall())
+    if _PURGED not in states:
+        return True
+    return int(orjson.loads(states.get(BURIED, "0"))) > int(orjson.loads(states[_PURGED]))
+
+
+def _vacuum(connection: sqlite3.Connection) -> None:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA temp_store = {'MEMORY' if pages * size <= _IN_MEMORY else 'FILE'}")
+    try:
+        connection.execute("VACUUM")
+    finally:
+        connection.execute("PRAGMA temp_store = MEMORY")

@@ -1,0 +1,146 @@
+"""Passages of a text that show why it was found, with ``<em>`` around the words that match."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
+from html import escape
+
+from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.query_syntax import parse_query
+
+PASSAGES = 3
+WIDTH = 160
+"""Characters of a passage, about: it ends with a sentence or a word."""
+MOST = 4_000_000
+"""Characters of all texts of a search that are looked through: some ten seconds of work."""
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n+")
+_GAP = re.compile(r"\s|(?<=[\u3000-\u303f\uff00-\uffef])")
+
+
+@dataclass(slots=True)
+class _Match:
+    start: int
+    end: int
+    terms: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    start: int
+    end: int
+    score: float
+
+
+class Highlighter:
+    """For one query, over the texts that it found, in order; behind their first :data:`MOST` characters nothing is
+    looked for."""
+
+    def __init__(self, analyzer: Analyzer, query: str) -> None:
+        self._analyzer = analyzer
+        self._left = MOST
+        parsed = parse_query(query, analyzer)
+        words = {*parsed.terms, *(term for clause in parsed.required for term in clause.terms)}
+        paired = {character for word in words if len(word) == 2 and ord(word[0]) >= 0x2E80 for character in word}
+        self._wanted, self._singles = words - paired, paired & words
+
+    def passages(self, text: str) -> list[str]:
+        """At most three, as they follow each other in ``text``, which is HTML-escaped but for the ``<em>`` around what
+        matches; none where nothing does. ``…`` stands where a passage begins or ends within a sentence."""
+        text = text[: self._left]
+        self._left -= len(text)
+        matches = self._matches(text)
+        if not matches:
+            return []
+        sentences = _sentences(text)
+        chosen: list[_Window] = []
+        windows = sorted(_windows(text, sentences, matches), key=lambda window: (-window.score, window.start))
+        for window in windows:
+            if len(chosen) < PASSAGES and all(window.end <= c.start or window.start >= c.end for c in chosen):
+                chosen.append(window)
+        edges = {start for start, _ in sentences}, {end for _, end in sentences}
+        return [_marked(text, window, matches, *edges) for window in sorted(chosen, key=lambda window: window.start)]
+
+    def _matches(self, text: str) -> list[_Match]:
+        """What matches, from left to right; overlapping and touching ones are one. Single characters that the query
+        has as parts of words count only where no such pair stands."""
+        tokens = self._analyzer.tokens(text)
+        found = [token for token in tokens if token.term in self._wanted]
+        if not found:
+            found = [token for token in tokens if token.term in self._singles]
+        joined: list[_Match] = []
+        for token in sorted(found, key=lambda token: (token.start, token.end)):
+            last = joined[-1] if joined else None
+            if last is not None and token.start <= last.end:
+                last.end = max(last.end, token.end)
+                last.terms.add(token.term)
+            else:
+                joined.append(_Match(token.start, token.end, {token.term}))
+        return joined
+
+
+def _sentences(text: str) -> list[tuple[int, int]]:
+    """Their starts and ends, without the space around them."""
+    found, start = [], 0
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    for end in [*ends, len(text)]:
+        piece = text[start:end]
+        if stripped := piece.strip():
+            begin = start + piece.index(stripped[0])
+            found.append((begin, begin + len(stripped)))
+        start = end
+    return found
+
+
+def _windows(text: str, sentences: list[tuple[int, int]], matches: list[_Match]) -> list[_Window]:
+    """Of each sentence with a match: itself and as many that follow as fit, or pieces of it where it is too long."""
+    starts = [match.start for match in matches]
+    found: list[_Window] = []
+    for place, (start, end) in enumerate(sentences):
+        low, high = bisect_left(starts, start), bisect_left(starts, end)
+        if low == high:
+            continue
+        if end - start > WIDTH:
+            found.extend(_window(*_piece(text, start, end, match), matches, starts) for match in matches[low:high])
+            continue
+        following = place + 1
+        while following < len(sentences) and sentences[following][1] - start <= WIDTH:
+            end = sentences[following][1]
+            following += 1
+        found.append(_window(start, end, matches, starts))
+    return found
+
+
+def _window(start: int, end: int, matches: list[_Match], starts: list[int]) -> _Window:
+    """Different words count more than repeated ones."""
+    inside = matches[bisect_left(starts, start) : bisect_left(starts, end)]
+    different = set().union(*(match.terms for match in inside))
+    return _Window(start, end, len(different) + 0.1 * len(inside) / (1 + len(inside)))
+
+
+def _piece(text: str, start: int, end: int, match: _Match) -> tuple[int, int]:
+    """Some 160 characters of a long sentence from shortly before a match; cut at spaces where there are any."""
+    begin = max(start, match.start - WIDTH // 4)
+    if begin > start:
+        gap = _GAP.search(text, begin, match.start)
+        begin = gap.end() if gap else begin
+    stop = min(end, max(begin + WIDTH, match.end))
+    if stop < end:
+        gaps = [gap.start() for gap in _GAP.finditer(text, max(match.end, stop - WIDTH // 4), stop)]
+        stop = gaps[-1] if gaps else stop
+    return begin, stop
+
+
+def _marked(text: str, window: _Window, matches: list[_Match], starts: set[int], ends: set[int]) -> str:
+    parts = [] if window.start in starts else ["…"]
+    place = window.start
+    for match in matches:
+        start, end = max(match.start, place), min(match.end, window.end)
+        if start < end:
+            parts.append(f"{escape(text[place:start])}<em>{escape(text[start:end])}</em>")
+            place = end
+    parts.append(escape(text[place : window.end]))
+    if window.end not in ends:
+        parts.append("…")
+    return "".join(parts)
