@@ -24,7 +24,7 @@ from typing import Any
 
 from sage.api.function.base_function import BaseFunction
 from sage.api.local_environment import LocalEnvironment
-from sage.kernels.runtime.policies import DeadLetter
+from sage.kernels.runtime.streams.error_policy import DeadLetter
 from sage.service import KVService, create_kv_service_factory
 
 TOPIC = f"sage-example-{uuid.uuid4().hex}"

@@ -18,11 +18,11 @@ import orjson
 
 from sage.api.kafka_records import Decode, KafkaRecord, Ledger, decode_key, decode_value, raw_record
 from sage.errors import InvalidRequest, MissingExtra, Unavailable, UpstreamFailed
-from sage.kernels.runtime.channels import Record, Ticket
-from sage.kernels.runtime.feeds import Feed
+from sage.kernels.runtime.streams.channels import Record, Ticket
+from sage.kernels.runtime.streams.source_task import Feed
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.streams.workers import Callers
 
 _log = logging.getLogger(__name__)
 _POLL = 0.5

@@ -18,16 +18,16 @@ import platformdirs
 from sage.api.sources import IterableSource, check_source
 from sage.api.stream import Stream
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
-from sage.kernels.runtime.discovery import Announcement, Heartbeat, open_board
-from sage.kernels.runtime.hosts import Host, ServiceSpec
-from sage.kernels.runtime.jobs import Job, StillRunning
-from sage.kernels.runtime.local_host import LocalHost
-from sage.kernels.runtime.plans import Launch, SourceNode, StageNode
-from sage.kernels.runtime.policies import Policy, policy_of
-from sage.kernels.runtime.services import Services
+from sage.kernels.runtime.discovery.discovery import Announcement, Heartbeat, open_board
+from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
+from sage.kernels.runtime.services.host import Host, ServiceSpec
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services
+from sage.kernels.runtime.streams.error_policy import Policy, policy_of
+from sage.kernels.runtime.streams.job import Job, StillRunning
+from sage.kernels.runtime.streams.plan import Launch, SourceNode, StageNode
+from sage.kernels.runtime.streams.workers import Lives, LocalWorker, Platform, StageFunction, Worker
 from sage.kernels.runtime.upstream import warn_of_upstream
-from sage.kernels.runtime.workers import Lives, LocalWorker, Platform, StageFunction, Worker
 
 _DEFAULTS: dict[str, Any] = {
     "discovery": "",  # the file of this machine
@@ -87,7 +87,7 @@ class LocalEnvironment:
         if platform == "local":
             return LocalPlatform(self._lives)
         if platform == "ray":
-            from sage.kernels.runtime.ray_platform import RayPlatform
+            from sage.kernels.runtime.ray.platform import RayPlatform
 
             return RayPlatform(self.name, self.config["ray"])
         raise InvalidRequest(f"platform must be 'local' or 'ray', not {platform!r}", param="platform")

@@ -10,7 +10,7 @@ from sage.api.local_environment import LocalEnvironment
 
 class RayEnvironment(LocalEnvironment):
     """As :class:`LocalEnvironment`, with the same calls; ``config["ray"]`` says on which Ray
-    (:class:`sage.kernels.runtime.ray_cluster.RayCluster`), without one on one of its own on this machine.
+    (:class:`sage.kernels.runtime.ray.cluster.RayCluster`), without one on one of its own on this machine.
 
     What a service keeps in its memory ends with its actor: give it a durable backend. Extra: ``ray``.
     """

@@ -9,11 +9,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.feeds import Feed
-from sage.kernels.runtime.workers import Lives, method_name
+from sage.kernels.runtime.streams.source_task import Feed
+from sage.kernels.runtime.streams.workers import Lives, method_name
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.streams.workers import Callers
 
 _CHUNK = 256
 _AT_HAND = (list, tuple, range, set, frozenset, dict)

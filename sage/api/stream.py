@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.callers import check_name
-from sage.kernels.runtime.plans import SourceNode, StageNode
-from sage.kernels.runtime.service_stages import ServiceStep, ServiceWorker
-from sage.kernels.runtime.workers import Kind, StageFunction
+from sage.kernels.runtime.services.callers import check_name
+from sage.kernels.runtime.streams.plan import SourceNode, StageNode
+from sage.kernels.runtime.streams.service_stage import ServiceStep, ServiceWorker
+from sage.kernels.runtime.streams.workers import Kind, StageFunction
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment
@@ -28,7 +28,7 @@ class Stream:
 
     - ``parallelism``: workers at once. With 1, order holds; with more, that of each key behind :meth:`keyby`.
     - ``on_error``: what becomes of a record that raises: ``"fail"`` the job, ``"skip"`` and count it, ``"retry"`` or
-      ``Retry(…)``, or a function that takes :class:`sage.kernels.runtime.policies.DeadLetter`.
+      ``Retry(…)``, or a function that takes :class:`sage.kernels.runtime.streams.error_policy.DeadLetter`.
     - ``name``: as metrics and errors call it.
     """
 

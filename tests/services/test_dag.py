@@ -16,8 +16,8 @@ from sage.api.function.base_function import BaseFunction
 from sage.api.function.kinds import MapFunction, SourceFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.jobs import JobState
-from sage.kernels.runtime.stages import place_of
+from sage.kernels.runtime.streams.job import JobState
+from sage.kernels.runtime.streams.stages import place_of
 
 
 def environment(**config: Any) -> LocalEnvironment:

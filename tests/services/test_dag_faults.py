@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from sage.api.function.base_function import BaseFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import Conflict, InvalidRequest
-from sage.kernels.runtime.jobs import Job, JobState, StillRunning
-from sage.kernels.runtime.policies import DeadLetter, Retry
+from sage.kernels.runtime.streams.error_policy import DeadLetter, Retry
+from sage.kernels.runtime.streams.job import Job, JobState, StillRunning
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPT = Retry(times=2, pause=0.0)

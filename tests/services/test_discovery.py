@@ -19,7 +19,7 @@ import pytest
 from valkey_server import Valkey, valkey
 
 from sage.errors import InvalidRequest, Unavailable
-from sage.kernels.runtime.discovery import SILENCE, Announcement, Board, Heartbeat, decoded, open_board
+from sage.kernels.runtime.discovery.discovery import SILENCE, Announcement, Board, Heartbeat, decoded, open_board
 
 Open = Callable[[], Board]
 

@@ -14,9 +14,9 @@ import pytest
 from sage.api.function.base_function import BaseFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import Conflict, InvalidRequest, NotFound
-from sage.kernels.runtime.jobs import JobState
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.kernels.runtime.services import ServiceStartFailed
+from sage.kernels.runtime.services.registry import ServiceStartFailed
+from sage.kernels.runtime.streams.job import JobState
 from sage.kernels.runtime.upstream import installed_beside
 
 

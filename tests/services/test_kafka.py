@@ -24,7 +24,7 @@ from sage.api.function.base_function import BaseFunction
 from sage.api.kafka_records import KafkaRecord, Ledger
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest, Unavailable
-from sage.kernels.runtime.jobs import Job, JobState
+from sage.kernels.runtime.streams.job import Job, JobState
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from valkey_server import Valkey, valkey
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.kernels.runtime.local_host import LocalHost
-from sage.kernels.runtime.services import Services
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services
 from sage.service.kv.kv_service import KVService, create_kv_service_factory
 
 BACKENDS = ("memory", "sqlite", "redis")

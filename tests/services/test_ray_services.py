@@ -20,10 +20,10 @@ import pytest
 from sage.api.local_environment import LocalEnvironment
 from sage.api.ray_environment import RayEnvironment
 from sage.errors import ConfigError, Conflict, DeadlineExceeded, InvalidRequest, MissingExtra, NotFound, Unavailable
-from sage.kernels.runtime.calls import RemoteTraceback
-from sage.kernels.runtime.ray_errors import RemoteError
+from sage.kernels.runtime.ray.errors import RemoteError
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.kernels.runtime.services import ServiceStartFailed
+from sage.kernels.runtime.services.calls import RemoteTraceback
+from sage.kernels.runtime.services.registry import ServiceStartFailed
 from sage.service import KVService, create_kv_service_factory
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, Unavailable
-from sage.kernels.runtime.calls import RemoteTraceback, current_call
-from sage.kernels.runtime.local_host import LocalHost
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.kernels.runtime.services import Services
+from sage.kernels.runtime.services.calls import RemoteTraceback, current_call
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services
 
 
 class Shelf(BaseServiceTask):

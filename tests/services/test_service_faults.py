@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, Unavailable
-from sage.kernels.runtime.calls import Call
-from sage.kernels.runtime.inbox import Inbox
-from sage.kernels.runtime.local_host import LocalHost
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.kernels.runtime.services import Services, ServiceStartFailed
+from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.mailbox import Inbox
+from sage.kernels.runtime.services.registry import Services, ServiceStartFailed
 
 
 @dataclass(frozen=True)
@@ -590,8 +590,8 @@ def test_without_threads_a_call_fails(run: Callable[..., Services], monkeypatch:
 def test_the_end_of_the_process_waits_for_nobody() -> None:
     program = """
 import atexit, os
-from sage.kernels.runtime.local_host import LocalHost
-from sage.kernels.runtime.services import Services
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services
 
 class Shelf:
     def get(self, key): return key

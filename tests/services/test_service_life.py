@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from sage.kernels.runtime.local_host import LocalHost
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.kernels.runtime.services import Services, ServiceStartFailed
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services, ServiceStartFailed
 
 Log = list[tuple[str, str]]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from sage.kernels.runtime.local_host import LocalHost
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.kernels.runtime.services import Services
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.service.vdb.shard_service import ShardService, register_shards, shards_of

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from sage.errors import InvalidRequest, NotFound
-from sage.kernels.runtime.local_host import LocalHost
-from sage.kernels.runtime.services import Services
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.registry import Services
 from sage.service import VDBService, create_vdb_service_factory
 
 _WRITER = """

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from sage.kernels.runtime.callers import ServiceProxy
+from sage.kernels.runtime.services.callers import ServiceProxy
 from sage.service.memory_orchestrator.records import Record, Scope, fingerprint
 
 _DAY = 86400.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sage.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 
 class ServiceUser:

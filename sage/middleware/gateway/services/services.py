@@ -36,8 +36,8 @@ from sage.middleware.settings.services import ServicesSettings
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment
-    from sage.kernels.runtime.callers import ServiceProxy
-    from sage.kernels.runtime.discovery import Announcement, Heartbeat
+    from sage.kernels.runtime.discovery.discovery import Announcement, Heartbeat
+    from sage.kernels.runtime.services.callers import ServiceProxy
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -190,14 +190,14 @@ class GatewayServices:
             self.keep(self._work.run(self._begin_to_announce))
 
     def _begin_to_announce(self) -> None:
-        from sage.kernels.runtime.discovery import Heartbeat
+        from sage.kernels.runtime.discovery.discovery import Heartbeat
 
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._heartbeat = Heartbeat(self._board, self._announcement)
         self._heartbeat.start()
 
     def _announcement(self) -> Announcement:
-        from sage.kernels.runtime.discovery import Announcement
+        from sage.kernels.runtime.discovery.discovery import Announcement
 
         return Announcement(
             node=self._node,
@@ -267,7 +267,7 @@ class GatewayServices:
         }
 
     def _others(self) -> list[dict[str, Any]]:
-        from sage.kernels.runtime.discovery import open_board
+        from sage.kernels.runtime.discovery.discovery import open_board
 
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         board = open_board(self._board)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sage.errors import Unavailable
-from sage.kernels.runtime.discovery import SILENCE, Announcement, decoded
+from sage.kernels.runtime.discovery.discovery import SILENCE, Announcement, decoded
 from sage.kernels.runtime.sqlite_wal import to_wal
 
 _BUSY = 2.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.workers import Kind, StageFunction
+from sage.kernels.runtime.streams.workers import Kind, StageFunction
 
 _WORDS = "'fail', 'skip', 'retry', Retry(…), or a function, object or class that takes dead letters"
 

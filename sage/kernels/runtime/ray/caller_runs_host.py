@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from sage.kernels.runtime.calls import Call
-from sage.kernels.runtime.hosts import ServiceSpec
-from sage.kernels.runtime.local_host import LocalHost
-from sage.kernels.runtime.statistics import Tally
+from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.host import ServiceSpec
+from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.statistics import Tally
 
 
 class LendingHost(LocalHost):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sage.errors import SageError, Unavailable
-from sage.kernels.runtime.calls import RemoteTraceback, with_traceback_as_cause
-from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.services.calls import RemoteTraceback, with_traceback_as_cause
 
 _SIMPLE = frozenset((type(None), bool, int, float, str, bytes))
 _LOOKED_AT = 100

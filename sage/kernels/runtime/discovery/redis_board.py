@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sage.errors import InvalidRequest, MissingExtra, Unavailable
-from sage.kernels.runtime.discovery import SILENCE, Announcement, decoded
+from sage.kernels.runtime.discovery.discovery import SILENCE, Announcement, decoded
 
 _PREFIX = "sage:services:"
 _TIMEOUT = 2.0

@@ -9,11 +9,11 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from sage.errors import Unavailable
-from sage.kernels.runtime.calls import Call
-from sage.kernels.runtime.hosts import ServiceSpec
-from sage.kernels.runtime.ray_directory import callers_of
-from sage.kernels.runtime.ray_errors import RemoteError, packed, why_not_carried
-from sage.kernels.runtime.ray_seats import LendingHost
+from sage.kernels.runtime.ray.caller_runs_host import LendingHost
+from sage.kernels.runtime.ray.directory import callers_of
+from sage.kernels.runtime.ray.errors import RemoteError, packed, why_not_carried
+from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.host import ServiceSpec
 
 EXCHANGES = 8
 """Threads that take messages."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
-from sage.kernels.runtime.calls import Call, current_call, inherited, refuse_on_loop
-from sage.kernels.runtime.hosts import Host
+from sage.kernels.runtime.services.calls import Call, current_call, inherited, refuse_on_loop
+from sage.kernels.runtime.services.host import Host
 
 R = TypeVar("R")
 _PAUSE = 0.05

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage.kernels.runtime.calls import Call
 from sage.kernels.runtime.service.base_service_task import Method, ServiceOptions
+from sage.kernels.runtime.services.calls import Call
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 
 class State(StrEnum):

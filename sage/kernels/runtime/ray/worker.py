@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import InvalidRequest, Unavailable
-from sage.kernels.runtime.ray_directory import callers_of
-from sage.kernels.runtime.ray_errors import RemoteError, packed, unpacked, why_not_carried
-from sage.kernels.runtime.ray_package import load_ray
-from sage.kernels.runtime.workers import Failure, LocalWorker, Outcome, StageFunction
+from sage.kernels.runtime.ray.directory import callers_of
+from sage.kernels.runtime.ray.errors import RemoteError, packed, unpacked, why_not_carried
+from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.streams.workers import Failure, LocalWorker, Outcome, StageFunction
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.ray_cluster import RayCluster
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.ray.cluster import RayCluster
+    from sage.kernels.runtime.streams.workers import Callers
 
 _PAUSE = 0.1
 """Seconds between two looks whether an actor is there again."""
@@ -55,7 +55,7 @@ class StageActor:
 
 
 class RayWorker:
-    """Meets :class:`sage.kernels.runtime.workers.Worker`.
+    """Meets :class:`sage.kernels.runtime.streams.workers.Worker`.
 
     At least once: when the actor dies, it is started again and given the records of its batch again, one at a time. A
     record with which it dies once more is a failure of that record.

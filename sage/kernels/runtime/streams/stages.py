@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
-from sage.kernels.runtime.channels import UNKEYED, Channel, Record, close
-from sage.kernels.runtime.policies import DeadLetter, Letters, Policy, pause_before
-from sage.kernels.runtime.workers import Failure, Kind, Outcome, Worker
+from sage.kernels.runtime.streams.channels import UNKEYED, Channel, Record, close
+from sage.kernels.runtime.streams.error_policy import DeadLetter, Letters, Policy, pause_before
+from sage.kernels.runtime.streams.workers import Failure, Kind, Outcome, Worker
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.plans import StageNode
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.streams.plan import StageNode
+    from sage.kernels.runtime.streams.workers import Callers
 
 _DROPPED: Any = object()
 

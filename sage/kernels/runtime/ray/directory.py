@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
-from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.hosts import Host
+    from sage.kernels.runtime.services.host import Host
 
 
 def actor_name(service: str, replica: int) -> str:
@@ -26,7 +26,7 @@ class Directory(Mapping[str, "Host"]):
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Host:
-        from sage.kernels.runtime.ray_host import find
+        from sage.kernels.runtime.ray.host import find
 
         with self._lock:
             if name not in self._found:

@@ -10,9 +10,9 @@ from collections import deque
 from typing import Any
 
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable
-from sage.kernels.runtime.calls import Call
-from sage.kernels.runtime.ray_errors import is_plain, service_died, service_ended, unpacked
-from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.ray.errors import is_plain, service_died, service_ended, unpacked
+from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.services.calls import Call
 
 _MESSAGES = 2
 """Messages under way at once; what is called meanwhile goes together in the next."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sage.kernels.runtime.hosts import Host, ServiceSpec
-from sage.kernels.runtime.ray_cluster import RayCluster
-from sage.kernels.runtime.ray_host import RayHost
-from sage.kernels.runtime.ray_worker import RayWorker
-from sage.kernels.runtime.workers import Kind, Lives, LocalWorker, StageFunction, Worker
+from sage.kernels.runtime.ray.cluster import RayCluster
+from sage.kernels.runtime.ray.host import RayHost
+from sage.kernels.runtime.ray.worker import RayWorker
+from sage.kernels.runtime.services.host import Host, ServiceSpec
+from sage.kernels.runtime.streams.workers import Kind, Lives, LocalWorker, StageFunction, Worker
 
 
 class RayPlatform:
-    """``config``: see :class:`sage.kernels.runtime.ray_cluster.RayCluster`.
+    """``config``: see :class:`sage.kernels.runtime.ray.cluster.RayCluster`.
 
     Sinks stay in the process of the environment: there what they fill, print or close can be seen.
     """

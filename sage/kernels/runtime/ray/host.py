@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.kernels.runtime.calls import Call
-from sage.kernels.runtime.hosts import ServiceSpec, State
-from sage.kernels.runtime.ray_actor import CONTROLS, EXCHANGES, GROUPS, ServiceActor
-from sage.kernels.runtime.ray_directory import actor_name
-from sage.kernels.runtime.ray_errors import unpacked
-from sage.kernels.runtime.ray_link import Link
-from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.ray.actor import CONTROLS, EXCHANGES, GROUPS, ServiceActor
+from sage.kernels.runtime.ray.directory import actor_name
+from sage.kernels.runtime.ray.errors import unpacked
+from sage.kernels.runtime.ray.link import Link
+from sage.kernels.runtime.ray.package import load_ray
 from sage.kernels.runtime.service.base_service_task import Method
-from sage.kernels.runtime.stages import place_of
+from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.host import ServiceSpec, State
+from sage.kernels.runtime.streams.stages import place_of
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
-    from sage.kernels.runtime.ray_cluster import RayCluster
+    from sage.kernels.runtime.ray.cluster import RayCluster
+    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 _ANSWER = 2.0
 """Seconds that a replica has to describe itself."""
@@ -61,7 +61,7 @@ class Replicas:
 
 
 class RayHost:
-    """Serves ``spec`` with actors: meets :class:`sage.kernels.runtime.hosts.Host`."""
+    """Serves ``spec`` with actors: meets :class:`sage.kernels.runtime.services.host.Host`."""
 
     def __init__(self, spec: ServiceSpec, cluster: RayCluster) -> None:
         self.spec = spec

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage.kernels.runtime.channels import Record
-from sage.kernels.runtime.policies import Letters, Policy
-from sage.kernels.runtime.stages import Aborted, JobControl, Output, Task, give_up
+from sage.kernels.runtime.streams.channels import Record
+from sage.kernels.runtime.streams.error_policy import Letters, Policy
+from sage.kernels.runtime.streams.stages import Aborted, JobControl, Output, Task, give_up
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.streams.workers import Callers
 
 _log = logging.getLogger(__name__)
 

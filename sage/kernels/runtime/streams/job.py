@@ -10,12 +10,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, DeadlineExceeded
-from sage.kernels.runtime.channels import Channel
-from sage.kernels.runtime.feeds import Feed
-from sage.kernels.runtime.stages import StageTask, Task
+from sage.kernels.runtime.streams.channels import Channel
+from sage.kernels.runtime.streams.source_task import Feed
+from sage.kernels.runtime.streams.stages import StageTask, Task
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.streams.workers import Callers
 
 _log = logging.getLogger(__name__)
 _LAST_WORD = 1.0

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sage.errors import Conflict, InvalidRequest
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
-    from sage.kernels.runtime.hosts import Host, ServiceSpec
+    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
+    from sage.kernels.runtime.services.host import Host, ServiceSpec
 
     Callers = tuple[ServiceCaller, AsyncServiceCaller]
 
@@ -131,7 +131,7 @@ class Worker(Protocol):
 
 class Platform(Protocol):
     """Where services and workers run: ``sage.api.local_environment.LocalPlatform``, and on Ray
-    ``sage.kernels.runtime.ray_platform.RayPlatform(environment, config)``, where ``config`` is the environment's
+    ``sage.kernels.runtime.ray.platform.RayPlatform(environment, config)``, where ``config`` is the environment's
     ``{"ray": …}``. Started with an environment's first user, before its services, and stopped after them; again and
     again."""
 

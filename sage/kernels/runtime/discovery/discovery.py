@@ -62,10 +62,10 @@ class Board(Protocol):
 def open_board(address: str) -> Board:
     """``redis://…`` (also ``rediss``, ``unix``), or the path of a SQLite file."""
     if "://" in address:
-        from sage.kernels.runtime.discovery_redis import RedisBoard
+        from sage.kernels.runtime.discovery.redis_board import RedisBoard
 
         return RedisBoard(address)
-    from sage.kernels.runtime.discovery_sqlite import SqliteBoard
+    from sage.kernels.runtime.discovery.sqlite_board import SqliteBoard
 
     return SqliteBoard(Path(address))
 

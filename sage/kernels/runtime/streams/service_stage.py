@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import InvalidRequest, Unavailable
-from sage.kernels.runtime.channels import UNKEYED
-from sage.kernels.runtime.workers import Failure, Outcome
+from sage.kernels.runtime.streams.channels import UNKEYED
+from sage.kernels.runtime.streams.workers import Failure, Outcome
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.calls import Call
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.services.calls import Call
+    from sage.kernels.runtime.streams.workers import Callers
 
 _PATIENCE = 30.0
 """Seconds that a record waits for room in the queue of the service before it counts as failed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.calls import Call
+    from sage.kernels.runtime.services.calls import Call
 
 _BUCKETS = 40
 """Powers of two of a microsecond: the last is over six days."""

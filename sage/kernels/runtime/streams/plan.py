@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sage.kernels.runtime.channels import Channel
-from sage.kernels.runtime.feeds import Feed, Source
-from sage.kernels.runtime.jobs import Job
-from sage.kernels.runtime.policies import DeadLetter, Letters, Policy
-from sage.kernels.runtime.stages import Output, StageTask, Task
-from sage.kernels.runtime.workers import Failure, Kind, Lives, LocalWorker, StageFunction, Worker
+from sage.kernels.runtime.streams.channels import Channel
+from sage.kernels.runtime.streams.error_policy import DeadLetter, Letters, Policy
+from sage.kernels.runtime.streams.job import Job
+from sage.kernels.runtime.streams.source_task import Feed, Source
+from sage.kernels.runtime.streams.stages import Output, StageTask, Task
+from sage.kernels.runtime.streams.workers import Failure, Kind, Lives, LocalWorker, StageFunction, Worker
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.workers import Callers
+    from sage.kernels.runtime.streams.workers import Callers
 
 MakeWorker = Callable[[StageFunction, int], Worker]
 

@@ -18,7 +18,7 @@ from typing import Any
 import platformdirs
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
-from sage.kernels.runtime.ray_package import load_ray
+from sage.kernels.runtime.ray.package import load_ray
 
 _DEFAULTS: dict[str, Any] = {
     "address": None,

@@ -13,18 +13,18 @@ from sys import is_finalizing
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.kernels.runtime.calls import Call, running, with_traceback_as_cause
 from sage.kernels.runtime.forks import forks
-from sage.kernels.runtime.hosts import ServiceSpec, State
-from sage.kernels.runtime.inbox import Closed, Full, Inbox
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Method, methods_of
-from sage.kernels.runtime.service_loop import ServiceLoop
-from sage.kernels.runtime.statistics import Tally, summed
+from sage.kernels.runtime.services.calls import Call, running, with_traceback_as_cause
+from sage.kernels.runtime.services.event_loop import ServiceLoop
+from sage.kernels.runtime.services.host import ServiceSpec, State
+from sage.kernels.runtime.services.mailbox import Closed, Full, Inbox
+from sage.kernels.runtime.services.statistics import Tally, summed
 
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.callers import AsyncServiceCaller, ServiceCaller
+    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 
 class LocalHost:

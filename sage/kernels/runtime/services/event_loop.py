@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
-from sage.kernels.runtime.calls import Call
+from sage.kernels.runtime.services.calls import Call
 
 _LAST = 1.0
 """Seconds that cancelled work has to end when the loop closes."""
