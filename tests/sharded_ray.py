@@ -16,8 +16,8 @@ from sage.api.ray_environment import RayEnvironment
 from sage.errors import SageError
 from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchAnswer
 from sage.middleware.retrieval.vector_store import VectorStore
-from sage.service.vdb.shard_service import ShardService
-from sage.service.vdb.sharded import PartlyWritten, ShardedCollection
+from sage.service.vdb.sharded.collection import PartlyWritten, ShardedCollection
+from sage.service.vdb.sharded.shard_service import ShardService
 
 COUNT = 3
 WORDS = ("amber", "birch", "cedar", "delta", "ember")

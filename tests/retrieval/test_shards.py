@@ -21,8 +21,8 @@ from sage.middleware.retrieval.embedding.protocols import EmbedFunction
 from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchAnswer
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import RetrievalLimits
-from sage.service.vdb.sharded import PartlyWritten, ShardedCollection
-from sage.service.vdb.shards import LocalShard
+from sage.service.vdb.sharded.collection import PartlyWritten, ShardedCollection
+from sage.service.vdb.sharded.shard import LocalShard
 
 DIMENSION = 4
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath"]

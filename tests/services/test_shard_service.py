@@ -15,8 +15,8 @@ from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.registry import Services
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
-from sage.service.vdb.shard_service import ShardService, register_shards, shards_of
-from sage.service.vdb.sharded import ShardedCollection
+from sage.service.vdb.sharded.collection import ShardedCollection
+from sage.service.vdb.sharded.shard_service import ShardService, register_shards, shards_of
 
 
 class Environment:

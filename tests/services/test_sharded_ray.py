@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sage.service.vdb.sharded import PartlyWritten
+from sage.service.vdb.sharded.collection import PartlyWritten
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent.parent / "sharded_ray.py"

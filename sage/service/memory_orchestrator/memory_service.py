@@ -8,11 +8,13 @@ from typing import Any
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.service.memory_orchestrator.deriving import Deriver, Generate
-from sage.service.memory_orchestrator.jsonl import Exported, read_lines, written_page
-from sage.service.memory_orchestrator.keeping import Keeper
+from sage.service.memory_orchestrator.collection import Shelf
+from sage.service.memory_orchestrator.expiry import Sweeper
+from sage.service.memory_orchestrator.export import Exported, read_lines, written_page
+from sage.service.memory_orchestrator.extraction import Deriver, Generate
+from sage.service.memory_orchestrator.inputs import Said
 from sage.service.memory_orchestrator.recall import Question, recall
-from sage.service.memory_orchestrator.recalled import Recalled
+from sage.service.memory_orchestrator.recently_recalled import Recalled
 from sage.service.memory_orchestrator.records import (
     Scope,
     check_content,
@@ -21,11 +23,9 @@ from sage.service.memory_orchestrator.records import (
     check_ttl,
     check_vector,
 )
-from sage.service.memory_orchestrator.said import Said
 from sage.service.memory_orchestrator.sessions import Sessions
-from sage.service.memory_orchestrator.shelf import Shelf
-from sage.service.memory_orchestrator.sweeping import Sweeper
 from sage.service.memory_orchestrator.vectors import Vectors
+from sage.service.memory_orchestrator.writes import Keeper
 
 DEFAULT_TENANT = "default"
 _MAX_PAGE = 1000

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sage.errors import InvalidRequest
+from sage.service.memory_orchestrator.collection import Shelf
 from sage.service.memory_orchestrator.records import NEVER, Record, Scope, check_name, check_vector, importance_of
-from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.vectors import Vectors, without_signs
 
 MAX_QUERY = 16_000

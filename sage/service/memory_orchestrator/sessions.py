@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from sage.service.memory_orchestrator.collection import Shelf
 from sage.service.memory_orchestrator.records import NEVER, Record, Scope
-from sage.service.memory_orchestrator.shelf import Shelf
 
 BEFORE = 2
 """Turns before a memory whose words it is found by, too. Measured on two LoCoMo conversations (benchmarks/memory.py):

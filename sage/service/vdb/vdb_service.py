@@ -73,7 +73,7 @@ class VDBService(BaseServiceTask):
     def setup(self) -> None:
         directory = None if self._directory is None else Path(self._directory).expanduser().absolute()
         if self._kind == "chroma":
-            from sage.service.vdb.chroma_backend import ChromaBackend
+            from sage.service.vdb.chroma.backend import ChromaBackend
 
             self._backend = ChromaBackend(directory, self._url, self._making())
         else:

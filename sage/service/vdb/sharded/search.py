@@ -20,8 +20,8 @@ from sage.middleware.retrieval.text.query_syntax import parse_query
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.types.search import Mode, Search, SearchAnswer, SearchResult, check_search, mode_of
 from sage.middleware.settings.retrieval import RetrievalLimits
-from sage.service.vdb.scattering import Scatter, at_fault
-from sage.service.vdb.shards import Shard
+from sage.service.vdb.sharded.scatter import Scatter, at_fault
+from sage.service.vdb.sharded.shard import Shard
 
 Answer = TypeVar("Answer")
 _FRESH_STARTS = 5

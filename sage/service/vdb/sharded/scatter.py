@@ -10,7 +10,7 @@ from contextvars import copy_context
 from typing import TypeVar
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
-from sage.service.vdb.shards import Shard
+from sage.service.vdb.sharded.shard import Shard
 
 Answer = TypeVar("Answer")
 _ROUNDS = 4

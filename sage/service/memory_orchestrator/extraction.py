@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sage.service.memory_orchestrator.keeping import Keeper
 from sage.service.memory_orchestrator.records import Record, Scope
+from sage.service.memory_orchestrator.writes import Keeper
 
 Generate = Callable[[str, list[dict[str, str]]], str]
 """``generate(model, messages)`` gives the answer's text."""

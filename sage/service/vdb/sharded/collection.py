@@ -27,9 +27,9 @@ from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Written, check_documents
 from sage.middleware.retrieval.types.search import Search, SearchAnswer
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits, Variant
-from sage.service.vdb.scattering import Scatter
-from sage.service.vdb.sharded_search import ShardedSearch, fetch
-from sage.service.vdb.shards import Shard
+from sage.service.vdb.sharded.scatter import Scatter
+from sage.service.vdb.sharded.search import ShardedSearch, fetch
+from sage.service.vdb.sharded.shard import Shard
 
 _LAYOUT = "shard"
 _DIMENSION = "shard-dimension"

@@ -13,7 +13,7 @@ from typing import Any
 
 from sage.errors import Unsupported
 from sage.middleware.retrieval.filters.language import All, Compare, Condition, Equal, Not, Scalar, Some, parse_filter
-from sage.service.vdb.chroma_records import RESERVED
+from sage.service.vdb.chroma.records import RESERVED
 
 _SAID = "with Chroma 'where' takes $and, $or, $eq, $ne, $in, $nin and, of numbers, $gt, $gte, $lt, $lte"
 _OPPOSITES = {"$eq": "$ne", "$ne": "$eq", "$in": "$nin", "$contains": "$not_contains"}

@@ -18,9 +18,9 @@ from sage.middleware.retrieval.types.search import Mode, Search, SearchResult, c
 from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import Metric
 from sage.service.vdb.backends import Making, no_collection, no_item
-from sage.service.vdb.chroma_client import GONE, close, connect, made_anew, translated
-from sage.service.vdb.chroma_filters import chroma_where
-from sage.service.vdb.chroma_records import (
+from sage.service.vdb.chroma.client import GONE, close, connect, made_anew, translated
+from sage.service.vdb.chroma.filters import chroma_where
+from sage.service.vdb.chroma.records import (
     DIMENSION,
     METRIC,
     SPACES,

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 import orjson
 
 from sage.errors import InvalidRequest
+from sage.service.memory_orchestrator.collection import Shelf
 from sage.service.memory_orchestrator.records import Record
-from sage.service.memory_orchestrator.shelf import Shelf
 
 _FORMAT = 1
 _TEXTS = ("id", "session", "content", "type", "user", "agent", "superseded_by", "supersedes", "keywords")

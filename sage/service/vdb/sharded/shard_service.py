@@ -11,11 +11,11 @@ from sage.kernels.runtime.service.base_service_task import BaseServiceTask
 from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions
-from sage.service.vdb.shards import LocalShard, Shard
+from sage.service.vdb.sharded.shard import LocalShard, Shard
 
 
 class ShardService(BaseServiceTask):
-    """One shard, which :class:`sage.service.vdb.sharded.ShardedCollection` asks through the environment's calls.
+    """One shard, which :class:`sage.service.vdb.sharded.collection.ShardedCollection` asks through the environment's calls.
 
     Durable at ``path``, on the disk of the machine that it runs on: one that died and is started again there has what
     it had. ``options`` are those of :class:`CollectionOptions`.

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sage.service.memory_orchestrator.keeping import Keeper
+from sage.service.memory_orchestrator.writes import Keeper
 
 _PAUSE = 30.0
 """Seconds between two rounds."""

@@ -9,8 +9,10 @@ from itertools import count
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.service.memory_orchestrator.collection import Shelf
+from sage.service.memory_orchestrator.inputs import Said, Stored, says
 from sage.service.memory_orchestrator.locks import Locks
-from sage.service.memory_orchestrator.recalled import Recalled
+from sage.service.memory_orchestrator.recently_recalled import Recalled
 from sage.service.memory_orchestrator.records import (
     NEVER,
     Record,
@@ -19,9 +21,7 @@ from sage.service.memory_orchestrator.records import (
     importance_of,
     use_of,
 )
-from sage.service.memory_orchestrator.said import Said, Stored, says
 from sage.service.memory_orchestrator.sessions import Sessions
-from sage.service.memory_orchestrator.shelf import Shelf
 from sage.service.memory_orchestrator.vectors import Vectors
 
 _ASKED = 500
