@@ -7,42 +7,29 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q
 
+# Tests of one file stay together, since they share what takes long to start.
+SPREAD := -n 2 --dist loadfile
+
 VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-# What runs beside the rest: of all tests, and of the fast ones.
-GATEWAY := tests/gateway tests/engines tests/auth tests/providers tests/services
-QUICK   := tests/gateway tests/engines tests/auth tests/providers
-
-.PHONY: serve check check-gateway check-rest check-full test test-gateway test-rest test-vllm lint bench image-test lock clean
+.PHONY: serve check check-full test test-vllm lint bench image-test lock clean
 
 serve: $(VENV)/serve.stamp
 	@$(BIN)/sage serve $(ARGS)
 
-# Everything, with reduced counts, in two halves side by side: one waits mostly, the other computes.
+# Everything, with reduced counts, on two processes.
 check: lint
-	@$(MAKE) --no-print-directory -j2 --output-sync=target check-gateway check-rest
+	$(BIN)/python -m pytest $(SPREAD) tests
 
-check-gateway:
-	$(BIN)/python -m pytest $(GATEWAY)
-
-check-rest:
-	$(BIN)/python -m pytest tests $(GATEWAY:%=--ignore=%)
-
-# The fast tests, in two halves side by side.
+# The fast tests.
 test: $(VENV)/dev.stamp
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gateway test-rest
-
-test-gateway:
-	$(BIN)/python -m pytest $(QUICK) -m "not slow"
-
-test-rest:
-	$(BIN)/python -m pytest tests -m "not slow" $(QUICK:%=--ignore=%)
+	$(BIN)/python -m pytest $(SPREAD) tests -m "not slow"
 
 # Everything, with the counts that the issues state.
 check-full: lint
-	SAGE_TEST_FULL=1 $(BIN)/python -m pytest tests
+	SAGE_TEST_FULL=1 $(BIN)/python -m pytest $(SPREAD) tests
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from provider_features import check_items
 from running_gateway import Running, run_gateway
 
 from sage.middleware.settings.settings import Settings
@@ -26,6 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "proves(vendor, *features, refused=False): what the test establishes of a vendor (docs/providers.md); refused: "
         "that it answers with a clear 400",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mark that names an unknown vendor or feature fails the collection."""
+    check_items(items)
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project import ROOT
 
 from sage.middleware.settings.providers import LocalProvider
 
-ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DISTRIBUTION = PROJECT["project"]["name"]
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]

@@ -6,8 +6,8 @@ import ast
 from pathlib import Path
 
 import pytest
+from project import ROOT
 
-ROOT = Path(__file__).parent.parent
 FLOORS = [
     {
         "sage.errors",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project import SCRIPTED
 from running_gateway import Running, run_gateway
 
 from sage.middleware.settings.settings import Settings
@@ -40,7 +41,9 @@ def python() -> str:
 def files(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with ``tiny-llama``, its copy ``tiny-embedder`` and ``adapters/random-lora``."""
     directory = tmp_path_factory.mktemp("model")
-    subprocess.run([python, str(HERE / "tiny_llama.py"), str(directory)], check=True, env={**os.environ, **VARIABLES})
+    subprocess.run(
+        [python, str(SCRIPTED / "tiny_llama.py"), str(directory)], check=True, env={**os.environ, **VARIABLES}
+    )
     shutil.copytree(directory / "tiny-llama", directory / "tiny-embedder")
     return directory
 

@@ -1,7 +1,8 @@
 """LoRA adapters as models of their own: each is loaded into, and unloaded from, the server that has its base.
 
-To the owner of its state (:class:`~sage.middleware.engines.managed_model.ManagedModel`) an adapter is an engine like any
-other: single flight, ``keep_alive`` and draining come from there. While it is loaded it holds a lease on its base, when
+To the owner of its state (:class:`~sage.middleware.engines.managed_model.ManagedModel`) an adapter is an
+engine like any other: single flight, ``keep_alive`` and draining come from there. While it is loaded it holds a lease
+on its base, when
 the gateway runs that too, and goes with it.
 """
 

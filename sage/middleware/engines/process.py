@@ -24,7 +24,7 @@ from sage.errors import Unavailable
 from sage.middleware.engines.proc_stats import descendants, kill_marked
 from sage.middleware.providers.base import Endpoint, EngineSpec
 
-_STUB = Path(__file__).with_name("engine_stub.py")
+_STUB = Path(__file__).with_name("supervisor.py")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LINE = 2000
 """Bytes kept of one log line."""

@@ -1,6 +1,6 @@
 """The parent of one engine: ends the engine's whole family when the gateway is gone, however it went.
 
-Run as a file by :mod:`sage.middleware.engines.process`, ``python -I -S engine_stub.py GRACE COMMAND…``, with the read
+Run as a file by :mod:`sage.middleware.engines.process`, ``python -I -S supervisor.py GRACE COMMAND…``, with the read
 end of a pipe from the gateway as its stdin. End of file there or SIGTERM ends every descendant: SIGTERM first, SIGKILL
 after ``GRACE`` seconds. When the engine exits by itself the rest of its family is ended in the same way, and the stub
 exits with the engine's status (128 + n for signal n).

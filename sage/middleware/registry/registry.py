@@ -1,7 +1,7 @@
 """Which models there are, what answers for them, and the leases under which they answer.
 
 A *model* is a public name with one or more *deployments* (a provider and its own name for the model). Deployments of
-the local engine share one :class:`~sage.middleware.engines.managed_model.ManagedModel`, the owner of that engine's state.
+the local engine share one :class:`~sage.middleware.engines.managed_model.ManagedModel`, the owner of its state.
 """
 
 from __future__ import annotations

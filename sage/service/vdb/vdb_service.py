@@ -31,8 +31,8 @@ class VDBService(BaseServiceTask):
     added to it, with the service's ``dimension`` (none: that of its first vector), ``distance_metric`` (``cosine``,
     ``dot`` or ``ip``, ``euclidean`` or ``l2``) and embedder, and keeps to them.
 
-    ``where`` is the filter of :mod:`sage.middleware.retrieval.filters.language`. Of scores, higher is nearer: the cosine, the
-    inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
+    ``where`` is the filter of :mod:`sage.middleware.retrieval.filters.language`. Of scores, higher is
+    nearer: the cosine, the inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
     """
 
     max_workers = 4

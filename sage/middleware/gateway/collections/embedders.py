@@ -41,7 +41,7 @@ _REMEMBERED = 256
 
 
 class RegistryModels:
-    """Where collections look up embedders and rerankers by name (:class:`~sage.middleware.retrieval.embedding.protocols.Models`).
+    """The :class:`~sage.middleware.retrieval.embedding.protocols.Models` of collections, by name.
 
     ``none``, ``auto``, ``local`` and ``local-multilingual`` need no registry; any other name is a model's or
     ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with what comes before it (a local model that

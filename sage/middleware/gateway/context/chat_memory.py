@@ -1,7 +1,8 @@
 """A chat with memory: what earlier conversations hold is put before the model, and the turn is stored after it.
 
-What is recalled goes into the last message of the user, as sources do (:mod:`sage.middleware.gateway.context.sources`), and is
-never stored again. Who names neither a user nor an agent recalls within the session alone: what one person of a tenant
+What is recalled goes into the last message of the user, as sources do (:mod:`sage.middleware.gateway.context.sources`),
+and is never stored again. Who names neither a user nor an agent recalls within the session alone: what one person of
+a tenant
 said is not told to another.
 """
 

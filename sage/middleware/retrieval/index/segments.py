@@ -1,7 +1,8 @@
 """The files of segments: NAME.seg (numbers, keywords, filters) and NAME.TOKEN.vec (its vectors of one generation). (H2)
 
 A file is written under a temporary name, made durable, renamed, and only then named in the manifest. Whoever writes or
-removes files holds the lease (:mod:`sage.middleware.retrieval.index.merge_policy`); a reader that mapped a file keeps it (POSIX).
+removes files holds the lease (:mod:`sage.middleware.retrieval.index.merge_policy`); a reader that mapped a file
+keeps it (POSIX).
 """
 
 from __future__ import annotations

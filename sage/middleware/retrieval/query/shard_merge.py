@@ -1,6 +1,7 @@
 """From the candidates of shards to the order that one collection of all their documents would have.
 
-The same code decides that order (:mod:`sage.middleware.retrieval.query.hybrid`): here its two legs are what the shards found.
+The same code decides that order (:mod:`sage.middleware.retrieval.query.hybrid`): here its two legs are
+what the shards found.
 Every shard gives as many candidates of a leg as one collection would take of it, with exact scores on both legs, so the
 best of all are among them, and scales, weights and pages come out alike. Equal scores go by number, the older first:
 who adds to shards hands out numbers over all of them.

@@ -14,7 +14,7 @@ from sage.middleware.routers.http.streaming import EVENTS, End, Translate, strea
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """How a surface with a wire of its own writes a stream: see :func:`sage.middleware.routers.http.streaming.stream`."""
+    """How a surface with a wire of its own writes a stream (:func:`sage.middleware.routers.http.streaming.stream`)."""
 
     translate: Translate
     end: End | None = None

@@ -15,7 +15,7 @@ from sage.service.vdb.sharded.shard import LocalShard, Shard
 
 
 class ShardService(BaseServiceTask):
-    """One shard, which :class:`sage.service.vdb.sharded.collection.ShardedCollection` asks through the environment's calls.
+    """One shard of a :class:`sage.service.vdb.sharded.collection.ShardedCollection`, asked through calls.
 
     Durable at ``path``, on the disk of the machine that it runs on: one that died and is started again there has what
     it had. ``options`` are those of :class:`CollectionOptions`.

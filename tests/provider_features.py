@@ -1,0 +1,189 @@
+"""What the tests prove of each vendor: the marks ``proves``, and the table in docs/providers.md that is made of them.
+
+``python tests/provider_features.py --write`` writes the table anew, without ``--write`` it is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from project import ROOT
+
+VENDORS = ("openai", "vllm", "ollama", "zhipu", "cohere", "local")
+FEATURES = (
+    "chat",
+    "streaming",
+    "system",
+    "multi-turn",
+    "images",
+    "tools",
+    "parallel tools",
+    "streamed tool arguments",
+    "tool_choice",
+    "response_format json_schema",
+    "response_format json_object",
+    "stop",
+    "seed",
+    "logprobs",
+    "n",
+    "reasoning",
+    "usage",
+    "completions",
+    "embeddings",
+    "embeddings base64",
+    "dimensions",
+    "rerank",
+    "score",
+    "tokenize",
+    "several keys",
+    "list models",
+    "pull",
+    "load and unload",
+    "LoRA",
+    "managed server",
+    "errors",
+    "drop_unsupported",
+    "SDK at the gateway",
+)
+PAGE = ROOT / "docs" / "providers.md"
+BEGIN, END = "<!-- made by tests/provider_features.py: begin -->", "<!-- made by tests/provider_features.py: end -->"
+COMMAND = "python tests/provider_features.py --write"
+_APART = ROOT / "tests" / "vllm"
+"""Tests that `make check` does not run: they need a vendor's own server (`make test-vllm`)."""
+_LEGEND = """\
+✓ a test that `make check` runs proves that it works. ✗ a test proves that it is refused by a clear error: a 400 that
+names the field and the provider, unless the model says `drop_unsupported: true`, or for a pull a 409. Blank: nothing
+is proven. `local` runs on real llama.cpp engines; the other vendors are scripted upstreams of their wires, held to the
+vendors' own SDKs, which also drive the gateway."""
+_LEGEND_APART = " ● is proven on a real vLLM, too (`make test-vllm`)."
+
+
+@dataclass
+class Proven:
+    """What is proven: (vendor, feature) pairs, by what proves them."""
+
+    works: set[tuple[str, str]] = field(default_factory=set)
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    apart: set[tuple[str, str]] = field(default_factory=set)
+    """What works at a real server that `make check` does not start."""
+
+    def add(self, mark: pytest.Mark, *, apart: bool = False) -> None:
+        """Counts one mark; raises :class:`ValueError` for one that :func:`check` would not pass."""
+        check(mark)
+        vendor, *features = mark.args
+        found = self.refused if mark.kwargs.get("refused") else self.apart if apart else self.works
+        found.update((vendor, feature) for feature in features)
+
+    def contradictions(self) -> list[str]:
+        """What is said to work and to be refused."""
+        both = (self.works | self.apart) & self.refused
+        return [f"{vendor}: '{feature}' is proven to work and to be refused" for vendor, feature in sorted(both)]
+
+    def table(self) -> str:
+        """One row a feature, one column a vendor, and what the signs mean."""
+        rows = [["", *(f"`{vendor}`" for vendor in VENDORS)], ["---", *("---" for _ in VENDORS)]]
+        rows += [[feature, *(self._sign((vendor, feature)) for vendor in VENDORS)] for feature in FEATURES]
+        legend = _LEGEND + (_LEGEND_APART if self.apart else "")
+        return "\n".join([*map(_row, rows), "", legend])
+
+    def _sign(self, pair: tuple[str, str]) -> str:
+        if pair in self.refused:
+            return "✗"
+        return "✓" * (pair in self.works) + "●" * (pair in self.apart)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def check(mark: pytest.Mark) -> None:
+    """Raises :class:`ValueError` for a mark ``proves`` that names no vendor of ours or no feature of the list."""
+    if len(mark.args) < 2:
+        raise ValueError("proves(vendor, feature, …) names a vendor and at least one feature")
+    vendor, *features = mark.args
+    if vendor not in VENDORS:
+        raise ValueError(f"proves: there is no vendor {vendor!r}; known: {', '.join(VENDORS)}")
+    for feature in features:
+        if feature not in FEATURES:
+            raise ValueError(f"proves: there is no feature {feature!r}; known: {', '.join(FEATURES)}")
+    if mark.kwargs.keys() - {"refused"}:
+        raise ValueError(f"proves: refused is its only keyword, not {', '.join(sorted(mark.kwargs))}")
+
+
+def check_items(items: Iterable[pytest.Item]) -> None:
+    """Raises :class:`pytest.UsageError` that names the first test with a bad mark."""
+    for item in items:
+        for mark in item.iter_markers("proves"):
+            try:
+                check(mark)
+            except ValueError as exc:
+                raise pytest.UsageError(f"{item.nodeid}: {exc}") from None
+
+
+class Collector:
+    """A plugin that gathers the marks of the tests that would run."""
+
+    def __init__(self) -> None:
+        self.proven = Proven()
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", "proves: as tests/conftest.py says")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            apart = item.path.is_relative_to(_APART)
+            if apart or _runs(item):
+                for mark in item.iter_markers("proves"):
+                    self.proven.add(mark, apart=apart)
+
+
+def _runs(item: pytest.Item) -> bool:
+    """Whether the test is neither skipped nor expected to fail. A condition in words counts as one that holds."""
+    conditions = [condition for mark in item.iter_markers("skipif") for condition in mark.args]
+    return not any(item.iter_markers("skip")) and not any(item.iter_markers("xfail")) and not any(conditions)
+
+
+def marked() -> list[Path]:
+    """The test modules that prove something."""
+    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "proves(" in path.read_text()]
+
+
+def collect(modules: Iterable[Path]) -> Proven:
+    """The marks in ``modules``; raises :class:`SystemExit` when they cannot be collected or contradict each other."""
+    collector, said = Collector(), io.StringIO()
+    options = ["--collect-only", f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
+    with contextlib.redirect_stdout(said):
+        status = pytest.main([*options, *map(str, modules)], plugins=[collector])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(f"the tests could not be collected:\n{said.getvalue()}")
+    wrong = collector.proven.contradictions()
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+    return collector.proven
+
+
+def replaced(page: str, table: str) -> str:
+    """``page`` with ``table`` between its two marks; raises :class:`ValueError` without them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks the marks '{BEGIN}' and '{END}'")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def main(arguments: list[str]) -> None:
+    table = collect(marked()).table()
+    if arguments == ["--write"]:
+        PAGE.write_text(replaced(PAGE.read_text(), table))
+    else:
+        print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

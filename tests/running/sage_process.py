@@ -1,0 +1,118 @@
+"""The real `sage` command in processes of its own: what a user starts and types."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from project import ROOT
+
+SAGE = [sys.executable, "-m", "sage.middleware.cli.main"]
+_VENDOR = ("OPENAI_", "OLLAMA_", "ZHIPUAI_", "ZAI_", "CO_API", "COHERE_", "VLLM_", "SAGE_")
+
+
+def environment(data_dir: Path, **extra: str) -> dict[str, str]:
+    """This process's environment without any vendor's or our own settings, on ``data_dir``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_VENDOR)}
+    return {**kept, "SAGE_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT), **extra}
+
+
+def sage(
+    arguments: Sequence[str], env: Mapping[str, str], *, cwd: Path, stdin: str = "", timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Runs ``sage ARGUMENTS…`` to its end."""
+    return subprocess.run(
+        [*SAGE, *arguments], env=dict(env), cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout
+    )
+
+
+class Serving:
+    """A `sage serve` that has said that it listens."""
+
+    def __init__(self, process: subprocess.Popen[str], welcome: list[str], log: Path) -> None:
+        self.process = process
+        self.welcome = welcome
+        self.log = log
+        self.url = welcome[0].split()[3]
+
+
+@contextmanager
+def serving(arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout: float = 30) -> Iterator[Serving]:
+    """``sage serve ARGUMENTS…`` from its first line to SIGTERM, after which it must be gone with status 0."""
+    log = cwd / "serve.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*SAGE, "serve", *arguments], env=dict(env), cwd=cwd, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            yield Serving(process, _welcome(process, log, timeout), log)
+        finally:
+            _end(process, log)
+
+
+def _end(process: subprocess.Popen[str], log: Path) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        status = process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    assert status == 0, f"status {status}: {log.read_text()}"
+
+
+def _welcome(process: subprocess.Popen[str], log: Path, timeout: float) -> list[str]:
+    """The lines that it says once it listens, all written at once."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + timeout
+    while not select.select([process.stdout], [], [], 0.2)[0]:
+        assert time.monotonic() < deadline, log.read_text()
+        assert process.poll() is None, log.read_text()
+    text = os.read(process.stdout.fileno(), 65536).decode()
+    assert text.startswith("SAGE listens on http://"), text + log.read_text()
+    return text.splitlines()
+
+
+def children(pid: int) -> set[int]:
+    """Every descendant of ``pid`` that lives."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+            except OSError:
+                continue
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        for child in parents.get(waiting.pop(), []):
+            found.add(child)
+            waiting.append(child)
+    return found
+
+
+def wait_gone(pids: set[int], timeout: float = 30) -> None:
+    """Waits until none of ``pids`` lives."""
+    deadline = time.monotonic() + timeout
+    while alive := {pid for pid in pids if _alive(pid)}:
+        assert time.monotonic() < deadline, f"still there: {alive}"
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0] != "Z"
+    except OSError:
+        return False
