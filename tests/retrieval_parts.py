@@ -13,8 +13,8 @@ import orjson
 
 from sage.errors import NotFound
 from sage.middleware.retrieval.index.index import DIRECTORY, Index
-from sage.middleware.retrieval.index.view import Part
-from sage.middleware.retrieval.store.store import Change, Truth
+from sage.middleware.retrieval.index.view import Segment
+from sage.middleware.retrieval.store.store import Change, DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.types.documents import NewDocument, Row
 from sage.middleware.settings.retrieval import CollectionOptions
@@ -56,9 +56,9 @@ class Opened:
         try:
             if directory is None:
                 raise NotFound("in memory")
-            self.truth = Truth.open(directory)
+            self.truth = DocumentStore.open(directory)
         except NotFound:
-            self.truth = Truth.create(directory, "c", OPTIONS, None, None, None)
+            self.truth = DocumentStore.create(directory, "c", OPTIONS, None, None, None)
         self.analyzer = CountingAnalyzer(OPTIONS.analysis)
         self.index = Index(self.truth, self.analyzer)
         self._open = True
@@ -107,7 +107,7 @@ class Opened:
         self.truth.close()
 
 
-def _check_part(part: Part, places: np.ndarray, rows: Sequence[Row], analyzer: Analyzer) -> None:
+def _check_part(part: Segment, places: np.ndarray, rows: Sequence[Row], analyzer: Analyzer) -> None:
     assert part.numbers[places].tolist() == [row.number for row in rows]
     assert part.size == part.keywords.size == part.filters.size
     expected: dict[str, dict[int, int]] = {}
@@ -125,7 +125,7 @@ def _check_part(part: Part, places: np.ndarray, rows: Sequence[Row], analyzer: A
         _check_vectors(part, places, rows)
 
 
-def _check_vectors(part: Part, places: np.ndarray, rows: Sequence[Row]) -> None:
+def _check_vectors(part: Segment, places: np.ndarray, rows: Sequence[Row]) -> None:
     assert part.vectors is not None
     assert part.vectors.size == part.size
     vectors = [row.vector for row in rows if row.vector is not None]

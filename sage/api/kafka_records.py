@@ -65,7 +65,7 @@ def decode_key(raw: bytes) -> str | bytes:
         return raw
 
 
-class Ledger:
+class PartitionProgress:
     """What of one partition was given out and what of it is done, in any order and from any thread."""
 
     def __init__(self) -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sage.api.kafka_records import Decode, KafkaRecord, Ledger, decode_key, decode_value, raw_record
+from sage.api.kafka_records import Decode, KafkaRecord, PartitionProgress, decode_key, decode_value, raw_record
 from sage.errors import InvalidRequest, MissingExtra, Unavailable, UpstreamFailed
-from sage.kernels.runtime.streams.channels import Record, Ticket
-from sage.kernels.runtime.streams.source_task import Feed
+from sage.kernels.runtime.streams.channels import StreamRecord, Ticket
+from sage.kernels.runtime.streams.source_task import SourceTask
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.streams.workers import Callers
@@ -92,7 +92,7 @@ class KafkaSource:
         self._options = options
         self._runner = asyncio.Runner()
         self._consumer: Any = None
-        self._ledgers: dict[Any, Ledger] = {}
+        self._ledgers: dict[Any, PartitionProgress] = {}
         self._lock = Lock()
         self._wake = asyncio.Event()
         self._waiting = False
@@ -105,10 +105,10 @@ class KafkaSource:
     def open(self, callers: Callers) -> None:
         pass
 
-    def read(self, feed: Feed) -> None:
+    def read(self, feed: SourceTask) -> None:
         self._runner.run(self._read(feed))
 
-    def finish(self, feed: Feed) -> None:
+    def finish(self, feed: SourceTask) -> None:
         self._runner.run(self._finish(feed))
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class KafkaSource:
 
     # Reading
 
-    async def _read(self, feed: Feed) -> None:
+    async def _read(self, feed: SourceTask) -> None:
         loop = asyncio.get_running_loop()
         feed.on_stop(lambda: loop.call_soon_threadsafe(self._wake.set))
         feed.on_room(lambda: self._waiting and loop.call_soon_threadsafe(self._wake.set))
@@ -149,7 +149,7 @@ class KafkaSource:
                 await self._give_out(feed, await self._asked(feed, room))
             await self._commit_in_time()
 
-    async def _connect(self, feed: Feed) -> bool:
+    async def _connect(self, feed: SourceTask) -> bool:
         """Whether a broker was reached; false: it shall stop."""
         from aiokafka import errors
 
@@ -193,7 +193,7 @@ class KafkaSource:
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.wait_for(consumer._client.close(), self._options.answer_timeout)
 
-    async def _asked(self, feed: Feed, room: int) -> list[Any]:
+    async def _asked(self, feed: SourceTask, room: int) -> list[Any]:
         """Up to ``room`` records; none after :data:`_POLL` seconds, when it shall stop or the broker is away."""
         from aiokafka import errors
 
@@ -222,12 +222,12 @@ class KafkaSource:
             await self._probe()
         return records
 
-    async def _give_out(self, feed: Feed, found: list[Any]) -> None:
+    async def _give_out(self, feed: SourceTask, found: list[Any]) -> None:
         from aiokafka import TopicPartition
 
         records = []
         for raw in found:
-            ledger = self._ledgers.setdefault(TopicPartition(raw.topic, raw.partition), Ledger())
+            ledger = self._ledgers.setdefault(TopicPartition(raw.topic, raw.partition), PartitionProgress())
             ledger.give_out(raw.offset)
             record = raw_record(raw)
             try:
@@ -236,7 +236,7 @@ class KafkaSource:
                 await asyncio.to_thread(feed.refuse, record, exc)
                 ledger.done(raw.offset)
                 continue
-            records.append(Record(record, ticket=Ticket(partial(ledger.done, raw.offset), self._lock)))
+            records.append(StreamRecord(record, ticket=Ticket(partial(ledger.done, raw.offset), self._lock)))
         if records:
             feed.push(records)
 
@@ -305,7 +305,7 @@ class KafkaSource:
         for tp, offset in offsets.items():
             found[tp][0].committed = offset
 
-    async def _finish(self, feed: Feed) -> None:
+    async def _finish(self, feed: SourceTask) -> None:
         if self._consumer is None:
             return
         while not feed.aborted and self._under_way():

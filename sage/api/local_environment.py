@@ -25,8 +25,8 @@ from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.registry import Services
 from sage.kernels.runtime.streams.error_policy import Policy, policy_of
 from sage.kernels.runtime.streams.job import Job, StillRunning
-from sage.kernels.runtime.streams.plan import Launch, SourceNode, StageNode
-from sage.kernels.runtime.streams.workers import Lives, LocalWorker, Platform, StageFunction, Worker
+from sage.kernels.runtime.streams.plan import JobBuilder, SourceNode, StageNode
+from sage.kernels.runtime.streams.workers import LocalWorker, Platform, SharedInstances, StageFunction, Worker
 from sage.kernels.runtime.upstream import warn_of_upstream
 
 _DEFAULTS: dict[str, Any] = {
@@ -41,7 +41,7 @@ _DEFAULTS: dict[str, Any] = {
 class LocalPlatform:
     """Threads of this process."""
 
-    def __init__(self, lives: Lives) -> None:
+    def __init__(self, lives: SharedInstances) -> None:
         self._lives = lives
 
     def start(self) -> None:
@@ -69,7 +69,7 @@ class LocalEnvironment:
         warn_of_upstream()
         self.name = _check_text(name)
         self.config = _DEFAULTS | _checked(config or {})
-        self._lives = Lives()
+        self._lives = SharedInstances()
         self._platform = self._make_platform(platform)
         self._services = Services(name, self._platform.make_host)
         self._nodes: list[SourceNode | StageNode] = []
@@ -287,7 +287,7 @@ class LocalEnvironment:
             if not nodes and not self._services.names():
                 raise InvalidRequest(f"the environment '{self.name}' has neither streams nor services to run")
             self._use()
-            launch = Launch(nodes, self._platform.make_worker, self._lives, self.config["queue_size"])
+            launch = JobBuilder(nodes, self._platform.make_worker, self._lives, self.config["queue_size"])
             callers = (self.call_service, self.call_service_async)
             job = Job(self.name, callers, self.config["grace"], lambda: self._job_ended(job, launch))
             try:
@@ -298,7 +298,7 @@ class LocalEnvironment:
             self._jobs.append(job)
         return job
 
-    def _job_ended(self, job: Job, launch: Launch) -> None:
+    def _job_ended(self, job: Job, launch: JobBuilder) -> None:
         try:
             launch.stop()
         finally:

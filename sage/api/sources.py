@@ -9,8 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.streams.source_task import Feed
-from sage.kernels.runtime.streams.workers import Lives, method_name
+from sage.kernels.runtime.streams.source_task import SourceTask
+from sage.kernels.runtime.streams.workers import SharedInstances, method_name
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.streams.workers import Callers
@@ -25,7 +25,7 @@ class IterableSource:
 
     may_block = True
 
-    def __init__(self, make: Callable[[], Any], lives: Lives) -> None:
+    def __init__(self, make: Callable[[], Any], lives: SharedInstances) -> None:
         self._make = make
         self._lives = lives
         self._made: Any = None
@@ -37,7 +37,7 @@ class IterableSource:
             self._began = True
             self._lives.begin(self._made, callers)
 
-    def read(self, feed: Feed) -> None:
+    def read(self, feed: SourceTask) -> None:
         if isinstance(self._made, _AT_HAND):
             chunks = iter(self._made)
             while not feed.stopping and (chunk := list(islice(chunks, _CHUNK))):
@@ -55,7 +55,7 @@ class IterableSource:
             if (close := getattr(records, "close", None)) is not None:
                 close()
 
-    def finish(self, feed: Feed) -> None:
+    def finish(self, feed: SourceTask) -> None:
         pass
 
     def close(self) -> None:

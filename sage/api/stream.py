@@ -10,7 +10,7 @@ from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import check_name
 from sage.kernels.runtime.streams.plan import SourceNode, StageNode
 from sage.kernels.runtime.streams.service_stage import ServiceStep, ServiceWorker
-from sage.kernels.runtime.streams.workers import Kind, StageFunction
+from sage.kernels.runtime.streams.workers import FunctionKind, StageFunction
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment
@@ -38,20 +38,20 @@ class Stream:
 
     def map(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The result of ``function(record)`` for each record."""
-        return self._then(Kind.MAP, function, args, options)
+        return self._then(FunctionKind.MAP, function, args, options)
 
     def filter(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The records for which ``function(record)`` is true."""
-        return self._then(Kind.FILTER, function, args, options)
+        return self._then(FunctionKind.FILTER, function, args, options)
 
     def flatmap(self, function: Any, *args: Any, **options: Any) -> Stream:
         """All that ``function(record)`` gives (a list, a generator; ``None``: nothing), one by one."""
-        return self._then(Kind.FLATMAP, function, args, options)
+        return self._then(FunctionKind.FLATMAP, function, args, options)
 
     def keyby(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The same records; from here on, those with the same ``function(record)`` keep their order, and in each stage
         go to the same worker. A key is a text, a number, a tuple of them, or whatever can be hashed."""
-        return self._then(Kind.KEY, function, args, options)
+        return self._then(FunctionKind.KEY, function, args, options)
 
     def connect(self, *others: Stream) -> Stream:
         """The records of this stream and of ``others``, as they come."""
@@ -62,12 +62,12 @@ class Stream:
 
     def sink(self, function: Any, *args: Any, **options: Any) -> Stream:
         """``function(record)`` for each record; gives this same stream, for further stages beside it."""
-        self._then(Kind.SINK, function, args, options)
+        self._then(FunctionKind.SINK, function, args, options)
         return self
 
     def print(self, prefix: str = "", **options: Any) -> Stream:
         """Writes each record to standard output, in a line of its own; gives this same stream."""
-        self._then(Kind.SINK, _Printer(prefix), (), options, word="print")
+        self._then(FunctionKind.SINK, _Printer(prefix), (), options, word="print")
         return self
 
     def through(
@@ -106,13 +106,13 @@ class Stream:
         isolates = policy.skips or policy.retry is not None or policy.letters is not None
         step = ServiceStep(service, method, arguments, combine, batch, isolates, timeout, retries)
         node = StageNode(
-            name, Kind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
+            name, FunctionKind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
             lambda _: ServiceWorker(step), batch or _IN_FLIGHT, with_keys=True,
         )  # fmt: skip
         return env._add(node)
 
     def _then(
-        self, kind: Kind, function: Any, args: tuple[Any, ...], options: dict[str, Any], word: str = ""
+        self, kind: FunctionKind, function: Any, args: tuple[Any, ...], options: dict[str, Any], word: str = ""
     ) -> Stream:
         env = self._environment
         parallelism = _check_count("parallelism", options.pop("parallelism", 1))

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.middleware.app.main import create_app, make_gateway
-from sage.middleware.app.server import Server, bind, make_server
+from sage.middleware.app.server import GatewayServer, bind, make_server
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.gateway.context.chat_memory import Memory
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
 from sage.middleware.settings.providers import OllamaSettings
 from sage.middleware.settings.reading import find_config, load_settings
-from sage.middleware.settings.settings import LOOPBACK, Deployment, Model, Settings
+from sage.middleware.settings.settings import LOOPBACK, DeploymentSettings, Model, Settings
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.collection import Collection
@@ -67,7 +67,7 @@ class LLMService:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._gateway: Gateway | None = None
-        self._server: Server | None = None
+        self._server: GatewayServer | None = None
         self._serving: Any = None
         self._previous_handler: Any = None
         self._registered: dict[str, tuple[Model, str]] = {}
@@ -83,7 +83,9 @@ class LLMService:
         A provider that is not configured is no error here: the model then says what is missing when it is called.
         ``ollama`` needs no configuration: it is looked for at its default address.
         """
-        settings = Model(deployments=(Deployment(provider=provider, model=model or name),), fallbacks=tuple(fallbacks))
+        settings = Model(
+            deployments=(DeploymentSettings(provider=provider, model=model or name),), fallbacks=tuple(fallbacks)
+        )
         self._run(lambda gateway: _registering(gateway, name, settings, provider))
         self._registered[name] = settings, provider
 
@@ -303,7 +305,7 @@ async def _generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
             return Generation(**whole, **context.warnings())
 
 
-async def _asked(gateway: Gateway, body: dict[str, Any]) -> tuple[Call, Context]:
+async def _asked(gateway: Gateway, body: dict[str, Any]) -> tuple[ModelCall, Context]:
     """The call, with what ``search`` and ``memory`` put into it."""
     asked = parse_generate(body)
     call = asked.call()

@@ -22,7 +22,7 @@ from kafka_server import QUICK, Kafka, free_port, kafka_server
 from project import ROOT
 
 from sage.api.function.base_function import BaseFunction
-from sage.api.kafka_records import KafkaRecord, Ledger
+from sage.api.kafka_records import KafkaRecord, PartitionProgress
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest, Unavailable
 from sage.kernels.runtime.streams.job import Job, JobState
@@ -55,7 +55,7 @@ def test_a_record_gives_the_fields_of_its_value_too() -> None:
 def test_only_what_has_all_below_it_done_is_committed(found: tuple[list[int], list[int]]) -> None:
     gaps, _ = found
     offsets = [sum(gap + 1 for gap in gaps[: number + 1]) for number in range(len(gaps))]
-    ledger = Ledger()
+    ledger = PartitionProgress()
     for offset in offsets:
         ledger.give_out(offset)
     done: set[int] = set()

@@ -15,9 +15,9 @@ from typing import Any
 import requests
 
 from sage.middleware.app.main import create_app
-from sage.middleware.app.server import Server, bind, make_server
+from sage.middleware.app.server import GatewayServer, bind, make_server
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.grants import Wish
+from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.settings.settings import Auth, Settings
 
@@ -31,7 +31,7 @@ class Running:
     url: str
     key: str
     settings: Settings
-    server: Server
+    server: GatewayServer
     accounts: Accounts | None = None
     edge: Any = None
 
@@ -49,7 +49,7 @@ class Running:
     def new_key(self, **wish: Any) -> str:
         """A further key of the admin: ``scopes``, ``models``, ``tenant``."""
         assert self.accounts is not None
-        return self.accounts.keys.create_for("root", Wish(**wish)).secret
+        return self.accounts.keys.create_for("root", KeyRequest(**wish)).secret
 
     def chat(self, model: str = "bench", **fields: Any) -> requests.Response:
         options = {name: fields.pop(name) for name in ("key", "headers", "timeout") if name in fields}
@@ -64,7 +64,7 @@ def _prepared() -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory() as scratch:
         accounts = Accounts(Path(scratch), Auth())
         accounts.users.add("root", PASSWORD, role="admin")
-        key = accounts.keys.create_for("root", Wish("tests", scopes=list(Scope))).secret
+        key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
         accounts.close()
         return (Path(scratch) / "sage.db").read_bytes(), key
 
@@ -79,7 +79,7 @@ def _accounts(settings: Settings) -> tuple[Accounts, str]:
         database.write_bytes(content)
         return Accounts(settings.data_dir, settings.auth), key
     accounts = Accounts(settings.data_dir, settings.auth)
-    return accounts, accounts.keys.create_for("root", Wish("tests", scopes=list(Scope))).secret
+    return accounts, accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
 
 
 @contextmanager

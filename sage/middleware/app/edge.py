@@ -35,7 +35,7 @@ _SECURITY_HEADERS = (
 )
 
 
-class Edge:
+class EdgeMiddleware:
     """The outermost application. ``hot`` maps (method, path) to guarded ASGI endpoints that skip the framework."""
 
     def __init__(

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from sage.middleware.app.access_log import AccessLog
-from sage.middleware.app.edge import Edge
+from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.pages import add_pages, describe
 from sage.middleware.app.version import version
@@ -23,7 +23,7 @@ from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.private_files import write_private
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.engines.fleet import Fleet
-from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.readiness import Readiness
@@ -51,7 +51,7 @@ _DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings, *, gateway: Gateway | None = None) -> Edge:
+def create_app(settings: Settings, *, gateway: Gateway | None = None) -> EdgeMiddleware:
     """The whole gateway as one ASGI application.
 
     Nothing runs before its lifespan begins. A ``gateway`` that is handed in is used, and closed by who made it.
@@ -81,7 +81,7 @@ def create_app(settings: Settings, *, gateway: Gateway | None = None) -> Edge:
     app.state.authenticator = authenticator
     add_error_handlers(app)
     hot = _add_routes(app, gateway, authenticator)
-    return Edge(app, {("POST", route.path): route.app for route in hot}, settings, log)
+    return EdgeMiddleware(app, {("POST", route.path): route.app for route in hot}, settings, log)
 
 
 def openapi_document() -> dict[str, Any]:
@@ -102,7 +102,7 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     """
     transport = transport or HttpTransport()
     providers, absent = make_providers(settings.llm, settings.data_dir)
-    fleet = Fleet(settings.llm.keep_alive, Memory(settings.llm.memory_budget), transport)
+    fleet = Fleet(settings.llm.keep_alive, MemoryBudget(settings.llm.memory_budget), transport)
     kept = Registrations(settings.data_dir / "models.json", partial(write_private, replace=True))
     registry = Registry(providers, absent, Listing(transport), fleet, kept)
     for name, model in settings.llm.models.items():

@@ -25,7 +25,7 @@ from sage.middleware.routers.cohere.inference import CohereChatRequest, CohereEm
 from sage.middleware.routers.collections import NewCollection, ReembedRequest
 from sage.middleware.routers.documents import DeleteRequest, DocumentsRequest
 from sage.middleware.routers.generate import GenerateAnswer, GenerateRequest
-from sage.middleware.routers.kv import EntryWish
+from sage.middleware.routers.kv import PutEntry
 from sage.middleware.routers.memory import MemorySearchRequest, NewMemory
 from sage.middleware.routers.ollama.inference import (
     NDJSON,
@@ -94,7 +94,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ReembedRequest,
     DocumentsRequest,
     DeleteRequest,
-    EntryWish,
+    PutEntry,
     ItemsRequest,
     VectorSearchRequest,
     ItemChange,

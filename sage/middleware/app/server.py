@@ -22,7 +22,7 @@ from types import FrameType
 import uvicorn
 
 from sage.errors import ConfigError
-from sage.middleware.app.edge import Edge
+from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.main import create_app
 from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.settings.settings import Settings
@@ -47,7 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """uvicorn that says when it is ready, and ends with status 0 after SIGTERM or Ctrl-C."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
@@ -127,9 +127,9 @@ class Server(uvicorn.Server):
             await server.wait_closed()
 
 
-def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -> Server:
+def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -> GatewayServer:
     """The server for ``app`` under ``settings``."""
-    return Server(
+    return GatewayServer(
         uvicorn.Config(
             app,  # type: ignore[arg-type]
             loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -169,7 +169,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         sock.close()
 
 
-def _models(app: Edge) -> list[str]:
+def _models(app: EdgeMiddleware) -> list[str]:
     """The models that can serve, those that need nobody else first."""
     registry = app.app.state.gateway.registry  # type: ignore[attr-defined]
     found = [model for model in registry.models() if model.deployments]

@@ -12,7 +12,7 @@ from sage.middleware.auth.database import Database
 from sage.middleware.auth.first_admin import FirstAdmin
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.private_files import make_private_dir
-from sage.middleware.auth.sessions import Sessions
+from sage.middleware.auth.sessions import LoginSessions
 from sage.middleware.auth.signing_keys import KeySet
 from sage.middleware.auth.tokens import Tokens
 from sage.middleware.auth.users import Users
@@ -36,7 +36,7 @@ class Accounts:
         self.database = Database(data_dir)
         self.users = Users(self.database, self.passwords, clock)
         self.keys = ApiKeys(self.database, clock)
-        self.sessions = Sessions(
+        self.sessions = LoginSessions(
             self.database,
             self.passwords,
             self.tokens,

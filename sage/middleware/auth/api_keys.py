@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.database import Database
-from sage.middleware.auth.grants import Wish, decide, operator
+from sage.middleware.auth.grants import KeyRequest, decide, operator
 from sage.middleware.auth.keys import make_key
 from sage.middleware.auth.models import KeyRow, UserRow
 from sage.middleware.auth.principal import Principal, Scope
@@ -50,12 +50,12 @@ class ApiKeys:
         self._database = database
         self._clock = clock
 
-    def create(self, creator: Principal, wish: Wish) -> MadeKey:
+    def create(self, creator: Principal, wish: KeyRequest) -> MadeKey:
         """A key of ``creator``'s own, never with more reach than it has (:mod:`sage.middleware.auth.grants`)."""
         with self._database.write() as session:
             return self._create(session, require_user(session, creator.user), creator, wish)
 
-    def create_for(self, name: str, wish: Wish) -> MadeKey:
+    def create_for(self, name: str, wish: KeyRequest) -> MadeKey:
         """A key for the user ``name``, made by whoever holds the data directory."""
         with self._database.write() as session:
             user = require_user(session, name)
@@ -89,7 +89,7 @@ class ApiKeys:
             self._database.bump(session)
             return _view(row, owner.name)
 
-    def _create(self, session: Session, user: UserRow, creator: Principal, wish: Wish) -> MadeKey:
+    def _create(self, session: Session, user: UserRow, creator: Principal, wish: KeyRequest) -> MadeKey:
         now = int(self._clock())
         if len(wish.name) > 100 or not wish.name.isprintable():
             raise InvalidRequest("a key's name has at most 100 printable characters", param="name")

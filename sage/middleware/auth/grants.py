@@ -16,7 +16,7 @@ _ANY = "\0"  # stands for a child's '*': only a '*' of the parent matches it
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class KeyRequest:
     """What is asked for a new key. ``None`` means: as far as its maker reaches (scopes: all but ``admin``)."""
 
     name: str = ""
@@ -36,7 +36,7 @@ class Grant:
     expires_at: int | None
 
 
-def decide(creator: Principal, wish: Wish, now: float) -> Grant:
+def decide(creator: Principal, wish: KeyRequest, now: float) -> Grant:
     """What ``creator`` gives to a key of its own.
 
     Raises :class:`InvalidRequest` for a wish that makes no sense, :class:`PermissionDenied` for one beyond the

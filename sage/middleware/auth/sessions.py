@@ -30,7 +30,7 @@ class Login:
     expires_in: int
 
 
-class Sessions:
+class LoginSessions:
     """Logins of one installation, each good for ``refresh_ttl`` seconds from its password on.
 
     Its calls block; :meth:`login` hashes a password (:class:`Passwords`).

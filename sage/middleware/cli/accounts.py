@@ -101,9 +101,9 @@ def key_add(
     """Make an API key; its secret is printed this once, alone on stdout."""
     expires_at = None if expires is None else _expiry(expires)
     with _accounts(config) as accounts:
-        from sage.middleware.auth.grants import Wish
+        from sage.middleware.auth.grants import KeyRequest
 
-        made = accounts.keys.create_for(user, Wish(name, scope or None, model or None, tenant, expires_at))
+        made = accounts.keys.create_for(user, KeyRequest(name, scope or None, model or None, tenant, expires_at))
     key = made.key
     until = f"expires {_date(key.expires_at)}" if key.expires_at else "never expires"
     _say(f"key {key.id} of '{key.user}': scopes {', '.join(key.scopes)}; models {', '.join(key.models)}; {until}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sage.middleware.cli.collections import path_of
-from sage.middleware.cli.ingest.document import OVERLAP, OWN_FIELDS, SIZE, Kind
+from sage.middleware.cli.ingest.document import OVERLAP, OWN_FIELDS, SIZE, FileKind
 from sage.middleware.cli.models import AsJson, client
 from sage.middleware.settings.quantities import parse_size
 
@@ -28,7 +28,9 @@ def ingest(
     called: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="What the one FILE is called in the collection.")
     ] = None,
-    kind: Annotated[Kind | None, typer.Option("--format", help="Of every file; else by ending and content.")] = None,
+    kind: Annotated[
+        FileKind | None, typer.Option("--format", help="Of every file; else by ending and content.")
+    ] = None,
     encoding: Annotated[str | None, typer.Option(help="Of text files; else it is found out.")] = None,
     chunk_size: Annotated[
         int, typer.Option(min=50, max=100_000, help="Characters of a chunk; a Chinese one counts as three.")
@@ -64,10 +66,10 @@ def ingest(
     from sage.middleware.cli.ingest import command
 
     command.ingest(
-        command.Wish(
+        command.IngestOptions(
             collection=collection,
             recipe=command.Recipe(chunk_size, shared, encoding, added),
-            limits=command.Limits(memory, timeout),
+            limits=command.ParsingLimits(memory, timeout),
             walk=command.Walk(include or (), exclude or (), called.strip("/") if called else None, kind),
             again=again,
             prune=prune,

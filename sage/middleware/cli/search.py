@@ -20,7 +20,7 @@ _INDENT = "    "
 _SHOWN = 300  # characters of a text without a passage that matched
 
 
-class Mode(StrEnum):
+class SearchModeOption(StrEnum):
     """By meaning, by words, or by both."""
 
     HYBRID = "hybrid"
@@ -33,7 +33,9 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for; '-' reads it from stdin.", show_default=False)],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many results.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="How many results to pass over.")] = 0,
-    mode: Annotated[Mode, typer.Option(help="By meaning and words, by meaning, or by words.")] = Mode.HYBRID,
+    mode: Annotated[
+        SearchModeOption, typer.Option(help="By meaning and words, by meaning, or by words.")
+    ] = SearchModeOption.HYBRID,
     filter_text: Annotated[
         str | None, typer.Option("--filter", metavar="JSON", help='On metadata: \'{"year": {"$gte": 2020}}\'.')
     ] = None,

@@ -9,7 +9,7 @@ _REFUSED = 60.0
 """Seconds for which a key that was refused is asked last."""
 
 
-class Share:
+class ProviderQuota:
     """What all deployments of one provider have in common: its bound on running requests, and its keys."""
 
     __slots__ = ("in_flight", "limit", "refused")
@@ -34,7 +34,7 @@ class Keys:
 
     __slots__ = ("_next", "_share", "_until", "until")
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: ProviderQuota) -> None:
         self._share = share
         self._until = [0.0] * len(share.refused)
         self._next = 0

@@ -9,15 +9,15 @@ from enum import StrEnum
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, Unsupported
 from sage.middleware.dispatch.balancing import choose
-from sage.middleware.dispatch.deployment import Deployment, Lease, PublicModel
+from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 from sage.middleware.dispatch.prefix_affinity import Prefixes
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.settings.settings import Routing
 
 _SHORT = 0.005  # seconds
 
 
-class Bar(StrEnum):
+class Unavailability(StrEnum):
     """What keeps a request from a deployment."""
 
     TRIED = "it has failed in this request"
@@ -28,7 +28,7 @@ class Bar(StrEnum):
     FULL = "it has all the requests running that it may have"
 
 
-class Course:
+class AttemptPlan:
     """Of one call; ``models`` are those that may answer it, in order, the one asked for first."""
 
     __slots__ = (
@@ -45,7 +45,7 @@ class Course:
         "sent",
     )
 
-    def __init__(self, call: Call, models: Sequence[PublicModel], begun: float, prefixes: Prefixes) -> None:
+    def __init__(self, call: ModelCall, models: Sequence[PublicModel], begun: float, prefixes: Prefixes) -> None:
         """``begun``: when its time began to run (``time.monotonic``)."""
         self.models = models
         self.begun = begun
@@ -58,7 +58,7 @@ class Course:
         self.failure: SageError | None = None
         self._call = call
         self._prefixes = prefixes
-        self._tried: dict[str, Bar] = {}
+        self._tried: dict[str, Unavailability] = {}
         self._barred: dict[str, set[int]] = {}
         self._homes: dict[str, str | None] = {}
 
@@ -82,50 +82,53 @@ class Course:
         """Whether another attempt at ``at`` has somebody to ask, with so many seconds of waiting."""
         if at >= self.ends(self.models):
             return False
-        return self.worth_waiting(self.models, at) or self.soonest(self.models, at, Bar.COOLING) <= at + patience
+        return (
+            self.worth_waiting(self.models, at)
+            or self.soonest(self.models, at, Unavailability.COOLING) <= at + patience
+        )
 
     # What it may ask
 
-    def bar(self, deployment: Deployment, now: float) -> Bar | None:
+    def bar(self, deployment: Deployment, now: float) -> Unavailability | None:
         """What keeps it from ``deployment``; none if it may ask there now."""
         if deployment.name in self._tried:
             return self._tried[deployment.name]
         if now >= self.begun + deployment.timeouts.total:
-            return Bar.LATE
+            return Unavailability.LATE
         if not deployment.breaker.admits(now):
-            return Bar.OPEN
+            return Unavailability.OPEN
         free = deployment.keys.free_at(now, self._barred.get(deployment.provider.name, ()))
         if free > now:
-            return Bar.TRIED if free == math.inf else Bar.COOLING
-        return Bar.FULL if deployment.full else None
+            return Unavailability.TRIED if free == math.inf else Unavailability.COOLING
+        return Unavailability.FULL if deployment.full else None
 
     def free_at(self, deployment: Deployment, now: float) -> float:
         """When what keeps it from ``deployment`` ends by itself; infinity if nobody can tell."""
         match self.bar(deployment, now):
             case None:
                 return now
-            case Bar.OPEN if deployment.breaker.until > now:
+            case Unavailability.OPEN if deployment.breaker.until > now:
                 return deployment.breaker.until
-            case Bar.COOLING:
+            case Unavailability.COOLING:
                 return deployment.keys.free_at(now, self._barred.get(deployment.provider.name, ()))
         return math.inf
 
-    def soonest(self, models: Iterable[PublicModel], now: float, bar: Bar | None = None) -> float:
+    def soonest(self, models: Iterable[PublicModel], now: float, bar: Unavailability | None = None) -> float:
         """When the first of ``models`` is free by itself; with ``bar``, of those that only that keeps from it."""
         found = (d for model in models for d in model.deployments if bar is None or self.bar(d, now) is bar)
         return min((self.free_at(d, now) for d in found), default=math.inf)
 
     def worth_waiting(self, models: Iterable[PublicModel], now: float) -> bool:
         """Whether some deployment of ``models`` is only full, or not even that."""
-        return any(self.bar(d, now) in (None, Bar.FULL) for model in models for d in model.deployments)
+        return any(self.bar(d, now) in (None, Unavailability.FULL) for model in models for d in model.deployments)
 
-    def claim(self, models: Iterable[PublicModel], now: float) -> Lease | None:
+    def claim(self, models: Iterable[PublicModel], now: float) -> DeploymentLease | None:
         """A lease of the best deployment, of the first of ``models`` that has one to ask now."""
         for model in models:
             chosen, why = self.pick(model, now)
             if chosen is not None:
                 key = chosen.keys.pick(now, self._barred.get(chosen.provider.name, ())) if len(chosen.keys) > 1 else 0
-                return Lease(chosen, key, model, why)
+                return DeploymentLease(chosen, key, model, why)
         return None
 
     def pick(self, model: PublicModel, now: float) -> tuple[Deployment | None, str]:
@@ -145,7 +148,7 @@ class Course:
 
     # What came of it
 
-    def answered(self, lease: Lease) -> None:
+    def answered(self, lease: DeploymentLease) -> None:
         """``lease`` gave the answer: the conversation's next turn goes there too."""
         model = lease.model
         if model is not None and len(model.deployments) > 1 and self._call.operation is Operation.CHAT:
@@ -153,11 +156,11 @@ class Course:
 
     def cannot(self, deployment: Deployment, why: Unsupported) -> None:
         """The vendor cannot do what is asked, which costs nobody anything."""
-        self._tried[deployment.name] = Bar.UNSUPPORTED
+        self._tried[deployment.name] = Unavailability.UNSUPPORTED
         if self.failure is None:
             self.failure = why
 
-    def failed(self, lease: Lease, failure: SageError, of_key: bool) -> None:
+    def failed(self, lease: DeploymentLease, failure: SageError, of_key: bool) -> None:
         """Never the same bad deployment again; if the failure speaks of its key, never that key.
 
         Vendors count for each model, so with a single key, being told to wait speaks of the deployment.
@@ -166,7 +169,7 @@ class Course:
         if of_key and (len(deployment.keys) > 1 or not isinstance(failure, RateLimited)):
             self._barred.setdefault(name, set()).add(lease.key)
         else:
-            self._tried[deployment.name] = Bar.TRIED
+            self._tried[deployment.name] = Unavailability.TRIED
         self.failure = failure
 
     def refusal(self, now: float, crowded: str = "") -> SageError:
@@ -178,29 +181,31 @@ class Course:
         if not bars:
             faults = "; ".join(fault for model in self.models for fault in model.faults)
             return Unavailable(f"model '{name}' cannot serve: {faults}", param="model", code="model_unavailable")
-        if Bar.FULL in bars or None in bars:
+        if Unavailability.FULL in bars or None in bars:
             return Unavailable(f"{self._full(now)}; {crowded}", code="overloaded")
-        cools, opens = self._next(Bar.COOLING, now), self._next(Bar.OPEN, now)
-        if Bar.COOLING in bars and (Bar.OPEN not in bars or cools <= opens):
+        cools, opens = self._next(Unavailability.COOLING, now), self._next(Unavailability.OPEN, now)
+        if Unavailability.COOLING in bars and (Unavailability.OPEN not in bars or cools <= opens):
             return RateLimited(
                 f"everything that answers for model '{name}' was told to wait by its upstream; try again in "
                 f"{cools:.1f} s",
                 retry_after=cools,
             )
-        if Bar.OPEN in bars:
+        if Unavailability.OPEN in bars:
             return self._left_alone(opens, now)
         if self.failure is not None:
             return self.failure
         limit = self.ends(self.models) - self.begun
         return DeadlineExceeded(f"model '{name}' had no time left to answer of {limit:g} s", code="total_timeout")
 
-    def _next(self, bar: Bar, now: float) -> float:
+    def _next(self, bar: Unavailability, now: float) -> float:
         """Seconds until the first of those under ``bar`` is free; one where nobody can tell."""
         seconds = self.soonest(self.models, now, bar) - now
         return 1.0 if seconds == math.inf else max(0.0, seconds)
 
     def _full(self, now: float) -> str:
-        full = next(d for model in self.models for d in model.deployments if self.bar(d, now) in (Bar.FULL, None))
+        full = next(
+            d for model in self.models for d in model.deployments if self.bar(d, now) in (Unavailability.FULL, None)
+        )
         if full.share.full:
             who = full.provider.name
             where = f"llm.providers.{who}.max_concurrency"
@@ -208,7 +213,12 @@ class Course:
         return f"'{full.name}' has its {full.max_concurrency} requests running (max_concurrency of its model)"
 
     def _left_alone(self, seconds: float, now: float) -> Unavailable:
-        found = (d.breaker.last for model in self.models for d in model.deployments if self.bar(d, now) is Bar.OPEN)
+        found = (
+            d.breaker.last
+            for model in self.models
+            for d in model.deployments
+            if self.bar(d, now) is Unavailability.OPEN
+        )
         last = next((failure.message for failure in found if failure is not None), "")
         return Unavailable(
             f"everything that answers for model '{self.models[0].name}' has failed too often in a row and is left "

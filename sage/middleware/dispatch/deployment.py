@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, UpstreamFailed
-from sage.middleware.dispatch.api_keys import Keys, Share
+from sage.middleware.dispatch.api_keys import Keys, ProviderQuota
 from sage.middleware.dispatch.circuit_breaker import Breaker
 from sage.middleware.dispatch.retry_budget import RetryBudget
-from sage.middleware.engines.lease import Lease as EngineLease
+from sage.middleware.engines.lease import ModelLease
 from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import EngineFailed
-from sage.middleware.providers.base import Endpoint, Provider, Target
+from sage.middleware.providers.base import Endpoint, Provider, UpstreamModel
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
@@ -49,10 +49,10 @@ class Deployment:
     def __init__(
         self,
         provider: Provider,
-        target: Target,
+        target: UpstreamModel,
         timeouts: Timeouts,
         managed: ManagedModel | None,
-        share: Share,
+        share: ProviderQuota,
         *,
         weight: float = 1.0,
         priority: int = 0,
@@ -132,7 +132,7 @@ class Deployment:
         }
 
 
-class Lease:
+class DeploymentLease:
     """What one request holds of a deployment while it runs: its slot, a key, its engine, and perhaps the probe.
 
     Made when the deployment was found to be usable. One of :meth:`succeeded` and :meth:`failed` tells what became of
@@ -151,7 +151,7 @@ class Lease:
         """The model that it answers for, where a choice was made."""
         self.why = why
         self.probe = deployment.breaker.take() if deployment.breaker.until else False
-        self._engine_lease: EngineLease | None = None
+        self._engine_lease: ModelLease | None = None
 
     async def open(self) -> Endpoint:
         """Where to send the request; of a managed model, once its engine is ready."""

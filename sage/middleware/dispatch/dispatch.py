@@ -8,13 +8,13 @@ import time
 
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
 from sage.middleware.dispatch import retry_budget as retries
-from sage.middleware.dispatch.attempts import Bar, Course, crowded
-from sage.middleware.dispatch.deployment import Lease, PublicModel
+from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability, crowded
+from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
 from sage.middleware.dispatch.prefix_affinity import Prefixes
-from sage.middleware.dispatch.queue import Slots
-from sage.middleware.dispatch.upstream_call import Exchange, death_of_engine, overdue
-from sage.middleware.providers.base import Call, Endpoint
+from sage.middleware.dispatch.queue import DeploymentQueue
+from sage.middleware.dispatch.upstream_call import UpstreamCall, death_of_engine, overdue
+from sage.middleware.providers.base import Endpoint, ModelCall
 from sage.middleware.providers.transport import Transport, UpstreamResponse
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.settings import Routing
@@ -33,20 +33,20 @@ class Dispatch:
     def __init__(self, transport: Transport, routing: Routing | None = None) -> None:
         self._transport = transport
         self._routing = routing or Routing()
-        self._slots = Slots(self._routing.queue_size)
+        self._slots = DeploymentQueue(self._routing.queue_size)
         self._prefixes = Prefixes()
 
-    async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
+    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
 
         At most three requests go upstream, and none to the same deployment, or with the same key, after it failed.
         Raises what the last of them raised, or why none was made.
         """
         begun = time.monotonic()
-        course = Course(call, models, begun, self._prefixes)
+        course = AttemptPlan(call, models, begun, self._prefixes)
         first = models[0].deployments[0] if len(models[0].deployments) == 1 else None
         if first is not None and first.plain and not first.breaker.until and first.keys.until <= begun:
-            lease = Lease(first)
+            lease = DeploymentLease(first)
         else:
             lease = await self._lease(course)
         while True:
@@ -60,10 +60,10 @@ class Dispatch:
                     await self._pause(course, lease, exc)
             lease = await self._lease(course)
 
-    def explain(self, call: Call, models: list[PublicModel]) -> Explanation:
+    def explain(self, call: ModelCall, models: list[PublicModel]) -> Explanation:
         """What would be chosen now for ``call``, and why; asks nobody and changes nothing."""
         now = time.monotonic()
-        course = Course(call, models, now, self._prefixes)
+        course = AttemptPlan(call, models, now, self._prefixes)
         for deployment in (d for model in models for d in model.deployments):
             try:
                 deployment.provider.encode(call, deployment.target, _NOWHERE)
@@ -73,7 +73,7 @@ class Dispatch:
                 pass  # the request is at fault, not who was chosen
         return explanation(course, now, self._routing)
 
-    def end(self, lease: Lease, failure: SageError | None = None, *, whole: bool = False) -> None:
+    def end(self, lease: DeploymentLease, failure: SageError | None = None, *, whole: bool = False) -> None:
         """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
         if failure is not None:
             lease.failed(failure, time.monotonic(), self._routing)
@@ -81,7 +81,7 @@ class Dispatch:
             lease.succeeded()
         self._slots.give_back(lease)
 
-    async def _lease(self, course: Course) -> Lease:
+    async def _lease(self, course: AttemptPlan) -> DeploymentLease:
         """The next deployment to ask, waited for if it must be; raises if there is none."""
         now = time.monotonic()
         patience = now + self._routing.queue_timeout
@@ -94,16 +94,16 @@ class Dispatch:
             if lease is not None:
                 return lease
         patience = min(patience, course.ends(course.models))
-        if course.soonest(course.models, now, Bar.COOLING) <= patience:
+        if course.soonest(course.models, now, Unavailability.COOLING) <= patience:
             lease = await self._slots.wait(course, course.models, patience, whole=True)
             if lease is not None:
                 return lease
         raise course.refusal(time.monotonic(), crowded(course.models[0], self._routing))
 
-    async def _attempt(self, call: Call, course: Course, lease: Lease) -> Exchange:
+    async def _attempt(self, call: ModelCall, course: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
         deployment = lease.deployment
         course.sent = False
-        exchange: Exchange | None = None
+        exchange: UpstreamCall | None = None
         response: UpstreamResponse | None = None
         try:
             if deployment.managed is None and not deployment.provider.asleep:
@@ -122,7 +122,7 @@ class Dispatch:
             if course.attempts == 1:
                 course.models[0].budget.request(course.begun)
             response = await self._transport.send(request)
-            exchange = Exchange(lease, response, call, self)
+            exchange = UpstreamCall(lease, response, call, self)
             await exchange.begin()
         except BaseException as exc:
             if response is not None:
@@ -142,7 +142,12 @@ class Dispatch:
         return exchange
 
     async def _lost(
-        self, call: Call, course: Course, lease: Lease, exc: BaseException, exchange: Exchange | None
+        self,
+        call: ModelCall,
+        course: AttemptPlan,
+        lease: DeploymentLease,
+        exc: BaseException,
+        exchange: UpstreamCall | None,
     ) -> BaseException:
         """What ``exc`` means, with the lease given back and blame where it belongs."""
         blamed: SageError | None = None
@@ -161,7 +166,7 @@ class Dispatch:
             self.end(lease, blamed)
         return meant
 
-    async def _pause(self, course: Course, lease: Lease, failure: SageError) -> None:
+    async def _pause(self, course: AttemptPlan, lease: DeploymentLease, failure: SageError) -> None:
         """Waits before another attempt; raises ``failure`` if there is to be none."""
         now, budget = time.monotonic(), course.models[0].budget
         wait = retries.pause(course.attempts)
@@ -175,7 +180,7 @@ class Dispatch:
         await asyncio.sleep(wait)
 
 
-async def _engine_of(lease: Lease, course: Course) -> Endpoint:
+async def _engine_of(lease: DeploymentLease, course: AttemptPlan) -> Endpoint:
     """Where a model serves that has to be loaded, or woken, first; the time that it takes has a limit of its own."""
     began = time.monotonic()
     endpoint = await lease.open()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sage.middleware.dispatch import retry_budget as retries
-from sage.middleware.dispatch.attempts import Bar, Course, crowded
+from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability, crowded
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.settings.settings import Routing
 
 Explanation = dict[str, Any]
 
 
-def explanation(course: Course, now: float, routing: Routing) -> Explanation:
+def explanation(course: AttemptPlan, now: float, routing: Routing) -> Explanation:
     """The answer of ``POST /models/{name}/explain``. Times are seconds from now."""
     asked = course.models[0]
     home = next((name for model in course.models if (name := course.home(model))), None)
@@ -34,7 +34,7 @@ def explanation(course: Course, now: float, routing: Routing) -> Explanation:
     }
 
 
-def _chosen(course: Course, now: float, routing: Routing) -> tuple[str | None, str]:
+def _chosen(course: AttemptPlan, now: float, routing: Routing) -> tuple[str | None, str]:
     asked = course.models[0]
     may_wait = asked.waiting < routing.queue_size
     behind = f", behind {asked.waiting} requests" if asked.waiting else ""
@@ -46,13 +46,13 @@ def _chosen(course: Course, now: float, routing: Routing) -> tuple[str | None, s
             return deployment.name, why
         if may_wait and course.worth_waiting((model,), now):
             return None, f"it would wait for a deployment of model '{model.name}' that is full now{behind}"
-    cools = course.soonest(course.models, now, Bar.COOLING)
+    cools = course.soonest(course.models, now, Unavailability.COOLING)
     if may_wait and cools <= min(now + routing.queue_timeout, course.ends(course.models)):
         return None, f"it would wait {cools - now:.1f} s for a deployment that was told to wait{behind}"
     return None, course.refusal(now, crowded(asked, routing)).message
 
 
-def _candidate(course: Course, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
+def _candidate(course: AttemptPlan, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
     bar = course.bar(deployment, now)
     managed = deployment.managed
     return {
@@ -69,7 +69,7 @@ def _candidate(course: Course, model: PublicModel, deployment: Deployment, now: 
         **deployment.health(now),
         "usable": bar is None,
         "reason": str(bar) if bar is not None else _ready(deployment),
-        "free_in": None if bar in (Bar.FULL, None) else _seconds(course.free_at(deployment, now) - now),
+        "free_in": None if bar in (Unavailability.FULL, None) else _seconds(course.free_at(deployment, now) - now),
     }
 
 

@@ -7,8 +7,8 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from sage.middleware.dispatch.attempts import Course
-from sage.middleware.dispatch.deployment import Lease, PublicModel
+from sage.middleware.dispatch.attempts import AttemptPlan
+from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 
 _LATER = 0.001  # seconds; a timer may go off a little before its time
 
@@ -16,14 +16,16 @@ _LATER = 0.001  # seconds; a timer may go off a little before its time
 class _Waiter:
     __slots__ = ("course", "future", "kind", "limit", "models", "number", "whole")
 
-    def __init__(self, course: Course, models: Sequence[PublicModel], limit: float, number: int, whole: bool) -> None:
+    def __init__(
+        self, course: AttemptPlan, models: Sequence[PublicModel], limit: float, number: int, whole: bool
+    ) -> None:
         self.course = course
         self.models = models
         self.limit = limit
         self.number = number
         self.whole = whole
         self.kind = _kind(course, models, whole)
-        self.future: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[DeploymentLease | None] = asyncio.get_running_loop().create_future()
 
     def hopes(self, now: float) -> bool:
         if self.course.worth_waiting(self.models, now):
@@ -31,7 +33,7 @@ class _Waiter:
         return self.whole and self.course.soonest(self.models, now) <= self.limit
 
 
-class Slots:
+class DeploymentQueue:
     """Hands out deployments: at once where nobody waits, else in the order in which requests came.
 
     A slot that comes free is handed over to whoever waits longest and can use it, so nobody overtakes.
@@ -43,15 +45,15 @@ class Slots:
         self._lines: dict[str, dict[_Waiter, None]] = {}
         self._numbers = itertools.count()
 
-    def claim(self, course: Course, models: Sequence[PublicModel]) -> Lease | None:
+    def claim(self, course: AttemptPlan, models: Sequence[PublicModel]) -> DeploymentLease | None:
         """A lease at once, of what those who wait already cannot use; none if there is none."""
         if course.models[0].name in self._lines:
             self.serve()
         return course.claim(models, time.monotonic())
 
     async def wait(
-        self, course: Course, models: Sequence[PublicModel], limit: float, *, whole: bool = False
-    ) -> Lease | None:
+        self, course: AttemptPlan, models: Sequence[PublicModel], limit: float, *, whole: bool = False
+    ) -> DeploymentLease | None:
         """A lease of one of ``models`` by ``limit`` (``time.monotonic``), if one comes free.
 
         Gives up when there is nothing to hope for: all that are not full have failed or are left alone. ``whole``
@@ -79,7 +81,7 @@ class Slots:
             self._leave(asked.name, waiter)
         return waiter.future.result() if waiter.future.done() else None
 
-    def give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: DeploymentLease) -> None:
         """Ends ``lease`` and hands what it held to whoever waits for it."""
         lease.close()
         if self._lines:
@@ -112,7 +114,7 @@ class Slots:
                 del self._lines[name]
 
 
-def _kind(course: Course, models: Sequence[PublicModel], whole: bool) -> tuple[int, ...] | None:
+def _kind(course: AttemptPlan, models: Sequence[PublicModel], whole: bool) -> tuple[int, ...] | None:
     """Equal for requests that can use the same deployments, so that one of them tells for all; none if it differs."""
     totals = {d.timeouts.total for model in models for d in model.deployments}
     return (whole, *(id(model) for model in models)) if course.fresh and len(totals) == 1 else None

@@ -11,8 +11,8 @@ from typing import Protocol
 import orjson
 
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
-from sage.middleware.dispatch.deployment import Deployment, Lease
-from sage.middleware.providers.base import Call, Provider, Relay, Usage
+from sage.middleware.dispatch.deployment import Deployment, DeploymentLease
+from sage.middleware.providers.base import ModelCall, Provider, Relay, Usage
 from sage.middleware.providers.transport import UpstreamResponse
 from sage.middleware.providers.wire.errors import retry_after
 
@@ -26,12 +26,12 @@ _BROKEN = ("connect_failed", "upstream_broken")
 class Owner(Protocol):
     """Who made the exchange."""
 
-    def end(self, lease: Lease, failure: SageError | None = None, *, whole: bool = False) -> None:
+    def end(self, lease: DeploymentLease, failure: SageError | None = None, *, whole: bool = False) -> None:
         """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
         ...
 
 
-class Exchange:
+class UpstreamCall:
     """One answered call: the deployment that answered, and its answer or the beginning of its stream.
 
     ``body`` is the whole answer, or the first whole events of a stream. Must be closed, also after an error.
@@ -51,7 +51,7 @@ class Exchange:
         "usage",
     )
 
-    def __init__(self, lease: Lease, response: UpstreamResponse, call: Call, owner: Owner) -> None:
+    def __init__(self, lease: DeploymentLease, response: UpstreamResponse, call: ModelCall, owner: Owner) -> None:
         self.deployment = lease.deployment
         self.attempts = 1
         self.body = b""
@@ -139,7 +139,7 @@ class Exchange:
             raise late from exc
 
 
-def overdue(call: Call, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
+def overdue(call: ModelCall, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
     """The error that ``exc`` means when it is the cancellation of a call that has had its whole time."""
     if not call.overdue or not isinstance(exc, asyncio.CancelledError):
         return None
@@ -152,7 +152,7 @@ def overdue(call: Call, deployment: Deployment, exc: BaseException | None) -> De
     )
 
 
-async def death_of_engine(lease: Lease, failure: BaseException, ends: float) -> SageError | None:
+async def death_of_engine(lease: DeploymentLease, failure: BaseException, ends: float) -> SageError | None:
     """Why the engine that ``lease`` asked is gone, if that is what ``failure`` tells of; ``ends``: the call's time."""
     if isinstance(failure, UpstreamFailed) and failure.code in _BROKEN:
         return await lease.lost(min(_DYING, max(0.0, ends - time.monotonic())))

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from sage.errors import Conflict, SageError
 from sage.middleware.engines.health import RestartPolicy
 from sage.middleware.engines.lora import LoraAdapter, adapter_server
-from sage.middleware.engines.managed_model import ManagedModel, State
-from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
+from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.engines.process import Engine
 from sage.middleware.providers.base import EngineSpec, Provider
 from sage.middleware.providers.transport import HttpTransport, Transport
-from sage.middleware.settings.settings import Deployment, Model
+from sage.middleware.settings.settings import DeploymentSettings, Model
 
 Key = tuple[str, str, str | None]
 """Provider, its name for the model, LoRA adapter."""
@@ -40,16 +40,18 @@ class Fleet:
     of them wants.
     """
 
-    def __init__(self, keep_alive: float, memory: Memory | None = None, transport: Transport | None = None) -> None:
+    def __init__(
+        self, keep_alive: float, memory: MemoryBudget | None = None, transport: Transport | None = None
+    ) -> None:
         """``transport`` reaches servers whose LoRA adapters are loaded over HTTP."""
         self._keep_alive = keep_alive
-        self._memory = memory or Memory()
+        self._memory = memory or MemoryBudget()
         self._transport = transport or HttpTransport()
         self._members: dict[Key, _Member] = {}
         self._unloading: set[asyncio.Task[None]] = set()
 
     def manage(
-        self, provider: Provider, wanted: Deployment, settings: Model, name: str | None = None
+        self, provider: Provider, wanted: DeploymentSettings, settings: Model, name: str | None = None
     ) -> ManagedModel | None:
         """The owner of that deployment's engine, for the public model ``name``; none if it needs no engine of ours.
 
@@ -85,7 +87,7 @@ class Fleet:
         return member.model
 
     def _manage_adapter(
-        self, provider: Provider, wanted: Deployment, settings: Model, name: str | None
+        self, provider: Provider, wanted: DeploymentSettings, settings: Model, name: str | None
     ) -> ManagedModel | None:
         """As :meth:`manage`, for a LoRA adapter, which takes its base along where that has an ``engine``."""
         server = adapter_server(provider)
@@ -125,19 +127,19 @@ class Fleet:
         members = {member.model: member for member in self._members.values()}
         for model in models:
             self._adjust(members[model])
-            if not members[model].wishes and model.state is not State.UNLOADED:
+            if not members[model].wishes and model.state is not ModelLifeState.UNLOADED:
                 task = asyncio.create_task(self._leave(members[model]), name=f"retire {model.name}")
                 self._unloading.add(task)
                 task.add_done_callback(self._unloading.discard)
 
     async def _leave(self, member: _Member) -> None:
         model = member.model
-        if model.state is State.LOADING:
+        if model.state is ModelLifeState.LOADING:
             with contextlib.suppress(SageError):
                 await model.load()  # joins the load that runs: whoever waits for it is answered
         if member.wishes:
             return  # somebody stands on it again
-        if model.state is State.FAILED:
+        if model.state is ModelLifeState.FAILED:
             await model.unload()
         else:
             model.make_room()

@@ -33,7 +33,7 @@ class RestartPolicy:
         return min(self.longest, self.first * self.factor ** min(deaths - 2, 64))
 
 
-class Deaths:
+class CrashHistory:
     """How often an engine died in a row, and for how long it is left alone now."""
 
     def __init__(self, policy: RestartPolicy, clock: Callable[[], float]) -> None:

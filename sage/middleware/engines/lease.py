@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sage.middleware.engines.managed_model import ManagedModel
 
 
-class Lease:
+class ModelLease:
     """One caller's hold on a model; takes no lock and makes no task when the model is ready."""
 
     __slots__ = ("_engine", "_model")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sage.errors import InvalidRequest, NotFound, SageError, UpstreamFailed
-from sage.middleware.engines.lease import Lease
+from sage.middleware.engines.lease import ModelLease
 from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import EngineFailed
 from sage.middleware.providers.base import Endpoint, Provider, RunningEngine, UpstreamRequest
 from sage.middleware.providers.transport import Transport
 from sage.middleware.providers.vllm.host import ask
-from sage.middleware.settings.settings import Deployment
+from sage.middleware.settings.settings import DeploymentSettings
 
 
 @runtime_checkable
@@ -65,7 +65,7 @@ class LoraAdapter:
     def __init__(
         self,
         server: AdapterServer,
-        wanted: Deployment,
+        wanted: DeploymentSettings,
         base: ManagedModel | None,
         transport: Transport,
         patience: float = 5.0,
@@ -83,7 +83,7 @@ class LoraAdapter:
         self._base = base
         self._transport = transport
         self._patience = patience
-        self._lease: Lease | None = None
+        self._lease: ModelLease | None = None
         self._engine: RunningEngine | None = None
         self._endpoint: Endpoint | None = None
         self._letting_go: asyncio.Task[None] | None = None

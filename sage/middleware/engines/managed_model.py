@@ -15,18 +15,18 @@ from enum import StrEnum
 from typing import Any
 
 from sage.errors import SageError, Unavailable
-from sage.middleware.engines.health import Deaths, HealthPolicy, RestartPolicy, unwell
-from sage.middleware.engines.lease import Drain, Lease
-from sage.middleware.engines.memory_budget import Memory, Standing, Turns
+from sage.middleware.engines.health import CrashHistory, HealthPolicy, RestartPolicy, unwell
+from sage.middleware.engines.lease import Drain, ModelLease
+from sage.middleware.engines.memory_budget import EvictionCandidate, MemoryBudget, Turns
 from sage.middleware.engines.proc_stats import proportional_memory
 from sage.middleware.engines.process import EngineFailed, describe_status
-from sage.middleware.engines.timer import Alarm
+from sage.middleware.engines.timer import Timer
 from sage.middleware.providers.base import Endpoint, RunningEngine
 
 _log = logging.getLogger(__name__)
 
 
-class State(StrEnum):
+class ModelLifeState(StrEnum):
     UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
@@ -44,7 +44,7 @@ class ManagedModel:
         keep_alive: float = math.inf,
         *,
         pinned: bool = False,
-        memory: Memory | None = None,
+        memory: MemoryBudget | None = None,
         size: int | None = None,
         patience: float = 120.0,
         policy: RestartPolicy | None = None,
@@ -67,7 +67,7 @@ class ManagedModel:
         """Models that live in this one's engine (LoRA adapters): each holds a lease while it is loaded."""
         self.lost: tuple[RunningEngine, SageError] | None = None
         """The last engine that went, and why."""
-        self.state = State.UNLOADED
+        self.state = ModelLifeState.UNLOADED
         self.loaded_at: float | None = None
         """Unix seconds of the last time it became ready; none while it is not loaded."""
         self.in_flight = 0
@@ -75,9 +75,9 @@ class ManagedModel:
         """Why it is ``failed``, or was before the load that runs: ``message``, ``at`` (Unix seconds) and ``log``, the
         engine's last lines."""
         self._make = start
-        self._memory = memory or Memory()
+        self._memory = memory or MemoryBudget()
         self._patience = patience
-        self._deaths = Deaths(policy or RestartPolicy(), clock)
+        self._deaths = CrashHistory(policy or RestartPolicy(), clock)
         self._health = health or HealthPolicy()
         self._clock = clock
         self._engine: RunningEngine | None = None
@@ -85,8 +85,8 @@ class ManagedModel:
         self._loading: asyncio.Task[SageError | None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._drain: Drain | None = None  # while it unloads
-        self._idleness = Alarm(self._look_idle)
-        self._revival = Alarm(self._revive)
+        self._idleness = Timer(self._look_idle)
+        self._revival = Timer(self._revive)
         self._watch: asyncio.Task[None] | None = None
         self._hung: SageError | None = None  # why the engine that ends is given up
         self._waiting = 0  # callers on their way to a lease
@@ -110,13 +110,13 @@ class ManagedModel:
         """The engine that loads, serves or ends; none otherwise."""
         return self._engine
 
-    def lease(self) -> Lease:
+    def lease(self) -> ModelLease:
         """``async with model.lease() as endpoint``: ready for as long as the block runs.
 
         Raises :class:`sage.errors.Unavailable` while the model unloads on request, when its load fails (with the
         cause), and between the restarts of an engine that keeps dying.
         """
-        return Lease(self)
+        return ModelLease(self)
 
     async def load(self) -> None:
         """Returns once the model is ready; raises as :meth:`lease` does."""
@@ -129,12 +129,14 @@ class ManagedModel:
         Returns once it is gone, also while it loads: whoever waits for that load is refused. Concurrent calls share
         the first one's work, which goes on if they are cancelled.
         """
-        if self.state is State.FAILED:
-            self._gone(State.UNLOADED)
+        if self.state is ModelLifeState.FAILED:
+            self._gone(ModelLifeState.UNLOADED)
             self.error = None
             self._deaths.forget()
         ending = None
-        if self.state is not State.UNLOADED:  # before its dependents, so that none of them takes a new hold of it
+        if (
+            self.state is not ModelLifeState.UNLOADED
+        ):  # before its dependents, so that none of them takes a new hold of it
             self._refuses = True
             ending = self._begin_end(drain)
         # Also of one that failed: they would start it again.
@@ -149,7 +151,7 @@ class ManagedModel:
         self._revival.cancel()
         for dependent in tuple(self.dependents):
             await dependent.close(drain)
-        while self.state not in (State.UNLOADED, State.FAILED):
+        while self.state not in (ModelLifeState.UNLOADED, ModelLifeState.FAILED):
             await self.unload(drain)
 
     def adjust(self, keep_alive: float, pinned: bool) -> None:
@@ -160,13 +162,13 @@ class ManagedModel:
 
     # Memory
 
-    def standing(self, size: int, turns: Turns) -> Standing:
+    def standing(self, size: int, turns: Turns) -> EvictionCandidate:
         """How it stands among the models that take memory."""
-        return Standing(
+        return EvictionCandidate(
             self.name,
             size,
-            held=self.state is State.LOADING or (self.state is State.READY and self._stays()),
-            leaving=self.state is State.DRAINING,
+            held=self.state is ModelLifeState.LOADING or (self.state is ModelLifeState.READY and self._stays()),
+            leaving=self.state is ModelLifeState.DRAINING,
             busy=self._busy(),
             used=max([self._used or 0.0, *(dependent._used or 0.0 for dependent in self.dependents)]),
             turn_ends=self._ready_since + turns.length(self._load_took),
@@ -174,19 +176,19 @@ class ManagedModel:
 
     def make_room(self) -> None:
         """Unloads once it has loaded and the leases that run have ended; who comes meanwhile waits for the next one."""
-        if self.state is State.READY:
+        if self.state is ModelLifeState.READY:
             for dependent in self.dependents:
                 dependent.make_room()
             self._begin_end(math.inf)
-        elif self.state is State.LOADING:
+        elif self.state is ModelLifeState.LOADING:
             self._yields = True
 
     def _stays(self) -> bool:
-        return self.pinned or any(d.pinned and d.state is State.READY for d in self.dependents)
+        return self.pinned or any(d.pinned and d.state is ModelLifeState.READY for d in self.dependents)
 
     def _busy(self) -> bool:
         """Somebody uses it, or one of its dependents; a dependent's own lease is no use."""
-        resting = sum(dependent.state is State.READY for dependent in self.dependents)
+        resting = sum(dependent.state is ModelLifeState.READY for dependent in self.dependents)
         return self.in_flight + self._waiting > resting or any(dependent._busy() for dependent in self.dependents)
 
     # Leases
@@ -194,16 +196,16 @@ class ManagedModel:
     @property
     def endpoint(self) -> Endpoint | None:
         """Where the engine listens while the model is ready."""
-        return self._endpoint if self.state is State.READY else None
+        return self._endpoint if self.state is ModelLifeState.READY else None
 
     async def made_ready(self) -> Endpoint:
         """The slow way into a lease: waits for whatever has to happen first, and is no idle time meanwhile."""
         self._waiting += 1
         try:
-            while self.state is not State.READY:
+            while self.state is not ModelLifeState.READY:
                 if self._closed:
                     raise Unavailable(f"model '{self.name}' is closed: the gateway shuts down")
-                if self.state is State.DRAINING:
+                if self.state is ModelLifeState.DRAINING:
                     await self._end_of_draining()
                 elif failure := await self._end_of_loading():
                     raise failure.with_traceback(None)
@@ -217,7 +219,7 @@ class ManagedModel:
         if self._refuses or self._ending is None:
             raise Unavailable(f"model '{self.name}' is being unloaded; a request after that loads it again")
         await asyncio.wait((self._ending,), timeout=self._patience)
-        if self.state is State.DRAINING:
+        if self.state is ModelLifeState.DRAINING:
             raise Unavailable(
                 f"model '{self.name}' makes room for another, and its running requests take long; try again"
             )
@@ -236,7 +238,7 @@ class ManagedModel:
 
     def _begin_load(self) -> None:
         self._revival.cancel()
-        self.state = State.LOADING
+        self.state = ModelLifeState.LOADING
         self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
 
     def _check_pause(self) -> None:
@@ -257,14 +259,20 @@ class ManagedModel:
         """The last lease may have ended. At most one timer waits, and it looks again when its time has come."""
         if not self.in_flight and self._drain is not None:
             self._drain.end()
-        if self.state is not State.READY:
+        if self.state is not ModelLifeState.READY:
             return
         self._memory.look()
         if not self._idleness.is_set and self.keep_alive != math.inf and not self.pinned:
             self._idleness.set(self.keep_alive)
 
     def _look_idle(self) -> None:
-        if self.in_flight or self._waiting or self.pinned or self.state is not State.READY or self._used is None:
+        if (
+            self.in_flight
+            or self._waiting
+            or self.pinned
+            or self.state is not ModelLifeState.READY
+            or self._used is None
+        ):
             return  # whoever is there starts the timer again when it leaves
         left = self._used + self.keep_alive - self._clock()
         if left <= 0:
@@ -283,7 +291,7 @@ class ManagedModel:
             await self._weigh(engine)
         except asyncio.CancelledError:
             if self._ending is None:
-                self._gone(State.UNLOADED)
+                self._gone(ModelLifeState.UNLOADED)
             raise
         except SageError as exc:
             return self._failed(exc)
@@ -293,7 +301,7 @@ class ManagedModel:
         if self._ending is not None:
             return Unavailable(f"model '{self.name}' was unloaded while it loaded")  # which ends the engine, too
         self._loading = None
-        self.state, self.error, self.loaded_at = State.READY, None, time.time()
+        self.state, self.error, self.loaded_at = ModelLifeState.READY, None, time.time()
         self._used = self._ready_since = self._clock()
         self._load_took = self._ready_since - began
         _log.info("model '%s' is ready after %.1f s", self.name, self._load_took)
@@ -319,13 +327,13 @@ class ManagedModel:
         if self._ending is not None:
             return failure  # the state is the unload's to set
         self.error = {"message": failure.message, "at": time.time(), "log": list(getattr(failure, "log", ()))}
-        self._gone(State.FAILED)
+        self._gone(ModelLifeState.FAILED)
         _log.error("model '%s' failed: %s", self.name, failure.message)
         return failure
 
     def _on_exit(self, engine: RunningEngine, exited: asyncio.Future[int]) -> None:
         """The engine's family is gone; unless we ended it, it died, and the next lease starts another."""
-        if engine is not self._engine or self.state is not State.READY or exited.cancelled():
+        if engine is not self._engine or self.state is not ModelLifeState.READY or exited.cancelled():
             return
         cause = f"the engine of model '{self.name}' {describe_status(exited.result())} while it served"
         self._died(engine, EngineFailed(cause, engine.log_tail))
@@ -339,18 +347,18 @@ class ManagedModel:
             self._revival.set(revival)
 
     def _revive(self) -> None:
-        if self.state is State.FAILED and self._loading is None and self._memory.fits(self.size):
+        if self.state is ModelLifeState.FAILED and self._loading is None and self._memory.fits(self.size):
             self._begin_load()
 
     async def _watch_health(self, engine: RunningEngine) -> None:
         """Gives an engine up that hangs: its leases are cut, and those who come meanwhile wait for the next one."""
         cause = await unwell(engine, self._health, lambda: self._ended)
-        if engine is self._engine and self.state is State.READY:
+        if engine is self._engine and self.state is ModelLifeState.READY:
             self._hung = EngineFailed(f"the engine of model '{self.name}' {cause}", engine.log_tail)
             self.lost = engine, self._hung
             self._begin_end(0.0)
 
-    def _gone(self, state: State) -> None:
+    def _gone(self, state: ModelLifeState) -> None:
         self.state = state
         self.loaded_at = self._endpoint = self._engine = self._loading = None
         self._yields = False
@@ -365,7 +373,7 @@ class ManagedModel:
         if self._ending is None:
             self._drain = Drain()
             self._ending = asyncio.create_task(self._end(self._drain), name=f"unload {self.name}")
-            self.state = State.DRAINING
+            self.state = ModelLifeState.DRAINING
         assert self._drain is not None
         if drain <= 0:  # whoever ends it now does not wait for somebody else's drain
             self._drain.end()
@@ -395,5 +403,5 @@ class ManagedModel:
             if hung is not None and engine is not None:
                 self._died(engine, hung)
             else:
-                self._gone(State.UNLOADED)
+                self._gone(ModelLifeState.UNLOADED)
                 self.error = None

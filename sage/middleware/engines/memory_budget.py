@@ -1,8 +1,8 @@
 """The memory that managed models may take together: who may load now, who has to leave for it, and who waits.
 
-What is decided is a pure function, :func:`plan`; :class:`Memory` keeps the reservations and the queue, and asks models
-to leave. A model that was loaded keeps its place for a *turn* of a few times its load time, or until it has been idle
-for a moment: so two busy models that do not fit together change places once a turn, not once a request, and all
+What is decided is a pure function, :func:`plan`; :class:`MemoryBudget` keeps the reservations and the queue, and asks
+models to leave. A model that was loaded keeps its place for a *turn* of a few times its load time, or until it has been
+idle for a moment: so two busy models that do not fit together change places once a turn, not once a request, and all
 requests for one of them are answered in its turn.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sage.errors import Unavailable
-from sage.middleware.engines.timer import Alarm
+from sage.middleware.engines.timer import Timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Turns:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class EvictionCandidate:
     """How a model that takes memory stands; times are of the clock that decides."""
 
     name: str
@@ -56,12 +56,12 @@ class Plan:
     """What is to be done for the first that waits."""
 
     admit: bool = False
-    evict: tuple[Standing, ...] = ()
+    evict: tuple[EvictionCandidate, ...] = ()
     again: float | None = None
     """When time alone may change the answer; none: only when somebody's standing changes."""
 
 
-def plan(budget: int, standings: Sequence[Standing], wanted: int, now: float, turns: Turns) -> Plan:
+def plan(budget: int, standings: Sequence[EvictionCandidate], wanted: int, now: float, turns: Turns) -> Plan:
     """Whether ``wanted`` bytes are free, else who leaves for them: the longest idle first, then the longest in use.
 
     Nobody leaves unless enough can leave together: half a room helps nobody.
@@ -73,7 +73,7 @@ def plan(budget: int, standings: Sequence[Standing], wanted: int, now: float, tu
     if missing <= 0:
         return Plan()
     loaded = [s for s in standings if not (s.held or s.leaving) and s.size > 0]
-    chosen: list[Standing] = []
+    chosen: list[EvictionCandidate] = []
     for standing in sorted(loaded, key=lambda s: (s.busy, s.used if not s.busy else s.turn_ends)):
         if missing > 0 and _leaves_at(standing, turns) <= now:
             chosen.append(standing)
@@ -83,7 +83,7 @@ def plan(budget: int, standings: Sequence[Standing], wanted: int, now: float, tu
     return Plan(again=min((at for s in loaded if (at := _leaves_at(s, turns)) > now), default=None))
 
 
-def _leaves_at(standing: Standing, turns: Turns) -> float:
+def _leaves_at(standing: EvictionCandidate, turns: Turns) -> float:
     """From when on it leaves for another."""
     return standing.turn_ends if standing.busy else min(standing.turn_ends, standing.used + turns.linger)
 
@@ -96,14 +96,14 @@ class Occupant(Protocol):
     @property
     def pinned(self) -> bool: ...
 
-    def standing(self, size: int, turns: Turns) -> Standing: ...
+    def standing(self, size: int, turns: Turns) -> EvictionCandidate: ...
 
     def make_room(self) -> None:
         """Takes no new leases, lets those that run end, and unloads. Callers wait for its next turn meanwhile."""
         ...
 
 
-class Memory:
+class MemoryBudget:
     """The owner of ``budget`` bytes (none: no bound, nobody waits). It lives on one event loop."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Memory:
         self._clock = clock
         self._taken: dict[Occupant, int] = {}
         self._queue: dict[Occupant, _Waiting] = {}
-        self._alarm = Alarm(self.look)
+        self._alarm = Timer(self.look)
 
     @property
     def taken(self) -> int:

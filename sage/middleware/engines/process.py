@@ -64,7 +64,7 @@ def describe_status(status: int) -> str:
     return f"exited with status {status}"
 
 
-class Lines:
+class LineSplitter:
     """Splits bytes into lines of at most ``limit`` bytes; what is longer is cut, not kept waiting."""
 
     def __init__(self, limit: int) -> None:
@@ -253,7 +253,7 @@ class _Pipes(asyncio.SubprocessProtocol):
     def __init__(self, engine: Engine) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._engine = engine
-        self._lines = {1: Lines(_ANNOUNCEMENT), 2: Lines(_LINE)}
+        self._lines = {1: LineSplitter(_ANNOUNCEMENT), 2: LineSplitter(_LINE)}
         self._transport: asyncio.SubprocessTransport | None = None
 
     def status(self) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Alarm:
+class Timer:
     """At most one call at a time waits; on the running event loop."""
 
     def __init__(self, call: Callable[[], None]) -> None:

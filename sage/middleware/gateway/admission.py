@@ -7,8 +7,8 @@ from typing import Any
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway import media
-from sage.middleware.providers.base import MAX_NAME, Call, Operation, count_prompts
-from sage.middleware.settings.settings import Limits
+from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, count_prompts
+from sage.middleware.settings.settings import RequestLimits
 
 # Every name that servers know the bound on new tokens by.
 TOKEN_FIELDS = (
@@ -24,7 +24,7 @@ CHOICE_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 _MAX_FALLBACKS = 8
 
 
-def check(call: Call, limits: Limits) -> None:
+def check(call: ModelCall, limits: RequestLimits) -> None:
     """Raises :class:`InvalidRequest`, naming the field, for what ``limits`` do not allow."""
     body = call.body
     for field in TOKEN_FIELDS:
@@ -62,7 +62,7 @@ def _whole(body: dict[str, Any], field: str, most: int) -> int:
     return value
 
 
-def _check_messages(body: dict[str, Any], limits: Limits) -> None:
+def _check_messages(body: dict[str, Any], limits: RequestLimits) -> None:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("'messages' must be a list with at least one message", param="messages")
@@ -79,7 +79,7 @@ def _check_messages(body: dict[str, Any], limits: Limits) -> None:
             raise InvalidRequest(f"{where} must be text or a list of parts", param=where)
 
 
-def _check_native(body: Mapping[str, Any], limits: Limits) -> None:
+def _check_native(body: Mapping[str, Any], limits: RequestLimits) -> None:
     """Media in a body that is sent as it came: its translation, which is checked too, may have left some out."""
     for field in ("messages", "inputs"):
         items = body.get(field)
@@ -91,7 +91,7 @@ def _check_native(body: Mapping[str, Any], limits: Limits) -> None:
             media.check_parts(fetched, f"{field}[{index}].content", limits.image_hosts)
 
 
-def _check_prompts(body: dict[str, Any], choices: int, limits: Limits) -> None:
+def _check_prompts(body: dict[str, Any], choices: int, limits: RequestLimits) -> None:
     prompt = body.get("prompt")
     if not isinstance(prompt, str | list) or (not prompt and isinstance(prompt, list)):
         raise InvalidRequest("'prompt' must be text, or a list of texts or of tokens", param="prompt")
@@ -104,7 +104,7 @@ def _check_prompts(body: dict[str, Any], choices: int, limits: Limits) -> None:
         )
 
 
-def _check_inputs(body: dict[str, Any], limits: Limits) -> None:
+def _check_inputs(body: dict[str, Any], limits: RequestLimits) -> None:
     given = body.get("input")
     if not isinstance(given, str | list) or not given:
         raise InvalidRequest("'input' must be text, or a list of texts or of tokens", param="input")
@@ -116,7 +116,7 @@ def _check_inputs(body: dict[str, Any], limits: Limits) -> None:
         media.check_parts([item for item in given if isinstance(item, dict)], "input", limits.image_hosts)
 
 
-def _check_pairs(body: dict[str, Any], limits: Limits) -> None:
+def _check_pairs(body: dict[str, Any], limits: RequestLimits) -> None:
     """vLLM's scores: one text against one or many, or as many against as many."""
     counts = []
     for field in ("text_1", "text_2"):
@@ -142,14 +142,14 @@ def _check_pairs(body: dict[str, Any], limits: Limits) -> None:
         )
 
 
-def _check_text(body: dict[str, Any], limits: Limits) -> None:
+def _check_text(body: dict[str, Any], limits: RequestLimits) -> None:
     if "messages" in body and "prompt" in body:
         raise InvalidRequest("give either 'prompt' or 'messages'", param="prompt")
     if "messages" not in body and not isinstance(body.get("prompt"), str):
         raise InvalidRequest("'prompt' must be text (or give 'messages')", param="prompt")
 
 
-def _check_tokens(body: dict[str, Any], limits: Limits) -> None:
+def _check_tokens(body: dict[str, Any], limits: RequestLimits) -> None:
     tokens = body.get("tokens")
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
         raise InvalidRequest("'tokens' must be a list of the numbers of tokens", param="tokens")
@@ -157,7 +157,7 @@ def _check_tokens(body: dict[str, Any], limits: Limits) -> None:
         raise InvalidRequest(f"'tokens' may hold {limits.max_tokens} tokens, not {len(tokens)}", param="tokens")
 
 
-def _check_documents(body: dict[str, Any], limits: Limits) -> None:
+def _check_documents(body: dict[str, Any], limits: RequestLimits) -> None:
     check_rerank(body, limits.max_inputs)
 
 
@@ -206,7 +206,7 @@ def _kind(value: Any) -> str:
 
 
 # What an operation reads; those that generate are not here.
-_INPUTS: dict[Operation, Callable[[dict[str, Any], Limits], None]] = {
+_INPUTS: dict[Operation, Callable[[dict[str, Any], RequestLimits], None]] = {
     Operation.EMBEDDINGS: _check_inputs,
     Operation.RERANK: _check_documents,
     Operation.SCORE: _check_pairs,

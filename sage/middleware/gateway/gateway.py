@@ -14,18 +14,18 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
-from sage.middleware.dispatch.upstream_call import Exchange
+from sage.middleware.dispatch.upstream_call import UpstreamCall
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import Metrics, ModelMetrics
-from sage.middleware.gateway.services.plans import Means
+from sage.middleware.gateway.services.plans import ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
-from sage.middleware.settings.settings import Limits
+from sage.middleware.settings.settings import RequestLimits
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.embedding.protocols import Models
@@ -46,7 +46,7 @@ class Gateway:
         dispatch: Dispatch,
         transport: Transport,
         metrics: Metrics,
-        limits: Limits,
+        limits: RequestLimits,
         data_dir: Path,
         retrieval: Retrieval,
         services: ServicesSettings,
@@ -55,8 +55,10 @@ class Gateway:
         self.registry = registry
         self.metrics = metrics
         self.retrieval = retrieval
-        self.library = Library(data_dir / "collections", retrieval, self._models, metrics.retrieval)
-        self.services = GatewayServices(data_dir, services, Means(self._models, self._generate), metrics.services)
+        self.library = CollectionGateway(data_dir / "collections", retrieval, self._models, metrics.retrieval)
+        self.services = GatewayServices(
+            data_dir, services, ServiceDependencies(self._models, self._generate), metrics.services
+        )
         self.loop: asyncio.AbstractEventLoop | None = None
         """The one that it runs on: collections, which work on threads, ask models by it."""
         self._dispatch = dispatch
@@ -87,14 +89,14 @@ class Gateway:
         await self._transport.close()  # ends the calls that a collection still waits for
         await closing
 
-    def call(self, principal: Principal, call: Call) -> Answering:
+    def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         """``async with gateway.call(principal, call) as answer``: admits, dispatches, settles exactly once.
 
         Raises what admission or the last deployment raised; nothing has gone to the client then.
         """
-        return Answering(self, principal, call)
+        return GatewayCall(self, principal, call)
 
-    async def admit(self, principal: Principal, call: Call) -> list[PublicModel]:
+    async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         """The models that may answer, in order: the one asked for, then the caller's fallbacks, then its own."""
         principal.require_model(call.model)
         for name in call.fallbacks:
@@ -113,28 +115,28 @@ class Gateway:
                     models.append(await registry.resolve(name))
         return list({id(model): model for model in models}.values())  # a fallback may be named twice
 
-    async def open(self, call: Call, models: list[PublicModel]) -> Exchange:
+    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         return await self._dispatch.open(call, models)
 
-    async def explain(self, principal: Principal, call: Call) -> Explanation:
+    async def explain(self, principal: Principal, call: ModelCall) -> Explanation:
         """What would be chosen now for ``call`` and why; asks no upstream for an answer. Raises as a call would."""
         return self._dispatch.explain(call, await self.admit(principal, call))
 
 
-class Answering:
+class GatewayCall:
     """One call from admission to settlement."""
 
     __slots__ = ("_call", "_exchange", "_gateway", "_metrics", "_principal", "_started", "_status")
 
-    def __init__(self, gateway: Gateway, principal: Principal, call: Call) -> None:
+    def __init__(self, gateway: Gateway, principal: Principal, call: ModelCall) -> None:
         self._gateway = gateway
         self._principal = principal
         self._call = call
         self._metrics: ModelMetrics | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: UpstreamCall | None = None
         self._status = 200
 
-    async def __aenter__(self) -> Answering:
+    async def __aenter__(self) -> GatewayCall:
         self._started = time.perf_counter()
         call, gateway = self._call, self._gateway
         models = await gateway.admit(self._principal, call)

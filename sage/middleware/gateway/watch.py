@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from sage.errors import SageError
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 
 # A call that ends within this many seconds is not watched: watching costs a task and timers.
 _AFTER = 0.02
@@ -34,7 +34,7 @@ class Watch:
 
     def __init__(
         self,
-        call: Call,
+        call: ModelCall,
         receive: Receive | None = None,
         task: asyncio.Task[Any] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,

@@ -1,7 +1,7 @@
 """What a provider is: a set of pure translation functions between OpenAI's wire and a vendor's, and a few facts.
 
-Every surface speaks OpenAI's wire to the providers: a :class:`Call` carries a parsed body in OpenAI's shape, and what
-comes back is OpenAI's JSON or OpenAI's server-sent events, whatever the vendor's own wire is.
+Every surface speaks OpenAI's wire to the providers: a :class:`ModelCall` carries a parsed body in OpenAI's shape, and
+what comes back is OpenAI's JSON or OpenAI's server-sent events, whatever the vendor's own wire is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from sage.errors import SageError
 from sage.middleware.settings.providers import Timeouts
-from sage.middleware.settings.settings import Deployment
+from sage.middleware.settings.settings import DeploymentSettings
 
 MAX_NAME = 256
 """The longest name of a model, in characters."""
@@ -48,7 +48,7 @@ class Native:
 
 
 @dataclass(slots=True)
-class Call:
+class ModelCall:
     """One request for a model, in OpenAI's shape.
 
     ``body`` is the parsed body, ``model`` the name that the caller used. ``wants_usage`` tells whether the caller
@@ -97,7 +97,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UpstreamModel:
     """What a deployment says to its vendor's translation: its own name for the model, and how the model is kept."""
 
     model: str
@@ -246,18 +246,18 @@ class Provider(Protocol):
         """Returns once its server is awake; callers share one call."""
         ...
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         """The vendor's request for ``call``.
 
         Raises :class:`sage.errors.Unsupported` for what the vendor cannot do, unless ``target.drop_unsupported``.
         """
         ...
 
-    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         """The answer in the operation's own shape, under the public model name, from the vendor's whole answer."""
         ...
 
-    def relay(self, call: Call) -> Relay:
+    def relay(self, call: ModelCall) -> Relay:
         """The translator of one stream."""
         ...
 
@@ -265,7 +265,7 @@ class Provider(Protocol):
         """The error of ours for an upstream's refusal; never with a secret of ours in it."""
         ...
 
-    def engine(self, wanted: Deployment) -> EngineSpec | None:
+    def engine(self, wanted: DeploymentSettings) -> EngineSpec | None:
         """How to start the engine of that deployment; none if it has no engine of its own.
 
         Raises :class:`sage.errors.NotFound` for a model that it does not know.

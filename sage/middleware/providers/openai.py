@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
@@ -61,7 +61,7 @@ class OpenAIProvider(Vendor):
     def _api_root(self, base_url: str) -> str:
         return base_url
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         path = self.paths.get(call.operation)
         if path is None:
             raise self._cannot_do(call)
@@ -72,7 +72,7 @@ class OpenAIProvider(Vendor):
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         return self._post(endpoint.base_url + path, endpoint, body)
 
-    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
         if answer.get("error") is not None:
             raise self._stream_error(answer["error"])
@@ -89,10 +89,10 @@ class OpenAIProvider(Vendor):
         except orjson.JSONEncodeError as exc:
             raise self._nonsense(call) from exc
 
-    def _mend(self, call: Call, answer: dict[str, Any]) -> None:
+    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
         """Where a vendor that speaks this wire differs in its answers."""
 
-    def relay(self, call: Call) -> Relay:
+    def relay(self, call: ModelCall) -> Relay:
         return EventRelay(
             call.model,
             keep_usage=call.wants_usage,
@@ -101,7 +101,7 @@ class OpenAIProvider(Vendor):
             transform=self._transform(call),
         )
 
-    def _transform(self, call: Call) -> Callable[[dict[str, Any]], None] | None:
+    def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         """As :meth:`_mend`, for each chunk of a stream: it costs parsing every one of them."""
         return None
 

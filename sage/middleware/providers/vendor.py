@@ -9,10 +9,10 @@ import orjson
 from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
-from sage.middleware.providers.base import Call, Endpoint, EngineSpec, ModelHost, Target, UpstreamRequest
+from sage.middleware.providers.base import Endpoint, EngineSpec, ModelCall, ModelHost, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.wire.errors import refusal
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
-from sage.middleware.settings.settings import Deployment
+from sage.middleware.settings.settings import DeploymentSettings
 
 # Every header that is sent, so that the client adds none: compression would hold back the chunks of a stream.
 WIRE_HEADERS = {
@@ -95,7 +95,7 @@ class Vendor:
         headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    def engine(self, wanted: Deployment) -> EngineSpec | None:
+    def engine(self, wanted: DeploymentSettings) -> EngineSpec | None:
         return None
 
     @property
@@ -152,7 +152,7 @@ class Vendor:
             raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
         return UpstreamRequest(self.name, "POST", url, endpoint.headers, data, self.timeouts, again=self.repeatable)
 
-    def _cannot(self, target: Target, field: str, why: str = "") -> None:
+    def _cannot(self, target: UpstreamModel, field: str, why: str = "") -> None:
         """Raises :class:`Unsupported` for ``field``, unless the model leaves out what its vendor cannot do."""
         if not target.drop_unsupported:
             raise Unsupported(
@@ -161,7 +161,7 @@ class Vendor:
                 param=field,
             )
 
-    def _cannot_do(self, call: Call) -> Unsupported:
+    def _cannot_do(self, call: ModelCall) -> Unsupported:
         """For a whole operation that the vendor does not have."""
         return Unsupported(
             f"the provider '{self.name}' ({self.kind}) has no {call.operation}; ask another model",
@@ -169,13 +169,13 @@ class Vendor:
             code="unsupported_operation",
         )
 
-    def _nonsense(self, call: Call) -> UpstreamFailed:
+    def _nonsense(self, call: ModelCall) -> UpstreamFailed:
         return UpstreamFailed(
             f"the provider '{self.name}' answered with something that is no answer to {call.operation}",
             code="upstream_nonsense",
         )
 
-    def _object(self, call: Call, body: bytes) -> dict[str, Any]:
+    def _object(self, call: ModelCall, body: bytes) -> dict[str, Any]:
         """The answer as a JSON object; raises :class:`UpstreamFailed` for anything else."""
         try:
             answer = orjson.loads(body)

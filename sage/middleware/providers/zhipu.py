@@ -17,7 +17,7 @@ from jose import jwt
 from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
-from sage.middleware.providers.base import Call, Endpoint, Operation, Target, UpstreamRequest
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import HINTS
 from sage.middleware.providers.wire.errors import refusal
@@ -120,7 +120,7 @@ class ZhipuProvider(OpenAIProvider):
         tokens = [token for each in sent if isinstance(each, SignedHeaders) for token in each.tokens]
         return refusal(self.name, status, body, headers, [*tokens, *self._secrets])
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         self._check_denied(call.body)
         match call.operation:
             case Operation.CHAT:
@@ -136,7 +136,9 @@ class ZhipuProvider(OpenAIProvider):
             endpoint.headers.renew()
         return self._post(f"{endpoint.base_url}/{call.operation}", endpoint, body)
 
-    def _passed(self, call: Call, target: Target, translated: frozenset[str] = frozenset()) -> dict[str, Any]:
+    def _passed(
+        self, call: ModelCall, target: UpstreamModel, translated: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
         """The fields that go on as they are; those in ``translated`` are seen to elsewhere."""
         passed, body = _PASSED[call.operation], {}
         for field, value in call.body.items():
@@ -147,7 +149,7 @@ class ZhipuProvider(OpenAIProvider):
                 self._cannot(target, field)
         return body
 
-    def _chat(self, call: Call, target: Target) -> dict[str, Any]:
+    def _chat(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         asked = call.body
         body = self._passed(call, target, _TRANSLATED)
         body["messages"] = [self._message(target, i, message) for i, message in enumerate(asked["messages"])]
@@ -159,7 +161,7 @@ class ZhipuProvider(OpenAIProvider):
         self._tools(body, target, asked)
         return body
 
-    def _sampling(self, body: dict[str, Any], target: Target, asked: Mapping[str, Any]) -> None:
+    def _sampling(self, body: dict[str, Any], target: UpstreamModel, asked: Mapping[str, Any]) -> None:
         temperature, top_p = asked.get("temperature"), asked.get("top_p")
         if temperature == 0:
             body["do_sample"] = False  # its way to say so: 0 itself is outside of what all its models take
@@ -183,7 +185,7 @@ class ZhipuProvider(OpenAIProvider):
         elif wanted is not None:
             body["response_format"] = wanted
 
-    def _tools(self, body: dict[str, Any], target: Target, asked: Mapping[str, Any]) -> None:
+    def _tools(self, body: dict[str, Any], target: UpstreamModel, asked: Mapping[str, Any]) -> None:
         choice = asked.get("tool_choice")
         if choice == "none":
             return  # it has no such word, but without tools none is called
@@ -203,7 +205,7 @@ class ZhipuProvider(OpenAIProvider):
         elif choice not in (None, "auto"):
             self._cannot(target, "tool_choice", " other than 'auto' and 'none'")
 
-    def _message(self, target: Target, index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _message(self, target: UpstreamModel, index: int, message: Mapping[str, Any]) -> dict[str, Any]:
         if message.get("function_call") is not None:
             self._cannot(target, f"messages[{index}].function_call", " (it has tool_calls)")
         role = "system" if message["role"] == "developer" else message["role"]
@@ -214,7 +216,7 @@ class ZhipuProvider(OpenAIProvider):
         kept = {field: message[field] for field in _MESSAGE if message.get(field) is not None}
         return {"role": role, "content": content, **kept}
 
-    def _content(self, target: Target, where: str, parts: list[dict[str, Any]]) -> Any:
+    def _content(self, target: UpstreamModel, where: str, parts: list[dict[str, Any]]) -> Any:
         """The parts as the vendor takes them; one text where there is nothing else, since not all its models take
         parts."""
         kept = []
@@ -232,7 +234,7 @@ class ZhipuProvider(OpenAIProvider):
             return "\n".join(str(part["text"]) for part in kept)
         return kept
 
-    def _embeddings(self, call: Call, target: Target) -> dict[str, Any]:
+    def _embeddings(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         given = call.body["input"]
         if not isinstance(given, str) and not all(isinstance(text, str) for text in given):
             raise Unsupported(
@@ -243,13 +245,13 @@ class ZhipuProvider(OpenAIProvider):
         translated = frozenset({"input", "encoding_format"}) if packed else frozenset({"input"})
         return {"input": given, **self._passed(call, target, translated)}
 
-    def _object(self, call: Call, body: bytes) -> dict[str, Any]:
+    def _object(self, call: ModelCall, body: bytes) -> dict[str, Any]:
         answer = super()._object(call, body)
         if answer.get("success") is False:  # how what stands before its models refuses, with the status 200
             raise self._stream_error(answer)
         return answer
 
-    def _mend(self, call: Call, answer: dict[str, Any]) -> None:
+    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
         try:
             if call.operation is Operation.CHAT:
                 answer.setdefault("object", "chat.completion")
@@ -262,7 +264,7 @@ class ZhipuProvider(OpenAIProvider):
         except _NONSENSE as exc:
             raise self._nonsense(call) from exc
 
-    def _transform(self, call: Call) -> Callable[[dict[str, Any]], None]:
+    def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None]:
         def mend(chunk: dict[str, Any]) -> None:
             chunk.setdefault("object", "chat.completion.chunk")
             chunk.setdefault("model", call.model)

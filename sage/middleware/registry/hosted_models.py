@@ -17,7 +17,7 @@ _PATIENCE = 1.5
 _Held = Mapping[str, Mapping[str, Any]]
 
 
-class Hosting:
+class HostedModels:
     """Keeps ``Deployment.hosted_state`` of such models; not on a request's way."""
 
     def __init__(self) -> None:

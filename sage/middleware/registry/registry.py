@@ -13,16 +13,16 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
-from sage.middleware.dispatch.api_keys import Share
+from sage.middleware.dispatch.api_keys import ProviderQuota
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.engines.fleet import Fleet
-from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, Target
+from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, UpstreamModel
 from sage.middleware.registry.factory import unconfigured
-from sage.middleware.registry.hosted_models import Hosting
+from sage.middleware.registry.hosted_models import HostedModels
 from sage.middleware.registry.runtime_models import Registrations, check_name, parse_registration
 from sage.middleware.registry.upstream_models import Listing
 from sage.middleware.settings.providers import KINDS
-from sage.middleware.settings.settings import Deployment as DeploymentSettings
+from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
 
 T = TypeVar("T")
@@ -58,13 +58,13 @@ class Registry:
         self.providers = dict(providers)
         self.absent = dict(absent)
         """Providers that are named but cannot serve, and why."""
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, ProviderQuota] = {}
         self._listing = listing
         self._fleet = fleet
         self._models: dict[str, PublicModel] = {}
         self._unregistered: dict[str, PublicModel] = {}
         self._loading: set[asyncio.Task[Any]] = set()
-        self._hosting = Hosting()
+        self._hosting = HostedModels()
         self._registrations = registrations
         self._changing = asyncio.Lock()
 
@@ -92,7 +92,7 @@ class Registry:
         return model
 
     def _deploy(self, name: str, provider: Provider, wanted: DeploymentSettings, settings: ModelSettings) -> Deployment:
-        target = Target(
+        target = UpstreamModel(
             wanted.lora or wanted.model,
             drop_unsupported=settings.drop_unsupported,
             keep_alive=settings.keep_alive,
@@ -110,11 +110,11 @@ class Registry:
             retries=settings.retries,
         )
 
-    def _share(self, provider: Provider) -> Share:
+    def _share(self, provider: Provider) -> ProviderQuota:
         """What all deployments of ``provider`` have in common."""
         share = self._shares.get(provider.name)
         if share is None:
-            share = self._shares[provider.name] = Share(provider.max_concurrency, len(provider.endpoints))
+            share = self._shares[provider.name] = ProviderQuota(provider.max_concurrency, len(provider.endpoints))
         return share
 
     def register_known(self) -> None:
@@ -263,7 +263,7 @@ class Registry:
     def _remember(self, name: str, provider: Provider, upstream: str) -> PublicModel:
         wanted = DeploymentSettings(provider=provider.name, model=upstream)
         managed = self._fleet.manage(provider, wanted, ModelSettings(deployments=(wanted,)))
-        deployment = Deployment(provider, Target(upstream), provider.timeouts, managed, self._share(provider))
+        deployment = Deployment(provider, UpstreamModel(upstream), provider.timeouts, managed, self._share(provider))
         model = PublicModel(name, [deployment], registered=False, source="provider")
         while len(self._unregistered) >= _REMEMBERED:
             self._unregistered.pop(next(iter(self._unregistered)))

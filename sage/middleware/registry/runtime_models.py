@@ -18,7 +18,7 @@ from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.settings.providers import KINDS
-from sage.middleware.settings.settings import Deployment, Model
+from sage.middleware.settings.settings import DeploymentSettings, Model
 
 _VERSION = 1
 _ACTIONS = ("load", "unload", "explain", "pull")
@@ -80,7 +80,7 @@ def parse_registration(body: Any, providers: Mapping[str, Provider], absent: Map
 
 
 def _check_deployment(
-    wanted: Deployment, model: Model, place: str, providers: Mapping[str, Provider], absent: Mapping[str, str]
+    wanted: DeploymentSettings, model: Model, place: str, providers: Mapping[str, Provider], absent: Mapping[str, str]
 ) -> None:
     provider = providers.get(wanted.provider)
     if provider is None:

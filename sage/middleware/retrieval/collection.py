@@ -19,9 +19,9 @@ from sage.middleware.retrieval.filters.language import parse_filter
 from sage.middleware.retrieval.index.index import Index
 from sage.middleware.retrieval.pagination import after_cursor, cursor_of, first_page, numbers_passing, page_of
 from sage.middleware.retrieval.query.answers import Answerer
-from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
+from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
 from sage.middleware.retrieval.snapshots import write_snapshot
-from sage.middleware.retrieval.store.store import Change, Identity, StaleVectors, Truth, inode_of
+from sage.middleware.retrieval.store.store import Change, DocumentStore, Identity, StaleVectors, inode_of
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Vector, Written, check_documents
 from sage.middleware.retrieval.types.search import Search, SearchAnswer
@@ -38,7 +38,7 @@ _ATTEMPTS = 5
 class _Open:
     """What a collection holds while it is open."""
 
-    truth: Truth
+    truth: DocumentStore
     inode: int | None
     """Of its database, which another process may delete."""
     index: Index
@@ -51,7 +51,9 @@ class Collection:
     It opens its files when it is first used, and again after :meth:`rest`.
     """
 
-    def __init__(self, name: str, open_truth: Callable[[], Truth], models: Models, limits: RetrievalLimits) -> None:
+    def __init__(
+        self, name: str, open_truth: Callable[[], DocumentStore], models: Models, limits: RetrievalLimits
+    ) -> None:
         self.name = name
         self._open_truth = open_truth
         self._models = models
@@ -91,7 +93,7 @@ class Collection:
         finally:
             self._leave()
 
-    def _outlined(self, truth: Truth) -> dict[str, Any]:
+    def _outlined(self, truth: DocumentStore) -> dict[str, Any]:
         with truth.reading() as reading:
             identity, documents, reembedding = reading.identity, reading.count(), reading.state("reembedding")
         return {
@@ -193,7 +195,7 @@ class Collection:
         with self._open() as held:
             return held.answerer.statistics(terms)
 
-    def candidates(self, ask: Ask) -> Candidates:
+    def candidates(self, ask: CandidateRequest) -> Candidates:
         """Its best documents for a search over several collections."""
         with self._open() as held:
             return held.answerer.candidates(ask)
@@ -303,7 +305,7 @@ class Collection:
             self._leave()
 
     @contextmanager
-    def _deletion_told(self, truth: Truth, inode: int | None) -> Iterator[None]:
+    def _deletion_told(self, truth: DocumentStore, inode: int | None) -> Iterator[None]:
         """What is no fault of a disk, but another process that deleted the collection, is said to be that."""
         try:
             yield

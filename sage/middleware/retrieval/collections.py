@@ -23,7 +23,7 @@ from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.embedding.protocols import Models
 from sage.middleware.retrieval.snapshots import read_snapshot
-from sage.middleware.retrieval.store.store import Truth, inode_of
+from sage.middleware.retrieval.store.store import DocumentStore, inode_of
 from sage.middleware.retrieval.types.documents import Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 
@@ -70,7 +70,7 @@ class Collections:
         written: list[Written] = []
 
         def fill(scratch: Path) -> None:
-            collection = Collection(name, partial(Truth.open, scratch), self._models, self._settings.limits)
+            collection = Collection(name, partial(DocumentStore.open, scratch), self._models, self._settings.limits)
             try:
                 written.append(collection.add(documents))
             finally:
@@ -96,7 +96,7 @@ class Collections:
         dimension = _dimension(chosen, embedder.dimension if embedder is not None else None)
         scratch = self._scratch(tenant)
         try:
-            Truth.create(
+            DocumentStore.create(
                 scratch,
                 name,
                 chosen.model_copy(update={"embedder": kept}),
@@ -142,7 +142,9 @@ class Collections:
         with self._lock:
             known_inode, collection = self._known.get(directory, (None, None))
             if collection is None or known_inode != inode:
-                collection = Collection(name, partial(Truth.open, directory), self._models, self._settings.limits)
+                collection = Collection(
+                    name, partial(DocumentStore.open, directory), self._models, self._settings.limits
+                )
                 self._known[directory] = (inode, collection)
         self._let_others_rest(collection)
         return collection

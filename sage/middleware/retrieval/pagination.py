@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.filters.language import Filter
 from sage.middleware.retrieval.index.view import View
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Row
 
 PAGE_BYTES = 16 * 2**20
@@ -31,7 +31,7 @@ def numbers_passing(view: View, condition: Filter | None, after: int = 0) -> NDA
     return np.concatenate(found)
 
 
-def first_page(truth: Truth, after: int, limit: int) -> tuple[list[Row], int | None]:
+def first_page(truth: DocumentStore, after: int, limit: int) -> tuple[list[Row], int | None]:
     """The page after a number, and the number of its last document if more follow."""
     rows: list[Row] = []
     size = 0
@@ -44,7 +44,7 @@ def first_page(truth: Truth, after: int, limit: int) -> tuple[list[Row], int | N
     return rows, None
 
 
-def page_of(truth: Truth, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
+def page_of(truth: DocumentStore, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
     """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
     rows: list[Row] = []
     size = 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sage.errors import Conflict
 from sage.middleware.retrieval.embedding.protocols import Embedder
 from sage.middleware.retrieval.index.index import Index
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Row, Vector
 
 Progress = Callable[[int, int], None]
@@ -30,7 +30,9 @@ _FEW = 8
 """Documents that may always be embedded while nobody can write; more, where they take less than a second."""
 
 
-def reembed(truth: Truth, index: Index, spec: str, embedder: Embedder, progress: Progress | None = None) -> None:
+def reembed(
+    truth: DocumentStore, index: Index, spec: str, embedder: Embedder, progress: Progress | None = None
+) -> None:
     """Returns when the new vectors serve; then ``spec`` is what the collection's options say of its embedder.
 
     Goes on with an unfinished run of the same embedder, and discards one of another. Vectors that came with documents
@@ -57,7 +59,7 @@ def reembed(truth: Truth, index: Index, spec: str, embedder: Embedder, progress:
         run.tell(finished=True)
 
 
-def _resumed(truth: Truth, embedder: Embedder, progress: Progress) -> _Run:
+def _resumed(truth: DocumentStore, embedder: Embedder, progress: Progress) -> _Run:
     """The unfinished run of this embedder, or a new one."""
     wanted = embedder.dimension
     with truth.reading() as reading:
@@ -72,7 +74,7 @@ def _resumed(truth: Truth, embedder: Embedder, progress: Progress) -> _Run:
     return _Run(truth, embedder, progress, number, 0, 0, total)
 
 
-def _discard_all_but(truth: Truth, kept: int) -> None:
+def _discard_all_but(truth: DocumentStore, kept: int) -> None:
     with truth.reading() as reading:
         found = list(reading.generations())
     for number in found:
@@ -88,7 +90,7 @@ def _unseen(done: int, total: int) -> None:
 class _Run:
     """One generation being filled, in the order of documents' numbers."""
 
-    truth: Truth
+    truth: DocumentStore
     embedder: Embedder
     progress: Progress
     generation: int

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.store.connections import sync_directory
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Row, Vector, check_id
 from sage.middleware.settings.retrieval import CollectionOptions
 
@@ -63,7 +63,7 @@ class Header(BaseModel):
         return 6 * self.largest + 6 * (self.dimension or 0) + 1000
 
 
-def write_snapshot(truth: Truth, stream: BinaryIO) -> None:
+def write_snapshot(truth: DocumentStore, stream: BinaryIO) -> None:
     """Writes one consistent state; writes go on meanwhile. The stream stays open."""
     checksum = xxhash.xxh3_128()
     with truth.reading() as reading, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
@@ -104,7 +104,7 @@ def _line(row: Row) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> Truth:
+def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore:
     """A new collection in ``directory``, which must not be there; it appears when all of it is good and on the disk.
 
     Ids, texts, metadata, vectors and the order of documents are those of the snapshot. Raises :class:`InvalidRequest`
@@ -125,7 +125,7 @@ def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> Truth:
         sync_directory(directory.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Truth.open(directory)
+    return DocumentStore.open(directory)
 
 
 def _restore(lines: _Lines, scratch: Path, name: str) -> None:
@@ -138,7 +138,7 @@ def _restore(lines: _Lines, scratch: Path, name: str) -> None:
             "then try again",
             code="disk_full",
         )
-    truth = Truth.create(scratch, name, header.options, header.embedder, header.languages, header.dimension)
+    truth = DocumentStore.create(scratch, name, header.options, header.embedder, header.languages, header.dimension)
     try:
         for batch in _batches(lines, header):
             truth.load(batch)

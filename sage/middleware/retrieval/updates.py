@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sage.errors import NotFound, Unavailable
 from sage.middleware.retrieval.store.group_commit import Publish
 from sage.middleware.retrieval.store.records import Superseded
-from sage.middleware.retrieval.store.store import Change, Identity, StaleVectors, Truth
+from sage.middleware.retrieval.store.store import Change, DocumentStore, Identity, StaleVectors
 from sage.middleware.retrieval.types.documents import NewDocument, Row, Vector
 
 Embed = Callable[[Sequence[NewDocument], Identity], list[NewDocument]]
@@ -35,7 +35,7 @@ class Revision:
         )
 
 
-def revise(truth: Truth, publish: Publish, id: str, revision: Revision, embed: Embed) -> None:
+def revise(truth: DocumentStore, publish: Publish, id: str, revision: Revision, embed: Embed) -> None:
     """Raises :class:`NotFound`, and what ``embed`` does."""
     for _ in range(_ATTEMPTS):
         identity = truth.identity

@@ -16,7 +16,7 @@ from sage.errors import InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
 from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import StoredDocument, check_vector
 from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchResult
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
@@ -146,15 +146,15 @@ class VectorStore:
         self.close()
 
 
-def _opened(directory: Path | None, name: str, wanted: CollectionOptions, models: KnownModels) -> Truth:
+def _opened(directory: Path | None, name: str, wanted: CollectionOptions, models: KnownModels) -> DocumentStore:
     if directory is not None:
         try:
-            return Truth.open(directory)
+            return DocumentStore.open(directory)
         except NotFound:
             pass  # it is a new one
     embedder = models.embedder(wanted.embedder)
     kept = "none" if embedder is None else "local" if wanted.embedder == "auto" else wanted.embedder
-    return Truth.create(
+    return DocumentStore.create(
         directory,
         name,
         wanted.model_copy(update={"embedder": kept}),

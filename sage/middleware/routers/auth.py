@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest, PermissionDenied
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.grants import Wish
+from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
@@ -208,7 +208,7 @@ async def auth_keys_list(accounts: AccountsDep, caller: Caller, user: str | None
 @router.post("/auth/keys", name="auth_keys_create", status_code=201)
 async def auth_keys_create(body: KeyBody, accounts: AccountsDep, caller: Caller, response: Response) -> NewKeyAnswer:
     """Makes a key of the caller's own; its secret is in this answer only."""
-    wish = Wish(body.name, body.scopes, body.models, body.tenant, body.expires_at)
+    wish = KeyRequest(body.name, body.scopes, body.models, body.tenant, body.expires_at)
     made = await asyncio.to_thread(accounts.keys.create, caller, wish)
     response.headers["cache-control"] = "no-store"
     return NewKeyAnswer(**_plain(made.key), key=made.secret)

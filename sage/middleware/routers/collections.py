@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.guard import GuardedRoute
@@ -21,7 +21,7 @@ from sage.middleware.routers.snapshots import SnapshotStream, receive_file
 from sage.middleware.settings.retrieval import CollectionOptions
 
 router = APIRouter(route_class=GuardedRoute, tags=["Search"])
-TheLibrary = Annotated[Library, Depends(library)]
+TheLibrary = Annotated[CollectionGateway, Depends(library)]
 
 
 class NewCollection(CollectionOptions):

@@ -29,7 +29,7 @@ _PLACE = re.compile(r"documents\[(\d+)\]")
 _EXAMPLE = {"documents": [{"id": "1", "text": "This is document 1", "metadata": {"lang": "en"}}]}
 
 
-class NewDocument(BaseModel):
+class DocumentBody(BaseModel):
     """A document; one with the `id` of another replaces it. Without an `id` it gets one."""
 
     model_config = ConfigDict(extra="forbid")
@@ -45,7 +45,7 @@ class DocumentsRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    documents: list[NewDocument]
+    documents: list[DocumentBody]
 
 
 class WriteReply(BaseModel):
@@ -56,7 +56,7 @@ class WriteReply(BaseModel):
     updated: int
 
 
-class Document(BaseModel):
+class DocumentAnswer(BaseModel):
     """A document as it is in the collection; its `vector` (null: it has none) comes with `?vector=true`."""
 
     id: str
@@ -68,7 +68,7 @@ class Document(BaseModel):
 class DocumentPage(BaseModel):
     """Documents in the order in which they came; `cursor` gives the next page, and is null at the last."""
 
-    documents: list[Document]
+    documents: list[DocumentAnswer]
     cursor: str | None
 
 
@@ -102,7 +102,7 @@ async def add_documents(collection: str, request: Request, principal: Caller, li
     note(request.scope, collection=collection)
     body, limits = await read_body(request.receive), library.limits
     if media_type(request) == NDJSON:
-        lines = Lines(limits)
+        lines = JsonLinesBody(limits)
         with lines.naming():
             written = await library.add(principal, collection, lambda: lines.parse(body))
     else:
@@ -140,7 +140,7 @@ async def delete_documents(collection: str, request: Request, principal: Caller,
     return _json({"deleted": await library.delete_documents(principal, collection, wanted.ids, wanted.filter)})
 
 
-@router.get("/{id:path}", name="documents_show", response_model=Document)
+@router.get("/{id:path}", name="documents_show", response_model=DocumentAnswer)
 async def show_document(
     collection: str, id: str, principal: Caller, library: TheLibrary, vector: bool = False
 ) -> Response:
@@ -159,7 +159,7 @@ async def delete_document(collection: str, id: str, principal: Caller, library: 
         await library.document(principal, collection, id)  # says that it is not there
 
 
-class Lines:
+class JsonLinesBody:
     """A body of one document a line; empty lines are passed over."""
 
     def __init__(self, limits: RetrievalLimits) -> None:

@@ -14,8 +14,8 @@ from sage.middleware.gateway.admission import check_names
 from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
-from sage.middleware.gateway.gateway import Answering, Gateway
-from sage.middleware.providers.base import MAX_NAME, Call, Operation, Usage
+from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, Usage
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.http.respond import Events, respond
@@ -53,7 +53,7 @@ class GenerateRequest(BaseModel):
             raise ValueError("give either 'prompt' or 'messages'")
         return self
 
-    def call(self) -> Call:
+    def call(self) -> ModelCall:
         """The same question as an OpenAI chat."""
         given = {**{name: getattr(self, name) for name in self.model_fields_set}, **(self.model_extra or {})}
         body = {
@@ -66,7 +66,7 @@ class GenerateRequest(BaseModel):
         if self.stream:
             body["stream"] = True
         others = check_names(self.models or ())
-        return Call(Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=others)
+        return ModelCall(Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=others)
 
 
 class TokenUsage(BaseModel):
@@ -143,13 +143,13 @@ class Generate:
         )
 
 
-def _whole(answer: Answering, context: Context) -> bytes | Awaitable[bytes]:
+def _whole(answer: GatewayCall, context: Context) -> bytes | Awaitable[bytes]:
     if context.remembering is None:
         return orjson.dumps(whole_answer(answer, context))
     return _remembered(answer, context)
 
 
-async def _remembered(answer: Answering, context: Context) -> bytes:
+async def _remembered(answer: GatewayCall, context: Context) -> bytes:
     whole = whole_answer(answer, context)
     await context.answered(whole["text"])
     return orjson.dumps({**whole, **context.warnings()})
@@ -177,7 +177,7 @@ def parse_generate(body: dict[str, Any]) -> GenerateRequest:
         raise InvalidRequest(f"'{field}': {message}" if field else message, param=field or None) from None
 
 
-def whole_answer(answer: Answering, context: Context) -> dict[str, Any]:
+def whole_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
     """``{id, model, text, finish_reason, usage, provider, sources?, memories?}`` from a whole chat answer."""
     chat = orjson.loads(answer.body)
     choice = chat["choices"][0] if chat["choices"] else {}

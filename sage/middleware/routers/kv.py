@@ -21,7 +21,7 @@ from sage.middleware.routers.openai.inference import Caller, TheGateway
 router = any_path_router("Services")
 
 
-class EntryWish(BaseModel):
+class PutEntry(BaseModel):
     """A value, any JSON. With `expected` it is put only where that is (null: where nothing is), else 409."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -106,11 +106,11 @@ async def get_value(key: TheKey, kv: TheKV) -> Response:
     "/kv/{key:path}",
     name="kv_put",
     response_model=KeyWritten,
-    openapi_extra=json_body(EntryWish, {"value": {"theme": "dark"}, "ttl": 3600}),
+    openapi_extra=json_body(PutEntry, {"value": {"theme": "dark"}, "ttl": 3600}),
 )
 async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
     """Puts a value; answers once it is as durable as the configured store makes it."""
-    wish = parse(EntryWish, await read_json(request.receive))
+    wish = parse(PutEntry, await read_json(request.receive))
     check_size(wish.value, kv.limits.max_value, "value")
     if "expected" in wish.model_fields_set:
         await kv.replace(key, wish.expected, wish.value, wish.ttl)

@@ -106,7 +106,7 @@ class SessionShown(Session):
     next: str | None
 
 
-class Sessions(BaseModel):
+class SessionList(BaseModel):
     """Sessions; `next` is the `after` of the next page, and null at the last."""
 
     sessions: list[Session]
@@ -169,7 +169,7 @@ async def search_memories(request: Request, memory: TheMemory) -> Response:
     return reply({"results": await memory.search(**wish.model_dump(exclude_none=True))})
 
 
-@router.get("/memory/sessions", name="memory_sessions", response_model=Sessions)
+@router.get("/memory/sessions", name="memory_sessions", response_model=SessionList)
 async def list_sessions(memory: TheMemory, scope: TheScope, limit: int = 100, after: str | None = None) -> Response:
     """The sessions that have memories."""
     found, following = await memory.sessions(limit, after, **scope)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.ollama.pulls import PullStream
@@ -208,11 +208,11 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _asked(name: str, body: dict[str, Any]) -> Call:
+def _asked(name: str, body: dict[str, Any]) -> ModelCall:
     """The request that is to be explained."""
     if body.setdefault("model", name) != name:
         raise InvalidRequest(f"'model' is '{name}' here, by the path; leave it out", param="model")
     operation = next((meant for field, meant in _MEANT.items() if field in body), Operation.CHAT)
     if operation is Operation.CHAT:
         body.setdefault("messages", _PLAIN)
-    return Call(operation, body, name, stream=take_flag(body, "stream"), fallbacks=admission.fallbacks(body))
+    return ModelCall(operation, body, name, stream=take_flag(body, "stream"), fallbacks=admission.fallbacks(body))

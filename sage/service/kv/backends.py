@@ -18,7 +18,7 @@ MISSING: Final = object()
 """Instead of a value: there is none."""
 
 
-class Backend(Protocol):
+class KeyValueBackend(Protocol):
     """Entries of tenants. Safe to call from several threads; ``ttl`` is in seconds, ``None`` for ever.
 
     What has expired is not there.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sage.errors import InvalidRequest, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.service.kv.backends import MAX_KEY, MISSING, Backend
+from sage.service.kv.backends import MAX_KEY, MISSING, KeyValueBackend
 from sage.service.kv.memory_backend import MemoryBackend
 
 DEFAULT_TENANT = "default"
@@ -68,7 +68,7 @@ class KVService(BaseServiceTask):
         self._directory = persist_directory
         self._prefix = prefix
         self._clock = clock
-        self._backend: Backend | None = None
+        self._backend: KeyValueBackend | None = None
 
     def setup(self) -> None:
         if self._backend_type == "memory":
@@ -93,7 +93,7 @@ class KVService(BaseServiceTask):
     def health(self) -> dict[str, Any]:
         return self._open().health()
 
-    def _open(self) -> Backend:
+    def _open(self) -> KeyValueBackend:
         if self._backend is None:
             raise Unavailable(
                 "the key-value service does not run; register it in an environment, or use 'with KVService() as kv:'",

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 from sage.errors import NotFound, Unsupported
-from sage.service.memory_orchestrator.records import Record
+from sage.service.memory_orchestrator.records import MemoryRecord
 
 _PAGE = 500
 
 
-class Shelf:
+class MemoryCollection:
     """``vdb`` is a :class:`VDBService` or a proxy of one. A collection that is not there yet is an empty one."""
 
     def __init__(self, vdb: Any, collection: str) -> None:
@@ -21,11 +21,11 @@ class Shelf:
         self.bytes_may_stay = False
         """The engine cannot erase: what was deleted is not found, but may lie in its files."""
 
-    def find(self, tenant: str, id: str, *, vector: bool = False) -> Record | None:
+    def find(self, tenant: str, id: str, *, vector: bool = False) -> MemoryRecord | None:
         found = self._vdb.find([id], vector=vector, collection=self._collection, tenant=tenant)
-        return Record.read(tenant, found[0]) if found else None
+        return MemoryRecord.read(tenant, found[0]) if found else None
 
-    def put(self, tenant: str, records: Sequence[Record]) -> None:
+    def put(self, tenant: str, records: Sequence[MemoryRecord]) -> None:
         """All or none of them."""
         items = [record.item() for record in records]
         self._vdb.add(items, collection=self._collection, tenant=tenant)
@@ -50,7 +50,9 @@ class Shelf:
             found = self._vdb.search(vector, limit, where, **place)
         return found
 
-    def all(self, tenant: str, where: Mapping[str, Any] | None = None, *, vectors: bool = False) -> Iterator[Record]:
+    def all(
+        self, tenant: str, where: Mapping[str, Any] | None = None, *, vectors: bool = False
+    ) -> Iterator[MemoryRecord]:
         """In the order in which they were last written."""
         cursor: str | None = None
         while True:
@@ -67,7 +69,7 @@ class Shelf:
         where: Mapping[str, Any] | None = None,
         *,
         vectors: bool = True,
-    ) -> tuple[list[Record], str | None]:
+    ) -> tuple[list[MemoryRecord], str | None]:
         """And the cursor of the next page, which the last has not."""
         try:
             page = self._vdb.list_items(
@@ -75,7 +77,7 @@ class Shelf:
             )
         except NotFound:
             return [], None
-        return [Record.read(tenant, item) for item in page["items"]], page["cursor"]
+        return [MemoryRecord.read(tenant, item) for item in page["items"]], page["cursor"]
 
     def count(self, tenant: str, where: Mapping[str, Any]) -> int:
         try:

@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sage.service.memory_orchestrator.writes import Keeper
+from sage.service.memory_orchestrator.writes import MemoryWriter
 
 _PAUSE = 30.0
 """Seconds between two rounds."""
 _log = logging.getLogger(__name__)
 
 
-class Sweeper:
+class ExpiryThread:
     """Sweeps the tenants that were met in this process."""
 
-    def __init__(self, keeper: Keeper, clock: Callable[[], float]) -> None:
+    def __init__(self, keeper: MemoryWriter, clock: Callable[[], float]) -> None:
         self._keeper = keeper
         self._clock = clock
         self._tenants: set[str] = set()

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 import orjson
 
 from sage.errors import InvalidRequest
-from sage.service.memory_orchestrator.collection import Shelf
-from sage.service.memory_orchestrator.records import Record
+from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.records import MemoryRecord
 
 _FORMAT = 1
 _TEXTS = ("id", "session", "content", "type", "user", "agent", "superseded_by", "supersedes", "keywords")
@@ -25,12 +25,12 @@ class Exported(TypedDict):
     cursor: str | None
 
 
-def written_page(shelf: Shelf, tenant: str, limit: int, cursor: str | None) -> Exported:
+def written_page(shelf: MemoryCollection, tenant: str, limit: int, cursor: str | None) -> Exported:
     records, further = shelf.page(tenant, limit, cursor)
     return {"lines": [written(record) for record in records], "cursor": further}
 
 
-def written(record: Record) -> str:
+def written(record: MemoryRecord) -> str:
     """One line, without its end."""
     return orjson.dumps(
         {
@@ -57,7 +57,7 @@ def written(record: Record) -> str:
     ).decode()
 
 
-def read_lines(lines: Sequence[str], tenant: str) -> list[Record]:
+def read_lines(lines: Sequence[str], tenant: str) -> list[MemoryRecord]:
     """Raises :class:`InvalidRequest` that names the first line at fault."""
     if isinstance(lines, str) or not isinstance(lines, Sequence):
         raise InvalidRequest("'lines' must be a list of lines", param="lines")
@@ -67,7 +67,7 @@ def read_lines(lines: Sequence[str], tenant: str) -> list[Record]:
     return [_read(line, place, tenant) for place, line in enumerate(lines, 1) if line.strip()]
 
 
-def _read(line: str, place: int, tenant: str) -> Record:
+def _read(line: str, place: int, tenant: str) -> MemoryRecord:
     try:
         found = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
@@ -85,7 +85,7 @@ def _read(line: str, place: int, tenant: str) -> Record:
             "metadata": orjson.dumps(found["metadata"]).decode(),
         },
     }
-    return Record.read(tenant, item)
+    return MemoryRecord.read(tenant, item)
 
 
 def _check(found: dict[str, Any], place: int) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sage.service.memory_orchestrator.records import Record, Scope
-from sage.service.memory_orchestrator.writes import Keeper
+from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope
+from sage.service.memory_orchestrator.writes import MemoryWriter
 
 Generate = Callable[[str, list[dict[str, str]]], str]
 """``generate(model, messages)`` gives the answer's text."""
@@ -40,9 +40,9 @@ _ASK_SUMMARY = "Sum up the conversation in a few sentences, in its own language,
 
 @dataclass(frozen=True)
 class _Task:
-    scope: Scope
+    scope: MemoryScope
     session: str
-    record: Record | None
+    record: MemoryRecord | None
     """``None``: see whether the session needs a summary."""
 
     @property
@@ -50,12 +50,12 @@ class _Task:
         return (*self.scope.key(), self.session)
 
 
-class Deriver:
+class FactExtractor:
     """One thread, which runs only where a model is named."""
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: MemoryWriter,
         facts_model: str | None,
         summary_model: str | None,
         summary_after: int,
@@ -74,7 +74,7 @@ class Deriver:
         """Turns of each session that no summary covers."""
         self._counts = {"made": 0, "failed": 0, "passed_over": 0}
 
-    def stored(self, record: Record) -> None:
+    def stored(self, record: MemoryRecord) -> None:
         """``record`` is new."""
         if self._generate is None:
             return
@@ -150,7 +150,7 @@ class Deriver:
         self._since[task.place] = known + 1
         return known + 1 >= self._after
 
-    def _facts_of(self, record: Record) -> list[str]:
+    def _facts_of(self, record: MemoryRecord) -> list[str]:
         turns = [*record.keywords.splitlines(), record.content]
         lines = self._asked(self._facts_model, _ASK_FACTS, turns).splitlines()
         facts = [line.strip().lstrip("-*• ").strip()[:_LENGTH] for line in lines]

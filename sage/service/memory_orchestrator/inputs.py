@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sage.service.memory_orchestrator.records import Record, Scope, fingerprint
+from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class MemoryInput:
     """What is to be stored, checked. ``expires`` in Unix seconds, ``ttl`` in seconds from when it is stored."""
 
-    scope: Scope
+    scope: MemoryScope
     session: str
     content: str
     type: str = "conversation"
@@ -28,11 +28,11 @@ class Said:
 class Stored:
     """A memory, and whether it was not there before."""
 
-    record: Record
+    record: MemoryRecord
     new: bool
 
 
-def says(record: Record, said: Said) -> bool:
+def says(record: MemoryRecord, said: MemoryInput) -> bool:
     """Whether ``record`` is what is to be stored, so that nothing is corrected."""
     return (
         record.session == said.session

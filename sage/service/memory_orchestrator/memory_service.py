@@ -8,24 +8,24 @@ from typing import Any
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.service.memory_orchestrator.collection import Shelf
-from sage.service.memory_orchestrator.expiry import Sweeper
+from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.expiry import ExpiryThread
 from sage.service.memory_orchestrator.export import Exported, read_lines, written_page
-from sage.service.memory_orchestrator.extraction import Deriver, Generate
-from sage.service.memory_orchestrator.inputs import Said
+from sage.service.memory_orchestrator.extraction import FactExtractor, Generate
+from sage.service.memory_orchestrator.inputs import MemoryInput
 from sage.service.memory_orchestrator.recall import Question, recall
-from sage.service.memory_orchestrator.recently_recalled import Recalled
+from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.records import (
-    Scope,
+    MemoryScope,
     check_content,
     check_metadata,
     check_name,
     check_ttl,
     check_vector,
 )
-from sage.service.memory_orchestrator.sessions import Sessions
+from sage.service.memory_orchestrator.sessions import SessionCache
 from sage.service.memory_orchestrator.vectors import Vectors
-from sage.service.memory_orchestrator.writes import Keeper
+from sage.service.memory_orchestrator.writes import MemoryWriter
 
 DEFAULT_TENANT = "default"
 _MAX_PAGE = 1000
@@ -98,18 +98,18 @@ class MemoryOrchestratorService(BaseServiceTask):
         self._deriving = (facts_model, summary_model, summary_after, generate)
         self._clock = clock
         self._own: list[Any] = []
-        self._keeper: Keeper | None = None
+        self._keeper: MemoryWriter | None = None
 
     def setup(self) -> None:
         self._vectors = Vectors(self._embedder, self._models)
-        self._shelf = Shelf(self._vdb(), self._collection)
-        self._sessions = Sessions(self._shelf)
-        self._recalled = Recalled(self._kv(), self._collection)
-        keeper = Keeper(
+        self._shelf = MemoryCollection(self._vdb(), self._collection)
+        self._sessions = SessionCache(self._shelf)
+        self._recalled = RecentlyRecalled(self._kv(), self._collection)
+        keeper = MemoryWriter(
             self._shelf, self._sessions, self._vectors, self._recalled, self._clock, self._max_size, self._evict
         )
-        self._sweeper = Sweeper(keeper, self._clock)
-        self._deriver = Deriver(keeper, *self._deriving)
+        self._sweeper = ExpiryThread(keeper, self._clock)
+        self._deriver = FactExtractor(keeper, *self._deriving)
         self._keeper = keeper
         self._sweeper.start()
 
@@ -151,7 +151,7 @@ class MemoryOrchestratorService(BaseServiceTask):
             "bytes_may_stay": self._shelf.bytes_may_stay,
         }
 
-    def _running(self) -> Keeper:
+    def _running(self) -> MemoryWriter:
         if self._keeper is None:
             raise Unavailable(
                 "the memory service does not run; register it in an environment, or use it in a 'with' block",
@@ -160,7 +160,7 @@ class MemoryOrchestratorService(BaseServiceTask):
             )
         return self._keeper
 
-    def _keep(self, scope: Scope) -> Keeper:
+    def _keep(self, scope: MemoryScope) -> MemoryWriter:
         keeper = self._running()
         self._sweeper.know(scope.tenant)
         return keeper
@@ -183,8 +183,8 @@ class MemoryOrchestratorService(BaseServiceTask):
         """The memory's id; found by searches from then on. ``ttl`` in seconds. ``supersedes``: the id of the memory
         that this one corrects. The same ``idempotency_key`` again gives the same id, and
         :class:`sage.errors.Conflict` with another text."""
-        said = Said(
-            Scope.of(tenant, user, agent),
+        said = MemoryInput(
+            MemoryScope.of(tenant, user, agent),
             check_name(session_id, "session_id"),
             check_content(content),
             check_name(memory_type, "memory_type"),
@@ -225,7 +225,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         ``as_of``: as it was then. ``recency``, ``importance`` (of the metadata, 0 to 1) and ``diversity`` weigh 0 to 1;
         ``rerank`` names a model. ``explain`` adds the parts of the score.
         """
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         question = Question(
             scope, query, vector, session_id, memory_type, limit, score_threshold, filter, as_of, explain, recency,
             importance, diversity, rerank,
@@ -239,7 +239,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> dict[str, Any]:
         """Also a superseded one. Raises :class:`NotFound`."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         return self._keep(scope).get(scope, id).shown()
 
     def update_memory(
@@ -253,7 +253,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         tenant: str = DEFAULT_TENANT,
     ) -> str:
         """A correction in the same session, of the same type: the new one's id; the old one is kept."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         old = self._keep(scope).get(scope, id)
         return self.store_memory(
             old.session, content, None, old.type, old.metadata if metadata is None else metadata, supersedes=id,
@@ -272,7 +272,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         """Whether it was there. ``hard``: it goes with all that it corrects and that corrects it, and with what was
         derived from them, and no byte of them stays in any file of ours (Chroma's it cannot erase); else it is only
         found no more, and :meth:`restore_memory` brings it back."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         return self._keep(scope).delete(scope, id, hard=hard)
 
     def get_session_memories(
@@ -288,7 +288,7 @@ class MemoryOrchestratorService(BaseServiceTask):
     ) -> list[dict[str, Any]]:
         """In the order in which they were stored; ``cursor``: those after the memory of that id."""
         _check_page(limit)
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         records = self._keep(scope).session(scope, check_name(session_id, "session_id"))
         if cursor is not None:
             after = self._running().after(scope, session_id, cursor)
@@ -301,7 +301,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> dict[str, Any]:
         """``{session_id, memories, first_at, last_at, types}``. Raises :class:`NotFound`."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         records = self._keep(scope).session(scope, check_name(session_id, "session_id"))
         if not records:
             raise NotFound(f"there is no session '{session_id}'", param="session_id", code="session_not_found")
@@ -318,7 +318,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> int:
         """Forgets a session for good; how many memories it had."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         return self._keep(scope).clear(scope, check_name(session_id, "session_id"))
 
     def list_sessions(
@@ -334,7 +334,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         _check_page(limit)
         if after is not None:
             check_name(after, "after")
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         self._keep(scope)
         sessions = self._sessions.listed(scope, self._running().now())
         return [one for one in sessions if after is None or one["session_id"] > after][:limit]
@@ -343,7 +343,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> list[dict[str, Any]]:
         """A memory with all that it corrects and that corrects it, oldest first."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         return [record.shown() for record in self._keep(scope).history(scope, id)]
 
     def restore_memory(
@@ -351,7 +351,7 @@ class MemoryOrchestratorService(BaseServiceTask):
     ) -> str:
         """Makes what an old one says current again: the id of a new memory that corrects the last, or of this one when
         it was only deleted softly."""
-        scope = Scope.of(tenant, user, agent)
+        scope = MemoryScope.of(tenant, user, agent)
         return self._keep(scope).restore(scope, id)
 
     def export_memories(
@@ -360,13 +360,13 @@ class MemoryOrchestratorService(BaseServiceTask):
         """``{lines, cursor}``: memories of every scope of the tenant, whole, as lines of JSON; ``cursor`` is None at
         the end."""
         _check_page(limit)
-        self._keep(Scope(tenant))
+        self._keep(MemoryScope(tenant))
         return written_page(self._shelf, tenant, limit, cursor)
 
     def import_memories(self, lines: Sequence[str], *, tenant: str = DEFAULT_TENANT) -> int:
         """Takes lines of :meth:`export_memories`, all or none; how many. One that is there is replaced."""
         records = read_lines(lines, tenant)
-        return self._keep(Scope(tenant)).take(tenant, records)
+        return self._keep(MemoryScope(tenant)).take(tenant, records)
 
 
 def create_memory_service_factory(**options: Any) -> ServiceFactory:

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from sage.errors import InvalidRequest
-from sage.service.memory_orchestrator.collection import Shelf
-from sage.service.memory_orchestrator.records import NEVER, Record, Scope, check_name, check_vector, importance_of
+from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.records import (
+    NEVER,
+    MemoryRecord,
+    MemoryScope,
+    check_name,
+    check_vector,
+    importance_of,
+)
 from sage.service.memory_orchestrator.vectors import Vectors, without_signs
 
 MAX_QUERY = 16_000
@@ -26,7 +33,7 @@ HALF_LIFE = 30 * 86400.0
 class Question:
     """What is asked; weights are 0 to 1, of which 0 is off."""
 
-    scope: Scope
+    scope: MemoryScope
     query: str | None = None
     vector: Sequence[float] | None = None
     session: str | None = None
@@ -120,10 +127,10 @@ def _of_metadata(given: Any) -> Any:
 
 
 @dataclass
-class Found:
+class RecalledMemory:
     """A memory that was found, with the parts of its score."""
 
-    record: Record
+    record: MemoryRecord
     score: float
     parts: dict[str, Any] = field(default_factory=dict)
 
@@ -132,7 +139,7 @@ class Found:
         return {**shown, "explanation": self.parts} if explain else shown
 
 
-def recall(shelf: Shelf, vectors: Vectors, question: Question, now: float) -> list[Found]:
+def recall(shelf: MemoryCollection, vectors: Vectors, question: Question, now: float) -> list[RecalledMemory]:
     """Best first. Scores of a hybrid search are completed min-max over both legs, 0 to 1; of a vector alone those of
     its metric."""
     question.check()
@@ -149,7 +156,9 @@ def recall(shelf: Shelf, vectors: Vectors, question: Question, now: float) -> li
     return [one for one in found if least is None or one.score >= least][: question.limit]
 
 
-def _searched(shelf: Shelf, vectors: Vectors, question: Question, limit: int, now: float) -> list[Found]:
+def _searched(
+    shelf: MemoryCollection, vectors: Vectors, question: Question, limit: int, now: float
+) -> list[RecalledMemory]:
     text = None if question.query is None else without_signs(question.query[:MAX_QUERY])
     vector, alpha, warning = question.vector, None, None
     if vector is None and text is not None:
@@ -172,11 +181,11 @@ def _searched(shelf: Shelf, vectors: Vectors, question: Question, limit: int, no
             parts["detail"] = result.get("explanation")
             if warning is not None:
                 parts["warning"] = warning
-        found.append(Found(Record.read(tenant, result), float(result["score"]), parts))
+        found.append(RecalledMemory(MemoryRecord.read(tenant, result), float(result["score"]), parts))
     return found
 
 
-def _rerank(vectors: Vectors, found: list[Found], question: Question) -> None:
+def _rerank(vectors: Vectors, found: list[RecalledMemory], question: Question) -> None:
     """By what each says alone, without the turns before it."""
     assert question.query is not None
     assert question.rerank is not None
@@ -186,7 +195,7 @@ def _rerank(vectors: Vectors, found: list[Found], question: Question) -> None:
     found.sort(key=lambda one: -one.score)
 
 
-def _weigh(found: list[Found], question: Question, now: float) -> None:
+def _weigh(found: list[RecalledMemory], question: Question, now: float) -> None:
     """Mixes relevance, scaled to 0…1 among these, with how recent and how important they are: a weighted mean."""
     if not found:
         return
@@ -203,7 +212,7 @@ def _weigh(found: list[Found], question: Question, now: float) -> None:
     found.sort(key=lambda one: -one.score)
 
 
-def _diverse(shelf: Shelf, found: list[Found], question: Question) -> list[Found]:
+def _diverse(shelf: MemoryCollection, found: list[RecalledMemory], question: Question) -> list[RecalledMemory]:
     """Maximal marginal relevance (Carbonell and Goldstein, 1998): each next one is worth its score less its likeness
     to those before it, weighed by ``diversity``."""
     vectors = [_vector_of(shelf, one.record) for one in found]
@@ -221,7 +230,7 @@ def _diverse(shelf: Shelf, found: list[Found], question: Question) -> list[Found
     return [found[place] for place in taken]
 
 
-def _vector_of(shelf: Shelf, record: Record) -> Any:
+def _vector_of(shelf: MemoryCollection, record: MemoryRecord) -> Any:
     whole = shelf.find(record.scope.tenant, record.id, vector=True)
     return None if whole is None or whole.vector is None else np.asarray(whole.vector, np.float32)
 

@@ -24,7 +24,7 @@ MAX_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class MemoryScope:
     """Whose memories. A part that is not given is bound to nobody: what was stored for a user is not found without
     naming that user, and the other way round."""
 
@@ -33,7 +33,7 @@ class Scope:
     agent: str | None = None
 
     @classmethod
-    def of(cls, tenant: Any, user: Any, agent: Any) -> Scope:
+    def of(cls, tenant: Any, user: Any, agent: Any) -> MemoryScope:
         """Raises :class:`InvalidRequest`."""
         for name, value in (("user", user), ("agent", agent)):
             if value is not None:
@@ -48,12 +48,12 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class MemoryRecord:
     """``created``, ``expires`` and ``superseded`` are Unix seconds. ``keywords``: the turns before it in its session,
     which it is found by, too. ``sources``: ids of the memories that a fact or summary was made from."""
 
     id: str
-    scope: Scope
+    scope: MemoryScope
     session: str
     content: str
     type: str
@@ -109,12 +109,12 @@ class Record:
         return item
 
     @classmethod
-    def read(cls, tenant: str, item: Mapping[str, Any]) -> Record:
+    def read(cls, tenant: str, item: Mapping[str, Any]) -> MemoryRecord:
         found = item["metadata"]
         start = int(found["start"])
         return cls(
             item["id"],
-            Scope(tenant, found["user"] or None, found["agent"] or None),
+            MemoryScope(tenant, found["user"] or None, found["agent"] or None),
             found["session"],
             item["text"][start:],
             found["type"],
@@ -158,7 +158,7 @@ class Record:
             shown["sources"] = list(self.sources)
         return shown
 
-    def ended(self, now: float, by: str) -> Record:
+    def ended(self, now: float, by: str) -> MemoryRecord:
         return replace(self, superseded=now, superseded_by=by)
 
 
@@ -167,7 +167,7 @@ def fingerprint(content: str) -> str:
     return hashlib.blake2b(" ".join(unicodedata.normalize("NFC", content).split()).encode(), digest_size=16).hexdigest()
 
 
-def id_of(scope: Scope, session: str, kind: str, content: str, generation: int) -> str:
+def id_of(scope: MemoryScope, session: str, kind: str, content: str, generation: int) -> str:
     """Of a memory by what it says and where: two processes that store the same meet in one."""
     parts = (scope.user or "", scope.agent or "", session, kind, fingerprint(content), str(generation))
     told = "".join(f"{len(part)}:{part}" for part in parts)
@@ -244,7 +244,7 @@ def _leaves(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield path, known[0] if len(known) == 1 else known
 
 
-def importance_of(record: Record) -> float:
+def importance_of(record: MemoryRecord) -> float:
     """``importance`` of its metadata, 0 to 1; else a half."""
     given = record.metadata.get("importance")
     if isinstance(given, bool) or not isinstance(given, int | float) or given != given:

@@ -9,35 +9,35 @@ from itertools import count
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound
-from sage.service.memory_orchestrator.collection import Shelf
-from sage.service.memory_orchestrator.inputs import Said, Stored, says
+from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.inputs import MemoryInput, Stored, says
 from sage.service.memory_orchestrator.locks import Locks
-from sage.service.memory_orchestrator.recently_recalled import Recalled
+from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.records import (
     NEVER,
-    Record,
-    Scope,
+    MemoryRecord,
+    MemoryScope,
     id_of,
     importance_of,
     use_of,
 )
-from sage.service.memory_orchestrator.sessions import Sessions
+from sage.service.memory_orchestrator.sessions import SessionCache
 from sage.service.memory_orchestrator.vectors import Vectors
 
 _ASKED = 500
 """Ids in one question to the shelf."""
 
 
-class Keeper:
+class MemoryWriter:
     """Writers of one session go one after another; ids come from what is said, so that processes that store the same
     text at once meet in one memory."""
 
     def __init__(
         self,
-        shelf: Shelf,
-        sessions: Sessions,
+        shelf: MemoryCollection,
+        sessions: SessionCache,
         vectors: Vectors,
-        recalled: Recalled,
+        recalled: RecentlyRecalled,
         clock: Callable[[], float],
         most: int | None = None,
         evict: str = "oldest",
@@ -68,7 +68,7 @@ class Keeper:
 
     # Storing
 
-    def store(self, said: Said) -> Stored:
+    def store(self, said: MemoryInput) -> Stored:
         """What says the same already, or a new memory."""
         own = said.vector is not None
         if not own and self._known(said, self.now())[1] is None:
@@ -83,7 +83,7 @@ class Keeper:
         self._make_room(said.scope, stored.record.id)
         return stored
 
-    def correct(self, said: Said, old: str) -> Stored:
+    def correct(self, said: MemoryInput, old: str) -> Stored:
         """As :meth:`store`; the memory of the id ``old`` is superseded by it. Raises :class:`Conflict` when it was
         superseded before."""
         own = said.vector is not None
@@ -100,7 +100,7 @@ class Keeper:
         self._make_room(said.scope, stored.record.id)
         return stored
 
-    def _corrected(self, said: Said, old: Record, now: float, own: bool) -> Stored:
+    def _corrected(self, said: MemoryInput, old: MemoryRecord, now: float, own: bool) -> Stored:
         id, living = self._place(said.scope, said.session, said.type, said.content, now, besides=old.id)
         if living is not None:
             self._shelf.put(said.scope.tenant, self._ending([old], now, living.id))
@@ -112,14 +112,14 @@ class Keeper:
         record = self._sessions.in_context_of(record, turns)
         return Stored(self._put(record, self._ending([old], now, record.id), own), True)
 
-    def _ending(self, old: Sequence[Record], now: float, by: str) -> list[Record]:
+    def _ending(self, old: Sequence[MemoryRecord], now: float, by: str) -> list[MemoryRecord]:
         """``old`` superseded, with what was derived from them, and the turns after them without their words."""
         ids = [record.id for record in old]
         scope = old[0].scope
         derived = [record.ended(now, "") for record in self._derived(scope, ids, vectors=True) if record.lives(now)]
         return [*(record.ended(now, by) for record in old), *derived, *self._sessions.without(scope, ids)]
 
-    def _put(self, record: Record, others: Sequence[Record], own: bool) -> Record:
+    def _put(self, record: MemoryRecord, others: Sequence[MemoryRecord], own: bool) -> MemoryRecord:
         """``own``: its vector is the caller's; else it goes without where those that are there are of another kind."""
         try:
             self._shelf.put(record.scope.tenant, [record, *others])
@@ -134,7 +134,7 @@ class Keeper:
             self._sessions.said(record)
         return record
 
-    def _known(self, said: Said, now: float) -> tuple[str, Record | None]:
+    def _known(self, said: MemoryInput, now: float) -> tuple[str, MemoryRecord | None]:
         """What says it already, under its idempotency key, in its session, or recalled lately; and the id that a new
         memory would have."""
         if said.key and (known := self._by_key(said, now)) is not None:
@@ -146,7 +146,7 @@ class Keeper:
                 living = found
         return id, living
 
-    def _by_key(self, said: Said, now: float) -> Record | None:
+    def _by_key(self, said: MemoryInput, now: float) -> MemoryRecord | None:
         where = {**said.scope.filter(), "keys": said.key, "expires": {"$gt": now}}
         found = next(iter(self._shelf.all(said.scope.tenant, where)), None)
         if found is None:
@@ -159,7 +159,7 @@ class Keeper:
             )
         return found
 
-    def _with_key(self, record: Record, said: Said) -> Record:
+    def _with_key(self, record: MemoryRecord, said: MemoryInput) -> MemoryRecord:
         """The key is kept, too."""
         if not said.key or said.key in record.keys:
             return record
@@ -169,8 +169,8 @@ class Keeper:
         return record
 
     def _place(
-        self, scope: Scope, session: str, kind: str, content: str, now: float, besides: str = ""
-    ) -> tuple[str, Record | None]:
+        self, scope: MemoryScope, session: str, kind: str, content: str, now: float, besides: str = ""
+    ) -> tuple[str, MemoryRecord | None]:
         """The id of a memory that says this, and that memory where it lives; ``besides``: another one than that."""
         for generation in count():
             id = id_of(scope, session, kind, content, generation)
@@ -185,28 +185,28 @@ class Keeper:
 
     # Reading
 
-    def get(self, scope: Scope, id: Any, *, vector: bool = False) -> Record:
+    def get(self, scope: MemoryScope, id: Any, *, vector: bool = False) -> MemoryRecord:
         """Raises :class:`NotFound`, also for one of another scope, and for one that has expired."""
         found = self._shelf.find(scope.tenant, id, vector=vector) if isinstance(id, str) and id else None
         if found is None or found.scope.key() != scope.key() or found.expires <= self.now():
             raise NotFound(f"there is no memory '{id}' in this scope", param="id", code="memory_not_found")
         return found
 
-    def _current(self, scope: Scope, id: str) -> Record:
+    def _current(self, scope: MemoryScope, id: str) -> MemoryRecord:
         old = self.get(scope, id, vector=True)
         if old.superseded < NEVER:
             by = f"by '{old.superseded_by}'; correct that one" if old.superseded_by else "when it was deleted"
             raise Conflict(f"the memory '{id}' was superseded already, {by}", param="supersedes", code="superseded")
         return old
 
-    def session(self, scope: Scope, session: str) -> list[Record]:
+    def session(self, scope: MemoryScope, session: str) -> list[MemoryRecord]:
         """All that live in it, in order."""
         where = {**scope.filter(), "session": session, "superseded": {"$gte": NEVER}}
         now = self.now()
         found = [record for record in self._shelf.all(scope.tenant, where) if record.lives(now)]
         return sorted(found, key=lambda record: record.created)
 
-    def history(self, scope: Scope, id: str) -> list[Record]:
+    def history(self, scope: MemoryScope, id: str) -> list[MemoryRecord]:
         """What it corrects and what corrects it, oldest first."""
         first = record = self.get(scope, id)
         seen, chain = {first.id}, [first]
@@ -217,7 +217,7 @@ class Keeper:
             chain.append(record := newer)
         return chain
 
-    def _linked(self, scope: Scope, id: str, seen: set[str]) -> Record | None:
+    def _linked(self, scope: MemoryScope, id: str, seen: set[str]) -> MemoryRecord | None:
         """``None`` also for one that was met: imported lines may go in a circle."""
         if not id or id in seen:
             return None
@@ -225,8 +225,8 @@ class Keeper:
         found = self._shelf.find(scope.tenant, id)
         return found if found is not None and found.scope.key() == scope.key() else None
 
-    def _derived(self, scope: Scope, ids: Sequence[str], *, vectors: bool = False) -> list[Record]:
-        found: dict[str, Record] = {}
+    def _derived(self, scope: MemoryScope, ids: Sequence[str], *, vectors: bool = False) -> list[MemoryRecord]:
+        found: dict[str, MemoryRecord] = {}
         for start in range(0, len(ids), _ASKED):
             where = {**scope.filter(), "sources": {"$in": list(ids[start : start + _ASKED])}}
             found.update({record.id: record for record in self._shelf.all(scope.tenant, where, vectors=vectors)})
@@ -234,7 +234,7 @@ class Keeper:
 
     # Taking back
 
-    def restore(self, scope: Scope, id: str) -> str:
+    def restore(self, scope: MemoryScope, id: str) -> str:
         """Says again what the memory ``id`` said: the id of the one that does."""
         with self._locks.alone(scope.key()):
             now, old = self._next(), self.get(scope, id, vector=True)
@@ -246,7 +246,7 @@ class Keeper:
                 if last.lives(now) and last.id != living.id:
                     self._shelf.put(scope.tenant, self._ending([last], now, living.id))
                 return living.id
-            said = Said(scope, old.session, old.content, old.type, old.metadata, old.vector, expires=old.expires)
+            said = MemoryInput(scope, old.session, old.content, old.type, old.metadata, old.vector, expires=old.expires)
             record = replace(_new(said, now, new_id), supersedes=last.id)
             ended = (
                 self._ending([last], now, record.id) if last.lives(now) else [last.ended(last.superseded, record.id)]
@@ -255,10 +255,10 @@ class Keeper:
             turns = [turn for turn in self._sessions.turns(scope, old.session, now) if turn.id != last.id]
             return self._put(self._sessions.in_context_of(record, turns), ended, own=False).id
 
-    def _whole(self, record: Record) -> Record:
+    def _whole(self, record: MemoryRecord) -> MemoryRecord:
         return self._shelf.find(record.scope.tenant, record.id, vector=True) or record
 
-    def delete(self, scope: Scope, id: str, *, hard: bool) -> bool:
+    def delete(self, scope: MemoryScope, id: str, *, hard: bool) -> bool:
         """Whether it was there (softly: whether it lived)."""
         with self._locks.alone(scope.key()):
             now = self._next()
@@ -277,7 +277,7 @@ class Keeper:
             self.purge(scope.tenant)
         return True
 
-    def clear(self, scope: Scope, session: str) -> int:
+    def clear(self, scope: MemoryScope, session: str) -> int:
         """How many memories were stored there, with those that were superseded."""
         with self._locks.alone(scope.key()):
             records = list(self._shelf.all(scope.tenant, {**scope.filter(), "session": session}))
@@ -286,7 +286,7 @@ class Keeper:
             self.purge(scope.tenant)
         return sum(not record.sources for record in records)
 
-    def _forget(self, scope: Scope, records: Sequence[Record]) -> None:
+    def _forget(self, scope: MemoryScope, records: Sequence[MemoryRecord]) -> None:
         """For good, with what was derived from them and where their words stand in others. The caller is alone."""
         if not records:
             return
@@ -317,12 +317,12 @@ class Keeper:
             self.purge(tenant)
         return len(gone)
 
-    def _expired(self, record: Record) -> Record | None:
+    def _expired(self, record: MemoryRecord) -> MemoryRecord | None:
         """The same as it is now: it may have been stored anew."""
         found = self._shelf.find(record.scope.tenant, record.id)
         return found if found is not None and found.expires <= self._clock() else None
 
-    def _make_room(self, scope: Scope, new: str = "") -> None:
+    def _make_room(self, scope: MemoryScope, new: str = "") -> None:
         """Forgets what the scope has beyond its bound, and a fiftieth more, so that the next stores need not look: what
         was superseded first, then the oldest or least important."""
         most = self._most
@@ -337,7 +337,7 @@ class Keeper:
             others.sort(key=lambda record: (record.superseded >= NEVER, _worth(record, self._evict)))
             self._forget(scope, others[: over + most // 50])
 
-    def derive(self, scope: Scope, session: str, kind: str, content: str, sources: Sequence[str]) -> str | None:
+    def derive(self, scope: MemoryScope, session: str, kind: str, content: str, sources: Sequence[str]) -> str | None:
         """Stores what a model made of ``sources``; ``None``: one of them is gone meanwhile. It ends with the first."""
         vector = self._vectors.of(content)
         with self._locks.alone(scope.key()):
@@ -349,15 +349,15 @@ class Keeper:
             id, same = self._place(scope, session, kind, content, now)
             if same is None:
                 ends = min(source.expires for source in living)
-                said = Said(scope, session, content, kind, None, vector, expires=ends)
+                said = MemoryInput(scope, session, content, kind, None, vector, expires=ends)
                 self._put(replace(_new(said, now, id), sources=tuple(sources)), (), own=False)
         self._make_room(scope, id)
         return id
 
-    def turns(self, scope: Scope, session: str) -> list[Record]:
+    def turns(self, scope: MemoryScope, session: str) -> list[MemoryRecord]:
         return self._sessions.turns(scope, session, self.now())
 
-    def take(self, tenant: str, records: Sequence[Record]) -> int:
+    def take(self, tenant: str, records: Sequence[MemoryRecord]) -> int:
         if records:
             self._shelf.put(tenant, records)
         for record in records:
@@ -366,7 +366,7 @@ class Keeper:
             self._make_room(scope)
         return len(records)
 
-    def after(self, scope: Scope, session: str, id: str) -> float:
+    def after(self, scope: MemoryScope, session: str, id: str) -> float:
         """When the memory ``id`` was stored there, though it be superseded. Raises :class:`NotFound`."""
         record = self._shelf.find(scope.tenant, id)
         if record is None or record.scope.key() != scope.key() or record.session != session:
@@ -374,13 +374,13 @@ class Keeper:
         return record.created
 
 
-def _worth(record: Record, evict: str) -> float:
+def _worth(record: MemoryRecord, evict: str) -> float:
     return importance_of(record) if evict == "important" else 0.0
 
 
-def _new(said: Said, now: float, id: str) -> Record:
+def _new(said: MemoryInput, now: float, id: str) -> MemoryRecord:
     ends = said.expires if said.expires is not None else NEVER if said.ttl is None else now + said.ttl
-    return Record(
+    return MemoryRecord(
         id, said.scope, said.session, said.content, said.type, said.metadata or {}, now, ends,
         keys=(said.key,) if said.key else (), uses=(use_of(said.session, said.content),) if said.key else (),
         vector=said.vector,

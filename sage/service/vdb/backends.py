@@ -15,7 +15,7 @@ from sage.middleware.settings.retrieval import Metric
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class CollectionDefaults:
     """How new collections are made."""
 
     dimension: int | None
@@ -25,7 +25,7 @@ class Making:
     models: Models
 
 
-class Backend(Protocol):
+class VectorBackend(Protocol):
     """Collections of tenants. Everything comes checked; safe to call from several threads.
 
     Where the collection does not exist, everything but :meth:`add` and :meth:`collections` raises

@@ -11,12 +11,12 @@ from sage.errors import Conflict, NotFound
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS
 from sage.middleware.retrieval.embedding.protocols import Models
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Written
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 
-class MemoryCollections:
+class InMemoryCollections:
     """Safe to call from several threads; gone with :meth:`close`."""
 
     def __init__(self, options: CollectionOptions, models: Models, limits: RetrievalLimits) -> None:
@@ -51,11 +51,11 @@ class MemoryCollections:
             raise
         return written
 
-    def _made(self, name: str) -> Truth:
+    def _made(self, name: str) -> DocumentStore:
         options = self._options
         embedder = self._models.embedder(options.embedder)
         kept = "none" if embedder is None else "local" if options.embedder == "auto" else options.embedder
-        return Truth.create(
+        return DocumentStore.create(
             None,
             name,
             options.model_copy(update={"embedder": kept}),

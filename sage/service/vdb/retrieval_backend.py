@@ -16,9 +16,9 @@ from sage.middleware.retrieval.types.documents import NewDocument, StoredDocumen
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult
 from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
-from sage.service.vdb.backends import Making, no_collection, no_item
+from sage.service.vdb.backends import CollectionDefaults, no_collection, no_item
 from sage.service.vdb.items import LIMITS, check_dimensions
-from sage.service.vdb.memory_collections import MemoryCollections
+from sage.service.vdb.memory_collections import InMemoryCollections
 
 
 class RetrievalBackend:
@@ -27,14 +27,14 @@ class RetrievalBackend:
 
     keywords = True
 
-    def __init__(self, directory: Path | None, making: Making) -> None:
+    def __init__(self, directory: Path | None, making: CollectionDefaults) -> None:
         self._directory = directory
         self._dimension = making.dimension
         self._embeds = making.embedder != "none"
         options = CollectionOptions(embedder=making.embedder, dimension=making.dimension, metric=making.metric)
-        self._collections: Collections | MemoryCollections
+        self._collections: Collections | InMemoryCollections
         if directory is None:
-            self._collections = MemoryCollections(options, making.models, LIMITS)
+            self._collections = InMemoryCollections(options, making.models, LIMITS)
         else:
             settings = Retrieval(defaults=options, limits=LIMITS)
             self._collections = Collections(directory, settings, making.models)

@@ -12,7 +12,7 @@ from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Serv
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.types.documents import StoredDocument
-    from sage.service.vdb.backends import Backend, Making
+    from sage.service.vdb.backends import CollectionDefaults, VectorBackend
 
 DEFAULT_TENANT = "default"
 _METRICS = {"cosine": "cosine", "dot": "dot", "ip": "dot", "euclidean": "euclidean", "l2": "euclidean"}
@@ -68,7 +68,7 @@ class VDBService(BaseServiceTask):
         self._embedder = embedder
         self._url = url
         self._models = models
-        self._backend: Backend | None = None
+        self._backend: VectorBackend | None = None
 
     def setup(self) -> None:
         directory = None if self._directory is None else Path(self._directory).expanduser().absolute()
@@ -81,10 +81,10 @@ class VDBService(BaseServiceTask):
 
             self._backend = RetrievalBackend(directory, self._making())
 
-    def _making(self) -> Making:
+    def _making(self) -> CollectionDefaults:
         from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
         from sage.middleware.settings.retrieval import Metric
-        from sage.service.vdb.backends import Making
+        from sage.service.vdb.backends import CollectionDefaults
 
         named = self._embedder is None or isinstance(self._embedder, str)
         models = KnownModels(None if named else self._embedder, self._models)
@@ -97,7 +97,7 @@ class VDBService(BaseServiceTask):
                 param="dimension",
             )
         dimension = self._dimension or (made.dimension if made is not None else None)
-        return Making(dimension, Metric(self._metric), spec if made is not None else "none", models)
+        return CollectionDefaults(dimension, Metric(self._metric), spec if made is not None else "none", models)
 
     def cleanup(self) -> None:
         backend, self._backend = self._backend, None
@@ -109,7 +109,7 @@ class VDBService(BaseServiceTask):
         return self._running.health()
 
     @property
-    def _running(self) -> Backend:
+    def _running(self) -> VectorBackend:
         if self._backend is None:
             raise Unavailable("the vector service is not running; use it as a context, or register it")
         return self._backend

@@ -14,7 +14,7 @@ from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.credentials import Verified
-from sage.middleware.auth.grants import Wish
+from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.tokens import Tokens
 
 
@@ -51,7 +51,7 @@ def following(accounts: Accounts, main: Callable[[Authenticator], Awaitable[None
 
 
 def test_a_verified_credential_is_cached_and_an_unknown_one_is_not(accounts: Accounts, root: str) -> None:
-    secret = accounts.keys.create_for(root, Wish()).secret
+    secret = accounts.keys.create_for(root, KeyRequest()).secret
 
     async def main(authenticator: Authenticator) -> None:
         assert authenticator.cached(bearer(secret)) is None
@@ -104,7 +104,7 @@ def test_what_another_process_takes_away_is_refused_within_a_second(
     accounts, root, password, data_dir, revoke, reason
 ) -> None:
     accounts.users.add("bob", password, role="admin")
-    made = accounts.keys.create_for("bob", Wish(scopes=["admin"]))
+    made = accounts.keys.create_for("bob", KeyRequest(scopes=["admin"]))
     other = Accounts(data_dir)
 
     async def main(authenticator: Authenticator) -> None:
@@ -124,7 +124,7 @@ def test_what_another_process_takes_away_is_refused_within_a_second(
 
 
 def test_what_this_process_takes_away_is_refused_at_once(accounts: Accounts, root: str) -> None:
-    made = accounts.keys.create_for(root, Wish())
+    made = accounts.keys.create_for(root, KeyRequest())
 
     async def main(authenticator: Authenticator) -> None:
         await authenticator.authenticate(bearer(made.secret))
@@ -138,7 +138,7 @@ def test_what_this_process_takes_away_is_refused_at_once(accounts: Accounts, roo
 
 
 def test_a_check_that_began_before_a_revocation_is_not_kept(accounts: Accounts, root: str) -> None:
-    made = accounts.keys.create_for(root, Wish())
+    made = accounts.keys.create_for(root, KeyRequest())
     verify, read, release = accounts.verifier.verify, threading.Event(), threading.Event()
 
     def slow(credential: str) -> Verified:
@@ -165,7 +165,7 @@ def test_a_check_that_began_before_a_revocation_is_not_kept(accounts: Accounts, 
 
 
 def test_an_expired_credential_is_not_taken_from_the_cache(accounts: Accounts, root: str, clock) -> None:
-    key = bearer(accounts.keys.create_for(root, Wish(expires_at=int(clock.now) + 100)).secret)
+    key = bearer(accounts.keys.create_for(root, KeyRequest(expires_at=int(clock.now) + 100)).secret)
     token = bearer(accounts.sessions.issue(root))
 
     async def main(authenticator: Authenticator) -> None:
@@ -182,7 +182,7 @@ def test_an_expired_credential_is_not_taken_from_the_cache(accounts: Accounts, r
 
 
 def test_the_cache_is_bounded_and_keeps_what_was_used_last(accounts: Accounts, root: str) -> None:
-    headers = [bearer(accounts.keys.create_for(root, Wish()).secret) for _ in range(4)]
+    headers = [bearer(accounts.keys.create_for(root, KeyRequest()).secret) for _ in range(4)]
 
     async def main(authenticator: Authenticator) -> None:
         for header in headers[:3]:
@@ -196,7 +196,7 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(accounts: Accounts, r
 
 
 def test_when_the_revision_cannot_be_read_nothing_is_taken_from_the_cache(accounts: Accounts, root: str) -> None:
-    header = bearer(accounts.keys.create_for(root, Wish()).secret)
+    header = bearer(accounts.keys.create_for(root, KeyRequest()).secret)
     read = accounts.database.read_revision
 
     def broken() -> int:
@@ -215,7 +215,7 @@ def test_when_the_revision_cannot_be_read_nothing_is_taken_from_the_cache(accoun
 
 @pytest.mark.slow
 def test_a_look_that_hangs_makes_the_cache_stale_within_a_second(accounts: Accounts, root: str) -> None:
-    header = bearer(accounts.keys.create_for(root, Wish()).secret)
+    header = bearer(accounts.keys.create_for(root, KeyRequest()).secret)
     release, read = threading.Event(), accounts.database.read_revision
 
     def hanging() -> int:

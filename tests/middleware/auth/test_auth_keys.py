@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sage.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied, SageError
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.grants import Wish, check_patterns, covers, decide
+from sage.middleware.auth.grants import KeyRequest, check_patterns, covers, decide
 from sage.middleware.auth.keys import _checksum, hash_key, make_key, matches, parse_key
 from sage.middleware.auth.principal import ROLES, Principal, Scope
 
@@ -84,7 +84,7 @@ def test_a_key_never_reaches_beyond_the_key_that_makes_it(
 ) -> None:
     creator = Principal("me", "t", frozenset(scopes), tuple(models), "key:k", limit, "admin")
     try:
-        grant = decide(creator, Wish("", sorted(wished_scopes), wished, tenant, expiry), now=0)
+        grant = decide(creator, KeyRequest("", sorted(wished_scopes), wished, tenant, expiry), now=0)
     except SageError:
         return
     child = Principal("me", grant.tenant, frozenset(grant.scopes), grant.models, "key:c", grant.expires_at, "admin")
@@ -119,7 +119,7 @@ def test_malformed_patterns_are_refused(pattern: str) -> None:
 
 
 def test_a_key_made_without_wishes_reaches_as_far_as_its_user_but_not_to_admin(accounts: Accounts, root: str) -> None:
-    made = accounts.keys.create_for(root, Wish())
+    made = accounts.keys.create_for(root, KeyRequest())
     who = principal(accounts, made.secret)
     assert who.scopes == frozenset(Scope) - {Scope.ADMIN}
     assert (who.user, who.tenant, who.models, who.expires_at) == ("root", "default", ("*",), None)
@@ -128,7 +128,7 @@ def test_a_key_made_without_wishes_reaches_as_far_as_its_user_but_not_to_admin(a
 
 
 def test_a_key_holds_its_scopes_models_tenant_and_expiry(accounts: Accounts, root: str, clock) -> None:
-    wish = Wish("ci", ["generate"], ["gpt-*"], "lab", int(clock.now) + 60)
+    wish = KeyRequest("ci", ["generate"], ["gpt-*"], "lab", int(clock.now) + 60)
     secret = accounts.keys.create_for(root, wish).secret
     who = principal(accounts, secret)
     assert (who.scopes, who.models, who.tenant) == (frozenset({Scope.GENERATE}), ("gpt-*",), "lab")
@@ -140,7 +140,7 @@ def test_a_key_holds_its_scopes_models_tenant_and_expiry(accounts: Accounts, roo
 
 
 def test_only_the_hash_is_stored(accounts: Accounts, root: str, data_dir: Path) -> None:
-    made = accounts.keys.create_for(root, Wish("ci"))
+    made = accounts.keys.create_for(root, KeyRequest("ci"))
     assert made.secret not in repr(made)
     stored = b"".join(file.read_bytes() for file in data_dir.glob("sage.db*"))
     assert made.secret.encode() not in stored
@@ -151,7 +151,7 @@ def test_only_the_hash_is_stored(accounts: Accounts, root: str, data_dir: Path) 
 
 
 def test_a_wrong_secret_for_a_real_id_is_unknown(accounts: Accounts, root: str) -> None:
-    real, other = accounts.keys.create_for(root, Wish()), make_key()
+    real, other = accounts.keys.create_for(root, KeyRequest()), make_key()
     body = f"sk-sage-{real.key.id}-{other.text[21:61]}"
     assert refusal(accounts, body + _checksum(body)) == refusal(accounts, other.text)
     assert "mistyped" in refusal(accounts, other.text[:-1] + "!")
@@ -159,7 +159,7 @@ def test_a_wrong_secret_for_a_real_id_is_unknown(accounts: Accounts, root: str) 
 
 def test_the_role_of_now_bounds_an_old_key(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("second", password, role="admin")
-    secret = accounts.keys.create_for("second", Wish(scopes=["generate", "models:write", "admin"])).secret
+    secret = accounts.keys.create_for("second", KeyRequest(scopes=["generate", "models:write", "admin"])).secret
     assert Scope.ADMIN in principal(accounts, secret).scopes
     accounts.users.change("second", role="user")
     assert principal(accounts, secret).scopes == {Scope.GENERATE}
@@ -168,40 +168,40 @@ def test_the_role_of_now_bounds_an_old_key(accounts: Accounts, root: str, passwo
 
 def test_a_key_of_another_tenant_ends_with_its_owners_admin_role(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("second", password, role="admin")
-    secret = accounts.keys.create_for("second", Wish(tenant="lab")).secret
+    secret = accounts.keys.create_for("second", KeyRequest(tenant="lab")).secret
     accounts.users.change("second", role="user")
     assert "no longer of its tenant" in refusal(accounts, secret)
     with pytest.raises(PermissionDenied, match="only an admin's login"):
-        accounts.keys.create_for("second", Wish(tenant="lab"))
+        accounts.keys.create_for("second", KeyRequest(tenant="lab"))
 
 
 def test_a_disabled_users_keys_are_refused_until_it_is_enabled(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("bob", password)
-    secret = accounts.keys.create_for("bob", Wish()).secret
+    secret = accounts.keys.create_for("bob", KeyRequest()).secret
     accounts.users.change("bob", disabled=True)
     assert "its user is disabled" in refusal(accounts, secret)
     with pytest.raises(Conflict, match="disabled"):
-        accounts.keys.create_for("bob", Wish())
+        accounts.keys.create_for("bob", KeyRequest())
     accounts.users.change("bob", disabled=False)
     assert principal(accounts, secret).user == "bob"
 
 
 def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -> None:
     limit = int(clock.now) + 100
-    parent = accounts.keys.create_for(root, Wish("p", ["generate", "account"], ["gpt-*", "x"], None, limit))
+    parent = accounts.keys.create_for(root, KeyRequest("p", ["generate", "account"], ["gpt-*", "x"], None, limit))
     maker = principal(accounts, parent.secret)
     for wish, param in [
-        (Wish(scopes=["models:read"]), "scopes"),
-        (Wish(scopes=["generate", "admin"]), "scopes"),
-        (Wish(models=["*"]), "models"),
-        (Wish(models=["gpt-4", "y"]), "models"),
-        (Wish(tenant="lab"), "tenant"),
-        (Wish(expires_at=limit + 1), "expires_at"),
+        (KeyRequest(scopes=["models:read"]), "scopes"),
+        (KeyRequest(scopes=["generate", "admin"]), "scopes"),
+        (KeyRequest(models=["*"]), "models"),
+        (KeyRequest(models=["gpt-4", "y"]), "models"),
+        (KeyRequest(tenant="lab"), "tenant"),
+        (KeyRequest(expires_at=limit + 1), "expires_at"),
     ]:
         with pytest.raises(PermissionDenied) as caught:
             accounts.keys.create(maker, wish)
         assert caught.value.param == param
-    child = principal(accounts, accounts.keys.create(maker, Wish()).secret)
+    child = principal(accounts, accounts.keys.create(maker, KeyRequest()).secret)
     assert (child.scopes, child.models, child.tenant) == (maker.scopes, maker.models, maker.tenant)
     assert child.expires_at == limit
     assert len(accounts.keys.list()) == 2
@@ -210,16 +210,16 @@ def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -
 @pytest.mark.parametrize(
     ("wish", "param"),
     [
-        (Wish(scopes=["everything"]), "scopes"),
-        (Wish(scopes=[]), "scopes"),
-        (Wish(models=[]), "models"),
-        (Wish(models=["gpt-?"]), "models"),
-        (Wish(expires_at=5), "expires_at"),
-        (Wish(name="x" * 101), "name"),
-        (Wish(tenant="a b"), "tenant"),
+        (KeyRequest(scopes=["everything"]), "scopes"),
+        (KeyRequest(scopes=[]), "scopes"),
+        (KeyRequest(models=[]), "models"),
+        (KeyRequest(models=["gpt-?"]), "models"),
+        (KeyRequest(expires_at=5), "expires_at"),
+        (KeyRequest(name="x" * 101), "name"),
+        (KeyRequest(tenant="a b"), "tenant"),
     ],
 )
-def test_wishes_without_sense_are_refused(accounts: Accounts, root: str, wish: Wish, param: str) -> None:
+def test_wishes_without_sense_are_refused(accounts: Accounts, root: str, wish: KeyRequest, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         accounts.keys.create_for(root, wish)
     assert caught.value.param == param
@@ -227,10 +227,10 @@ def test_wishes_without_sense_are_refused(accounts: Accounts, root: str, wish: W
 
 
 def test_revoking_a_key_revokes_all_that_it_made(accounts: Accounts, root: str) -> None:
-    first = accounts.keys.create_for(root, Wish("first"))
-    second = accounts.keys.create(principal(accounts, first.secret), Wish("second"))
-    third = accounts.keys.create(principal(accounts, second.secret), Wish("third"))
-    apart = accounts.keys.create_for(root, Wish("apart"))
+    first = accounts.keys.create_for(root, KeyRequest("first"))
+    second = accounts.keys.create(principal(accounts, first.secret), KeyRequest("second"))
+    third = accounts.keys.create(principal(accounts, second.secret), KeyRequest("third"))
+    apart = accounts.keys.create_for(root, KeyRequest("apart"))
     maker = principal(accounts, second.secret)
     before = accounts.database.revision
     accounts.keys.revoke(first.key.id)
@@ -239,13 +239,13 @@ def test_revoking_a_key_revokes_all_that_it_made(accounts: Accounts, root: str) 
         assert refusal(accounts, made.secret) == "the API key is not valid: it has been revoked"
     assert principal(accounts, apart.secret).user == "root"
     with pytest.raises(PermissionDenied, match="has been revoked"):  # a caller verified just before
-        accounts.keys.create(maker, Wish())
+        accounts.keys.create(maker, KeyRequest())
 
 
 def test_others_keys_are_unknown_to_who_is_no_admin(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("bob", password)
-    roots = accounts.keys.create_for(root, Wish(scopes=["admin"]))
-    bobs = accounts.keys.create_for("bob", Wish())
+    roots = accounts.keys.create_for(root, KeyRequest(scopes=["admin"]))
+    bobs = accounts.keys.create_for("bob", KeyRequest())
     bob, admin = principal(accounts, bobs.secret), principal(accounts, roots.secret)
     with pytest.raises(NotFound) as hidden:
         accounts.keys.revoke(roots.key.id, bob)

@@ -18,9 +18,9 @@ from upstream import chat_chunk
 from sage.errors import SageError
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.dispatch.api_keys import Keys, Share
+from sage.middleware.dispatch.api_keys import Keys, ProviderQuota
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.providers.base import Call, Operation, UpstreamRequest
+from sage.middleware.providers.base import ModelCall, Operation, UpstreamRequest
 from sage.middleware.providers.transport import FakeResponse, FakeTransport
 from sage.middleware.settings.settings import Settings
 
@@ -83,9 +83,9 @@ class Field:
         return deployments
 
 
-def chat(model: str, stream: bool = False, models: tuple[str, ...] = ()) -> Call:
+def chat(model: str, stream: bool = False, models: tuple[str, ...] = ()) -> ModelCall:
     body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": stream}
-    return Call(Operation.CHAT, body, model, stream=stream, fallbacks=models)
+    return ModelCall(Operation.CHAT, body, model, stream=stream, fallbacks=models)
 
 
 def at(*providers: str, **more: Any) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def refused(status: int, retry_after: str | None = None) -> FakeResponse:
 
 
 def test_who_looks_ahead_lets_no_key_be_asked_too_early() -> None:
-    keys = Keys(Share(None, 2))
+    keys = Keys(ProviderQuota(None, 2))
     for key in range(2):
         keys.told_to_wait(key, 10.0)
     assert keys.free_at(11.0) == 0.0

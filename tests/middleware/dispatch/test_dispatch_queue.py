@@ -22,7 +22,7 @@ from upstream import Upstream
 from sage.errors import SageError
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.transport import FakeResponse, FakeTransport
 from sage.middleware.settings.settings import Settings
 
@@ -275,7 +275,7 @@ def test_no_slot_and_no_place_is_lost_however_requests_end(tmp_path: Path) -> No
     )
 
     async def ask() -> int:
-        call = Call(Operation.CHAT, {"model": "bench", "messages": [{"role": "user", "content": "x"}]}, "bench")
+        call = ModelCall(Operation.CHAT, {"model": "bench", "messages": [{"role": "user", "content": "x"}]}, "bench")
         try:
             async with asyncio.timeout(dice.choice([0.001, 0.01, 0.1, 10])):
                 async with gateway.call(LOCAL, call):

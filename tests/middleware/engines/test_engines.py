@@ -11,7 +11,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.engines.process import Engine, EngineFailed, Lines, describe_status, engine_environment
+from sage.middleware.engines.process import Engine, EngineFailed, LineSplitter, describe_status, engine_environment
 
 
 def arguments(pid: int) -> bytes:
@@ -270,7 +270,7 @@ def test_a_flood_of_output_blocks_nothing_and_is_kept_in_bounds(fake):
 
 @given(st.lists(st.text("ab\n", max_size=12)), st.integers(1, 6))
 def test_lines_are_those_of_the_whole_text_cut_to_the_limit(pieces, limit):
-    lines = Lines(limit)
+    lines = LineSplitter(limit)
     got = [line for piece in pieces for line in lines.feed(piece.encode())] + lines.flush()
     expected = "".join(pieces).split("\n")
     if not expected[-1]:

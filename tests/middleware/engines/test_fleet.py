@@ -14,13 +14,13 @@ from virtual_time import run
 
 from sage.errors import Conflict
 from sage.middleware.engines.fleet import Fleet
-from sage.middleware.engines.managed_model import ManagedModel, State
-from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
+from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.providers.base import EngineSpec
-from sage.middleware.settings.settings import Deployment, ManagedServer, Model
+from sage.middleware.settings.settings import DeploymentSettings, ManagedServer, Model
 
 FAKE = str(SCRIPTED / "fake_engine.py")
-DEPLOYMENT = Deployment(provider="p", model="m")
+DEPLOYMENT = DeploymentSettings(provider="p", model="m")
 
 
 def provider(*arguments: str) -> Any:
@@ -69,10 +69,10 @@ def test_an_engine_that_nobody_stands_on_any_more_ends_after_its_requests() -> N
         async with managed.lease():
             fleet.retire(fleet.forget("mine"))
             await asyncio.sleep(0)
-            assert (managed.state, managed.in_flight) == (State.DRAINING, 1)
+            assert (managed.state, managed.in_flight) == (ModelLifeState.DRAINING, 1)
             engine = managed.engine
         await engine.exited
-        while managed.state is not State.UNLOADED:
+        while managed.state is not ModelLifeState.UNLOADED:
             await asyncio.sleep(0)
         again = fleet.manage(place, DEPLOYMENT, model(), "mine")
         assert again is managed, "or there could be two processes of one model"
@@ -81,9 +81,9 @@ def test_an_engine_that_nobody_stands_on_any_more_ends_after_its_requests() -> N
         fleet.manage(place, DEPLOYMENT, model(keep_alive=9), "mine")
         fleet.retire(left)
         await asyncio.sleep(0)
-        assert (managed.state, managed.keep_alive) == (State.READY, 9), "replaced, not removed"
+        assert (managed.state, managed.keep_alive) == (ModelLifeState.READY, 9), "replaced, not removed"
         await fleet.close()
-        assert managed.state is State.UNLOADED
+        assert managed.state is ModelLifeState.UNLOADED
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
@@ -103,13 +103,13 @@ def test_a_request_that_runs_or_waits_for_the_load_is_answered_when_its_model_is
 
         waits = asyncio.create_task(answer())
         await asyncio.sleep(0.5)
-        assert managed.state is State.LOADING
+        assert managed.state is ModelLifeState.LOADING
         fleet.retire(fleet.forget("mine"))
         await asyncio.sleep(60)
-        assert managed.state is State.DRAINING
+        assert managed.state is ModelLifeState.DRAINING
         await waits
         await asyncio.sleep(1)
-        assert (managed.state, machine.running) == (State.UNLOADED, {})
+        assert (managed.state, machine.running) == (ModelLifeState.UNLOADED, {})
         await fleet.close()
 
     run(scenario())
@@ -118,7 +118,7 @@ def test_a_request_that_runs_or_waits_for_the_load_is_answered_when_its_model_is
 def test_a_pinned_model_that_is_registered_anew_is_not_evicted_in_between() -> None:
     async def scenario() -> None:
         machine = Machine()
-        memory = Memory(10, clock=asyncio.get_running_loop().time)
+        memory = MemoryBudget(10, clock=asyncio.get_running_loop().time)
         fleet, place = Fleet(600.0, memory), provider()
         managed = fleet.manage(place, DEPLOYMENT, model(), "mine")
         managed._make, managed._clock = (lambda: machine.engine("m")), memory._clock
@@ -132,7 +132,7 @@ def test_a_pinned_model_that_is_registered_anew_is_not_evicted_in_between() -> N
         assert fleet.manage(place, DEPLOYMENT, model(pin=True, keep_alive=9), "mine") is managed
         fleet.retire(left)
         await asyncio.sleep(1)
-        assert (managed.state, managed.keep_alive, machine.started) == (State.READY, 9, ["m"])
+        assert (managed.state, managed.keep_alive, machine.started) == (ModelLifeState.READY, 9, ["m"])
         waiting.cancel()
         await other.close()
         await fleet.close()

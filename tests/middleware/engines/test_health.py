@@ -12,8 +12,8 @@ from virtual_time import run
 
 from sage.errors import Unavailable
 from sage.middleware.engines.health import HealthPolicy, RestartPolicy
-from sage.middleware.engines.managed_model import ManagedModel, State
-from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
+from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import Endpoint
 
@@ -30,14 +30,14 @@ def test_an_engine_that_died_is_started_again_by_itself_after_growing_pauses() -
         for pause in (1, 1, 2, 4, 8, 16, 32, 60, 60):
             machine.running["m"].die()
             await asyncio.sleep(0)
-            assert model.state is State.FAILED
+            assert model.state is ModelLifeState.FAILED
             assert model.error["message"] == "the engine of model 'm' was ended by SIGKILL while it served"
             await asyncio.sleep(pause - 0.5)
-            assert model.state is State.FAILED
+            assert model.state is ModelLifeState.FAILED
             await asyncio.sleep(0.6)
-            assert model.state is State.LOADING
+            assert model.state is ModelLifeState.LOADING
             await asyncio.sleep(1)
-            assert (model.state, model.error) == (State.READY, None)
+            assert (model.state, model.error) == (ModelLifeState.READY, None)
         assert len(machine.started) == 10
         machine.running["m"].die()
         await asyncio.sleep(0)
@@ -51,7 +51,7 @@ def test_an_engine_that_died_is_started_again_by_itself_after_growing_pauses() -
 def test_a_dead_engine_whose_room_was_taken_waits_for_a_request() -> None:
     async def scenario() -> None:
         machine = Machine()
-        memory = Memory(10, clock=asyncio.get_running_loop().time)
+        memory = MemoryBudget(10, clock=asyncio.get_running_loop().time)
         model = scripted(machine, memory=memory, size=6)
         other = ManagedModel("o", lambda: machine.engine("o"), memory=memory, size=6, clock=memory._clock)
         await model.load()
@@ -79,10 +79,10 @@ def test_an_engine_that_hangs_is_given_up_and_replaced() -> None:
             assert isinstance(cause, EngineFailed)
             assert cause.message == "the engine of model 'm' does not answer its health check"
             await lease.__aexit__(None, None, None)
-            assert (model.state, model.in_flight) == (State.FAILED, 0)
+            assert (model.state, model.in_flight) == (ModelLifeState.FAILED, 0)
             assert model.error["message"] == cause.message
             await model.load()
-            assert (model.state, machine.started) == (State.READY, ["m", "m"])
+            assert (model.state, machine.started) == (ModelLifeState.READY, ["m", "m"])
 
     run(scenario())
 
@@ -102,8 +102,8 @@ class Overloaded(ScriptedEngine):
         return 0
 
 
-@pytest.mark.parametrize(("answers", "state"), [(True, State.READY), (False, State.FAILED)])
-def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: State) -> None:
+@pytest.mark.parametrize(("answers", "state"), [(True, ModelLifeState.READY), (False, ModelLifeState.FAILED)])
+def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: ModelLifeState) -> None:
     async def scenario() -> None:
         machine = Machine()
         policy, health = RestartPolicy(revive=100), HealthPolicy(interval=0.02, limit=0.02, failures=3)
@@ -111,12 +111,12 @@ def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: State) 
         await model.load()
         model.size = 0
         engine = model.engine
-        while engine.checks < 10 and model.state is State.READY:
+        while engine.checks < 10 and model.state is ModelLifeState.READY:
             if answers:
                 await model.load()  # a lease that ends
             await asyncio.sleep(0.005)
-        assert model.state is not State.READY or answers
-        while model.state is State.DRAINING:
+        assert model.state is not ModelLifeState.READY or answers
+        while model.state is ModelLifeState.DRAINING:
             await asyncio.sleep(0.005)
         assert model.state is state
         await model.close()
@@ -135,7 +135,7 @@ def test_a_bad_answer_is_no_business_of_how_busy_it_is() -> None:
         model = ManagedModel("m", lambda: Broken(machine, "m", 1, 0.1, False), policy=RestartPolicy(revive=100))
         await model.load()
         await asyncio.sleep(31)
-        assert model.state is State.FAILED
+        assert model.state is ModelLifeState.FAILED
         assert model.error["message"] == "the engine of model 'm' answered its health check with 503"
 
     run(scenario())
@@ -218,22 +218,22 @@ def test_what_an_engine_takes_is_measured_and_one_that_outgrows_the_budget_is_en
             made.append(Engine(fake("large", str(80 * 2**20)), "m", grace=0.2))
             return made[-1]
 
-        roomy = ManagedModel("m", start, memory=Memory(2**30))
+        roomy = ManagedModel("m", start, memory=MemoryBudget(2**30))
         await roomy.load()
         assert 80 * 2**20 < roomy.measured < 200 * 2**20
         assert roomy.size == roomy.measured
         await roomy.close()
-        memory = Memory(60 * 2**20)
+        memory = MemoryBudget(60 * 2**20)
         tight = ManagedModel("m", start, memory=memory)
         loading = asyncio.create_task(tight.load())
         with pytest.raises(Unavailable, match=r"is too large: it takes .* and the memory budget is 60\.0 MiB"):
             await loading
         assert made[1].exited.done()
-        assert (tight.state, memory.taken) == (State.FAILED, 0)
+        assert (tight.state, memory.taken) == (ModelLifeState.FAILED, 0)
         with pytest.raises(Unavailable, match="is too large"):
             await tight.load()
         assert len(made) == 2, "it is known by now"
-        stated = ManagedModel("m", start, memory=Memory(2**30), size=2**29)
+        stated = ManagedModel("m", start, memory=MemoryBudget(2**30), size=2**29)
         await stated.load()
         assert stated.size == 2**29
         await stated.close()

@@ -15,8 +15,8 @@ from virtual_time import VirtualLoop
 
 from sage.errors import Unavailable
 from sage.middleware.engines.health import RestartPolicy
-from sage.middleware.engines.managed_model import ManagedModel, State
-from sage.middleware.engines.memory_budget import Memory
+from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
+from sage.middleware.engines.memory_budget import MemoryBudget
 
 SIZES = {"a": 4, "b": 5, "c": 6, "rock": 2}
 BUDGET = 10
@@ -32,7 +32,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.loop = VirtualLoop()
         self.machine = Machine()
-        self.memory = Memory(BUDGET, clock=self.loop.time)
+        self.memory = MemoryBudget(BUDGET, clock=self.loop.time)
         self.fails: set[str] = set()
         self.tasks: list[asyncio.Task[None]] = []
         self.inside: Counter[str] = Counter()
@@ -51,7 +51,7 @@ class Life(RuleBasedStateMachine):
 
     async def use(self, name: str, seconds: float) -> None:
         async with self.models[name].lease():
-            assert self.models[name].state is State.READY
+            assert self.models[name].state is ModelLifeState.READY
             self.inside[name] += 1
             try:
                 await asyncio.sleep(seconds)
@@ -77,7 +77,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def crash(self, name: str) -> None:
-        if self.models[name].state in (State.READY, State.DRAINING) and name in self.machine.running:
+        if self.models[name].state in (ModelLifeState.READY, ModelLifeState.DRAINING) and name in self.machine.running:
             self.machine.running[name].die()
 
     @rule(name=NAMES)
@@ -111,11 +111,11 @@ class Life(RuleBasedStateMachine):
         assert sum(SIZES[name] for name in self.machine.running) <= self.memory.taken <= BUDGET
         for name, model in self.models.items():
             assert model.in_flight >= self.inside[name]
-            assert (model.engine is None) == (model.state in (State.UNLOADED, State.FAILED)) or (
-                model.state in (State.LOADING, State.DRAINING)
+            assert (model.engine is None) == (model.state in (ModelLifeState.UNLOADED, ModelLifeState.FAILED)) or (
+                model.state in (ModelLifeState.LOADING, ModelLifeState.DRAINING)
             )
-            assert (model.error is not None) >= (model.state is State.FAILED)
-            assert model.loaded_at is None or model.state in (State.READY, State.DRAINING)
+            assert (model.error is not None) >= (model.state is ModelLifeState.FAILED)
+            assert model.loaded_at is None or model.state in (ModelLifeState.READY, ModelLifeState.DRAINING)
 
     def teardown(self) -> None:
         try:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sage.errors import Unavailable
 from sage.middleware.engines.health import RestartPolicy
-from sage.middleware.engines.managed_model import ManagedModel, State
+from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
 from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import Endpoint
 
@@ -447,7 +447,7 @@ def test_any_order_of_events_keeps_one_process_and_every_lease(seed, keep_alive)
         script = random.Random(seed)
         policy = RestartPolicy(first=0.0001, longest=0.001)
         model = ManagedModel("m", lambda: ScriptedEngine(script), keep_alive, policy=policy)
-        await storm(model, script, 60, lambda engine: engine.die() if model.state is State.READY else None)
+        await storm(model, script, 60, lambda engine: engine.die() if model.state is ModelLifeState.READY else None)
         while True:  # whatever happened, it can serve again
             try:
                 async with model.lease():

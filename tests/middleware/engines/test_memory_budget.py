@@ -13,20 +13,20 @@ from scripted_engine import Machine
 from virtual_time import run
 
 from sage.errors import Unavailable
-from sage.middleware.engines.managed_model import ManagedModel, State
-from sage.middleware.engines.memory_budget import Memory, Standing, Turns, plan, show_bytes
+from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
+from sage.middleware.engines.memory_budget import EvictionCandidate, MemoryBudget, Turns, plan, show_bytes
 from sage.middleware.engines.proc_stats import proportional_memory
 
 TURNS = Turns()
 NOW = 1000.0
 
 
-def loaded(name: str, size: int, *, idle: float = 100.0, left: float = -1.0, **more: bool) -> Standing:
+def loaded(name: str, size: int, *, idle: float = 100.0, left: float = -1.0, **more: bool) -> EvictionCandidate:
     """One that has been idle for ``idle`` seconds and whose turn has ``left`` seconds to go."""
-    return Standing(name, size, used=NOW - idle, turn_ends=NOW + left, **more)
+    return EvictionCandidate(name, size, used=NOW - idle, turn_ends=NOW + left, **more)
 
 
-def decided(budget: int, wanted: int, *standings: Standing) -> tuple[bool, list[str], float | None]:
+def decided(budget: int, wanted: int, *standings: EvictionCandidate) -> tuple[bool, list[str], float | None]:
     step = plan(budget, standings, wanted, NOW, TURNS)
     return step.admit, [standing.name for standing in step.evict], step.again
 
@@ -74,7 +74,7 @@ def test_what_is_taken_beyond_the_budget_is_freed() -> None:
     st.integers(0, 50),
     st.lists(
         st.builds(
-            Standing,
+            EvictionCandidate,
             st.text("ab", min_size=1, max_size=3),
             st.integers(0, 20),
             held=st.booleans(),
@@ -86,7 +86,9 @@ def test_what_is_taken_beyond_the_budget_is_freed() -> None:
         max_size=6,
     ),
 )
-def test_a_plan_makes_room_enough_or_changes_nothing(budget: int, wanted: int, standings: list[Standing]) -> None:
+def test_a_plan_makes_room_enough_or_changes_nothing(
+    budget: int, wanted: int, standings: list[EvictionCandidate]
+) -> None:
     step = plan(budget, standings, wanted, NOW, TURNS)
     free = budget - sum(s.size for s in standings)
     coming = sum(s.size for s in standings if s.leaving)
@@ -129,7 +131,7 @@ class Bench:
         loop = asyncio.get_running_loop()
         self.clock = loop.time
         self.machine = Machine()
-        self.memory = Memory(budget, turns=Turns(**turns), clock=loop.time)
+        self.memory = MemoryBudget(budget, turns=Turns(**turns), clock=loop.time)
 
     def model(self, name: str, size: int | None, *, load: float = 1.0, **options) -> ManagedModel:
         def start():
@@ -149,10 +151,10 @@ def test_an_idle_model_makes_room_for_another_and_comes_back() -> None:
         a, b = bench.model("a", 6), bench.model("b", 6)
         await use(a)
         await use(b)
-        assert (a.state, b.state, bench.memory.taken) == (State.UNLOADED, State.READY, 6)
+        assert (a.state, b.state, bench.memory.taken) == (ModelLifeState.UNLOADED, ModelLifeState.READY, 6)
         assert a.error is None
         await use(a)
-        assert (a.state, b.state) == (State.READY, State.UNLOADED)
+        assert (a.state, b.state) == (ModelLifeState.READY, ModelLifeState.UNLOADED)
         assert bench.machine.started == ["a", "b", "a"]
 
     run(scenario())
@@ -166,7 +168,7 @@ def test_models_that_fit_stay() -> None:
         await use(b)
         await use(a)
         await use(c)  # b has been idle for longer
-        assert [m.state for m in (a, b, c)] == [State.READY, State.UNLOADED, State.READY]
+        assert [m.state for m in (a, b, c)] == [ModelLifeState.READY, ModelLifeState.UNLOADED, ModelLifeState.READY]
 
     run(scenario())
 
@@ -180,7 +182,7 @@ def test_who_waits_in_a_lease_is_not_cut_for_another() -> None:
         await asyncio.sleep(50)
         short = asyncio.create_task(use(b))
         await asyncio.sleep(1)
-        assert a.state is State.DRAINING
+        assert a.state is ModelLifeState.DRAINING
         again = asyncio.create_task(use(a))  # its next turn
         await asyncio.sleep(100)
         assert not short.done()
@@ -192,7 +194,7 @@ def test_who_waits_in_a_lease_is_not_cut_for_another() -> None:
             await again
         await long
         await use(b)
-        assert b.state is State.READY
+        assert b.state is ModelLifeState.READY
 
     run(scenario())
 
@@ -253,7 +255,7 @@ def test_a_model_larger_than_the_budget_is_refused_at_once_with_both_figures() -
             await model.load()
         assert (caught.value.status, caught.value.code) == (503, "model_too_large")
         assert bench.machine.started == []
-        assert model.state is State.FAILED
+        assert model.state is ModelLifeState.FAILED
         assert bench.memory.taken == 0
 
     run(scenario())
@@ -265,14 +267,14 @@ def test_a_pinned_model_stays_and_who_needs_its_room_is_told_at_once() -> None:
         pinned, other = bench.model("rock", 6, pinned=True, keep_alive=1.0), bench.model("b", 6)
         await pinned.load()
         await asyncio.sleep(3600)
-        assert pinned.state is State.READY
+        assert pinned.state is ModelLifeState.READY
         began = bench.clock()
         with pytest.raises(Unavailable, match=r"'rock' \(6 bytes\) are pinned"):
             await other.load()
         assert bench.clock() == began
         await pinned.unload()
         await other.load()
-        assert other.state is State.READY
+        assert other.state is ModelLifeState.READY
 
     run(scenario())
 
@@ -297,7 +299,7 @@ def test_a_load_that_is_called_off_while_it_waits_leaves_the_queue() -> None:
         holding = asyncio.create_task(use(a, 60))
         waiting = asyncio.create_task(use(b))
         await asyncio.sleep(1)
-        assert b.state is State.LOADING
+        assert b.state is ModelLifeState.LOADING
         last = asyncio.create_task(use(c))
         await b.unload()
         with pytest.raises(Unavailable, match="was unloaded while it loaded"):
@@ -355,15 +357,15 @@ def test_a_dependent_leaves_with_its_base_and_its_own_lease_keeps_nobody() -> No
         base, other = bench.model("base", 6), bench.model("other", 6)
         adapter = adapter_over(bench, base, memory=bench.memory)
         await use(adapter)
-        assert (base.state, base.in_flight, adapter.state) == (State.READY, 1, State.READY)
+        assert (base.state, base.in_flight, adapter.state) == (ModelLifeState.READY, 1, ModelLifeState.READY)
         await use(other)
-        assert (base.state, base.in_flight, adapter.state) == (State.UNLOADED, 0, State.UNLOADED)
+        assert (base.state, base.in_flight, adapter.state) == (ModelLifeState.UNLOADED, 0, ModelLifeState.UNLOADED)
         await use(adapter)
-        assert (base.state, other.state) == (State.READY, State.UNLOADED)
+        assert (base.state, other.state) == (ModelLifeState.READY, ModelLifeState.UNLOADED)
         await base.unload()
-        assert (base.state, adapter.state) == (State.UNLOADED, State.UNLOADED)
+        assert (base.state, adapter.state) == (ModelLifeState.UNLOADED, ModelLifeState.UNLOADED)
         await asyncio.sleep(100)
-        assert (base.state, adapter.state) == (State.UNLOADED, State.UNLOADED)
+        assert (base.state, adapter.state) == (ModelLifeState.UNLOADED, ModelLifeState.UNLOADED)
 
     run(scenario())
 

@@ -12,10 +12,10 @@ from upstream import Upstream
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.admission import CHOICE_FIELDS, TOKEN_FIELDS, check
-from sage.middleware.providers.base import Call, Operation
-from sage.middleware.settings.settings import Limits
+from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.settings.settings import RequestLimits
 
-LIMITS = Limits(max_tokens=100, max_choices=4, max_inputs=3, image_hosts=("img.example", "img.example:81"))
+LIMITS = RequestLimits(max_tokens=100, max_choices=4, max_inputs=3, image_hosts=("img.example", "img.example:81"))
 MESSAGES = [{"role": "user", "content": "x"}]
 
 
@@ -27,7 +27,7 @@ def up() -> Iterator[Upstream]:
 
 def refused(operation: Operation, body: dict[str, Any]) -> InvalidRequest | None:
     try:
-        check(Call(operation, body, "m"), LIMITS)
+        check(ModelCall(operation, body, "m"), LIMITS)
     except InvalidRequest as exc:
         return exc
     return None

@@ -11,7 +11,7 @@ import pytest
 from sage.errors import UpstreamFailed
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
-from sage.middleware.providers.base import Call, Operation, UpstreamRequest
+from sage.middleware.providers.base import ModelCall, Operation, UpstreamRequest
 from sage.middleware.providers.transport import FakeResponse, FakeTransport, HttpTransport, sending
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Settings
@@ -22,9 +22,9 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.model_validate({"data_dir": tmp_path, "llm": {"providers": providers}})
 
 
-def call(stream: bool = False) -> Call:
+def call(stream: bool = False) -> ModelCall:
     body = {"model": "east/m", "messages": [{"role": "user", "content": "x"}]}
-    return Call(Operation.CHAT, body, "east/m", stream=stream)
+    return ModelCall(Operation.CHAT, body, "east/m", stream=stream)
 
 
 def test_a_gateway_over_the_fake_answers_from_memory(tmp_path: Path) -> None:

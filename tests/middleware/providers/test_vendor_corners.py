@@ -12,7 +12,7 @@ from ollama_wire import chat_end, chat_line, lines
 from upstream import Upstream, chat_chunk, usage_chunk
 
 from sage.errors import SageError
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.cohere.provider import CohereProvider
 from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
@@ -149,7 +149,7 @@ STREAMS: dict[str, tuple[Any, bytes]] = {
 
 def relayed(kind: str, pieces: list[bytes]) -> tuple[str, bool, str | None, int]:
     """``(text, whole, code of the error, usage chunks)``."""
-    relay = STREAMS[kind][0].relay(Call(Operation.CHAT, {"messages": USER}, "m", stream=True, wants_usage=True))
+    relay = STREAMS[kind][0].relay(ModelCall(Operation.CHAT, {"messages": USER}, "m", stream=True, wants_usage=True))
     told, code = b"", None
     try:
         for piece in pieces:

@@ -18,7 +18,7 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from upstream import Upstream
 
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.zhipu import ZhipuProvider
 from sage.middleware.settings.providers import ZhipuSettings
 
@@ -306,7 +306,7 @@ def test_embeddings(up: Upstream, client: openai.OpenAI, running: Any) -> None:
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=6), max_size=3))
 def test_packed_vectors_hold_the_same_numbers(vectors: list[list[float]]) -> None:
     provider = ZhipuProvider("zhipu", ZhipuSettings(api_key=wire.PLAIN_KEY))
-    call = Call(Operation.EMBEDDINGS, {"input": "x", "encoding_format": "base64"}, "embed")
+    call = ModelCall(Operation.EMBEDDINGS, {"input": "x", "encoding_format": "base64"}, "embed")
     whole = {"object": "list", "data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]}
     body, _ = provider.decode(call, json.dumps(whole).encode())
     packed = [base64.b64decode(item["embedding"]) for item in json.loads(body)["data"]]

@@ -9,7 +9,7 @@ import pytest
 import zhipu_wire as wire
 from upstream import Upstream
 
-from sage.middleware.providers.base import Call, Endpoint, Operation, Target
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel
 from sage.middleware.providers.zhipu import RENEW_AFTER, SignedHeaders, ZhipuProvider
 from sage.middleware.settings.providers import ZhipuSettings
 
@@ -88,9 +88,9 @@ def test_each_request_goes_with_a_token_that_is_good_when_it_goes() -> None:
     now = 1_800_000_000.0
     provider = ZhipuProvider("zhipu", ZhipuSettings(api_key=wire.KEY))
     endpoint = Endpoint("http://127.0.0.1:1", SignedHeaders({}, wire.KEY, lambda: now))
-    call = Call(Operation.CHAT, {"messages": [{"role": "user", "content": "x"}]}, "glm")
+    call = ModelCall(Operation.CHAT, {"messages": [{"role": "user", "content": "x"}]}, "glm")
     for _ in range(3):
-        request = provider.encode(call, Target("glm-4.6"), endpoint)
+        request = provider.encode(call, UpstreamModel("glm-4.6"), endpoint)
         token = request.headers["Authorization"].removeprefix("Bearer ")
         assert wire.check_token(token, wire.KEY, now) is None
         now += 3600

@@ -13,7 +13,7 @@ from retrieval_worker import Process
 
 from sage.errors import NotFound, Unavailable
 from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.vector_store import VectorStore
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_full_disk_refuses_and_takes_again_when_there_is_room(small_disk: Path
 def test_a_restore_onto_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
     with VectorStore(tmp_path / "c", embedder=None) as store:
         store.add_documents([f"{os.urandom(5000).hex()}" for _ in range(1000)], vectors=[[1.0, 2.0]] * 1000)
-    truth = Truth.open(tmp_path / "c")
+    truth = DocumentStore.open(tmp_path / "c")
     with (tmp_path / "snapshot").open("wb") as file:
         write_snapshot(truth, file)
     truth.close()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from retrieval_worker import Process
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval.index.merge_policy import Lease
+from sage.middleware.retrieval.index.merge_policy import MergeLease
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
 
@@ -224,7 +224,7 @@ def test_whoever_reads_an_older_state_delays_it_for_a_bounded_time(store: Vector
 def test_whoever_works_on_the_index_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 20), secret("quixotry")])
     store.delete(["id-of-quixotry"])
-    with Lease(tmp_path / "c" / "segments" / "lease").taken() as mine:
+    with MergeLease(tmp_path / "c" / "segments" / "lease").taken() as mine:
         assert mine
         with pytest.raises(Unavailable, match="is being worked on") as refused:
             store.purge(0.2)

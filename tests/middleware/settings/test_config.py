@@ -25,7 +25,7 @@ from sage.errors import ConfigError
 from sage.middleware.settings.providers import LocalModel, LocalProvider, ProviderSettings, RemoteProvider
 from sage.middleware.settings.quantities import parse_duration, parse_size
 from sage.middleware.settings.reading import find_config, load_settings
-from sage.middleware.settings.settings import Deployment, ManagedServer, Model, Settings
+from sage.middleware.settings.settings import DeploymentSettings, ManagedServer, Model, Settings
 
 FIRST_DOCUMENTS = """
 llm: {providers: {openai: {api_key: "your-api-key"}, ollama: {base_url: "http://localhost:11434"}}}
@@ -539,7 +539,7 @@ def test_the_repositorys_file_states_the_built_in_defaults() -> None:
 def test_every_key_is_written_of(file: str) -> None:
     text = (ROOT / file).read_text()
     keys = set(keys_of(Settings().model_dump(mode="json"))) - {"local", "gemma-3-270m"}
-    keys |= fields_of(*get_args(ProviderSettings), LocalProvider, LocalModel, Model, Deployment, ManagedServer)
+    keys |= fields_of(*get_args(ProviderSettings), LocalProvider, LocalModel, Model, DeploymentSettings, ManagedServer)
     assert len(keys) > 45
     assert sorted(key for key in keys if not re.search(rf"\b{key}\b", text)) == []
 

@@ -9,10 +9,10 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from sage.errors import Unavailable
-from sage.kernels.runtime.ray.caller_runs_host import LendingHost
+from sage.kernels.runtime.ray.caller_runs_host import CallerRunsHost
 from sage.kernels.runtime.ray.directory import callers_of
 from sage.kernels.runtime.ray.errors import RemoteError, packed, why_not_carried
-from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.host import ServiceSpec
 
 EXCHANGES = 8
@@ -41,17 +41,17 @@ class _Outbox:
     """The results for one caller that no message has taken yet."""
 
     def __init__(self) -> None:
-        self.running: dict[int, Call] = {}
-        self._settled: list[tuple[int, Call]] = []
+        self.running: dict[int, ServiceCall] = {}
+        self._settled: list[tuple[int, ServiceCall]] = []
         self._changed = threading.Condition()
 
-    def settle(self, number: int, call: Call) -> None:
+    def settle(self, number: int, call: ServiceCall) -> None:
         self.running.pop(number, None)
         with self._changed:
             self._settled.append((number, call))
             self._changed.notify_all()
 
-    def take(self, seconds: float, numbers: list[int]) -> list[tuple[int, Call]]:
+    def take(self, seconds: float, numbers: list[int]) -> list[tuple[int, ServiceCall]]:
         """What is settled once all of ``numbers`` are, or the time is over; without numbers, once anything is."""
         running = self.running
         with self._changed:
@@ -83,7 +83,7 @@ class ServiceActor:
 
     def _begin(self) -> None:
         self._tried_at = time.monotonic()
-        self._host = LendingHost(self._spec)
+        self._host = CallerRunsHost(self._spec)
         try:
             self._host.start(self._callers)
             self._error = None
@@ -117,7 +117,7 @@ class ServiceActor:
             return self._life
         return _alone(call)
 
-    def _ran(self, caller: str, number: int, call: Call) -> bool:
+    def _ran(self, caller: str, number: int, call: ServiceCall) -> bool:
         """Whether it was run on this thread."""
         if self._error is not None or self._abandoned:
             return False
@@ -164,14 +164,14 @@ class ServiceActor:
             if len(self._abandoned) > _ABANDONED_KEPT:
                 self._abandoned.pop(next(iter(self._abandoned)), None)
 
-    def _call(self, message: Message, waits: bool = False) -> Call:
+    def _call(self, message: Message, waits: bool = False) -> ServiceCall:
         if len(message) == 3:
-            return Call(message[1], message[2], {}, self._trail, waits=waits)
+            return ServiceCall(message[1], message[2], {}, self._trail, waits=waits)
         _, method, args, kwargs, trail, left, order, many = message
         deadline = time.monotonic() + left if left is not None else None
-        return Call(method, args, kwargs, tuple(trail), deadline, order, many, waits)
+        return ServiceCall(method, args, kwargs, tuple(trail), deadline, order, many, waits)
 
-    def _submitted(self, call: Call) -> bool:
+    def _submitted(self, call: ServiceCall) -> bool:
         """Whether the host took it; else it is settled."""
         try:
             if self._error is not None:
@@ -194,7 +194,7 @@ class ServiceActor:
                     code="service_start_failed",
                 )
 
-    def _keep(self, caller: str, number: int, call: Call) -> None:
+    def _keep(self, caller: str, number: int, call: ServiceCall) -> None:
         outbox = self._outbox(caller)
         outbox.running[number] = call
         if self._abandoned and self._abandoned.pop((caller, number), False):
@@ -237,12 +237,12 @@ class _Seat:
             self._seats.release()
 
 
-def _alone(call: Call) -> list[Any]:
+def _alone(call: ServiceCall) -> list[Any]:
     _, right, value = _reply(0, call)
     return [value] if right else [False, value]
 
 
-def _reply(number: int, call: Call) -> Reply:
+def _reply(number: int, call: ServiceCall) -> Reply:
     error = call.exception()
     if error is None:
         result = call.result()

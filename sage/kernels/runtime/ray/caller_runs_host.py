@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 
-from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.host import ServiceSpec
 from sage.kernels.runtime.services.local_host import LocalHost
-from sage.kernels.runtime.services.statistics import Tally
+from sage.kernels.runtime.services.statistics import WorkerStatistics
 
 
-class LendingHost(LocalHost):
+class CallerRunsHost(LocalHost):
     """In an actor, the thread that Ray hands a call over on would only wait for a worker: it works itself, which spares
     two switches of threads. Never more calls run at once than there are workers."""
 
@@ -18,7 +18,7 @@ class LendingHost(LocalHost):
         super().__init__(spec)
         self._own = threading.local()
 
-    def run_here(self, call: Call) -> bool:
+    def run_here(self, call: ServiceCall) -> bool:
         """Runs ``call`` to its end on this thread; false: nobody sleeps or others wait, so it has to stand in line."""
         inbox = self._inbox
         with inbox._mutex:
@@ -28,7 +28,7 @@ class LendingHost(LocalHost):
         try:
             tally = getattr(self._own, "tally", None)
             if tally is None:
-                tally = self._own.tally = Tally()
+                tally = self._own.tally = WorkerStatistics()
                 self._tallies.append(tally)
             tally.call = call
             self._run(call, tally)

@@ -13,8 +13,8 @@ from sage.kernels.runtime.ray.errors import unpacked
 from sage.kernels.runtime.ray.link import Link
 from sage.kernels.runtime.ray.package import load_ray
 from sage.kernels.runtime.service.base_service_task import Method
-from sage.kernels.runtime.services.calls import Call
-from sage.kernels.runtime.services.host import ServiceSpec, State
+from sage.kernels.runtime.services.calls import ServiceCall
+from sage.kernels.runtime.services.host import LifeState, ServiceSpec
 from sage.kernels.runtime.streams.stages import place_of
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ class Replicas:
     def methods(self) -> Mapping[str, Method]:
         return self._methods
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: ServiceCall) -> None:
         link = self._chosen(call)
         if call._ready is not None and call.order is None and link.up and link.ended is None:
             link.call(call)
         else:
             link.submit(call)
 
-    def _chosen(self, call: Call) -> Link:
+    def _chosen(self, call: ServiceCall) -> Link:
         """That of its key; else of those that live the one with the fewest calls from here, in turns among equals."""
         links = self.links
         if len(links) == 1:
@@ -66,7 +66,7 @@ class RayHost:
     def __init__(self, spec: ServiceSpec, cluster: RayCluster) -> None:
         self.spec = spec
         self._cluster = cluster
-        self._state = State.STOPPED
+        self._state = LifeState.STOPPED
         self._actors: list[Any] = []
         self._replicas = Replicas(spec.name, [], {})
         self._started = False
@@ -75,14 +75,14 @@ class RayHost:
         if self._started:
             raise Conflict(f"the service '{self.spec.name}' was started already")
         self._started = True
-        self._state = State.SETUP
+        self._state = LifeState.SETUP
         try:
             self._start()
         except BaseException:
-            self._state = State.FAILED
+            self._state = LifeState.FAILED
             self._kill()
             raise
-        self._state = State.RUNNING
+        self._state = LifeState.RUNNING
 
     def _start(self) -> None:
         ray = load_ray()
@@ -102,8 +102,8 @@ class RayHost:
     def methods(self) -> Mapping[str, Method]:
         return self._replicas.methods()
 
-    def submit(self, call: Call) -> None:
-        if self._state is not State.RUNNING:
+    def submit(self, call: ServiceCall) -> None:
+        if self._state is not LifeState.RUNNING:
             raise Unavailable(
                 f"the service '{self.spec.name}' is {self._state}; it takes no calls", code="service_stopped"
             )
@@ -112,9 +112,9 @@ class RayHost:
     def stop(self, grace: float) -> None:
         ray = load_ray()
 
-        if self._state is not State.RUNNING:
+        if self._state is not LifeState.RUNNING:
             return
-        self._state = State.STOPPING
+        self._state = LifeState.STOPPING
         try:
             if ray.is_initialized():
                 end = time.monotonic() + grace
@@ -125,7 +125,7 @@ class RayHost:
         finally:
             self._replicas.close()
             self._kill()
-            self._state = State.STOPPED
+            self._state = LifeState.STOPPED
 
     def _kill(self) -> None:
         ray = load_ray()
@@ -139,7 +139,7 @@ class RayHost:
         ray = load_ray()
 
         told: list[dict[str, Any]] = []
-        if self._state is State.RUNNING and ray.is_initialized():
+        if self._state is LifeState.RUNNING and ray.is_initialized():
             refs = [actor.describe.options(concurrency_group="control").remote() for actor in self._actors]
             for ref in ray.wait(refs, num_returns=len(refs), timeout=_ANSWER)[0]:
                 try:
@@ -202,7 +202,7 @@ def find(service: str, namespace: str) -> FoundHost | None:
     return FoundHost(ServiceSpec(service, None, lambda: None), _linked(service, actors, _FIND))
 
 
-def _described(spec: ServiceSpec, state: State, told: list[dict[str, Any]]) -> dict[str, Any]:
+def _described(spec: ServiceSpec, state: LifeState, told: list[dict[str, Any]]) -> dict[str, Any]:
     """The replicas as one service: sums, and the slowest latency."""
     statistics: dict[str, Any] = {}
     for word in ("calls", "errors", "queue_depth", "queue_size", "workers", "running"):

@@ -12,7 +12,7 @@ from typing import Any
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from sage.kernels.runtime.ray.errors import is_plain, service_died, service_ended, unpacked
 from sage.kernels.runtime.ray.package import load_ray
-from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.calls import ServiceCall
 
 _MESSAGES = 2
 """Messages under way at once; what is called meanwhile goes together in the next."""
@@ -37,8 +37,8 @@ class Link:
         self._caller = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[int, Call]] = deque()
-        self._sent: dict[int, Call] = {}
+        self._waiting: deque[tuple[int, ServiceCall]] = deque()
+        self._sent: dict[int, ServiceCall] = {}
         self._life = 0
         """Of the actor, as last heard: it numbers them upwards."""
         self._accepted: set[int] = set()
@@ -48,7 +48,7 @@ class Link:
         self._left: list[int] = []
         """Abandoned ones that the actor is to be told of."""
         self._arrived: deque[tuple[list[int], Any, BaseException | None]] = deque()
-        self._taken: deque[tuple[int, int, Call]] = deque()
+        self._taken: deque[tuple[int, int, ServiceCall]] = deque()
         """Calls of callers who wait, which take longer, and the life that has them."""
         self._early: dict[int, tuple[bool, Any]] = {}
         """Results of such calls that came before it was known here that they take longer."""
@@ -67,7 +67,7 @@ class Link:
 
     # A call whose caller waits: no other thread takes part in it
 
-    def call(self, call: Call) -> None:
+    def call(self, call: ServiceCall) -> None:
         """Settles ``call``, or leaves it to be settled later."""
         number = next(self._numbers)
         self._direct.add(number)
@@ -88,13 +88,13 @@ class Link:
         else:
             call.fail(unpacked(reply[1]))
 
-    def _asked(self, number: int, call: Call) -> Any:
+    def _asked(self, number: int, call: ServiceCall) -> Any:
         ray = load_ray()
 
         ref = self.actor.one.remote([self._caller, *_message(number, call)])
         return ray.get(ref, timeout=None if call.deadline is None else max(call.deadline - time.monotonic(), 0.0))
 
-    def _failed(self, number: int, call: Call, error: BaseException) -> None:
+    def _failed(self, number: int, call: ServiceCall, error: BaseException) -> None:
         if isinstance(error, load_ray().exceptions.GetTimeoutError):
             call.expire()
             self._forget(number)
@@ -107,7 +107,7 @@ class Link:
 
     # Calls that have futures
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: ServiceCall) -> None:
         """Puts it in line for the next message. Raises :class:`Unavailable` when the line is full or has ended."""
         with self._lock:
             if self.ended is not None:
@@ -194,9 +194,9 @@ class Link:
         self._watch(numbers, ref)
         return True
 
-    def _next(self) -> tuple[list[tuple[int, Call]], bool]:
+    def _next(self) -> tuple[list[tuple[int, ServiceCall]], bool]:
         """Calls that may go together: what might not be carried goes alone, so that it fails alone."""
-        batch: list[tuple[int, Call]] = []
+        batch: list[tuple[int, ServiceCall]] = []
         ordered = False
         with self._lock:
             while self._waiting and len(batch) < _LARGEST:
@@ -244,7 +244,7 @@ class Link:
         for number in numbers:
             self._accept(number, life)
 
-    def _follow(self, number: int, life: int, call: Call) -> None:
+    def _follow(self, number: int, life: int, call: ServiceCall) -> None:
         """A call whose caller waits, which is to be collected from now on."""
         self._direct.discard(number)
         if (early := self._early.pop(number, None)) is not None:
@@ -285,7 +285,7 @@ class Link:
             self._accepted.clear()
             self.up = False
 
-    def _translated(self, error: BaseException, call: Call) -> BaseException:
+    def _translated(self, error: BaseException, call: ServiceCall) -> BaseException:
         if isinstance(error, DeadlineExceeded | InvalidRequest):
             return error
         if _is_death(error):
@@ -329,7 +329,7 @@ class Link:
             call.fail(error)
 
 
-def _message(number: int, call: Call) -> list[Any]:
+def _message(number: int, call: ServiceCall) -> list[Any]:
     """As short as it can be, and of lists, which cost Ray less than tuples: the rest is as usual when it is missing."""
     message: list[Any] = [number, call.method, list(call.args)]
     if call.deadline is None and not call.kwargs and call.order is None and not call.many and len(call.trail) == 1:
@@ -338,7 +338,7 @@ def _message(number: int, call: Call) -> list[Any]:
     return [*message, call.kwargs, list(call.trail), left, call.order, call.many]
 
 
-def _settle(call: Call, right: bool, value: Any) -> None:
+def _settle(call: ServiceCall, right: bool, value: Any) -> None:
     if right:
         call.succeed(value)
     else:
@@ -350,7 +350,7 @@ def _is_death(error: BaseException) -> bool:
     return isinstance(error, of_ray.RayActorError | of_ray.WorkerCrashedError | of_ray.NodeDiedError)
 
 
-def _not_carried(call: Call, error: BaseException) -> InvalidRequest:
+def _not_carried(call: ServiceCall, error: BaseException) -> InvalidRequest:
     return InvalidRequest(
         f"the call of '{call.service}'.{call.method} cannot be carried to the service's process, or back: "
         f"{type(error).__name__}: {_first_line(error)}",

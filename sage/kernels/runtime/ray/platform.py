@@ -9,7 +9,7 @@ from sage.kernels.runtime.ray.cluster import RayCluster
 from sage.kernels.runtime.ray.host import RayHost
 from sage.kernels.runtime.ray.worker import RayWorker
 from sage.kernels.runtime.services.host import Host, ServiceSpec
-from sage.kernels.runtime.streams.workers import Kind, Lives, LocalWorker, StageFunction, Worker
+from sage.kernels.runtime.streams.workers import FunctionKind, LocalWorker, SharedInstances, StageFunction, Worker
 
 
 class RayPlatform:
@@ -20,7 +20,7 @@ class RayPlatform:
 
     def __init__(self, environment: str, config: Mapping[str, Any]) -> None:
         self._cluster = RayCluster(environment, config)
-        self._lives = Lives()
+        self._lives = SharedInstances()
 
     def start(self) -> None:
         self._cluster.open()
@@ -29,7 +29,7 @@ class RayPlatform:
         return RayHost(spec, self._cluster)
 
     def make_worker(self, function: StageFunction, index: int) -> Worker:
-        if function.kind is Kind.SINK:
+        if function.kind is FunctionKind.SINK:
             return LocalWorker(function, self._lives)
         return RayWorker(function, index, self._cluster)
 

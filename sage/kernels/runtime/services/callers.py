@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
-from sage.kernels.runtime.services.calls import Call, current_call, inherited, refuse_on_loop
+from sage.kernels.runtime.services.calls import ServiceCall, current_call, inherited, refuse_on_loop
 from sage.kernels.runtime.services.host import Host
 
 R = TypeVar("R")
@@ -60,12 +60,12 @@ class _BoundMethod:
             return call
         return call.result() if len(call.trail) == 1 else _result_within(call)
 
-    def _attempt(self, args: Any, kwargs: dict[str, Any], many: bool, timeout: float | None) -> Call:
+    def _attempt(self, args: Any, kwargs: dict[str, Any], many: bool, timeout: float | None) -> ServiceCall:
         proxy, waits = self._proxy, self._waits
         if waits:
             refuse_on_loop(proxy._name)
         trail, deadline = inherited(proxy._name, timeout, waits)
-        call = Call(self._name, args, kwargs, trail, deadline, proxy._order, many, waits)
+        call = ServiceCall(self._name, args, kwargs, trail, deadline, proxy._order, many, waits)
         try:
             self._host.submit(call)
         except Unavailable:
@@ -87,14 +87,14 @@ class _BoundMethod:
         if self._waits:
             refuse_on_loop(self._proxy._name)
         trail, deadline = inherited(self._proxy._name, timeout, self._waits)
-        whole = Call(self._name, args, kwargs, trail, deadline)
+        whole = ServiceCall(self._name, args, kwargs, trail, deadline)
         self._renewed()
         attempts = _Attempts(self._host, whole, self._proxy._order, many, self._proxy._retries)
         attempts.begin()
         return whole.result() if self._waits else whole
 
 
-def _result_within(call: Call) -> Any:
+def _result_within(call: ServiceCall) -> Any:
     """The result of a call that a service's method waits for; it ends when the call of that method is abandoned."""
     outer = current_call()
     if outer is None or outer.on_abandon is not None:  # one of several threads that work for it
@@ -111,7 +111,7 @@ def _result_within(call: Call) -> Any:
 class _Attempts:
     """Several calls that stand for one: a further one is made when one failed because the service was unavailable."""
 
-    def __init__(self, host: Host, whole: Call, order: Any, many: bool, retries: int) -> None:
+    def __init__(self, host: Host, whole: ServiceCall, order: Any, many: bool, retries: int) -> None:
         self._host = host
         self._whole = whole
         self._order = order
@@ -122,7 +122,7 @@ class _Attempts:
         whole = self._whole
         if whole.settled:
             return  # it was cancelled between two attempts
-        call = Call(whole.method, whole.args, whole.kwargs, whole.trail, whole.deadline, self._order, self._many)
+        call = ServiceCall(whole.method, whole.args, whole.kwargs, whole.trail, whole.deadline, self._order, self._many)
         whole.on_abandon = call.cancel
         if whole.abandoned:
             call.cancel()
@@ -133,7 +133,7 @@ class _Attempts:
         else:
             call.add_done_callback(lambda call: self._ended(call.exception(), call))
 
-    def _ended(self, error: BaseException | None, call: Call | None) -> None:
+    def _ended(self, error: BaseException | None, call: ServiceCall | None) -> None:
         if error is None and call is not None:
             self._whole.succeed(call.result())
         elif isinstance(error, Unavailable) and self._retries > 0 and not self._whole.settled:
@@ -245,8 +245,8 @@ class ServiceCaller(_Caller[Any]):
     """Calls that wait for their result. Refused on a running event loop."""
 
 
-class AsyncServiceCaller(_Caller[Call]):
-    """Calls that give a :class:`Call`, a future that can be awaited, waited for and cancelled."""
+class AsyncServiceCaller(_Caller[ServiceCall]):
+    """Calls that give a :class:`ServiceCall`, a future that can be awaited, waited for and cancelled."""
 
     _waits = False
 

@@ -35,7 +35,7 @@ class RemoteTraceback(Exception):
         return f"\n{self.text}"
 
 
-class Call:
+class ServiceCall:
     """``deadline`` is in seconds of :func:`time.monotonic`; ``trail`` the services that stand in this call, outermost
     first, its own last; ``order`` a key whose calls run one after another; ``many``: ``args`` is a list of argument
     tuples and the result the list of their results.
@@ -73,7 +73,7 @@ class Call:
         """Called when it is abandoned while it runs, to end the work."""
         self._tokens = [_BEGIN, _END]
         """Who takes one of these out may do that step: removing from a list is atomic, so each is done once."""
-        self._callbacks: list[Callable[[Call], object]] = []
+        self._callbacks: list[Callable[[ServiceCall], object]] = []
         self._result: Any = None
         self._error: BaseException | None = None
         self._ready: LockType | None = None
@@ -169,7 +169,7 @@ class Call:
             code="service_timeout",
         )
 
-    def add_done_callback(self, callback: Callable[[Call], object]) -> None:
+    def add_done_callback(self, callback: Callable[[ServiceCall], object]) -> None:
         """``callback(call)`` once it is settled, on the thread that settles it; at once when it is settled already."""
         self._callbacks.append(callback)
         if self.settled:
@@ -243,7 +243,7 @@ class Call:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
-        def wake(_: Call) -> None:
+        def wake(_: ServiceCall) -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(_resolve, woken)
 
@@ -270,7 +270,7 @@ class _Opening:
         self.ready = allocate_lock()
         self.ready.acquire()
 
-    def __call__(self, _: Call) -> None:
+    def __call__(self, _: ServiceCall) -> None:
         self.ready.release()
 
 
@@ -279,11 +279,11 @@ def _resolve(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-running: ContextVar[Call | None] = ContextVar("sage_call", default=None)
+running: ContextVar[ServiceCall | None] = ContextVar("sage_call", default=None)
 """The call that this context works for; hosts set it."""
 
 
-def current_call() -> Call | None:
+def current_call() -> ServiceCall | None:
     """The call that this code runs for, if it runs in a service's method: ask its ``abandoned`` in long work."""
     return running.get()
 

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
-from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.calls import ServiceCall
 
 _LAST = 1.0
 """Seconds that cancelled work has to end when the loop closes."""
@@ -40,7 +40,7 @@ class ServiceLoop:
             self._loop.run_until_complete(self._cancelled())
         self._loop.close()
 
-    def run(self, call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def run(self, call: ServiceCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The coroutine's result. It is cancelled when the call is abandoned, and has ended when this returns, also
         when it takes its time for that: the next of its lane must not meet it."""
         ended = allocate_lock()

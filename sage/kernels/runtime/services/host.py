@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage.kernels.runtime.service.base_service_task import Method, ServiceOptions
-from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.calls import ServiceCall
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 
-class State(StrEnum):
+class LifeState(StrEnum):
     """Where a service is in its life."""
 
     SETUP = "setup"
@@ -50,7 +50,7 @@ class Host(Protocol):
 
     def methods(self) -> Mapping[str, Method]: ...
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: ServiceCall) -> None:
         """Puts ``call`` in line. Raises :class:`sage.errors.Unavailable` when the line is full or the service is not
         running; whatever happens later settles the call."""
 

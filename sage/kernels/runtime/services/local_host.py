@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.kernels.runtime.forks import forks
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Method, methods_of
-from sage.kernels.runtime.services.calls import Call, running, with_traceback_as_cause
+from sage.kernels.runtime.services.calls import ServiceCall, running, with_traceback_as_cause
 from sage.kernels.runtime.services.event_loop import ServiceLoop
-from sage.kernels.runtime.services.host import ServiceSpec, State
-from sage.kernels.runtime.services.mailbox import Closed, Full, Inbox
-from sage.kernels.runtime.services.statistics import Tally, summed
+from sage.kernels.runtime.services.host import LifeState, ServiceSpec
+from sage.kernels.runtime.services.mailbox import Closed, Full, Mailbox
+from sage.kernels.runtime.services.statistics import WorkerStatistics, summed
 
 _log = logging.getLogger(__name__)
 
@@ -32,15 +32,15 @@ class LocalHost:
 
     def __init__(self, spec: ServiceSpec) -> None:
         self.spec = spec
-        self._state = State.STOPPED
+        self._state = LifeState.STOPPED
         self._service: Any = None
         self._methods: dict[str, Method] = {}
         self._bound: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._workers = 1
-        self._inbox: Inbox[Call] = Inbox(0)
+        self._inbox: Mailbox[ServiceCall] = Mailbox(0)
         self._lock = threading.RLock()  # a __del__ that the garbage collector calls in between may call us again
         self._threads: set[threading.Thread] = set()
-        self._tallies: list[Tally] = []
+        self._tallies: list[WorkerStatistics] = []
         self._loop: ServiceLoop | None = None
         self._started = False
         self._over = False
@@ -55,7 +55,7 @@ class LocalHost:
             if self._started:
                 raise Conflict(f"the service '{self.spec.name}' was started already")
             self._started = True
-        self._state = State.SETUP
+        self._state = LifeState.SETUP
         try:
             self._service = service = self.spec.make()
             self._prepare(service, callers)
@@ -66,9 +66,9 @@ class LocalHost:
                 self._clean_up_after_failure()
                 raise
         except BaseException:
-            self._state = State.FAILED
+            self._state = LifeState.FAILED
             raise
-        self._state = State.RUNNING
+        self._state = LifeState.RUNNING
 
     def _prepare(self, service: Any, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
         name, options = self.spec.name, self.spec.options
@@ -80,16 +80,16 @@ class LocalHost:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidRequest(f"the service '{name}' needs a whole number from 1 as {word}, not {value!r}")
         self._workers = workers
-        self._inbox = Inbox(size)
+        self._inbox = Mailbox(size)
         self._methods = methods_of(type(service))
         self._bound = {method: (getattr(service, method), found.is_async) for method, found in self._methods.items()}
 
     def stop(self, grace: float) -> None:
         with self._lock:
-            if self._state in (State.STOPPED, State.FAILED):
+            if self._state in (LifeState.STOPPED, LifeState.FAILED):
                 return
-            mine = self._state is not State.STOPPING
-            self._state = State.STOPPING
+            mine = self._state is not LifeState.STOPPING
+            self._state = LifeState.STOPPING
         if not mine:
             self._stopped.wait(grace)
             return
@@ -98,7 +98,7 @@ class LocalHost:
                 self._end(time.monotonic() + grace)
                 self._clean_up()
         finally:
-            self._state = State.STOPPED
+            self._state = LifeState.STOPPED
             self._stopped.set()
 
     def _end(self, end: float) -> None:
@@ -137,7 +137,7 @@ class LocalHost:
     def methods(self) -> Mapping[str, Method]:
         return self._methods
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: ServiceCall) -> None:
         if self._forks != forks.count or is_finalizing():
             raise self._left_behind()
         try:
@@ -191,7 +191,7 @@ class LocalHost:
             call.fail(error)
 
     def _work(self) -> None:
-        bell, tally = allocate_lock(), Tally()
+        bell, tally = allocate_lock(), WorkerStatistics()
         bell.acquire()
         self._tallies.append(tally)
         try:
@@ -206,7 +206,7 @@ class LocalHost:
             if self._inbox.ready:
                 self._add_worker()  # it died before its time
 
-    def _serve(self, bell: LockType, tally: Tally) -> None:
+    def _serve(self, bell: LockType, tally: WorkerStatistics) -> None:
         take, run = self._inbox.take, self._run
         while (call := take(bell)) is not None:
             tally.call = call
@@ -220,7 +220,7 @@ class LocalHost:
             tally.call = None
             del call  # nothing of it is held while the next is waited for
 
-    def _run(self, call: Call, tally: Tally) -> None:
+    def _run(self, call: ServiceCall, tally: WorkerStatistics) -> None:
         if not call.begin():
             return
         running.set(call)
@@ -244,7 +244,7 @@ class LocalHost:
         running.set(None)
         tally.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.many else 1)
 
-    def _many(self, call: Call, method: Callable[..., Any], is_async: bool) -> list[Any]:
+    def _many(self, call: ServiceCall, method: Callable[..., Any], is_async: bool) -> list[Any]:
         results = []
         for args in call.args:
             if call.abandoned or (call.deadline is not None and time.monotonic() >= call.deadline):
@@ -254,7 +254,7 @@ class LocalHost:
             results.append(self._on_loop(call, result) if is_async else result)
         return results
 
-    def _on_loop(self, call: Call, coroutine: Any) -> Any:
+    def _on_loop(self, call: ServiceCall, coroutine: Any) -> Any:
         with self._lock:
             if self._over:
                 coroutine.close()
@@ -273,7 +273,7 @@ class LocalHost:
             "methods": sorted(self._methods),
             "health": self._health(),
             "statistics": {
-                **summed(list(self._tallies) or [Tally()]),
+                **summed(list(self._tallies) or [WorkerStatistics()]),
                 "queue_depth": len(self._inbox),
                 "queue_size": self._inbox.limit,
                 "workers": self._workers,
@@ -282,7 +282,7 @@ class LocalHost:
         }
 
     def _health(self) -> dict[str, Any]:
-        if self._state is not State.RUNNING:
+        if self._state is not LifeState.RUNNING:
             return {"healthy": False}
         try:
             return {"healthy": True, **self._service.health()} if hasattr(self._service, "health") else {}

@@ -19,7 +19,7 @@ class Closed(Exception):
     """The line takes nothing more."""
 
 
-class Inbox(Generic[T]):
+class Mailbox(Generic[T]):
     """First in, first out. The worker that slept last is woken first: its memory is still warm.
 
     Of a lane, one stands in line or runs; the others wait behind it and count as standing in line. Lanes are joined

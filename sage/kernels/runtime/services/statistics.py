@@ -6,19 +6,19 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.services.calls import Call
+    from sage.kernels.runtime.services.calls import ServiceCall
 
 _BUCKETS = 40
 """Powers of two of a microsecond: the last is over six days."""
 
 
-class Tally:
+class WorkerStatistics:
     """The counts of one worker. Only that worker writes them."""
 
     __slots__ = ("call", "calls", "durations", "errors", "seconds")
 
     def __init__(self) -> None:
-        self.call: Call | None = None
+        self.call: ServiceCall | None = None
         """What it does now."""
         self.calls = 0
         self.errors = 0
@@ -34,7 +34,7 @@ class Tally:
         self.durations[min(int(seconds * 1e6 / calls).bit_length(), _BUCKETS - 1)] += calls
 
 
-def summed(tallies: Iterable[Tally]) -> dict[str, Any]:
+def summed(tallies: Iterable[WorkerStatistics]) -> dict[str, Any]:
     """``{calls, errors, latency_ms: {mean, p50, p99}}``; percentiles within a factor of √2, ``None`` without calls."""
     tallies = list(tallies)
     calls = sum(tally.calls for tally in tallies)

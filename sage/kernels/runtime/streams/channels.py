@@ -38,7 +38,7 @@ class Ticket:
             self._done()
 
 
-class Record(NamedTuple):
+class StreamRecord(NamedTuple):
     """What goes through a pipeline: a value, the key by which it is ordered, and whom to tell that it is done."""
 
     value: Any
@@ -62,7 +62,7 @@ class Channel:
         self.limit = limit
         self.writers = 0
         self.readers = 0
-        self._items: deque[Record] = deque()
+        self._items: deque[StreamRecord] = deque()
         self._napping: list[LockType] = []
         self._sleeping: list[LockType] = []
         self._blocked: list[LockType] = []
@@ -73,7 +73,7 @@ class Channel:
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, records: Sequence[Record], bell: LockType) -> bool:
+    def put(self, records: Sequence[StreamRecord], bell: LockType) -> bool:
         """Puts all, waiting for room as often as it needs to; false: the line was aborted and takes nothing."""
         begun = 0
         while True:
@@ -95,7 +95,7 @@ class Channel:
                 return True
             bell.acquire()
 
-    def push(self, records: Sequence[Record]) -> bool:
+    def push(self, records: Sequence[StreamRecord]) -> bool:
         """As :meth:`put`, at once and beyond the limit: for those who look for room first."""
         with self._mutex:
             if self._aborted:
@@ -117,7 +117,7 @@ class Channel:
             return wake
         return ()
 
-    def take(self, limit: int, bell: LockType) -> list[Record] | None:
+    def take(self, limit: int, bell: LockType) -> list[StreamRecord] | None:
         """Up to ``limit`` of them, at least one; ``None``: it was aborted, or is empty and nobody writes any more."""
         napped = False
         while True:
@@ -140,7 +140,7 @@ class Channel:
                 call()
         return taken
 
-    def _taken(self, limit: int) -> tuple[list[Record], Sequence[LockType]]:
+    def _taken(self, limit: int) -> tuple[list[StreamRecord], Sequence[LockType]]:
         items = self._items
         count = min(limit, max(1, len(items) // self.readers)) if self.readers > 1 else min(limit, len(items))
         if count == len(items):
@@ -165,7 +165,7 @@ class Channel:
         if rung:
             bell.acquire()  # it is about to be released
 
-    def give_back(self, records: Sequence[Record]) -> None:
+    def give_back(self, records: Sequence[StreamRecord]) -> None:
         """To the front of the line, for another reader."""
         with self._mutex:
             self._items.extendleft(reversed(records))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.streams.workers import Kind, StageFunction
+from sage.kernels.runtime.streams.workers import FunctionKind, StageFunction
 
 _WORDS = "'fail', 'skip', 'retry', Retry(…), or a function, object or class that takes dead letters"
 
@@ -59,7 +59,7 @@ def policy_of(on_error: Any, stage: str) -> Policy:
             raise InvalidRequest(f"on_error of '{stage}' must be {_WORDS}, not {then!r}", param="on_error")
         return Policy(retry, skips=then == "skip")
     try:
-        return Policy(retry, letters=StageFunction(f"{stage} dead letters", Kind.SINK, then))
+        return Policy(retry, letters=StageFunction(f"{stage} dead letters", FunctionKind.SINK, then))
     except InvalidRequest as exc:
         raise InvalidRequest(f"on_error of '{stage}' must be {_WORDS}, not {then!r}", param="on_error") from exc
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, DeadlineExceeded
 from sage.kernels.runtime.streams.channels import Channel
-from sage.kernels.runtime.streams.source_task import Feed
+from sage.kernels.runtime.streams.source_task import SourceTask
 from sage.kernels.runtime.streams.stages import StageTask, Task
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Job:
         with self._changed:
             self._changed.notify_all()
 
-    def _feeds(self) -> list[Feed]:
-        return [task for task in self._tasks if isinstance(task, Feed)]
+    def _feeds(self) -> list[SourceTask]:
+        return [task for task in self._tasks if isinstance(task, SourceTask)]
 
     def _supervise(self) -> None:
         """Waits for all tasks, once it was aborted no longer than its grace; then ends what was begun for it."""
@@ -237,7 +237,7 @@ class Job:
                 figures |= {"in": counts.taken, "seconds": counts.seconds}
             for word, figure in figures.items():
                 one[word] = one.get(word, 0) + figure
-            if isinstance(task, Feed):
+            if isinstance(task, SourceTask):
                 one |= task.source.describe()
         for stage, channels in self._channels.items():
             found[stage]["waiting"] = sum(len(channel) for channel in channels)

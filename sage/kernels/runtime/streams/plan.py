@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 from sage.kernels.runtime.streams.channels import Channel
 from sage.kernels.runtime.streams.error_policy import DeadLetter, Letters, Policy
 from sage.kernels.runtime.streams.job import Job
-from sage.kernels.runtime.streams.source_task import Feed, Source
+from sage.kernels.runtime.streams.source_task import Source, SourceTask
 from sage.kernels.runtime.streams.stages import Output, StageTask, Task
-from sage.kernels.runtime.streams.workers import Failure, Kind, Lives, LocalWorker, StageFunction, Worker
+from sage.kernels.runtime.streams.workers import (
+    Failure,
+    FunctionKind,
+    LocalWorker,
+    SharedInstances,
+    StageFunction,
+    Worker,
+)
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.streams.workers import Callers
@@ -37,7 +44,7 @@ class StageNode:
     platform to do; ``largest``: records that a worker gets at most at a time."""
 
     name: str
-    kind: Kind
+    kind: FunctionKind
     function: StageFunction | None
     inputs: Sequence[SourceNode | StageNode]
     policy: Policy
@@ -50,17 +57,17 @@ class StageNode:
     """Its records have keys, and those of one key go to one worker."""
 
     def __post_init__(self) -> None:
-        self.keyed = self.kind is Kind.KEY or self.by_key
+        self.keyed = self.kind is FunctionKind.KEY or self.by_key
 
     @property
     def by_key(self) -> bool:
         return any(node.keyed for node in self.inputs)
 
 
-class LettersDesk:
+class DeadLetterSink:
     """Hands dead letters to their sink, one at a time, whoever they come from."""
 
-    def __init__(self, function: StageFunction, lives: Lives) -> None:
+    def __init__(self, function: StageFunction, lives: SharedInstances) -> None:
         self._worker = LocalWorker(function, lives)
         self._lock = threading.Lock()
 
@@ -80,17 +87,17 @@ class LettersDesk:
         self._worker.stop()
 
 
-class Launch:
+class JobBuilder:
     """Makes the tasks of one job of a plan."""
 
     def __init__(
-        self, nodes: Sequence[SourceNode | StageNode], make_worker: MakeWorker, lives: Lives, limit: int
+        self, nodes: Sequence[SourceNode | StageNode], make_worker: MakeWorker, lives: SharedInstances, limit: int
     ) -> None:
         self._nodes = nodes
         self._make_worker = make_worker
         self._lives = lives
         self._channels: dict[StageNode, list[Channel]] = {}
-        self._desks: dict[int, LettersDesk] = {}
+        self._desks: dict[int, DeadLetterSink] = {}
         for node in nodes:
             if isinstance(node, StageNode):
                 lanes = node.parallelism if node.by_key else 1
@@ -120,12 +127,14 @@ class Launch:
             return None
         found = id(policy.letters.function)
         if found not in self._desks:
-            self._desks[found] = LettersDesk(policy.letters, self._lives)
+            self._desks[found] = DeadLetterSink(policy.letters, self._lives)
         return self._desks[found]
 
-    def _feed(self, node: SourceNode, job: Job) -> Feed:
+    def _feed(self, node: SourceNode, job: Job) -> SourceTask:
         letters = self._letters(node.policy)
-        return Feed(node.make(), self._output(node), node.policy, letters, job, node.name, f"{job.name}-{node.name}")
+        return SourceTask(
+            node.make(), self._output(node), node.policy, letters, job, node.name, f"{job.name}-{node.name}"
+        )
 
     def _stage(self, node: StageNode, job: Job) -> list[Task]:
         channels, letters = self._channels[node], self._letters(node.policy)

@@ -13,7 +13,7 @@ from sage.kernels.runtime.streams.channels import UNKEYED
 from sage.kernels.runtime.streams.workers import Failure, Outcome
 
 if TYPE_CHECKING:
-    from sage.kernels.runtime.services.calls import Call
+    from sage.kernels.runtime.services.calls import ServiceCall
     from sage.kernels.runtime.streams.workers import Callers
 
 _PATIENCE = 30.0
@@ -82,8 +82,8 @@ class ServiceWorker:
             return Failure(exc)
 
     def _at_once(self, batch: list[Keyed]) -> list[Outcome]:
-        under_way: deque[Call] = deque()
-        calls: list[Call | Failure] = []
+        under_way: deque[ServiceCall] = deque()
+        calls: list[ServiceCall | Failure] = []
         for key, record in batch:
             try:
                 calls.append(self._sent(key, record, under_way))
@@ -94,13 +94,13 @@ class ServiceWorker:
             for call, (_, record) in zip(calls, batch, strict=True)
         ]
 
-    def _outcome(self, record: Any, call: Call) -> Outcome:
+    def _outcome(self, record: Any, call: ServiceCall) -> Outcome:
         try:
             return self._step.result(record, call.result())
         except BaseException as exc:
             return Failure(exc)
 
-    def _sent(self, key: Any, record: Any, under_way: deque[Call] | list[Call]) -> Call:
+    def _sent(self, key: Any, record: Any, under_way: deque[ServiceCall] | list[ServiceCall]) -> ServiceCall:
         args, kwargs = self._step.of(record)
         call = self._when_there_is_room(lambda: self._method(key)(*args, **kwargs), under_way)
         under_way.append(call)
@@ -139,7 +139,9 @@ class ServiceWorker:
             proxy = proxy.options(timeout=step.timeout, order=order, retries=step.retries)
         return proxy._method(step.method)
 
-    def _when_there_is_room(self, send: Callable[[], Call], under_way: deque[Call] | list[Call]) -> Call:
+    def _when_there_is_room(
+        self, send: Callable[[], ServiceCall], under_way: deque[ServiceCall] | list[ServiceCall]
+    ) -> ServiceCall:
         """A full queue is no error here: it is why one waits."""
         until = time.monotonic() + _PATIENCE
         while True:

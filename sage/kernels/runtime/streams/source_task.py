@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage.kernels.runtime.streams.channels import Record
+from sage.kernels.runtime.streams.channels import StreamRecord
 from sage.kernels.runtime.streams.error_policy import Letters, Policy
 from sage.kernels.runtime.streams.stages import Aborted, JobControl, Output, Task, give_up
 
@@ -26,10 +26,10 @@ class Source(Protocol):
     def open(self, callers: Callers) -> None:
         """Makes ready; raises what fails the job."""
 
-    def read(self, feed: Feed) -> None:
+    def read(self, feed: SourceTask) -> None:
         """Puts records into ``feed`` until there are no more or ``feed.stopping``."""
 
-    def finish(self, feed: Feed) -> None:
+    def finish(self, feed: SourceTask) -> None:
         """After the last record was put: waits, while the job lives, until what was read is done where that matters."""
 
     def close(self) -> None:
@@ -39,7 +39,7 @@ class Source(Protocol):
         """What else is to be known of it, as JSON; from any thread."""
 
 
-class Feed(Task):
+class SourceTask(Task):
     """The task of a source, and what the source puts its records into."""
 
     def __init__(
@@ -87,10 +87,10 @@ class Feed(Task):
                 _log.warning("'%s' gave %d records after its job had stopped: dropped", self.stage, len(values))
                 raise Aborted
             self.counts.put += len(values)
-            if not self._output.put([Record(value) for value in values]):
+            if not self._output.put([StreamRecord(value) for value in values]):
                 raise Aborted
 
-    def push(self, records: list[Record]) -> None:
+    def push(self, records: list[StreamRecord]) -> None:
         """At once; look at :meth:`room` first."""
         self.counts.put += len(records)
         if not self._output.push(records):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
-from sage.kernels.runtime.streams.channels import UNKEYED, Channel, Record, close
+from sage.kernels.runtime.streams.channels import UNKEYED, Channel, StreamRecord, close
 from sage.kernels.runtime.streams.error_policy import DeadLetter, Letters, Policy, pause_before
-from sage.kernels.runtime.streams.workers import Failure, Kind, Outcome, Worker
+from sage.kernels.runtime.streams.workers import Failure, FunctionKind, Outcome, Worker
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.streams.plan import StageNode
@@ -53,7 +53,7 @@ class Output:
             for channel in channels:
                 channel.writers += 1
 
-    def put(self, records: list[Record]) -> bool:
+    def put(self, records: list[StreamRecord]) -> bool:
         """Waits for room; false: the job was aborted."""
         if len(self._consumers) == 1 and len(self._consumers[0]) == 1:
             return self._consumers[0][0].put(records, self.bell)
@@ -64,12 +64,12 @@ class Output:
                     return False
         return True
 
-    def push(self, records: list[Record]) -> bool:
+    def push(self, records: list[StreamRecord]) -> bool:
         """As :meth:`put`, at once, also where there is no room."""
         self._account(records)
         return all(channel.push(mine) for channels in self._consumers for channel, mine in _by_key(records, channels))
 
-    def _account(self, records: list[Record]) -> None:
+    def _account(self, records: list[StreamRecord]) -> None:
         """Each consumer of a record is one more thing to be done for it, and none makes it done."""
         if (more := len(self._consumers) - 1) != 0:
             for record in records:
@@ -90,10 +90,10 @@ class Output:
                 channel.close()
 
 
-def _by_key(records: list[Record], channels: Sequence[Channel]) -> Sequence[tuple[Channel, list[Record]]]:
+def _by_key(records: list[StreamRecord], channels: Sequence[Channel]) -> Sequence[tuple[Channel, list[StreamRecord]]]:
     if len(channels) == 1:
         return ((channels[0], records),)
-    parts: list[list[Record]] = [[] for _ in channels]
+    parts: list[list[StreamRecord]] = [[] for _ in channels]
     for record in records:
         parts[place_of(record.key) % len(channels)].append(record)
     return [(channel, part) for channel, part in zip(channels, parts, strict=True) if part]
@@ -219,7 +219,7 @@ class StageTask(Task):
             while rest:
                 rest = rest[self._process(rest) :]
 
-    def _process(self, batch: list[Record]) -> int:
+    def _process(self, batch: list[StreamRecord]) -> int:
         """How many of ``batch``, from its start, are done."""
         counts = self.counts
         begun = time.perf_counter()
@@ -228,7 +228,7 @@ class StageTask(Task):
         counts.begun = None
         counts.seconds += time.perf_counter() - begun
         counts.taken += len(outcomes)
-        records: list[Record] = []
+        records: list[StreamRecord] = []
         try:
             self._collect(batch, outcomes, records)
         finally:
@@ -237,12 +237,12 @@ class StageTask(Task):
                 raise Aborted
         return len(outcomes)
 
-    def _run_on(self, batch: list[Record]) -> list[Outcome]:
+    def _run_on(self, batch: list[StreamRecord]) -> list[Outcome]:
         if self._with_keys:
             return self._worker.process([(record.key, record.value) for record in batch])
         return self._worker.process([record.value for record in batch])
 
-    def _collect(self, batch: list[Record], outcomes: list[Outcome], records: list[Record]) -> None:
+    def _collect(self, batch: list[StreamRecord], outcomes: list[Outcome], records: list[StreamRecord]) -> None:
         """Puts what goes on into ``records``."""
         kind, append = self._kind, records.append
         for record, outcome in zip(batch, outcomes, strict=False):
@@ -251,18 +251,18 @@ class StageTask(Task):
                 if outcome is _DROPPED:
                     close(record.ticket)
                     continue
-            if kind is Kind.MAP:
-                append(Record(outcome, record.key, record.ticket))
-            elif kind is Kind.FLATMAP:
+            if kind is FunctionKind.MAP:
+                append(StreamRecord(outcome, record.key, record.ticket))
+            elif kind is FunctionKind.FLATMAP:
                 _spread(record, outcome, records)
-            elif kind is Kind.KEY:
-                append(Record(record.value, outcome, record.ticket))
-            elif kind is Kind.FILTER and outcome:
+            elif kind is FunctionKind.KEY:
+                append(StreamRecord(record.value, outcome, record.ticket))
+            elif kind is FunctionKind.FILTER and outcome:
                 append(record)
             else:
                 close(record.ticket)
 
-    def _settled(self, record: Record, failure: Failure) -> Outcome:
+    def _settled(self, record: StreamRecord, failure: Failure) -> Outcome:
         """What came of a record that raised, after all that its policy does; :data:`_DROPPED` if nothing."""
         counts, retry = self.counts, self._policy.retry
         attempt = 1
@@ -282,10 +282,10 @@ class StageTask(Task):
         return give_up(self, self._policy, self._letters, record.value, failure.error, attempt)
 
 
-def _spread(record: Record, values: list[Any], records: list[Record]) -> None:
+def _spread(record: StreamRecord, values: list[Any], records: list[StreamRecord]) -> None:
     if record.ticket is not None:
         record.ticket.add(len(values) - 1)
-    records.extend(Record(value, record.key, record.ticket) for value in values)
+    records.extend(StreamRecord(value, record.key, record.ticket) for value in values)
 
 
 def give_up(

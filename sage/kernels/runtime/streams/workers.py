@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SLICE = 0.002
 
 
-class Kind(StrEnum):
+class FunctionKind(StrEnum):
     """What becomes of a function's result: it is the new record, decides on the record, is many records, the record's
     key, or nothing."""
 
@@ -53,7 +53,7 @@ class StageFunction:
     record)."""
 
     name: str
-    kind: Kind
+    kind: FunctionKind
     function: Any
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Platform(Protocol):
     def stop(self) -> None: ...
 
 
-class Lives:
+class SharedInstances:
     """Counts who uses a shared instance: the first sets it up, the last cleans it up."""
 
     def __init__(self) -> None:
@@ -185,10 +185,10 @@ class LocalWorker:
     """Runs the function on the thread that asks; hands over what it has after ``seconds``, so that no slow record holds
     back those before it."""
 
-    def __init__(self, function: StageFunction, lives: Lives | None = None, seconds: float = _SLICE) -> None:
+    def __init__(self, function: StageFunction, lives: SharedInstances | None = None, seconds: float = _SLICE) -> None:
         self._stage = function
         self._seconds = seconds
-        self._lives = lives or Lives()
+        self._lives = lives or SharedInstances()
         self._made: Any = None
         self._began = False
         self._run: Callable[[Any], Any] = lambda record: record
@@ -201,7 +201,7 @@ class LocalWorker:
         run = self._stage.bind(self._made)
         if inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None)):  # noqa: B004
             run = self._on_loop(run)
-        checks = {Kind.FLATMAP: _listed, Kind.KEY: _hashable}
+        checks = {FunctionKind.FLATMAP: _listed, FunctionKind.KEY: _hashable}
         self._run = checks[kind](run, self._stage.name) if (kind := self._stage.kind) in checks else run
 
     def _on_loop(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import OVERLAP, SIZE, Document, Section
+from sage.middleware.cli.ingest.document import OVERLAP, SIZE, ParsedDocument, TextSection
 
 _CHINESE_COUNTS = 3
 _CHINESE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
@@ -39,7 +39,7 @@ def measure(text: str) -> int:
     return len(text) + (_CHINESE_COUNTS - 1) * len(_CHINESE.findall(text))
 
 
-def chunks(document: Document, size: int = SIZE, overlap: int = OVERLAP) -> Iterator[Chunk]:
+def chunks(document: ParsedDocument, size: int = SIZE, overlap: int = OVERLAP) -> Iterator[Chunk]:
     """The document in chunks of at most ``size`` (see :func:`measure`), each section by itself.
 
     Neighbours within a section share up to ``overlap``; the heading path counts into the size, up to half of it.
@@ -59,7 +59,7 @@ def heading_line(heading: tuple[str, ...]) -> str:
     return line if len(line) <= _LONGEST_LINE else f"…{line[-_LONGEST_LINE:]}"
 
 
-def _of_section(section: Section, line: str, splitter: _Splitter) -> Iterator[Chunk]:
+def _of_section(section: TextSection, line: str, splitter: _Splitter) -> Iterator[Chunk]:
     if not section.text.strip():
         yield Chunk(line, section.heading, None)
         return

@@ -16,33 +16,33 @@ import typer
 from sage.errors import SageError
 from sage.middleware.cli.client import CallFailed, Client
 from sage.middleware.cli.ingest.display import showing
-from sage.middleware.cli.ingest.document import Kind, Unreadable
-from sage.middleware.cli.ingest.files import Found, Walk, kind_of_stdin
-from sage.middleware.cli.ingest.parsing import Limits, Parser
+from sage.middleware.cli.ingest.document import FileKind, Unreadable
+from sage.middleware.cli.ingest.files import FileEntry, Walk, kind_of_stdin
+from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
 from sage.middleware.cli.ingest.records import Recipe, Spool
 from sage.middleware.cli.ingest.run import Ingestion, fill
 from sage.middleware.cli.ingest.summary import Display, Summary
-from sage.middleware.cli.ingest.target import Target
+from sage.middleware.cli.ingest.target import IngestTarget
 
 Connect = Callable[[], Client]
 
-__all__ = ["Limits", "Recipe", "Walk", "Wish", "ingest"]
+__all__ = ["IngestOptions", "ParsingLimits", "Recipe", "Walk", "ingest"]
 
 
 @dataclass(frozen=True)
-class Wish:
+class IngestOptions:
     """What the command line asks for, checked."""
 
     collection: str
     recipe: Recipe
-    limits: Limits
+    limits: ParsingLimits
     walk: Walk
     again: bool = False
     prune: bool = False
     dry_run: bool = False
 
 
-def ingest(wish: Wish, files: Sequence[Path], connect: Connect, *, as_json: bool = False) -> None:
+def ingest(wish: IngestOptions, files: Sequence[Path], connect: Connect, *, as_json: bool = False) -> None:
     """Brings the files in and tells what became of them. Raises :class:`SageError` if any failed."""
     summary = Summary(wish.collection, wish.dry_run, skipped=wish.walk.skipped)
     with _with_stdin(files, wish.walk) as found:
@@ -57,14 +57,14 @@ def ingest(wish: Wish, files: Sequence[Path], connect: Connect, *, as_json: bool
     _report(summary, as_json)
 
 
-def _carry_out(wish: Wish, found: Sequence[Found], summary: Summary, connect: Connect) -> None:
+def _carry_out(wish: IngestOptions, found: Sequence[FileEntry], summary: Summary, connect: Connect) -> None:
     total = sum(file.size for file in found)
     with Parser(wish.limits) as parser:
         if wish.dry_run:
             with showing(total, "chunks") as display:
                 _try_out(wish, found, parser, summary, display)
             return
-        target = Target(connect(), wish.collection)
+        target = IngestTarget(connect(), wish.collection)
         if target.open():
             embedder = target.description.get("embedder") or "none: keywords only"
             typer.echo(f"sage: collection '{wish.collection}' is new (embedder: {embedder})", err=True)
@@ -75,7 +75,9 @@ def _carry_out(wish: Wish, found: Sequence[Found], summary: Summary, connect: Co
                 ingestion.prune(wish.walk.roots)
 
 
-def _try_out(wish: Wish, found: Sequence[Found], parser: Parser, summary: Summary, display: Display) -> None:
+def _try_out(
+    wish: IngestOptions, found: Sequence[FileEntry], parser: Parser, summary: Summary, display: Display
+) -> None:
     """What could be read, and how many documents it would be."""
     for file in found:
         try:
@@ -90,8 +92,8 @@ def _try_out(wish: Wish, found: Sequence[Found], parser: Parser, summary: Summar
         display.sent(summary.chunks)
 
 
-def _count(wish: Wish, file: Found, parser: Parser, summary: Summary) -> int:
-    if file.kind is not Kind.JSONL:
+def _count(wish: IngestOptions, file: FileEntry, parser: Parser, summary: Summary) -> int:
+    if file.kind is not FileKind.JSONL:
         with Spool() as spool:
             fill(spool, parser, wish.recipe, file)
             return spool.count
@@ -104,7 +106,7 @@ def _count(wish: Wish, file: Found, parser: Parser, summary: Summary) -> int:
 
 
 @contextlib.contextmanager
-def _with_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[Found]]:
+def _with_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[FileEntry]]:
     """The files of the arguments. What comes from stdin is a file for as long as the block lasts; without ``--as`` its
     content is its name, so that another stdin does not take its place."""
     named = [path for path in arguments if str(path) != "-"]
@@ -122,7 +124,7 @@ def _with_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[Found]]:
         with path.open("rb") as file:
             kind = walk.kind or kind_of_stdin(file.read(8192))
         source = walk.called or f"stdin:{digest.hexdigest()}"
-        yield [*found, Found(path, source, walk.called or "stdin", kind, path.stat().st_size, "stdin")]
+        yield [*found, FileEntry(path, source, walk.called or "stdin", kind, path.stat().st_size, "stdin")]
 
 
 def _go_on(summary: Summary) -> str:

@@ -15,7 +15,7 @@ OWN_FIELDS = ("source", "path", "title", "page", "heading", "chunk", "chunks", "
 """Metadata that ``sage ingest`` writes itself."""
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """How a file is read."""
 
     TEXT = "text"
@@ -30,7 +30,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class TextSection:
     """The text under one heading, without the heading's own line.
 
     ``pages``: where in ``text`` a page begins, as ``(offset in characters, page number from 1)``, ascending.
@@ -42,10 +42,10 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ParsedDocument:
     """One file, parsed. ``markdown``: the texts are Markdown, so that lists, tables and code hold together."""
 
-    sections: list[Section]
+    sections: list[TextSection]
     title: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     markdown: bool = False
@@ -66,14 +66,14 @@ class HeadingPath:
         return tuple(name for _, name in self._open if name)
 
 
-def gather(found: Iterable[tuple[tuple[str, ...], str]], tidy: Callable[[str], str] = str.strip) -> list[Section]:
+def gather(found: Iterable[tuple[tuple[str, ...], str]], tidy: Callable[[str], str] = str.strip) -> list[TextSection]:
     """Sections of ``(heading, text)``; a heading without text stays only where nothing stands under it."""
     pairs = [(heading, tidy(text)) for heading, text in found]
     kept = []
     for place, (heading, text) in enumerate(pairs):
         following = pairs[place + 1][0] if place + 1 < len(pairs) else ()
         if text or (heading and following[: len(heading)] != heading):
-            kept.append(Section(heading, text))
+            kept.append(TextSection(heading, text))
     return kept
 
 

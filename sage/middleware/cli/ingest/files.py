@@ -12,27 +12,27 @@ from pathlib import Path
 
 from sage.errors import InvalidRequest
 from sage.middleware.cli.ingest.decoding import is_binary
-from sage.middleware.cli.ingest.document import Kind
+from sage.middleware.cli.ingest.document import FileKind
 
 _KINDS = {
-    Kind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),
-    Kind.HTML: (".html", ".htm", ".xhtml"),
-    Kind.PDF: (".pdf",),
-    Kind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
+    FileKind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),
+    FileKind.HTML: (".html", ".htm", ".xhtml"),
+    FileKind.PDF: (".pdf",),
+    FileKind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings}
 _HEAD = 8192  # bytes that say what a file is
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileEntry:
     """A file to take in. ``source`` is its lasting name in the collection, ``relative`` its path under the directory
     that was given; ``shown``: what messages call it."""
 
     path: Path
     source: str
     relative: str
-    kind: Kind
+    kind: FileKind
     size: int
     shown: str
 
@@ -44,18 +44,18 @@ class Walk:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     called: str | None = None
-    kind: Kind | None = None
+    kind: FileKind | None = None
     skipped: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[str, str]] = field(default_factory=list)
     roots: dict[str, Path] = field(default_factory=dict)
     """Directories by how the sources of their files begin."""
 
-    def find(self, arguments: Sequence[Path]) -> list[Found]:
+    def find(self, arguments: Sequence[Path]) -> list[FileEntry]:
         """Every file once, those of a directory in the order of their names.
 
         Raises :class:`InvalidRequest` for an argument that is not there.
         """
-        found: dict[str, Found] = {}
+        found: dict[str, FileEntry] = {}
         for argument in arguments:
             if not argument.exists():
                 raise InvalidRequest(f"{argument}: there is no such file or directory")
@@ -63,7 +63,7 @@ class Walk:
                 found.setdefault(file.source, file)
         return list(found.values())
 
-    def _named(self, path: Path) -> Iterator[Found]:
+    def _named(self, path: Path) -> Iterator[FileEntry]:
         if not path.is_file():
             self.failed.append((str(path), "is no regular file; pipe it in: sage ingest COLLECTION -"))
             return
@@ -72,7 +72,7 @@ class Walk:
         if file is not None:
             yield file
 
-    def _directory(self, root: Path) -> Iterator[Found]:
+    def _directory(self, root: Path) -> Iterator[FileEntry]:
         base = self.called if self.called is not None else printable(root.resolve()).rstrip("/")
         self.roots[f"{base}/"] = root
 
@@ -117,7 +117,7 @@ class Walk:
             self.skipped[reason] += 1
         return reason is None
 
-    def _look(self, path: Path, source: str, relative: str, *, named: bool) -> Found | None:
+    def _look(self, path: Path, source: str, relative: str, *, named: bool) -> FileEntry | None:
         try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
@@ -132,27 +132,27 @@ class Walk:
             else:
                 self.skipped["binary"] += 1
             return None
-        return Found(path, source, relative, kind, size, printable(path))
+        return FileEntry(path, source, relative, kind, size, printable(path))
 
 
-def kind_of(name: str, head: bytes) -> Kind | None:
+def kind_of(name: str, head: bytes) -> FileKind | None:
     """By its ending, and by how it begins; ``None``: it is binary."""
     kind = _KIND_OF.get(os.path.splitext(name)[1].lower())
-    if kind is Kind.PDF or head.startswith(b"%PDF-"):
-        return Kind.PDF
+    if kind is FileKind.PDF or head.startswith(b"%PDF-"):
+        return FileKind.PDF
     if is_binary(head):
         return None
-    return kind or Kind.TEXT
+    return kind or FileKind.TEXT
 
 
-def kind_of_stdin(head: bytes) -> Kind:
+def kind_of_stdin(head: bytes) -> FileKind:
     """What comes without a name."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith(b"%pdf-"):
-        return Kind.PDF
+        return FileKind.PDF
     if begin.startswith((b"<!doctype html", b"<html")):
-        return Kind.HTML
-    return Kind.JSONL if begin.startswith(b"{") else Kind.TEXT
+        return FileKind.HTML
+    return FileKind.JSONL if begin.startswith(b"{") else FileKind.TEXT
 
 
 def digest_of(path: Path, recipe: str) -> str:

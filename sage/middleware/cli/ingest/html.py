@@ -9,7 +9,7 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.cli.ingest.decoding import decode, detect
-from sage.middleware.cli.ingest.document import Document, HeadingPath, Unreadable, gather, one_line
+from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, Unreadable, gather, one_line
 
 _LEFT_OUT = (
     "script,style,noscript,template,nav,aside,footer,form,button,select,dialog,iframe,object,svg,canvas,video,audio,"
@@ -24,7 +24,7 @@ _HEADING = re.compile(r"h[1-6]")
 _DECLARED = re.compile(rb"""<(?:meta[^>]+charset\s*=|\?xml[^>]+encoding\s*=)\s*["']?([A-Za-z0-9_:.-]{1,40})""", re.I)
 
 
-def parse_html(data: bytes, encoding: str | None = None) -> Document:
+def parse_html(data: bytes, encoding: str | None = None) -> ParsedDocument:
     """Sections by heading; the title from ``<title>``, else the first ``<h1>``; the language as metadata ``lang``."""
     try:
         from selectolax.lexbor import LexborHTMLParser
@@ -37,7 +37,7 @@ def parse_html(data: bytes, encoding: str | None = None) -> Document:
     root = _main(tree)
     sections = gather(_Reader().sections(root)) if root is not None else []
     metadata = {"lang": language.lower()[:35]} if language else {}
-    return Document(sections, name or None, metadata, markdown=True)
+    return ParsedDocument(sections, name or None, metadata, markdown=True)
 
 
 def _text(data: bytes, encoding: str | None) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage.middleware.cli.ingest.files import Found
+from sage.middleware.cli.ingest.files import FileEntry
 from sage.middleware.cli.ingest.journal import Journal, Position, Prefix
 from sage.middleware.cli.ingest.parsing import Parser
 from sage.middleware.cli.ingest.records import Recipe, chunk_id
 from sage.middleware.cli.ingest.summary import Display, Summary
-from sage.middleware.cli.ingest.target import Refused, Target
+from sage.middleware.cli.ingest.target import IngestTarget, Refused
 
 _BATCH_BYTES = 4 * 2**20
 
@@ -30,11 +30,11 @@ class _Batch:
     """No line up to here failed: a later run may begin behind it."""
 
 
-class Lines:
+class JsonLinesIngest:
     """Takes in one file of JSON lines."""
 
     def __init__(
-        self, target: Target, parser: Parser, recipe: Recipe, summary: Summary, display: Display, most: int
+        self, target: IngestTarget, parser: Parser, recipe: Recipe, summary: Summary, display: Display, most: int
     ) -> None:
         self._target = target
         self._parser = parser
@@ -43,7 +43,7 @@ class Lines:
         self._display = display
         self._most = most
 
-    def take(self, found: Found, again: bool) -> None:
+    def take(self, found: FileEntry, again: bool) -> None:
         """Goes on where the journal says that an earlier run stopped, if the file begins as it did then."""
         journal = Journal(self._target.identity, found.source)
         with found.path.open("rb") as file:
@@ -58,7 +58,7 @@ class Lines:
                 return
             self._rest(found, position, prefix, journal)
 
-    def _rest(self, found: Found, position: Position, prefix: Prefix, journal: Journal) -> None:
+    def _rest(self, found: FileEntry, position: Position, prefix: Prefix, journal: Journal) -> None:
         batch = _Batch(end=position.offset, line=position.line)
         reached = position.offset
         self._display.advance(reached)
@@ -87,7 +87,7 @@ class Lines:
         self._display.advance(found.size - reached)
         self._count(found, count, position)
 
-    def _finished(self, document: dict[str, Any], found: Found, line: int) -> dict[str, Any]:
+    def _finished(self, document: dict[str, Any], found: FileEntry, line: int) -> dict[str, Any]:
         """With an id, by its place in the file, and ``--metadata`` under its own."""
         done = {key: value for key, value in document.items() if value is not None}
         done.setdefault("id", chunk_id(found.source, line))
@@ -95,7 +95,7 @@ class Lines:
             done["metadata"] = {**self._recipe.metadata, **(done.get("metadata") or {})}
         return done
 
-    def _send(self, batch: _Batch, found: Found, prefix: Prefix, journal: Journal) -> None:
+    def _send(self, batch: _Batch, found: FileEntry, prefix: Prefix, journal: Journal) -> None:
         """Writes the batch without the documents that the gateway refuses, which fail by their lines."""
         pending = list(zip(batch.documents, batch.lines, strict=True))
         while pending:
@@ -111,7 +111,7 @@ class Lines:
         if batch.clean and batch.end and (digest := prefix.up_to(batch.end)):
             journal.write(Position(batch.end, batch.line, digest, batch.whole))
 
-    def _count(self, found: Found, count: int, position: Position) -> None:
+    def _count(self, found: FileEntry, count: int, position: Position) -> None:
         self._summary.chunks += count
         if found.shown in self._summary.failed_files:
             return

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import Document, HeadingPath, gather, one_line
+from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, gather, one_line
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _MOST_VALUES = 50
 _LONGEST_VALUE = 1000  # characters
 
 
-def parse_markdown(text: str) -> Document:
+def parse_markdown(text: str) -> ParsedDocument:
     """Sections by heading. Front matter becomes metadata, its ``title`` or the only first heading the title."""
     fields, body = _front_matter(text)
     sections = gather(_sections(body), lambda text: text.strip("\n"))
@@ -23,7 +23,7 @@ def parse_markdown(text: str) -> Document:
     if title is None and sections:
         firsts = {section.heading[:1] for section in sections}
         title = next(iter(firsts))[0] if len(firsts) == 1 and firsts != {()} else None
-    return Document(sections, one_line(str(title)) if title is not None else None, fields, markdown=True)
+    return ParsedDocument(sections, one_line(str(title)) if title is not None else None, fields, markdown=True)
 
 
 def _sections(text: str) -> Iterator[tuple[tuple[str, ...], str]]:

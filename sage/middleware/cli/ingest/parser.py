@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.cli.ingest.document import Kind, Unreadable, one_line
+from sage.middleware.cli.ingest.document import FileKind, Unreadable, one_line
 from sage.middleware.cli.ingest.reading import Order, load, read
 
 MOST_OUTPUT = 256 * 2**20
@@ -31,7 +31,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         order = orjson.loads(line)
         limits = order.pop("limits")
-        wanted = Order(**{**order, "kind": Kind(order["kind"])})
+        wanted = Order(**{**order, "kind": FileKind(order["kind"])})
         try:
             load(wanted.kind)
         except SageError as exc:
@@ -69,7 +69,7 @@ def _records(order: Order) -> None:
     for record in read(order):
         line = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS) + b"\n"
         said += len(line)
-        if said > MOST_OUTPUT and order.kind is not Kind.JSONL:
+        if said > MOST_OUTPUT and order.kind is not FileKind.JSONL:
             raise Unreadable(f"has more than {MOST_OUTPUT // 2**20} MiB of text")
         with _clock_stopped():
             _write(line)

@@ -31,7 +31,7 @@ def _environment() -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ParsingLimits:
     """On the parsing of one file: bytes of memory, seconds (and one more for each megabyte of the file)."""
 
     memory: int = 2**30
@@ -41,7 +41,7 @@ class Limits:
 class Parser:
     """A context: the process runs from the first file to the end of the block. For one thread."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ParsingLimits) -> None:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import Document, HeadingPath, Section, Unreadable, one_line
+from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, one_line
 
 _HYPHEN = re.compile(r"(?<=[a-zà-ÿ]{2})-\n(?=[a-zà-ÿ]{2})")
 _DEEPEST = 6
@@ -25,7 +25,7 @@ def load_pypdf() -> tuple[type[Any], type[Exception]]:
     return PdfReader, PyPdfError
 
 
-def parse_pdf(path: Path) -> Document:
+def parse_pdf(path: Path) -> ParsedDocument:
     """One section an outline entry (or one in all), with the places where pages begin.
 
     Raises :class:`Unreadable` for what is encrypted, has no text, or is no PDF.
@@ -42,12 +42,12 @@ def parse_pdf(path: Path) -> Document:
         raise Unreadable(f"cannot be read as PDF: {one_line(str(exc))}") from None
     if not any(pages):
         raise Unreadable(f"has no text in its {len(pages)} pages (scanned?): recognise its text (OCR) first")
-    return Document(_sections(pages, begins), title)
+    return ParsedDocument(_sections(pages, begins), title)
 
 
-def _sections(pages: list[str], begins: dict[int, tuple[str, ...]]) -> list[Section]:
+def _sections(pages: list[str], begins: dict[int, tuple[str, ...]]) -> list[TextSection]:
     """Pages joined under the last outline entry that begins on them or before."""
-    found: list[Section] = []
+    found: list[TextSection] = []
     heading: tuple[str, ...] = ()
     texts: list[str] = []
     places: list[tuple[int, int]] = []
@@ -55,7 +55,7 @@ def _sections(pages: list[str], begins: dict[int, tuple[str, ...]]) -> list[Sect
 
     def close() -> None:
         if texts:
-            found.append(Section(heading, "\n\n".join(texts), tuple(places)))
+            found.append(TextSection(heading, "\n\n".join(texts), tuple(places)))
 
     for number, text in enumerate(pages, 1):
         if (entered := begins.get(number, heading)) != heading:

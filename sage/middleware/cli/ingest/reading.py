@@ -9,7 +9,7 @@ from typing import Any
 
 from sage.middleware.cli.ingest.chunks import chunks
 from sage.middleware.cli.ingest.decoding import decode
-from sage.middleware.cli.ingest.document import OVERLAP, SIZE, Document, Kind, Section, Unreadable
+from sage.middleware.cli.ingest.document import OVERLAP, SIZE, FileKind, ParsedDocument, TextSection, Unreadable
 from sage.middleware.cli.ingest.html import parse_html
 from sage.middleware.cli.ingest.jsonl import read_lines
 from sage.middleware.cli.ingest.markdown import parse_markdown
@@ -24,7 +24,7 @@ class Order:
     """What a child is to read, and how. ``offset`` and ``line``: of JSON lines, what was read before."""
 
     path: str
-    kind: Kind
+    kind: FileKind
     encoding: str | None = None
     size: int = SIZE
     overlap: int = OVERLAP
@@ -37,7 +37,7 @@ def read(order: Order) -> Iterator[dict[str, Any]]:
     ``{"text", "heading"?, "page"?}``. Raises :class:`Unreadable`, and :class:`OSError`.
     """
     path = Path(order.path)
-    if order.kind is Kind.JSONL:
+    if order.kind is FileKind.JSONL:
         yield from read_lines(path, order.offset, order.line)
         return
     document = parse(path, order.kind, order.encoding)
@@ -51,29 +51,29 @@ def read(order: Order) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def parse(path: Path, kind: Kind, encoding: str | None = None) -> Document:
+def parse(path: Path, kind: FileKind, encoding: str | None = None) -> ParsedDocument:
     """Raises :class:`Unreadable` for what cannot be read as ``kind``."""
-    if kind is Kind.PDF:
+    if kind is FileKind.PDF:
         return parse_pdf(path)
     data = path.read_bytes()
-    if kind is Kind.HTML:
+    if kind is FileKind.HTML:
         return parse_html(data, encoding)
     text = decode(data, encoding)
-    if kind is Kind.MARKDOWN:
+    if kind is FileKind.MARKDOWN:
         return parse_markdown(text)
-    if kind is Kind.TEXT:
-        return Document([Section((), text)] if text.strip() else [])
+    if kind is FileKind.TEXT:
+        return ParsedDocument([TextSection((), text)] if text.strip() else [])
     raise Unreadable(f"{kind} has no sections")
 
 
-def load(kind: Kind) -> None:
+def load(kind: FileKind) -> None:
     """Imports what ``kind`` needs; raises :class:`sage.errors.MissingExtra`."""
-    if kind is Kind.JSONL:
+    if kind is FileKind.JSONL:
         return
-    if kind is Kind.PDF:
+    if kind is FileKind.PDF:
         load_pypdf()
-    elif kind is Kind.HTML:
+    elif kind is FileKind.HTML:
         parse_html(b"x")
-    elif kind is Kind.MARKDOWN:
+    elif kind is FileKind.MARKDOWN:
         parse_markdown("x")
-    list(chunks(Document([Section((), "x")])))
+    list(chunks(ParsedDocument([TextSection((), "x")])))

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from sage.middleware.cli.ingest.document import OWN_FIELDS, Kind
-from sage.middleware.cli.ingest.files import Found
+from sage.middleware.cli.ingest.document import OWN_FIELDS, FileKind
+from sage.middleware.cli.ingest.files import FileEntry
 from sage.middleware.cli.ingest.reading import RECIPE, Order
 
 _IN_MEMORY = 16 * 2**20
@@ -28,13 +28,13 @@ class Recipe:
     encoding: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    def order(self, found: Found, offset: int = 0, line: int = 0) -> Order:
+    def order(self, found: FileEntry, offset: int = 0, line: int = 0) -> Order:
         return Order(str(found.path), found.kind, self.encoding, self.size, self.overlap, offset, line)
 
-    def text(self, kind: Kind) -> str:
+    def text(self, kind: FileKind) -> str:
         """What goes into the digest of a file of that kind."""
         whole: list[Any] = [RECIPE, kind, dict(self.metadata)]
-        if kind is not Kind.JSONL:
+        if kind is not FileKind.JSONL:
             whole += [self.size, self.overlap, self.encoding]
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS).decode()
 
@@ -48,7 +48,7 @@ def chunk_id(source: str, place: int) -> str:
 
 
 def document_of(
-    record: Mapping[str, Any], place: int, found: Found, head: Mapping[str, Any], recipe: Recipe
+    record: Mapping[str, Any], place: int, found: FileEntry, head: Mapping[str, Any], recipe: Recipe
 ) -> dict[str, Any]:
     """A chunk with its metadata: what the file says of itself, ``--metadata`` over it, our own over both."""
     given = {key: value for key, value in head["metadata"].items() if key not in OWN_FIELDS}

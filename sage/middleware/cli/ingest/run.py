@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sage.middleware.cli.ingest.document import Kind, Unreadable
-from sage.middleware.cli.ingest.files import Found, digest_of
-from sage.middleware.cli.ingest.lines import Lines
+from sage.middleware.cli.ingest.document import FileKind, Unreadable
+from sage.middleware.cli.ingest.files import FileEntry, digest_of
+from sage.middleware.cli.ingest.lines import JsonLinesIngest
 from sage.middleware.cli.ingest.parsing import Parser
 from sage.middleware.cli.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked
 from sage.middleware.cli.ingest.summary import Display, Summary
-from sage.middleware.cli.ingest.target import Mark, Refused, Target, fingerprint
+from sage.middleware.cli.ingest.target import IngestTarget, Mark, Refused, fingerprint
 
 BATCH_EMBEDDED = 64
 """Documents in a request that the gateway embeds: seconds of work, so that progress shows and time-outs are far."""
@@ -33,7 +33,7 @@ _GROUP = 64  # files whose state is asked at once
 class _Waiting:
     """A small file whose documents wait for their batch to be full. ``stale``: ids to delete before it is sent."""
 
-    found: Found
+    found: FileEntry
     documents: list[dict[str, Any]]
     stale: list[str]
     known: bool
@@ -44,7 +44,7 @@ class _Waiting:
 class Ingestion:
     """Brings files into ``target``; ``again``: also those that have not changed; ``batch``: documents in a request."""
 
-    target: Target
+    target: IngestTarget
     parser: Parser
     recipe: Recipe
     summary: Summary
@@ -59,11 +59,11 @@ class Ingestion:
     def most(self) -> int:
         return self.batch or (BATCH_EMBEDDED if self.target.embeds else BATCH)
 
-    def run(self, files: Sequence[Found]) -> None:
+    def run(self, files: Sequence[FileEntry]) -> None:
         """Raises :class:`sage.errors.SageError` when the gateway refuses it all or stays away."""
         for begin in range(0, len(files), _GROUP):
             group = files[begin : begin + _GROUP]
-            marks = self.target.marks([found.source for found in group if found.kind is not Kind.JSONL])
+            marks = self.target.marks([found.source for found in group if found.kind is not FileKind.JSONL])
             for found in group:
                 try:
                     self._file(found, marks.get(found.source))
@@ -83,10 +83,12 @@ class Ingestion:
                 self.summary.deleted += self.target.remove_source(source)
                 self.summary.pruned += 1
 
-    def _file(self, found: Found, mark: Mark | None) -> None:
-        if found.kind is Kind.JSONL:
+    def _file(self, found: FileEntry, mark: Mark | None) -> None:
+        if found.kind is FileKind.JSONL:
             self._flush()
-            Lines(self.target, self.parser, self.recipe, self.summary, self.display, self.most).take(found, self.again)
+            JsonLinesIngest(self.target, self.parser, self.recipe, self.summary, self.display, self.most).take(
+                found, self.again
+            )
             return
         digest = digest_of(found.path, self.recipe.text(found.kind))
         if mark is not None and mark.digest == digest and not self.again:
@@ -102,7 +104,7 @@ class Ingestion:
                 self._flush()
                 self._large(found, digest, spool, held, mark is not None)
 
-    def _small(self, found: Found, digest: str, spool: Spool, held: dict[str, bytes], known: bool) -> None:
+    def _small(self, found: FileEntry, digest: str, spool: Spool, held: dict[str, bytes], known: bool) -> None:
         """All of it goes into one request, which is all or nothing; with others while there is room."""
         documents = list(spool)
         if documents:
@@ -137,7 +139,7 @@ class Ingestion:
         for one in waiting:
             self._done(one.found, one.chunks, len(one.documents), one.known)
 
-    def _large(self, found: Found, digest: str, spool: Spool, held: dict[str, bytes], known: bool) -> None:
+    def _large(self, found: FileEntry, digest: str, spool: Spool, held: dict[str, bytes], known: bool) -> None:
         """Its first chunk goes first, saying that the rest is to come, and last, saying that it came."""
         ids = {chunk_id(found.source, place) for place in range(spool.count)}
         self.summary.deleted += self._forget(sorted(held.keys() - ids))
@@ -170,7 +172,7 @@ class Ingestion:
         first = [key for key in ids if key.endswith("#0")]
         return sum(self.target.remove(some) for some in ([key for key in ids if key not in first], first) if some)
 
-    def _done(self, found: Found, chunks: int, sent: int, known: bool, shown: int = 0) -> None:
+    def _done(self, found: FileEntry, chunks: int, sent: int, known: bool, shown: int = 0) -> None:
         self.summary.chunks += chunks
         self.summary.sent += sent
         if not chunks:
@@ -183,7 +185,7 @@ class Ingestion:
         self.display.sent(self.summary.sent)
 
 
-def fill(spool: Spool, parser: Parser, recipe: Recipe, found: Found) -> None:
+def fill(spool: Spool, parser: Parser, recipe: Recipe, found: FileEntry) -> None:
     """The documents of a file that is not JSON lines. Raises :class:`Unreadable`."""
     records = parser.records(recipe.order(found))
     head = next(records)

@@ -39,7 +39,7 @@ class Mark:
     chunks: int
 
 
-class Target:
+class IngestTarget:
     """One collection. Each call is tried again while the gateway is away or too busy."""
 
     def __init__(self, client: Client, collection: str, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -13,7 +13,7 @@ from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavail
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.collections.requests import SearchRequest
-from sage.middleware.gateway.collections.threads import Threads
+from sage.middleware.gateway.collections.threads import BoundedPool
 from sage.middleware.gateway.metrics import RetrievalMetrics
 from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # what searches is loaded by the first who searches
 T = TypeVar("T")
 
 
-class Library:
+class CollectionGateway:
     """Every method that waits is for an event loop; those that block are for other threads.
 
     Names are those of the caller's own tenant: what another has is not there. Nothing is loaded or opened before the
@@ -46,11 +46,11 @@ class Library:
         self._lock = threading.Lock()
         self._opened: Collections | None = None
         self._closed = False
-        self._reading = Threads("searches", 8, 256)
-        self._writing = Threads("writes", 16, 64)  # many at a time: they share commits
-        self._working = Threads("work on collections", 4, 4)
-        self._copying = Threads("snapshots", 4, 4)  # as slow as who reads them
-        self._embedding = Threads("reembeddings", 4, 16)  # hours long: nothing else stands behind them
+        self._reading = BoundedPool("searches", 8, 256)
+        self._writing = BoundedPool("writes", 16, 64)  # many at a time: they share commits
+        self._working = BoundedPool("work on collections", 4, 4)
+        self._copying = BoundedPool("snapshots", 4, 4)  # as slow as who reads them
+        self._embedding = BoundedPool("reembeddings", 4, 16)  # hours long: nothing else stands behind them
         self._reembeddings = Reembeddings(self._embedding)
 
     async def search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
@@ -232,7 +232,7 @@ class Library:
     async def close(self) -> None:
         """Waits for what runs, ends what is long, and closes every collection."""
         self._reembeddings.close()
-        closing = Threads("closing", 1, 0)
+        closing = BoundedPool("closing", 1, 0)
         await closing.run(self._close)
         closing.close()
 

@@ -21,7 +21,7 @@ from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.collections.vectors import read_scores, read_vectors
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.providers.base import Call, Native, Operation
+from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.retrieval.embedding.e5 import MULTILINGUAL, multilingual_embedder
 from sage.middleware.retrieval.embedding.minilm import NAME as LOCAL_NAME
 from sage.middleware.retrieval.embedding.minilm import local_embedder
@@ -79,7 +79,7 @@ class RegistryModels:
         self._resolved(name)
         return RegistryReranker(self, name)
 
-    def ask(self, calls: Sequence[Call]) -> list[bytes]:
+    def ask(self, calls: Sequence[ModelCall]) -> list[bytes]:
         """The upstream's answers, in the order of ``calls``; a few run at a time, and all end when one fails.
 
         Raises what the call raised, :class:`DeadlineExceeded` when one took longer than the timeout, and
@@ -92,10 +92,10 @@ class RegistryModels:
         gateway, _ = self._door()
         return gateway.registry.get(name) or self._run(lambda found: found.registry.resolve(name), _RESOLVE_WITHIN)
 
-    async def _ask_all(self, gateway: Gateway, calls: Sequence[Call]) -> list[bytes]:
+    async def _ask_all(self, gateway: Gateway, calls: Sequence[ModelCall]) -> list[bytes]:
         turn = asyncio.Semaphore(_IN_FLIGHT)
 
-        async def ask(call: Call) -> bytes:
+        async def ask(call: ModelCall) -> bytes:
             async with turn:
                 return await self._ask(gateway, call)
 
@@ -107,7 +107,7 @@ class RegistryModels:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, gateway: Gateway, call: Call) -> bytes:
+    async def _ask(self, gateway: Gateway, call: ModelCall) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._answer(gateway, call)
@@ -116,7 +116,7 @@ class RegistryModels:
                 f"model '{call.model}' did not answer a collection within {self._timeout:g} s"
             ) from None
 
-    async def _answer(self, gateway: Gateway, call: Call) -> bytes:
+    async def _answer(self, gateway: Gateway, call: ModelCall) -> bytes:
         with Watch(call):
             async with gateway.call(self._principal, call) as answer:
                 model = gateway.registry.get(call.model)
@@ -189,8 +189,8 @@ class RegistryEmbedder:
         self.dimension = dimension
         return np.concatenate(parts)
 
-    def _call(self, texts: list[str], query: bool) -> Call:
-        call = Call(Operation.EMBEDDINGS, {"model": self._model, "input": texts}, self._model)
+    def _call(self, texts: list[str], query: bool) -> ModelCall:
+        call = ModelCall(Operation.EMBEDDINGS, {"model": self._model, "input": texts}, self._model)
         # Only Cohere tells queries from documents; sent to providers of that kind alone.
         purpose = "search_query" if query else "search_document"
         call.native = Native("cohere", {"texts": texts, "input_type": purpose, "embedding_types": ["float"]})
@@ -216,9 +216,9 @@ class RegistryReranker:
             scores += read_scores(answer, len(batch), self._model)
         return scores
 
-    def _call(self, query: str, texts: list[str]) -> Call:
+    def _call(self, query: str, texts: list[str]) -> ModelCall:
         body = {"model": self._model, "query": query, "documents": texts, "top_n": len(texts)}
-        return Call(Operation.RERANK, body, self._model)
+        return ModelCall(Operation.RERANK, body, self._model)
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

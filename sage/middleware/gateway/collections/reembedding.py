@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, SageError, Unavailable
-from sage.middleware.gateway.collections.threads import Threads
+from sage.middleware.gateway.collections.threads import BoundedPool
 from sage.middleware.providers.base import PullProgress
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Reembedding:
 class Reembeddings:
     """Those that run, by tenant and collection."""
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: BoundedPool) -> None:
         self._threads = threads
         self._running: dict[tuple[str, str], Reembedding] = {}
 

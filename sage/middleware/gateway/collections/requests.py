@@ -19,7 +19,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 _DEPTH = 50
 
 
-class RerankWish(BaseModel):
+class RerankOptions(BaseModel):
     """A model that puts the best ``depth`` candidates in order."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -29,12 +29,12 @@ class RerankWish(BaseModel):
 
 
 def _named(given: Any) -> Any:
-    if not isinstance(given, str | dict | RerankWish | None):
+    if not isinstance(given, str | dict | RerankOptions | None):
         raise ValueError("must be a model's name, or {model, depth}")
     return {"model": given} if isinstance(given, str) else given
 
 
-Reranking = Annotated[RerankWish, BeforeValidator(_named, json_schema_input_type=ModelName | RerankWish)]
+Reranking = Annotated[RerankOptions, BeforeValidator(_named, json_schema_input_type=ModelName | RerankOptions)]
 
 
 class SearchFields(BaseModel):
@@ -122,7 +122,7 @@ def parse(kind: type[Body], given: Any, place: str = "") -> Body:
     path = _path(place, ".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])
-        known = RerankWish if len(error["loc"]) > 1 else kind
+        known = RerankOptions if len(error["loc"]) > 1 else kind
         raise InvalidRequest(f"unknown field '{path}'; {nearest(name, list(known.model_fields))}", param=path)
     message = str(error["msg"]).removeprefix("Value error, ")
     raise InvalidRequest(f"'{path}': {message}" if path else message, param=path or None)

@@ -18,7 +18,7 @@ from sage.errors import Unavailable
 T = TypeVar("T")
 
 
-class Threads:
+class BoundedPool:
     """``workers`` threads, made as they are needed; ``waiting`` further pieces of work may stand in line."""
 
     def __init__(self, name: str, workers: int, waiting: int) -> None:

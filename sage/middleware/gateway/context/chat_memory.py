@@ -23,7 +23,7 @@ from sage.middleware.gateway.context.prompts import as_words, last_of_user, put_
 from sage.middleware.gateway.context.sources import choose, listing
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.services.tenant_views import MemoryView
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 Memory = dict[str, Any]
@@ -84,7 +84,7 @@ class Remembering:
         self._gateway = gateway
         self._memory = memory
 
-    async def recall(self, call: Call, models: Sequence[PublicModel], *, shared: bool) -> None:
+    async def recall(self, call: ModelCall, models: Sequence[PublicModel], *, shared: bool) -> None:
         """Puts memories into the messages of ``call``; with ``shared``, others want a part of the room too."""
         query = as_words(self.said[-MAX_QUERY:])
         room = self._gateway.services.settings.memory.recall_tokens
@@ -136,7 +136,7 @@ class Remembering:
 
 
 async def remember(
-    gateway: Gateway, principal: Principal, call: Call, wish: MemoryRequest, *, shared: bool
+    gateway: Gateway, principal: Principal, call: ModelCall, wish: MemoryRequest, *, shared: bool
 ) -> Remembering:
     """Recalls for ``call``. Raises :class:`sage.errors.PermissionDenied` without the scope ``memory``, what admission
     raises, and what the search of the memory service does."""

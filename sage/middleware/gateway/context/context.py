@@ -10,7 +10,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest, Rememberi
 from sage.middleware.gateway.context.prompts import as_words
 from sage.middleware.gateway.context.sources import Source, add_sources
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 
@@ -40,7 +40,7 @@ class Context:
 
 
 async def add_context(
-    gateway: Gateway, principal: Principal, call: Call, search: SourcesRequest | None, memory: MemoryRequest | None
+    gateway: Gateway, principal: Principal, call: ModelCall, search: SourcesRequest | None, memory: MemoryRequest | None
 ) -> Context:
     """Puts into the messages of ``call`` what is asked for: memories, and sources. Raises as these do."""
     remembering = None

@@ -22,7 +22,7 @@ from sage.middleware.gateway.collections.requests import SourcesRequest
 from sage.middleware.gateway.context.neutralise import cut, defuse, reckon
 from sage.middleware.gateway.context.prompts import as_words, last_of_user, put_before, room_left, text_of
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 Source = dict[str, Any]
@@ -45,7 +45,7 @@ _MAX_METADATA = 400  # characters
 _MAX_FIELDS = 40
 
 
-async def add_sources(gateway: Gateway, principal: Principal, call: Call, wish: SourcesRequest) -> list[Source]:
+async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, wish: SourcesRequest) -> list[Source]:
     """Puts sources into the messages of ``call``; returns those that it put there.
 
     Raises, before anything is asked of a model, what admission raises, :class:`PermissionDenied` without the scope
@@ -67,7 +67,7 @@ async def add_sources(gateway: Gateway, principal: Principal, call: Call, wish: 
     return shown
 
 
-class Found(Protocol):
+class FoundSources(Protocol):
     """What a search found."""
 
     @property
@@ -80,7 +80,7 @@ class Found(Protocol):
     def score(self) -> float: ...
 
 
-def choose(results: Sequence[Found], collection: str, room: int) -> list[Source]:
+def choose(results: Sequence[FoundSources], collection: str, room: int) -> list[Source]:
     """As many of the best as ``room`` tokens hold whole; where they are fewer than could share it with 200 tokens each,
     so many of the best, the long ones cut."""
     texts = [result.text[: 8 * room] for result in results]  # no tokenizer makes so few tokens of a text

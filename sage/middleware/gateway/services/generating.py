@@ -13,7 +13,7 @@ from sage.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 
 _WITHIN = 300.0
 """Seconds of one answer, with what comes before it (a local model that has to be loaded)."""
@@ -25,7 +25,7 @@ def generate(
 ) -> str:
     """The text that ``model`` answers with. Blocks; for a thread that runs no event loop. Raises what the call does."""
     gateway, loop = door()
-    call = Call(Operation.CHAT, {"model": model, "messages": list(messages)}, model)
+    call = ModelCall(Operation.CHAT, {"model": model, "messages": list(messages)}, model)
     asking = _ask(gateway, call)
     try:
         future = asyncio.run_coroutine_threadsafe(asking, loop)
@@ -42,7 +42,7 @@ def generate(
         future.cancel()
 
 
-async def _ask(gateway: Gateway, call: Call) -> str:
+async def _ask(gateway: Gateway, call: ModelCall) -> str:
     with Watch(call):
         async with gateway.call(_PRINCIPAL, call) as answer:
             try:

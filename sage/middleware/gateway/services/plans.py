@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import ConfigError
-from sage.middleware.settings.services import Hosting, ServicesSettings
+from sage.middleware.settings.services import ServiceHosting, ServicesSettings
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment
@@ -27,7 +27,7 @@ Generate = Callable[[str, list[dict[str, str]]], str]
 
 
 @dataclass(frozen=True)
-class Means:
+class ServiceDependencies:
     """What services of this process may use of the gateway; ``models`` is asked when one starts."""
 
     models: Callable[[], Models]
@@ -43,11 +43,13 @@ def service_class(name: str) -> type:
     return found
 
 
-def hosting(name: str, settings: ServicesSettings) -> Hosting:
+def hosting(name: str, settings: ServicesSettings) -> ServiceHosting:
     return {KV: settings.kv, VDB: settings.vdb, MEMORY: settings.memory}[name]
 
 
-def make_environment(name: str, node: str, root: Path, settings: ServicesSettings, means: Means) -> LocalEnvironment:
+def make_environment(
+    name: str, node: str, root: Path, settings: ServicesSettings, means: ServiceDependencies
+) -> LocalEnvironment:
     """An environment with the service ``name`` alone, so that it starts and fails by itself; ready to start.
 
     ``node`` is this run of the gateway: on one cluster, two gateways have services of their own. ``root`` is the
@@ -73,7 +75,7 @@ def make_environment(name: str, node: str, root: Path, settings: ServicesSetting
     return environment
 
 
-def _options(name: str, place: Path, settings: ServicesSettings, means: Means) -> dict[str, Any]:
+def _options(name: str, place: Path, settings: ServicesSettings, means: ServiceDependencies) -> dict[str, Any]:
     if name == KV:
         kv = settings.kv
         return {
@@ -111,7 +113,7 @@ def _options(name: str, place: Path, settings: ServicesSettings, means: Means) -
     }
 
 
-def _generate(settings: ServicesSettings, means: Means) -> Generate | None:
+def _generate(settings: ServicesSettings, means: ServiceDependencies) -> Generate | None:
     asked = settings.memory.facts_model or settings.memory.summary_model
     if asked is None:
         return None
@@ -123,7 +125,7 @@ def _generate(settings: ServicesSettings, means: Means) -> Generate | None:
     return means.generate
 
 
-def _models(settings: ServicesSettings, section: str, embedder: str, means: Means) -> Models | None:
+def _models(settings: ServicesSettings, section: str, embedder: str, means: ServiceDependencies) -> Models | None:
     """The registry's models, where the service runs in this process; a Ray actor cannot reach them."""
     if settings.runtime == "local":
         return means.models()

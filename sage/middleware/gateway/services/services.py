@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage.errors import NotFound, SageError, Unavailable
-from sage.middleware.gateway.collections.threads import Threads
+from sage.middleware.gateway.collections.threads import BoundedPool
 from sage.middleware.gateway.metrics import ServiceMetrics
 from sage.middleware.gateway.services.plans import (
     ENVIRONMENT,
     GRACE,
     NAMES,
-    Means,
+    ServiceDependencies,
     hosting,
     make_environment,
     service_class,
@@ -50,7 +50,9 @@ _LOOKING = 5.0
 class GatewayServices:
     """The key-value, vector and memory services. Nothing of them is loaded before one is needed."""
 
-    def __init__(self, data_dir: Path, settings: ServicesSettings, means: Means, metrics: ServiceMetrics) -> None:
+    def __init__(
+        self, data_dir: Path, settings: ServicesSettings, means: ServiceDependencies, metrics: ServiceMetrics
+    ) -> None:
         self.settings = settings
         self._root = data_dir / "services"
         self._board = (
@@ -64,9 +66,9 @@ class GatewayServices:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, tuple[float, Unavailable]] = {}
         self._kept: set[asyncio.Task[Any]] = set()
-        self._work = Threads("starting services", len(NAMES), 8)
-        self._looks = Threads("the state of services", 4, 64)
-        self._bodies = Threads("reading bodies", 4, 64)
+        self._work = BoundedPool("starting services", len(NAMES), 8)
+        self._looks = BoundedPool("the state of services", 4, 64)
+        self._bodies = BoundedPool("reading bodies", 4, 64)
         self._heartbeat: Heartbeat | None = None
         self._announced = False
         self._begun = time.time()
@@ -163,7 +165,7 @@ class GatewayServices:
         self._closed = True
         if self._starting:
             await asyncio.wait(list(self._starting.values()), timeout=GRACE)
-        closing = Threads("closing services", 1, 0)
+        closing = BoundedPool("closing services", 1, 0)
         await closing.run(self._close)
         closing.close()
 

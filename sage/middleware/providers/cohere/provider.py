@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, SageError, Unsupported
-from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.cohere.chat import chat_answer, chat_request, read_usage, usage_of
 from sage.middleware.providers.cohere.stream import CohereRelay
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
@@ -47,13 +47,13 @@ class CohereProvider(Vendor):
         found = (model.get("name") for model in objects(models))
         return frozenset(name for name in found if isinstance(name, str))
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         if call.operation not in _PATHS:
             raise self._cannot_do(call)
         self._check_denied(call.body)
         return self._post(f"{endpoint.base_url}/{_PATHS[call.operation]}", endpoint, self._body(call, target))
 
-    def _body(self, call: Call, target: Target) -> dict[str, Any]:
+    def _body(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         native = call.native
         if native is not None and native.kind == self.kind:
             self._check_denied(native.body)
@@ -69,7 +69,7 @@ class CohereProvider(Vendor):
                 return self._tokens(call, target)
         return {**call.body, "model": target.model, "documents": [_text(item) for item in call.body["documents"]]}
 
-    def _embed(self, call: Call, target: Target) -> dict[str, Any]:
+    def _embed(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         body = call.body
         given = [body["input"]] if isinstance(body["input"], str) else body["input"]
         if not all(isinstance(item, str | dict) for item in given):
@@ -94,7 +94,7 @@ class CohereProvider(Vendor):
                 self._cannot(target, field)
         return sent
 
-    def _tokens(self, call: Call, target: Target) -> dict[str, Any]:
+    def _tokens(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         """From vLLM's tokenizer routes; Cohere's take plain texts, and begin with no token of their own."""
         body = call.body
         if call.operation is Operation.DETOKENIZE:
@@ -112,13 +112,13 @@ class CohereProvider(Vendor):
                 self._cannot(target, field)
         return sent
 
-    def _needs(self, call: Call, field: str, why: str) -> Unsupported:
+    def _needs(self, call: ModelCall, field: str, why: str) -> Unsupported:
         """For a field that cannot be left out, as it holds what the request is about."""
         return Unsupported(
             f"the {call.operation} of the provider '{self.name}' ({self.kind}) {why}; see '{field}'", param=field
         )
 
-    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
         match call.operation:
             case Operation.CHAT:
@@ -138,7 +138,7 @@ class CohereProvider(Vendor):
         except orjson.JSONEncodeError as exc:
             raise self._nonsense(call) from exc
 
-    def relay(self, call: Call) -> Relay:
+    def relay(self, call: ModelCall) -> Relay:
         return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail)
 
     def _fail(self, status: int, message: str) -> SageError:
@@ -160,7 +160,7 @@ def _embedded(item: str | dict[str, Any]) -> dict[str, Any]:
     return item if isinstance(item.get("content"), list) else {"content": [item]}
 
 
-def _embeddings(call: Call, answer: Mapping[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
+def _embeddings(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
     """OpenAI's list. ``embeddings`` stands beside it, by type, where more was asked for than OpenAI's wire can say."""
     by_type = answer.get("embeddings")
     if not isinstance(by_type, dict):
@@ -187,7 +187,7 @@ def _embeddings(call: Call, answer: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return whole, usage
 
 
-def _ranking(call: Call, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
+def _ranking(call: ModelCall, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
     results = answer.get("results")
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         return None
@@ -198,7 +198,7 @@ def _ranking(call: Call, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage 
     return answer, usage
 
 
-def _tokenized(call: Call, answer: Mapping[str, Any]) -> tuple[dict[str, Any], None] | None:
+def _tokenized(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, Any], None] | None:
     tokens = answer.get("tokens")
     if not isinstance(tokens, list):
         return None

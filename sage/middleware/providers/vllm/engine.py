@@ -1,7 +1,7 @@
 """The child program of managed vLLM servers: starts the configured command, and says when it serves.
 
-``python -m sage.middleware.providers.vllm.engine`` reads its options (:class:`Options`) as one line of JSON from the
-environment variable ``SAGE_ENGINE_OPTIONS`` and the key from ``SAGE_ENGINE_KEY``, which the server gets as
+``python -m sage.middleware.providers.vllm.engine`` reads its options (:class:`VllmServerOptions`) as one line of JSON
+from the environment variable ``SAGE_ENGINE_OPTIONS`` and the key from ``SAGE_ENGINE_KEY``, which the server gets as
 ``VLLM_API_KEY``. The server listens on a Unix socket in a directory that only its user can enter, or on a free port of
 127.0.0.1 where it knows no ``--uds`` or the path would be too long. What it says goes to our stderr. Once it answers
 its health check one line on stdout tells where it is; if it ends before that, the line has the cause, as its log told
@@ -43,7 +43,7 @@ _NO_CAUSE = re.compile(r"Engine core initialization failed|Engine process failed
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class VllmServerOptions:
     """What the provider tells its engine."""
 
     command: list[str]
@@ -59,18 +59,18 @@ def main() -> int:
     """Serves until it is told to end; the status is the server's."""
     wakeup = _wakeup()
     try:
-        options = Options(**json.loads(os.environ["SAGE_ENGINE_OPTIONS"]))
+        options = VllmServerOptions(**json.loads(os.environ["SAGE_ENGINE_OPTIONS"]))
         key = os.environ["SAGE_ENGINE_KEY"]
     except (KeyError, TypeError, ValueError) as exc:
         return _announce({"error": f"SAGE_ENGINE_OPTIONS and SAGE_ENGINE_KEY are not what this program reads: {exc!r}"})
-    place = Place.on_socket() or Place.on_port()
+    place = ListeningAddress.on_socket() or ListeningAddress.on_port()
     try:
-        server = Server(options, key, place, wakeup)
+        server = VllmServerProcess(options, key, place, wakeup)
         status = server.run()
         if server.knows_no_sockets:
             place.remove()
-            place = Place.on_port()
-            server = Server(options, key, place, wakeup)
+            place = ListeningAddress.on_port()
+            server = VllmServerProcess(options, key, place, wakeup)
             status = server.run()
         if not server.served and not server.ending:
             _announce({"error": f"the vLLM server of model '{options.model}' {_how(status)}: {server.cause}"})
@@ -102,7 +102,7 @@ def _how(status: int) -> str:
     return f"exited with status {status} before it served"
 
 
-class Place:
+class ListeningAddress:
     """Where the server listens: a Unix socket in a directory of its own, or a port of 127.0.0.1."""
 
     def __init__(self, directory: Path | None, lock: int = -1, port: int = 0) -> None:
@@ -111,7 +111,7 @@ class Place:
         self._port = port
 
     @classmethod
-    def on_socket(cls) -> Place | None:
+    def on_socket(cls) -> ListeningAddress | None:
         """In a fresh directory (mode 0700); none where its path is too long for a socket's."""
         parent = Path(tempfile.gettempdir())
         if len(os.fsencode(parent)) + 30 > _LONGEST_PATH:
@@ -124,7 +124,7 @@ class Place:
                 return cls(directory, lock)  # else another's sweep came in between
 
     @classmethod
-    def on_port(cls) -> Place:
+    def on_port(cls) -> ListeningAddress:
         with socket.create_server(("127.0.0.1", 0)) as free:
             return cls(None, port=free.getsockname()[1])
 
@@ -193,10 +193,10 @@ class CannotStart(Exception):
     """The configured program is not there, or may not be run."""
 
 
-class Server:
+class VllmServerProcess:
     """One run of the configured command."""
 
-    def __init__(self, options: Options, key: str, place: Place, wakeup: int) -> None:
+    def __init__(self, options: VllmServerOptions, key: str, place: ListeningAddress, wakeup: int) -> None:
         self.served = False
         self.ending = False
         self.knows_no_sockets = False
@@ -288,7 +288,7 @@ class Server:
         return lines[-1].strip()[:500] if lines else "it said nothing"
 
 
-def _environment(options: Options, key: str) -> dict[str, str]:
+def _environment(options: VllmServerOptions, key: str) -> dict[str, str]:
     """The server's: ours without what is for our own Python, then what is configured, then what we insist on."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_THEIRS}
     made = {**kept, **options.environment, "VLLM_API_KEY": key}

@@ -21,12 +21,12 @@ import orjson
 
 from sage.errors import ConfigError, InvalidRequest, NotFound, SageError, Unsupported
 from sage.middleware.providers.base import (
-    Call,
     Endpoint,
     EngineSpec,
+    ModelCall,
     Operation,
     Relay,
-    Target,
+    UpstreamModel,
     UpstreamRequest,
     Usage,
 )
@@ -35,7 +35,7 @@ from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.vllm.host import VllmHost, root_of
 from sage.middleware.providers.wire.sse import EventRelay
 from sage.middleware.settings.providers import VllmSettings
-from sage.middleware.settings.settings import Deployment, ManagedServer
+from sage.middleware.settings.settings import DeploymentSettings, ManagedServer
 
 _OURS = frozenset({"--api-key", "--host", "--port", "--served-model-name", "--ssl-certfile", "--ssl-keyfile", "--uds"})
 """What the gateway itself tells a managed server."""
@@ -77,14 +77,14 @@ class VllmProvider(OpenAIProvider):
 
     # The wire
 
-    def encode(self, call: Call, target: Target, endpoint: Endpoint) -> UpstreamRequest:
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         request = super().encode(_with_reasoning(call), target, endpoint)
         if call.operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
             request.url = root_of(endpoint.base_url) + self.paths[call.operation]
         request.headers = self._opening(endpoint)
         return request
 
-    def decode(self, call: Call, body: bytes) -> tuple[bytes, Usage | None]:
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         if call.operation not in (Operation.TOKENIZE, Operation.DETOKENIZE):
             return super().decode(call, body)
         answer = self._object(call, body)
@@ -93,7 +93,7 @@ class VllmProvider(OpenAIProvider):
             raise self._nonsense(call)
         return body, None
 
-    def _mend(self, call: Call, answer: dict[str, Any]) -> None:
+    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
         """vLLM says ``reasoning`` where others say ``reasoning_content``."""
         if call.operation is Operation.CHAT:
             for choice in answer["choices"]:
@@ -101,7 +101,7 @@ class VllmProvider(OpenAIProvider):
                 if "reasoning" in message and "reasoning_content" not in message:  # some versions say both
                     message["reasoning_content"] = message.pop("reasoning")
 
-    def relay(self, call: Call) -> Relay:
+    def relay(self, call: ModelCall) -> Relay:
         return ReasoningRelay(
             call.model, keep_usage=call.wants_usage, on_error=self._stream_error, choices=call.answers
         )
@@ -118,7 +118,7 @@ class VllmProvider(OpenAIProvider):
 
     # Servers of the gateway's own
 
-    def engine(self, wanted: Deployment) -> EngineSpec | None:
+    def engine(self, wanted: DeploymentSettings) -> EngineSpec | None:
         """Raises :class:`ConfigError` for arguments that are the gateway's, :class:`NotFound` if nothing serves it."""
         if wanted.lora is not None:
             self._adapter_place(wanted.lora)
@@ -217,7 +217,7 @@ class VllmProvider(OpenAIProvider):
         return headers
 
 
-def _with_reasoning(call: Call) -> Call:
+def _with_reasoning(call: ModelCall) -> ModelCall:
     """What an earlier answer thought, under vLLM's name for it too."""
     messages = call.body.get("messages")
     if not isinstance(messages, list) or not any(isinstance(m, dict) and "reasoning_content" in m for m in messages):

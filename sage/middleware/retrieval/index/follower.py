@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from sage.middleware.retrieval.index.rebuild import rebuilt
 from sage.middleware.retrieval.index.segments import Opened, SegmentFiles
 from sage.middleware.retrieval.index.state import (
+    IndexState,
     Numbers,
-    Piece,
-    State,
+    SegmentState,
     after,
     appended,
     ascending,
@@ -23,7 +23,7 @@ from sage.middleware.retrieval.index.state import (
     without,
 )
 from sage.middleware.retrieval.index.view import View
-from sage.middleware.retrieval.store.store import Commit, Reading, SegmentRecord, Truth
+from sage.middleware.retrieval.store.store import Commit, DocumentStore, Reading, SegmentRecord
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.vectors.index import VectorIndex
@@ -35,7 +35,7 @@ _NOTED = 1000  # problems with files that are remembered
 Place = tuple[int, int, int]
 
 
-def place_of(piece: Piece) -> Place:
+def place_of(piece: SegmentState) -> Place:
     """Which rows a segment has: what its vectors depend on."""
     return piece.low, piece.high, piece.part.size
 
@@ -44,7 +44,7 @@ def place_of(piece: Piece) -> Place:
 class _Known:
     """What a state is made from when it catches up."""
 
-    state: State
+    state: IndexState
     reading: Reading
     recent: Numbers
     """Rows that died since."""
@@ -56,10 +56,10 @@ class _Known:
         return self.reading.identity.generation
 
 
-class Follower:
+class IndexFollower:
     """Holds the state, and makes the next one; a state that was given out never changes."""
 
-    def __init__(self, truth: Truth, analyzer: Analyzer, files: SegmentFiles | None) -> None:
+    def __init__(self, truth: DocumentStore, analyzer: Analyzer, files: SegmentFiles | None) -> None:
         self._truth = truth
         self._analyzer = analyzer
         self._files = files
@@ -114,15 +114,15 @@ class Follower:
         return True
 
     def _grown(
-        self, tail: Sequence[Piece], rows: Sequence[Row], terms: Sequence[Sequence[str]]
-    ) -> tuple[list[Piece], Piece | None]:
+        self, tail: Sequence[SegmentState], rows: Sequence[Row], terms: Sequence[Sequence[str]]
+    ) -> tuple[list[SegmentState], SegmentState | None]:
         done, growing = list(tail), None
         if done and done[-1].tail is not None:
             growing = done.pop()
         full, growing = appended(growing, rows, terms, self._options.metric)
         return done + full, growing
 
-    def follow(self, made: Piece | None = None) -> None:
+    def follow(self, made: SegmentState | None = None) -> None:
         """Takes in all that any process has committed, and ``made``: a piece that takes the place of those it covers,
         so that its files need not be read."""
         missing: set[str] = set()
@@ -154,7 +154,7 @@ class Follower:
         with self._lock:
             self._prepared = (generation, dict(vectors))
 
-    def _caught_up(self, reading: Reading, made: Piece | None, missing: frozenset[str]) -> State:
+    def _caught_up(self, reading: Reading, made: SegmentState | None, missing: frozenset[str]) -> IndexState:
         state = self.state
         records = reading.segments() if self._files is not None else []
         covered = records[-1].high if records else 0
@@ -172,12 +172,14 @@ class Follower:
             done, growing = self._grown([*done, *([growing] if growing is not None else [])], rows, terms)
         return state_of(reading.sequence, known.generation, segments, done, growing)
 
-    def _revectored(self, piece: Piece, reading: Reading) -> Piece:
+    def _revectored(self, piece: SegmentState, reading: Reading) -> SegmentState:
         matrix, present = reading.vectors(piece.part.numbers)
         vectors = VectorIndex.build(matrix, present, self._options.metric, self._options.target_recall, kind="flat")
         return replace(piece, part=replace(piece.part, vectors=vectors))
 
-    def _segments(self, known: _Known, records: Sequence[SegmentRecord], made: Piece | None) -> list[Piece]:
+    def _segments(
+        self, known: _Known, records: Sequence[SegmentRecord], made: SegmentState | None
+    ) -> list[SegmentState]:
         if self._files is None:
             return self._segments_in_memory(known, made)
         held = {piece.record.name: piece for piece in known.state.segments if piece.record is not None}
@@ -199,7 +201,7 @@ class Follower:
                 pieces.append(without(piece, known.recent))
         return pieces
 
-    def _segments_in_memory(self, known: _Known, made: Piece | None) -> list[Piece]:
+    def _segments_in_memory(self, known: _Known, made: SegmentState | None) -> list[SegmentState]:
         pieces = [without(piece, known.recent) for piece in known.state.segments]
         if known.generation != known.state.view.generation:
             pieces = [self._with_prepared(piece, known.generation) for piece in pieces]
@@ -209,19 +211,19 @@ class Follower:
         behind = [piece for piece in pieces if piece.low > made.high]
         return [*before, without(made, ascending(known.reading.deletions(0))), *behind]
 
-    def _opened(self, record: SegmentRecord, opened: Opened, known: _Known) -> Piece:
+    def _opened(self, record: SegmentRecord, opened: Opened, known: _Known) -> SegmentState:
         self._note(opened.problems)
         part = opened.part
         if part is not None and part.size == record.size == part.keywords.size == part.filters.size:
-            return Piece(part, record.low, record.high, record=record)
+            return SegmentState(part, record.low, record.high, record=record)
         if part is not None:
             self._note([f"index file '{record.file}' does not hold the {record.size} rows that the manifest says"])
         part = rebuilt(record, known.reading, self._analyzer)
         if part.size == record.size and self._files is not None:
             part = replace(part, vectors=self._files.open_vectors(record, known.generation, [], known.missing))
-        return Piece(part, record.low, record.high, record=record, damaged=True)
+        return SegmentState(part, record.low, record.high, record=record, damaged=True)
 
-    def _as_recorded(self, piece: Piece, record: SegmentRecord, known: _Known) -> Piece:
+    def _as_recorded(self, piece: SegmentState, record: SegmentRecord, known: _Known) -> SegmentState:
         """A piece that is open already, with the vectors of the generation that counts now."""
         if piece.record is not None and piece.record == record and record.generation == known.generation:
             return piece
@@ -235,7 +237,7 @@ class Follower:
         self._note(problems)
         return replace(piece, part=replace(piece.part, vectors=vectors))
 
-    def _with_prepared(self, piece: Piece, generation: int) -> Piece:
+    def _with_prepared(self, piece: SegmentState, generation: int) -> SegmentState:
         prepared, vectors = self._prepared
         found = vectors.get(place_of(piece)) if prepared == generation else None
         return replace(piece, part=replace(piece.part, vectors=found))

@@ -7,12 +7,12 @@ from collections import Counter
 from contextlib import suppress
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval.index.follower import Follower
-from sage.middleware.retrieval.index.maintenance import Background, Upkeep
+from sage.middleware.retrieval.index.follower import IndexFollower
+from sage.middleware.retrieval.index.maintenance import IndexMaintenance, MaintenanceThread
 from sage.middleware.retrieval.index.rebuild import Abandoned
 from sage.middleware.retrieval.index.segments import SegmentFiles
 from sage.middleware.retrieval.index.view import View
-from sage.middleware.retrieval.store.store import Commit, Truth
+from sage.middleware.retrieval.store.store import Commit, DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
 
 DIRECTORY = "segments"
@@ -21,17 +21,17 @@ DIRECTORY = "segments"
 class Index:
     """Safe to call from several threads."""
 
-    def __init__(self, truth: Truth, analyzer: Analyzer) -> None:
+    def __init__(self, truth: DocumentStore, analyzer: Analyzer) -> None:
         """Opens what the manifest names; what is corrupt, missing, cut or not ours is rebuilt from the truth: keywords
         and filters before this returns, vectors in the background, while the truth is asked for them."""
         identity, files = truth.identity, None
         if truth.directory is not None:
             files = SegmentFiles(truth.directory / DIRECTORY, identity.uuid, identity.options)
-        self._follower = Follower(truth, analyzer, files)
-        self._upkeep = Upkeep(truth, self._follower, files)
+        self._follower = IndexFollower(truth, analyzer, files)
+        self._upkeep = IndexMaintenance(truth, self._follower, files)
         self._upkeep.clean()
         self._follower.follow()
-        self._background = Background(self._upkeep, identity.name)
+        self._background = MaintenanceThread(self._upkeep, identity.name)
         self._ended = weakref.finalize(self, self._background.stop)
         if self._upkeep.due(idle=True):
             self._background.wake(urgent=False)

@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval.index.follower import Follower, place_of
-from sage.middleware.retrieval.index.merge_policy import IDLE_FROM, SEGMENT_FROM, Extent, Lease, Run, plan
+from sage.middleware.retrieval.index.follower import IndexFollower, place_of
+from sage.middleware.retrieval.index.merge_policy import IDLE_FROM, SEGMENT_FROM, Extent, MergeLease, Run, plan
 from sage.middleware.retrieval.index.rebuild import Abandoned, merged, merged_numbers, vectors_of
 from sage.middleware.retrieval.index.segments import SegmentFiles
-from sage.middleware.retrieval.index.state import Numbers, Piece, State
-from sage.middleware.retrieval.store.store import SegmentRecord, Truth
+from sage.middleware.retrieval.index.state import IndexState, Numbers, SegmentState
+from sage.middleware.retrieval.store.store import DocumentStore, SegmentRecord
 
 _log = logging.getLogger(__name__)
 _SLOW_FROM = 3  # times the rows of a new segment, in memory only
@@ -26,14 +26,14 @@ _LONGEST_DELAY = 0.1  # seconds, of one commit
 _LEASE_SECONDS = 0.2  # between two looks at a lease that another process has
 
 
-class Upkeep:
+class IndexMaintenance:
     """One piece of work at a time in this process, and under the lease, in all."""
 
-    def __init__(self, truth: Truth, follower: Follower, files: SegmentFiles | None) -> None:
+    def __init__(self, truth: DocumentStore, follower: IndexFollower, files: SegmentFiles | None) -> None:
         self._truth = truth
         self._follower = follower
         self._files = files
-        self._lease = Lease(None if files is None else files.directory / "lease")
+        self._lease = MergeLease(None if files is None else files.directory / "lease")
         self._work = threading.Lock()
         self.closing = threading.Event()
 
@@ -52,7 +52,7 @@ class Upkeep:
         """As :meth:`due`, for what does not wait until nobody writes; cheap."""
         return self._plan(self._follower.state, idle=False) is not None
 
-    def _plan(self, state: State, idle: bool) -> Run | None:
+    def _plan(self, state: IndexState, idle: bool) -> Run | None:
         return plan(_extents(state.segments), _extents(state.tail if idle else state.frozen), idle=idle)
 
     def step(self, *, idle: bool) -> bool | None:
@@ -165,7 +165,7 @@ class Upkeep:
 
     # --- doing it -----------------------------------------------------------------------------------------------
 
-    def _make_sound(self, piece: Piece) -> None:
+    def _make_sound(self, piece: SegmentState) -> None:
         state = self._follower.state
         place = [held.high for held in state.segments].index(piece.high)
         if piece.damaged or piece.record is None or self._files is None:
@@ -180,7 +180,7 @@ class Upkeep:
         part = replace(piece.part, vectors=vectors if mapped is None else mapped)
         self._replace([piece], replace(piece, record=record, part=part), piece.part.numbers)
 
-    def _merge(self, state: State, run: Run, checkpoint: Callable[[], None] | None = None) -> None:
+    def _merge(self, state: IndexState, run: Run, checkpoint: Callable[[], None] | None = None) -> None:
         """Of these pieces, one with the rows that live now."""
         first, last = run
         pieces = state.pieces[first:last]
@@ -189,17 +189,17 @@ class Upkeep:
         generation = state.view.generation
         vectors = vectors_of(self._truth, merged_numbers(pieces), generation, checkpoint or self._check_open)
         part = replace(merged(pieces), vectors=vectors)
-        made = Piece(part, low, high)
+        made = SegmentState(part, low, high)
         if self._files is not None:
             record = self._files.write(part, low, high, generation)
             opened = self._files.open(record, generation)
             if opened.part is None:
                 self._files.remove([record])
                 raise Unavailable(f"what was just written cannot be read: {'; '.join(opened.problems)}")
-            made = Piece(opened.part, low, high, record=record)
+            made = SegmentState(opened.part, low, high, record=record)
         self._replace(pieces, made, part.numbers)
 
-    def _replace(self, pieces: Sequence[Piece], made: Piece, numbers: Numbers) -> None:
+    def _replace(self, pieces: Sequence[SegmentState], made: SegmentState, numbers: Numbers) -> None:
         """Puts ``made``, with the rows ``numbers``, in the place of ``pieces``."""
         gone = [piece.record for piece in pieces if piece.record is not None]
         dropped = self._dropped(made, numbers)
@@ -217,7 +217,7 @@ class Upkeep:
         self._follower.follow(made)
         self._files.remove(gone, kept)
 
-    def _dropped(self, made: Piece, numbers: Numbers) -> Numbers:
+    def _dropped(self, made: SegmentState, numbers: Numbers) -> Numbers:
         """Dead rows that no segment will hold: their deletions need not be known any longer."""
         with self._truth.reading() as reading:
             dead = reading.deletions(0)
@@ -237,7 +237,7 @@ def _others_at_work() -> Unavailable:
     )
 
 
-def _unsound(state: State) -> list[Piece]:
+def _unsound(state: IndexState) -> list[SegmentState]:
     generation = state.view.generation
     return [
         piece
@@ -248,17 +248,17 @@ def _unsound(state: State) -> list[Piece]:
     ]
 
 
-def _extents(pieces: Sequence[Piece]) -> list[Extent]:
+def _extents(pieces: Sequence[SegmentState]) -> list[Extent]:
     return [Extent(piece.part.size, piece.dead) for piece in pieces]
 
 
-class Background:
+class MaintenanceThread:
     """A thread that does the upkeep while there is any; errors are kept, and it tries again later and later."""
 
     IDLE_SECONDS = 2.0
     _LONGEST_PAUSE = 60.0
 
-    def __init__(self, upkeep: Upkeep, name: str) -> None:
+    def __init__(self, upkeep: IndexMaintenance, name: str) -> None:
         self._upkeep = upkeep
         self._name = name
         self._changed = threading.Condition()

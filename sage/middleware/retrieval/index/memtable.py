@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sage.middleware.retrieval.filters.index import GrowingFilters
-from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import GrowingKeywords, Mask
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.vectors.index import GrowingVectors
@@ -17,7 +17,7 @@ from sage.middleware.settings.retrieval import Metric
 FREEZE_AT = 1024  # documents
 
 
-class Tail:
+class MemTable:
     """Up to :data:`FREEZE_AT` documents. One thread at a time appends; it may hold more than was published."""
 
     def __init__(self, metric: Metric) -> None:
@@ -41,16 +41,16 @@ class Tail:
         self.size += len(rows)
         self.broken = False
 
-    def part(self, live: Mask | None) -> Part:
+    def part(self, live: Mask | None) -> Segment:
         """All that is in it; ``live`` of the first ones: the further ones live."""
         size = self.size
         if live is not None:
             live = np.concatenate([live, np.ones(size - len(live), np.bool_)])
         numbers = self._numbers[:size]
         numbers.flags.writeable = False
-        return Part(numbers, live, self._keywords.at(size), self._filters.at(size), self._vectors.at(size))
+        return Segment(numbers, live, self._keywords.at(size), self._filters.at(size), self._vectors.at(size))
 
-    def compact(self, part: Part) -> Part:
+    def compact(self, part: Segment) -> Segment:
         """A part of this tail, as the arrays that a segment is made of."""
         size = part.size
         return replace(part, keywords=self._keywords.freeze(size), filters=self._filters.freeze(size))

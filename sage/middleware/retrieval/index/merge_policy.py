@@ -71,7 +71,7 @@ def _small_ones(segments: Sequence[Extent]) -> Run | None:
     return None
 
 
-class Lease:
+class MergeLease:
     """The right to make and remove a collection's files: one holder at a time over all processes; ends with it."""
 
     def __init__(self, path: Path | None) -> None:

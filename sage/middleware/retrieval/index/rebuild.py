@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from sage.middleware.retrieval.filters.index import FilterIndex
-from sage.middleware.retrieval.index.state import Numbers, Piece, ascending
-from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.index.state import Numbers, SegmentState, ascending
+from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask
-from sage.middleware.retrieval.store.store import Reading, SegmentRecord, Truth
+from sage.middleware.retrieval.store.store import DocumentStore, Reading, SegmentRecord
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.vectors.index import Matrix, VectorIndex
 
@@ -25,21 +25,21 @@ class Abandoned(Exception):
     """What was being made is not wanted any more: the index closes, or other vectors took over."""
 
 
-def merged_numbers(pieces: Sequence[Piece]) -> Numbers:
+def merged_numbers(pieces: Sequence[SegmentState]) -> Numbers:
     """Of the rows that live."""
     found = [p.part.numbers if p.part.live is None else p.part.numbers[p.part.live] for p in pieces]
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def merged(pieces: Sequence[Piece]) -> Part:
+def merged(pieces: Sequence[SegmentState]) -> Segment:
     """One part of the rows that live, in order, without vectors."""
     keywords = KeywordIndex.merge([(piece.part.keywords.index(), piece.part.live) for piece in pieces])
     filters = FilterIndex.merge([(piece.part.filters, piece.part.live) for piece in pieces])
-    return Part(merged_numbers(pieces), None, keywords, filters, None)
+    return Segment(merged_numbers(pieces), None, keywords, filters, None)
 
 
 def vectors_of(
-    truth: Truth, numbers: Numbers, generation: int, checkpoint: Callable[[], None] = lambda: None
+    truth: DocumentStore, numbers: Numbers, generation: int, checkpoint: Callable[[], None] = lambda: None
 ) -> VectorIndex:
     """The index of these rows' vectors of a generation, which the truth holds. ``checkpoint`` is called now and then
     and may raise. Raises :class:`Abandoned` when the truth does not have that generation any more."""
@@ -57,7 +57,9 @@ def vectors_of(
     return VectorIndex.build(matrix, present, options.metric, options.target_recall)
 
 
-def _read_slice(truth: Truth, numbers: Numbers, generation: int, start: int, matrix: Matrix, present: Mask) -> None:
+def _read_slice(
+    truth: DocumentStore, numbers: Numbers, generation: int, start: int, matrix: Matrix, present: Mask
+) -> None:
     """A short transaction each, so that the log of the database can be brought in meanwhile."""
     end = start + _SLICE
     with truth.reading() as reading:
@@ -76,7 +78,7 @@ def _room(directory: Path | None, rows: int, dimension: int) -> Matrix:
         return np.memmap(file, np.float32, "w+", shape=(rows, dimension))
 
 
-def rebuilt(record: SegmentRecord, reading: Reading, analyzer: Analyzer) -> Part:
+def rebuilt(record: SegmentRecord, reading: Reading, analyzer: Analyzer) -> Segment:
     """The rows of a segment whose file is bad, without vectors.
 
     Those that died since it was made and whose deletions are not forgotten are there as rows without words, so that
@@ -92,8 +94,8 @@ def rebuilt(record: SegmentRecord, reading: Reading, analyzer: Analyzer) -> Part
         made.append((KeywordIndex.build([terms for _, terms, _ in chunk]), None))
         filters.append((FilterIndex.build([metadata for _, _, metadata in chunk]), None))
     if len(made) == 1:
-        return Part(numbers[0], None, made[0][0], filters[0][0], None)
-    return Part(np.concatenate(numbers), None, KeywordIndex.merge(made), FilterIndex.merge(filters), None)
+        return Segment(numbers[0], None, made[0][0], filters[0][0], None)
+    return Segment(np.concatenate(numbers), None, KeywordIndex.merge(made), FilterIndex.merge(filters), None)
 
 
 _Document = tuple[int, Sequence[str], bytes]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sage.errors import Unavailable
 from sage.middleware.retrieval.filters.index import FilterIndex
 from sage.middleware.retrieval.index.arrays_file import DamagedFile, read_arrays, write_arrays
-from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import KeywordIndex
 from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import SegmentRecord
@@ -40,7 +40,7 @@ _THREADS = 4
 class Opened:
     """What could be read of a segment. ``part`` without vectors: they are bad, or of another generation."""
 
-    part: Part | None
+    part: Segment | None
     problems: tuple[str, ...] = ()
 
 
@@ -68,7 +68,7 @@ class SegmentFiles:
         vectors = self.open_vectors(record, generation, problems, without)
         try:
             arrays = self._read(record.file, record.file_bytes, record.checksum, _about(record), without)
-            part = Part(
+            part = Segment(
                 arrays["numbers"],
                 None,
                 KeywordIndex.from_arrays(_under("keywords/", arrays)),
@@ -112,7 +112,7 @@ class SegmentFiles:
                 raise DamagedFile(f"index file '{file}' is missing") from None
             raise FileNotFoundError(exc.errno, exc.strerror, file) from None
 
-    def write(self, part: Part, low: int, high: int, generation: int) -> SegmentRecord:
+    def write(self, part: Segment, low: int, high: int, generation: int) -> SegmentRecord:
         """Makes the files of a part, whose documents must all live; the manifest does not name them yet."""
         name = f"{low:016x}-{high:016x}-{secrets.token_hex(4)}"
         record = SegmentRecord(name, low, high, part.size, f"{name}.seg", 0, "", generation=generation)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.index.memtable import Tail
-from sage.middleware.retrieval.index.view import Part, View
+from sage.middleware.retrieval.index.memtable import MemTable
+from sage.middleware.retrieval.index.view import Segment, View
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.store.store import SegmentRecord
 from sage.middleware.retrieval.types.documents import Row
@@ -19,10 +19,10 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SegmentState:
     """A part, and the rows it answers for: those with numbers in ``low…high`` are in it, or are dead."""
 
-    part: Part
+    part: Segment
     low: int
     high: int
     dead: int = 0
@@ -31,7 +31,7 @@ class Piece:
     """Its line in the manifest; ``None``: it is in memory only."""
     damaged: bool = False
     """Its file is bad: it was made anew in memory, and has to be written."""
-    tail: Tail | None = None
+    tail: MemTable | None = None
     """What it grows in; ``None``: it does not."""
 
     @property
@@ -40,13 +40,13 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class IndexState:
     """What is known at one sequence number: segments, then frozen parts in memory, then the growing one."""
 
     view: View
-    segments: tuple[Piece, ...] = ()
-    frozen: tuple[Piece, ...] = ()
-    growing: Piece | None = None
+    segments: tuple[SegmentState, ...] = ()
+    frozen: tuple[SegmentState, ...] = ()
+    growing: SegmentState | None = None
 
     @property
     def covered(self) -> int:
@@ -59,29 +59,33 @@ class State:
         return sum(piece.part.size for piece in self.tail)
 
     @property
-    def tail(self) -> tuple[Piece, ...]:
+    def tail(self) -> tuple[SegmentState, ...]:
         return self.frozen if self.growing is None else (*self.frozen, self.growing)
 
     @property
-    def pieces(self) -> tuple[Piece, ...]:
+    def pieces(self) -> tuple[SegmentState, ...]:
         return (*self.segments, *self.tail)
 
 
-def nothing(generation: int) -> State:
+def nothing(generation: int) -> IndexState:
     """The state of an empty collection."""
-    return State(View(0, generation, (), 0))
+    return IndexState(View(0, generation, (), 0))
 
 
 def state_of(
-    sequence: int, generation: int, segments: Sequence[Piece], frozen: Sequence[Piece], growing: Piece | None
-) -> State:
-    state = State(View(sequence, generation, (), 0), tuple(segments), tuple(frozen), growing)
+    sequence: int,
+    generation: int,
+    segments: Sequence[SegmentState],
+    frozen: Sequence[SegmentState],
+    growing: SegmentState | None,
+) -> IndexState:
+    state = IndexState(View(sequence, generation, (), 0), tuple(segments), tuple(frozen), growing)
     parts = tuple(piece.part for piece in state.pieces if piece.part.size)
     documents = sum(piece.living for piece in state.pieces)
     return replace(state, view=View(sequence, generation, parts, documents))
 
 
-def without(piece: Piece, deleted: Numbers) -> Piece:
+def without(piece: SegmentState, deleted: Numbers) -> SegmentState:
     """The piece without these rows; ``deleted`` ascending. Itself when it has none of them."""
     part = piece.part
     first, last = np.searchsorted(deleted, (piece.low, piece.high + 1))
@@ -99,7 +103,7 @@ def without(piece: Piece, deleted: Numbers) -> Piece:
     return replace(piece, part=replace(part, live=live), dead=piece.dead + len(places))
 
 
-def after(piece: Piece, covered: int) -> Piece:
+def after(piece: SegmentState, covered: int) -> SegmentState:
     """The piece without what a segment answers for by now."""
     if piece.low > covered:
         return piece
@@ -109,7 +113,7 @@ def after(piece: Piece, covered: int) -> Piece:
     return replace(piece, part=replace(piece.part, live=live), low=covered + 1, dead=dead)
 
 
-def frozen(piece: Piece) -> Piece:
+def frozen(piece: SegmentState) -> SegmentState:
     """A growing piece as it is, to grow no more."""
     if piece.tail is None:
         return piece
@@ -117,19 +121,19 @@ def frozen(piece: Piece) -> Piece:
 
 
 def appended(
-    growing: Piece | None, rows: Sequence[Row], terms: Sequence[Sequence[str]], metric: Metric
-) -> tuple[list[Piece], Piece | None]:
+    growing: SegmentState | None, rows: Sequence[Row], terms: Sequence[Sequence[str]], metric: Metric
+) -> tuple[list[SegmentState], SegmentState | None]:
     """The pieces that became full, and the one that goes on growing, with the rest of ``rows``.
 
     Where an earlier append failed half-way, what was published is frozen as it is and another piece is begun.
     """
-    full: list[Piece] = []
+    full: list[SegmentState] = []
     if growing is not None and (growing.tail is None or growing.tail.broken or growing.tail.size != growing.part.size):
         full.append(frozen(growing))
         growing = None
     at = 0
     while at < len(rows):
-        tail = growing.tail if growing is not None and growing.tail is not None else Tail(metric)
+        tail = growing.tail if growing is not None and growing.tail is not None else MemTable(metric)
         until = at + tail.room
         tail.append(rows[at:until], terms[at:until])
         growing = _grown(growing, tail)
@@ -140,10 +144,10 @@ def appended(
     return full, growing
 
 
-def _grown(before: Piece | None, tail: Tail) -> Piece:
+def _grown(before: SegmentState | None, tail: MemTable) -> SegmentState:
     part = tail.part(None if before is None else before.part.live)
     low, dead = (int(part.numbers[0]), 0) if before is None else (before.low, before.dead)
-    return Piece(part, low, int(part.numbers[-1]), dead, tail=tail)
+    return SegmentState(part, low, int(part.numbers[-1]), dead, tail=tail)
 
 
 def ascending(numbers: Sequence[int] | Numbers) -> Numbers:

@@ -13,7 +13,7 @@ from sage.middleware.retrieval.vectors.index import VectorIndex
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """Some documents, in the order of their numbers: a segment on disk, a frozen one in memory, or the newest ones."""
 
     numbers: NDArray[np.int64]
@@ -37,7 +37,7 @@ class View:
     sequence: int
     generation: int
     """Of the vectors: grows when all are embedded anew."""
-    parts: tuple[Part, ...]
+    parts: tuple[Segment, ...]
     documents: int
     """The live ones."""
 

@@ -10,7 +10,7 @@ from sage.middleware.retrieval.keywords.vocabulary import encode
 _REMEMBERED = 2**14
 
 
-class Living:
+class LiveStatistics:
     """Of one part with one mask of live documents (``None``: all)."""
 
     def __init__(self, postings: Postings, live: Mask | None) -> None:
@@ -37,13 +37,13 @@ class Living:
         return found
 
 
-def living(postings: Postings, live: Mask | None) -> Living:
+def living(postings: Postings, live: Mask | None) -> LiveStatistics:
     """Masks are never changed, only replaced: the same mask is the same state."""
     if not isinstance(postings, KeywordIndex):
-        return Living(postings, live)
+        return LiveStatistics(postings, live)
     known = postings.living
-    if isinstance(known, Living) and known.live is live:
+    if isinstance(known, LiveStatistics) and known.live is live:
         return known
-    found = Living(postings, live)
+    found = LiveStatistics(postings, live)
     postings.living = found
     return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.keywords import bm25
 from sage.middleware.retrieval.keywords.bm25 import Floats
 from sage.middleware.retrieval.keywords.kernels import Best, Slice, compiled, slice_scores, top_by_numpy
-from sage.middleware.retrieval.keywords.live_statistics import Living, living
+from sage.middleware.retrieval.keywords.live_statistics import LiveStatistics, living
 from sage.middleware.retrieval.keywords.phrases import clause_masks
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings, document_frequencies
 from sage.middleware.retrieval.keywords.rank_bm25 import RankBM25
@@ -149,7 +149,7 @@ class KeywordLeg:
         return clause_masks(self._parts, self._starts, query, analyzer, texts, among)
 
     @cached_property
-    def _living(self) -> list[Living]:
+    def _living(self) -> list[LiveStatistics]:
         return [living(postings, live) for postings, live in self._parts]
 
     @cached_property

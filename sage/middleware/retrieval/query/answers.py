@@ -15,8 +15,8 @@ from sage.middleware.retrieval.index.index import Index
 from sage.middleware.retrieval.index.view import View
 from sage.middleware.retrieval.query.query_vectors import EmbedderOf, query_vectors
 from sage.middleware.retrieval.query.searcher import Ranked, Searcher
-from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
-from sage.middleware.retrieval.store.store import Identity, Truth
+from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
+from sage.middleware.retrieval.store.store import DocumentStore, Identity
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.highlighter import Highlighter
 from sage.middleware.retrieval.types.documents import Row, Vector
@@ -32,7 +32,9 @@ _STEP = 128
 class Answerer:
     """Answers for one collection while it is open."""
 
-    def __init__(self, truth: Truth, index: Index, analyzer: Analyzer, models: Models, limits: RetrievalLimits) -> None:
+    def __init__(
+        self, truth: DocumentStore, index: Index, analyzer: Analyzer, models: Models, limits: RetrievalLimits
+    ) -> None:
         self._truth = truth
         self._index = index
         self._analyzer = analyzer
@@ -64,7 +66,7 @@ class Answerer:
         collected = counted.collected
         return Statistics(collected.documents, collected.length, counted.df, view.sequence, identity.dimension)
 
-    def candidates(self, ask: Ask) -> Candidates:
+    def candidates(self, ask: CandidateRequest) -> Candidates:
         """Of one shard. Raises :class:`InvalidRequest`."""
         check_search(ask.search, dimension=self._truth.identity.dimension, max_results=self._limits.max_results)
         return self._searcher.candidates(self._index.current(), ask)

@@ -7,9 +7,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import Mask
-from sage.middleware.retrieval.store.store import Reading, Truth
+from sage.middleware.retrieval.store.store import DocumentStore, Reading
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, Scores, best, exact_scores
 from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.retrieval.vectors.kinds import DEPTHS, pool_of, tame
@@ -31,7 +31,9 @@ class DenseLeg:
     A document that has left the truth since the view was made keeps the score of its codes: it is on its way out.
     """
 
-    def __init__(self, parts: Sequence[Part], truth: Truth, metric: Metric, generation: int | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[Segment], truth: DocumentStore, metric: Metric, generation: int | None = None
+    ) -> None:
         """``generation``: of the vectors in ``parts``; the truth may serve newer ones by now. None: what it serves."""
         self._parts, self._truth, self._metric, self._generation = parts, truth, metric, generation
         self._starts = np.array([0, *accumulate(part.size for part in parts)], np.int64)
@@ -145,7 +147,7 @@ class DenseLeg:
         return found, count
 
     def _slices(
-        self, reading: Reading, part: Part, ordinals: Ordinals, width: int
+        self, reading: Reading, part: Segment, ordinals: Ordinals, width: int
     ) -> Iterator[tuple[Ordinals, Matrix]]:
         step = max(1, _SLICE_NUMBERS // width)
         for start in range(0, len(ordinals), step):

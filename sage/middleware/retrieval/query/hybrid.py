@@ -30,7 +30,7 @@ Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RankedPage:
     """A page of rows; of ``dense`` and ``bm25``, NaN is no score."""
 
     rows: Rows
@@ -76,7 +76,7 @@ class Legs:
     allowed: Sequence[Mask | None]
     exact: bool
 
-    def wordy(self, search: Search) -> Found:
+    def wordy(self, search: Search) -> RankedPage:
         """By words alone."""
         hits = self.words.top(self.query, search.offset + search.top_k, self.allowed)
         rows, scores = hits.rows[search.offset :], hits.scores[search.offset :]
@@ -84,17 +84,17 @@ class Legs:
         if search.explain:
             matched = self.words.matched(self.query, rows)
             explained = [{"bm25": _leg(score, score, 1.0, terms)} for score, terms in zip(scores, matched, strict=True)]
-        return Found(rows, scores, None, scores, hits.total, explained)
+        return RankedPage(rows, scores, None, scores, hits.total, explained)
 
-    def nearest(self, search: Search) -> Found:
+    def nearest(self, search: Search) -> RankedPage:
         """By vectors alone."""
         if self.vector is None:  # no document has one yet
             none = np.empty(0)
-            return Found(np.empty(0, np.int64), none, none, None, 0, [] if search.explain else None)
+            return RankedPage(np.empty(0, np.int64), none, none, None, 0, [] if search.explain else None)
         rows, scores, total = self.near.top(self.vector, search.offset + search.top_k, self.allowed, exact=self.exact)
         rows, scores = rows[search.offset :], scores[search.offset :]
         explained = [{"dense": _leg(score, score, 1.0)} for score in scores] if search.explain else None
-        return Found(rows, scores, scores, None, total, explained)
+        return RankedPage(rows, scores, scores, None, total, explained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,9 @@ class _Tier:
         )
 
 
-def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Callable[[], list[Mask | None] | None]) -> Found:
+def fused(
+    legs: Legs, search: Search, dense_weight: float, unvectored: Callable[[], list[Mask | None] | None]
+) -> RankedPage:
     """By both. ``unvectored``: of each part the allowed documents without a vector; ``None``: there are none."""
     wanted, depth = search.offset + search.top_k, FIRST
     scales: _Scales | None = None
@@ -146,7 +148,7 @@ def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Callable[
     total = dense_total
     if words_total and (without := unvectored()) is not None:
         total += legs.words.top(legs.query, 1, without).total
-    return Found(
+    return RankedPage(
         whole.rows,
         whole.scores,
         whole.dense,

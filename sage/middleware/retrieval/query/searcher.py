@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.filters.language import Filter, parse_filter
-from sage.middleware.retrieval.index.view import Part, View
+from sage.middleware.retrieval.index.view import Segment, View
 from sage.middleware.retrieval.keywords.bm25 import Counted
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.query.dense import DenseLeg
 from sage.middleware.retrieval.query.hybrid import Legs, fused
-from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, candidates
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, candidates
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery, parse_query
 from sage.middleware.retrieval.types.search import Mode, Search, mode_of
@@ -42,7 +42,7 @@ class Ranked:
 class Searcher:
     """Ranks for one collection while it is open. Safe to call from several threads."""
 
-    def __init__(self, truth: Truth, analyzer: Analyzer) -> None:
+    def __init__(self, truth: DocumentStore, analyzer: Analyzer) -> None:
         self._truth = truth
         options = truth.identity.options  # these never change
         self._metric, self._keywords = options.metric, options.keywords
@@ -70,7 +70,7 @@ class Searcher:
         """The view's part of the statistics that all shards of a collection are searched with."""
         return self._words(view).counted(terms)
 
-    def candidates(self, view: View, ask: Ask) -> Candidates:
+    def candidates(self, view: View, ask: CandidateRequest) -> Candidates:
         """The view's part of an answer over all shards of a collection."""
         words = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords, ask.counted)
         legs = self._legs(view, ask.search, ask.search.vector, words)
@@ -121,14 +121,14 @@ class Searcher:
             found.append(_living(part, without if mask is None else without & mask))
         return found if any(mask is not None and mask.any() for mask in found) else None
 
-    def _present(self, part: Part) -> Mask:
+    def _present(self, part: Segment) -> Mask:
         """Which documents of a part have a vector, by what the truth says."""
         with self._truth.reading() as reading:
             slices = [reading.vectors(part.numbers[start : start + _SLICE])[1] for start in range(0, part.size, _SLICE)]
         return np.concatenate(slices or [np.empty(0, np.bool_)])
 
 
-def _living(part: Part, mask: Mask) -> Mask:
+def _living(part: Segment, mask: Mask) -> Mask:
     return mask if part.live is None else mask & part.live
 
 

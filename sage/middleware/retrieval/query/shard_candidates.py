@@ -1,9 +1,9 @@
 """What one shard of a collection says to a search over all of them.
 
 A shard is a collection that holds the documents of some ids. It is asked twice: what it has of the query's words
-(:class:`Statistics`), and, with those of all shards added up (:class:`Ask`), for its best candidates with their scores
-on both legs (:class:`Candidates`). So every document gets the score that it would have in one collection of them all.
-:mod:`sage.middleware.retrieval.query.shard_merge` makes one order of them.
+(:class:`Statistics`), and, with those of all shards added up (:class:`CandidateRequest`), for its best candidates with
+their scores on both legs (:class:`Candidates`). So every document gets the score that it would have in one collection
+of them all. :mod:`sage.middleware.retrieval.query.shard_merge` makes one order of them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def total_of(found: Sequence[Statistics]) -> Statistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CandidateRequest:
     """``search`` with the query's vector in it, if there is one; ``mode``: on which legs, whatever it says itself."""
 
     search: Search
@@ -86,7 +86,7 @@ class Candidates:
     """To explain: the words that stand in each, with their shares."""
 
 
-def candidates(legs: Legs, ask: Ask, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
+def candidates(legs: Legs, ask: CandidateRequest, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
     """What one view has; its rows stand in place of ``numbers``. ``unvectored``: of each part the allowed documents
     without a vector; ``None``: there are none."""
     if ask.mode is Mode.DENSE:
@@ -112,7 +112,7 @@ def candidates(legs: Legs, ask: Ask, unvectored: Callable[[], list[Mask | None] 
     return Candidates(rows, dense, words, coverage, near, hits.total, total, matched)
 
 
-def _nearest(legs: Legs, ask: Ask) -> Candidates:
+def _nearest(legs: Legs, ask: CandidateRequest) -> Candidates:
     if legs.vector is None:  # no document has one yet
         none = np.empty(0)
         return Candidates(np.empty(0, np.int64), none, none, none, 0, 0, 0)

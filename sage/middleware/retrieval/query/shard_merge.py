@@ -17,7 +17,7 @@ import numpy as np
 
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import Hits
-from sage.middleware.retrieval.query.hybrid import Floats, Found, Legs, Rows, fused
+from sage.middleware.retrieval.query.hybrid import Floats, Legs, RankedPage, Rows, fused
 from sage.middleware.retrieval.query.shard_candidates import Candidates
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.retrieval.types.documents import Vector
@@ -30,7 +30,7 @@ Gather = Callable[[int], Sequence[Candidates | None]]
 
 def rank(
     search: Search, mode: Mode, query: KeywordQuery, vector: Vector | None, dense_weight: float, gather: Gather
-) -> Found:
+) -> RankedPage:
     """One page. Its rows say where a document is: see :func:`place_of`."""
     pool = _Pool(gather)
     legs = Legs(_Words(pool), _Near(pool), query, vector, (), search.exact)

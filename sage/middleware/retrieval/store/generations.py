@@ -12,9 +12,9 @@ import orjson
 from sage.errors import Conflict, InvalidRequest
 from sage.middleware.retrieval.store import vector_blocks
 from sage.middleware.retrieval.store.group_commit import Work
-from sage.middleware.retrieval.store.records import Generation
+from sage.middleware.retrieval.store.records import VectorGeneration
 from sage.middleware.retrieval.store.schema import add_generation
-from sage.middleware.retrieval.store.transaction import Effects, Ledger
+from sage.middleware.retrieval.store.transaction import RowChanges, TransactionState
 from sage.middleware.retrieval.types.documents import Row, Vector
 
 Last = Callable[[Sequence[Row]], Mapping[int, Vector]]
@@ -30,13 +30,13 @@ STATE = "reembedding"
 def begin(embedder: str, languages: frozenset[str] | None, dimension: int | None) -> Work:
     """A new generation without vectors, which does not serve; its number."""
 
-    def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, int]:
+    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, int]:
         number = max(ledger.generations) + 1
         block = vector_blocks.block_size(dimension) if dimension else 0
-        begun = Generation(number, embedder, languages, dimension, block, 0)
+        begun = VectorGeneration(number, embedder, languages, dimension, block, 0)
         add_generation(connection, begun)
         _tell(connection, {"embedder": embedder, "done": 0, "total": ledger.documents})
-        return ledger.with_generation(begun), Effects(), number
+        return ledger.with_generation(begun), RowChanges(), number
 
     return work
 
@@ -45,11 +45,11 @@ def put(number: int, vectors: Mapping[int, Vector], done: int) -> Work:
     """Vectors of documents, by document number; of those that were deleted meanwhile, nothing is kept. ``done``: how
     many were looked at so far."""
 
-    def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, None]:
+    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, None]:
         ledger = _filled(connection, ledger, number, vectors)
         told = {"embedder": ledger.generations[number].embedder, "done": done, "total": ledger.documents}
         _tell(connection, told)
-        return ledger, Effects(), None
+        return ledger, RowChanges(), None
 
     return work
 
@@ -59,19 +59,19 @@ def switch(number: int, spec: str, seen: int, most: int, last: Last) -> Work:
     few after it are given to ``last`` within the transaction. ``False``: there are more than ``most`` of them, and
     nothing was changed. ``spec``: what the options say of the embedder from now on."""
 
-    def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, bool]:
+    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
         found = connection.execute(
             "SELECT number, id, text, metadata FROM documents WHERE number > ? ORDER BY number LIMIT ?",
             (seen, most + 1),
         ).fetchall()
         if len(found) > most:
-            return ledger, Effects(), False
+            return ledger, RowChanges(), False
         if found:
             ledger = _filled(connection, ledger, number, last([Row(*columns) for columns in found]))
         (options,) = connection.execute("SELECT options FROM collection").fetchone()
         connection.execute("UPDATE collection SET options = ?", (_with_embedder(options, spec),))
         _tell(connection, None)
-        return replace(ledger, generation=_of(ledger, number).number), Effects(), True
+        return replace(ledger, generation=_of(ledger, number).number), RowChanges(), True
 
     return work
 
@@ -79,22 +79,22 @@ def switch(number: int, spec: str, seen: int, most: int, last: Last) -> Work:
 def clear(number: int) -> Work:
     """Forgets some of the vectors of a generation that does not serve; ``False``: it is gone."""
 
-    def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, bool]:
+    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
         if number == ledger.generation:
             raise Conflict(f"generation {number} serves, and cannot be cleared away")
         if number not in ledger.generations:
-            return ledger, Effects(), False
+            return ledger, RowChanges(), False
         cursor = connection.execute(
             "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors WHERE key BETWEEN ? AND ? LIMIT ?)",
             (*vector_blocks.keys_of(number), _BLOCKS_A_STEP),
         )
         if cursor.rowcount:
-            return ledger, Effects(), True
+            return ledger, RowChanges(), True
         connection.execute("DELETE FROM generations WHERE number = ?", (number,))
         if number > ledger.generation:
             _tell(connection, None)
         left = {held: generation for held, generation in ledger.generations.items() if held != number}
-        return replace(ledger, generations=left), Effects(), False
+        return replace(ledger, generations=left), RowChanges(), False
 
     return work
 
@@ -106,13 +106,15 @@ def _tell(connection: sqlite3.Connection, state: Mapping[str, object] | None) ->
         connection.execute("REPLACE INTO states VALUES (?, ?)", (STATE, orjson.dumps(state).decode()))
 
 
-def _of(ledger: Ledger, number: int) -> Generation:
+def _of(ledger: TransactionState, number: int) -> VectorGeneration:
     if number not in ledger.generations or number == ledger.generation:
         raise Conflict("the vectors that were being made were discarded meanwhile", code="reembedding_discarded")
     return ledger.generations[number]
 
 
-def _filled(connection: sqlite3.Connection, ledger: Ledger, number: int, vectors: Mapping[int, Vector]) -> Ledger:
+def _filled(
+    connection: sqlite3.Connection, ledger: TransactionState, number: int, vectors: Mapping[int, Vector]
+) -> TransactionState:
     generation = _of(ledger, number)
     if not vectors:
         return ledger

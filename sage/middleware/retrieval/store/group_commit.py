@@ -17,12 +17,18 @@ from sage.errors import SageError, Unavailable
 from sage.middleware.retrieval.store.connections import Connections
 from sage.middleware.retrieval.store.errors import code_of, is_of_the_disk, translated
 from sage.middleware.retrieval.store.records import Commit
-from sage.middleware.retrieval.store.transaction import Effects, Ledger, load_ledger, save_ledger, was_committed
+from sage.middleware.retrieval.store.transaction import (
+    RowChanges,
+    TransactionState,
+    load_ledger,
+    save_ledger,
+    was_committed,
+)
 
 _log = logging.getLogger(__name__)
 
 Publish = Callable[[Commit], None]
-Work = Callable[[sqlite3.Connection, Ledger], tuple[Ledger, Effects, Any]]
+Work = Callable[[sqlite3.Connection, TransactionState], tuple[TransactionState, RowChanges, Any]]
 """One change within a transaction; an exception undoes it, and it alone."""
 
 _MOST = 8192  # documents to a commit
@@ -55,8 +61,8 @@ def _goes_with(job: _Job, group: Sequence[_Job], weight: int) -> bool:
     return job.task is None and group[0].task is None and weight + job.weight <= _MOST
 
 
-def _nothing(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, None]:
-    return ledger, Effects(), None
+def _nothing(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, None]:
+    return ledger, RowChanges(), None
 
 
 class GroupCommit:
@@ -176,7 +182,7 @@ class GroupCommit:
             connection.execute("BEGIN IMMEDIATE")
             changes = connection.total_changes
             ledger = load_ledger(connection)
-            attempt.before, effects = ledger.sequence, Effects()
+            attempt.before, effects = ledger.sequence, RowChanges()
             for job in group:
                 ledger = self._try(connection, ledger, job, effects, attempt)
             if connection.total_changes == changes:
@@ -191,8 +197,13 @@ class GroupCommit:
             connection.execute("COMMIT")
 
     def _try(
-        self, connection: sqlite3.Connection, ledger: Ledger, job: _Job, effects: Effects, attempt: _Attempt
-    ) -> Ledger:
+        self,
+        connection: sqlite3.Connection,
+        ledger: TransactionState,
+        job: _Job,
+        effects: RowChanges,
+        attempt: _Attempt,
+    ) -> TransactionState:
         connection.execute("SAVEPOINT change")
         try:
             ledger, done, result = job.work(connection, ledger)

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.store import vector_blocks
-from sage.middleware.retrieval.store.records import Generation, Identity, SegmentRecord
+from sage.middleware.retrieval.store.records import Identity, SegmentRecord, VectorGeneration
 from sage.middleware.retrieval.store.schema import generations
 from sage.middleware.retrieval.store.transaction import json_of_ids
 from sage.middleware.retrieval.types.documents import Row
@@ -28,7 +28,7 @@ class Reading:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._generations: dict[int, Generation] | None = None
+        self._generations: dict[int, VectorGeneration] | None = None
 
     @cached_property
     def _collection(self) -> tuple[Any, ...]:
@@ -140,7 +140,7 @@ class Reading:
         found = self._connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
         return None if found is None else orjson.loads(found[0])
 
-    def generations(self) -> dict[int, Generation]:
+    def generations(self) -> dict[int, VectorGeneration]:
         """By number: the one that serves, and one that a reembedding is filling (or that waits to be cleared away)."""
         if self._generations is None:
             self._generations = generations(self._connection)
@@ -170,4 +170,4 @@ def _options(text: str) -> CollectionOptions:
     return CollectionOptions.model_validate_json(text)
 
 
-__all__ = ["Generation", "Reading"]
+__all__ = ["Reading", "VectorGeneration"]

@@ -84,7 +84,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class VectorGeneration:
     """One making of all vectors: the one that serves, or one that a reembedding is filling."""
 
     number: int
@@ -94,4 +94,4 @@ class Generation:
     block: int
     """How many vectors one row of the database holds; 0 until the dimension is known."""
     reached: int
-    """The highest document number that :meth:`Truth.put_vectors` gave it."""
+    """The highest document number that :meth:`DocumentStore.put_vectors` gave it."""

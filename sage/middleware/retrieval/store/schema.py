@@ -11,7 +11,7 @@ import orjson
 
 from sage.errors import Conflict, NotFound, SageError
 from sage.middleware.retrieval.store import vector_blocks
-from sage.middleware.retrieval.store.records import Generation
+from sage.middleware.retrieval.store.records import VectorGeneration
 from sage.middleware.settings.retrieval import CollectionOptions
 
 APPLICATION_ID = 0x53414745
@@ -70,7 +70,7 @@ def create(
             (str(uuid.uuid4()), name, options.model_dump_json(), time.time()),
         )
         block = vector_blocks.block_size(dimension) if dimension else 0
-        add_generation(connection, Generation(0, embedder, languages, dimension, block, 0))
+        add_generation(connection, VectorGeneration(0, embedder, languages, dimension, block, 0))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -125,7 +125,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(value)
 
 
-def add_generation(connection: sqlite3.Connection, generation: Generation) -> None:
+def add_generation(connection: sqlite3.Connection, generation: VectorGeneration) -> None:
     """Writes a generation down, in place of one of the same number."""
     languages = None if generation.languages is None else orjson.dumps(sorted(generation.languages)).decode()
     connection.execute(
@@ -141,10 +141,10 @@ def add_generation(connection: sqlite3.Connection, generation: Generation) -> No
     )
 
 
-def generations(connection: sqlite3.Connection) -> dict[int, Generation]:
+def generations(connection: sqlite3.Connection) -> dict[int, VectorGeneration]:
     """By number: the one that serves, and any that is being filled or cleared away."""
     return {
-        number: Generation(
+        number: VectorGeneration(
             number,
             embedder,
             None if languages is None else frozenset(orjson.loads(languages)),

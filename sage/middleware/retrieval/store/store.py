@@ -38,14 +38,14 @@ from sage.middleware.retrieval.store.errors import faults_of
 from sage.middleware.retrieval.store.group_commit import GroupCommit
 from sage.middleware.retrieval.store.reader import Reading
 from sage.middleware.retrieval.store.records import Change, Commit, Identity, SegmentRecord, StaleVectors
-from sage.middleware.retrieval.store.transaction import Effects, Ledger, apply_change, load_rows
+from sage.middleware.retrieval.store.transaction import RowChanges, TransactionState, apply_change, load_rows
 from sage.middleware.retrieval.types.documents import Row, Vector, Written
 from sage.middleware.settings.retrieval import CollectionOptions
 
 _SEGMENT_COLUMNS = 12
 
 
-class Truth:
+class DocumentStore:
     """Safe to call from several threads; several processes may open the same directory."""
 
     directory: Path | None
@@ -68,7 +68,7 @@ class Truth:
         embedder: str | None,
         languages: frozenset[str] | None,
         dimension: int | None,
-    ) -> Truth:
+    ) -> DocumentStore:
         """``None``: in memory. Raises :class:`sage.errors.Conflict` when there is one already."""
         with faults_of(name):
             if directory is None:
@@ -86,7 +86,7 @@ class Truth:
             return cls(directory, name, InFiles(directory, name))
 
     @classmethod
-    def open(cls, directory: Path) -> Truth:
+    def open(cls, directory: Path) -> DocumentStore:
         """Migrates an older schema; raises :class:`sage.errors.NotFound`, or an error for a newer one or damage."""
         place = directory.name
         exists(directory, place)
@@ -131,7 +131,9 @@ class Truth:
         """
         weight = len(change.documents) + len(change.delete_ids) + len(change.delete_numbers)
 
-        def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, Written]:
+        def work(
+            connection: sqlite3.Connection, ledger: TransactionState
+        ) -> tuple[TransactionState, RowChanges, Written]:
             return apply_change(connection, ledger, change)
 
         written = self._writer.run(work, publish, weight=max(1, weight))
@@ -158,13 +160,13 @@ class Truth:
         forgotten. ``False``, and nothing was changed: one of ``gone`` is not there any more, or one of ``new`` overlaps
         a segment that stays."""
 
-        def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, bool]:
+        def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
             there = {name: span for name, *span in connection.execute("SELECT name, low, high FROM segments")}
             if not there.keys() >= set(gone):
-                return ledger, Effects(), False
+                return ledger, RowChanges(), False
             stay = [span for name, span in there.items() if name not in gone]
             if any(record.low <= high and low <= record.high for record in new for low, high in stay):
-                return ledger, Effects(), False
+                return ledger, RowChanges(), False
             connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in gone])
             marks = ", ".join("?" * _SEGMENT_COLUMNS)
             connection.executemany(f"INSERT INTO segments VALUES ({marks})", [_columns(record) for record in new])  # noqa: S608
@@ -172,7 +174,7 @@ class Truth:
                 "DELETE FROM deletions WHERE number IN (SELECT value FROM json_each(?))",
                 (orjson.dumps(dropped.tolist()).decode(),),
             )
-            return ledger, Effects(), True
+            return ledger, RowChanges(), True
 
         return bool(self._writer.run(work))
 
@@ -214,10 +216,10 @@ class Truth:
     def settle(self, key: str, value: object) -> Any:
         """What is kept under ``key`` beside the documents: ``value``, a small JSON value, unless there was one."""
 
-        def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, Effects, Any]:
+        def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, Any]:
             connection.execute("INSERT OR IGNORE INTO states VALUES (?, ?)", (key, orjson.dumps(value).decode()))
             (kept,) = connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
-            return ledger, Effects(), orjson.loads(kept)
+            return ledger, RowChanges(), orjson.loads(kept)
 
         return self._writer.run(work)
 
@@ -271,4 +273,14 @@ def _locked(directory: Path | None) -> Iterator[bool]:
         os.close(descriptor)
 
 
-__all__ = ["Change", "Commit", "Identity", "Reading", "SegmentRecord", "StaleVectors", "Truth", "Vector", "inode_of"]
+__all__ = [
+    "Change",
+    "Commit",
+    "DocumentStore",
+    "Identity",
+    "Reading",
+    "SegmentRecord",
+    "StaleVectors",
+    "Vector",
+    "inode_of",
+]

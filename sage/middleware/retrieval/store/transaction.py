@@ -11,7 +11,7 @@ import orjson
 
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.store import vector_blocks
-from sage.middleware.retrieval.store.records import Change, Commit, Generation, StaleVectors, Superseded
+from sage.middleware.retrieval.store.records import Change, Commit, StaleVectors, Superseded, VectorGeneration
 from sage.middleware.retrieval.store.schema import add_generation, generations
 from sage.middleware.retrieval.types.documents import NewDocument, Row, Written
 
@@ -20,45 +20,45 @@ BURIED = "buried"
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class TransactionState:
     """The counters of a collection within a transaction."""
 
     sequence: int
     documents: int
     generation: int
     """The one that serves."""
-    generations: Mapping[int, Generation]
+    generations: Mapping[int, VectorGeneration]
 
     @property
-    def serving(self) -> Generation:
+    def serving(self) -> VectorGeneration:
         return self.generations[self.generation]
 
-    def with_generation(self, changed: Generation) -> Ledger:
+    def with_generation(self, changed: VectorGeneration) -> TransactionState:
         return replace(self, generations={**self.generations, changed.number: changed})
 
 
 @dataclass(slots=True)
-class Effects:
+class RowChanges:
     """What changes did to the rows, for the index."""
 
     added: dict[int, Row] = field(default_factory=dict)
     deleted: list[int] = field(default_factory=list)
 
-    def take(self, later: Effects) -> None:
+    def take(self, later: RowChanges) -> None:
         for number in later.deleted:
             self.added.pop(number, None)
         self.added |= later.added
         self.deleted += later.deleted
 
 
-def load_ledger(connection: sqlite3.Connection) -> Ledger:
+def load_ledger(connection: sqlite3.Connection) -> TransactionState:
     sequence, documents, generation = connection.execute(
         "SELECT sequence, documents, generation FROM collection"
     ).fetchone()
-    return Ledger(sequence, documents, generation, generations(connection))
+    return TransactionState(sequence, documents, generation, generations(connection))
 
 
-def save_ledger(connection: sqlite3.Connection, ledger: Ledger, writer: str) -> None:
+def save_ledger(connection: sqlite3.Connection, ledger: TransactionState, writer: str) -> None:
     """``writer`` names this commit among all, so that it can be recognised."""
     connection.execute(
         "UPDATE collection SET sequence = ?, documents = ?, generation = ?, writer = ?",
@@ -83,7 +83,9 @@ def was_committed(connection: sqlite3.Connection, writer: str, before: int, comm
     return bool(commit.deleted) and [number for (number,) in deletions] == commit.deleted
 
 
-def apply_change(connection: sqlite3.Connection, ledger: Ledger, change: Change) -> tuple[Ledger, Effects, Written]:
+def apply_change(
+    connection: sqlite3.Connection, ledger: TransactionState, change: Change
+) -> tuple[TransactionState, RowChanges, Written]:
     """Deletes first, then adds, so that the documents of one change have numbers without a gap (or those it gives)."""
     if change.generation is not None and change.generation != ledger.generation:
         raise StaleVectors
@@ -106,7 +108,7 @@ def apply_change(connection: sqlite3.Connection, ledger: Ledger, change: Change)
     _insert(connection, ledger, rows)
     last = numbers[-1] if numbers else first - 1
     ledger = replace(ledger, sequence=last, documents=ledger.documents - len(dead) + len(rows))
-    return ledger, Effects(rows, dead), Written(ids, len(ids) - len(replaced), len(replaced), len(doomed))
+    return ledger, RowChanges(rows, dead), Written(ids, len(ids) - len(replaced), len(replaced), len(doomed))
 
 
 def _numbered(change: Change, first: int) -> Sequence[int]:
@@ -118,16 +120,18 @@ def _numbered(change: Change, first: int) -> Sequence[int]:
 
 
 def load_rows(
-    connection: sqlite3.Connection, ledger: Ledger, rows: Sequence[Row], sequence: int | None
-) -> tuple[Ledger, Effects, None]:
+    connection: sqlite3.Connection, ledger: TransactionState, rows: Sequence[Row], sequence: int | None
+) -> tuple[TransactionState, RowChanges, None]:
     """Rows as they are, with numbers beyond all that there are; then the collection stands at ``sequence``."""
     numbered = {row.number: row for row in rows}
     _insert(connection, ledger, numbered)
     reached = max(ledger.sequence, sequence or 0, *numbered)
-    return replace(ledger, sequence=reached, documents=ledger.documents + len(numbered)), Effects(numbered), None
+    return replace(ledger, sequence=reached, documents=ledger.documents + len(numbered)), RowChanges(numbered), None
 
 
-def _with_dimension(connection: sqlite3.Connection, ledger: Ledger, documents: Sequence[NewDocument]) -> Ledger:
+def _with_dimension(
+    connection: sqlite3.Connection, ledger: TransactionState, documents: Sequence[NewDocument]
+) -> TransactionState:
     """The first vector of a collection decides it."""
     wanted = ledger.serving.dimension
     for place, document in enumerate(documents):
@@ -149,7 +153,7 @@ def _with_dimension(connection: sqlite3.Connection, ledger: Ledger, documents: S
     return ledger.with_generation(decided)
 
 
-def _insert(connection: sqlite3.Connection, ledger: Ledger, rows: Mapping[int, Row]) -> None:
+def _insert(connection: sqlite3.Connection, ledger: TransactionState, rows: Mapping[int, Row]) -> None:
     if not rows:
         return
     connection.executemany(
@@ -164,7 +168,7 @@ def _insert(connection: sqlite3.Connection, ledger: Ledger, rows: Mapping[int, R
     vector_blocks.put(connection, ledger.serving, vectors)
 
 
-def _bury(connection: sqlite3.Connection, ledger: Ledger, dead: Sequence[int]) -> None:
+def _bury(connection: sqlite3.Connection, ledger: TransactionState, dead: Sequence[int]) -> None:
     if not dead:
         return
     connection.executemany(

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.store.records import Generation
+from sage.middleware.retrieval.store.records import VectorGeneration
 
 PAGE = 8192
 _SHIFT = 40
@@ -45,7 +45,7 @@ def _page_bytes(blob: int) -> float:
     return usable / ((usable - 8) // cell) + overflow * usable
 
 
-def key(generation: Generation, number: int) -> int:
+def key(generation: VectorGeneration, number: int) -> int:
     """Of the block that holds the vector of the document ``number``."""
     return generation.number << _SHIFT | number // generation.block
 
@@ -55,7 +55,7 @@ def keys_of(generation: int) -> tuple[int, int]:
     return generation << _SHIFT, (generation + 1 << _SHIFT) - 1
 
 
-def put(connection: sqlite3.Connection, generation: Generation, vectors: Mapping[int, bytes]) -> None:
+def put(connection: sqlite3.Connection, generation: VectorGeneration, vectors: Mapping[int, bytes]) -> None:
     """Stores vectors (float32, little-endian) by document number, in place of what was there."""
     if not vectors:
         return
@@ -65,7 +65,7 @@ def put(connection: sqlite3.Connection, generation: Generation, vectors: Mapping
     _store(connection, blocks)
 
 
-def remove(connection: sqlite3.Connection, generation: Generation, numbers: Sequence[int]) -> None:
+def remove(connection: sqlite3.Connection, generation: VectorGeneration, numbers: Sequence[int]) -> None:
     """Forgets the vectors of documents; those without one are passed over."""
     if not numbers or not generation.block:
         return
@@ -76,7 +76,7 @@ def remove(connection: sqlite3.Connection, generation: Generation, numbers: Sequ
 
 
 def _load(
-    connection: sqlite3.Connection, generation: Generation, numbers: Iterable[int]
+    connection: sqlite3.Connection, generation: VectorGeneration, numbers: Iterable[int]
 ) -> dict[int, dict[int, bytes]]:
     blocks: dict[int, dict[int, bytes]] = {key(generation, number): {} for number in numbers}
     found = connection.execute(
@@ -109,7 +109,7 @@ def _bits(mask: int) -> tuple[int, ...]:
 
 
 def read(
-    connection: sqlite3.Connection, generation: Generation, numbers: NDArray[np.int64]
+    connection: sqlite3.Connection, generation: VectorGeneration, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """``((n, dim) float32, (n,))``: the vectors of documents, and which of them have one; the others are zeros."""
     dimension = generation.dimension or 0
@@ -135,7 +135,7 @@ def read(
 
 def _pick(
     connection: sqlite3.Connection,
-    generation: Generation,
+    generation: VectorGeneration,
     numbers: NDArray[np.int64],
     matrix: NDArray[np.float32],
     present: NDArray[np.bool_],
@@ -163,7 +163,7 @@ def _pick(
 
 
 def _runs(
-    connection: sqlite3.Connection, generation: Generation, ascending: NDArray[np.int64]
+    connection: sqlite3.Connection, generation: VectorGeneration, ascending: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """The blocks that hold these numbers, some hundred at a time: numbers ascending, and their vectors."""
     base = generation.number << _SHIFT
@@ -185,7 +185,9 @@ def _runs(
         yield held, np.frombuffer(b"".join([blob for _, _, blob in blocks]), "<f4").reshape(len(held), -1)
 
 
-def numbers_with(connection: sqlite3.Connection, generation: Generation, low: int, high: int) -> NDArray[np.int64]:
+def numbers_with(
+    connection: sqlite3.Connection, generation: VectorGeneration, low: int, high: int
+) -> NDArray[np.int64]:
     """The document numbers from ``low`` to ``high`` that have a vector, ascending."""
     if not generation.block:
         return np.empty(0, np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.retrieval.text import scripts
-from sage.middleware.retrieval.text.tokens import STOP_WORDS, Piece, pieces
+from sage.middleware.retrieval.text.tokens import STOP_WORDS, Token, pieces
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 _REMEMBERED = 2**16
@@ -75,22 +75,22 @@ class Analyzer:
                     found.extend(self._words.atoms(word))
         return found
 
-    def tokens(self, text: str) -> list[Piece]:
+    def tokens(self, text: str) -> list[Token]:
         """Terms with their places in ``text`` as it is given: what highlights stand on."""
         normal, places = self._placed(text)
-        found: list[Piece] = []
+        found: list[Token] = []
         for match in self._patterns.mixed.finditer(normal):
             if match[1]:
                 found.extend(self._run_pieces(match[1], match.start()))
             else:
                 for word in self._patterns.word.finditer(normal, match.start(), match.end()):
                     found.extend(
-                        Piece(piece.term, piece.start + word.start(), piece.end + word.start(), piece.atom)
+                        Token(piece.term, piece.start + word.start(), piece.end + word.start(), piece.atom)
                         for piece in self._words.pieces(word[0])
                     )
         if places is None:
             return found
-        return [Piece(piece.term, places[piece.start][0], places[piece.end - 1][1], piece.atom) for piece in found]
+        return [Token(piece.term, places[piece.start][0], places[piece.end - 1][1], piece.atom) for piece in found]
 
     def _normalize(self, text: str) -> str:
         text = scripts.normalize(text)
@@ -124,11 +124,11 @@ class Analyzer:
             found.append(run[-1])
         return found
 
-    def _run_pieces(self, run: str, start: int) -> list[Piece]:
+    def _run_pieces(self, run: str, start: int) -> list[Token]:
         if self._jieba is not None and _is_han(run):
             return _placed_words(self._jieba.cut_for_search(run), run, start)
-        singles = [Piece(c, start + i, start + i + 1, True) for i, c in enumerate(run) if len(run) == 1 or _is_han(c)]
-        pairs = [Piece(run[i : i + 2], start + i, start + i + 2, False) for i in range(len(run) - 1)]
+        singles = [Token(c, start + i, start + i + 1, True) for i, c in enumerate(run) if len(run) == 1 or _is_han(c)]
+        pairs = [Token(run[i : i + 2], start + i, start + i + 2, False) for i in range(len(run) - 1)]
         return singles + pairs
 
 
@@ -152,14 +152,14 @@ class _Words(dict[str, tuple[str, ...]]):
             self[word] = terms
         return terms
 
-    def pieces(self, word: str) -> list[Piece]:
+    def pieces(self, word: str) -> list[Token]:
         found = pieces(word)
         if self._stemmer is None:
             return found
         with self._alone:
             stem = self._stemmer.stemWord
             return [
-                Piece(stem(piece.term), *piece[1:])
+                Token(stem(piece.term), *piece[1:])
                 if piece.atom and piece.term.isascii() and piece.term.isalpha()
                 else piece
                 for piece in found
@@ -181,16 +181,16 @@ def _is_han(run: str) -> bool:
     )
 
 
-def _placed_words(words: list[str], run: str, start: int) -> list[Piece]:
+def _placed_words(words: list[str], run: str, start: int) -> list[Token]:
     """Words of a search cut overlap, and come in the order of their ends."""
-    found: list[Piece] = []
+    found: list[Token] = []
     end = 0
     for word in words:
         place = run.find(word, max(0, end - len(word)))
         if place < 0:
             place = run.find(word)
         end = max(end, place + len(word))
-        found.append(Piece(word, start + place, start + place + len(word), True))
+        found.append(Token(word, start + place, start + place + len(word), True))
     return found
 
 

@@ -32,7 +32,7 @@ i'd you're you've you'll we're we've they're
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 
-class Piece(NamedTuple):
+class Token(NamedTuple):
     """A term, where it stands, and whether it is one of the words in a row (``atom``) or made of several."""
 
     term: str
@@ -41,18 +41,18 @@ class Piece(NamedTuple):
     atom: bool
 
 
-def pieces(word: str) -> list[Piece]:
+def pieces(word: str) -> list[Token]:
     """The terms of one ``word`` (as :attr:`scripts.Patterns.word` finds them), before stemming; places are in it.
 
     ``rtx-4090`` gives ``rtx``, ``4090`` and ``rtx4090``; ``1,234.5`` gives ``1234.5``; ``a.b@c.org`` its parts, the
     host and itself; ``l'été`` gives ``ete``.
     """
     if word.isalpha() and (term := fold(word)):
-        return [Piece(term[:LONGEST], 0, len(word), True)]
+        return [Token(term[:LONGEST], 0, len(word), True)]
     if word[-1] in "+#":
-        return [Piece(word, 0, len(word), True)]
+        return [Token(word, 0, len(word), True)]
     if word[0] >= "\u2600" and not word[0].isalnum():  # an emoji: its tone of skin and its style are passed over
-        return [Piece(_TONE.sub("", word)[:LONGEST] or word, 0, len(word), True)]
+        return [Token(_TONE.sub("", word)[:LONGEST] or word, 0, len(word), True)]
     start = word.find("://") + 3 if "://" in word else 0
     if word.startswith("www.", start):
         start += 4
@@ -60,33 +60,33 @@ def pieces(word: str) -> list[Piece]:
     if "'" in word:
         found = _apostrophes(word, found)
     whole = _whole(word, start, [piece for piece in found if piece.atom])
-    found.extend(Piece(term, begin, end, False) for term, begin, end in whole)
+    found.extend(Token(term, begin, end, False) for term, begin, end in whole)
     return [piece for piece in found if piece.term]
 
 
-def _dotted(part: str, start: int) -> list[Piece]:
+def _dotted(part: str, start: int) -> list[Token]:
     """Numbers, versions and acronyms are one; of other dotted names, the words and the name."""
     end = start + len(part)
     if "." not in part and "," not in part:
-        return [Piece(fold(part)[:LONGEST], start, end, True)]
+        return [Token(fold(part)[:LONGEST], start, end, True)]
     if _NUMBER.fullmatch(part):
-        return [Piece(part.replace(",", "")[:LONGEST], start, end, True)]
+        return [Token(part.replace(",", "")[:LONGEST], start, end, True)]
     if _VERSION.fullmatch(part):
-        return [Piece(part[:LONGEST], start, end, True)]
+        return [Token(part[:LONGEST], start, end, True)]
     if _ACRONYM.fullmatch(part):
-        return [Piece(fold(part.replace(".", ""))[:LONGEST], start, end, True)]
+        return [Token(fold(part.replace(".", ""))[:LONGEST], start, end, True)]
     words = [
-        Piece(fold(match[0])[:LONGEST], start + match.start(), start + match.end(), True)
+        Token(fold(match[0])[:LONGEST], start + match.start(), start + match.end(), True)
         for match in _LETTERS.finditer(part)
     ]
     if len(part) <= _LONGEST_WHOLE:
-        words.append(Piece(fold(part), start, end, False))
+        words.append(Token(fold(part), start, end, False))
     return words
 
 
-def _apostrophes(word: str, found: list[Piece]) -> list[Piece]:
+def _apostrophes(word: str, found: list[Token]) -> list[Token]:
     """``dog's`` is ``dog``, ``we'll`` ``we``, ``l'eau`` ``eau``; ``don't`` is ``dont``, ``o'neill`` ``oneill``."""
-    kept: list[Piece] = []
+    kept: list[Token] = []
     for piece in found:
         after = piece.start > 0 and word[piece.start - 1] == "'"
         before = piece.end < len(word) and word[piece.end] == "'"
@@ -96,12 +96,12 @@ def _apostrophes(word: str, found: list[Piece]) -> list[Piece]:
             continue
         if after and kept and kept[-1].end == piece.start - 1:
             last = kept.pop()
-            piece = Piece((last.term + piece.term)[:LONGEST], last.start, piece.end, True)
+            piece = Token((last.term + piece.term)[:LONGEST], last.start, piece.end, True)
         kept.append(piece)
     return kept
 
 
-def _whole(word: str, start: int, atoms: list[Piece]) -> list[tuple[str, int, int]]:
+def _whole(word: str, start: int, atoms: list[Token]) -> list[tuple[str, int, int]]:
     """What a code or an address is found by as a whole. Words that a hyphen or a slash joins have none."""
     if len(atoms) < 2 or len(word) - start > 2 * LONGEST:
         return []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sage.middleware.retrieval.vectors.exact import Matrix, best, exact_scores, unit
-from sage.middleware.retrieval.vectors.kinds import DEPTHS, Coded, Flat, Look, Scan, Staged, tame, written
+from sage.middleware.retrieval.vectors.kinds import DEPTHS, Coded, Flat, ProbeSetting, Scan, Staged, tame, written
 from sage.middleware.settings.retrieval import Metric
 
 FLAT, SQ8, RABITQ = 4_000, 16_000, 64_000
@@ -143,7 +143,7 @@ def _staged(vectors: Matrix, codes: Coded, kind: str, trial: Trial) -> Staged | 
     looks = []
     for depth, candidates in zip(DEPTHS, _CANDIDATES, strict=True):
 
-        def recall(look: Look, depth: int = depth) -> float:
+        def recall(look: ProbeSetting, depth: int = depth) -> float:
             return trial.recall(Staged(blob, codes, kind, [look] * len(DEPTHS)), depth)
 
         look = _narrowest(recall, trial.target, candidates, base.nlist if kind == "ivf" else 1)
@@ -153,14 +153,16 @@ def _staged(vectors: Matrix, codes: Coded, kind: str, trial: Trial) -> Staged | 
     return Staged(blob, codes, kind, looks)
 
 
-def _narrowest(recall: Callable[[Look], float], target: float, candidates: Sequence[int], lists: int) -> Look | None:
+def _narrowest(
+    recall: Callable[[ProbeSetting], float], target: float, candidates: Sequence[int], lists: int
+) -> ProbeSetting | None:
     """The fewest lists that find enough and a little more (a hundred queries tell it to within .005), with candidates
     that lose no more than half of what may be lost: another candidate costs 0.3 µs, a list of a thousand vectors 12 to
     30 µs."""
     bar = (1 + target) / 2 if lists > 1 else target
-    enough = next((count for count in candidates if recall(Look(count, lists)) >= bar), candidates[-1])
+    enough = next((count for count in candidates if recall(ProbeSetting(count, lists)) >= bar), candidates[-1])
     for share in _SHARES if lists > 1 else (1.0,):
-        look = Look(enough, max(1, round(share * lists)))
+        look = ProbeSetting(enough, max(1, round(share * lists)))
         found = recall(look)
         if found >= (3 * target + 1) / 4 or (look.probes == lists and found >= target):
             return look

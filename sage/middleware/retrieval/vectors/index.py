@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
 from sage.middleware.retrieval.vectors.builder import build_scan
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, exact_scores
-from sage.middleware.retrieval.vectors.kinds import Coded, Flat, Look, Scan, Staged, lengths_of, tame
+from sage.middleware.retrieval.vectors.kinds import Coded, Flat, ProbeSetting, Scan, Staged, lengths_of, tame
 from sage.middleware.settings.retrieval import Metric
 
 
@@ -65,7 +65,7 @@ class VectorIndex:
         elif kind != "none":
             scan = codes = Coded(arrays["codes"], metric, head["coding"])
             if "base" in arrays:
-                scan = Staged(arrays["base"], codes, kind, [Look(**look) for look in head["looks"]])
+                scan = Staged(arrays["base"], codes, kind, [ProbeSetting(**look) for look in head["looks"]])
         return cls(head["size"], metric, scan, arrays.get("places"))
 
     def arrays(self) -> Arrays:

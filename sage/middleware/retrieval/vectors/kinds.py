@@ -198,7 +198,7 @@ class Coded:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ProbeSetting:
     """A way to find the best up to some depth: how many candidates are taken, out of how many lists."""
 
     candidates: int
@@ -212,7 +212,7 @@ class Staged:
     RaBitQ: Gao & Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound", SIGMOD 2024.
     """
 
-    def __init__(self, blob: NDArray[np.uint8], codes: Coded, kind: str, looks: Sequence[Look]) -> None:
+    def __init__(self, blob: NDArray[np.uint8], codes: Coded, kind: str, looks: Sequence[ProbeSetting]) -> None:
         """``looks``: one for each of :data:`DEPTHS`."""
         self.blob, self.codes, self.kind, self.count = blob, codes, kind, codes.count
         self.metric, self.looks = codes.metric, tuple(looks)
@@ -230,7 +230,7 @@ class Staged:
             return self.codes.nearest(query, k, allowed)
         ordinals, scores = self._looked(query, pool, look, allowed)
         while count <= self.count * MOST:
-            before, look = ordinals, Look(2 * look.candidates, min(2 * look.probes, self.lists))
+            before, look = ordinals, ProbeSetting(2 * look.candidates, min(2 * look.probes, self.lists))
             if look.candidates * 4 > count:
                 return self.codes.nearest(query, k, allowed)
             ordinals, scores = self._looked(query, pool, look, allowed)
@@ -241,15 +241,15 @@ class Staged:
             return self.codes.nearest(query, k, allowed)
         return ordinals, scores
 
-    def _looked(self, query: Matrix, pool: int, look: Look, allowed: Mask | None) -> Found:
+    def _looked(self, query: Matrix, pool: int, look: ProbeSetting, allowed: Mask | None) -> Found:
         parameters = self._parameters(max(1.0, look.candidates / pool), look.probes, allowed)
         return search_index(self.index, self.codes.prepared(query), pool, parameters, self.metric)
 
-    def _look(self, k: int, count: int) -> Look:
+    def _look(self, k: int, count: int) -> ProbeSetting:
         for depth, look in zip(DEPTHS, self.looks, strict=True):
             if k <= depth:
-                return look if count > self.count * MOST else Look(look.candidates, self._probes(k, count))
-        return Look(self.looks[-1].candidates * -(-k // DEPTHS[-1]), self.lists)
+                return look if count > self.count * MOST else ProbeSetting(look.candidates, self._probes(k, count))
+        return ProbeSetting(self.looks[-1].candidates * -(-k // DEPTHS[-1]), self.lists)
 
     def _probes(self, k: int, count: int) -> int:
         """How many lists to begin with where a filter keeps ``count``: as for the rank that the ``k``-th best of those

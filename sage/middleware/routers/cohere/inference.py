@@ -11,8 +11,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.gateway import Answering, Gateway
-from sage.middleware.providers.base import Call, Native, Operation
+from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.routers.cohere import translation as shapes
 from sage.middleware.routers.cohere.events import ChatEvents
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
@@ -33,7 +33,7 @@ class Chat:
         await respond(self._gateway, call, scope, receive, send, _chat_answer, _chat_events)
 
 
-def _chat_answer(answer: Answering) -> bytes:
+def _chat_answer(answer: GatewayCall) -> bytes:
     return orjson.dumps(shapes.chat_answer(orjson.loads(answer.body)))
 
 
@@ -42,12 +42,12 @@ def _chat_events() -> Events:
     return Events(written.translate, written.end, written.broken)
 
 
-def chat_call(body: dict[str, Any]) -> Call:
+def chat_call(body: dict[str, Any]) -> ModelCall:
     """The same question in OpenAI's shape."""
     model = take_model(body)
     others = admission.fallbacks(body)
     streamed = take_flag(body, "stream")
-    call = Call(Operation.CHAT, shapes.chat_body(body), model, stream=streamed, wants_usage=True, fallbacks=others)
+    call = ModelCall(Operation.CHAT, shapes.chat_body(body), model, stream=streamed, wants_usage=True, fallbacks=others)
     call.native = Native(_KIND, body)
     return call
 
@@ -62,11 +62,11 @@ class Embed:
         body = await read_json(receive)
         model = take_model(body)
         others = admission.fallbacks(body)
-        call = Call(Operation.EMBEDDINGS, shapes.embed_body(body), model, fallbacks=others)
+        call = ModelCall(Operation.EMBEDDINGS, shapes.embed_body(body), model, fallbacks=others)
         call.native = Native(_KIND, body)
         note(scope, model=model)
 
-        def whole(answer: Answering) -> bytes:
+        def whole(answer: GatewayCall) -> bytes:
             return orjson.dumps(shapes.embed_answer(body, orjson.loads(answer.body)))
 
         await respond(self._gateway, call, scope, receive, send, whole)

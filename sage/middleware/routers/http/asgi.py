@@ -12,7 +12,7 @@ import orjson
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.watch import ClientLeft, Watch
-from sage.middleware.providers.base import MAX_NAME, Call
+from sage.middleware.providers.base import MAX_NAME, ModelCall
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -116,6 +116,6 @@ async def send_json(send: Send, body: bytes, headers: Headers) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def watch(call: Call, scope: Scope, receive: Receive) -> Watch:
+def watch(call: ModelCall, scope: Scope, receive: Receive) -> Watch:
     """Watches over ``call`` for this request; the server's own protocol says which task is its."""
     return Watch(call, receive, scope.get("sage.task"), scope.get("sage.loop"))

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 
-from sage.middleware.gateway.collections.collections import Library
+from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.routers.openai.inference import TheGateway
 
 NDJSON = "application/x-ndjson"
@@ -37,5 +37,5 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def library(gateway: TheGateway) -> Library:
+def library(gateway: TheGateway) -> CollectionGateway:
     return gateway.library

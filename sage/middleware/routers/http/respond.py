@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sage.errors import SageError
-from sage.middleware.gateway.gateway import Answering, Gateway
-from sage.middleware.providers.base import Call
+from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, send_json, watch
 from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
 
@@ -24,11 +24,11 @@ class Events:
 
 async def respond(
     gateway: Gateway,
-    call: Call,
+    call: ModelCall,
     scope: Scope,
     receive: Receive,
     send: Send,
-    whole: Callable[[Answering], bytes | Awaitable[bytes]] | None = None,
+    whole: Callable[[GatewayCall], bytes | Awaitable[bytes]] | None = None,
     events: Callable[[], Events] | None = None,
 ) -> None:
     """Answers ``call``: ``whole`` makes the body of an answer that is no stream, ``events`` those of one that is.

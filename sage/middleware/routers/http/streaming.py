@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from sage.errors import SageError, Unavailable
-from sage.middleware.gateway.gateway import Answering
+from sage.middleware.gateway.gateway import GatewayCall
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.http.asgi import Headers, Scope, Send, note
 
@@ -19,7 +19,7 @@ End = Callable[[], bytes | Awaitable[bytes]]
 
 
 async def stream(
-    answer: Answering,
+    answer: GatewayCall,
     scope: Scope,
     send: Send,
     watching: Watch,
@@ -79,7 +79,7 @@ async def send_events(send: Send, events: bytes) -> None:
 
 
 async def _break(
-    answer: Answering, scope: Scope, send: Send, error: SageError, event: Callable[[SageError], bytes]
+    answer: GatewayCall, scope: Scope, send: Send, error: SageError, event: Callable[[SageError], bytes]
 ) -> None:
     """Says in an event that the stream broke; ``[DONE]`` never follows it."""
     answer.broke(error)

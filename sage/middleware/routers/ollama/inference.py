@@ -19,8 +19,8 @@ from sage.errors import Conflict, SageError
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
-from sage.middleware.gateway.gateway import Answering, Gateway
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import (
     ASGIApp,
     Receive,
@@ -103,13 +103,13 @@ class _Generating:
 
         await respond(self._gateway, call, scope, receive, send, lambda answer: reply.whole(answer.body), events)
 
-    def _call(self, asked: dict[str, Any], model: str, streams: bool) -> Call:
+    def _call(self, asked: dict[str, Any], model: str, streams: bool) -> ModelCall:
         others = admission.fallbacks(asked)
         operation, body = (Operation.CHAT, wire.chat_body(asked)) if self._chat else wire.generate_body(asked)
         body["model"] = model
         if streams:
             body["stream"] = True
-        return Call(operation, body, model, stream=streams, wants_usage=True, fallbacks=others)
+        return ModelCall(operation, body, model, stream=streams, wants_usage=True, fallbacks=others)
 
     def _asks_nothing(self, asked: dict[str, Any]) -> bool:
         """Ollama takes a request without a question for one to load the model, or to unload it."""
@@ -152,10 +152,10 @@ class _Embedding:
         model = known_name(self._gateway, take_model(asked))
         others = admission.fallbacks(asked)
         body = {**wire.embed_body(asked, "prompt" if self._one else "input"), "model": model}
-        call = Call(Operation.EMBEDDINGS, body, model, fallbacks=others)
+        call = ModelCall(Operation.EMBEDDINGS, body, model, fallbacks=others)
         note(scope, model=model)
 
-        def whole(answer: Answering) -> bytes:
+        def whole(answer: GatewayCall) -> bytes:
             made = wire.embedding_answer(model, answer.body, begun)
             return orjson.dumps({"embedding": made["embeddings"][0]} if self._one else made)
 

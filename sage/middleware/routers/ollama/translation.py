@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, UpstreamFailed
-from sage.middleware.providers.base import Call, Operation, Usage
+from sage.middleware.providers.base import ModelCall, Operation, Usage
 from sage.middleware.providers.wire.sse import payloads, read_usage
 
 # Names in Ollama's `options` that are fields of a request in OpenAI's shape, or well known beside it.
@@ -171,7 +171,7 @@ def _calls(calls: Any, number: int) -> list[dict[str, Any]]:
 class Reply:
     """One answer in Ollama's shape: whole, or line by line as its stream comes."""
 
-    def __init__(self, call: Call, *, chat: bool) -> None:
+    def __init__(self, call: ModelCall, *, chat: bool) -> None:
         """``chat``: ``/api/chat`` was asked, not ``/api/generate``."""
         self._model = call.model
         self._is_text = call.operation is Operation.COMPLETIONS

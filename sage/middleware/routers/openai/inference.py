@@ -16,7 +16,7 @@ from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.sources import add_sources
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.respond import respond
@@ -46,16 +46,16 @@ class Inference:
         sources = await add_sources(self._gateway, caller(scope), call, wish)
         await respond(self._gateway, call, scope, receive, send, *with_sources(sources))
 
-    def _parse(self, body: dict[str, Any]) -> Call:
+    def _parse(self, body: dict[str, Any]) -> ModelCall:
         model = take_model(body)
         others = admission.fallbacks(body)
         if not self._streams or not take_flag(body, "stream"):
-            return Call(self._operation, body, model, fallbacks=others)
+            return ModelCall(self._operation, body, model, fallbacks=others)
         options = body.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise InvalidRequest("'stream_options' must be an object", param="stream_options")
         wants_usage = bool(options and take_flag(options, "include_usage"))
-        return Call(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
+        return ModelCall(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
 
 
 def _principal(request: Request) -> Principal:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import UpstreamFailed
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
-from sage.middleware.providers.base import Call, Operation
+from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.respond import respond
 
@@ -75,7 +75,7 @@ class Rerank:
         await respond(self._gateway, call, scope, receive, send, lambda answer: finish(answer.body))
 
 
-def parse_rerank(body: dict[str, Any]) -> tuple[Call, Callable[[bytes], bytes]]:
+def parse_rerank(body: dict[str, Any]) -> tuple[ModelCall, Callable[[bytes], bytes]]:
     """``(call, finish)``; ``finish`` makes the whole answer of the provider's. Raises for what cannot be asked."""
     model = take_model(body)
     others = admission.fallbacks(body)
@@ -85,14 +85,14 @@ def parse_rerank(body: dict[str, Any]) -> tuple[Call, Callable[[bytes], bytes]]:
     documents = body["documents"]
     # Cohere's v2 and most others take texts alone.
     body["documents"] = [item if isinstance(item, str) else item["text"] for item in documents]
-    call = Call(Operation.RERANK, body, model, fallbacks=others)
+    call = ModelCall(Operation.RERANK, body, model, fallbacks=others)
     return call, _Finish(call, documents, keep)
 
 
 class _Finish:
     """From a provider's answer to ours: in order, no more than asked for, with documents or without."""
 
-    def __init__(self, call: Call, documents: list[str | dict[str, Any]], keep: bool) -> None:
+    def __init__(self, call: ModelCall, documents: list[str | dict[str, Any]], keep: bool) -> None:
         self._call = call
         self._documents = documents
         self._keep = keep

@@ -8,16 +8,16 @@ from collections.abc import Callable
 import orjson
 
 from sage.middleware.gateway.context.sources import Source
-from sage.middleware.gateway.gateway import Answering
+from sage.middleware.gateway.gateway import GatewayCall
 from sage.middleware.routers.http.respond import Events
 
 _CHUNK = re.compile(rb"^data: ?(\{.*\})$", re.MULTILINE)
 
 
-def with_sources(sources: list[Source]) -> tuple[Callable[[Answering], bytes], Callable[[], Events]]:
+def with_sources(sources: list[Source]) -> tuple[Callable[[GatewayCall], bytes], Callable[[], Events]]:
     """What makes the whole answer, or the events of its stream, with ``sources`` in it."""
 
-    def whole(answer: Answering) -> bytes:
+    def whole(answer: GatewayCall) -> bytes:
         return orjson.dumps({**orjson.loads(answer.body), "sources": sources})
 
     return whole, lambda: Events(_FirstChunk(sources))

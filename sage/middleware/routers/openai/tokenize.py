@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.providers.base import Call
+from sage.middleware.providers.base import ModelCall
 from sage.middleware.routers.openai.inference import Inference
 
 # Other names that vLLM knows the two sides by.
@@ -20,7 +20,7 @@ _SIDES = {"queries": "text_1", "documents": "text_2", "data_1": "text_1", "data_
 class Scoring(Inference):
     """``/v1/score``. The two sides go on as ``text_1`` and ``text_2``, the names that every version of vLLM knows."""
 
-    def _parse(self, body: dict[str, Any]) -> Call:
+    def _parse(self, body: dict[str, Any]) -> ModelCall:
         for theirs, ours in _SIDES.items():
             if theirs in body:
                 if ours in body:

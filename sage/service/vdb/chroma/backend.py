@@ -17,7 +17,7 @@ from sage.middleware.retrieval.types.documents import NewDocument, StoredDocumen
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult, check_search
 from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import Metric
-from sage.service.vdb.backends import Making, no_collection, no_item
+from sage.service.vdb.backends import CollectionDefaults, no_collection, no_item
 from sage.service.vdb.chroma.client import GONE, close, connect, made_anew, translated
 from sage.service.vdb.chroma.filters import chroma_where
 from sage.service.vdb.chroma.records import (
@@ -45,7 +45,7 @@ class ChromaBackend:
 
     keywords = False
 
-    def __init__(self, directory: Path | None, url: str | None, making: Making) -> None:
+    def __init__(self, directory: Path | None, url: str | None, making: CollectionDefaults) -> None:
         self._client = connect(directory, url)
         self._url = url
         self._making = making

@@ -8,10 +8,10 @@ from typing import Protocol, TypeVar
 
 from sage.middleware.retrieval.embedding.protocols import Embedder
 from sage.middleware.retrieval.query.answers import answer_too_large, result_of
-from sage.middleware.retrieval.query.hybrid import Found
+from sage.middleware.retrieval.query.hybrid import RankedPage
 from sage.middleware.retrieval.query.query_vectors import query_vectors
 from sage.middleware.retrieval.query.searcher import Ranked
-from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics, total_of
+from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics, total_of
 from sage.middleware.retrieval.query.shard_merge import place_of, rank
 from sage.middleware.retrieval.store.records import Identity
 from sage.middleware.retrieval.text.analyzer import Analyzer
@@ -91,24 +91,24 @@ class ShardedSearch:
         self.sequence = max(self.sequence, found.sequence)
         return found
 
-    def _ranked(self, search: Search, mode: Mode, weight: float, statistics: Statistics | None) -> Found:
+    def _ranked(self, search: Search, mode: Mode, weight: float, statistics: Statistics | None) -> RankedPage:
         counted = None if statistics is None else statistics.counted()
 
         def gather(depth: int) -> Sequence[Candidates | None]:
-            ask = Ask(search, mode, depth, counted)
+            ask = CandidateRequest(search, mode, depth, counted)
             found = self._ask(lambda _, shard: shard.candidates(ask))
             return [found.get(place) for place in range(len(self._scatter))]
 
         return rank(search, mode, parse_query(search.query, self._analyzer), search.vector, weight, gather)
 
-    def _fetched(self, found: Found) -> dict[int, Row]:
+    def _fetched(self, found: RankedPage) -> dict[int, Row]:
         """By rows, those that live; of shards that failed, none."""
         rows = fetch(self._ask, found.rows.tolist())
         if sum(len(row.text) + len(row.metadata) for row in rows.values()) > self._limits.max_answer:
             raise answer_too_large(self._limits.max_answer)
         return rows
 
-    def _results(self, search: Search, found: Found, rows: dict[int, Row]) -> list[SearchResult]:
+    def _results(self, search: Search, found: RankedPage, rows: dict[int, Row]) -> list[SearchResult]:
         ranked = Ranked(found.rows, found.scores, found.dense, found.bm25, found.total, found.explanations)
         highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
         return [

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
+from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import CollectionOptions
@@ -45,7 +45,7 @@ class Shard(Protocol):
 
     def statistics(self, terms: Sequence[str]) -> Statistics: ...
 
-    def candidates(self, ask: Ask) -> Candidates: ...
+    def candidates(self, ask: CandidateRequest) -> Candidates: ...
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
         """Those that live, without vectors."""
@@ -86,7 +86,7 @@ class LocalShard:
     def statistics(self, terms: Sequence[str]) -> Statistics:
         return self._collection.statistics(terms)
 
-    def candidates(self, ask: Ask) -> Candidates:
+    def candidates(self, ask: CandidateRequest) -> Candidates:
         return self._collection.candidates(ask)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:

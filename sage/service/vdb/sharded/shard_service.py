@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from sage.errors import Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.middleware.retrieval.query.shard_candidates import Ask, Candidates, Statistics
+from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions
 from sage.service.vdb.sharded.shard import LocalShard, Shard
@@ -69,7 +69,7 @@ class ShardService(BaseServiceTask):
     def statistics(self, terms: Sequence[str]) -> Statistics:
         return self._running.statistics(terms)
 
-    def candidates(self, ask: Ask) -> Candidates:
+    def candidates(self, ask: CandidateRequest) -> Candidates:
         return self._running.candidates(ask)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:

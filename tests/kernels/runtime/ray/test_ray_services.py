@@ -46,7 +46,7 @@ class Odd(Exception):
         self.lock = threading.Lock()
 
 
-class Shelf(BaseServiceTask):
+class Store(BaseServiceTask):
     """Keeps things, blocks and fails as it is told; says by files what it does."""
 
     max_workers = 3
@@ -89,7 +89,7 @@ class Shelf(BaseServiceTask):
         return self.call_service["kv"].get(key)
 
     def call_me_by(self, other: str) -> Any:
-        return self.call_service[other].call_me_by("shelf")
+        return self.call_service[other].call_me_by("store")
 
     def fail(self, kind: type[BaseException], *words: Any) -> None:
         raise kind(*words)
@@ -147,10 +147,10 @@ def ray_config() -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def env(ray_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayEnvironment]:
     env = RayEnvironment("shelves", ray_config)
-    env.register_service("shelf", Shelf)
-    env.register_service("other", Shelf)
-    env.register_service("three", Shelf, replicas=3)
-    env.register_service("small", Shelf, max_workers=1, queue_size=2)
+    env.register_service("store", Store)
+    env.register_service("other", Store)
+    env.register_service("three", Store, replicas=3)
+    env.register_service("small", Store, max_workers=1, queue_size=2)
     place = tmp_path_factory.mktemp("kv")
     factory = create_kv_service_factory(backend_type="sqlite", persist_directory=str(place))
     env.register_service("kv", KVService, factory)
@@ -162,52 +162,52 @@ def test_a_service_runs_in_a_process_of_its_own_behind_a_token(env: RayEnvironme
     kv = env.call_service["kv"]
     kv.put("a", {"x": [1, 2.5, None]})
     assert kv.get("a") == {"x": [1, 2.5, None]}
-    pids = {env.call_service[name].pid() for name in ("shelf", "other", "small")}
+    pids = {env.call_service[name].pid() for name in ("store", "other", "small")}
     assert len(pids | {os.getpid()}) == 4
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert token.parent == Path(os.environ["SAGE_DATA_DIR"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert len(token.read_text()) == 64
     found = {one["name"]: one for one in env.services()}
-    assert found["shelf"]["class"] == "Shelf"
+    assert found["store"]["class"] == "Store"
     assert found["three"]["replicas"] == found["three"]["health"]["replicas_answering"] == 3
     assert found["kv"]["statistics"]["calls"] == 2
 
 
 def test_errors_arrive_as_what_was_raised(env: RayEnvironment) -> None:
-    shelf = env.call_service["shelf"]
+    store = env.call_service["store"]
     with pytest.raises(KeyError, match="gone") as caught:
-        shelf.fail(KeyError, "gone")
+        store.fail(KeyError, "gone")
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "in fail" in caught.value.__cause__.text
     with pytest.raises(MissingExtra) as missing:
-        shelf.fail(MissingExtra, "this", "chroma")
+        store.fail(MissingExtra, "this", "chroma")
     assert (missing.value.extra, missing.value.code) == ("chroma", "missing_extra")
     with pytest.raises(UnicodeDecodeError) as undecoded:
-        shelf.fail(UnicodeDecodeError, "utf-8", b"\xff", 0, 1, "bad byte")
+        store.fail(UnicodeDecodeError, "utf-8", b"\xff", 0, 1, "bad byte")
     assert undecoded.value.reason == "bad byte"
     with pytest.raises(FileNotFoundError) as nothing:
-        shelf.fail(FileNotFoundError, 2, "nothing")
+        store.fail(FileNotFoundError, 2, "nothing")
     assert nothing.value.errno == 2
     with pytest.raises(RemoteError, match=r"Odd: 1 and 2 \(an error that cannot be carried"):
-        shelf.fail(Odd, 1, 2)
+        store.fail(Odd, 1, 2)
     with pytest.raises(SystemExit):  # it ends the call, not the actor
-        shelf.fail(SystemExit, 3)
+        store.fail(SystemExit, 3)
     with pytest.raises(NotFound, match="has no public method 'nothing'; it has: add, all"):
-        shelf.nothing()
+        store.nothing()
 
 
 def test_what_cannot_be_carried_is_said_and_hurts_no_other_call(env: RayEnvironment) -> None:
-    shelf, soon = env.call_service["shelf"], env.call_service_async["shelf"]
-    with pytest.raises(RemoteError, match=r"'shelf'\.lock gave what cannot be carried to another process"):
-        shelf.lock()
-    with pytest.raises(InvalidRequest, match=r"the call of 'shelf'\.add cannot be carried") as refused:
-        shelf.add(threading.Lock())
+    store, soon = env.call_service["store"], env.call_service_async["store"]
+    with pytest.raises(RemoteError, match=r"'store'\.lock gave what cannot be carried to another process"):
+        store.lock()
+    with pytest.raises(InvalidRequest, match=r"the call of 'store'\.add cannot be carried") as refused:
+        store.add(threading.Lock())
     assert refused.value.code == "call_not_carried"
     calls = [soon.pid(), soon.add(threading.Lock()), soon.lock(), soon.pid()]
     assert isinstance(calls[1].exception(), InvalidRequest)
     assert isinstance(calls[2].exception(), RemoteError)
-    assert calls[0].result() == calls[3].result() == shelf.pid()
+    assert calls[0].result() == calls[3].result() == store.pid()
 
 
 def test_batches_and_futures_keep_their_order(env: RayEnvironment) -> None:
@@ -248,29 +248,29 @@ def test_replicas_are_chosen_by_what_is_under_way(env: RayEnvironment, tmp_path:
 
 
 def test_services_call_each_other_and_never_in_a_circle(env: RayEnvironment) -> None:
-    shelf = env.call_service["shelf"]
-    assert shelf.put_elsewhere("from", {"an": "actor"}) == {"an": "actor"}
-    with pytest.raises(Conflict, match="shelf → other → shelf") as circle:
-        shelf.call_me_by("other")
+    store = env.call_service["store"]
+    assert store.put_elsewhere("from", {"an": "actor"}) == {"an": "actor"}
+    with pytest.raises(Conflict, match="store → other → store") as circle:
+        store.call_me_by("other")
     assert circle.value.code == "call_cycle"
-    with pytest.raises(NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, shelf"):
-        shelf.call_me_by("none")
+    with pytest.raises(NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, store"):
+        store.call_me_by("none")
 
 
 def test_a_deadline_ends_the_work_and_what_it_would_do_next(env: RayEnvironment, tmp_path: Path) -> None:
-    shelf = env.call_service["shelf"]
+    store = env.call_service["store"]
     with pytest.raises(DeadlineExceeded):
-        shelf.options(timeout=0.3).sleep(tmp_path / "a", tmp_path / "a-ended")
+        store.options(timeout=0.3).sleep(tmp_path / "a", tmp_path / "a-ended")
     wait_for((tmp_path / "a-ended").exists)
     with pytest.raises(DeadlineExceeded) as late:
-        shelf.options(timeout=0.3).block_then_call(tmp_path / "b", tmp_path / "go", tmp_path / "b-ended")
+        store.options(timeout=0.3).block_then_call(tmp_path / "b", tmp_path / "go", tmp_path / "b-ended")
     assert late.value.code == "service_timeout"
     (tmp_path / "go").touch()
     assert wait_for(lambda: (tmp_path / "b-ended").exists() and (tmp_path / "b-ended").read_text()) in (
         "CancelledError", "DeadlineExceeded",
     )  # fmt: skip
     assert env.call_service["kv"].get("late") is None
-    soon = env.call_service_async["shelf"].sleep(tmp_path / "c", tmp_path / "c-ended")
+    soon = env.call_service_async["store"].sleep(tmp_path / "c", tmp_path / "c-ended")
     wait_for((tmp_path / "c").exists)
     assert soon.cancel()
     with pytest.raises(CancelledError):
@@ -331,9 +331,9 @@ def test_a_killed_actor_fails_its_calls_clearly_and_comes_back(env: RayEnvironme
 
 
 def test_a_call_that_may_run_twice_survives_a_death(env: RayEnvironment, tmp_path: Path) -> None:
-    shelf = env.call_service_async["shelf"]
-    pid = env.call_service["shelf"].pid()
-    call = shelf.options(retries=2, timeout=SECONDS).block(tmp_path / "in", tmp_path / "go")
+    store = env.call_service_async["store"]
+    pid = env.call_service["store"].pid()
+    call = store.options(retries=2, timeout=SECONDS).block(tmp_path / "in", tmp_path / "go")
     wait_for(lambda: (tmp_path / "in").exists() and (tmp_path / "in").read_text() == str(pid))
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: (tmp_path / "in").read_text() not in ("", str(pid)))
@@ -389,7 +389,7 @@ def test_two_environments_never_meet(ray_config: dict[str, Any], env: RayEnviron
         twin.call_service["kv"].put("a", "twin")
         assert env.call_service["kv"].get("a") != "twin"
         with pytest.raises(NotFound):
-            twin.call_service["shelf"]
+            twin.call_service["store"]
         names = [one["namespace"] for one in ray.util.list_named_actors(all_namespaces=True)]
         assert len(set(names)) == 2
     wait_for(lambda: len({one["namespace"] for one in ray.util.list_named_actors(all_namespaces=True)}) == 1)
@@ -409,11 +409,11 @@ def test_a_service_that_cannot_start_says_why(ray_config: dict[str, Any], env: R
         mine.start()
     assert isinstance(failed.value.__cause__, FileNotFoundError)
     mine = RayEnvironment("unplaced", {**ray_config, "ray": {**ray_config["ray"], "start_timeout": 0.5}})
-    mine.register_service("far", Shelf, placement={"resources": {"moon": 1}})
+    mine.register_service("far", Store, placement={"resources": {"moon": 1}})
     with pytest.raises(ServiceStartFailed, match="not placed within"):
         mine.start()
     mine = RayEnvironment("misplaced", ray_config)
-    mine.register_service("far", Shelf, placement={"name": "mine"})
+    mine.register_service("far", Store, placement={"name": "mine"})
     with pytest.raises(ServiceStartFailed, match="cannot set 'name'"):
         mine.start()
 
@@ -430,7 +430,7 @@ def test_nothing_runs_open(ray_config: dict[str, Any], monkeypatch: pytest.Monke
 
 
 def test_a_ray_of_our_own_listens_on_loopback_only(env: RayEnvironment) -> None:
-    assert env.call_service["shelf"].options(timeout=60).pid() != os.getpid()
+    assert env.call_service["store"].options(timeout=60).pid() != os.getpid()
     found = [address for pid in family() for address in listening(pid)]
     assert len(found) >= 4  # its servers, a worker, this process
     assert {address[-8:] for address in found} == {"0100007F"}

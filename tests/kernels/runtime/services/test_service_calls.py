@@ -22,7 +22,7 @@ from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.registry import Services
 
 
-class Shelf(BaseServiceTask):
+class Store(BaseServiceTask):
     """Keeps things, and can be made to wait."""
 
     max_workers = 2
@@ -77,7 +77,7 @@ class Shelf(BaseServiceTask):
 class Caller(BaseServiceTask):
     """Calls others."""
 
-    def __init__(self, other: str = "shelf") -> None:
+    def __init__(self, other: str = "store") -> None:
         self.other = other
         self.refused: list[BaseException] = []
         self.begun = threading.Event()
@@ -98,7 +98,7 @@ class Caller(BaseServiceTask):
         self.begun.set()
         assert then.wait(20)
         try:
-            self.call_service["shelf"].put("late", 1)
+            self.call_service["store"].put("late", 1)
         except BaseException as exc:
             self.refused.append(exc)
             raise
@@ -125,18 +125,18 @@ def service_of(services: Services, name: str) -> Any:
 
 
 def test_a_call_gives_the_result_of_its_method(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf)
-    shelf = services.call["shelf"]
+    services = run(store=Store)
+    store = services.call["store"]
     value = {"a": object()}
-    shelf.put("k", value)
-    assert shelf.get("k") is value  # in one process objects go by reference
-    assert shelf.get("absent", default=3, timeout=5) == 3
-    assert services.call("shelf", "k", method="get", timeout=5) is value
-    assert shelf.get_soon("k") is value
-    assert shelf.get.map(["k", "absent"]) == [value, None]
-    assert shelf.put.starmap([("a", 1), ("b", 2)], timeout=5) == [None, None]
-    assert shelf.get_soon.map(["a", "b"]) == [1, 2]
-    assert shelf.get.map([]) == []
+    store.put("k", value)
+    assert store.get("k") is value  # in one process objects go by reference
+    assert store.get("absent", default=3, timeout=5) == 3
+    assert services.call("store", "k", method="get", timeout=5) is value
+    assert store.get_soon("k") is value
+    assert store.get.map(["k", "absent"]) == [value, None]
+    assert store.put.starmap([("a", 1), ("b", 2)], timeout=5) == [None, None]
+    assert store.get_soon.map(["a", "b"]) == [1, 2]
+    assert store.get.map([]) == []
 
 
 def test_every_call_crosses_the_queue(run: Callable[..., Services]) -> None:
@@ -148,31 +148,31 @@ def test_every_call_crosses_the_queue(run: Callable[..., Services]) -> None:
 
 
 def test_a_methods_own_timeout_is_its_own(run: Callable[..., Services]) -> None:
-    shelf = run(shelf=Shelf).call["shelf"]
-    assert shelf.sleep_by(1, timeout=2) == 3
-    assert shelf.options(timeout=30).sleep_by(1, timeout=2) == 3
+    store = run(store=Store).call["store"]
+    assert store.sleep_by(1, timeout=2) == 3
+    assert store.options(timeout=30).sleep_by(1, timeout=2) == 3
 
 
 def test_futures_can_be_waited_for_and_awaited(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf)
-    future = services.call_async["shelf"].put("k", 1)
+    services = run(store=Store)
+    future = services.call_async["store"].put("k", 1)
     assert future.result(timeout=5) is None
     assert future.done()
 
     async def ask() -> list[Any]:
-        shelf = services.call_async["shelf"]
-        return list(await asyncio.gather(shelf.get("k"), shelf.get_soon("k"), shelf.get.map(["k"])))
+        store = services.call_async["store"]
+        return list(await asyncio.gather(store.get("k"), store.get_soon("k"), store.get.map(["k"])))
 
     assert asyncio.run(ask()) == [1, 1, [1]]
 
 
 def test_callbacks_come_once_whenever_they_are_added(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf)
-    shelf = service_of(services, "shelf")
-    future = services.call_async["shelf"].wait(5)
+    services = run(store=Store)
+    store = service_of(services, "store")
+    future = services.call_async["store"].wait(5)
     results: list[Any] = []
     future.add_done_callback(lambda call: results.append(call.result()))
-    shelf.open.set()
+    store.open.set()
     future.result(5)
     future.add_done_callback(lambda call: results.append(call.result()))
     assert results == [5, 5]
@@ -182,43 +182,43 @@ def test_callbacks_come_once_whenever_they_are_added(run: Callable[..., Services
 def test_an_error_arrives_as_its_type_with_the_remote_traceback(
     run: Callable[..., Services], kind: type[BaseException]
 ) -> None:
-    services = run(shelf=Shelf)
+    services = run(store=Store)
     with pytest.raises(kind) as caught:
-        services.call["shelf"].fail(kind, "what went wrong")
+        services.call["store"].fail(kind, "what went wrong")
     assert caught.type is kind
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "in fail" in str(caught.value.__cause__)
-    assert services.call["shelf"].get("a") is None  # the worker lives
+    assert services.call["store"].get("a") is None  # the worker lives
 
 
 def test_an_error_in_a_batch_ends_it(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf)
+    services = run(store=Store)
     with pytest.raises(ValueError, match="second"):
-        services.call["shelf"].fail.starmap([(ValueError, "second"), (KeyError, "never")])
+        services.call["store"].fail.starmap([(ValueError, "second"), (KeyError, "never")])
 
 
 def test_an_unknown_service_or_method_says_what_there_is(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf)
-    with pytest.raises(NotFound, match="'test' runs no service 'shelv'; it runs: shelf"):
+    services = run(store=Store)
+    with pytest.raises(NotFound, match="'test' runs no service 'shelv'; it runs: store"):
         services.call["shelv"]
     with pytest.raises(NotFound, match=r"no public method 'take'; it has: .*get, get_soon"):
-        services.call["shelf"].take()
-    assert not hasattr(services.call["shelf"], "take")
+        services.call["store"].take()
+    assert not hasattr(services.call["store"], "take")
 
 
 @pytest.mark.parametrize("name", ["_private", "__init__", "setup", "cleanup", "things", "call_service", "health"])
 def test_only_public_methods_can_be_called(run: Callable[..., Services], name: str) -> None:
-    services = run(shelf=Shelf)
+    services = run(store=Store)
     with pytest.raises(AttributeError):
-        services.call("shelf", method=name)
+        services.call("store", method=name)
 
 
 def test_three_calls_of_a_service_with_three_workers_run_at_once(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 3}))
-    shelf = service_of(services, "shelf")
-    futures = [services.call_async["shelf"].wait(number) for number in range(3)]
-    assert all(shelf.inside.acquire(timeout=20) for _ in futures)  # all three are inside before one has ended
-    shelf.open.set()
+    services = run(store=(Store, {"max_workers": 3}))
+    store = service_of(services, "store")
+    futures = [services.call_async["store"].wait(number) for number in range(3)]
+    assert all(store.inside.acquire(timeout=20) for _ in futures)  # all three are inside before one has ended
+    store.open.set()
     assert [future.result(20) for future in futures] == [0, 1, 2]
 
 
@@ -269,125 +269,125 @@ def test_calls_with_one_order_run_one_after_another(run: Callable[..., Services]
 
 
 def test_a_full_queue_refuses_at_once(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1, "queue_size": 2}))
-    shelf = service_of(services, "shelf")
-    running = services.call_async["shelf"].wait(0)
-    assert shelf.inside.acquire(timeout=20)
-    waiting = [services.call_async["shelf"].wait(number) for number in (1, 2)]
-    with pytest.raises(Unavailable, match="2 calls wait for the service 'shelf'") as caught:
-        services.call_async["shelf"].wait(3)
+    services = run(store=(Store, {"max_workers": 1, "queue_size": 2}))
+    store = service_of(services, "store")
+    running = services.call_async["store"].wait(0)
+    assert store.inside.acquire(timeout=20)
+    waiting = [services.call_async["store"].wait(number) for number in (1, 2)]
+    with pytest.raises(Unavailable, match="2 calls wait for the service 'store'") as caught:
+        services.call_async["store"].wait(3)
     assert (caught.value.code, caught.value.status) == ("queue_full", 503)
-    shelf.open.set()
+    store.open.set()
     assert [future.result(20) for future in (running, *waiting)] == [0, 1, 2]
-    assert services.call["shelf"].wait(4) == 4
+    assert services.call["store"].wait(4) == 4
 
 
 def test_a_call_whose_time_is_over_while_it_waits_never_runs(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1}))
-    shelf = service_of(services, "shelf")
-    running = services.call_async["shelf"].wait("first")
-    assert shelf.inside.acquire(timeout=20)
-    with pytest.raises(DeadlineExceeded, match=r"call of wait .* the service 'shelf' until its time-out"):
-        services.call["shelf"].wait("late", timeout=0.05)
-    shelf.open.set()
+    services = run(store=(Store, {"max_workers": 1}))
+    store = service_of(services, "store")
+    running = services.call_async["store"].wait("first")
+    assert store.inside.acquire(timeout=20)
+    with pytest.raises(DeadlineExceeded, match=r"call of wait .* the service 'store' until its time-out"):
+        services.call["store"].wait("late", timeout=0.05)
+    store.open.set()
     running.result(20)
-    assert services.call["shelf"].wait("third") == "third"
-    assert shelf.seen == ["first", "third"]
+    assert services.call["store"].wait("third") == "third"
+    assert store.seen == ["first", "third"]
 
 
 def test_a_deadline_cancels_an_async_method_and_further_calls_of_a_plain_one(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf, caller=Caller)
-    shelf, caller = service_of(services, "shelf"), service_of(services, "caller")
+    services = run(store=Store, caller=Caller)
+    store, caller = service_of(services, "store"), service_of(services, "caller")
     with pytest.raises(DeadlineExceeded):
-        services.call["shelf"].sleep(timeout=0.05)
-    services.call["shelf"].get_soon("a")  # the loop has gone on since
-    assert shelf.ended == ["sleep"]
+        services.call["store"].sleep(timeout=0.05)
+    services.call["store"].get_soon("a")  # the loop has gone on since
+    assert store.ended == ["sleep"]
     go = threading.Event()
     with pytest.raises(DeadlineExceeded):
         services.call["caller"].work_on(go, timeout=0.05)
     go.set()
     services.call["caller"].ask("a", method="get")  # it is the one worker's next
     assert len(caller.refused) == 1
-    assert shelf.things == {}
+    assert store.things == {}
 
 
 def test_a_nested_call_has_no_more_time_than_the_outer(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf, caller=Caller)
+    services = run(store=Store, caller=Caller)
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         services.call["caller"].options(timeout=0.1).ask("x", method="wait", timeout=60)
-    service_of(services, "shelf").open.set()
+    service_of(services, "store").open.set()
     assert time.monotonic() - begun < 10
 
 
 def test_cancelling_keeps_a_waiting_call_from_running_and_ends_an_async_one(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1}))
-    shelf = service_of(services, "shelf")
-    first, second = (services.call_async["shelf"].wait(number) for number in (1, 2))
-    assert shelf.inside.acquire(timeout=20)
+    services = run(store=(Store, {"max_workers": 1}))
+    store = service_of(services, "store")
+    first, second = (services.call_async["store"].wait(number) for number in (1, 2))
+    assert store.inside.acquire(timeout=20)
     assert second.cancel()
     assert second.cancelled()
     with pytest.raises(CancelledError):
         second.result()
-    shelf.open.set()
+    store.open.set()
     assert first.result(20) == 1
     assert not first.cancel()
-    sleeping = services.call_async["shelf"].sleep()
-    assert shelf.inside.acquire(timeout=20)
+    sleeping = services.call_async["store"].sleep()
+    assert store.inside.acquire(timeout=20)
     assert sleeping.cancel()
-    assert services.call["shelf"].get_soon("a") is None
-    assert (shelf.seen, shelf.ended) == ([1], ["sleep"])
+    assert services.call["store"].get_soon("a") is None
+    assert (store.seen, store.ended) == ([1], ["sleep"])
 
 
 def test_work_can_ask_whether_it_is_still_wanted(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1}))
-    shelf = service_of(services, "shelf")
+    services = run(store=(Store, {"max_workers": 1}))
+    store = service_of(services, "store")
     for wanted in (True, False):
-        future = services.call_async["shelf"].whether_abandoned()
-        assert shelf.inside.acquire(timeout=20)
+        future = services.call_async["store"].whether_abandoned()
+        assert store.inside.acquire(timeout=20)
         if not wanted:
             future.cancel()
-        shelf.open.set()
-        services.call["shelf"].get("a")  # after it: there is one worker
-        shelf.open.clear()
-    assert shelf.seen == [False, True]
+        store.open.set()
+        services.call["store"].get("a")  # after it: there is one worker
+        store.open.clear()
+    assert store.seen == [False, True]
 
 
 def test_awaiting_can_be_cancelled_and_ends_the_call(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf)
-    shelf = service_of(services, "shelf")
+    services = run(store=Store)
+    store = service_of(services, "store")
 
     async def leave() -> None:
-        task = asyncio.ensure_future(asyncio.wait_for(services.call_async["shelf"].sleep(), 0.05))
+        task = asyncio.ensure_future(asyncio.wait_for(services.call_async["store"].sleep(), 0.05))
         with pytest.raises(TimeoutError):
             await task
         with pytest.raises(DeadlineExceeded):
-            await services.call_async["shelf"].sleep(timeout=0.05)
+            await services.call_async["store"].sleep(timeout=0.05)
 
     asyncio.run(leave())
-    assert services.call["shelf"].get_soon("a") is None
-    assert shelf.ended == ["sleep", "sleep"]
+    assert services.call["store"].get_soon("a") is None
+    assert store.ended == ["sleep", "sleep"]
 
 
 def test_a_blocking_call_on_a_running_loop_is_refused(run: Callable[..., Services]) -> None:
-    services = run(shelf=Shelf, caller=Caller)
+    services = run(store=Store, caller=Caller)
 
     async def block() -> None:
-        with pytest.raises(InvalidRequest, match=r"await call_service_async\[\"shelf\"\]"):
-            services.call["shelf"].get("a")
+        with pytest.raises(InvalidRequest, match=r"await call_service_async\[\"store\"\]"):
+            services.call["store"].get("a")
 
     asyncio.run(block())
     with pytest.raises(InvalidRequest, match="would stop the event loop"):
         services.call["caller"].ask_blocking("a")
-    services.call["shelf"].put("a", 1)
+    services.call["store"].put("a", 1)
     assert services.call["caller"].ask_soon("a") == 1
 
 
 def test_services_call_services_but_never_in_a_circle(run: Callable[..., Services]) -> None:
     services = run(
-        shelf=Shelf, a=(Caller, {"other": "b"}), b=(Caller, {"other": "a"}), self=(Caller, {"other": "self"})
+        store=Store, a=(Caller, {"other": "b"}), b=(Caller, {"other": "a"}), self=(Caller, {"other": "self"})
     )
-    services.call["shelf"].put("k", 7)
+    services.call["store"].put("k", 7)
     with pytest.raises(Conflict, match="in a circle: a → b → a") as caught:
         services.call["a"].get("k")
     assert caught.value.code == "call_cycle"
@@ -421,54 +421,54 @@ def test_retries_are_asked_for(run: Callable[..., Services]) -> None:
 
 
 def test_what_stands_in_line_at_a_stop_is_done_and_what_blocks_is_failed(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1}))
-    shelf = service_of(services, "shelf")
-    calls = [services.call_async["shelf"].wait(number) for number in range(3)]
-    assert shelf.inside.acquire(timeout=20)
+    services = run(store=(Store, {"max_workers": 1}))
+    store = service_of(services, "store")
+    calls = [services.call_async["store"].wait(number) for number in range(3)]
+    assert store.inside.acquire(timeout=20)
     stopping = threading.Thread(target=services.stop, args=(20,))
     stopping.start()
     while True:
         try:
-            services._hosts["shelf"].submit(calls[0])  # one that has begun: nothing more happens to it
+            services._hosts["store"].submit(calls[0])  # one that has begun: nothing more happens to it
         except Unavailable:
             break
-    shelf.open.set()
+    store.open.set()
     stopping.join(20)
     assert [call.result(1) for call in calls] == [0, 1, 2]
 
 
 def test_a_stop_waits_no_longer_than_its_grace(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1}))
-    shelf = service_of(services, "shelf")
-    calls = [services.call_async["shelf"].wait(number) for number in range(2)]
-    calls.append(services.call_async["shelf"].sleep())
-    assert shelf.inside.acquire(timeout=20)
+    services = run(store=(Store, {"max_workers": 1}))
+    store = service_of(services, "store")
+    calls = [services.call_async["store"].wait(number) for number in range(2)]
+    calls.append(services.call_async["store"].sleep())
+    assert store.inside.acquire(timeout=20)
     services.stop(0.05)
     for call in calls:
-        with pytest.raises(Unavailable, match="'shelf' is stopping"):
+        with pytest.raises(Unavailable, match="'store' is stopping"):
             call.result(5)
-    shelf.open.set()
+    store.open.set()
 
 
 def test_statistics_count_calls_errors_and_what_waits(run: Callable[..., Services]) -> None:
-    services = run(shelf=(Shelf, {"max_workers": 1, "queue_size": 5}))
-    shelf = service_of(services, "shelf")
-    services.call["shelf"].put("a", 1)
-    services.call["shelf"].get.map(["a"] * 10)
+    services = run(store=(Store, {"max_workers": 1, "queue_size": 5}))
+    store = service_of(services, "store")
+    services.call["store"].put("a", 1)
+    services.call["store"].get.map(["a"] * 10)
     with pytest.raises(ValueError, match="x"):
-        services.call["shelf"].fail(ValueError, "x")
-    calls = [services.call_async["shelf"].wait(number) for number in range(3)]
-    assert shelf.inside.acquire(timeout=20)
+        services.call["store"].fail(ValueError, "x")
+    calls = [services.call_async["store"].wait(number) for number in range(3)]
+    assert store.inside.acquire(timeout=20)
     (described,) = services.describe()
     statistics = described["statistics"]
-    assert (described["name"], described["class"], described["state"]) == ("shelf", "Shelf", "running")
+    assert (described["name"], described["class"], described["state"]) == ("store", "Store", "running")
     assert described["methods"] == sorted(described["methods"])
     assert "put" in described["methods"]
     assert (statistics["calls"], statistics["errors"], statistics["queue_depth"]) == (12, 1, 2)
     assert (statistics["running"], statistics["workers"], statistics["queue_size"]) == (1, 1, 5)
     assert 0 < statistics["latency_ms"]["p50"] <= statistics["latency_ms"]["p99"]
     assert described["health"] == {"healthy": True}
-    shelf.open.set()
+    store.open.set()
     for call in calls:
         call.result(20)
 
@@ -477,39 +477,39 @@ def test_statistics_count_calls_errors_and_what_waits(run: Callable[..., Service
 def test_a_worker_that_dies_is_replaced(run: Callable[..., Services]) -> None:
     import ctypes
 
-    services = run(shelf=(Shelf, {"max_workers": 1}))
+    services = run(store=(Store, {"max_workers": 1}))
     (worker,) = _workers_after_a_call(services)
     killed = ctypes.c_ulong(worker.ident or 0)
     while worker.is_alive():  # an asynchronous exception strikes when the thread next runs Python
         ctypes.pythonapi.PyThreadState_SetAsyncExc(killed, ctypes.py_object(SystemExit))
         try:
-            services.call["shelf"].get("a", timeout=5)
+            services.call["store"].get("a", timeout=5)
         except SystemExit:
             continue  # it struck in the call, which then failed with it
         worker.join(0.01)
-    assert services.call["shelf"].get("a", timeout=20) is None
-    assert worker not in services._hosts["shelf"]._threads  # type: ignore[attr-defined]
+    assert services.call["store"].get("a", timeout=20) is None
+    assert worker not in services._hosts["store"]._threads  # type: ignore[attr-defined]
 
 
 def _workers_after_a_call(services: Services) -> set[threading.Thread]:
-    services.call["shelf"].get("a")
-    return set(services._hosts["shelf"]._threads)  # type: ignore[attr-defined]
+    services.call["store"].get("a")
+    return set(services._hosts["store"]._threads)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_many_calls(run: Callable[..., Services]) -> None:
     """Ten million under SAGE_TEST_FULL."""
-    services = run(shelf=Shelf)
-    shelf, soon = services.call["shelf"], services.call_async["shelf"]
+    services = run(store=Store)
+    store, soon = services.call["store"], services.call_async["store"]
 
     def some(count: int) -> None:
         for number in range(count // 100):
-            shelf.get("a", timeout=60)
+            store.get("a", timeout=60)
             for future in [soon.get(str(number)) for _ in range(48)]:
                 assert future.result(60) is None
-            assert shelf.get.map(["a"] * 50) == [None] * 50
+            assert store.get.map(["a"] * 50) == [None] * 50
             with pytest.raises(ValueError, match="x"):
-                shelf.fail(ValueError, "x")
+                store.fail(ValueError, "x")
 
     some(100_000)
     before = resident()

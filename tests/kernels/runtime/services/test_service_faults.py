@@ -24,9 +24,9 @@ import pytest
 
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.kernels.runtime.services.calls import Call
+from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.local_host import LocalHost
-from sage.kernels.runtime.services.mailbox import Inbox
+from sage.kernels.runtime.services.mailbox import Mailbox
 from sage.kernels.runtime.services.registry import Services, ServiceStartFailed
 
 
@@ -227,14 +227,14 @@ def test_a_callback_may_call_the_same_service_but_not_wait_for_it(run: Callable[
     outcomes: list[Any] = []
     done = threading.Event()
 
-    def go_on(_: Call) -> None:
+    def go_on(_: ServiceCall) -> None:
         try:
             services.call["desk"].echo("blocking", timeout=20)
         except Conflict as exc:
             outcomes.append(exc.code)
         services.call_async["desk"].echo("next").add_done_callback(note)
 
-    def note(call: Call) -> None:
+    def note(call: ServiceCall) -> None:
         outcomes.append(call.result())
         done.set()
 
@@ -265,8 +265,8 @@ def test_asking_again_and_again_for_a_result_keeps_nothing(run: Callable[..., Se
 def test_a_call_ends_once_whoever_is_first() -> None:
     """Result, cancellation and deadline at one time."""
     for turn in range(2000 if os.environ.get("SAGE_TEST_FULL") else 200):
-        call = Call("work", (), {}, ("desk",), time.monotonic() + 0.0002 if turn % 2 else None, waits=True)
-        seen: list[Call] = []
+        call = ServiceCall("work", (), {}, ("desk",), time.monotonic() + 0.0002 if turn % 2 else None, waits=True)
+        seen: list[ServiceCall] = []
         call.add_done_callback(seen.append)
         if not call.begin():  # a slow machine: its time was over before
             assert call.settled
@@ -283,7 +283,7 @@ def test_a_call_ends_once_whoever_is_first() -> None:
 
 
 def test_a_waiter_waits_for_who_is_just_ending_it() -> None:
-    call = Call("work", (), {}, ("desk",), time.monotonic(), waits=True)
+    call = ServiceCall("work", (), {}, ("desk",), time.monotonic(), waits=True)
     call._tokens.clear()  # another thread has taken the end, and has not settled it yet
     waiter = threading.Thread(target=lambda: results.append(call.result()))
     results: list[Any] = []
@@ -318,7 +318,7 @@ def test_a_key_that_cannot_be_hashed_is_refused(run: Callable[..., Services]) ->
 
 def test_a_lane_keeps_the_order_in_which_its_calls_came() -> None:
     """Taken out by two workers that take turns, whichever goes on first."""
-    inbox: Inbox[int] = Inbox(10)
+    inbox: Mailbox[int] = Mailbox(10)
     bell = threading.Lock()
     for number in range(3):
         inbox.put(number, "key")
@@ -367,7 +367,7 @@ def test_the_next_of_a_key_never_meets_a_cancelled_one(run: Callable[..., Servic
 
 
 def test_a_worker_that_dies_leaves_its_lane_to_another() -> None:
-    inbox: Inbox[int] = Inbox(10)
+    inbox: Mailbox[int] = Mailbox(10)
     bell = threading.Lock()
     for number in range(2):
         inbox.put(number, "key")
@@ -593,16 +593,16 @@ import atexit, os
 from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.registry import Services
 
-class Shelf:
+class Store:
     def get(self, key): return key
 
 services = Services("test", LocalHost)
-services.register("shelf", Shelf)
+services.register("store", Store)
 services.start()
 
 class Last:
     def __init__(self):
-        self.get, self.write = services.call["shelf"].get, os.write
+        self.get, self.write = services.call["store"].get, os.write
 
     def __del__(self):
         try:
@@ -613,9 +613,9 @@ class Last:
 last = Last()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
-    assert (ended.returncode, ended.stdout) == (0, "the service 'shelf' ended with the interpreter")
+    assert (ended.returncode, ended.stdout) == (0, "the service 'store' ended with the interpreter")
     early = "import atexit" + program.split("import atexit, os")[1].split("class Last")[0]
-    early += "atexit.register(lambda: print(services.call['shelf'].get(2, timeout=10)))"
+    early += "atexit.register(lambda: print(services.call['store'].get(2, timeout=10)))"
     ended = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stdout) == (0, "2\n")
 
@@ -635,10 +635,10 @@ def test_many_environments_leave_no_threads() -> None:
 @pytest.mark.parametrize("grace", [0.0, 5.0])
 def test_a_stop_under_load_settles_every_call(run: Callable[..., Services], grace: float) -> None:
     services = run(max_workers=3, queue_size=100)
-    calls: list[list[Call]] = [[] for _ in range(4)]
+    calls: list[list[ServiceCall]] = [[] for _ in range(4)]
     full = threading.Barrier(5)
 
-    def load(mine: list[Call], number: int) -> None:
+    def load(mine: list[ServiceCall], number: int) -> None:
         proxies = [services.call_async["desk"].options(order=key) for key in (None, number, "all")]
         for turn in range(10**6):
             if turn == 100:

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.cli.ingest.chunks import Chunk, chunks, heading_line, measure
-from sage.middleware.cli.ingest.document import SIZE, Document, Section
+from sage.middleware.cli.ingest.document import SIZE, ParsedDocument, TextSection
 from sage.middleware.cli.ingest.markdown import parse_markdown
 
 
 def of_text(text: str, size: int = SIZE, overlap: int = 100, *, markdown: bool = False) -> list[Chunk]:
-    return list(chunks(Document([Section((), text)], markdown=markdown), size, overlap))
+    return list(chunks(ParsedDocument([TextSection((), text)], markdown=markdown), size, overlap))
 
 
 def test_a_short_text_is_one_chunk() -> None:
@@ -61,7 +61,7 @@ def test_long_heading_paths_show_their_end() -> None:
     assert len(line) == 241
     assert line.startswith("…")
     assert line.endswith("b" * 200)
-    (chunk,) = chunks(Document([Section(("a" * 200, "b" * 200), "text")]), 100, 0)
+    (chunk,) = chunks(ParsedDocument([TextSection(("a" * 200, "b" * 200), "text")]), 100, 0)
     assert chunk.text.endswith("text")
 
 

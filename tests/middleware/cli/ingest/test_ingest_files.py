@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sage.errors import InvalidRequest
-from sage.middleware.cli.ingest.document import Kind
+from sage.middleware.cli.ingest.document import FileKind
 from sage.middleware.cli.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
 
 
@@ -41,14 +41,14 @@ def test_a_directory_gives_its_readable_files_and_counts_the_rest(tree: Path) ->
     walk = Walk()
     found = walk.find([tree])
     assert [(file.relative, file.kind) for file in found] == [
-        ("a.md", Kind.MARKDOWN),
-        ("b.TXT", Kind.TEXT),
-        ("code.py", Kind.TEXT),
-        ("lines.jsonl", Kind.JSONL),
-        ("page.htm", Kind.HTML),
-        ("paper", Kind.PDF),
-        ("wide.txt", Kind.TEXT),
-        ("sub/deep/z.md", Kind.MARKDOWN),
+        ("a.md", FileKind.MARKDOWN),
+        ("b.TXT", FileKind.TEXT),
+        ("code.py", FileKind.TEXT),
+        ("lines.jsonl", FileKind.JSONL),
+        ("page.htm", FileKind.HTML),
+        ("paper", FileKind.PDF),
+        ("wide.txt", FileKind.TEXT),
+        ("sub/deep/z.md", FileKind.MARKDOWN),
     ]
     assert walk.skipped == {"hidden": 2, "link": 2, "binary": 1, "special": 1}
     assert walk.failed == []
@@ -104,23 +104,23 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     ("name", "head", "kind"),
     [
         ("x.md", b"\x00\x01", None),
-        ("x.pdf", b"junk\x00", Kind.PDF),
-        ("x.bin", b"%PDF-1.7\n\xe2\x00", Kind.PDF),
-        ("x", b"", Kind.TEXT),
-        ("x.log", "中文".encode("gb18030"), Kind.TEXT),
+        ("x.pdf", b"junk\x00", FileKind.PDF),
+        ("x.bin", b"%PDF-1.7\n\xe2\x00", FileKind.PDF),
+        ("x", b"", FileKind.TEXT),
+        ("x.log", "中文".encode("gb18030"), FileKind.TEXT),
         ("x.exe", b"MZ\x90\x00\x03\x00\x00\x00\x04\x00", None),
-        ("x.txt", b"\x1b[1mbold\x1b[0m text", Kind.TEXT),
+        ("x.txt", b"\x1b[1mbold\x1b[0m text", FileKind.TEXT),
     ],
 )
-def test_kinds(name: str, head: bytes, kind: Kind | None) -> None:
+def test_kinds(name: str, head: bytes, kind: FileKind | None) -> None:
     assert kind_of(name, head) is kind
 
 
 def test_what_comes_without_a_name() -> None:
-    assert kind_of_stdin(b'\n {"text": 1}') is Kind.JSONL
-    assert kind_of_stdin(b"%PDF-1") is Kind.PDF
-    assert kind_of_stdin(b"<!DOCTYPE html>") is Kind.HTML
-    assert kind_of_stdin(b"words") is Kind.TEXT
+    assert kind_of_stdin(b'\n {"text": 1}') is FileKind.JSONL
+    assert kind_of_stdin(b"%PDF-1") is FileKind.PDF
+    assert kind_of_stdin(b"<!DOCTYPE html>") is FileKind.HTML
+    assert kind_of_stdin(b"words") is FileKind.TEXT
 
 
 def test_the_digest_is_of_bytes_and_recipe(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import orjson
 import pytest
 from ingest_files import write_bomb, write_pdf
 
-from sage.middleware.cli.ingest.document import Kind, Unreadable
-from sage.middleware.cli.ingest.parsing import Limits, Parser
+from sage.middleware.cli.ingest.document import FileKind, Unreadable
+from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
 from sage.middleware.cli.ingest.reading import Order, parse
 
 
@@ -21,13 +21,13 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def sections(path: Path, kind: Kind, encoding: str | None = None) -> list[tuple[tuple[str, ...], str]]:
+def sections(path: Path, kind: FileKind, encoding: str | None = None) -> list[tuple[tuple[str, ...], str]]:
     return [(section.heading, section.text) for section in parse(path, kind, encoding).sections]
 
 
 @pytest.fixture(scope="module")
 def parser() -> Iterator[Parser]:
-    with Parser(Limits()) as running:
+    with Parser(ParsingLimits()) as running:
         yield running
 
 
@@ -66,7 +66,7 @@ Under it.
 
 
 def test_markdown_sections_front_matter_and_code(tmp_path: Path) -> None:
-    document = parse(write(tmp_path / "a.md", MARKDOWN), Kind.MARKDOWN)
+    document = parse(write(tmp_path / "a.md", MARKDOWN), FileKind.MARKDOWN)
     assert document.title == "The Guide"
     assert document.metadata == {"tags": ["search", "检索"], "date": "2024-05-06", "draft": False}
     assert [(section.heading, section.text) for section in document.sections] == [
@@ -79,13 +79,13 @@ def test_markdown_sections_front_matter_and_code(tmp_path: Path) -> None:
 
 
 def test_the_only_first_heading_is_the_title(tmp_path: Path) -> None:
-    assert parse(write(tmp_path / "a.md", "# One\n\n## Two\n\ntext"), Kind.MARKDOWN).title == "One"
-    assert parse(write(tmp_path / "b.md", "# One\n\na\n\n# Two\n\ntext"), Kind.MARKDOWN).title is None
+    assert parse(write(tmp_path / "a.md", "# One\n\n## Two\n\ntext"), FileKind.MARKDOWN).title == "One"
+    assert parse(write(tmp_path / "b.md", "# One\n\na\n\n# Two\n\ntext"), FileKind.MARKDOWN).title is None
 
 
 @pytest.mark.parametrize("front", ["---\n- a list\n---\n", "---\na: [1\n---\n", "---\nnever ends\n"])
 def test_what_is_no_front_matter_stays_text(tmp_path: Path, front: str) -> None:
-    document = parse(write(tmp_path / "a.md", f"{front}rest"), Kind.MARKDOWN)
+    document = parse(write(tmp_path / "a.md", f"{front}rest"), FileKind.MARKDOWN)
     assert document.metadata == {}
     assert "rest" in "".join(section.text for section in document.sections)
 
@@ -93,7 +93,7 @@ def test_what_is_no_front_matter_stays_text(tmp_path: Path, front: str) -> None:
 def test_an_alias_bomb_in_front_matter_is_cut(tmp_path: Path, parser: Parser) -> None:
     levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9))
     path = write(tmp_path / "a.md", f"---\nl0: &l0 [x, x]\n{levels}\ntitle: T\n---\nbody")
-    head, chunk = parser.records(Order(str(path), Kind.MARKDOWN))
+    head, chunk = parser.records(Order(str(path), FileKind.MARKDOWN))
     assert head["title"] == "T"
     assert head["metadata"]["l0"] == ["x", "x"]
     assert len(orjson.dumps(head)) < 1000
@@ -114,7 +114,7 @@ three<br>four</p><script>evil()</script><p hidden>hidden</p>
 
 
 def test_html_main_text_with_headings(tmp_path: Path) -> None:
-    document = parse(write(tmp_path / "a.html", HTML), Kind.HTML)
+    document = parse(write(tmp_path / "a.html", HTML), FileKind.HTML)
     assert (document.title, document.metadata) == ("A page", {"lang": "zh-cn"})
     assert [(section.heading, section.text) for section in document.sections] == [
         (("Top",), "one two three\nfour\n\n- a\n  - b\n- c"),
@@ -125,14 +125,14 @@ def test_html_main_text_with_headings(tmp_path: Path) -> None:
 
 def test_html_without_main_or_headings(tmp_path: Path) -> None:
     page = "<title>T</title><body><header>site</header><div>a<div>b</div>c</div><aside>ad</aside>"
-    assert sections(write(tmp_path / "a.html", page), Kind.HTML) == [((), "a\n\nb\n\nc")]
+    assert sections(write(tmp_path / "a.html", page), FileKind.HTML) == [((), "a\n\nb\n\nc")]
 
 
 def test_html_says_its_encoding(tmp_path: Path) -> None:
     page = '<html><head><meta charset="gb2312"></head><body><p>中文网页</p></body></html>'
-    assert sections(write(tmp_path / "a.html", page.encode("gb18030")), Kind.HTML) == [((), "中文网页")]
+    assert sections(write(tmp_path / "a.html", page.encode("gb18030")), FileKind.HTML) == [((), "中文网页")]
     page = page.replace("gb2312", "shift_jis").replace("中文网页", "日本語のページ")
-    assert sections(write(tmp_path / "b.html", page.encode("shift_jis")), Kind.HTML) == [((), "日本語のページ")]
+    assert sections(write(tmp_path / "b.html", page.encode("shift_jis")), FileKind.HTML) == [((), "日本語のページ")]
 
 
 # PDF
@@ -142,7 +142,7 @@ def test_pdf_pages_title_and_outline(tmp_path: Path, parser: Parser) -> None:
     pages = ["Cover words", "An exam-\nple of one", "", "Deep text", "Last text"]
     outline = [("Part one", 1, None), ("Chapter", 3, 0), ("Part two", 4, None)]
     path = write_pdf(tmp_path / "a.pdf", pages, title="A Book", outline=outline)
-    head, *chunks = parser.records(Order(str(path), Kind.PDF))
+    head, *chunks = parser.records(Order(str(path), FileKind.PDF))
     assert head == {"title": "A Book", "metadata": {}}
     assert chunks == [
         {"text": "Cover words", "page": 1},
@@ -155,7 +155,7 @@ def test_pdf_pages_title_and_outline(tmp_path: Path, parser: Parser) -> None:
 def test_a_chunk_of_a_pdf_names_the_page_it_begins_on(tmp_path: Path, parser: Parser) -> None:
     pages = ["\n".join(f"Page {page} line {line} with words." for line in range(20)) for page in range(1, 6)]
     path = write_pdf(tmp_path / "a.pdf", pages)
-    _, *chunks = parser.records(Order(str(path), Kind.PDF, size=300, overlap=0))
+    _, *chunks = parser.records(Order(str(path), FileKind.PDF, size=300, overlap=0))
     assert len(chunks) == 10
     for chunk in chunks:
         assert chunk["text"].startswith(f"Page {chunk['page']} line")
@@ -164,7 +164,7 @@ def test_a_chunk_of_a_pdf_names_the_page_it_begins_on(tmp_path: Path, parser: Pa
 def test_pdfs_that_cannot_be_read(tmp_path: Path, parser: Parser) -> None:
     def reason(path: Path) -> str:
         with pytest.raises(Unreadable) as caught:
-            list(parser.records(Order(str(path), Kind.PDF)))
+            list(parser.records(Order(str(path), FileKind.PDF)))
         return str(caught.value)
 
     assert "encrypted" in reason(write_pdf(tmp_path / "locked.pdf", ["secret"], password="a password"))
@@ -177,7 +177,7 @@ def test_pdfs_that_cannot_be_read(tmp_path: Path, parser: Parser) -> None:
 
 def test_an_encrypted_pdf_that_opens_without_a_password(tmp_path: Path, parser: Parser) -> None:
     path = write_pdf(tmp_path / "a.pdf", ["open to all"], password="")
-    assert list(parser.records(Order(str(path), Kind.PDF)))[1]["text"] == "open to all"
+    assert list(parser.records(Order(str(path), FileKind.PDF)))[1]["text"] == "open to all"
 
 
 # Encodings
@@ -204,14 +204,14 @@ CHINESE = "检索增强生成把文档交给模型。The model reads them. 繁�
 )
 def test_encodings_are_found_out(tmp_path: Path, encoding: str, text: str) -> None:
     path = write(tmp_path / "a.txt", text.encode(encoding))
-    assert sections(path, Kind.TEXT) == [((), text.replace("\r\n", "\n"))]
+    assert sections(path, FileKind.TEXT) == [((), text.replace("\r\n", "\n"))]
 
 
 def test_an_encoding_that_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "繁體中文".encode("big5"))
-    assert sections(path, Kind.TEXT, "big5") == [((), "繁體中文")]
+    assert sections(path, FileKind.TEXT, "big5") == [((), "繁體中文")]
     with pytest.raises(Unreadable, match="--encoding"):
-        sections(path, Kind.TEXT, "ascii")
+        sections(path, FileKind.TEXT, "ascii")
 
 
 # Limits
@@ -224,25 +224,32 @@ def test_a_bomb_and_a_hang_cost_themselves_only(tmp_path: Path) -> None:
     bomb = write_bomb(tmp_path / "bomb.pdf", 50 * 2**20)
     flood = write_bomb(tmp_path / "flood.pdf", 90 * 2**20)
     assert bomb.stat().st_size < 2**18
-    with Parser(Limits(seconds=0.5)) as parser:
-        orders = [(hang, Kind.HTML, "takes more than"), (bomb, Kind.PDF, "takes more than"), (flood, Kind.PDF, "PDF")]
+    with Parser(ParsingLimits(seconds=0.5)) as parser:
+        orders = [
+            (hang, FileKind.HTML, "takes more than"),
+            (bomb, FileKind.PDF, "takes more than"),
+            (flood, FileKind.PDF, "PDF"),
+        ]
         for path, kind, reason in orders:
             with pytest.raises(Unreadable, match=reason):
                 list(parser.records(Order(str(path), kind)))
-            assert list(parser.records(Order(str(good), Kind.MARKDOWN)))[1]["text"] == "A\n\ngood"
+            assert list(parser.records(Order(str(good), FileKind.MARKDOWN)))[1]["text"] == "A\n\ngood"
 
 
 def test_a_file_that_needs_more_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "many words " * 2**22)
-    with Parser(Limits(memory=2**27)) as parser, pytest.raises(Unreadable, match=r"128 MiB of memory .*--max-memory"):
-        list(parser.records(Order(str(path), Kind.TEXT)))
+    with (
+        Parser(ParsingLimits(memory=2**27)) as parser,
+        pytest.raises(Unreadable, match=r"128 MiB of memory .*--max-memory"),
+    ):
+        list(parser.records(Order(str(path), FileKind.TEXT)))
 
 
 def test_the_child_gets_no_credential_and_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAGE_API_KEY", "sk-sage-secret")
     path = write(tmp_path / "a.jsonl", '{"text": "x"}\n')
-    with Parser(Limits()) as parser:
-        list(parser.records(Order(str(path), Kind.JSONL)))
+    with Parser(ParsingLimits()) as parser:
+        list(parser.records(Order(str(path), FileKind.JSONL)))
         process = parser._process
         assert process is not None
         environ = Path(f"/proc/{process.pid}/environ").read_bytes()
@@ -253,12 +260,12 @@ def test_the_child_gets_no_credential_and_writes_no_file(tmp_path: Path, monkeyp
 
 def test_a_parser_that_is_killed_is_started_again(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "words")
-    with Parser(Limits()) as parser:
-        assert len(list(parser.records(Order(str(path), Kind.TEXT)))) == 2
+    with Parser(ParsingLimits()) as parser:
+        assert len(list(parser.records(Order(str(path), FileKind.TEXT)))) == 2
         assert parser._process is not None
         os.kill(parser._process.pid, 9)
         parser._process.wait()
-        assert len(list(parser.records(Order(str(path), Kind.TEXT)))) == 2
+        assert len(list(parser.records(Order(str(path), FileKind.TEXT)))) == 2
 
 
 # JSON lines
@@ -278,7 +285,7 @@ def test_json_lines_are_taken_as_they_are_and_faults_are_named(tmp_path: Path, p
     ]
     text = "\n".join(line if line == "" else orjson.dumps(line).decode() for line in lines) + "\n{broken\n"
     path = write(tmp_path / "a.jsonl", "\ufeff" + text)
-    records = list(parser.records(Order(str(path), Kind.JSONL)))
+    records = list(parser.records(Order(str(path), FileKind.JSONL)))
     assert [record["line"] for record in records] == [1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert [record["document"] for record in records[:2]] == lines[:2]
     for record, fault in zip(
@@ -286,5 +293,5 @@ def test_json_lines_are_taken_as_they_are_and_faults_are_named(tmp_path: Path, p
     ):
         assert fault in record["error"]
     assert records[-1]["end"] == path.stat().st_size
-    rest = list(parser.records(Order(str(path), Kind.JSONL, offset=records[0]["end"], line=1)))
+    rest = list(parser.records(Order(str(path), FileKind.JSONL, offset=records[0]["end"], line=1)))
     assert rest == records[1:]

@@ -13,11 +13,11 @@ from stand_in_collections import StandIn, standing_in
 from sage.middleware.cli.client import CallFailed, Client
 from sage.middleware.cli.ingest.files import Walk
 from sage.middleware.cli.ingest.journal import Journal, Position
-from sage.middleware.cli.ingest.parsing import Limits, Parser
+from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
 from sage.middleware.cli.ingest.records import Recipe, chunk_id
 from sage.middleware.cli.ingest.run import Ingestion
 from sage.middleware.cli.ingest.summary import Summary
-from sage.middleware.cli.ingest.target import Refused, Target
+from sage.middleware.cli.ingest.target import IngestTarget, Refused
 
 Run = Callable[..., Summary]
 
@@ -61,7 +61,7 @@ def collection() -> Iterator[StandIn]:
 
 @pytest.fixture(scope="module")
 def parser() -> Iterator[Parser]:
-    with Parser(Limits()) as running:
+    with Parser(ParsingLimits()) as running:
         yield running
 
 
@@ -80,7 +80,7 @@ def run(collection: StandIn, parser: Parser, docs: Path, monkeypatch: pytest.Mon
     def ingest(
         *, again: bool = False, prune: bool = False, size: int = 200, calls: int = 10_000, **metadata: Any
     ) -> Summary:
-        target = Target(Stopping(collection.url, calls), "docs", lambda seconds: pytest.fail("waited"))
+        target = IngestTarget(Stopping(collection.url, calls), "docs", lambda seconds: pytest.fail("waited"))
         target.open()
         walk, summary, display = Walk(called="kb"), Summary("docs"), Quiet()
         files = walk.find([docs])
@@ -222,7 +222,7 @@ def test_a_large_file_goes_on_where_it_stopped(run: Run, collection: StandIn, do
 
 def test_busy_and_broken_answers_are_tried_again(collection: StandIn) -> None:
     slept: list[float] = []
-    target = Target(Client(collection.url, None), "docs", slept.append)
+    target = IngestTarget(Client(collection.url, None), "docs", slept.append)
     collection.faults = [503, 429, "drop", 502]
     target.put([{"id": "a", "text": "x"}])
     assert collection.writes == [["a"], ["a"]], "the second answer got lost, so it was written twice under one id"
@@ -231,7 +231,7 @@ def test_busy_and_broken_answers_are_tried_again(collection: StandIn) -> None:
 
 
 def test_what_is_wrong_for_good_is_not_tried_again(collection: StandIn) -> None:
-    target = Target(Client(collection.url, None), "docs", lambda seconds: pytest.fail("waited"))
+    target = IngestTarget(Client(collection.url, None), "docs", lambda seconds: pytest.fail("waited"))
     collection.faults = [403]
     with pytest.raises(CallFailed, match="not now") as caught:
         target.put([{"id": "a", "text": "x"}])
@@ -239,7 +239,7 @@ def test_what_is_wrong_for_good_is_not_tried_again(collection: StandIn) -> None:
 
 
 def test_batches_that_are_too_large_are_halved(collection: StandIn) -> None:
-    target = Target(Client(collection.url, None), "docs")
+    target = IngestTarget(Client(collection.url, None), "docs")
     collection.most = 3
     collection.refused = {"7"}
     with pytest.raises(Refused) as caught:
@@ -250,7 +250,7 @@ def test_batches_that_are_too_large_are_halved(collection: StandIn) -> None:
 
 
 def test_many_marks_are_asked_in_urls_of_bearable_length(collection: StandIn) -> None:
-    target = Target(Client(collection.url, None), "docs")
+    target = IngestTarget(Client(collection.url, None), "docs")
     sources = [f"kb/{'目录' * 20}/{number}" for number in range(100)]
     target.put(
         [

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from sage.errors import SageError
 from sage.middleware.gateway import admission
-from sage.middleware.providers.base import Call, Operation, Target
+from sage.middleware.providers.base import ModelCall, Operation, UpstreamModel
 from sage.middleware.providers.cohere.provider import CohereProvider
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.routers.cohere.events import ChatEvents
 from sage.middleware.routers.cohere.inference import chat_call
 from sage.middleware.settings.providers import CohereSettings
-from sage.middleware.settings.settings import Limits
+from sage.middleware.settings.settings import RequestLimits
 
 PROVIDER = CohereProvider("co", CohereSettings(api_key="co-key-0123456789"))
 ENDPOINT = PROVIDER.endpoints[0]
@@ -70,18 +70,18 @@ bodies = st.fixed_dictionaries(
 
 @given(bodies, st.booleans())
 def test_any_chat_is_sent_or_refused(body: dict[str, Any], drop: bool) -> None:
-    call = Call(Operation.CHAT, body, "m")
+    call = ModelCall(Operation.CHAT, body, "m")
     with contextlib.suppress(SageError):
-        admission.check(call, Limits())
-        PROVIDER.encode(call, Target("m", drop_unsupported=drop), ENDPOINT)
+        admission.check(call, RequestLimits())
+        PROVIDER.encode(call, UpstreamModel("m", drop_unsupported=drop), ENDPOINT)
 
 
 @given(bodies)
 def test_any_chat_of_coheres_wire_is_sent_or_refused(body: dict[str, Any]) -> None:
     with contextlib.suppress(SageError):
         call = chat_call({"model": "m", **body})
-        admission.check(call, Limits())
-        sent = json.loads(PROVIDER.encode(call, Target("theirs"), ENDPOINT).body)
+        admission.check(call, RequestLimits())
+        sent = json.loads(PROVIDER.encode(call, UpstreamModel("theirs"), ENDPOINT).body)
         assert sent["messages"] == body["messages"]
 
 
@@ -112,7 +112,7 @@ simple = st.fixed_dictionaries(
 
 @given(simple)
 def test_what_is_sent_is_coheres_wire(body: dict[str, Any]) -> None:
-    sent = json.loads(PROVIDER.encode(Call(Operation.CHAT, body, "m"), Target("m"), ENDPOINT).body)
+    sent = json.loads(PROVIDER.encode(ModelCall(Operation.CHAT, body, "m"), UpstreamModel("m"), ENDPOINT).body)
     assert fault("/v2/chat", sent) is None
 
 
@@ -120,7 +120,7 @@ def test_what_is_sent_is_coheres_wire(body: dict[str, Any]) -> None:
 def test_any_answer_is_read_or_refused(answer: dict[str, Any]) -> None:
     for operation in (Operation.CHAT, Operation.EMBEDDINGS, Operation.RERANK, Operation.TOKENIZE, Operation.DETOKENIZE):
         with contextlib.suppress(SageError):
-            body, _ = PROVIDER.decode(Call(operation, {"input": "x"}, "m"), json.dumps(answer).encode())
+            body, _ = PROVIDER.decode(ModelCall(operation, {"input": "x"}, "m"), json.dumps(answer).encode())
             assert isinstance(json.loads(body), dict)
 
 
@@ -145,7 +145,7 @@ def sse(items: list[Any]) -> bytes:
 
 @given(events)
 def test_any_stream_is_relayed_or_refused(items: list[Any]) -> None:
-    relay = PROVIDER.relay(Call(Operation.CHAT, {}, "m", stream=True))
+    relay = PROVIDER.relay(ModelCall(Operation.CHAT, {}, "m", stream=True))
     out = b""
     with contextlib.suppress(SageError):
         out = relay.feed(sse(items))
@@ -190,7 +190,7 @@ def read(stream: bytes) -> dict[str, Any]:
 
 
 def relayed(data: bytes, cuts: list[int]) -> bytes:
-    relay = PROVIDER.relay(Call(Operation.CHAT, {}, "m", stream=True, wants_usage=True))
+    relay = PROVIDER.relay(ModelCall(Operation.CHAT, {}, "m", stream=True, wants_usage=True))
     edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
     out = b"".join(relay.feed(data[a:b]) for a, b in itertools.pairwise(edges))
     out += relay.close()

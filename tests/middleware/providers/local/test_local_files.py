@@ -11,7 +11,7 @@ from tiny_gguf import CHAT_TEMPLATE, EMBEDDING_LENGTH, WORDS, write_embedder, wr
 from sage.middleware.providers.local.gguf import read_gguf
 from sage.middleware.providers.local.provider import LocalEngineProvider
 from sage.middleware.settings.providers import LocalProvider
-from sage.middleware.settings.settings import Deployment
+from sage.middleware.settings.settings import DeploymentSettings
 
 PROGRAM = 64 * 2**20
 CACHE = 2 * 2 * EMBEDDING_LENGTH * 2
@@ -20,7 +20,7 @@ CACHE = 2 * 2 * EMBEDDING_LENGTH * 2
 
 def reckoned(data: Path, **model: Any) -> int | None:
     provider = LocalEngineProvider("local", LocalProvider.model_validate({"models": {"m": model}}), data)
-    spec = provider.engine(Deployment(provider="local", model="m"))
+    spec = provider.engine(DeploymentSettings(provider="local", model="m"))
     assert spec is not None
     return spec.memory
 

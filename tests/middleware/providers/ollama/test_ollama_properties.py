@@ -13,13 +13,13 @@ from ollama_wire import chat_end, chat_line, check, tool_call
 from ollama_wire import types as sdk
 
 from sage.errors import InvalidRequest, SageError
-from sage.middleware.providers.base import Call, Operation, Target
+from sage.middleware.providers.base import ModelCall, Operation, UpstreamModel
 from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.routers.ollama import translation as surface
 from sage.middleware.settings.providers import OllamaSettings
 
 PROVIDER = OllamaProvider("ollama", OllamaSettings(base_url="http://127.0.0.1:11434"))
-TARGET = Target("theirs", drop_unsupported=True)
+TARGET = UpstreamModel("theirs", drop_unsupported=True)
 WORDS = (
     "role content type text image_url url function name arguments id index tool_calls tool_call_id tool_name message "
     "messages response thinking done done_reason error images logprobs top_logprobs token logprob embeddings embedding "
@@ -54,8 +54,8 @@ MESSAGES = st.lists(
 OPERATIONS = st.sampled_from([Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS])
 
 
-def call_of(operation: Operation, body: dict[str, Any], *, stream: bool = False) -> Call:
-    return Call(operation, {"model": "m", **body}, "m", stream=stream, wants_usage=True)
+def call_of(operation: Operation, body: dict[str, Any], *, stream: bool = False) -> ModelCall:
+    return ModelCall(operation, {"model": "m", **body}, "m", stream=stream, wants_usage=True)
 
 
 @given(operation=OPERATIONS, body=OBJECTS, messages=MESSAGES)
@@ -181,7 +181,7 @@ TALK = st.lists(
 def test_ollamas_messages_come_back_as_they_were(talk: list[dict[str, Any]]) -> None:
     """Through OpenAI's shape and back; only the calls' ids are new."""
     body = surface.chat_body({"messages": talk})
-    request = PROVIDER.encode(call_of(Operation.CHAT, body), Target("theirs"), PROVIDER.endpoints[0])
+    request = PROVIDER.encode(call_of(Operation.CHAT, body), UpstreamModel("theirs"), PROVIDER.endpoints[0])
     made = orjson.loads(request.body)
     assert check(sdk.ChatRequest, made) is None
     for message in made["messages"]:

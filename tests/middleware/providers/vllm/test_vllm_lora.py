@@ -20,7 +20,7 @@ from sage.middleware.engines.lora import LoraAdapter
 from sage.middleware.providers.transport import HttpTransport
 from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.settings.providers import VllmSettings
-from sage.middleware.settings.settings import Deployment, Settings
+from sage.middleware.settings.settings import DeploymentSettings, Settings
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_an_adapter_that_the_server_has_lost_is_unhealthy(up: Upstream, wire: Vl
     async def scenario() -> list[int]:
         provider = VllmProvider("gpu", VllmSettings(base_url=up.url, lora_dir=adapters))
         transport = HttpTransport()
-        adapter = LoraAdapter(provider, Deployment(provider="gpu", model="base", lora="tales"), None, transport)
+        adapter = LoraAdapter(provider, DeploymentSettings(provider="gpu", model="base", lora="tales"), None, transport)
         await adapter.start()
         seen = [await adapter.health(5)]
         wire.adapters.clear()  # the server was started anew
@@ -217,7 +217,7 @@ def test_a_server_that_hangs_does_not_keep_an_adapter_from_ending(up: Upstream, 
     async def scenario() -> None:
         provider = VllmProvider("gpu", VllmSettings(base_url=up.url, lora_dir=adapters))
         transport = HttpTransport()
-        wanted = Deployment(provider="gpu", model="base", lora="tales")
+        wanted = DeploymentSettings(provider="gpu", model="base", lora="tales")
         adapter = LoraAdapter(provider, wanted, None, transport, patience=0.2)
         await adapter.start()
         up.handler = hangs

@@ -16,7 +16,7 @@ from sage.middleware.retrieval.index.merge_policy import (
     IDLE_FROM,
     SEGMENT_FROM,
     Extent,
-    Lease,
+    MergeLease,
     plan,
 )
 
@@ -105,13 +105,13 @@ def test_one_has_the_lease_and_its_death_frees_it(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "True\n"
-        with Lease(path).taken() as mine:
+        with MergeLease(path).taken() as mine:
             assert not mine
         holder.kill()
         holder.wait()
-    with Lease(path).taken() as mine, Lease(path).taken() as second:
+    with MergeLease(path).taken() as mine, MergeLease(path).taken() as second:
         assert mine
         assert not second  # also within one process
-    with Lease(path).taken() as mine:
+    with MergeLease(path).taken() as mine:
         assert mine
     assert (path.stat().st_mode & 0o777) == 0o600

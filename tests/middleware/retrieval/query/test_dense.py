@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.index.view import Part
+from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.query.dense import DenseLeg
-from sage.middleware.retrieval.store.store import Truth
+from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.vectors.index import GrowingVectors, Matrix, VectorIndex, exact_scores
 from sage.middleware.settings.retrieval import Metric
 
@@ -40,7 +40,7 @@ class Kept:
 
 def cut(
     vectors: Matrix, there: Mask, live: Mask, sizes: Sequence[int], kinds: Sequence[str], metric: Metric
-) -> list[Part]:
+) -> list[Segment]:
     """Parts of these sizes; the number of a row is its place."""
     parts, start = [], 0
     for size, kind in zip(sizes, kinds, strict=True):
@@ -55,7 +55,7 @@ def cut(
             index = VectorIndex.build(vectors[rows], there[rows], metric, 0.98, kind=kind)
         none = cast(Any, None)
         mask = None if live[rows].all() else live[rows]
-        parts.append(Part(np.arange(start, start + size, dtype=np.int64), mask, none, none, index))
+        parts.append(Segment(np.arange(start, start + size, dtype=np.int64), mask, none, none, index))
         start += size
     return parts
 
@@ -78,7 +78,7 @@ def test_top_and_scores_are_those_of_a_brute_force_however_parts_are_cut(data: s
     there, live, passing = (chance.random(count) < share for share in (0.9, 0.8, 0.7))
     vectors[~there] = 0
     parts = cut(vectors, there, live, sizes, kinds, metric)
-    leg = DenseLeg(parts, cast(Truth, Kept(vectors, there)), metric)
+    leg = DenseLeg(parts, cast(DocumentStore, Kept(vectors, there)), metric)
     query, k = chance.standard_normal(6).astype(np.float32), data.draw(st.integers(1, 30))
     bounds = np.cumsum([0, *sizes])
     masks = [passing[a:b] if number % 2 else None for number, (a, b) in enumerate(pairwise(bounds))]
@@ -107,7 +107,7 @@ def many() -> Matrix:
 def test_pages_of_a_large_part_follow_each_other_without_gaps_or_repeats(many: Matrix, kind: str) -> None:
     every = np.ones(len(many), np.bool_)
     parts = cut(many, every, every, [8000, 3000, 1000], [kind, "sq8", "growing"], Metric.COSINE)
-    leg = DenseLeg(parts, cast(Truth, Kept(many, every)), Metric.COSINE)
+    leg = DenseLeg(parts, cast(DocumentStore, Kept(many, every)), Metric.COSINE)
     for query in many[:5] + many[6:11]:
         longest, scores, total = leg.top(query, 600, [None] * 3)
         assert total == len(many)
@@ -124,7 +124,7 @@ def test_what_left_the_truth_keeps_the_score_of_its_codes(many: Matrix) -> None:
     every = np.ones(len(many), np.bool_)
     parts = cut(many, every, every, [12_000], ["sq8"], Metric.EUCLIDEAN)
     kept = Kept(many, every)
-    leg = DenseLeg(parts, cast(Truth, kept), Metric.EUCLIDEAN)
+    leg = DenseLeg(parts, cast(DocumentStore, kept), Metric.EUCLIDEAN)
     before, scores, _ = leg.top(many[3], 10, [None])
     kept.there[before[4]] = False
     after, others, _ = leg.top(many[3], 10, [None])
@@ -135,7 +135,7 @@ def test_what_left_the_truth_keeps_the_score_of_its_codes(many: Matrix) -> None:
 def test_the_nearest_come_with_the_scores_of_other_rows(many: Matrix) -> None:
     there = np.arange(len(many)) % 7 != 0
     parts = cut(many, there, np.ones(len(many), np.bool_), [len(many)], ["rabitq"], Metric.COSINE)
-    leg = DenseLeg(parts, cast(Truth, Kept(many, there)), Metric.COSINE)
+    leg = DenseLeg(parts, cast(DocumentStore, Kept(many, there)), Metric.COSINE)
     rows, scores, total = leg.top(many[3], 10, [None])
     others = np.array([5000, 7, int(rows[0]), 14, 2], np.int64)
     found = leg.top_and(others, many[3], 10, [None], paged=True)
@@ -148,7 +148,7 @@ def test_vectors_of_another_dimension_in_the_truth_are_not_compared(many: Matrix
     """All were embedded anew while the view was in use."""
     every = np.ones(len(many), np.bool_)
     parts = cut(many, every, every, [6000, 6000], ["sq8", "missing"], Metric.COSINE)
-    leg = DenseLeg(parts, cast(Truth, Kept(many[:, :32], every)), Metric.COSINE)
+    leg = DenseLeg(parts, cast(DocumentStore, Kept(many[:, :32], every)), Metric.COSINE)
     rows, scores, total = leg.top(many[3], 10, [None, None])
     assert rows[0] == 3
     assert total == 6000
@@ -156,6 +156,6 @@ def test_vectors_of_another_dimension_in_the_truth_are_not_compared(many: Matrix
 
 
 def test_a_view_without_parts() -> None:
-    leg = DenseLeg([], cast(Truth, Kept(np.empty((0, 3), np.float32), np.empty(0, np.bool_))), Metric.COSINE)
+    leg = DenseLeg([], cast(DocumentStore, Kept(np.empty((0, 3), np.float32), np.empty(0, np.bool_))), Metric.COSINE)
     rows, scores, total = leg.top(np.ones(3, np.float32), 10, [])
     assert (rows.tolist(), scores.tolist(), total) == ([], [], 0)

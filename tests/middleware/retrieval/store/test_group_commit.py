@@ -13,7 +13,7 @@ import pytest
 from sage.errors import Unavailable
 from sage.middleware.retrieval.store.connections import FILE, InFiles, connect
 from sage.middleware.retrieval.store.group_commit import GroupCommit
-from sage.middleware.retrieval.store.store import Change, Commit, Truth
+from sage.middleware.retrieval.store.store import Change, Commit, DocumentStore
 from sage.middleware.retrieval.store.transaction import apply_change, was_committed
 from sage.middleware.retrieval.types.documents import NewDocument, Row
 from sage.middleware.settings.retrieval import CollectionOptions
@@ -58,7 +58,7 @@ class _Reporting:
 
 @pytest.fixture
 def failing(tmp_path: Path) -> Iterator[Failing]:
-    Truth.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None).close()
+    DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None).close()
     connections = Failing(tmp_path / "c", "c")
     yield connections
     connections.close()
@@ -112,7 +112,7 @@ def test_one_of_which_nothing_is_known_is_said_to_be_so(failing: Failing) -> Non
 
 def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
     """As when another process commits before this one has found out what became of its own."""
-    truth = Truth.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
+    truth = DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
     commits: list[Commit] = []
     truth.write(Change([NewDocument("a", "1"), NewDocument("b", "1")]), commits.append)
     truth.write(Change([NewDocument("a", "2")]), commits.append)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.middleware.retrieval.store.store import Change, Commit, SegmentRecord, StaleVectors, Truth
+from sage.middleware.retrieval.store.store import Change, Commit, DocumentStore, SegmentRecord, StaleVectors
 from sage.middleware.retrieval.types.documents import NewDocument, Row
 from sage.middleware.settings.retrieval import CollectionOptions
 
 OPTIONS = CollectionOptions(embedder="none")
-Make = Callable[..., Truth]
+Make = Callable[..., DocumentStore]
 
 
 def unseen(_: Commit) -> None:
@@ -32,17 +32,17 @@ def document(id: str, text: str = "text", *numbers: float) -> NewDocument:
     return NewDocument(id, text, b'{"a":1}', vector(*numbers) if numbers else None)
 
 
-def rows_of(truth: Truth, after: int = 0) -> list[Row]:
+def rows_of(truth: DocumentStore, after: int = 0) -> list[Row]:
     with truth.reading() as reading:
         return [row for batch in reading.rows(after) for row in batch]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[[], Truth]]:
+def make(tmp_path: Path) -> Iterator[Callable[[], DocumentStore]]:
     with ExitStack() as stack:
 
-        def one(dimension: int | None = None) -> Truth:
-            truth = Truth.create(tmp_path / "c", "c", OPTIONS, None, None, dimension)
+        def one(dimension: int | None = None) -> DocumentStore:
+            truth = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, dimension)
             stack.callback(truth.close)
             return truth
 
@@ -50,13 +50,13 @@ def make(tmp_path: Path) -> Iterator[Callable[[], Truth]]:
 
 
 @pytest.fixture(params=["files", "memory"])
-def truth(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Truth]:
-    made = Truth.create(tmp_path / "c" if request.param == "files" else None, "c", OPTIONS, None, None, None)
+def truth(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DocumentStore]:
+    made = DocumentStore.create(tmp_path / "c" if request.param == "files" else None, "c", OPTIONS, None, None, None)
     yield made
     made.close()
 
 
-def test_documents_come_back_as_they_were(truth: Truth) -> None:
+def test_documents_come_back_as_they_were(truth: DocumentStore) -> None:
     texts = ["plain", "", "zero\x00byte", "表情 🙂", "a" * 100_000]
     given = [NewDocument(f"id {n}", text, b'{"n":%d}' % n, vector(n, 1)) for n, text in enumerate(texts)]
     written = truth.write(Change(given), unseen)
@@ -74,7 +74,7 @@ def test_documents_come_back_as_they_were(truth: Truth) -> None:
         assert reading.identity.dimension == 2
 
 
-def test_counters_say_what_a_write_did(truth: Truth) -> None:
+def test_counters_say_what_a_write_did(truth: DocumentStore) -> None:
     truth.write(Change([document("a"), document("b"), document("c"), document("d")]), unseen)
     written = truth.write(
         Change([document("b", "new"), document("e"), document("a")], ["a", "x", "a"], [3, 3, 77]), unseen
@@ -89,7 +89,7 @@ def test_counters_say_what_a_write_did(truth: Truth) -> None:
         assert reading.deletions(6).tolist() == [2]
 
 
-def test_a_change_without_effect_is_no_commit(truth: Truth) -> None:
+def test_a_change_without_effect_is_no_commit(truth: DocumentStore) -> None:
     truth.write(Change([document("a")]), unseen)
     before, commits = truth.version(), []
     assert truth.write(Change(delete_ids=["no such", "a\x00"]), commits.append).deleted == 0
@@ -100,7 +100,7 @@ def test_a_change_without_effect_is_no_commit(truth: Truth) -> None:
         assert truth.version() == before
 
 
-def test_the_first_vector_decides_the_dimension(truth: Truth) -> None:
+def test_the_first_vector_decides_the_dimension(truth: DocumentStore) -> None:
     truth.write(Change([document("a"), document("b", "text", 1, 2, 3)]), unseen)
     assert truth.identity.dimension == 3
     with pytest.raises(InvalidRequest, match=r"documents\[1\].* 2 dimensions.* have 3") as caught:
@@ -115,7 +115,7 @@ def test_the_first_vector_decides_the_dimension(truth: Truth) -> None:
     assert present.tolist() == [True, False, False]
 
 
-def test_vectors_of_another_generation_are_refused(truth: Truth) -> None:
+def test_vectors_of_another_generation_are_refused(truth: DocumentStore) -> None:
     truth.write(Change([document("a", "text", 1, 2)], generation=0), unseen)
     number = truth.begin_generation("other", frozenset({"en"}), 1)
     truth.put_vectors(number, {1: vector(7)}, 1)
@@ -131,7 +131,7 @@ def test_vectors_of_another_generation_are_refused(truth: Truth) -> None:
         assert list(reading.generations()) == [number]
 
 
-def test_a_generation_that_is_filled_follows_deletions(truth: Truth) -> None:
+def test_a_generation_that_is_filled_follows_deletions(truth: DocumentStore) -> None:
     truth.write(Change([document(f"d{n}", "text", n) for n in range(40)]), unseen)
     number = truth.begin_generation("other", None, None)
     truth.put_vectors(number, {n: vector(n, 0) for n in range(1, 31)}, 30)
@@ -149,7 +149,7 @@ def test_a_generation_that_is_filled_follows_deletions(truth: Truth) -> None:
         truth.put_vectors(number, {2: vector(1, 1)}, 1)
 
 
-def test_a_reading_is_one_state(make: Callable[[], Truth]) -> None:
+def test_a_reading_is_one_state(make: Callable[[], DocumentStore]) -> None:
     truth = make()
     truth.write(Change([document(f"d{n}", "old", n) for n in range(2500)]), unseen)
     with truth.reading() as reading:
@@ -166,7 +166,7 @@ def test_a_reading_is_one_state(make: Callable[[], Truth]) -> None:
 
 
 def test_in_memory_a_reader_keeps_the_writer_waiting() -> None:
-    truth = Truth.create(None, "memory", OPTIONS, None, None, None)
+    truth = DocumentStore.create(None, "memory", OPTIONS, None, None, None)
     with ThreadPoolExecutor(1) as pool:
         with truth.reading() as reading:
             writing = pool.submit(truth.write, Change([document("a")]), unseen)
@@ -178,7 +178,7 @@ def test_in_memory_a_reader_keeps_the_writer_waiting() -> None:
     truth.close()
 
 
-def test_batches_are_bounded_by_bytes_too(truth: Truth) -> None:
+def test_batches_are_bounded_by_bytes_too(truth: DocumentStore) -> None:
     truth.write(Change([document(f"d{n}", "x" * 2**20) for n in range(40)] + [document("e")]), unseen)
     with truth.reading() as reading:
         sizes = [len(batch) for batch in reading.rows(0, vectors=False)]
@@ -187,21 +187,21 @@ def test_batches_are_bounded_by_bytes_too(truth: Truth) -> None:
     assert max(sizes) < 41 or sizes == [41]
 
 
-def test_the_version_tells_of_any_commit(make: Callable[[], Truth], tmp_path: Path) -> None:
+def test_the_version_tells_of_any_commit(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
     truth = make()
     before = truth.version()
     assert truth.version() == before
     truth.write(Change([document("a")]), unseen)
     own = truth.version()
     assert own != before
-    other = Truth.open(tmp_path / "c")
+    other = DocumentStore.open(tmp_path / "c")
     other.write(Change([document("b", "text", 1, 2)]), unseen)
     assert truth.version() != own
     assert truth.identity.dimension == 2
     other.close()
 
 
-def test_commits_are_published_in_order_and_whole(truth: Truth) -> None:
+def test_commits_are_published_in_order_and_whole(truth: DocumentStore) -> None:
     """Many threads add, update and delete; what was published, one after the other, is what is there."""
     live: dict[int, Row] = {}
     sequences = [0]
@@ -232,7 +232,7 @@ def test_commits_are_published_in_order_and_whole(truth: Truth) -> None:
         assert reading.count() == len(there)
 
 
-def test_a_bad_write_does_not_spoil_those_that_share_its_commit(truth: Truth) -> None:
+def test_a_bad_write_does_not_spoil_those_that_share_its_commit(truth: DocumentStore) -> None:
     truth.write(Change([document("first", "text", 1, 2)]), unseen)
     entered, go_on = threading.Event(), threading.Event()
     commits: list[Commit] = []
@@ -267,7 +267,7 @@ def test_a_bad_write_does_not_spoil_those_that_share_its_commit(truth: Truth) ->
     assert commits[0].deleted == [3]
 
 
-def test_an_index_that_fails_does_not_undo_what_is_durable(truth: Truth) -> None:
+def test_an_index_that_fails_does_not_undo_what_is_durable(truth: DocumentStore) -> None:
     def fail(_: Commit) -> None:
         raise RuntimeError("the index is broken")
 
@@ -276,7 +276,7 @@ def test_an_index_that_fails_does_not_undo_what_is_durable(truth: Truth) -> None
     assert [row.id for row in rows_of(truth)] == ["a", "b"]
 
 
-def test_closing_waits_for_what_is_being_written(truth: Truth) -> None:
+def test_closing_waits_for_what_is_being_written(truth: DocumentStore) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(_: Commit) -> None:
@@ -304,7 +304,7 @@ def segment(name: str, low: int, high: int) -> SegmentRecord:
     return SegmentRecord(name, low, high, high - low, f"{name}.seg", 10, "ab" * 16, f"{name}.vec", 5, "cd", "sq8", 3)
 
 
-def test_the_manifest_changes_at_once_or_not_at_all(truth: Truth) -> None:
+def test_the_manifest_changes_at_once_or_not_at_all(truth: DocumentStore) -> None:
     truth.write(Change([document(f"d{n}") for n in range(10)]), unseen)
     truth.write(Change(delete_ids=["d1", "d2", "d7"]), unseen)
     none = np.empty(0, np.int64)
@@ -325,8 +325,8 @@ def test_the_manifest_changes_at_once_or_not_at_all(truth: Truth) -> None:
         assert reading.segments() == [segment("a", 1, 10)]
 
 
-def test_only_one_makes_vectors_anew(make: Callable[[], Truth], tmp_path: Path) -> None:
-    truth, other = make(), Truth.open(tmp_path / "c")
+def test_only_one_makes_vectors_anew(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
+    truth, other = make(), DocumentStore.open(tmp_path / "c")
     with truth.reembedding() as mine:
         assert mine
         with truth.reembedding() as second, other.reembedding() as third:
@@ -338,7 +338,7 @@ def test_only_one_makes_vectors_anew(make: Callable[[], Truth], tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_log_stays_short_though_there_is_always_a_reader(make: Callable[[], Truth], tmp_path: Path) -> None:
+def test_the_log_stays_short_though_there_is_always_a_reader(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
     truth = make()
     log = tmp_path / "c" / "truth.db-wal"
     over = threading.Event()

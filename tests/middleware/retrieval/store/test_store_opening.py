@@ -13,7 +13,7 @@ import pytest
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.store import schema as truth_schema
 from sage.middleware.retrieval.store.connections import connect
-from sage.middleware.retrieval.store.store import Change, Truth
+from sage.middleware.retrieval.store.store import Change, DocumentStore
 from sage.middleware.retrieval.types.documents import NewDocument
 from sage.middleware.settings.retrieval import CollectionOptions, Metric
 
@@ -21,8 +21,8 @@ OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.DOT)
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[Truth]:
-    truth = Truth.open(directory)
+def opened(directory: Path) -> Iterator[DocumentStore]:
+    truth = DocumentStore.open(directory)
     try:
         yield truth
     finally:
@@ -30,7 +30,7 @@ def opened(directory: Path) -> Iterator[Truth]:
 
 
 def make(directory: Path, documents: int = 3) -> None:
-    truth = Truth.create(directory, "papers", OPTIONS, "east/embed-2", frozenset({"en", "de"}), 4)
+    truth = DocumentStore.create(directory, "papers", OPTIONS, "east/embed-2", frozenset({"en", "de"}), 4)
     if documents:
         made = [NewDocument(f"d{n}", f"text {n} " * 50, b"{}", np.full(4, n, np.float32)) for n in range(documents)]
         truth.write(Change(made), lambda commit: None)
@@ -51,7 +51,7 @@ def test_an_identity_survives(tmp_path: Path) -> None:
 
 
 def test_files_are_their_owners_alone(tmp_path: Path) -> None:
-    truth = Truth.create(tmp_path / "c", "c", OPTIONS, None, None, None)
+    truth = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, None)
     truth.write(Change([NewDocument("a", "text")]), lambda commit: None)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "c").iterdir()}
     assert modes == {"truth.db": 0o600, "truth.db-wal": 0o600, "truth.db-shm": 0o600}
@@ -62,14 +62,14 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
 def test_there_is_one_collection_in_a_directory(tmp_path: Path) -> None:
     make(tmp_path / "c")
     with pytest.raises(Conflict, match="'other' exists already"):
-        Truth.create(tmp_path / "c", "other", OPTIONS, None, None, None)
+        DocumentStore.create(tmp_path / "c", "other", OPTIONS, None, None, None)
     with opened(tmp_path / "c") as truth, truth.reading() as reading:
         assert reading.count() == 3
 
 
 def test_a_missing_one_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        Truth.open(tmp_path / "c")
+        DocumentStore.open(tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -77,7 +77,7 @@ def test_a_creation_that_never_ended_is_none(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "truth.db").touch()
     with pytest.raises(NotFound):
-        Truth.open(tmp_path / "c")
+        DocumentStore.open(tmp_path / "c")
     make(tmp_path / "c")
     with opened(tmp_path / "c") as truth, truth.reading() as reading:
         assert reading.count() == 3
@@ -87,7 +87,7 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     file = tmp_path / "c" / "truth.db"
     file.write_bytes(b"my notes\n" * 1000)
-    for attempt in (lambda: Truth.open(tmp_path / "c"), lambda: make(tmp_path / "c")):
+    for attempt in (lambda: DocumentStore.open(tmp_path / "c"), lambda: make(tmp_path / "c")):
         with pytest.raises(SageError, match=r"damaged \(SQLITE_NOTADB\).*restore") as caught:
             attempt()
         assert caught.value.code == "collection_damaged"
@@ -102,7 +102,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
         connection.commit()
     before = file.read_bytes()
     with pytest.raises(SageError, match="another program") as caught:
-        Truth.open(tmp_path / "c")
+        DocumentStore.open(tmp_path / "c")
     assert caught.value.code == "collection_foreign"
     with pytest.raises(Conflict):
         make(tmp_path / "c")
@@ -117,7 +117,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     before = (tmp_path / "c" / "truth.db").read_bytes()
     with pytest.raises(SageError, match=r"newer release \(schema 99; .*update") as caught:
-        Truth.open(tmp_path / "c")
+        DocumentStore.open(tmp_path / "c")
     assert caught.value.code == "collection_newer"
     assert (tmp_path / "c" / "truth.db").read_bytes() == before
 

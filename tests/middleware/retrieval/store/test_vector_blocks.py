@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.retrieval.store import vector_blocks
-from sage.middleware.retrieval.store.records import Generation
+from sage.middleware.retrieval.store.records import VectorGeneration
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_blocks_hold_what_was_put(
 ) -> None:
     connection.execute("DELETE FROM vectors")
     block = vector_blocks.block_size(dimension)
-    generations = [Generation(n, None, None, dimension, block, 0) for n in (0, 5)]
+    generations = [VectorGeneration(n, None, None, dimension, block, 0) for n in (0, 5)]
     model: list[dict[int, np.ndarray]] = [{}, {}]
     for count, (adding, which, some) in enumerate(steps):
         if adding:
@@ -60,7 +60,7 @@ def test_pages_are_filled(dimension: int) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
         made.execute(f"PRAGMA page_size = {vector_blocks.PAGE}")
         made.execute("CREATE TABLE vectors (key INTEGER PRIMARY KEY, mask INTEGER NOT NULL, vectors BLOB NOT NULL)")
-        generation = Generation(0, None, None, dimension, vector_blocks.block_size(dimension), 0)
+        generation = VectorGeneration(0, None, None, dimension, vector_blocks.block_size(dimension), 0)
         blob = np.ones(dimension, "<f4").tobytes()
         for start in range(1, 1001, 10):
             vector_blocks.put(made, generation, dict.fromkeys(range(start, start + 10), blob))

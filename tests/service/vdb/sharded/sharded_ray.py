@@ -56,7 +56,11 @@ def searches() -> list[Search]:
     vector = np.array([1, 2, -1, 0.5, 0, 1], np.float32)
     found = [Search("amber delta", vector=vector, fusion=fusion, top_k=60, exact=True) for fusion in Fusion]
     found += [Search("+birch -cedar", vector=vector, offset=5, filter={"n": {"$gte": 2}}, exact=True)]
-    return [*found, Search("ember", mode=Mode.BM25), Search(vector=vector, mode=Mode.DENSE, exact=True, top_k=30)]
+    return [
+        *found,
+        Search("ember", mode=Mode.BM25),
+        Search(vector=vector, mode=Mode.DENSE, exact=True, top_k=30),
+    ]
 
 
 def same(ours: SearchAnswer, theirs: SearchAnswer) -> bool:
