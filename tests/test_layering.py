@@ -111,8 +111,3 @@ def test_a_wrong_arrow_is_seen(module: str, source: str) -> None:
 
 def test_sage_is_a_namespace_package() -> None:
     assert not (ROOT / "sage" / "__init__.py").exists()
-
-
-def test_rooms_stay_small() -> None:
-    long = {module: count for module, file in modules() if (count := len(file.read_text().splitlines())) > 400}
-    assert long == {}
