@@ -93,7 +93,8 @@ def test_one_has_the_lease_and_its_death_frees_it(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from sage.middleware.retrieval.index.merge_policy import MergeLease\n"
+            "import sys; from pathlib import Path\n"
+            "from sage.middleware.retrieval.index.merge_policy import MergeLease\n"
             "with MergeLease(Path(sys.argv[1])).taken() as mine: print(mine, flush=True); sys.stdin.read()",
             str(path),
         ],
