@@ -13,9 +13,10 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest, PermissionDenied
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
-from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
+from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import GuardedRoute
 
 router = APIRouter(route_class=GuardedRoute, tags=["Accounts"])
@@ -26,13 +27,7 @@ def _accounts(request: Request) -> Accounts:
     return accounts
 
 
-def _caller(request: Request) -> Principal:
-    principal: Principal = request.state.principal
-    return principal
-
-
 AccountsDep = Annotated[Accounts, Depends(_accounts)]
-Caller = Annotated[Principal, Depends(_caller)]
 
 
 class Body(BaseModel):

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
+from sage.middleware.routers.http.deps import Caller, TheLibrary
 from sage.middleware.routers.http.guard import GuardedRoute
-from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body, library
+from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
 from sage.middleware.routers.ollama.pulls import PullStream
-from sage.middleware.routers.openai.inference import Caller
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
 from sage.middleware.settings.retrieval import CollectionOptions
 
 router = APIRouter(route_class=GuardedRoute, tags=["Search"])
-TheLibrary = Annotated[CollectionGateway, Depends(library)]
 
 
 class NewCollection(CollectionOptions):

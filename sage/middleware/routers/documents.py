@@ -14,11 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.collections.requests import parse
-from sage.middleware.routers.collections import TheLibrary
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
+from sage.middleware.routers.http.deps import Caller, TheLibrary
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type
-from sage.middleware.routers.openai.inference import Caller
 from sage.middleware.settings.retrieval import RetrievalLimits
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from sage.middleware.gateway.readiness import Readiness
+from sage.middleware.routers.http.deps import TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute, credential, identify
-from sage.middleware.routers.openai.inference import TheGateway
 
 router = APIRouter(route_class=GuardedRoute, tags=["Operation"])
 

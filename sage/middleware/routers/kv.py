@@ -14,9 +14,9 @@ from sage.errors import InvalidRequest
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import KVView
 from sage.middleware.routers.http.asgi import read_json
+from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import any_path_router
 from sage.middleware.routers.http.openapi_bodies import json_body
-from sage.middleware.routers.openai.inference import Caller, TheGateway
 
 router = any_path_router("Services")
 

@@ -14,9 +14,9 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
+from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.ollama.pulls import PullStream
-from sage.middleware.routers.openai.inference import Caller, TheGateway
 
 router = APIRouter(route_class=GuardedRoute, tags=["Models"])
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from sage.middleware.routers.http.deps import TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute
-from sage.middleware.routers.openai.inference import TheGateway
 
 router = APIRouter(route_class=GuardedRoute, tags=["Services"])
 

@@ -12,10 +12,10 @@ from sage.errors import InvalidRequest
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import VDBView
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
+from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import any_path_router
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.kv import Cleared, Deleted, reply
-from sage.middleware.routers.openai.inference import Caller, TheGateway
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 router = any_path_router("Services")

@@ -7,9 +7,6 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 
-from sage.middleware.gateway.collections.collections import CollectionGateway
-from sage.middleware.routers.openai.inference import TheGateway
-
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
 
@@ -35,7 +32,3 @@ def bytes_body() -> dict[str, Any]:
 def media_type(request: Request) -> str:
     """What the body says it is, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def library(gateway: TheGateway) -> CollectionGateway:
-    return gateway.library

@@ -23,9 +23,9 @@ from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.routers.http.asgi import error_headers, note
+from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.ollama.inference import NDJSON, broken, error_body, known_name
-from sage.middleware.routers.openai.inference import Caller, TheGateway
 
 VERSION = "0.12.11"
 """The version of Ollama whose wire this is: clients ask for it to know what they may send."""

@@ -5,19 +5,19 @@ The three that generate are plain ASGI on the gateway's hottest way: bytes in, t
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest, NotFound
-from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.sources import add_sources
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.respond import respond
 from sage.middleware.routers.openai.sources import with_sources
@@ -56,20 +56,6 @@ class Inference:
             raise InvalidRequest("'stream_options' must be an object", param="stream_options")
         wants_usage = bool(options and take_flag(options, "include_usage"))
         return ModelCall(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
-
-
-def _principal(request: Request) -> Principal:
-    return caller(request.scope)
-
-
-def _gateway(request: Request) -> Gateway:
-    gateway = request.app.state.gateway
-    assert isinstance(gateway, Gateway)
-    return gateway
-
-
-Caller = Annotated[Principal, Depends(_principal)]
-TheGateway = Annotated[Gateway, Depends(_gateway)]
 
 
 class ModelCard(BaseModel):

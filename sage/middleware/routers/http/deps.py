@@ -1,0 +1,34 @@
+"""What the endpoints of framework routes are given: the caller, the gateway, and its collections."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.collections.collections import CollectionGateway
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.routers.http.asgi import caller
+
+
+def _principal(request: Request) -> Principal:
+    return caller(request.scope)
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway = request.app.state.gateway
+    assert isinstance(gateway, Gateway)
+    return gateway
+
+
+Caller = Annotated[Principal, Depends(_principal)]
+TheGateway = Annotated[Gateway, Depends(_gateway)]
+
+
+def library(gateway: TheGateway) -> CollectionGateway:
+    """The collections of the gateway."""
+    return gateway.library
+
+
+TheLibrary = Annotated[CollectionGateway, Depends(library)]
