@@ -174,7 +174,7 @@ class LLMService:
 
         Its methods block, and ask models of this service where they need any. It is closed by :meth:`stop`.
         """
-        return self._opened().library.open(LOCAL, name, create=True)
+        return self._opened().collections.open(LOCAL, name, create=True)
 
     @property
     def search_models(self) -> Models:

@@ -135,8 +135,8 @@ def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | N
         ("/v1/score", "score", tokenize.Scoring(gateway, Operation.SCORE)),
         ("/v1/tokenize", "tokenize", openai.Inference(gateway, Operation.TOKENIZE)),
         ("/v1/detokenize", "detokenize", openai.Inference(gateway, Operation.DETOKENIZE)),
-        ("/search", "search", search.SearchEndpoint(gateway.library)),
-        ("/search/batch", "search_batch", search.BatchEndpoint(gateway.library)),
+        ("/search", "search", search.SearchEndpoint(gateway.collections)),
+        ("/search/batch", "search_batch", search.BatchEndpoint(gateway.collections)),
     ]
     hot = [hot_route(path, name, endpoint, authenticator) for path, name, endpoint in endpoints]
     hot += ollama_inference.hot_routes(gateway, authenticator)

@@ -55,7 +55,7 @@ class Gateway:
         self.registry = registry
         self.metrics = metrics
         self.retrieval = retrieval
-        self.library = CollectionGateway(data_dir / "collections", retrieval, self._models, metrics.retrieval)
+        self.collections = CollectionGateway(data_dir / "collections", retrieval, self._models, metrics.retrieval)
         self.services = GatewayServices(
             data_dir, services, ServiceDependencies(self._models, self._generate), metrics.services
         )
@@ -83,7 +83,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Closes services and collections, ends every engine and closes the connections to upstreams."""
-        closing = asyncio.gather(self.services.close(), self.library.close())
+        closing = asyncio.gather(self.services.close(), self.collections.close())
         await asyncio.wait((closing,), timeout=_PATIENCE)
         await self.registry.close()
         await self._transport.close()  # ends the calls that a collection still waits for

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
-from sage.middleware.routers.http.deps import Caller, TheLibrary
+from sage.middleware.routers.http.deps import Caller, TheCollections
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
 from sage.middleware.routers.ollama.pulls import PullStream
@@ -66,9 +66,9 @@ class CollectionStates(BaseModel):
 
 
 @router.get("/collections", name="collections_list", response_model=CollectionStates)
-async def list_collections(principal: Caller, library: TheLibrary) -> JSONResponse:
+async def list_collections(principal: Caller, collections: TheCollections) -> JSONResponse:
     """The collections of the caller's tenant, in the order of the alphabet."""
-    return JSONResponse({"collections": await library.describe_all(principal)})
+    return JSONResponse({"collections": await collections.describe_all(principal)})
 
 
 @router.post(
@@ -78,27 +78,27 @@ async def list_collections(principal: Caller, library: TheLibrary) -> JSONRespon
     response_model=CollectionState,
     openapi_extra=json_body(NewCollection, {"name": "notes"}),
 )
-async def create_collection(request: Request, principal: Caller, library: TheLibrary) -> JSONResponse:
+async def create_collection(request: Request, principal: Caller, collections: TheCollections) -> JSONResponse:
     """A new, empty collection."""
     body = await read_json(request.receive)
     name = body.pop("name", None)
     if not isinstance(name, str):
         raise InvalidRequest("'name' must be text, such as \"notes\"", param="name")
     note(request.scope, collection=name)
-    return JSONResponse(await library.create(principal, name, body), status_code=201)
+    return JSONResponse(await collections.create(principal, name, body), status_code=201)
 
 
 @router.get("/collections/{collection}", name="collections_show", response_model=CollectionState)
-async def show_collection(collection: str, principal: Caller, library: TheLibrary) -> JSONResponse:
+async def show_collection(collection: str, principal: Caller, collections: TheCollections) -> JSONResponse:
     """One collection: how many documents, what makes its vectors, the state of its index."""
-    return JSONResponse(await library.describe(principal, collection))
+    return JSONResponse(await collections.describe(principal, collection))
 
 
 @router.delete("/collections/{collection}", name="collections_delete", status_code=204)
-async def delete_collection(collection: str, request: Request, principal: Caller, library: TheLibrary) -> None:
+async def delete_collection(collection: str, request: Request, principal: Caller, collections: TheCollections) -> None:
     """Deletes a collection with all its documents; requests that run on it end first."""
     note(request.scope, collection=collection)
-    await library.delete(principal, collection)
+    await collections.delete(principal, collection)
 
 
 @router.post(
@@ -112,7 +112,7 @@ async def delete_collection(collection: str, request: Request, principal: Caller
     },
 )
 async def reembed_collection(
-    collection: str, request: Request, principal: Caller, library: TheLibrary, wait: bool = True
+    collection: str, request: Request, principal: Caller, collections: TheCollections, wait: bool = True
 ) -> Response:
     """Makes all vectors anew with another embedder; searches go on with the old ones until it is done.
 
@@ -122,19 +122,19 @@ async def reembed_collection(
     """
     wanted = parse(ReembedRequest, await read_json(request.receive))
     note(request.scope, collection=collection)
-    running = await library.reembed(principal, collection, wanted.embedder)
+    running = await collections.reembed(principal, collection, wanted.embedder)
     if wait:
         return PullStream(running.progress())
-    return JSONResponse(await library.describe(principal, collection), status_code=202)
+    return JSONResponse(await collections.describe(principal, collection), status_code=202)
 
 
 @router.post("/collections/{collection}/optimize", name="collections_optimize", response_model=CollectionState)
 async def optimize_collection(
-    collection: str, request: Request, principal: Caller, library: TheLibrary
+    collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> JSONResponse:
     """Brings the index into its fastest shape and answers when that is done. It happens by itself, too."""
     note(request.scope, collection=collection)
-    return JSONResponse(await library.optimize(principal, collection))
+    return JSONResponse(await collections.optimize(principal, collection))
 
 
 @router.get(
@@ -143,11 +143,13 @@ async def optimize_collection(
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-async def snapshot_collection(collection: str, request: Request, principal: Caller, library: TheLibrary) -> Response:
+async def snapshot_collection(
+    collection: str, request: Request, principal: Caller, collections: TheCollections
+) -> Response:
     """One consistent state of a collection as a file, while others write."""
     note(request.scope, collection=collection)
     stream = SnapshotStream(collection)
-    await stream.begin(lambda write: library.snapshot(principal, collection, write))
+    await stream.begin(lambda write: collections.snapshot(principal, collection, write))
     return stream
 
 
@@ -158,9 +160,11 @@ async def snapshot_collection(collection: str, request: Request, principal: Call
     response_model=CollectionState,
     openapi_extra=bytes_body(),
 )
-async def restore_collection(collection: str, request: Request, principal: Caller, library: TheLibrary) -> JSONResponse:
+async def restore_collection(
+    collection: str, request: Request, principal: Caller, collections: TheCollections
+) -> JSONResponse:
     """A new collection from a snapshot, whole or not at all."""
     note(request.scope, collection=collection)
-    async with receive_file(request, library) as file:
-        restored: Mapping[str, Any] = await library.restore(principal, collection, file)
+    async with receive_file(request, collections) as file:
+        restored: Mapping[str, Any] = await collections.restore(principal, collection, file)
     return JSONResponse(restored, status_code=201)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
-from sage.middleware.routers.http.deps import Caller, TheLibrary
+from sage.middleware.routers.http.deps import Caller, TheCollections
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type
 from sage.middleware.settings.retrieval import RetrievalLimits
@@ -92,20 +92,20 @@ class DeleteReply(BaseModel):
     response_model=WriteReply,
     openapi_extra=json_body(DocumentsRequest, _EXAMPLE, others=(NDJSON,)),
 )
-async def add_documents(collection: str, request: Request, principal: Caller, library: TheLibrary) -> Response:
+async def add_documents(collection: str, request: Request, principal: Caller, collections: TheCollections) -> Response:
     """Adds documents, or replaces those of the same `id`; answers once they are durable, and found by every search.
 
     Takes `{"documents": […]}`, or one document a line (`application/x-ndjson`). What is refused leaves nothing behind.
     A collection that is not there is made, as the configuration says.
     """
     note(request.scope, collection=collection)
-    body, limits = await read_body(request.receive), library.limits
+    body, limits = await read_body(request.receive), collections.limits
     if media_type(request) == NDJSON:
         lines = JsonLinesBody(limits)
         with lines.naming():
-            written = await library.add(principal, collection, lambda: lines.parse(body))
+            written = await collections.add(principal, collection, lambda: lines.parse(body))
     else:
-        written = await library.add(principal, collection, lambda: _listed(body))
+        written = await collections.add(principal, collection, lambda: _listed(body))
     return _json({"ids": written.ids, "inserted": written.inserted, "updated": written.updated})
 
 
@@ -113,14 +113,14 @@ async def add_documents(collection: str, request: Request, principal: Caller, li
 async def list_documents(
     collection: str,
     principal: Caller,
-    library: TheLibrary,
+    collections: TheCollections,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: str | None = None,
     filter: Annotated[str | None, Query(description='As JSON: `{"lang": "en"}`.')] = None,
 ) -> Response:
     """A page of the documents, in the order in which they came."""
     condition = _filter(filter) if filter is not None else None
-    found, following = await library.page(principal, collection, cursor, limit, condition)
+    found, following = await collections.page(principal, collection, cursor, limit, condition)
     return _json({"documents": [_document(document) for document in found], "cursor": following})
 
 
@@ -130,21 +130,23 @@ async def list_documents(
     response_model=DeleteReply,
     openapi_extra=json_body(DeleteRequest, {"ids": ["1"]}),
 )
-async def delete_documents(collection: str, request: Request, principal: Caller, library: TheLibrary) -> Response:
+async def delete_documents(
+    collection: str, request: Request, principal: Caller, collections: TheCollections
+) -> Response:
     """Deletes documents by id or by filter. Ids that are not there are passed over."""
     wanted = parse(DeleteRequest, await read_json(request.receive))
     note(request.scope, collection=collection)
     if (wanted.ids is None) == (wanted.filter is None):
         raise InvalidRequest("give either 'ids' or 'filter'", param="ids")
-    return _json({"deleted": await library.delete_documents(principal, collection, wanted.ids, wanted.filter)})
+    return _json({"deleted": await collections.delete_documents(principal, collection, wanted.ids, wanted.filter)})
 
 
 @router.get("/{id:path}", name="documents_show", response_model=DocumentAnswer)
 async def show_document(
-    collection: str, id: str, principal: Caller, library: TheLibrary, vector: bool = False
+    collection: str, id: str, principal: Caller, collections: TheCollections, vector: bool = False
 ) -> Response:
     """One document by its id, which may contain `/`."""
-    found = await library.document(principal, collection, id, vector=vector)
+    found = await collections.document(principal, collection, id, vector=vector)
     shown = _document(found)
     if vector:
         shown["vector"] = found.vector.tolist() if found.vector is not None else None
@@ -152,10 +154,10 @@ async def show_document(
 
 
 @router.delete("/{id:path}", name="documents_delete", status_code=204)
-async def delete_document(collection: str, id: str, principal: Caller, library: TheLibrary) -> None:
+async def delete_document(collection: str, id: str, principal: Caller, collections: TheCollections) -> None:
     """Deletes one document by its id."""
-    if not await library.delete_documents(principal, collection, [id], None):
-        await library.document(principal, collection, id)  # says that it is not there
+    if not await collections.delete_documents(principal, collection, [id], None):
+        await collections.document(principal, collection, id)  # says that it is not there
 
 
 class JsonLinesBody:

@@ -59,31 +59,31 @@ class BatchReply(BaseModel):
 class SearchEndpoint:
     """The ASGI endpoint of ``/search``."""
 
-    def __init__(self, library: CollectionGateway) -> None:
-        self._library = library
+    def __init__(self, collections: CollectionGateway) -> None:
+        self._collections = collections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         search = parse_search(await read_json(receive))
         note(scope, collection=search.collection)
         begun = time.perf_counter()
-        answer = (await self._library.search(caller(scope), [search]))[0]
+        answer = (await self._collections.search(caller(scope), [search]))[0]
         await send_json(send, orjson.dumps(_reply(answer, begun)), [])
 
 
 class BatchEndpoint:
     """The ASGI endpoint of ``/search/batch``."""
 
-    def __init__(self, library: CollectionGateway) -> None:
-        self._library = library
+    def __init__(self, collections: CollectionGateway) -> None:
+        self._collections = collections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         searches = self._parse(await read_json(receive))
         begun = time.perf_counter()
-        answers = await self._library.search(caller(scope), searches)
+        answers = await self._collections.search(caller(scope), searches)
         await send_json(send, orjson.dumps({"answers": [_reply(answer, begun) for answer in answers]}), [])
 
     def _parse(self, body: dict[str, Any]) -> list[SearchRequest]:
-        given, most = body.get("searches"), self._library.limits.max_searches
+        given, most = body.get("searches"), self._collections.limits.max_searches
         unknown = next((name for name in body if name != "searches"), None)
         if unknown is not None:
             raise InvalidRequest(f"unknown field '{unknown}'; a batch has 'searches'", param=unknown)

@@ -149,12 +149,12 @@ async def _departure(receive: Receive) -> None:
 
 
 @contextlib.asynccontextmanager
-async def receive_file(request: Request, library: CollectionGateway) -> AsyncIterator[BinaryIO]:
+async def receive_file(request: Request, collections: CollectionGateway) -> AsyncIterator[BinaryIO]:
     """The whole body in a file without a name, on the disk of the collections; gone with the block."""
-    most = library.limits.max_snapshot
+    most = collections.limits.max_snapshot
     if int(request.headers.get("content-length", 0)) > most:
         raise _too_large(most)
-    file = await library.upload(lambda: tempfile.TemporaryFile(dir=library.place()))  # noqa: SIM115
+    file = await collections.upload(lambda: tempfile.TemporaryFile(dir=collections.place()))  # noqa: SIM115
     try:
         size, held = 0, bytearray()
         async for data in request.stream():
@@ -163,11 +163,11 @@ async def receive_file(request: Request, library: CollectionGateway) -> AsyncIte
                 raise _too_large(most)
             held += data
             if len(held) >= _PIECE:
-                await _store(library, file, bytes(held))
+                await _store(collections, file, bytes(held))
                 held.clear()
         if not size:
             raise InvalidRequest("the body must be a snapshot (GET /collections/{name}/snapshot)")
-        await _store(library, file, bytes(held))
+        await _store(collections, file, bytes(held))
         file.seek(0)
         yield cast(BinaryIO, file)
     except ClientDisconnect:
@@ -176,9 +176,9 @@ async def receive_file(request: Request, library: CollectionGateway) -> AsyncIte
         file.close()
 
 
-async def _store(library: CollectionGateway, file: Any, data: bytes) -> None:
+async def _store(collections: CollectionGateway, file: Any, data: bytes) -> None:
     try:
-        await library.upload(lambda: file.write(data))
+        await collections.upload(lambda: file.write(data))
     except OSError as exc:
         raise Unavailable(f"the snapshot cannot be stored: {exc.strerror or exc}") from exc
 

@@ -246,11 +246,11 @@ def test_the_line_before_searches_is_bounded(up: Upstream, upstreams: Callable[.
     running = upstreams(up, retrieval={"defaults": {"embedder": "bench"}})
     running.post("/collections/default/documents", {"documents": [{"id": "1", "text": "apple"}]})
     gate = threading.Event()
-    library = running.edge.app.state.gateway.library
+    collections = running.edge.app.state.gateway.collections
     blocked = []
     with suppress(Unavailable):
         while True:
-            blocked.append(library._reading.submit(gate.wait))
+            blocked.append(collections._reading.submit(gate.wait))
     try:
         answer = running.post("/search", {"query": "apple"})
         told = error(answer, 503)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import Conflict, SageError, Unavailable
-from sage.middleware.gateway.collections.threads import BoundedPool
+from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.providers.base import PullProgress
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, w
             "the last message of the user has no text to search for; give 'search.query'", param="search"
         )
     room = _room(models, call.body, gateway.retrieval.source_tokens)
-    answer = (await gateway.library.search(principal, [wish.asked(query)]))[0]
+    answer = (await gateway.collections.search(principal, [wish.asked(query)]))[0]
     shown = choose(answer.results, wish.collection, room)
     put_before(call.body, place, render(shown, room))
     return shown

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage.errors import NotFound, SageError, Unavailable
-from sage.middleware.gateway.collections.threads import BoundedPool
+from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.gateway.metrics import ServiceMetrics
 from sage.middleware.gateway.services.plans import (
     ENVIRONMENT,

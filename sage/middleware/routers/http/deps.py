@@ -26,9 +26,9 @@ Caller = Annotated[Principal, Depends(_principal)]
 TheGateway = Annotated[Gateway, Depends(_gateway)]
 
 
-def library(gateway: TheGateway) -> CollectionGateway:
+def collections(gateway: TheGateway) -> CollectionGateway:
     """The collections of the gateway."""
-    return gateway.library
+    return gateway.collections
 
 
-TheLibrary = Annotated[CollectionGateway, Depends(library)]
+TheCollections = Annotated[CollectionGateway, Depends(collections)]
