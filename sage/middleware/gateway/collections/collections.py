@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from sage.errors import Conflict, NotFound, PermissionDenied, SageError, Unavailable
 from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.gateway.collections.reembedding import Reembedding, Reembeddings
 from sage.middleware.gateway.collections.requests import SearchRequest
-from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.gateway.metrics import RetrievalMetrics
 from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
 
