@@ -8,51 +8,53 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q
 
 # Tests of one file stay together, since they share what takes long to start.
-SPREAD := -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-.PHONY: serve check check-full test test-vllm lint bench image-test lock clean
+.PHONY: help serve check check-full test test-vllm lint hooks bench image-test lock clean
 
-serve: $(VENV)/serve.stamp
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+serve: $(VENV)/serve.stamp  ## Run the gateway (ARGS='--port 9000' …).
 	@$(BIN)/sage serve $(ARGS)
 
-# Everything, with reduced counts, on two processes.
-check: lint
-	$(BIN)/python -m pytest $(SPREAD) tests
+test: $(VENV)/dev.stamp  ## Run the fast tests, or some of them: make test TESTS=tests/api
+	$(PYTEST) -m "not slow" $(or $(TESTS),tests)
 
-# The fast tests.
-test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(SPREAD) tests -m "not slow"
-
-# Everything, with the counts that the issues state.
-check-full: lint
-	SAGE_TEST_FULL=1 $(BIN)/python -m pytest $(SPREAD) tests
-
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp  ## Run ruff and mypy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy sage
 
-bench: $(VENV)/dev.stamp
-	$(BIN)/python benchmarks/gateway.py $(ARGS)
+check: lint  ## Run everything that CI runs: lint, then every test with reduced counts.
+	$(PYTEST) tests
 
-# Builds and tries the container images; needs buildah and podman (docs/container.md).
-image-test:
-	$(PYTHON) tests/image/run.py
+check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 examples.
+	SAGE_TEST_FULL=1 $(PYTEST) tests
 
-# Drives a real vLLM on a tiny random model: no GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
-test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)
+# No GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
+test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.
 	VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/vllm -v
 
-lock: $(VENV)/dev.stamp
+image-test:  ## Build and try the container images (needs buildah and podman).
+	$(PYTHON) tests/image/run.py
+
+bench: $(VENV)/dev.stamp  ## Measure what a request through the gateway costs.
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+hooks: $(VENV)/dev.stamp  ## Let git run the checks before a commit and a push.
+	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
+
+lock: $(VENV)/dev.stamp  ## Make the lock files in requirements/ anew.
 	$(LOCK) --group build --extra ollama -o requirements/core.txt
 	$(LOCK) --group build --extra local --extra ollama --extra embed --extra numba --extra ingest -o requirements/serve.txt
 	$(LOCK) --all-extras --group dev -o requirements/dev.txt
 
-clean:
+clean:  ## Remove what was installed, built and cached.
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/python.stamp:
