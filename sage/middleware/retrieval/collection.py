@@ -35,7 +35,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class _OpenFiles:
     """What a collection holds while it is open."""
 
     truth: DocumentStore
@@ -59,7 +59,7 @@ class Collection:
         self._models = models
         self._limits = limits
         self._state = threading.Condition()
-        self._held: _Open | None = None
+        self._held: _OpenFiles | None = None
         self._users = 0
         self._gone: str | None = None
 
@@ -195,10 +195,10 @@ class Collection:
         with self._open() as held:
             return held.answerer.statistics(terms)
 
-    def candidates(self, ask: CandidateRequest) -> Candidates:
+    def candidates(self, request: CandidateRequest) -> Candidates:
         """Its best documents for a search over several collections."""
         with self._open() as held:
-            return held.answerer.candidates(ask)
+            return held.answerer.candidates(request)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
         """Documents by their numbers, without vectors; those that are gone by now are left out."""
@@ -293,7 +293,7 @@ class Collection:
                 held.truth.close()
 
     @contextmanager
-    def _open(self) -> Iterator[_Open]:
+    def _open(self) -> Iterator[_OpenFiles]:
         with self._state:
             self._refuse_if_gone()
             held = self._held = self._held or self._opened()
@@ -326,14 +326,14 @@ class Collection:
             self._users -= 1
             self._state.notify_all()
 
-    def _opened(self) -> _Open:
+    def _opened(self) -> _OpenFiles:
         truth = self._open_truth()
         try:
             inode = inode_of(truth.directory)
             with self._deletion_told(truth, inode):
                 analyzer = Analyzer(truth.identity.options.analysis)
                 index = Index(truth, analyzer)
-            return _Open(truth, inode, index, Answerer(truth, index, analyzer, self._models, self._limits))
+            return _OpenFiles(truth, inode, index, Answerer(truth, index, analyzer, self._models, self._limits))
         except BaseException:
             truth.close()
             raise

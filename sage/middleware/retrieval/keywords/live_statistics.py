@@ -37,13 +37,13 @@ class LiveStatistics:
         return found
 
 
-def living(postings: Postings, live: Mask | None) -> LiveStatistics:
+def live_statistics(postings: Postings, live: Mask | None) -> LiveStatistics:
     """Masks are never changed, only replaced: the same mask is the same state."""
     if not isinstance(postings, KeywordIndex):
         return LiveStatistics(postings, live)
-    known = postings.living
+    known = postings.live_statistics
     if isinstance(known, LiveStatistics) and known.live is live:
         return known
     found = LiveStatistics(postings, live)
-    postings.living = found
+    postings.live_statistics = found
     return found

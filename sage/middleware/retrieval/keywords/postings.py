@@ -57,7 +57,7 @@ class KeywordIndex:
         self.ordinals, self.frequencies, self._lengths = ordinals, frequencies, lengths
         self.length = int(lengths.sum(dtype=np.int64))
         """Of all documents together, in terms."""
-        self.living: object = None
+        self.live_statistics: object = None
         """What searches remember of it: see :mod:`sage.middleware.retrieval.keywords.live_statistics`."""
 
     @classmethod
@@ -144,7 +144,7 @@ class _Merge:
     def __init__(self, parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> None:
         self._parts = parts
         self._vocabulary, self._places = union([index.vocabulary for index, _ in parts])
-        self._counts = [_living(index, live)[0] for index, live in parts]
+        self._counts = [_live_counts(index, live)[0] for index, live in parts]
         totals = np.zeros(len(self._vocabulary), np.int64)
         for places, counts in zip(self._places, self._counts, strict=True):
             totals[places] += counts
@@ -200,7 +200,7 @@ class _Merge:
         return ranks
 
 
-def _living(index: KeywordIndex, live: Mask | None) -> tuple[Places, Places]:
+def _live_counts(index: KeywordIndex, live: Mask | None) -> tuple[Places, Places]:
     """``(counts, firsts)`` by term: how many live documents hold it, and which is the first of them (0 for none)."""
     if live is None:
         return widths(index.starts), index.ordinals[index.starts[:-1]].astype(np.int64)
@@ -222,7 +222,7 @@ def document_frequencies(parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> P
     base = sum(index.size for index, _ in parts)
     for (index, live), where in reversed(list(zip(parts, places, strict=True))):
         base -= index.size
-        counts, firsts = _living(index, live)
+        counts, firsts = _live_counts(index, live)
         held = counts > 0
         totals[where] += counts
         first[where[held]] = base + firsts[held]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.keywords import bm25
 from sage.middleware.retrieval.keywords.bm25 import Floats
 from sage.middleware.retrieval.keywords.kernels import Best, Slice, compiled, slice_scores, top_by_numpy
-from sage.middleware.retrieval.keywords.live_statistics import LiveStatistics, living
+from sage.middleware.retrieval.keywords.live_statistics import LiveStatistics, live_statistics
 from sage.middleware.retrieval.keywords.phrases import clause_masks
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings, document_frequencies
 from sage.middleware.retrieval.keywords.rank_bm25 import RankBM25
@@ -149,15 +149,17 @@ class KeywordLeg:
         return clause_masks(self._parts, self._starts, query, analyzer, texts, among)
 
     @cached_property
-    def _living(self) -> list[LiveStatistics]:
-        return [living(postings, live) for postings, live in self._parts]
+    def _live_statistics(self) -> list[LiveStatistics]:
+        return [live_statistics(postings, live) for postings, live in self._parts]
 
     @cached_property
     def collected(self) -> bm25.Collected:
         """Statistics of the live documents, or those that were given."""
         if self._counted is not None:
             return self._counted.collected
-        return bm25.Collected(sum(each.documents for each in self._living), sum(each.length for each in self._living))
+        return bm25.Collected(
+            sum(each.documents for each in self._live_statistics), sum(each.length for each in self._live_statistics)
+        )
 
     @cached_property
     def _curve(self) -> bm25.Curve:
@@ -189,7 +191,9 @@ class KeywordLeg:
     def _df(self, term: str) -> int:
         if self._counted is not None:
             return self._counted.df.get(term, 0)
-        return sum(each.df(postings, term) for each, (postings, _) in zip(self._living, self._parts, strict=True))
+        return sum(
+            each.df(postings, term) for each, (postings, _) in zip(self._live_statistics, self._parts, strict=True)
+        )
 
     def _weigh(self, term: str, count: int) -> _Word:
         df = self._df(term)

@@ -66,10 +66,10 @@ class Answerer:
         collected = counted.collected
         return Statistics(collected.documents, collected.length, counted.df, view.sequence, identity.dimension)
 
-    def candidates(self, ask: CandidateRequest) -> Candidates:
+    def candidates(self, request: CandidateRequest) -> Candidates:
         """Of one shard. Raises :class:`InvalidRequest`."""
-        check_search(ask.search, dimension=self._truth.identity.dimension, max_results=self._limits.max_results)
-        return self._searcher.candidates(self._index.current(), ask)
+        check_search(request.search, dimension=self._truth.identity.dimension, max_results=self._limits.max_results)
+        return self._searcher.candidates(self._index.current(), request)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
         """Those that live, without vectors. Raises :class:`InvalidRequest` for more than one answer may hold."""

@@ -8,7 +8,7 @@ the order of a tier does not depend on how much was asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,7 +41,7 @@ class RankedPage:
     explanations: list[dict[str, Any]] | None = None
 
 
-class Words(Protocol):
+class KeywordSource(Protocol):
     """What is asked of the keyword leg: ``KeywordLeg`` over a view, or what shards have found together."""
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits: ...
@@ -53,7 +53,7 @@ class Words(Protocol):
     def coverage(self, query: KeywordQuery, rows: Rows) -> Floats: ...
 
 
-class Near(Protocol):
+class DenseSource(Protocol):
     """What is asked of the dense leg: ``DenseLeg`` over a view, or what shards have found together."""
 
     def top(
@@ -69,29 +69,29 @@ class Near(Protocol):
 class Legs:
     """Both legs with what they are asked."""
 
-    words: Words
-    near: Near
+    keywords: KeywordSource
+    dense: DenseSource
     query: KeywordQuery
     vector: Vector | None
     allowed: Sequence[Mask | None]
     exact: bool
 
-    def wordy(self, search: Search) -> RankedPage:
+    def by_keywords(self, search: Search) -> RankedPage:
         """By words alone."""
-        hits = self.words.top(self.query, search.offset + search.top_k, self.allowed)
+        hits = self.keywords.top(self.query, search.offset + search.top_k, self.allowed)
         rows, scores = hits.rows[search.offset :], hits.scores[search.offset :]
         explained = None
         if search.explain:
-            matched = self.words.matched(self.query, rows)
+            matched = self.keywords.matched(self.query, rows)
             explained = [{"bm25": _leg(score, score, 1.0, terms)} for score, terms in zip(scores, matched, strict=True)]
         return RankedPage(rows, scores, None, scores, hits.total, explained)
 
-    def nearest(self, search: Search) -> RankedPage:
+    def by_vectors(self, search: Search) -> RankedPage:
         """By vectors alone."""
         if self.vector is None:  # no document has one yet
             none = np.empty(0)
             return RankedPage(np.empty(0, np.int64), none, none, None, 0, [] if search.explain else None)
-        rows, scores, total = self.near.top(self.vector, search.offset + search.top_k, self.allowed, exact=self.exact)
+        rows, scores, total = self.dense.top(self.vector, search.offset + search.top_k, self.allowed, exact=self.exact)
         rows, scores = rows[search.offset :], scores[search.offset :]
         explained = [{"dense": _leg(score, score, 1.0)} for score in scores] if search.explain else None
         return RankedPage(rows, scores, scores, None, total, explained)
@@ -103,9 +103,9 @@ class _Scales:
 
     kind: Fusion
     dense: Scale
-    words: Scale
+    keywords: Scale
     dense_weight: float
-    words_weight: float
+    keywords_weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +113,12 @@ class _Tier:
     rows: Rows
     scores: Floats
     dense: Floats
-    words: Floats
+    keywords: Floats
     dense_scaled: Floats
-    words_scaled: Floats
+    keywords_scaled: Floats
 
     def take(self, places: Any) -> _Tier:
-        return _Tier(
-            self.rows[places],
-            self.scores[places],
-            self.dense[places],
-            self.words[places],
-            self.dense_scaled[places],
-            self.words_scaled[places],
-        )
+        return _Tier(*(getattr(self, column.name)[places] for column in fields(self)))
 
 
 def fused(
@@ -144,15 +137,15 @@ def fused(
             break
         depth *= _DEEPER if depth > FIRST else 2
     whole = _joined(tiers).take(slice(search.offset, wanted))
-    dense_total, words_total = totals
+    dense_total, keywords_total = totals
     total = dense_total
-    if words_total and (without := unvectored()) is not None:
-        total += legs.words.top(legs.query, 1, without).total
+    if keywords_total and (without := unvectored()) is not None:
+        total += legs.keywords.top(legs.query, 1, without).total
     return RankedPage(
         whole.rows,
         whole.scores,
         whole.dense,
-        whole.words,
+        whole.keywords,
         total,
         _explained(legs, scales, whole) if search.explain else None,
     )
@@ -163,40 +156,40 @@ def _tier(
 ) -> tuple[_Tier, tuple[int, int], _Scales]:
     """What the best ``depth`` of each leg add, in order; and how many documents each leg has in all."""
     assert legs.vector is not None
-    hits = legs.words.top(legs.query, depth, legs.allowed)
-    near_rows, near_scores, near_total, others = legs.near.top_and(
+    hits = legs.keywords.top(legs.query, depth, legs.allowed)
+    dense_rows, dense_scores, dense_total, others = legs.dense.top_and(
         hits.rows, legs.vector, depth, legs.allowed, legs.exact
     )
-    rows = np.union1d(near_rows, hits.rows)
+    rows = np.union1d(dense_rows, hits.rows)
     for tier in before:
         rows = rows[~np.isin(rows, tier.rows)]
-    dense = complete(rows, np.concatenate([near_rows, hits.rows]), np.concatenate([near_scores, others]))
-    words = complete(rows, hits.rows, hits.scores, lambda missing: legs.words.scores(legs.query, missing))
+    dense = complete(rows, np.concatenate([dense_rows, hits.rows]), np.concatenate([dense_scores, others]))
+    keywords = complete(rows, hits.rows, hits.scores, lambda missing: legs.keywords.scores(legs.query, missing))
     if scales is None:
-        coverage = legs.words.coverage(legs.query, hits.rows[:FIRST])
+        coverage = legs.keywords.coverage(legs.query, hits.rows[:FIRST])
         best = float(coverage.max()) if coverage.size else 0.0
         scales = _Scales(
             search.fusion,
             fit(search.fusion, dense),
-            fit(search.fusion, words, floor=0.0),
+            fit(search.fusion, keywords, floor=0.0),
             *weights(search.alpha, dense_weight, best),
         )
-    tier = _scored(rows, dense, words, scales, before)
-    return tier, (near_total, hits.total), scales
+    tier = _scored(rows, dense, keywords, scales, before)
+    return tier, (dense_total, hits.total), scales
 
 
-def _scored(rows: Rows, dense: Floats, words: Floats, scales: _Scales, before: Sequence[_Tier]) -> _Tier:
+def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before: Sequence[_Tier]) -> _Tier:
     if scales.kind is Fusion.RRF:
         placed = sum(len(tier.rows) for tier in before)
-        dense_scaled, words_scaled = (reciprocal_ranks(scores, rows, placed) for scores in (dense, words))
+        dense_scaled, keywords_scaled = (reciprocal_ranks(scores, rows, placed) for scores in (dense, keywords))
     else:
-        dense_scaled, words_scaled = scales.dense(dense), scales.words(words)
-    scores = scales.dense_weight * dense_scaled + scales.words_weight * words_scaled
+        dense_scaled, keywords_scaled = scales.dense(dense), scales.keywords(keywords)
+    scores = scales.dense_weight * dense_scaled + scales.keywords_weight * keywords_scaled
     for tier in before:
         if len(tier.scores):
             scores = np.minimum(scores, tier.scores[-1])
     order = np.lexsort((rows, -scores))
-    return _Tier(rows, scores, dense, words, dense_scaled, words_scaled).take(order)
+    return _Tier(rows, scores, dense, keywords, dense_scaled, keywords_scaled).take(order)
 
 
 def complete(rows: Rows, known: Rows, scores: Floats, ask: Callable[[Rows], Floats] | None = None) -> Floats:
@@ -215,23 +208,18 @@ def complete(rows: Rows, known: Rows, scores: Floats, ask: Callable[[Rows], Floa
 def _joined(tiers: Sequence[_Tier]) -> _Tier:
     if len(tiers) == 1:
         return tiers[0]
-    return _Tier(
-        *(
-            np.concatenate([getattr(tier, name) for tier in tiers])
-            for name in ("rows", "scores", "dense", "words", "dense_scaled", "words_scaled")
-        )
-    )
+    return _Tier(*(np.concatenate([getattr(tier, column.name) for tier in tiers]) for column in fields(_Tier)))
 
 
 def _explained(legs: Legs, scales: _Scales, found: _Tier) -> list[dict[str, Any]]:
     """``ceiling``: beyond the first tier, the score of the last before it, where the sum of both legs is above that."""
-    sums = scales.dense_weight * found.dense_scaled + scales.words_weight * found.words_scaled
-    matched = legs.words.matched(legs.query, found.rows)
+    sums = scales.dense_weight * found.dense_scaled + scales.keywords_weight * found.keywords_scaled
+    matched = legs.keywords.matched(legs.query, found.rows)
     return [
         {
             "fusion": scales.kind.value,
             "dense": _leg(found.dense[place], found.dense_scaled[place], scales.dense_weight),
-            "bm25": _leg(found.words[place], found.words_scaled[place], scales.words_weight, matched[place]),
+            "bm25": _leg(found.keywords[place], found.keywords_scaled[place], scales.keywords_weight, matched[place]),
             **({"ceiling": float(found.scores[place])} if sums[place] > found.scores[place] else {}),
         }
         for place in range(len(found.rows))

@@ -59,9 +59,9 @@ class Searcher:
         if mode is Mode.HYBRID:
             found = fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
         elif mode is Mode.DENSE:
-            found = legs.nearest(search)
+            found = legs.by_vectors(search)
         else:
-            found = legs.wordy(search)
+            found = legs.by_keywords(search)
         return Ranked(
             _numbers(view, found.rows), found.scores, found.dense, found.bm25, found.total, found.explanations
         )
@@ -70,11 +70,11 @@ class Searcher:
         """The view's part of the statistics that all shards of a collection are searched with."""
         return self._words(view).counted(terms)
 
-    def candidates(self, view: View, ask: CandidateRequest) -> Candidates:
+    def candidates(self, view: View, request: CandidateRequest) -> Candidates:
         """The view's part of an answer over all shards of a collection."""
-        words = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords, ask.counted)
-        legs = self._legs(view, ask.search, ask.search.vector, words)
-        found = candidates(legs, ask, lambda: self._unvectored(view, legs.allowed))
+        words = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords, request.counted)
+        legs = self._legs(view, request.search, request.search.vector, words)
+        found = candidates(legs, request, lambda: self._unvectored(view, legs.allowed))
         return replace(found, numbers=_numbers(view, found.numbers))
 
     def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, words: KeywordLeg) -> Legs:
@@ -102,7 +102,7 @@ class Searcher:
         """Of each part the live documents that filter and query let through; ``None``: all live ones."""
         found: list[Mask | None] = [None] * len(view.parts)
         if condition is not None:
-            found = [_living(part, part.filters.mask(condition)) for part in view.parts]
+            found = [_live_among(part, part.filters.mask(condition)) for part in view.parts]
         masks = words.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), found)
         return found if masks is None else [*masks]
 
@@ -118,7 +118,7 @@ class Searcher:
         for part, mask in zip(view.parts, allowed, strict=True):
             there = part.vectors.present if part.vectors is not None else self._present(part)
             without = np.zeros(part.size, np.bool_) if there is None else ~there
-            found.append(_living(part, without if mask is None else without & mask))
+            found.append(_live_among(part, without if mask is None else without & mask))
         return found if any(mask is not None and mask.any() for mask in found) else None
 
     def _present(self, part: Segment) -> Mask:
@@ -128,7 +128,7 @@ class Searcher:
         return np.concatenate(slices or [np.empty(0, np.bool_)])
 
 
-def _living(part: Segment, mask: Mask) -> Mask:
+def _live_among(part: Segment, mask: Mask) -> Mask:
     return mask if part.live is None else mask & part.live
 
 

@@ -72,13 +72,13 @@ class Candidates:
     numbers: NDArray[np.int64]
     dense: Floats
     """NaN: it has no vector, or that leg was not asked."""
-    words: Floats
+    keywords: Floats
     """NaN: no word stands in it, or that leg was not asked."""
     coverage: Floats
     """The share of the query's words that stand in it, 0 to 1."""
-    near: int
+    with_vector: int
     """How many documents have a vector."""
-    matching: int
+    with_keyword: int
     """How many documents hold a word."""
     total: int
     """How many documents match at all."""
@@ -86,37 +86,37 @@ class Candidates:
     """To explain: the words that stand in each, with their shares."""
 
 
-def candidates(legs: Legs, ask: CandidateRequest, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
+def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
     """What one view has; its rows stand in place of ``numbers``. ``unvectored``: of each part the allowed documents
     without a vector; ``None``: there are none."""
-    if ask.mode is Mode.DENSE:
-        return _nearest(legs, ask)
-    hits = legs.words.top(legs.query, ask.depth, legs.allowed)
-    if ask.mode is Mode.BM25:
-        rows, near, total = np.sort(hits.rows), 0, hits.total
+    if request.mode is Mode.DENSE:
+        return _by_vectors(legs, request)
+    hits = legs.keywords.top(legs.query, request.depth, legs.allowed)
+    if request.mode is Mode.BM25:
+        rows, with_vector, total = np.sort(hits.rows), 0, hits.total
         dense = np.full(len(rows), np.nan)
     else:
         assert legs.vector is not None
-        near_rows, near_scores, near, others = legs.near.top_and(
-            hits.rows, legs.vector, ask.depth, legs.allowed, legs.exact
+        dense_rows, dense_scores, with_vector, others = legs.dense.top_and(
+            hits.rows, legs.vector, request.depth, legs.allowed, legs.exact
         )
-        rows = np.union1d(near_rows, hits.rows)
-        dense = complete(rows, np.concatenate([near_rows, hits.rows]), np.concatenate([near_scores, others]))
-        total = near
+        rows = np.union1d(dense_rows, hits.rows)
+        dense = complete(rows, np.concatenate([dense_rows, hits.rows]), np.concatenate([dense_scores, others]))
+        total = with_vector
         if hits.total and (without := unvectored()) is not None:
-            total += legs.words.top(legs.query, 1, without).total
-    words = complete(rows, hits.rows, hits.scores, lambda missing: legs.words.scores(legs.query, missing))
-    hybrid = ask.mode is Mode.HYBRID  # else nothing is weighed against words
-    coverage = legs.words.coverage(legs.query, rows) if hybrid else np.zeros(len(rows))
-    matched = legs.words.matched(legs.query, rows) if ask.search.explain else None
-    return Candidates(rows, dense, words, coverage, near, hits.total, total, matched)
+            total += legs.keywords.top(legs.query, 1, without).total
+    keywords = complete(rows, hits.rows, hits.scores, lambda missing: legs.keywords.scores(legs.query, missing))
+    hybrid = request.mode is Mode.HYBRID  # else nothing is weighed against words
+    coverage = legs.keywords.coverage(legs.query, rows) if hybrid else np.zeros(len(rows))
+    matched = legs.keywords.matched(legs.query, rows) if request.search.explain else None
+    return Candidates(rows, dense, keywords, coverage, with_vector, hits.total, total, matched)
 
 
-def _nearest(legs: Legs, ask: CandidateRequest) -> Candidates:
+def _by_vectors(legs: Legs, request: CandidateRequest) -> Candidates:
     if legs.vector is None:  # no document has one yet
         none = np.empty(0)
         return Candidates(np.empty(0, np.int64), none, none, none, 0, 0, 0)
-    found, scores, total = legs.near.top(legs.vector, ask.depth, legs.allowed, exact=legs.exact)
+    found, scores, total = legs.dense.top(legs.vector, request.depth, legs.allowed, exact=legs.exact)
     order = np.argsort(found)
     rows: Rows = found[order]
     return Candidates(rows, scores[order], np.full(len(rows), np.nan), np.zeros(len(rows)), total, 0, total)

@@ -33,11 +33,11 @@ def rank(
 ) -> RankedPage:
     """One page. Its rows say where a document is: see :func:`place_of`."""
     pool = _Pool(gather)
-    legs = Legs(_Words(pool), _Near(pool), query, vector, (), search.exact)
+    legs = Legs(_ShardKeywords(pool), _ShardDense(pool), query, vector, (), search.exact)
     if mode is Mode.HYBRID:
         found = fused(legs, search, dense_weight, lambda: None)
     else:
-        found = legs.nearest(search) if mode is Mode.DENSE else legs.wordy(search)
+        found = legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
     return replace(found, total=pool.total)
 
 
@@ -57,11 +57,11 @@ class _Gathered:
 
     rows: Rows
     dense: Floats
-    words: Floats
+    keywords: Floats
     coverage: Floats
     matched: Sequence[Any]
-    near: int
-    matching: int
+    with_vector: int
+    with_keyword: int
     total: int
 
     @classmethod
@@ -73,11 +73,11 @@ class _Gathered:
         return cls(
             rows[order],
             _joined([each.dense for _, each in there], np.float64)[order],
-            _joined([each.words for _, each in there], np.float64)[order],
+            _joined([each.keywords for _, each in there], np.float64)[order],
             _joined([each.coverage for _, each in there], np.float64)[order],
             [matched[place] for place in order.tolist()],
-            sum(each.near for _, each in there),
-            sum(each.matching for _, each in there),
+            sum(each.with_vector for _, each in there),
+            sum(each.with_keyword for _, each in there),
             sum(each.total for _, each in there),
         )
 
@@ -119,7 +119,7 @@ class _Pool:
         return [dict(known[row]) for row in rows.tolist()]
 
 
-class _Words:
+class _ShardKeywords:
     """The keyword leg of all shards."""
 
     def __init__(self, pool: _Pool) -> None:
@@ -127,10 +127,10 @@ class _Words:
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits:
         found = self._pool.at(k)
-        return Hits(*found.best(found.words, k), found.matching)
+        return Hits(*found.best(found.keywords, k), found.with_keyword)
 
     def scores(self, query: KeywordQuery, rows: Rows) -> Floats:
-        return self._pool.look_up(rows, np.nan, lambda found: found.words)
+        return self._pool.look_up(rows, np.nan, lambda found: found.keywords)
 
     def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
         return self._pool.look_up(rows, 0.0, lambda found: found.coverage)
@@ -139,7 +139,7 @@ class _Words:
         return self._pool.matched(rows)
 
 
-class _Near:
+class _ShardDense:
     """The dense leg of all shards."""
 
     def __init__(self, pool: _Pool) -> None:
@@ -149,7 +149,7 @@ class _Near:
         self, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
     ) -> tuple[Rows, Floats, int]:
         found = self._pool.at(k)
-        return *found.best(found.dense, k), found.near
+        return *found.best(found.dense, k), found.with_vector
 
     def top_and(
         self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False

@@ -27,7 +27,7 @@ class Analyzer:
         """Raises :class:`sage.errors.MissingExtra` where an option needs a package that is not installed."""
         self._patterns = scripts.patterns()
         self._stop_words = STOP_WORDS if options.stop_words else frozenset[str]()
-        self._words = _Words(options.stem)
+        self._words = _TermCache(options.stem)
         self._jieba = _jieba() if options.chinese == "rjieba" else None
         self._simplify = _simplifier() if options.script == "simplified" else None
 
@@ -132,7 +132,7 @@ class Analyzer:
         return singles + pairs
 
 
-class _Words(dict[str, tuple[str, ...]]):
+class _TermCache(dict[str, tuple[str, ...]]):
     """The terms of each word seen lately. A word is looked up in nanoseconds, and made in microseconds."""
 
     def __init__(self, stem: bool) -> None:
