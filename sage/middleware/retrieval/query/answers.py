@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from sage.middleware.retrieval.embedding.protocols import Models
 from sage.middleware.retrieval.index.index import Index
 from sage.middleware.retrieval.index.view import View
 from sage.middleware.retrieval.query.query_vectors import EmbedderOf, query_vectors
+from sage.middleware.retrieval.query.reranking import reranked
 from sage.middleware.retrieval.query.searcher import Ranked, Searcher
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
 from sage.middleware.retrieval.store.store import DocumentStore, Identity
@@ -98,10 +99,12 @@ class Answerer:
         self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View, room: _Room
     ) -> SearchAnswer:
         for attempt in range(_FRESH_STARTS):
+            rank = partial(self._searcher.rank, view, vector=vector, dense_weight=weight)
             if search.rerank is None:
-                ranked, extra = self._ranked(view, search, vector, weight), None
+                ranked, extra = rank(search), None
             else:
-                ranked, extra = self._reranked(view, search, vector, weight)
+                fetch = partial(self._fetch, room=self._limits.max_answer)
+                ranked, extra = reranked(search, self._models.reranker, rank, fetch)
             numbers = ranked.numbers.tolist()
             rows = self._fetch(numbers, room.left)
             if len(rows) == len(numbers) or attempt == _FRESH_STARTS - 1:
@@ -115,33 +118,6 @@ class Answerer:
             if number in rows
         ]
         return SearchAnswer(results, ranked.total, warnings)
-
-    def _ranked(self, view: View, search: Search, vector: Vector | None, weight: float) -> Ranked:
-        return self._searcher.rank(view, search, vector, dense_weight=weight)
-
-    def _reranked(
-        self, view: View, search: Search, vector: Vector | None, weight: float
-    ) -> tuple[Ranked, list[float | None]]:
-        """The page, with the first ``rerank_depth`` of the whole order put in the reranker's; and its scores."""
-        assert search.rerank is not None
-        depth = search.rerank_depth
-        head = self._ranked(view, replace(search, offset=0, top_k=depth), vector, weight)
-        rows = self._fetch(head.numbers.tolist(), self._limits.max_answer)
-        there = [place for place, number in enumerate(head.numbers.tolist()) if number in rows]
-        texts = [rows[int(head.numbers[place])].text for place in there]
-        given = self._models.reranker(search.rerank).rerank(search.query, texts) if texts else []
-        order = sorted(range(len(there)), key=lambda place: (-given[place], place))
-        chosen = order[search.offset : search.offset + search.top_k]
-        page = _take(head, [there[place] for place in chosen], [given[place] for place in chosen])
-        scores: list[float | None] = [given[place] for place in chosen]
-        missing = search.top_k - len(chosen)
-        if missing and len(head.numbers) == depth:
-            rest = replace(search, offset=max(search.offset, depth), top_k=missing)
-            tail = self._ranked(view, rest, vector, weight)
-            lowest = min(given) if given else 0.0
-            page = _joined(page, _take(tail, list(range(len(tail.numbers))), [lowest] * len(tail.numbers)))
-            scores += [None] * len(tail.numbers)
-        return page, scores
 
     def _fetch(self, numbers: list[int], room: int) -> dict[int, Row]:
         """Raises :class:`InvalidRequest` for more than ``room`` bytes of text and metadata."""
@@ -178,34 +154,6 @@ class _Room:
 
 def _size(rows: Iterable[Row]) -> int:
     return sum(len(row.text) + len(row.metadata) for row in rows)
-
-
-def _take(ranked: Ranked, places: list[int], scores: list[float]) -> Ranked:
-    return Ranked(
-        ranked.numbers[places],
-        np.asarray(scores, np.float64),
-        None if ranked.dense is None else ranked.dense[places],
-        None if ranked.bm25 is None else ranked.bm25[places],
-        ranked.total,
-        None if ranked.explanations is None else [ranked.explanations[place] for place in places],
-    )
-
-
-def _joined(head: Ranked, tail: Ranked) -> Ranked:
-    def both(first: Any, second: Any) -> Any:
-        return None if first is None or second is None else np.concatenate([first, second])
-
-    explained = None
-    if head.explanations is not None and tail.explanations is not None:
-        explained = head.explanations + tail.explanations
-    return Ranked(
-        np.concatenate([head.numbers, tail.numbers]),
-        np.concatenate([head.scores, tail.scores]),
-        both(head.dense, tail.dense),
-        both(head.bm25, tail.bm25),
-        head.total,
-        explained,
-    )
 
 
 def result_of(
