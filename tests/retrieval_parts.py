@@ -56,41 +56,41 @@ class Opened:
         try:
             if directory is None:
                 raise NotFound("in memory")
-            self.truth = DocumentStore.open(directory)
+            self.store = DocumentStore.open(directory)
         except NotFound:
-            self.truth = DocumentStore.create(directory, "c", OPTIONS, None, None, None)
+            self.store = DocumentStore.create(directory, "c", OPTIONS, None, None, None)
         self.analyzer = CountingAnalyzer(OPTIONS.analysis)
-        self.index = Index(self.truth, self.analyzer)
+        self.index = Index(self.store, self.analyzer)
         self._open = True
 
     @property
     def directory(self) -> Path:
-        assert self.truth.directory is not None
-        return self.truth.directory / DIRECTORY
+        assert self.store.directory is not None
+        return self.store.directory / DIRECTORY
 
     def files(self) -> list[str]:
         return sorted(path.name for path in self.directory.iterdir() if path.suffix in (".seg", ".vec", ".tmp"))
 
     def write(self, documents: Sequence[NewDocument]) -> None:
-        self.truth.write(Change(documents), self.index.publish)
+        self.store.write(Change(documents), self.index.publish)
 
     def delete(self, ids: Sequence[str]) -> None:
-        self.truth.write(Change(delete_ids=ids), self.index.publish)
+        self.store.write(Change(delete_ids=ids), self.index.publish)
 
     def rows(self) -> list[Row]:
-        with self.truth.reading() as reading:
+        with self.store.reading() as reading:
             return [row for batch in reading.rows(0) for row in batch]
 
     def check(self) -> None:
-        """The view holds what the truth holds, word by word and vector by vector."""
+        """The view holds what the document store holds, word by word and vector by vector."""
         view = self.index.current()
         rows = iter(self.rows())
         count = 0
-        for part in view.parts:
-            places = np.arange(part.size) if part.live is None else np.flatnonzero(part.live)
+        for segment in view.segments:
+            places = np.arange(segment.size) if segment.live is None else np.flatnonzero(segment.live)
             held = [next(rows) for _ in places]
             count += len(held)
-            _check_part(part, places, held, self.analyzer)
+            _check_segment(segment, places, held, self.analyzer)
         assert next(rows, None) is None
         assert view.documents == count
 
@@ -98,47 +98,47 @@ class Opened:
         if self._open:
             self._open = False
             self.index.close()
-            self.truth.close()
+            self.store.close()
 
     def crash(self) -> None:
         """As if the process had ended: nothing more is written."""
         self._open = False
         self.index._ended()
-        self.truth.close()
+        self.store.close()
 
 
-def _check_part(part: Segment, places: np.ndarray, rows: Sequence[Row], analyzer: Analyzer) -> None:
-    assert part.numbers[places].tolist() == [row.number for row in rows]
-    assert part.size == part.keywords.size == part.filters.size
+def _check_segment(segment: Segment, places: np.ndarray, rows: Sequence[Row], analyzer: Analyzer) -> None:
+    assert segment.numbers[places].tolist() == [row.number for row in rows]
+    assert segment.size == segment.keywords.size == segment.filters.size
     expected: dict[str, dict[int, int]] = {}
     for place, row in zip(places.tolist(), rows, strict=True):
         counted = Counter(analyzer.terms(row.text))
-        assert part.keywords.lengths[place] == counted.total()
+        assert segment.keywords.lengths[place] == counted.total()
         for term, count in counted.items():
             expected.setdefault(term, {})[place] = count
     alive = set(places.tolist())
     for term in {*expected, *analyzer.terms(" ".join(WORDS)), "nowhere"}:
-        ordinals, frequencies = part.keywords.postings(term)
+        ordinals, frequencies = segment.keywords.postings(term)
         found = {o: f for o, f in zip(ordinals.tolist(), frequencies.tolist(), strict=True) if o in alive}
         assert found == expected.get(term, {})
-    if part.vectors is not None:
-        _check_vectors(part, places, rows)
+    if segment.vectors is not None:
+        _check_vectors(segment, places, rows)
 
 
-def _check_vectors(part: Segment, places: np.ndarray, rows: Sequence[Row]) -> None:
-    assert part.vectors is not None
-    assert part.vectors.size == part.size
+def _check_vectors(segment: Segment, places: np.ndarray, rows: Sequence[Row]) -> None:
+    assert segment.vectors is not None
+    assert segment.vectors.size == segment.size
     vectors = [row.vector for row in rows if row.vector is not None]
     if not vectors:
         return
     query = np.random.default_rng(5).normal(size=len(vectors[0])).astype(np.float32)
-    found = part.vectors.scores(query, places.astype(np.int64))
+    found = segment.vectors.scores(query, places.astype(np.int64))
     for score, row in zip(found.tolist(), rows, strict=True):
         if row.vector is None:
             assert np.isnan(score)
         else:
             cosine = row.vector @ query / (np.linalg.norm(row.vector) * np.linalg.norm(query))
-            assert abs(score - cosine) < (1e-5 if part.vectors.kind == "flat" else 0.05)
+            assert abs(score - cosine) < (1e-5 if segment.vectors.kind == "flat" else 0.05)
 
 
 @contextmanager

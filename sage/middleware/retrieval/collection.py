@@ -1,4 +1,4 @@
-"""One collection: its truth, its index, its embedder, behind one door."""
+"""One collection: its document store, its index, its embedder, behind one door."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ATTEMPTS = 5
 class _OpenFiles:
     """What a collection holds while it is open."""
 
-    truth: DocumentStore
+    store: DocumentStore
     inode: int | None
     """Of its database, which another process may delete."""
     index: Index
@@ -52,10 +52,10 @@ class Collection:
     """
 
     def __init__(
-        self, name: str, open_truth: Callable[[], DocumentStore], models: Models, limits: RetrievalLimits
+        self, name: str, open_store: Callable[[], DocumentStore], models: Models, limits: RetrievalLimits
     ) -> None:
         self.name = name
-        self._open_truth = open_truth
+        self._open_store = open_store
         self._models = models
         self._limits = limits
         self._state = threading.Condition()
@@ -66,7 +66,7 @@ class Collection:
     @property
     def identity(self) -> Identity:
         with self._open() as held:
-            return held.truth.identity
+            return held.store.identity
 
     @property
     def options(self) -> CollectionOptions:
@@ -76,7 +76,7 @@ class Collection:
         """``{name, documents, dimension, embedder, metric, bytes, created_at, options, index, reembedding}``; bytes on
         disk, time in Unix seconds."""
         with self._open() as held:
-            return {**self._outlined(held.truth), "index": held.index.describe()}
+            return {**self._outlined(held.store), "index": held.index.describe()}
 
     def outline(self) -> dict[str, Any]:
         """As :meth:`describe`, but for the index, which stays closed if it is."""
@@ -86,15 +86,15 @@ class Collection:
             self._users += 1
         try:
             if held is not None:
-                with self._deletion_told(held.truth, held.inode):
-                    return self._outlined(held.truth)
-            with closing(self._open_truth()) as truth, self._deletion_told(truth, inode_of(truth.directory)):
-                return self._outlined(truth)
+                with self._deletion_told(held.store, held.inode):
+                    return self._outlined(held.store)
+            with closing(self._open_store()) as store, self._deletion_told(store, inode_of(store.directory)):
+                return self._outlined(store)
         finally:
             self._leave()
 
-    def _outlined(self, truth: DocumentStore) -> dict[str, Any]:
-        with truth.reading() as reading:
+    def _outlined(self, store: DocumentStore) -> dict[str, Any]:
+        with store.reading() as reading:
             identity, documents, reembedding = reading.identity, reading.count(), reading.state("reembedding")
         return {
             "name": self.name,
@@ -103,7 +103,7 @@ class Collection:
             "embedder": identity.embedder,
             "languages": sorted(identity.languages) if identity.languages is not None else None,
             "metric": identity.options.metric.value,
-            "bytes": _bytes_under(truth.directory),
+            "bytes": _bytes_under(store.directory),
             "created_at": identity.created_at,
             "options": identity.options.model_dump(mode="json"),
             "reembedding": reembedding,
@@ -117,10 +117,10 @@ class Collection:
         checked = check_documents(documents, self._limits)
         with self._open() as held:
             for _ in range(_ATTEMPTS):
-                identity = held.truth.identity
+                identity = held.store.identity
                 change = Change(self._embedded(checked, identity), generation=identity.generation)
                 try:
-                    return held.truth.write(change, held.index.publish)
+                    return held.store.write(change, held.index.publish)
                 except StaleVectors:
                     continue  # another embedder took over meanwhile
             raise Unavailable(f"collection '{self.name}' is being embedded anew again and again; try again later")
@@ -131,14 +131,14 @@ class Collection:
             raise InvalidRequest("give either 'ids' or 'filter'", param="ids")
         with self._open() as held:
             if ids is not None:
-                return held.truth.write(Change(delete_ids=list(dict.fromkeys(ids))), held.index.publish).deleted
+                return held.store.write(Change(delete_ids=list(dict.fromkeys(ids))), held.index.publish).deleted
             condition = parse_filter(filter)
             if condition is None:
                 raise InvalidRequest(
                     "an empty filter would delete every document; delete the collection instead", param="filter"
                 )
             numbers = numbers_passing(held.index.current(), condition)
-            return held.truth.write(Change(delete_numbers=numbers.tolist()), held.index.publish).deleted
+            return held.store.write(Change(delete_numbers=numbers.tolist()), held.index.publish).deleted
 
     def update(
         self, id: str, *, text: str | None = None, metadata: bytes | None = None, vector: Vector | None = None
@@ -146,11 +146,11 @@ class Collection:
         """Changes what is given, checked, of one document; its vector is made anew with its text where there is an
         embedder. Raises :class:`NotFound`."""
         with self._open() as held:
-            revise(held.truth, held.index.publish, id, Revision(text, metadata, vector), self._embedded)
+            revise(held.store, held.index.publish, id, Revision(text, metadata, vector), self._embedded)
 
     def get(self, id: str, *, vector: bool = False) -> StoredDocument:
         """Raises :class:`NotFound`."""
-        with self._open() as held, held.truth.reading() as reading:
+        with self._open() as held, held.store.reading() as reading:
             row = reading.by_id([id], vectors=vector).get(id)
         if row is None:
             raise NotFound(f"collection '{self.name}' has no document '{id}'", param="id", code="document_not_found")
@@ -168,10 +168,10 @@ class Collection:
         condition, after = parse_filter(filter), after_cursor(cursor)
         with self._open() as held:
             if condition is None:
-                rows, last = first_page(held.truth, after, limit)
+                rows, last = first_page(held.store, after, limit)
             else:
                 numbers = numbers_passing(held.index.current(), condition, after)[: limit + 1].tolist()
-                rows, last = page_of(held.truth, numbers, limit)
+                rows, last = page_of(held.store, numbers, limit)
         return [row.stored() for row in rows], cursor_of(last) if last is not None else None
 
     def search(self, search: Search) -> SearchAnswer:
@@ -187,7 +187,7 @@ class Collection:
         """As :meth:`add`, of documents that were checked, with the vectors that they have. ``numbers``: their places in
         the order of a collection of which this is a shard, ascending."""
         with self._open() as held:
-            return held.truth.write(Change(documents, numbers=numbers), held.index.publish)
+            return held.store.write(Change(documents, numbers=numbers), held.index.publish)
 
     def statistics(self, terms: Sequence[str]) -> Statistics:
         """What a search over several collections needs to know of this one: see
@@ -222,7 +222,7 @@ class Collection:
     def settle(self, key: str, value: object) -> Any:
         """What is kept under ``key`` with the collection: ``value``, a small JSON value, unless there was one."""
         with self._open() as held:
-            return held.truth.settle(key, value)
+            return held.store.settle(key, value)
 
     def reembed(self, embedder: str, progress: Progress | None = None) -> None:
         """Makes all vectors anew with another embedder; goes on where an interrupted one stopped, and serves the old
@@ -233,13 +233,13 @@ class Collection:
         if found is None:
             raise InvalidRequest(f"there is no embedder '{embedder}' here to make vectors with", param="embedder")
         with self._open() as held:
-            reembed(held.truth, held.index, embedder, found, progress)
+            reembed(held.store, held.index, embedder, found, progress)
 
     def snapshot(self, write: BinaryIO) -> None:
         """One consistent state as a stream, which :meth:`Collections.restore` reads. Breaks off when the collection is
         closed: who reads it may take any time."""
         with self._open() as held:
-            write_snapshot(held.truth, cast(BinaryIO, _Checked(write, self._refuse_if_gone)))
+            write_snapshot(held.store, cast(BinaryIO, _Checked(write, self._refuse_if_gone)))
 
     def optimize(self) -> None:
         """Brings the index into its fastest shape and returns when that is done."""
@@ -256,7 +256,7 @@ class Collection:
         with self._open() as held:
             held.index.purge(seconds)
             held.answerer.forget()
-            held.truth.purge(seconds)
+            held.store.purge(seconds)
 
     def stop_work(self) -> None:
         """Ends work on the index that may take long, for who is about to close the collection."""
@@ -290,7 +290,7 @@ class Collection:
             try:
                 held.index.close()
             finally:
-                held.truth.close()
+                held.store.close()
 
     @contextmanager
     def _open(self) -> Iterator[_OpenFiles]:
@@ -299,19 +299,19 @@ class Collection:
             held = self._held = self._held or self._opened()
             self._users += 1
         try:
-            with self._deletion_told(held.truth, held.inode):
+            with self._deletion_told(held.store, held.inode):
                 yield held
         finally:
             self._leave()
 
     @contextmanager
-    def _deletion_told(self, truth: DocumentStore, inode: int | None) -> Iterator[None]:
+    def _deletion_told(self, store: DocumentStore, inode: int | None) -> Iterator[None]:
         """What is no fault of a disk, but another process that deleted the collection, is said to be that."""
         try:
             yield
         except (SageError, OSError) as exc:
             ours = isinstance(exc, SageError) and exc.status < 500
-            if ours or truth.directory is None or (inode is not None and inode_of(truth.directory) == inode):
+            if ours or store.directory is None or (inode is not None and inode_of(store.directory) == inode):
                 raise
             raise NotFound(
                 f"collection '{self.name}' was deleted", param="collection", code="collection_not_found"
@@ -327,15 +327,15 @@ class Collection:
             self._state.notify_all()
 
     def _opened(self) -> _OpenFiles:
-        truth = self._open_truth()
+        store = self._open_store()
         try:
-            inode = inode_of(truth.directory)
-            with self._deletion_told(truth, inode):
-                analyzer = Analyzer(truth.identity.options.analysis)
-                index = Index(truth, analyzer)
-            return _OpenFiles(truth, inode, index, Answerer(truth, index, analyzer, self._models, self._limits))
+            inode = inode_of(store.directory)
+            with self._deletion_told(store, inode):
+                analyzer = Analyzer(store.identity.options.analysis)
+                index = Index(store, analyzer)
+            return _OpenFiles(store, inode, index, Answerer(store, index, analyzer, self._models, self._limits))
         except BaseException:
-            truth.close()
+            store.close()
             raise
 
     def _embedder_of(self, identity: Identity) -> Embedder | None:

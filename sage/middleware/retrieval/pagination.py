@@ -22,20 +22,20 @@ _STEP = 16  # documents that are read at a time for a page
 def numbers_passing(view: View, condition: Filter | None, after: int = 0) -> NDArray[np.int64]:
     """The numbers over ``after`` of the live documents that pass (``None``: of all), ascending."""
     found = [np.empty(0, np.int64)]
-    for part in view.parts:
-        mask = np.ones(part.size, np.bool_) if condition is None else part.filters.mask(condition)
-        if part.live is not None:
-            mask = mask & part.live
-        numbers = part.numbers[mask]
+    for segment in view.segments:
+        mask = np.ones(segment.size, np.bool_) if condition is None else segment.filters.mask(condition)
+        if segment.live is not None:
+            mask = mask & segment.live
+        numbers = segment.numbers[mask]
         found.append(numbers[numbers > after])
     return np.concatenate(found)
 
 
-def first_page(truth: DocumentStore, after: int, limit: int) -> tuple[list[Row], int | None]:
+def first_page(store: DocumentStore, after: int, limit: int) -> tuple[list[Row], int | None]:
     """The page after a number, and the number of its last document if more follow."""
     rows: list[Row] = []
     size = 0
-    with truth.reading() as reading:
+    with store.reading() as reading:
         for row in chain.from_iterable(reading.rows(after, vectors=False)):
             if len(rows) == limit or size >= PAGE_BYTES:
                 return rows, rows[-1].number
@@ -44,11 +44,11 @@ def first_page(truth: DocumentStore, after: int, limit: int) -> tuple[list[Row],
     return rows, None
 
 
-def page_of(truth: DocumentStore, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
+def page_of(store: DocumentStore, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
     """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
     rows: list[Row] = []
     size = 0
-    with truth.reading() as reading:
+    with store.reading() as reading:
         for place in range(0, min(limit, len(numbers)), _STEP):
             some = numbers[place : min(place + _STEP, limit)]
             found = reading.fetch(some)

@@ -1,9 +1,9 @@
 """All vectors of a collection made anew by another embedder, while the old ones go on serving.
 
-The new vectors are a *generation* of their own in the truth, filled batch by batch; what was reached is durable, so an
-interrupted run goes on there. Writes meanwhile come with vectors of the old embedder and are embedded here as well.
-Then the index is prepared, and one transaction embeds the last few documents and makes the new generation the one that
-serves: from there on, a write with old vectors is refused and embedded again by its caller
+The new vectors are a *generation* of their own in the document store, filled batch by batch; what was reached is
+durable, so an interrupted run goes on there. Writes meanwhile come with vectors of the old embedder and are embedded
+here as well. Then the index is prepared, and one transaction embeds the last few documents and makes the new generation
+the one that serves: from there on, a write with old vectors is refused and embedded again by its caller
 (:class:`~sage.middleware.retrieval.store.store.StaleVectors`).
 """
 
@@ -31,7 +31,7 @@ _FEW = 8
 
 
 def reembed(
-    truth: DocumentStore, index: Index, spec: str, embedder: Embedder, progress: Progress | None = None
+    store: DocumentStore, index: Index, spec: str, embedder: Embedder, progress: Progress | None = None
 ) -> None:
     """Returns when the new vectors serve; then ``spec`` is what the collection's options say of its embedder.
 
@@ -40,46 +40,46 @@ def reembed(
     :class:`sage.errors.Conflict` while another run makes vectors for this collection, here or in another process, and
     what the embedder or ``progress`` raises: the run can be resumed then.
     """
-    with truth.reembedding() as alone:
+    with store.reembedding() as alone:
         if not alone:
             raise Conflict(
-                f"the vectors of collection '{truth.identity.name}' are being made anew already; wait for its end",
+                f"the vectors of collection '{store.identity.name}' are being made anew already; wait for its end",
                 param="embedder",
                 code="reembedding_runs",
             )
-        run = _resumed(truth, embedder, progress or _unseen)
+        run = _resumed(store, embedder, progress or _unseen)
         run.fill()
         index.prepare_vectors(run.generation, run.seen)
         run.fill()
         kept = "local" if spec == "auto" else spec
-        while not truth.switch_generation(run.generation, kept, run.seen, run.few, run.vectors_of):
+        while not store.switch_generation(run.generation, kept, run.seen, run.few, run.vectors_of):
             run.fill()
         index.rebuild_vectors()
-        _discard_all_but(truth, run.generation)
+        _discard_all_but(store, run.generation)
         run.tell(finished=True)
 
 
-def _resumed(truth: DocumentStore, embedder: Embedder, progress: Progress) -> _Run:
+def _resumed(store: DocumentStore, embedder: Embedder, progress: Progress) -> _Run:
     """The unfinished run of this embedder, or a new one."""
     wanted = embedder.dimension
-    with truth.reading() as reading:
+    with store.reading() as reading:
         serving, total = reading.identity.generation, reading.count()
         for number, generation in reading.generations().items():
             fits = wanted is None or generation.dimension in (None, wanted)
             if number > serving and generation.embedder == embedder.name and fits:
                 left = len(reading.numbers_without_vectors(number, generation.reached, max(1, total)))
-                return _Run(truth, embedder, progress, number, generation.reached, total - left, total)
-    _discard_all_but(truth, serving)
-    number = truth.begin_generation(embedder.name, embedder.languages, wanted)
-    return _Run(truth, embedder, progress, number, 0, 0, total)
+                return _Run(store, embedder, progress, number, generation.reached, total - left, total)
+    _discard_all_but(store, serving)
+    number = store.begin_generation(embedder.name, embedder.languages, wanted)
+    return _Run(store, embedder, progress, number, 0, 0, total)
 
 
-def _discard_all_but(truth: DocumentStore, kept: int) -> None:
-    with truth.reading() as reading:
+def _discard_all_but(store: DocumentStore, kept: int) -> None:
+    with store.reading() as reading:
         found = list(reading.generations())
     for number in found:
         if number != kept:
-            truth.discard_generation(number)
+            store.discard_generation(number)
 
 
 def _unseen(done: int, total: int) -> None:
@@ -90,7 +90,7 @@ def _unseen(done: int, total: int) -> None:
 class _Run:
     """One generation being filled, in the order of documents' numbers."""
 
-    truth: DocumentStore
+    store: DocumentStore
     embedder: Embedder
     progress: Progress
     generation: int
@@ -114,14 +114,14 @@ class _Run:
 
     def _fill_one(self) -> bool:
         """Whether there were more documents than it took."""
-        with self.truth.reading() as reading:
+        with self.store.reading() as reading:
             sequence, self.total = reading.sequence, reading.count()
             rows = next(reading.rows(self.seen, vectors=False), [])  # many more than a batch, or all that there are
         batch = _first_of(rows, self.batch)
         if batch:
             begun = time.monotonic()
             self.done += len(batch)
-            self.truth.put_vectors(self.generation, self.vectors_of(batch), self.done)
+            self.store.put_vectors(self.generation, self.vectors_of(batch), self.done)
             self._pace(len(batch), time.monotonic() - begun)
         more = len(batch) < len(rows)
         self.seen = batch[-1].number if more else sequence

@@ -63,10 +63,10 @@ class Header(BaseModel):
         return 6 * self.largest + 6 * (self.dimension or 0) + 1000
 
 
-def write_snapshot(truth: DocumentStore, stream: BinaryIO) -> None:
+def write_snapshot(store: DocumentStore, stream: BinaryIO) -> None:
     """Writes one consistent state; writes go on meanwhile. The stream stays open."""
     checksum = xxhash.xxh3_128()
-    with truth.reading() as reading, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
+    with store.reading() as reading, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
 
         def put(line: bytes) -> None:
             checksum.update(line)
@@ -138,16 +138,16 @@ def _restore(lines: _Lines, scratch: Path, name: str) -> None:
             "then try again",
             code="disk_full",
         )
-    truth = DocumentStore.create(scratch, name, header.options, header.embedder, header.languages, header.dimension)
+    store = DocumentStore.create(scratch, name, header.options, header.embedder, header.languages, header.dimension)
     try:
         for batch in _batches(lines, header):
-            truth.load(batch)
+            store.load(batch)
         _check_trailer(lines, header)
-        truth.load([], sequence=header.sequence)
+        store.load([], sequence=header.sequence)
     except sqlite3.IntegrityError:
         raise _damaged("an id stands twice") from None
     finally:
-        truth.close()
+        store.close()
 
 
 class _Lines:

@@ -35,17 +35,17 @@ class Revision:
         )
 
 
-def revise(truth: DocumentStore, publish: Publish, id: str, revision: Revision, embed: Embed) -> None:
+def revise(store: DocumentStore, publish: Publish, id: str, revision: Revision, embed: Embed) -> None:
     """Raises :class:`NotFound`, and what ``embed`` does."""
     for _ in range(_ATTEMPTS):
-        identity = truth.identity
-        with truth.reading() as reading:
+        identity = store.identity
+        with store.reading() as reading:
             row = reading.by_id([id], vectors=True).get(id)
         if row is None:
             raise NotFound(f"there is no document '{id}'", param="id", code="document_not_found")
         documents = embed([revision.of(row, identity)], identity)
         try:
-            truth.write(Change(documents, generation=identity.generation, of=(row.number,)), publish)
+            store.write(Change(documents, generation=identity.generation, of=(row.number,)), publish)
         except (StaleVectors, Superseded):
             continue
         return

@@ -89,10 +89,10 @@ def test_a_full_disk_refuses_and_takes_again_when_there_is_room(small_disk: Path
 def test_a_restore_onto_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
     with VectorStore(tmp_path / "c", embedder=None) as store:
         store.add_documents([f"{os.urandom(5000).hex()}" for _ in range(1000)], vectors=[[1.0, 2.0]] * 1000)
-    truth = DocumentStore.open(tmp_path / "c")
+    store = DocumentStore.open(tmp_path / "c")
     with (tmp_path / "snapshot").open("wb") as file:
-        write_snapshot(truth, file)
-    truth.close()
+        write_snapshot(store, file)
+    store.close()
     room = (10_000 + 32 + 2 + 8) * 1000  # what it needs at least: texts, ids, metadata, vectors
     (small_disk / "filler").write_bytes(bytes(SIZE - room - 50_000))
     with (tmp_path / "snapshot").open("rb") as file, pytest.raises(Unavailable) as caught:

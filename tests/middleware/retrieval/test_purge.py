@@ -144,9 +144,9 @@ def test_what_was_searched_last_is_let_go_of(store: VectorStore) -> None:
     assert [found.id for found in store.search("quixotrytext", mode="bm25")] == ["id-of-quixotry"]
     store.delete(["id-of-quixotry"])
     store.purge()
-    parts = store.collection._held.index.current().parts  # type: ignore[union-attr]
-    assert [part.size for part in parts] == [5]
-    assert all(part.keywords.postings("quixotrytext")[0].size == 0 for part in parts)
+    segments = store.collection._held.index.current().segments  # type: ignore[union-attr]
+    assert [segment.size for segment in segments] == [5]
+    assert all(segment.keywords.postings("quixotrytext")[0].size == 0 for segment in segments)
 
 
 def test_only_what_holds_dead_rows_is_rewritten(store: VectorStore, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_only_what_holds_dead_rows_is_rewritten(store: VectorStore, tmp_path: Pa
     store.collection.add([*plain(400, 300), secret("quixotry")])
     held = store.collection._held
     assert held is not None
-    held.index._upkeep.step(idle=True)
+    held.index._maintenance.step(idle=True)
     store.delete(["id-of-quixotry"])
     store.purge()
     assert traces(tmp_path, "quixotry") == []
@@ -174,8 +174,8 @@ def test_a_store_in_memory_is_purged_too() -> None:
         check(store, [f"p{number}" for number in range(5)])
         held = store.collection._held
         assert held is not None
-        assert [part.size for part in held.index.current().parts] == [5]
-        with held.truth._connections.reading() as connection:
+        assert [segment.size for segment in held.index.current().segments] == [5]
+        with held.store._connections.reading() as connection:
             assert b"quixotry" not in connection.serialize()
 
 
@@ -210,7 +210,7 @@ def test_whoever_reads_an_older_state_delays_it_for_a_bounded_time(store: Vector
     store.collection.add([*plain(0, 20), secret("quixotry")])
     held = store.collection._held
     assert held is not None
-    with held.truth.reading() as reading:
+    with held.store.reading() as reading:
         assert reading.count() == 21
         store.delete(["id-of-quixotry"])
         with pytest.raises(Unavailable, match="collection 'c' is not yet purged: a process still reads") as refused:

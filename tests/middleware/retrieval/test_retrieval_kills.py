@@ -95,7 +95,7 @@ def check(store: VectorStore, told: Told, recent: int) -> None:
     again: dict[int, set[str]] = {}
     vectors = total = 0
     collection = store.collection
-    with collection._open() as held, held.truth.reading() as reading:
+    with collection._open() as held, held.store.reading() as reading:
         for rows in reading.rows(0):
             for row in rows:
                 total += 1

@@ -33,24 +33,24 @@ def unseen(_: object) -> None:
 
 
 def make() -> DocumentStore:
-    truth = DocumentStore.create(None, "papers", OPTIONS, "east/embed-2", frozenset({"en"}), None)
+    store = DocumentStore.create(None, "papers", OPTIONS, "east/embed-2", frozenset({"en"}), None)
     texts = ["plain", "", "zero\x00, line\nend", "表情 🙂", "x" * 10_000]
     vectors = [np.array([n, -0.5, 1e-30], np.float32) if n % 3 else None for n in range(30)]
-    truth.write(
+    store.write(
         Change([NewDocument(f"d{n}", texts[n % 5], b'{"n":%d,"f":0.1}' % n, vectors[n]) for n in range(30)]), unseen
     )
-    truth.write(Change([NewDocument("d3", "new")], delete_ids=["d7", "d29"]), unseen)
-    return truth
+    store.write(Change([NewDocument("d3", "new")], delete_ids=["d7", "d29"]), unseen)
+    return store
 
 
-def taken(truth: DocumentStore) -> bytes:
+def taken(store: DocumentStore) -> bytes:
     stream = io.BytesIO()
-    write_snapshot(truth, stream)
+    write_snapshot(store, stream)
     return stream.getvalue()
 
 
-def contents(truth: DocumentStore) -> list[tuple[Any, ...]]:
-    with truth.reading() as reading:
+def contents(store: DocumentStore) -> list[tuple[Any, ...]]:
+    with store.reading() as reading:
         return [
             (row.number, row.id, row.text, row.metadata, None if row.vector is None else row.vector.tolist())
             for batch in reading.rows(0)
@@ -60,8 +60,8 @@ def contents(truth: DocumentStore) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def snapshot() -> bytes:
-    with closing(make()) as truth:
-        return taken(truth)
+    with closing(make()) as store:
+        return taken(store)
 
 
 def refused(packed: bytes, directory: Path) -> InvalidRequest:
@@ -81,9 +81,9 @@ def rewritten(snapshot: bytes, change: Callable[[list[dict[str, Any]]], object])
 
 
 def test_everything_survives(tmp_path: Path) -> None:
-    with closing(make()) as truth, closing(read_snapshot(io.BytesIO(taken(truth)), tmp_path / "c", "other")) as back:
-        assert contents(back) == contents(truth)
-        identity, first = back.identity, truth.identity
+    with closing(make()) as store, closing(read_snapshot(io.BytesIO(taken(store)), tmp_path / "c", "other")) as back:
+        assert contents(back) == contents(store)
+        identity, first = back.identity, store.identity
         assert identity.name == "other"
         assert identity.uuid != first.uuid
         assert (identity.options, identity.embedder, identity.languages, identity.dimension) == (
@@ -92,7 +92,7 @@ def test_everything_survives(tmp_path: Path) -> None:
             first.languages,
             3,
         )
-        with back.reading() as reading, truth.reading() as wanted:
+        with back.reading() as reading, store.reading() as wanted:
             assert (reading.sequence, reading.count()) == (wanted.sequence, wanted.count()) == (34, 28)
         written = back.write(Change([NewDocument("d3", "newer"), NewDocument("e", "text")]), unseen)
         assert (written.updated, written.inserted) == (1, 1)
@@ -103,19 +103,19 @@ def test_everything_survives(tmp_path: Path) -> None:
 
 
 def test_an_empty_collection_too(tmp_path: Path) -> None:
-    with closing(DocumentStore.create(None, "c", OPTIONS, None, None, None)) as truth:
-        packed = taken(truth)
+    with closing(DocumentStore.create(None, "c", OPTIONS, None, None, None)) as store:
+        packed = taken(store)
     with closing(read_snapshot(io.BytesIO(packed), tmp_path / "c", "c")) as back:
         assert contents(back) == []
         assert back.identity.dimension is None
 
 
 def test_only_the_vectors_that_serve_are_in_it(tmp_path: Path) -> None:
-    with closing(make()) as truth:
-        number = truth.begin_generation("east/embed-3", None, 2)
-        truth.put_vectors(number, {1: np.ones(2, np.float32)}, 1)
-        with closing(read_snapshot(io.BytesIO(taken(truth)), tmp_path / "c", "c")) as back:
-            assert contents(back) == contents(truth)
+    with closing(make()) as store:
+        number = store.begin_generation("east/embed-3", None, 2)
+        store.put_vectors(number, {1: np.ones(2, np.float32)}, 1)
+        with closing(read_snapshot(io.BytesIO(taken(store)), tmp_path / "c", "c")) as back:
+            assert contents(back) == contents(store)
             with back.reading() as reading:
                 assert list(reading.generations()) == [0]
                 assert reading.state("reembedding") is None
@@ -123,8 +123,8 @@ def test_only_the_vectors_that_serve_are_in_it(tmp_path: Path) -> None:
 
 def test_one_state_though_others_write(tmp_path: Path) -> None:
     old = [NewDocument(f"d{n}", random.Random(n).randbytes(300).hex()) for n in range(3000)]
-    with closing(DocumentStore.create(tmp_path / "a", "a", OPTIONS, None, None, None)) as truth:
-        truth.write(Change(old), unseen)
+    with closing(DocumentStore.create(tmp_path / "a", "a", OPTIONS, None, None, None)) as store:
+        store.write(Change(old), unseen)
 
         class Interrupted(io.BytesIO):
             """All documents are written anew while the snapshot goes out."""
@@ -134,13 +134,13 @@ def test_one_state_though_others_write(tmp_path: Path) -> None:
             def write(self, data: Any) -> int:
                 if self.tell() > 100_000 and not self.interrupted:
                     self.interrupted = True
-                    truth.write(Change([NewDocument(f"d{n}", "new") for n in range(3000)]), unseen)
+                    store.write(Change([NewDocument(f"d{n}", "new") for n in range(3000)]), unseen)
                 return super().write(data)
 
         stream = Interrupted()
-        write_snapshot(truth, stream)
+        write_snapshot(store, stream)
         assert stream.interrupted
-        assert {row[2] for row in contents(truth)} == {"new"}
+        assert {row[2] for row in contents(store)} == {"new"}
     stream.seek(0)
     with closing(read_snapshot(stream, tmp_path / "b", "b")) as back:
         assert [row[1:3] for row in contents(back)] == [(each.id, each.text) for each in old]
@@ -187,8 +187,8 @@ def test_whatever_is_damaged_is_refused_or_as_it_was(
     except InvalidRequest:
         assert list(directory.iterdir()) == []
         return
-    with closing(back), closing(make()) as truth:
-        assert contents(back) == contents(truth)
+    with closing(back), closing(make()) as store:
+        assert contents(back) == contents(store)
 
 
 @pytest.mark.parametrize(

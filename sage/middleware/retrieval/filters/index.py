@@ -1,4 +1,4 @@
-"""The metadata of one part of a collection as an inverted index, so that a filter is a mask.
+"""The metadata of one segment of a collection as an inverted index, so that a filter is a mask.
 
 A *term* is a path, a type and a value. Terms are in order, and so are the documents of each, one term after the other:
 a range of values is one slice of that array.
@@ -48,16 +48,16 @@ class FilterIndex:
         return cls(len(metadatas), terms, posted)
 
     @classmethod
-    def merge(cls, parts: Sequence[tuple[FilterIndex, Mask | None]]) -> FilterIndex:
+    def merge(cls, segments: Sequence[tuple[FilterIndex, Mask | None]]) -> FilterIndex:
         """One index of all, in order, without the documents whose mask says dead."""
         found: list[tuple[Terms, Posted, NDArray[np.int64]]] = []
         size = 0
-        for part, live in parts:
-            kept = np.ones(part.size, np.bool_) if live is None else live
+        for segment, live in segments:
+            kept = np.ones(segment.size, np.bool_) if live is None else live
             places = np.cumsum(kept, dtype=np.int64) - 1 + size
             places[~kept] = -1
             size += int(np.count_nonzero(kept))
-            found.append((part.whole().terms, part.whole().posted, places))
+            found.append((segment.whole().terms, segment.whole().posted, places))
         return cls(size, *joined(found))
 
     @classmethod

@@ -242,22 +242,22 @@ def collect(documents: Iterable[tuple[int, Leaves]]) -> tuple[Terms, Posted]:
     return sections.terms(), Posted(_narrow(starts), ordinals)
 
 
-def joined(parts: Sequence[tuple[Terms, Posted, NDArray[np.int64]]]) -> tuple[Terms, Posted]:
-    """One index of several. ``places``: of each document of a part its ordinal in the whole, -1 for a dead one."""
-    postings = [_alive(posted, places) for _, posted, places in parts]  # (term, ordinal) of each
+def joined(segments: Sequence[tuple[Terms, Posted, NDArray[np.int64]]]) -> tuple[Terms, Posted]:
+    """One index of several. ``places``: of each document of a segment its ordinal in the whole, -1 for a dead one."""
+    postings = [_alive(posted, places) for _, posted, places in segments]  # (term, ordinal) of each
     held: dict[tuple[str, int], list[tuple[int, Range, NDArray[np.int64]]]] = {}
-    for number, (terms, posted, _) in enumerate(parts):
+    for number, (terms, posted, _) in enumerate(segments):
         counts = np.bincount(postings[number][0], minlength=len(posted.starts) - 1)
         for path, kind, (start, end) in terms.sections():
             if start < end and (used := np.flatnonzero(counts[start:end])).size:
                 held.setdefault((path, TYPES.index(kind)), []).append((number, (start, end), used))
     sections = Sections()
-    new_terms = [np.full(len(posted.starts), -1, np.int64) for _, posted, _ in parts]
+    new_terms = [np.full(len(posted.starts), -1, np.int64) for _, posted, _ in segments]
     first = 0
     for path, kind_number in sorted(held):
         kind, found = TYPES[kind_number], held[path, kind_number]
         values, places_of = _united(
-            kind, [_some(parts[number][0].values(path, kind), used) for number, _, used in found]
+            kind, [_some(segments[number][0].values(path, kind), used) for number, _, used in found]
         )
         sections.put(path, kind, values)
         for (number, (start, _), used), places in zip(found, places_of, strict=True):
@@ -280,7 +280,7 @@ def _some(values: Values, used: NDArray[np.int64]) -> Values:
 
 
 def _united(kind: str, found: Sequence[Values]) -> tuple[Values, list[NDArray[np.int64]]]:
-    """All values in order, each once, and where those of each part stand among them."""
+    """All values in order, each once, and where those of each segment stand among them."""
     if kind == "number":
         values, places = np.unique(np.concatenate(found), return_inverse=True)
         return values, np.split(places, np.cumsum([len(each) for each in found])[:-1])
@@ -290,7 +290,7 @@ def _united(kind: str, found: Sequence[Values]) -> tuple[Values, list[NDArray[np
 
 
 def _posted(count: int, postings: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Posted:
-    """Sorted by term; within one they stay in the order in which the parts came, which is that of ordinals."""
+    """Sorted by term; within one they stay in the order in which the segments came, which is that of ordinals."""
     terms = np.concatenate([terms for terms, _ in postings] or [np.empty(0, np.int64)])
     ordinals = np.concatenate([ordinals for _, ordinals in postings] or [np.empty(0, np.int64)])
     order = np.argsort(terms, kind="stable")

@@ -1,4 +1,4 @@
-"""What is derived from the truth, kept up with it: the view that searches see, and its segments on disk. (H2)"""
+"""What is derived from the document store, kept up with it: the view that searches see, and its segments on disk."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ DIRECTORY = "segments"
 class Index:
     """Safe to call from several threads."""
 
-    def __init__(self, truth: DocumentStore, analyzer: Analyzer) -> None:
-        """Opens what the manifest names; what is corrupt, missing, cut or not ours is rebuilt from the truth: keywords
-        and filters before this returns, vectors in the background, while the truth is asked for them."""
-        identity, files = truth.identity, None
-        if truth.directory is not None:
-            files = SegmentFiles(truth.directory / DIRECTORY, identity.uuid, identity.options)
-        self._follower = IndexFollower(truth, analyzer, files)
-        self._upkeep = IndexMaintenance(truth, self._follower, files)
-        self._upkeep.clean()
+    def __init__(self, store: DocumentStore, analyzer: Analyzer) -> None:
+        """Opens what the manifest names; what is corrupt, missing, cut or not ours is rebuilt from the document store:
+        keywords and filters before this returns, vectors in the background, while the document store is asked for
+        them."""
+        identity, files = store.identity, None
+        if store.directory is not None:
+            files = SegmentFiles(store.directory / DIRECTORY, identity.uuid, identity.options)
+        self._follower = IndexFollower(store, analyzer, files)
+        self._maintenance = IndexMaintenance(store, self._follower, files)
+        self._maintenance.clean()
         self._follower.follow()
-        self._background = MaintenanceThread(self._upkeep, identity.name)
-        self._ended = weakref.finalize(self, self._background.stop)
-        if self._upkeep.due(idle=True):
-            self._background.wake(urgent=False)
+        self._thread = MaintenanceThread(self._maintenance, identity.name)
+        self._ended = weakref.finalize(self, self._thread.stop)
+        if self._maintenance.due(idle=True):
+            self._thread.wake(urgent=False)
 
     def publish(self, commit: Commit) -> None:
         """Takes in a commit of this process; called by the writer's thread before the write is acknowledged."""
         self._follower.publish(commit)
-        self._background.notice()
+        self._thread.notice()
 
     def current(self) -> View:
         """The newest state that any process has committed."""
@@ -52,13 +53,13 @@ class Index:
         cannot; nothing is lost then.
         """
         with suppress(Abandoned):
-            self._upkeep.merge_all()
+            self._maintenance.merge_all()
 
     def purge(self, seconds: float) -> None:
         """Leaves nothing of deleted documents in any file of the index, nor in what searches see. Raises
         :class:`sage.errors.Unavailable` when others work on it for longer than ``seconds``."""
         try:
-            self._upkeep.purge(seconds)
+            self._maintenance.purge(seconds)
         except Abandoned:
             raise Unavailable(
                 "the collection is not yet purged: it is being closed, or its vectors were just made anew; purge it "
@@ -67,16 +68,17 @@ class Index:
             ) from None
 
     def rebuild_vectors(self) -> None:
-        """After the vectors were made anew (the truth has a new generation): returns when every segment has them."""
+        """After the vectors were made anew (the document store has a new generation): returns when every segment has
+        them."""
         with suppress(Abandoned):
-            self._upkeep.make_all_sound()
+            self._maintenance.make_all_sound()
 
     def prepare_vectors(self, generation: int, through: int) -> None:
-        """Makes the vector indexes of a generation that the truth is filled with for all documents up to the number
-        ``through``, so that searches are as fast as before from the moment it takes over. In memory until
+        """Makes the vector indexes of a generation that the document store is filled with for all documents up to the
+        number ``through``, so that searches are as fast as before from the moment it takes over. In memory until
         :meth:`rebuild_vectors` writes them."""
         with suppress(Abandoned):
-            self._upkeep.prepare(generation, through)
+            self._maintenance.prepare(generation, through)
 
     def describe(self) -> dict[str, object]:
         """``{segments, bytes, indexed, pending, vector_kinds, rebuilding, error, problems}``.
@@ -85,19 +87,19 @@ class Index:
         file is being made anew; ``problems``: what was found wrong with files since the start, the newest last.
         """
         state = self._follower.state
-        records = [piece.record for piece in state.segments if piece.record is not None]
+        records = [segment.record for segment in state.segments if segment.record is not None]
         kinds: Counter[str] = Counter()
-        for piece in state.pieces:
-            if piece.part.vectors is not None:
-                kinds[piece.part.vectors.kind] += piece.living
+        for segment in state.all_segments:
+            if segment.data.vectors is not None:
+                kinds[segment.data.vectors.kind] += segment.living
         return {
             "segments": len(state.segments),
             "bytes": sum(record.file_bytes + record.vector_bytes for record in records),
-            "indexed": sum(piece.living for piece in state.segments),
-            "pending": sum(piece.living for piece in state.tail),
+            "indexed": sum(segment.living for segment in state.segments),
+            "pending": sum(segment.living for segment in state.unmerged),
             "vector_kinds": dict(kinds),
-            "rebuilding": any(piece.damaged or piece.part.vectors is None for piece in state.segments),
-            "error": self._background.error,
+            "rebuilding": any(segment.damaged or segment.data.vectors is None for segment in state.segments),
+            "error": self._thread.error,
             "problems": list(self._follower.problems),
         }
 
@@ -106,8 +108,8 @@ class Index:
         self._ended()
 
     def close(self) -> None:
-        """Ends the background work; what is not yet on disk is written if that is quick, or made anew from the truth
-        at the next start."""
+        """Ends the background work; what is not yet on disk is written if that is quick, or made anew from the document
+        store at the next start."""
         self._ended()
         with suppress(Exception):
-            self._upkeep.save_tail()
+            self._maintenance.save_unmerged()

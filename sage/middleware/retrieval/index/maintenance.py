@@ -1,4 +1,4 @@
-"""The work behind a collection's index: few segments, whole files, vectors of the right generation. (H2)"""
+"""The work behind a collection's index: few segments, whole files, vectors of the right generation."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _LEASE_SECONDS = 0.2  # between two looks at a lease that another process has
 class IndexMaintenance:
     """One piece of work at a time in this process, and under the lease, in all."""
 
-    def __init__(self, truth: DocumentStore, follower: IndexFollower, files: SegmentFiles | None) -> None:
-        self._truth = truth
+    def __init__(self, store: DocumentStore, follower: IndexFollower, files: SegmentFiles | None) -> None:
+        self._store = store
         self._follower = follower
         self._files = files
         self._lease = MergeLease(None if files is None else files.directory / "lease")
@@ -53,7 +53,7 @@ class IndexMaintenance:
         return self._plan(self._follower.state, idle=False) is not None
 
     def _plan(self, state: IndexState, idle: bool) -> Run | None:
-        return plan(_extents(state.segments), _extents(state.tail if idle else state.frozen), idle=idle)
+        return plan(_extents(state.segments), _extents(state.unmerged if idle else state.sealed), idle=idle)
 
     def step(self, *, idle: bool) -> bool | None:
         """Does the most urgent work. ``False``: there was none; ``None``: another process is at it."""
@@ -61,14 +61,14 @@ class IndexMaintenance:
             if not mine:
                 return None
             self._follower.follow()
-            for piece in _unsound(self._follower.state):
-                self._make_sound(piece)
+            for segment in _unsound(self._follower.state):
+                self._make_sound(segment)
                 return True
             run = self._plan(self._follower.state, idle)
             if run is None:
                 return False
             if idle:
-                self._follower.freeze()
+                self._follower.seal()
             self._merge(self._follower.state, run)
             return True
 
@@ -78,7 +78,7 @@ class IndexMaintenance:
             return
         with self._work, self._lease.taken() as mine:
             if mine:
-                with self._truth.reading() as reading:
+                with self._store.reading() as reading:
                     records = reading.segments()
                 for name in self._files.remove_strays(records):
                     self._follower.problems.append(f"index file '{name}' is in no manifest; it was removed")
@@ -104,114 +104,114 @@ class IndexMaintenance:
             self._work.release()
 
     def purge(self, seconds: float) -> None:
-        """Makes every piece anew that holds dead rows, and only those; no other file of an index is left. Raises
+        """Makes every segment anew that holds dead rows, and only those; no other file of an index is left. Raises
         :class:`Unavailable` when others are at work for longer than ``seconds``."""
         with self._at_work(seconds):
-            self._follower.freeze()
+            self._follower.seal()
             state = self._follower.state
-            if any(piece.dead for piece in state.frozen):
-                self._merge(state, (len(state.segments), len(state.segments) + len(state.frozen)))
-            for high in [piece.high for piece in state.segments if piece.dead]:
+            if any(segment.dead for segment in state.sealed):
+                self._merge(state, (len(state.segments), len(state.segments) + len(state.sealed)))
+            for high in [segment.high for segment in state.segments if segment.dead]:
                 state = self._follower.state
-                place = [piece.high for piece in state.segments].index(high)
+                place = [segment.high for segment in state.segments].index(high)
                 self._merge(state, (place, place + 1))
             if self._files is not None:
-                with self._truth.reading() as reading:
+                with self._store.reading() as reading:
                     records = reading.segments()
                 self._files.purge(records)
 
     def merge_all(self) -> None:
         """One segment, without dead rows, whose index is of the right kind."""
         with self._at_work():
-            self._follower.freeze()
+            self._follower.seal()
             state = self._follower.state
-            whole = len(state.segments) == 1 and not state.frozen and not state.segments[0].dead
-            if state.pieces and not (whole and not _unsound(state)):
-                self._merge(state, (0, len(state.pieces)))
+            whole = len(state.segments) == 1 and not state.sealed and not state.segments[0].dead
+            if state.all_segments and not (whole and not _unsound(state)):
+                self._merge(state, (0, len(state.all_segments)))
 
     def make_all_sound(self) -> None:
         """Every segment has the vectors of the generation that counts, and a file that is whole."""
         with self._at_work():
-            for piece in _unsound(self._follower.state):
-                self._make_sound(piece)
+            for segment in _unsound(self._follower.state):
+                self._make_sound(segment)
             self._follower.prepare(-1, {})
 
     def prepare(self, generation: int, through: int) -> None:
         """Makes the vector indexes of a generation that is about to take over, for the segments whose numbers end with
         ``through`` at the latest: up to there it is filled."""
         with self._at_work():
-            self._follower.freeze()
+            self._follower.seal()
             state = self._follower.state
-            if state.frozen:
-                self._merge(state, (len(state.segments), len(state.pieces)))
+            if state.sealed:
+                self._merge(state, (len(state.segments), len(state.all_segments)))
             made = {
-                place_of(piece): vectors_of(self._truth, piece.part.numbers, generation, self._check_open)
-                for piece in self._follower.state.segments
-                if piece.high <= through
+                place_of(segment): vectors_of(self._store, segment.data.numbers, generation, self._check_open)
+                for segment in self._follower.state.segments
+                if segment.high <= through
             }
             self._follower.prepare(generation, made)
 
-    def save_tail(self) -> None:
+    def save_unmerged(self) -> None:
         """What the next start need not read again; nothing, where it is little or another process is at work."""
         if self._files is None or self._follower.state.pending < IDLE_FROM:
             return
         with self._work, self._lease.taken() as mine:
             if mine:
                 self._follower.follow()
-                self._follower.freeze()
+                self._follower.seal()
                 state = self._follower.state
-                if state.frozen:
-                    self._merge(state, (len(state.segments), len(state.pieces)), lambda: None)
+                if state.sealed:
+                    self._merge(state, (len(state.segments), len(state.all_segments)), lambda: None)
 
     # --- doing it -----------------------------------------------------------------------------------------------
 
-    def _make_sound(self, piece: SegmentState) -> None:
+    def _make_sound(self, segment: SegmentState) -> None:
         state = self._follower.state
-        place = [held.high for held in state.segments].index(piece.high)
-        if piece.damaged or piece.record is None or self._files is None:
+        place = [held.high for held in state.segments].index(segment.high)
+        if segment.damaged or segment.record is None or self._files is None:
             self._merge(state, (place, place + 1))
             return
         generation = state.view.generation
-        vectors = piece.part.vectors
+        vectors = segment.data.vectors
         if vectors is None:
-            vectors = vectors_of(self._truth, piece.part.numbers, generation, self._check_open)
-        record = self._files.write_vectors(piece.record, vectors, generation)
+            vectors = vectors_of(self._store, segment.data.numbers, generation, self._check_open)
+        record = self._files.write_vectors(segment.record, vectors, generation)
         mapped = self._files.open_vectors(record, generation, [])
-        part = replace(piece.part, vectors=vectors if mapped is None else mapped)
-        self._replace([piece], replace(piece, record=record, part=part), piece.part.numbers)
+        data = replace(segment.data, vectors=vectors if mapped is None else mapped)
+        self._replace([segment], replace(segment, record=record, data=data), segment.data.numbers)
 
     def _merge(self, state: IndexState, run: Run, checkpoint: Callable[[], None] | None = None) -> None:
-        """Of these pieces, one with the rows that live now."""
+        """Of these segments, one with the rows that live now."""
         first, last = run
-        pieces = state.pieces[first:last]
-        low = pieces[0].low if first < len(state.segments) else state.covered + 1
-        high = pieces[-1].high
+        segments = state.all_segments[first:last]
+        low = segments[0].low if first < len(state.segments) else state.covered + 1
+        high = segments[-1].high
         generation = state.view.generation
-        vectors = vectors_of(self._truth, merged_numbers(pieces), generation, checkpoint or self._check_open)
-        part = replace(merged(pieces), vectors=vectors)
-        made = SegmentState(part, low, high)
+        vectors = vectors_of(self._store, merged_numbers(segments), generation, checkpoint or self._check_open)
+        data = replace(merged(segments), vectors=vectors)
+        made = SegmentState(data, low, high)
         if self._files is not None:
-            record = self._files.write(part, low, high, generation)
+            record = self._files.write(data, low, high, generation)
             opened = self._files.open(record, generation)
-            if opened.part is None:
+            if opened.data is None:
                 self._files.remove([record])
                 raise Unavailable(f"what was just written cannot be read: {'; '.join(opened.problems)}")
-            made = SegmentState(opened.part, low, high, record=record)
-        self._replace(pieces, made, part.numbers)
+            made = SegmentState(opened.data, low, high, record=record)
+        self._replace(segments, made, data.numbers)
 
-    def _replace(self, pieces: Sequence[SegmentState], made: SegmentState, numbers: Numbers) -> None:
-        """Puts ``made``, with the rows ``numbers``, in the place of ``pieces``."""
-        gone = [piece.record for piece in pieces if piece.record is not None]
+    def _replace(self, segments: Sequence[SegmentState], made: SegmentState, numbers: Numbers) -> None:
+        """Puts ``made``, with the rows ``numbers``, in the place of ``segments``."""
+        gone = [segment.record for segment in segments if segment.record is not None]
         dropped = self._dropped(made, numbers)
         if self._files is None:
             self._follower.follow(made)
-            self._truth.replace_segments([], [], dropped)
+            self._store.replace_segments([], [], dropped)
             return
         assert made.record is not None
         kept: Sequence[SegmentRecord] = [made.record]
         # Should this raise, it is not known whether it was committed: the files stay; if nothing names them, they go
         # with the next start.
-        if not self._truth.replace_segments([record.name for record in gone], kept, dropped):
+        if not self._store.replace_segments([record.name for record in gone], kept, dropped):
             self._files.remove(kept, gone)
             return
         self._follower.follow(made)
@@ -219,7 +219,7 @@ class IndexMaintenance:
 
     def _dropped(self, made: SegmentState, numbers: Numbers) -> Numbers:
         """Dead rows that no segment will hold: their deletions need not be known any longer."""
-        with self._truth.reading() as reading:
+        with self._store.reading() as reading:
             dead = reading.deletions(0)
         within = dead[(dead >= made.low) & (dead <= made.high)]
         return np.setdiff1d(within, numbers)
@@ -240,26 +240,26 @@ def _others_at_work() -> Unavailable:
 def _unsound(state: IndexState) -> list[SegmentState]:
     generation = state.view.generation
     return [
-        piece
-        for piece in state.segments
-        if piece.damaged
-        or piece.part.vectors is None
-        or (piece.record is not None and piece.record.generation != generation)
+        segment
+        for segment in state.segments
+        if segment.damaged
+        or segment.data.vectors is None
+        or (segment.record is not None and segment.record.generation != generation)
     ]
 
 
-def _extents(pieces: Sequence[SegmentState]) -> list[Extent]:
-    return [Extent(piece.part.size, piece.dead) for piece in pieces]
+def _extents(segments: Sequence[SegmentState]) -> list[Extent]:
+    return [Extent(segment.data.size, segment.dead) for segment in segments]
 
 
 class MaintenanceThread:
-    """A thread that does the upkeep while there is any; errors are kept, and it tries again later and later."""
+    """A thread that does the maintenance while there is any; errors are kept, and it tries again later and later."""
 
     IDLE_SECONDS = 2.0
     _LONGEST_PAUSE = 60.0
 
-    def __init__(self, upkeep: IndexMaintenance, name: str) -> None:
-        self._upkeep = upkeep
+    def __init__(self, maintenance: IndexMaintenance, name: str) -> None:
+        self._maintenance = maintenance
         self._name = name
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -272,15 +272,15 @@ class MaintenanceThread:
         """Something was written. Called after each commit: cheap."""
         self._touched = time.monotonic()
         self._slow_down()
-        urgent = self._upkeep.urgent()
-        if not urgent and (self._thread is not None or not self._upkeep.due(idle=True)):
+        urgent = self._maintenance.urgent()
+        if not urgent and (self._thread is not None or not self._maintenance.due(idle=True)):
             return
         self.wake(urgent=urgent)
 
     def _slow_down(self) -> None:
         """Writers that are faster than the merging wait a little, the longer the further ahead they are: what is in
         memory only has to be read again after a crash."""
-        ahead = self._upkeep.pending / (_SLOW_FROM * SEGMENT_FROM) - 1
+        ahead = self._maintenance.pending / (_SLOW_FROM * SEGMENT_FROM) - 1
         if ahead > 0 and self._thread is not None and self.error is None:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, min(_LONGEST_DELAY, ahead * _LONGEST_DELAY))
@@ -300,7 +300,7 @@ class MaintenanceThread:
         """Returns when the thread has ended."""
         with self._changed:
             self._stopped = True
-            self._upkeep.closing.set()
+            self._maintenance.closing.set()
             self._changed.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -310,7 +310,7 @@ class MaintenanceThread:
         failures = 0
         while self._next():
             try:
-                done = self._upkeep.step(idle=self._is_idle())
+                done = self._maintenance.step(idle=self._is_idle())
                 failures, self.error = 0, None
             except Abandoned:
                 done = True
@@ -330,10 +330,10 @@ class MaintenanceThread:
         """Waits for work; ``False``: the thread ends, since it is told to or there is nothing left."""
         with self._changed:
             while not self._stopped:
-                if self._urgent or self._upkeep.due(idle=self._is_idle()):
+                if self._urgent or self._maintenance.due(idle=self._is_idle()):
                     self._urgent = False
                     return True
-                if not self._upkeep.due(idle=True):
+                if not self._maintenance.due(idle=True):
                     self._thread = None
                     return False
                 self._changed.wait(max(0.05, self._touched + self.IDLE_SECONDS - time.monotonic()))

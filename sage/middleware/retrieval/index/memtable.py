@@ -1,4 +1,4 @@
-"""The newest documents, in memory: they grow by appending, and what was given out stays as it is. (H2)"""
+"""The newest documents, in memory: they grow by appending, and what was given out stays as it is."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.vectors.index import GrowingVectors
 from sage.middleware.settings.retrieval import Metric
 
-FREEZE_AT = 1024  # documents
+SEAL_AT = 1024  # documents
 
 
 class MemTable:
-    """Up to :data:`FREEZE_AT` documents. One thread at a time appends; it may hold more than was published."""
+    """Up to :data:`SEAL_AT` documents. One thread at a time appends; it may hold more than was published."""
 
     def __init__(self, metric: Metric) -> None:
         self._keywords, self._filters, self._vectors = GrowingKeywords(), GrowingFilters(), GrowingVectors(metric)
-        self._numbers = np.empty(FREEZE_AT, np.int64)
+        self._numbers = np.empty(SEAL_AT, np.int64)
         self.size = 0
         self.broken = False
         """An append failed half-way: its columns may differ in length past what was published."""
 
     @property
     def room(self) -> int:
-        return FREEZE_AT - self.size
+        return SEAL_AT - self.size
 
     def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]]) -> None:
         self.broken = True
@@ -41,7 +41,7 @@ class MemTable:
         self.size += len(rows)
         self.broken = False
 
-    def part(self, live: Mask | None) -> Segment:
+    def contents(self, live: Mask | None) -> Segment:
         """All that is in it; ``live`` of the first ones: the further ones live."""
         size = self.size
         if live is not None:
@@ -50,7 +50,7 @@ class MemTable:
         numbers.flags.writeable = False
         return Segment(numbers, live, self._keywords.at(size), self._filters.at(size), self._vectors.at(size))
 
-    def compact(self, part: Segment) -> Segment:
-        """A part of this tail, as the arrays that a segment is made of."""
-        size = part.size
-        return replace(part, keywords=self._keywords.freeze(size), filters=self._filters.freeze(size))
+    def compact(self, data: Segment) -> Segment:
+        """A segment of this table, as the arrays that a segment is made of."""
+        size = data.size
+        return replace(data, keywords=self._keywords.freeze(size), filters=self._filters.freeze(size))

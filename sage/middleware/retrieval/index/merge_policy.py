@@ -1,4 +1,4 @@
-"""Which parts to merge, and who may: the policy as a pure function, and the lease. (H2)"""
+"""Which segments to merge, and who may: the policy as a pure function, and the lease."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ IDLE_RATIO = 3
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How large a piece is, in rows."""
+    """How large a segment is, in rows."""
 
     size: int
     dead: int = 0
 
 
 Run = tuple[int, int]
-"""From the first piece to before the second, counted over the segments and then the frozen pieces."""
+"""From the first segment to before the second, counted over the segments and then the frozen segments."""
 
 
-def plan(segments: Sequence[Extent], frozen: Sequence[Extent], *, idle: bool) -> Run | None:
+def plan(segments: Sequence[Extent], sealed: Sequence[Extent], *, idle: bool) -> Run | None:
     """What to merge next; ``None``: nothing. ``idle``: nobody writes just now."""
-    pending = sum(extent.size for extent in frozen)
+    pending = sum(extent.size for extent in sealed)
     if pending >= (IDLE_FROM if idle else SEGMENT_FROM):
-        return len(segments), len(segments) + len(frozen)
+        return len(segments), len(segments) + len(sealed)
     if (run := _alike(segments)) is not None:
         return run
     for place, extent in enumerate(segments):

@@ -1,4 +1,4 @@
-"""Parts made from other parts, and from the truth. (H2)"""
+"""Parts made from other segments, and from the document store."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ class Abandoned(Exception):
     """What was being made is not wanted any more: the index closes, or other vectors took over."""
 
 
-def merged_numbers(pieces: Sequence[SegmentState]) -> Numbers:
+def merged_numbers(segments: Sequence[SegmentState]) -> Numbers:
     """Of the rows that live."""
-    found = [p.part.numbers if p.part.live is None else p.part.numbers[p.part.live] for p in pieces]
+    found = [p.data.numbers if p.data.live is None else p.data.numbers[p.data.live] for p in segments]
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def merged(pieces: Sequence[SegmentState]) -> Segment:
-    """One part of the rows that live, in order, without vectors."""
-    keywords = KeywordIndex.merge([(piece.part.keywords.index(), piece.part.live) for piece in pieces])
-    filters = FilterIndex.merge([(piece.part.filters, piece.part.live) for piece in pieces])
-    return Segment(merged_numbers(pieces), None, keywords, filters, None)
+def merged(segments: Sequence[SegmentState]) -> Segment:
+    """One segment of the rows that live, in order, without vectors."""
+    keywords = KeywordIndex.merge([(segment.data.keywords.index(), segment.data.live) for segment in segments])
+    filters = FilterIndex.merge([(segment.data.filters, segment.data.live) for segment in segments])
+    return Segment(merged_numbers(segments), None, keywords, filters, None)
 
 
 def vectors_of(
-    truth: DocumentStore, numbers: Numbers, generation: int, checkpoint: Callable[[], None] = lambda: None
+    store: DocumentStore, numbers: Numbers, generation: int, checkpoint: Callable[[], None] = lambda: None
 ) -> VectorIndex:
-    """The index of these rows' vectors of a generation, which the truth holds. ``checkpoint`` is called now and then
-    and may raise. Raises :class:`Abandoned` when the truth does not have that generation any more."""
-    with truth.reading() as reading:
+    """The index of these rows' vectors of a generation, which the document store holds. ``checkpoint`` is called now
+    and then and may raise. Raises :class:`Abandoned` when the document store does not have that generation any more."""
+    with store.reading() as reading:
         generations = reading.generations()
     if generation not in generations:
         raise Abandoned(f"generation {generation} is gone")
-    options = truth.identity.options
+    options = store.identity.options
     dimension = generations[generation].dimension or 1
-    matrix, present = _room(truth.directory, len(numbers), dimension), np.zeros(len(numbers), np.bool_)
+    matrix, present = _room(store.directory, len(numbers), dimension), np.zeros(len(numbers), np.bool_)
     for start in range(0, len(numbers), _SLICE):
         checkpoint()
-        _read_slice(truth, numbers, generation, start, matrix, present)
+        _read_slice(store, numbers, generation, start, matrix, present)
     checkpoint()
     return VectorIndex.build(matrix, present, options.metric, options.target_recall)
 
 
 def _read_slice(
-    truth: DocumentStore, numbers: Numbers, generation: int, start: int, matrix: Matrix, present: Mask
+    store: DocumentStore, numbers: Numbers, generation: int, start: int, matrix: Matrix, present: Mask
 ) -> None:
     """A short transaction each, so that the log of the database can be brought in meanwhile."""
     end = start + _SLICE
-    with truth.reading() as reading:
+    with store.reading() as reading:
         if generation not in reading.generations():
             raise Abandoned(f"generation {generation} is gone")
         found, there = reading.vectors(numbers[start:end], generation=generation)

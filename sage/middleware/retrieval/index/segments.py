@@ -1,4 +1,4 @@
-"""The files of segments: NAME.seg (numbers, keywords, filters) and NAME.TOKEN.vec (its vectors of one generation). (H2)
+"""The files of segments: NAME.seg (numbers, keywords, filters) and NAME.TOKEN.vec (its vectors of one generation).
 
 A file is written under a temporary name, made durable, renamed, and only then named in the manifest. Whoever writes or
 removes files holds the lease (:mod:`sage.middleware.retrieval.index.merge_policy`); a reader that mapped a file
@@ -38,9 +38,9 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What could be read of a segment. ``part`` without vectors: they are bad, or of another generation."""
+    """What could be read of a segment. ``segment`` without vectors: they are bad, or of another generation."""
 
-    part: Segment | None
+    data: Segment | None
     problems: tuple[str, ...] = ()
 
 
@@ -68,7 +68,7 @@ class SegmentFiles:
         vectors = self.open_vectors(record, generation, problems, without)
         try:
             arrays = self._read(record.file, record.file_bytes, record.checksum, _about(record), without)
-            part = Segment(
+            data = Segment(
                 arrays["numbers"],
                 None,
                 KeywordIndex.from_arrays(_under("keywords/", arrays)),
@@ -79,7 +79,7 @@ class SegmentFiles:
             return Opened(None, (exc.message, *problems))
         except (KeyError, ValueError, TypeError, IndexError) as exc:
             return Opened(None, (f"index file '{record.file}' is not of this version: {exc}", *problems))
-        return Opened(part, tuple(problems))
+        return Opened(data, tuple(problems))
 
     def open_vectors(
         self, record: SegmentRecord, generation: int, problems: list[str], without: frozenset[str] = frozenset()
@@ -112,20 +112,20 @@ class SegmentFiles:
                 raise DamagedFile(f"index file '{file}' is missing") from None
             raise FileNotFoundError(exc.errno, exc.strerror, file) from None
 
-    def write(self, part: Segment, low: int, high: int, generation: int) -> SegmentRecord:
-        """Makes the files of a part, whose documents must all live; the manifest does not name them yet."""
+    def write(self, data: Segment, low: int, high: int, generation: int) -> SegmentRecord:
+        """Makes the files of a segment, whose documents must all live; the manifest does not name them yet."""
         name = f"{low:016x}-{high:016x}-{secrets.token_hex(4)}"
-        record = SegmentRecord(name, low, high, part.size, f"{name}.seg", 0, "", generation=generation)
-        keywords, filters = part.keywords.index(), part.filters
+        record = SegmentRecord(name, low, high, data.size, f"{name}.seg", 0, "", generation=generation)
+        keywords, filters = data.keywords.index(), data.filters
         arrays = {
-            "numbers": part.numbers,
+            "numbers": data.numbers,
             **{f"keywords/{key}": array for key, array in keywords.arrays().items()},
             **{f"filters/{key}": array for key, array in filters.arrays().items()},
         }
         size, checksum = self._write(record.file, _about(record), arrays)
         record = replace(record, file_bytes=size, checksum=checksum)
         try:
-            return record if part.vectors is None else self.write_vectors(record, part.vectors, generation)
+            return record if data.vectors is None else self.write_vectors(record, data.vectors, generation)
         except BaseException:
             self.remove([record])
             raise

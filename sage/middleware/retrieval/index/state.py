@@ -1,4 +1,4 @@
-"""The parts of a view with what they came from, and the state they make up together: immutable. (H2)"""
+"""The segments of a view with what they came from, and the state they make up together: immutable."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class SegmentState:
-    """A part, and the rows it answers for: those with numbers in ``low…high`` are in it, or are dead."""
+    """A segment, and the rows it answers for: those with numbers in ``low…high`` are in it, or are dead."""
 
-    part: Segment
+    data: Segment
     low: int
     high: int
     dead: int = 0
@@ -31,22 +31,22 @@ class SegmentState:
     """Its line in the manifest; ``None``: it is in memory only."""
     damaged: bool = False
     """Its file is bad: it was made anew in memory, and has to be written."""
-    tail: MemTable | None = None
+    memtable: MemTable | None = None
     """What it grows in; ``None``: it does not."""
 
     @property
     def living(self) -> int:
-        return self.part.size - self.dead
+        return self.data.size - self.dead
 
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """What is known at one sequence number: segments, then frozen parts in memory, then the growing one."""
+    """What is known at one sequence number: segments, then frozen segments in memory, then the growing one."""
 
     view: View
     segments: tuple[SegmentState, ...] = ()
-    frozen: tuple[SegmentState, ...] = ()
-    growing: SegmentState | None = None
+    sealed: tuple[SegmentState, ...] = ()
+    active: SegmentState | None = None
 
     @property
     def covered(self) -> int:
@@ -56,15 +56,15 @@ class IndexState:
     @property
     def pending(self) -> int:
         """Rows that are in no segment."""
-        return sum(piece.part.size for piece in self.tail)
+        return sum(segment.data.size for segment in self.unmerged)
 
     @property
-    def tail(self) -> tuple[SegmentState, ...]:
-        return self.frozen if self.growing is None else (*self.frozen, self.growing)
+    def unmerged(self) -> tuple[SegmentState, ...]:
+        return self.sealed if self.active is None else (*self.sealed, self.active)
 
     @property
-    def pieces(self) -> tuple[SegmentState, ...]:
-        return (*self.segments, *self.tail)
+    def all_segments(self) -> tuple[SegmentState, ...]:
+        return (*self.segments, *self.unmerged)
 
 
 def nothing(generation: int) -> IndexState:
@@ -76,78 +76,80 @@ def state_of(
     sequence: int,
     generation: int,
     segments: Sequence[SegmentState],
-    frozen: Sequence[SegmentState],
-    growing: SegmentState | None,
+    sealed: Sequence[SegmentState],
+    active: SegmentState | None,
 ) -> IndexState:
-    state = IndexState(View(sequence, generation, (), 0), tuple(segments), tuple(frozen), growing)
-    parts = tuple(piece.part for piece in state.pieces if piece.part.size)
-    documents = sum(piece.living for piece in state.pieces)
-    return replace(state, view=View(sequence, generation, parts, documents))
+    state = IndexState(View(sequence, generation, (), 0), tuple(segments), tuple(sealed), active)
+    visible = tuple(segment.data for segment in state.all_segments if segment.data.size)
+    documents = sum(segment.living for segment in state.all_segments)
+    return replace(state, view=View(sequence, generation, visible, documents))
 
 
-def without(piece: SegmentState, deleted: Numbers) -> SegmentState:
-    """The piece without these rows; ``deleted`` ascending. Itself when it has none of them."""
-    part = piece.part
-    first, last = np.searchsorted(deleted, (piece.low, piece.high + 1))
-    if first == last or not part.size:
-        return piece
+def without(segment: SegmentState, deleted: Numbers) -> SegmentState:
+    """The segment without these rows; ``deleted`` ascending. Itself when it has none of them."""
+    data = segment.data
+    first, last = np.searchsorted(deleted, (segment.low, segment.high + 1))
+    if first == last or not data.size:
+        return segment
     wanted = deleted[first:last]
-    places = np.searchsorted(part.numbers, wanted)
-    places = places[part.numbers[np.minimum(places, part.size - 1)] == wanted]
-    if part.live is not None:
-        places = places[part.live[places]]
+    places = np.searchsorted(data.numbers, wanted)
+    places = places[data.numbers[np.minimum(places, data.size - 1)] == wanted]
+    if data.live is not None:
+        places = places[data.live[places]]
     if not len(places):
-        return piece
-    live = np.ones(part.size, np.bool_) if part.live is None else part.live.copy()
+        return segment
+    live = np.ones(data.size, np.bool_) if data.live is None else data.live.copy()
     live[places] = False
-    return replace(piece, part=replace(part, live=live), dead=piece.dead + len(places))
+    return replace(segment, data=replace(data, live=live), dead=segment.dead + len(places))
 
 
-def after(piece: SegmentState, covered: int) -> SegmentState:
-    """The piece without what a segment answers for by now."""
-    if piece.low > covered:
-        return piece
-    live: Mask = np.ones(piece.part.size, np.bool_) if piece.part.live is None else piece.part.live.copy()
-    live[: np.searchsorted(piece.part.numbers, covered, side="right")] = False
+def after(segment: SegmentState, covered: int) -> SegmentState:
+    """The segment without what a segment answers for by now."""
+    if segment.low > covered:
+        return segment
+    live: Mask = np.ones(segment.data.size, np.bool_) if segment.data.live is None else segment.data.live.copy()
+    live[: np.searchsorted(segment.data.numbers, covered, side="right")] = False
     dead = int(len(live) - np.count_nonzero(live))
-    return replace(piece, part=replace(piece.part, live=live), low=covered + 1, dead=dead)
+    return replace(segment, data=replace(segment.data, live=live), low=covered + 1, dead=dead)
 
 
-def frozen(piece: SegmentState) -> SegmentState:
-    """A growing piece as it is, to grow no more."""
-    if piece.tail is None:
-        return piece
-    return replace(piece, part=piece.tail.compact(piece.part), tail=None)
+def sealed(segment: SegmentState) -> SegmentState:
+    """A growing segment as it is, to grow no more."""
+    if segment.memtable is None:
+        return segment
+    return replace(segment, data=segment.memtable.compact(segment.data), memtable=None)
 
 
 def appended(
-    growing: SegmentState | None, rows: Sequence[Row], terms: Sequence[Sequence[str]], metric: Metric
+    active: SegmentState | None, rows: Sequence[Row], terms: Sequence[Sequence[str]], metric: Metric
 ) -> tuple[list[SegmentState], SegmentState | None]:
-    """The pieces that became full, and the one that goes on growing, with the rest of ``rows``.
+    """The segments that became full, and the one that goes on growing, with the rest of ``rows``.
 
-    Where an earlier append failed half-way, what was published is frozen as it is and another piece is begun.
+    Where an earlier append failed half-way, what was published is frozen as it is and another segment is begun.
     """
     full: list[SegmentState] = []
-    if growing is not None and (growing.tail is None or growing.tail.broken or growing.tail.size != growing.part.size):
-        full.append(frozen(growing))
-        growing = None
+    if active is not None and (
+        active.memtable is None or active.memtable.broken or active.memtable.size != active.data.size
+    ):
+        full.append(sealed(active))
+        active = None
     at = 0
     while at < len(rows):
-        tail = growing.tail if growing is not None and growing.tail is not None else MemTable(metric)
-        until = at + tail.room
-        tail.append(rows[at:until], terms[at:until])
-        growing = _grown(growing, tail)
-        if not tail.room:
-            full.append(frozen(growing))
-            growing = None
+        memtable = active.memtable if active is not None and active.memtable is not None else MemTable(metric)
+        until = at + memtable.room
+        memtable.append(rows[at:until], terms[at:until])
+        active = _grown(active, memtable)
+        if not memtable.room:
+            full.append(sealed(active))
+            active = None
         at = until
-    return full, growing
+    return full, active
 
 
-def _grown(before: SegmentState | None, tail: MemTable) -> SegmentState:
-    part = tail.part(None if before is None else before.part.live)
-    low, dead = (int(part.numbers[0]), 0) if before is None else (before.low, before.dead)
-    return SegmentState(part, low, int(part.numbers[-1]), dead, tail=tail)
+def _grown(before: SegmentState | None, memtable: MemTable) -> SegmentState:
+    data = memtable.contents(None if before is None else before.data.live)
+    low, dead = (int(data.numbers[0]), 0) if before is None else (before.low, before.dead)
+    return SegmentState(data, low, int(data.numbers[-1]), dead, memtable=memtable)
 
 
 def ascending(numbers: Sequence[int] | Numbers) -> Numbers:

@@ -1,4 +1,4 @@
-"""What a search sees: the parts of a collection at one sequence number. Immutable; writers make a new one. (H2)"""
+"""What a search sees: the segments of a collection at one sequence number. Immutable; writers make a new one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Segment:
     keywords: Postings
     filters: FilterIndex
     vectors: VectorIndex | None
-    """``None``: its index is not there (being rebuilt): the truth is asked for its vectors."""
+    """``None``: its index is not there (being rebuilt): the document store is asked for its vectors."""
 
     @property
     def size(self) -> int:
@@ -37,15 +37,15 @@ class View:
     sequence: int
     generation: int
     """Of the vectors: grows when all are embedded anew."""
-    parts: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     documents: int
     """The live ones."""
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The row at which each part begins."""
+        """The row at which each segment begins."""
         found, start = [], 0
-        for part in self.parts:
+        for data in self.segments:
             found.append(start)
-            start += part.size
+            start += data.size
         return tuple(found)

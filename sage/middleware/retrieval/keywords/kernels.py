@@ -1,4 +1,4 @@
-"""Adding up the scores of one part's postings and keeping the best: in numpy, and compiled by numba where installed.
+"""Adding up the scores of one segment's postings and keeping the best: in numpy, and compiled by numba where installed.
 
 Both give the same numbers: words are added in the order of the query, and ties go to the lower ordinal.
 """
@@ -23,13 +23,13 @@ _logger = logging.getLogger(__name__)
 _BLOCK = 1 << 13
 """Documents whose scores are added up at a time: 64 KiB, which stays in the processor's cache."""
 _WORTH_COMPILING = 20_000
-"""Documents of a part from which compiled code is wanted; below, numpy needs some 0.1 ms."""
+"""Documents of a segment from which compiled code is wanted; below, numpy needs some 0.1 ms."""
 _WANTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The postings of one word of the query in one part."""
+    """The postings of one word of the query in one segment."""
 
     ordinals: NDArray[np.uint32]
     frequencies: NDArray[Any]

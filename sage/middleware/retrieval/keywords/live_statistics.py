@@ -1,4 +1,4 @@
-"""What the live documents of a part add up to, remembered with the part as long as nothing of it is deleted."""
+"""What the live documents of a segment add up to, remembered with the segment as long as nothing of it is deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REMEMBERED = 2**14
 
 
 class LiveStatistics:
-    """Of one part with one mask of live documents (``None``: all)."""
+    """Of one segment with one mask of live documents (``None``: all)."""
 
     def __init__(self, postings: Postings, live: Mask | None) -> None:
         self.live = live

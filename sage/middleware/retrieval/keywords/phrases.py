@@ -19,7 +19,7 @@ MOST_READ = 100_000
 
 
 def clause_masks(
-    parts: Sequence[tuple[Postings, Mask | None]],
+    segments: Sequence[tuple[Postings, Mask | None]],
     starts: Sequence[int],
     query: KeywordQuery,
     analyzer: Analyzer,
@@ -27,7 +27,7 @@ def clause_masks(
     allowed: Sequence[Mask | None],
     most: int = MOST_READ,
 ) -> list[Mask]:
-    """Of each part the live documents that are ``allowed``, meet every required clause and no excluded one.
+    """Of each segment the live documents that are ``allowed``, meet every required clause and no excluded one.
 
     Raises :class:`InvalidRequest` when phrases would have more than ``most`` texts read.
     """
@@ -37,7 +37,7 @@ def clause_masks(
         + [(bool(clause.sequence), clause, False) for clause in query.excluded],
         key=lambda each: each[0],
     )
-    for (postings, live), start, among in zip(parts, starts, allowed, strict=False):
+    for (postings, live), start, among in zip(segments, starts, allowed, strict=False):
         mask = np.ones(postings.size, np.bool_) if live is None else live.copy()
         if among is not None:
             mask &= among

@@ -1,4 +1,4 @@
-"""The inverted index of one part of a collection: immutable arrays, or growing for the newest documents."""
+"""The inverted index of one segment of a collection: immutable arrays, or growing for the newest documents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 2**22
 
 
 class Postings(Protocol):
-    """What a search asks of a part. Ordinals count the part's documents from 0, in the order of their numbers."""
+    """What a search asks of a segment. Ordinals count the segment's documents from 0, in the order of their numbers."""
 
     @property
     def size(self) -> int:
@@ -95,11 +95,11 @@ class KeywordIndex:
         )
 
     @classmethod
-    def merge(cls, parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> KeywordIndex:
+    def merge(cls, segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> KeywordIndex:
         """One index of all, in order, without the documents whose mask (``(size,)``, ``True`` lives) says dead."""
-        if not parts:
+        if not segments:
             return cls.build([])
-        return _Merge(parts).index()
+        return _Merge(segments).index()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> KeywordIndex:
@@ -139,12 +139,12 @@ class KeywordIndex:
 
 
 class _Merge:
-    """Moves the postings of each part to their places among those of all, a few million at a time."""
+    """Moves the postings of each segment to their places among those of all, a few million at a time."""
 
-    def __init__(self, parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> None:
-        self._parts = parts
-        self._vocabulary, self._places = union([index.vocabulary for index, _ in parts])
-        self._counts = [_live_counts(index, live)[0] for index, live in parts]
+    def __init__(self, segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> None:
+        self._segments = segments
+        self._vocabulary, self._places = union([index.vocabulary for index, _ in segments])
+        self._counts = [_live_counts(index, live)[0] for index, live in segments]
         totals = np.zeros(len(self._vocabulary), np.int64)
         for places, counts in zip(self._places, self._counts, strict=True):
             totals[places] += counts
@@ -154,11 +154,11 @@ class _Merge:
     def index(self) -> KeywordIndex:
         size = int(self._starts[-1])
         ordinals = np.empty(size, np.uint32)
-        largest = max((int(index.frequencies.max(initial=0)) for index, _ in self._parts), default=0)
+        largest = max((int(index.frequencies.max(initial=0)) for index, _ in self._segments), default=0)
         frequencies = np.empty(size, smallest(largest))
         cursor = self._starts[:-1].copy()
         base = 0
-        for (index, live), places, counts in zip(self._parts, self._places, self._counts, strict=True):
+        for (index, live), places, counts in zip(self._segments, self._places, self._counts, strict=True):
             for ids, kept, begin, end in _chunks(index, live):
                 there = spans(cursor[places[ids]], counts[ids])
                 ordinals[there] = _renumbered(index.ordinals[begin:end], live, kept, base)
@@ -180,7 +180,7 @@ class _Merge:
             vocabulary = Vocabulary(vocabulary.hashes[kept], starts.astype(smallest(int(starts[-1]))), text)
         starts = np.concatenate(([0], np.cumsum(self._totals[kept])))
         first = ordinals[starts[:-1]]
-        lengths = [index.lengths if live is None else index.lengths[live] for index, live in self._parts]
+        lengths = [index.lengths if live is None else index.lengths[live] for index, live in self._segments]
         return KeywordIndex(
             vocabulary,
             starts.astype(smallest(len(ordinals))),
@@ -191,9 +191,9 @@ class _Merge:
         )
 
     def _ranks(self, first: NDArray[np.uint32], kept: Places) -> NDArray[np.uint32]:
-        """The order of first appearance: by the first document, within one as its part had it."""
+        """The order of first appearance: by the first document, within one as its segment had it."""
         before = np.zeros(len(self._vocabulary), np.int64)
-        for (index, _), places, counts in reversed(list(zip(self._parts, self._places, self._counts, strict=True))):
+        for (index, _), places, counts in reversed(list(zip(self._segments, self._places, self._counts, strict=True))):
             before[places[counts > 0]] = index.ranks[counts > 0]
         ranks = np.empty(len(kept), np.uint32)
         ranks[np.lexsort((before[kept], first))] = np.arange(len(kept), dtype=np.uint32)
@@ -214,13 +214,13 @@ def _live_counts(index: KeywordIndex, live: Mask | None) -> tuple[Places, Places
     return counts, firsts
 
 
-def document_frequencies(parts: Sequence[tuple[KeywordIndex, Mask | None]]) -> Places:
+def document_frequencies(segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> Places:
     """How many live documents hold each term that any holds, in the order in which the terms first appear."""
-    _, places = union([index.vocabulary for index, _ in parts])
+    _, places = union([index.vocabulary for index, _ in segments])
     size = max((int(place.max(initial=-1)) for place in places), default=-1) + 1
     totals, first, rank = (np.zeros(size, np.int64) for _ in range(3))
-    base = sum(index.size for index, _ in parts)
-    for (index, live), where in reversed(list(zip(parts, places, strict=True))):
+    base = sum(index.size for index, _ in segments)
+    for (index, live), where in reversed(list(zip(segments, places, strict=True))):
         base -= index.size
         counts, firsts = _live_counts(index, live)
         held = counts > 0

@@ -19,12 +19,12 @@ from sage.middleware.settings.retrieval import KeywordOptions, Variant
 class RankBM25:
     """``variant`` picks its class; ``lucene``, which it has none for, is its BM25Okapi."""
 
-    def __init__(self, parts: Sequence[tuple[Postings, Mask | None]], options: KeywordOptions) -> None:
+    def __init__(self, segments: Sequence[tuple[Postings, Mask | None]], options: KeywordOptions) -> None:
         """Raises :class:`sage.errors.MissingExtra`."""
-        self._parts = parts
+        self._segments = segments
         self._places: list[NDArray[np.int64]] = []
         documents: list[list[str]] = []
-        for postings, live in parts:
+        for postings, live in segments:
             kept = np.ones(postings.size, np.bool_) if live is None else live
             self._places.append(np.where(kept, np.cumsum(kept) - 1 + len(documents), -1))
             texts = token_lists(postings.index())
@@ -32,21 +32,21 @@ class RankBM25:
         self._engine = _engine(documents, options) if any(documents) else None
         self._last: tuple[tuple[str, ...], Floats] | None = None
 
-    def scores(self, part: int, terms: Sequence[str], ordinals: NDArray[np.int64]) -> Floats:
+    def scores(self, segment: int, terms: Sequence[str], ordinals: NDArray[np.int64]) -> Floats:
         """NaN for dead documents."""
-        places = self._places[part][ordinals]
+        places = self._places[segment][ordinals]
         if self._engine is None:
             return np.full(len(places), np.nan)
         return np.where(places >= 0, self._all(tuple(terms))[places], np.nan)
 
-    def top(self, part: int, terms: Sequence[str], allowed: Mask | None, k: int) -> Best:
+    def top(self, segment: int, terms: Sequence[str], allowed: Mask | None, k: int) -> Best:
         """``allowed``: ``None``: all."""
-        postings, _ = self._parts[part]
+        postings, _ = self._segments[segment]
         holds = np.zeros(postings.size, np.bool_)
         for term in terms:
             holds[postings.postings(term)[0]] = True
         found = np.flatnonzero(holds if allowed is None else holds & allowed)
-        return (*best(found, self.scores(part, terms, found), k), len(found))
+        return (*best(found, self.scores(segment, terms, found), k), len(found))
 
     def _all(self, terms: tuple[str, ...]) -> Floats:
         last = self._last
@@ -57,7 +57,7 @@ class RankBM25:
 
 
 def token_lists(index: KeywordIndex) -> list[list[str]]:
-    """The terms of each document, repeats together, in the order in which they first appear in the part."""
+    """The terms of each document, repeats together, in the order in which they first appear in the segment."""
     terms = [term.decode("utf-8", "surrogatepass") for term in index.vocabulary.terms()]
     counts = widths(index.starts)
     places = np.repeat(np.arange(len(terms)), counts)

@@ -1,4 +1,4 @@
-"""The keyword leg of a search: BM25 over the parts of a view, with statistics of all its live documents."""
+"""The keyword leg of a search: BM25 over the segments of a view, with statistics of all its live documents."""
 
 from __future__ import annotations
 
@@ -47,29 +47,30 @@ class _Word:
 
 
 class KeywordLeg:
-    """BM25 over parts, each with the mask of its live documents (``None``: all live). A row is a document's place over
-    all parts. Cheap to make; may be kept for a view. Safe to call from several threads."""
+    """BM25 over segments, each with the mask of its live documents (``None``: all live). A row is a document's place
+    over all segments. Cheap to make; may be kept for a view. Safe to call from several threads."""
 
     def __init__(
         self,
-        parts: Sequence[tuple[Postings, Mask | None]],
+        segments: Sequence[tuple[Postings, Mask | None]],
         options: KeywordOptions,
         counted: bm25.Counted | None = None,
     ) -> None:
-        """``counted``: statistics to score with in place of these parts' own, for the words of the queries to come."""
-        self._parts = [(postings, live) for postings, live in parts]
+        """``counted``: statistics to score with in place of these segments' own, for the words of the queries to
+        come."""
+        self._segments = [(postings, live) for postings, live in segments]
         self._options = options
         self._counted = counted
-        self._starts = [0, *accumulate(postings.size for postings, _ in self._parts)]
+        self._starts = [0, *accumulate(postings.size for postings, _ in self._segments)]
         self._words: tuple[tuple[str, ...], list[_Word]] = ((), [])
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits:
-        """The ``k`` best. ``allowed``: of each part which documents may be returned, live ones only; ``None``: all live
-        ones. A match is a match whatever its score's sign. The query's ``required`` and ``excluded`` are not looked
-        at: they are masks (:meth:`constraint`), which belong into ``allowed``."""
+        """The ``k`` best. ``allowed``: of each segment which documents may be returned, live ones only; ``None``: all
+        live ones. A match is a match whatever its score's sign. The query's ``required`` and ``excluded`` are not
+        looked at: they are masks (:meth:`constraint`), which belong into ``allowed``."""
         found: list[Best] = []
         words = self._weighed(query)
-        for (_, live), mask in zip(self._parts, allowed, strict=True):
+        for (_, live), mask in zip(self._segments, allowed, strict=True):
             found.append(self._best(len(found), query, words, live if mask is None else mask, k))
         if len(found) == 1:
             return Hits(*found[0])
@@ -79,10 +80,10 @@ class KeywordLeg:
         order = np.lexsort((rows, -scores))[: max(k, 0)]
         return Hits(rows[order], scores[order], sum(total for _, _, total in found))
 
-    def _best(self, part: int, query: KeywordQuery, words: Sequence[_Word], mask: Mask | None, k: int) -> Best:
+    def _best(self, segment: int, query: KeywordQuery, words: Sequence[_Word], mask: Mask | None, k: int) -> Best:
         if self._reference is not None:
-            return self._reference.top(part, query.terms, mask, k)
-        postings = self._parts[part][0]
+            return self._reference.top(segment, query.terms, mask, k)
+        postings = self._segments[segment][0]
         if isinstance(postings, KeywordIndex) and (kernel := compiled(postings)) is not None:
             places = [(*postings.locate(encode(word.term)), word.weight, word.base) for word in words]
             places = [each for each in places if each[1] > each[0]]
@@ -96,15 +97,15 @@ class KeywordLeg:
         rows = np.asarray(rows, np.int64)
         scores, matches = np.zeros(len(rows)), np.zeros(len(rows), np.bool_)
         words = self._weighed(query)
-        for part, which, ordinals in self._by_part(rows):
-            postings, _ = self._parts[part]
+        for segment, which, ordinals in self._by_segment(rows):
+            postings, _ = self._segments[segment]
             for each in _slices(postings, words):
                 here, held = _held(each, ordinals)
                 matches[which[held]] = True
                 if self._reference is None:
                     scores[which[held]] += slice_scores(here, postings.lengths, self._curve)
             if self._reference is not None:
-                scores[which] = self._reference.scores(part, query.terms, ordinals)
+                scores[which] = self._reference.scores(segment, query.terms, ordinals)
         scores[~matches] = np.nan
         return scores
 
@@ -115,9 +116,9 @@ class KeywordLeg:
         found: list[dict[str, float]] = [{} for _ in range(len(rows))]
         words = self._weighed(query)
         whole = sum(word.share for word in words)
-        for part, which, ordinals in self._by_part(rows):
+        for segment, which, ordinals in self._by_segment(rows):
             for word in words:
-                held = _contains(self._parts[part][0].postings(word.term)[0], ordinals)
+                held = _contains(self._segments[segment][0].postings(word.term)[0], ordinals)
                 for row in which[held].tolist():
                     found[row][word.term] = word.share / whole
         return found
@@ -128,9 +129,9 @@ class KeywordLeg:
         found = np.zeros(len(rows))
         words = self._weighed(query)
         whole = sum(word.share for word in words)
-        for part, which, ordinals in self._by_part(rows):
+        for segment, which, ordinals in self._by_segment(rows):
             for word in words:
-                found[which[_contains(self._parts[part][0].postings(word.term)[0], ordinals)]] += word.share
+                found[which[_contains(self._segments[segment][0].postings(word.term)[0], ordinals)]] += word.share
         return np.minimum(found / whole, 1.0) if whole else found
 
     def constraint(
@@ -140,17 +141,17 @@ class KeywordLeg:
         texts: Callable[[Sequence[int]], Sequence[str | None]],
         allowed: Sequence[Mask | None] | None = None,
     ) -> list[Mask] | None:
-        """Of each part the live documents (of those ``allowed``) that hold what the query requires and nothing that it
-        excludes; ``None``: it says nothing of the kind. ``texts`` gives the text of rows (``None``: gone meanwhile),
+        """Of each segment the live documents (of those ``allowed``) that hold what the query requires and nothing that
+        it excludes; ``None``: it says nothing of the kind. ``texts`` gives the text of rows (``None``: gone meanwhile),
         for phrases. Raises :class:`sage.errors.InvalidRequest` for a phrase of words that are too common."""
         if not query.constrains:
             return None
-        among = allowed if allowed is not None else [None] * len(self._parts)
-        return clause_masks(self._parts, self._starts, query, analyzer, texts, among)
+        among = allowed if allowed is not None else [None] * len(self._segments)
+        return clause_masks(self._segments, self._starts, query, analyzer, texts, among)
 
     @cached_property
     def _live_statistics(self) -> list[LiveStatistics]:
-        return [live_statistics(postings, live) for postings, live in self._parts]
+        return [live_statistics(postings, live) for postings, live in self._segments]
 
     @cached_property
     def collected(self) -> bm25.Collected:
@@ -168,13 +169,13 @@ class KeywordLeg:
     @cached_property
     def _floor(self) -> float:
         """``okapi``: what words get whose idf is negative."""
-        indexes = [(postings.index(), live) for postings, live in self._parts]
+        indexes = [(postings.index(), live) for postings, live in self._segments]
         mean = bm25.mean_okapi_idf(self.collected.documents, document_frequencies(indexes))
         return self._options.epsilon * mean
 
     @cached_property
     def _reference(self) -> RankBM25 | None:
-        return RankBM25(self._parts, self._options) if self._options.engine == "rank-bm25" else None
+        return RankBM25(self._segments, self._options) if self._options.engine == "rank-bm25" else None
 
     def _weighed(self, query: KeywordQuery) -> list[_Word]:
         """The words in the order of the query, each once."""
@@ -192,7 +193,7 @@ class KeywordLeg:
         if self._counted is not None:
             return self._counted.df.get(term, 0)
         return sum(
-            each.df(postings, term) for each, (postings, _) in zip(self._live_statistics, self._parts, strict=True)
+            each.df(postings, term) for each, (postings, _) in zip(self._live_statistics, self._segments, strict=True)
         )
 
     def _weigh(self, term: str, count: int) -> _Word:
@@ -207,13 +208,13 @@ class KeywordLeg:
         weight, base = bm25.weight(self._options, idf)
         return _Word(term, count * weight, count * base, df, share)
 
-    def _by_part(self, rows: Rows) -> list[tuple[int, NDArray[np.int64], Rows]]:
-        """``(part, which of rows are in it, their ordinals)``."""
-        parts = np.searchsorted(self._starts, rows, side="right") - 1
+    def _by_segment(self, rows: Rows) -> list[tuple[int, NDArray[np.int64], Rows]]:
+        """``(segment, which of rows are in it, their ordinals)``."""
+        segments = np.searchsorted(self._starts, rows, side="right") - 1
         return [
-            (part, which, rows[which] - self._starts[part])
-            for part in np.unique(parts).tolist()
-            if len(which := np.flatnonzero(parts == part))
+            (segment, which, rows[which] - self._starts[segment])
+            for segment in np.unique(segments).tolist()
+            if len(which := np.flatnonzero(segments == segment))
         ]
 
 

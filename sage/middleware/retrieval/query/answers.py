@@ -1,4 +1,4 @@
-"""From searches to answers: their texts embedded together, ranked on one state, reranked, fetched from the truth."""
+"""From searches to answers: their texts embedded together, ranked on one state, reranked, fetched from the store."""
 
 from __future__ import annotations
 
@@ -34,42 +34,42 @@ class Answerer:
     """Answers for one collection while it is open."""
 
     def __init__(
-        self, truth: DocumentStore, index: Index, analyzer: Analyzer, models: Models, limits: RetrievalLimits
+        self, store: DocumentStore, index: Index, analyzer: Analyzer, models: Models, limits: RetrievalLimits
     ) -> None:
-        self._truth = truth
+        self._store = store
         self._index = index
         self._analyzer = analyzer
-        self._searcher = Searcher(truth, analyzer)
+        self._searcher = Searcher(store, analyzer)
         self._models = models
         self._limits = limits
 
     def answer(self, searches: Sequence[Search], embedder_of: EmbedderOf) -> list[SearchAnswer]:
         """One answer a search. Raises :class:`InvalidRequest` before anything is embedded."""
-        identity = self._truth.recent
+        identity = self._store.recent
         for _ in range(_FRESH_STARTS):
             try:
                 found = self._on_one_state(searches, identity, embedder_of)
             except InvalidRequest:
                 found = None  # perhaps only by what the collection was a moment ago
-                if (latest := self._truth.identity) == identity:
+                if (latest := self._store.identity) == identity:
                     raise
             else:
                 if found is not None:
                     return found
-                latest = self._truth.identity
+                latest = self._store.identity
             identity = latest
         raise Unavailable("the collection is being embedded anew again and again; try again later")
 
     def statistics(self, terms: Sequence[str]) -> Statistics:
         """Of one shard: see :mod:`sage.middleware.retrieval.query.shard_candidates`."""
-        view, identity = self._index.current(), self._truth.identity
+        view, identity = self._index.current(), self._store.identity
         counted = self._searcher.counted(view, terms)
         collected = counted.collected
         return Statistics(collected.documents, collected.length, counted.df, view.sequence, identity.dimension)
 
     def candidates(self, request: CandidateRequest) -> Candidates:
         """Of one shard. Raises :class:`InvalidRequest`."""
-        check_search(request.search, dimension=self._truth.identity.dimension, max_results=self._limits.max_results)
+        check_search(request.search, dimension=self._store.identity.dimension, max_results=self._limits.max_results)
         return self._searcher.candidates(self._index.current(), request)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
@@ -90,7 +90,7 @@ class Answerer:
         view = self._index.current()
         if view.generation != identity.generation:
             return None
-        if identity.dimension is None and view.documents and self._truth.identity.dimension is not None:
+        if identity.dimension is None and view.documents and self._store.identity.dimension is not None:
             return None  # its first vector came just now
         room = _Room(self._limits.max_answer)
         return [self._one(search, *query, view, room) for search, query in zip(searches, queries, strict=True)]
@@ -122,7 +122,7 @@ class Answerer:
     def _fetch(self, numbers: list[int], room: int) -> dict[int, Row]:
         """Raises :class:`InvalidRequest` for more than ``room`` bytes of text and metadata."""
         rows: dict[int, Row] = {}
-        with self._truth.reading() as reading:
+        with self._store.reading() as reading:
             for start in range(0, len(numbers), _STEP):
                 some = reading.fetch(numbers[start : start + _STEP])
                 rows |= some

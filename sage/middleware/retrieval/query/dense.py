@@ -1,4 +1,4 @@
-"""The dense leg of a search: the nearest vectors over all parts of a view, by exact scores."""
+"""The dense leg of a search: the nearest vectors over all segments of a view, by exact scores."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.store.store import DocumentStore, Reading
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, Scores, best, exact_scores
 from sage.middleware.retrieval.vectors.index import VectorIndex
-from sage.middleware.retrieval.vectors.kinds import DEPTHS, pool_of, tame
+from sage.middleware.retrieval.vectors.kinds import DEPTHS, float32_safe, pool_of
 from sage.middleware.settings.retrieval import Metric
 
 Scored = tuple[Ordinals, Scores]
 
-_Asked = tuple[int, VectorIndex, Mask | None]  # a part's number, its index, and what is allowed of it
+_Asked = tuple[int, VectorIndex, Mask | None]  # a segment's number, its index, and what is allowed of it
 _NO_ROWS: Ordinals = np.empty(0, np.int64)
 _NOTHING: Scored = (_NO_ROWS, np.empty(0))
 _SLICE_NUMBERS = 2**21  # of float32 that an exact search has in memory at a time: 8 MiB
 
 
 class DenseLeg:
-    """Candidates come from each part's index, their scores from the vectors as they were given: from memory where a
-    part keeps them, else from the truth. So a document's score depends neither on the kind of an index nor on how
-    parts are cut.
+    """Candidates come from each segment's index, their scores from the vectors as they were given: from memory where a
+    segment keeps them, else from the document store. So a document's score depends neither on the kind of an index nor
+    on how segments are cut.
 
-    A document that has left the truth since the view was made keeps the score of its codes: it is on its way out.
+    A document that has left the document store since the view was made keeps the score of its codes: it is on its way
+    out.
     """
 
     def __init__(
-        self, parts: Sequence[Segment], truth: DocumentStore, metric: Metric, generation: int | None = None
+        self, segments: Sequence[Segment], store: DocumentStore, metric: Metric, generation: int | None = None
     ) -> None:
-        """``generation``: of the vectors in ``parts``; the truth may serve newer ones by now. None: what it serves."""
-        self._parts, self._truth, self._metric, self._generation = parts, truth, metric, generation
-        self._starts = np.array([0, *accumulate(part.size for part in parts)], np.int64)
+        """``generation``: of the vectors in ``segments``; the document store may serve newer ones by now.
+        ``None`` means those that it serves."""
+        self._segments, self._store, self._metric, self._generation = segments, store, metric, generation
+        self._starts = np.array([0, *accumulate(segment.size for segment in segments)], np.int64)
 
     def top(
         self, vector: Matrix, k: int, allowed: Sequence[Mask | None], exact: bool = False, *, paged: bool = True
     ) -> tuple[Ordinals, Scores, int]:
         """``(rows, scores, total)``: the ``k`` nearest of the live documents that ``allowed`` lets through (a mask a
-        part; ``None``: all), best first, ties in the order of rows; and how many of them have a vector in all.
+        segment; ``None``: all), best first, ties in the order of rows; and how many of them have a vector in all.
 
-        ``exact``: every vector is compared, those that no part keeps in memory in slices from the truth. Of a longer
-        ``k`` the beginning is that of a shorter one, so that pages have neither gaps nor repeats: what only the wider
-        look for more finds comes after them, even in the rare case that it is nearer. Not ``paged`` spares the
-        narrower looks, where the caller sees to that himself or always takes the same ``k``.
+        ``exact``: every vector is compared, those that no segment keeps in memory in slices from the document store. Of
+        a longer ``k`` the beginning is that of a shorter one, so that pages have neither gaps nor repeats: what only
+        the wider look for more finds comes after them, even in the rare case that it is nearer. Not ``paged`` spares
+        the narrower searches, where the caller sees to that himself or always takes the same ``k``.
         """
         rows, scores, total, _ = self.top_and(_NO_ROWS, vector, k, allowed, exact, paged=paged)
         return rows, scores, total
@@ -62,22 +64,22 @@ class DenseLeg:
         *,
         paged: bool = False,
     ) -> tuple[Ordinals, Scores, int, Scores]:
-        """As :meth:`top`, and as :meth:`scores` of ``others``: vectors that the truth has to be asked for are read at
-        once."""
-        masks = [_both(part.live, mask) for part, mask in zip(self._parts, allowed, strict=True)]
-        looks: list[_Asked] = []
+        """As :meth:`top`, and as :meth:`scores` of ``others``: vectors that the document store has to be asked for are
+        read at once."""
+        masks = [_both(segment.live, mask) for segment, mask in zip(self._segments, allowed, strict=True)]
+        indexes: list[_Asked] = []
         compared, total = _NOTHING, 0
-        for number, (part, mask) in enumerate(zip(self._parts, masks, strict=True)):
-            if part.vectors is not None and (part.vectors.exact or not (exact or not tame(vector))):
-                looks.append((number, part.vectors, mask))
-                total += part.vectors.count(mask)
+        for number, (segment, mask) in enumerate(zip(self._segments, masks, strict=True)):
+            if segment.vectors is not None and (segment.vectors.exact or not (exact or not float32_safe(vector))):
+                indexes.append((number, segment.vectors, mask))
+                total += segment.vectors.count(mask)
             else:
                 found, count = self._compare(number, vector, k, mask)
                 compared, total = _joined([compared, found]), total + count
         rows, scores = _NOTHING
         asked = np.empty(0)
-        for depth in self._depths(k, looks) if paged else [k]:
-            (more_rows, more_scores), asked = self._look(vector, depth, looks, compared, others)
+        for depth in self._depths(k, indexes) if paged else [k]:
+            (more_rows, more_scores), asked = self._search_indexes(vector, depth, indexes, compared, others)
             new = ~np.isin(more_rows, rows)
             rows, scores = np.concatenate([rows, more_rows[new]]), np.concatenate([scores, more_scores[new]])
         return rows[:k], scores[:k], total, asked
@@ -85,10 +87,10 @@ class DenseLeg:
     def scores(self, vector: Matrix, rows: Ordinals) -> Scores:
         """``(n,)``: the score of each row, NaN where there is no vector; the same numbers as :meth:`top` gives."""
         found = np.full(len(rows), np.nan)
-        asked: list[tuple[int, Ordinals]] = []  # of parts that keep no vectors: places in ``rows``
-        for number, places in self._by_part(rows):
-            index, ordinals = self._parts[number].vectors, rows[places] - self._starts[number]
-            kept = None if index is None else index.originals(ordinals)
+        asked: list[tuple[int, Ordinals]] = []  # of segments that keep no vectors: places in ``rows``
+        for number, places in self._by_segment(rows):
+            index, ordinals = self._segments[number].vectors, rows[places] - self._starts[number]
+            kept = None if index is None else index.raw_vectors(ordinals)
             if kept is None:
                 asked.append((number, places))
                 continue
@@ -99,20 +101,20 @@ class DenseLeg:
         return found
 
     def _ask(self, vector: Matrix, rows: Ordinals, asked: list[tuple[int, Ordinals]], found: Scores) -> None:
-        """Fills in the scores of vectors that only the truth has."""
-        with self._truth.reading() as reading:
+        """Fills in the scores of vectors that only the document store has."""
+        with self._store.reading() as reading:
             for number, places in asked:
-                part, ordinals = self._parts[number], rows[places] - self._starts[number]
-                vectors, there = self._read(reading, part.numbers[ordinals])
+                segment, ordinals = self._segments[number], rows[places] - self._starts[number]
+                vectors, there = self._read(reading, segment.numbers[ordinals])
                 if vectors.shape[1] != len(vector):  # all were embedded anew since
                     there = np.zeros(len(places), np.bool_)
                 found[places[there]] = exact_scores(vector, vectors[there], self._metric)
-                if part.vectors is not None and not there.all():
-                    found[places[~there]] = part.vectors.scores(vector, ordinals[~there])
+                if segment.vectors is not None and not there.all():
+                    found[places[~there]] = segment.vectors.scores(vector, ordinals[~there])
 
-    def _depths(self, k: int, looks: Sequence[_Asked]) -> list[int]:
+    def _depths(self, k: int, indexes: Sequence[_Asked]) -> list[int]:
         """How many to look for, one after the other."""
-        if not any(index.staged for _, index, _ in looks):
+        if not any(index.staged for _, index, _ in indexes):
             return [k]
         depths = [depth for depth in DEPTHS if depth < k]
         if k <= DEPTHS[-1]:
@@ -121,13 +123,13 @@ class DenseLeg:
             depths.append(4 * depths[-1])
         return depths
 
-    def _look(
-        self, vector: Matrix, k: int, looks: Sequence[_Asked], compared: Scored, others: Ordinals
+    def _search_indexes(
+        self, vector: Matrix, k: int, indexes: Sequence[_Asked], compared: Scored, others: Ordinals
     ) -> tuple[Scored, Scores]:
         """The ``k`` nearest by exact score of what the indexes find and what was compared already; and the scores of
         ``others``."""
         near = _NOTHING
-        for number, index, mask in looks:
+        for number, index, mask in indexes:
             ordinals, scores = index.candidates(vector, k, mask)
             near = _joined([near, (ordinals + self._starts[number], scores.astype(np.float64))])
         rows = near[0][best(near[1], pool_of(k))]
@@ -136,23 +138,23 @@ class DenseLeg:
         return _nearest(_joined([compared, (rows, exact[: len(rows)])]), k), exact[len(rows) :]
 
     def _compare(self, number: int, vector: Matrix, k: int, mask: Mask | None) -> tuple[Scored, int]:
-        """The ``k`` nearest of one part by what the truth says, and how many have a vector."""
-        part, found, count = self._parts[number], _NOTHING, 0
-        ordinals = np.arange(part.size) if mask is None else np.flatnonzero(mask)
-        with self._truth.reading() as reading:
-            for some, vectors in self._slices(reading, part, ordinals, len(vector)):
+        """The ``k`` nearest of one segment by what the document store says, and how many have a vector."""
+        segment, found, count = self._segments[number], _NOTHING, 0
+        ordinals = np.arange(segment.size) if mask is None else np.flatnonzero(mask)
+        with self._store.reading() as reading:
+            for some, vectors in self._slices(reading, segment, ordinals, len(vector)):
                 count += len(some)
                 scored = some + self._starts[number], exact_scores(vector, vectors, self._metric)
                 found = _nearest(_joined([found, scored]), k)
         return found, count
 
     def _slices(
-        self, reading: Reading, part: Segment, ordinals: Ordinals, width: int
+        self, reading: Reading, segment: Segment, ordinals: Ordinals, width: int
     ) -> Iterator[tuple[Ordinals, Matrix]]:
         step = max(1, _SLICE_NUMBERS // width)
         for start in range(0, len(ordinals), step):
             some = ordinals[start : start + step]
-            vectors, there = self._read(reading, part.numbers[some])
+            vectors, there = self._read(reading, segment.numbers[some])
             if vectors.shape[1] == width:
                 yield some[there], vectors[there]
 
@@ -163,8 +165,8 @@ class DenseLeg:
             return reading.vectors(numbers, generation=self._generation)
         return np.empty((len(numbers), 0), np.float32), np.zeros(len(numbers), np.bool_)
 
-    def _by_part(self, rows: Ordinals) -> Iterator[tuple[int, Ordinals]]:
-        """Of each part that has some: its number, and where in ``rows`` its own stand."""
+    def _by_segment(self, rows: Ordinals) -> Iterator[tuple[int, Ordinals]]:
+        """Of each segment that has some: its number, and where in ``rows`` its own stand."""
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owners):
             yield int(number), np.flatnonzero(owners == number)

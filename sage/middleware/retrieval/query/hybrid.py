@@ -124,7 +124,7 @@ class _Tier:
 def fused(
     legs: Legs, search: Search, dense_weight: float, unvectored: Callable[[], list[Mask | None] | None]
 ) -> RankedPage:
-    """By both. ``unvectored``: of each part the allowed documents without a vector; ``None``: there are none."""
+    """By both. ``unvectored``: of each segment the allowed documents without a vector; ``None``: there are none."""
     wanted, depth = search.offset + search.top_k, FIRST
     scales: _Scales | None = None
     tiers: list[_Tier] = []

@@ -42,9 +42,9 @@ class Ranked:
 class Searcher:
     """Ranks for one collection while it is open. Safe to call from several threads."""
 
-    def __init__(self, truth: DocumentStore, analyzer: Analyzer) -> None:
-        self._truth = truth
-        options = truth.identity.options  # these never change
+    def __init__(self, store: DocumentStore, analyzer: Analyzer) -> None:
+        self._store = store
+        options = store.identity.options  # these never change
         self._metric, self._keywords = options.metric, options.keywords
         self._analyzer = analyzer
         self._last: tuple[View, KeywordLeg] | None = None
@@ -72,14 +72,16 @@ class Searcher:
 
     def candidates(self, view: View, request: CandidateRequest) -> Candidates:
         """The view's part of an answer over all shards of a collection."""
-        words = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords, request.counted)
+        words = KeywordLeg(
+            [(segment.keywords, segment.live) for segment in view.segments], self._keywords, request.counted
+        )
         legs = self._legs(view, request.search, request.search.vector, words)
         found = candidates(legs, request, lambda: self._unvectored(view, legs.allowed))
         return replace(found, numbers=_numbers(view, found.numbers))
 
     def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, words: KeywordLeg) -> Legs:
         query = parse_query(search.query, self._analyzer)
-        dense = DenseLeg(view.parts, self._truth, self._metric, view.generation)
+        dense = DenseLeg(view.segments, self._store, self._metric, view.generation)
         allowed = self._allowed(view, words, query, parse_filter(search.filter))
         return Legs(words, dense, query, vector, allowed, search.exact)
 
@@ -92,50 +94,52 @@ class Searcher:
         last = self._last
         if last is not None and last[0] is view:
             return last[1]
-        leg = KeywordLeg([(part.keywords, part.live) for part in view.parts], self._keywords)
+        leg = KeywordLeg([(segment.keywords, segment.live) for segment in view.segments], self._keywords)
         self._last = view, leg
         return leg
 
     def _allowed(
         self, view: View, words: KeywordLeg, query: KeywordQuery, condition: Filter | None
     ) -> list[Mask | None]:
-        """Of each part the live documents that filter and query let through; ``None``: all live ones."""
-        found: list[Mask | None] = [None] * len(view.parts)
+        """Of each segment the live documents that filter and query let through; ``None``: all live ones."""
+        found: list[Mask | None] = [None] * len(view.segments)
         if condition is not None:
-            found = [_live_among(part, part.filters.mask(condition)) for part in view.parts]
+            found = [_live_among(segment, segment.filters.mask(condition)) for segment in view.segments]
         masks = words.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), found)
         return found if masks is None else [*masks]
 
     def _texts(self, view: View, rows: Sequence[int]) -> list[str | None]:
         numbers = _numbers(view, np.asarray(rows, np.int64)).tolist()
-        with self._truth.reading() as reading:
+        with self._store.reading() as reading:
             found = reading.fetch(numbers)
         return [found[number].text if number in found else None for number in numbers]
 
     def _unvectored(self, view: View, allowed: Sequence[Mask | None]) -> list[Mask | None] | None:
-        """Of each part the allowed documents without a vector; ``None``: every document has one."""
+        """Of each segment the allowed documents without a vector; ``None``: every document has one."""
         found: list[Mask | None] = []
-        for part, mask in zip(view.parts, allowed, strict=True):
-            there = part.vectors.present if part.vectors is not None else self._present(part)
-            without = np.zeros(part.size, np.bool_) if there is None else ~there
-            found.append(_live_among(part, without if mask is None else without & mask))
+        for segment, mask in zip(view.segments, allowed, strict=True):
+            there = segment.vectors.present if segment.vectors is not None else self._present(segment)
+            without = np.zeros(segment.size, np.bool_) if there is None else ~there
+            found.append(_live_among(segment, without if mask is None else without & mask))
         return found if any(mask is not None and mask.any() for mask in found) else None
 
-    def _present(self, part: Segment) -> Mask:
-        """Which documents of a part have a vector, by what the truth says."""
-        with self._truth.reading() as reading:
-            slices = [reading.vectors(part.numbers[start : start + _SLICE])[1] for start in range(0, part.size, _SLICE)]
+    def _present(self, segment: Segment) -> Mask:
+        """Which documents of a segment have a vector, by what the document store says."""
+        with self._store.reading() as reading:
+            slices = [
+                reading.vectors(segment.numbers[start : start + _SLICE])[1] for start in range(0, segment.size, _SLICE)
+            ]
         return np.concatenate(slices or [np.empty(0, np.bool_)])
 
 
-def _live_among(part: Segment, mask: Mask) -> Mask:
-    return mask if part.live is None else mask & part.live
+def _live_among(segment: Segment, mask: Mask) -> Mask:
+    return mask if segment.live is None else mask & segment.live
 
 
 def _numbers(view: View, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The documents' numbers by their rows."""
-    if len(view.parts) == 1:
-        return view.parts[0].numbers[rows]
+    if len(view.segments) == 1:
+        return view.segments[0].numbers[rows]
     found = np.empty(len(rows), np.int64)
     if not len(rows):
         return found
@@ -143,5 +147,5 @@ def _numbers(view: View, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     owners = np.searchsorted(starts, rows, side="right") - 1
     for owner in np.unique(owners).tolist():
         which = owners == owner
-        found[which] = view.parts[owner].numbers[rows[which] - starts[owner]]
+        found[which] = view.segments[owner].numbers[rows[which] - starts[owner]]
     return found

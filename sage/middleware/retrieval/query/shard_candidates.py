@@ -87,7 +87,7 @@ class Candidates:
 
 
 def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
-    """What one view has; its rows stand in place of ``numbers``. ``unvectored``: of each part the allowed documents
+    """What one view has; its rows stand in place of ``numbers``. ``unvectored``: of each segment the allowed documents
     without a vector; ``None``: there are none."""
     if request.mode is Mode.DENSE:
         return _by_vectors(legs, request)

@@ -1,4 +1,4 @@
-"""Generations of vectors in the truth: begun, filled, put into service and cleared away, a transaction each."""
+"""Generations of vectors in the database: begun, filled, put into service and cleared away, a transaction each."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ STATE = "reembedding"
 def begin(embedder: str, languages: frozenset[str] | None, dimension: int | None) -> Work:
     """A new generation without vectors, which does not serve; its number."""
 
-    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, int]:
-        number = max(ledger.generations) + 1
+    def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, int]:
+        number = max(state.generations) + 1
         block = vector_blocks.block_size(dimension) if dimension else 0
         begun = VectorGeneration(number, embedder, languages, dimension, block, 0)
         add_generation(connection, begun)
-        _tell(connection, {"embedder": embedder, "done": 0, "total": ledger.documents})
-        return ledger.with_generation(begun), RowChanges(), number
+        _tell(connection, {"embedder": embedder, "done": 0, "total": state.documents})
+        return state.with_generation(begun), RowChanges(), number
 
     return work
 
@@ -45,11 +45,11 @@ def put(number: int, vectors: Mapping[int, Vector], done: int) -> Work:
     """Vectors of documents, by document number; of those that were deleted meanwhile, nothing is kept. ``done``: how
     many were looked at so far."""
 
-    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, None]:
-        ledger = _filled(connection, ledger, number, vectors)
-        told = {"embedder": ledger.generations[number].embedder, "done": done, "total": ledger.documents}
+    def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, None]:
+        state = _filled(connection, state, number, vectors)
+        told = {"embedder": state.generations[number].embedder, "done": done, "total": state.documents}
         _tell(connection, told)
-        return ledger, RowChanges(), None
+        return state, RowChanges(), None
 
     return work
 
@@ -59,19 +59,19 @@ def switch(number: int, spec: str, seen: int, most: int, last: Last) -> Work:
     few after it are given to ``last`` within the transaction. ``False``: there are more than ``most`` of them, and
     nothing was changed. ``spec``: what the options say of the embedder from now on."""
 
-    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
+    def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
         found = connection.execute(
             "SELECT number, id, text, metadata FROM documents WHERE number > ? ORDER BY number LIMIT ?",
             (seen, most + 1),
         ).fetchall()
         if len(found) > most:
-            return ledger, RowChanges(), False
+            return state, RowChanges(), False
         if found:
-            ledger = _filled(connection, ledger, number, last([Row(*columns) for columns in found]))
+            state = _filled(connection, state, number, last([Row(*columns) for columns in found]))
         (options,) = connection.execute("SELECT options FROM collection").fetchone()
         connection.execute("UPDATE collection SET options = ?", (_with_embedder(options, spec),))
         _tell(connection, None)
-        return replace(ledger, generation=_of(ledger, number).number), RowChanges(), True
+        return replace(state, generation=_of(state, number).number), RowChanges(), True
 
     return work
 
@@ -79,45 +79,45 @@ def switch(number: int, spec: str, seen: int, most: int, last: Last) -> Work:
 def clear(number: int) -> Work:
     """Forgets some of the vectors of a generation that does not serve; ``False``: it is gone."""
 
-    def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
-        if number == ledger.generation:
+    def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
+        if number == state.generation:
             raise Conflict(f"generation {number} serves, and cannot be cleared away")
-        if number not in ledger.generations:
-            return ledger, RowChanges(), False
+        if number not in state.generations:
+            return state, RowChanges(), False
         cursor = connection.execute(
             "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors WHERE key BETWEEN ? AND ? LIMIT ?)",
             (*vector_blocks.keys_of(number), _BLOCKS_A_STEP),
         )
         if cursor.rowcount:
-            return ledger, RowChanges(), True
+            return state, RowChanges(), True
         connection.execute("DELETE FROM generations WHERE number = ?", (number,))
-        if number > ledger.generation:
+        if number > state.generation:
             _tell(connection, None)
-        left = {held: generation for held, generation in ledger.generations.items() if held != number}
-        return replace(ledger, generations=left), RowChanges(), False
+        left = {held: generation for held, generation in state.generations.items() if held != number}
+        return replace(state, generations=left), RowChanges(), False
 
     return work
 
 
-def _tell(connection: sqlite3.Connection, state: Mapping[str, object] | None) -> None:
-    if state is None:
+def _tell(connection: sqlite3.Connection, progress: Mapping[str, object] | None) -> None:
+    if progress is None:
         connection.execute("DELETE FROM states WHERE key = ?", (STATE,))
     else:
-        connection.execute("REPLACE INTO states VALUES (?, ?)", (STATE, orjson.dumps(state).decode()))
+        connection.execute("REPLACE INTO states VALUES (?, ?)", (STATE, orjson.dumps(progress).decode()))
 
 
-def _of(ledger: TransactionState, number: int) -> VectorGeneration:
-    if number not in ledger.generations or number == ledger.generation:
+def _of(state: TransactionState, number: int) -> VectorGeneration:
+    if number not in state.generations or number == state.generation:
         raise Conflict("the vectors that were being made were discarded meanwhile", code="reembedding_discarded")
-    return ledger.generations[number]
+    return state.generations[number]
 
 
 def _filled(
-    connection: sqlite3.Connection, ledger: TransactionState, number: int, vectors: Mapping[int, Vector]
+    connection: sqlite3.Connection, state: TransactionState, number: int, vectors: Mapping[int, Vector]
 ) -> TransactionState:
-    generation = _of(ledger, number)
+    generation = _of(state, number)
     if not vectors:
-        return ledger
+        return state
     dimension = generation.dimension or next(iter(vectors.values())).size
     for vector in vectors.values():
         if vector.shape != (dimension,):
@@ -143,7 +143,7 @@ def _filled(
     add_generation(connection, changed)
     found = {held: np.ascontiguousarray(vector, "<f4").tobytes() for held, vector in vectors.items() if held in live}
     vector_blocks.put(connection, changed, found)
-    return ledger.with_generation(changed)
+    return state.with_generation(changed)
 
 
 def _with_embedder(options: str, spec: str) -> str:

@@ -20,8 +20,8 @@ from sage.middleware.retrieval.store.records import Commit
 from sage.middleware.retrieval.store.transaction import (
     RowChanges,
     TransactionState,
-    load_ledger,
-    save_ledger,
+    load_state,
+    save_state,
     was_committed,
 )
 
@@ -61,8 +61,8 @@ def _goes_with(job: _Job, group: Sequence[_Job], weight: int) -> bool:
     return job.task is None and group[0].task is None and weight + job.weight <= _MOST
 
 
-def _nothing(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, None]:
-    return ledger, RowChanges(), None
+def _nothing(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, None]:
+    return state, RowChanges(), None
 
 
 class GroupCommit:
@@ -181,32 +181,32 @@ class GroupCommit:
         with self._connections.writing() as connection:
             connection.execute("BEGIN IMMEDIATE")
             changes = connection.total_changes
-            ledger = load_ledger(connection)
-            attempt.before, effects = ledger.sequence, RowChanges()
+            state = load_state(connection)
+            attempt.before, effects = state.sequence, RowChanges()
             for job in group:
-                ledger = self._try(connection, ledger, job, effects, attempt)
+                state = self._try(connection, state, job, effects, attempt)
             if connection.total_changes == changes:
                 return
             self._commits += 1
             attempt.token = f"{self._token}:{self._commits}"
-            save_ledger(connection, ledger, attempt.token)
-            if ledger.sequence > attempt.before:
+            save_state(connection, state, attempt.token)
+            if state.sequence > attempt.before:
                 rows = list(effects.added.values())
-                attempt.commit = Commit(attempt.before, ledger.sequence, rows, effects.deleted)
+                attempt.commit = Commit(attempt.before, state.sequence, rows, effects.deleted)
             attempt.committing = True
             connection.execute("COMMIT")
 
     def _try(
         self,
         connection: sqlite3.Connection,
-        ledger: TransactionState,
+        state: TransactionState,
         job: _Job,
         effects: RowChanges,
         attempt: _Attempt,
     ) -> TransactionState:
         connection.execute("SAVEPOINT change")
         try:
-            ledger, done, result = job.work(connection, ledger)
+            state, done, result = job.work(connection, state)
         except Exception as exc:
             if is_of_the_disk(exc):
                 raise
@@ -216,7 +216,7 @@ class GroupCommit:
             effects.take(done)
             attempt.outcomes.append((job, result, None))
         connection.execute("RELEASE change")
-        return ledger
+        return state
 
     def _is_there(self, attempt: _Attempt) -> bool | None:
         """Whether a commit that failed took place all the same; ``None``: that cannot be found out now."""
@@ -232,7 +232,7 @@ class GroupCommit:
         self._commits += 1
         with suppress(sqlite3.Error, SageError), self._connections.writing() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            save_ledger(connection, load_ledger(connection), f"{self._token}:{self._commits}")
+            save_state(connection, load_state(connection), f"{self._token}:{self._commits}")
             connection.execute("COMMIT")
 
     def _publish(self, group: Sequence[_Job], commit: Commit | None) -> None:

@@ -13,7 +13,7 @@ import orjson
 
 from sage.errors import Unavailable
 from sage.middleware.retrieval.store.connections import Connections
-from sage.middleware.retrieval.store.transaction import BURIED, load_ledger
+from sage.middleware.retrieval.store.transaction import LAST_DELETION, load_state
 
 _PURGED = "purged"
 """Up to which sequence number the database was written anew; none: it was never."""
@@ -25,7 +25,7 @@ def purge(connections: Connections, name: str, seconds: float) -> None:
     its log is emptied in any case. Raises :class:`Unavailable` when a reader keeps the log for longer than
     ``seconds``."""
     with connections.writing() as connection:
-        sequence = load_ledger(connection).sequence
+        sequence = load_state(connection).sequence
         if _is_due(connection):
             _vacuum(connection)
             connection.execute("REPLACE INTO states VALUES (?, ?)", (_PURGED, str(sequence)))
@@ -38,10 +38,11 @@ def purge(connections: Connections, name: str, seconds: float) -> None:
 
 
 def _is_due(connection: sqlite3.Connection) -> bool:
-    states = dict(connection.execute("SELECT key, value FROM states WHERE key IN (?, ?)", (BURIED, _PURGED)).fetchall())
+    rows = connection.execute("SELECT key, value FROM states WHERE key IN (?, ?)", (LAST_DELETION, _PURGED))
+    states = dict(rows.fetchall())
     if _PURGED not in states:
         return True
-    return int(orjson.loads(states.get(BURIED, "0"))) > int(orjson.loads(states[_PURGED]))
+    return int(orjson.loads(states.get(LAST_DELETION, "0"))) > int(orjson.loads(states[_PURGED]))
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""What goes into the truth of a collection and comes out of it: changes, commits, the manifest, its identity."""
+"""What goes into the store of a collection and comes out of it: changes, commits, the manifest, its identity."""
 
 from __future__ import annotations
 

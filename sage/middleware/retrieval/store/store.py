@@ -1,4 +1,4 @@
-"""The truth of one collection: a SQLite database, and the only thing that must never be lost.
+"""The documents of one collection: a SQLite database, and the only thing that must never be lost.
 
 WAL, ``synchronous=FULL``, ``BEGIN IMMEDIATE``; one writer a process with group commit; a sequence number for each
 operation. Everything else is derived from it.
@@ -20,9 +20,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sage.errors import Unavailable
-from sage.middleware.retrieval.store import generations as truth_generations
-from sage.middleware.retrieval.store import purge as truth_purging
-from sage.middleware.retrieval.store import schema as truth_schema
+from sage.middleware.retrieval.store import generations, schema
 from sage.middleware.retrieval.store.connections import FILE as DATABASE
 from sage.middleware.retrieval.store.connections import (
     Connections,
@@ -36,6 +34,7 @@ from sage.middleware.retrieval.store.connections import (
 )
 from sage.middleware.retrieval.store.errors import faults_of
 from sage.middleware.retrieval.store.group_commit import GroupCommit
+from sage.middleware.retrieval.store.purge import purge as purge_database
 from sage.middleware.retrieval.store.reader import Reading
 from sage.middleware.retrieval.store.records import Change, Commit, Identity, SegmentRecord, StaleVectors
 from sage.middleware.retrieval.store.transaction import RowChanges, TransactionState, apply_change, load_rows
@@ -73,13 +72,13 @@ class DocumentStore:
         with faults_of(name):
             if directory is None:
                 connection = connect(None)
-                truth_schema.create(connection, name, options, embedder, languages, dimension)
+                schema.create(connection, name, options, embedder, languages, dimension)
                 return cls(None, name, InMemory(connection, name))
             make_file(directory, name)
             connection = connect(directory / DATABASE)
             try:
                 set_up_file(connection)
-                truth_schema.create(connection, name, options, embedder, languages, dimension)
+                schema.create(connection, name, options, embedder, languages, dimension)
             finally:
                 connection.close()
             sync_directory(directory)
@@ -95,7 +94,7 @@ class DocumentStore:
             with faults_of(place):
                 connection = connect(directory / DATABASE)
                 try:
-                    truth_schema.check(connection, place)
+                    schema.check(connection, place)
                     (name,) = connection.execute("SELECT name FROM collection").fetchone()
                 finally:
                     connection.close()
@@ -132,9 +131,9 @@ class DocumentStore:
         weight = len(change.documents) + len(change.delete_ids) + len(change.delete_numbers)
 
         def work(
-            connection: sqlite3.Connection, ledger: TransactionState
+            connection: sqlite3.Connection, state: TransactionState
         ) -> tuple[TransactionState, RowChanges, Written]:
-            return apply_change(connection, ledger, change)
+            return apply_change(connection, state, change)
 
         written = self._writer.run(work, publish, weight=max(1, weight))
         assert isinstance(written, Written)
@@ -142,7 +141,7 @@ class DocumentStore:
 
     def load(self, rows: Sequence[Row], *, sequence: int | None = None) -> None:
         """Puts rows with their numbers behind those that there are; for a collection that is being restored."""
-        self._writer.run(lambda connection, ledger: load_rows(connection, ledger, rows, sequence))
+        self._writer.run(lambda connection, state: load_rows(connection, state, rows, sequence))
 
     def version(self) -> int:
         """Changes whenever any process has committed; cheap (microseconds): asked before each search."""
@@ -160,13 +159,13 @@ class DocumentStore:
         forgotten. ``False``, and nothing was changed: one of ``gone`` is not there any more, or one of ``new`` overlaps
         a segment that stays."""
 
-        def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
+        def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
             there = {name: span for name, *span in connection.execute("SELECT name, low, high FROM segments")}
             if not there.keys() >= set(gone):
-                return ledger, RowChanges(), False
+                return state, RowChanges(), False
             stay = [span for name, span in there.items() if name not in gone]
             if any(record.low <= high and low <= record.high for record in new for low, high in stay):
-                return ledger, RowChanges(), False
+                return state, RowChanges(), False
             connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in gone])
             marks = ", ".join("?" * _SEGMENT_COLUMNS)
             connection.executemany(f"INSERT INTO segments VALUES ({marks})", [_columns(record) for record in new])  # noqa: S608
@@ -174,7 +173,7 @@ class DocumentStore:
                 "DELETE FROM deletions WHERE number IN (SELECT value FROM json_each(?))",
                 (orjson.dumps(dropped.tolist()).decode(),),
             )
-            return ledger, RowChanges(), True
+            return state, RowChanges(), True
 
         return bool(self._writer.run(work))
 
@@ -192,34 +191,34 @@ class DocumentStore:
 
     def begin_generation(self, embedder: str, languages: frozenset[str] | None, dimension: int | None) -> int:
         """The number of a new generation of vectors, which does not serve."""
-        return int(self._writer.run(truth_generations.begin(embedder, languages, dimension)))
+        return int(self._writer.run(generations.begin(embedder, languages, dimension)))
 
     def put_vectors(self, generation: int, vectors: Mapping[int, Vector], done: int) -> None:
         """Gives a generation that does not serve vectors of documents, by number. ``done``: how many documents were
         looked at so far."""
-        self._writer.run(truth_generations.put(generation, vectors, done), weight=max(1, len(vectors)))
+        self._writer.run(generations.put(generation, vectors, done), weight=max(1, len(vectors)))
 
-    def switch_generation(self, generation: int, spec: str, seen: int, most: int, last: truth_generations.Last) -> bool:
+    def switch_generation(self, generation: int, spec: str, seen: int, most: int, last: generations.Last) -> bool:
         """Puts a generation into service: see :func:`sage.middleware.retrieval.store.generations.switch`."""
-        return bool(self._writer.run(truth_generations.switch(generation, spec, seen, most, last)))
+        return bool(self._writer.run(generations.switch(generation, spec, seen, most, last)))
 
     def discard_generation(self, generation: int) -> None:
         """Clears away the vectors of a generation that does not serve, in steps."""
-        while self._writer.run(truth_generations.clear(generation)):
+        while self._writer.run(generations.clear(generation)):
             pass
 
     def purge(self, seconds: float) -> None:
         """No byte of what was deleted is left in the database and its log: see
         :func:`sage.middleware.retrieval.store.purge.purge`."""
-        self._writer.run_between(lambda: truth_purging.purge(self._connections, self._name, seconds))
+        self._writer.run_between(lambda: purge_database(self._connections, self._name, seconds))
 
     def settle(self, key: str, value: object) -> Any:
         """What is kept under ``key`` beside the documents: ``value``, a small JSON value, unless there was one."""
 
-        def work(connection: sqlite3.Connection, ledger: TransactionState) -> tuple[TransactionState, RowChanges, Any]:
+        def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, Any]:
             connection.execute("INSERT OR IGNORE INTO states VALUES (?, ?)", (key, orjson.dumps(value).decode()))
             (kept,) = connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
-            return ledger, RowChanges(), orjson.loads(kept)
+            return state, RowChanges(), orjson.loads(kept)
 
         return self._writer.run(work)
 

@@ -15,7 +15,7 @@ from sage.middleware.retrieval.store.records import Change, Commit, StaleVectors
 from sage.middleware.retrieval.store.schema import add_generation, generations
 from sage.middleware.retrieval.types.documents import NewDocument, Row, Written
 
-BURIED = "buried"
+LAST_DELETION = "buried"
 """Where the database tells the sequence number of the last deletion."""
 
 
@@ -51,18 +51,18 @@ class RowChanges:
         self.deleted += later.deleted
 
 
-def load_ledger(connection: sqlite3.Connection) -> TransactionState:
+def load_state(connection: sqlite3.Connection) -> TransactionState:
     sequence, documents, generation = connection.execute(
         "SELECT sequence, documents, generation FROM collection"
     ).fetchone()
     return TransactionState(sequence, documents, generation, generations(connection))
 
 
-def save_ledger(connection: sqlite3.Connection, ledger: TransactionState, writer: str) -> None:
+def save_state(connection: sqlite3.Connection, state: TransactionState, writer: str) -> None:
     """``writer`` names this commit among all, so that it can be recognised."""
     connection.execute(
         "UPDATE collection SET sequence = ?, documents = ?, generation = ?, writer = ?",
-        (ledger.sequence, ledger.documents, ledger.generation, writer),
+        (state.sequence, state.documents, state.generation, writer),
     )
 
 
@@ -84,31 +84,31 @@ def was_committed(connection: sqlite3.Connection, writer: str, before: int, comm
 
 
 def apply_change(
-    connection: sqlite3.Connection, ledger: TransactionState, change: Change
+    connection: sqlite3.Connection, state: TransactionState, change: Change
 ) -> tuple[TransactionState, RowChanges, Written]:
     """Deletes first, then adds, so that the documents of one change have numbers without a gap (or those it gives)."""
-    if change.generation is not None and change.generation != ledger.generation:
+    if change.generation is not None and change.generation != state.generation:
         raise StaleVectors
     if len(_existing(connection, change.of)) < len(change.of):
         raise Superseded
-    ledger = _with_dimension(connection, ledger, change.documents)
+    state = _with_dimension(connection, state, change.documents)
     ids = [document.id for document in change.documents]
     if len(set(ids)) < len(ids):
         raise InvalidRequest("an id stands twice among the documents of one request", param="documents")
     doomed = {*numbers_of(connection, change.delete_ids).values(), *_existing(connection, change.delete_numbers)}
     replaced = set(numbers_of(connection, ids).values()) - doomed
     dead = sorted(doomed) + sorted(replaced)
-    _bury(connection, ledger, dead)
-    first = ledger.sequence + len(dead) + 1
+    _tombstone(connection, state, dead)
+    first = state.sequence + len(dead) + 1
     numbers = _numbered(change, first)
     rows = {
         number: Row(number, document.id, document.text, document.metadata, document.vector)
         for number, document in zip(numbers, change.documents, strict=True)
     }
-    _insert(connection, ledger, rows)
+    _insert(connection, state, rows)
     last = numbers[-1] if numbers else first - 1
-    ledger = replace(ledger, sequence=last, documents=ledger.documents - len(dead) + len(rows))
-    return ledger, RowChanges(rows, dead), Written(ids, len(ids) - len(replaced), len(replaced), len(doomed))
+    state = replace(state, sequence=last, documents=state.documents - len(dead) + len(rows))
+    return state, RowChanges(rows, dead), Written(ids, len(ids) - len(replaced), len(replaced), len(doomed))
 
 
 def _numbered(change: Change, first: int) -> Sequence[int]:
@@ -120,20 +120,20 @@ def _numbered(change: Change, first: int) -> Sequence[int]:
 
 
 def load_rows(
-    connection: sqlite3.Connection, ledger: TransactionState, rows: Sequence[Row], sequence: int | None
+    connection: sqlite3.Connection, state: TransactionState, rows: Sequence[Row], sequence: int | None
 ) -> tuple[TransactionState, RowChanges, None]:
     """Rows as they are, with numbers beyond all that there are; then the collection stands at ``sequence``."""
     numbered = {row.number: row for row in rows}
-    _insert(connection, ledger, numbered)
-    reached = max(ledger.sequence, sequence or 0, *numbered)
-    return replace(ledger, sequence=reached, documents=ledger.documents + len(numbered)), RowChanges(numbered), None
+    _insert(connection, state, numbered)
+    reached = max(state.sequence, sequence or 0, *numbered)
+    return replace(state, sequence=reached, documents=state.documents + len(numbered)), RowChanges(numbered), None
 
 
 def _with_dimension(
-    connection: sqlite3.Connection, ledger: TransactionState, documents: Sequence[NewDocument]
+    connection: sqlite3.Connection, state: TransactionState, documents: Sequence[NewDocument]
 ) -> TransactionState:
     """The first vector of a collection decides it."""
-    wanted = ledger.serving.dimension
+    wanted = state.serving.dimension
     for place, document in enumerate(documents):
         if document.vector is None:
             continue
@@ -146,14 +146,14 @@ def _with_dimension(
                 param="documents",
                 code="wrong_dimension",
             )
-    if wanted is None or wanted == ledger.serving.dimension:
-        return ledger
-    decided = replace(ledger.serving, dimension=wanted, block=vector_blocks.block_size(wanted))
+    if wanted is None or wanted == state.serving.dimension:
+        return state
+    decided = replace(state.serving, dimension=wanted, block=vector_blocks.block_size(wanted))
     add_generation(connection, decided)
-    return ledger.with_generation(decided)
+    return state.with_generation(decided)
 
 
-def _insert(connection: sqlite3.Connection, ledger: TransactionState, rows: Mapping[int, Row]) -> None:
+def _insert(connection: sqlite3.Connection, state: TransactionState, rows: Mapping[int, Row]) -> None:
     if not rows:
         return
     connection.executemany(
@@ -165,19 +165,19 @@ def _insert(connection: sqlite3.Connection, ledger: TransactionState, rows: Mapp
         for number, row in rows.items()
         if row.vector is not None
     }
-    vector_blocks.put(connection, ledger.serving, vectors)
+    vector_blocks.put(connection, state.serving, vectors)
 
 
-def _bury(connection: sqlite3.Connection, ledger: TransactionState, dead: Sequence[int]) -> None:
+def _tombstone(connection: sqlite3.Connection, state: TransactionState, dead: Sequence[int]) -> None:
     if not dead:
         return
     connection.executemany(
-        "INSERT INTO deletions (sequence, number) VALUES (?, ?)", list(enumerate(dead, ledger.sequence + 1))
+        "INSERT INTO deletions (sequence, number) VALUES (?, ?)", list(enumerate(dead, state.sequence + 1))
     )
     connection.executemany("DELETE FROM documents WHERE number = ?", [(number,) for number in dead])
-    for generation in ledger.generations.values():
+    for generation in state.generations.values():
         vector_blocks.remove(connection, generation, dead)
-    connection.execute("REPLACE INTO states VALUES (?, ?)", (BURIED, str(ledger.sequence + len(dead))))
+    connection.execute("REPLACE INTO states VALUES (?, ?)", (LAST_DELETION, str(state.sequence + len(dead))))
 
 
 def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:

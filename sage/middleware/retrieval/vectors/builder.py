@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from sage.middleware.retrieval.vectors.exact import Matrix, best, exact_scores, unit
-from sage.middleware.retrieval.vectors.kinds import DEPTHS, Coded, Flat, ProbeSetting, Scan, Staged, tame, written
+from sage.middleware.retrieval.vectors.kinds import (
+    DEPTHS,
+    Coded,
+    Flat,
+    ProbeSetting,
+    Scan,
+    Staged,
+    float32_safe,
+    written,
+)
 from sage.middleware.settings.retrieval import Metric
 
 FLAT, SQ8, RABITQ = 4_000, 16_000, 64_000
@@ -38,7 +47,7 @@ def build_scan(
     and may raise."""
     if kind is None:
         kind = kind_for(len(vectors))
-    if kind == "flat" or not tame(vectors):
+    if kind == "flat" or not float32_safe(vectors):
         return Flat.of(np.array(vectors, np.float32), metric)
     if len(vectors) < _STAGED:
         kind = "sq8"
@@ -140,17 +149,17 @@ def _staged(vectors: Matrix, codes: Coded, kind: str, trial: Trial) -> Staged | 
     base.train(_sample(vectors, codes.metric, _TRAINING))
     _add(base, vectors, codes.metric, trial.checkpoint)
     blob = written(base)
-    looks = []
+    settings = []
     for depth, candidates in zip(DEPTHS, _CANDIDATES, strict=True):
 
-        def recall(look: ProbeSetting, depth: int = depth) -> float:
-            return trial.recall(Staged(blob, codes, kind, [look] * len(DEPTHS)), depth)
+        def recall(setting: ProbeSetting, depth: int = depth) -> float:
+            return trial.recall(Staged(blob, codes, kind, [setting] * len(DEPTHS)), depth)
 
-        look = _narrowest(recall, trial.target, candidates, base.nlist if kind == "ivf" else 1)
-        if look is None:
+        setting = _narrowest(recall, trial.target, candidates, base.nlist if kind == "ivf" else 1)
+        if setting is None:
             return None
-        looks.append(look)
-    return Staged(blob, codes, kind, looks)
+        settings.append(setting)
+    return Staged(blob, codes, kind, settings)
 
 
 def _narrowest(
@@ -162,10 +171,10 @@ def _narrowest(
     bar = (1 + target) / 2 if lists > 1 else target
     enough = next((count for count in candidates if recall(ProbeSetting(count, lists)) >= bar), candidates[-1])
     for share in _SHARES if lists > 1 else (1.0,):
-        look = ProbeSetting(enough, max(1, round(share * lists)))
-        found = recall(look)
-        if found >= (3 * target + 1) / 4 or (look.probes == lists and found >= target):
-            return look
+        setting = ProbeSetting(enough, max(1, round(share * lists)))
+        found = recall(setting)
+        if found >= (3 * target + 1) / 4 or (setting.probes == lists and found >= target):
+            return setting
     return None
 
 

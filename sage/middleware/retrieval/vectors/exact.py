@@ -15,7 +15,7 @@ _SLICE = 2**20  # numbers of float64 that are in memory at a time
 
 
 def exact_scores(query: Matrix, vectors: Matrix, metric: Metric) -> Scores:
-    """``(n,)`` scores of ``(n, dim)`` vectors as they are in the truth, not normalised.
+    """``(n,)`` scores of ``(n, dim)`` vectors as they are in the document store, not normalised.
 
     Cosine is in -1…1, and 0 where either side is all zeros; the Euclidean distance is made negative. Computed in
     float64, each row by itself: a row has the same score, to the last bit, whatever other rows stand beside it.

@@ -1,4 +1,4 @@
-"""The vectors of one part of a collection, and FAISS over them."""
+"""The vectors of one segment of a collection, and FAISS over them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
 from sage.middleware.retrieval.vectors.builder import build_scan
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, exact_scores
-from sage.middleware.retrieval.vectors.kinds import Coded, Flat, ProbeSetting, Scan, Staged, lengths_of, tame
+from sage.middleware.retrieval.vectors.kinds import Coded, Flat, ProbeSetting, Scan, Staged, float32_safe, lengths_of
 from sage.middleware.settings.retrieval import Metric
 
 
 class VectorIndex:
-    """Immutable. Ordinals are the part's; not every document needs a vector.
+    """Immutable. Ordinals are the segment's; not every document needs a vector.
 
     Scores: cosine, inner product, or the Euclidean distance made negative: higher is nearer. Those of kinds that keep
     codes are near the exact ones (1e-3 of the range in SQ8); :class:`DenseLeg` makes them exact.
@@ -65,7 +65,7 @@ class VectorIndex:
         elif kind != "none":
             scan = codes = Coded(arrays["codes"], metric, head["coding"])
             if "base" in arrays:
-                scan = Staged(arrays["base"], codes, kind, [ProbeSetting(**look) for look in head["looks"]])
+                scan = Staged(arrays["base"], codes, kind, [ProbeSetting(**setting) for setting in head["looks"]])
         return cls(head["size"], metric, scan, arrays.get("places"))
 
     def arrays(self) -> Arrays:
@@ -73,11 +73,11 @@ class VectorIndex:
         head: dict[str, Any] = {"kind": self.kind, "metric": self.metric.value, "size": self._size}
         found: Arrays = {} if self._scan is None else self._scan.arrays()
         if isinstance(self._scan, Flat):
-            head["tame"] = self._scan.tame
+            head["tame"] = self._scan.float32_safe
         elif isinstance(self._scan, Coded):
             head["coding"] = self._scan.kind
         elif isinstance(self._scan, Staged):
-            head |= {"looks": [asdict(look) for look in self._scan.looks], "coding": self._scan.codes.kind}
+            head |= {"looks": [asdict(setting) for setting in self._scan.settings], "coding": self._scan.codes.kind}
         if self._places is not None:
             found["places"] = self._places
         found["head"] = np.frombuffer(orjson.dumps(head), np.uint8)
@@ -100,7 +100,7 @@ class VectorIndex:
 
     @property
     def size(self) -> int:
-        """Documents of the part, with a vector or without."""
+        """Documents of the segment, with a vector or without."""
         return self._size
 
     @property
@@ -152,13 +152,13 @@ class VectorIndex:
             found[there] = self._scan.scores(query, places[there])
         return found
 
-    def originals(self, ordinals: Ordinals) -> tuple[Matrix, Mask] | None:
+    def raw_vectors(self, ordinals: Ordinals) -> tuple[Matrix, Mask] | None:
         """``((n, dim), (n,))``: the vectors as they were given, and which documents have one; ``None``: this kind
         keeps only codes of them."""
         if self._scan is None:
             return np.empty((len(ordinals), 0), np.float32), np.zeros(len(ordinals), np.bool_)
         places, there = self._found(ordinals)
-        vectors = self._scan.originals(np.where(there, places, 0))
+        vectors = self._scan.raw_vectors(np.where(there, places, 0))
         return None if vectors is None else (vectors, there)
 
     def _found(self, ordinals: Ordinals) -> tuple[Ordinals, Mask]:
@@ -177,7 +177,7 @@ class GrowingVectors:
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._size = self._count = 0
-        self._tame = True
+        self._float32_safe = True
         self._vectors = np.empty((0, 0), np.float32)
         self._lengths = np.empty(0, np.float32)
         self._places = np.empty(0, np.int32)
@@ -197,7 +197,7 @@ class GrowingVectors:
             self._vectors[self._count : end] = rows
             self._lengths[self._count : end] = lengths_of(rows)
             self._places[self._count : end] = self._size + np.flatnonzero(there)
-            self._tame = self._tame and tame(rows)
+            self._float32_safe = self._float32_safe and float32_safe(rows)
         self._counts += (self._count + np.cumsum(there)).tolist()
         self._count = end
         self._size += len(there)
@@ -218,7 +218,7 @@ class GrowingVectors:
         places = None if count == size else self._places[:count]
         if not count:
             return VectorIndex(size, self._metric, None, places)
-        scan = Flat(self._vectors[:count], self._lengths[:count], self._metric, self._tame)
+        scan = Flat(self._vectors[:count], self._lengths[:count], self._metric, self._float32_safe)
         return VectorIndex(size, self._metric, scan, places)
 
 

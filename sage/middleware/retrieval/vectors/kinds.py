@@ -1,4 +1,4 @@
-"""How the vectors of one part are kept and scanned: as they are, as codes, or as codes behind a coarser first look.
+"""How the vectors of one segment are kept and scanned: as they are, as codes, or as codes behind a coarser first look.
 
 A *scan* finds candidates: the best by codes, some more than were asked for, so that the best by exact score are among
 them. Its vectors are counted from 0 without gaps. FAISS answers from one thread, and many threads may ask at once:
@@ -35,7 +35,7 @@ _ROWS = 4096  # scanned at a time where vectors are kept as they are
 
 
 class Scan(Protocol):
-    """The vectors of a part, without gaps."""
+    """The vectors of a segment, without gaps."""
 
     @property
     def kind(self) -> str: ...
@@ -50,7 +50,7 @@ class Scan(Protocol):
     def scores(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float32]:
         """The same numbers."""
 
-    def originals(self, ordinals: Ordinals) -> Matrix | None:
+    def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         """The vectors as they were given; ``None``: only codes are kept."""
 
     def arrays(self) -> Arrays: ...
@@ -62,7 +62,7 @@ def pool_of(k: int) -> int:
     return k + max(8, k // 8)
 
 
-def tame(vectors: Matrix) -> bool:
+def float32_safe(vectors: Matrix) -> bool:
     """Whether float32 can multiply and add them without overflow or underflow that matters."""
     if not vectors.size:
         return True
@@ -78,13 +78,13 @@ class Flat:
     lengths: NDArray[np.float32]
     """``(count,)``, for cosine."""
     metric: Metric
-    tame: bool
+    float32_safe: bool
     """Else float32 would overflow, and they are compared in float64."""
     kind: str = "flat"
 
     @classmethod
     def of(cls, vectors: Matrix, metric: Metric) -> Flat:
-        return cls(vectors, lengths_of(vectors), metric, tame(vectors))
+        return cls(vectors, lengths_of(vectors), metric, float32_safe(vectors))
 
     @property
     def count(self) -> int:
@@ -108,7 +108,7 @@ class Flat:
         return found
 
     def _scan(self, query: Matrix, vectors: Matrix, lengths: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self.tame or not tame(query):
+        if not self.float32_safe or not float32_safe(query):
             with np.errstate(over="ignore"):
                 return exact_scores(query, vectors, self.metric).astype(np.float32)
         if self.metric is Metric.EUCLIDEAN:
@@ -124,7 +124,7 @@ class Flat:
         cosines: NDArray[np.float32] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
         return cosines
 
-    def originals(self, ordinals: Ordinals) -> Matrix | None:
+    def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         return self.vectors[ordinals]
 
     def arrays(self) -> Arrays:
@@ -190,7 +190,7 @@ class Coded:
     def prepared(self, query: Matrix) -> Matrix:
         return unit(query) if self.metric is Metric.COSINE else query
 
-    def originals(self, ordinals: Ordinals) -> Matrix | None:
+    def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         return None
 
     def arrays(self) -> Arrays:
@@ -212,10 +212,10 @@ class Staged:
     RaBitQ: Gao & Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound", SIGMOD 2024.
     """
 
-    def __init__(self, blob: NDArray[np.uint8], codes: Coded, kind: str, looks: Sequence[ProbeSetting]) -> None:
+    def __init__(self, blob: NDArray[np.uint8], codes: Coded, kind: str, settings: Sequence[ProbeSetting]) -> None:
         """``looks``: one for each of :data:`DEPTHS`."""
         self.blob, self.codes, self.kind, self.count = blob, codes, kind, codes.count
-        self.metric, self.looks = codes.metric, tuple(looks)
+        self.metric, self.settings = codes.metric, tuple(settings)
         base = open_index(blob)
         self.lists = int(base.nlist) if kind == "ivf" else 1
         self.index = _faiss().IndexRefine(base, codes.index)
@@ -225,15 +225,15 @@ class Staged:
         count = self.count if allowed is None else int(np.count_nonzero(allowed))
         if allowed is not None and count <= FEW:
             return self.codes.nearest(query, k, allowed)
-        look, pool = self._look(k, count), min(pool_of(k), count)
-        if look.candidates * 4 > count:
+        setting, pool = self._setting_for(k, count), min(pool_of(k), count)
+        if setting.candidates * 4 > count:
             return self.codes.nearest(query, k, allowed)
-        ordinals, scores = self._looked(query, pool, look, allowed)
+        ordinals, scores = self._probe(query, pool, setting, allowed)
         while count <= self.count * MOST:
-            before, look = ordinals, ProbeSetting(2 * look.candidates, min(2 * look.probes, self.lists))
-            if look.candidates * 4 > count:
+            before, setting = ordinals, ProbeSetting(2 * setting.candidates, min(2 * setting.probes, self.lists))
+            if setting.candidates * 4 > count:
                 return self.codes.nearest(query, k, allowed)
-            ordinals, scores = self._looked(query, pool, look, allowed)
+            ordinals, scores = self._probe(query, pool, setting, allowed)
             if np.isin(ordinals[:k], before[:k]).sum() >= k - k // 50:
                 break
         if len(scores) < pool or scores[-1] == scores[min(k, pool) - 1]:
@@ -241,24 +241,26 @@ class Staged:
             return self.codes.nearest(query, k, allowed)
         return ordinals, scores
 
-    def _looked(self, query: Matrix, pool: int, look: ProbeSetting, allowed: Mask | None) -> Found:
-        parameters = self._parameters(max(1.0, look.candidates / pool), look.probes, allowed)
+    def _probe(self, query: Matrix, pool: int, setting: ProbeSetting, allowed: Mask | None) -> Found:
+        parameters = self._parameters(max(1.0, setting.candidates / pool), setting.probes, allowed)
         return search_index(self.index, self.codes.prepared(query), pool, parameters, self.metric)
 
-    def _look(self, k: int, count: int) -> ProbeSetting:
-        for depth, look in zip(DEPTHS, self.looks, strict=True):
+    def _setting_for(self, k: int, count: int) -> ProbeSetting:
+        for depth, setting in zip(DEPTHS, self.settings, strict=True):
             if k <= depth:
-                return look if count > self.count * MOST else ProbeSetting(look.candidates, self._probes(k, count))
-        return ProbeSetting(self.looks[-1].candidates * -(-k // DEPTHS[-1]), self.lists)
+                return (
+                    setting if count > self.count * MOST else ProbeSetting(setting.candidates, self._probes(k, count))
+                )
+        return ProbeSetting(self.settings[-1].candidates * -(-k // DEPTHS[-1]), self.lists)
 
     def _probes(self, k: int, count: int) -> int:
         """How many lists to begin with where a filter keeps ``count``: as for the rank that the ``k``-th best of those
         has among all, did the filter choose by chance."""
         rank: float = k * self.count / count
-        for depth, look in zip(DEPTHS, self.looks, strict=True):
+        for depth, setting in zip(DEPTHS, self.settings, strict=True):
             if rank <= depth:
-                return look.probes
-        return min(self.lists, round(self.looks[-1].probes * math.sqrt(rank / DEPTHS[-1])))
+                return setting.probes
+        return min(self.lists, round(self.settings[-1].probes * math.sqrt(rank / DEPTHS[-1])))
 
     def _parameters(self, factor: float, probes: int, allowed: Mask | None) -> Any:
         faiss = _faiss()
@@ -272,7 +274,7 @@ class Staged:
     def scores(self, query: Matrix, ordinals: Ordinals) -> NDArray[np.float32]:
         return self.codes.scores(query, ordinals)
 
-    def originals(self, ordinals: Ordinals) -> Matrix | None:
+    def raw_vectors(self, ordinals: Ordinals) -> Matrix | None:
         return None
 
     def arrays(self) -> Arrays:

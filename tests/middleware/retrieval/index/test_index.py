@@ -1,4 +1,4 @@
-"""The index keeps up with the truth: views, segments, upkeep."""
+"""The index keeps up with the document store: views, segments, maintenance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from retrieval_parts import Opened, documents, opened
 
-from sage.middleware.retrieval.index.memtable import FREEZE_AT
+from sage.middleware.retrieval.index.memtable import SEAL_AT
 from sage.middleware.retrieval.index.view import View
 from sage.middleware.retrieval.store.store import Change
 from sage.middleware.retrieval.types.documents import NewDocument
@@ -33,14 +33,14 @@ def collection(tmp_path: Path) -> Iterator[Open]:
 
 
 def live(view: View) -> list[int]:
-    return [int(n) for p in view.parts for n in (p.numbers if p.live is None else p.numbers[p.live])]
+    return [int(n) for p in view.segments for n in (p.numbers if p.live is None else p.numbers[p.live])]
 
 
 @pytest.mark.parametrize("place", ["c", None])
 def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(collection: Open, place: str | None) -> None:
     held = collection(place)
     views = []
-    for number in range(FREEZE_AT // 100 * 3):
+    for number in range(SEAL_AT // 100 * 3):
         held.write(documents(number * 100, 100))
         views.append((held.index.current(), [row.number for row in held.rows()]))
     held.delete(["5", "150", "2999"])
@@ -53,19 +53,19 @@ def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(collection:
 
 def test_a_commit_copies_only_the_masks_of_the_parts_it_touches(collection: Open) -> None:
     held = collection()
-    held.write(documents(0, 3 * FREEZE_AT))
+    held.write(documents(0, 3 * SEAL_AT))
     held.write(documents(5000, 10))
     before = held.index.current()
     held.delete(["7"])
     after = held.index.current()
-    assert after.parts[0].live is not None
-    assert np.flatnonzero(~after.parts[0].live).tolist() == [7]
-    assert before.parts[0].live is None
-    for old, new in zip(before.parts[1:], after.parts[1:], strict=True):
+    assert after.segments[0].live is not None
+    assert np.flatnonzero(~after.segments[0].live).tolist() == [7]
+    assert before.segments[0].live is None
+    for old, new in zip(before.segments[1:], after.segments[1:], strict=True):
         assert new is old
-    assert after.parts[0].keywords is before.parts[0].keywords
+    assert after.segments[0].keywords is before.segments[0].keywords
     held.write(documents(6000, 10))
-    assert held.index.current().parts[0] is after.parts[0]
+    assert held.index.current().segments[0] is after.segments[0]
 
 
 def test_a_clean_end_leaves_nothing_to_analyse_at_the_next_start(collection: Open) -> None:
@@ -101,9 +101,9 @@ def test_optimize_makes_one_segment_without_dead_rows(collection: Open) -> None:
     held.delete([str(number) for number in range(0, 2000, 3)])
     view = held.index.current()
     held.index.optimize()
-    (part,) = held.index.current().parts
-    assert (part.size, part.live) == (1333, None)
-    with held.truth.reading() as reading:
+    (segment,) = held.index.current().segments
+    assert (segment.size, segment.live) == (1333, None)
+    with held.store.reading() as reading:
         assert len(reading.deletions(0)) == 0
     assert live(view) == live(held.index.current())
     held.check()
@@ -118,7 +118,7 @@ def test_everything_deleted_and_begun_again(collection: Open) -> None:
         held.delete([str(number) for number in range(600)])
         held.index.optimize()
         assert held.index.current().documents == 0
-        assert held.index.current().parts == ()
+        assert held.index.current().segments == ()
         held.write(documents(0, 5))
         held.index.optimize()
         held.check()
@@ -147,7 +147,7 @@ def test_a_deletion_that_was_forgotten_reaches_who_had_the_row_in_memory(collect
     two.check()
     one.delete([str(number) for number in range(300)])
     one.index.optimize()  # the segment is empty, and the deletions are forgotten
-    with one.truth.reading() as reading:
+    with one.store.reading() as reading:
         assert len(reading.deletions(0)) == 0
     assert two.index.current().documents == 0
     two.check()
@@ -232,7 +232,7 @@ def test_documents_without_vectors_and_with(collection: Open) -> None:
     held.write(mixed)
     held.index.optimize()
     held.check()
-    held.truth.write(Change([NewDocument("x", "words only")]), held.index.publish)
+    held.store.write(Change([NewDocument("x", "words only")]), held.index.publish)
     held.check()
 
 
@@ -245,24 +245,24 @@ def test_other_vectors_take_over_all_at_once(collection: Open, place: str | None
     held.write(documents(500, 300))
     other = collection(place) if place else None
     before = held.index.current()
-    generation = held.truth.begin_generation("another", None, 5)
+    generation = held.store.begin_generation("another", None, 5)
     rows = held.rows()
     made = {row.number: np.random.default_rng(row.number).normal(size=5).astype(np.float32) for row in rows}
-    held.truth.put_vectors(generation, made, len(made))
+    held.store.put_vectors(generation, made, len(made))
     if prepared:
         held.index.prepare_vectors(generation, rows[-1].number)
     held.check()
-    assert held.truth.switch_generation(generation, "another", rows[-1].number, 0, lambda rows: {})
+    assert held.store.switch_generation(generation, "another", rows[-1].number, 0, lambda rows: {})
     view = held.index.current()
     assert (before.generation, view.generation) == (0, generation)
     if prepared:
-        assert all(part.vectors is not None for part in view.parts)
+        assert all(segment.vectors is not None for segment in view.segments)
     held.check()
     if other is not None:
         assert other.index.current().generation == generation
         other.check()
     held.index.rebuild_vectors()
-    assert all(part.vectors is not None for part in held.index.current().parts)
+    assert all(segment.vectors is not None for segment in held.index.current().segments)
     held.check()
     assert held.index.describe()["rebuilding"] is False
     held.write([NewDocument("new", "text", b"{}", np.ones(5, np.float32))])

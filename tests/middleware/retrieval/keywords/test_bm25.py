@@ -1,4 +1,4 @@
-"""Scores against rank-bm25, and against the same documents cut into parts in any way."""
+"""Scores against rank-bm25, and against the same documents cut into segments in any way."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_okapi_is_rank_bm25_over_the_live_documents_of_all_parts(
 
 
 def cut(documents: list[list[str]], live: Mask, data: st.DataObject) -> list[tuple[Postings, Mask | None]]:
-    """The documents in parts of several kinds."""
+    """The documents in segments of several kinds."""
     places = sorted(data.draw(st.sets(st.integers(1, len(documents)), max_size=3)) | {0, len(documents)})
     kinds: list[Callable[[list[list[str]]], Postings]] = [index_of, grown]
-    parts: list[tuple[Postings, Mask | None]] = []
+    segments: list[tuple[Postings, Mask | None]] = []
     for start, end in pairwise(places):
         mask = live[start:end].copy()
-        parts.append((data.draw(st.sampled_from(kinds))(documents[start:end]), None if mask.all() else mask))
-    return parts
+        segments.append((data.draw(st.sampled_from(kinds))(documents[start:end]), None if mask.all() else mask))
+    return segments
 
 
 def test_plus_is_rank_bm25_where_every_word_stands_and_l_where_each_stands_once() -> None:
@@ -131,11 +131,11 @@ def test_scores_do_not_depend_on_how_parts_are_cut(
     if options.variant is Variant.OKAPI:  # with deletions its mean idf may differ in the last digit: its own test
         live[:] = True
     chosen = live & np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)), np.bool_)
-    parts = cut(documents, live, data)
-    starts = np.cumsum([0, *(postings.size for postings, _ in parts)])
-    allowed = [chosen[start : start + postings.size] for start, (postings, _) in zip(starts, parts, strict=False)]
+    segments = cut(documents, live, data)
+    starts = np.cumsum([0, *(postings.size for postings, _ in segments)])
+    allowed = [chosen[start : start + postings.size] for start, (postings, _) in zip(starts, segments, strict=False)]
     query = KeywordQuery(tuple(terms))
-    leg, whole = KeywordLeg(parts, options), KeywordLeg([(index_of(documents), live)], options)
+    leg, whole = KeywordLeg(segments, options), KeywordLeg([(index_of(documents), live)], options)
     found, expected = leg.top(query, k, allowed), whole.top(query, k, [chosen])
     assert found.rows.tolist() == expected.rows.tolist()
     assert found.scores.tolist() == expected.scores.tolist()
@@ -169,7 +169,7 @@ def test_rank_bm25_as_the_engine(
     options = KeywordOptions(variant=variant, engine="rank-bm25")
     leg = KeywordLeg(cut(documents, live, data), options)
     query = KeywordQuery(tuple(terms))
-    found = leg.top(query, 3, [None] * len(leg._parts))
+    found = leg.top(query, 3, [None] * len(leg._segments))
     matching = [i for i in range(len(documents)) if live[i] and set(terms) & set(documents[i])]
     assert found.total == len(matching)
     if not matching:

@@ -42,32 +42,32 @@ def test_an_index_holds_what_it_was_built_of_and_reads_back(documents: list[list
 
 
 @given(st.lists(documents_of_words, max_size=4), st.randoms())
-def test_merging_is_building_anew_of_what_lives(parts: list[list[list[str]]], random: object) -> None:
+def test_merging_is_building_anew_of_what_lives(segments: list[list[list[str]]], random: object) -> None:
     masks = [
-        None if random.random() < 0.3 else np.array([random.random() < 0.6 for _ in part], np.bool_)  # type: ignore[attr-defined]
-        for part in parts
+        None if random.random() < 0.3 else np.array([random.random() < 0.6 for _ in segment], np.bool_)  # type: ignore[attr-defined]
+        for segment in segments
     ]
-    merged = KeywordIndex.merge([(KeywordIndex.build(p), mask) for p, mask in zip(parts, masks, strict=True)])
+    merged = KeywordIndex.merge([(KeywordIndex.build(p), mask) for p, mask in zip(segments, masks, strict=True)])
     living = [
         words
-        for part, mask in zip(parts, masks, strict=True)
-        for place, words in enumerate(part)
+        for segment, mask in zip(segments, masks, strict=True)
+        for place, words in enumerate(segment)
         if mask is None or mask[place]
     ]
     anew = KeywordIndex.build(living)
     assert_holds(merged, living)
     assert len(merged.vocabulary) == len(anew.vocabulary)
     assert [merged.vocabulary.term(i) for i in range(len(anew.vocabulary))] == anew.vocabulary.terms()
-    if parts:
-        counted = document_frequencies([(KeywordIndex.build(p), m) for p, m in zip(parts, masks, strict=True)])
+    if segments:
+        counted = document_frequencies([(KeywordIndex.build(p), m) for p, m in zip(segments, masks, strict=True)])
         assert sorted(counted.tolist()) == sorted(np.diff(anew.starts.astype(int)).tolist())
 
 
 def test_frequencies_in_order_of_appearance_over_parts() -> None:
-    parts = [KeywordIndex.build([["b", "a"], ["c"]]), KeywordIndex.build([["d", "a"], ["b", "e", "a"]])]
-    assert document_frequencies([(parts[0], None), (parts[1], None)]).tolist() == [2, 3, 1, 1, 1]  # b a c d e
+    segments = [KeywordIndex.build([["b", "a"], ["c"]]), KeywordIndex.build([["d", "a"], ["b", "e", "a"]])]
+    assert document_frequencies([(segments[0], None), (segments[1], None)]).tolist() == [2, 3, 1, 1, 1]  # b a c d e
     dead = np.array([False, True])
-    assert document_frequencies([(parts[0], dead), (parts[1], None)]).tolist() == [1, 1, 2, 1, 1]  # c d a b e
+    assert document_frequencies([(segments[0], dead), (segments[1], None)]).tolist() == [1, 1, 2, 1, 1]  # c d a b e
 
 
 def test_terms_of_one_hash_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The dense leg over the parts of a view, against a brute force over all vectors."""
+"""The dense leg over the segments of a view, against a brute force over all vectors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 
 class Kept:
-    """The vectors of a truth, by number, without its database."""
+    """The vectors of a document store, by number, without its database."""
 
     def __init__(self, vectors: Matrix, there: Mask) -> None:
         self.matrix, self.there = vectors, there.copy()
@@ -42,7 +42,7 @@ def cut(
     vectors: Matrix, there: Mask, live: Mask, sizes: Sequence[int], kinds: Sequence[str], metric: Metric
 ) -> list[Segment]:
     """Parts of these sizes; the number of a row is its place."""
-    parts, start = [], 0
+    segments, start = [], 0
     for size, kind in zip(sizes, kinds, strict=True):
         rows = slice(start, start + size)
         index: VectorIndex | None = None
@@ -55,9 +55,9 @@ def cut(
             index = VectorIndex.build(vectors[rows], there[rows], metric, 0.98, kind=kind)
         none = cast(Any, None)
         mask = None if live[rows].all() else live[rows]
-        parts.append(Segment(np.arange(start, start + size, dtype=np.int64), mask, none, none, index))
+        segments.append(Segment(np.arange(start, start + size, dtype=np.int64), mask, none, none, index))
         start += size
-    return parts
+    return segments
 
 
 def brute(query: Matrix, vectors: Matrix, metric: Metric, allowed: Mask) -> tuple[list[int], NDArray[np.float64]]:
@@ -77,8 +77,8 @@ def test_top_and_scores_are_those_of_a_brute_force_however_parts_are_cut(data: s
     vectors = chance.standard_normal((count, 6)).astype(np.float32)
     there, live, passing = (chance.random(count) < share for share in (0.9, 0.8, 0.7))
     vectors[~there] = 0
-    parts = cut(vectors, there, live, sizes, kinds, metric)
-    leg = DenseLeg(parts, cast(DocumentStore, Kept(vectors, there)), metric)
+    segments = cut(vectors, there, live, sizes, kinds, metric)
+    leg = DenseLeg(segments, cast(DocumentStore, Kept(vectors, there)), metric)
     query, k = chance.standard_normal(6).astype(np.float32), data.draw(st.integers(1, 30))
     bounds = np.cumsum([0, *sizes])
     masks = [passing[a:b] if number % 2 else None for number, (a, b) in enumerate(pairwise(bounds))]
@@ -106,8 +106,8 @@ def many() -> Matrix:
 @pytest.mark.parametrize("kind", ["rabitq", "ivf"])
 def test_pages_of_a_large_part_follow_each_other_without_gaps_or_repeats(many: Matrix, kind: str) -> None:
     every = np.ones(len(many), np.bool_)
-    parts = cut(many, every, every, [8000, 3000, 1000], [kind, "sq8", "growing"], Metric.COSINE)
-    leg = DenseLeg(parts, cast(DocumentStore, Kept(many, every)), Metric.COSINE)
+    segments = cut(many, every, every, [8000, 3000, 1000], [kind, "sq8", "growing"], Metric.COSINE)
+    leg = DenseLeg(segments, cast(DocumentStore, Kept(many, every)), Metric.COSINE)
     for query in many[:5] + many[6:11]:
         longest, scores, total = leg.top(query, 600, [None] * 3)
         assert total == len(many)
@@ -122,9 +122,9 @@ def test_pages_of_a_large_part_follow_each_other_without_gaps_or_repeats(many: M
 
 def test_what_left_the_truth_keeps_the_score_of_its_codes(many: Matrix) -> None:
     every = np.ones(len(many), np.bool_)
-    parts = cut(many, every, every, [12_000], ["sq8"], Metric.EUCLIDEAN)
+    segments = cut(many, every, every, [12_000], ["sq8"], Metric.EUCLIDEAN)
     kept = Kept(many, every)
-    leg = DenseLeg(parts, cast(DocumentStore, kept), Metric.EUCLIDEAN)
+    leg = DenseLeg(segments, cast(DocumentStore, kept), Metric.EUCLIDEAN)
     before, scores, _ = leg.top(many[3], 10, [None])
     kept.there[before[4]] = False
     after, others, _ = leg.top(many[3], 10, [None])
@@ -134,8 +134,8 @@ def test_what_left_the_truth_keeps_the_score_of_its_codes(many: Matrix) -> None:
 
 def test_the_nearest_come_with_the_scores_of_other_rows(many: Matrix) -> None:
     there = np.arange(len(many)) % 7 != 0
-    parts = cut(many, there, np.ones(len(many), np.bool_), [len(many)], ["rabitq"], Metric.COSINE)
-    leg = DenseLeg(parts, cast(DocumentStore, Kept(many, there)), Metric.COSINE)
+    segments = cut(many, there, np.ones(len(many), np.bool_), [len(many)], ["rabitq"], Metric.COSINE)
+    leg = DenseLeg(segments, cast(DocumentStore, Kept(many, there)), Metric.COSINE)
     rows, scores, total = leg.top(many[3], 10, [None])
     others = np.array([5000, 7, int(rows[0]), 14, 2], np.int64)
     found = leg.top_and(others, many[3], 10, [None], paged=True)
@@ -147,8 +147,8 @@ def test_the_nearest_come_with_the_scores_of_other_rows(many: Matrix) -> None:
 def test_vectors_of_another_dimension_in_the_truth_are_not_compared(many: Matrix) -> None:
     """All were embedded anew while the view was in use."""
     every = np.ones(len(many), np.bool_)
-    parts = cut(many, every, every, [6000, 6000], ["sq8", "missing"], Metric.COSINE)
-    leg = DenseLeg(parts, cast(DocumentStore, Kept(many[:, :32], every)), Metric.COSINE)
+    segments = cut(many, every, every, [6000, 6000], ["sq8", "missing"], Metric.COSINE)
+    leg = DenseLeg(segments, cast(DocumentStore, Kept(many[:, :32], every)), Metric.COSINE)
     rows, scores, total = leg.top(many[3], 10, [None, None])
     assert rows[0] == 3
     assert total == 6000

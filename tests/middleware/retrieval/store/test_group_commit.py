@@ -66,7 +66,7 @@ def failing(tmp_path: Path) -> Iterator[Failing]:
 
 def add(writer: GroupCommit, id: str, commits: list[Commit]) -> Any:
     change = Change([NewDocument(id, f"text of {id}")])
-    return writer.run(lambda connection, ledger: apply_change(connection, ledger, change), commits.append)
+    return writer.run(lambda connection, state: apply_change(connection, state, change), commits.append)
 
 
 def ids(failing: Failing) -> list[str]:
@@ -112,11 +112,11 @@ def test_one_of_which_nothing_is_known_is_said_to_be_so(failing: Failing) -> Non
 
 def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
     """As when another process commits before this one has found out what became of its own."""
-    truth = DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
+    store = DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
     commits: list[Commit] = []
-    truth.write(Change([NewDocument("a", "1"), NewDocument("b", "1")]), commits.append)
-    truth.write(Change([NewDocument("a", "2")]), commits.append)
-    truth.write(Change(delete_ids=["b"]), commits.append)
+    store.write(Change([NewDocument("a", "1"), NewDocument("b", "1")]), commits.append)
+    store.write(Change([NewDocument("a", "2")]), commits.append)
+    store.write(Change(delete_ids=["b"]), commits.append)
     first, second, third = commits
     with closing(connect(tmp_path / "c" / FILE)) as connection:
         (last,) = connection.execute("SELECT writer FROM collection").fetchone()
@@ -129,4 +129,4 @@ def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
         later = Commit(third.sequence, third.sequence + 1, [Row(third.sequence + 1, "d", "3", b"{}")])
         assert not was_committed(connection, "other", later.before, later)
     assert first.sequence == 2
-    truth.close()
+    store.close()

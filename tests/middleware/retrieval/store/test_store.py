@@ -1,4 +1,4 @@
-"""The truth of a collection: what was acknowledged is there, and what was refused is not."""
+"""The documents of a collection: what was acknowledged is there, and what was refused is not."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def document(id: str, text: str = "text", *numbers: float) -> NewDocument:
     return NewDocument(id, text, b'{"a":1}', vector(*numbers) if numbers else None)
 
 
-def rows_of(truth: DocumentStore, after: int = 0) -> list[Row]:
-    with truth.reading() as reading:
+def rows_of(store: DocumentStore, after: int = 0) -> list[Row]:
+    with store.reading() as reading:
         return [row for batch in reading.rows(after) for row in batch]
 
 
@@ -42,145 +42,145 @@ def make(tmp_path: Path) -> Iterator[Callable[[], DocumentStore]]:
     with ExitStack() as stack:
 
         def one(dimension: int | None = None) -> DocumentStore:
-            truth = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, dimension)
-            stack.callback(truth.close)
-            return truth
+            store = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, dimension)
+            stack.callback(store.close)
+            return store
 
         yield one
 
 
 @pytest.fixture(params=["files", "memory"])
-def truth(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DocumentStore]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DocumentStore]:
     made = DocumentStore.create(tmp_path / "c" if request.param == "files" else None, "c", OPTIONS, None, None, None)
     yield made
     made.close()
 
 
-def test_documents_come_back_as_they_were(truth: DocumentStore) -> None:
+def test_documents_come_back_as_they_were(store: DocumentStore) -> None:
     texts = ["plain", "", "zero\x00byte", "表情 🙂", "a" * 100_000]
     given = [NewDocument(f"id {n}", text, b'{"n":%d}' % n, vector(n, 1)) for n, text in enumerate(texts)]
-    written = truth.write(Change(given), unseen)
+    written = store.write(Change(given), unseen)
     assert written.ids == [each.id for each in given]
     assert (written.inserted, written.updated, written.deleted) == (5, 0, 0)
-    rows = rows_of(truth)
+    rows = rows_of(store)
     assert [(row.number, row.id, row.text, row.metadata) for row in rows] == [
         (n + 1, each.id, each.text, each.metadata) for n, each in enumerate(given)
     ]
     assert [row.vector.tolist() for row in rows if row.vector is not None] == [[n, 1] for n in range(5)]
-    with truth.reading() as reading:
+    with store.reading() as reading:
         assert reading.fetch([2, 99]) == {2: Row(2, "id 1", "", b'{"n":1}')}
         assert reading.by_id(["id 3", "no such"], vectors=True)["id 3"].vector.tolist() == [3, 1]
         assert reading.count() == 5
         assert reading.identity.dimension == 2
 
 
-def test_counters_say_what_a_write_did(truth: DocumentStore) -> None:
-    truth.write(Change([document("a"), document("b"), document("c"), document("d")]), unseen)
-    written = truth.write(
+def test_counters_say_what_a_write_did(store: DocumentStore) -> None:
+    store.write(Change([document("a"), document("b"), document("c"), document("d")]), unseen)
+    written = store.write(
         Change([document("b", "new"), document("e"), document("a")], ["a", "x", "a"], [3, 3, 77]), unseen
     )
     assert written.ids == ["b", "e", "a"]
     assert (written.inserted, written.updated, written.deleted) == (2, 1, 2)
-    assert [(row.number, row.id) for row in rows_of(truth)] == [(4, "d"), (8, "b"), (9, "e"), (10, "a")]
-    with truth.reading() as reading:
+    assert [(row.number, row.id) for row in rows_of(store)] == [(4, "d"), (8, "b"), (9, "e"), (10, "a")]
+    with store.reading() as reading:
         assert reading.sequence == 10
         assert reading.count() == 4
         assert reading.deletions(0).tolist() == [1, 3, 2]
         assert reading.deletions(6).tolist() == [2]
 
 
-def test_a_change_without_effect_is_no_commit(truth: DocumentStore) -> None:
-    truth.write(Change([document("a")]), unseen)
-    before, commits = truth.version(), []
-    assert truth.write(Change(delete_ids=["no such", "a\x00"]), commits.append).deleted == 0
+def test_a_change_without_effect_is_no_commit(store: DocumentStore) -> None:
+    store.write(Change([document("a")]), unseen)
+    before, commits = store.version(), []
+    assert store.write(Change(delete_ids=["no such", "a\x00"]), commits.append).deleted == 0
     assert commits == []
-    with truth.reading() as reading:
+    with store.reading() as reading:
         assert reading.sequence == 1
-    if truth.directory is not None:
-        assert truth.version() == before
+    if store.directory is not None:
+        assert store.version() == before
 
 
-def test_the_first_vector_decides_the_dimension(truth: DocumentStore) -> None:
-    truth.write(Change([document("a"), document("b", "text", 1, 2, 3)]), unseen)
-    assert truth.identity.dimension == 3
+def test_the_first_vector_decides_the_dimension(store: DocumentStore) -> None:
+    store.write(Change([document("a"), document("b", "text", 1, 2, 3)]), unseen)
+    assert store.identity.dimension == 3
     with pytest.raises(InvalidRequest, match=r"documents\[1\].* 2 dimensions.* have 3") as caught:
-        truth.write(Change([document("c", "text", 1, 2, 3), document("d", "text", 1, 2)]), unseen)
+        store.write(Change([document("c", "text", 1, 2, 3), document("d", "text", 1, 2)]), unseen)
     assert caught.value.code == "wrong_dimension"
     with pytest.raises(InvalidRequest, match="stands twice"):
-        truth.write(Change([document("c"), document("c")]), unseen)
-    assert [row.id for row in rows_of(truth)] == ["a", "b"]
-    with truth.reading() as reading:
+        store.write(Change([document("c"), document("c")]), unseen)
+    assert [row.id for row in rows_of(store)] == ["a", "b"]
+    with store.reading() as reading:
         matrix, present = reading.vectors(np.array([2, 1, 9]))
     assert matrix.tolist() == [[1, 2, 3], [0, 0, 0], [0, 0, 0]]
     assert present.tolist() == [True, False, False]
 
 
-def test_vectors_of_another_generation_are_refused(truth: DocumentStore) -> None:
-    truth.write(Change([document("a", "text", 1, 2)], generation=0), unseen)
-    number = truth.begin_generation("other", frozenset({"en"}), 1)
-    truth.put_vectors(number, {1: vector(7)}, 1)
-    assert truth.switch_generation(number, "other", 1, 0, lambda rows: {})
+def test_vectors_of_another_generation_are_refused(store: DocumentStore) -> None:
+    store.write(Change([document("a", "text", 1, 2)], generation=0), unseen)
+    number = store.begin_generation("other", frozenset({"en"}), 1)
+    store.put_vectors(number, {1: vector(7)}, 1)
+    assert store.switch_generation(number, "other", 1, 0, lambda rows: {})
     with pytest.raises(StaleVectors):
-        truth.write(Change([document("b", "text", 1, 2)], generation=0), unseen)
-    truth.write(Change([document("b", "text", 9)], generation=number), unseen)
-    assert [row.vector.tolist() for row in rows_of(truth)] == [[7], [9]]
-    assert truth.identity.embedder == "other"
-    assert truth.identity.options.embedder == "other"
-    truth.discard_generation(0)
-    with truth.reading() as reading:
+        store.write(Change([document("b", "text", 1, 2)], generation=0), unseen)
+    store.write(Change([document("b", "text", 9)], generation=number), unseen)
+    assert [row.vector.tolist() for row in rows_of(store)] == [[7], [9]]
+    assert store.identity.embedder == "other"
+    assert store.identity.options.embedder == "other"
+    store.discard_generation(0)
+    with store.reading() as reading:
         assert list(reading.generations()) == [number]
 
 
-def test_a_generation_that_is_filled_follows_deletions(truth: DocumentStore) -> None:
-    truth.write(Change([document(f"d{n}", "text", n) for n in range(40)]), unseen)
-    number = truth.begin_generation("other", None, None)
-    truth.put_vectors(number, {n: vector(n, 0) for n in range(1, 31)}, 30)
-    truth.write(Change([document("d0", "new", 5)], delete_ids=["d5", "d35"]), unseen)
-    truth.put_vectors(number, {6: vector(6, 0), 32: vector(32, 0)}, 31)  # 6 is gone: not kept
-    with truth.reading() as reading:
+def test_a_generation_that_is_filled_follows_deletions(store: DocumentStore) -> None:
+    store.write(Change([document(f"d{n}", "text", n) for n in range(40)]), unseen)
+    number = store.begin_generation("other", None, None)
+    store.put_vectors(number, {n: vector(n, 0) for n in range(1, 31)}, 30)
+    store.write(Change([document("d0", "new", 5)], delete_ids=["d5", "d35"]), unseen)
+    store.put_vectors(number, {6: vector(6, 0), 32: vector(32, 0)}, 31)  # 6 is gone: not kept
+    with store.reading() as reading:
         assert reading.numbers_without_vectors(number).tolist() == [31, *range(33, 36), *range(37, 41), 44]
         assert reading.numbers_without_vectors(number, 33, 2).tolist() == [34, 35]
         assert reading.generations()[number].reached == 32
         matrix, present = reading.vectors(np.array([2, 6, 1, 32]), generation=number)
     assert matrix.tolist() == [[2, 0], [0, 0], [0, 0], [32, 0]]
     assert present.tolist() == [True, False, False, True]
-    truth.discard_generation(number)
+    store.discard_generation(number)
     with pytest.raises(Conflict):
-        truth.put_vectors(number, {2: vector(1, 1)}, 1)
+        store.put_vectors(number, {2: vector(1, 1)}, 1)
 
 
 def test_a_reading_is_one_state(make: Callable[[], DocumentStore]) -> None:
-    truth = make()
-    truth.write(Change([document(f"d{n}", "old", n) for n in range(2500)]), unseen)
-    with truth.reading() as reading:
+    store = make()
+    store.write(Change([document(f"d{n}", "old", n) for n in range(2500)]), unseen)
+    with store.reading() as reading:
         batches = reading.rows(0)
         first = next(batches)
-        truth.write(Change([document(f"d{n}", "new", n) for n in range(2500)]), unseen)
+        store.write(Change([document(f"d{n}", "new", n) for n in range(2500)]), unseen)
         rows = first + [row for batch in batches for row in batch]
         assert reading.count() == 2500
         assert reading.vectors(np.arange(1, 2501))[1].all()
     assert len(first) == 1000
     assert [row.text for row in rows] == ["old"] * 2500
     assert [row.vector.tolist() for row in rows] == [[n] for n in range(2500)]
-    assert {row.text for row in rows_of(truth)} == {"new"}
+    assert {row.text for row in rows_of(store)} == {"new"}
 
 
 def test_in_memory_a_reader_keeps_the_writer_waiting() -> None:
-    truth = DocumentStore.create(None, "memory", OPTIONS, None, None, None)
+    store = DocumentStore.create(None, "memory", OPTIONS, None, None, None)
     with ThreadPoolExecutor(1) as pool:
-        with truth.reading() as reading:
-            writing = pool.submit(truth.write, Change([document("a")]), unseen)
-            with truth.reading() as inner:
+        with store.reading() as reading:
+            writing = pool.submit(store.write, Change([document("a")]), unseen)
+            with store.reading() as inner:
                 assert inner.count() == reading.count() == 0
             assert not writing.done()
         assert writing.result().inserted == 1
-    assert len(rows_of(truth)) == 1
-    truth.close()
+    assert len(rows_of(store)) == 1
+    store.close()
 
 
-def test_batches_are_bounded_by_bytes_too(truth: DocumentStore) -> None:
-    truth.write(Change([document(f"d{n}", "x" * 2**20) for n in range(40)] + [document("e")]), unseen)
-    with truth.reading() as reading:
+def test_batches_are_bounded_by_bytes_too(store: DocumentStore) -> None:
+    store.write(Change([document(f"d{n}", "x" * 2**20) for n in range(40)] + [document("e")]), unseen)
+    with store.reading() as reading:
         sizes = [len(batch) for batch in reading.rows(0, vectors=False)]
         assert [row.number for batch in reading.rows(3, through=5) for row in batch] == [4, 5]
     assert sum(sizes) == 41
@@ -188,20 +188,20 @@ def test_batches_are_bounded_by_bytes_too(truth: DocumentStore) -> None:
 
 
 def test_the_version_tells_of_any_commit(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
-    truth = make()
-    before = truth.version()
-    assert truth.version() == before
-    truth.write(Change([document("a")]), unseen)
-    own = truth.version()
+    store = make()
+    before = store.version()
+    assert store.version() == before
+    store.write(Change([document("a")]), unseen)
+    own = store.version()
     assert own != before
     other = DocumentStore.open(tmp_path / "c")
     other.write(Change([document("b", "text", 1, 2)]), unseen)
-    assert truth.version() != own
-    assert truth.identity.dimension == 2
+    assert store.version() != own
+    assert store.identity.dimension == 2
     other.close()
 
 
-def test_commits_are_published_in_order_and_whole(truth: DocumentStore) -> None:
+def test_commits_are_published_in_order_and_whole(store: DocumentStore) -> None:
     """Many threads add, update and delete; what was published, one after the other, is what is there."""
     live: dict[int, Row] = {}
     sequences = [0]
@@ -218,22 +218,22 @@ def test_commits_are_published_in_order_and_whole(truth: DocumentStore) -> None:
     def work(thread: int) -> None:
         for n in range(40):
             ids = [f"{(thread + n + i) % 25}" for i in range(3)]
-            truth.write(Change([document(id, f"{thread} {n}", thread, n) for id in ids], [f"{n % 30}"]), publish)
+            store.write(Change([document(id, f"{thread} {n}", thread, n) for id in ids], [f"{n % 30}"]), publish)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
-    there = {row.number: row for row in rows_of(truth)}
+    there = {row.number: row for row in rows_of(store)}
     assert live.keys() == there.keys()
     for number, row in there.items():
         assert (live[number].id, live[number].text) == (row.id, row.text)
         assert live[number].vector.tolist() == row.vector.tolist()
-    with truth.reading() as reading:
+    with store.reading() as reading:
         assert reading.sequence == sequences[-1]
         assert reading.count() == len(there)
 
 
-def test_a_bad_write_does_not_spoil_those_that_share_its_commit(truth: DocumentStore) -> None:
-    truth.write(Change([document("first", "text", 1, 2)]), unseen)
+def test_a_bad_write_does_not_spoil_those_that_share_its_commit(store: DocumentStore) -> None:
+    store.write(Change([document("first", "text", 1, 2)]), unseen)
     entered, go_on = threading.Event(), threading.Event()
     commits: list[Commit] = []
 
@@ -248,12 +248,12 @@ def test_a_bad_write_does_not_spoil_those_that_share_its_commit(truth: DocumentS
         Change([document("good 3")], ["good 1"]),
     ]
     with ThreadPoolExecutor(5) as pool:
-        blocking = pool.submit(truth.write, Change([document("second")]), slow)
+        blocking = pool.submit(store.write, Change([document("second")]), slow)
         assert entered.wait(30)
         futures = []
         for change in changes:  # one after the other, so that their order is known
-            futures.append(pool.submit(truth.write, change, commits.append))
-            while len(truth._writer._waiting) < len(futures):
+            futures.append(pool.submit(store.write, change, commits.append))
+            while len(store._writer._waiting) < len(futures):
                 threading.Event().wait(0.001)
         go_on.set()
         assert blocking.result().inserted == 1
@@ -261,22 +261,22 @@ def test_a_bad_write_does_not_spoil_those_that_share_its_commit(truth: DocumentS
         assert isinstance(futures[1].exception(), InvalidRequest)
         assert isinstance(futures[2].exception(), UnicodeEncodeError)
         assert futures[3].result().deleted == 1
-    assert [row.id for row in rows_of(truth)] == ["first", "second", "good 3"]
+    assert [row.id for row in rows_of(store)] == ["first", "second", "good 3"]
     assert len(commits) == 1
     assert [row.id for row in commits[0].rows] == ["good 3"]
     assert commits[0].deleted == [3]
 
 
-def test_an_index_that_fails_does_not_undo_what_is_durable(truth: DocumentStore) -> None:
+def test_an_index_that_fails_does_not_undo_what_is_durable(store: DocumentStore) -> None:
     def fail(_: Commit) -> None:
         raise RuntimeError("the index is broken")
 
-    assert truth.write(Change([document("a")]), fail).inserted == 1
-    assert truth.write(Change([document("b")]), unseen).inserted == 1
-    assert [row.id for row in rows_of(truth)] == ["a", "b"]
+    assert store.write(Change([document("a")]), fail).inserted == 1
+    assert store.write(Change([document("b")]), unseen).inserted == 1
+    assert [row.id for row in rows_of(store)] == ["a", "b"]
 
 
-def test_closing_waits_for_what_is_being_written(truth: DocumentStore) -> None:
+def test_closing_waits_for_what_is_being_written(store: DocumentStore) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(_: Commit) -> None:
@@ -284,52 +284,52 @@ def test_closing_waits_for_what_is_being_written(truth: DocumentStore) -> None:
         assert go_on.wait(30)
 
     with ThreadPoolExecutor(3) as pool:
-        writing = pool.submit(truth.write, Change([document("a")]), slow)
+        writing = pool.submit(store.write, Change([document("a")]), slow)
         assert entered.wait(30)
-        waiting = pool.submit(truth.write, Change([document("b")]), unseen)
-        while not truth._writer._waiting:
+        waiting = pool.submit(store.write, Change([document("b")]), unseen)
+        while not store._writer._waiting:
             threading.Event().wait(0.001)
-        closing = pool.submit(truth.close)
+        closing = pool.submit(store.close)
         go_on.set()
         closing.result()
         assert writing.result().inserted == waiting.result().inserted == 1
     with pytest.raises(Unavailable, match="closed"):
-        truth.write(Change([document("c")]), unseen)
-    with pytest.raises(Unavailable, match="closed"), truth.reading():
+        store.write(Change([document("c")]), unseen)
+    with pytest.raises(Unavailable, match="closed"), store.reading():
         pass
-    truth.close()
+    store.close()
 
 
 def segment(name: str, low: int, high: int) -> SegmentRecord:
     return SegmentRecord(name, low, high, high - low, f"{name}.seg", 10, "ab" * 16, f"{name}.vec", 5, "cd", "sq8", 3)
 
 
-def test_the_manifest_changes_at_once_or_not_at_all(truth: DocumentStore) -> None:
-    truth.write(Change([document(f"d{n}") for n in range(10)]), unseen)
-    truth.write(Change(delete_ids=["d1", "d2", "d7"]), unseen)
+def test_the_manifest_changes_at_once_or_not_at_all(store: DocumentStore) -> None:
+    store.write(Change([document(f"d{n}") for n in range(10)]), unseen)
+    store.write(Change(delete_ids=["d1", "d2", "d7"]), unseen)
     none = np.empty(0, np.int64)
-    assert truth.replace_segments([], [segment("b", 6, 10), segment("a", 1, 5)], np.array([2, 3]))
-    with truth.reading() as reading:
+    assert store.replace_segments([], [segment("b", 6, 10), segment("a", 1, 5)], np.array([2, 3]))
+    with store.reading() as reading:
         assert reading.segments() == [segment("a", 1, 5), segment("b", 6, 10)]
         assert reading.deletions(0).tolist() == [8]
-    before = truth.version()
-    assert not truth.replace_segments(["a", "x"], [segment("c", 1, 5)], np.array([8]))
-    assert not truth.replace_segments(["a"], [segment("c", 1, 6)], np.array([8]))
-    with truth.reading() as reading:
+    before = store.version()
+    assert not store.replace_segments(["a", "x"], [segment("c", 1, 5)], np.array([8]))
+    assert not store.replace_segments(["a"], [segment("c", 1, 6)], np.array([8]))
+    with store.reading() as reading:
         assert reading.segments() == [segment("a", 1, 5), segment("b", 6, 10)]
         assert reading.deletions(0).tolist() == [8]
-    if truth.directory is not None:
-        assert truth.version() == before
-    assert truth.replace_segments(["a", "b"], [segment("a", 1, 10)], none)
-    with truth.reading() as reading:
+    if store.directory is not None:
+        assert store.version() == before
+    assert store.replace_segments(["a", "b"], [segment("a", 1, 10)], none)
+    with store.reading() as reading:
         assert reading.segments() == [segment("a", 1, 10)]
 
 
 def test_only_one_makes_vectors_anew(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
-    truth, other = make(), DocumentStore.open(tmp_path / "c")
-    with truth.reembedding() as mine:
+    store, other = make(), DocumentStore.open(tmp_path / "c")
+    with store.reembedding() as mine:
         assert mine
-        with truth.reembedding() as second, other.reembedding() as third:
+        with store.reembedding() as second, other.reembedding() as third:
             assert not second
             assert not third
     with other.reembedding() as mine:
@@ -339,25 +339,25 @@ def test_only_one_makes_vectors_anew(make: Callable[[], DocumentStore], tmp_path
 
 @pytest.mark.slow
 def test_the_log_stays_short_though_there_is_always_a_reader(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
-    truth = make()
+    store = make()
     log = tmp_path / "c" / "truth.db-wal"
     over = threading.Event()
     largest = 0
 
     def read() -> None:
         while not over.is_set():
-            with truth.reading() as reading:
+            with store.reading() as reading:
                 reading.fetch([1])
 
     with ThreadPoolExecutor(3) as pool:
         readers = [pool.submit(read) for _ in range(3)]
         for n in range(160):
-            truth.write(Change([document(f"{n} {i}", f"{n} {i} " * 20_000) for i in range(10)]), unseen)
+            store.write(Change([document(f"{n} {i}", f"{n} {i} " * 20_000) for i in range(10)]), unseen)
             largest = max(largest, log.stat().st_size)
         over.set()
         for reader in readers:
             reader.result()
     assert (tmp_path / "c" / "truth.db").stat().st_size > 150 * 2**20
     assert largest < 110 * 2**20
-    truth.close()
+    store.close()
     assert not log.exists()

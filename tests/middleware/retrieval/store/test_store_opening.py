@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
-from sage.middleware.retrieval.store import schema as truth_schema
+from sage.middleware.retrieval.store import schema
 from sage.middleware.retrieval.store.connections import connect
 from sage.middleware.retrieval.store.store import Change, DocumentStore
 from sage.middleware.retrieval.types.documents import NewDocument
@@ -22,27 +22,27 @@ OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.DOT)
 
 @contextmanager
 def opened(directory: Path) -> Iterator[DocumentStore]:
-    truth = DocumentStore.open(directory)
+    store = DocumentStore.open(directory)
     try:
-        yield truth
+        yield store
     finally:
-        truth.close()
+        store.close()
 
 
 def make(directory: Path, documents: int = 3) -> None:
-    truth = DocumentStore.create(directory, "papers", OPTIONS, "east/embed-2", frozenset({"en", "de"}), 4)
+    store = DocumentStore.create(directory, "papers", OPTIONS, "east/embed-2", frozenset({"en", "de"}), 4)
     if documents:
         made = [NewDocument(f"d{n}", f"text {n} " * 50, b"{}", np.full(4, n, np.float32)) for n in range(documents)]
-        truth.write(Change(made), lambda commit: None)
-    truth.close()
+        store.write(Change(made), lambda commit: None)
+    store.close()
 
 
 def test_an_identity_survives(tmp_path: Path) -> None:
     make(tmp_path / "c")
-    with opened(tmp_path / "c") as truth:
-        first = truth.identity
-    with opened(tmp_path / "c") as truth:
-        identity = truth.identity
+    with opened(tmp_path / "c") as store:
+        first = store.identity
+    with opened(tmp_path / "c") as store:
+        identity = store.identity
     assert identity == first
     assert (identity.name, identity.embedder, identity.dimension) == ("papers", "east/embed-2", 4)
     assert identity.languages == {"en", "de"}
@@ -51,19 +51,19 @@ def test_an_identity_survives(tmp_path: Path) -> None:
 
 
 def test_files_are_their_owners_alone(tmp_path: Path) -> None:
-    truth = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, None)
-    truth.write(Change([NewDocument("a", "text")]), lambda commit: None)
+    store = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, None)
+    store.write(Change([NewDocument("a", "text")]), lambda commit: None)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "c").iterdir()}
     assert modes == {"truth.db": 0o600, "truth.db-wal": 0o600, "truth.db-shm": 0o600}
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
-    truth.close()
+    store.close()
 
 
 def test_there_is_one_collection_in_a_directory(tmp_path: Path) -> None:
     make(tmp_path / "c")
     with pytest.raises(Conflict, match="'other' exists already"):
         DocumentStore.create(tmp_path / "c", "other", OPTIONS, None, None, None)
-    with opened(tmp_path / "c") as truth, truth.reading() as reading:
+    with opened(tmp_path / "c") as store, store.reading() as reading:
         assert reading.count() == 3
 
 
@@ -79,7 +79,7 @@ def test_a_creation_that_never_ended_is_none(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         DocumentStore.open(tmp_path / "c")
     make(tmp_path / "c")
-    with opened(tmp_path / "c") as truth, truth.reading() as reading:
+    with opened(tmp_path / "c") as store, store.reading() as reading:
         assert reading.count() == 3
 
 
@@ -134,12 +134,12 @@ def test_an_older_schema_is_brought_up_to_date_once(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE halfway (a)")
         raise RuntimeError("no")
 
-    migrations = (*truth_schema.MIGRATIONS, lambda connection: None)
+    migrations = (*schema.MIGRATIONS, lambda connection: None)
     with closing(connect(tmp_path / "c" / "truth.db")) as connection:
         with pytest.raises(RuntimeError):
-            truth_schema.check(connection, "c", (*migrations, third, broken))
+            schema.check(connection, "c", (*migrations, third, broken))
         for _ in range(2):
-            truth_schema.check(connection, "c", (*migrations, third))
+            schema.check(connection, "c", (*migrations, third))
         assert ran == ["third", "third"]  # the first one was undone
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         assert "halfway" not in tables
@@ -148,14 +148,14 @@ def test_an_older_schema_is_brought_up_to_date_once(tmp_path: Path) -> None:
 
 
 def use_all_of(directory: Path) -> None:
-    with opened(directory) as truth:
-        with truth.reading() as reading:
+    with opened(directory) as store:
+        with store.reading() as reading:
             for batch in reading.rows(0):
                 assert len(reading.by_id([row.id for row in batch])) == len(batch)
             assert reading.deletions(0).tolist() == []
             assert reading.segments() == []
             assert reading.state("x") is None
-        truth.write(Change([NewDocument("new", "text")]), lambda commit: None)
+        store.write(Change([NewDocument("new", "text")]), lambda commit: None)
 
 
 @pytest.mark.parametrize("place", [1, 3, 6])
@@ -175,12 +175,12 @@ def test_a_cut_database_is_told(tmp_path: Path) -> None:
     make(tmp_path / "c", 500)
     file = tmp_path / "c" / "truth.db"
     file.write_bytes(file.read_bytes()[: 5 * 8192 + 100])
-    with pytest.raises(SageError) as caught, opened(tmp_path / "c") as truth, truth.reading() as reading:
+    with pytest.raises(SageError) as caught, opened(tmp_path / "c") as store, store.reading() as reading:
         assert sum(len(batch) for batch in reading.rows(0)) == 500
     assert caught.value.code == "collection_damaged"
 
 
 def test_a_wrong_write_to_a_closed_door_names_the_collection(tmp_path: Path) -> None:
     make(tmp_path / "c")
-    with opened(tmp_path / "c") as truth, pytest.raises(InvalidRequest, match="have 4"):
-        truth.write(Change([NewDocument("x", "t", b"{}", np.zeros(3, np.float32))]), lambda commit: None)
+    with opened(tmp_path / "c") as store, pytest.raises(InvalidRequest, match="have 4"):
+        store.write(Change([NewDocument("x", "t", b"{}", np.zeros(3, np.float32))]), lambda commit: None)

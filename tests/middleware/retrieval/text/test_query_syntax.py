@@ -21,14 +21,14 @@ ANALYZER = Analyzer(AnalysisOptions())
 
 
 def found(query: str, texts: Sequence[str], live: list[bool] | None = None) -> list[int] | None:
-    """The rows that the query's constraints leave, over two parts; ``None``: it has none."""
+    """The rows that the query's constraints leave, over two segments; ``None``: it has none."""
     middle = len(texts) // 2
     mask = np.array([True] * len(texts) if live is None else live, np.bool_)
-    parts = [
-        (KeywordIndex.build([ANALYZER.terms(text) for text in texts[part]]), mask[part])
-        for part in (slice(0, middle), slice(middle, None))
+    segments = [
+        (KeywordIndex.build([ANALYZER.terms(text) for text in texts[segment]]), mask[segment])
+        for segment in (slice(0, middle), slice(middle, None))
     ]
-    masks = KeywordLeg(parts, KeywordOptions()).constraint(
+    masks = KeywordLeg(segments, KeywordOptions()).constraint(
         parse_query(query, ANALYZER), ANALYZER, lambda rows: [texts[row] for row in rows]
     )
     return None if masks is None else np.flatnonzero(np.concatenate(masks)).tolist()

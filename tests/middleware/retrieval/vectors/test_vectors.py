@@ -1,4 +1,4 @@
-"""One part's vectors: every kind against a brute force, with filters, ties, odd numbers and a round trip of arrays."""
+"""A segment's vectors: every kind against a brute force, with filters, ties, odd numbers and a round trip of arrays."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def recall(
     queries = clustered(20, vectors.shape[1], seed=1) + 0.5 * clustered(20, vectors.shape[1], seed=2)
     hits = wanted = 0
     for query in queries:
-        truth = set(nearest(query, vectors, metric, k, allowed))
+        store = set(nearest(query, vectors, metric, k, allowed))
         found, _ = index.candidates(query, k, allowed)
         assert allowed is None or allowed[found].all()
-        hits, wanted = hits + len(truth & set(found.tolist())), wanted + len(truth)
+        hits, wanted = hits + len(store & set(found.tolist())), wanted + len(store)
     return hits / wanted
 
 
@@ -193,9 +193,9 @@ def test_awkward_vectors_keep_recall_by_a_kind_that_holds_it(trouble: str, metri
     hits = 0
     for place in range(100, 130):
         query = vectors[place] + (vectors[place + 1] - vectors[place + 2]) / 2
-        truth = nearest(query, vectors, metric, 10)
+        store = nearest(query, vectors, metric, 10)
         found = index.candidates(query, 10, None)[0]
-        bar = exact_scores(query, vectors[truth], metric)[-1]
+        bar = exact_scores(query, vectors[store], metric)[-1]
         hits += min(10, int((exact_scores(query, vectors[found], metric) >= bar - abs(bar) * 1e-6).sum()))
     assert hits / 300 >= 0.97
 
