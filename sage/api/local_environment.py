@@ -20,9 +20,10 @@ from sage.api.stream import Stream
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.discovery.discovery import Announcement, Heartbeat, open_board
 from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
-from sage.kernels.runtime.services.host import Host, ServiceSpec
+from sage.kernels.runtime.services.host import Host
 from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.registry import Services
+from sage.kernels.runtime.services.spec import ServiceSpec
 from sage.kernels.runtime.streams.error_policy import Policy, policy_of
 from sage.kernels.runtime.streams.job import Job, StillRunning
 from sage.kernels.runtime.streams.plan import JobBuilder, SourceNode, StageNode

@@ -13,7 +13,7 @@ from sage.kernels.runtime.ray.caller_runs_host import CallerRunsHost
 from sage.kernels.runtime.ray.directory import callers_of
 from sage.kernels.runtime.ray.errors import RemoteError, packed, why_not_carried
 from sage.kernels.runtime.services.calls import ServiceCall
-from sage.kernels.runtime.services.host import ServiceSpec
+from sage.kernels.runtime.services.spec import ServiceSpec
 
 EXCHANGES = 8
 """Threads that take messages."""

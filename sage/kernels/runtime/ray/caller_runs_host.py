@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from sage.kernels.runtime.services.calls import ServiceCall
-from sage.kernels.runtime.services.host import ServiceSpec
 from sage.kernels.runtime.services.local_host import LocalHost
+from sage.kernels.runtime.services.spec import ServiceSpec
 from sage.kernels.runtime.services.statistics import WorkerStatistics
 
 

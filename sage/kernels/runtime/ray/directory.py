@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from sage.kernels.runtime.ray.package import load_ray
-from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.services.host import Host
-
-
-def actor_name(service: str, replica: int) -> str:
-    return f"service/{replica}/{service}"
+from sage.kernels.runtime.ray.remote_service import find_service
+from sage.kernels.runtime.services.callers import AsyncServiceCaller, Callers, ServiceCaller
+from sage.kernels.runtime.services.spec import CallTarget
 
 
-class Directory(Mapping[str, "Host"]):
+class Directory(Mapping[str, CallTarget]):
     """Finds the actors of a service when it is first called from here."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._found: dict[str, Host] = {}
+        self._found: dict[str, CallTarget] = {}
         self._lock = threading.Lock()
 
-    def __getitem__(self, name: str) -> Host:
-        from sage.kernels.runtime.ray.host import find
-
+    def __getitem__(self, name: str) -> CallTarget:
         with self._lock:
             if name not in self._found:
-                if (host := find(name, self._namespace)) is None:
+                if (service := find_service(name, self._namespace)) is None:
                     raise KeyError(name)
-                self._found[name] = host
+                self._found[name] = service
             return self._found[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -47,7 +39,7 @@ class Directory(Mapping[str, "Host"]):
         return sum(1 for _ in self)
 
 
-def callers_of(namespace: str, environment: str) -> tuple[ServiceCaller, AsyncServiceCaller]:
+def callers_of(namespace: str, environment: str) -> Callers:
     """The callers that are handed to what runs in an actor."""
     directory = Directory(namespace)
     return ServiceCaller(lambda: directory, environment), AsyncServiceCaller(lambda: directory, environment)

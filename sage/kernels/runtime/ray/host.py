@@ -4,60 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.kernels.runtime.ray.actor import CONTROLS, EXCHANGES, GROUPS, ServiceActor
-from sage.kernels.runtime.ray.directory import actor_name
-from sage.kernels.runtime.ray.errors import unpacked
-from sage.kernels.runtime.ray.link import Link
+from sage.kernels.runtime.ray.actor import EXCHANGES, GROUPS, ServiceActor
+from sage.kernels.runtime.ray.cluster import RayCluster
 from sage.kernels.runtime.ray.package import load_ray
-from sage.kernels.runtime.service.base_service_task import Method
+from sage.kernels.runtime.ray.remote_service import Replicas, actor_name, link_replicas
+from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.services.calls import ServiceCall
-from sage.kernels.runtime.services.host import LifeState, ServiceSpec
-from sage.kernels.runtime.streams.stages import place_of
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.ray.cluster import RayCluster
-    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
+from sage.kernels.runtime.services.host import LifeState
+from sage.kernels.runtime.services.spec import Method, ServiceSpec
 
 _ANSWER = 2.0
 """Seconds that a replica has to describe itself."""
-_FIND = 30.0
-
-
-class Replicas:
-    """The replicas of one service, as one process calls them."""
-
-    def __init__(self, service: str, links: list[Link], methods: Mapping[str, Method]) -> None:
-        self.service = service
-        self.links = links
-        self._methods = methods
-        self._turn = 0
-
-    def methods(self) -> Mapping[str, Method]:
-        return self._methods
-
-    def submit(self, call: ServiceCall) -> None:
-        link = self._chosen(call)
-        if call._ready is not None and call.order is None and link.up and link.ended is None:
-            link.call(call)
-        else:
-            link.submit(call)
-
-    def _chosen(self, call: ServiceCall) -> Link:
-        """That of its key; else of those that live the one with the fewest calls from here, in turns among equals."""
-        links = self.links
-        if len(links) == 1:
-            return links[0]
-        if call.order is not None:
-            return links[place_of(call.order) % len(links)]
-        self._turn = turn = (self._turn + 1) % len(links)
-        return min(links[turn:] + links[:turn], key=lambda link: (link.ended is not None, not link.up, link.load))
-
-    def close(self) -> None:
-        for link in self.links:
-            link.close()
 
 
 class RayHost:
@@ -71,7 +31,7 @@ class RayHost:
         self._replicas = Replicas(spec.name, [], {})
         self._started = False
 
-    def start(self, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
+    def start(self, callers: Callers) -> None:
         if self._started:
             raise Conflict(f"the service '{self.spec.name}' was started already")
         self._started = True
@@ -97,7 +57,7 @@ class RayHost:
                 **{"max_concurrency": EXCHANGES, **options, "name": actor_name(spec.name, replica)}
             ).remote(spec, self._cluster.namespace, self._cluster.environment, count)
             self._actors.append(actor)
-        self._replicas = _linked(spec.name, self._actors, self._cluster.patience)
+        self._replicas = link_replicas(spec.name, self._actors, self._cluster.patience)
 
     def methods(self) -> Mapping[str, Method]:
         return self._replicas.methods()
@@ -149,59 +109,6 @@ class RayHost:
         return _described(self.spec, self._state, told)
 
 
-def _linked(service: str, actors: list[Any], patience: float) -> Replicas:
-    """Waits until all are set up; raises what the setup of one raised."""
-    ray = load_ray()
-
-    refs = [actor.about.options(concurrency_group="control").remote() for actor in actors]
-    try:
-        told: Any = ray.get(refs, timeout=patience)
-    except ray.exceptions.GetTimeoutError:
-        raise Unavailable(
-            f"the actors of the service '{service}' are not placed within {patience:g} s: the cluster lacks what "
-            "their placement asks for, or their setup takes longer (config: ray.start_timeout)",
-            code="not_placed",
-        ) from None
-    except ray.exceptions.RayActorError as exc:
-        raise Unavailable(f"an actor of the service '{service}' died while it was made: {exc}") from exc
-    for one in told:
-        if one["error"] is not None:
-            raise unpacked(one["error"])
-    links = [Link(service, actor, one["queue_size"]) for actor, one in zip(actors, told, strict=True)]
-    return Replicas(service, links, told[0]["methods"])
-
-
-class FoundHost(Replicas):
-    """A service that another process of this environment started: called from here, stopped there."""
-
-    def __init__(self, spec: ServiceSpec, found: Replicas) -> None:
-        super().__init__(found.service, found.links, found.methods())
-        self.spec = spec
-
-    def start(self, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
-        raise Conflict(f"the service '{self.service}' was started already")
-
-    def stop(self, grace: float) -> None:
-        self.close()
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.service, "methods": sorted(self.methods()), "replicas": len(self.links)}
-
-
-def find(service: str, namespace: str) -> FoundHost | None:
-    """The service of that name in ``namespace``, if there is one."""
-    ray = load_ray()
-
-    try:
-        first = ray.get_actor(actor_name(service, 0), namespace=namespace)
-    except ValueError:
-        return None
-    about: Any = ray.get(first.about.options(concurrency_group="control").remote(), timeout=_FIND)
-    rest = range(1, about["replicas"])
-    actors = [first, *(ray.get_actor(actor_name(service, place), namespace=namespace) for place in rest)]
-    return FoundHost(ServiceSpec(service, None, lambda: None), _linked(service, actors, _FIND))
-
-
 def _described(spec: ServiceSpec, state: LifeState, told: list[dict[str, Any]]) -> dict[str, Any]:
     """The replicas as one service: sums, and the slowest latency."""
     statistics: dict[str, Any] = {}
@@ -224,6 +131,3 @@ def _described(spec: ServiceSpec, state: LifeState, told: list[dict[str, Any]]) 
         "health": {**(told[0]["health"] if told else {}), "healthy": healthy, "replicas_answering": answering},
         "statistics": statistics,
     }
-
-
-__all__ = ["CONTROLS", "RayHost", "find"]

@@ -8,7 +8,8 @@ from typing import Any
 from sage.kernels.runtime.ray.cluster import RayCluster
 from sage.kernels.runtime.ray.host import RayHost
 from sage.kernels.runtime.ray.worker import RayWorker
-from sage.kernels.runtime.services.host import Host, ServiceSpec
+from sage.kernels.runtime.services.host import Host
+from sage.kernels.runtime.services.spec import ServiceSpec
 from sage.kernels.runtime.streams.workers import FunctionKind, LocalWorker, SharedInstances, StageFunction, Worker
 
 

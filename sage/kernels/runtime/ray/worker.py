@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage.errors import InvalidRequest, Unavailable
+from sage.kernels.runtime.ray.cluster import RayCluster
 from sage.kernels.runtime.ray.directory import callers_of
 from sage.kernels.runtime.ray.errors import RemoteError, packed, unpacked, why_not_carried
 from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.streams.workers import Failure, LocalWorker, Outcome, StageFunction
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.ray.cluster import RayCluster
-    from sage.kernels.runtime.streams.workers import Callers
 
 _PAUSE = 0.1
 """Seconds between two looks whether an actor is there again."""

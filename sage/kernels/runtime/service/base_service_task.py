@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Self
 
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.service.service_user import ServiceUser
+from sage.kernels.runtime.services.spec import Method, ServiceOptions
+
+__all__ = ["BaseServiceTask", "Method", "ServiceFactory", "ServiceOptions", "methods_of"]
 
 
 class BaseServiceTask(ServiceUser):
@@ -58,16 +61,6 @@ class BaseServiceTask(ServiceUser):
 _OWN = frozenset(name for name in dir(BaseServiceTask) if not name.startswith("_"))
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What a caller must know of a public method."""
-
-    name: str
-    is_async: bool
-    takes_timeout: bool
-    """It has a parameter ``timeout`` of its own, which a call's ``timeout=`` then goes to."""
-
-
 def methods_of(service_class: type) -> dict[str, Method]:
     """Its public methods: neither private nor those of its life."""
     found = {}
@@ -87,18 +80,6 @@ def _takes_timeout(function: Callable[..., Any]) -> bool:
         return "timeout" in inspect.signature(function).parameters
     except (ValueError, TypeError):  # built in, without a signature
         return False
-
-
-@dataclass(frozen=True)
-class ServiceOptions:
-    """How a service is hosted; ``None``: as its class says."""
-
-    max_workers: int | None = None
-    queue_size: int | None = None
-    replicas: int = 1
-    """On Ray: actors that share its calls."""
-    placement: Mapping[str, Any] = field(default_factory=dict)
-    """On Ray: options of its actors (``num_cpus``, ``resources``, ``scheduling_strategy``, …)."""
 
 
 @dataclass(frozen=True)

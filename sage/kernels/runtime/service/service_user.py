@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from sage.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
+from sage.kernels.runtime.services.callers import AsyncServiceCaller, Callers, ServiceCaller
 
 
 class ServiceUser:
     """Has the services of the environment that it runs in, once that has handed it its callers."""
 
-    _callers: tuple[ServiceCaller, AsyncServiceCaller] | None = None
+    _callers: Callers | None = None
     _without_environment: ClassVar[str]
     """What is told of it where it runs in none."""
 
@@ -27,7 +25,7 @@ class ServiceUser:
         """As :attr:`call_service`; gives futures that can be awaited."""
         return self._called()[1]
 
-    def _called(self) -> tuple[ServiceCaller, AsyncServiceCaller]:
+    def _called(self) -> Callers:
         if self._callers is None:
             raise InvalidRequest(f"{type(self).__name__} {self._without_environment}")
         return self._callers

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.kernels.runtime.services.calls import ServiceCall, current_call, inherited, refuse_on_loop
-from sage.kernels.runtime.services.host import Host
+from sage.kernels.runtime.services.spec import CallTarget
 
 R = TypeVar("R")
 _PAUSE = 0.05
@@ -26,7 +26,7 @@ class _BoundMethod:
 
     __slots__ = ("_host", "_name", "_own_timeout", "_proxy", "_waits")
 
-    def __init__(self, proxy: ServiceProxy, host: Host, name: str, waits: bool) -> None:
+    def __init__(self, proxy: ServiceProxy, host: CallTarget, name: str, waits: bool) -> None:
         method = host.methods().get(name)
         if method is None:
             known = ", ".join(sorted(host.methods())) or "none"
@@ -111,7 +111,7 @@ def _result_within(call: ServiceCall) -> Any:
 class _Attempts:
     """Several calls that stand for one: a further one is made when one failed because the service was unavailable."""
 
-    def __init__(self, host: Host, whole: ServiceCall, order: Any, many: bool, retries: int) -> None:
+    def __init__(self, host: CallTarget, whole: ServiceCall, order: Any, many: bool, retries: int) -> None:
         self._host = host
         self._whole = whole
         self._order = order
@@ -155,12 +155,12 @@ class ServiceProxy:
     def __init__(
         self,
         name: str,
-        host: Host,
+        host: CallTarget,
         waits: bool,
         timeout: float | None = None,
         order: Any = None,
         retries: int = 0,
-        find: Callable[[], Host | None] = lambda: None,
+        find: Callable[[], CallTarget | None] = lambda: None,
     ) -> None:
         """``find``: the host that runs it now."""
         self._name = name
@@ -171,7 +171,7 @@ class ServiceProxy:
         self._waits = waits
         self._find = find
 
-    def _renewed(self) -> Host:
+    def _renewed(self) -> CallTarget:
         self._host = self._find() or self._host
         return self._host
 
@@ -205,7 +205,7 @@ class _Caller(Generic[R]):
 
     _waits = True
 
-    def __init__(self, hosts: Callable[[], Mapping[str, Host]], environment: str) -> None:
+    def __init__(self, hosts: Callable[[], Mapping[str, CallTarget]], environment: str) -> None:
         self._hosts = hosts
         self._environment = environment
         self._proxies: dict[str, ServiceProxy] = {}
@@ -229,7 +229,7 @@ class _Caller(Generic[R]):
         found: R = proxy._method(method)(*args, **kwargs)
         return found
 
-    def _find(self, name: str) -> Host:
+    def _find(self, name: str) -> CallTarget:
         hosts = self._hosts()
         if name not in hosts:
             known = ", ".join(sorted(hosts)) or "none"
@@ -249,6 +249,10 @@ class AsyncServiceCaller(_Caller[ServiceCall]):
     """Calls that give a :class:`ServiceCall`, a future that can be awaited, waited for and cancelled."""
 
     _waits = False
+
+
+Callers = tuple[ServiceCaller, AsyncServiceCaller]
+"""What an environment hands to whatever calls its services."""
 
 
 def check_name(name: object) -> str:

@@ -1,17 +1,12 @@
-"""What runs a service, wherever that is, as the environment and its callers see it."""
+"""What runs a service, wherever that is, as its environment sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from sage.kernels.runtime.service.base_service_task import Method, ServiceOptions
-from sage.kernels.runtime.services.calls import ServiceCall
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
+from sage.kernels.runtime.services.callers import Callers
+from sage.kernels.runtime.services.spec import CallTarget, ServiceSpec
 
 
 class LifeState(StrEnum):
@@ -24,35 +19,17 @@ class LifeState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class ServiceSpec:
-    """One registered service: all that a host needs to make it, here or elsewhere."""
-
-    name: str
-    service_class: type | None
-    """``None``: known once the factory has made one."""
-    make: Callable[[], Any]
-    needs: tuple[str, ...] = ()
-    options: ServiceOptions = field(default_factory=ServiceOptions)
-
-
-class Host(Protocol):
+class Host(CallTarget, Protocol):
     """Runs one service."""
 
     spec: ServiceSpec
 
-    def start(self, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
+    def start(self, callers: Callers) -> None:
         """Makes the service, hands it ``callers``, sets it up and serves. Raises what its making or setup raised."""
 
     def stop(self, grace: float) -> None:
-        """Refuses new calls, ends those that stand in line or run within ``grace`` seconds, fails the rest, cleans up.
-        Once only; harmless again."""
-
-    def methods(self) -> Mapping[str, Method]: ...
-
-    def submit(self, call: ServiceCall) -> None:
-        """Puts ``call`` in line. Raises :class:`sage.errors.Unavailable` when the line is full or the service is not
-        running; whatever happens later settles the call."""
+        """Refuses new calls, lets those that wait or run end within ``grace`` seconds, fails the rest, cleans up.
+        Only the first call does this; further ones do no harm."""
 
     def describe(self) -> dict[str, Any]:
         """``{name, class, host, state, replicas, methods, health, statistics}``, as JSON; never raises."""

@@ -10,21 +10,20 @@ import time
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Mapping
 from sys import is_finalizing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.kernels.runtime.forks import forks
-from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Method, methods_of
+from sage.kernels.runtime.service.base_service_task import BaseServiceTask, methods_of
+from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.services.calls import ServiceCall, running, with_traceback_as_cause
 from sage.kernels.runtime.services.event_loop import ServiceLoop
-from sage.kernels.runtime.services.host import LifeState, ServiceSpec
+from sage.kernels.runtime.services.host import LifeState
 from sage.kernels.runtime.services.mailbox import Closed, Full, Mailbox
+from sage.kernels.runtime.services.spec import Method, ServiceSpec
 from sage.kernels.runtime.services.statistics import WorkerStatistics, summed
 
 _log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 
 
 class LocalHost:
@@ -50,7 +49,7 @@ class LocalHost:
 
     # Life
 
-    def start(self, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
+    def start(self, callers: Callers) -> None:
         with self._lock:
             if self._started:
                 raise Conflict(f"the service '{self.spec.name}' was started already")
@@ -70,7 +69,7 @@ class LocalHost:
             raise
         self._state = LifeState.RUNNING
 
-    def _prepare(self, service: Any, callers: tuple[ServiceCaller, AsyncServiceCaller]) -> None:
+    def _prepare(self, service: Any, callers: Callers) -> None:
         name, options = self.spec.name, self.spec.options
         if isinstance(service, BaseServiceTask):
             service._callers = callers

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
-from sage.kernels.runtime.service.base_service_task import ServiceFactory, ServiceOptions
+from sage.kernels.runtime.service.base_service_task import ServiceFactory
 from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller, check_name
-from sage.kernels.runtime.services.host import Host, ServiceSpec
+from sage.kernels.runtime.services.host import Host
+from sage.kernels.runtime.services.spec import ServiceOptions, ServiceSpec
 
 _log = logging.getLogger(__name__)
 _LEAST_GRACE = 1.0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sage.kernels.runtime.services.calls import ServiceCall
+from sage.kernels.runtime.services.calls import ServiceCall
 
 _BUCKETS = 40
 """Powers of two of a microsecond: the last is over six days."""

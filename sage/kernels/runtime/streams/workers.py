@@ -15,7 +15,8 @@ from sage.errors import Conflict, InvalidRequest
 
 if TYPE_CHECKING:
     from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
-    from sage.kernels.runtime.services.host import Host, ServiceSpec
+    from sage.kernels.runtime.services.host import Host
+    from sage.kernels.runtime.services.spec import ServiceSpec
 
     Callers = tuple[ServiceCaller, AsyncServiceCaller]
 

@@ -1,0 +1,91 @@
+"""A service whose replicas are actors of Ray, as one process calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sage.errors import Unavailable
+from sage.kernels.runtime.ray.errors import unpacked
+from sage.kernels.runtime.ray.link import Link
+from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.services.calls import ServiceCall
+from sage.kernels.runtime.services.spec import Method
+from sage.kernels.runtime.streams.stages import place_of
+
+_FIND = 30.0
+"""Seconds that a service which another process started has to answer."""
+
+
+def actor_name(service: str, replica: int) -> str:
+    return f"service/{replica}/{service}"
+
+
+class Replicas:
+    """The replicas of one service, as one process calls them."""
+
+    def __init__(self, service: str, links: list[Link], methods: Mapping[str, Method]) -> None:
+        self.service = service
+        self.links = links
+        self._methods = methods
+        self._turn = 0
+
+    def methods(self) -> Mapping[str, Method]:
+        return self._methods
+
+    def submit(self, call: ServiceCall) -> None:
+        link = self._chosen(call)
+        if call._ready is not None and call.order is None and link.up and link.ended is None:
+            link.call(call)
+        else:
+            link.submit(call)
+
+    def _chosen(self, call: ServiceCall) -> Link:
+        """That of its key; else of those that live the one with the fewest calls from here, in turns among equals."""
+        links = self.links
+        if len(links) == 1:
+            return links[0]
+        if call.order is not None:
+            return links[place_of(call.order) % len(links)]
+        self._turn = turn = (self._turn + 1) % len(links)
+        return min(links[turn:] + links[:turn], key=lambda link: (link.ended is not None, not link.up, link.load))
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+
+def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
+    """Waits until all are set up; raises what the setup of one raised."""
+    ray = load_ray()
+
+    refs = [actor.about.options(concurrency_group="control").remote() for actor in actors]
+    try:
+        told: Any = ray.get(refs, timeout=patience)
+    except ray.exceptions.GetTimeoutError:
+        raise Unavailable(
+            f"the actors of the service '{service}' are not placed within {patience:g} s: the cluster lacks what "
+            "their placement asks for, or their setup takes longer (config: ray.start_timeout)",
+            code="not_placed",
+        ) from None
+    except ray.exceptions.RayActorError as exc:
+        raise Unavailable(f"an actor of the service '{service}' died while it was made: {exc}") from exc
+    for one in told:
+        if one["error"] is not None:
+            raise unpacked(one["error"])
+    links = [Link(service, actor, one["queue_size"]) for actor, one in zip(actors, told, strict=True)]
+    return Replicas(service, links, told[0]["methods"])
+
+
+def find_service(service: str, namespace: str) -> Replicas | None:
+    """The service of that name in ``namespace``, if there is one."""
+    ray = load_ray()
+
+    try:
+        first = ray.get_actor(actor_name(service, 0), namespace=namespace)
+    except ValueError:
+        return None
+    about: Any = ray.get(first.about.options(concurrency_group="control").remote(), timeout=_FIND)
+    rest = range(1, about["replicas"])
+    actors = [first, *(ray.get_actor(actor_name(service, place), namespace=namespace) for place in rest)]
+    return link_replicas(service, actors, _FIND)
