@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.routing import Route
 
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
-from sage.middleware.app.pages import add_pages, describe
+from sage.middleware.app.openapi import describe
+from sage.middleware.app.pages import add_pages
+from sage.middleware.app.routes import add_routes
 from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
@@ -27,23 +28,11 @@ from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.readiness import Readiness
-from sage.middleware.providers.base import Operation
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.registry.factory import make_providers
 from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import Registrations
 from sage.middleware.registry.upstream_models import Listing
-from sage.middleware.routers import auth as auth_routes
-from sage.middleware.routers import collections, documents, health, kv, memory, models, search, services, vdb
-from sage.middleware.routers.cohere import inference as cohere
-from sage.middleware.routers.generate import Generate
-from sage.middleware.routers.http.asgi import ASGIApp
-from sage.middleware.routers.http.guard import hot_route
-from sage.middleware.routers.ollama import inference as ollama_inference
-from sage.middleware.routers.ollama import models as ollama
-from sage.middleware.routers.openai import inference as openai
-from sage.middleware.routers.openai import tokenize
-from sage.middleware.routers.openai.rerank import Rerank
 from sage.middleware.settings.settings import Settings
 
 _DESCRIPTION = (
@@ -80,8 +69,9 @@ def create_app(settings: Settings, *, gateway: Gateway | None = None) -> EdgeMid
     app.state.accounts = accounts
     app.state.authenticator = authenticator
     add_error_handlers(app)
-    hot = _add_routes(app, gateway, authenticator)
-    return EdgeMiddleware(app, {("POST", route.path): route.app for route in hot}, settings, log)
+    hot = add_routes(app, gateway, authenticator)
+    add_pages(app, with_accounts=authenticator is not None)
+    return EdgeMiddleware(app, hot, settings, log)
 
 
 def openapi_document() -> dict[str, Any]:
@@ -119,36 +109,6 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         settings.retrieval,
         settings.services,
     )
-
-
-def _add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:
-    """Adds every route; returns the hot ones. Without an authenticator there are no accounts to have routes for."""
-    endpoints: list[tuple[str, str, ASGIApp]] = [
-        ("/generate", "generate", Generate(gateway)),
-        ("/v1/chat/completions", "chat_completions", openai.Inference(gateway, Operation.CHAT)),
-        ("/v1/completions", "completions", openai.Inference(gateway, Operation.COMPLETIONS)),
-        ("/v1/embeddings", "embeddings", openai.Inference(gateway, Operation.EMBEDDINGS)),
-        ("/v1/rerank", "rerank", Rerank(gateway)),
-        ("/v2/chat", "cohere_chat", cohere.Chat(gateway)),
-        ("/v2/embed", "cohere_embed", cohere.Embed(gateway)),
-        ("/v2/rerank", "cohere_rerank", Rerank(gateway)),
-        ("/v1/score", "score", tokenize.Scoring(gateway, Operation.SCORE)),
-        ("/v1/tokenize", "tokenize", openai.Inference(gateway, Operation.TOKENIZE)),
-        ("/v1/detokenize", "detokenize", openai.Inference(gateway, Operation.DETOKENIZE)),
-        ("/search", "search", search.SearchEndpoint(gateway.collections)),
-        ("/search/batch", "search_batch", search.BatchEndpoint(gateway.collections)),
-    ]
-    hot = [hot_route(path, name, endpoint, authenticator) for path, name, endpoint in endpoints]
-    hot += ollama_inference.hot_routes(gateway, authenticator)
-    app.router.routes.extend(hot)
-    for room in (openai, ollama, models, documents, collections, services, health):
-        app.include_router(room.router)
-    for keyed in (kv, vdb, memory):
-        app.router.routes.extend(keyed.router.routes)
-    if authenticator is not None:
-        app.include_router(auth_routes.router)
-    add_pages(app, with_accounts=authenticator is not None)
-    return hot
 
 
 def _lifespan(

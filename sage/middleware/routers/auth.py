@@ -17,7 +17,7 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.http.deps import Caller
-from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute, public, requires
 
 router = APIRouter(route_class=GuardedRoute, tags=["Accounts"])
 
@@ -149,6 +149,7 @@ class UserList(BaseModel):
 
 
 @router.post("/auth/token", name="auth_token")
+@public
 async def auth_token(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, response: Response
 ) -> TokenAnswer:
@@ -158,18 +159,21 @@ async def auth_token(
 
 
 @router.post("/auth/refresh", name="auth_refresh")
+@public
 async def auth_refresh(body: RefreshBody, accounts: AccountsDep, response: Response) -> TokenAnswer:
     """The next tokens of a session. A refresh token works once; its second use ends the session."""
     return _tokens(await asyncio.to_thread(accounts.sessions.refresh, body.refresh_token), response)
 
 
 @router.post("/auth/logout", name="auth_logout", status_code=204)
+@requires(Scope.ACCOUNT)
 async def auth_logout(accounts: AccountsDep, caller: Caller) -> None:
     """Ends the session of the access token that the request carries."""
     await asyncio.to_thread(accounts.sessions.logout, caller.session)
 
 
 @router.post("/auth/setup", name="auth_setup", status_code=201)
+@public
 async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
     """Makes the first admin with the one-time setup token."""
     accounts.first_admin.check(body.token)  # before a place among the hashings is taken
@@ -178,6 +182,7 @@ async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
 
 
 @router.get("/auth/me", name="auth_me")
+@requires(Scope.ACCOUNT)
 async def auth_me(caller: Caller) -> MeAnswer:
     """Who is calling, and how far the credential reaches."""
     return MeAnswer(
@@ -192,6 +197,7 @@ async def auth_me(caller: Caller) -> MeAnswer:
 
 
 @router.get("/auth/keys", name="auth_keys_list")
+@requires(Scope.ACCOUNT)
 async def auth_keys_list(accounts: AccountsDep, caller: Caller, user: str | None = None) -> KeyList:
     """The caller's own keys, or with ``user`` and the scope admin another user's."""
     if user is not None and user != caller.user and Scope.ADMIN not in caller.scopes:
@@ -201,6 +207,7 @@ async def auth_keys_list(accounts: AccountsDep, caller: Caller, user: str | None
 
 
 @router.post("/auth/keys", name="auth_keys_create", status_code=201)
+@requires(Scope.ACCOUNT)
 async def auth_keys_create(body: KeyBody, accounts: AccountsDep, caller: Caller, response: Response) -> NewKeyAnswer:
     """Makes a key of the caller's own; its secret is in this answer only."""
     wish = KeyRequest(body.name, body.scopes, body.models, body.tenant, body.expires_at)
@@ -210,12 +217,14 @@ async def auth_keys_create(body: KeyBody, accounts: AccountsDep, caller: Caller,
 
 
 @router.delete("/auth/keys/{id}", name="auth_keys_revoke")
+@requires(Scope.ACCOUNT)
 async def auth_keys_revoke(id: str, accounts: AccountsDep, caller: Caller) -> KeyAnswer:
     """Revokes a key and all that it made: one's own, or any by an admin."""
     return KeyAnswer(**_plain(await asyncio.to_thread(accounts.keys.revoke, id, caller)))
 
 
 @router.get("/auth/users", name="auth_users_list")
+@requires(Scope.ADMIN)
 async def auth_users_list(accounts: AccountsDep) -> UserList:
     """All users."""
     users = await asyncio.to_thread(accounts.users.list)
@@ -223,6 +232,7 @@ async def auth_users_list(accounts: AccountsDep) -> UserList:
 
 
 @router.post("/auth/users", name="auth_users_create", status_code=201)
+@requires(Scope.ADMIN)
 async def auth_users_create(body: NewUserBody, accounts: AccountsDep) -> UserAnswer:
     """Makes a user."""
     user = await accounts.passwords.run(accounts.users.add, body.username, body.password, body.role, body.tenant)
@@ -230,6 +240,7 @@ async def auth_users_create(body: NewUserBody, accounts: AccountsDep) -> UserAns
 
 
 @router.patch("/auth/users", name="auth_users_change")
+@requires(Scope.ADMIN)
 async def auth_users_change(body: UserChangeBody, accounts: AccountsDep) -> UserAnswer:
     """Changes a user."""
     changes = body.model_dump(exclude={"username"}, exclude_none=True)
@@ -243,6 +254,7 @@ async def auth_users_change(body: UserChangeBody, accounts: AccountsDep) -> User
 
 
 @router.get("/.well-known/jwks.json", name="jwks")
+@public
 async def jwks(accounts: AccountsDep) -> dict[str, list[dict[str, str]]]:
     """The public keys that access tokens are signed with."""
     return accounts.tokens.keys.jwks()

@@ -10,10 +10,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute, requires
 from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
 from sage.middleware.routers.ollama.pulls import PullStream
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
@@ -66,6 +67,7 @@ class CollectionStates(BaseModel):
 
 
 @router.get("/collections", name="collections_list", response_model=CollectionStates)
+@requires(Scope.SEARCH)
 async def list_collections(principal: Caller, collections: TheCollections) -> JSONResponse:
     """The collections of the caller's tenant, in the order of the alphabet."""
     return JSONResponse({"collections": await collections.describe_all(principal)})
@@ -78,6 +80,7 @@ async def list_collections(principal: Caller, collections: TheCollections) -> JS
     response_model=CollectionState,
     openapi_extra=json_body(NewCollection, {"name": "notes"}),
 )
+@requires(Scope.COLLECTIONS_WRITE)
 async def create_collection(request: Request, principal: Caller, collections: TheCollections) -> JSONResponse:
     """A new, empty collection."""
     body = await read_json(request.receive)
@@ -89,12 +92,14 @@ async def create_collection(request: Request, principal: Caller, collections: Th
 
 
 @router.get("/collections/{collection}", name="collections_show", response_model=CollectionState)
+@requires(Scope.SEARCH)
 async def show_collection(collection: str, principal: Caller, collections: TheCollections) -> JSONResponse:
     """One collection: how many documents, what makes its vectors, the state of its index."""
     return JSONResponse(await collections.describe(principal, collection))
 
 
 @router.delete("/collections/{collection}", name="collections_delete", status_code=204)
+@requires(Scope.COLLECTIONS_WRITE)
 async def delete_collection(collection: str, request: Request, principal: Caller, collections: TheCollections) -> None:
     """Deletes a collection with all its documents; requests that run on it end first."""
     note(request.scope, collection=collection)
@@ -111,6 +116,7 @@ async def delete_collection(collection: str, request: Request, principal: Caller
         202: {"model": CollectionState},
     },
 )
+@requires(Scope.COLLECTIONS_WRITE)
 async def reembed_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections, wait: bool = True
 ) -> Response:
@@ -129,6 +135,7 @@ async def reembed_collection(
 
 
 @router.post("/collections/{collection}/optimize", name="collections_optimize", response_model=CollectionState)
+@requires(Scope.COLLECTIONS_WRITE)
 async def optimize_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> JSONResponse:
@@ -143,6 +150,7 @@ async def optimize_collection(
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
 )
+@requires(Scope.SEARCH)
 async def snapshot_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> Response:
@@ -160,6 +168,7 @@ async def snapshot_collection(
     response_model=CollectionState,
     openapi_extra=bytes_body(),
 )
+@requires(Scope.COLLECTIONS_WRITE)
 async def restore_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> JSONResponse:

@@ -13,10 +13,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type
 from sage.middleware.settings.retrieval import RetrievalLimits
 
@@ -92,6 +93,7 @@ class DeleteReply(BaseModel):
     response_model=WriteReply,
     openapi_extra=json_body(DocumentsRequest, _EXAMPLE, others=(NDJSON,)),
 )
+@requires(Scope.COLLECTIONS_WRITE)
 async def add_documents(collection: str, request: Request, principal: Caller, collections: TheCollections) -> Response:
     """Adds documents, or replaces those of the same `id`; answers once they are durable, and found by every search.
 
@@ -110,6 +112,7 @@ async def add_documents(collection: str, request: Request, principal: Caller, co
 
 
 @router.get("", name="documents_list", response_model=DocumentPage)
+@requires(Scope.SEARCH)
 async def list_documents(
     collection: str,
     principal: Caller,
@@ -130,6 +133,7 @@ async def list_documents(
     response_model=DeleteReply,
     openapi_extra=json_body(DeleteRequest, {"ids": ["1"]}),
 )
+@requires(Scope.COLLECTIONS_WRITE)
 async def delete_documents(
     collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> Response:
@@ -142,6 +146,7 @@ async def delete_documents(
 
 
 @router.get("/{id:path}", name="documents_show", response_model=DocumentAnswer)
+@requires(Scope.SEARCH)
 async def show_document(
     collection: str, id: str, principal: Caller, collections: TheCollections, vector: bool = False
 ) -> Response:
@@ -154,6 +159,7 @@ async def show_document(
 
 
 @router.delete("/{id:path}", name="documents_delete", status_code=204)
+@requires(Scope.COLLECTIONS_WRITE)
 async def delete_document(collection: str, id: str, principal: Caller, collections: TheCollections) -> None:
     """Deletes one document by its id."""
     if not await collections.delete_documents(principal, collection, [id], None):

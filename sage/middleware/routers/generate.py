@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.admission import check_names
 from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.chat_memory import MemoryRequest
@@ -18,6 +19,7 @@ from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, Usage
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
+from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
 
 _OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
@@ -258,3 +260,17 @@ def _usage(usage: Any) -> dict[str, int]:
     counted = read_usage(usage) or Usage()
     prompt, completion = counted.prompt_tokens, counted.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+ROUTES = (
+    HotRoute(
+        path="/generate",
+        name="generate",
+        scope=Permission.GENERATE,
+        tag="Generate",
+        summary="A prompt in, a text out",
+        request=GenerateRequest,
+        answer=GenerateAnswer,
+        endpoint=Generate,
+    ),
+)

@@ -8,14 +8,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.routers.http.deps import TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute, credential, identify
+from sage.middleware.routers.http.guard import GuardedRoute, credential, identify, public, requires
 
 router = APIRouter(route_class=GuardedRoute, tags=["Operation"])
 
 
 @router.get("/health", name="health")
+@public
 async def health() -> dict[str, str]:
     """The process is alive."""
     return {"status": "ok"}
@@ -35,6 +37,7 @@ class ReadyReport(BaseModel):
     response_model=ReadyReport,
     responses={503: {"description": "Nothing can serve.", "model": ReadyReport}},
 )
+@public
 async def ready(request: Request) -> JSONResponse:
     """Whether anything can serve; with a credential also what cannot, and why."""
     readiness: Readiness = request.app.state.readiness
@@ -53,6 +56,7 @@ async def ready(request: Request) -> JSONResponse:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
+@requires(Scope.METRICS)
 async def metrics(gateway: TheGateway) -> Response:
     """Requests, durations, time to first token, tokens and requests in flight, by model."""
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -11,11 +11,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import KVView
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import any_path_router
+from sage.middleware.routers.http.guard import any_path_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 
 router = any_path_router("Services")
@@ -79,6 +80,7 @@ TheKey = Annotated[str, Depends(_key)]
 
 
 @router.get("/kv", name="kv_list", response_model=KeyPage)
+@requires(Scope.KV)
 async def list_keys(kv: TheKV, prefix: str = "", limit: int = 100, after: str | None = None) -> Response:
     """The keys that begin with `prefix`, in order."""
     keys, following = await kv.keys(prefix, limit, after)
@@ -86,6 +88,7 @@ async def list_keys(kv: TheKV, prefix: str = "", limit: int = 100, after: str | 
 
 
 @router.delete("/kv", name="kv_clear", response_model=Cleared)
+@requires(Scope.KV)
 async def clear_keys(
     kv: TheKV, prefix: Annotated[str, Query(description="Must be given; empty: every key of the tenant.")]
 ) -> Response:
@@ -94,6 +97,7 @@ async def clear_keys(
 
 
 @router.get("/kv/{key:path}", name="kv_get", response_model=Entry)
+@requires(Scope.KV)
 async def get_value(key: TheKey, kv: TheKV) -> Response:
     """The value of a key, which may contain `/`."""
     value = await kv.get(key)
@@ -108,6 +112,7 @@ async def get_value(key: TheKey, kv: TheKV) -> Response:
     response_model=KeyWritten,
     openapi_extra=json_body(PutEntry, {"value": {"theme": "dark"}, "ttl": 3600}),
 )
+@requires(Scope.KV)
 async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
     """Puts a value; answers once it is as durable as the configured store makes it."""
     wish = parse(PutEntry, await read_json(request.receive))
@@ -120,6 +125,7 @@ async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
 
 
 @router.delete("/kv/{key:path}", name="kv_delete", response_model=Deleted)
+@requires(Scope.KV)
 async def delete_value(key: TheKey, kv: TheKV) -> Response:
     """Deletes a key."""
     return reply({"deleted": await kv.delete(key)})

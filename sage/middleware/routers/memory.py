@@ -9,11 +9,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import any_path_router
+from sage.middleware.routers.http.guard import any_path_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.kv import Cleared, Deleted, check_size, reply
 from sage.middleware.settings.retrieval import MAX_QUERY
@@ -140,6 +141,7 @@ TheScope = Annotated[dict[str, str], Depends(_scope)]
     response_model=MemoryStored,
     openapi_extra=json_body(NewMemory, {"session_id": "s1", "content": "I prefer tea to coffee."}),
 )
+@requires(Scope.MEMORY)
 async def store_memory(
     request: Request,
     memory: TheMemory,
@@ -161,6 +163,7 @@ async def store_memory(
     response_model=MemoriesFound,
     openapi_extra=json_body(MemorySearchRequest, {"query": "What do I drink?", "limit": 3}),
 )
+@requires(Scope.MEMORY)
 async def search_memories(request: Request, memory: TheMemory) -> Response:
     """The memories nearest to a text or a vector; without `session_id` those of every session of the scope."""
     wish = parse(MemorySearchRequest, await read_json(request.receive))
@@ -170,6 +173,7 @@ async def search_memories(request: Request, memory: TheMemory) -> Response:
 
 
 @router.get("/memory/sessions", name="memory_sessions", response_model=SessionList)
+@requires(Scope.MEMORY)
 async def list_sessions(memory: TheMemory, scope: TheScope, limit: int = 100, after: str | None = None) -> Response:
     """The sessions that have memories."""
     found, following = await memory.sessions(limit, after, **scope)
@@ -177,6 +181,7 @@ async def list_sessions(memory: TheMemory, scope: TheScope, limit: int = 100, af
 
 
 @router.get("/memory/sessions/{session:path}", name="memory_session", response_model=SessionShown)
+@requires(Scope.MEMORY)
 async def show_session(
     session: str,
     memory: TheMemory,
@@ -192,6 +197,7 @@ async def show_session(
 
 
 @router.delete("/memory/sessions/{session:path}", name="memory_clear_session", response_model=Cleared)
+@requires(Scope.MEMORY)
 async def clear_session(session: str, memory: TheMemory, scope: TheScope) -> Response:
     """Forgets a session: no trace of its memories is left."""
     if not session:
@@ -200,24 +206,28 @@ async def clear_session(session: str, memory: TheMemory, scope: TheScope) -> Res
 
 
 @router.get("/memory/{id}/history", name="memory_history", response_model=History)
+@requires(Scope.MEMORY)
 async def show_history(id: str, memory: TheMemory, scope: TheScope) -> Response:
     """The corrections that a memory is part of."""
     return reply({"history": await memory.history(id, **scope)})
 
 
 @router.post("/memory/{id}/restore", name="memory_restore", response_model=MemoryStored)
+@requires(Scope.MEMORY)
 async def restore_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
     """Makes a memory that was superseded hold again."""
     return reply({"id": await memory.restore(id, **scope)})
 
 
 @router.get("/memory/{id}", name="memory_get", response_model=Remembered)
+@requires(Scope.MEMORY)
 async def get_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
     """One memory, whether it still holds or was superseded."""
     return reply(await memory.get(id, **scope))
 
 
 @router.delete("/memory/{id}", name="memory_delete", response_model=Deleted)
+@requires(Scope.MEMORY)
 async def delete_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
     """Forgets a memory: no trace of it is left."""
     return reply({"deleted": await memory.delete(id, **scope)})

@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
-from sage.middleware.auth.principal import Principal
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway import admission
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute, requires
 from sage.middleware.routers.ollama.pulls import PullStream
 
 router = APIRouter(route_class=GuardedRoute, tags=["Models"])
@@ -104,6 +104,7 @@ Question = Annotated[
 
 
 @router.get("/models", name="models_list")
+@requires(Scope.MODELS_READ)
 async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
     """The registered models that this credential reaches, with their states."""
     models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
@@ -114,6 +115,7 @@ async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
 @router.post(
     "/models/{name:path}/load", name="models_load", response_model=ModelState, responses={202: {"model": ModelState}}
 )
+@requires(Scope.MODELS_WRITE)
 async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bool = True) -> JSONResponse:
     """Brings a model into memory; answers once it is ready, or at once with 202 under ``?wait=false``."""
     _reach(principal, name)
@@ -123,6 +125,7 @@ async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bo
 
 
 @router.post("/models/{name:path}/unload", name="models_unload")
+@requires(Scope.MODELS_WRITE)
 async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
     """Takes a model out of memory; requests that run have 30 s to end. Its memory is free once this answers."""
     _reach(principal, name)
@@ -131,6 +134,7 @@ async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> Mod
 
 
 @router.post("/models/{name:path}/explain", name="models_explain")
+@requires(Scope.MODELS_READ)
 async def explain_model(name: str, principal: Caller, gateway: TheGateway, question: Question = None) -> dict[str, Any]:
     """Who would answer a request now, in which order, and why; nothing is sent to anyone."""
     _reach(principal, name)
@@ -143,6 +147,7 @@ async def explain_model(name: str, principal: Caller, gateway: TheGateway, quest
     response_class=Response,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
+@requires(Scope.MODELS_WRITE)
 async def pull_model(name: str, principal: Caller, gateway: TheGateway) -> Response:
     """Fetches a model to where it runs (Ollama); its progress comes as events, and who leaves ends it."""
     _reach(principal, name)
@@ -150,6 +155,7 @@ async def pull_model(name: str, principal: Caller, gateway: TheGateway) -> Respo
 
 
 @router.get("/models/{name:path}", name="models_show")
+@requires(Scope.MODELS_READ)
 async def show_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
     """One model and its state."""
     _reach(principal, name)
@@ -161,6 +167,7 @@ async def show_model(name: str, principal: Caller, gateway: TheGateway) -> Model
 @router.post(
     "/models/{name:path}", name="models_register", response_model=ModelState, responses={201: {"model": ModelState}}
 )
+@requires(Scope.MODELS_WRITE)
 async def register_model(name: str, body: Registration, principal: Caller, gateway: TheGateway) -> JSONResponse:
     """Registers a model over deployments of configured providers, or replaces one that was registered so.
 
@@ -173,6 +180,7 @@ async def register_model(name: str, body: Registration, principal: Caller, gatew
 
 
 @router.delete("/models/{name:path}", name="models_remove", status_code=204)
+@requires(Scope.MODELS_WRITE)
 async def remove_model(name: str, principal: Caller, gateway: TheGateway) -> None:
     """Removes a model that was registered at run time; requests that run go on to their end."""
     _reach(principal, name)

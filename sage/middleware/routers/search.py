@@ -9,9 +9,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.collections.requests import SearchRequest, parse_search
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
+from sage.middleware.routers.http.hot_route import HotRoute
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.types.search import SearchAnswer
@@ -106,3 +108,27 @@ def _reply(answer: SearchAnswer, begun: float) -> dict[str, Any]:
     if answer.warnings:
         reply["warnings"] = answer.warnings
     return reply
+
+
+ROUTES = (
+    HotRoute(
+        path="/search",
+        name="search",
+        scope=Permission.SEARCH,
+        tag="Search",
+        summary="The best documents for a query",
+        request=SearchRequest,
+        answer=SearchReply,
+        endpoint=lambda gateway: SearchEndpoint(gateway.collections),
+    ),
+    HotRoute(
+        path="/search/batch",
+        name="search_batch",
+        scope=Permission.SEARCH,
+        tag="Search",
+        summary="Several searches at once",
+        request=BatchRequest,
+        answer=BatchReply,
+        endpoint=lambda gateway: BatchEndpoint(gateway.collections),
+    ),
+)

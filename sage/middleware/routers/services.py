@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from sage.middleware.auth.principal import Scope
 from sage.middleware.routers.http.deps import TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute, requires
 
 router = APIRouter(route_class=GuardedRoute, tags=["Services"])
 
@@ -41,6 +42,7 @@ class ServiceStates(BaseModel):
 
 
 @router.get("/services", name="services_list", response_model=ServiceStates)
+@requires(Scope.SERVICES_READ)
 async def list_services(gateway: TheGateway) -> JSONResponse:
     """The services of this gateway, and those that others announce."""
     found, warnings = await gateway.services.describe()
@@ -48,6 +50,7 @@ async def list_services(gateway: TheGateway) -> JSONResponse:
 
 
 @router.get("/services/{name}", name="services_show", response_model=ServiceState)
+@requires(Scope.SERVICES_READ)
 async def show_service(
     name: str,
     gateway: TheGateway,

@@ -9,11 +9,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import VDBView
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import any_path_router
+from sage.middleware.routers.http.guard import any_path_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.kv import Cleared, Deleted, reply
 from sage.middleware.settings.retrieval import MAX_QUERY
@@ -125,6 +126,7 @@ WithVector = Annotated[bool, Query(description="With its vector.")]
 
 
 @router.get("/vdb", name="vdb_collections", response_model=VectorCollections)
+@requires(Scope.VDB)
 async def list_collections(vdb: TheVDB) -> Response:
     """The tenant's collections of vectors."""
     return reply({"collections": await vdb.collections()})
@@ -136,6 +138,7 @@ async def list_collections(vdb: TheVDB) -> Response:
     response_model=ItemsWritten,
     openapi_extra=json_body(ItemsRequest, {"items": [{"id": "1", "vector": [0.1, 0.2], "metadata": {"lang": "en"}}]}),
 )
+@requires(Scope.VDB)
 async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: TheGateway) -> Response:
     """Adds items, or replaces those of the same `id`; a collection that is not there is made."""
     note(request.scope, collection=collection)
@@ -150,6 +153,7 @@ async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: The
     response_model=ItemsFound,
     openapi_extra=json_body(VectorSearchRequest, {"vector": [0.1, 0.2], "n_results": 3, "where": {"lang": "en"}}),
 )
+@requires(Scope.VDB)
 async def search_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """The items nearest to a vector or a text."""
     note(request.scope, collection=collection)
@@ -166,6 +170,7 @@ async def search_items(collection: str, request: Request, vdb: TheVDB) -> Respon
     response_model=Cleared,
     openapi_extra=json_body(DeleteItems, {"ids": ["1"]}),
 )
+@requires(Scope.VDB)
 async def delete_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """Deletes items by id or by filter. Ids that are not there are passed over."""
     note(request.scope, collection=collection)
@@ -176,6 +181,7 @@ async def delete_items(collection: str, request: Request, vdb: TheVDB) -> Respon
 
 
 @router.get("/vdb/{collection}", name="vdb_list", response_model=ItemPage)
+@requires(Scope.VDB)
 async def list_items(
     collection: str,
     vdb: TheVDB,
@@ -190,6 +196,7 @@ async def list_items(
 
 
 @router.delete("/vdb/{collection}", name="vdb_drop", status_code=204)
+@requires(Scope.VDB)
 async def drop_collection(collection: str, request: Request, vdb: TheVDB) -> None:
     """Deletes a collection with all its items."""
     note(request.scope, collection=collection)
@@ -197,6 +204,7 @@ async def drop_collection(collection: str, request: Request, vdb: TheVDB) -> Non
 
 
 @router.get("/vdb/{collection}/{id:path}", name="vdb_get", response_model=Item)
+@requires(Scope.VDB)
 async def get_item(collection: str, id: str, vdb: TheVDB, vector: WithVector = False) -> Response:
     """One item by its id, which may contain `/`."""
     return reply(await vdb.get(collection, id, vector))
@@ -208,6 +216,7 @@ async def get_item(collection: str, id: str, vdb: TheVDB, vector: WithVector = F
     response_model=Item,
     openapi_extra=json_body(ItemChange, {"metadata": {"lang": "zh"}}),
 )
+@requires(Scope.VDB)
 async def update_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
     """Changes what is given of one item; the item as it is then."""
     note(request.scope, collection=collection)
@@ -220,6 +229,7 @@ async def update_item(collection: str, id: str, request: Request, vdb: TheVDB) -
 
 
 @router.delete("/vdb/{collection}/{id:path}", name="vdb_delete", response_model=Deleted)
+@requires(Scope.VDB)
 async def delete_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
     """Deletes one item by its id."""
     note(request.scope, collection=collection)

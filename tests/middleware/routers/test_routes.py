@@ -1,34 +1,35 @@
-"""The table of routes and scopes: complete, and enforced at every route."""
+"""Every route declares its scope, the scope is enforced, and OpenAPI says the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import requests
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
+from starlette.routing import Mount, Route
 
-from sage.middleware.app.main import openapi_document
+from sage.middleware.app import routes
+from sage.middleware.app.main import create_app, openapi_document
 from sage.middleware.auth.principal import Scope
-from sage.middleware.auth.routes import ROUTES
-from sage.middleware.routers import auth, collections, documents, health, kv, memory, models, services, vdb
-from sage.middleware.routers.http.guard import GuardedRoute
-from sage.middleware.routers.ollama import models as ollama
-from sage.middleware.routers.openai import inference as openai
+from sage.middleware.routers.http.guard import GuardedRoute, public, requires
+from sage.middleware.settings.settings import Settings
 
-ROUTERS = (
-    auth.router,
-    collections.router,
-    documents.router,
-    health.router,
-    kv.router,
-    memory.router,
-    models.router,
-    ollama.router,
-    openai.router,
-    services.router,
-    vdb.router,
-)
+PUBLIC = {
+    "auth_token",
+    "auth_refresh",
+    "auth_setup",
+    "jwks",
+    "health",
+    "ready",
+    "docs",
+    "docs_oauth2_redirect",
+    "redoc",
+    "openapi",
+    "docs_static",
+}
+"""Every route that asks for no credential. A new one is added here by hand, or the test below fails."""
 
 
 def served() -> dict[str, tuple[str, str]]:
@@ -41,23 +42,45 @@ def served() -> dict[str, tuple[str, str]]:
     }
 
 
-PAGES = {"docs", "docs_oauth2_redirect", "redoc", "openapi", "docs_static"}
+def scopes() -> dict[str, Scope | None]:
+    """Route name → the scope that the route declares."""
+    return {route.name: route.scope for route in (*routes.guarded_routes(), *routes.HOT_ROUTES)}
 
 
-def test_the_table_names_every_route_and_no_other() -> None:
-    assert set(served()) | PAGES == set(ROUTES)
+def test_only_these_routes_are_public(tmp_path: Path) -> None:
+    app = create_app(Settings(data_dir=tmp_path)).app
+    assert isinstance(app, FastAPI)
+    pages = {route.name for route in app.routes if isinstance(route, Route | Mount)}
+    pages -= set(scopes())
+    assert pages | {name for name, scope in scopes().items() if scope is None} == PUBLIC
+
+
+def test_every_route_is_described_and_has_a_name_of_its_own() -> None:
+    assert set(served()) == set(scopes())
+    assert len(scopes()) == len([*routes.guarded_routes(), *routes.HOT_ROUTES])
 
 
 def test_every_framework_route_is_guarded() -> None:
-    for router in ROUTERS:
+    for router in routes.routers():
         assert router.routes
         assert all(isinstance(route, GuardedRoute) for route in router.routes)
 
 
-def test_a_route_that_the_table_does_not_name_cannot_be_made() -> None:
+def test_a_route_without_a_guard_is_not_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = APIRouter()
+    bare.add_api_route("/x", lambda: None, name="bare")
+    monkeypatch.setattr(routes, "_ROUTERS", (bare,))
+    with pytest.raises(TypeError, match="is not guarded"):
+        create_app(Settings(data_dir=tmp_path))
+
+
+def test_a_route_that_declares_no_scope_cannot_be_made() -> None:
     router = APIRouter(route_class=GuardedRoute)
-    with pytest.raises(KeyError, match="not_in_the_table"):
-        router.add_api_route("/x", lambda: None, name="not_in_the_table")
+    with pytest.raises(TypeError, match="'undeclared' declares no scope"):
+        router.add_api_route("/x", lambda: None, name="undeclared")
+    router.add_api_route("/y", requires(Scope.KV)(lambda: None), name="required")
+    router.add_api_route("/z", public(lambda: None), name="open")
+    assert [route.scope for route in router.routes if isinstance(route, GuardedRoute)] == [Scope.KV, None]
 
 
 def _call(url: str, method: str, path: str, headers: dict[str, str]) -> requests.Response:
@@ -77,7 +100,7 @@ def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
     running = gateway()
     keys = {scope: running.new_key(scopes=[scope]) for scope in Scope}
     for name, (method, path) in served().items():
-        needed = ROUTES[name]
+        needed = scopes()[name]
         bare = _call(running.url, method, path, {})
         if needed is None:
             assert bare.status_code != 403, name
@@ -101,7 +124,7 @@ def test_openapi_says_what_holds() -> None:
         for operation in operations.values():
             assert "422" not in operation["responses"]
             assert "default" in operation["responses"]
-            guarded = ROUTES[operation["operationId"]] is not None
+            guarded = scopes()[operation["operationId"]] is not None
             assert ("security" in operation) == guarded
     flow = document["components"]["securitySchemes"]["password"]["flows"]["password"]
     assert flow["tokenUrl"] == "/auth/token"

@@ -10,12 +10,14 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.routers.cohere import translation as shapes
 from sage.middleware.routers.cohere.events import ChatEvents
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
 
 _KIND = "cohere"
@@ -113,3 +115,25 @@ class CohereEmbedRequest(_Open):
     output_dimension: int | None = None
     truncate: str | None = None
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
+
+
+ROUTES = (
+    HotRoute(
+        path="/v2/chat",
+        name="cohere_chat",
+        scope=Permission.GENERATE,
+        tag="Cohere",
+        summary="Chat",
+        request=CohereChatRequest,
+        endpoint=Chat,
+    ),
+    HotRoute(
+        path="/v2/embed",
+        name="cohere_embed",
+        scope=Permission.GENERATE,
+        tag="Cohere",
+        summary="Embeddings",
+        request=CohereEmbedRequest,
+        endpoint=Embed,
+    ),
+)

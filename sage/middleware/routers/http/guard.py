@@ -1,37 +1,65 @@
-"""The check before every route: the table says which scope it needs, the guard is bound to the route itself.
+"""The check before every route. Each route declares the scope that it requires, or that it is public.
 
-A route whose name the table (`auth/routes.py`) does not know cannot even be made.
+A framework route declares it on its endpoint, with :func:`requires` or :func:`public` below the router's decorator. A
+hot route declares it in its :class:`~sage.middleware.routers.http.hot_route.HotRoute`. A route that declares neither
+cannot be made.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute, APIRouter
-from starlette.routing import Route
+from pydantic import BaseModel
 
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
-from sage.middleware.auth.routes import ROUTES
+from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
+from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+_DECLARED = "required_scope"
+
+
+def requires(scope: Permission) -> Callable[[Endpoint], Endpoint]:
+    """Declares that the route of an endpoint requires ``scope``."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _DECLARED, scope)
+        return endpoint
+
+    return declare
+
+
+def public(endpoint: Endpoint) -> Endpoint:
+    """Declares that the route of an endpoint is open to everyone, without a credential."""
+    setattr(endpoint, _DECLARED, None)
+    return endpoint
 
 
 def credential(scope: Scope) -> bytes | None:
-    """The value of ``Authorization``, the only place that a credential is read from; a doubled header is none."""
-    found: bytes | None = None
-    for name, value in scope["headers"]:
+    """The value of ``Authorization``, the only place that a credential is read from.
+
+    ``None`` means that there is no such header. Several of them are as good as an empty one.
+    """
+    value: bytes | None = None
+    for name, content in scope["headers"]:
         if name == b"authorization":
-            if found is not None:
+            if value is not None:
                 return b""
-            found = value
-    return found
+            value = content
+    return value
 
 
-def known(scope: Scope, authenticator: Authenticator | None) -> Principal | None:
-    """The caller, if that can be told without waiting: ``local``, or a credential that was verified before."""
+def recognize(scope: Scope, authenticator: Authenticator | None) -> Principal | None:
+    """The caller, without waiting: ``local``, or the owner of a credential that was verified before.
+
+    ``None`` means that the credential has to be verified, by :func:`identify`.
+    """
     if authenticator is None:
         return LOCAL
     value = credential(scope)
@@ -39,8 +67,8 @@ def known(scope: Scope, authenticator: Authenticator | None) -> Principal | None
 
 
 async def identify(scope: Scope, authenticator: Authenticator | None) -> Principal:
-    """Who calls; raises :class:`sage.errors.AuthenticationFailed`. Without an authenticator everyone is ``local``."""
-    principal = known(scope, authenticator)
+    """The caller; raises :class:`sage.errors.AuthenticationFailed`. Without an authenticator everyone is ``local``."""
+    principal = recognize(scope, authenticator)
     if principal is not None:
         return principal
     assert authenticator is not None
@@ -48,45 +76,64 @@ async def identify(scope: Scope, authenticator: Authenticator | None) -> Princip
 
 
 class Guard:
-    """An ASGI endpoint behind the check for the route ``name``."""
+    """An ASGI endpoint that only callers with the scope ``required`` reach."""
 
-    def __init__(self, name: str, app: ASGIApp, authenticator: Authenticator | None) -> None:
-        self._needed = ROUTES[name]
+    def __init__(self, app: ASGIApp, required: Permission, authenticator: Authenticator | None) -> None:
         self._app = app
+        self._required = required
         self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        authenticator, needed = self._authenticator, self._needed
-        # A credential that is known does not pay for `identify`'s coroutine.
-        principal = known(scope, authenticator) or await identify(scope, authenticator)
+        # A credential in the cache does not pay for `identify`'s coroutine.
+        principal = recognize(scope, self._authenticator) or await identify(scope, self._authenticator)
         scope["state"]["principal"] = principal
-        if needed is not None and needed not in principal.scopes:
-            principal.require(needed)
+        if self._required not in principal.scopes:
+            principal.require(self._required)
         await self._app(scope, receive, send)
 
 
 class GuardedRoute(APIRoute):
-    """A framework route behind the check for its name; for ``APIRouter(route_class=GuardedRoute)``."""
+    """A framework route behind the check for its scope; for ``APIRouter(route_class=GuardedRoute)``.
+
+    Raises :class:`TypeError` when the endpoint does not declare what it requires.
+    """
+
+    error_model: ClassVar[type[BaseModel]] = ErrorEnvelope
+    """The shape of its errors, for OpenAPI."""
+
+    @property
+    def scope(self) -> Permission | None:
+        """The scope that it requires; ``None`` means that it is public."""
+        try:
+            scope: Permission | None = getattr(self.endpoint, _DECLARED)
+        except AttributeError:
+            raise TypeError(
+                f"the route '{self.name}' declares no scope: put @requires(Scope.…) or @public on its endpoint, below "
+                "the router's decorator"
+            ) from None
+        return scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        needed = ROUTES[self.name]
+        required = self.scope
         handle = super().get_route_handler()
-        if needed is None:
+        if required is None:
             return handle
 
         async def guarded(request: Request) -> Response:
             principal = await identify(request.scope, request.app.state.authenticator)
             request.scope["state"]["principal"] = principal
-            principal.require(needed)
+            principal.require(required)
             return await handle(request)
 
         return guarded
 
 
 class AnyPathRoute(GuardedRoute):
-    """As :class:`GuardedRoute`, where a ``:path`` parameter may be any text: the framework's own leaves out the line
-    end that a key ends with, and knows no other. A router of these is added as its routes (``app.router.routes``): of
-    one that is included, the framework makes the patterns anew."""
+    """A :class:`GuardedRoute` whose ``:path`` parameter may be any text.
+
+    The framework's own drops a line end at the end of a key, and matches none within one. The framework makes the
+    patterns of an included router anew, so a router of these is added route by route (``app.router.routes``).
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -96,8 +143,3 @@ class AnyPathRoute(GuardedRoute):
 def any_path_router(tag: str) -> APIRouter:
     """A router of :class:`AnyPathRoute`."""
     return APIRouter(route_class=AnyPathRoute, tags=[tag], generate_unique_id_function=lambda route: route.name)
-
-
-def hot_route(path: str, name: str, app: ASGIApp, authenticator: Authenticator | None) -> Route:
-    """A POST route that the framework describes but does not run."""
-    return Route(path, Guard(name, app, authenticator), methods=["POST"], name=name)

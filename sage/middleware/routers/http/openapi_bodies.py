@@ -1,4 +1,4 @@
-"""How routes that read their body themselves describe it to OpenAPI."""
+"""How bodies that the framework does not parse are described to OpenAPI, and the shape of every error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,41 @@ from pydantic import BaseModel
 
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
+EVENTS = "text/event-stream"
+SCHEMA_REF = "#/components/schemas/{model}"
 
 
-def json_body(model: type[BaseModel], example: Any, *, others: tuple[str, ...] = ()) -> dict[str, Any]:
-    """``openapi_extra`` of a route whose body is ``model``, or of the media types ``others``.
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorEnvelope(BaseModel):
+    """Every error, everywhere."""
+
+    error: ErrorDetail
+
+
+class JsonBody(dict[str, Any]):
+    """``openapi_extra`` that refers to the schema of ``model``, which the document must then contain."""
+
+    def __init__(self, model: type[BaseModel], content: dict[str, Any]) -> None:
+        super().__init__({"requestBody": {"required": True, "content": content}})
+        self.model = model
+
+
+def json_body(model: type[BaseModel], example: Any, *, others: tuple[str, ...] = ()) -> JsonBody:
+    """``openapi_extra`` of a route that reads its body itself: as ``model``, or of the media types ``others``.
 
     The framework would parse it with Python's own JSON and validate every document of thousands.
     """
-    content: dict[str, Any] = {
-        "application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}
-    }
+    content: dict[str, Any] = {"application/json": {"schema": schema_ref(model), "example": example}}
     content.update({media: {"schema": {"type": "string"}} for media in others})
-    return {"requestBody": {"required": True, "content": content}}
+    return JsonBody(model, content)
 
 
 def bytes_body() -> dict[str, Any]:
@@ -29,6 +52,11 @@ def bytes_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {BYTES: {"schema": schema}}}}
 
 
+def schema_ref(model: type[BaseModel]) -> dict[str, str]:
+    """The reference to the schema of ``model``."""
+    return {"$ref": SCHEMA_REF.format(model=model.__name__)}
+
+
 def media_type(request: Request) -> str:
-    """What the body says it is, without parameters."""
+    """The media type of the body by its head, without parameters; empty when there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()

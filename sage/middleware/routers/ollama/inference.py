@@ -9,14 +9,13 @@ Source: Ollama's API reference (docs/api.md).
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.routing import Route
 
 from sage.errors import Conflict, SageError
-from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
@@ -34,12 +33,12 @@ from sage.middleware.routers.http.asgi import (
     take_flag,
     take_model,
 )
-from sage.middleware.routers.http.guard import Guard
+from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.openapi_bodies import NDJSON
 from sage.middleware.routers.http.respond import Events, respond
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
 from sage.middleware.routers.ollama import translation as wire
 
-NDJSON = "application/x-ndjson"
 _LATEST = ":latest"
 
 
@@ -53,7 +52,7 @@ def broken(error: SageError) -> bytes:
     return error_body(error) + b"\n"
 
 
-class _Answered:
+class OllamaErrors:
     """An endpoint whose errors are told in Ollama's shape."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -162,20 +161,6 @@ class _Embedding:
         await respond(self._gateway, call, scope, receive, send, whole)
 
 
-def hot_routes(gateway: Gateway, authenticator: Authenticator | None) -> list[Route]:
-    """The routes that generate."""
-    endpoints: list[tuple[str, str, ASGIApp]] = [
-        ("/api/chat", "ollama_chat", _Generating(gateway, chat=True)),
-        ("/api/generate", "ollama_generate", _Generating(gateway, chat=False)),
-        ("/api/embed", "ollama_embed", _Embedding(gateway, one=False)),
-        ("/api/embeddings", "ollama_embeddings", _Embedding(gateway, one=True)),
-    ]
-    return [
-        Route(path, _Answered(Guard(name, endpoint, authenticator)), methods=["POST"], name=name)
-        for path, name, endpoint in endpoints
-    ]
-
-
 def known_name(gateway: Gateway, name: str) -> str:
     """``name`` without the tag ``latest``, which clients add, where it is known without it alone."""
     bare = name.removesuffix(_LATEST)
@@ -239,3 +224,43 @@ class OllamaEmbeddingsRequest(_Open):
 
     model: str = Field(examples=["all-minilm"])
     prompt: str = Field(examples=["The sky is blue."])
+
+
+_hot_route = partial(
+    HotRoute,
+    scope=Permission.GENERATE,
+    tag="Ollama",
+    stream_media=NDJSON,
+    errors=OllamaErrors,
+    error_model=OllamaError,
+)
+ROUTES = (
+    _hot_route(
+        path="/api/chat",
+        name="ollama_chat",
+        summary="Chat",
+        request=OllamaChatRequest,
+        endpoint=partial(_Generating, chat=True),
+    ),
+    _hot_route(
+        path="/api/generate",
+        name="ollama_generate",
+        summary="A prompt in, a text out",
+        request=OllamaGenerateRequest,
+        endpoint=partial(_Generating, chat=False),
+    ),
+    _hot_route(
+        path="/api/embed",
+        name="ollama_embed",
+        summary="Embeddings",
+        request=OllamaEmbedRequest,
+        endpoint=partial(_Embedding, one=False),
+    ),
+    _hot_route(
+        path="/api/embeddings",
+        name="ollama_embeddings",
+        summary="Embedding of one text",
+        request=OllamaEmbeddingsRequest,
+        endpoint=partial(_Embedding, one=True),
+    ),
+)

@@ -18,14 +18,15 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from sage.errors import InvalidRequest, NotFound, SageError
-from sage.middleware.auth.principal import Principal
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.routers.http.asgi import error_headers, note
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute
-from sage.middleware.routers.ollama.inference import NDJSON, broken, error_body, known_name
+from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.openapi_bodies import NDJSON
+from sage.middleware.routers.ollama.inference import OllamaError, broken, error_body, known_name
 
 VERSION = "0.12.11"
 """The version of Ollama whose wire this is: clients ask for it to know what they may send."""
@@ -33,6 +34,8 @@ VERSION = "0.12.11"
 
 class OllamaRoute(GuardedRoute):
     """A framework route whose errors are told in Ollama's shape."""
+
+    error_model = OllamaError
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -76,6 +79,7 @@ class PullRequest(ModelName):
 
 
 @router.get("/api/tags", name="ollama_tags")
+@requires(Scope.MODELS_READ)
 async def list_models(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
     """The registered models that this credential reaches, in Ollama's list."""
     models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
@@ -83,6 +87,7 @@ async def list_models(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
 
 
 @router.get("/api/ps", name="ollama_ps")
+@requires(Scope.MODELS_READ)
 async def list_loaded(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
     """The models that are in memory now."""
     models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
@@ -91,6 +96,7 @@ async def list_loaded(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
 
 
 @router.post("/api/show", name="ollama_show")
+@requires(Scope.MODELS_READ)
 async def show_model(asked: ModelName, principal: Caller, gateway: TheGateway) -> dict[str, Any]:
     """One model: what its own server tells of it, or what the gateway knows."""
     name = known_name(gateway, asked.model)
@@ -107,12 +113,14 @@ async def show_model(asked: ModelName, principal: Caller, gateway: TheGateway) -
 
 
 @router.get("/api/version", name="ollama_version")
+@requires(Scope.MODELS_READ)
 async def version(request: Request) -> dict[str, str]:
     """The version of Ollama's wire that is spoken here, and the gateway's own."""
     return {"version": VERSION, "gateway": f"{request.app.title} {request.app.version}"}
 
 
 @router.post("/api/pull", name="ollama_pull", response_class=Response)
+@requires(Scope.MODELS_WRITE)
 async def pull_model(asked: PullRequest, principal: Caller, gateway: TheGateway) -> Response:
     """Fetches a model to the Ollama server that it is for, if the configuration allows it; who leaves ends it."""
     if asked.insecure:
@@ -156,6 +164,7 @@ def _step(step: PullProgress) -> bytes:
     return orjson.dumps({"status": step.status, **told}) + b"\n"
 
 
+@requires(Scope.MODELS_WRITE)
 async def refuse_model_making(principal: Caller) -> None:
     """Refused: models are made, copied, published and removed at their own servers, or by ``/models``."""
     raise InvalidRequest(

@@ -1,28 +1,26 @@
-"""OpenAI's surface: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings``, ``/v1/models``.
+"""OpenAI's surface: ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``.
 
-The three that generate are plain ASGI on the gateway's hottest way: bytes in, the few fields that decide, bytes out.
+They are plain ASGI on the gateway's hottest way: bytes in, the few fields that decide, bytes out.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage.errors import InvalidRequest, NotFound
+from sage.errors import InvalidRequest
+from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.sources import add_sources
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
-from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute
+from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import respond
 from sage.middleware.routers.openai.sources import with_sources
-
-router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
 
 class Inference:
@@ -56,42 +54,6 @@ class Inference:
             raise InvalidRequest("'stream_options' must be an object", param="stream_options")
         wants_usage = bool(options and take_flag(options, "include_usage"))
         return ModelCall(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
-
-
-class ModelCard(BaseModel):
-    """A model in OpenAI's list."""
-
-    id: str
-    object: str = "model"
-    created: int = 0
-    owned_by: str
-
-
-class ModelList(BaseModel):
-    """OpenAI's list of models: those that the caller may use."""
-
-    object: str = "list"
-    data: list[ModelCard]
-
-
-@router.get("/v1/models", name="openai_models")
-async def list_models(principal: Caller, gateway: TheGateway) -> ModelList:
-    """The registered models that this credential reaches."""
-    cards = [
-        ModelCard(id=model.name, owned_by=model.deployments[0].provider.name if model.deployments else "none")
-        for model in gateway.registry.models()
-        if principal.allows_model(model.name)
-    ]
-    return ModelList(data=cards)
-
-
-@router.get("/v1/models/{model:path}", name="openai_model")
-async def show_model(model: str, principal: Caller, gateway: TheGateway) -> ModelCard:
-    """One model, by its public name (which may contain ``/``)."""
-    if not principal.allows_model(model):
-        raise NotFound(f"model '{model}' is not one that this credential reaches", code="model_not_found")
-    found = await gateway.registry.resolve(model)
-    return ModelCard(id=model, owned_by=found.deployments[0].provider.name if found.deployments else "none")
 
 
 class _Open(BaseModel):
@@ -143,3 +105,29 @@ class EmbeddingRequest(_Open):
     input: str | list[str] | list[int] | list[list[int]] = Field(examples=["The sky is blue."])
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+_hot_route = partial(HotRoute, scope=Permission.GENERATE, tag="OpenAI")
+ROUTES = (
+    _hot_route(
+        path="/v1/chat/completions",
+        name="chat_completions",
+        summary="Chat completion",
+        request=ChatCompletionRequest,
+        endpoint=partial(Inference, operation=Operation.CHAT),
+    ),
+    _hot_route(
+        path="/v1/completions",
+        name="completions",
+        summary="Text completion",
+        request=CompletionRequest,
+        endpoint=partial(Inference, operation=Operation.COMPLETIONS),
+    ),
+    _hot_route(
+        path="/v1/embeddings",
+        name="embeddings",
+        summary="Embeddings",
+        request=EmbeddingRequest,
+        endpoint=partial(Inference, operation=Operation.EMBEDDINGS),
+    ),
+)

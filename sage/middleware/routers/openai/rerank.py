@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import UpstreamFailed
+from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
+from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import respond
 
 
@@ -123,3 +126,18 @@ class _Finish:
 
 def _score(result: dict[str, Any]) -> float:
     return float(result["relevance_score"])
+
+
+_hot_route = partial(
+    HotRoute,
+    scope=Permission.GENERATE,
+    tag="Cohere",
+    summary="Documents in the order of a query",
+    request=RerankRequest,
+    answer=RerankAnswer,
+    endpoint=Rerank,
+)
+ROUTES = (
+    _hot_route(path="/v1/rerank", name="rerank"),
+    _hot_route(path="/v2/rerank", name="cohere_rerank"),
+)

@@ -5,12 +5,15 @@ Source: vLLM's *OpenAI-Compatible Server* page (score API, tokenizer API).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
-from sage.middleware.providers.base import ModelCall
+from sage.middleware.auth.principal import Scope as Permission
+from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.openai.inference import Inference
 
 # Other names that vLLM knows the two sides by.
@@ -88,3 +91,32 @@ class DetokenizeAnswer(BaseModel):
     """The text."""
 
     prompt: str
+
+
+_hot_route = partial(HotRoute, scope=Permission.GENERATE, tag="vLLM")
+ROUTES = (
+    _hot_route(
+        path="/v1/score",
+        name="score",
+        summary="Scores of pairs of texts",
+        request=ScoreRequest,
+        answer=ScoreAnswer,
+        endpoint=partial(Scoring, operation=Operation.SCORE),
+    ),
+    _hot_route(
+        path="/v1/tokenize",
+        name="tokenize",
+        summary="Tokens of a text",
+        request=TokenizeRequest,
+        answer=TokenizeAnswer,
+        endpoint=partial(Inference, operation=Operation.TOKENIZE),
+    ),
+    _hot_route(
+        path="/v1/detokenize",
+        name="detokenize",
+        summary="Text of tokens",
+        request=DetokenizeRequest,
+        answer=DetokenizeAnswer,
+        endpoint=partial(Inference, operation=Operation.DETOKENIZE),
+    ),
+)

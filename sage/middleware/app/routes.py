@@ -1,0 +1,81 @@
+"""Every route of the gateway: hot ones, which are plain ASGI, and those that the framework runs."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+
+from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.routers import (
+    auth,
+    collections,
+    documents,
+    generate,
+    health,
+    kv,
+    memory,
+    models,
+    search,
+    services,
+    vdb,
+)
+from sage.middleware.routers.cohere import inference as cohere_inference
+from sage.middleware.routers.http.asgi import ASGIApp
+from sage.middleware.routers.http.guard import AnyPathRoute, GuardedRoute
+from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.ollama import inference as ollama_inference
+from sage.middleware.routers.ollama import models as ollama_models
+from sage.middleware.routers.openai import inference as openai_inference
+from sage.middleware.routers.openai import models as openai_models
+from sage.middleware.routers.openai import rerank, tokenize
+
+HOT_ROUTES: tuple[HotRoute, ...] = (
+    *generate.ROUTES,
+    *openai_inference.ROUTES,
+    *rerank.ROUTES,
+    *cohere_inference.ROUTES,
+    *ollama_inference.ROUTES,
+    *tokenize.ROUTES,
+    *search.ROUTES,
+)
+_ROUTERS: tuple[APIRouter, ...] = (
+    openai_models.router,
+    ollama_models.router,
+    models.router,
+    documents.router,
+    collections.router,
+    services.router,
+    health.router,
+    kv.router,
+    vdb.router,
+    memory.router,
+)
+
+
+def routers(*, with_accounts: bool = True) -> tuple[APIRouter, ...]:
+    """The routers of framework routes. Without accounts there is nobody to log in, and no route for that."""
+    return (*_ROUTERS, auth.router) if with_accounts else _ROUTERS
+
+
+def guarded_routes(*, with_accounts: bool = True) -> list[GuardedRoute]:
+    """The framework routes."""
+    routes = [route for router in routers(with_accounts=with_accounts) for route in router.routes]
+    return [route for route in routes if isinstance(route, GuardedRoute)]
+
+
+def add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | None) -> dict[tuple[str, str], ASGIApp]:
+    """Adds every route to ``app``; returns the endpoints of the hot ones by method and path.
+
+    Raises :class:`TypeError` for a framework route that no guard stands before.
+    """
+    hot = [route.mount(gateway, authenticator) for route in HOT_ROUTES]
+    app.router.routes.extend(hot)
+    for router in routers(with_accounts=authenticator is not None):
+        for route in router.routes:
+            if not isinstance(route, GuardedRoute):
+                raise TypeError(f"the route {route} is not guarded: make its router with route_class=GuardedRoute")
+        if router.route_class is AnyPathRoute:
+            app.router.routes.extend(router.routes)
+        else:
+            app.include_router(router)
+    return {("POST", route.path): route.app for route in hot}
