@@ -21,6 +21,7 @@ from sage.middleware.retrieval.pagination import after_cursor, cursor_of, first_
 from sage.middleware.retrieval.query.answers import Answerer
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
 from sage.middleware.retrieval.snapshots import write_snapshot
+from sage.middleware.retrieval.store.records import Superseded
 from sage.middleware.retrieval.store.store import Change, DocumentStore, Identity, StaleVectors, inode_of
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Vector, Written, check_documents
@@ -153,8 +154,11 @@ class Collection:
         with self._open() as held, held.store.reading() as reading:
             row = reading.by_id([id], vectors=vector).get(id)
         if row is None:
-            raise NotFound(f"collection '{self.name}' has no document '{id}'", param="id", code="document_not_found")
+            raise self._no_document(id)
         return row.stored()
+
+    def _no_document(self, id: str) -> NotFound:
+        return NotFound(f"collection '{self.name}' has no document '{id}'", param="id", code="document_not_found")
 
     def page(
         self, cursor: str | None = None, limit: int = 100, filter: Mapping[str, Any] | None = None
@@ -188,6 +192,24 @@ class Collection:
         the order of a collection of which this is a shard, ascending."""
         with self._open() as held:
             return held.store.write(Change(documents, numbers=numbers), held.index.publish)
+
+    def row(self, id: str) -> Row:
+        """A document with its number and its vector. Raises :class:`NotFound`."""
+        with self._open() as held, held.store.reading() as reading:
+            row = reading.by_id([id], vectors=True).get(id)
+        if row is None:
+            raise self._no_document(id)
+        return row
+
+    def replace(self, document: NewDocument, number: int, of: int) -> bool:
+        """Puts a checked document in the place of the one with the number ``of``; ``False`` when that is not there any
+        more, and nothing was changed."""
+        with self._open() as held:
+            try:
+                held.store.write(Change([document], numbers=[number], of=(of,)), held.index.publish)
+            except Superseded:
+                return False
+        return True
 
     def statistics(self, terms: Sequence[str]) -> Statistics:
         """What a search over several collections needs to know of this one: see
@@ -235,11 +257,11 @@ class Collection:
         with self._open() as held:
             reembed(held.store, held.index, embedder, found, progress)
 
-    def snapshot(self, write: BinaryIO) -> None:
+    def snapshot(self, write: BinaryIO, begun: Callable[[], None] | None = None) -> None:
         """One consistent state as a stream, which :meth:`Collections.restore` reads. Breaks off when the collection is
-        closed: who reads it may take any time."""
+        closed: its reader may take any time. ``begun`` is called once the state is chosen."""
         with self._open() as held:
-            write_snapshot(held.store, cast(BinaryIO, _Checked(write, self._refuse_if_gone)))
+            write_snapshot(held.store, cast(BinaryIO, _Checked(write, self._refuse_if_gone)), begun)
 
     def optimize(self) -> None:
         """Brings the index into its fastest shape and returns when that is done."""

@@ -86,15 +86,15 @@ class Collections:
         options: Mapping[str, Any] | None,
         fill: Callable[[Path], None] | None = None,
     ) -> None:
-        directory = self._directory(tenant, name)
-        chosen = self._options(options)
+        directory = self.directory_of(tenant, name)
+        chosen = self.options_of(options)
         if directory.exists():
             raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
-        self._make_room_for(tenant)
+        self.make_room_for(tenant)
         embedder = self._models.embedder(chosen.embedder)
         kept = "none" if embedder is None else "local" if chosen.embedder == "auto" else chosen.embedder
         dimension = _dimension(chosen, embedder.dimension if embedder is not None else None)
-        scratch = self._scratch(tenant)
+        scratch = self.scratch_of(tenant)
         try:
             DocumentStore.create(
                 scratch,
@@ -106,13 +106,13 @@ class Collections:
             ).close()
             if fill is not None:
                 fill(scratch)
-            self._settle(scratch, directory, name)
+            self.settle(scratch, directory, name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def open(self, tenant: str, name: str, *, create: bool = False) -> Collection:
         """Raises :class:`NotFound` (code ``collection_not_found``). The caller does not close it."""
-        directory = self._directory(tenant, name)
+        directory = self.directory_of(tenant, name)
         inode = inode_of(directory)
         if inode is None:
             self._forget(directory, f"there is no collection '{name}'")
@@ -151,7 +151,7 @@ class Collections:
 
     def delete(self, tenant: str, name: str) -> None:
         """Raises :class:`NotFound`. Calls that run on it end first."""
-        directory = self._directory(tenant, name)
+        directory = self.directory_of(tenant, name)
         self.open(tenant, name)
         self._forget(directory, f"collection '{name}' was deleted")
         gone = directory.with_name(f".deleted-{secrets.token_hex(8)}")
@@ -166,18 +166,18 @@ class Collections:
     def restore(self, tenant: str, name: str, read: BinaryIO) -> Collection:
         """A new collection from a snapshot; all or nothing. Raises :class:`Conflict` when the name is taken, and
         :class:`InvalidRequest` for what is no whole snapshot."""
-        directory = self._directory(tenant, name)
+        directory = self.directory_of(tenant, name)
         if directory.exists():
             raise Conflict(
                 f"collection '{name}' exists already; delete it first, or restore under another name",
                 param="name",
                 code=EXISTS,
             )
-        self._make_room_for(tenant)
-        scratch = self._scratch(tenant)
+        self.make_room_for(tenant)
+        scratch = self.scratch_of(tenant)
         try:
             read_snapshot(read, scratch, name).close()
-            self._settle(scratch, directory, name)
+            self.settle(scratch, directory, name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self.open(tenant, name)
@@ -197,7 +197,8 @@ class Collections:
         for collection in found:
             collection.close()
 
-    def _options(self, given: Mapping[str, Any] | None) -> CollectionOptions:
+    def options_of(self, given: Mapping[str, Any] | None) -> CollectionOptions:
+        """What a new collection is made with: ``given`` over the defaults. Raises :class:`InvalidRequest`."""
         merged = _merged(self._settings.defaults.model_dump(mode="json"), given or {})
         try:
             return CollectionOptions.model_validate(merged)
@@ -207,7 +208,8 @@ class Collections:
             message = error["msg"].removeprefix("Value error, ")
             raise InvalidRequest(f"'{field}': {message}" if field else message, param=field) from None
 
-    def _directory(self, tenant: str, name: str) -> Path:
+    def directory_of(self, tenant: str, name: str) -> Path:
+        """Where a collection of that name lies, whether there is one or not. Raises :class:`InvalidRequest`."""
         if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
             raise InvalidRequest(
                 f"'{str(name)[:80]}' cannot be a collection's name: letters of any script, digits, '.', '_' and '-', "
@@ -216,7 +218,8 @@ class Collections:
             )
         return self._root / _encoded(tenant) / _encoded(name)
 
-    def _make_room_for(self, tenant: str) -> None:
+    def make_room_for(self, tenant: str) -> None:
+        """Raises :class:`Conflict` when the tenant has as many collections as it may."""
         most = self._settings.limits.max_collections
         if len(self.names(tenant)) >= most:
             raise Conflict(
@@ -224,14 +227,15 @@ class Collections:
                 code="too_many_collections",
             )
 
-    def _scratch(self, tenant: str) -> Path:
+    def scratch_of(self, tenant: str) -> Path:
         """A name beside the collections for one that is not there before it is whole."""
         parent = self._root / _encoded(tenant)
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(parent)
         return parent / f".new-{secrets.token_hex(8)}"
 
-    def _settle(self, scratch: Path, directory: Path, name: str) -> None:
+    def settle(self, scratch: Path, directory: Path, name: str) -> None:
+        """Moves a finished directory to its place, durably. Raises :class:`Conflict` when there is one."""
         try:
             os.rename(scratch, directory)  # fails when there is one, as that is not empty
         except OSError as exc:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,15 +63,10 @@ class Header(BaseModel):
         return 6 * self.largest + 6 * (self.dimension or 0) + 1000
 
 
-def write_snapshot(store: DocumentStore, stream: BinaryIO) -> None:
-    """Writes one consistent state; writes go on meanwhile. The stream stays open."""
-    checksum = xxhash.xxh3_128()
-    with store.reading() as reading, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
-
-        def put(line: bytes) -> None:
-            checksum.update(line)
-            packed.write(line)
-
+def write_snapshot(store: DocumentStore, stream: BinaryIO, begun: Callable[[], None] | None = None) -> None:
+    """Writes one consistent state; writes go on meanwhile. The stream stays open. ``begun`` is called once that state
+    is chosen."""
+    with store.reading() as reading:
         identity = reading.identity
         total, largest = reading.text_bytes()
         header = Header(
@@ -85,10 +80,24 @@ def write_snapshot(store: DocumentStore, stream: BinaryIO) -> None:
             bytes=total,
             largest=largest,
         )
+        if begun is not None:
+            begun()
+        write_rows(stream, header, reading.rows(0))
+
+
+def write_rows(stream: BinaryIO, header: Header, batches: Iterable[Sequence[Row]]) -> None:
+    """Writes a snapshot of the rows that ``header`` announces, in the order of their numbers."""
+    checksum = xxhash.xxh3_128()
+    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
+
+        def put(line: bytes) -> None:
+            checksum.update(line)
+            packed.write(line)
+
         put(header.model_dump_json().encode() + b"\n")
-        for rows in reading.rows(0):
+        for rows in batches:
             put(b"".join(map(_line, rows)))
-        trailer = {"documents": reading.count(), "checksum": checksum.hexdigest()}
+        trailer = {"documents": header.documents, "checksum": checksum.hexdigest()}
         packed.write(orjson.dumps(trailer) + b"\n")
 
 
@@ -115,7 +124,7 @@ def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore
         raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
     scratch = directory.with_name(f".restoring-{secrets.token_hex(8)}")
     try:
-        _restore(_Lines(stream), scratch, name)
+        _restore(SnapshotReader(stream), scratch, name)
         try:
             scratch.rename(directory)
         except OSError as exc:
@@ -128,21 +137,14 @@ def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore
     return DocumentStore.open(directory)
 
 
-def _restore(lines: _Lines, scratch: Path, name: str) -> None:
-    header = _header(lines.next(_HEADER_BYTES))
+def _restore(snapshot: SnapshotReader, scratch: Path, name: str) -> None:
+    header = snapshot.header
     scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    needed = header.bytes + 4 * header.documents * (header.dimension or 0)
-    if shutil.disk_usage(scratch.parent).free < needed:
-        raise Unavailable(
-            f"the disk has no room for collection '{name}': at least {needed} bytes are needed; free some space on it, "
-            "then try again",
-            code="disk_full",
-        )
+    check_room(header, scratch.parent, name)
     store = DocumentStore.create(scratch, name, header.options, header.embedder, header.languages, header.dimension)
     try:
-        for batch in _batches(lines, header):
+        for batch in snapshot.batches():
             store.load(batch)
-        _check_trailer(lines, header)
         store.load([], sequence=header.sequence)
     except sqlite3.IntegrityError:
         raise _damaged("an id stands twice") from None
@@ -150,7 +152,32 @@ def _restore(lines: _Lines, scratch: Path, name: str) -> None:
         store.close()
 
 
-class _Lines:
+def check_room(header: Header, directory: Path, name: str) -> None:
+    """Raises :class:`Unavailable` when the disk of ``directory`` cannot hold what ``header`` announces."""
+    needed = header.bytes + 4 * header.documents * (header.dimension or 0)
+    if shutil.disk_usage(directory).free < needed:
+        raise Unavailable(
+            f"the disk has no room for collection '{name}': at least {needed} bytes are needed; free some space on it, "
+            "then try again",
+            code="disk_full",
+        )
+
+
+class SnapshotReader:
+    """A snapshot as it is read: its header first, then its rows, once. Raises :class:`InvalidRequest` for what is no
+    whole snapshot."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._lines = _SnapshotLines(stream)
+        self.header = _header(self._lines.next(_HEADER_BYTES))
+
+    def batches(self) -> Iterator[list[Row]]:
+        """The rows in the order of their numbers; the checksum is compared behind the last batch."""
+        yield from _batches(self._lines, self.header)
+        _check_trailer(self._lines, self.header)
+
+
+class _SnapshotLines:
     """The lines of a packed stream, each within a bound."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -231,7 +258,7 @@ def _header(line: bytes) -> Header:
     return header
 
 
-def _batches(lines: _Lines, header: Header) -> Iterator[list[Row]]:
+def _batches(lines: _SnapshotLines, header: Header) -> Iterator[list[Row]]:
     batch: list[Row] = []
     number = size = total = 0
     for _ in range(header.documents):
@@ -277,7 +304,7 @@ def _vector(given: Any, header: Header, number: int) -> Vector | None:
     return vector
 
 
-def _check_trailer(lines: _Lines, header: Header) -> None:
+def _check_trailer(lines: _SnapshotLines, header: Header) -> None:
     found = _parsed(lines.next(_HEADER_BYTES))
     if found.get("documents") != header.documents or found.get("checksum") != lines.checksum:
         raise _damaged("its checksum is not that of its lines")

@@ -52,7 +52,7 @@ class VectorStore:
         wanted = CollectionOptions.model_validate({**options, "embedder": spec})
         directory = None if path is None else Path(path).expanduser().absolute()
         name = "memory" if directory is None else directory.name
-        self._collection = Collection(name, partial(_opened, directory, name, wanted, known), known, self._limits)
+        self._collection = Collection(name, partial(store_at, directory, name, wanted, known), known, self._limits)
         self._collection.describe()  # what is wrong is said now
 
     @property
@@ -146,7 +146,8 @@ class VectorStore:
         self.close()
 
 
-def _opened(directory: Path | None, name: str, wanted: CollectionOptions, models: KnownModels) -> DocumentStore:
+def store_at(directory: Path | None, name: str, wanted: CollectionOptions, models: KnownModels) -> DocumentStore:
+    """The store in ``directory``, or a new one with ``wanted``; ``None`` means in memory."""
     if directory is not None:
         try:
             return DocumentStore.open(directory)
