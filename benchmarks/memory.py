@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sage.middleware.retrieval import VectorStore
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
-from sage.middleware.retrieval.embedding.minilm import local_embedder
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction
 from sage.service.memory_orchestrator.memory_service import MemoryOrchestratorService
 
@@ -150,7 +150,7 @@ def measure_arrangements(conversations: Sequence[Conversation], embed: EmbedFunc
 
 
 def _arrangements(conversation: Conversation, embed: EmbedFunction | None) -> Iterator[tuple[str, Search]]:
-    embedder = FunctionEmbedder(embed) if embed else local_embedder()
+    embedder = FunctionEmbedder(embed) if embed else builtin_embedder("local")
     assert embedder is not None  # it raises MissingExtra
     vectors = embedder.embed([turn.content for turn in conversation.turns])
     for reach, ways in _WAYS.items():

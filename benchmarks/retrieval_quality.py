@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.embedding.minilm import local_embedder
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder
 from sage.middleware.retrieval.embedding.protocols import Embedder
 
 DEPTH = 10
@@ -79,7 +79,7 @@ def _discounted(gains: Sequence[float]) -> float:
 def measure(judged: Judged, limit: int | None) -> tuple[Quality, NDArray[np.float32] | None]:
     """All modes and fusions with the default embedder, and the documents' vectors where there is one. ``limit``: only
     so many queries."""
-    embedder = local_embedder(optional=True)
+    embedder = builtin_embedder("auto")
     queries = dict(list(judged.queries.items())[:limit])
     quality = Quality(judged.name, len(judged.ids), len(queries))
     vectors = None if embedder is None else embedder.embed(judged.texts)

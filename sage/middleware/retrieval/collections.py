@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.embedding.builtin import settled_name
 from sage.middleware.retrieval.embedding.protocols import Models
 from sage.middleware.retrieval.snapshots import read_snapshot
 from sage.middleware.retrieval.store.store import DocumentStore, inode_of
@@ -92,14 +93,13 @@ class Collections:
             raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
         self.make_room_for(tenant)
         embedder = self._models.embedder(chosen.embedder)
-        kept = "none" if embedder is None else "local" if chosen.embedder == "auto" else chosen.embedder
         dimension = _dimension(chosen, embedder.dimension if embedder is not None else None)
         scratch = self.scratch_of(tenant)
         try:
             DocumentStore.create(
                 scratch,
                 name,
-                chosen.model_copy(update={"embedder": kept}),
+                chosen.model_copy(update={"embedder": settled_name(chosen.embedder, embedder)}),
                 embedder.name if embedder is not None else None,
                 embedder.languages if embedder is not None else None,
                 dimension,

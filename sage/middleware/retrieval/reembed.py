@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sage.errors import Conflict
+from sage.middleware.retrieval.embedding.builtin import settled_name
 from sage.middleware.retrieval.embedding.protocols import Embedder
 from sage.middleware.retrieval.index.index import Index
 from sage.middleware.retrieval.store.store import DocumentStore
@@ -51,7 +52,7 @@ def reembed(
         run.fill()
         index.prepare_vectors(run.generation, run.seen)
         run.fill()
-        kept = "local" if spec == "auto" else spec
+        kept = settled_name(spec, embedder)
         while not store.switch_generation(run.generation, kept, run.seen, run.few, run.vectors_of):
             run.fill()
         index.rebuild_vectors()

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.embedding.builtin import settled_name
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
-from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
+from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import StoredDocument, check_vector
 from sage.middleware.retrieval.types.search import Fusion, Mode, Search, SearchResult
@@ -47,7 +48,7 @@ class VectorStore:
         **options: Any,
     ) -> None:
         self._limits = limits or RetrievalLimits(max_documents=_ANY)
-        known = KnownModels(embedder if callable(embedder) else None, models)
+        known = ModelsByName(embedder if callable(embedder) else None, models)
         spec = FUNCTION if callable(embedder) else "none" if embedder is None else embedder
         wanted = CollectionOptions.model_validate({**options, "embedder": spec})
         directory = None if path is None else Path(path).expanduser().absolute()
@@ -146,7 +147,7 @@ class VectorStore:
         self.close()
 
 
-def store_at(directory: Path | None, name: str, wanted: CollectionOptions, models: KnownModels) -> DocumentStore:
+def store_at(directory: Path | None, name: str, wanted: CollectionOptions, models: ModelsByName) -> DocumentStore:
     """The store in ``directory``, or a new one with ``wanted``; ``None`` means in memory."""
     if directory is not None:
         try:
@@ -154,11 +155,10 @@ def store_at(directory: Path | None, name: str, wanted: CollectionOptions, model
         except NotFound:
             pass  # it is a new one
     embedder = models.embedder(wanted.embedder)
-    kept = "none" if embedder is None else "local" if wanted.embedder == "auto" else wanted.embedder
     return DocumentStore.create(
         directory,
         name,
-        wanted.model_copy(update={"embedder": kept}),
+        wanted.model_copy(update={"embedder": settled_name(wanted.embedder, embedder)}),
         embedder.name if embedder is not None else None,
         embedder.languages if embedder is not None else None,
         (embedder.dimension if embedder is not None else None) or wanted.dimension,

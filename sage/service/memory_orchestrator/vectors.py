@@ -17,10 +17,10 @@ class Vectors:
     callable from texts to ``(n, dim) float32``."""
 
     def __init__(self, embedder: Any, models: Any) -> None:
-        from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
+        from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 
         named = embedder is None or isinstance(embedder, str)
-        known = KnownModels(None if named else embedder, models)
+        known = ModelsByName(None if named else embedder, models)
         self._embedder = known.embedder((embedder or "none") if named else FUNCTION)
         self.reranker = known.reranker
 

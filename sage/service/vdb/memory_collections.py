@@ -10,6 +10,7 @@ from typing import Any
 from sage.errors import Conflict, NotFound
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS
+from sage.middleware.retrieval.embedding.builtin import settled_name
 from sage.middleware.retrieval.embedding.protocols import Models
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Written
@@ -54,11 +55,10 @@ class InMemoryCollections:
     def _made(self, name: str) -> DocumentStore:
         options = self._options
         embedder = self._models.embedder(options.embedder)
-        kept = "none" if embedder is None else "local" if options.embedder == "auto" else options.embedder
         return DocumentStore.create(
             None,
             name,
-            options.model_copy(update={"embedder": kept}),
+            options.model_copy(update={"embedder": settled_name(options.embedder, embedder)}),
             embedder.name if embedder is not None else None,
             embedder.languages if embedder is not None else None,
             (embedder.dimension if embedder is not None else None) or options.dimension,

@@ -82,12 +82,12 @@ class VDBService(BaseServiceTask):
             self._backend = RetrievalBackend(directory, self._making())
 
     def _making(self) -> CollectionDefaults:
-        from sage.middleware.retrieval.embedding.registry import FUNCTION, KnownModels
+        from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
         from sage.middleware.settings.retrieval import Metric
         from sage.service.vdb.backends import CollectionDefaults
 
         named = self._embedder is None or isinstance(self._embedder, str)
-        models = KnownModels(None if named else self._embedder, self._models)
+        models = ModelsByName(None if named else self._embedder, self._models)
         spec = (self._embedder or "none") if named else FUNCTION
         made = models.embedder(spec)  # what is wrong is said now
         if made is not None and made.dimension is not None and self._dimension not in (None, made.dimension):

@@ -260,9 +260,8 @@ def _reach(principal: Principal, model: str, param: str) -> None:
 
 
 def _reach_embedder(principal: Principal, name: str, param: str) -> None:
-    """Embedders that are no models of the registry are everybody's. On threads only: it loads what searches."""
-    from sage.middleware.retrieval.embedding.e5 import MULTILINGUAL
-    from sage.middleware.retrieval.embedding.minilm import NAME
+    """Built-in embedders are everybody's; the others are models of the registry."""
+    from sage.middleware.retrieval.embedding.builtin import is_builtin
 
-    if name not in ("auto", "none", "local", NAME) and name not in MULTILINGUAL:
+    if not is_builtin(name):
         _reach(principal, name, param)

@@ -22,9 +22,7 @@ from sage.middleware.gateway.collections.vectors import read_scores, read_vector
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall, Native, Operation
-from sage.middleware.retrieval.embedding.e5 import MULTILINGUAL, multilingual_embedder
-from sage.middleware.retrieval.embedding.minilm import NAME as LOCAL_NAME
-from sage.middleware.retrieval.embedding.minilm import local_embedder
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_builtin
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 
 T = TypeVar("T")
@@ -43,9 +41,9 @@ _REMEMBERED = 256
 class RegistryModels:
     """The :class:`~sage.middleware.retrieval.embedding.protocols.Models` of collections, by name.
 
-    ``none``, ``auto``, ``local`` and ``local-multilingual`` need no registry; any other name is a model's or
-    ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with what comes before it (a local model that
-    has to be loaded).
+    Built-in embedders need no registry (:func:`~sage.middleware.retrieval.embedding.builtin.is_builtin`); any other
+    name is a model's or ``provider/model``. ``timeout`` bounds one upstream call, in seconds, with what comes
+    before it (a local model that has to be loaded).
     """
 
     def __init__(self, door: Door, tenant: str = "local", timeout: float = 300.0) -> None:
@@ -62,12 +60,8 @@ class RegistryModels:
     def embedder(self, name: str) -> Embedder | None:
         """Raises :class:`NotFound` for a name that is none, :class:`MissingExtra` for a local one not installed, and
         :class:`InvalidRequest` on a thread that runs an event loop."""
-        if name == "none":
-            return None
-        if name in ("auto", "local", LOCAL_NAME):
-            return local_embedder(optional=name == "auto")
-        if name in MULTILINGUAL:
-            return multilingual_embedder()
+        if is_builtin(name):
+            return builtin_embedder(name)
         exact = _exact_name(name, self._resolved(name))
         with self._lock:
             while len(self._embedders) > _REMEMBERED:

@@ -20,8 +20,6 @@ _CLASSES = {KV: "KVService", VDB: "VDBService", MEMORY: "MemoryOrchestratorServi
 ENVIRONMENT = "gateway"
 GRACE = 5.0
 """Seconds that calls may take to end when the gateway stops."""
-_OWN_EMBEDDERS = ("auto", "none", "local", "local-multilingual")
-
 
 Generate = Callable[[str, list[dict[str, str]]], str]
 
@@ -129,9 +127,12 @@ def _models(settings: ServicesSettings, section: str, embedder: str, means: Serv
     """The registry's models, where the service runs in this process; a Ray actor cannot reach them."""
     if settings.runtime == "local":
         return means.models()
-    if embedder not in _OWN_EMBEDDERS:
+    from sage.middleware.retrieval.embedding.builtin import NAMES as BUILTIN_EMBEDDERS
+    from sage.middleware.retrieval.embedding.builtin import is_builtin
+
+    if not is_builtin(embedder):
         raise ConfigError(
             f"services.{section}.embedder: under 'services.runtime: ray' the service cannot reach the gateway's model "
-            f"'{embedder}'; use one of {', '.join(_OWN_EMBEDDERS)}, or 'runtime: local'"
+            f"'{embedder}'; use one of {', '.join(BUILTIN_EMBEDDERS)}, or 'runtime: local'"
         )
     return None

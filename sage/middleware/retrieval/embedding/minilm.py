@@ -7,7 +7,6 @@ tokens (sentence-transformers' ``modules.json`` of the model).
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from collections import OrderedDict
@@ -19,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.errors import MissingExtra
-from sage.middleware.retrieval.embedding.model_files import folder_of, is_installed, read_pinned
+from sage.middleware.retrieval.embedding.kind import EmbedderKind
+from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
 
-NAME = "local/minilm-l6-v2-int8"
-DIMENSION = 384
 MAX_TOKENS = 256
 """Of one text, its two special ones included: the model was made for that many, the rest of a text is left out."""
 _MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
@@ -40,25 +38,14 @@ _MAX_CACHED_CHARACTERS = 1024
 Vectors = NDArray[np.float32]
 
 
-def local_embedder(*, optional: bool = False) -> LocalEmbedder | None:
-    """The one of this process; its model is loaded with the first text.
-
-    When the extra is not installed: ``None`` if it is ``optional``, else raises :class:`sage.errors.MissingExtra`.
-    """
-    found = _installed()
-    if found is None and not optional:
-        raise MissingExtra("the local embedder", "embed")
-    return found
+def open_installed(kind: EmbedderKind) -> MiniLMEmbedder:
+    """With the model file of the installed package. Raises :class:`MissingExtra`."""
+    if not kind.is_installed:
+        raise MissingExtra("the embedder 'local'", "embed")
+    return MiniLMEmbedder(kind, folder_of(_PACKAGE) / "model.onnx")
 
 
-@functools.cache
-def _installed() -> LocalEmbedder | None:
-    if not is_installed("onnxruntime", "tokenizers", _PACKAGE):
-        return None
-    return LocalEmbedder(folder_of(_PACKAGE) / "model.onnx")
-
-
-class LocalEmbedder:
+class MiniLMEmbedder:
     """MiniLM on the caller's thread; an :class:`~sage.middleware.retrieval.embedding.protocols.Embedder`.
 
     ``model`` is the path of ``model.onnx``. Small batches of texts of like lengths, one of documents at a time and one
@@ -66,11 +53,10 @@ class LocalEmbedder:
     tokens at once took 1.5 GB). Queries do not wait for documents.
     """
 
-    name = NAME
-    dimension = DIMENSION
-    languages: frozenset[str] | None = frozenset({"en"})
-
-    def __init__(self, model: Path) -> None:
+    def __init__(self, kind: EmbedderKind, model: Path) -> None:
+        self.name = kind.full_name
+        self.dimension = kind.dimension
+        self.languages = kind.languages
         self._model = model
         self._loading = threading.Lock()
         self._running = {False: threading.Semaphore(1), True: threading.Semaphore(os.cpu_count() or 1)}
@@ -91,7 +77,7 @@ class LocalEmbedder:
         return np.stack([vector for vector in found if vector is not None]) if found else self._embed((), query)
 
     def _embed(self, texts: Sequence[str], query: bool) -> Vectors:
-        vectors = np.empty((len(texts), DIMENSION), np.float32)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
         if not texts:
             return vectors
         session, tokenizer = self._load()
@@ -175,7 +161,7 @@ def _open_model(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
-        raise MissingExtra("the local embedder", "embed") from exc
+        raise MissingExtra("the embedder 'local'", "embed") from exc
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -190,7 +176,7 @@ def _open_tokenizer() -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as exc:
-        raise MissingExtra("the local embedder", "embed") from exc
+        raise MissingExtra("the embedder 'local'", "embed") from exc
     tokenizer = Tokenizer.from_buffer(content)
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()

@@ -9,11 +9,6 @@ from pathlib import Path
 from sage.errors import ConfigError
 
 
-def is_installed(*packages: str) -> bool:
-    """Whether all of them could be imported; looks without importing anything."""
-    return all(importlib.util.find_spec(name) is not None for name in packages)
-
-
 def folder_of(package: str) -> Path:
     """Where an installed package lies."""
     found = importlib.util.find_spec(package)

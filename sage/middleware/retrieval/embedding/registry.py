@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 
 from sage.errors import InvalidRequest
-from sage.middleware.retrieval.embedding.e5 import MULTILINGUAL, multilingual_embedder
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_builtin
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
-from sage.middleware.retrieval.embedding.minilm import local_embedder
 from sage.middleware.retrieval.embedding.protocols import Embedder, EmbedFunction, Models, Reranker
 
 _OFFERED = "sage.search_models"
@@ -16,8 +15,9 @@ FUNCTION = "function"
 """What a collection's options say of an embedder that is a callable."""
 
 
-class KnownModels:
-    """Models by name: the local embedder, a callable (or an embedder as it is), and what was handed in."""
+class ModelsByName:
+    """The :class:`Models` of a store without a gateway: the built-in embedders, a callable (or an object that is an
+    embedder already), and the models that were handed in."""
 
     def __init__(self, function: EmbedFunction | Embedder | None, models: Models | None) -> None:
         own = function is None or hasattr(function, "embed")
@@ -25,14 +25,10 @@ class KnownModels:
         self._models = models
 
     def embedder(self, name: str) -> Embedder | None:
-        if name == "none":
-            return None
         if name == FUNCTION:
             return self._function
-        if name in MULTILINGUAL:
-            return multilingual_embedder()
-        if name in ("auto", "local"):
-            return local_embedder(optional=name == "auto")
+        if is_builtin(name):
+            return builtin_embedder(name)
         return self._named(name, "embedder").embedder(name)
 
     def reranker(self, name: str) -> Reranker:

@@ -19,8 +19,7 @@ from upstream import Received, Script, Upstream, reply
 
 from sage.errors import DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
 from sage.middleware.gateway.collections.embedders import RegistryModels
-from sage.middleware.retrieval.embedding.e5 import multilingual_embedder
-from sage.middleware.retrieval.embedding.minilm import local_embedder
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder
 from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -205,9 +204,9 @@ def test_local_names_need_no_gateway() -> None:
 
     models = RegistryModels(door)
     assert models.embedder("none") is None
-    assert models.embedder("auto") is models.embedder("local") is local_embedder()
-    assert models.embedder("local/minilm-l6-v2-int8") is local_embedder()
-    assert models.embedder("local-multilingual") is multilingual_embedder()
+    assert models.embedder("auto") is models.embedder("local") is builtin_embedder("local")
+    assert models.embedder("local/minilm-l6-v2-int8") is builtin_embedder("local")
+    assert models.embedder("local-multilingual") is builtin_embedder("local-multilingual")
     with pytest.raises(Unavailable, match="does not run"):
         models.embedder("up/m")
 

