@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from project import ROOT
 
-VENDORS = ("openai", "vllm", "ollama", "zhipu", "cohere", "local")
+from sage.middleware.settings.kinds import KINDS
+
+VENDORS = tuple(KINDS)
 FEATURES = (
     "chat",
     "streaming",

@@ -12,6 +12,7 @@ FLOORS = [
     {
         "sage.errors",
         "sage.middleware.settings.settings",
+        "sage.middleware.settings.kinds",
         "sage.middleware.settings.reading",
         "sage.middleware.settings.quantities",
         "sage.middleware.settings.providers",

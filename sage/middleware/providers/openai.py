@@ -9,7 +9,7 @@ Source: OpenAI's API reference (chat/completions, completions, embeddings, error
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
@@ -30,9 +30,7 @@ _SHAPE = {
 class OpenAIProvider(Vendor):
     """One OpenAI-compatible server and its keys."""
 
-    kind = "openai"
-    default_url = "https://api.openai.com/v1"
-    paths: ClassVar[Mapping[Operation, str]] = {
+    paths: Mapping[Operation, str] = {
         Operation.CHAT: "/chat/completions",
         Operation.COMPLETIONS: "/completions",
         Operation.EMBEDDINGS: "/embeddings",
@@ -49,7 +47,7 @@ class OpenAIProvider(Vendor):
         super().__init__(name, settings)
         if isinstance(settings, OpenAISettings):
             self._say_whose(settings)
-        self._open(self._api_root((settings.base_url or self.default_url).rstrip("/")), settings)
+        self._open(self._api_root(self._address(settings)), settings)
 
     def _say_whose(self, settings: OpenAISettings) -> None:
         """The organization and the project that the requests are billed to."""

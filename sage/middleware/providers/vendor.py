@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, EngineSpec, ModelCall, ModelHost, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.wire.errors import refusal
+from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import DeploymentSettings
 
@@ -66,13 +67,13 @@ HINTS = frozenset(
 class Vendor:
     """The base of every adapter: it has the facts, and leaves the translations to its kinds."""
 
-    kind = ""
     repeatable = False
     """Its calls cost nothing and change nothing (see :attr:`UpstreamRequest.again`)."""
     host: ModelHost | None = None
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
         self.name = name
+        self.kind = settings.kind
         self.timeouts = settings.timeouts
         self.max_concurrency = settings.max_concurrency
         self.retries = settings.retries
@@ -89,6 +90,13 @@ class Vendor:
         base_url = base_url.rstrip("/")
         opened = [Endpoint(base_url, self._with_key(key)) for key in settings.keys]
         self.endpoints = tuple(opened) or (Endpoint(base_url, self._headers),)
+
+    @staticmethod
+    def _address(settings: RemoteProvider) -> str:
+        """The configured ``base_url``, else that of the kind, without a slash at its end."""
+        address = settings.base_url or KINDS[settings.kind].default_url
+        assert address is not None, f"a provider of the kind {settings.kind} needs a base_url"
+        return address.rstrip("/")
 
     def _with_key(self, key: str) -> Mapping[str, str]:
         headers = self._headers.copy()

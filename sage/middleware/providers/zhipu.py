@@ -100,9 +100,6 @@ class SignedHeaders(CIMultiDict[str]):
 class ZhipuProvider(OpenAIProvider):
     """Zhipu's API, with its keys: as they are, or as signed tokens where they have two halves."""
 
-    kind = "zhipu"
-    default_url = "https://open.bigmodel.cn/api/paas/v4"
-
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
         halves = [half for key in settings.keys for half in key.split(".") if len(half) >= 8]

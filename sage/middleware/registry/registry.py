@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -21,18 +20,12 @@ from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import HostedModels
 from sage.middleware.registry.runtime_models import Registrations, check_name, parse_registration
 from sage.middleware.registry.upstream_models import Listing
-from sage.middleware.settings.providers import KINDS
+from sage.middleware.settings.kinds import KINDS, vendors_of
 from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-# Families of names whose vendor is known: (pattern, provider).
-FAMILIES = (
-    (re.compile(r"(gpt-|chatgpt-|o\d|text-embedding-|davinci-|babbage-)"), "openai"),
-    (re.compile(r"glm-"), "zhipu"),
-    (re.compile(r"(command-|embed-|rerank-)"), "cohere"),
-)
 _REMEMBERED = 1000
 _WINS = {
     "config": "is in the configuration file, which wins",
@@ -224,9 +217,9 @@ class Registry:
             return self._remember(name, self.providers[provider_name], rest)
         if rest and (provider_name in self.absent or provider_name in KINDS):
             raise self._unservable(name, provider_name)
-        for pattern, family in FAMILIES:
-            if pattern.match(name) and family in self.providers:
-                return self._remember(name, self.providers[family], name)
+        for vendor in vendors_of(name):
+            if vendor in self.providers:
+                return self._remember(name, self.providers[vendor], name)
         listed = await self._listing.providers_of(name, self.providers.values())
         if len(listed) > 1:
             choices = ", ".join(f"{provider.name}/{name}" for provider in listed)
@@ -246,9 +239,8 @@ class Registry:
 
     def _unknown(self, name: str) -> SageError:
         names = ", ".join(sorted(self._models)) or "none"
-        for pattern, family in FAMILIES:
-            if pattern.match(name):
-                return self._unservable(name, family)
+        for vendor in vendors_of(name):
+            return self._unservable(name, vendor)
         for provider in self.providers.values():
             reason = provider.missing(name)
             if reason is not None:

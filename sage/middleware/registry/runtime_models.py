@@ -17,7 +17,7 @@ from sage.errors import ConfigError, InvalidRequest, SageError
 from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
 from sage.middleware.registry.factory import unconfigured
-from sage.middleware.settings.providers import KINDS
+from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.settings import DeploymentSettings, Model
 
 _VERSION = 1

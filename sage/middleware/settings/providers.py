@@ -1,9 +1,9 @@
-"""What can be said of a provider: one section a kind, under ``llm.providers``."""
+"""The sections under ``llm.providers``: what every provider takes, and the options that only one kind has."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -24,9 +24,6 @@ from sage.middleware.settings.quantities import (
     header_value,
     nearest,
 )
-
-REMOTE_KINDS = ("openai", "vllm", "ollama", "zhipu", "cohere")
-KINDS = (*REMOTE_KINDS, "local")
 
 
 class SettingsSection(BaseModel):
@@ -80,6 +77,8 @@ class TimeoutOverrides(SettingsSection):
 class ProviderCommon(SettingsSection):
     """What every provider takes."""
 
+    kind: str
+    """The name of one of :data:`sage.middleware.settings.kinds.KINDS`."""
     timeouts: Timeouts = Timeouts()
     max_concurrency: int | None = Field(None, ge=1)
     retries: int = Field(2, ge=0, le=2)
@@ -93,7 +92,6 @@ class ProviderCommon(SettingsSection):
 class RemoteProvider(ProviderCommon):
     """A provider behind a URL. Without its key or address it is not configured, which is no error."""
 
-    kind: Literal["openai", "vllm", "ollama", "zhipu", "cohere"]
     api_key: SecretStr | None = None
     api_keys: tuple[SecretStr, ...] = ()
     """Further keys: requests take them in turn, and pass over one that is refused or told to wait."""
@@ -130,10 +128,6 @@ class RemoteProvider(ProviderCommon):
         given = (self.api_key, *self.api_keys) if self.api_key is not None else self.api_keys
         return tuple(dict.fromkeys(key.get_secret_value() for key in given))
 
-    @property
-    def configured(self) -> bool:
-        return bool(self.keys) or self.base_url is not None
-
 
 class OpenAISettings(RemoteProvider):
     """Any server that speaks OpenAI's wire."""
@@ -164,26 +158,6 @@ class OllamaSettings(RemoteProvider):
     kind: Literal["ollama"] = "ollama"
     allow_pull: tuple[Text, ...] = ()
     """Patterns (``llama3*``) of the models that may be pulled through the gateway; none: no pulling."""
-
-
-class ZhipuSettings(RemoteProvider):
-    """Zhipu (Z.ai). A key of the form ``id.secret`` signs short-lived tokens."""
-
-    kind: Literal["zhipu"] = "zhipu"
-
-    @property
-    def configured(self) -> bool:
-        return bool(self.keys)
-
-
-class CohereSettings(RemoteProvider):
-    """Cohere's API, version 2."""
-
-    kind: Literal["cohere"] = "cohere"
-
-    @property
-    def configured(self) -> bool:
-        return bool(self.keys)
 
 
 class LocalModel(SettingsSection):
@@ -248,12 +222,3 @@ class LocalProvider(ProviderCommon):
             models = {**_shipped_models(), **data["models"]}
             return {**data, "models": {name: model for name, model in models.items() if model is not None}}
         return data
-
-    @property
-    def configured(self) -> bool:
-        return True
-
-
-ProviderSettings = OpenAISettings | VllmSettings | OllamaSettings | ZhipuSettings | CohereSettings
-"""Those that are reached over HTTP."""
-Provider = Annotated[ProviderSettings | LocalProvider, Field(discriminator="kind")]

@@ -82,3 +82,21 @@ def check_base_url(url: str) -> None:
         raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
     if "?" in url or "#" in url:
         raise ValueError("base_url must end with its path: no '?' and no '#'")
+
+
+def ollama_url(value: str) -> str:
+    """The address that ``OLLAMA_HOST`` means, as Ollama reads it (its `envconfig/config.go`).
+
+    Scheme, port and even the host may be missing. The variable may also say where the server listens; all addresses
+    of a machine are reached at its loopback.
+    """
+    scheme, separator, rest = value.strip().rpartition("://")
+    default_port = {"http": 80, "https": 443}.get(scheme, 80) if separator else 11434
+    address, slash, path = rest.partition("/")
+    host, port = address, ""
+    if match := re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", address):
+        host, port = match[1], match[2]
+    host = host.strip("[]")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (it is not bound)
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme or 'http'}://{host}:{port or default_port}{slash}{path}".rstrip("/")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from sage.errors import ConfigError
+from sage.middleware.settings.kinds import VARIABLES
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.settings import Settings
 
@@ -22,17 +23,6 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 _NOT_SETTINGS = frozenset({"SAGE_CONFIG", "SAGE_URL", "SAGE_API_KEY"})
 Origins = dict[tuple[str, ...], str]
 """Path of a setting → the variable or flag that gave it."""
-# What the vendors' own tools read: variable → path below llm.providers.
-_VENDOR_VARIABLES = {
-    "OPENAI_API_KEY": ("openai", "api_key"),
-    "OPENAI_BASE_URL": ("openai", "base_url"),
-    "OLLAMA_HOST": ("ollama", "base_url"),
-    "ZHIPUAI_API_KEY": ("zhipu", "api_key"),
-    "ZAI_API_KEY": ("zhipu", "api_key"),
-    "CO_API_KEY": ("cohere", "api_key"),
-    "COHERE_API_KEY": ("cohere", "api_key"),
-    "VLLM_BASE_URL": ("vllm", "base_url"),
-}
 
 
 class _Loader(yaml.SafeLoader):
@@ -169,14 +159,14 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Orig
             continue
         _put(data, path, _parse(environ[name], label), label)
         origins[tuple(path)] = label
-    for name, (provider, key) in _VENDOR_VARIABLES.items():
-        if environ.get(name) and _fill_vendor(data, provider, key, environ[name]):
-            origins["llm", "providers", provider, key] = f"environment variable {name}"
+    for name, (kind, key) in VARIABLES.items():
+        if environ.get(name) and _fill_vendor(data, kind.name, key, kind.read_variable(environ[name])):
+            origins["llm", "providers", kind.name, key] = f"environment variable {name}"
     return origins
 
 
 def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> bool:
-    """A vendor's own variable gives what the configuration leaves open; whether it did."""
+    """Sets what the configuration leaves open to what a vendor's own variable gives; tells whether it did."""
     section: Any = data
     for part in ("llm", "providers", provider):
         if section.get(part) is None:
@@ -187,25 +177,8 @@ def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> b
     # A provider of that name but another kind is another vendor's: the key is not for it.
     if section.get("kind", provider) != provider or section.get(key):
         return False
-    section[key] = _ollama_url(value) if (provider, key) == ("ollama", "base_url") else value
+    section[key] = value
     return True
-
-
-def _ollama_url(value: str) -> str:
-    """``OLLAMA_HOST`` as Ollama reads it (its `envconfig/config.go`): scheme, port and even the host may be missing.
-
-    It may also be where the server listens; all addresses of a machine are reached at its loopback.
-    """
-    scheme, found, rest = value.strip().rpartition("://")
-    default = {"http": 80, "https": 443}.get(scheme, 80) if found else 11434
-    place, slash, path = rest.partition("/")
-    host, port = place, ""
-    if match := re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", place):
-        host, port = match[1], match[2]
-    host = host.strip("[]")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (it is not bound)
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme or 'http'}://{host}:{port or default}{slash}{path}".rstrip("/")
 
 
 def _parse(value: str, label: str) -> Any:

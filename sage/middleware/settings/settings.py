@@ -12,7 +12,8 @@ from typing import Annotated, Any, Self
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from sage.middleware.settings.providers import KINDS, Provider, SettingsSection, TimeoutOverrides
+from sage.middleware.settings.kinds import KINDS, ProviderSection
+from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Size, Text, expand, nearest
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
@@ -120,7 +121,7 @@ class Routing(SettingsSection):
 class Llm(SettingsSection):
     """Providers, models and their limits."""
 
-    providers: dict[str, Provider] = Field(default_factory=dict)
+    providers: dict[str, ProviderSection] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
     keep_alive: Duration = 600.0
     memory_budget: Size | None = None

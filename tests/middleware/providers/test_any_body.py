@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from running_gateway import Running, run_gateway
 from upstream import Upstream
 
+from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.settings import Settings
 
-VENDORS = ("openai", "vllm", "ollama", "zhipu", "cohere")
+VENDORS = tuple(name for name in KINDS if name != "local")
 ROUTES = {
     "/v1/chat/completions": "messages",
     "/v1/completions": "prompt",

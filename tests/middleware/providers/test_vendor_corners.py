@@ -16,7 +16,7 @@ from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.cohere.provider import CohereProvider
 from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.settings.providers import CohereSettings, OllamaSettings, OpenAISettings
+from sage.middleware.settings.providers import OllamaSettings, OpenAISettings, RemoteProvider
 
 USER: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 
@@ -141,7 +141,7 @@ STREAMS: dict[str, tuple[Any, bytes]] = {
         b"".join(orjson.dumps(line) + b"\n" for line in (chat_line(WORDS), chat_end())),
     ),
     "cohere": (
-        CohereProvider("p", CohereSettings()),
+        CohereProvider("p", RemoteProvider(kind="cohere")),
         b"".join(b"data: %b\n\n" % orjson.dumps(event) for event in COHERE),
     ),
 }

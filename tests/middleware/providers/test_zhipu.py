@@ -20,7 +20,7 @@ from upstream import Upstream
 
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.providers.zhipu import ZhipuProvider
-from sage.middleware.settings.providers import ZhipuSettings
+from sage.middleware.settings.providers import RemoteProvider
 
 HELLO = [{"role": "user", "content": "hello out there"}]
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(24)).decode()
@@ -305,7 +305,7 @@ def test_embeddings(up: Upstream, client: openai.OpenAI, running: Any) -> None:
 
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=6), max_size=3))
 def test_packed_vectors_hold_the_same_numbers(vectors: list[list[float]]) -> None:
-    provider = ZhipuProvider("zhipu", ZhipuSettings(api_key=wire.PLAIN_KEY))
+    provider = ZhipuProvider("zhipu", RemoteProvider(kind="zhipu", api_key=wire.PLAIN_KEY))
     call = ModelCall(Operation.EMBEDDINGS, {"input": "x", "encoding_format": "base64"}, "embed")
     whole = {"object": "list", "data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]}
     body, _ = provider.decode(call, json.dumps(whole).encode())

@@ -11,7 +11,7 @@ from upstream import Upstream
 
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel
 from sage.middleware.providers.zhipu import RENEW_AFTER, SignedHeaders, ZhipuProvider
-from sage.middleware.settings.providers import ZhipuSettings
+from sage.middleware.settings.providers import RemoteProvider
 
 OTHER_KEY = "ffeeddccbbaa99887766554433221100.An0therS3cret"
 
@@ -86,7 +86,7 @@ def test_a_token_is_signed_anew_before_it_ends() -> None:
 
 def test_each_request_goes_with_a_token_that_is_good_when_it_goes() -> None:
     now = 1_800_000_000.0
-    provider = ZhipuProvider("zhipu", ZhipuSettings(api_key=wire.KEY))
+    provider = ZhipuProvider("zhipu", RemoteProvider(kind="zhipu", api_key=wire.KEY))
     endpoint = Endpoint("http://127.0.0.1:1", SignedHeaders({}, wire.KEY, lambda: now))
     call = ModelCall(Operation.CHAT, {"messages": [{"role": "user", "content": "x"}]}, "glm")
     for _ in range(3):

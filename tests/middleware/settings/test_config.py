@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -22,7 +22,8 @@ from pydantic import BaseModel
 from running_gateway import run_gateway
 
 from sage.errors import ConfigError
-from sage.middleware.settings.providers import LocalModel, LocalProvider, ProviderSettings, RemoteProvider
+from sage.middleware.settings.kinds import KINDS, VARIABLES
+from sage.middleware.settings.providers import LocalModel, RemoteProvider
 from sage.middleware.settings.quantities import parse_duration, parse_size
 from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.settings import DeploymentSettings, ManagedServer, Model, Settings
@@ -70,9 +71,7 @@ def sage(
     *args: str, cwd: Path, environ: dict[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """The real command, in a directory of its own and with no settings from whoever runs the tests."""
-    from sage.middleware.settings.reading import _VENDOR_VARIABLES
-
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SAGE_") and k not in _VENDOR_VARIABLES}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SAGE_") and k not in VARIABLES}
     return subprocess.run(
         [sys.executable, "-m", "sage.middleware.cli.main", *args],
         cwd=cwd,
@@ -411,7 +410,7 @@ def test_vendors_keys_configure_their_provider(
 ) -> None:
     settings = read("", {variable: value})
     assert key_of(settings, name) == value
-    assert provider(settings, name).configured
+    assert KINDS[name].is_configured(provider(settings, name))
     assert set(settings.llm.providers) == {"local", name}
 
 
@@ -458,7 +457,8 @@ def test_a_vendors_key_does_not_go_to_another_kind_of_the_same_name(read: Callab
 
 def test_a_provider_without_its_key_or_address_is_only_not_configured(read: Callable[..., Settings]) -> None:
     settings = read("llm: {providers: {openai: {}, vllm: {base_url: ''}, ollama:, zhipu: {base_url: http://z}}}")
-    assert [provider(settings, name).configured for name in ("openai", "vllm", "ollama", "zhipu")] == [False] * 4
+    kinds = [KINDS[name] for name in ("openai", "vllm", "ollama", "zhipu")]
+    assert [kind.is_configured(provider(settings, kind.name)) for kind in kinds] == [False] * 4
 
 
 # The file of the first documents
@@ -539,7 +539,7 @@ def test_the_repositorys_file_states_the_built_in_defaults() -> None:
 def test_every_key_is_written_of(file: str) -> None:
     text = (ROOT / file).read_text()
     keys = set(keys_of(Settings().model_dump(mode="json"))) - {"local", "gemma-3-270m"}
-    keys |= fields_of(*get_args(ProviderSettings), LocalProvider, LocalModel, Model, DeploymentSettings, ManagedServer)
+    keys |= fields_of(*(kind.settings for kind in KINDS.values()), LocalModel, Model, DeploymentSettings, ManagedServer)
     assert len(keys) > 45
     assert sorted(key for key in keys if not re.search(rf"\b{key}\b", text)) == []
 

@@ -18,7 +18,6 @@ from sage.middleware.providers.vendor import HINTS, Vendor, objects
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.settings.providers import RemoteProvider
 
-DEFAULT_URL = "https://api.cohere.com"
 _PATHS = {
     Operation.CHAT: "v2/chat",
     Operation.EMBEDDINGS: "v2/embed",
@@ -32,12 +31,9 @@ _EMBED_FIELDS = frozenset({"input_type", "truncate", "output_dimension", "embedd
 class CohereProvider(Vendor):
     """Cohere, or a server of its wire."""
 
-    kind = "cohere"
-
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
-        base_url = (settings.base_url or DEFAULT_URL).rstrip("/")
-        self._open(base_url.removesuffix("/v1").removesuffix("/v2"), settings)
+        self._open(self._address(settings).removesuffix("/v1").removesuffix("/v2"), settings)
 
     def listing(self) -> str | None:
         return f"{self.endpoints[0].base_url}/v1/models?page_size=1000"

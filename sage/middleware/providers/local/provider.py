@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
@@ -58,9 +58,8 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large.*batch size: (\d+)"
 class LocalEngineProvider(OpenAIProvider):
     """GGUF files, each run by an engine that the registry loads and unloads."""
 
-    kind = "local"
     repeatable = True
-    paths: ClassVar[Mapping[Operation, str]] = {operation: f"/{operation}" for operation in Operation}
+    paths: Mapping[Operation, str] = {operation: f"/{operation}" for operation in Operation}
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
         Vendor.__init__(self, name, settings)

@@ -102,8 +102,6 @@ _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", 
 class OllamaProvider(Vendor):
     """One Ollama server; ``base_url`` is its root, with or without ``/v1`` or ``/api``."""
 
-    kind = "ollama"
-
     def __init__(self, name: str, settings: OllamaSettings) -> None:
         super().__init__(name, settings)
         root = (settings.base_url or DEFAULT_URL).rstrip("/")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -45,8 +45,7 @@ _REASONING = re.compile(rb'"reasoning"\s*:')
 class VllmProvider(OpenAIProvider):
     """One vLLM server and its keys, or none: each deployment with an ``engine`` has a server of its own."""
 
-    kind = "vllm"
-    paths: ClassVar[Mapping[Operation, str]] = {
+    paths: Mapping[Operation, str] = {
         **OpenAIProvider.paths,
         Operation.RERANK: "/rerank",
         Operation.SCORE: "/score",

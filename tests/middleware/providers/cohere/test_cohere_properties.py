@@ -19,10 +19,10 @@ from sage.middleware.providers.cohere.provider import CohereProvider
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.routers.cohere.events import ChatEvents
 from sage.middleware.routers.cohere.inference import chat_call
-from sage.middleware.settings.providers import CohereSettings
+from sage.middleware.settings.providers import RemoteProvider
 from sage.middleware.settings.settings import RequestLimits
 
-PROVIDER = CohereProvider("co", CohereSettings(api_key="co-key-0123456789"))
+PROVIDER = CohereProvider("co", RemoteProvider(kind="cohere", api_key="co-key-0123456789"))
 ENDPOINT = PROVIDER.endpoints[0]
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.text(max_size=5)
 FIELDS = (

@@ -1,0 +1,162 @@
+"""Every kind of provider, one row each: its section, its variables, its address, its models' names, its adapter.
+
+All that goes by the kind is made from these rows: the sections under ``llm.providers``, the vendors' variables, the
+vendor of a model's name, the adapter of a provider, what an error tells the reader to set, the tests' list of vendors
+and the tables in docs/providers.md and docs/configuration.md.
+
+A vendor that speaks OpenAI's wire is one row in :data:`PRESETS` and nothing else. A vendor with a wire of its own is
+two places: a row in :data:`VENDORS`, and the file with the adapter that the row names (and a section class in
+:mod:`sage.middleware.settings.providers`, if it has options that no other kind has).
+
+A row *names* its adapter and does not import it: settings are the ground, and adapters stand on it. The registry's
+factory imports it, so a gateway only loads the adapters of the vendors that it is configured with. A test holds each
+row to its adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from sage.middleware.settings.providers import (
+    LocalProvider,
+    OllamaSettings,
+    OpenAISettings,
+    ProviderCommon,
+    RemoteProvider,
+    VllmSettings,
+)
+from sage.middleware.settings.quantities import ollama_url
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderKind:
+    """What there is to know of a kind of provider before one is configured."""
+
+    name: str
+    adapter: str
+    """``module:Class`` below ``sage.middleware.providers``."""
+    settings: type[ProviderCommon] = RemoteProvider
+    """Its section of the configuration."""
+    needs: tuple[str, ...] = ("api_key",)
+    """It is configured when one of these keys is given; empty means always."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """The vendor's own environment variables, each with the key that it fills. Of two for one key the first wins."""
+    read_variable: Callable[[str], str] = str
+    """Makes the key's value of a variable's text."""
+    default_url: str | None = None
+    """Where it is when no ``base_url`` is given; ``None`` means that the vendor has no fixed address."""
+    families: tuple[str, ...] = ()
+    """Patterns (``gpt-*``) of the model names that are the vendor's own."""
+    starts_engines: bool = False
+    """A deployment's ``engine`` serves without ``base_url``."""
+    keeps_files: bool = False
+    """Its adapter takes the data directory as a third argument."""
+
+    def is_configured(self, section: ProviderCommon) -> bool:
+        """Whether ``section`` gives what a provider of this kind needs."""
+        if not self.needs or not isinstance(section, RemoteProvider):
+            return True
+        return ("api_key" in self.needs and bool(section.keys)) or (
+            "base_url" in self.needs and section.base_url is not None
+        )
+
+    def what_to_set(self) -> str:
+        """The advice for a provider of this kind that is not configured."""
+        if not self.needs:
+            return f"set llm.providers.{self.name}"
+        variable = next(variable for variable, key in self.variables.items() if key in self.needs)
+        engine = ", or give a deployment an 'engine'" if self.starts_engines else ""
+        return f"set {variable}, or its {' or '.join(self.needs)}{engine}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(ProviderKind):
+    """A vendor that speaks OpenAI's wire at an address of its own. What it cannot do is refused before it is asked."""
+
+    adapter: str = "presets:PresetProvider"
+    operations: tuple[str, ...] = ("chat/completions",)
+    """What it can be asked for, by the path below the address (``embeddings``, ``completions``, ``rerank``)."""
+    unsupported: tuple[str, ...] = ()
+    """OpenAI's fields that it does not have (``n``), or values of them (``response_format:json_schema``; of an object,
+    the value is its ``type``): refused with 400, or left out for a model with ``drop_unsupported``."""
+
+
+VENDORS: tuple[ProviderKind, ...] = (
+    ProviderKind(
+        name="openai",
+        adapter="openai:OpenAIProvider",
+        settings=OpenAISettings,
+        needs=("api_key", "base_url"),
+        variables={"OPENAI_API_KEY": "api_key", "OPENAI_BASE_URL": "base_url"},
+        default_url="https://api.openai.com/v1",
+        families=("gpt-*", "chatgpt-*", "o[0-9]*", "text-embedding-*", "davinci-*", "babbage-*"),
+    ),
+    ProviderKind(
+        name="vllm",
+        adapter="vllm.provider:VllmProvider",
+        settings=VllmSettings,
+        needs=("base_url",),
+        variables={"VLLM_BASE_URL": "base_url"},
+        starts_engines=True,
+    ),
+    ProviderKind(
+        name="ollama",
+        adapter="ollama.provider:OllamaProvider",
+        settings=OllamaSettings,
+        needs=("base_url",),
+        variables={"OLLAMA_HOST": "base_url"},
+        read_variable=ollama_url,
+    ),
+    ProviderKind(
+        name="zhipu",
+        adapter="zhipu:ZhipuProvider",
+        variables={"ZHIPUAI_API_KEY": "api_key", "ZAI_API_KEY": "api_key"},
+        default_url="https://open.bigmodel.cn/api/paas/v4",
+        families=("glm-*",),
+    ),
+    ProviderKind(
+        name="cohere",
+        adapter="cohere.provider:CohereProvider",
+        variables={"CO_API_KEY": "api_key", "COHERE_API_KEY": "api_key"},
+        default_url="https://api.cohere.com",
+        families=("command-*", "embed-*", "rerank-*"),
+    ),
+    ProviderKind(
+        name="local", adapter="local.provider:LocalEngineProvider", settings=LocalProvider, needs=(), keeps_files=True
+    ),
+)
+"""Those with a wire or an adapter of their own."""
+
+PRESETS: tuple[Preset, ...] = ()
+"""Those that speak OpenAI's wire."""
+
+KINDS: Mapping[str, ProviderKind] = {kind.name: kind for kind in (*VENDORS, *PRESETS)}
+"""All of them, by name."""
+
+VARIABLES: Mapping[str, tuple[ProviderKind, str]] = {
+    variable: (kind, key) for kind in KINDS.values() for variable, key in kind.variables.items()
+}
+"""Each vendor's variable, with the kind whose provider it configures and the key that it fills."""
+
+
+def vendors_of(model: str) -> list[str]:
+    """The kinds that a model's name belongs to by their ``families``."""
+    return [kind.name for kind in KINDS.values() if any(fnmatchcase(model, pattern) for pattern in kind.families)]
+
+
+class _SectionByKind:
+    """Tells pydantic to read a section as the class of its ``kind``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        sections = {kind.name: handler.generate_schema(kind.settings) for kind in KINDS.values()}
+        return core_schema.tagged_union_schema(sections, discriminator="kind")
+
+
+ProviderSection = Annotated[ProviderCommon, _SectionByKind()]
+"""The section of one provider, of the class that its kind has."""
