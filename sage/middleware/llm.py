@@ -98,7 +98,7 @@ class LLMService:
         with self._lock:
             if self._server is not None:
                 raise ConfigError(f"this service runs already at {self.url}; stop() it first")
-            settings = _with_door(self._settings, host, port, auth)
+            settings = _server_settings(self._settings, host, port, auth)
             gateway = self._opened()
             sock = bind(host, port)
             ready = threading.Event()
@@ -181,7 +181,7 @@ class LLMService:
         """Its models as embedders and rerankers, for ``VectorStore(path, embedder="provider/model", models=…)``."""
         from sage.middleware.gateway.collections.embedders import RegistryModels  # brings what only collections need
 
-        return RegistryModels(self._opened().door)
+        return RegistryModels(self._opened().running_gateway)
 
     def load(self, model: str) -> dict[str, Any]:
         """Makes a local model ready; its state, as ``GET /models/{name}`` tells it."""
@@ -341,7 +341,7 @@ def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:
     registry.register(name, model)
 
 
-def _with_door(settings: Settings, host: str, port: int, auth: bool) -> Settings:
+def _server_settings(settings: Settings, host: str, port: int, auth: bool) -> Settings:
     if not auth and host not in LOOPBACK:
         raise ConfigError(f"without auth the service listens on loopback only, not on '{host}'; pass auth=True")
     api = settings.api.model_copy(update={"host": host, "port": port})

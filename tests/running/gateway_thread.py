@@ -19,7 +19,7 @@ class GatewayThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway")
 
-    def door(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
+    def running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
         return self._gateway, self._loop
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
@@ -27,13 +27,18 @@ from sage.middleware.engines.fleet import Fleet
 from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.metrics import Metrics
+from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
+from sage.middleware.gateway.services.generating import generate
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.registry.factory import make_providers
 from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import Registrations
 from sage.middleware.registry.upstream_models import Listing
 from sage.middleware.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from sage.middleware.retrieval.embedding.protocols import Models
 
 _DESCRIPTION = (
     "A team's LLM gateway, model manager and search engine. *Authorize* with your name and password, or paste a key."
@@ -99,16 +104,16 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         registry.register(name, model, source="config")
     registry.register_known()
     registry.restore()
-    return Gateway(
-        registry,
-        Dispatch(transport, settings.llm.routing),
-        transport,
-        Metrics(),
-        settings.llm.limits,
-        settings.data_dir,
-        settings.retrieval,
-        settings.services,
+    dispatch = Dispatch(transport, settings.llm.routing)
+    return Gateway(registry, dispatch, transport, Metrics(), settings, _search_models, generate)
+
+
+def _search_models(running_gateway: RunningGateway) -> Models:
+    from sage.middleware.gateway.collections.embedders import (
+        RegistryModels,  # brings numpy, which start-up does without
     )
+
+    return RegistryModels(running_gateway)
 
 
 def _lifespan(

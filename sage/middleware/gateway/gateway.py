@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,15 @@ from sage.middleware.dispatch.upstream_call import UpstreamCall
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import Metrics, ModelMetrics
-from sage.middleware.gateway.services.plans import ServiceDependencies
+from sage.middleware.gateway.model_caller import RunningGateway
+from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
-from sage.middleware.settings.retrieval import Retrieval
-from sage.middleware.settings.services import ServicesSettings
-from sage.middleware.settings.settings import RequestLimits
+from sage.middleware.settings.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # brings numpy, which a gateway that nobody searches does without
     from sage.middleware.retrieval.embedding.protocols import Models
 
 CLIENT_LEFT = 499
@@ -46,37 +46,32 @@ class Gateway:
         dispatch: Dispatch,
         transport: Transport,
         metrics: Metrics,
-        limits: RequestLimits,
-        data_dir: Path,
-        retrieval: Retrieval,
-        services: ServicesSettings,
+        settings: Settings,
+        search_models: Callable[[RunningGateway], Models],
+        generate: Callable[[RunningGateway, str, Messages], str],
     ) -> None:
-        """``data_dir`` is the directory that collections and the services' stores lie in."""
+        """``search_models`` makes the embedders and rerankers of collections; it is called when the first is needed.
+        ``generate`` gives a model's answer to messages as text; it is called on threads."""
+        data_dir, running = settings.data_dir, self.running_gateway
+        models = partial(search_models, running)
         self.registry = registry
         self.metrics = metrics
-        self.retrieval = retrieval
-        self.collections = CollectionGateway(data_dir / "collections", retrieval, self._models, metrics.retrieval)
+        self.retrieval = settings.retrieval
+        self.collections = CollectionGateway(data_dir / "collections", settings.retrieval, models, metrics.retrieval)
         self.services = GatewayServices(
-            data_dir, services, ServiceDependencies(self._models, self._generate), metrics.services
+            data_dir,
+            settings.services,
+            ServiceDependencies(models, partial(generate, running)),
+            metrics.services,
         )
         self.loop: asyncio.AbstractEventLoop | None = None
-        """The one that it runs on: collections, which work on threads, ask models by it."""
+        """The event loop that it runs on; ``None`` means that it does not run yet."""
         self._dispatch = dispatch
         self._transport = transport
-        self._limits = limits
+        self._limits = settings.llm.limits
 
-    def _models(self) -> Models:
-        from sage.middleware.gateway.collections.embedders import RegistryModels  # brings what only collections need
-
-        return RegistryModels(self.door)
-
-    def _generate(self, model: str, messages: list[dict[str, str]]) -> str:
-        from sage.middleware.gateway.services.generating import generate
-
-        return generate(self.door, model, messages)
-
-    def door(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
-        """Itself, and the loop that it lives on, for threads that ask its models."""
+    def running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
+        """Itself and its event loop, for threads that ask its models. Raises :class:`Unavailable` before it runs."""
         if self.loop is None:
             raise Unavailable("the gateway does not run yet, and no model can be asked; try again soon")
         return self, self.loop

@@ -19,15 +19,13 @@ from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, UpstreamF
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.collections.vectors import read_scores, read_vectors
-from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.model_caller import ModelCaller, RunningGateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall, Native, Operation
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_builtin
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 
 T = TypeVar("T")
-Door = Callable[[], tuple[Gateway, asyncio.AbstractEventLoop]]
-"""The gateway and the loop that it lives on; raises :class:`Unavailable` when it does not run."""
 
 _BATCH = 64
 """Texts in one call: what every vendor takes (Zhipu's bound; Cohere takes 96)."""
@@ -46,8 +44,8 @@ class RegistryModels:
     before it (a local model that has to be loaded).
     """
 
-    def __init__(self, door: Door, tenant: str = "local", timeout: float = 300.0) -> None:
-        self._door = door
+    def __init__(self, running_gateway: RunningGateway, tenant: str = "local", timeout: float = 300.0) -> None:
+        self._running_gateway = running_gateway
         self._timeout = timeout
         self._principal = Principal(f"collections of {tenant}", tenant, frozenset({Scope.GENERATE}))
         self._lock = threading.Lock()
@@ -55,7 +53,7 @@ class RegistryModels:
 
     def of(self, tenant: str) -> RegistryModels:
         """The same for the collections of another tenant."""
-        return RegistryModels(self._door, tenant, self._timeout)
+        return RegistryModels(self._running_gateway, tenant, self._timeout)
 
     def embedder(self, name: str) -> Embedder | None:
         """Raises :class:`NotFound` for a name that is none, :class:`MissingExtra` for a local one not installed, and
@@ -83,10 +81,10 @@ class RegistryModels:
         return self._run(lambda gateway: self._ask_all(gateway, calls), self._timeout * rounds + _SLACK)
 
     def _resolved(self, name: str) -> PublicModel:
-        gateway, _ = self._door()
+        gateway, _ = self._running_gateway()
         return gateway.registry.get(name) or self._run(lambda found: found.registry.resolve(name), _RESOLVE_WITHIN)
 
-    async def _ask_all(self, gateway: Gateway, calls: Sequence[ModelCall]) -> list[bytes]:
+    async def _ask_all(self, gateway: ModelCaller, calls: Sequence[ModelCall]) -> list[bytes]:
         turn = asyncio.Semaphore(_IN_FLIGHT)
 
         async def ask(call: ModelCall) -> bytes:
@@ -101,7 +99,7 @@ class RegistryModels:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, gateway: Gateway, call: ModelCall) -> bytes:
+    async def _ask(self, gateway: ModelCaller, call: ModelCall) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._answer(gateway, call)
@@ -110,7 +108,7 @@ class RegistryModels:
                 f"model '{call.model}' did not answer a collection within {self._timeout:g} s"
             ) from None
 
-    async def _answer(self, gateway: Gateway, call: ModelCall) -> bytes:
+    async def _answer(self, gateway: ModelCaller, call: ModelCall) -> bytes:
         with Watch(call):
             async with gateway.call(self._principal, call) as answer:
                 model = gateway.registry.get(call.model)
@@ -122,7 +120,7 @@ class RegistryModels:
                     )
                 return answer.body
 
-    def _run(self, work: Callable[[Gateway], Coroutine[Any, Any, T]], within: float) -> T:
+    def _run(self, work: Callable[[ModelCaller], Coroutine[Any, Any, T]], within: float) -> T:
         """The result of ``work`` on the gateway's loop, for a thread that runs none."""
         try:
             asyncio.get_running_loop()
@@ -132,7 +130,7 @@ class RegistryModels:
             raise InvalidRequest(
                 "a collection blocks: call it from a thread that runs no event loop (asyncio.to_thread)"
             )
-        gateway, loop = self._door()
+        gateway, loop = self._running_gateway()
         coroutine = work(gateway)
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import orjson
 
 from sage.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sage.middleware.auth.principal import Principal, Scope
-from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.model_caller import ModelCaller, RunningGateway
+from sage.middleware.gateway.services.plans import Messages
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall, Operation
 
@@ -20,12 +19,10 @@ _WITHIN = 300.0
 _PRINCIPAL = Principal("memory service", "local", frozenset({Scope.GENERATE}))
 
 
-def generate(
-    door: Callable[[], tuple[Gateway, asyncio.AbstractEventLoop]], model: str, messages: Sequence[dict[str, Any]]
-) -> str:
+def generate(running_gateway: RunningGateway, model: str, messages: Messages) -> str:
     """The text that ``model`` answers with. Blocks; for a thread that runs no event loop. Raises what the call does."""
-    gateway, loop = door()
-    call = ModelCall(Operation.CHAT, {"model": model, "messages": list(messages)}, model)
+    gateway, loop = running_gateway()
+    call = ModelCall(Operation.CHAT, {"model": model, "messages": messages}, model)
     asking = _ask(gateway, call)
     try:
         future = asyncio.run_coroutine_threadsafe(asking, loop)
@@ -42,7 +39,7 @@ def generate(
         future.cancel()
 
 
-async def _ask(gateway: Gateway, call: ModelCall) -> str:
+async def _ask(gateway: ModelCaller, call: ModelCall) -> str:
     with Watch(call):
         async with gateway.call(_PRINCIPAL, call) as answer:
             try:

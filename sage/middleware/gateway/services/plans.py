@@ -20,8 +20,8 @@ _CLASSES = {KV: "KVService", VDB: "VDBService", MEMORY: "MemoryOrchestratorServi
 ENVIRONMENT = "gateway"
 GRACE = 5.0
 """Seconds that calls may take to end when the gateway stops."""
-
-Generate = Callable[[str, list[dict[str, str]]], str]
+Messages = list[dict[str, str]]
+Generate = Callable[[str, Messages], str]
 
 
 @dataclass(frozen=True)

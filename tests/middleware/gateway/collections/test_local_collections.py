@@ -24,7 +24,7 @@ def test_local_models_embed_and_rerank_for_collections(tmp_path: Path) -> None:
     }
     settings = Settings.model_validate({"data_dir": tmp_path, "llm": {"providers": {"local": {"models": models}}}})
     with GatewayThread(settings) as running:
-        found = RegistryModels(running.door)
+        found = RegistryModels(running.running_gateway)
         embedder = found.embedder("local/vectors")  # which loads it
         assert embedder is not None
         texts = [f"the red cat {number}" for number in range(70)]

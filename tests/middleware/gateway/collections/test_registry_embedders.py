@@ -44,7 +44,7 @@ def opened(up: Upstream, tmp_path: Path) -> Iterator[Open]:
             provider = {"kind": kind, "base_url": up.url, "api_key": "k", "retries": retries}
             llm = {"providers": {"up": provider}, "models": models or {}}
             settings = Settings.model_validate({"data_dir": tmp_path, "llm": llm})
-            return RegistryModels(stack.enter_context(GatewayThread(settings)).door, **options)
+            return RegistryModels(stack.enter_context(GatewayThread(settings)).running_gateway, **options)
 
         yield start
 
@@ -199,10 +199,10 @@ def test_a_public_name_is_known_by_what_is_behind_it(opened: Open, up: Upstream)
 
 
 def test_local_names_need_no_gateway() -> None:
-    def door() -> Any:
+    def no_gateway() -> Any:
         raise Unavailable("the gateway does not run")
 
-    models = RegistryModels(door)
+    models = RegistryModels(no_gateway)
     assert models.embedder("none") is None
     assert models.embedder("auto") is models.embedder("local") is builtin_embedder("local")
     assert models.embedder("local/minilm-l6-v2-int8") is builtin_embedder("local")
@@ -249,7 +249,7 @@ def test_a_gateway_that_was_stopped_says_so(up: Upstream, tmp_path: Path) -> Non
     provider = {"kind": "openai", "base_url": up.url, "api_key": "k"}
     settings = Settings.model_validate({"data_dir": tmp_path, "llm": {"providers": {"up": provider}}})
     with GatewayThread(settings) as running:
-        embedder = RegistryModels(running.door).embedder("up/m")
+        embedder = RegistryModels(running.running_gateway).embedder("up/m")
         running.stop()
         with pytest.raises(Unavailable, match="was stopped"):
             embedder.embed(["a"])
