@@ -13,7 +13,7 @@ from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import DeploymentQueue
-from sage.middleware.dispatch.upstream_call import UpstreamCall, death_of_engine, overdue
+from sage.middleware.dispatch.upstream_call import UpstreamCall, death_of_engine, timeout_error
 from sage.middleware.providers.base import Endpoint, ModelCall
 from sage.middleware.providers.transport import Transport, UpstreamResponse
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
@@ -114,9 +114,9 @@ class Dispatch:
             request.timeouts, request.socket = deployment.timeouts, endpoint.socket
             if lease.model is not None:
                 request.total = course.left(deployment)
-            call.ends = course.begun + deployment.timeouts.total + _LATER
-            if call.on_ends is not None:
-                call.on_ends()
+            call.deadline = course.begun + deployment.timeouts.total + _LATER
+            if call.on_deadline is not None:
+                call.on_deadline()
             course.sent = True
             course.attempts += 1
             if course.attempts == 1:
@@ -152,8 +152,8 @@ class Dispatch:
         """What ``exc`` means, with the lease given back and blame where it belongs."""
         blamed: SageError | None = None
         try:
-            meant = overdue(call, lease.deployment, exc) or exc
-            ends, call.ends = call.ends, math.inf  # the attempt is over: nobody is to cancel what follows
+            meant = timeout_error(call, lease.deployment, exc) or exc
+            ends, call.deadline = call.deadline, math.inf  # the attempt is over: nobody is to cancel what follows
             lost = await death_of_engine(lease, exc, ends)
             if lost is not None:
                 return lost  # the model's owner sees to it

@@ -93,7 +93,7 @@ class UpstreamCall:
         try:
             return await self._more()
         except SageError as exc:
-            lost = await death_of_engine(self._lease, exc, self._call.ends)
+            lost = await death_of_engine(self._lease, exc, self._call.deadline)
             if lost is not None:
                 raise lost from exc
             self._failure = exc
@@ -117,8 +117,8 @@ class UpstreamCall:
                 raise relay.error
 
     @property
-    def overdue(self) -> bool:
-        return self._call.overdue
+    def timeout_error(self) -> bool:
+        return self._call.timed_out
 
     async def drain(self) -> None:
         """Takes the end of a finished stream off the wire, if it is there, so that its connection can serve again."""
@@ -134,16 +134,16 @@ class UpstreamCall:
         if failure is not None and failure.code == "total_timeout":
             failure = None  # a long answer, or a client that reads slowly: no fault of who answers
         self._owner.end(self._lease, failure, whole=self.relay is not None and self.relay.finished)
-        late = overdue(self._call, self.deployment, exc)
+        late = timeout_error(self._call, self.deployment, exc)
         if late is not None:
             raise late from exc
 
 
-def overdue(call: ModelCall, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
+def timeout_error(call: ModelCall, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
     """The error that ``exc`` means when it is the cancellation of a call that has had its whole time."""
-    if not call.overdue or not isinstance(exc, asyncio.CancelledError):
+    if not call.timed_out or not isinstance(exc, asyncio.CancelledError):
         return None
-    call.overdue, call.ends = False, math.inf
+    call.timed_out, call.deadline = False, math.inf
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

@@ -121,14 +121,14 @@ class Gateway:
 class GatewayCall:
     """One call from admission to settlement."""
 
-    __slots__ = ("_call", "_exchange", "_gateway", "_metrics", "_principal", "_started", "_status")
+    __slots__ = ("_call", "_gateway", "_metrics", "_principal", "_started", "_status", "_upstream")
 
     def __init__(self, gateway: Gateway, principal: Principal, call: ModelCall) -> None:
         self._gateway = gateway
         self._principal = principal
         self._call = call
         self._metrics: ModelMetrics | None = None
-        self._exchange: UpstreamCall | None = None
+        self._upstream: UpstreamCall | None = None
         self._status = 200
 
     async def __aenter__(self) -> GatewayCall:
@@ -138,7 +138,7 @@ class GatewayCall:
         self._metrics = metrics = gateway.metrics.of(models[0].label)
         metrics.begin()
         try:
-            self._exchange = await gateway.open(call, models)
+            self._upstream = await gateway.open(call, models)
         except BaseException as exc:
             self._settle(_status_of(exc))
             raise
@@ -149,9 +149,9 @@ class GatewayCall:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._exchange is not None
+        assert self._upstream is not None
         try:
-            await self._exchange.close(exc)
+            await self._upstream.close(exc)
         except BaseException as instead:
             exc = instead
             raise
@@ -161,39 +161,39 @@ class GatewayCall:
     @property
     def body(self) -> bytes:
         """The whole answer, or the first events of the stream."""
-        assert self._exchange is not None
-        return self._exchange.body
+        assert self._upstream is not None
+        return self._upstream.body
 
     @property
     def provider(self) -> str:
-        assert self._exchange is not None
-        return self._exchange.deployment.provider.name
+        assert self._upstream is not None
+        return self._upstream.deployment.provider.name
 
     @property
     def deployment(self) -> str:
-        assert self._exchange is not None
-        return self._exchange.deployment.name
+        assert self._upstream is not None
+        return self._upstream.deployment.name
 
     @property
     def finished(self) -> bool:
         """The stream's last event has been given out."""
-        assert self._exchange is not None
-        return self._exchange.relay is None or self._exchange.relay.finished
+        assert self._upstream is not None
+        return self._upstream.relay is None or self._upstream.relay.finished
 
     @property
-    def overdue(self) -> bool:
+    def timed_out(self) -> bool:
         """The call's whole time is over, and its work was cancelled for that."""
-        return self._exchange is not None and self._exchange.overdue
+        return self._upstream is not None and self._upstream.timed_out
 
     async def more(self) -> bytes:
         """Further events of the stream, as they come; empty at its whole end. Raises when it breaks."""
-        assert self._exchange is not None
-        return await self._exchange.more()
+        assert self._upstream is not None
+        return await self._upstream.more()
 
     async def drain(self) -> None:
         """Call when the whole stream is with the client: makes the upstream's connection fit to serve again."""
-        assert self._exchange is not None
-        await self._exchange.drain()
+        assert self._upstream is not None
+        await self._upstream.drain()
 
     def broke(self, error: SageError) -> None:
         """The stream broke after its first byte: counted as what it was, though its HTTP status said 200."""
@@ -201,11 +201,11 @@ class GatewayCall:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What was chosen, for the answer's head; a name outside ASCII is percent-encoded."""
-        exchange = self._exchange
-        assert exchange is not None
+        upstream = self._upstream
+        assert upstream is not None
         return [
-            (b"x-sage-deployment", exchange.deployment.name_in_headers),
-            (b"x-sage-attempts", b"%d" % exchange.attempts),
+            (b"x-sage-deployment", upstream.deployment.name_in_headers),
+            (b"x-sage-attempts", b"%d" % upstream.attempts),
         ]
 
     def _settle(self, status: int) -> None:
@@ -213,9 +213,9 @@ class GatewayCall:
         if metrics is None:
             return
         usage = None
-        if self._exchange is not None:
-            relay = self._exchange.relay
-            usage = self._exchange.usage if relay is None else relay.usage
+        if self._upstream is not None:
+            relay = self._upstream.relay
+            usage = self._upstream.usage if relay is None else relay.usage
         metrics.settle(status, time.perf_counter() - self._started, usage)
 
 

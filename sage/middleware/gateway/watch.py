@@ -26,7 +26,7 @@ class Watch:
     """``with Watch(call, receive):`` around a call's work, entered once the request's body has been read.
 
     The work's task is cancelled when the client leaves, for which :class:`ClientLeft` is raised in the end, and when
-    ``call.ends`` has passed, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. ``task`` and ``loop``
+    ``call.deadline`` has passed, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. ``task`` and ``loop``
     save looking for them, which costs several µs each on Python 3.11.
     """
 
@@ -55,7 +55,7 @@ class Watch:
     def _begin(self) -> None:
         if self._receive is not None:
             self._watcher = self._loop.create_task(self._wait_for_departure(self._receive))
-        self._call.on_ends = self._look
+        self._call.on_deadline = self._look
         self._look()
 
     def _look(self) -> None:
@@ -64,19 +64,19 @@ class Watch:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        if self.left or call.overdue or call.ends == math.inf:
+        if self.left or call.timed_out or call.deadline == math.inf:
             return
-        left = call.ends - time.monotonic()
+        left = call.deadline - time.monotonic()
         if left > 0:
             self._ticker = self._loop.call_later(left, self._look)
         else:
-            call.overdue = True
+            call.timed_out = True
             self._cancel()
 
     async def _wait_for_departure(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.left, self._call.overdue = True, False  # nobody is there for another attempt
+        self.left, self._call.timed_out = True, False  # nobody is there for another attempt
         self._cancel()
 
     def _cancel(self) -> None:
@@ -86,7 +86,7 @@ class Watch:
     def stop(self) -> None:
         """Ends watching: the whole answer is with the client, which may go."""
         self._timer.cancel()
-        self._call.on_ends = None
+        self._call.on_deadline = None
         if self._ticker is not None:
             self._ticker.cancel()
         if self._watcher is not None and not self.left:

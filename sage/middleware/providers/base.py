@@ -61,12 +61,12 @@ class ModelCall:
     stream: bool = False
     wants_usage: bool = False
     fallbacks: tuple[str, ...] = ()
-    ends: float = math.inf
-    """When the attempt that runs has had its whole time (``time.monotonic``): whoever watches it cancels its task."""
-    overdue: bool = False
-    """It was cancelled for that."""
-    on_ends: Callable[[], None] | None = None
-    """Called when ``ends`` has changed, once somebody watches it."""
+    deadline: float = math.inf
+    """When the time of the running attempt is over (``time.monotonic``); the watch then cancels the call's task."""
+    timed_out: bool = False
+    """Whether the watch has cancelled it for that."""
+    on_deadline: Callable[[], None] | None = None
+    """Called when ``deadline`` has changed; set while a watch is on the call."""
     native: Native | None = None
     """The same request as the caller put it, for providers that speak the caller's wire."""
 
