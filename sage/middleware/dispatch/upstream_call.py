@@ -117,7 +117,7 @@ class UpstreamCall:
                 raise relay.error
 
     @property
-    def timeout_error(self) -> bool:
+    def timed_out(self) -> bool:
         return self._call.timed_out
 
     async def drain(self) -> None:
