@@ -1,4 +1,4 @@
-"""A collection's truth and index without the rooms above them, and a check of all that its view holds."""
+"""A collection's document store and index without the rooms above them, and a check of all that its view holds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _document(number: int, dimension: int) -> NewDocument:
 
 
 class Opened:
-    """A truth and its index."""
+    """A document store and its index."""
 
     def __init__(self, directory: Path | None) -> None:
         try:
@@ -103,7 +103,7 @@ class Opened:
     def crash(self) -> None:
         """As if the process had ended: nothing more is written."""
         self._open = False
-        self.index._ended()
+        self.index._stop_thread()
         self.store.close()
 
 

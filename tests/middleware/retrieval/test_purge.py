@@ -224,8 +224,8 @@ def test_whoever_reads_an_older_state_delays_it_for_a_bounded_time(store: Vector
 def test_whoever_works_on_the_index_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 20), secret("quixotry")])
     store.delete(["id-of-quixotry"])
-    with MergeLease(tmp_path / "c" / "segments" / "lease").taken() as mine:
-        assert mine
+    with MergeLease(tmp_path / "c" / "segments" / "lease").attempt() as acquired:
+        assert acquired
         with pytest.raises(Unavailable, match="is being worked on") as refused:
             store.purge(0.2)
     assert refused.value.code == "not_yet_purged"

@@ -1,11 +1,11 @@
-"""One file of named arrays: written once, checked whole before anything in it is believed, never unpickled.
+"""A file of named arrays: written once, checked as a whole before anything in it is used, never unpickled.
 
 Layout: 8 bytes of magic, the header's length (8 bytes, little endian), the header (JSON: what the file is, and of each
-array name, dtype, shape and offset), then the arrays, each at a multiple of 64 bytes. The file's xxh3-128 is kept by
-the caller (in the database), so a file that is damaged, cut, or another's under this name is told from the right one.
+array name, dtype, shape and offset), then the arrays, each at a multiple of 64 bytes. The caller keeps the
+file's xxh3-128 (in the database), so that a file that is damaged, cut, or replaced by another one is recognised.
 
-Files are of mode 0400 and replaced, never changed. A file that something else cuts while it is mapped would end the
-process by SIGBUS; therefore only files over :data:`MAP_FROM` are mapped, the others are read into memory.
+Files have mode 0400, and are replaced, never changed. If another program cut a file while it is mapped, SIGBUS would
+end this process; therefore only files over :data:`MAP_FROM` are mapped, and others are read into memory.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ _FIXED = 16  # bytes of magic and header length
 
 
 class DamagedFile(SageError):
-    """A file of arrays is not what was written."""
+    """The content of a file of arrays is not what was written."""
 
     default_code = "index_file_damaged"
 
 
 def write_arrays(path: Path, what: Mapping[str, Any], arrays: Arrays) -> tuple[int, str]:
-    """Writes a file that is not there yet and returns its bytes and its xxh3-128; the caller makes its name durable.
+    """Writes a new file and returns its size in bytes and its xxh3-128. The caller makes its name durable.
 
-    Raises :class:`OSError`, and leaves nothing then.
+    Raises :class:`OSError`, and leaves no file then.
     """
     solid = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     header, offsets = _header(what, solid)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
     try:
         with os.fdopen(handle, "wb", buffering=0) as file:
-            written = _Written(file)
-            written.add(header)
+            output = _Output(file)
+            output.add(header)
             for name, array in solid.items():
-                written.add(b"\0" * (offsets[name] - written.size))
-                written.add(_bytes_of(array))
+                output.add(b"\0" * (offsets[name] - output.size))
+                output.add(_bytes_of(array))
             os.fsync(file.fileno())
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return written.size, written.checksum.hexdigest()
+    return output.size, output.checksum.hexdigest()
 
 
 def read_arrays(path: Path, size: int, checksum: str, what: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays of a file, read-only, after its size, its checksum and what it is were found right.
+    """The arrays of a file, read-only, once its size, its checksum and ``what`` are as expected.
 
-    Raises :class:`DamagedFile` that says what is wrong, and :class:`FileNotFoundError`.
+    Raises :class:`DamagedFile`, which says what is wrong, and :class:`FileNotFoundError`.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -71,9 +71,9 @@ def read_arrays(path: Path, size: int, checksum: str, what: Mapping[str, Any]) -
     except OSError as exc:
         raise DamagedFile(f"index file '{path.name}' cannot be opened: {exc.strerror}") from exc
     try:
-        found = os.fstat(handle).st_size
-        if found != size:
-            raise DamagedFile(f"index file '{path.name}' has {found} bytes, not the {size} that were written")
+        actual = os.fstat(handle).st_size
+        if actual != size:
+            raise DamagedFile(f"index file '{path.name}' has {actual} bytes, not the {size} that were written")
         content = _checked(handle, size, checksum, path.name)
     except OSError as exc:
         raise DamagedFile(f"index file '{path.name}' cannot be read: {exc.strerror}") from exc
@@ -85,8 +85,8 @@ def read_arrays(path: Path, size: int, checksum: str, what: Mapping[str, Any]) -
         raise DamagedFile(f"index file '{path.name}' is not of this version or not of this collection: {exc}") from exc
 
 
-class _Written:
-    """How much went into a file, and its checksum."""
+class _Output:
+    """Writes to a file, and counts its bytes and its checksum."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -104,12 +104,12 @@ class _Written:
 
 def _header(what: Mapping[str, Any], arrays: Arrays) -> tuple[bytes, dict[str, int]]:
     """The first bytes of the file, and where each array starts."""
-    relative, at = {}, 0
+    relative, offset = {}, 0
     for name, array in arrays.items():
         if array.dtype.hasobject or array.dtype.fields is not None:
             raise TypeError(f"array '{name}' of {array.dtype} cannot be written: only plain numbers can")
-        relative[name] = at
-        at = _aligned(at + array.nbytes)
+        relative[name] = offset
+        offset = _aligned(offset + array.nbytes)
     entries = {n: {"dtype": a.dtype.str, "shape": a.shape, "offset": relative[n]} for n, a in arrays.items()}
     content = orjson.dumps({"what": dict(what), "arrays": entries})
     start = _aligned(_FIXED + len(content))
@@ -126,22 +126,23 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def _checked(handle: int, size: int, checksum: str, name: str) -> memoryview:
-    """The whole content; hashed through a small buffer where it is mapped: that costs no page faults."""
-    found = xxhash.xxh3_128()
+    """The content, once its checksum is right. Where it is mapped, it is hashed through a small buffer, which costs no
+    page faults."""
+    actual = xxhash.xxh3_128()
     if size < MAP_FROM:
         content = bytearray(size)
         view = memoryview(content)
-        at = 0
-        while at < size and (taken := os.preadv(handle, [view[at:]], at)):
-            at += taken
-        found.update(view[:at])
+        start = 0
+        while start < size and (taken := os.preadv(handle, [view[start:]], start)):
+            start += taken
+        actual.update(view[:start])
     else:
         buffer = memoryview(bytearray(2**20))
-        at = 0
-        while at < size and (taken := os.preadv(handle, [buffer], at)):
-            found.update(buffer[:taken])
-            at += taken
-    if at != size or found.hexdigest() != checksum:
+        start = 0
+        while start < size and (taken := os.preadv(handle, [buffer], start)):
+            actual.update(buffer[:taken])
+            start += taken
+    if start != size or actual.hexdigest() != checksum:
         raise DamagedFile(f"index file '{name}' does not have the checksum that was written")
     return view.toreadonly() if size < MAP_FROM else memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ))
 
@@ -161,13 +162,13 @@ def _arrays_in(content: memoryview, what: Mapping[str, Any]) -> dict[str, NDArra
 def _array(content: memoryview, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
     dtype = np.dtype(entry["dtype"])
     if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+        raise ValueError("it contains Python objects")
     shape = tuple(int(length) for length in entry["shape"])
     count = 1
     for length in shape:
         count *= length
     if count:
         return np.frombuffer(content, dtype, count=count, offset=start + int(entry["offset"])).reshape(shape)
-    nothing = np.empty(shape, dtype)
-    nothing.flags.writeable = False
-    return nothing
+    empty = np.empty(shape, dtype)
+    empty.flags.writeable = False
+    return empty

@@ -1,83 +1,76 @@
-"""The state that searches see, and how it follows the document store: by this process's commits, or by reading."""
+"""From a commit to what searches see: the owner of the index's state.
+
+How a document comes into a search:
+
+1. ``DocumentStore.write`` hands it to the writer's thread, which commits it to the database
+   (:mod:`sage.middleware.retrieval.store.group_commit`).
+2. Before the caller gets an answer, that thread calls :meth:`IndexFollower.publish` with the rows of the commit. Their
+   texts are analysed, and they are appended to the active segment in memory
+   (:mod:`~sage.middleware.retrieval.index.memtable`). The result is a new state with a new view
+   (:mod:`~sage.middleware.retrieval.index.state`, :mod:`~sage.middleware.retrieval.index.view`).
+3. A search calls :meth:`IndexFollower.current` and works on that view. If anything else was committed meanwhile,
+   mostly by another process, :meth:`IndexFollower.follow` reads it from the database first
+   (:mod:`~sage.middleware.retrieval.index.catch_up`).
+4. When there are enough rows in memory, maintenance merges them into a segment, writes its files, and calls
+   :meth:`IndexFollower.follow` with it (:mod:`~sage.middleware.retrieval.index.maintenance`).
+
+Who may do what: the writer's thread publishes; searches, on any thread, read the state and follow; maintenance seals,
+prepares and follows. States never change; a new one takes the place of the old one, always under the lock. Reading the
+state needs no lock.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
-from sage.middleware.retrieval.index.rebuild import rebuilt
-from sage.middleware.retrieval.index.segments import Opened, SegmentFiles
-from sage.middleware.retrieval.index.state import (
-    IndexState,
-    Numbers,
-    SegmentState,
-    after,
-    appended,
-    ascending,
-    nothing,
-    sealed,
-    state_of,
-    without,
-)
+from sage.middleware.retrieval.index.catch_up import CatchUp, PreparedVectors
+from sage.middleware.retrieval.index.segments import SegmentFiles
+from sage.middleware.retrieval.index.state import IndexState, RowSpan, SegmentState, Terms
 from sage.middleware.retrieval.index.view import View
-from sage.middleware.retrieval.store.store import Commit, DocumentStore, Reading, SegmentRecord
+from sage.middleware.retrieval.store.store import Commit, DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
-from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.vectors.index import VectorIndex
 
 _log = logging.getLogger(__name__)
-_NOTED = 1000  # problems with files that are remembered
-
-
-Place = tuple[int, int, int]
-
-
-def place_of(segment: SegmentState) -> Place:
-    """Which rows a segment has: what its vectors depend on."""
-    return segment.low, segment.high, segment.data.size
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a state is made from when it catches up."""
-
-    state: IndexState
-    reading: Reading
-    recent: Numbers
-    """Rows that died since."""
-    missing: frozenset[str]
-    """Files that were looked for in vain under a manifest that named them."""
-
-    @property
-    def generation(self) -> int:
-        return self.reading.identity.generation
+_REMEMBERED = 1000  # problems with files
 
 
 class IndexFollower:
-    """Holds the state, and makes the next one; a state that was given out never changes."""
+    """Holds the state, and replaces it as the database changes. Safe to call from several threads."""
+
+    state: IndexState
+    """Replaced under the lock, read without it."""
+    problems: deque[str]
+    """What was wrong with files of the index, the newest last."""
 
     def __init__(self, store: DocumentStore, analyzer: Analyzer, files: SegmentFiles | None) -> None:
+        """``files`` is ``None`` for a collection in memory. The state is empty until the first :meth:`follow`."""
         self._store = store
         self._analyzer = analyzer
         self._files = files
-        self._options = store.identity.options
+        self._metric = store.identity.options.metric
+        self.state = IndexState.empty(store.identity.generation)
+        self.problems = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
+        self._followed_version = -1
+        """The version of the database that was last followed. Written under the lock."""
+        self._prepared = PreparedVectors()
+        """Read and written under the lock."""
         self._publishing: Commit | None = None
-        self._seen = -1
-        self._prepared: tuple[int, dict[Place, VectorIndex]] = (-1, {})
-        self.state = nothing(store.identity.generation)
-        self.problems: deque[str] = deque(maxlen=_NOTED)
+        """The commit that the writer's thread is publishing. Only that thread writes it."""
 
     def current(self) -> View:
-        if self._store.version() != self._seen and not self._only_ours_is_new():
+        """The view of the newest state that any process has committed and acknowledged."""
+        if self._store.version() != self._followed_version and not self._only_misses_publishing():
             self.follow()
         return self.state.view
 
-    def _only_ours_is_new(self) -> bool:
-        """A commit of this process that nobody was told of yet, and that its writer is just taking in."""
+    def _only_misses_publishing(self) -> bool:
+        """Whether all that the state may lack is a commit that this process is publishing. Its caller has no answer
+        yet, so a search need neither wait for it nor read it from the database."""
         commit = self._publishing
         if commit is None:
             return False
@@ -87,164 +80,72 @@ class IndexFollower:
         return sequence <= commit.sequence and commit.before <= view.sequence and generation == view.generation
 
     def publish(self, commit: Commit) -> None:
+        """Takes in a commit of this process. Called by the writer's thread, once a commit, in their order."""
         self._publishing = commit
         try:
-            if commit.before == self.state.view.sequence:
-                terms = [self._analyzer.terms(row.text) for row in commit.rows]
-                with self._lock:
-                    if self._take(commit, terms):
-                        return
+            if self._is_next(commit):
+                terms = [self._analyzer.terms(row.text) for row in commit.rows]  # slow, and needs no lock
+                if self._append(commit, terms):
+                    return
             if commit.sequence > self.state.view.sequence:
                 self.follow()
         finally:
             self._publishing = None
 
-    def _take(self, commit: Commit, terms: Sequence[Sequence[str]]) -> bool:
-        # Should another generation of vectors have taken over meanwhile, the next look at the document store tells.
-        state = self.state
-        if commit.before != state.view.sequence:
-            return False
-        segments, unmerged = state.segments, list(state.unmerged)
-        if commit.deleted:
-            deleted = ascending(commit.deleted)
-            segments = tuple(without(segment, deleted) for segment in segments)
-            unmerged = [without(segment, deleted) for segment in unmerged]
-        done, active = self._grown(unmerged, commit.rows, terms)
-        self.state = state_of(commit.sequence, state.view.generation, segments, done, active)
-        return True
+    def _is_next(self, commit: Commit) -> bool:
+        """Whether the commit follows the state directly: other processes commit in between, too."""
+        return commit.before == self.state.view.sequence
 
-    def _grown(
-        self, unmerged: Sequence[SegmentState], rows: Sequence[Row], terms: Sequence[Sequence[str]]
-    ) -> tuple[list[SegmentState], SegmentState | None]:
-        done, active = list(unmerged), None
-        if done and done[-1].memtable is not None:
-            active = done.pop()
-        full, active = appended(active, rows, terms, self._options.metric)
-        return done + full, active
+    def _append(self, commit: Commit, terms: Terms) -> bool:
+        """``False`` means that another thread's :meth:`follow` has taken the commit in meanwhile."""
+        with self._lock:
+            if not self._is_next(commit):
+                return False
+            # A new generation of vectors may serve since this commit: then the next search follows, and replaces them.
+            self.state = self.state.after_commit(commit, terms, self._metric)
+            return True
 
-    def follow(self, made: SegmentState | None = None) -> None:
-        """Takes in all that any process has committed, and ``made``: a segment that takes the place of those it covers,
-        so that its files need not be read."""
+    def follow(self, replacement: SegmentState | None = None) -> None:
+        """Takes in all that any process has committed. ``replacement`` is a segment that was just merged, and stands
+        for those whose rows it has: its files are not read then."""
         missing: set[str] = set()
         with self._lock:
             while True:
                 version = self._store.version()
-                if version == self._seen and made is None:
+                if version == self._followed_version and replacement is None:
                     return
                 try:
-                    with self._store.reading() as reading:
-                        self.state = self._caught_up(reading, made, frozenset(missing))
-                except FileNotFoundError as exc:  # the manifest may have moved on: it is read again
+                    self.state = self._caught_up(replacement, frozenset(missing))
+                except FileNotFoundError as exc:
+                    # Another process may have merged the segment and removed the file: the manifest is read again. A
+                    # file that is still named then is damaged.
                     missing.add(str(exc.filename))
                     continue
-                self._seen = version
+                self._followed_version = version
                 return
 
+    def _caught_up(self, replacement: SegmentState | None, missing: frozenset[str]) -> IndexState:
+        with self._store.reading() as reading:
+            step = CatchUp(
+                self.state, reading, self._files, self._analyzer, self._prepared, missing, self._note_problem
+            )
+            return step.state(replacement)
+
     def seal(self) -> None:
-        """Ends the growing segment, so that it can be merged."""
+        """Seals the active segment, so that it can be merged."""
         with self._lock:
-            state = self.state
-            if state.active is not None:
-                segments = [*state.sealed, sealed(state.active)]
-                view = state.view
-                self.state = state_of(view.sequence, view.generation, state.segments, segments, None)
+            self.state = self.state.with_all_sealed()
 
-    def prepare(self, generation: int, vectors: Mapping[Place, VectorIndex]) -> None:
-        """What segments get as soon as that generation is the one that counts."""
+    def prepare(self, generation: int, indexes: Mapping[RowSpan, VectorIndex]) -> None:
+        """Keeps vector indexes of a generation, by the rows of segments. These get them when that generation serves."""
         with self._lock:
-            self._prepared = (generation, dict(vectors))
+            self._prepared = PreparedVectors(generation, dict(indexes))
 
-    def _caught_up(self, reading: Reading, made: SegmentState | None, missing: frozenset[str]) -> IndexState:
-        state = self.state
-        records = reading.segments() if self._files is not None else []
-        covered = records[-1].high if records else 0
-        if reading.sequence < state.view.sequence or (self._files is not None and covered < state.covered):
-            state = nothing(reading.identity.generation)  # not what we knew: another database is in its place
-        known = _Known(state, reading, ascending(reading.deletions(state.view.sequence)), missing)
-        segments = self._segments(known, records, made)
-        covered = segments[-1].high if segments else 0
-        unmerged = [
-            after(without(segment, known.recent), covered) for segment in state.unmerged if segment.high > covered
-        ]
-        if known.generation != state.view.generation:
-            unmerged = [self._revectored(sealed(segment), reading) for segment in unmerged]
-        done, active = self._grown(unmerged, (), ())
-        for rows in reading.rows(max(state.view.sequence, covered)):
-            terms = [self._analyzer.terms(row.text) for row in rows]
-            done, active = self._grown([*done, *([active] if active is not None else [])], rows, terms)
-        return state_of(reading.sequence, known.generation, segments, done, active)
+    def forget_prepared(self) -> None:
+        """Frees the vector indexes that :meth:`prepare` got."""
+        with self._lock:
+            self._prepared = PreparedVectors()
 
-    def _revectored(self, segment: SegmentState, reading: Reading) -> SegmentState:
-        matrix, present = reading.vectors(segment.data.numbers)
-        vectors = VectorIndex.build(matrix, present, self._options.metric, self._options.target_recall, kind="flat")
-        return replace(segment, data=replace(segment.data, vectors=vectors))
-
-    def _segments(
-        self, known: _Known, records: Sequence[SegmentRecord], made: SegmentState | None
-    ) -> list[SegmentState]:
-        if self._files is None:
-            return self._segments_in_memory(known, made)
-        held = {segment.record.name: segment for segment in known.state.segments if segment.record is not None}
-        if made is not None and made.record is not None:
-            held[made.record.name] = made
-        dead: Numbers | None = None
-        fresh = [record for record in records if record.name not in held]
-        opened = dict(zip(fresh, self._files.open_all(fresh, known.generation, known.missing), strict=True))
-        segments = []
-        for record in records:
-            if record in opened:
-                segment = self._opened(record, opened[record], known)
-            else:
-                segment = self._as_recorded(held[record.name], record, known)
-            if record in opened or segment is made:
-                dead = ascending(known.reading.deletions(0)) if dead is None else dead
-                segments.append(without(segment, dead))
-            else:
-                segments.append(without(segment, known.recent))
-        return segments
-
-    def _segments_in_memory(self, known: _Known, made: SegmentState | None) -> list[SegmentState]:
-        segments = [without(segment, known.recent) for segment in known.state.segments]
-        if known.generation != known.state.view.generation:
-            segments = [self._with_prepared(segment, known.generation) for segment in segments]
-        if made is None:
-            return segments
-        before = [segment for segment in segments if segment.high < made.low]
-        behind = [segment for segment in segments if segment.low > made.high]
-        return [*before, without(made, ascending(known.reading.deletions(0))), *behind]
-
-    def _opened(self, record: SegmentRecord, opened: Opened, known: _Known) -> SegmentState:
-        self._note(opened.problems)
-        data = opened.data
-        if data is not None and data.size == record.size == data.keywords.size == data.filters.size:
-            return SegmentState(data, record.low, record.high, record=record)
-        if data is not None:
-            self._note([f"index file '{record.file}' does not hold the {record.size} rows that the manifest says"])
-        data = rebuilt(record, known.reading, self._analyzer)
-        if data.size == record.size and self._files is not None:
-            data = replace(data, vectors=self._files.open_vectors(record, known.generation, [], known.missing))
-        return SegmentState(data, record.low, record.high, record=record, damaged=True)
-
-    def _as_recorded(self, segment: SegmentState, record: SegmentRecord, known: _Known) -> SegmentState:
-        """A segment that is open already, with the vectors of the generation that counts now."""
-        if segment.record is not None and segment.record == record and record.generation == known.generation:
-            return segment
-        segment = self._with_prepared(replace(segment, record=record), known.generation)
-        if record.generation != known.generation:
-            return segment
-        problems: list[str] = []
-        vectors = None
-        if self._files is not None and segment.data.size == record.size:
-            vectors = self._files.open_vectors(record, known.generation, problems, known.missing)
-        self._note(problems)
-        return replace(segment, data=replace(segment.data, vectors=vectors))
-
-    def _with_prepared(self, segment: SegmentState, generation: int) -> SegmentState:
-        prepared, vectors = self._prepared
-        found = vectors.get(place_of(segment)) if prepared == generation else None
-        return replace(segment, data=replace(segment.data, vectors=found))
-
-    def _note(self, problems: Sequence[str]) -> None:
-        for problem in problems:
-            _log.warning("collection '%s': %s; it is made anew", self._store.identity.name, problem)
-            self.problems.append(problem)
+    def _note_problem(self, problem: str) -> None:
+        _log.warning("collection '%s': %s; it is rebuilt", self._store.identity.name, problem)
+        self.problems.append(problem)

@@ -1,4 +1,4 @@
-"""The newest documents, in memory: they grow by appending, and what was given out stays as it is."""
+"""The newest documents, in memory: a table that grows by appending, while searches read what it held before."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ SEAL_AT = 1024  # documents
 
 
 class MemTable:
-    """Up to :data:`SEAL_AT` documents. One thread at a time appends; it may hold more than was published."""
+    """Up to :data:`SEAL_AT` documents. One thread at a time appends.
+
+    What it gave out as a :class:`Segment` stays as it was: appending only writes behind it. The table may hold more
+    rows than any segment shows, when the step that appended them failed afterwards.
+    """
 
     def __init__(self, metric: Metric) -> None:
         self._keywords, self._filters, self._vectors = GrowingKeywords(), GrowingFilters(), GrowingVectors(metric)
         self._numbers = np.empty(SEAL_AT, np.int64)
         self.size = 0
         self.broken = False
-        """An append failed half-way: its columns may differ in length past what was published."""
+        """An append failed half-way, and its columns may differ in length: it can be read, but not appended to."""
 
     @property
     def room(self) -> int:
         return SEAL_AT - self.size
 
     def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]]) -> None:
+        """Adds rows with their terms, as many as there is :attr:`room` for at most."""
         self.broken = True
         for row, words in zip(rows, terms, strict=True):
             self._keywords.append(words)
@@ -42,7 +47,7 @@ class MemTable:
         self.broken = False
 
     def contents(self, live: Mask | None) -> Segment:
-        """All that is in it; ``live`` of the first ones: the further ones live."""
+        """All rows as a segment. ``live`` is the mask of the first ones; the rows after those are live."""
         size = self.size
         if live is not None:
             live = np.concatenate([live, np.ones(size - len(live), np.bool_)])
@@ -50,7 +55,7 @@ class MemTable:
         numbers.flags.writeable = False
         return Segment(numbers, live, self._keywords.at(size), self._filters.at(size), self._vectors.at(size))
 
-    def compact(self, data: Segment) -> Segment:
-        """A segment of this table, as the arrays that a segment is made of."""
-        size = data.size
-        return replace(data, keywords=self._keywords.freeze(size), filters=self._filters.freeze(size))
+    def compact(self, segment: Segment) -> Segment:
+        """A segment of this table in the arrays that a merge reads, which are smaller than those that grow."""
+        size = segment.size
+        return replace(segment, keywords=self._keywords.freeze(size), filters=self._filters.freeze(size))

@@ -1,4 +1,4 @@
-"""Which segments to merge, and who may: the policy as a pure function, and the lease."""
+"""Which segments to merge next, as a pure function; and the lease, which gives one process the right to do it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 SEGMENT_FROM = 8192
 """Rows in memory that become a segment."""
 IDLE_FROM = 256
-"""Rows in memory that are worth a segment when nothing else is to be done, or at the end."""
+"""Rows in memory that are worth a segment when idle, or when the index closes."""
 DEAD_SHARE = 0.2
-"""Dead rows over which a segment is made anew without them."""
+"""The share of dead rows over which a segment is rewritten without them."""
 FANOUT = 8
-"""Segments of like size that become one: each document is merged once for each eightfold growth of the collection."""
+"""How many segments of similar size become one: a document is merged once each time the collection grows eightfold."""
 IDLE_RATIO = 3
-"""When nothing else is to be done, a segment of up to so many times the size of what follows is merged with it."""
+"""When idle, a segment of up to so many times the size of those that follow is merged with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +32,31 @@ class Extent:
 
 
 Run = tuple[int, int]
-"""From the first segment to before the second, counted over the segments and then the frozen segments."""
+"""``(first, last)``: from the first segment to the one before the last, counted over merged ones, then sealed ones."""
 
 
 def plan(segments: Sequence[Extent], sealed: Sequence[Extent], *, idle: bool) -> Run | None:
-    """What to merge next; ``None``: nothing. ``idle``: nobody writes just now."""
+    """What to merge next; ``None`` means nothing. ``idle`` means that there is no writing just now."""
     pending = sum(extent.size for extent in sealed)
     if pending >= (IDLE_FROM if idle else SEGMENT_FROM):
         return len(segments), len(segments) + len(sealed)
-    if (run := _alike(segments)) is not None:
+    if (run := _similar(segments)) is not None:
         return run
-    for place, extent in enumerate(segments):
+    for position, extent in enumerate(segments):
         if extent.dead > max(DEAD_SHARE * extent.size, IDLE_FROM / 4):
-            return place, place + 1
-    return _small_ones(segments) if idle else None
+            return position, position + 1
+    return _small_last(segments) if idle else None
 
 
-def _alike(segments: Sequence[Extent]) -> Run | None:
+def _similar(segments: Sequence[Extent]) -> Run | None:
     levels = [_level(extent.size - extent.dead) for extent in segments]
     for highest in sorted(set(levels)):
-        place = 0
+        position = 0
         for small, run in groupby(level <= highest for level in levels):
             length = len(list(run))
             if small and length >= FANOUT:
-                return place, place + length
-            place += length
+                return position, position + length
+            position += length
     return None
 
 
@@ -64,23 +64,24 @@ def _level(size: int) -> int:
     return max(0, math.floor(math.log(max(size, 1) / SEGMENT_FROM, FANOUT) + 0.1))
 
 
-def _small_ones(segments: Sequence[Extent]) -> Run | None:
-    for place in range(len(segments) - 1):
-        if segments[place].size <= IDLE_RATIO * sum(extent.size for extent in segments[place + 1 :]):
-            return place, len(segments)
+def _small_last(segments: Sequence[Extent]) -> Run | None:
+    for position in range(len(segments) - 1):
+        if segments[position].size <= IDLE_RATIO * sum(extent.size for extent in segments[position + 1 :]):
+            return position, len(segments)
     return None
 
 
 class MergeLease:
-    """The right to make and remove a collection's files: one holder at a time over all processes; ends with it."""
+    """The right to write and remove a collection's index files. One holder at a time over all processes; a process
+    that ends loses it."""
 
     def __init__(self, path: Path | None) -> None:
-        """``None``: nobody else can have it."""
+        """``None`` means a collection in memory, whose lease is always free."""
         self._path = path
 
     @contextmanager
-    def taken(self) -> Iterator[bool]:
-        """Whether it was to be had; it is let go at the end of the block."""
+    def attempt(self) -> Iterator[bool]:
+        """Whether the lease was free; it is held until the end of the block then. Does not wait."""
         if self._path is None:
             yield True
             return

@@ -1,4 +1,4 @@
-"""Parts made from other segments, and from the document store."""
+"""Segments made from other segments, and from the document store."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _ON_DISK_FROM = 2**28  # bytes of vectors that are gathered in a file rather tha
 
 
 class Abandoned(Exception):
-    """What was being made is not wanted any more: the index closes, or other vectors took over."""
+    """The result of a job is not wanted any more: the index closes, or another generation of vectors serves."""
 
 
 def merged_numbers(segments: Sequence[SegmentState]) -> Numbers:
-    """Of the rows that live."""
-    found = [p.data.numbers if p.data.live is None else p.data.numbers[p.data.live] for p in segments]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    """The numbers of the live rows, ascending."""
+    live = [s.data.numbers if s.data.live is None else s.data.numbers[s.data.live] for s in segments]
+    return np.concatenate(live) if live else np.empty(0, np.int64)
 
 
 def merged(segments: Sequence[SegmentState]) -> Segment:
-    """One segment of the rows that live, in order, without vectors."""
+    """One segment of the live rows, in order, without vectors."""
     keywords = KeywordIndex.merge([(segment.data.keywords.index(), segment.data.live) for segment in segments])
     filters = FilterIndex.merge([(segment.data.filters, segment.data.live) for segment in segments])
     return Segment(merged_numbers(segments), None, keywords, filters, None)
@@ -41,15 +41,18 @@ def merged(segments: Sequence[SegmentState]) -> Segment:
 def vectors_of(
     store: DocumentStore, numbers: Numbers, generation: int, checkpoint: Callable[[], None] = lambda: None
 ) -> VectorIndex:
-    """The index of these rows' vectors of a generation, which the document store holds. ``checkpoint`` is called now
-    and then and may raise. Raises :class:`Abandoned` when the document store does not have that generation any more."""
+    """Builds the index of these rows' vectors of a generation. ``checkpoint`` is called now and then and may raise.
+
+    Raises :class:`Abandoned` when the document store does not have that generation any more.
+    """
     with store.reading() as reading:
         generations = reading.generations()
     if generation not in generations:
-        raise Abandoned(f"generation {generation} is gone")
+        raise Abandoned(f"generation {generation} was discarded")
     options = store.identity.options
     dimension = generations[generation].dimension or 1
-    matrix, present = _room(store.directory, len(numbers), dimension), np.zeros(len(numbers), np.bool_)
+    matrix = _empty_matrix(store.directory, len(numbers), dimension)
+    present = np.zeros(len(numbers), np.bool_)
     for start in range(0, len(numbers), _SLICE):
         checkpoint()
         _read_slice(store, numbers, generation, start, matrix, present)
@@ -60,56 +63,56 @@ def vectors_of(
 def _read_slice(
     store: DocumentStore, numbers: Numbers, generation: int, start: int, matrix: Matrix, present: Mask
 ) -> None:
-    """A short transaction each, so that the log of the database can be brought in meanwhile."""
+    """Fills in some rows, in a short transaction of its own, so that the database's log can be emptied in between."""
     end = start + _SLICE
     with store.reading() as reading:
         if generation not in reading.generations():
-            raise Abandoned(f"generation {generation} is gone")
-        found, there = reading.vectors(numbers[start:end], generation=generation)
-    if there.any():
-        matrix[start:end] = found
-        present[start:end] = there
+            raise Abandoned(f"generation {generation} was discarded")
+        vectors, has_vector = reading.vectors(numbers[start:end], generation=generation)
+    if has_vector.any():
+        matrix[start:end] = vectors
+        present[start:end] = has_vector
 
 
-def _room(directory: Path | None, rows: int, dimension: int) -> Matrix:
+def _empty_matrix(directory: Path | None, rows: int, dimension: int) -> Matrix:
     if directory is None or rows * dimension * 4 < _ON_DISK_FROM:
         return np.zeros((rows, dimension), np.float32)
-    with tempfile.TemporaryFile(dir=directory) as file:  # without a name: it goes with its last use
+    with tempfile.TemporaryFile(dir=directory) as file:  # has no name, so it is removed with its last use
         return np.memmap(file, np.float32, "w+", shape=(rows, dimension))
 
 
 def rebuilt(record: SegmentRecord, reading: Reading, analyzer: Analyzer) -> Segment:
-    """The rows of a segment whose file is bad, without vectors.
+    """The segment of a damaged file, from the document store, without vectors.
 
-    Those that died since it was made and whose deletions are not forgotten are there as rows without words, so that
-    the ordinals are those of its file of vectors.
+    Rows that were deleted since the file was written are in it without words, as long as their deletions are
+    remembered. So ordinals are the same as in its file of vectors, which may be good.
     """
     deletions = ascending(reading.deletions(0))
     dead = deletions[(deletions >= record.low) & (deletions <= record.high)]
     numbers: list[Numbers] = []
-    made: list[tuple[KeywordIndex, Mask | None]] = []
+    keywords: list[tuple[KeywordIndex, Mask | None]] = []
     filters: list[tuple[FilterIndex, Mask | None]] = []
     for chunk in _chunks(record, reading, analyzer, dead):
         numbers.append(np.array([number for number, _, _ in chunk], np.int64))
-        made.append((KeywordIndex.build([terms for _, terms, _ in chunk]), None))
+        keywords.append((KeywordIndex.build([terms for _, terms, _ in chunk]), None))
         filters.append((FilterIndex.build([metadata for _, _, metadata in chunk]), None))
-    if len(made) == 1:
-        return Segment(numbers[0], None, made[0][0], filters[0][0], None)
-    return Segment(np.concatenate(numbers), None, KeywordIndex.merge(made), FilterIndex.merge(filters), None)
+    if len(keywords) == 1:
+        return Segment(numbers[0], None, keywords[0][0], filters[0][0], None)
+    return Segment(np.concatenate(numbers), None, KeywordIndex.merge(keywords), FilterIndex.merge(filters), None)
 
 
-_Document = tuple[int, Sequence[str], bytes]
+_Document = tuple[int, Sequence[str], bytes]  # number, terms, metadata
 
 
 def _chunks(record: SegmentRecord, reading: Reading, analyzer: Analyzer, dead: Numbers) -> Iterator[list[_Document]]:
-    """At least one, in the order of numbers."""
+    """The documents in the order of their numbers, the deleted ones too; at least one chunk, which may be empty."""
     chunk: list[_Document] = []
     reached = record.low - 1
     for rows in reading.rows(record.low - 1, through=record.high, vectors=False):
-        buried = dead[(dead > reached) & (dead < rows[-1].number)]
+        dead_between = dead[(dead > reached) & (dead < rows[-1].number)]
         reached = rows[-1].number
         chunk += [(row.number, analyzer.terms(row.text), row.metadata) for row in rows]
-        chunk += [(int(number), (), b"{}") for number in buried]
+        chunk += [(int(number), (), b"{}") for number in dead_between]
         if len(chunk) >= _CHUNK:
             yield sorted(chunk, key=lambda document: document[0])
             chunk = []

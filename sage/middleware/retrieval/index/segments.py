@@ -1,8 +1,8 @@
 """The files of segments: NAME.seg (numbers, keywords, filters) and NAME.TOKEN.vec (its vectors of one generation).
 
 A file is written under a temporary name, made durable, renamed, and only then named in the manifest. Whoever writes or
-removes files holds the lease (:mod:`sage.middleware.retrieval.index.merge_policy`); a reader that mapped a file
-keeps it (POSIX).
+removes files holds the lease (:mod:`sage.middleware.retrieval.index.merge_policy`). A reader that has mapped a file
+keeps its contents after the file is removed (POSIX).
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from sage.middleware.settings.retrieval import CollectionOptions
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
-_OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}(\.[0-9a-f]{8})?\.(seg|vec)(\.tmp)?")
+_FILE_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}(\.[0-9a-f]{8})?\.(seg|vec)(\.tmp)?")
 _THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What could be read of a segment. ``segment`` without vectors: they are bad, or of another generation."""
+    """What could be read of a segment."""
 
     data: Segment | None
+    """``None`` means that its file is damaged. Without vectors, where those are damaged or of another generation."""
     problems: tuple[str, ...] = ()
 
 
@@ -54,20 +55,20 @@ class SegmentFiles:
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def open_all(
-        self, records: Sequence[SegmentRecord], generation: int, without: frozenset[str] = frozenset()
+        self, records: Sequence[SegmentRecord], generation: int, missing: frozenset[str] = frozenset()
     ) -> list[Opened]:
-        """Checks them side by side. Raises :class:`FileNotFoundError` that names a file that is not there, unless it
-        is in ``without``: then it counts as damaged."""
+        """Reads and checks segments, large ones side by side. Raises :class:`FileNotFoundError` for a file that does
+        not exist, unless it is in ``missing``: then it counts as damaged."""
         if sum(record.file_bytes + record.vector_bytes for record in records) < 2**25:
-            return [self.open(record, generation, without) for record in records]
+            return [self.open(record, generation, missing) for record in records]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="open-segment") as threads:
-            return list(threads.map(lambda record: self.open(record, generation, without), records))
+            return list(threads.map(lambda record: self.open(record, generation, missing), records))
 
-    def open(self, record: SegmentRecord, generation: int, without: frozenset[str] = frozenset()) -> Opened:
+    def open(self, record: SegmentRecord, generation: int, missing: frozenset[str] = frozenset()) -> Opened:
         problems: list[str] = []
-        vectors = self.open_vectors(record, generation, problems, without)
+        vectors = self.open_vectors(record, generation, problems, missing)
         try:
-            arrays = self._read(record.file, record.file_bytes, record.checksum, _about(record), without)
+            arrays = self._read(record.file, record.file_bytes, record.checksum, _about(record), missing)
             data = Segment(
                 arrays["numbers"],
                 None,
@@ -82,9 +83,9 @@ class SegmentFiles:
         return Opened(data, tuple(problems))
 
     def open_vectors(
-        self, record: SegmentRecord, generation: int, problems: list[str], without: frozenset[str] = frozenset()
+        self, record: SegmentRecord, generation: int, problems: list[str], missing: frozenset[str] = frozenset()
     ) -> VectorIndex | None:
-        """``None`` when they are of another generation, or bad: that is added to ``problems`` then."""
+        """``None`` when they are of another generation, or damaged, which is then added to ``problems``."""
         if record.generation != generation:
             return None
         if record.vector_file is None:
@@ -92,7 +93,7 @@ class SegmentFiles:
         try:
             about = {**_about(record), "kind": "vectors", "generation": generation}
             return VectorIndex.from_arrays(
-                self._read(record.vector_file, record.vector_bytes, record.vector_checksum, about, without)
+                self._read(record.vector_file, record.vector_bytes, record.vector_checksum, about, missing)
             )
         except DamagedFile as exc:
             problems.append(exc.message)
@@ -101,19 +102,19 @@ class SegmentFiles:
         return None
 
     def _read(
-        self, file: str, size: int, checksum: str, about: Mapping[str, Any], without: frozenset[str]
+        self, file: str, size: int, checksum: str, about: Mapping[str, Any], missing: frozenset[str]
     ) -> dict[str, NDArray[Any]]:
-        if not _OURS.fullmatch(file):
-            raise DamagedFile(f"the manifest names '{file}', which is no name of an index file")
+        if not _FILE_NAME.fullmatch(file):
+            raise DamagedFile(f"the manifest names '{file}', which is not the name of an index file")
         try:
             return read_arrays(self.directory / file, size, checksum, {**about, "collection": self._collection})
         except FileNotFoundError as exc:
-            if file in without:
+            if file in missing:
                 raise DamagedFile(f"index file '{file}' is missing") from None
             raise FileNotFoundError(exc.errno, exc.strerror, file) from None
 
     def write(self, data: Segment, low: int, high: int, generation: int) -> SegmentRecord:
-        """Makes the files of a segment, whose documents must all live; the manifest does not name them yet."""
+        """Writes the files of a segment without deleted rows; the caller then puts the record into the manifest."""
         name = f"{low:016x}-{high:016x}-{secrets.token_hex(4)}"
         record = SegmentRecord(name, low, high, data.size, f"{name}.seg", 0, "", generation=generation)
         keywords, filters = data.keywords.index(), data.filters
@@ -131,7 +132,7 @@ class SegmentFiles:
             raise
 
     def write_vectors(self, record: SegmentRecord, vectors: VectorIndex, generation: int) -> SegmentRecord:
-        """The record with a new file of vectors."""
+        """Writes a new file of vectors, and returns the record with it."""
         if vectors.kind == "none":
             return replace(
                 record, vector_file=None, vector_bytes=0, vector_checksum="", vector_kind="none", generation=generation
@@ -164,41 +165,38 @@ class SegmentFiles:
             os.close(handle)
         return size, checksum
 
-    def remove(self, gone: Iterable[SegmentRecord], kept: Iterable[SegmentRecord] = ()) -> None:
-        """The files of ``gone`` that none of ``kept`` needs."""
-        for file in _files(gone) - _files(kept):
-            if _OURS.fullmatch(file):
+    def remove(self, records: Iterable[SegmentRecord], keep: Iterable[SegmentRecord] = ()) -> None:
+        """Removes the files of these segments, but those that a segment of ``keep`` needs."""
+        for file in _files(records) - _files(keep):
+            if _FILE_NAME.fullmatch(file):
                 _unlink(self.directory / file)
 
     def remove_strays(self, records: Iterable[SegmentRecord]) -> list[str]:
-        """Removes files of our own names that the manifest does not know, and says which. Needs the lease."""
+        """Removes index files that no segment of ``records`` needs; returns their names. Needs the lease."""
+        return [name for name in self._strays(records) if _unlink(self.directory / name)]
+
+    def _strays(self, records: Iterable[SegmentRecord]) -> list[str]:
         needed = _files(records)
-        strays = sorted(
-            entry.name for entry in self.directory.iterdir() if _OURS.fullmatch(entry.name) and entry.name not in needed
-        )
-        return [name for name in strays if _unlink(self.directory / name)]
+        names = sorted(entry.name for entry in self.directory.iterdir())
+        return [name for name in names if _FILE_NAME.fullmatch(name) and name not in needed]
 
     def purge(self, records: Iterable[SegmentRecord]) -> None:
-        """Removes every file that the manifest does not know, for good. Needs the lease.
+        """Removes every index file that no segment of ``records`` needs, durably. Needs the lease.
 
         Raises :class:`Unavailable` when one cannot be removed.
         """
-        needed = _files(records)
         self.remove_strays(records)
-        left = sorted(
-            entry.name for entry in self.directory.iterdir() if _OURS.fullmatch(entry.name) and entry.name not in needed
-        )
-        if left:
+        if remaining := self._strays(records):
             raise Unavailable(
-                f"the collection is not yet purged: its old index file '{left[0]}' cannot be removed; see that its "
-                "directory can be written, then purge it again",
+                f"the collection is not yet purged: its old index file '{remaining[0]}' cannot be removed; see that "
+                "its directory can be written, then purge it again",
                 code="not_yet_purged",
             )
         sync_directory(self.directory)
 
 
 def _unlink(path: Path) -> bool:
-    """Whether it is gone. What cannot be removed does no harm: no manifest names it."""
+    """Whether it was removed. A file that cannot be removed does no harm: no manifest names it."""
     try:
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
@@ -225,7 +223,4 @@ def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
 
 
 def _files(records: Iterable[SegmentRecord]) -> set[str]:
-    found: set[str] = set()
-    for record in records:
-        found.update(file for file in (record.file, record.vector_file) if file is not None)
-    return found
+    return {file for record in records for file in (record.file, record.vector_file) if file is not None}

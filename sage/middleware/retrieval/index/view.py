@@ -1,4 +1,4 @@
-"""What a search sees: the segments of a collection at one sequence number. Immutable; writers make a new one."""
+"""What a search sees: the segments of a collection at one sequence number. Immutable; each commit makes a new view."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sage.middleware.retrieval.vectors.index import VectorIndex
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Some documents, in the order of their numbers: a segment on disk, a frozen one in memory, or the newest ones."""
+    """The indexes of some documents, in the order of their numbers. A document's *ordinal* is its place among them."""
 
     numbers: NDArray[np.int64]
     """``(size,)``, ascending."""
     live: Mask | None
-    """``(size,)``: not deleted; ``None``: all live."""
+    """``(size,)``: which documents are not deleted; ``None`` means all."""
     keywords: Postings
     filters: FilterIndex
     vectors: VectorIndex | None
-    """``None``: its index is not there (being rebuilt): the document store is asked for its vectors."""
+    """``None`` means that this index is being rebuilt, and that searches read the vectors from the document store."""
 
     @property
     def size(self) -> int:
@@ -32,20 +32,21 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Parts in the order of their numbers. A *row* is a document's place over all of them, the dead ones too."""
+    """Segments in the order of their numbers. A *row* is a document's place over all of them, deleted ones counted."""
 
     sequence: int
+    """The number of the last operation on the database that it shows."""
     generation: int
-    """Of the vectors: grows when all are embedded anew."""
+    """The generation of the vectors; it grows when all documents are embedded anew."""
     segments: tuple[Segment, ...]
     documents: int
-    """The live ones."""
+    """How many documents are live."""
 
     @property
     def starts(self) -> tuple[int, ...]:
         """The row at which each segment begins."""
-        found, start = [], 0
-        for data in self.segments:
-            found.append(start)
-            start += data.size
-        return tuple(found)
+        starts, start = [], 0
+        for segment in self.segments:
+            starts.append(start)
+            start += segment.size
+        return tuple(starts)

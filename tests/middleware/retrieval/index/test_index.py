@@ -51,7 +51,7 @@ def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(collection:
         assert view.documents == len(numbers)
 
 
-def test_a_commit_copies_only_the_masks_of_the_parts_it_touches(collection: Open) -> None:
+def test_a_commit_copies_only_the_masks_of_the_segments_it_touches(collection: Open) -> None:
     held = collection()
     held.write(documents(0, 3 * SEAL_AT))
     held.write(documents(5000, 10))
@@ -80,7 +80,7 @@ def test_a_clean_end_leaves_nothing_to_analyse_at_the_next_start(collection: Ope
     second.check()
 
 
-def test_after_a_crash_only_the_tail_is_read_again(collection: Open) -> None:
+def test_after_a_crash_only_unmerged_rows_are_read_again(collection: Open) -> None:
     first = collection()
     first.write(documents(0, 2000))
     first.index.optimize()
@@ -141,7 +141,7 @@ def test_two_openers_follow_each_other_through_merges(collection: Open) -> None:
     assert two.index.describe()["segments"] == 1
 
 
-def test_a_deletion_that_was_forgotten_reaches_who_had_the_row_in_memory(collection: Open) -> None:
+def test_a_deletion_that_was_forgotten_reaches_a_process_that_had_the_row_in_memory(collection: Open) -> None:
     one, two = collection(), collection()
     one.write(documents(0, 300))
     two.check()
@@ -153,7 +153,7 @@ def test_a_deletion_that_was_forgotten_reaches_who_had_the_row_in_memory(collect
     two.check()
 
 
-def test_strays_are_removed_and_other_peoples_files_are_left(collection: Open) -> None:
+def test_strays_are_removed_and_other_files_stay(collection: Open) -> None:
     first = collection()
     first.write(documents(0, 400))
     first.close()
@@ -167,7 +167,7 @@ def test_strays_are_removed_and_other_peoples_files_are_left(collection: Open) -
     assert (first.directory / "notes.txt").read_text() == "mine"
 
 
-def test_upkeep_that_fails_is_told_and_loses_nothing(collection: Open) -> None:
+def test_maintenance_that_fails_is_reported_and_loses_nothing(collection: Open) -> None:
     held = collection()
     held.write(documents(0, 500))
     moved = held.directory.rename(held.directory.with_name("elsewhere"))
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_no_half_written_file_and_searches_go_on(collection: 
     held.check()
 
 
-def test_the_background_merges_by_itself_and_ends_with_the_index(collection: Open) -> None:
+def test_maintenance_merges_by_itself_and_ends_with_the_index(collection: Open) -> None:
     held = collection()
     threads = set(threading.enumerate())
     for place in range(12):

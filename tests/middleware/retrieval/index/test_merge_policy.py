@@ -95,7 +95,7 @@ def test_one_has_the_lease_and_its_death_frees_it(tmp_path: Path) -> None:
             "-c",
             "import sys; from pathlib import Path\n"
             "from sage.middleware.retrieval.index.merge_policy import MergeLease\n"
-            "with MergeLease(Path(sys.argv[1])).taken() as mine: print(mine, flush=True); sys.stdin.read()",
+            "with MergeLease(Path(sys.argv[1])).attempt() as acquired: print(acquired, flush=True); sys.stdin.read()",
             str(path),
         ],
         stdin=subprocess.PIPE,
@@ -106,13 +106,13 @@ def test_one_has_the_lease_and_its_death_frees_it(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "True\n"
-        with MergeLease(path).taken() as mine:
-            assert not mine
+        with MergeLease(path).attempt() as acquired:
+            assert not acquired
         holder.kill()
         holder.wait()
-    with MergeLease(path).taken() as mine, MergeLease(path).taken() as second:
-        assert mine
+    with MergeLease(path).attempt() as acquired, MergeLease(path).attempt() as second:
+        assert acquired
         assert not second  # also within one process
-    with MergeLease(path).taken() as mine:
-        assert mine
+    with MergeLease(path).attempt() as acquired:
+        assert acquired
     assert (path.stat().st_mode & 0o777) == 0o600
