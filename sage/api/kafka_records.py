@@ -1,9 +1,7 @@
-"""Records of Kafka as functions get them, and which of them may be committed."""
+"""Records of Kafka as functions get them, and how their keys and values are decoded."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +11,8 @@ Decode = Callable[[bytes], Any]
 
 
 class KafkaRecord(dict[str, Any]):
-    """``{value, key, topic, partition, offset, timestamp}``. When the value is a mapping, its fields can be had of the
-    record too (``record["content"]``), unless they are named as one of these. ``headers`` are ``(name, bytes)``."""
+    """``{value, key, topic, partition, offset, timestamp}``. When the value is a mapping, its fields can be read from
+    the record too (``record["content"]``), unless a field has one of these names. ``headers`` are ``(name, bytes)``."""
 
     headers: tuple[tuple[str, bytes], ...] = ()
 
@@ -34,18 +32,18 @@ class KafkaRecord(dict[str, Any]):
             return default
 
 
-def raw_record(found: Any) -> KafkaRecord:
-    """With key and value as they came: bytes."""
+def raw_record(message: Any) -> KafkaRecord:
+    """``message`` is an ``aiokafka.ConsumerRecord``; key and value stay bytes."""
     record = KafkaRecord(
-        value=found.value,
-        key=found.key,
-        topic=found.topic,
-        partition=found.partition,
-        offset=found.offset,
-        timestamp=found.timestamp,
+        value=message.value,
+        key=message.key,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp=message.timestamp,
     )
-    if found.headers:
-        record.headers = tuple(found.headers)
+    if message.headers:
+        record.headers = tuple(message.headers)
     return record
 
 
@@ -63,35 +61,3 @@ def decode_key(raw: bytes) -> str | bytes:
         return raw.decode()
     except UnicodeDecodeError:
         return raw
-
-
-class PartitionProgress:
-    """What of one partition was given out and what of it is done, in any order and from any thread."""
-
-    def __init__(self) -> None:
-        self._open: deque[int] = deque()
-        self._done: set[int] = set()
-        self._lock = threading.Lock()
-        self._next: int | None = None
-        self.committed: int | None = None
-
-    def give_out(self, offset: int) -> None:
-        """In rising order."""
-        with self._lock:
-            self._open.append(offset)
-
-    def done(self, offset: int) -> None:
-        with self._lock:
-            self._done.add(offset)
-            while self._open and self._open[0] in self._done:
-                last = self._open.popleft()
-                self._done.remove(last)
-                self._next = last + 1
-
-    @property
-    def under_way(self) -> int:
-        return len(self._open)
-
-    def to_commit(self) -> int | None:
-        """The offset below which all is done, when it is another than was committed."""
-        return self._next if self._next != self.committed else None

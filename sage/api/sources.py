@@ -1,4 +1,4 @@
-"""Sources of streams that need no vendor: what can be iterated, and objects that are asked again and again."""
+"""Sources of streams that need no vendor: iterables, and functions and objects that give records."""
 
 from __future__ import annotations
 
@@ -6,98 +6,100 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage.errors import InvalidRequest
+from sage.kernels.runtime.services.callers import Callers
+from sage.kernels.runtime.streams.shared_instances import SharedInstances
 from sage.kernels.runtime.streams.source_task import SourceTask
-from sage.kernels.runtime.streams.workers import SharedInstances, method_name
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.streams.workers import Callers
+from sage.kernels.runtime.streams.stage_function import method_name
 
 _CHUNK = 256
-_AT_HAND = (list, tuple, range, set, frozenset, dict)
-"""What can be read ahead: reading them neither blocks nor does anything else."""
+_CONTAINERS = (list, tuple, range, set, frozenset, dict)
+"""Iterables that are read in chunks, since reading them neither blocks nor does anything else."""
 
 
 class IterableSource:
-    """Reads what ``make`` gives: an iterable, or an object or function as :func:`records_of` knows them."""
+    """Reads what ``make`` gives: an iterable, or an object or function that :func:`records_of` can read."""
 
     may_block = True
 
-    def __init__(self, make: Callable[[], Any], lives: SharedInstances) -> None:
+    def __init__(self, make: Callable[[], Any], shared: SharedInstances) -> None:
         self._make = make
-        self._lives = lives
-        self._made: Any = None
-        self._began = False
+        self._shared = shared
+        self._source: Any = None
+        self._is_acquired = False
 
     def open(self, callers: Callers) -> None:
-        self._made = self._make()
-        if has_life(self._made):
-            self._began = True
-            self._lives.begin(self._made, callers)
+        self._source = self._make()
+        if _has_lifecycle(self._source):
+            self._is_acquired = True
+            self._shared.acquire(self._source, callers)
 
-    def read(self, feed: SourceTask) -> None:
-        if isinstance(self._made, _AT_HAND):
-            chunks = iter(self._made)
-            while not feed.stopping and (chunk := list(islice(chunks, _CHUNK))):
-                feed.put(chunk)
+    def read(self, task: SourceTask) -> None:
+        if isinstance(self._source, _CONTAINERS):
+            self._read_chunks(task)
             return
-        records = records_of(self._made)
+        records = records_of(self._source)
         try:
-            while not feed.stopping:
+            while not task.stopping:
                 try:
                     record = next(records)
                 except StopIteration:
                     return
-                feed.put((record,))
+                task.put((record,))
         finally:
             if (close := getattr(records, "close", None)) is not None:
                 close()
 
-    def finish(self, feed: SourceTask) -> None:
+    def _read_chunks(self, task: SourceTask) -> None:
+        records = iter(self._source)
+        while not task.stopping and (chunk := list(islice(records, _CHUNK))):
+            task.put(chunk)
+
+    def finish(self, task: SourceTask) -> None:
         pass
 
     def close(self) -> None:
-        if self._began:
-            self._began = False
-            self._lives.end(self._made)
+        if self._is_acquired:
+            self._is_acquired = False
+            self._shared.release(self._source)
 
     def describe(self) -> dict[str, Any]:
         return {}
 
 
-def has_life(made: Any) -> bool:
-    return hasattr(made, "_callers") or (hasattr(made, "setup") and hasattr(made, "cleanup"))
+def _has_lifecycle(source: Any) -> bool:
+    return hasattr(source, "_callers") or (hasattr(source, "setup") and hasattr(source, "cleanup"))
 
 
-def records_of(made: Any) -> Iterator[Any]:
-    """The records of a source: of an object with ``run``, what that gives; of one with ``process`` or ``execute``, what
-    it returns each time until that is ``None``; of a function, what it gives; else what it is iterated to.
+def records_of(source: Any) -> Iterator[Any]:
+    """The records of a source. An object with ``run`` gives them all by that; one with ``process`` or ``execute`` gives
+    one each time, until that is ``None``; a function gives them all; anything else is iterated.
 
-    Raises :class:`InvalidRequest` when that is nothing to iterate.
+    Raises :class:`InvalidRequest` when that gives nothing to iterate.
     """
-    if callable(run := getattr(made, "run", None)):
-        return _iterated(run())
-    if (name := method_name(made)) is not None:
-        return _asked(getattr(made, name))
-    if not isinstance(made, Iterable | AsyncIterator) and callable(made):
-        return _iterated(made())
-    return _iterated(made)
+    if callable(run := getattr(source, "run", None)):
+        return _iterate(run())
+    if (name := method_name(source)) is not None:
+        return _call_until_none(getattr(source, name))
+    if not isinstance(source, Iterable | AsyncIterator) and callable(source):
+        return _iterate(source())
+    return _iterate(source)
 
 
-def _iterated(found: Any) -> Iterator[Any]:
-    if hasattr(found, "__aiter__"):
-        return _awaited(aiter(found))
-    if isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
-        raise InvalidRequest(f"a source must give many records (an iterator, a generator, a list), not {found!r}")
-    return iter(found)
+def _iterate(records: Any) -> Iterator[Any]:
+    if hasattr(records, "__aiter__"):
+        return _iterate_async(aiter(records))
+    if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+        raise InvalidRequest(f"a source must give many records (an iterator, a generator, a list), not {records!r}")
+    return iter(records)
 
 
-def _asked(ask: Callable[[], Any]) -> Iterator[Any]:
+def _call_until_none(next_record: Callable[[], Any]) -> Iterator[Any]:
     while True:
         try:
-            record = ask()
+            record = next_record()
         except StopIteration:
             return
         if record is None:
@@ -105,17 +107,17 @@ def _asked(ask: Callable[[], Any]) -> Iterator[Any]:
         yield record
 
 
-def _awaited(records: AsyncIterator[Any]) -> Iterator[Any]:
-    """An asynchronous iterator, on an event loop of its own."""
+def _iterate_async(records: AsyncIterator[Any]) -> Iterator[Any]:
+    """Runs an asynchronous iterator on an event loop of its own."""
     with asyncio.Runner() as runner:
 
-        async def following() -> Any:
+        async def next_record() -> Any:
             return await anext(records)
 
         try:
             while True:
                 try:
-                    record = runner.run(following())
+                    record = runner.run(next_record())
                 except StopAsyncIteration:
                     return
                 yield record
@@ -125,15 +127,16 @@ def _awaited(records: AsyncIterator[Any]) -> Iterator[Any]:
 
 
 def check_source(source: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-    """What makes the source of one job: an instance of a class, what a function gives, or the object given.
+    """What makes the source of one job: an instance if ``source`` is a class, the result if it is a function with
+    arguments, else ``source`` itself.
 
-    Raises :class:`InvalidRequest` when it cannot be one.
+    Raises :class:`InvalidRequest` when that cannot be a source.
     """
     if isinstance(source, type) or (inspect.isroutine(source) and (args or kwargs)):
         try:
             inspect.signature(source).bind(*args, **kwargs)
         except TypeError as exc:
-            raise InvalidRequest(f"the source {source.__name__} cannot be made with what was given: {exc}") from exc
+            raise InvalidRequest(f"the source {source.__name__} cannot be made with these arguments: {exc}") from exc
         except ValueError:
             pass  # it has no signature
         return lambda: source(*args, **kwargs)

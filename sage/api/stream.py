@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import check_name
-from sage.kernels.runtime.streams.plan import SourceNode, StageNode
+from sage.kernels.runtime.streams.nodes import SourceNode, StageNode
+from sage.kernels.runtime.streams.plan import PipelinePlan
 from sage.kernels.runtime.streams.service_stage import ServiceStep, ServiceWorker
-from sage.kernels.runtime.streams.workers import FunctionKind, StageFunction
+from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction
 
-if TYPE_CHECKING:
-    from sage.api.local_environment import LocalEnvironment
+_CONCURRENT_CALLS = 64
+"""Calls of a service that a worker of a keyed stage has in flight at most."""
 
-_IN_FLIGHT = 64
-"""Calls of a service that a keyed stage has under way at most."""
+
+class PlanOwner(Protocol):
+    """What a stream needs of its environment."""
+
+    _plan: PipelinePlan
 
 
 class Stream:
-    """Records on their way. Every method adds a stage that reads this stream, and gives the stream of its results.
+    """Records of a source or stage. Every method adds a stage that reads this stream, and gives the stream of its
+    results.
 
     A function is an instance or a class of :class:`sage.api.function.base_function.BaseFunction`, any object or class
     with ``process`` or ``execute``, or a plain function, ``async`` or not. A class is made with ``args`` and
-    ``kwargs``, a plain function called with them after the record. These words are common to all stages:
+    ``kwargs``; a plain function is called with them after the record. All stages take these options:
 
-    - ``parallelism``: workers at once. With 1, order holds; with more, that of each key behind :meth:`keyby`.
-    - ``on_error``: what becomes of a record that raises: ``"fail"`` the job, ``"skip"`` and count it, ``"retry"`` or
-      ``Retry(…)``, or a function that takes :class:`sage.kernels.runtime.streams.error_policy.DeadLetter`.
-    - ``name``: as metrics and errors call it.
+    - ``parallelism``: the number of workers. With 1, records keep their order; with more, only the records of each key
+      behind :meth:`keyby` do.
+    - ``on_error``: what happens to a record that raises: ``"fail"`` (the job), ``"skip"`` (and count it), ``"retry"``
+      or ``Retry(…)``, or a function that takes :class:`sage.kernels.runtime.streams.error_policy.DeadLetter`.
+    - ``name``: the name of the stage in metrics and errors.
     """
 
-    def __init__(self, environment: LocalEnvironment, nodes: tuple[SourceNode | StageNode, ...]) -> None:
+    def __init__(self, environment: PlanOwner, nodes: tuple[SourceNode | StageNode, ...]) -> None:
         self._environment = environment
+        self._plan = environment._plan
         self._nodes = nodes
 
     def map(self, function: Any, *args: Any, **options: Any) -> Stream:
@@ -45,29 +52,31 @@ class Stream:
         return self._then(FunctionKind.FILTER, function, args, options)
 
     def flatmap(self, function: Any, *args: Any, **options: Any) -> Stream:
-        """All that ``function(record)`` gives (a list, a generator; ``None``: nothing), one by one."""
+        """Each of the records that ``function(record)`` gives: a list, a generator, or ``None`` for no records."""
         return self._then(FunctionKind.FLATMAP, function, args, options)
 
     def keyby(self, function: Any, *args: Any, **options: Any) -> Stream:
-        """The same records; from here on, those with the same ``function(record)`` keep their order, and in each stage
-        go to the same worker. A key is a text, a number, a tuple of them, or whatever can be hashed."""
+        """The same records. From here on, records with the same key, which is ``function(record)``, keep their order
+        and go to the same worker of each stage. A key is a text, a number, a tuple of them, or anything that can be
+        hashed.
+        """
         return self._then(FunctionKind.KEY, function, args, options)
 
     def connect(self, *others: Stream) -> Stream:
-        """The records of this stream and of ``others``, as they come."""
+        """The records of this stream and of ``others``, in the order in which they arrive."""
         for other in others:
-            if not isinstance(other, Stream) or other._environment is not self._environment:
-                raise InvalidRequest(f"connect takes streams of the environment '{self._environment.name}' alone")
+            if not isinstance(other, Stream) or other._plan is not self._plan:
+                raise InvalidRequest(f"connect takes streams of the environment '{self._plan.environment}' alone")
         return Stream(self._environment, self._nodes + tuple(node for other in others for node in other._nodes))
 
     def sink(self, function: Any, *args: Any, **options: Any) -> Stream:
-        """``function(record)`` for each record; gives this same stream, for further stages beside it."""
+        """Calls ``function(record)`` for each record. Gives this same stream, for further stages beside it."""
         self._then(FunctionKind.SINK, function, args, options)
         return self
 
     def print(self, prefix: str = "", **options: Any) -> Stream:
-        """Writes each record to standard output, in a line of its own; gives this same stream."""
-        self._then(FunctionKind.SINK, _Printer(prefix), (), options, word="print")
+        """Writes each record to standard output, in a line of its own. Gives this same stream."""
+        self._then(FunctionKind.SINK, _Printer(prefix), (), options, default_name="print")
         return self
 
     def through(
@@ -87,11 +96,13 @@ class Stream:
     ) -> Stream:
         """A service as a stage: the result of ``call_service[service].method(record)`` for each record.
 
-        ``arguments(record)`` gives what the method is called with instead: a tuple, or a mapping of keywords.
-        ``combine(record, result)`` gives the new record instead of the result alone. ``batch``: up to so many records
-        in one call (``method.map``), as many as are there; when one of them raises, each is called again alone, unless
-        the job fails then anyway. ``key``: as :meth:`keyby` before; several keys are called at once, each in its order.
-        ``timeout`` in seconds and ``retries`` are those of each call.
+        - ``arguments(record)`` gives other arguments of the call: a tuple, or a mapping of keywords.
+        - ``combine(record, result)`` gives the new record, instead of the result alone.
+        - ``key(record)``: as :meth:`keyby` before. Records of several keys are called at once, those of one key in
+        order.
+        - ``batch``: up to this many waiting records go in one call (``method.map``). When one of them raises, each is
+          called again alone, unless the job fails then anyway.
+        - ``timeout`` (seconds) and ``retries`` are those of each call.
         """
         if key is not None:
             return self.keyby(key).through(
@@ -100,27 +111,28 @@ class Stream:
             )  # fmt: skip
         if batch is not None:
             _check_count("batch", batch)
-        env = self._environment
-        name = env._free_name(name or f"{check_name(service)}.{method}", own=name is not None)
-        policy = env._policy(on_error, name)
-        isolates = policy.skips or policy.retry is not None or policy.letters is not None
+        stage = self._plan.reserve_name(name, f"{check_name(service)}.{method}")
+        policy = self._plan.policy(on_error, stage)
+        isolates = policy.skips or policy.retry is not None or policy.dead_letters is not None
         step = ServiceStep(service, method, arguments, combine, batch, isolates, timeout, retries)
         node = StageNode(
-            name, FunctionKind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
-            lambda _: ServiceWorker(step), batch or _IN_FLIGHT, with_keys=True,
+            stage, FunctionKind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
+            lambda _: ServiceWorker(step), batch or _CONCURRENT_CALLS, with_keys=True,
         )  # fmt: skip
-        return env._add(node)
+        return self._added(node)
 
     def _then(
-        self, kind: FunctionKind, function: Any, args: tuple[Any, ...], options: dict[str, Any], word: str = ""
+        self, kind: FunctionKind, function: Any, args: tuple[Any, ...], options: dict[str, Any], default_name: str = ""
     ) -> Stream:
-        env = self._environment
         parallelism = _check_count("parallelism", options.pop("parallelism", 1))
-        on_error, given = options.pop("on_error", None), options.pop("name", None)
-        name = env._free_name(given or word or kind.value, own=given is not None)
+        on_error = options.pop("on_error", None)
+        name = self._plan.reserve_name(options.pop("name", None), default_name or kind.value)
         stage = StageFunction(name, kind, function, args, options)
-        node = StageNode(name, kind, stage, self._nodes, env._policy(on_error, name), parallelism)
-        return env._add(node)
+        return self._added(StageNode(name, kind, stage, self._nodes, self._plan.policy(on_error, name), parallelism))
+
+    def _added(self, node: StageNode) -> Stream:
+        self._plan.add(node)
+        return Stream(self._environment, (node,))
 
 
 class _Printer:
@@ -132,7 +144,7 @@ class _Printer:
         sys.stdout.flush()
 
 
-def _check_count(word: str, count: Any) -> int:
+def _check_count(option: str, count: Any) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InvalidRequest(f"{word} must be a whole number from 1, not {count!r}", param=word)
+        raise InvalidRequest(f"{option} must be a whole number from 1, not {count!r}", param=option)
     return count

@@ -17,7 +17,7 @@ from sage.api.function.kinds import MapFunction, SourceFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.streams.job import JobState
-from sage.kernels.runtime.streams.stages import place_of
+from sage.kernels.runtime.streams.key_hash import key_hash
 
 
 def environment(**config: Any) -> LocalEnvironment:
@@ -272,14 +272,14 @@ def test_all_records_of_a_key_go_to_one_worker() -> None:
 
 
 @pytest.mark.parametrize(("one", "same"), [(1, 1.0), (1, True), (("a", 1), ("a", 1.0)), ("é", "\u00e9")])
-def test_equal_keys_have_one_place(one: Any, same: Any) -> None:
-    assert place_of(one) == place_of(same)
+def test_equal_keys_have_one_hash(one: Any, same: Any) -> None:
+    assert key_hash(one) == key_hash(same)
 
 
-def test_the_place_of_a_key_is_the_same_in_every_process() -> None:
-    assert place_of("key") % 1000 == 987
-    assert place_of(b"key") % 1000 == 987
-    assert place_of(("a", 7)) % 1000 == 333
+def test_the_hash_of_a_key_is_the_same_in_every_process() -> None:
+    assert key_hash("key") % 1000 == 987
+    assert key_hash(b"key") % 1000 == 987
+    assert key_hash(("a", 7)) % 1000 == 333
 
 
 def test_workers_of_one_stage_run_at_once() -> None:

@@ -22,7 +22,8 @@ from kafka_server import QUICK, Kafka, free_port, kafka_server
 from project import ROOT
 
 from sage.api.function.base_function import BaseFunction
-from sage.api.kafka_records import KafkaRecord, PartitionProgress
+from sage.api.kafka_offsets import PartitionProgress
+from sage.api.kafka_records import KafkaRecord
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest, Unavailable
 from sage.kernels.runtime.streams.job import Job, JobState
@@ -55,16 +56,16 @@ def test_a_record_gives_the_fields_of_its_value_too() -> None:
 def test_only_what_has_all_below_it_done_is_committed(found: tuple[list[int], list[int]]) -> None:
     gaps, _ = found
     offsets = [sum(gap + 1 for gap in gaps[: number + 1]) for number in range(len(gaps))]
-    ledger = PartitionProgress()
+    progress = PartitionProgress()
     for offset in offsets:
-        ledger.give_out(offset)
+        progress.add(offset)
     done: set[int] = set()
     for offset in sorted(offsets, key=lambda offset: (offset * 7919) % 31):
-        ledger.done(offset)
+        progress.done(offset)
         done.add(offset)
         first_open = next((number for number, one in enumerate(offsets) if one not in done), len(offsets))
-        assert ledger.to_commit() == (offsets[first_open - 1] + 1 if first_open else None)
-        assert ledger.under_way == len(offsets) - first_open
+        assert progress.to_commit() == (offsets[first_open - 1] + 1 if first_open else None)
+        assert progress.pending == len(offsets) - first_open
 
 
 @pytest.mark.parametrize(

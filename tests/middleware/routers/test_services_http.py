@@ -138,7 +138,8 @@ def test_redis_holds_the_values_and_a_frozen_one_stops_nobody_else(gateway: Call
 
 @pytest.mark.slow
 def test_gateways_and_environments_see_each_other_on_one_board(gateway: Callable[..., Running], tmp_path: Any) -> None:
-    from sage.kernels.runtime.discovery.discovery import Announcement, open_board
+    from sage.kernels.runtime.discovery.board import Announcement
+    from sage.kernels.runtime.discovery.discovery import open_board
 
     board = str(tmp_path / "board.sqlite")
     one, two = gateway(services={"discovery": board}), gateway(services={"discovery": board})

@@ -1,78 +1,28 @@
-"""Who runs which services: each environment and gateway announces its own, with a heartbeat, on a shared board."""
+"""Discovery: each environment and gateway announces its services with a heartbeat, on a board that all can read."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-import orjson
+from sage.kernels.runtime.discovery.board import HEARTBEAT, Announcement, Board
+from sage.kernels.runtime.discovery.redis_board import RedisBoard
+from sage.kernels.runtime.discovery.sqlite_board import SqliteBoard
 
-HEARTBEAT = 5.0
-"""Seconds between two of them; who has been silent for three is gone."""
-SILENCE = 3 * HEARTBEAT
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Announcement:
-    """What one process says of itself. ``node``: a random id of this run of the environment; ``services``: what
-    :meth:`Host.describe` gives of each; ``at``: Unix seconds of the last heartbeat."""
-
-    node: str
-    environment: str
-    host: str
-    pid: int
-    kind: str = "environment"
-    """Or ``gateway``."""
-    services: Sequence[dict[str, Any]] = field(default_factory=tuple)
-    started_at: float = 0.0
-    at: float = 0.0
-
-    def encoded(self) -> bytes:
-        return orjson.dumps(self, default=str, option=orjson.OPT_NON_STR_KEYS)
-
-
-def decoded(stored: bytes | str) -> Announcement | None:
-    """``None``: written by a version that says it otherwise."""
-    try:
-        return Announcement(**orjson.loads(stored))
-    except (orjson.JSONDecodeError, TypeError):
-        return None
-
-
-class Board(Protocol):
-    """Where announcements hang. Every method blocks, none for longer than some seconds, and raises
-    :class:`sage.errors.Unavailable`."""
-
-    def announce(self, announcement: Announcement) -> None: ...
-
-    def withdraw(self, node: str) -> None: ...
-
-    def living(self) -> list[Announcement]:
-        """Those who have been heard of lately, oldest first."""
-
-    def close(self) -> None: ...
-
-
 def open_board(address: str) -> Board:
-    """``redis://…`` (also ``rediss``, ``unix``), or the path of a SQLite file."""
-    if "://" in address:
-        from sage.kernels.runtime.discovery.redis_board import RedisBoard
-
-        return RedisBoard(address)
-    from sage.kernels.runtime.discovery.sqlite_board import SqliteBoard
-
-    return SqliteBoard(Path(address))
+    """``address`` is a Redis URL (``redis://…``, ``rediss``, ``unix``) or the path of a SQLite file."""
+    return RedisBoard(address) if "://" in address else SqliteBoard(Path(address))
 
 
 class Heartbeat:
-    """Announces every :data:`HEARTBEAT` seconds on a thread of its own; a board that fails is told once in the log and
-    tried again, and stops nothing."""
+    """Announces every ``interval`` seconds, on a thread of its own. When the board fails, it logs one warning and tries
+    again; nothing else stops."""
 
     def __init__(
         self, board_address: str, announcement: Callable[[], Announcement], interval: float = HEARTBEAT
@@ -80,56 +30,60 @@ class Heartbeat:
         self._address = board_address
         self._announcement = announcement
         self._interval = interval
-        self._node: str | None = None
-        """Under which something hangs on the board."""
-        self._ended = threading.Event()
+        self._announced_node: str | None = None
+        """``None`` means that nothing of ours is on the board."""
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failing = False
+        self._is_failing = False
 
     def start(self) -> None:
-        """The first announcement hangs when this returns, if the board can be written."""
+        """When this returns, the first announcement is on the board, if the board can be written."""
         if self._thread is not None:
             return
-        self._ended.clear()
+        self._stopped.clear()
         board = self._beat(None)
-        self._thread = threading.Thread(target=self._go_on, args=(board,), name="sage-heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=self._beat_until_stopped, args=(board,), name="sage-heartbeat", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
-        """Takes the announcement away."""
-        self._ended.set()
+        """Takes the announcement from the board."""
+        self._stopped.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def _go_on(self, board: Board | None) -> None:
-        while not self._ended.wait(self._interval):
+    def _beat_until_stopped(self, board: Board | None) -> None:
+        while not self._stopped.wait(self._interval):
             board = self._beat(board)
         if board is None:
             return
         try:
-            if self._node is not None:
-                board.withdraw(self._node)
+            if self._announced_node is not None:
+                board.withdraw(self._announced_node)
         except Exception as exc:
-            self._tell(exc)
+            self._warn_once(exc)
         finally:
             board.close()
 
     def _beat(self, board: Board | None) -> Board | None:
+        """Announces on ``board``, and opens it first if it is ``None``. Gives ``None`` when that failed: it must be
+        opened again, since its file may be another one now."""
         try:
             board = board or open_board(self._address)
-            said = self._announcement()
-            board.announce(said)
-            self._node, self._failing = said.node, False
+            announcement = self._announcement()
+            board.announce(announcement)
+            self._announced_node, self._is_failing = announcement.node, False
         except Exception as exc:
-            self._tell(exc)
+            self._warn_once(exc)
             if board is not None:
                 with suppress(Exception):
                     board.close()
-            return None  # it is opened anew: its file may be another one now
+            return None
         return board
 
-    def _tell(self, exc: Exception) -> None:
-        if not self._failing:
-            self._failing = True
+    def _warn_once(self, exc: Exception) -> None:
+        if not self._is_failing:
+            self._is_failing = True
             _log.warning("services cannot be announced for discovery, and go on: %s", exc)

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 from sage.errors import InvalidRequest, MissingExtra, Unavailable
-from sage.kernels.runtime.discovery.discovery import SILENCE, Announcement, decoded
+from sage.kernels.runtime.discovery.board import SILENCE, Announcement
 
 _PREFIX = "sage:services:"
 _TIMEOUT = 2.0
-"""Seconds until a server that does not answer is told as unavailable."""
+"""Seconds that a server has to answer."""
 
 
 class RedisBoard:
-    """An announcement lives as long as heartbeats come."""
+    """Each announcement is a key that expires unless the next heartbeat comes in time."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -30,31 +30,33 @@ class RedisBoard:
                 url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=None
             )
         except ValueError:
-            raise InvalidRequest("the address of the board is none of Redis: redis://host:6379/0") from None
+            raise InvalidRequest(
+                "the address of the board is not that of a Redis server, as redis://host:6379/0"
+            ) from None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _unavailable_on_failure(self) -> Iterator[None]:
         try:
             yield
-        except self._failures as exc:  # its address may hold a password, and is not told
+        except self._failures as exc:  # without its address, which may hold a password
             raise Unavailable(f"the Redis for discovery does not answer ({type(exc).__name__})") from exc
 
     def announce(self, announcement: Announcement) -> None:
-        said = replace(announcement, at=time.time()).encoded()
-        with self._told():
-            self._client.set(_PREFIX + announcement.node, said, px=int(SILENCE * 1000))
+        value = replace(announcement, at=time.time()).encoded()
+        with self._unavailable_on_failure():
+            self._client.set(_PREFIX + announcement.node, value, px=int(SILENCE * 1000))
 
     def withdraw(self, node: str) -> None:
-        with self._told():
+        with self._unavailable_on_failure():
             self._client.delete(_PREFIX + node)
 
-    def living(self) -> list[Announcement]:
-        with self._told():
+    def announcements(self) -> list[Announcement]:
+        with self._unavailable_on_failure():
             keys = list(set(self._client.scan_iter(match=f"{_PREFIX}*", count=500)))
-            said: Any = self._client.mget(keys) if keys else []
-        found = [decoded(one) for one in said if one is not None]  # one may expire in between
-        living = [announcement for announcement in found if announcement is not None]
-        return sorted(living, key=lambda announcement: announcement.started_at)
+            values: Any = self._client.mget(keys) if keys else []
+        decoded = [Announcement.decoded(value) for value in values if value is not None]  # a key may expire in between
+        announcements = [announcement for announcement in decoded if announcement is not None]
+        return sorted(announcements, key=lambda announcement: announcement.started_at)
 
     def close(self) -> None:
         self._client.close()

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from sage.errors import Unavailable
-from sage.kernels.runtime.discovery.discovery import SILENCE, Announcement, decoded
+from sage.kernels.runtime.discovery.board import SILENCE, Announcement
 from sage.kernels.runtime.sqlite_wal import to_wal
 
 _BUSY = 2.0
-"""Seconds that it waits for other processes."""
+"""Seconds that it waits for other processes that write."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS announcements (
     node TEXT PRIMARY KEY, said BLOB NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, at REAL NOT NULL)
@@ -25,17 +25,17 @@ CREATE TABLE IF NOT EXISTS announcements (
 
 
 class SqliteBoard:
-    """Processes of this machine that are gone count as gone at once."""
+    """The announcement of a process of this machine that has died is left out at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        with self._told():
+        with self._unavailable_on_failure():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
             try:
                 to_wal(self._connection, _BUSY)
-                self._connection.execute("PRAGMA synchronous=NORMAL")  # the next heartbeat says it again
+                self._connection.execute("PRAGMA synchronous=NORMAL")  # the next heartbeat writes what is lost
                 self._connection.execute(_SCHEMA)
                 self._inode = path.stat().st_ino
             except (sqlite3.Error, OSError):
@@ -43,14 +43,14 @@ class SqliteBoard:
                 raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _unavailable_on_failure(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
             raise Unavailable(f"the board '{self._path.name}' for discovery cannot be used: {exc}") from exc
 
     def announce(self, announcement: Announcement) -> None:
-        with self._told(), self._lock:
+        with self._unavailable_on_failure(), self._lock:
             if self._path.stat().st_ino != self._inode:
                 raise OSError("its file was replaced by another one")
             self._connection.execute(
@@ -59,32 +59,32 @@ class SqliteBoard:
             )
 
     def withdraw(self, node: str) -> None:
-        with self._told(), self._lock:
+        with self._unavailable_on_failure(), self._lock:
             self._connection.execute("DELETE FROM announcements WHERE node = ?", (node,))
 
-    def living(self) -> list[Announcement]:
-        now, here = time.time(), socket.gethostname()
-        living, dead = [], []
-        with self._told(), self._lock:
-            for node, said, host, pid, at in self._connection.execute(
+    def announcements(self) -> list[Announcement]:
+        now, this_host = time.time(), socket.gethostname()
+        announcements, dead = [], []
+        with self._unavailable_on_failure(), self._lock:
+            for node, stored, host, pid, at in self._connection.execute(
                 "SELECT node, said, host, pid, at FROM announcements"
             ).fetchall():
-                silent = abs(now - at) >= SILENCE  # also in the future: the clock was put back
-                if silent or (host == here and not _runs(pid)):
+                is_silent = abs(now - at) >= SILENCE  # also in the future: the clock was put back
+                if is_silent or (host == this_host and not _is_running(pid)):
                     dead.append((node, at))
-                elif (announcement := decoded(said)) is not None:
-                    living.append(replace(announcement, at=at))
+                elif (announcement := Announcement.decoded(stored)) is not None:
+                    announcements.append(replace(announcement, at=at))
             if dead:
-                with suppress(sqlite3.OperationalError):  # a full disk: reading goes on
+                with suppress(sqlite3.OperationalError):  # the disk is full: reading still works
                     self._connection.executemany("DELETE FROM announcements WHERE node = ? AND at = ?", dead)
-        return sorted(living, key=lambda announcement: announcement.started_at)
+        return sorted(announcements, key=lambda announcement: announcement.started_at)
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

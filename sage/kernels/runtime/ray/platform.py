@@ -10,7 +10,9 @@ from sage.kernels.runtime.ray.host import RayHost
 from sage.kernels.runtime.ray.worker import RayWorker
 from sage.kernels.runtime.services.host import Host
 from sage.kernels.runtime.services.spec import ServiceSpec
-from sage.kernels.runtime.streams.workers import FunctionKind, LocalWorker, SharedInstances, StageFunction, Worker
+from sage.kernels.runtime.streams.shared_instances import SharedInstances
+from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction
+from sage.kernels.runtime.streams.workers import LocalWorker, Worker
 
 
 class RayPlatform:

@@ -11,7 +11,7 @@ from sage.kernels.runtime.ray.link import Link
 from sage.kernels.runtime.ray.package import load_ray
 from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.spec import Method
-from sage.kernels.runtime.streams.stages import place_of
+from sage.kernels.runtime.streams.key_hash import key_hash
 
 _FIND = 30.0
 """Seconds that a service which another process started has to answer."""
@@ -46,7 +46,7 @@ class Replicas:
         if len(links) == 1:
             return links[0]
         if call.order is not None:
-            return links[place_of(call.order) % len(links)]
+            return links[key_hash(call.order) % len(links)]
         self._turn = turn = (self._turn + 1) % len(links)
         return min(links[turn:] + links[:turn], key=lambda link: (link.ended is not None, not link.up, link.load))
 

@@ -12,7 +12,8 @@ from sage.kernels.runtime.ray.directory import callers_of
 from sage.kernels.runtime.ray.errors import RemoteError, packed, unpacked, why_not_carried
 from sage.kernels.runtime.ray.package import load_ray
 from sage.kernels.runtime.services.callers import Callers
-from sage.kernels.runtime.streams.workers import Failure, LocalWorker, Outcome, StageFunction
+from sage.kernels.runtime.streams.stage_function import StageFunction
+from sage.kernels.runtime.streams.workers import Failure, LocalWorker, Outcome
 
 _PAUSE = 0.1
 """Seconds between two looks whether an actor is there again."""

@@ -1,203 +1,199 @@
-"""Bounded lines of records between the stages of a pipeline, which pass many at a time when there are many."""
+"""Bounded queues of records between the stages of a pipeline, which hand over many records at a time."""
 
 from __future__ import annotations
 
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
 
-_NAP = 0.001
-"""Seconds that a reader sleeps unwakeably for a single record, once it has emptied its line."""
+from sage.kernels.runtime.streams.records import StreamRecord
 
-
-class Unkeyed:
-    """The key of a record of a stream without ``keyby``."""
+_COALESCING = 0.001
+"""Seconds that a reader of an empty channel waits for more than a single record."""
 
 
-UNKEYED = Unkeyed()
-
-
-class Ticket:
-    """Counts what is left to do of one record of a source; calls ``done`` when that is nothing."""
-
-    __slots__ = ("_count", "_done", "_lock")
-
-    def __init__(self, done: Callable[[], object], lock: LockType) -> None:
-        self._count = 1
-        self._done = done
-        self._lock = lock
-
-    def add(self, count: int) -> None:
-        """``count`` more things stand for it now; when that leaves none, it is done."""
-        with self._lock:
-            self._count += count
-            ended = self._count == 0
-        if ended:
-            self._done()
-
-
-class StreamRecord(NamedTuple):
-    """What goes through a pipeline: a value, the key by which it is ordered, and whom to tell that it is done."""
-
-    value: Any
-    key: Any = UNKEYED
-    ticket: Ticket | None = None
-
-
-def close(ticket: Ticket | None) -> None:
-    if ticket is not None:
-        ticket.add(-1)
+def new_wakeup() -> LockType:
+    """The lock with which one thread waits at channels. It stays locked: the thread waits by acquiring it once more,
+    and another thread wakes it by releasing it."""
+    wakeup = allocate_lock()
+    wakeup.acquire()
+    return wakeup
 
 
 class Channel:
-    """First in, first out, for several writers and readers, each with a bell (a locked lock) of its own.
+    """First in, first out, for several writers and several readers, each of which is a thread with its own wakeup.
 
-    A reader that has emptied it naps, so that a stream of quick records costs one change of threads for many of them;
-    after a nap without any it sleeps until the first, which it gets at once.
+    A thread that has to wait puts its wakeup into one of three lists. Another thread that has something for it takes
+    the wakeup out of the list and releases it, once. The mutex guards the records and the lists; it is never held while
+    a thread waits or is woken.
+
+    - ``_coalescing``: readers that have just found the channel empty. They wait for :data:`_COALESCING` seconds or
+    until
+      it is half full; a single record does not wake them. So a fast stream costs one change of threads for many
+      records.
+    - ``_idle``: readers that found it empty even after that. The next record wakes one of them.
+    - ``_blocked``: writers that found no room. They are woken when it is half empty.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        """Records that it holds at most, apart from those of :meth:`put_now`."""
         self.writers = 0
+        """Writers that have not closed it yet; counted before the threads start."""
         self.readers = 0
-        self._items: deque[StreamRecord] = deque()
-        self._napping: list[LockType] = []
-        self._sleeping: list[LockType] = []
+        self._records: deque[StreamRecord] = deque()
+        self._coalescing: list[LockType] = []
+        self._idle: list[LockType] = []
         self._blocked: list[LockType] = []
-        self._aborted = False
+        self._is_aborted = False
         self._mutex = allocate_lock()
-        self._on_room: list[Callable[[], object]] = []
+        self._room_listeners: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, records: Sequence[StreamRecord], bell: LockType) -> bool:
-        """Puts all, waiting for room as often as it needs to; false: the line was aborted and takes nothing."""
-        begun = 0
-        while True:
-            with self._mutex:
-                if self._aborted:
-                    return False
-                end = min(begun + self.limit - len(self._items), len(records))
-                if end > begun:
-                    self._items.extend(records if end - begun == len(records) else records[begun:end])
-                    wake = self._wakeable(end - begun)
-                    begun = end
-                else:
-                    wake = ()
-                if more := begun < len(records):
-                    self._blocked.append(bell)
-            for sleeper in wake:
-                sleeper.release()
-            if not more:
-                return True
-            bell.acquire()
-
-    def push(self, records: Sequence[StreamRecord]) -> bool:
-        """As :meth:`put`, at once and beyond the limit: for those who look for room first."""
-        with self._mutex:
-            if self._aborted:
-                return False
-            self._items.extend(records)
-            wake = self._wakeable(len(records))
-        for sleeper in wake:
-            sleeper.release()
-        return True
-
-    def _wakeable(self, new: int) -> Sequence[LockType]:
-        """Those to wake for so many new records; they are no longer in a list."""
-        if self._sleeping:
-            wake = self._sleeping[-new:]
-            del self._sleeping[-new:]
-            return wake
-        if self._napping and 2 * len(self._items) >= self.limit:
-            wake, self._napping = self._napping, []
-            return wake
-        return ()
-
-    def take(self, limit: int, bell: LockType) -> list[StreamRecord] | None:
-        """Up to ``limit`` of them, at least one; ``None``: it was aborted, or is empty and nobody writes any more."""
-        napped = False
-        while True:
-            with self._mutex:
-                if self._items and not self._aborted:
-                    taken, writers = self._taken(limit)
-                    break
-                if self._aborted or self.writers == 0:
-                    return None
-                (self._sleeping if napped else self._napping).append(bell)
-            if napped:
-                bell.acquire()
-            else:
-                napped = True
-                self._nap(bell)
-        for writer in writers:
-            writer.release()
-        if writers or self._on_room:
-            for call in self._on_room:
-                call()
-        return taken
-
-    def _taken(self, limit: int) -> tuple[list[StreamRecord], Sequence[LockType]]:
-        items = self._items
-        count = min(limit, max(1, len(items) // self.readers)) if self.readers > 1 else min(limit, len(items))
-        if count == len(items):
-            taken = list(items)
-            items.clear()
-        else:
-            taken = list(islice(items, count))
-            for _ in range(count):
-                items.popleft()
-        if self._blocked and 2 * len(items) <= self.limit:
-            writers, self._blocked = self._blocked, []
-            return taken, writers
-        return taken, ()
-
-    def _nap(self, bell: LockType) -> None:
-        if bell.acquire(timeout=_NAP):
-            return
-        with self._mutex:
-            rung = bell not in self._napping
-            if not rung:
-                self._napping.remove(bell)
-        if rung:
-            bell.acquire()  # it is about to be released
-
-    def give_back(self, records: Sequence[StreamRecord]) -> None:
-        """To the front of the line, for another reader."""
-        with self._mutex:
-            self._items.extendleft(reversed(records))
-            wake = self._wakeable(len(records))
-        for sleeper in wake:
-            sleeper.release()
+        return len(self._records)
 
     def room(self) -> int:
-        return self.limit - len(self._items)
+        """Records for which there is room; below 0 when :meth:`put_now` went beyond the limit."""
+        return self.limit - len(self._records)
 
-    def on_room(self, call: Callable[[], object]) -> None:
-        """``call()`` each time that something was taken, on the reader's thread."""
-        self._on_room.append(call)
+    # Called on the threads of writers
+
+    def put(self, records: Sequence[StreamRecord], wakeup: LockType) -> bool:
+        """Puts all, and waits for room as often as needed. ``False`` means that the channel was aborted."""
+        start, count = 0, len(records)
+        while True:
+            with self._mutex:
+                if self._is_aborted:
+                    return False
+                end = min(start + max(self.room(), 0), count)
+                readers = self._append(records[start:end])
+                if end < count:
+                    self._blocked.append(wakeup)
+            _wake(readers)
+            if end == count:
+                return True
+            start = end
+            wakeup.acquire()
+
+    def put_now(self, records: Sequence[StreamRecord]) -> bool:
+        """Puts all without waiting, also beyond the limit: for writers that look at :meth:`room` first. ``False`` means
+        that the channel was aborted."""
+        with self._mutex:
+            if self._is_aborted:
+                return False
+            readers = self._append(records)
+        _wake(readers)
+        return True
 
     def close(self) -> None:
-        """One writer has ended."""
+        """One writer has ended. Readers of a channel without writers take what is left of it, and then end."""
         with self._mutex:
             self.writers -= 1
-            wake = self._everyone() if self.writers == 0 else []
-        for sleeper in wake:
-            sleeper.release()
+            waiting = self._all_waiting() if self.writers == 0 else ()
+        _wake(waiting)
+
+    def _append(self, records: Sequence[StreamRecord]) -> Sequence[LockType]:
+        """Gives the readers to wake."""
+        self._records.extend(records)
+        return self._readers_for(len(records))
+
+    def _readers_for(self, count: int) -> Sequence[LockType]:
+        """The readers to wake for ``count`` new records; they are taken out of their list."""
+        if count == 0:
+            return ()
+        if self._idle:
+            readers = self._idle[-count:]
+            del self._idle[-count:]
+            return readers
+        if self._coalescing and 2 * len(self._records) >= self.limit:
+            readers, self._coalescing = self._coalescing, []
+            return readers
+        return ()
+
+    # Called on the threads of readers
+
+    def take(self, limit: int, wakeup: LockType) -> list[StreamRecord] | None:
+        """Waits for records, and takes up to ``limit`` of them. ``None`` means that none will come any more: the
+        channel was aborted, or is empty and has no writers."""
+        has_coalesced = False
+        while True:
+            with self._mutex:
+                if self._is_aborted or (self.writers == 0 and not self._records):
+                    return None
+                if self._records:
+                    taken, writers = self._remove(limit), self._writers_for_room()
+                    break
+                (self._idle if has_coalesced else self._coalescing).append(wakeup)
+            if has_coalesced:
+                wakeup.acquire()
+            else:
+                self._coalescing_wait(wakeup)
+                has_coalesced = True
+        _wake(writers)
+        for listener in self._room_listeners:
+            listener()
+        return taken
+
+    def _coalescing_wait(self, wakeup: LockType) -> None:
+        """Waits until the time is over, or until a writer has taken ``wakeup`` out of the list and released it."""
+        if wakeup.acquire(timeout=_COALESCING):
+            return
+        with self._mutex:
+            if wakeup in self._coalescing:
+                self._coalescing.remove(wakeup)
+                return
+        wakeup.acquire()  # a writer took it out just now, and is about to release it
+
+    def _remove(self, limit: int) -> list[StreamRecord]:
+        """Up to ``limit`` records, and no more than this reader's share of them."""
+        records = self._records
+        share = len(records) if self.readers <= 1 else max(1, len(records) // self.readers)
+        count = min(limit, share)
+        if count == len(records):
+            taken = list(records)
+            records.clear()
+            return taken
+        taken = list(islice(records, count))
+        for _ in range(count):
+            records.popleft()
+        return taken
+
+    def _writers_for_room(self) -> Sequence[LockType]:
+        """The writers to wake because there is room; they are taken out of their list."""
+        if self._blocked and 2 * len(self._records) <= self.limit:
+            writers, self._blocked = self._blocked, []
+            return writers
+        return ()
+
+    def give_back(self, records: Sequence[StreamRecord]) -> None:
+        """Puts records that this reader took back to the front, for another reader."""
+        with self._mutex:
+            self._records.extendleft(reversed(records))
+            readers = self._readers_for(len(records))
+        _wake(readers)
+
+    # Called on any thread
+
+    def on_room(self, listener: Callable[[], object]) -> None:
+        """Calls ``listener()`` each time that something was taken, on the thread of the reader."""
+        self._room_listeners.append(listener)
 
     def abort(self) -> None:
-        """Drops what stands in it and takes nothing more."""
+        """Drops all records and takes no more; nobody waits any longer."""
         with self._mutex:
-            self._aborted = True
-            self._items.clear()
-            wake = self._everyone()
-        for sleeper in wake:
-            sleeper.release()
+            self._is_aborted = True
+            self._records.clear()
+            waiting = self._all_waiting()
+        _wake(waiting)
 
-    def _everyone(self) -> list[LockType]:
-        wake = [*self._napping, *self._sleeping, *self._blocked]
-        self._napping, self._sleeping, self._blocked = [], [], []
-        return wake
+    def _all_waiting(self) -> Sequence[LockType]:
+        waiting = [*self._coalescing, *self._idle, *self._blocked]
+        self._coalescing, self._idle, self._blocked = [], [], []
+        return waiting
+
+
+def _wake(wakeups: Iterable[LockType]) -> None:
+    """Never under the mutex, which those that wake up need at once."""
+    for wakeup in wakeups:
+        wakeup.release()

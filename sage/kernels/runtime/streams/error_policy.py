@@ -1,21 +1,21 @@
-"""What becomes of a record whose function raised."""
+"""Error policies: what happens to a record whose function raised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.kernels.runtime.streams.workers import FunctionKind, StageFunction
+from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction
 
-_WORDS = "'fail', 'skip', 'retry', Retry(…), or a function, object or class that takes dead letters"
+_CHOICES = "'fail', 'skip', 'retry', Retry(…), or a function, object or class that takes dead letters"
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Runs the record again, up to ``times`` times, after ``pause`` seconds, then twice that and so on up to
-    ``longest``; ``then``: what is done when it still raises (``"fail"``, ``"skip"`` or a sink of dead letters)."""
+    """Processes the record again, up to ``times`` times. It waits ``pause`` seconds before the first retry and doubles
+    the pause each time, up to ``longest`` seconds. ``then`` is the policy when the last retry raises too: ``"fail"``,
+    ``"skip"`` or a sink of dead letters."""
 
     times: int = 3
     pause: float = 0.1
@@ -30,10 +30,14 @@ class Retry:
         if isinstance(self.then, Retry) or self.then == "retry":
             raise InvalidRequest("Retry(then=…) must be 'fail', 'skip' or a sink of dead letters")
 
+    def pause_before(self, attempt: int) -> float:
+        """Seconds to wait before the retry number ``attempt``, from 1."""
+        return float(min(self.pause * 2.0 ** min(attempt - 1, 60), self.longest))
+
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A record that a stage could not process: what its sink of dead letters gets."""
+    """A record that the stage ``stage`` could not process, as the sink of dead letters gets it."""
 
     value: Any
     error: BaseException
@@ -43,30 +47,23 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Policy:
-    """``letters``: who takes dead letters; without one, the record is skipped and counted, or the job fails."""
+    """``dead_letters`` is the function that takes dead letters. ``None`` means that the record is skipped and counted
+    (``skips``), or that the job fails."""
 
     retry: Retry | None = None
     skips: bool = False
-    letters: StageFunction | None = None
+    dead_letters: StageFunction | None = None
 
 
 def policy_of(on_error: Any, stage: str) -> Policy:
-    """Reads ``on_error`` of one stage. Raises :class:`InvalidRequest` when it is none."""
+    """Reads the option ``on_error`` of a stage. Raises :class:`InvalidRequest` when it is not a policy."""
     retry = on_error if isinstance(on_error, Retry) else Retry() if on_error == "retry" else None
     then = retry.then if retry is not None else on_error
     if isinstance(then, str):
         if then not in ("fail", "skip"):
-            raise InvalidRequest(f"on_error of '{stage}' must be {_WORDS}, not {then!r}", param="on_error")
+            raise InvalidRequest(f"on_error of '{stage}' must be {_CHOICES}, not {then!r}", param="on_error")
         return Policy(retry, skips=then == "skip")
     try:
-        return Policy(retry, letters=StageFunction(f"{stage} dead letters", FunctionKind.SINK, then))
+        return Policy(retry, dead_letters=StageFunction(f"{stage} dead letters", FunctionKind.SINK, then))
     except InvalidRequest as exc:
-        raise InvalidRequest(f"on_error of '{stage}' must be {_WORDS}, not {then!r}", param="on_error") from exc
-
-
-def pause_before(retry: Retry, attempt: int) -> float:
-    """Seconds before the attempt of that number, the first again being 1."""
-    return float(min(retry.pause * 2.0 ** min(attempt - 1, 60), retry.longest))
-
-
-Letters = Callable[[DeadLetter], None]
+        raise InvalidRequest(f"on_error of '{stage}' must be {_CHOICES}, not {then!r}", param="on_error") from exc

@@ -1,4 +1,4 @@
-"""A service as a stage of a pipeline: its workers call it with each record."""
+"""A service as a stage of a pipeline: its workers call the service with each record."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage.errors import InvalidRequest, Unavailable
-from sage.kernels.runtime.streams.channels import UNKEYED
+from sage.kernels.runtime.services.callers import Callers
+from sage.kernels.runtime.services.calls import ServiceCall
+from sage.kernels.runtime.streams.records import UNKEYED
 from sage.kernels.runtime.streams.workers import Failure, Outcome
 
-if TYPE_CHECKING:
-    from sage.kernels.runtime.services.calls import ServiceCall
-    from sage.kernels.runtime.streams.workers import Callers
-
-_PATIENCE = 30.0
+_QUEUE_TIMEOUT = 30.0
 """Seconds that a record waits for room in the queue of the service before it counts as failed."""
-_PAUSE = 0.002
-Keyed = tuple[Any, Any]
+_QUEUE_POLL = 0.002
+KeyedValue = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
 class ServiceStep:
-    """What is called for a record. ``arguments``: its record's positional ones (a tuple) or keyword ones (a mapping);
-    ``combine``: makes the new record of the old one and the result; ``batch``: records a call at most, in one crossing
-    of the queue; ``isolates``: when a batch raises, each of its records is called again alone, to find which it was."""
+    """How a service is called for records.
+
+    ``arguments(record)`` gives the positional arguments (a tuple) or the keyword arguments (a mapping) of the call;
+    ``None`` means the record alone. ``combine(record, result)`` gives the new record; ``None`` means the result alone.
+    ``batch``: records in one call at most. ``isolates``: when a batch raises, each of its records is called again
+    alone, to find the one that raises. ``timeout`` is in seconds.
+    """
 
     service: str
     method: str
@@ -37,24 +39,39 @@ class ServiceStep:
     timeout: float | None = None
     retries: int = 0
 
-    def of(self, record: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call_arguments(self, record: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.arguments is None:
             return (record,), {}
-        found = self.arguments(record)
-        if isinstance(found, Mapping):
-            return (), dict(found)
-        if not isinstance(found, tuple):
+        arguments = self.arguments(record)
+        if isinstance(arguments, Mapping):
+            return (), dict(arguments)
+        if not isinstance(arguments, tuple):
             raise InvalidRequest(
-                f"the arguments of '{self.service}'.{self.method} must be a tuple or a mapping, not {found!r}"
+                f"the arguments of '{self.service}'.{self.method} must be a tuple or a mapping, not {arguments!r}"
             )
-        return found, {}
+        return arguments, {}
 
-    def result(self, record: Any, found: Any) -> Any:
-        return found if self.combine is None else self.combine(record, found)
+    def batch_arguments(self, record: Any) -> tuple[Any, ...]:
+        args, kwargs = self.call_arguments(record)
+        if kwargs:
+            raise InvalidRequest(
+                f"batches of '{self.service}'.{self.method} take positional arguments: a tuple for each record"
+            )
+        return args
+
+    def outcome(self, record: Any, result: Any) -> Outcome:
+        """The new record, or a :class:`Failure` with what ``combine`` raised."""
+        if self.combine is None:
+            return result
+        try:
+            return self.combine(record, result)
+        except BaseException as exc:
+            return Failure(exc)
 
 
 class ServiceWorker:
-    """Calls one at a time; with keys, many at a time, those of one key one after another."""
+    """Calls the service for one record at a time; with keys, for many records at a time, but for the records of one key
+    one after another."""
 
     def __init__(self, step: ServiceStep) -> None:
         self._step = step
@@ -68,68 +85,50 @@ class ServiceWorker:
     def stop(self) -> None:
         self._callers = None
 
-    def process(self, batch: list[Keyed]) -> list[Outcome]:
+    def process(self, batch: list[KeyedValue]) -> list[Outcome]:
         if self._step.batch is not None:
-            return self._in_one_call([record for _, record in batch])
+            return self._call_batch([record for _, record in batch])
         if batch[0][0] is UNKEYED:
-            return [self._alone(*batch[0])]
-        return self._at_once(batch)
+            return [self._call_one(batch[0][1])]
+        return self._call_concurrently(batch)
 
-    def _alone(self, key: Any, record: Any) -> Outcome:
+    def _call_one(self, record: Any) -> Outcome:
+        return self._outcome(record, self._try_send(UNKEYED, record, deque()))
+
+    def _call_concurrently(self, batch: list[KeyedValue]) -> list[Outcome]:
+        pending: deque[ServiceCall] = deque()
+        calls = [self._try_send(key, record, pending) for key, record in batch]
+        return [self._outcome(record, call) for call, (_, record) in zip(calls, batch, strict=True)]
+
+    def _outcome(self, record: Any, call: ServiceCall | Failure) -> Outcome:
+        if isinstance(call, Failure):
+            return call
         try:
-            return self._step.result(record, self._sent(key, record, []).result())
+            result = call.result()
         except BaseException as exc:
             return Failure(exc)
+        return self._step.outcome(record, result)
 
-    def _at_once(self, batch: list[Keyed]) -> list[Outcome]:
-        under_way: deque[ServiceCall] = deque()
-        calls: list[ServiceCall | Failure] = []
-        for key, record in batch:
-            try:
-                calls.append(self._sent(key, record, under_way))
-            except BaseException as exc:
-                calls.append(Failure(exc))
-        return [
-            call if isinstance(call, Failure) else self._outcome(record, call)
-            for call, (_, record) in zip(calls, batch, strict=True)
-        ]
-
-    def _outcome(self, record: Any, call: ServiceCall) -> Outcome:
-        try:
-            return self._step.result(record, call.result())
-        except BaseException as exc:
-            return Failure(exc)
-
-    def _sent(self, key: Any, record: Any, under_way: deque[ServiceCall] | list[ServiceCall]) -> ServiceCall:
-        args, kwargs = self._step.of(record)
-        call = self._when_there_is_room(lambda: self._method(key)(*args, **kwargs), under_way)
-        under_way.append(call)
-        return call
-
-    def _in_one_call(self, records: list[Any]) -> list[Outcome]:
+    def _call_batch(self, records: list[Any]) -> list[Outcome]:
         step = self._step
         try:
-            arguments = [self._positional(record) for record in records]
-            found = self._when_there_is_room(lambda: self._method(UNKEYED).starmap(arguments), []).result()
+            arguments = [step.batch_arguments(record) for record in records]
+            call = self._send_with_room(lambda: self._method(UNKEYED).starmap(arguments), deque())
+            results = call.result()
         except BaseException as exc:
             if step.isolates and len(records) > 1:
-                return [self._alone(UNKEYED, record) for record in records]
+                return [self._call_one(record) for record in records]
             return [Failure(exc)]
-        return [self._combined(record, result) for record, result in zip(records, found, strict=True)]
+        return [step.outcome(record, result) for record, result in zip(records, results, strict=True)]
 
-    def _positional(self, record: Any) -> tuple[Any, ...]:
-        args, kwargs = self._step.of(record)
-        if kwargs:
-            raise InvalidRequest(
-                f"batches of '{self._step.service}'.{self._step.method} take positional arguments: a tuple a record"
-            )
-        return args
-
-    def _combined(self, record: Any, found: Any) -> Outcome:
+    def _try_send(self, key: Any, record: Any, pending: deque[ServiceCall]) -> ServiceCall | Failure:
         try:
-            return self._step.result(record, found)
+            args, kwargs = self._step.call_arguments(record)
+            call = self._send_with_room(lambda: self._method(key)(*args, **kwargs), pending)
         except BaseException as exc:
             return Failure(exc)
+        pending.append(call)
+        return call
 
     def _method(self, key: Any) -> Any:
         assert self._callers is not None, "it was started"
@@ -139,19 +138,16 @@ class ServiceWorker:
             proxy = proxy.options(timeout=step.timeout, order=order, retries=step.retries)
         return proxy._method(step.method)
 
-    def _when_there_is_room(
-        self, send: Callable[[], ServiceCall], under_way: deque[ServiceCall] | list[ServiceCall]
-    ) -> ServiceCall:
-        """A full queue is no error here: it is why one waits."""
-        until = time.monotonic() + _PATIENCE
+    def _send_with_room(self, send: Callable[[], ServiceCall], pending: deque[ServiceCall]) -> ServiceCall:
+        """Waits while the queue of the service is full; first for the oldest of this worker's ``pending`` calls."""
+        end = time.monotonic() + _QUEUE_TIMEOUT
         while True:
             try:
                 return send()
             except Unavailable as exc:
-                if exc.code != "queue_full" or time.monotonic() >= until:
+                if exc.code != "queue_full" or time.monotonic() >= end:
                     raise
-            if under_way:
-                under_way[0].exception()
-                del under_way[0]
+            if pending:
+                pending.popleft().exception()
             else:
-                time.sleep(_PAUSE)
+                time.sleep(_QUEUE_POLL)

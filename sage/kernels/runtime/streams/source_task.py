@@ -1,4 +1,4 @@
-"""Where records come into a pipeline: a source, and the task that reads it."""
+"""The task of a source, which puts the source's records into a pipeline."""
 
 from __future__ import annotations
 
@@ -6,57 +6,59 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from sage.kernels.runtime.streams.channels import StreamRecord
-from sage.kernels.runtime.streams.error_policy import Letters, Policy
-from sage.kernels.runtime.streams.stages import Aborted, JobControl, Output, Task, give_up
-
-if TYPE_CHECKING:
-    from sage.kernels.runtime.streams.workers import Callers
+from sage.kernels.runtime.services.callers import Callers
+from sage.kernels.runtime.streams.dead_letters import DeadLetterSink
+from sage.kernels.runtime.streams.error_policy import Policy
+from sage.kernels.runtime.streams.output import Output
+from sage.kernels.runtime.streams.records import StreamRecord
+from sage.kernels.runtime.streams.task import Aborted, JobControl, Task
 
 _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """One reading of a source, on a thread of its own. ``may_block``: for ever, in code that knows no ``stopping``."""
+    """One reading of a source, on the thread of its task. ``may_block`` means that reading may wait for ever without
+    looking at ``task.stopping``."""
 
     may_block: bool
 
     def open(self, callers: Callers) -> None:
-        """Makes ready; raises what fails the job."""
+        """Prepares the reading. What it raises fails the job."""
 
-    def read(self, feed: SourceTask) -> None:
-        """Puts records into ``feed`` until there are no more or ``feed.stopping``."""
+    def read(self, task: SourceTask) -> None:
+        """Puts records into ``task`` until there are no more or ``task.stopping``."""
 
-    def finish(self, feed: SourceTask) -> None:
-        """After the last record was put: waits, while the job lives, until what was read is done where that matters."""
+    def finish(self, task: SourceTask) -> None:
+        """After the last record was put: a source to which that matters waits until all its records are done, unless
+        the job is aborted."""
 
     def close(self) -> None:
-        """Lets go, also when the opening failed."""
+        """Ends the reading, also when the opening failed."""
 
     def describe(self) -> dict[str, Any]:
-        """What else is to be known of it, as JSON; from any thread."""
+        """What its metrics show besides the counts, as JSON. Any thread may ask."""
 
 
 class SourceTask(Task):
-    """The task of a source, and what the source puts its records into."""
+    """Its own thread calls :meth:`work` and, through the source, the methods that put; the job's threads call
+    :meth:`stop` and :meth:`detach`."""
 
     def __init__(
-        self, source: Source, output: Output, policy: Policy, letters: Letters | None, job: JobControl,
+        self, source: Source, output: Output, policy: Policy, dead_letters: DeadLetterSink | None, job: JobControl,
         stage: str, name: str,
     ) -> None:  # fmt: skip
-        super().__init__(stage, job, name)
+        super().__init__(stage, policy, dead_letters, job, name)
         self.source = source
         self.stopping = False
-        """It shall read no further; what it holds it still puts."""
+        """The source must not read further; records that it has read already it may still put."""
         self.aborted = False
         self._output = output
-        self._policy = policy
-        self._letters = letters
         self._gate = threading.Lock()
-        self._detached = False
-        self._on_stop: list[Callable[[], object]] = []
+        """Held while records are put, so that the stream does not end in the middle of them."""
+        self._is_closed = False
+        self._stop_listeners: list[Callable[[], object]] = []
 
     def work(self) -> None:
         try:
@@ -65,72 +67,75 @@ class SourceTask(Task):
                 if self.job.ready():
                     self.source.read(self)
             finally:
-                self._close_output()
+                with self._gate:
+                    self._close_output()
             if not self.aborted:
                 self.source.finish(self)
         finally:
             self.source.close()
 
     def _close_output(self) -> None:
-        with self._gate:
-            self._end_output()
-
-    def _end_output(self) -> None:
-        if not self._detached:
-            self._detached = True
+        """Under the gate."""
+        if not self._is_closed:
+            self._is_closed = True
             self._output.close()
 
+    # For the source
+
     def put(self, values: Sequence[Any]) -> None:
-        """Waits for room. Raises :class:`Aborted` when nothing more is taken."""
+        """Waits for room. Raises :class:`Aborted` when nothing is taken any more."""
         with self._gate:
-            if self._detached:
+            if self._is_closed:
                 _log.warning("'%s' gave %d records after its job had stopped: dropped", self.stage, len(values))
                 raise Aborted
             self.counts.put += len(values)
             if not self._output.put([StreamRecord(value) for value in values]):
                 raise Aborted
 
-    def push(self, records: list[StreamRecord]) -> None:
-        """At once; look at :meth:`room` first."""
+    def put_now(self, records: list[StreamRecord]) -> None:
+        """Puts without waiting; look at :meth:`room` first."""
         self.counts.put += len(records)
-        if not self._output.push(records):
+        if not self._output.put_now(records):
             raise Aborted
 
     def refuse(self, value: Any, error: BaseException) -> None:
-        """Does with a record that could not be read what the policy of the source says; raises when that is to fail."""
+        """Applies the error policy of the source to a record that could not be read; raises ``error`` when that is to
+        fail."""
         self.counts.errors += 1
-        give_up(self, self._policy, self._letters, value, error, 1)
+        self.give_up(value, error, 1)
 
     def room(self) -> int:
         return self._output.room()
 
-    def on_room(self, call: Callable[[], object]) -> None:
-        self._output.on_room(call)
+    def on_room(self, listener: Callable[[], object]) -> None:
+        self._output.on_room(listener)
 
-    def on_stop(self, call: Callable[[], object]) -> None:
-        """``call()`` when it shall stop, on another thread; at once if it shall already."""
-        self._on_stop.append(call)
+    def on_stop(self, listener: Callable[[], object]) -> None:
+        """Calls ``listener()`` on another thread when the source must stop; at once if it must already."""
+        self._stop_listeners.append(listener)
         if self.stopping:
-            call()
+            listener()
+
+    # For the job
 
     def stop(self, abort: bool = False) -> None:
         self.stopping = True
         self.aborted = self.aborted or abort
-        for call in list(self._on_stop):
-            with suppress(RuntimeError):  # its loop is closed: it has ended
-                call()
+        for listener in list(self._stop_listeners):
+            with suppress(RuntimeError):  # the listener's event loop is closed: the source has ended
+                listener()
 
     def detach(self) -> bool:
-        """Ends the stream without its thread, which is stuck in the source; false: it is not stuck there."""
+        """Ends the stream without the thread, which is stuck in the source. ``False`` means that it is not stuck."""
         if not self.source.may_block or not self._gate.acquire(blocking=False):
             return False
         try:
-            if self._detached:
-                return False  # it ends by itself
-            self._end_output()
+            if self._is_closed:
+                return False  # the thread ends by itself
+            self._close_output()
             return True
         finally:
             self._gate.release()
 
-    def doing(self) -> str | None:
-        return f"'{self.stage}' waits for its source" if self.is_alive() and not self._detached else None
+    def activity(self) -> str | None:
+        return f"'{self.stage}' waits for its source" if self.is_alive() and not self._is_closed else None

@@ -36,7 +36,8 @@ from sage.middleware.settings.services import ServicesSettings
 
 if TYPE_CHECKING:
     from sage.api.local_environment import LocalEnvironment
-    from sage.kernels.runtime.discovery.discovery import Announcement, Heartbeat
+    from sage.kernels.runtime.discovery.board import Announcement
+    from sage.kernels.runtime.discovery.discovery import Heartbeat
     from sage.kernels.runtime.services.callers import ServiceProxy
 
 T = TypeVar("T")
@@ -199,7 +200,7 @@ class GatewayServices:
         self._heartbeat.start()
 
     def _announcement(self) -> Announcement:
-        from sage.kernels.runtime.discovery.discovery import Announcement
+        from sage.kernels.runtime.discovery.board import Announcement
 
         return Announcement(
             node=self._node,
@@ -274,7 +275,7 @@ class GatewayServices:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         board = open_board(self._board)
         try:
-            living = board.living()
+            living = board.announcements()
         finally:
             board.close()
         return [

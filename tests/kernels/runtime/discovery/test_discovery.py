@@ -19,7 +19,8 @@ import pytest
 from valkey_server import Valkey, valkey
 
 from sage.errors import InvalidRequest, Unavailable
-from sage.kernels.runtime.discovery.discovery import SILENCE, Announcement, Board, Heartbeat, decoded, open_board
+from sage.kernels.runtime.discovery.board import SILENCE, Announcement, Board
+from sage.kernels.runtime.discovery.discovery import Heartbeat, open_board
 
 Open = Callable[[], Board]
 
@@ -49,15 +50,15 @@ def test_who_announces_lives_until_it_withdraws(address: str) -> None:
     first, second = open_board(address), open_board(address)
     first.announce(said("b", started_at=2.0))
     second.announce(said("a", started_at=1.0, kind="gateway"))
-    living = first.living()
+    living = first.announcements()
     assert [(one.node, one.kind) for one in living] == [("a", "gateway"), ("b", "environment")]
     assert living[1].services == [{"name": "kv_service", "state": "running"}]
     assert abs(living[0].at - time.time()) < 60
     first.announce(said("b", started_at=2.0, environment="renamed"))
-    assert [one.environment for one in second.living()] == ["shop", "renamed"]
+    assert [one.environment for one in second.announcements()] == ["shop", "renamed"]
     second.withdraw("b")
     second.withdraw("never there")
-    assert [one.node for one in first.living()] == ["a"]
+    assert [one.node for one in first.announcements()] == ["a"]
     first.close()
     second.close()
 
@@ -69,9 +70,9 @@ def test_who_is_silent_is_gone_from_redis(server: Valkey) -> None:
         assert 0 < client.pttl("sage:services:a") <= SILENCE * 1000
         client.set("sage:services:strange", b"[]")  # of another version
         client.set("other", "theirs")
-        assert [one.node for one in board.living()] == ["a"]
+        assert [one.node for one in board.announcements()] == ["a"]
         client.delete("sage:services:a", "sage:services:strange")
-        assert board.living() == []
+        assert board.announcements() == []
         assert client.get("other") == b"theirs"
     board.close()
 
@@ -87,7 +88,7 @@ def test_who_is_silent_or_dead_is_gone_from_sqlite(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE announcements SET at = at - ? WHERE node = 'silent'", (SILENCE + 1,))
     connection.close()
-    assert [one.node for one in board.living()] == ["elsewhere"]
+    assert [one.node for one in board.announcements()] == ["elsewhere"]
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT node FROM announcements").fetchall() == [("elsewhere",)]
     connection.close()
@@ -98,9 +99,9 @@ def test_a_heartbeat_announces_and_withdraws(address: str) -> None:
     board = open_board(address)
     heartbeat = Heartbeat(address, lambda: said("a"))
     heartbeat.start()
-    assert [one.node for one in board.living()] == ["a"]
+    assert [one.node for one in board.announcements()] == ["a"]
     heartbeat.stop()
-    assert board.living() == []
+    assert board.announcements() == []
     board.close()
 
 
@@ -116,12 +117,12 @@ def test_a_heartbeat_goes_on_with_what_is_so_now(address: str) -> None:
     heartbeat.start()
     for _ in range(5):
         assert beats.acquire(timeout=10)
-    (found,) = board.living()
+    (found,) = board.announcements()
     assert int(found.environment.split()[1]) >= 3
     heartbeat.stop()
-    assert board.living() == []
+    assert board.announcements() == []
     heartbeat.start()
-    assert [one.node for one in board.living()] == ["a"]
+    assert [one.node for one in board.announcements()] == ["a"]
     heartbeat.stop()
     board.close()
 
@@ -136,7 +137,7 @@ def test_a_board_that_comes_back_is_used_again(tmp_path: Path, caplog: pytest.Lo
         assert beats.acquire(timeout=10)
         assert beats.acquire(timeout=10)
     board = open_board(str(place / "board.sqlite"))
-    assert [one.node for one in board.living()] == ["a"]
+    assert [one.node for one in board.announcements()] == ["a"]
     heartbeat.stop()
     board.close()
     assert len([record for record in caplog.records if "cannot be announced" in record.message]) == 1
@@ -166,9 +167,9 @@ def test_a_clock_that_is_put_back_keeps_no_silent_ones(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE announcements SET at = at + 3600 WHERE node = 'a'")
     connection.close()
-    assert [one.node for one in board.living()] == ["b"]
+    assert [one.node for one in board.announcements()] == ["b"]
     board.announce(said("a", host="another-machine"))
-    assert {one.node for one in board.living()} == {"a", "b"}
+    assert {one.node for one in board.announcements()} == {"a", "b"}
     board.close()
 
 
@@ -183,7 +184,7 @@ def test_a_heartbeat_goes_on_when_its_board_is_deleted(tmp_path: Path) -> None:
     while not nodes:
         assert time.monotonic() < end
         board = open_board(str(path))
-        nodes = [one.node for one in board.living()]
+        nodes = [one.node for one in board.announcements()]
         board.close()
     assert nodes == ["a"]
     heartbeat.stop()
@@ -192,7 +193,7 @@ def test_a_heartbeat_goes_on_when_its_board_is_deleted(tmp_path: Path) -> None:
 def test_a_health_that_is_hardly_json_keeps_nothing_from_being_announced(tmp_path: Path) -> None:
     board = open_board(str(tmp_path / "board.sqlite"))
     board.announce(replace(said("a"), services=[{"name": "kv", "health": {1: threading.Lock()}}]))
-    (living,) = board.living()
+    (living,) = board.announcements()
     assert "lock" in living.services[0]["health"]["1"]
     board.close()
 
@@ -204,7 +205,7 @@ def test_a_frozen_redis_is_told_within_seconds_without_its_address() -> None:
         own.process.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="does not answer") as caught:
-            board.living()
+            board.announcements()
         assert time.monotonic() - begun < 20
         assert "127.0.0.1" not in str(caught.value)
         own.process.send_signal(signal.SIGCONT)
@@ -218,15 +219,15 @@ def test_a_password_is_never_told(caplog: pytest.LogCaptureFixture, server: Valk
             heartbeat.start()
             heartbeat.stop()
         with pytest.raises(Unavailable) as caught:
-            open_board(address).living()
+            open_board(address).announcements()
         assert "s3cret" not in caplog.text + "".join(traceback.format_exception(caught.value))
 
 
 def test_a_wrong_address_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="none of Redis"):
+    with pytest.raises(InvalidRequest, match="not that of a Redis server"):
         open_board("http://example.com")
 
 
 def test_what_another_version_says_is_passed_over() -> None:
-    assert decoded(b"no json") is None
-    assert decoded(b'{"node": "a", "new": 1}') is None
+    assert Announcement.decoded(b"no json") is None
+    assert Announcement.decoded(b'{"node": "a", "new": 1}') is None
