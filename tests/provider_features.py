@@ -1,6 +1,8 @@
-"""What the tests prove of each vendor: the marks ``proves``, and the table in docs/providers.md that is made of them.
+"""What the tests prove of each vendor: the marks ``proves``, and the tables in the docs that are made of them.
 
-``python tests/provider_features.py --write`` writes the table anew, without ``--write`` it is printed.
+``python tests/provider_features.py --write`` writes the tables of docs/providers.md (from the marks) and of
+docs/configuration.md (from the rows of :mod:`sage.middleware.settings.kinds`) anew. Without ``--write`` it only says
+which page is stale, and fails if one is.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from pathlib import Path
 import pytest
 from project import ROOT
 
-from sage.middleware.settings.kinds import KINDS
+from sage.middleware.settings import kinds
 
-VENDORS = tuple(KINDS)
+VENDORS = tuple(kind.name for kind in kinds.VENDORS)
+"""Those with a column of their own; a preset has a line."""
 FEATURES = (
     "chat",
     "streaming",
@@ -54,6 +57,7 @@ FEATURES = (
     "SDK at the gateway",
 )
 PAGE = ROOT / "docs" / "providers.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- made by tests/provider_features.py: begin -->", "<!-- made by tests/provider_features.py: end -->"
 COMMAND = "python tests/provider_features.py --write"
 _APART = ROOT / "tests" / "vllm"
@@ -94,6 +98,14 @@ class Proven:
         legend = _LEGEND + (_LEGEND_APART if self.apart else "")
         return "\n".join([*map(_row, rows), "", legend])
 
+    def preset_table(self) -> str:
+        """One row a preset, one column for each feature that is proven of any of them."""
+        presets = [preset.name for preset in kinds.PRESETS]
+        shown = [feature for feature in FEATURES if any(self._sign((preset, feature)) for preset in presets)]
+        rows = [["", *shown], ["---", *("---" for _ in shown)]]
+        rows += [[f"`{preset}`", *(self._sign((preset, feature)) for feature in shown)] for preset in presets]
+        return "\n".join(map(_row, rows))
+
     def _sign(self, pair: tuple[str, str]) -> str:
         if pair in self.refused:
             return "✗"
@@ -109,8 +121,8 @@ def check(mark: pytest.Mark) -> None:
     if len(mark.args) < 2:
         raise ValueError("proves(vendor, feature, …) names a vendor and at least one feature")
     vendor, *features = mark.args
-    if vendor not in VENDORS:
-        raise ValueError(f"proves: there is no vendor {vendor!r}; known: {', '.join(VENDORS)}")
+    if vendor not in kinds.KINDS:
+        raise ValueError(f"proves: there is no vendor {vendor!r}; known: {', '.join(kinds.KINDS)}")
     for feature in features:
         if feature not in FEATURES:
             raise ValueError(f"proves: there is no feature {feature!r}; known: {', '.join(FEATURES)}")
@@ -170,21 +182,46 @@ def collect(modules: Iterable[Path]) -> Proven:
     return collector.proven
 
 
-def replaced(page: str, table: str) -> str:
-    """``page`` with ``table`` between its two marks; raises :class:`ValueError` without them."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks the marks '{BEGIN}' and '{END}'")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+def kinds_table() -> str:
+    """One row a kind: what configures it, where it is, and which models are its own."""
+    rows = [["kind", "variables of its vendor", "needs", "address", "its models"], ["---"] * 5]
+    for kind in kinds.KINDS.values():
+        variables = [f"`{variable}` → `{key}`" for variable, key in kind.variables.items()]
+        needs = [f"`{key}`" for key in kind.needs] + ["a deployment's `engine`"] * kind.starts_engines
+        address = f"`{kind.default_url}`" if kind.default_url else ""
+        families = [f"`{pattern}`" for pattern in kind.families]
+        cells = (", ".join(variables), " or ".join(needs), address, ", ".join(families))
+        rows.append([f"`{kind.name}`", *cells])
+    return "\n".join(map(_row, rows))
+
+
+def replaced(page: str, *tables: str) -> str:
+    """``page`` with each of ``tables`` between its pair of marks; raises :class:`ValueError` without so many pairs."""
+    parts, rest = [], page
+    for table in tables:
+        before, begin, rest = rest.partition(BEGIN)
+        _, end, rest = rest.partition(END)
+        if not begin or not end:
+            raise ValueError(f"the page lacks the marks '{BEGIN}' and '{END}'")
+        parts.append(f"{before}{begin}\n{table}\n{end}")
+    return "".join([*parts, rest])
+
+
+def pages() -> dict[Path, str]:
+    """The pages as they should be."""
+    proven = collect(marked())
+    tables = {PAGE: (proven.table(), proven.preset_table()), CONFIGURATION: (kinds_table(),)}
+    return {page: replaced(page.read_text(), *parts) for page, parts in tables.items()}
 
 
 def main(arguments: list[str]) -> None:
-    table = collect(marked()).table()
+    stale = {page: text for page, text in pages().items() if page.read_text() != text}
     if arguments == ["--write"]:
-        PAGE.write_text(replaced(PAGE.read_text(), table))
-    else:
-        print(table)
+        for page, text in stale.items():
+            page.write_text(text)
+    elif stale:
+        names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
+        raise SystemExit(f"stale: {names}; run: {COMMAND}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 import provider_features as features
 import pytest
 
+from sage.middleware.settings.kinds import PRESETS
+
 SCRIPT = Path(features.__file__)
 
 
@@ -22,9 +24,18 @@ def test_the_page_says_what_the_tests_prove() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=env, cwd=features.ROOT)
     assert done.returncode == 0, done.stderr
-    page = features.PAGE.read_text()
-    assert page == features.replaced(page, done.stdout.rstrip("\n")), f"stale; run: {features.COMMAND}"
-    assert "| chat | " in page
+    assert "| chat | " in features.PAGE.read_text()
+    for preset in PRESETS:
+        assert f"| `{preset.name}` | " in features.PAGE.read_text()
+        assert f"| `{preset.name}` | " in features.CONFIGURATION.read_text()
+
+
+def test_a_table_stands_between_its_marks() -> None:
+    page = f"a\n{features.BEGIN}\nold\n{features.END}\nb\n{features.BEGIN}\n{features.END}\nc"
+    expected = f"a\n{features.BEGIN}\n1\n{features.END}\nb\n{features.BEGIN}\n2\n{features.END}\nc"
+    assert features.replaced(page, "1", "2") == expected
+    with pytest.raises(ValueError, match="lacks the marks"):
+        features.replaced(page, "1", "2", "3")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,19 @@ HINTS = frozenset(
         "model",
     }
 )
+# Values of OpenAI's fields that ask for what happens anyway.
+_NEUTRAL: Mapping[str, Any] = {
+    "n": 1,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "logit_bias": {},
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "parallel_tool_calls": True,
+    "functions": [],
+    "modalities": ["text"],
+    "encoding_format": "float",
+}
 
 
 class Vendor:
@@ -199,6 +212,11 @@ class Vendor:
         code = detail.get("code")
         status = code if isinstance(code, int) and 400 <= code <= 599 else 502
         return self.refuse(status, {"error": detail}, {})
+
+
+def has_effect(field: str, value: Any) -> bool:
+    """Whether ``value`` changes the answer: ``n: 1`` is what a vendor without ``n`` does, too."""
+    return field not in _NEUTRAL or value != _NEUTRAL[field]
 
 
 def objects(value: Any) -> list[dict[str, Any]]:

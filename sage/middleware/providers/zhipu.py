@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.providers.vendor import HINTS
+from sage.middleware.providers.vendor import HINTS, has_effect
 from sage.middleware.providers.wire.errors import refusal
 from sage.middleware.settings.providers import RemoteProvider
 
@@ -51,19 +51,6 @@ _PASSED: Mapping[Operation, frozenset[str]] = {
 _TRANSLATED = frozenset(
     {"messages", "max_completion_tokens", "temperature", "top_p", "stop", "response_format", "tools", "tool_choice"}
 )
-# Values that ask for what happens anyway.
-_NEUTRAL: Mapping[str, Any] = {
-    "n": 1,
-    "logprobs": False,
-    "top_logprobs": 0,
-    "logit_bias": {},
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "parallel_tool_calls": True,
-    "functions": [],
-    "modalities": ["text"],
-    "encoding_format": "float",
-}
 _TOOLS = ("function", "web_search", "retrieval")
 _PARTS = ("image_url", "video_url", "file_url", "input_audio")
 _MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning_content")
@@ -142,7 +129,7 @@ class ZhipuProvider(OpenAIProvider):
             if field in passed:
                 if value is not None:
                     body[field] = value
-            elif field not in translated and field not in HINTS and value is not None and _asks(field, value):
+            elif field not in translated and field not in HINTS and value is not None and has_effect(field, value):
                 self._cannot(target, field)
         return body
 
@@ -290,10 +277,6 @@ class ZhipuProvider(OpenAIProvider):
     def _stream_error(self, error: Any) -> SageError:
         detail = error if isinstance(error, dict) else {"message": str(error)}
         return self.refuse(_status(detail.get("code")), {"error": detail}, {})
-
-
-def _asks(field: str, value: Any) -> bool:
-    return field not in _NEUTRAL or value != _NEUTRAL[field]
 
 
 def _picture(part: Mapping[str, Any]) -> Any:

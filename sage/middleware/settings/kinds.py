@@ -133,8 +133,47 @@ VENDORS: tuple[ProviderKind, ...] = (
 )
 """Those with a wire or an adapter of their own."""
 
-PRESETS: tuple[Preset, ...] = ()
-"""Those that speak OpenAI's wire."""
+PRESETS: tuple[Preset, ...] = (
+    Preset(  # api-docs.deepseek.com
+        name="deepseek",
+        variables={"DEEPSEEK_API_KEY": "api_key"},
+        default_url="https://api.deepseek.com",
+        families=("deepseek-chat", "deepseek-reasoner", "deepseek-v4-*"),
+        unsupported=("n", "response_format:json_schema"),
+    ),
+    Preset(  # console.groq.com/docs/openai
+        name="groq",
+        variables={"GROQ_API_KEY": "api_key"},
+        default_url="https://api.groq.com/openai/v1",
+        unsupported=("n", "logprobs", "top_logprobs", "logit_bias"),
+    ),
+    Preset(  # openrouter.ai/docs
+        name="openrouter",
+        variables={"OPENROUTER_API_KEY": "api_key"},
+        default_url="https://openrouter.ai/api/v1",
+        operations=("chat/completions", "completions", "embeddings", "rerank"),
+    ),
+    Preset(  # platform.kimi.ai/docs; in China https://api.moonshot.cn/v1, with keys of its own
+        name="moonshot",
+        variables={"MOONSHOT_API_KEY": "api_key"},
+        default_url="https://api.moonshot.ai/v1",
+        families=("kimi-*", "moonshot-v1-*"),
+    ),
+    Preset(  # docs.siliconflow.cn; outside China https://api.siliconflow.com/v1
+        name="siliconflow",
+        variables={"SILICONFLOW_API_KEY": "api_key"},
+        default_url="https://api.siliconflow.cn/v1",
+        operations=("chat/completions", "embeddings", "rerank"),
+    ),
+    Preset(  # help.aliyun.com/zh/model-studio; outside China https://dashscope-intl.aliyuncs.com/compatible-mode/v1
+        name="dashscope",
+        variables={"DASHSCOPE_API_KEY": "api_key"},
+        default_url="https://dashscope.aliyuncs.com/compatible-mode/v1",
+        families=("qwen-*",),
+        operations=("chat/completions", "completions", "embeddings"),
+    ),
+)
+"""Those that speak OpenAI's wire. Each row says which page of the vendor's it was read from."""
 
 KINDS: Mapping[str, ProviderKind] = {kind.name: kind for kind in (*VENDORS, *PRESETS)}
 """All of them, by name."""

@@ -1,0 +1,45 @@
+"""Vendors that speak OpenAI's wire, each a row of :data:`sage.middleware.settings.kinds.PRESETS`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
+from sage.middleware.providers.openai import OpenAIProvider
+from sage.middleware.providers.vendor import has_effect
+from sage.middleware.settings.kinds import KINDS, Preset
+from sage.middleware.settings.providers import RemoteProvider
+
+
+class PresetProvider(OpenAIProvider):
+    """OpenAI's wire, less the operations and fields that the vendor's row says it does not have."""
+
+    def __init__(self, name: str, settings: RemoteProvider) -> None:
+        preset = KINDS[settings.kind]
+        assert isinstance(preset, Preset)
+        super().__init__(name, settings)
+        self.paths = {operation: f"/{operation}" for operation in map(Operation, preset.operations)}
+        self._unsupported = [(field, value) for field, _, value in (text.partition(":") for text in preset.unsupported)]
+
+    def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
+        dropped = set(self._unsupported_in(call.body)) if call.operation in self.paths else set()
+        for field, value in dropped:
+            if has_effect(field, call.body[field]):
+                self._cannot(target, field, f" with '{value}'" if value else "")
+        if dropped:
+            fields = {field for field, _ in dropped}
+            call = replace(call, body={name: value for name, value in call.body.items() if name not in fields})
+        return super().encode(call, target, endpoint)
+
+    def _unsupported_in(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        for field, value in self._unsupported:
+            given = body.get(field)
+            if given is not None and (not value or value == _choice(given)):
+                yield field, value
+
+
+def _choice(value: Any) -> Any:
+    """What a field with a choice is set to: the word itself, or the ``type`` of an object."""
+    return value.get("type") if isinstance(value, dict) else value
