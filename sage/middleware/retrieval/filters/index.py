@@ -1,7 +1,7 @@
-"""The metadata of one segment of a collection as an inverted index, so that a filter is a mask.
+"""The metadata of one segment as an inverted index: a filter becomes a mask of the documents that pass.
 
-A *term* is a path, a type and a value. Terms are in order, and so are the documents of each, one term after the other:
-a range of values is one slice of that array.
+Terms (see :mod:`sage.middleware.retrieval.filters.terms`) are in order, and the documents of each term follow those of
+the one before: the documents of a range of values are one slice of an array.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sage.middleware.retrieval.filters.build import Source, build_terms, merge_terms
 from sage.middleware.retrieval.filters.language import (
     All,
     Compare,
@@ -25,70 +26,62 @@ from sage.middleware.retrieval.filters.language import (
     Some,
     leaves_of,
 )
-from sage.middleware.retrieval.filters.terms import Posted, Terms, collect, joined
+from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
 from sage.middleware.retrieval.keywords.postings import Arrays, Mask
 
 
 class FilterIndex:
     """Immutable, over arrays which may be memory-mapped."""
 
-    def __init__(self, size: int, terms: Terms, posted: Posted) -> None:
+    def __init__(self, size: int, terms: Terms, documents: TermDocuments) -> None:
         self._size = size
         self._terms = terms
-        self._posted = posted
+        self._documents = documents
 
     @classmethod
     def build(cls, metadatas: Sequence[bytes]) -> FilterIndex:
         """From the metadata of each document, JSON objects as bytes."""
-        terms, posted = collect(
+        terms, documents = build_terms(
             (ordinal, leaves_of(orjson.loads(metadata)))
             for ordinal, metadata in enumerate(metadatas)
             if metadata != b"{}"
         )
-        return cls(len(metadatas), terms, posted)
+        return cls(len(metadatas), terms, documents)
 
     @classmethod
     def merge(cls, segments: Sequence[tuple[FilterIndex, Mask | None]]) -> FilterIndex:
-        """One index of all, in order, without the documents whose mask says dead."""
-        found: list[tuple[Terms, Posted, NDArray[np.int64]]] = []
+        """One index of all, in order, without the documents that a mask of the live ones leaves out."""
+        sources: list[Source] = []
         size = 0
-        for segment, live in segments:
-            kept = np.ones(segment.size, np.bool_) if live is None else live
-            places = np.cumsum(kept, dtype=np.int64) - 1 + size
-            places[~kept] = -1
-            size += int(np.count_nonzero(kept))
-            found.append((segment.whole().terms, segment.whole().posted, places))
-        return cls(size, *joined(found))
+        for segment, mask in segments:
+            index = segment.frozen()
+            live = np.ones(index.size, np.bool_) if mask is None else mask
+            ordinals = np.where(live, np.cumsum(live, dtype=np.int64) - 1 + size, -1)
+            sources.append(Source(index._terms, index._documents, ordinals))
+            size += int(np.count_nonzero(live))
+        return cls(size, *merge_terms(sources))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> FilterIndex:
         """The inverse of :meth:`arrays`, without copying the postings."""
-        posted = Posted(arrays["starts"], arrays["ordinals"])
-        return cls(int(arrays["size"][0]), Terms.from_arrays(arrays), posted)
+        documents = TermDocuments(arrays["starts"], arrays["ordinals"])
+        return cls(int(arrays["size"][0]), Terms.from_arrays(arrays), documents)
 
     def arrays(self) -> Arrays:
         return {
             "size": np.array([self._size], np.int64),
-            "starts": self._posted.starts,
-            "ordinals": self._posted.ordinals,
+            "starts": self._documents.starts,
+            "ordinals": self._documents.ordinals,
             **self._terms.arrays(),
         }
 
-    def whole(self) -> FilterIndex:
-        """The same as arrays, for merging."""
+    def frozen(self) -> FilterIndex:
+        """The same documents as arrays."""
         return self
 
     @property
     def size(self) -> int:
         return self._size
-
-    @property
-    def terms(self) -> Terms:
-        return self._terms
-
-    @property
-    def posted(self) -> Posted:
-        return self._posted
 
     def mask(self, condition: Filter) -> Mask:
         """``(size,)``: which documents pass; exactly as :meth:`Filter.matches` says of each."""
@@ -99,73 +92,74 @@ class FilterIndex:
             case Not(inner):
                 return ~self._mask(inner)
             case All(inner):
-                found = np.ones(self._size, np.bool_)
+                mask = np.ones(self._size, np.bool_)
                 for each in inner:
-                    found &= self._mask(each)
-                return found
+                    mask &= self._mask(each)
+                return mask
             case Some(inner):
-                found = np.zeros(self._size, np.bool_)
+                mask = np.zeros(self._size, np.bool_)
                 for each in inner:
-                    found |= self._mask(each)
-                return found
+                    mask |= self._mask(each)
+                return mask
             case Equal(path, values):
-                return self._of(self._terms.equal(path, values))
+                return self._holding(self._terms.equal(path, values))
             case Compare(path, operator, operand):
-                return self._of(self._terms.compare(path, operator, operand))
+                return self._holding(self._terms.compare(path, operator, operand))
             case Exists(path):
-                return self._of([self._terms.of_path(path)])
+                return self._holding([self._terms.of_path(path)])
         raise TypeError(f"{condition!r} is no condition")
 
-    def _of(self, ranges: Sequence[tuple[int, int]]) -> Mask:
-        """The documents of terms ``start…end`` of each range."""
-        found = np.zeros(self._size, np.bool_)
-        starts, ordinals = self._posted.starts, self._posted.ordinals
+    def _holding(self, ranges: Sequence[Range]) -> Mask:
+        """Which documents have a term of one of the ranges."""
+        mask = np.zeros(self._size, np.bool_)
+        starts, ordinals = self._documents.starts, self._documents.ordinals
         for start, end in ranges:
             if start < end:
-                found[ordinals[int(starts[start]) : int(starts[end])]] = True
-        return found
+                mask[ordinals[int(starts[start]) : int(starts[end])]] = True
+        return mask
 
 
 class GrowingFilters:
-    """The newest documents' metadata. One thread appends while others read what they saw."""
+    """The newest documents' metadata. One thread appends while others read what was there before."""
 
     def __init__(self) -> None:
         self._metadatas: list[bytes] = []
         self._leaves: list[Leaves | None] = []
-        """Read when a filter first asks."""
+        """Parsed when the first filter asks for them."""
 
     def append(self, metadata: bytes) -> None:
         self._leaves.append(None)
         self._metadatas.append(metadata)
 
     def at(self, size: int) -> FilterIndex:
-        """What answers like an index of the first ``size``."""
-        return _Listed(self._metadatas, self._leaves, size)
+        """The first ``size`` documents; they stay as they are however many are appended."""
+        return _UnindexedFilters(self._metadatas, self._leaves, size)
 
     def freeze(self, size: int) -> FilterIndex:
+        """An index of the first ``size`` documents."""
         return FilterIndex.build(self._metadatas[:size])
 
 
-class _Listed(FilterIndex):
-    """The first documents of a growing list, looked at one by one: they are few."""
+class _UnindexedFilters(FilterIndex):
+    """The first documents of a growing list. Each is looked at, as they are few."""
 
     def __init__(self, metadatas: list[bytes], leaves: list[Leaves | None], size: int) -> None:
         self._size = size
         self._metadatas = metadatas
         self._leaves = leaves
 
-    def whole(self) -> FilterIndex:
+    def frozen(self) -> FilterIndex:
         return FilterIndex.build(self._metadatas[: self._size])
 
     def arrays(self) -> Arrays:
-        return self.whole().arrays()
+        return self.frozen().arrays()
 
     def mask(self, condition: Filter) -> Mask:
-        passes, leaves = condition.condition.passes, self._leaves
-        found = np.zeros(self._size, np.bool_)
-        for ordinal in range(self._size):
-            known = leaves[ordinal]
-            if known is None:
-                known = leaves[ordinal] = leaves_of(orjson.loads(self._metadatas[ordinal]))
-            found[ordinal] = passes(known)
-        return found
+        passes = condition.condition.passes
+        return np.fromiter((passes(self._leaves_of(ordinal)) for ordinal in range(self._size)), np.bool_, self._size)
+
+    def _leaves_of(self, ordinal: int) -> Leaves:
+        leaves = self._leaves[ordinal]
+        if leaves is None:
+            leaves = self._leaves[ordinal] = leaves_of(orjson.loads(self._metadatas[ordinal]))
+        return leaves
