@@ -18,7 +18,7 @@ import orjson
 
 from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
-from sage.middleware.gateway.gateway import CLIENT_LEFT
+from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import ASGIApp, Message, Receive, Scope, Send, error_headers
 from sage.middleware.settings.settings import LOOPBACK, Settings

@@ -18,7 +18,7 @@ from sage.middleware.dispatch.explain import Explanation
 from sage.middleware.dispatch.upstream_call import UpstreamCall
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.collections.collections import CollectionGateway
-from sage.middleware.gateway.metrics import Metrics, ModelMetrics
+from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
@@ -29,9 +29,6 @@ from sage.middleware.settings.settings import Settings
 
 if TYPE_CHECKING:  # brings numpy, which a gateway that nobody searches does without
     from sage.middleware.retrieval.embedding.protocols import Models
-
-CLIENT_LEFT = 499
-"""The status under which a request is counted whose client went away (nginx's number for it)."""
 
 _PATIENCE = 5.0
 """Seconds that work on collections may take to end, while models can still be asked."""

@@ -12,6 +12,9 @@ from prometheus_client.registry import Collector
 
 from sage.middleware.providers.base import Usage
 
+CLIENT_LEFT = 499
+"""The status under which a request is counted whose client went away (nginx's number for it)."""
+
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Upper bounds in seconds."""
 

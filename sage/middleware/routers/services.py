@@ -45,7 +45,7 @@ class ServiceStates(BaseModel):
 @requires(Scope.SERVICES_READ)
 async def list_services(gateway: TheGateway) -> JSONResponse:
     """The services of this gateway, and those that others announce."""
-    found, warnings = await gateway.services.describe()
+    found, warnings = await gateway.services.directory.describe()
     return JSONResponse({"services": found, "warnings": warnings})
 
 
@@ -59,4 +59,4 @@ async def show_service(
     ] = None,
 ) -> JSONResponse:
     """One service."""
-    return JSONResponse(await gateway.services.find(name, environment))
+    return JSONResponse(await gateway.services.directory.find(name, environment))

@@ -185,4 +185,4 @@ def test_the_command_lists_and_shows_them(gateway: Callable[..., Running], tmp_p
     assert json.loads(shown.stdout)["statistics"]["calls"] == 1
     missing = sage(["services", "show", "none"], env, cwd=tmp_path)
     assert missing.returncode == 1
-    assert missing.stderr.startswith("sage: no service 'none' lives")
+    assert missing.stderr.startswith("sage: there is no service 'none'")

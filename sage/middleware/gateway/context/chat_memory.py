@@ -120,7 +120,7 @@ class Remembering:
         """Stores the user's message and the ``answer``. What fails is a warning: the answer goes out."""
         if not self.wish.store:
             return
-        storing = self._gateway.services.keep(self._store(answer))
+        storing = self._gateway.services.tasks.start(self._store(answer))
         done, _ = await asyncio.wait((storing,), timeout=_PATIENCE)
         if not done:
             self.warnings.append(f"the turn was not stored within {_PATIENCE:g} s; it may be later")
