@@ -51,7 +51,7 @@ class KafkaOffsets:
         self._partitions: dict[Any, PartitionProgress] = {}
 
     def add(self, partition: Any, offset: int) -> Callable[[], None]:
-        """A record enters the pipeline. Gives what is to be called when it is done."""
+        """A record enters the pipeline. Returns what is to be called when it is done."""
         progress = self._partitions.setdefault(partition, PartitionProgress())
         progress.add(offset)
         return partial(progress.done, offset)

@@ -154,7 +154,7 @@ class KafkaSource:
     # Reading
 
     async def _poll(self, task: SourceTask, room: int) -> list[Any]:
-        """Up to ``room`` records. Gives none after :data:`_POLL` seconds, when the source must stop, and when the
+        """Up to ``room`` records. Returns none after :data:`_POLL` seconds, when the source must stop, and when the
         broker is away."""
         from aiokafka import errors
 

@@ -74,7 +74,7 @@ class LocalEnvironment:
 
     @property
     def call_service_async(self) -> AsyncServiceCaller:
-        """As :attr:`call_service`; gives futures that can be awaited."""
+        """As :attr:`call_service`; returns futures that can be awaited."""
         return self._services.call_async
 
     def services(self) -> list[dict[str, Any]]:
@@ -153,9 +153,9 @@ class LocalEnvironment:
     def from_source(self, source: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Stream:
         """The records of ``source``, which is one of:
 
-        - an iterable, or a function that gives one (also an ``async`` generator);
-        - an object with ``run`` or ``__iter__`` that gives one;
-        - an object with ``process`` or ``execute`` that gives a record each time it is called, and ``None`` at the end;
+        - an iterable, or a function that returns one (also an ``async`` generator);
+        - an object with ``run`` or ``__iter__`` that returns one;
+        - an object with ``process`` or ``execute`` that returns a record at each call, and ``None`` at the end;
         - a class of such objects, made with ``args`` and ``kwargs`` for each job.
         """
         make = check_source(source, args, kwargs)
@@ -191,7 +191,7 @@ class LocalEnvironment:
     # Jobs
 
     def submit(self) -> Job:
-        """Starts the services, then the pipelines, and gives the job. The services stop after it, unless they have
+        """Starts the services, then the pipelines, and returns the job. The services stop after it, unless they have
         other users. Raises what keeps the services from starting."""
         with self._lock:
             nodes = self._plan.nodes
@@ -219,8 +219,8 @@ class LocalEnvironment:
             self._remove_user()
 
     def execute(self) -> Job:
-        """Submits a job, waits for its end and gives it. Raises what the job failed with. Ctrl-C stops the job once the
-        records that it has read are done."""
+        """Submits a job, waits for its end and returns it. Raises what the job failed with. Ctrl-C stops the job once
+        the records that it has read are done."""
         job = self.submit()
         try:
             job.wait()

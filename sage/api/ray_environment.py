@@ -9,10 +9,10 @@ from sage.api.local_environment import LocalEnvironment
 
 
 class RayEnvironment(LocalEnvironment):
-    """As :class:`LocalEnvironment`, with the same calls; ``config["ray"]`` says on which Ray
-    (:class:`sage.kernels.runtime.ray.cluster.RayCluster`), without one on one of its own on this machine.
+    """As :class:`LocalEnvironment`, with the same calls. ``config["ray"]`` names the cluster
+    (:class:`sage.kernels.runtime.ray.cluster.RayCluster`); without it, Ray is started on this machine.
 
-    What a service keeps in its memory ends with its actor: give it a durable backend. Extra: ``ray``.
+    The memory of a service is lost with its actor: give it a durable backend. Extra: ``ray``.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None, *, platform: str = "ray") -> None:

@@ -15,8 +15,8 @@ from sage.kernels.runtime.discovery.discovery import Heartbeat, open_board
 
 
 class ServiceDiscovery:
-    """``services`` gives the description of each service of the environment that runs now; ``discovery`` is the setting
-    of the environment's ``config``."""
+    """``services`` returns the description of each service of the environment that runs now; ``discovery`` is the
+    setting of the environment's ``config``."""
 
     def __init__(self, environment: str, discovery: Any, services: Callable[[], list[dict[str, Any]]]) -> None:
         self._environment = environment
@@ -27,7 +27,7 @@ class ServiceDiscovery:
         self._heartbeat: Heartbeat | None = None
 
     def start(self) -> None:
-        """Announces the services until :meth:`stop`, where there is a board."""
+        """Announces the services until :meth:`stop`, if there is a board."""
         if (address := board_address(self._discovery)) is None:
             return
         self._started_at = time.time()

@@ -20,7 +20,7 @@ _CONTAINERS = (list, tuple, range, set, frozenset, dict)
 
 
 class IterableSource:
-    """Reads what ``make`` gives: an iterable, or an object or function that :func:`records_of` can read."""
+    """Reads what ``make`` returns: an iterable, or an object or function that :func:`records_of` can read."""
 
     may_block = True
 
@@ -74,10 +74,13 @@ def _has_lifecycle(source: Any) -> bool:
 
 
 def records_of(source: Any) -> Iterator[Any]:
-    """The records of a source. An object with ``run`` gives them all by that; one with ``process`` or ``execute`` gives
-    one each time, until that is ``None``; a function gives them all; anything else is iterated.
+    """The records of a source:
 
-    Raises :class:`InvalidRequest` when that gives nothing to iterate.
+    - of an object with ``run``, and of a function, what it returns;
+    - of an object with ``process`` or ``execute``, what each call returns, until that is ``None``;
+    - of anything else, what it iterates over.
+
+    Raises :class:`InvalidRequest` when there is nothing to iterate.
     """
     if callable(run := getattr(source, "run", None)):
         return _iterate(run())

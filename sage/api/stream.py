@@ -24,7 +24,7 @@ class PlanOwner(Protocol):
 
 
 class Stream:
-    """Records of a source or stage. Every method adds a stage that reads this stream, and gives the stream of its
+    """Records of a source or stage. Every method adds a stage that reads this stream, and returns the stream of its
     results.
 
     A function is an instance or a class of :class:`sage.api.function.base_function.BaseFunction`, any object or class
@@ -52,7 +52,7 @@ class Stream:
         return self._then(FunctionKind.FILTER, function, args, options)
 
     def flatmap(self, function: Any, *args: Any, **options: Any) -> Stream:
-        """Each of the records that ``function(record)`` gives: a list, a generator, or ``None`` for no records."""
+        """Each of the records that ``function(record)`` returns: a list, a generator, or ``None`` for no records."""
         return self._then(FunctionKind.FLATMAP, function, args, options)
 
     def keyby(self, function: Any, *args: Any, **options: Any) -> Stream:
@@ -70,12 +70,12 @@ class Stream:
         return Stream(self._environment, self._nodes + tuple(node for other in others for node in other._nodes))
 
     def sink(self, function: Any, *args: Any, **options: Any) -> Stream:
-        """Calls ``function(record)`` for each record. Gives this same stream, for further stages beside it."""
+        """Calls ``function(record)`` for each record. Returns this same stream, for further stages beside it."""
         self._then(FunctionKind.SINK, function, args, options)
         return self
 
     def print(self, prefix: str = "", **options: Any) -> Stream:
-        """Writes each record to standard output, in a line of its own. Gives this same stream."""
+        """Writes each record to standard output, in a line of its own. Returns this same stream."""
         self._then(FunctionKind.SINK, _Printer(prefix), (), options, default_name="print")
         return self
 
@@ -96,8 +96,8 @@ class Stream:
     ) -> Stream:
         """A service as a stage: the result of ``call_service[service].method(record)`` for each record.
 
-        - ``arguments(record)`` gives other arguments of the call: a tuple, or a mapping of keywords.
-        - ``combine(record, result)`` gives the new record, instead of the result alone.
+        - ``arguments(record)`` returns other arguments of the call: a tuple, or a mapping of keywords.
+        - ``combine(record, result)`` returns the new record, instead of the result alone.
         - ``key(record)``: as :meth:`keyby` before. Records of several keys are called at once, those of one key in
         order.
         - ``batch``: up to this many waiting records go in one call (``method.map``). When one of them raises, each is

@@ -1,4 +1,4 @@
-"""Pipelines: what their functions may be, what order holds, how they branch and join."""
+"""Pipelines: what their functions may be, which order they keep, how they branch and join."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_function_is_an_instance_a_class_or_any_callable(
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "told"),
+    ("function", "arguments", "message"),
     [
         (42, (), "needs a function"),
         (BaseFunction, (), "needs a function"),
@@ -98,20 +98,22 @@ def test_a_function_is_an_instance_a_class_or_any_callable(
         (Adding(), (1,), "takes no further arguments"),
     ],
 )
-def test_what_is_no_function_is_refused_at_once(function: Any, arguments: tuple[Any, ...], told: str) -> None:
-    with pytest.raises(InvalidRequest, match=told):
+def test_an_object_that_is_not_a_function_is_refused_at_once(
+    function: Any, arguments: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         environment().from_batch([1]).map(function, *arguments)
 
 
 class Counting(BaseFunction):
     def setup(self) -> None:
-        self.lives: list[str] = [*getattr(self, "lives", []), "setup"]
+        self.calls: list[str] = [*getattr(self, "calls", []), "setup"]
 
     def process(self, record: Any) -> Any:
         return record
 
     def cleanup(self) -> None:
-        self.lives.append("cleanup")
+        self.calls.append("cleanup")
 
 
 def test_an_instance_is_set_up_once_however_many_workers_share_it() -> None:
@@ -119,9 +121,9 @@ def test_an_instance_is_set_up_once_however_many_workers_share_it() -> None:
     env = environment()
     env.from_batch(range(100)).map(shared, parallelism=4).map(shared)
     env.execute()
-    assert shared.lives == ["setup", "cleanup"]
+    assert shared.calls == ["setup", "cleanup"]
     env.execute()
-    assert shared.lives == ["setup", "cleanup"] * 2
+    assert shared.calls == ["setup", "cleanup"] * 2
 
 
 def test_a_stream_branches_joins_and_keeps_its_order_with_one_worker() -> None:
@@ -134,23 +136,23 @@ def test_a_stream_branches_joins_and_keeps_its_order_with_one_worker() -> None:
     odd.connect(texts).sink(got.append)
     env.execute()
     assert odd_ones == [1, 3, 5, 7, 9]
-    assert [found for found in got if found != "even"] == odd_ones
+    assert [text for text in got if text != "even"] == odd_ones
     assert got.count("even") == 1 + 1 + 2
 
 
-def test_a_stage_without_readers_runs_and_the_job_tells_what_it_did() -> None:
+def test_a_stage_without_readers_runs_and_is_in_the_progress_of_the_job() -> None:
     env = environment()
-    seen: list[int] = []
-    env.from_batch([1, 2, 3]).map(seen.append, name="last")
+    got: list[int] = []
+    env.from_batch([1, 2, 3]).map(got.append, name="last")
     job = env.submit()
     assert job.wait(30) is JobState.FINISHED
-    assert seen == [1, 2, 3]
+    assert got == [1, 2, 3]
     assert job.progress == {"read": 3, "done": 3, "waiting": 0, "skipped": 0, "dead_letters": 0}
     assert job.metrics["last"]["in"] == 3
     assert job.metrics["batch"]["out"] == 3
 
 
-def test_print_writes_a_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_writes_a_line_for_each_record(capsys: pytest.CaptureFixture[str]) -> None:
     env = environment()
     env.from_batch([1, "two"]).print(prefix="> ")
     env.execute()
@@ -168,14 +170,14 @@ class Running:
         yield from range(self.count)
 
 
-class Asked(SourceFunction):
-    """As upstream SAGE writes sources: asked for one record at a time."""
+class CalledForEach(SourceFunction):
+    """As upstream SAGE writes sources: each call gives one record."""
 
     def setup(self) -> None:
-        self.left = [3, 2, 1]
+        self.remaining = [3, 2, 1]
 
     def execute(self) -> int | None:
-        return self.left.pop() if self.left else None
+        return self.remaining.pop() if self.remaining else None
 
 
 class Iterated:
@@ -183,7 +185,7 @@ class Iterated:
         return iter((1, 2, 3))
 
 
-async def in_time() -> AsyncIterator[int]:
+async def count_to_three() -> AsyncIterator[int]:
     for number in (1, 2, 3):
         await asyncio.sleep(0)
         yield number
@@ -194,12 +196,12 @@ async def in_time() -> AsyncIterator[int]:
     [
         (Running, (3,), [0, 1, 2]),
         (Running(2), (), [0, 1]),
-        (Asked, (), [1, 2, 3]),
+        (CalledForEach, (), [1, 2, 3]),
         (Iterated, (), [1, 2, 3]),
         (Iterated(), (), [1, 2, 3]),
         (lambda: (number for number in (4, 5)), (), [4, 5]),
         (range, (2, 4), [2, 3]),
-        (in_time, (), [1, 2, 3]),
+        (count_to_three, (), [1, 2, 3]),
         ([1, 2], (), [1, 2]),
     ],
 )
@@ -216,7 +218,7 @@ def test_a_source_is_anything_that_gives_records_and_is_read_again_by_each_job(
 
 
 @pytest.mark.parametrize("source", [5, "text", {"a": 1}, None])
-def test_what_gives_no_records_is_refused(source: Any) -> None:
+def test_a_source_that_gives_no_records_is_refused(source: Any) -> None:
     with pytest.raises(InvalidRequest, match="source"):
         environment().from_source(source)
     with pytest.raises(InvalidRequest, match="from_batch takes"):
@@ -247,28 +249,28 @@ def test_keys_keep_their_order_whatever_the_parallelism(
         assert [record for record in got if record[0] == key] == [record for record in records if record[0] == key]
 
 
-class Remembering(BaseFunction):
-    """Has a state of its own: what each worker saw."""
+class CountingKeys(BaseFunction):
+    """Has a state of its own: how often each worker got each key."""
 
     def setup(self) -> None:
-        self.seen: dict[Any, int] = defaultdict(int)
+        self.counts: dict[Any, int] = defaultdict(int)
 
     def process(self, key: Any) -> tuple[Any, int, int]:
-        self.seen[key] += 1
-        return key, self.seen[key], id(self)
+        self.counts[key] += 1
+        return key, self.counts[key], id(self)
 
 
 def test_all_records_of_a_key_go_to_one_worker() -> None:
     keys = ["a", "b", 1, 2.5, ("x", 1), b"raw", None, True]
     env = environment()
     got: list[tuple[Any, int, int]] = []
-    env.from_batch(keys * 20).keyby(lambda key: key).map(Remembering, parallelism=3).sink(got.append)
+    env.from_batch(keys * 20).keyby(lambda key: key).map(CountingKeys, parallelism=3).sink(got.append)
     env.execute()
     assert len(got) == 160
-    counts = {key: [count for found, count, _ in got if found == key] for key in ("a", 2.5, ("x", 1), b"raw", None)}
-    assert all(found == list(range(1, 21)) for found in counts.values())
-    assert [count for found, count, _ in got if found == 1] == list(range(1, 41))  # True is 1
-    assert all(len({worker for found, _, worker in got if found == key}) == 1 for key in keys)
+    counts = {key: [count for other, count, _ in got if other == key] for key in ("a", 2.5, ("x", 1), b"raw", None)}
+    assert all(count == list(range(1, 21)) for count in counts.values())
+    assert [count for key, count, _ in got if key == 1] == list(range(1, 41))  # True is 1
+    assert all(len({worker for other, _, worker in got if other == key}) == 1 for key in keys)
 
 
 @pytest.mark.parametrize(("one", "same"), [(1, 1.0), (1, True), (("a", 1), ("a", 1.0)), ("é", "\u00e9")])
@@ -301,7 +303,7 @@ def test_a_key_that_cannot_be_hashed_fails_the_job() -> None:
 
 
 class Table:
-    """A service that notes in what order its values came."""
+    """A service that keeps its values in the order in which they came."""
 
     def __init__(self) -> None:
         self.values: dict[Any, list[Any]] = defaultdict(list)
@@ -351,7 +353,7 @@ def test_a_service_as_a_stage_keeps_the_order_of_keys(batch: int | None, paralle
     with env:
         env.execute()
         for key in {key for key, _ in records}:
-            assert env.call_service["table"].get(key) == [number for found, number in records if found == key]
+            assert env.call_service["table"].get(key) == [number for other, number in records if other == key]
     assert sorted(got) == sorted((key, number, number // 7 + 1) for key, number in records)
 
 
@@ -378,7 +380,7 @@ def test_a_record_that_a_service_refuses_is_found_and_skipped(batch: int | None)
     assert job.metrics["store"]["in"] == 6
 
 
-def test_a_stage_of_a_service_that_is_not_there_fails_the_job_before_a_record_is_read() -> None:
+def test_a_stage_of_a_missing_service_fails_the_job_before_a_record_is_read() -> None:
     env = environment()
     read: list[int] = []
 

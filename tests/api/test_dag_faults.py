@@ -22,7 +22,7 @@ from sage.errors import Conflict, InvalidRequest
 from sage.kernels.runtime.streams.error_policy import DeadLetter, Retry
 from sage.kernels.runtime.streams.job import Job, JobState, StillRunning
 
-PROMPT = Retry(times=2, pause=0.0)
+AT_ONCE = Retry(times=2, pause=0.0)
 
 
 def environment(**config: Any) -> LocalEnvironment:
@@ -38,7 +38,7 @@ def no_threes(record: int) -> int:
 # Policies
 
 
-def test_an_error_fails_the_job_as_itself_and_says_where() -> None:
+def test_an_error_fails_the_job_unchanged_and_notes_the_stage_and_the_record() -> None:
     env = environment()
     env.from_batch([1, 2, 3]).map(no_threes, name="checked").sink(print)
     with pytest.raises(ValueError, match="3 is a multiple") as caught:
@@ -57,33 +57,33 @@ def test_skipped_records_are_counted() -> None:
     assert job.metrics["checked"]["errors"] == 2
 
 
-class Letters(BaseFunction):
-    """A sink of dead letters that keeps them in a service."""
+class StoringLetters(BaseFunction):
+    """A sink of dead letters that stores them in a service."""
 
     def process(self, letter: DeadLetter) -> None:
-        self.call_service["kept"].append((letter.value, str(letter.error), letter.stage, letter.attempts))
+        self.call_service["store"].append((letter.value, str(letter.error), letter.stage, letter.attempts))
 
 
-class Kept:
+class Store:
     def __init__(self) -> None:
-        self.all: list[Any] = []
+        self.values: list[Any] = []
 
-    def append(self, found: Any) -> None:
-        self.all.append(found)
+    def append(self, value: Any) -> None:
+        self.values.append(value)
 
-    def found(self) -> list[Any]:
-        return self.all
+    def all(self) -> list[Any]:
+        return self.values
 
 
-@pytest.mark.parametrize(("on_error", "attempts"), [(Letters, 1), (Retry(2, 0.0, then=Letters()), 3)])
-def test_dead_letters_go_to_their_sink_with_all_that_is_known(on_error: Any, attempts: int) -> None:
+@pytest.mark.parametrize(("on_error", "attempts"), [(StoringLetters, 1), (Retry(2, 0.0, then=StoringLetters()), 3)])
+def test_dead_letters_go_to_their_sink_with_error_stage_and_attempts(on_error: Any, attempts: int) -> None:
     env = environment()
-    env.register_service("kept", Kept)
+    env.register_service("store", Store)
     got: list[int] = []
     env.from_batch([2, 3, 4]).map(no_threes, name="checked", on_error=on_error).sink(got.append)
     with env:
         job = env.execute()
-        assert env.call_service["kept"].found() == [(3, "3 is a multiple of three", "checked", attempts)]
+        assert env.call_service["store"].all() == [(3, "3 is a multiple of three", "checked", attempts)]
     assert got == [2, 4]
     assert job.progress["dead_letters"] == 1
 
@@ -110,7 +110,7 @@ def test_a_retried_record_keeps_its_place() -> None:
             raise ConnectionError("not yet")
         return record
 
-    env.from_batch(range(6)).map(shaky, on_error=PROMPT, name="shaky").sink(got.append)
+    env.from_batch(range(6)).map(shaky, on_error=AT_ONCE, name="shaky").sink(got.append)
     job = env.execute()
     assert got == list(range(6))
     assert job.metrics["shaky"]["retried"] == 6
@@ -118,14 +118,14 @@ def test_a_retried_record_keeps_its_place() -> None:
 
 def test_a_record_that_never_works_fails_after_its_retries() -> None:
     env = environment()
-    env.from_batch([3]).map(no_threes, on_error=PROMPT)
+    env.from_batch([3]).map(no_threes, on_error=AT_ONCE)
     with pytest.raises(ValueError, match="multiple") as caught:
         env.execute()
     assert "in 3 attempts" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("on_error", ["ignore", 5, "drop"])
-def test_a_policy_that_is_none_is_refused(on_error: Any) -> None:
+def test_an_unknown_policy_is_refused(on_error: Any) -> None:
     with pytest.raises(InvalidRequest, match="on_error of 'map' must be"):
         environment().from_batch([]).map(str, on_error=on_error)
     with pytest.raises(InvalidRequest, match="times"):
@@ -149,16 +149,16 @@ def test_no_record_is_lost_silently(records: list[int], parallelism: int, size: 
     assert sorted(got) == sorted(10 // (record - 4) for record in records if record % 3 and record not in (4, 5))
 
 
-# What blocks, and what fails where queues are full
+# Functions that block, and errors behind full queues
 
 
 def test_a_sink_that_fails_behind_full_queues_ends_the_job() -> None:
     env = environment(queue_size=2)
-    seen: list[int] = []
+    got: list[int] = []
 
     def failing(record: int) -> None:
-        seen.append(record)
-        if len(seen) == 5:
+        got.append(record)
+        if len(got) == 5:
             raise OSError("disk full")
 
     env.from_source(itertools.count).map(str).map(len, parallelism=3).flatmap(lambda one: [one] * 10).sink(failing)
@@ -166,18 +166,18 @@ def test_a_sink_that_fails_behind_full_queues_ends_the_job() -> None:
         env.execute()
 
 
-@pytest.mark.parametrize("word", ["setup", "cleanup"])
-def test_a_function_whose_life_fails_fails_the_job(word: str) -> None:
+@pytest.mark.parametrize("method", ["setup", "cleanup"])
+def test_a_function_whose_setup_or_cleanup_fails_fails_the_job(method: str) -> None:
     def broken(self: BaseFunction) -> None:
-        raise RuntimeError(f"no {word}")
+        raise RuntimeError(f"no {method}")
 
-    function = type("Broken", (BaseFunction,), {word: broken, "process": lambda self, record: record})
+    function = type("Broken", (BaseFunction,), {method: broken, "process": lambda self, record: record})
     env = environment()
     read: list[int] = []
     env.from_source(lambda: iter(lambda: read.append(1) or len(read), 10)).map(function, parallelism=2)
-    with pytest.raises(RuntimeError, match=f"no {word}"):
+    with pytest.raises(RuntimeError, match=f"no {method}"):
         env.execute()
-    assert bool(read) is (word == "cleanup")
+    assert bool(read) is (method == "cleanup")
 
 
 def test_a_source_that_fails_fails_the_job() -> None:
@@ -192,7 +192,7 @@ def test_a_source_that_fails_fails_the_job() -> None:
         env.execute()
 
 
-def test_waiting_for_a_job_ends_in_time_and_stop_says_what_still_runs() -> None:
+def test_waiting_for_a_job_ends_in_time_and_stop_names_what_still_runs() -> None:
     env = environment(grace=0.2)
     entered, leave = threading.Event(), threading.Event()
 
@@ -256,8 +256,8 @@ def test_a_source_that_blocks_does_not_keep_a_job_from_stopping() -> None:
 # Stopping under load
 
 
-class Pausing:
-    """Numbers without end; tells when so many were read."""
+class EndlessNumbers:
+    """``reached`` is set when ``enough`` numbers were read."""
 
     def __init__(self, enough: int) -> None:
         self.read = 0
@@ -272,9 +272,9 @@ class Pausing:
             yield self.read
 
 
-def loaded(parallelism: int) -> tuple[Job, Pausing, list[int]]:
+def running_job(parallelism: int) -> tuple[Job, EndlessNumbers, list[int]]:
     env = environment(queue_size=50)
-    numbers, got = Pausing(500), []
+    numbers, got = EndlessNumbers(500), []
     env.from_source(numbers).map(lambda number: number, parallelism=parallelism).map(str).map(int).sink(got.append)
     job = env.submit()
     assert numbers.reached.wait(30)
@@ -283,7 +283,7 @@ def loaded(parallelism: int) -> tuple[Job, Pausing, list[int]]:
 
 @pytest.mark.parametrize("parallelism", [1, 4])
 def test_a_drained_job_has_done_all_that_it_read(parallelism: int) -> None:
-    job, numbers, got = loaded(parallelism)
+    job, numbers, got = running_job(parallelism)
     job.stop(timeout=30)
     assert job.state is JobState.STOPPED
     assert sorted(got) == list(range(1, numbers.read + 1))
@@ -292,7 +292,7 @@ def test_a_drained_job_has_done_all_that_it_read(parallelism: int) -> None:
 
 
 def test_a_job_that_is_not_drained_drops_what_waits_and_ends() -> None:
-    job, numbers, got = loaded(2)
+    job, numbers, got = running_job(2)
     job.stop(drain=False, timeout=30)
     assert job.state is JobState.STOPPED
     assert len(got) <= numbers.read
@@ -322,15 +322,15 @@ def test_a_function_may_stop_its_job_and_not_wait_for_it() -> None:
 
 def test_leaving_the_environment_ends_its_jobs_before_its_services() -> None:
     env = environment()
-    env.register_service("kept", Kept)
+    env.register_service("store", Store)
 
-    class Keeping(BaseFunction):
+    class Storing(BaseFunction):
         def process(self, record: int) -> None:
-            self.call_service["kept"].append(record)
+            self.call_service["store"].append(record)
 
-    numbers = Pausing(100)
+    numbers = EndlessNumbers(100)
     with env:
-        env.from_source(numbers).sink(Keeping)
+        env.from_source(numbers).sink(Storing)
         job = env.submit()
         assert numbers.reached.wait(30)
     assert job.state is JobState.STOPPED

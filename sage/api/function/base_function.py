@@ -1,4 +1,4 @@
-"""A function of a DAG: one method for a record, with the services of its environment at hand."""
+"""The base class of functions of a pipeline: one method for each record, which may call services."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sage.kernels.runtime.service.service_user import ServiceUser
 class BaseFunction(ServiceUser):
     """Subclasses write ``process(self, record)``, or ``execute(self, record)`` as upstream SAGE names it.
 
-    :meth:`setup` and :meth:`cleanup` are called once for each object, before its first and after its last record. An
-    instance that is given to a stream is shared by its parallel workers; of a class, each has one of its own.
+    :meth:`setup` is called once for each instance before its first record, :meth:`cleanup` after its last one. When a
+    stream gets an instance, all parallel workers of the stage share it; when it gets a class, each makes its own.
     """
 
-    _without_environment = "runs in no environment, which it could call services of"
+    _without_environment = "runs in no environment, and so it has no services to call"
 
     def setup(self) -> None:
-        """Makes what :meth:`process` needs."""
+        """Prepares what :meth:`process` needs."""
 
     def cleanup(self) -> None:
-        """Lets go of it."""
+        """Releases what :meth:`setup` prepared."""
 
     def process(self, record: Any) -> Any:
         """The result for one record."""
         raise NotImplementedError(f"{type(self).__name__} has neither 'process' nor 'execute'")
 
-    process.is_placeholder = True  # type: ignore[attr-defined]  # so that a stage sees that it was not written
+    process.is_placeholder = True  # type: ignore[attr-defined]  # so that a stage can refuse a class that has not written it

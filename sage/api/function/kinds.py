@@ -1,5 +1,5 @@
-"""The names that upstream SAGE has for functions of each kind of stage. All are :class:`BaseFunction`; what a function
-is for, the stage says that it is given to."""
+"""The names that upstream SAGE has for the functions of each kind of stage. All are :class:`BaseFunction`: the stage
+decides what a function is used for."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from sage.api.function.base_function import BaseFunction
 
 
 class MapFunction(BaseFunction):
-    """Gives the new record."""
+    """Returns the new record."""
 
 
 class FilterFunction(BaseFunction):
-    """Gives whether the record goes on."""
+    """Returns whether the record goes on."""
 
 
 class FlatMapFunction(BaseFunction):
-    """Gives many records: a list, a generator, or ``None`` for none."""
+    """Returns many records: a list, a generator, or ``None`` for no records."""
 
 
 class KeyByFunction(BaseFunction):
-    """Gives the record's key: a text, a number, a tuple of them."""
+    """Returns the record's key: a text, a number, a tuple of them."""
 
 
 class SinkFunction(BaseFunction):
-    """Takes the record; what it gives goes nowhere."""
+    """Takes the record; its result is dropped."""
 
 
 class SourceFunction(BaseFunction):
-    """Without a record: gives the next one each time, at last ``None``."""
+    """Called without a record: returns the next one each time, and ``None`` at the end."""

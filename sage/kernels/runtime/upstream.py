@@ -1,4 +1,4 @@
-"""Upstream SAGE's own packages beside ours: both own the names ``sage.…``, and which is imported is chance."""
+"""Warns of upstream SAGE's own packages beside ours: both have modules ``sage.…``, and either may be imported."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import sys
 import warnings
 from contextlib import suppress
 
-_THEIRS = re.compile(r"(isage(?:[-_.]+[a-z0-9]+)*?)-[^-]+\.(?:dist|egg)-info", re.IGNORECASE)
+_UPSTREAM = re.compile(r"(isage(?:[-_.]+[a-z0-9]+)*?)-[^-]+\.(?:dist|egg)-info", re.IGNORECASE)
 
 
 def installed_beside() -> list[str]:
     """Names of the distributions of upstream SAGE that are installed here.
 
-    From the names of directories alone: to read the metadata of all that is installed takes thirty times as long.
+    It looks only at the names of directories: reading the metadata of all packages takes thirty times as long.
     """
-    found = set()
-    for place in sys.path:
+    names = set()
+    for directory in sys.path:
         with suppress(OSError):
-            for entry in os.listdir(place or "."):
-                if match := _THEIRS.fullmatch(entry):
-                    found.add(re.sub(r"[-_.]+", "-", match[1]).lower())
-    return sorted(found)
+            for entry in os.listdir(directory or "."):
+                if match := _UPSTREAM.fullmatch(entry):
+                    names.add(re.sub(r"[-_.]+", "-", match[1]).lower())
+    return sorted(names)
 
 
 def warn_of_upstream() -> None:
-    """Warns when there are any; with Python's default filters, once a process."""
-    if found := installed_beside():
+    """Warns if there are any; with Python's default filters, once in each process."""
+    if names := installed_beside():
         warnings.warn(
-            f"{', '.join(found)} of upstream SAGE is installed beside intellistream-sage-middleware; both own the "
-            f"names 'sage.…', and imports of one may find the other: pip uninstall {' '.join(found)}",
+            f"{', '.join(names)} of upstream SAGE is installed beside intellistream-sage-middleware; both have "
+            f"modules 'sage.…', and imports of one may find the other: pip uninstall {' '.join(names)}",
             UserWarning,
             stacklevel=3,
         )

@@ -112,7 +112,7 @@ def test_many_first_requests_share_one_start(gateway: Callable[..., Running]) ->
 
 @pytest.mark.slow
 def test_redis_holds_the_values_and_a_frozen_one_stops_nobody_else(gateway: Callable[..., Running]) -> None:
-    from services.valkey_server import valkey
+    from valkey_server import valkey
 
     with valkey() as server:
         kv = {"backend_type": "redis", "redis_url": server.url, "prefix": "mine:"}

@@ -68,7 +68,7 @@ class Heartbeat:
             board.close()
 
     def _beat(self, board: Board | None) -> Board | None:
-        """Announces on ``board``, and opens it first if it is ``None``. Gives ``None`` when that failed: it must be
+        """Announces on ``board``, and opens it first if it is ``None``. Returns ``None`` when that failed: it must be
         opened again, since its file may be another one now."""
         try:
             board = board or open_board(self._address)

@@ -94,7 +94,7 @@ class Channel:
         _wake(waiting)
 
     def _append(self, records: Sequence[StreamRecord]) -> Sequence[LockType]:
-        """Gives the readers to wake."""
+        """Returns the readers to wake."""
         self._records.extend(records)
         return self._readers_for(len(records))
 

@@ -1,4 +1,4 @@
-"""A pipeline that runs: its tasks, and the handle that ``submit`` gives."""
+"""A pipeline that runs: its tasks, and the handle of it that ``submit`` returns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StillRunning(DeadlineExceeded, TimeoutError):
 
 
 class Job:
-    """What ``submit`` gives. ``state``, ``progress``, ``metrics`` and ``error`` may be read at any time.
+    """What ``submit`` returns. ``state``, ``progress``, ``metrics`` and ``error`` may be read at any time.
 
     Each task calls the methods of :class:`sage.kernels.runtime.streams.task.JobControl` on its own thread. A thread of
     the job waits for the end of all tasks, calls ``on_end`` and sets the last state. ``grace``: the seconds that tasks
@@ -169,7 +169,7 @@ class Job:
     # The handle, for any thread
 
     def wait(self, timeout: float | None = None) -> JobState:
-        """Waits for the end, and gives the last state.
+        """Waits for the end, and returns the last state.
 
         Raises what the job failed with; :class:`StillRunning` after ``timeout`` seconds, and the job goes on;
         :class:`Conflict` when a function of the job itself waits.

@@ -13,7 +13,7 @@ from sage.kernels.runtime.streams.workers import Worker
 
 @dataclass(eq=False)
 class SourceNode:
-    """Where records come from; ``make`` gives a new reading of the source for each job."""
+    """Where records come from; ``make`` returns a new reading of the source for each job."""
 
     name: str
     make: Callable[[], Source]

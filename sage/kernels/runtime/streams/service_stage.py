@@ -24,10 +24,10 @@ KeyedValue = tuple[Any, Any]
 class ServiceStep:
     """How a service is called for records.
 
-    ``arguments(record)`` gives the positional arguments (a tuple) or the keyword arguments (a mapping) of the call;
-    ``None`` means the record alone. ``combine(record, result)`` gives the new record; ``None`` means the result alone.
-    ``batch``: records in one call at most. ``isolates``: when a batch raises, each of its records is called again
-    alone, to find the one that raises. ``timeout`` is in seconds.
+    ``arguments(record)`` returns the positional arguments (a tuple) or the keyword arguments (a mapping) of the call;
+    ``None`` means the record alone. ``combine(record, result)`` returns the new record; ``None`` means the result
+    alone. ``batch``: records in one call at most. ``isolates``: when a batch raises, each of its records is called
+    again alone, to find the one that raises. ``timeout`` is in seconds.
     """
 
     service: str

@@ -74,7 +74,7 @@ class StageTask(Task):
                 remaining = remaining[self._process(remaining) :]
 
     def _process(self, batch: list[StreamRecord]) -> int:
-        """Gives how many records of ``batch``, from its start, are done."""
+        """Returns how many records of ``batch``, from its start, are done."""
         counts = self.counts
         begin = time.perf_counter()
         outcomes = self._call_worker(batch)
