@@ -11,6 +11,7 @@ from project import ROOT
 FLOORS = [
     {
         "sage.errors",
+        "sage.sqlite",
         "sage.middleware.settings.settings",
         "sage.middleware.settings.kinds",
         "sage.middleware.settings.reading",

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, update
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -18,6 +17,8 @@ from sqlalchemy.orm import Session
 from sage.errors import ConfigError, Unavailable
 from sage.middleware.auth.models import RevisionRow
 from sage.middleware.auth.private_files import make_private
+from sage.sqlite.connection import connect, switch_to_wal
+from sage.sqlite.failures import cause_of
 
 REVISIONS = ("0001",)
 """Every schema this code knows, oldest first; the last is the one it works on."""
@@ -87,7 +88,7 @@ class Database:
         try:
             yield
         except OperationalError as exc:
-            raise Unavailable(f"the accounts database cannot be used now: {exc.orig}; try again") from exc
+            raise Unavailable(f"the accounts database cannot be used now: {cause_of(exc.orig)}") from exc
 
     def _current(self) -> bool:
         """Whether the schema is ours, by plain queries; raises if the file is newer than the code, or no database."""
@@ -111,9 +112,8 @@ class Database:
             if self._current():
                 return
             try:
-                # WAL stays in the file, and SQLite lets no two connections switch at once: hence under the lock.
-                with closing(sqlite3.connect(self.path, timeout=self._busy_seconds)) as raw:
-                    raw.execute("PRAGMA journal_mode=WAL")
+                with closing(connect(self.path, busy_seconds=self._busy_seconds)) as raw:
+                    switch_to_wal(raw, self._busy_seconds)
                 with self._writer.begin() as connection:
                     _upgrade(connection)
             except (sqlite3.Error, DatabaseError) as exc:
@@ -122,12 +122,7 @@ class Database:
 
 def _make_engine(path: Path, busy_seconds: float) -> Engine:
     url = URL.create("sqlite+pysqlite", database=str(path))
-    engine = create_engine(url, connect_args={"timeout": busy_seconds})
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # or sqlite3 begins, late and deferred, by itself
-        connection.execute("PRAGMA foreign_keys=ON")
+    engine = create_engine(url, creator=lambda: connect(path, "PRAGMA foreign_keys = ON", busy_seconds=busy_seconds))
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -6,16 +6,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from sage.errors import Unavailable
-from sage.kernels.runtime.sqlite_wal import to_wal
 from sage.service.kv.backends import MISSING, added, decode, encode, following
+from sage.sqlite.connection import connect, open_wal, write_transaction
+from sage.sqlite.failures import cause_of, is_damaged
+from sage.sqlite.group_commit import LeaderCommit, QueuedWrite, run_each
 
-_BUSY = 10.0
-"""Seconds that a write waits for other processes."""
+_BUSY_SECONDS = 10.0
+"""How long a write waits for other processes."""
 _SWEEP = 5.0
 """Seconds between two sweeps of what has expired."""
 _TOUCHED = 10_000
@@ -35,16 +37,14 @@ CREATE TRIGGER IF NOT EXISTS one_less AFTER DELETE ON entries BEGIN
 Work = Callable[[sqlite3.Connection], Any]
 
 
-class _Write:
-    """One that waits for its commit, and what came of it."""
+class _KVWrite(QueuedWrite):
+    """A write with its work."""
 
-    __slots__ = ("done", "error", "result", "work")
+    __slots__ = ("work",)
 
     def __init__(self, work: Work) -> None:
+        super().__init__()
         self.work = work
-        self.done = False
-        self.result: Any = None
-        self.error: Exception | None = None
 
 
 class SqliteBackend:
@@ -55,29 +55,26 @@ class SqliteBackend:
         self._path = path
         self._max_size = max_size
         self._clock = clock
-        self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._noting = threading.Lock()
-        """Held for moments only: for what waits, what was touched, and ticks."""
-        self._waiting: list[_Write] = []
+        """Guards what was touched, and ticks; held for moments only."""
         self._touched: dict[tuple[str, str], int] = {}
         self._swept = 0.0
         self._ticks = time.time_ns()
-        self._connection, self._reader = self._opened()
+        self._connection, self._reader = self._open()
+        self._writer = LeaderCommit(self._commit)
 
-    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """The connection that writes, and the one that reads."""
         with ExitStack() as stack:
             try:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                writer = stack.enter_context(closing(_connect(self._path)))
-                to_wal(writer, _BUSY)
-                writer.execute("PRAGMA synchronous=FULL")
-                writer.execute("PRAGMA secure_delete=ON")  # what is deleted is gone from the file
+                # What is deleted is gone from the file.
+                pragmas = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
+                writer = stack.enter_context(closing(open_wal(self._path, *pragmas, busy_seconds=_BUSY_SECONDS)))
                 writer.executescript(_SCHEMA)
-                reader = stack.enter_context(closing(_connect(self._path)))
-                reader.execute("PRAGMA query_only=ON")
+                reader = connect(self._path, "PRAGMA query_only = ON", busy_seconds=_BUSY_SECONDS)
             except (sqlite3.Error, OSError) as exc:
-                raise _told(self._path, exc) from exc
+                raise _translated(self._path, exc) from exc
             stack.pop_all()
         return writer, reader
 
@@ -86,41 +83,27 @@ class SqliteBackend:
             try:
                 return self._reader.execute(statement, values).fetchall()
             except sqlite3.Error as exc:
-                raise _told(self._path, exc) from exc
+                raise _translated(self._path, exc) from exc
 
     def _write(self, work: Work) -> Any:
-        write = _Write(work)
-        with self._noting:
-            self._waiting.append(write)
-        with self._writing:
-            if not write.done:
-                with self._noting:
-                    writes, self._waiting = self._waiting, []
-                self._commit(writes)
-        if write.error is not None:
-            raise write.error
-        return write.result
+        return self._writer.run(_KVWrite(work))
 
-    def _commit(self, writes: list[_Write]) -> None:
-        """Each of ``writes`` is done afterwards, with its error or durable."""
+    def _commit(self, group: list[_KVWrite]) -> None:
         connection = self._connection
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            self._keep_house()
-            for write in writes:
-                _attempt(connection, write)
-            connection.execute("COMMIT")
+            with write_transaction(connection):
+                self._keep_house()
+                outcomes = run_each(connection, group, lambda write: write.work(connection))
         except BaseException as exc:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            for write in writes:
-                write.error = _told(self._path, exc)
-                write.error.__cause__ = exc
+            for write in group:
+                error = _translated(self._path, exc)
+                error.__cause__ = exc
+                write.fail(error)
             if not isinstance(exc, sqlite3.Error):
                 raise
-        finally:
-            for write in writes:
-                write.done = True
+        else:
+            for outcome in outcomes:
+                outcome.publish()
 
     def _keep_house(self) -> None:
         now = self._clock()
@@ -255,34 +238,13 @@ class SqliteBackend:
         return {"backend": "sqlite", "path": str(self._path)}
 
     def close(self) -> None:
-        with self._reading, self._writing:
+        with self._reading:
             self._reader.close()
-            self._connection.close()
+        self._writer.run_between(self._connection.close)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
-
-
-def _attempt(connection: sqlite3.Connection, write: _Write) -> None:
-    """What is wrong with one write touches no other of its commit."""
-    connection.execute("SAVEPOINT one")
-    try:
-        write.result = write.work(connection)
-    except Exception as exc:
-        if isinstance(exc, sqlite3.OperationalError) or _is_damage(exc):
-            raise
-        write.error = exc
-        connection.execute("ROLLBACK TO one")
-    connection.execute("RELEASE one")
-
-
-def _is_damage(exc: BaseException) -> bool:
-    return type(exc) is sqlite3.DatabaseError  # not its subclasses
-
-
-def _told(path: Path, exc: BaseException) -> Unavailable:
-    if _is_damage(exc):
+def _translated(path: Path, exc: BaseException) -> Unavailable:
+    if is_damaged(exc):
         return Unavailable(
             f"the key-value store '{path.name}' is damaged or no database ({exc}); move the file away and start again, "
             "or put back a copy of it",
@@ -290,6 +252,6 @@ def _told(path: Path, exc: BaseException) -> Unavailable:
             retry_after=None,
         )
     return Unavailable(
-        f"the key-value store '{path.name}' cannot be used now: {str(exc) or type(exc).__name__}; try again",
+        f"the key-value store '{path.name}' cannot be used now: {cause_of(exc)}",
         code="kv_unavailable",
     )

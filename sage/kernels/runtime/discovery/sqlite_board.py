@@ -14,10 +14,11 @@ from pathlib import Path
 
 from sage.errors import Unavailable
 from sage.kernels.runtime.discovery.board import SILENCE, Announcement
-from sage.kernels.runtime.sqlite_wal import to_wal
+from sage.sqlite.connection import open_wal
+from sage.sqlite.failures import cause_of
 
-_BUSY = 2.0
-"""Seconds that it waits for other processes that write."""
+_BUSY_SECONDS = 2.0
+"""How long a write waits for other processes."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS announcements (
     node TEXT PRIMARY KEY, said BLOB NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, at REAL NOT NULL)
@@ -31,11 +32,9 @@ class SqliteBoard:
         self._path = path
         self._lock = threading.Lock()
         with self._unavailable_on_failure():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False, isolation_level=None)
+            # What a power failure loses, the next heartbeat writes again.
+            self._connection = open_wal(path, "PRAGMA synchronous = NORMAL", busy_seconds=_BUSY_SECONDS)
             try:
-                to_wal(self._connection, _BUSY)
-                self._connection.execute("PRAGMA synchronous=NORMAL")  # the next heartbeat writes what is lost
                 self._connection.execute(_SCHEMA)
                 self._inode = path.stat().st_ino
             except (sqlite3.Error, OSError):
@@ -47,7 +46,7 @@ class SqliteBoard:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
-            raise Unavailable(f"the board '{self._path.name}' for discovery cannot be used: {exc}") from exc
+            raise Unavailable(f"the board '{self._path.name}' for discovery cannot be used: {cause_of(exc)}") from exc
 
     def announce(self, announcement: Announcement) -> None:
         with self._unavailable_on_failure(), self._lock:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from sage.errors import NotFound, Unavailable
 from sage.middleware.retrieval.store.vector_blocks import PAGE
+from sage.sqlite import connection as sqlite
 
 FILE = "truth.db"
 BUSY_SECONDS = 15.0
@@ -251,38 +252,20 @@ class InMemory:
             raise Unavailable(f"collection '{self._name}' is closed")
 
 
-Connect = Callable[..., sqlite3.Connection]
-
-
 def connect(path: Path | None, *pragmas: str) -> sqlite3.Connection:
-    """A connection to the database in a file that is there, or to a new one in memory. Transactions are begun by hand.
-
-    Files are opened by SQLite alone: whoever else opens and closes one drops this process's locks on it.
-    """
-    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(
-        target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=path is not None
+    """A connection to the database in a file that exists, or to a new one in memory."""
+    return sqlite.connect(
+        path, "PRAGMA cache_size = -8192", "PRAGMA secure_delete = FAST", *pragmas, busy_seconds=BUSY_SECONDS
     )
-    try:
-        for pragma in ("PRAGMA trusted_schema = OFF", "PRAGMA cell_size_check = ON", "PRAGMA temp_store = MEMORY"):
-            connection.execute(pragma)
-        for pragma in ("PRAGMA cache_size = -8192", "PRAGMA secure_delete = FAST", *pragmas):
-            connection.execute(pragma)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def make_file(directory: Path, name: str) -> None:
-    """An empty database for its owner's eyes only; SQLite gives its other files the same mode.
+    """An empty database that only its owner may read, unless there is one.
 
-    Raises :class:`sage.errors.Unavailable` when it cannot be made. One that is there stays as it is.
+    Raises :class:`sage.errors.Unavailable` when it cannot be made.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            os.close(os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        sqlite.make_private_file(directory / FILE)
     except OSError as exc:
         raise Unavailable(f"collection '{name}' cannot be made: {exc.strerror}: {directory.name}") from exc
 
@@ -290,7 +273,7 @@ def make_file(directory: Path, name: str) -> None:
 def set_up_file(connection: sqlite3.Connection) -> None:
     """What a database is told once, before it has tables."""
     connection.execute(f"PRAGMA page_size = {PAGE}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    sqlite.switch_to_wal(connection, BUSY_SECONDS)
 
 
 def sync_directory(directory: Path) -> None:

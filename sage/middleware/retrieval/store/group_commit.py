@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.retrieval.store.connections import Connections
-from sage.middleware.retrieval.store.errors import code_of, is_of_the_disk, translated
+from sage.middleware.retrieval.store.errors import faults_of, translated
 from sage.middleware.retrieval.store.records import Commit
 from sage.middleware.retrieval.store.transaction import (
     RowChanges,
@@ -24,6 +21,9 @@ from sage.middleware.retrieval.store.transaction import (
     save_state,
     was_committed,
 )
+from sage.sqlite.connection import write_transaction
+from sage.sqlite.failures import is_busy
+from sage.sqlite.group_commit import Outcome, QueuedWrite, ThreadCommit, WriterClosed, run_each
 
 _log = logging.getLogger(__name__)
 
@@ -31,19 +31,20 @@ Publish = Callable[[Commit], None]
 Work = Callable[[sqlite3.Connection, TransactionState], tuple[TransactionState, RowChanges, Any]]
 """One change within a transaction; an exception undoes it, and it alone."""
 
-_MOST = 8192  # documents to a commit
-_IDLE_SECONDS = 10.0
+_MAX_DOCUMENTS = 8192
+"""How many documents go into one commit, unless a single write has more."""
 _GATHER_SECONDS = 0.002
 
 
-@dataclass(slots=True)
-class _Job:
-    work: Work
-    publish: Publish | None
-    weight: int
-    done: Future[Any] = field(default_factory=Future)
-    task: Callable[[], Any] | None = None
-    """Called between two commits, in place of ``work``."""
+class _StoreWrite(QueuedWrite):
+    """A change, and what is called with its commit."""
+
+    __slots__ = ("publish", "work")
+
+    def __init__(self, work: Work, publish: Publish | None, weight: int) -> None:
+        super().__init__(weight)
+        self.work = work
+        self.publish = publish
 
 
 @dataclass(slots=True)
@@ -51,18 +52,10 @@ class _Attempt:
     """What came of a group's transaction so far."""
 
     commit: Commit | None = None
-    outcomes: list[tuple[_Job, Any, Exception | None]] = field(default_factory=list)
+    outcomes: list[Outcome[_StoreWrite]] = field(default_factory=list)
     token: str = ""
     committing: bool = False
     before: int = 0
-
-
-def _goes_with(job: _Job, group: Sequence[_Job], weight: int) -> bool:
-    return job.task is None and group[0].task is None and weight + job.weight <= _MOST
-
-
-def _nothing(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, None]:
-    return state, RowChanges(), None
 
 
 class GroupCommit:
@@ -71,11 +64,9 @@ class GroupCommit:
     def __init__(self, connections: Connections, name: str) -> None:
         self._connections = connections
         self._name = name
-        self._waiting: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._expected = 1
+        self._writer = ThreadCommit(
+            self._commit, f"writer of {name}", max_weight=_MAX_DOCUMENTS, gather_seconds=_GATHER_SECONDS
+        )
         self._token = secrets.token_hex(8)
         self._commits = 0
 
@@ -84,70 +75,35 @@ class GroupCommit:
 
         Raises :class:`Unavailable` when the database cannot be written.
         """
-        return self._done(_Job(work, publish, weight))
+        with self._open():
+            return self._writer.run(_StoreWrite(work, publish, weight))
 
     def run_between(self, task: Callable[[], Any]) -> Any:
         """Returns what ``task`` returned, called by the writer's thread between two commits; raises what it raised."""
-        return self._done(_Job(_nothing, None, 1, task=task))
+        with self._open(), faults_of(self._name):
+            return self._writer.run_between(task)
 
-    def _done(self, job: _Job) -> Any:
-        with self._changed:
-            if self._closed:
-                raise Unavailable(f"collection '{self._name}' is closed")
-            self._waiting.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=f"writer of {self._name}", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-        return job.done.result()
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for a commit."""
+        return self._writer.waiting
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        try:
+            yield
+        except WriterClosed:
+            raise Unavailable(f"collection '{self._name}' is closed") from None
 
     def close(self) -> None:
         """Returns when everything that waited is written."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._writer.close()
 
-    def _serve(self) -> None:
-        while group := self._next_group():
-            if group[0].task is not None:
-                self._call(group[0], group[0].task)
-            else:
-                self._write(group)
-            self._checkpoint()
+    def _commit(self, group: Sequence[_StoreWrite]) -> None:
+        self._write(group)
+        self._checkpoint()
 
-    def _next_group(self) -> list[_Job]:
-        """Some of what waits; empty: the thread may end."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting or self._closed, _IDLE_SECONDS) or not self._waiting:
-                self._thread = None
-                return []
-            if len(self._waiting) < self._expected and not self._closed:
-                # Those of the last commit are just now being told of it: most of them write again at once.
-                self._changed.wait_for(lambda: len(self._waiting) >= self._expected or self._closed, _GATHER_SECONDS)
-            group: list[_Job] = []
-            weight = 0
-            while self._waiting and (not group or _goes_with(self._waiting[0], group, weight)):
-                group.append(self._waiting.popleft())
-                weight += group[-1].weight
-            self._expected = len(group)
-            return group
-
-    def _call(self, job: _Job, task: Callable[[], Any]) -> None:
-        try:
-            result = task()
-        except Exception as exc:
-            failed = exc
-            if isinstance(exc, sqlite3.Error):
-                failed = translated(exc, self._name)
-                failed.__cause__ = exc
-            job.done.set_exception(failed)
-        else:
-            job.done.set_result(result)
-
-    def _write(self, group: Sequence[_Job]) -> None:
+    def _write(self, group: Sequence[_StoreWrite]) -> None:
         attempt = _Attempt()
         try:
             self._transact(group, attempt)
@@ -157,9 +113,9 @@ class GroupCommit:
                 self._overwrite()
             if there is None:
                 self._refuse(group, exc, known=False)
-            elif not there and len(group) > 1 and code_of(exc) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                for job in group:  # one that is too large for the disk must not spoil the others
-                    self._write([job])
+            elif not there and len(group) > 1 and not is_busy(exc):
+                for write in group:  # one that is too large for the disk must not spoil the others
+                    self._write([write])
             elif not there:
                 self._refuse(group, exc, known=True)
             if not there:
@@ -167,24 +123,27 @@ class GroupCommit:
         except Exception as exc:
             if not isinstance(exc, SageError):
                 _log.exception("collection '%s': a write failed", self._name)
-            for job in group:
-                job.done.set_exception(exc)
+            for write in group:
+                write.fail(exc)
             return
         self._publish(group, attempt.commit)
-        for job, result, failed in attempt.outcomes:
-            if failed is not None:
-                job.done.set_exception(failed)
-            else:
-                job.done.set_result(result)
+        for outcome in attempt.outcomes:
+            outcome.publish()
 
-    def _transact(self, group: Sequence[_Job], attempt: _Attempt) -> None:
+    def _transact(self, group: Sequence[_StoreWrite], attempt: _Attempt) -> None:
         with self._connections.writing() as connection:
             connection.execute("BEGIN IMMEDIATE")
             changes = connection.total_changes
             state = load_state(connection)
             attempt.before, effects = state.sequence, RowChanges()
-            for job in group:
-                state = self._try(connection, state, job, effects, attempt)
+
+            def work(write: _StoreWrite) -> Any:
+                nonlocal state
+                state, done, result = write.work(connection, state)
+                effects.take(done)
+                return result
+
+            attempt.outcomes = run_each(connection, group, work)
             if connection.total_changes == changes:
                 return
             self._commits += 1
@@ -195,28 +154,6 @@ class GroupCommit:
                 attempt.commit = Commit(attempt.before, state.sequence, rows, effects.deleted)
             attempt.committing = True
             connection.execute("COMMIT")
-
-    def _try(
-        self,
-        connection: sqlite3.Connection,
-        state: TransactionState,
-        job: _Job,
-        effects: RowChanges,
-        attempt: _Attempt,
-    ) -> TransactionState:
-        connection.execute("SAVEPOINT change")
-        try:
-            state, done, result = job.work(connection, state)
-        except Exception as exc:
-            if is_of_the_disk(exc):
-                raise
-            connection.execute("ROLLBACK TO change")
-            attempt.outcomes.append((job, None, exc))
-        else:
-            effects.take(done)
-            attempt.outcomes.append((job, result, None))
-        connection.execute("RELEASE change")
-        return state
 
     def _is_there(self, attempt: _Attempt) -> bool | None:
         """Whether a commit that failed took place all the same; ``None``: that cannot be found out now."""
@@ -230,24 +167,26 @@ class GroupCommit:
         """Of a commit that failed at its very end, all may stand in the log: the next one takes its place there. Should
         the machine stop before that, it would come to life again."""
         self._commits += 1
-        with suppress(sqlite3.Error, SageError), self._connections.writing() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with (
+            suppress(sqlite3.Error, SageError),
+            self._connections.writing() as connection,
+            write_transaction(connection),
+        ):
             save_state(connection, load_state(connection), f"{self._token}:{self._commits}")
-            connection.execute("COMMIT")
 
-    def _publish(self, group: Sequence[_Job], commit: Commit | None) -> None:
+    def _publish(self, group: Sequence[_StoreWrite], commit: Commit | None) -> None:
         if commit is None:
             return
-        for publish in dict.fromkeys(job.publish for job in group if job.publish is not None):
+        for publish in dict.fromkeys(write.publish for write in group if write.publish is not None):
             try:
                 publish(commit)
             except Exception:  # it is durable: the index catches up by itself
                 _log.exception("collection '%s': what was written could not be indexed at once", self._name)
 
-    def _refuse(self, group: Sequence[_Job], exc: sqlite3.Error, *, known: bool) -> None:
+    def _refuse(self, group: Sequence[_StoreWrite], exc: sqlite3.Error, *, known: bool) -> None:
         """``known``: nothing was written for certain."""
         _log.warning("collection '%s': a write failed: %s", self._name, exc)
-        for job in group:
+        for write in group:
             refusal: Exception = translated(exc, self._name, writing=True)
             if not known:
                 refusal = Unavailable(
@@ -255,7 +194,7 @@ class GroupCommit:
                     "answer: whether it is stored is not known; once the disk works again, look for it or send it again"
                 )
             refusal.__cause__ = exc
-            job.done.set_exception(refusal)
+            write.fail(refusal)
 
     def _checkpoint(self) -> None:
         try:

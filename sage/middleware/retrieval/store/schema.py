@@ -13,6 +13,7 @@ from sage.errors import Conflict, NotFound, SageError
 from sage.middleware.retrieval.store import vector_blocks
 from sage.middleware.retrieval.store.records import VectorGeneration
 from sage.middleware.settings.retrieval import CollectionOptions
+from sage.sqlite.connection import write_transaction
 
 APPLICATION_ID = 0x53414745
 """``SAGE``: at byte 68 of the file, where ``file`` and SQLite look for whose database it is."""
@@ -57,8 +58,7 @@ def create(
     dimension: int | None,
 ) -> None:
     """Makes a collection in an empty database, in one transaction. Raises :class:`Conflict` when one is there."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with write_transaction(connection):
         if _pragma(connection, "application_id") or _pragma(connection, "schema_version"):
             raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -71,11 +71,6 @@ def create(
         )
         block = vector_blocks.block_size(dimension) if dimension else 0
         add_generation(connection, VectorGeneration(0, embedder, languages, dimension, block, 0))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def check(connection: sqlite3.Connection, place: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
@@ -108,16 +103,10 @@ def _version(connection: sqlite3.Connection, place: str, migrations: Sequence[Mi
 
 
 def _migrate(connection: sqlite3.Connection, place: str, migrations: Sequence[Migration]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with write_transaction(connection):
         for migration in migrations[_version(connection, place, migrations) :]:  # another process may have been first
             migration(connection)
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

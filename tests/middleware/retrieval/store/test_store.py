@@ -253,7 +253,7 @@ def test_a_bad_write_does_not_spoil_those_that_share_its_commit(store: DocumentS
         futures = []
         for change in changes:  # one after the other, so that their order is known
             futures.append(pool.submit(store.write, change, commits.append))
-            while len(store._writer._waiting) < len(futures):
+            while store._writer.waiting < len(futures):
                 threading.Event().wait(0.001)
         go_on.set()
         assert blocking.result().inserted == 1
@@ -287,7 +287,7 @@ def test_closing_waits_for_what_is_being_written(store: DocumentStore) -> None:
         writing = pool.submit(store.write, Change([document("a")]), slow)
         assert entered.wait(30)
         waiting = pool.submit(store.write, Change([document("b")]), unseen)
-        while not store._writer._waiting:
+        while not store._writer.waiting:
             threading.Event().wait(0.001)
         closing = pool.submit(store.close)
         go_on.set()

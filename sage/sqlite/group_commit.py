@@ -1,0 +1,260 @@
+"""Writes of many threads that share commits: those that wait go into the next one together, since it costs an fsync.
+
+:class:`LeaderCommit` lets one of the callers commit for all, without a change of threads.
+:class:`ThreadCommit` commits on a thread of its own, so that an interrupt of a caller never breaks a commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from sage.sqlite.failures import database_failed
+
+_IDLE_SECONDS = 10.0
+"""A writer's thread ends after this time without a write; the next write starts another."""
+
+
+class WriterClosed(Exception):
+    """The writer takes no more writes."""
+
+
+class QueuedWrite:
+    """A write that waits for its commit; a subclass carries what is to be written.
+
+    ``weight`` says how much of a group it fills.
+    """
+
+    __slots__ = ("_answered", "_error", "_result", "weight")
+
+    def __init__(self, weight: int = 1) -> None:
+        self.weight = weight
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._answered = threading.Lock()  # held until there is an answer: much cheaper than a Future
+        self._answered.acquire()
+
+    def succeed(self, result: Any) -> None:
+        """Gives the caller ``result``."""
+        self._result = result
+        self._answered.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Raises ``error`` in the caller."""
+        self._error = error
+        self._answered.release()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether :meth:`succeed` or :meth:`fail` was called."""
+        return not self._answered.locked()
+
+    def answer(self) -> Any:
+        """Waits; then returns the result or raises the error."""
+        with self._answered:
+            if self._error is not None:
+                raise self._error
+            return self._result
+
+
+W = TypeVar("W", bound=QueuedWrite)
+
+
+class Outcome(NamedTuple, Generic[W]):
+    """What one write of a group came to, before the commit."""
+
+    write: W
+    result: Any
+    error: Exception | None
+
+    def publish(self) -> None:
+        """Answers the caller; only to be called after the commit."""
+        if self.error is None:
+            self.write.succeed(self.result)
+        else:
+            self.write.fail(self.error)
+
+
+def run_each(connection: sqlite3.Connection, group: Iterable[W], work: Callable[[W], Any]) -> list[Outcome[W]]:
+    """Runs the writes of a group within an open transaction. An error in one undoes that one alone.
+
+    When the database itself fails, that error is raised: the whole transaction is lost then.
+    """
+    outcomes = []
+    for write in group:
+        connection.execute("SAVEPOINT one_write")
+        try:
+            outcomes.append(Outcome(write, work(write), None))
+        except Exception as exc:
+            if database_failed(exc):
+                raise
+            connection.execute("ROLLBACK TO one_write")
+            outcomes.append(Outcome(write, None, exc))
+        connection.execute("RELEASE one_write")
+    return outcomes
+
+
+Commit = Callable[[list[W]], None]
+"""Writes a group in one transaction and answers each of its writes."""
+
+
+def _commit_or_fail(commit: Commit[W], group: list[W]) -> None:
+    """No error leaves a caller without an answer."""
+    try:
+        commit(group)
+    except BaseException as exc:
+        for write in group:
+            if not write.is_answered:
+                write.fail(exc)
+        raise
+
+
+class LeaderCommit(Generic[W]):
+    """One caller leads and commits for all that wait by then; the others wait for it."""
+
+    def __init__(self, commit: Commit[W]) -> None:
+        self._commit = commit
+        self._waiting: list[W] = []
+        self._waiting_lock = threading.Lock()
+        self._leading = threading.Lock()
+
+    def run(self, write: W) -> Any:
+        """Returns the result of ``write`` once it is committed, or raises its error."""
+        with self._waiting_lock:
+            self._waiting.append(write)
+        with self._leading:
+            if not write.is_answered:
+                with self._waiting_lock:
+                    group, self._waiting = self._waiting, []
+                _commit_or_fail(self._commit, group)
+        return write.answer()
+
+    def run_between(self, task: Callable[[], Any]) -> Any:
+        """Calls ``task`` between two commits; returns its result or raises its error."""
+        with self._leading:
+            return task()
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for the next commit."""
+        return len(self._waiting)
+
+
+class _Task(QueuedWrite):
+    """Something to call between two commits."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: Callable[[], Any]) -> None:
+        super().__init__()
+        self._task = task
+
+    def call(self) -> None:
+        try:
+            result = self._task()
+        except BaseException as exc:
+            self.fail(exc)
+        else:
+            self.succeed(result)
+
+
+class ThreadCommit(Generic[W]):
+    """One thread commits for all. It starts with the first write and ends when there was none for a while.
+
+    The weights of a group add up to ``max_weight`` at most, unless one write alone has more. After a group of ``n``
+    writes the thread waits up to ``gather_seconds`` for ``n`` new ones: callers that have just got an answer mostly
+    write again at once.
+    """
+
+    def __init__(self, commit: Commit[W], thread_name: str, *, max_weight: int, gather_seconds: float) -> None:
+        self._commit = commit
+        self._thread_name = thread_name
+        self._max_weight = max_weight
+        self._gather_seconds = gather_seconds
+        self._waiting: deque[W | _Task] = deque()
+        self._changed = threading.Condition()
+        """Guards all that follows and what waits."""
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._last_size = 1
+
+    def run(self, write: W) -> Any:
+        """Returns the result of ``write`` once it is committed, or raises its error.
+
+        Raises :class:`WriterClosed` after :meth:`close`.
+        """
+        return self._run(write)
+
+    def run_between(self, task: Callable[[], Any]) -> Any:
+        """Calls ``task`` on the writer's thread between two commits; returns its result or raises its error.
+
+        Raises :class:`WriterClosed` after :meth:`close`.
+        """
+        return self._run(_Task(task))
+
+    @property
+    def waiting(self) -> int:
+        """How many writes and tasks wait for their turn."""
+        return len(self._waiting)
+
+    def _run(self, write: W | _Task) -> Any:
+        with self._changed:
+            if self._closed:
+                raise WriterClosed
+            self._waiting.append(write)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name=self._thread_name, daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return write.answer()
+
+    def close(self) -> None:
+        """Takes no more writes, and returns when everything that waited is written."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _serve(self) -> None:
+        while group := self._next_group():
+            if isinstance(group, _Task):
+                group.call()
+            else:
+                with suppress(BaseException):  # its callers got it
+                    _commit_or_fail(self._commit, group)
+
+    def _next_group(self) -> list[W] | _Task | None:
+        """What is done next; ``None`` means that the thread may end."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting or self._closed, _IDLE_SECONDS) or not self._waiting:
+                self._thread = None
+                return None
+            if len(self._waiting) < self._last_size and not self._closed:
+                self._changed.wait_for(
+                    lambda: len(self._waiting) >= self._last_size or self._closed, self._gather_seconds
+                )
+            first = self._waiting.popleft()
+            if isinstance(first, _Task):
+                self._last_size = 1
+                return first
+            group = self._group_of(first)
+            self._last_size = len(group)
+            return group
+
+    def _group_of(self, first: W) -> list[W]:
+        """``first``, and the writes behind it that fit into its commit."""
+        group, weight = [first], first.weight
+        while self._waiting:
+            write = self._waiting[0]
+            if isinstance(write, _Task) or weight + write.weight > self._max_weight:
+                break
+            self._waiting.popleft()
+            group.append(write)
+            weight += write.weight
+        return group
