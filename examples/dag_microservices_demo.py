@@ -27,7 +27,7 @@ CONVERSATION = [
 
 
 class Remember(BaseFunction):
-    """Keeps each record as it came, and what was said in the memory of its session."""
+    """Stores each record unchanged, and its content in the memory of its session."""
 
     def process(self, record: dict[str, Any]) -> dict[str, Any]:
         self.call_service["kv_service"].put(f"raw/{record['id']}", record)
@@ -60,7 +60,7 @@ def main() -> None:
         stream = env.from_batch(CONVERSATION).map(Remember, on_error=refused.append)
         stream.sink(lambda record: print(f"remembered {record['id']} as {record['memory']}"))
         env.execute()
-        print(f"refused: {len(refused)}")  # the last record says nothing, and a memory must say something
+        print(f"refused: {len(refused)}")  # the last record is blank, and a memory needs content
 
         memory = env.call_service["memory_service"]
         (best, *_) = memory.search_memories("Who must not eat nuts?", session_id="kitchen", timeout=60)

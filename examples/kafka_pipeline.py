@@ -1,5 +1,5 @@
-"""Reads sensors' messages from Kafka, keeps each sensor's last reading and count in the key-value service, and prints
-what it does.
+"""Reads messages of sensors from Kafka, stores the last reading and the count of each sensor in the key-value service,
+and prints what it does.
 
     python examples/kafka_pipeline.py                                    # starts a server of its own
     BOOTSTRAP=localhost:9092 python examples/kafka_pipeline.py           # uses yours, with a topic of its own
@@ -39,7 +39,7 @@ MESSAGES = [
 
 
 class Remember(BaseFunction):
-    """Writes a reading to the key-value service, and gives a line about it."""
+    """Writes a reading to the key-value service, and returns a line about it."""
 
     def process(self, record: Any) -> str:
         sensor, celsius = record["sensor"], record["celsius"]  # fields of the message's JSON
@@ -55,15 +55,15 @@ def main() -> None:
     with server() as bootstrap:
         env = LocalEnvironment("kafka_pipeline")
         env.register_service("kv_service", KVService, create_kv_service_factory())
-        seen = threading.Semaphore(0)
+        processed = threading.Semaphore(0)
 
         def refused(letter: DeadLetter) -> None:
             print(f"refused: {letter.value['value']!r} ({type(letter.error).__name__})")
-            seen.release()
+            processed.release()
 
         def show(line: str) -> None:
             print(line)
-            seen.release()
+            processed.release()
 
         records = env.from_kafka_source(bootstrap, TOPIC, "sage-example", session_timeout_ms=6000)
         records.map(Remember, on_error=refused).sink(show)
@@ -71,8 +71,8 @@ def main() -> None:
         with env:
             job = env.submit()
             for _ in MESSAGES:
-                seen.acquire()
-            job.stop()  # what it has read is done and committed when this returns
+                processed.acquire()
+            job.stop()  # when this returns, all records that it has read are done and committed
             kv = env.call_service["kv_service"]
             print("counted:", {key: kv.get(key) for key in kv.list_keys("count/")})
             print(f"done: {job.progress['read']} read, {job.progress['dead_letters']} refused")
@@ -93,7 +93,7 @@ async def produce(bootstrap: str) -> None:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The address of a Kafka server: of ``BOOTSTRAP``, or of one that lives as long as this."""
+    """The address of a Kafka server: the one in ``BOOTSTRAP``, or a new one that runs until the end of the block."""
     if bootstrap := os.environ.get("BOOTSTRAP"):
         yield bootstrap
         return

@@ -23,18 +23,18 @@ QUESTIONS = ["What is the base on the moon called?", "How hot should the water f
 
 
 class Retrieve(BaseFunction):
-    """Finds the sources of a question; the same question again is found in the key-value store."""
+    """Finds the sources of a question, and keeps them in the key-value store for the next time that it is asked."""
 
     def process(self, question: str) -> dict[str, Any]:
         kv = self.call_service["kv_service"]
-        if (known := kv.get(question)) is None:
-            known = self.call_service["vdb_service"].search(text=question, n_results=1, timeout=60)
-            kv.put(question, known, ttl=600)
-        return {"question": question, "sources": known}
+        if (sources := kv.get(question)) is None:
+            sources = self.call_service["vdb_service"].search(text=question, n_results=1, timeout=60)
+            kv.put(question, sources, ttl=600)
+        return {"question": question, "sources": sources}
 
 
 class Answer(BaseFunction):
-    """Asks a model of the gateway, or shows the best source where there is none."""
+    """Asks a model of the gateway; without a model, the answer is the best source."""
 
     def __init__(self, model: str | None) -> None:
         self.model = model
@@ -58,11 +58,11 @@ def main() -> None:
     env.register_service("kv_service", KVService, create_kv_service_factory())
     env.register_service("vdb_service", VDBService, create_vdb_service_factory(embedder="auto"))
     with env:
-        # A service as a node of its own; the documents go to it in batches.
+        # A service as a stage of its own, which is called with each document.
         env.from_batch(DOCUMENTS).map(lambda document: [document]).through("vdb_service", method="add").sink(len)
         env.execute()
-        asked = env.from_batch(QUESTIONS).map(Retrieve, parallelism=2)
-        asked.map(Answer(sys.argv[1] if len(sys.argv) > 1 else None)).sink(
+        questions = env.from_batch(QUESTIONS).map(Retrieve, parallelism=2)
+        questions.map(Answer(sys.argv[1] if len(sys.argv) > 1 else None)).sink(
             lambda record: print(f"{record['question']}\n  {record['answer']}")
         )
         env.execute()

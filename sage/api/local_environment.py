@@ -148,7 +148,7 @@ class LocalEnvironment:
         """The records of ``records``, once for each job."""
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise InvalidRequest(f"from_batch takes many records (a list, a generator), not {records!r}")
-        return self._from(lambda: IterableSource(lambda: records, self._shared), name, "batch")
+        return self._add_source(lambda: IterableSource(lambda: records, self._shared), name, "batch")
 
     def from_source(self, source: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Stream:
         """The records of ``source``, which is one of:
@@ -159,7 +159,7 @@ class LocalEnvironment:
         - a class of such objects, made with ``args`` and ``kwargs`` for each job.
         """
         make = check_source(source, args, kwargs)
-        return self._from(lambda: IterableSource(make, self._shared), name, "source")
+        return self._add_source(lambda: IterableSource(make, self._shared), name, "source")
 
     def from_kafka_source(
         self,
@@ -180,9 +180,11 @@ class LocalEnvironment:
         Extra: ``kafka``.
         """
         checked = kafka_options(bootstrap_servers, topic, group_id, options)
-        return self._from(lambda: KafkaSource(checked), name, "kafka", on_error)
+        return self._add_source(lambda: KafkaSource(checked), name, "kafka", on_error)
 
-    def _from(self, make: Callable[[], Source], name: str | None, default_name: str, on_error: Any = None) -> Stream:
+    def _add_source(
+        self, make: Callable[[], Source], name: str | None, default_name: str, on_error: Any = None
+    ) -> Stream:
         name = self._plan.reserve_name(name, default_name)
         node = SourceNode(name, make, self._plan.policy(on_error, name))
         self._plan.add(node)

@@ -45,38 +45,37 @@ class Stream:
 
     def map(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The result of ``function(record)`` for each record."""
-        return self._then(FunctionKind.MAP, function, args, options)
+        return self._add_stage(FunctionKind.MAP, function, args, options)
 
     def filter(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The records for which ``function(record)`` is true."""
-        return self._then(FunctionKind.FILTER, function, args, options)
+        return self._add_stage(FunctionKind.FILTER, function, args, options)
 
     def flatmap(self, function: Any, *args: Any, **options: Any) -> Stream:
         """Each of the records that ``function(record)`` returns: a list, a generator, or ``None`` for no records."""
-        return self._then(FunctionKind.FLATMAP, function, args, options)
+        return self._add_stage(FunctionKind.FLATMAP, function, args, options)
 
     def keyby(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The same records. From here on, records with the same key, which is ``function(record)``, keep their order
-        and go to the same worker of each stage. A key is a text, a number, a tuple of them, or anything that can be
-        hashed.
+        and go to the same worker of each stage. A key is a text, a number, a tuple of them, or another hashable value.
         """
-        return self._then(FunctionKind.KEY, function, args, options)
+        return self._add_stage(FunctionKind.KEY, function, args, options)
 
     def connect(self, *others: Stream) -> Stream:
         """The records of this stream and of ``others``, in the order in which they arrive."""
         for other in others:
             if not isinstance(other, Stream) or other._plan is not self._plan:
-                raise InvalidRequest(f"connect takes streams of the environment '{self._plan.environment}' alone")
+                raise InvalidRequest(f"connect takes only streams of the environment '{self._plan.environment}'")
         return Stream(self._environment, self._nodes + tuple(node for other in others for node in other._nodes))
 
     def sink(self, function: Any, *args: Any, **options: Any) -> Stream:
         """Calls ``function(record)`` for each record. Returns this same stream, for further stages beside it."""
-        self._then(FunctionKind.SINK, function, args, options)
+        self._add_stage(FunctionKind.SINK, function, args, options)
         return self
 
     def print(self, prefix: str = "", **options: Any) -> Stream:
         """Writes each record to standard output, in a line of its own. Returns this same stream."""
-        self._then(FunctionKind.SINK, _Printer(prefix), (), options, default_name="print")
+        self._add_stage(FunctionKind.SINK, _Printer(prefix), (), options, default_name="print")
         return self
 
     def through(
@@ -98,8 +97,8 @@ class Stream:
 
         - ``arguments(record)`` returns other arguments of the call: a tuple, or a mapping of keywords.
         - ``combine(record, result)`` returns the new record, instead of the result alone.
-        - ``key(record)``: as :meth:`keyby` before. Records of several keys are called at once, those of one key in
-        order.
+        - ``key(record)``: as :meth:`keyby` before. The service is called for several keys at once, and for the records
+          of one key in order.
         - ``batch``: up to this many waiting records go in one call (``method.map``). When one of them raises, each is
           called again alone, unless the job fails then anyway.
         - ``timeout`` (seconds) and ``retries`` are those of each call.
@@ -119,18 +118,18 @@ class Stream:
             stage, FunctionKind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
             lambda _: ServiceWorker(step), batch or _CONCURRENT_CALLS, with_keys=True,
         )  # fmt: skip
-        return self._added(node)
+        return self._add(node)
 
-    def _then(
+    def _add_stage(
         self, kind: FunctionKind, function: Any, args: tuple[Any, ...], options: dict[str, Any], default_name: str = ""
     ) -> Stream:
         parallelism = _check_count("parallelism", options.pop("parallelism", 1))
         on_error = options.pop("on_error", None)
         name = self._plan.reserve_name(options.pop("name", None), default_name or kind.value)
         stage = StageFunction(name, kind, function, args, options)
-        return self._added(StageNode(name, kind, stage, self._nodes, self._plan.policy(on_error, name), parallelism))
+        return self._add(StageNode(name, kind, stage, self._nodes, self._plan.policy(on_error, name), parallelism))
 
-    def _added(self, node: StageNode) -> Stream:
+    def _add(self, node: StageNode) -> Stream:
         self._plan.add(node)
         return Stream(self._environment, (node,))
 

@@ -28,9 +28,8 @@ class Channel:
     the wakeup out of the list and releases it, once. The mutex guards the records and the lists; it is never held while
     a thread waits or is woken.
 
-    - ``_coalescing``: readers that have just found the channel empty. They wait for :data:`_COALESCING` seconds or
-    until
-      it is half full; a single record does not wake them. So a fast stream costs one change of threads for many
+    - ``_coalescing``: readers that have just found the channel empty. They wait for :data:`_COALESCING` seconds, or
+      until it is half full; a single record does not wake them. So a fast stream costs one change of threads for many
       records.
     - ``_idle``: readers that found it empty even after that. The next record wakes one of them.
     - ``_blocked``: writers that found no room. They are woken when it is half empty.
