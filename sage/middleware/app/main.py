@@ -33,8 +33,8 @@ from sage.middleware.gateway.services.generating import generate
 from sage.middleware.providers.transport import HttpTransport, Transport
 from sage.middleware.registry.factory import make_providers
 from sage.middleware.registry.registry import Registry
-from sage.middleware.registry.runtime_models import Registrations
-from sage.middleware.registry.upstream_models import Listing
+from sage.middleware.registry.runtime_models import RuntimeModels
+from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     transport = transport or HttpTransport()
     providers, absent = make_providers(settings.llm, settings.data_dir)
     fleet = Fleet(settings.llm.keep_alive, MemoryBudget(settings.llm.memory_budget), transport)
-    kept = Registrations(settings.data_dir / "models.json", partial(write_private, replace=True))
-    registry = Registry(providers, absent, Listing(transport), fleet, kept)
+    kept = RuntimeModels(settings.data_dir / "models.json", partial(write_private, replace=True))
+    registry = Registry(providers, absent, ModelLists(transport), fleet, kept)
     for name, model in settings.llm.models.items():
         registry.register(name, model, source="config")
     registry.register_known()

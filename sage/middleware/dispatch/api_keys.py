@@ -60,13 +60,13 @@ class Keys:
         soonest = min((until for key, until in enumerate(self._until) if key not in barred), default=math.inf)
         return soonest if soonest > now else 0.0
 
-    def told_to_wait(self, key: int, until: float) -> None:
+    def cool_down(self, key: int, until: float) -> None:
         self._until[key] = max(self._until[key], until)
         self.until = max(self.until, until)
 
-    def all_told_to_wait(self, until: float) -> None:
+    def cool_down_all(self, until: float) -> None:
         for key in range(len(self._until)):
-            self.told_to_wait(key, until)
+            self.cool_down(key, until)
 
     def refused(self, key: int, now: float) -> None:
         """The upstream did not accept it: asked last for a while, but asked when there is no other."""

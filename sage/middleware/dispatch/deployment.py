@@ -186,7 +186,7 @@ class DeploymentLease:
         """Notes what ``failure`` says of the deployment or of the key."""
         deployment = self.deployment
         if isinstance(failure, RateLimited):
-            deployment.keys.told_to_wait(self.key, now + (failure.retry_after or 0.0))
+            deployment.keys.cool_down(self.key, now + (failure.retry_after or 0.0))
         elif failure.code == CREDENTIAL_REFUSED:
             deployment.keys.refused(self.key, now)
         elif not isinstance(failure, EngineFailed) and isinstance(

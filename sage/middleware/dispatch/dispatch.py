@@ -161,8 +161,8 @@ class Dispatch:
             if course.sent and isinstance(meant, SageError) and not cut_short:
                 blamed = meant
         finally:
-            if exchange is not None and exchange.told_to_wait is not None:
-                lease.deployment.keys.all_told_to_wait(time.monotonic() + exchange.told_to_wait)
+            if exchange is not None and exchange.cooldown is not None:
+                lease.deployment.keys.cool_down_all(time.monotonic() + exchange.cooldown)
             self.end(lease, blamed)
         return meant
 

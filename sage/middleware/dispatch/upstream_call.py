@@ -45,9 +45,9 @@ class UpstreamCall:
         "_response",
         "attempts",
         "body",
+        "cooldown",
         "deployment",
         "relay",
-        "told_to_wait",
         "usage",
     )
 
@@ -57,7 +57,7 @@ class UpstreamCall:
         self.body = b""
         self.usage: Usage | None = None
         self.relay: Relay | None = None
-        self.told_to_wait: float | None = None
+        self.cooldown: float | None = None
         """The seconds of ``Retry-After`` with which a server that is down refused."""
         self._lease = lease
         self._response = response
@@ -71,7 +71,7 @@ class UpstreamCall:
         if response.status >= 300:
             error = await _refused(provider, response)
             if isinstance(error, Unavailable) and retry_after(response.headers) is not None:
-                self.told_to_wait = error.retry_after
+                self.cooldown = error.retry_after
             raise error
         if not call.stream:
             self.body, self.usage = provider.decode(call, await response.read())
@@ -173,4 +173,4 @@ async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         parsed = body[:500].decode("utf-8", "replace").strip() if not body.lstrip().startswith(b"<") else None
-    return provider.refuse(response.status, parsed, response.headers)
+    return provider.make_error(response.status, parsed, response.headers)

@@ -43,11 +43,11 @@ class AdapterServer(Protocol):
         """Asks which models and adapters it serves."""
         ...
 
-    def listed(self, body: Any) -> frozenset[str]: ...
+    def model_names(self, body: Any) -> frozenset[str]: ...
 
-    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError: ...
+    def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError: ...
 
-    def homeless(self, model: str) -> NotFound: ...
+    def no_server(self, model: str) -> NotFound: ...
 
 
 def adapter_server(provider: Provider) -> AdapterServer:
@@ -125,13 +125,13 @@ class LoraAdapter:
             request = self._server.adapter_request("unload", endpoint, {"lora_name": self._name})
             with contextlib.suppress(SageError, TimeoutError):  # it is not there, or the server is not
                 async with asyncio.timeout(self._patience):
-                    await ask(self._transport, request, self._server.refuse)
+                    await ask(self._transport, request, self._server.make_error)
         await self._let_go()
 
     async def _base_endpoint(self) -> Endpoint:
         if self._base is None:
             if not self._server.endpoints:
-                raise self._server.homeless(self._model)
+                raise self._server.no_server(self._model)
             return self._server.endpoints[0]
         lease = self._base.lease()
         endpoint = await lease.__aenter__()
@@ -145,15 +145,15 @@ class LoraAdapter:
             if self._name in await self._listed(endpoint):
                 return
             body = {"lora_name": self._name, "lora_path": str(self._server.adapter(self._name))}
-            await ask(self._transport, self._server.adapter_request("load", endpoint, body), self._server.refuse)
+            await ask(self._transport, self._server.adapter_request("load", endpoint, body), self._server.make_error)
         except (InvalidRequest, NotFound, UpstreamFailed) as exc:  # no fault of the request that asked for the model
             hint = "; its server needs --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             where = hint if exc.code == "unsupported_operation" else f": {exc.message}"
             raise EngineFailed(f"the LoRA adapter '{self._name}' cannot be loaded{where}", self.log_tail) from exc
 
     async def _listed(self, endpoint: Endpoint) -> frozenset[str]:
-        answer = await ask(self._transport, self._server.adapters_request(endpoint), self._server.refuse)
-        return self._server.listed(answer)
+        answer = await ask(self._transport, self._server.adapters_request(endpoint), self._server.make_error)
+        return self._server.model_names(answer)
 
     def _base_ended(self, exited: asyncio.Future[int]) -> None:
         if not self.exited.done() and not exited.cancelled():

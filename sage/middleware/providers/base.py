@@ -123,7 +123,7 @@ class UpstreamRequest:
     timeouts: Timeouts
     socket: str | None = None
     total: float | None = None
-    again: bool = False
+    retry_on_broken_connection: bool = False
     """It costs nothing and changes nothing, as with an engine of ours: when the connection breaks before the answer has
     begun (one kept open that the engine closed just then), it is sent once more."""
 
@@ -261,7 +261,7 @@ class Provider(Protocol):
         """The translator of one stream."""
         ...
 
-    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+    def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         """The error of ours for an upstream's refusal; never with a secret of ours in it."""
         ...
 
@@ -276,12 +276,12 @@ class Provider(Protocol):
         """The models it knows without asking anyone, and can serve."""
         ...
 
-    def listing(self) -> str | None:
+    def models_url(self) -> str | None:
         """The URL whose answer lists its models; none if it has no such thing."""
         ...
 
-    def listed(self, body: Any) -> frozenset[str]:
-        """The models in the parsed answer of :meth:`listing`; empty for what is no list."""
+    def model_names(self, body: Any) -> frozenset[str]:
+        """The models in the parsed answer of :meth:`models_url`; empty for what is no list."""
         ...
 
     def context(self, model: str) -> int | None:

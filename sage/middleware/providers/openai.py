@@ -37,11 +37,11 @@ class OpenAIProvider(Vendor):
         Operation.RERANK: "/rerank",  # Jina, vLLM and llama.cpp have it, with one shape
     }
     """Where each operation is, below the base URL; what is not here cannot be done."""
-    _mends = False
+    _changes_answers = False
     """Whether answers change in more than the model's name: one that does not is not written again."""
 
     def __init_subclass__(cls) -> None:
-        cls._mends = cls._mend is not OpenAIProvider._mend
+        cls._changes_answers = cls._adjust is not OpenAIProvider._adjust
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
@@ -62,7 +62,7 @@ class OpenAIProvider(Vendor):
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         path = self.paths.get(call.operation)
         if path is None:
-            raise self._cannot_do(call)
+            raise self._no_such_operation(call)
         self._check_denied(call.body)
         body = {**call.body, "model": target.model}
         if call.stream:
@@ -75,19 +75,19 @@ class OpenAIProvider(Vendor):
         if answer.get("error") is not None:
             raise self._stream_error(answer["error"])
         if not _is_answer(call.operation, answer):
-            raise self._nonsense(call)
+            raise self._malformed(call)
         usage = read_usage(answer.get("usage"))
-        if self._mends:
-            self._mend(call, answer)
+        if self._changes_answers:
+            self._adjust(call, answer)
         elif answer.get("model") == call.model:
             return body, usage
         answer["model"] = call.model
         try:
             return orjson.dumps(answer), usage
         except orjson.JSONEncodeError as exc:
-            raise self._nonsense(call) from exc
+            raise self._malformed(call) from exc
 
-    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
+    def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
         """Where a vendor that speaks this wire differs in its answers."""
 
     def relay(self, call: ModelCall) -> Relay:
@@ -100,7 +100,7 @@ class OpenAIProvider(Vendor):
         )
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
-        """As :meth:`_mend`, for each chunk of a stream: it costs parsing every one of them."""
+        """As :meth:`_adjust`, for each chunk of a stream: it costs parsing every one of them."""
         return None
 
 

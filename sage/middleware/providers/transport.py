@@ -108,8 +108,8 @@ class HttpTransport:
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if isinstance(exc, aiohttp.ServerTimeoutError) and total <= _limit(exc, limits):
                 raise _total(request) from exc
-            if request.again and _broke(exc):
-                return await self.send(replace(request, again=False))
+            if request.retry_on_broken_connection and _broke(exc):
+                return await self.send(replace(request, retry_on_broken_connection=False))
             raise _translate(exc, request, "did not answer") from exc
         return _HttpResponse(response, request, self._loop, begun + total)
 

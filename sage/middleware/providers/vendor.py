@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, EngineSpec, ModelCall, ModelHost, UpstreamModel, UpstreamRequest
-from sage.middleware.providers.wire.errors import refusal
+from sage.middleware.providers.wire.errors import upstream_error
 from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import DeploymentSettings
@@ -81,7 +81,7 @@ class Vendor:
     """The base of every adapter: it has the facts, and leaves the translations to its kinds."""
 
     repeatable = False
-    """Its calls cost nothing and change nothing (see :attr:`UpstreamRequest.again`)."""
+    """Its calls cost nothing and change nothing (see :attr:`UpstreamRequest.retry_on_broken_connection`)."""
     host: ModelHost | None = None
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
@@ -138,17 +138,17 @@ class Vendor:
     def missing(self, model: str) -> str | None:
         return None
 
-    def listing(self) -> str | None:
+    def models_url(self) -> str | None:
         return f"{self.endpoints[0].base_url}/models" if self.endpoints else None
 
-    def listed(self, body: Any) -> frozenset[str]:
+    def model_names(self, body: Any) -> frozenset[str]:
         """OpenAI's list of models."""
         entries = body.get("data") if isinstance(body, dict) else None
         found = (entry.get("id") for entry in objects(entries))
         return frozenset(name for name in found if isinstance(name, str))
 
-    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
-        return refusal(self.name, status, body, headers, self._secrets)
+    def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+        return upstream_error(self.name, status, body, headers, self._secrets)
 
     def _check_denied(self, body: Mapping[str, Any]) -> None:
         """Raises :class:`InvalidRequest` for a field that is never passed on."""
@@ -171,7 +171,9 @@ class Vendor:
             data = orjson.dumps(body)
         except orjson.JSONEncodeError as exc:
             raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
-        return UpstreamRequest(self.name, "POST", url, endpoint.headers, data, self.timeouts, again=self.repeatable)
+        return UpstreamRequest(
+            self.name, "POST", url, endpoint.headers, data, self.timeouts, retry_on_broken_connection=self.repeatable
+        )
 
     def _cannot(self, target: UpstreamModel, field: str, why: str = "") -> None:
         """Raises :class:`Unsupported` for ``field``, unless the model leaves out what its vendor cannot do."""
@@ -182,7 +184,7 @@ class Vendor:
                 param=field,
             )
 
-    def _cannot_do(self, call: ModelCall) -> Unsupported:
+    def _no_such_operation(self, call: ModelCall) -> Unsupported:
         """For a whole operation that the vendor does not have."""
         return Unsupported(
             f"the provider '{self.name}' ({self.kind}) has no {call.operation}; ask another model",
@@ -190,7 +192,7 @@ class Vendor:
             code="unsupported_operation",
         )
 
-    def _nonsense(self, call: ModelCall) -> UpstreamFailed:
+    def _malformed(self, call: ModelCall) -> UpstreamFailed:
         return UpstreamFailed(
             f"the provider '{self.name}' answered with something that is no answer to {call.operation}",
             code="upstream_nonsense",
@@ -201,9 +203,9 @@ class Vendor:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
-            raise self._nonsense(call) from exc
+            raise self._malformed(call) from exc
         if not isinstance(answer, dict):
-            raise self._nonsense(call)
+            raise self._malformed(call)
         return answer
 
     def _stream_error(self, error: Any) -> SageError:
@@ -211,7 +213,7 @@ class Vendor:
         detail = error if isinstance(error, dict) else {"message": str(error)}
         code = detail.get("code")
         status = code if isinstance(code, int) and 400 <= code <= 599 else 502
-        return self.refuse(status, {"error": detail}, {})
+        return self.make_error(status, {"error": detail}, {})
 
 
 def has_effect(field: str, value: Any) -> bool:

@@ -20,7 +20,7 @@ from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import HINTS, has_effect
-from sage.middleware.providers.wire.errors import refusal
+from sage.middleware.providers.wire.errors import upstream_error
 from sage.middleware.settings.providers import RemoteProvider
 
 RENEW_AFTER = 180.0
@@ -55,7 +55,7 @@ _TOOLS = ("function", "web_search", "retrieval")
 _PARTS = ("image_url", "video_url", "file_url", "input_audio")
 _MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 # What reading an answer raises that is not of the shape it should have.
-_NONSENSE = (AttributeError, KeyError, TypeError, OverflowError, struct.error)
+_MALFORMED = (AttributeError, KeyError, TypeError, OverflowError, struct.error)
 _FINISHES = {"sensitive": "content_filter", "model_context_window_exceeded": "length"}
 
 
@@ -96,13 +96,13 @@ class ZhipuProvider(OpenAIProvider):
         halves = key.split(".")
         return SignedHeaders(self._headers, key) if len(halves) == 2 and all(halves) else super()._with_key(key)
 
-    def listing(self) -> str | None:
+    def models_url(self) -> str | None:
         return None  # the vendor documents no list of models
 
-    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+    def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         sent = (endpoint.headers for endpoint in self.endpoints)
         tokens = [token for each in sent if isinstance(each, SignedHeaders) for token in each.tokens]
-        return refusal(self.name, status, body, headers, [*tokens, *self._secrets])
+        return upstream_error(self.name, status, body, headers, [*tokens, *self._secrets])
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         self._check_denied(call.body)
@@ -114,7 +114,7 @@ class ZhipuProvider(OpenAIProvider):
             case Operation.RERANK:
                 body = self._passed(call, target)
             case _:
-                raise self._cannot_do(call)
+                raise self._no_such_operation(call)
         body["model"] = target.model
         if isinstance(endpoint.headers, SignedHeaders):
             endpoint.headers.renew()
@@ -235,18 +235,18 @@ class ZhipuProvider(OpenAIProvider):
             raise self._stream_error(answer)
         return answer
 
-    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
+    def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
         try:
             if call.operation is Operation.CHAT:
                 answer.setdefault("object", "chat.completion")
                 for choice in answer["choices"]:
                     choice["message"].setdefault("role", "assistant")
-                    self._mend_choice(choice, choice["message"])
+                    self._adjust_choice(choice, choice["message"])
             elif call.operation is Operation.EMBEDDINGS and call.body.get("encoding_format") == "base64":
                 for item in answer["data"]:
                     item["embedding"] = _packed(item["embedding"])
-        except _NONSENSE as exc:
-            raise self._nonsense(call) from exc
+        except _MALFORMED as exc:
+            raise self._malformed(call) from exc
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None]:
         def mend(chunk: dict[str, Any]) -> None:
@@ -254,13 +254,13 @@ class ZhipuProvider(OpenAIProvider):
             chunk.setdefault("model", call.model)
             try:
                 for choice in chunk.get("choices") or ():
-                    self._mend_choice(choice, choice.setdefault("delta", {}))
-            except _NONSENSE as exc:
-                raise self._nonsense(call) from exc
+                    self._adjust_choice(choice, choice.setdefault("delta", {}))
+            except _MALFORMED as exc:
+                raise self._malformed(call) from exc
 
         return mend
 
-    def _mend_choice(self, choice: dict[str, Any], said: Mapping[str, Any]) -> None:
+    def _adjust_choice(self, choice: dict[str, Any], said: Mapping[str, Any]) -> None:
         """OpenAI's words for how it ended, and calls of tools whose arguments are texts."""
         finish = choice.get("finish_reason")
         if finish == "network_error":
@@ -276,7 +276,7 @@ class ZhipuProvider(OpenAIProvider):
 
     def _stream_error(self, error: Any) -> SageError:
         detail = error if isinstance(error, dict) else {"message": str(error)}
-        return self.refuse(_status(detail.get("code")), {"error": detail}, {})
+        return self.make_error(_status(detail.get("code")), {"error": detail}, {})
 
 
 def _picture(part: Mapping[str, Any]) -> Any:

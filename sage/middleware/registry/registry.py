@@ -18,15 +18,15 @@ from sage.middleware.engines.fleet import Fleet
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, UpstreamModel
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import HostedModels
-from sage.middleware.registry.runtime_models import Registrations, check_name, parse_registration
-from sage.middleware.registry.upstream_models import Listing
+from sage.middleware.registry.runtime_models import RuntimeModels, check_name, parse_registration
+from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.kinds import KINDS, vendors_of
 from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_REMEMBERED = 1000
+_MAX_REMEMBERED = 1000
 _WINS = {
     "config": "is in the configuration file, which wins",
     "provider": "is a model that its provider knows of itself, which wins",
@@ -43,22 +43,22 @@ class Registry:
         self,
         providers: Mapping[str, Provider],
         absent: Mapping[str, str],
-        listing: Listing,
+        model_lists: ModelLists,
         fleet: Fleet,
-        registrations: Registrations | None = None,
+        runtime_models: RuntimeModels | None = None,
     ) -> None:
-        """``registrations`` keeps the models that are added at run time; without it they end with the process."""
+        """``runtime_models`` keeps the models that are added at run time; without it they end with the process."""
         self.providers = dict(providers)
         self.absent = dict(absent)
         """Providers that are named but cannot serve, and why."""
-        self._shares: dict[str, ProviderQuota] = {}
-        self._listing = listing
+        self._quotas: dict[str, ProviderQuota] = {}
+        self._model_lists = model_lists
         self._fleet = fleet
         self._models: dict[str, PublicModel] = {}
         self._unregistered: dict[str, PublicModel] = {}
         self._loading: set[asyncio.Task[Any]] = set()
-        self._hosting = HostedModels()
-        self._registrations = registrations
+        self._hosted_models = HostedModels()
+        self._runtime_models = runtime_models
         self._changing = asyncio.Lock()
 
     def register(self, name: str, settings: ModelSettings, *, source: str = "program") -> PublicModel:
@@ -96,18 +96,18 @@ class Registry:
             target,
             settings.timeouts.over(provider.timeouts),
             self._fleet.manage(provider, wanted, settings, name),
-            self._share(provider),
+            self._quota_of(provider),
             weight=wanted.weight,
             priority=wanted.priority,
             max_concurrency=settings.max_concurrency,
             retries=settings.retries,
         )
 
-    def _share(self, provider: Provider) -> ProviderQuota:
+    def _quota_of(self, provider: Provider) -> ProviderQuota:
         """What all deployments of ``provider`` have in common."""
-        share = self._shares.get(provider.name)
+        share = self._quotas.get(provider.name)
         if share is None:
-            share = self._shares[provider.name] = ProviderQuota(provider.max_concurrency, len(provider.endpoints))
+            share = self._quotas[provider.name] = ProviderQuota(provider.max_concurrency, len(provider.endpoints))
         return share
 
     def register_known(self) -> None:
@@ -120,7 +120,7 @@ class Registry:
 
     def restore(self) -> None:
         """Brings back what was registered at run time; raises :class:`sage.errors.ConfigError` for a broken file."""
-        kept = self._registrations.read() if self._registrations is not None else {}
+        kept = self._runtime_models.read() if self._runtime_models is not None else {}
         for name, settings in kept.items():
             winner = self._models.get(name)
             try:
@@ -143,13 +143,13 @@ class Registry:
         """
         check_name(name, {**self.providers, **self.absent})
         settings = parse_registration(body, self.providers, self.absent)
-        return await self._whole(self._add(name, settings))
+        return await self._finish(self._add(name, settings))
 
     async def _add(self, name: str, settings: ModelSettings) -> tuple[PublicModel, bool]:
         async with self._changing:
             new = self._runtime(name) is None
-            if self._registrations is not None:
-                await asyncio.to_thread(self._registrations.put, name, settings)
+            if self._runtime_models is not None:
+                await asyncio.to_thread(self._runtime_models.put, name, settings)
             model = self.register(name, settings, source="runtime")
         if model.preload:
             self._load_soon(model)
@@ -160,14 +160,14 @@ class Registry:
 
         Raises :class:`NotFound`, or :class:`Conflict` for a model that was not registered at run time.
         """
-        await self._whole(self._remove(name))
+        await self._finish(self._remove(name))
 
     async def _remove(self, name: str) -> None:
         async with self._changing:
             if self._runtime(name) is None:
                 raise self._unknown(name)
-            if self._registrations is not None:
-                await asyncio.to_thread(self._registrations.drop, name)
+            if self._runtime_models is not None:
+                await asyncio.to_thread(self._runtime_models.drop, name)
             self._models.pop(name, None)
             self._fleet.retire(self._fleet.forget(name))
 
@@ -178,9 +178,9 @@ class Registry:
             raise Conflict(f"model '{name}' {_WINS[model.source]}", param="name", code="model_configured")
         return model
 
-    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
+    async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
         """Goes on to its end when the caller leaves: what is on disk and what serves stay the same."""
-        return await asyncio.shield(self._soon(change))
+        return await asyncio.shield(self._start_task(change))
 
     def models(self) -> Iterable[PublicModel]:
         """The registered models, by name."""
@@ -220,7 +220,7 @@ class Registry:
         for vendor in vendors_of(name):
             if vendor in self.providers:
                 return self._remember(name, self.providers[vendor], name)
-        listed = await self._listing.providers_of(name, self.providers.values())
+        listed = await self._model_lists.providers_of(name, self.providers.values())
         if len(listed) > 1:
             choices = ", ".join(f"{provider.name}/{name}" for provider in listed)
             raise InvalidRequest(f"several providers have a model '{name}'; name one: {choices}", param="model")
@@ -255,9 +255,9 @@ class Registry:
     def _remember(self, name: str, provider: Provider, upstream: str) -> PublicModel:
         wanted = DeploymentSettings(provider=provider.name, model=upstream)
         managed = self._fleet.manage(provider, wanted, ModelSettings(deployments=(wanted,)))
-        deployment = Deployment(provider, UpstreamModel(upstream), provider.timeouts, managed, self._share(provider))
+        deployment = Deployment(provider, UpstreamModel(upstream), provider.timeouts, managed, self._quota_of(provider))
         model = PublicModel(name, [deployment], registered=False, source="provider")
-        while len(self._unregistered) >= _REMEMBERED:
+        while len(self._unregistered) >= _MAX_REMEMBERED:
             self._unregistered.pop(next(iter(self._unregistered)))
         self._unregistered[name] = model
         return model
@@ -281,7 +281,7 @@ class Registry:
             if deployment.managed is not None:
                 await deployment.managed.unload()
             elif deployment.provider.host is not None:
-                await self._hosting.unload(deployment, deployment.provider.host)
+                await self._hosted_models.unload(deployment, deployment.provider.host)
         return model
 
     def preload(self) -> None:
@@ -292,7 +292,7 @@ class Registry:
 
     async def refresh(self, models: Iterable[PublicModel]) -> None:
         """Looks what the servers hold that load their models themselves, for :meth:`PublicModel.describe`."""
-        await self._hosting.refresh([deployment for model in models for deployment in model.deployments])
+        await self._hosted_models.refresh([deployment for model in models for deployment in model.deployments])
 
     async def pull(self, name: str) -> AsyncGenerator[PullProgress, None]:
         """Fetches the model to the server that runs it; raises :class:`Conflict` when that is not just one."""
@@ -308,18 +308,18 @@ class Registry:
                 yield step
         finally:
             await _closed(steps)
-            self._listing.forget(deployment.provider)
+            self._model_lists.forget(deployment.provider)
 
     async def _load(self, deployment: Deployment) -> None:
         if deployment.managed is not None:
             await deployment.managed.load()
         elif deployment.provider.host is not None:
-            await self._hosting.load(deployment, deployment.provider.host)
+            await self._hosted_models.load(deployment, deployment.provider.host)
 
     def _load_soon(self, model: PublicModel) -> None:
         for deployment in model.deployments:
             if deployment.managed is not None or deployment.provider.host is not None:
-                self._soon(self._load_quietly(deployment))
+                self._start_task(self._load_quietly(deployment))
 
     async def _load_quietly(self, deployment: Deployment) -> None:
         """A load that nobody waits for: its failure is the model's state. A server that is down is tried again."""
@@ -336,7 +336,7 @@ class Registry:
                     _log.warning("'%s' could not be loaded: %s", deployment.name, exc.message)
                 return
 
-    def _soon(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._loading.add(task)
         task.add_done_callback(self._loading.discard)

@@ -112,7 +112,7 @@ def _check_deployment(
         raise InvalidRequest(exc.message, param=f"{place}.{'lora' if wanted.lora else 'model'}") from exc
 
 
-class Registrations:
+class RuntimeModels:
     """The file with the models that were registered at run time.
 
     It is written whole, in one step and to the disk, and read anew before each change: two gateways on one data

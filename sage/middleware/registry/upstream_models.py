@@ -19,7 +19,7 @@ _FRESH_FAILURE = 5.0
 _TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, between_chunks=5.0, total=5.0)
 
 
-class Listing:
+class ModelLists:
     """Asks ``GET /models`` of providers; an answer is good for a minute, a failure for five seconds."""
 
     def __init__(self, transport: Transport) -> None:
@@ -49,7 +49,7 @@ class Listing:
         self._known.pop(provider.name, None)
 
     async def _ask(self, provider: Provider) -> frozenset[str]:
-        url = provider.listing()
+        url = provider.models_url()
         if url is None:
             return frozenset(provider.known_models())
         names: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ class Listing:
         request = UpstreamRequest(provider.name, "GET", url, provider.endpoints[0].headers, b"", _TIMEOUTS)
         try:
             async with sending(self._transport, request) as response:
-                names = provider.listed(_json(await response.read())) if response.status == 200 else names
+                names = provider.model_names(_json(await response.read())) if response.status == 200 else names
                 fresh = _FRESH if response.status == 200 else fresh
         except SageError:
             pass  # an upstream that is down lists nothing; /ready tells that it is down

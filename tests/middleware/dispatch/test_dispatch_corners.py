@@ -113,7 +113,7 @@ def refused(status: int, retry_after: str | None = None) -> FakeResponse:
 def test_who_looks_ahead_lets_no_key_be_asked_too_early() -> None:
     keys = Keys(ProviderQuota(None, 2))
     for key in range(2):
-        keys.told_to_wait(key, 10.0)
+        keys.cool_down(key, 10.0)
     assert keys.free_at(11.0) == 0.0
     assert keys.free_at(9.0) == 10.0
 

@@ -63,7 +63,7 @@ def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
 def test_a_request_that_may_be_sent_again_survives_a_connection_that_was_just_closed() -> None:
     """An engine closes connections that were idle for too long, perhaps in the moment in which one is used again."""
 
-    async def run(again: bool) -> tuple[list[bytes], int]:
+    async def run(retry: bool) -> tuple[list[bytes], int]:
         asked = 0
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +79,7 @@ def test_a_request_that_may_be_sent_again_survives_a_connection_that_was_just_cl
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
         transport = HttpTransport()
-        request = UpstreamRequest("engine", "POST", url, {}, b"{}", Timeouts(), again=again)
+        request = UpstreamRequest("engine", "POST", url, {}, b"{}", Timeouts(), retry_on_broken_connection=retry)
         answers = []
         try:
             for _ in range(2):

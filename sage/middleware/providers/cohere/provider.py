@@ -35,17 +35,17 @@ class CohereProvider(Vendor):
         super().__init__(name, settings)
         self._open(self._address(settings).removesuffix("/v1").removesuffix("/v2"), settings)
 
-    def listing(self) -> str | None:
+    def models_url(self) -> str | None:
         return f"{self.endpoints[0].base_url}/v1/models?page_size=1000"
 
-    def listed(self, body: Any) -> frozenset[str]:
+    def model_names(self, body: Any) -> frozenset[str]:
         models = body.get("models") if isinstance(body, dict) else None
         found = (model.get("name") for model in objects(models))
         return frozenset(name for name in found if isinstance(name, str))
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         if call.operation not in _PATHS:
-            raise self._cannot_do(call)
+            raise self._no_such_operation(call)
         self._check_denied(call.body)
         return self._post(f"{endpoint.base_url}/{_PATHS[call.operation]}", endpoint, self._body(call, target))
 
@@ -128,18 +128,18 @@ class CohereProvider(Vendor):
             case _:
                 decoded = ({"prompt": answer["text"]}, None) if isinstance(answer.get("text"), str) else None
         if decoded is None:
-            raise self._nonsense(call)
+            raise self._malformed(call)
         try:
             return orjson.dumps(decoded[0]), decoded[1]
         except orjson.JSONEncodeError as exc:
-            raise self._nonsense(call) from exc
+            raise self._malformed(call) from exc
 
     def relay(self, call: ModelCall) -> Relay:
         return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail)
 
     def _fail(self, status: int, message: str) -> SageError:
         """For an answer that says that it failed, though its HTTP status was 200."""
-        return self.refuse(status, {"message": message}, {})
+        return self.make_error(status, {"message": message}, {})
 
 
 def _text(document: Any) -> str:

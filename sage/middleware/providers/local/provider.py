@@ -73,7 +73,7 @@ class LocalEngineProvider(OpenAIProvider):
     def context(self, model: str) -> int | None:
         return _context(self._models[model]) if model in self._models else None
 
-    def listing(self) -> str | None:
+    def models_url(self) -> str | None:
         return None
 
     def complaints(self) -> list[tuple[str, str]]:
@@ -182,9 +182,9 @@ class LocalEngineProvider(OpenAIProvider):
         try:
             return orjson.dumps(_translated(call, answer, usage)), usage
         except (KeyError, TypeError, ValueError) as exc:
-            raise self._nonsense(call) from exc
+            raise self._malformed(call) from exc
 
-    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+    def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         error = body.get("error") if isinstance(body, dict) else None
         if isinstance(error, dict) and status == 500:
             # The one refusal of llama.cpp's that has no type or status of its own: only its text tells it from a fault.
@@ -199,9 +199,9 @@ class LocalEngineProvider(OpenAIProvider):
                 param="input" if status == 500 else "messages",
                 code="context_length_exceeded",
             )
-        return super().refuse(status, body, headers)
+        return super().make_error(status, body, headers)
 
-    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
+    def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
         if call.operation is Operation.CHAT:
             for choice in answer["choices"]:
                 message = choice["message"]

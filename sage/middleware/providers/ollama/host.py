@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import ollama
 
 _LATEST = ":latest"
-Refuse = Callable[[int, Any, Mapping[str, str]], SageError]
+MakeError = Callable[[int, Any, Mapping[str, str]], SageError]
 
 
 def spellings(name: str) -> tuple[str, ...]:
@@ -32,13 +32,13 @@ class OllamaHost:
     Each use has a client of its own: httpx's pool does not survive cancellations.
     """
 
-    def __init__(self, provider: str, endpoint: Endpoint, settings: OllamaSettings, refuse: Refuse) -> None:
-        """``refuse`` makes an error of ours from a status and a parsed body."""
+    def __init__(self, provider: str, endpoint: Endpoint, settings: OllamaSettings, make_error: MakeError) -> None:
+        """``make_error`` makes an error of ours from a status and a parsed body."""
         self._provider = provider
         self._endpoint = endpoint
         self._timeouts = settings.timeouts
         self._allow_pull = settings.allow_pull
-        self._refuse = refuse
+        self._make_error = make_error
 
     async def loaded(self) -> Mapping[str, Mapping[str, Any]]:
         """What is in memory; a model tagged ``latest`` stands there under both of its names."""
@@ -116,7 +116,9 @@ class OllamaHost:
         try:
             yield client
         except ollama.ResponseError as exc:
-            raise self._refuse(exc.status_code if exc.status_code >= 400 else 502, {"error": exc.error}, {}) from exc
+            raise self._make_error(
+                exc.status_code if exc.status_code >= 400 else 502, {"error": exc.error}, {}
+            ) from exc
         except httpx.TimeoutException as exc:
             raise DeadlineExceeded(
                 f"the provider '{self._provider}' did not answer in {patience:g} s", code="upstream_timeout"

@@ -107,12 +107,12 @@ class OllamaProvider(Vendor):
         root = (settings.base_url or DEFAULT_URL).rstrip("/")
         self._open(root.removesuffix("/v1").removesuffix("/api").rstrip("/"), settings)
         self._denied |= _DENIED
-        self.host = OllamaHost(name, self.endpoints[0], settings, self.refuse)
+        self.host = OllamaHost(name, self.endpoints[0], settings, self.make_error)
 
-    def listing(self) -> str | None:
+    def models_url(self) -> str | None:
         return f"{self.endpoints[0].base_url}/api/tags"
 
-    def listed(self, body: Any) -> frozenset[str]:
+    def model_names(self, body: Any) -> frozenset[str]:
         """The names in ``/api/tags``; a name that is tagged ``latest`` counts without its tag too."""
         entries = body.get("models") if isinstance(body, dict) else None
         found = (entry.get("name") or entry.get("model") for entry in objects(entries))
@@ -121,7 +121,7 @@ class OllamaProvider(Vendor):
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         path = _PATHS.get(call.operation)
         if path is None:
-            raise self._cannot_do(call)
+            raise self._no_such_operation(call)
         body, options = call.body, call.body.get("options")
         self._check_denied(body)
         if options is not None and not isinstance(options, dict):
@@ -155,7 +155,7 @@ class OllamaProvider(Vendor):
         else:
             made = embeddings_answer(call, answer)
         if made is None:
-            raise self._nonsense(call)
+            raise self._malformed(call)
         return orjson.dumps(made[0]), made[1]
 
     def relay(self, call: ModelCall) -> Relay:

@@ -19,7 +19,7 @@ from sage.middleware.providers.base import Endpoint, PullProgress, UpstreamReque
 from sage.middleware.providers.transport import HttpTransport, Transport, sending
 from sage.middleware.settings.providers import Timeouts
 
-Refuse = Callable[[int, Any, Mapping[str, str]], SageError]
+MakeError = Callable[[int, Any, Mapping[str, str]], SageError]
 
 
 def root_of(base_url: str) -> str:
@@ -30,12 +30,12 @@ def root_of(base_url: str) -> str:
 class VllmHost:
     """The :class:`~sage.middleware.providers.base.ModelHost` of one vLLM server, which has one model."""
 
-    def __init__(self, provider: str, endpoint: Endpoint, timeouts: Timeouts, refuse: Refuse) -> None:
-        """``refuse`` makes an error of ours from a status and a parsed body."""
+    def __init__(self, provider: str, endpoint: Endpoint, timeouts: Timeouts, make_error: MakeError) -> None:
+        """``make_error`` makes an error of ours from a status and a parsed body."""
         self._provider = provider
         self._endpoint = endpoint
         self._timeouts = timeouts
-        self._refuse = refuse
+        self._make_error = make_error
         self.asleep = False
         """It was sent to sleep from here, where a request would wait until somebody wakes it."""
         self._waking: asyncio.Task[None] | None = None
@@ -127,13 +127,13 @@ class VllmHost:
         request = UpstreamRequest(self._provider, method, url, self._endpoint.headers, b"", self._timeouts)
         transport = HttpTransport()
         try:
-            return await ask(transport, request, self._refuse, absent=absent)
+            return await ask(transport, request, self._make_error, absent=absent)
         finally:
             await transport.close()
 
 
 async def ask(
-    transport: Transport, request: UpstreamRequest, refuse: Refuse, *, absent: int | None = None
+    transport: Transport, request: UpstreamRequest, make_error: MakeError, *, absent: int | None = None
 ) -> dict[str, Any] | None:
     """The object that answers ``request``, an empty one for any other good answer, none for the status ``absent``."""
     async with sending(transport, request) as response:
@@ -145,5 +145,5 @@ async def ask(
         if response.status == absent:
             return None
         if response.status >= 300:
-            raise refuse(response.status, parsed, response.headers)
+            raise make_error(response.status, parsed, response.headers)
     return parsed if isinstance(parsed, dict) else {}

@@ -55,12 +55,12 @@ class VllmProvider(OpenAIProvider):
 
     def __init__(self, name: str, settings: VllmSettings) -> None:
         Vendor.__init__(self, name, settings)  # without an address there is no server: never OpenAI's
-        self._mends = True
+        self._changes_answers = True
         self._settings = settings
         self._server: VllmHost | None = None
         if settings.base_url is not None:
             self._open(self._api_root(settings.base_url.rstrip("/")), settings)
-            self.host = self._server = VllmHost(name, self.endpoints[0], self.timeouts, self.refuse)
+            self.host = self._server = VllmHost(name, self.endpoints[0], self.timeouts, self.make_error)
 
     def _api_root(self, base_url: str) -> str:
         """vLLM has nothing of OpenAI's at its root, so a bare address can only mean what is below it."""
@@ -89,10 +89,10 @@ class VllmProvider(OpenAIProvider):
         answer = self._object(call, body)
         wanted, kind = ("tokens", list) if call.operation is Operation.TOKENIZE else ("prompt", str)
         if not isinstance(answer.get(wanted), kind):
-            raise self._nonsense(call)
+            raise self._malformed(call)
         return body, None
 
-    def _mend(self, call: ModelCall, answer: dict[str, Any]) -> None:
+    def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
         """vLLM says ``reasoning`` where others say ``reasoning_content``."""
         if call.operation is Operation.CHAT:
             for choice in answer["choices"]:
@@ -105,7 +105,7 @@ class VllmProvider(OpenAIProvider):
             call.model, keep_usage=call.wants_usage, on_error=self._stream_error, choices=call.answers
         )
 
-    def refuse(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
+    def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         if status == 404 and isinstance(body, dict) and "error" not in body:  # no route: FastAPI's own 404
             return Unsupported(
                 f"the vLLM server of '{self.name}' does not have this operation: it offers what its model and --runner "
@@ -113,7 +113,7 @@ class VllmProvider(OpenAIProvider):
                 param="model",
                 code="unsupported_operation",
             )
-        return super().refuse(status, body, headers)
+        return super().make_error(status, body, headers)
 
     # Servers of the gateway's own
 
@@ -124,7 +124,7 @@ class VllmProvider(OpenAIProvider):
             return None  # it lives in its base's server
         if wanted.engine is None:
             if not self.endpoints:
-                raise self.homeless(wanted.model)
+                raise self.no_server(wanted.model)
             return None
         options = {
             "command": self._settings.command,
@@ -150,7 +150,7 @@ class VllmProvider(OpenAIProvider):
                 )
         return engine.args
 
-    def homeless(self, model: str) -> NotFound:
+    def no_server(self, model: str) -> NotFound:
         """For a model that nothing serves."""
         return NotFound(
             f"nothing serves '{model}' of the provider '{self.name}': give its deployment an 'engine', so that the "

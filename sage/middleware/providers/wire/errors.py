@@ -42,7 +42,7 @@ _OURS: dict[int, type[SageError]] = {
 }
 
 
-def refusal(
+def upstream_error(
     provider: str, status: int, body: Any, headers: Mapping[str, str], secrets: Collection[str] = ()
 ) -> SageError:
     """The error of ours for an upstream's ``status`` and parsed ``body`` (anything).
