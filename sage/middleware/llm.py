@@ -23,7 +23,7 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.ollama.provider import OllamaProvider
-from sage.middleware.routers.generate import TextStream, parse_generate, whole_answer
+from sage.middleware.routers.generate import TextStream, complete_answer, parse_generate
 from sage.middleware.settings.providers import OllamaSettings
 from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, DeploymentSettings, Model, Settings
@@ -297,34 +297,34 @@ def _stopped() -> Unavailable:
 
 
 async def _generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
-    call, context = await _asked(gateway, body)
+    call, context = await _call_with_context(gateway, body)
     with Watch(call):
         async with gateway.call(LOCAL, call) as answer:
-            whole = whole_answer(answer, context)
-            await context.answered(whole["text"])
-            return Generation(**whole, **context.warnings())
+            complete = complete_answer(answer, context)
+            await context.store_turn(complete["text"])
+            return Generation(**complete, **context.warnings())
 
 
-async def _asked(gateway: Gateway, body: dict[str, Any]) -> tuple[ModelCall, Context]:
+async def _call_with_context(gateway: Gateway, body: dict[str, Any]) -> tuple[ModelCall, Context]:
     """The call, with what ``search`` and ``memory`` put into it."""
-    asked = parse_generate(body)
-    call = asked.call()
-    return call, await add_context(gateway, LOCAL, call, asked.search, asked.memory)
+    request = parse_generate(body)
+    call = request.call()
+    return call, await add_context(gateway, LOCAL, call, request.search, request.memory)
 
 
 async def _stream(gateway: Gateway, body: dict[str, Any]) -> AsyncIterator[str]:
-    call, context = await _asked(gateway, body)
+    call, context = await _call_with_context(gateway, body)
     async with gateway.call(LOCAL, call) as answer:
         stream, events = TextStream(context), answer.body
         while events:
             for text in stream.texts(events):
                 yield text
             if answer.finished:
-                await stream.answered()
+                await stream.store_turn()
                 await answer.drain()
                 return
             events = await answer.more()
-        await stream.answered()
+        await stream.store_turn()
 
 
 async def _registering(gateway: Gateway, name: str, model: Model, provider: str) -> None:

@@ -1,4 +1,4 @@
-"""``/generate``: a prompt in, a text out, whatever the model."""
+"""``/generate``: a prompt in, a text out, for any model."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class GenerateRequest(BaseModel):
 
     def call(self) -> ModelCall:
         """The same question as an OpenAI chat."""
-        given = {**{name: getattr(self, name) for name in self.model_fields_set}, **(self.model_extra or {})}
+        fields = {**{name: getattr(self, name) for name in self.model_fields_set}, **(self.model_extra or {})}
         body = {
             name: value
-            for name, value in given.items()
+            for name, value in fields.items()
             if name not in _OURS and not (value is None and name in GenerateRequest.model_fields)
         }
-        asked = self.messages if self.messages is not None else [{"role": "user", "content": self.prompt}]
-        body["messages"] = asked
+        question = [{"role": "user", "content": self.prompt}]
+        body["messages"] = self.messages if self.messages is not None else question
         if self.stream:
             body["stream"] = True
-        others = check_names(self.models or ())
-        return ModelCall(Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=others)
+        fallbacks = check_names(self.models or ())
+        return ModelCall(Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=fallbacks)
 
 
 class TokenUsage(BaseModel):
@@ -105,8 +105,8 @@ class MemoryShown(BaseModel):
 
 
 class GenerateAnswer(BaseModel):
-    """What ``/generate`` answers with; `sources` where `search` was asked for, `memories` where `memory` was.
-    `warnings` say what of the memory did not work, such as a turn that could not be stored."""
+    """The answer of ``/generate``, with `sources` if the request has `search`, and `memories` if it has `memory`.
+    `warnings` tell what did not work in the memory, such as a turn that could not be stored."""
 
     id: str
     model: str
@@ -126,40 +126,40 @@ class Generate:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = parse_generate(await read_json(receive))
-        call = asked.call()
+        request = parse_generate(await read_json(receive))
+        call = request.call()
         note(scope, model=call.model)
         context = Context()
-        if asked.search is not None or asked.memory is not None:
-            if asked.search is not None:
-                note(scope, collection=asked.search.collection)
-            context = await add_context(self._gateway, caller(scope), call, asked.search, asked.memory)
+        if request.search is not None or request.memory is not None:
+            if request.search is not None:
+                note(scope, collection=request.search.collection)
+            context = await add_context(self._gateway, caller(scope), call, request.search, request.memory)
         await respond(
             self._gateway,
             call,
             scope,
             receive,
             send,
-            lambda answer: _whole(answer, context),
+            lambda answer: _body(answer, context),
             lambda: _events(context),
         )
 
 
-def _whole(answer: GatewayCall, context: Context) -> bytes | Awaitable[bytes]:
-    if context.remembering is None:
-        return orjson.dumps(whole_answer(answer, context))
-    return _remembered(answer, context)
+def _body(answer: GatewayCall, context: Context) -> bytes | Awaitable[bytes]:
+    if context.memory is None:
+        return orjson.dumps(complete_answer(answer, context))
+    return _body_after_storing(answer, context)
 
 
-async def _remembered(answer: GatewayCall, context: Context) -> bytes:
-    whole = whole_answer(answer, context)
-    await context.answered(whole["text"])
-    return orjson.dumps({**whole, **context.warnings()})
+async def _body_after_storing(answer: GatewayCall, context: Context) -> bytes:
+    complete = complete_answer(answer, context)
+    await context.store_turn(complete["text"])
+    return orjson.dumps({**complete, **context.warnings()})
 
 
 def _events(context: Context) -> Events:
     texts = TextStream(context)
-    return Events(texts.translate, texts.end if context.remembering is None else texts.remembered_end)
+    return Events(texts.translate, texts.end if context.memory is None else texts.end_after_storing)
 
 
 def parse_generate(body: dict[str, Any]) -> GenerateRequest:
@@ -179,8 +179,8 @@ def parse_generate(body: dict[str, Any]) -> GenerateRequest:
         raise InvalidRequest(f"'{field}': {message}" if field else message, param=field or None) from None
 
 
-def whole_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
-    """``{id, model, text, finish_reason, usage, provider, sources?, memories?}`` from a whole chat answer."""
+def complete_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
+    """``{id, model, text, finish_reason, usage, provider, sources?, memories?}`` from a complete chat answer."""
     chat = orjson.loads(answer.body)
     choice = chat["choices"][0] if chat["choices"] else {}
     return {
@@ -190,21 +190,21 @@ def whole_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
         "finish_reason": choice.get("finish_reason"),
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
-        **context.shown(),
+        **context.fields(),
     }
 
 
 class TextStream:
-    """Turns chat events into ``{"text"}`` events; the last one, from :meth:`end`, has the finish and the usage.
+    """Turns chat events into ``{"text"}`` events; the last one, from :meth:`end`, has the finish reason and the usage.
 
-    Sources and memories come before all, in an event of their own whose text is empty.
+    Sources and memories come first, in an event of their own whose text is empty.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._first = context.shown()
+        self._first = context.fields()
         self._pieces: list[str] = []
-        self._finish: str | None = None
+        self._finish_reason: str | None = None
         self._usage: Any = None
 
     def texts(self, events: bytes) -> list[str]:
@@ -217,35 +217,40 @@ class TextStream:
             choices = chunk.get("choices")
             if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
                 continue
-            self._finish = choices[0].get("finish_reason") or self._finish
+            self._finish_reason = choices[0].get("finish_reason") or self._finish_reason
             delta = choices[0].get("delta")
             text = _text(delta.get("content")) if isinstance(delta, dict) else ""
             if text:
                 pieces.append(text)
-        if self._context.remembering is not None:
+        if self._context.memory is not None:
             self._pieces += pieces
         return pieces
 
     def translate(self, events: bytes) -> bytes:
         """The same pieces as events of ``/generate``."""
-        written = b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
+        translated = b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
         if not self._first:
-            return written
+            return translated
         first, self._first = {"text": "", **self._first}, {}
-        return b"data: " + orjson.dumps(first) + b"\n\n" + written
+        return b"data: " + orjson.dumps(first) + b"\n\n" + translated
 
     def end(self) -> bytes:
-        last = {"text": "", "finish_reason": self._finish, "usage": _usage(self._usage), **self._context.warnings()}
+        last = {
+            "text": "",
+            "finish_reason": self._finish_reason,
+            "usage": _usage(self._usage),
+            **self._context.warnings(),
+        }
         return b"data: " + orjson.dumps(last) + b"\n\ndata: [DONE]\n\n"
 
-    async def remembered_end(self) -> bytes:
+    async def end_after_storing(self) -> bytes:
         """As :meth:`end`, once the turn is stored."""
-        await self.answered()
+        await self.store_turn()
         return self.end()
 
-    async def answered(self) -> None:
-        """Call when the stream is whole."""
-        await self._context.answered("".join(self._pieces))
+    async def store_turn(self) -> None:
+        """Stores the turn in memory; to be called when the stream is complete."""
+        await self._context.store_turn("".join(self._pieces))
 
 
 def _text(content: Any) -> str:

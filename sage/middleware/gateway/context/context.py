@@ -6,8 +6,8 @@ from typing import Any
 
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.requests import SourcesRequest
-from sage.middleware.gateway.context.chat_memory import MemoryRequest, Remembering, remember
-from sage.middleware.gateway.context.prompts import as_words
+from sage.middleware.gateway.context.chat_memory import ChatMemory, MemoryRequest, add_memories
+from sage.middleware.gateway.context.prompts import without_query_syntax
 from sage.middleware.gateway.context.sources import Source, add_sources
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall
@@ -15,39 +15,43 @@ from sage.middleware.settings.retrieval import MAX_QUERY
 
 
 class Context:
-    """What was put before the model for one answer, and what is to be done with that."""
+    """The sources and memories of one answer; ``None`` means that the request has not asked for them."""
 
-    def __init__(self, sources: list[Source] | None = None, remembering: Remembering | None = None) -> None:
+    def __init__(self, sources: list[Source] | None = None, memory: ChatMemory | None = None) -> None:
         self.sources = sources
-        self.remembering = remembering
+        self.memory = memory
 
-    def shown(self) -> dict[str, Any]:
-        """The fields of an answer that tell of it."""
+    def fields(self) -> dict[str, Any]:
+        """The fields of an answer that show what the model was given."""
         fields: dict[str, Any] = {}
         if self.sources is not None:
             fields["sources"] = self.sources
-        if self.remembering is not None:
-            fields["memories"] = self.remembering.memories
+        if self.memory is not None:
+            fields["memories"] = self.memory.memories
         return fields
 
     def warnings(self) -> dict[str, Any]:
-        return {"warnings": self.remembering.warnings} if self.remembering and self.remembering.warnings else {}
+        """The field of an answer that tells what did not work; nothing if all did."""
+        return {"warnings": self.memory.warnings} if self.memory is not None and self.memory.warnings else {}
 
-    async def answered(self, text: str) -> None:
-        """Call with the text of a whole answer, before it ends."""
-        if self.remembering is not None:
-            await self.remembering.store(text)
+    async def store_turn(self, answer: str) -> None:
+        """Stores the turn in memory, if the request has a memory; to be called with a complete ``answer``."""
+        if self.memory is not None:
+            await self.memory.store(answer)
 
 
 async def add_context(
     gateway: Gateway, principal: Principal, call: ModelCall, search: SourcesRequest | None, memory: MemoryRequest | None
 ) -> Context:
-    """Puts into the messages of ``call`` what is asked for: memories, and sources. Raises as these do."""
-    remembering = None
+    """Puts memories and sources into the messages of ``call``, as far as the request asks for them.
+
+    Raises as :func:`add_memories` and :func:`add_sources` do.
+    """
+    chat_memory = None
     if memory is not None:
-        remembering = await remember(gateway, principal, call, memory, shared=search is not None)
-        said = as_words(remembering.said[-MAX_QUERY:])
-        if search is not None and search.query is None and said.strip():
-            search = search.model_copy(update={"query": said})  # what the user said, not what is put before it
+        chat_memory = await add_memories(gateway, principal, call, memory, share_room=search is not None)
+        question = without_query_syntax(chat_memory.question[-MAX_QUERY:])
+        if search is not None and search.query is None and question.strip():
+            search = search.model_copy(update={"query": question})  # without the memories that now stand before it
     sources = await add_sources(gateway, principal, call, search) if search is not None else None
-    return Context(sources, remembering)
+    return Context(sources, chat_memory)

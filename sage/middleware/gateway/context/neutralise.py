@@ -1,14 +1,14 @@
-"""Text of strangers before a model: its control tokens broken, its size reckoned, cut where it has to be.
+"""Text that is put before a model: made harmless to chat templates, its tokens estimated, and cut to a size.
 
-Servers make tokens of a whole prompt, the texts in it included: where a text spells a model's control token
-(``<|im_start|>``), it can end the user's turn and begin a turn of its own.
+Servers make tokens of a whole prompt, the texts in it included. A text that spells a control token of the model
+(``<|im_start|>``) could end the user's turn and begin a turn of its own.
 """
 
 from __future__ import annotations
 
 import re
 
-_TOKEN = re.compile(
+_CONTROL_TOKEN = re.compile(
     r"""
     <(?=[|｜])                                                        # <|im_start|> <|eot_id|> <｜Assistant｜>
     | <(?=/?(?:[a-z]+[0-9]*_[a-z0-9_]*|s|bos|eos|eod|pad|unk|mask|sop|eop|cls|sep|think|thinking|tools|tool|
@@ -26,15 +26,17 @@ _INVISIBLE = {
 } | dict.fromkeys(range(0xE0000, 0xE0080))
 
 
-def defuse(text: str) -> str:
-    """``text`` with a space after the beginning of whatever a chat template could take for its own, and without
-    characters that nobody sees (controls, changes of direction, tags)."""
+def neutralise_control_tokens(text: str) -> str:
+    """``text`` in which no chat template finds a control token: a space stands after the first character of each.
+
+    Invisible characters (controls, changes of direction, tags) are removed.
+    """
     text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
-    return _TOKEN.sub(lambda found: f"{found[0]} ", text)
+    return _CONTROL_TOKEN.sub(lambda match: f"{match[0]} ", text)
 
 
-def reckon(text: str) -> int:
-    """About how many tokens ``text`` takes, rather too many than too few: no model's tokenizer is asked.
+def estimate_tokens(text: str) -> int:
+    """About how many tokens ``text`` takes, rather too many than too few. It asks no model's tokenizer.
 
     Measured against Gemma 3's: 1.4 to 2.1 times its own count on English prose, 1.4 to 2.4 on Chinese, 1.5 on code, 1
     on numbers, .9 on base64; 2.5 to 5 times on Japanese, Korean, Thai, Arabic and Russian, which older tokenizers make
@@ -54,18 +56,21 @@ def _weight(char: str) -> float:
 
 
 def cut(text: str, tokens: int) -> str:
-    """The beginning of ``text`` that takes at most ``tokens``, up to the end of a sentence where one is near."""
-    taken = 2.0  # what is cut says so
-    for place, char in enumerate(text):
-        taken += _weight(char)
-        if taken > tokens:
-            return _to_an_end(text[:place])
+    """The beginning of ``text`` that takes at most ``tokens``, up to the end of a sentence if one is near.
+
+    A text that was cut ends with ``…``.
+    """
+    total = 2.0  # for the sign of the cut
+    for position, char in enumerate(text):
+        total += _weight(char)
+        if total > tokens:
+            return _cut_at_sentence(text[:position])
     return text
 
 
-def _to_an_end(text: str) -> str:
+def _cut_at_sentence(text: str) -> str:
     near = len(text) * 3 // 4
-    ends = [found.end() for found in re.finditer(r"[.!?](?=\s)|[。！？\n]", text) if found.end() > near]
+    ends = [match.end() for match in re.finditer(r"[.!?](?=\s)|[。！？\n]", text) if match.end() > near]
     if not ends:
-        ends = [found.start() for found in re.finditer(r"\s", text) if found.start() > near]
+        ends = [match.start() for match in re.finditer(r"\s", text) if match.start() > near]
     return (text[: ends[-1]] if ends else text).rstrip() + " …"

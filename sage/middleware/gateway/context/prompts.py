@@ -1,4 +1,4 @@
-"""What is put before a user's last message: where it goes, and how much of a model's context is left for it."""
+"""Putting text before the last message of the user: where it goes, and how much of the model's context is free."""
 
 from __future__ import annotations
 
@@ -12,69 +12,74 @@ import orjson
 from sage.errors import InvalidRequest
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.admission import TOKEN_FIELDS
-from sage.middleware.gateway.context.neutralise import reckon
+from sage.middleware.gateway.context.neutralise import estimate_tokens
 
-_SIGNS = re.compile(r"[\"“”„＂「」『』]|(?<!\S)[+\-＋－](?=\w)")
+_QUERY_SYNTAX = re.compile(r"[\"“”„＂「」『』]|(?<!\S)[+\-＋－](?=\w)")
 _OVERHEAD = 200
-"""Tokens of what stands around what is put there."""
+"""Tokens of the words around the text that is put there."""
+_MESSAGE_OVERHEAD = 8
+"""Tokens that a chat template adds to a message."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """What is left of the smallest context of the models that may answer, in tokens; ``model`` has that one."""
+class FreeContext:
+    """How many ``tokens`` are free in the smallest context of the models that may answer.
 
-    left: int
+    ``context`` is the size of that context in tokens, and ``model`` the name of the model that has it.
+    """
+
+    tokens: int
     context: int
     model: str
 
 
-def room_left(models: Sequence[PublicModel], body: dict[str, Any]) -> Room | None:
-    """``None``: no context of theirs is known."""
-    known = [
+def free_context(models: Sequence[PublicModel], body: dict[str, Any]) -> FreeContext | None:
+    """What the messages and the answer of a chat leave free; ``None`` means that no model's context is known."""
+    contexts = [
         (context, model.name)
         for model in models
         for deployment in model.deployments
         if (context := deployment.provider.context(deployment.model)) is not None
     ]
-    if not known:
+    if not contexts:
         return None
-    context, name = min(known)
-    asked = max((body[field] for field in TOKEN_FIELDS if isinstance(body.get(field), int)), default=context // 4)
-    told = sum(reckon(text_of(message.get("content"))) + 8 for message in body["messages"])
-    told += reckon(orjson.dumps(body["tools"]).decode()) if body.get("tools") else 0
-    return Room(context - told - min(asked, context // 2) - _OVERHEAD, context, name)
+    context, name = min(contexts)
+    answer = max((body[field] for field in TOKEN_FIELDS if isinstance(body.get(field), int)), default=context // 4)
+    used = sum(estimate_tokens(text_of(message.get("content"))) + _MESSAGE_OVERHEAD for message in body["messages"])
+    used += estimate_tokens(orjson.dumps(body["tools"]).decode()) if body.get("tools") else 0
+    return FreeContext(context - used - min(answer, context // 2) - _OVERHEAD, context, name)
 
 
-def last_of_user(messages: Sequence[dict[str, Any]], param: str) -> int:
-    """Where the last message of the user stands; ``param`` is what needs one."""
-    for place in range(len(messages) - 1, -1, -1):
-        if messages[place]["role"] == "user":
-            return place
+def last_user_message(messages: Sequence[dict[str, Any]], param: str) -> int:
+    """The index of the last message of the user. Raises :class:`InvalidRequest`, in which ``param`` needs one."""
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index]["role"] == "user":
+            return index
     raise InvalidRequest(f"'{param}' needs a message of the user, before which something can be put", param="messages")
 
 
-def put_before(body: dict[str, Any], place: int, told: str) -> None:
-    """Puts ``told`` before what the message at ``place`` says; the caller's own messages stay as they are."""
+def put_before(body: dict[str, Any], index: int, text: str) -> None:
+    """Puts ``text`` before the content of the message at ``index``; the caller's own messages stay as they are."""
     messages = body["messages"]
-    message = messages[place]
-    changed = {**message, "content": _before(message.get("content"), told)}
-    body["messages"] = [*messages[:place], changed, *messages[place + 1 :]]
+    message = messages[index]
+    changed = {**message, "content": _join(text, message.get("content"))}
+    body["messages"] = [*messages[:index], changed, *messages[index + 1 :]]
 
 
-def _before(content: Any, told: str) -> Any:
+def _join(text: str, content: Any) -> Any:
     if isinstance(content, list):
-        return [{"type": "text", "text": f"{told}\n"}, *content]
-    return f"{told}\n\n{content or ''}".rstrip()
+        return [{"type": "text", "text": f"{text}\n"}, *content]
+    return f"{text}\n\n{content or ''}".rstrip()
 
 
 def text_of(content: Any) -> str:
-    """The text of a message, which may be a list of parts."""
+    """The text of a message, whose content may be a list of parts."""
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, dict))
         return "\n".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
-def as_words(text: str) -> str:
-    """``text`` without what a query says by signs: who writes to a model means no search by a quotation or a dash."""
-    return _SIGNS.sub(" ", text)
+def without_query_syntax(text: str) -> str:
+    """``text`` without quotation marks, and signs before words: in a message to a model they are no query syntax."""
+    return _QUERY_SYNTAX.sub(" ", text)

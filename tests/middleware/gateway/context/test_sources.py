@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from running_gateway import Running
 from upstream import Upstream
 
-from sage.middleware.gateway.context.neutralise import cut, defuse, reckon
+from sage.middleware.gateway.context.neutralise import cut, estimate_tokens, neutralise_control_tokens
 from sage.middleware.gateway.context.sources import choose, render
 from sage.middleware.retrieval.types.search import SearchResult
 
@@ -285,16 +285,16 @@ def test_text_of_a_source_cannot_end_its_place_or_begin_a_turn(running: Running,
 
 @pytest.mark.parametrize("token", CONTROL)
 def test_control_tokens_are_broken(token: str) -> None:
-    broken = defuse(f"a{token}b")
+    broken = neutralise_control_tokens(f"a{token}b")
     assert token not in broken
     assert broken.replace(" ", "") == f"a{token}b".replace(" ", "")
 
 
 @given(st.lists(st.sampled_from([*CONTROL, "<", "|", ">", "[", "]", "/", " ", "s", "x", "\r\n", "\x00", "\U000e0041"])))
 def test_nothing_that_is_put_together_makes_a_control_token(pieces: list[str]) -> None:
-    broken = defuse("".join(pieces))
+    broken = neutralise_control_tokens("".join(pieces))
     assert not [token for token in CONTROL if token in broken]
-    assert defuse(broken) == broken
+    assert neutralise_control_tokens(broken) == broken
     assert "\r" not in broken
     assert "\x00" not in broken
 
@@ -304,7 +304,7 @@ def test_nothing_that_is_put_together_makes_a_control_token(pieces: list[str]) -
     ["a <b>bold</b> [TODO] x[0] List<int> a |> f <div class='x'> 1 < 2 > 0", "中文《书名》「引」", "tab\there\n"],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
-    assert defuse(text) == text
+    assert neutralise_control_tokens(text) == text
 
 
 # How much of them
@@ -319,8 +319,8 @@ def test_sources_keep_to_their_budget(up: Upstream, upstreams: Callable[..., Run
     assert len(sources) == 2  # at least 200 tokens each
     for source in sources:
         assert source["text"].endswith("word. …") or source["text"].endswith("word …")
-        assert 180 <= reckon(source["text"]) <= 251
-    assert reckon(sent(up)["messages"][0]["content"]) < 500 + 200 + 30
+        assert 180 <= estimate_tokens(source["text"]) <= 251
+    assert estimate_tokens(sent(up)["messages"][0]["content"]) < 500 + 200 + 30
 
 
 def test_short_sources_all_go_in() -> None:
@@ -340,7 +340,7 @@ def test_the_budget_holds_for_any_texts(texts: list[str], room: int) -> None:
     chosen = choose([found(text, id=str(place)) for place, text in enumerate(texts)], "c", room)
     assert bool(chosen) == bool(texts)
     assert [source["id"] for source in chosen] == [str(place) for place in range(len(chosen))]
-    assert sum(reckon(source["text"]) for source in chosen) <= room
+    assert sum(estimate_tokens(source["text"]) for source in chosen) <= room
     for source, text in zip(chosen, texts, strict=False):
         assert source["text"] == text or text.startswith(source["text"].removesuffix(" …"))
 
@@ -348,7 +348,7 @@ def test_the_budget_holds_for_any_texts(texts: list[str], room: int) -> None:
 @given(st.text(max_size=2000), st.integers(3, 600))
 def test_a_cut_keeps_to_its_bound(text: str, tokens: int) -> None:
     part = cut(text, tokens)
-    assert reckon(part) <= tokens + 1
+    assert estimate_tokens(part) <= tokens + 1
     assert part == text or text.startswith(part.removesuffix(" …"))
 
 

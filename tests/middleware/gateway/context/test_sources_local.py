@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from running_gateway import Running, run_gateway
 
-from sage.middleware.gateway.context.neutralise import reckon
+from sage.middleware.gateway.context.neutralise import estimate_tokens
 from sage.middleware.gateway.context.sources import choose, render
 from sage.middleware.retrieval.types.search import SearchResult
 from sage.middleware.settings.settings import Settings
@@ -69,9 +69,9 @@ def test_sources_fit_into_a_small_context(gateway: Callable[..., Running]) -> No
         ('def add(a, b):\n    return {"sum": a + b, "of": [a, b]}\n' * 20, 1.0, 2.5),
     ],
 )
-def test_tokens_are_reckoned_rather_too_many(running: Running, text: str, least: float, most: float) -> None:
+def test_tokens_are_estimated_rather_too_many(running: Running, text: str, least: float, most: float) -> None:
     counted = running.post("/v1/tokenize", {"model": "gemma-3-270m", "prompt": text}, timeout=120).json()["count"]
-    assert least <= reckon(text) / counted <= most
+    assert least <= estimate_tokens(text) / counted <= most
 
 
 def test_a_source_cannot_speak_as_a_turn_of_its_own(running: Running) -> None:
