@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import CancelledError
 from typing import Any
 
 from sage.errors import Unavailable
 from sage.kernels.runtime.ray.caller_runs_host import CallerRunsHost
+from sage.kernels.runtime.ray.deadlines import CLOCK
 from sage.kernels.runtime.ray.directory import callers_of
-from sage.kernels.runtime.ray.errors import RemoteError, packed, why_not_carried
+from sage.kernels.runtime.ray.errors import packed
+from sage.kernels.runtime.ray.messages import Message, Reply, call_of, reply_of
 from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.spec import ServiceSpec
 
@@ -25,16 +26,12 @@ GROUPS = {"collect": COLLECTS, "control": CONTROLS}
 _WINDOW = 0.02
 """Seconds that a message stays for the results of its calls; later ones are collected."""
 _COLLECT = 10.0
+"""Seconds that a request to collect results waits for some."""
 _SHORT_COLLECT = 0.1
 _REVIVAL = 1.0
 """Seconds between two attempts to start a service again whose setup fails."""
 _CALLERS_KEPT = 10_000
 _ABANDONED_KEPT = 10_000
-
-Message = list[Any]
-"""A call: ``[number, method, args]``, and unless they are as usual ``kwargs, trail, seconds left, order, many``."""
-Reply = tuple[int, bool, Any]
-"""``(number, whether it succeeded, result or packed error)``."""
 
 
 class _Outbox:
@@ -52,7 +49,7 @@ class _Outbox:
             self._changed.notify_all()
 
     def take(self, seconds: float, numbers: list[int]) -> list[tuple[int, ServiceCall]]:
-        """What is settled once all of ``numbers`` are, or the time is over; without numbers, once anything is."""
+        """The settled calls, once all of ``numbers`` are settled or the time is over; without numbers, once any is."""
         running = self.running
         with self._changed:
             if numbers:
@@ -68,7 +65,7 @@ class ServiceActor:
 
     def __init__(self, spec: ServiceSpec, namespace: str, environment: str, replicas: int) -> None:
         self._spec = spec
-        self._trail = (spec.name,)
+        self._call_chain = (spec.name,)
         self._replicas = replicas
         self._life = time.time_ns()  # a later one is greater
         self._callers = callers_of(namespace, environment)
@@ -91,8 +88,9 @@ class ServiceActor:
             self._error = exc
 
     def about(self) -> dict[str, Any]:
-        """What a caller must know; ``error``: why it cannot start."""
+        """What a caller must know; ``error`` is why it cannot start, packed, or ``None``."""
         return {
+            "clock": self.clock(),
             "life": self._life,
             "pid": os.getpid(),
             "methods": dict(self._host.methods()),
@@ -101,78 +99,75 @@ class ServiceActor:
             "error": packed(self._error) if self._error is not None else None,
         }
 
+    def clock(self) -> tuple[str, float]:
+        """The clock that its deadlines are read by, and the moment there."""
+        return CLOCK, time.monotonic()
+
     # Calls
 
     def one(self, message: list[Any]) -> list[Any] | int:
-        """Of one call, ``[caller, *message]``: ``[result]`` or ``[False, packed error]``; a number: it takes longer
-        and is to be collected, from the life of this actor that has this number."""
+        """Takes one call, ``[caller, *message]``. Returns ``[result]`` or ``[False, packed error]``; or a number when
+        the call takes longer: its result is to be collected, from the life of this actor that has this number."""
         caller, number, *_ = message
-        call = self._call(message[1:], waits=True)
-        if self._ran(caller, number, call) or not self._submitted(call):
-            return _alone(call)
-        with _Seat(self._exchanges) as found:
-            ready = call._ready.acquire(timeout=_WINDOW if found else 0.0)  # type: ignore[union-attr]
-        if not ready:
-            self._keep(caller, number, call)
-            return self._life
-        return _alone(call)
+        call = call_of(message[1:], self._call_chain, waits=True)
+        running = self._outbox(caller).running
+        running[number] = call
+        self._cancel_if_abandoned(caller, number, call)
+        if not call.settled and not self._run_here(call) and self._submit(call):
+            with _FreeThread(self._exchanges) as may_wait:
+                ended = call._ready.acquire(timeout=_WINDOW if may_wait else 0.0)  # type: ignore[union-attr]
+            if not ended:
+                self._keep(caller, number, call)
+                return self._life
+        running.pop(number, None)
+        return _lone_reply(call)
 
-    def _ran(self, caller: str, number: int, call: ServiceCall) -> bool:
-        """Whether it was run on this thread."""
-        if self._error is not None or self._abandoned:
+    def _run_here(self, call: ServiceCall) -> bool:
+        """Runs the call on this thread if that is possible; returns whether it did."""
+        if self._error is not None:
             return False
-        with _Seat(self._exchanges) as found:
-            if not found:
-                return False
-            running = self._outbox(caller).running
-            running[number] = call
-            try:
-                return self._host.run_here(call)
-            finally:
-                running.pop(number, None)
+        with _FreeThread(self._exchanges) as is_free:
+            return is_free and self._host.run_here(call)
 
     def exchange(self, caller: str, messages: list[Message]) -> tuple[int, list[Reply]]:
-        """Takes many calls in their order; gives its life, and what is settled of this caller's, now or shortly."""
+        """Takes many calls in their order. Returns the life of this actor, and the replies to those of this caller's
+        calls that are settled now or shortly."""
         numbers = []
         for message in messages:
-            call = self._call(message)
+            call = call_of(message, self._call_chain)
             self._keep(caller, message[0], call)
-            if self._submitted(call):
+            if self._submit(call):
                 numbers.append(message[0])
-        with _Seat(self._exchanges) as found:
-            settled = self._outbox(caller).take(_WINDOW if found and numbers else 0.0, numbers)
-        return self._life, [_reply(number, call) for number, call in settled]
+        with _FreeThread(self._exchanges) as may_wait:
+            settled = self._outbox(caller).take(_WINDOW if may_wait and numbers else 0.0, numbers)
+        return self._life, [reply_of(number, call) for number, call in settled]
 
     def collect(self, caller: str, life: int) -> tuple[int, list[Reply]]:
-        """Waits for what is settled later; empty after a while without, and at once when calls of another ``life`` are
-        asked for, which are lost."""
+        """Waits for calls that are settled later; gives none after a while without any, and at once when the calls of
+        another ``life`` are asked for, which are lost."""
         if life != self._life:
             return self._life, []
-        with _Seat(self._collects) as found:
-            settled = self._outbox(caller).take(_COLLECT if found else _SHORT_COLLECT, [])
-        return self._life, [_reply(number, call) for number, call in settled]
+        with _FreeThread(self._collects) as may_wait:
+            settled = self._outbox(caller).take(_COLLECT if may_wait else _SHORT_COLLECT, [])
+        return self._life, [reply_of(number, call) for number, call in settled]
 
     def abandon(self, caller: str, numbers: list[int]) -> None:
-        """Ends the work of calls that nobody waits for any more, also of those that come later than this."""
-        outbox = self._outbox(caller)
+        """Ends the work of calls that nobody waits for any more, also of those that arrive later than this."""
+        running = self._outbox(caller).running
         for number in numbers:
-            call = outbox.running.get(number)
-            if call is not None:
+            self._abandoned[caller, number] = True  # before the look: the call arrives on another thread meanwhile
+            if (call := running.get(number)) is not None:
+                self._abandoned.pop((caller, number), None)
                 call.cancel()
-                continue
-            self._abandoned[caller, number] = True
-            if len(self._abandoned) > _ABANDONED_KEPT:
-                self._abandoned.pop(next(iter(self._abandoned)), None)
+        while len(self._abandoned) > _ABANDONED_KEPT:
+            self._abandoned.pop(next(iter(self._abandoned)), None)
 
-    def _call(self, message: Message, waits: bool = False) -> ServiceCall:
-        if len(message) == 3:
-            return ServiceCall(message[1], message[2], {}, self._trail, waits=waits)
-        _, method, args, kwargs, trail, left, order, many = message
-        deadline = time.monotonic() + left if left is not None else None
-        return ServiceCall(method, args, kwargs, tuple(trail), deadline, order, many, waits)
+    def _cancel_if_abandoned(self, caller: str, number: int, call: ServiceCall) -> None:
+        if self._abandoned and self._abandoned.pop((caller, number), False):
+            call.cancel()
 
-    def _submitted(self, call: ServiceCall) -> bool:
-        """Whether the host took it; else it is settled."""
+    def _submit(self, call: ServiceCall) -> bool:
+        """Hands it to the host; returns whether that took it, else it is settled."""
         try:
             if self._error is not None:
                 self._revive()
@@ -195,10 +190,10 @@ class ServiceActor:
                 )
 
     def _keep(self, caller: str, number: int, call: ServiceCall) -> None:
+        """From now on its reply waits for a message that takes it along."""
         outbox = self._outbox(caller)
         outbox.running[number] = call
-        if self._abandoned and self._abandoned.pop((caller, number), False):
-            call.cancel()
+        self._cancel_if_abandoned(caller, number, call)
         call.add_done_callback(lambda call: outbox.settle(number, call))
 
     def _outbox(self, caller: str) -> _Outbox:
@@ -207,8 +202,8 @@ class ServiceActor:
             with self._lock:
                 outbox = self._outboxes.setdefault(caller, _Outbox())
                 if len(self._outboxes) > _CALLERS_KEPT:
-                    idle = next((one for one, box in self._outboxes.items() if not box.running and one != caller), None)
-                    self._outboxes.pop(idle or "", None)
+                    idle = (other for other, box in self._outboxes.items() if not box.running and other != caller)
+                    self._outboxes.pop(next(idle, ""), None)
         return outbox
 
     # Life
@@ -220,40 +215,23 @@ class ServiceActor:
         self._host.stop(grace)
 
 
-class _Seat:
-    """Whether there is room for one more that waits, while it does."""
+class _FreeThread:
+    """Takes one of the threads that may wait, while it is entered; ``False`` means that none is free."""
 
-    __slots__ = ("_found", "_seats")
+    __slots__ = ("_taken", "_threads")
 
-    def __init__(self, seats: threading.Semaphore) -> None:
-        self._seats = seats
+    def __init__(self, threads: threading.Semaphore) -> None:
+        self._threads = threads
 
     def __enter__(self) -> bool:
-        self._found = self._seats.acquire(blocking=False)
-        return self._found
+        self._taken = self._threads.acquire(blocking=False)
+        return self._taken
 
     def __exit__(self, *_: object) -> None:
-        if self._found:
-            self._seats.release()
+        if self._taken:
+            self._threads.release()
 
 
-def _alone(call: ServiceCall) -> list[Any]:
-    _, right, value = _reply(0, call)
-    return [value] if right else [False, value]
-
-
-def _reply(number: int, call: ServiceCall) -> Reply:
-    error = call.exception()
-    if error is None:
-        result = call.result()
-        if (why := why_not_carried(result)) is None:
-            return number, True, result
-        error = RemoteError(
-            f"'{call.service}'.{call.method} gave what cannot be carried to another process, "
-            f"a {type(result).__qualname__}: {why}",
-            code="result_not_carried",
-        )
-        error.__cause__ = why
-    elif isinstance(error, CancelledError):
-        error = CancelledError(str(error))
-    return number, False, packed(error)
+def _lone_reply(call: ServiceCall) -> list[Any]:
+    _, succeeded, value = reply_of(0, call)
+    return [value] if succeeded else [False, value]

@@ -38,12 +38,10 @@ def is_plain(value: Any, depth: int = 4) -> bool:
 
 def why_not_carried(value: Any) -> Exception | None:
     """What is raised when ``value`` is made bytes, if something is."""
-    ray = load_ray()
-
     if is_plain(value):
         return None
     try:
-        ray.cloudpickle.dumps(value)
+        load_ray().cloudpickle.dumps(value)
     except Exception as exc:
         return exc
     return None

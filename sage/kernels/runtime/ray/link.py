@@ -1,4 +1,9 @@
-"""From one process to one actor of a service: calls go as messages, many in one where many wait, results come back."""
+"""From one process to one actor of a service: calls go as messages, many in one where many wait, results come back.
+
+Three kinds of threads meet in a link. A *caller* sends a call and waits for its reply itself (:meth:`Link.call`), or
+queues it (:meth:`Link.submit`). *Ray's threads* bring the replies to messages. *The link's own thread* does all the
+rest: the others tell it what happened by putting an event, which is a function, into its queue of events.
+"""
 
 from __future__ import annotations
 
@@ -6,81 +11,97 @@ import itertools
 import secrets
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable
-from sage.kernels.runtime.ray.errors import is_plain, service_died, service_ended, unpacked
+from sage.kernels.runtime.ray.deadlines import RemoteClock
+from sage.kernels.runtime.ray.errors import service_died, service_ended, unpacked
+from sage.kernels.runtime.ray.messages import message_of, settle
+from sage.kernels.runtime.ray.outgoing_queue import NumberedCall, OutgoingQueue
 from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.ray.sent_calls import SentCalls
 from sage.kernels.runtime.services.calls import ServiceCall
 
 _MESSAGES = 2
 """Messages under way at once; what is called meanwhile goes together in the next."""
-_LARGEST = 500
-"""Calls of one message."""
 _PAUSE = 0.1
-"""Seconds between two looks whether an actor is there again."""
-_GRACE = 5.0
-"""Seconds that the reply to a waiting call may come later than its deadline, before it is given up here."""
+"""Seconds between two attempts to reach an actor that died."""
+_CLOSE = 5.0
+"""Seconds that the link's thread has to end."""
+_ROUNDING = 0.001
+"""Seconds that a wait is longer, since Ray rounds it down to milliseconds: nobody is to be told too early that a
+deadline has passed."""
+_NEW_LIFE = "it has begun a new life"
 
 
 class Link:
-    """Safe for any threads."""
+    """``about`` is what the actor told of itself. Safe for any threads."""
 
-    def __init__(self, service: str, actor: Any, queue_size: int) -> None:
+    def __init__(self, service: str, actor: Any, about: dict[str, Any]) -> None:
         self.service = service
         self.actor = actor
-        self.up = True
-        self.ended: Unavailable | None = None
-        """Why it will never serve again."""
-        self._limit = queue_size
         self._caller = secrets.token_hex(8)
+
+        # Any thread
+        self.up = True
+        """Whether the actor answers, as far as is known here."""
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[int, ServiceCall]] = deque()
-        self._sent: dict[int, ServiceCall] = {}
-        self._life = 0
-        """Of the actor, as last heard: it numbers them upwards."""
-        self._accepted: set[int] = set()
-        """Those of the sent that this life has taken: they end with it, also when no message was under way then."""
+        self._outgoing = OutgoingQueue(service, about["queue_size"])
         self._direct: set[int] = set()
-        """Those whose callers wait themselves."""
-        self._left: list[int] = []
-        """Abandoned ones that the actor is to be told of."""
-        self._arrived: deque[tuple[list[int], Any, BaseException | None]] = deque()
-        self._taken: deque[tuple[int, int, ServiceCall]] = deque()
-        """Calls of callers who wait, which take longer, and the life that has them."""
-        self._early: dict[int, tuple[bool, Any]] = {}
-        """Results of such calls that came before it was known here that they take longer."""
-        self._under_way = 0
-        self._ordered = False
-        """A message with ordered calls is under way: the next ones wait until it has been taken."""
-        self._collecting = False
-        self._bell = threading.Semaphore(0)
+        """Numbers of calls whose callers wait for the reply themselves."""
+        self._clock = RemoteClock()
+        self._events: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._reading_clock = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._thread_lock = threading.Lock()
+
+        # Only the link's thread
+        self._sent = SentCalls()
+        self._early: dict[int, tuple[bool, Any]] = {}
+        """Results of direct calls that came before it was known here that they take longer."""
+        self._abandoned: list[int] = []
+        """Numbers of calls that the actor must hear of: nobody waits for them any more."""
+        self._messages_under_way = 0
+        self._ordered_under_way = False
+        """Ordered calls wait until the message with the last ones has been accepted: messages can overtake another."""
+        self._collecting = False
+        """A request is under way that waits for results of sent calls."""
+
+        self._clock.learn(*about["clock"])
+        if self._clock.is_elsewhere:
+            self._tell(self._read_clock)  # the answer lay here for a while, so that was not exact
 
     @property
     def load(self) -> int:
         """Calls that are under way from here."""
-        return len(self._direct) + len(self._sent) + len(self._waiting)
+        return len(self._direct) + len(self._sent) + len(self._outgoing)
 
-    # A call whose caller waits: no other thread takes part in it
+    @property
+    def ended(self) -> Unavailable | None:
+        """Why the actor will never serve again; ``None`` while it may."""
+        return self._outgoing.ended
+
+    # A caller that waits itself: no other thread takes part in its call, unless it takes longer
 
     def call(self, call: ServiceCall) -> None:
         """Settles ``call``, or leaves it to be settled later."""
         number = next(self._numbers)
         self._direct.add(number)
         try:
-            reply = self._asked(number, call)
+            reply = self._ask(number, call)
         except BaseException as exc:
             self._direct.discard(number)
-            self._failed(number, call, exc)
+            self._fail_direct(number, call, exc)
             return
         if type(reply) is int:
-            call.on_abandon = lambda: self._forget(number)
-            self._taken.append((number, reply, call))
-            self._ring()
+            call.on_abandon = lambda: self._abandon(number)
+            self._tell(lambda: self._wait_longer(number, reply, call))
+            if self._closed.is_set():
+                call.fail(self._stopped())
             return
         self._direct.discard(number)
         if len(reply) == 1:
@@ -88,219 +109,205 @@ class Link:
         else:
             call.fail(unpacked(reply[1]))
 
-    def _asked(self, number: int, call: ServiceCall) -> Any:
-        ray = load_ray()
+    def _ask(self, number: int, call: ServiceCall) -> Any:
+        message = [self._caller, *message_of(number, call, self._clock)]
+        if call.deadline is None:
+            return load_ray().get(self.actor.one.remote(message))
+        if self._clock.is_stale:
+            self._tell(self._read_clock)
+        timeout = max(call.deadline - time.monotonic(), 0.0) + _ROUNDING
+        return load_ray().get(self.actor.one.remote(message), timeout=timeout)
 
-        ref = self.actor.one.remote([self._caller, *_message(number, call)])
-        return ray.get(ref, timeout=None if call.deadline is None else max(call.deadline - time.monotonic(), 0.0))
-
-    def _failed(self, number: int, call: ServiceCall, error: BaseException) -> None:
+    def _fail_direct(self, number: int, call: ServiceCall, error: BaseException) -> None:
         if isinstance(error, load_ray().exceptions.GetTimeoutError):
             call.expire()
-            self._forget(number)
+            self._abandon(number)
         elif not isinstance(error, Exception):  # Ctrl-C
-            self._forget(number)
+            self._abandon(number)
             call.cancel()
             raise error
         else:
             call.fail(self._translated(error, call))
 
-    # Calls that have futures
+    # Callers that have futures
 
     def submit(self, call: ServiceCall) -> None:
-        """Puts it in line for the next message. Raises :class:`Unavailable` when the line is full or has ended."""
-        with self._lock:
-            if self.ended is not None:
-                raise self.ended
-            if len(self._waiting) >= self._limit:
-                raise Unavailable(
-                    f"{self._limit} calls wait here for the service '{self.service}' and it takes no more; "
-                    "try again, or give it more workers (max_workers), replicas or a longer queue (queue_size)",
-                    code="queue_full",
-                )
-            number = next(self._numbers)
-            self._waiting.append((number, call))
-            first = len(self._waiting) == 1
-        call.on_abandon = lambda: self._forget(number)
-        if first:
-            self._ring()
+        """Queues it for the next message. Raises :class:`Unavailable` when the queue is full or has ended."""
+        number = next(self._numbers)
+        is_first = self._outgoing.put(number, call)
+        call.on_abandon = lambda: self._abandon(number)
+        if is_first:
+            self._tell(_nothing)
 
-    def _forget(self, number: int) -> None:
-        self._sent.pop(number, None)
-        self._accepted.discard(number)
-        self._left.append(number)
-        self._ring()
-
-    def _ring(self) -> None:
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._work, name=f"sage-{self.service}-link", daemon=True)
-                    self._thread.start()
-        self._bell.release()
+    # Any thread
 
     def close(self) -> None:
-        self._closed = True
-        if self._thread is not None:
-            self._bell.release()
-            self._thread.join(_GRACE)
-        self._end(Unavailable(f"the service '{self.service}' is stopped; it takes no calls", code="service_stopped"))
+        self._closed.set()
+        with self._thread_lock:
+            thread = self._thread
+        if thread is not None:
+            self._events.put(_nothing)
+            thread.join(_CLOSE)
+        self._end(self._stopped())
 
-    # The link's own thread
+    def _stopped(self) -> Unavailable:
+        return Unavailable(f"the service '{self.service}' is stopped; it takes no calls", code="service_stopped")
 
-    def _work(self) -> None:
-        while not self._closed:
-            self._bell.acquire()
-            while self._bell.acquire(blocking=False):
-                pass
-            while self._taken:
-                self._follow(*self._taken.popleft())
-            while self._arrived:
-                self._take(*self._arrived.popleft())
-            if not self.up:
-                self._await_actor()
-            if self._left:
-                self._tell_abandoned()
-            while self._waiting and self._under_way < _MESSAGES and self.up:
-                if not self._send():
-                    break
-            if self._sent and self._under_way == 0 and not self._collecting:
-                self._collecting = True
-                self._watch(
-                    [], self.actor.collect.options(concurrency_group="collect").remote(self._caller, self._life)
-                )
+    def _abandon(self, number: int) -> None:
+        self._tell(lambda: self._note_abandoned(number))
 
-    def _tell_abandoned(self) -> None:
-        left, self._left = self._left, []
-        self.actor.abandon.options(concurrency_group="control").remote(self._caller, left)
-
-    def _send(self) -> bool:
-        """One message; false: nothing may go now."""
-        batch, ordered = self._next()
-        if not batch:
-            return False
-        numbers = [number for number, _ in batch]
-        messages = [_message(number, call) for number, call in batch]
-        self._sent.update(batch)
-        try:
-            ref = self.actor.exchange.remote(self._caller, messages)
-        except Exception as exc:  # its arguments cannot be carried
-            for number, call in batch:
-                self._sent.pop(number, None)
-                call.fail(_not_carried(call, exc))
-            return True
-        self._under_way += 1
-        self._ordered = self._ordered or ordered
-        self._watch(numbers, ref)
-        return True
-
-    def _next(self) -> tuple[list[tuple[int, ServiceCall]], bool]:
-        """Calls that may go together: what might not be carried goes alone, so that it fails alone."""
-        batch: list[tuple[int, ServiceCall]] = []
-        ordered = False
-        with self._lock:
-            while self._waiting and len(batch) < _LARGEST:
-                number, call = self._waiting[0]
-                if call.settled:
-                    self._waiting.popleft()
-                    continue
-                if call.order is not None and self._ordered:
-                    break
-                alone = not (is_plain(call.args) and is_plain(call.kwargs))
-                if alone and batch:
-                    break
-                self._waiting.popleft()
-                batch.append((number, call))
-                ordered = ordered or call.order is not None
-                if alone:
-                    break
-        return batch, ordered
-
-    def _watch(self, numbers: list[int], ref: Any) -> None:
-        def arrived(future: Any) -> None:
-            error = future.exception()
-            self._arrived.append((numbers, None if error is not None else future.result(), error))
-            self._bell.release()
-
-        ref.future().add_done_callback(arrived)
-
-    def _take(self, numbers: list[int], replies: Any, error: BaseException | None) -> None:
-        if numbers:
-            self._under_way -= 1
-            self._ordered = self._ordered and self._under_way > 0
-        else:
-            self._collecting = False
-        if error is not None:
-            self._lost(numbers, error)
-            return
-        life, settled = replies
-        self._heard(life)
-        for number, right, value in settled:
-            self._accepted.discard(number)
-            if (call := self._sent.pop(number, None)) is not None:
-                _settle(call, right, value)
-            elif number in self._direct:
-                self._early[number] = right, value
-        for number in numbers:
-            self._accept(number, life)
-
-    def _follow(self, number: int, life: int, call: ServiceCall) -> None:
-        """A call whose caller waits, which is to be collected from now on."""
-        self._direct.discard(number)
-        if (early := self._early.pop(number, None)) is not None:
-            _settle(call, *early)
-        elif not call.settled:
-            self._sent[number] = call
-            self._heard(life)
-            self._accept(number, life)
-
-    def _heard(self, life: int) -> None:
-        """Of a new life: what the last one had is lost."""
-        if life <= self._life:
-            return
-        self._life = life
-        lost, self._accepted = self._accepted, set()
-        for number in lost:
-            self._lose(number, "it has begun a new life")
-
-    def _accept(self, number: int, life: int) -> None:
-        if number not in self._sent:
-            return
-        if life < self._life:
-            self._lose(number, "it has begun a new life")
-        else:
-            self._accepted.add(number)
-
-    def _lose(self, number: int, cause: str) -> None:
-        if (call := self._sent.pop(number, None)) is not None:
-            call.fail(service_died(self.service, call.method, cause))
-
-    def _lost(self, numbers: list[int], error: BaseException) -> None:
-        """A message did not come through: those of a dead actor are all lost, wherever they were."""
-        dead = _is_death(error)
-        for number in list(self._sent) if dead else numbers:
-            if (call := self._sent.pop(number, None)) is not None:
-                call.fail(self._translated(error, call))
-        if dead:
-            self._accepted.clear()
-            self.up = False
+    def _tell(self, event: Callable[[], object]) -> None:
+        """Lets the link's thread run ``event``."""
+        if self._thread is None:
+            with self._thread_lock:
+                if self._thread is None and not self._closed.is_set():
+                    self._thread = threading.Thread(target=self._work, name=f"sage-{self.service}-link", daemon=True)
+                    self._thread.start()
+        self._events.put(event)
 
     def _translated(self, error: BaseException, call: ServiceCall) -> BaseException:
+        """What ended a message, as the caller of one of its calls gets it."""
         if isinstance(error, DeadlineExceeded | InvalidRequest):
             return error
         if _is_death(error):
             self.up = False
-            self._ring()
+            self._tell(_nothing)
             return service_died(self.service, call.method, _first_line(error))
         return _not_carried(call, error)
 
-    def _await_actor(self) -> None:
-        """Until it answers again; ends the link when it never will."""
-        ray = load_ray()
+    # The link's own thread
 
-        while not self._closed:
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            self._events.get()()  # here it sleeps
+            self._run_events()
+            if not self.up:
+                self._await_actor()
+            if self.up:
+                self._tell_abandoned()
+                self._send_messages()
+                self._collect()
+        self._run_events()  # a call that takes longer, and is failed by the end of the link
+
+    def _run_events(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._events.get_nowait()()
+
+    def _note_abandoned(self, number: int) -> None:
+        self._sent.remove(number)
+        self._early.pop(number, None)
+        self._abandoned.append(number)
+
+    def _tell_abandoned(self) -> None:
+        if self._abandoned:
+            self.actor.abandon.options(concurrency_group="control").remote(self._caller, self._abandoned)
+            self._abandoned = []
+
+    def _send_messages(self) -> None:
+        while self._messages_under_way < _MESSAGES:
+            batch = self._outgoing.next_batch(ordered_may_go=not self._ordered_under_way)
+            if not batch:
+                return
+            self._send(batch)
+
+    def _send(self, batch: list[NumberedCall]) -> None:
+        if self._clock.is_stale:
+            self._read_clock()
+        messages = [message_of(number, call, self._clock) for number, call in batch]
+        try:
+            ref = self.actor.exchange.remote(self._caller, messages)
+        except Exception as exc:  # its arguments cannot be carried
+            for _, call in batch:
+                call.fail(_not_carried(call, exc))
+            return
+        for number, call in batch:
+            self._sent.add(number, call)
+        self._messages_under_way += 1
+        if any(call.order is not None for _, call in batch):
+            self._ordered_under_way = True
+        numbers = [number for number, _ in batch]
+        self._when_done(ref, lambda reply, error: self._end_message(numbers, reply, error))
+
+    def _collect(self) -> None:
+        """Asks for the results of sent calls when no message is under way that would bring them."""
+        if len(self._sent) and self._messages_under_way == 0 and not self._collecting:
+            self._collecting = True
+            group = self.actor.collect.options(concurrency_group="collect")
+            self._when_done(group.remote(self._caller, self._sent.life), self._end_collecting)
+
+    def _when_done(self, ref: Any, then: Callable[[Any, BaseException | None], None]) -> None:
+        """Runs ``then(result, error)`` on the link's thread."""
+
+        def on_ray_thread(future: Any) -> None:
+            error = future.exception()
+            result = future.result() if error is None else None
+            self._events.put(lambda: then(result, error))
+
+        ref.future().add_done_callback(on_ray_thread)
+
+    def _end_message(self, numbers: list[int], reply: Any, error: BaseException | None) -> None:
+        self._messages_under_way -= 1
+        self._ordered_under_way = self._ordered_under_way and self._messages_under_way > 0
+        if error is not None:
+            self._lose_message(numbers, error)
+            return
+        life, settled = reply
+        self._take(life, settled)
+        for number in numbers:
+            self._accept(number, life)
+
+    def _end_collecting(self, reply: Any, error: BaseException | None) -> None:
+        self._collecting = False
+        if error is not None:
+            self._lose_message([], error)
+        else:
+            self._take(*reply)
+
+    def _take(self, life: int, settled: list[tuple[int, bool, Any]]) -> None:
+        self._fail_lost(self._sent.begin_life(life))
+        for number, succeeded, value in settled:
+            if (call := self._sent.remove(number)) is not None:
+                settle(call, succeeded, value)
+            elif number in self._direct:
+                self._early[number] = succeeded, value
+
+    def _wait_longer(self, number: int, life: int, call: ServiceCall) -> None:
+        """A direct call takes longer: from now on its result is collected."""
+        self._direct.discard(number)
+        if (early := self._early.pop(number, None)) is not None:
+            settle(call, *early)
+        elif not call.settled:
+            self._sent.add(number, call)
+            self._fail_lost(self._sent.begin_life(life))
+            self._accept(number, life)
+
+    def _accept(self, number: int, life: int) -> None:
+        if (call := self._sent.accept(number, life)) is not None:
+            self._fail_lost([call])
+
+    def _fail_lost(self, calls: list[ServiceCall]) -> None:
+        for call in calls:
+            call.fail(service_died(self.service, call.method, _NEW_LIFE))
+
+    def _lose_message(self, numbers: list[int], error: BaseException) -> None:
+        """A message did not come through. All calls of a dead actor are lost, whichever message they went with."""
+        if _is_death(error):
+            self.up = False
+            lost = self._sent.remove_all()
+        else:
+            lost = [call for number in numbers if (call := self._sent.remove(number)) is not None]
+        for call in lost:
+            call.fail(self._translated(error, call))
+
+    # The same thread: an actor that died, its clock, the end
+
+    def _await_actor(self) -> None:
+        """Returns when the actor answers again; ends the link when it never will."""
+        ray = load_ray()
+        while not self._closed.is_set():
             try:
-                ray.get(self.actor.about.options(concurrency_group="control").remote(), timeout=1.0)
+                about = ray.get(self.actor.about.options(concurrency_group="control").remote(), timeout=1.0)
             except ray.exceptions.ActorDiedError as exc:
                 self._end(service_ended(self.service, _first_line(exc)))
                 return
@@ -310,39 +317,31 @@ class Link:
                 if not ray.is_initialized():
                     return
             else:
+                self._clock.learn(*about["clock"])
                 self.up = True
                 return
-            self._pause()
+            self._closed.wait(_PAUSE)
 
-    def _pause(self) -> None:
-        end = time.monotonic() + _PAUSE
-        while not self._closed and time.monotonic() < end:
-            self._bell.acquire(timeout=_PAUSE)
+    def _read_clock(self) -> None:
+        """Asks the actor for its time, so that deadlines can be told in it."""
+        if self._reading_clock:
+            return
+        self._reading_clock = True
+
+        def on_ray_thread(future: Any) -> None:
+            self._reading_clock = False
+            if future.exception() is None:
+                self._clock.learn(*future.result())  # at once: the sooner, the more exact
+
+        self.actor.clock.options(concurrency_group="control").remote().future().add_done_callback(on_ray_thread)
 
     def _end(self, error: Unavailable) -> None:
-        with self._lock:
-            self.ended = error
-            left = [*self._sent.items(), *self._waiting]
-            self._sent.clear()
-            self._waiting.clear()
-        for _, call in left:
+        for call in [*self._outgoing.end(error), *self._sent.remove_all()]:
             call.fail(error)
 
 
-def _message(number: int, call: ServiceCall) -> list[Any]:
-    """As short as it can be, and of lists, which cost Ray less than tuples: the rest is as usual when it is missing."""
-    message: list[Any] = [number, call.method, list(call.args)]
-    if call.deadline is None and not call.kwargs and call.order is None and not call.many and len(call.trail) == 1:
-        return message
-    left = call.deadline - time.monotonic() if call.deadline is not None else None
-    return [*message, call.kwargs, list(call.trail), left, call.order, call.many]
-
-
-def _settle(call: ServiceCall, right: bool, value: Any) -> None:
-    if right:
-        call.succeed(value)
-    else:
-        call.fail(unpacked(value))
+def _nothing() -> None:
+    """An event that only wakes the link's thread."""
 
 
 def _is_death(error: BaseException) -> bool:

@@ -34,14 +34,14 @@ class Replicas:
         return self._methods
 
     def submit(self, call: ServiceCall) -> None:
-        link = self._chosen(call)
+        link = self._choose(call)
         if call._ready is not None and call.order is None and link.up and link.ended is None:
             link.call(call)
         else:
             link.submit(call)
 
-    def _chosen(self, call: ServiceCall) -> Link:
-        """That of its key; else of those that live the one with the fewest calls from here, in turns among equals."""
+    def _choose(self, call: ServiceCall) -> Link:
+        """That of its ordered key; else the live one with the fewest calls from here, in turns among equals."""
         links = self.links
         if len(links) == 1:
             return links[0]
@@ -56,12 +56,12 @@ class Replicas:
 
 
 def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
-    """Waits until all are set up; raises what the setup of one raised."""
+    """Waits until all actors are set up, ``patience`` seconds at most; raises what the setup of one raised."""
     ray = load_ray()
 
     refs = [actor.about.options(concurrency_group="control").remote() for actor in actors]
     try:
-        told: Any = ray.get(refs, timeout=patience)
+        abouts: Any = ray.get(refs, timeout=patience)
     except ray.exceptions.GetTimeoutError:
         raise Unavailable(
             f"the actors of the service '{service}' are not placed within {patience:g} s: the cluster lacks what "
@@ -70,15 +70,15 @@ def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
         ) from None
     except ray.exceptions.RayActorError as exc:
         raise Unavailable(f"an actor of the service '{service}' died while it was made: {exc}") from exc
-    for one in told:
-        if one["error"] is not None:
-            raise unpacked(one["error"])
-    links = [Link(service, actor, one["queue_size"]) for actor, one in zip(actors, told, strict=True)]
-    return Replicas(service, links, told[0]["methods"])
+    for about in abouts:
+        if about["error"] is not None:
+            raise unpacked(about["error"])
+    links = [Link(service, actor, about) for actor, about in zip(actors, abouts, strict=True)]
+    return Replicas(service, links, abouts[0]["methods"])
 
 
 def find_service(service: str, namespace: str) -> Replicas | None:
-    """The service of that name in ``namespace``, if there is one."""
+    """The service of that name in ``namespace``, which another process started; ``None`` means there is none."""
     ray = load_ray()
 
     try:
@@ -86,6 +86,6 @@ def find_service(service: str, namespace: str) -> Replicas | None:
     except ValueError:
         return None
     about: Any = ray.get(first.about.options(concurrency_group="control").remote(), timeout=_FIND)
-    rest = range(1, about["replicas"])
-    actors = [first, *(ray.get_actor(actor_name(service, place), namespace=namespace) for place in rest)]
+    others = [actor_name(service, replica) for replica in range(1, about["replicas"])]
+    actors = [first, *(ray.get_actor(name, namespace=namespace) for name in others)]
     return link_replicas(service, actors, _FIND)

@@ -46,26 +46,26 @@ class _BoundMethod:
 
     def starmap(self, items: Iterable[Iterable[Any]], **kwargs: Any) -> Any:
         """As :meth:`map`, with several arguments each."""
-        return self._sent([tuple(item) for item in items], kwargs, many=True)
+        return self._sent([tuple(item) for item in items], kwargs, is_batch=True)
 
-    def _sent(self, args: Any, kwargs: dict[str, Any], many: bool = False) -> Any:
+    def _sent(self, args: Any, kwargs: dict[str, Any], is_batch: bool = False) -> Any:
         proxy = self._proxy
         timeout = proxy._timeout
         if kwargs and not self._own_timeout and "timeout" in kwargs:
             timeout = kwargs.pop("timeout")
         if proxy._retries:
-            return self._retried(args, kwargs, many, timeout)
-        call = self._attempt(args, kwargs, many, timeout)
+            return self._retried(args, kwargs, is_batch, timeout)
+        call = self._attempt(args, kwargs, is_batch, timeout)
         if not self._waits:
             return call
-        return call.result() if len(call.trail) == 1 else _result_within(call)
+        return call.result() if len(call.call_chain) == 1 else _result_within(call)
 
-    def _attempt(self, args: Any, kwargs: dict[str, Any], many: bool, timeout: float | None) -> ServiceCall:
+    def _attempt(self, args: Any, kwargs: dict[str, Any], is_batch: bool, timeout: float | None) -> ServiceCall:
         proxy, waits = self._proxy, self._waits
         if waits:
             refuse_on_loop(proxy._name)
-        trail, deadline = inherited(proxy._name, timeout, waits)
-        call = ServiceCall(self._name, args, kwargs, trail, deadline, proxy._order, many, waits)
+        call_chain, deadline = inherited(proxy._name, timeout, waits)
+        call = ServiceCall(self._name, args, kwargs, call_chain, deadline, proxy._order, is_batch, waits)
         try:
             self._host.submit(call)
         except Unavailable:
@@ -82,14 +82,14 @@ class _BoundMethod:
         self._host = host
         return True
 
-    def _retried(self, args: Any, kwargs: dict[str, Any], many: bool, timeout: float | None) -> Any:
+    def _retried(self, args: Any, kwargs: dict[str, Any], is_batch: bool, timeout: float | None) -> Any:
         """The same with further attempts; one future stands for all of them."""
         if self._waits:
             refuse_on_loop(self._proxy._name)
-        trail, deadline = inherited(self._proxy._name, timeout, self._waits)
-        whole = ServiceCall(self._name, args, kwargs, trail, deadline)
+        call_chain, deadline = inherited(self._proxy._name, timeout, self._waits)
+        whole = ServiceCall(self._name, args, kwargs, call_chain, deadline)
         self._renewed()
-        attempts = _Attempts(self._host, whole, self._proxy._order, many, self._proxy._retries)
+        attempts = _Attempts(self._host, whole, self._proxy._order, is_batch, self._proxy._retries)
         attempts.begin()
         return whole.result() if self._waits else whole
 
@@ -111,18 +111,20 @@ def _result_within(call: ServiceCall) -> Any:
 class _Attempts:
     """Several calls that stand for one: a further one is made when one failed because the service was unavailable."""
 
-    def __init__(self, host: CallTarget, whole: ServiceCall, order: Any, many: bool, retries: int) -> None:
+    def __init__(self, host: CallTarget, whole: ServiceCall, order: Any, is_batch: bool, retries: int) -> None:
         self._host = host
         self._whole = whole
         self._order = order
-        self._many = many
+        self._is_batch = is_batch
         self._retries = retries
 
     def begin(self) -> None:
         whole = self._whole
         if whole.settled:
             return  # it was cancelled between two attempts
-        call = ServiceCall(whole.method, whole.args, whole.kwargs, whole.trail, whole.deadline, self._order, self._many)
+        call = ServiceCall(
+            whole.method, whole.args, whole.kwargs, whole.call_chain, whole.deadline, self._order, self._is_batch
+        )
         whole.on_abandon = call.cancel
         if whole.abandoned:
             call.cancel()

@@ -1,4 +1,4 @@
-"""A call of a service: what is asked, until when, by whom, and what came of it.
+"""One call of a service: its method and arguments, its deadline, the calls that it is part of, and its result.
 
 One object is the call and the future of its result. It costs little: every call of every service makes one.
 """
@@ -20,7 +20,7 @@ from sage.errors import Conflict, DeadlineExceeded, InvalidRequest
 
 _BEGIN, _END = "begin", "end"
 _FOREVER = 1e9
-"""Seconds from which on a time-out is none: locks can wait no longer than some centuries."""
+"""A time-out of so many seconds counts as none: a lock can wait no longer than some centuries."""
 _log = logging.getLogger(__name__)
 
 
@@ -36,16 +36,18 @@ class RemoteTraceback(Exception):
 
 
 class ServiceCall:
-    """``deadline`` is in seconds of :func:`time.monotonic`; ``trail`` the services that stand in this call, outermost
-    first, its own last; ``order`` a key whose calls run one after another; ``many``: ``args`` is a list of argument
-    tuples and the result the list of their results.
+    """A call, and the future of its result: :meth:`result`, :meth:`exception`, :meth:`cancel`, :meth:`done`,
+    :meth:`add_done_callback`, ``await``.
 
-    As a future: :meth:`result`, :meth:`exception`, :meth:`cancel`, :meth:`done`, :meth:`add_done_callback`, ``await``.
+    ``deadline`` is a moment of :func:`time.monotonic`, in seconds. ``call_chain`` names the services that call each
+    other in this call: the outermost first, its own service last. ``order`` is a key whose calls run one after another.
+    When ``is_batch`` is set, ``args`` is a list of argument tuples, and the result is the list of their results.
+    ``waits`` tells that the caller will block until the result is there.
     """
 
     __slots__ = (
-        "_callbacks", "_error", "_ready", "_result", "_tokens", "abandoned", "args", "deadline", "kwargs", "many",
-        "method", "on_abandon", "order", "settled", "trail",
+        "_callbacks", "_error", "_ready", "_result", "_rights", "abandoned", "args", "call_chain", "deadline",
+        "is_batch", "kwargs", "method", "on_abandon", "order", "settled",
     )  # fmt: skip
 
     def __init__(
@@ -53,64 +55,69 @@ class ServiceCall:
         method: str,
         args: Any,
         kwargs: dict[str, Any],
-        trail: tuple[str, ...],
+        call_chain: tuple[str, ...],
         deadline: float | None = None,
         order: Any = None,
-        many: bool = False,
+        is_batch: bool = False,
         waits: bool = False,
     ) -> None:
         self.method = method
         self.args = args
         self.kwargs = kwargs
-        self.trail = trail
+        self.call_chain = call_chain
         self.deadline = deadline
         self.order = order
-        self.many = many
+        self.is_batch = is_batch
         self.settled = False
         self.abandoned = False
-        """Nobody waits for it any more: it was cancelled or its time is over. What it calls further is refused."""
+        """Nobody waits for it any more: it was cancelled or its deadline has passed. Further calls by its method are
+        refused."""
         self.on_abandon: Callable[[], object] | None = None
-        """Called when it is abandoned while it runs, to end the work."""
-        self._tokens = [_BEGIN, _END]
-        """Who takes one of these out may do that step: removing from a list is atomic, so each is done once."""
+        """Called when it is abandoned, to end its work."""
+        self._rights = [_BEGIN, _END]
+        """The thread that removes one of these may do that step: removal is atomic, so each is done once."""
         self._callbacks: list[Callable[[ServiceCall], object]] = []
         self._result: Any = None
         self._error: BaseException | None = None
         self._ready: LockType | None = None
-        """Locked until it is settled; made at once when its caller is known to wait."""
+        """Locked until it is settled; made at once when the caller waits, else when somebody does."""
         if waits:
             self._ready = allocate_lock()
             self._ready.acquire()
 
     @property
     def service(self) -> str:
-        return self.trail[-1]
+        return self.call_chain[-1]
 
     # The host's side
 
     def begin(self) -> bool:
-        """Whether the caller of this may run it now: false when it was cancelled, ran out of time, or runs already."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        """Returns whether the thread that asks may run it now: not when it was cancelled, timed out or runs already."""
+        if self.has_timed_out():
             self.fail(self._late("waited in the queue of"))
             return False
         try:
-            self._tokens.remove(_BEGIN)
+            self._rights.remove(_BEGIN)
         except ValueError:
             return False
-        return _END in self._tokens  # else it was cancelled while it waited
+        return _END in self._rights  # else it was cancelled while it waited
+
+    def has_timed_out(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def succeed(self, result: Any) -> None:
         try:
-            self._tokens.remove(_END)
+            self._rights.remove(_END)
         except ValueError:
             return  # it was abandoned meanwhile
         self._result = result
         self._settle()
 
     def fail(self, error: BaseException) -> bool:
-        """Whether this settled it."""
+        """Returns whether this settled it."""
         try:
-            self._tokens.remove(_END)
+            self._rights.remove(_END)
         except ValueError:
             return False
         self._error = error
@@ -129,10 +136,10 @@ class ServiceCall:
             try:
                 callback = self._callbacks.pop(0)
             except IndexError:
-                return  # the other side took it
+                return  # the other thread took it
             try:
                 callback(self)
-            except Exception:  # it is its owner's, and ends neither the worker nor the other callbacks
+            except Exception:  # its owner must see to it; the worker and the other callbacks go on
                 _log.exception("a callback of the call of '%s'.%s failed", self.service, self.method)
 
     # The caller's side
@@ -144,13 +151,13 @@ class ServiceCall:
         return isinstance(self._error, CancelledError)
 
     def cancel(self) -> bool:
-        """Whether there was something to cancel. A method that is ``async`` ends at its next ``await``, one that
-        waits for another service there; else it runs on, but what it calls further is refused, and its result goes
-        nowhere."""
+        """Returns whether there was something to cancel. A method that is ``async`` ends at its next ``await``, one
+        that waits for another service ends there. Any other runs on, but its further calls are refused and its result
+        is dropped."""
         return self.abandon(CancelledError(f"the call of '{self.service}'.{self.method} was cancelled"))
 
     def abandon(self, error: BaseException) -> bool:
-        """Settles it with ``error`` and ends its work; false: it was settled already."""
+        """Settles it with ``error`` and ends its work; returns ``False`` when it was settled already."""
         self.abandoned = True
         if not self.fail(error):
             return False
@@ -159,7 +166,7 @@ class ServiceCall:
         return True
 
     def expire(self) -> bool:
-        """Abandons it because its time is over."""
+        """Abandons it because its deadline has passed."""
         return self.abandon(self._late("did not end in time in"))
 
     def _late(self, what: str) -> DeadlineExceeded:
@@ -180,8 +187,8 @@ class ServiceCall:
         return self._error
 
     def result(self, timeout: float | None = None) -> Any:
-        """Waits for the result; raises what the method raised, :class:`DeadlineExceeded` when the call's own time is
-        over (the work is cancelled then), and ``TimeoutError`` when only ``timeout`` seconds are (it goes on)."""
+        """Waits for the result. Raises what the method raised, :class:`DeadlineExceeded` when the call's own deadline
+        has passed (its work is cancelled then), and ``TimeoutError`` after ``timeout`` seconds (the call goes on)."""
         if not self.settled:
             self.wait(timeout)
         if self._error is None:
@@ -199,12 +206,12 @@ class ServiceCall:
         try:
             if self._await_ready(timeout):
                 return
-        except BaseException:  # Ctrl-C while waiting: nobody wants it any more
+        except BaseException:  # Ctrl-C while it waits
             self.cancel()
             raise
         if self.deadline is not None and (timeout is None or time.monotonic() >= self.deadline):
             if not self.expire():
-                self._await_settled()  # it ended at that moment, on another thread
+                self._await_settled()  # another thread ends it at this moment
         elif not self.settled:
             raise TimeoutError(f"'{self.service}'.{self.method} gave no result in {timeout:g} s; it goes on")
 
@@ -215,24 +222,24 @@ class ServiceCall:
 
     def _await_ready(self, timeout: float | None) -> bool:
         if self.deadline is not None:
-            left = max(self.deadline - time.monotonic(), 0.0)
-            timeout = left if timeout is None else min(left, timeout)
+            remaining = max(self.deadline - time.monotonic(), 0.0)
+            timeout = remaining if timeout is None else min(remaining, timeout)
         ready = self._ready or self._make_ready()
         if timeout is None:
             ready.acquire()
         elif not ready.acquire(timeout=min(max(timeout, 0.0), _FOREVER)):
             return False
-        ready.release()  # for further ones that wait
+        ready.release()  # for the next thread that waits
         return True
 
     def _make_ready(self) -> LockType:
-        """One for who waits now, the same for who waits again."""
+        """A lock for the threads that wait; one is enough for all."""
         for callback in self._callbacks:
-            if isinstance(callback, _Opening):
+            if isinstance(callback, _ReadyCallback):
                 return callback.ready
-        opening = _Opening()
-        self.add_done_callback(opening)
-        return opening.ready
+        callback = _ReadyCallback()
+        self.add_done_callback(callback)
+        return callback.ready
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self.settled:
@@ -244,7 +251,7 @@ class ServiceCall:
         woken = loop.create_future()
 
         def wake(_: ServiceCall) -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_resolve, woken)
 
         timer = None
@@ -261,8 +268,8 @@ class ServiceCall:
                 timer.cancel()
 
 
-class _Opening:
-    """The callback that lets those go on who wait."""
+class _ReadyCallback:
+    """Lets the threads go on that wait for the call."""
 
     __slots__ = ("ready",)
 
@@ -280,39 +287,42 @@ def _resolve(woken: asyncio.Future[None]) -> None:
 
 
 running: ContextVar[ServiceCall | None] = ContextVar("sage_call", default=None)
-"""The call that this context works for; hosts set it."""
+"""The call that the code of this context runs for; hosts set it."""
 
 
 def current_call() -> ServiceCall | None:
-    """The call that this code runs for, if it runs in a service's method: ask its ``abandoned`` in long work."""
+    """The call that this code runs for, ``None`` outside of a service's method. Long work should look at its
+    ``abandoned`` now and then."""
     return running.get()
 
 
 def inherited(service: str, timeout: float | None, waits: bool = True) -> tuple[tuple[str, ...], float | None]:
-    """The trail and the deadline of a new call of ``service`` from here; ``waits``: its caller blocks until it ends.
+    """The call chain and the deadline of a new call of ``service`` from here; ``waits`` tells that its caller blocks.
 
-    Raises what ends the call that this code runs for, :class:`Conflict` when ``service`` stands in it already. What
-    goes on after that call has ended well (a callback, a background task) makes calls of its own, unless it blocks.
+    Raises :class:`CancelledError` or :class:`DeadlineExceeded` when the call that this code runs for was cancelled or
+    has timed out, and :class:`Conflict` when ``service`` is part of it already. Code that goes on after its call has
+    succeeded (a callback, a background task) makes calls of its own, unless it blocks.
     """
-    deadline = _until(timeout) if timeout is not None else None
+    deadline = _deadline_after(timeout) if timeout is not None else None
     outer = running.get()
     if outer is None or (outer.settled and not waits and not outer.abandoned):
         return (service,), deadline
     if outer.abandoned:
         raise CancelledError(f"the call of '{outer.service}'.{outer.method} was ended; it calls nothing further")
     if outer.deadline is not None:
-        if time.monotonic() >= outer.deadline:
+        if outer.has_timed_out():
             raise outer._late("ran beyond its time in")
         deadline = outer.deadline if deadline is None else min(deadline, outer.deadline)
-    if service in outer.trail:
+    if service in outer.call_chain:
+        circle = " → ".join((*outer.call_chain, service))
         raise Conflict(
-            f"services call each other in a circle: {' → '.join((*outer.trail, service))}; it would wait for itself",
+            f"services call each other in a circle: {circle}; it would wait for itself",
             code="call_cycle",
         )
-    return (*outer.trail, service), deadline
+    return (*outer.call_chain, service), deadline
 
 
-def _until(timeout: float) -> float | None:
+def _deadline_after(timeout: float) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
         raise InvalidRequest(f"a call's time-out must be a number of seconds, not {timeout!r:.80}", param="timeout")
     return time.monotonic() + timeout if timeout < _FOREVER else None
@@ -329,20 +339,21 @@ def refuse_on_loop(service: str) -> None:
 
 
 _CAUSE = BaseException.__dict__["__cause__"]
-_TOLD = 20_000
-"""Characters of a traceback that are kept."""
+_LONGEST_TRACEBACK = 20_000
+"""Characters."""
 
 
 def with_traceback_as_cause(error: BaseException) -> BaseException:
-    """``error`` as its caller gets it: the same object, caused by the text of where it was raised."""
+    """``error`` as its caller gets it: the same object, its traceback turned into the text of its cause."""
     try:
         text = "".join(traceback.format_exception(error))
     except Exception as exc:  # a class may make anything of its attributes
-        text = f"{type(error).__name__}, whose traceback cannot be told: {type(exc).__name__}"
-    if len(text) > _TOLD:  # one object that is raised again and again tells of each time
-        text = f"{text[: _TOLD // 2]}\n…\n{text[-_TOLD // 2 :]}"
+        text = f"{type(error).__name__}, whose traceback cannot be shown: {type(exc).__name__}"
+    if len(text) > _LONGEST_TRACEBACK:  # one object that is raised again and again keeps each traceback
+        half = _LONGEST_TRACEBACK // 2
+        text = f"{text[:half]}\n…\n{text[-half:]}"
     _CAUSE.__set__(error, RemoteTraceback(text))  # its class may forbid setting attributes
-    told = error.__context__
-    while told is not None and told.__traceback__ is not None:
-        told = BaseException.with_traceback(told, None).__context__
-    return BaseException.with_traceback(error, None)  # the frames would hold what was in them
+    context = error.__context__
+    while context is not None and context.__traceback__ is not None:
+        context = BaseException.with_traceback(context, None).__context__
+    return BaseException.with_traceback(error, None)  # its frames would keep all their variables alive

@@ -49,9 +49,13 @@ class ServiceLoop:
         tasks: list[asyncio.Task[Any]] = []
 
         def begin() -> None:
-            task = self._loop.create_task(coroutine)
+            task = self._loop.create_task(in_time(call, coroutine))
             tasks.append(task)
-            task.add_done_callback(lambda _: self._release(ended))
+            task.add_done_callback(end)
+
+        def end(_: asyncio.Task[Any]) -> None:
+            coroutine.close()  # of a task that was cancelled before it began
+            self._release(ended)
 
         def cancel() -> None:
             with suppress(RuntimeError):  # the loop is closed
@@ -98,3 +102,12 @@ class ServiceLoop:
         if others:
             await asyncio.wait(others, timeout=_LAST)
         await self._loop.shutdown_asyncgens()
+
+
+async def in_time(call: ServiceCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs the coroutine unless its call is over: the loop may have been busy until after the deadline."""
+    if call.abandoned or call.has_timed_out():
+        coroutine.close()
+        call.expire()
+        raise asyncio.CancelledError
+    return await coroutine

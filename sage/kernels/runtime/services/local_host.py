@@ -229,8 +229,8 @@ class LocalHost:
             if self._over:
                 raise self._gone()
             method, is_async = self._bound[call.method]
-            if call.many:
-                result = self._many(call, method, is_async)
+            if call.is_batch:
+                result = self._run_batch(call, method, is_async)
             elif is_async:
                 result = self._on_loop(call, method(*call.args, **call.kwargs))
             else:
@@ -241,12 +241,12 @@ class LocalHost:
         else:
             call.succeed(result)
         running.set(None)
-        tally.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.many else 1)
+        tally.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.is_batch else 1)
 
-    def _many(self, call: ServiceCall, method: Callable[..., Any], is_async: bool) -> list[Any]:
+    def _run_batch(self, call: ServiceCall, method: Callable[..., Any], is_async: bool) -> list[Any]:
         results = []
         for args in call.args:
-            if call.abandoned or (call.deadline is not None and time.monotonic() >= call.deadline):
+            if call.abandoned or call.has_timed_out():
                 call.expire()
                 break
             result = method(*args, **call.kwargs)

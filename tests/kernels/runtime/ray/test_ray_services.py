@@ -253,7 +253,7 @@ def test_services_call_each_other_and_never_in_a_circle(env: RayEnvironment) -> 
     with pytest.raises(Conflict, match="store → other → store") as circle:
         store.call_me_by("other")
     assert circle.value.code == "call_cycle"
-    with pytest.raises(NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, store"):
+    with pytest.raises(NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, small, store"):
         store.call_me_by("none")
 
 
@@ -276,6 +276,30 @@ def test_a_deadline_ends_the_work_and_what_it_would_do_next(env: RayEnvironment,
     with pytest.raises(CancelledError):
         soon.result()
     wait_for((tmp_path / "c-ended").exists)
+
+
+@pytest.mark.parametrize("way", ["waited for", "a future", "a batch", "a future of a batch"])
+def test_a_write_that_arrives_after_its_deadline_is_refused(env: RayEnvironment, way: str) -> None:
+    """The actor's process is stopped while the call is on its way to it, until the deadline is over."""
+    (description,) = [one for one in env.services() if one["name"] == "kv"]
+    pid = int(description["host"].rpartition(":")[2])
+    kv, soon = (caller["kv"].options(timeout=0.3) for caller in (env.call_service, env.call_service_async))
+    calls: dict[str, Callable[[], Any]] = {
+        "waited for": lambda: kv.put(way, 1),
+        "a future": lambda: soon.put(way, 1).result(),
+        "a batch": lambda: kv.put.starmap([(way, 1)]),
+        "a future of a batch": lambda: soon.put.starmap([(way, 1)]).result(),
+    }
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            calls[way]()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    store = env.call_service["store"]
+    assert store.put_elsewhere("after", 1) == 1
+    wait_for(lambda: env.call_service["kv"].get("after") == 1)
+    assert env.call_service["kv"].get(way) is None
 
 
 def test_a_full_queue_is_refused(env: RayEnvironment, tmp_path: Path) -> None:

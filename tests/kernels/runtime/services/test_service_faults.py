@@ -25,6 +25,7 @@ import pytest
 from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
 from sage.kernels.runtime.services.calls import ServiceCall
+from sage.kernels.runtime.services.event_loop import in_time
 from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.mailbox import Mailbox
 from sage.kernels.runtime.services.registry import Services, ServiceStartFailed
@@ -284,7 +285,7 @@ def test_a_call_ends_once_whoever_is_first() -> None:
 
 def test_a_waiter_waits_for_who_is_just_ending_it() -> None:
     call = ServiceCall("work", (), {}, ("desk",), time.monotonic(), waits=True)
-    call._tokens.clear()  # another thread has taken the end, and has not settled it yet
+    call._rights.clear()  # another thread has taken the end, and has not settled it yet
     waiter = threading.Thread(target=lambda: results.append(call.result()))
     results: list[Any] = []
     waiter.start()
@@ -292,6 +293,16 @@ def test_a_waiter_waits_for_who_is_just_ending_it() -> None:
     call._settle()
     waiter.join(20)
     assert results == [7]
+
+
+def test_an_async_method_does_not_begin_after_its_deadline() -> None:
+    """The event loop was busy until then, and the worker that cancels it has not woken yet."""
+    desk = Desk()
+    call = ServiceCall("echo_soon", (1,), {}, ("desk",), time.monotonic())
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(in_time(call, desk.echo_soon(1)))
+    assert desk.seen == []
+    assert isinstance(call.exception(), DeadlineExceeded)
 
 
 @pytest.mark.parametrize("timeout", [math.inf, 1e12, 10**400])
