@@ -68,6 +68,8 @@ class Link:
         self._messages_under_way = 0
         self._ordered_under_way = False
         """Ordered calls wait until the message with the last ones has been accepted: messages can overtake another."""
+        self._connection = 1
+        """Counts how often the actor was reached again: a message that is lost only now may have been sent before."""
         self._collecting = False
         """A request is under way that waits for results of sent calls."""
 
@@ -127,7 +129,10 @@ class Link:
             call.cancel()
             raise error
         else:
-            call.fail(self._translated(error, call))
+            if _is_death(error):
+                self.up = False
+                self._tell(_nothing)
+            call.fail(self._as_call_error(error, call))
 
     # Callers that have futures
 
@@ -165,13 +170,11 @@ class Link:
                     self._thread.start()
         self._events.put(event)
 
-    def _translated(self, error: BaseException, call: ServiceCall) -> BaseException:
+    def _as_call_error(self, error: BaseException, call: ServiceCall) -> BaseException:
         """What ended a message, as the caller of one of its calls gets it."""
         if isinstance(error, DeadlineExceeded | InvalidRequest):
             return error
         if _is_death(error):
-            self.up = False
-            self._tell(_nothing)
             return service_died(self.service, call.method, _first_line(error))
         return _not_carried(call, error)
 
@@ -227,14 +230,17 @@ class Link:
         if any(call.order is not None for _, call in batch):
             self._ordered_under_way = True
         numbers = [number for number, _ in batch]
-        self._when_done(ref, lambda reply, error: self._end_message(numbers, reply, error))
+        connection = self._connection
+        self._when_done(ref, lambda reply, error: self._end_message(numbers, connection, reply, error))
 
     def _collect(self) -> None:
         """Asks for the results of sent calls when no message is under way that would bring them."""
         if len(self._sent) and self._messages_under_way == 0 and not self._collecting:
             self._collecting = True
-            group = self.actor.collect.options(concurrency_group="collect")
-            self._when_done(group.remote(self._caller, self._sent.life), self._end_collecting)
+            connection = self._connection
+            collect = self.actor.collect.options(concurrency_group="collect")
+            ref = collect.remote(self._caller, self._sent.life)
+            self._when_done(ref, lambda reply, error: self._end_collecting(connection, reply, error))
 
     def _when_done(self, ref: Any, then: Callable[[Any, BaseException | None], None]) -> None:
         """Runs ``then(result, error)`` on the link's thread."""
@@ -246,21 +252,21 @@ class Link:
 
         ref.future().add_done_callback(on_ray_thread)
 
-    def _end_message(self, numbers: list[int], reply: Any, error: BaseException | None) -> None:
+    def _end_message(self, numbers: list[int], connection: int, reply: Any, error: BaseException | None) -> None:
         self._messages_under_way -= 1
         self._ordered_under_way = self._ordered_under_way and self._messages_under_way > 0
         if error is not None:
-            self._lose_message(numbers, error)
+            self._lose_message(numbers, connection, error)
             return
         life, settled = reply
         self._take(life, settled)
         for number in numbers:
             self._accept(number, life)
 
-    def _end_collecting(self, reply: Any, error: BaseException | None) -> None:
+    def _end_collecting(self, connection: int, reply: Any, error: BaseException | None) -> None:
         self._collecting = False
         if error is not None:
-            self._lose_message([], error)
+            self._lose_message([], connection, error)
         else:
             self._take(*reply)
 
@@ -290,15 +296,15 @@ class Link:
         for call in calls:
             call.fail(service_died(self.service, call.method, _NEW_LIFE))
 
-    def _lose_message(self, numbers: list[int], error: BaseException) -> None:
+    def _lose_message(self, numbers: list[int], connection: int, error: BaseException) -> None:
         """A message did not come through. All calls of a dead actor are lost, whichever message they went with."""
-        if _is_death(error):
+        if _is_death(error) and connection == self._connection:
             self.up = False
             lost = self._sent.remove_all()
         else:
             lost = [call for number in numbers if (call := self._sent.remove(number)) is not None]
         for call in lost:
-            call.fail(self._translated(error, call))
+            call.fail(self._as_call_error(error, call))
 
     # The same thread: an actor that died, its clock, the end
 
@@ -318,6 +324,7 @@ class Link:
                     return
             else:
                 self._clock.learn(*about["clock"])
+                self._connection += 1
                 self.up = True
                 return
             self._closed.wait(_PAUSE)

@@ -253,7 +253,9 @@ def test_services_call_each_other_and_never_in_a_circle(env: RayEnvironment) -> 
     with pytest.raises(Conflict, match="store → other → store") as circle:
         store.call_me_by("other")
     assert circle.value.code == "call_cycle"
-    with pytest.raises(NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, small, store"):
+    with pytest.raises(
+        NotFound, match="the environment 'shelves' runs no service 'none'; it runs: kv, other, small, store"
+    ):
         store.call_me_by("none")
 
 
