@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sage.sqlite.failures import database_failed
 
@@ -29,73 +29,70 @@ class QueuedWrite:
     ``weight`` says how much of a group it fills.
     """
 
-    __slots__ = ("_answered", "_error", "_result", "weight")
+    __slots__ = ("_error", "_result", "_wakeup", "is_answered", "weight")
 
     def __init__(self, weight: int = 1) -> None:
         self.weight = weight
+        self.is_answered = False
+        """Whether the outcome is final."""
         self._result: Any = None
         self._error: BaseException | None = None
-        self._answered = threading.Lock()  # held until there is an answer: much cheaper than a Future
-        self._answered.acquire()
+        self._wakeup: threading.Lock | None = None
 
-    def succeed(self, result: Any) -> None:
-        """Gives the caller ``result``."""
-        self._result = result
-        self._answered.release()
+    def answer(self) -> None:
+        """Gives the caller the outcome that it has; only to be called after the commit."""
+        self.is_answered = True
+        if self._wakeup is not None:
+            self._wakeup.release()
 
     def fail(self, error: BaseException) -> None:
         """Raises ``error`` in the caller."""
         self._error = error
-        self._answered.release()
+        self.answer()
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether :meth:`succeed` or :meth:`fail` was called."""
-        return not self._answered.locked()
+    def set_outcome(self, result: Any, error: BaseException | None = None) -> None:
+        """What :meth:`answer` will give the caller: the error if there is one, else the result."""
+        self._result = result
+        self._error = error
 
-    def answer(self) -> Any:
-        """Waits; then returns the result or raises the error."""
-        with self._answered:
-            if self._error is not None:
-                raise self._error
-            return self._result
+    def outcome(self) -> Any:
+        """Returns the result or raises the error."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def start_waiting(self) -> None:
+        """To be called before another thread takes the write, by a caller that will :meth:`wait`."""
+        self._wakeup = threading.Lock()  # much cheaper than an Event or a Future
+        self._wakeup.acquire()
+
+    def wait(self) -> Any:
+        """Waits for :meth:`answer`; then returns the result or raises the error."""
+        assert self._wakeup is not None
+        self._wakeup.acquire()
+        return self.outcome()
 
 
 W = TypeVar("W", bound=QueuedWrite)
 
 
-class Outcome(NamedTuple, Generic[W]):
-    """What one write of a group came to, before the commit."""
+def run_each(connection: sqlite3.Connection, group: Iterable[W], work: Callable[[W], Any]) -> None:
+    """Runs the writes of a group within an open transaction and sets their outcomes; callers get them with
+    :meth:`QueuedWrite.answer`, after the commit.
 
-    write: W
-    result: Any
-    error: Exception | None
-
-    def publish(self) -> None:
-        """Answers the caller; only to be called after the commit."""
-        if self.error is None:
-            self.write.succeed(self.result)
-        else:
-            self.write.fail(self.error)
-
-
-def run_each(connection: sqlite3.Connection, group: Iterable[W], work: Callable[[W], Any]) -> list[Outcome[W]]:
-    """Runs the writes of a group within an open transaction. An error in one undoes that one alone.
-
-    When the database itself fails, that error is raised: the whole transaction is lost then.
+    An error in one write undoes that one alone. When the database itself fails, that error is raised: the whole
+    transaction is lost then.
     """
-    outcomes = []
     for write in group:
         connection.execute("SAVEPOINT one_write")
         try:
-            outcomes.append(Outcome(write, work(write), None))
+            write.set_outcome(work(write))
         except Exception as exc:
             if database_failed(exc):
                 raise
             connection.execute("ROLLBACK TO one_write")
-            outcomes.append(Outcome(write, None, exc))
+            write.set_outcome(None, exc)
         connection.execute("RELEASE one_write")
-    return outcomes
 
 
 Commit = Callable[[list[W]], None]
@@ -131,7 +128,7 @@ class LeaderCommit(Generic[W]):
                 with self._waiting_lock:
                     group, self._waiting = self._waiting, []
                 _commit_or_fail(self._commit, group)
-        return write.answer()
+        return write.outcome()
 
     def run_between(self, task: Callable[[], Any]) -> Any:
         """Calls ``task`` between two commits; returns its result or raises its error."""
@@ -159,7 +156,8 @@ class _Task(QueuedWrite):
         except BaseException as exc:
             self.fail(exc)
         else:
-            self.succeed(result)
+            self.set_outcome(result)
+            self.answer()
 
 
 class ThreadCommit(Generic[W]):
@@ -202,6 +200,7 @@ class ThreadCommit(Generic[W]):
         return len(self._waiting)
 
     def _run(self, write: W | _Task) -> Any:
+        write.start_waiting()
         with self._changed:
             if self._closed:
                 raise WriterClosed
@@ -210,7 +209,7 @@ class ThreadCommit(Generic[W]):
                 self._thread = threading.Thread(target=self._serve, name=self._thread_name, daemon=True)
                 self._thread.start()
             self._changed.notify()
-        return write.answer()
+        return write.wait()
 
     def close(self) -> None:
         """Takes no more writes, and returns when everything that waited is written."""

@@ -39,9 +39,9 @@ class Numbers:
     def commit(self, group: list[Insert]) -> None:
         self.groups.append([write.value for write in group])
         with write_transaction(self.connection):
-            outcomes = run_each(self.connection, group, self.insert)
-        for outcome in outcomes:
-            outcome.publish()
+            run_each(self.connection, group, self.insert)
+        for write in group:
+            write.answer()
 
     def stored(self) -> list[int]:
         return [n for (n,) in self.connection.execute("SELECT n FROM numbers ORDER BY rowid")]

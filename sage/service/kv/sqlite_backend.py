@@ -93,7 +93,7 @@ class SqliteBackend:
         try:
             with write_transaction(connection):
                 self._keep_house()
-                outcomes = run_each(connection, group, lambda write: write.work(connection))
+                run_each(connection, group, lambda write: write.work(connection))
         except BaseException as exc:
             for write in group:
                 error = _translated(self._path, exc)
@@ -102,8 +102,8 @@ class SqliteBackend:
             if not isinstance(exc, sqlite3.Error):
                 raise
         else:
-            for outcome in outcomes:
-                outcome.publish()
+            for write in group:
+                write.answer()
 
     def _keep_house(self) -> None:
         now = self._clock()

@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import SageError, Unavailable
@@ -23,7 +23,7 @@ from sage.middleware.retrieval.store.transaction import (
 )
 from sage.sqlite.connection import write_transaction
 from sage.sqlite.failures import is_busy
-from sage.sqlite.group_commit import Outcome, QueuedWrite, ThreadCommit, WriterClosed, run_each
+from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, run_each
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ class _Attempt:
     """What came of a group's transaction so far."""
 
     commit: Commit | None = None
-    outcomes: list[Outcome[_StoreWrite]] = field(default_factory=list)
     token: str = ""
     committing: bool = False
     before: int = 0
@@ -127,8 +126,8 @@ class GroupCommit:
                 write.fail(exc)
             return
         self._publish(group, attempt.commit)
-        for outcome in attempt.outcomes:
-            outcome.publish()
+        for write in group:
+            write.answer()
 
     def _transact(self, group: Sequence[_StoreWrite], attempt: _Attempt) -> None:
         with self._connections.writing() as connection:
@@ -143,7 +142,7 @@ class GroupCommit:
                 effects.take(done)
                 return result
 
-            attempt.outcomes = run_each(connection, group, work)
+            run_each(connection, group, work)
             if connection.total_changes == changes:
                 return
             self._commits += 1
