@@ -22,7 +22,7 @@ from sage.kernels.runtime.streams.job_builder import JobBuilder
 from sage.kernels.runtime.streams.nodes import SourceNode
 from sage.kernels.runtime.streams.plan import PipelinePlan
 from sage.kernels.runtime.streams.shared_instances import SharedInstances
-from sage.kernels.runtime.streams.source_task import Source
+from sage.kernels.runtime.streams.source_task import RecordSource
 from sage.kernels.runtime.upstream import warn_of_upstream
 
 
@@ -183,7 +183,7 @@ class LocalEnvironment:
         return self._add_source(lambda: KafkaSource(checked), name, "kafka", on_error)
 
     def _add_source(
-        self, make: Callable[[], Source], name: str | None, default_name: str, on_error: Any = None
+        self, make: Callable[[], RecordSource], name: str | None, default_name: str, on_error: Any = None
     ) -> Stream:
         name = self._plan.reserve_name(name, default_name)
         node = SourceNode(name, make, self._plan.policy(on_error, name))

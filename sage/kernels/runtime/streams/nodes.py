@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sage.kernels.runtime.streams.error_policy import Policy
-from sage.kernels.runtime.streams.source_task import Source
+from sage.kernels.runtime.streams.source_task import RecordSource
 from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction
 from sage.kernels.runtime.streams.workers import Worker
 
@@ -16,7 +16,7 @@ class SourceNode:
     """Where records come from; ``make`` returns a new reading of the source for each job."""
 
     name: str
-    make: Callable[[], Source]
+    make: Callable[[], RecordSource]
     policy: Policy
     keyed: bool = False
 

@@ -18,7 +18,7 @@ from sage.kernels.runtime.streams.task import Aborted, JobControl, Task
 _log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """One reading of a source, on the thread of its task. ``may_block`` means that reading may wait for ever without
     looking at ``task.stopping``."""
 
@@ -46,9 +46,15 @@ class SourceTask(Task):
     :meth:`stop` and :meth:`detach`."""
 
     def __init__(
-        self, source: Source, output: Output, policy: Policy, dead_letters: DeadLetterSink | None, job: JobControl,
-        stage: str, name: str,
-    ) -> None:  # fmt: skip
+        self,
+        source: RecordSource,
+        output: Output,
+        policy: Policy,
+        dead_letters: DeadLetterSink | None,
+        job: JobControl,
+        stage: str,
+        name: str,
+    ) -> None:
         super().__init__(stage, policy, dead_letters, job, name)
         self.source = source
         self.stopping = False
