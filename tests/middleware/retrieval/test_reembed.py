@@ -387,7 +387,7 @@ _KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from retrieval.test_reembed import Hashed, Known
+from middleware.retrieval.test_reembed import Hashed, Known
 from sage.middleware.retrieval.collections import Collections
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import Retrieval
