@@ -11,7 +11,7 @@ from sage.middleware.retrieval.filters.index import GrowingFilters
 from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import GrowingKeywords, Mask
 from sage.middleware.retrieval.types.documents import Row
-from sage.middleware.retrieval.vectors.index import GrowingVectors
+from sage.middleware.retrieval.vectors.growing import GrowingVectors
 from sage.middleware.settings.retrieval import Metric
 
 SEAL_AT = 1024  # documents

@@ -14,7 +14,8 @@ from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask
 from sage.middleware.retrieval.store.store import DocumentStore, Reading, SegmentRecord
 from sage.middleware.retrieval.text.analyzer import Analyzer
-from sage.middleware.retrieval.vectors.index import Matrix, VectorIndex
+from sage.middleware.retrieval.vectors.exact import Matrix
+from sage.middleware.retrieval.vectors.index import VectorIndex
 
 _SLICE = 4096  # documents whose vectors are read at once
 _CHUNK = 16_384  # documents whose terms are held at once

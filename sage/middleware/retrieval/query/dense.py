@@ -11,8 +11,9 @@ from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.store.store import DocumentStore, Reading
 from sage.middleware.retrieval.vectors.exact import Matrix, Ordinals, Scores, best, exact_scores
+from sage.middleware.retrieval.vectors.flat import float32_safe
 from sage.middleware.retrieval.vectors.index import VectorIndex
-from sage.middleware.retrieval.vectors.kinds import DEPTHS, float32_safe, pool_of
+from sage.middleware.retrieval.vectors.scan import DEPTHS, pool_of
 from sage.middleware.settings.retrieval import Metric
 
 Scored = tuple[Ordinals, Scores]

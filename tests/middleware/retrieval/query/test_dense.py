@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from sage.middleware.retrieval.index.view import Segment
 from sage.middleware.retrieval.query.dense import DenseLeg
 from sage.middleware.retrieval.store.store import DocumentStore
-from sage.middleware.retrieval.vectors.index import GrowingVectors, Matrix, VectorIndex, exact_scores
+from sage.middleware.retrieval.vectors.exact import Matrix, exact_scores
+from sage.middleware.retrieval.vectors.growing import GrowingVectors
+from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.settings.retrieval import Metric
 
 pytestmark = pytest.mark.slow

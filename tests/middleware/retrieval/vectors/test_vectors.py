@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.vectors.index import GrowingVectors, Matrix, VectorIndex, exact_scores
+from sage.middleware.retrieval.vectors.exact import Matrix, exact_scores
+from sage.middleware.retrieval.vectors.growing import GrowingVectors
+from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.settings.retrieval import Metric
 
 pytestmark = pytest.mark.slow
@@ -56,10 +58,10 @@ def recall(
     queries = clustered(20, vectors.shape[1], seed=1) + 0.5 * clustered(20, vectors.shape[1], seed=2)
     hits = wanted = 0
     for query in queries:
-        store = set(nearest(query, vectors, metric, k, allowed))
+        expected = set(nearest(query, vectors, metric, k, allowed))
         found, _ = index.candidates(query, k, allowed)
         assert allowed is None or allowed[found].all()
-        hits, wanted = hits + len(store & set(found.tolist())), wanted + len(store)
+        hits, wanted = hits + len(expected & set(found.tolist())), wanted + len(expected)
     return hits / wanted
 
 
@@ -193,9 +195,9 @@ def test_awkward_vectors_keep_recall_by_a_kind_that_holds_it(trouble: str, metri
     hits = 0
     for place in range(100, 130):
         query = vectors[place] + (vectors[place + 1] - vectors[place + 2]) / 2
-        store = nearest(query, vectors, metric, 10)
+        expected = nearest(query, vectors, metric, 10)
         found = index.candidates(query, 10, None)[0]
-        bar = exact_scores(query, vectors[store], metric)[-1]
+        bar = exact_scores(query, vectors[expected], metric)[-1]
         hits += min(10, int((exact_scores(query, vectors[found], metric) >= bar - abs(bar) * 1e-6).sum()))
     assert hits / 300 >= 0.97
 

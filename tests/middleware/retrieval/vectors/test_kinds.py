@@ -1,0 +1,92 @@
+"""Every kind of vector index brings what its file needs, and opens again from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+import pytest
+
+from sage.middleware.retrieval.vectors.exact import Matrix
+from sage.middleware.retrieval.vectors.index import VectorIndex
+from sage.middleware.retrieval.vectors.kinds import KINDS, Kind, build_scan, kind_for, restore_scan
+from sage.middleware.retrieval.vectors.scan import Scan
+from sage.middleware.settings.retrieval import Metric
+
+FILES = {
+    "flat": ({"tame"}, {"vectors", "lengths"}),
+    "bf16": ({"coding"}, {"codes"}),
+    "sq8": ({"coding"}, {"codes"}),
+    "rabitq": ({"looks", "coding"}, {"base", "codes"}),
+    "ivf": ({"looks", "coding"}, {"base", "codes"}),
+}
+"""The names in a head and of the arrays, as files of collections that exist have them."""
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+
+def vectors_for(kind: Kind) -> Matrix:
+    chance = np.random.default_rng(1)
+    vectors = (chance.standard_normal((3000, 8)) @ chance.standard_normal((8, 32))).astype(np.float32)
+    if kind.name == "bf16":
+        vectors[17] *= 1e6  # of the range that this gives, 8 bits are too few for all the others
+    return vectors
+
+
+def built(kind: Kind, metric: Metric = Metric.EUCLIDEAN) -> Scan:
+    first = "sq8" if kind.name == "bf16" else kind.name
+    return build_scan(vectors_for(kind), metric, 0.9, first, lambda: None)
+
+
+@every_kind
+def test_a_kind_opens_again_from_its_head_and_arrays(kind: Kind) -> None:
+    scan = built(kind)
+    assert scan.kind == kind.name
+    restored = restore_scan(kind.name, orjson.loads(orjson.dumps(scan.head())), scan.arrays(), Metric.EUCLIDEAN)
+    assert (restored.kind, restored.count) == (scan.kind, scan.count) == (kind.name, 3000)
+    assert (restored.exact, restored.staged) == (scan.exact, scan.staged)
+    assert restored.head() == scan.head()
+    assert {name: array.tobytes() for name, array in restored.arrays().items()} == {
+        name: array.tobytes() for name, array in scan.arrays().items()
+    }
+    allowed = np.arange(3000) % 3 == 0
+    for query in vectors_for(kind)[:5] + np.float32(0.1):
+        for k, mask in ((10, None), (100, allowed)):
+            ordinals, scores = scan.nearest(query, k, mask)
+            again, again_scores = restored.nearest(query, k, mask)
+            assert again.tolist() == ordinals.tolist()
+            assert again_scores.tolist() == scores.tolist()
+            assert restored.scores(query, ordinals).tolist() == scan.scores(query, ordinals).tolist()
+
+
+@every_kind
+def test_the_format_of_files_stays(kind: Kind) -> None:
+    scan = built(kind)
+    assert (scan.head().keys(), scan.arrays().keys()) == FILES[kind.name]
+    arrays = VectorIndex(3000, Metric.EUCLIDEAN, scan, None).arrays()
+    head = orjson.loads(arrays["head"].tobytes())
+    assert head == {"kind": kind.name, "metric": "euclidean", "size": 3000, **scan.head()}
+    assert VectorIndex.from_arrays(arrays).kind == kind.name
+
+
+@every_kind
+def test_only_an_exact_kind_has_the_vectors_as_they_are(kind: Kind) -> None:
+    raw = built(kind).raw_vectors(np.array([5, 7]))
+    assert (raw is not None) == built(kind).exact
+    if raw is not None:
+        assert raw.tolist() == vectors_for(kind)[[5, 7]].tolist()
+
+
+def test_every_number_of_vectors_has_a_kind() -> None:
+    assert {kind_for(count).name for count in (0, 1, 4_000)} == {"flat"}
+    assert [kind_for(count).name for count in (4_001, 16_000, 16_001, 64_001, 10**9)] == [
+        "sq8",
+        "sq8",
+        "rabitq",
+        "ivf",
+        "ivf",
+    ]
+
+
+def test_a_file_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(KeyError):
+        restore_scan("newer", {}, {}, Metric.DOT)
