@@ -1,4 +1,4 @@
-"""How often the process has been forked: threads do not come along, and a service without its workers hangs."""
+"""How often this process was forked: threads do not survive a fork, and a service without its threads would hang."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 
 
 class Forks:
-    """``count`` differs in a process from what it was in those that it was forked from."""
+    """``count`` in a child process differs from the ``count`` of every process above it."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def note(self) -> None:
+    def add(self) -> None:
         self.count += 1
 
 
 forks = Forks()
-"""Of this process: what ``os`` calls after a fork cannot be taken back, hence one for all."""
-os.register_at_fork(after_in_child=forks.note)
+"""One for the whole process, since a function that ``os`` calls after a fork cannot be removed again."""
+os.register_at_fork(after_in_child=forks.add)
