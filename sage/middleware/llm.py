@@ -29,8 +29,8 @@ from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, DeploymentSettings, Model, Settings
 
 if TYPE_CHECKING:
-    from sage.middleware.retrieval.collection import Collection
     from sage.middleware.retrieval.embedding.protocols import Models
+    from sage.service.vdb.sharded.collections import AnyCollection
 
 T = TypeVar("T")
 _OLLAMA = "http://localhost:11434"
@@ -169,7 +169,7 @@ class LLMService:
             if self._loop is loop:  # else stop() has ended the call, and nothing is to be started for it
                 self._run(lambda _: _close(pieces), loop)
 
-    def collection(self, name: str = "default") -> Collection:
+    def collection(self, name: str = "default") -> AnyCollection:
         """The collection of that name of the user ``local``, made if it is not there, for ``search`` to answer from.
 
         Its methods block, and ask models of this service where they need any. It is closed by :meth:`stop`.

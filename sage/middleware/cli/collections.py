@@ -49,11 +49,11 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
         return plain(found["name"]), "-", plain(found["error"]), "-", "-", "-"
     return (
         plain(found["name"]),
-        str(found["documents"]),
+        str(found["documents"] if found["documents"] is not None else "-"),
         plain(found["embedder"] or "none"),
         str(found["dimension"] or "-"),
         found["metric"],
-        size_text(found["bytes"]),
+        size_text(found["bytes"]) if found["bytes"] is not None else "-",
     )
 
 
@@ -85,6 +85,8 @@ def describe(found: dict[str, Any]) -> list[str]:
         f"  analysis: {_pairs(analysis)}",
         f"  index: {_pairs(found.get('index') or {})}",
     ]
+    if found.get("shards"):
+        lines.append(f"  shards: {found['shards']}")
     if found.get("reembedding"):
         lines.append(
             f"  being embedded anew: {_pairs(found['reembedding'])} (sage collections reembed goes on with it)"
@@ -116,6 +118,9 @@ def create_collection(
     stop_words: Annotated[bool | None, typer.Option(help="English words such as 'the' are left out.")] = None,
     chinese: Annotated[str | None, typer.Option(help="bigrams, or rjieba: words of a dictionary.")] = None,
     script: Annotated[str | None, typer.Option(help="as-is, or simplified: traditional counts as simplified.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=0, help="Spread it over so many shards; 0 is one store, without shards.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a collection; what is not said is the gateway's configuration (retrieval.defaults)."""
@@ -127,6 +132,7 @@ def create_collection(
         "target_recall": target_recall,
         "keywords": _given({"variant": variant, "k1": k1, "b": b}),
         "analysis": _given(analysis),
+        "shards": shards,
     }
     found = client().post("/collections", {"name": name, **_given(options)})
     if as_json:

@@ -54,7 +54,9 @@ class Gateway:
         self.registry = registry
         self.metrics = metrics
         self.retrieval = settings.retrieval
-        self.collections = CollectionGateway(data_dir / "collections", settings.retrieval, models, metrics.retrieval)
+        self.collections = CollectionGateway(
+            data_dir / "collections", settings.retrieval, models, metrics.retrieval, settings.services
+        )
         self.services = GatewayServices(
             data_dir,
             settings.services,

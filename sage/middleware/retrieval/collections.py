@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.embedding.builtin import settled_name
-from sage.middleware.retrieval.embedding.protocols import Models
+from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.snapshots import read_snapshot
 from sage.middleware.retrieval.store.store import DocumentStore, inode_of
 from sage.middleware.retrieval.types.documents import Written
@@ -92,18 +92,9 @@ class Collections:
         if directory.exists():
             raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
         self.make_room_for(tenant)
-        embedder = self._models.embedder(chosen.embedder)
-        dimension = _dimension(chosen, embedder.dimension if embedder is not None else None)
         scratch = self.scratch_of(tenant)
         try:
-            DocumentStore.create(
-                scratch,
-                name,
-                chosen.model_copy(update={"embedder": settled_name(chosen.embedder, embedder)}),
-                embedder.name if embedder is not None else None,
-                embedder.languages if embedder is not None else None,
-                dimension,
-            ).close()
+            new_store(scratch, name, chosen, self._models).close()
             if fill is not None:
                 fill(scratch)
             self.settle(scratch, directory, name)
@@ -300,11 +291,23 @@ def _merged(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _dimension(options: CollectionOptions, made: int | None) -> int | None:
-    if made is not None and options.dimension not in (None, made):
+def made_with(options: CollectionOptions, embedder: Embedder | None) -> tuple[CollectionOptions, int | None]:
+    """The options that a new collection keeps, and the dimension of its vectors. Raises :class:`InvalidRequest` when
+    that is not the embedder's."""
+    dimension = embedder.dimension if embedder is not None else None
+    if dimension is not None and options.dimension not in (None, dimension):
         raise InvalidRequest(
-            f"'dimension' is {options.dimension}, but the embedder '{options.embedder}' makes vectors of {made}; leave "
-            "it out, or take another embedder",
+            f"'dimension' is {options.dimension}, but the embedder '{options.embedder}' makes vectors of {dimension}; "
+            "leave it out, or take another embedder",
             param="dimension",
         )
-    return options.dimension or made
+    return options.model_copy(update={"embedder": settled_name(options.embedder, embedder)}), options.dimension or dimension
+
+
+def new_store(directory: Path | None, name: str, options: CollectionOptions, models: Models) -> DocumentStore:
+    """The store of a new collection in ``directory``; ``None`` means in memory. Raises what :func:`made_with` does, and
+    what ``models`` does for an unknown embedder."""
+    embedder = models.embedder(options.embedder)
+    kept, dimension = made_with(options, embedder)
+    name_of, languages = (embedder.name, embedder.languages) if embedder is not None else (None, None)
+    return DocumentStore.create(directory, name, kept, name_of, languages, dimension)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
-from sage.middleware.retrieval.embedding.builtin import settled_name
+from sage.middleware.retrieval.collections import new_store
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
 from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 from sage.middleware.retrieval.store.store import DocumentStore
@@ -154,15 +154,7 @@ def store_at(directory: Path | None, name: str, wanted: CollectionOptions, model
             return DocumentStore.open(directory)
         except NotFound:
             pass  # it is a new one
-    embedder = models.embedder(wanted.embedder)
-    return DocumentStore.create(
-        directory,
-        name,
-        wanted.model_copy(update={"embedder": settled_name(wanted.embedder, embedder)}),
-        embedder.name if embedder is not None else None,
-        embedder.languages if embedder is not None else None,
-        (embedder.dimension if embedder is not None else None) or wanted.dimension,
-    )
+    return new_store(directory, name, wanted, models)
 
 
 def _one_of(kind: type[_Choice], given: str, param: str) -> _Choice:

@@ -29,6 +29,9 @@ class NewCollection(CollectionOptions):
     name: str = Field(
         description="Letters of any script, digits, `.`, `_` and `-`, the first a letter or digit; up to 64."
     )
+    shards: int | None = Field(
+        None, ge=0, le=1024, description="Over how many shards; 0: one store, none: the configuration's."
+    )
 
 
 class ReembedRequest(BaseModel):
@@ -42,7 +45,9 @@ class ReembedRequest(BaseModel):
 class CollectionState(BaseModel):
     """A collection. `bytes` are on disk, `created_at` is in Unix seconds; `embedder` is the exact name of what made its
     vectors (null: they come with the documents), `languages` those that it speaks (null: not known to be limited), and
-    `reembedding` how far new vectors are. A collection that cannot be opened has only its `name` and an `error`."""
+    `reembedding` how far new vectors are. `shards` is over how many shards it is spread (null: it is in one store);
+    while those do not run, its `documents` and `bytes` are null in the list. A collection that cannot be opened has
+    only its `name` and an `error`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,6 +62,7 @@ class CollectionState(BaseModel):
     options: dict[str, Any] | None = None
     index: dict[str, Any] | None = None
     reembedding: dict[str, Any] | None = None
+    shards: int | None = None
     error: str | None = None
 
 
@@ -88,7 +94,8 @@ async def create_collection(request: Request, principal: Caller, collections: Th
     if not isinstance(name, str):
         raise InvalidRequest("'name' must be text, such as \"notes\"", param="name")
     note(request.scope, collection=name)
-    return JSONResponse(await collections.create(principal, name, body), status_code=201)
+    shards = body.pop("shards", None)
+    return JSONResponse(await collections.create(principal, name, body, shards), status_code=201)
 
 
 @router.get("/collections/{collection}", name="collections_show", response_model=CollectionState)
@@ -170,10 +177,11 @@ async def snapshot_collection(
 )
 @requires(Scope.COLLECTIONS_WRITE)
 async def restore_collection(
-    collection: str, request: Request, principal: Caller, collections: TheCollections
+    collection: str, request: Request, principal: Caller, collections: TheCollections, shards: int | None = None
 ) -> JSONResponse:
-    """A new collection from a snapshot, whole or not at all."""
+    """A new collection from a snapshot, whole or not at all; over so many `shards` (0: one store, none: the
+    configuration's)."""
     note(request.scope, collection=collection)
     async with receive_file(request, collections) as file:
-        restored: Mapping[str, Any] = await collections.restore(principal, collection, file)
+        restored: Mapping[str, Any] = await collections.restore(principal, collection, file, shards)
     return JSONResponse(restored, status_code=201)

@@ -99,6 +99,9 @@ class Retrieval(SettingsSection):
 
     defaults: CollectionOptions = CollectionOptions()
     """What a new collection is made with where the request says nothing."""
+    shards: int = Field(0, ge=0, le=1024)
+    """Over how many shards a new collection is spread where the request says nothing; 0 means one store. Shards run as
+    ``services.runtime`` says."""
     source_tokens: int = Field(2000, ge=100)
     """How much of a model's context the sources of one answer may take, in tokens."""
     limits: RetrievalLimits = RetrievalLimits()

@@ -9,10 +9,8 @@ from typing import Any
 
 from sage.errors import Conflict, NotFound
 from sage.middleware.retrieval.collection import Collection
-from sage.middleware.retrieval.collections import EXISTS
-from sage.middleware.retrieval.embedding.builtin import settled_name
+from sage.middleware.retrieval.collections import EXISTS, new_store
 from sage.middleware.retrieval.embedding.protocols import Models
-from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Written
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
@@ -41,7 +39,7 @@ class InMemoryCollections:
     def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
         """A new collection that holds ``documents`` from its first moment on. Raises :class:`Conflict` when it is
         there."""
-        made = Collection(name, partial(self._made, name), self._models, self._limits)
+        made = Collection(name, partial(new_store, None, name, self._options, self._models), self._models, self._limits)
         try:
             written = made.add(documents)
             with self._lock:
@@ -51,18 +49,6 @@ class InMemoryCollections:
             made.close()
             raise
         return written
-
-    def _made(self, name: str) -> DocumentStore:
-        options = self._options
-        embedder = self._models.embedder(options.embedder)
-        return DocumentStore.create(
-            None,
-            name,
-            options.model_copy(update={"embedder": settled_name(options.embedder, embedder)}),
-            embedder.name if embedder is not None else None,
-            embedder.languages if embedder is not None else None,
-            (embedder.dimension if embedder is not None else None) or options.dimension,
-        )
 
     def delete(self, tenant: str, name: str) -> None:
         self.open(tenant, name)

@@ -16,15 +16,18 @@ from sage.middleware.gateway.collections.reembedding import Reembedding, Reembed
 from sage.middleware.gateway.collections.requests import SearchRequest
 from sage.middleware.gateway.metrics import RetrievalMetrics
 from sage.middleware.settings.retrieval import Retrieval, RetrievalLimits
+from sage.middleware.settings.services import ServicesSettings
 
-if TYPE_CHECKING:  # what searches is loaded by the first who searches
+if TYPE_CHECKING:  # what searches is loaded by the first search
     from sage.middleware.retrieval.collection import Collection
-    from sage.middleware.retrieval.collections import Collections
     from sage.middleware.retrieval.embedding.protocols import Models
     from sage.middleware.retrieval.types.documents import StoredDocument, Written
     from sage.middleware.retrieval.types.search import SearchAnswer
+    from sage.service.vdb.sharded.collections import AnyCollection, TenantCollections
 
 T = TypeVar("T")
+_SHARD_SECONDS = 60.0
+"""That a shard has for an answer, at least."""
 
 
 class CollectionGateway:
@@ -35,16 +38,22 @@ class CollectionGateway:
     """
 
     def __init__(
-        self, root: Path, settings: Retrieval, models: Callable[[], Models], metrics: RetrievalMetrics
+        self,
+        root: Path,
+        settings: Retrieval,
+        models: Callable[[], Models],
+        metrics: RetrievalMetrics,
+        services: ServicesSettings,
     ) -> None:
-        """``models`` is asked once, by the first call."""
+        """``models`` is asked once, by the first call; ``services`` says where shards run."""
         self.limits: RetrievalLimits = settings.limits
         self._root = root
         self._settings = settings
         self._models = models
         self._metrics = metrics
+        self._services = services
         self._lock = threading.Lock()
-        self._opened: Collections | None = None
+        self._opened: TenantCollections | None = None
         self._closed = False
         self._reading = BoundedPool("searches", 8, 256)
         self._writing = BoundedPool("writes", 16, 64)  # many at a time: they share commits
@@ -139,32 +148,37 @@ class CollectionGateway:
         return await self._reading.run(partial(self._all, principal))
 
     def _all(self, principal: Principal) -> list[dict[str, Any]]:
-        found = []
-        for name in self._collections().names(principal.tenant):
+        described, collections = [], self._collections()
+        for name in collections.names(principal.tenant):
             try:
-                outline = self.open(principal, name).outline()
-                found.append(self._with_run(principal, name, outline))
+                outline = collections.outline(principal.tenant, name)
+                described.append(self._with_run(principal, name, outline))
             except NotFound:
                 continue  # deleted meanwhile
             except SageError as exc:
-                found.append({"name": name, "error": exc.message})
-        return found
+                described.append({"name": name, "error": exc.message})
+        return described
 
     def _described(self, principal: Principal, name: str) -> dict[str, Any]:
         return self._with_run(principal, name, self.open(principal, name).describe())
 
     def _with_run(self, principal: Principal, name: str, described: dict[str, Any]) -> dict[str, Any]:
         running = self._reembeddings.of(principal.tenant, name)
-        return {**described, "reembedding": running.describe()} if running is not None else described
+        if running is not None:
+            described = {**described, "reembedding": running.describe()}
+        return {"shards": None, **described}
 
-    async def create(self, principal: Principal, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, principal: Principal, name: str, options: Mapping[str, Any], shards: int | None = None
+    ) -> dict[str, Any]:
         """A new collection, described; options that are not given are the configuration's."""
 
         def create() -> dict[str, Any]:
             embedder = options.get("embedder") or self._settings.defaults.embedder
             if isinstance(embedder, str):
                 _reach_embedder(principal, embedder, "embedder")
-            return self._collections().create(principal.tenant, name, options).describe()
+            collection = self._collections().create(principal.tenant, name, options, shards)
+            return {"shards": None, **collection.describe()}
 
         return await self._writing.run(create)
 
@@ -178,7 +192,7 @@ class CollectionGateway:
 
         def find() -> Collection:
             _reach_embedder(principal, embedder, "embedder")
-            return self.open(principal, name)
+            return self._collections().to_reembed(principal.tenant, name)
 
         collection = await self._reading.run(find)
         return self._reembeddings.begin(principal.tenant, collection, embedder)
@@ -196,11 +210,14 @@ class CollectionGateway:
         """One consistent state, written to ``write`` on a thread."""
         await self._copying.run(lambda: self.open(principal, name).snapshot(write))
 
-    async def restore(self, principal: Principal, name: str, read: BinaryIO) -> dict[str, Any]:
+    async def restore(
+        self, principal: Principal, name: str, read: BinaryIO, shards: int | None = None
+    ) -> dict[str, Any]:
         """A new collection from a snapshot, described."""
 
         def restore() -> dict[str, Any]:
-            return self._collections().restore(principal.tenant, name, read).describe()
+            collection = self._collections().restore(principal.tenant, name, read, shards)
+            return {"shards": None, **collection.describe()}
 
         return await self._working.run(restore)
 
@@ -213,20 +230,27 @@ class CollectionGateway:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._root
 
-    def open(self, principal: Principal, name: str, *, create: bool = False) -> Collection:
+    def open(self, principal: Principal, name: str, *, create: bool = False) -> AnyCollection:
         """The collection of that name of the caller's tenant. Blocks."""
         if create:
             _reach_embedder(principal, self._settings.defaults.embedder, "collection")
         return self._collections().open(principal.tenant, name, create=create)
 
-    def _collections(self) -> Collections:
+    def _collections(self) -> TenantCollections:
         with self._lock:
             if self._closed:
                 raise Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
             if self._opened is None:
-                from sage.middleware.retrieval.collections import Collections
+                from sage.service.vdb.sharded.collections import TenantCollections
+                from sage.service.vdb.sharded.hosting import ShardHosting
 
-                self._opened = Collections(self._root, self._settings, self._models())
+                services = self._services
+                hosting = ShardHosting(
+                    services.runtime,
+                    {"address": services.ray.address} if services.ray.address is not None else {},
+                    max(services.timeout, _SHARD_SECONDS),
+                )
+                self._opened = TenantCollections(self._root, self._settings, self._models(), hosting)
             return self._opened
 
     async def close(self) -> None:

@@ -2,37 +2,45 @@
 
 A document is in the shard that the hash of its id says. A search asks every shard twice: what it has of the words of
 the query, and, with that added up, for its best candidates; then one order is made of these, and the texts of the page
-are fetched. Equal scores go by the order in which documents came. What shards say is true of the moment when they are
-asked: a search beside a write may see it on one shard and not yet on another.
+are fetched. Equal scores go by the order in which documents came. A shard answers with its state of that moment: a
+search beside a write may see it on one shard and not yet on another.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
-import numpy as np
 import xxhash
 
-from sage.errors import Conflict, InvalidRequest, Unavailable, Unsupported
-from sage.middleware.retrieval.embedding.protocols import Embedder
+from sage.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unsupported
+from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 from sage.middleware.retrieval.pagination import after_cursor, cursor_of
 from sage.middleware.retrieval.query.shard_candidates import total_of
 from sage.middleware.retrieval.query.shard_merge import MAX_SHARDS, place_of, row_of
 from sage.middleware.retrieval.store.records import Identity
 from sage.middleware.retrieval.text.analyzer import Analyzer
-from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Written, check_documents
+from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Vector, Written, check_documents
 from sage.middleware.retrieval.types.search import Search, SearchAnswer
+from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits, Variant
+from sage.service.vdb.embedded import embedded
 from sage.service.vdb.sharded.scatter import Scatter
 from sage.service.vdb.sharded.search import ShardedSearch, fetch
 from sage.service.vdb.sharded.shard import Shard
+from sage.service.vdb.sharded.snapshots import write_sharded_snapshot
 
+Answer = TypeVar("Answer")
 _LAYOUT = "shard"
 _DIMENSION = "shard-dimension"
+_ATTEMPTS = 100
+"""At an update: each further one follows another's write to the same document that came first."""
+_LONG = 3600.0
+"""Seconds for work on the files of a shard."""
 
 
 class PartlyWritten(Unavailable):
@@ -58,45 +66,73 @@ class ShardedCollection:
         shards: Sequence[Shard],
         *,
         embedder: Embedder | None = None,
+        embedder_spec: str | None = None,
+        reranker_of: Callable[[str], Reranker] | None = None,
         limits: RetrievalLimits | None = None,
         timeout: float = 60.0,
     ) -> None:
-        """``shards`` always in the same order and number: what they hold says so, and others are refused
-        (:class:`Conflict`). ``embedder`` makes the vectors of what comes without. ``timeout``: seconds that a shard has
-        for an answer. Raises :class:`Unavailable` when a shard does not answer."""
+        """``shards`` always in the same order and number: they keep their layout, and another is refused
+        (:class:`Conflict`). ``embedder`` makes the vectors of documents that come without; ``embedder_spec`` is its
+        name in the collection's options. ``reranker_of`` finds rerankers by name; ``None`` means there are none.
+        ``timeout``: seconds that a shard has for an answer. Raises :class:`Unavailable` when a shard does not answer.
+        """
         if not 1 <= len(shards) <= MAX_SHARDS:
             raise InvalidRequest(f"collection '{name}' needs 1 to {MAX_SHARDS} shards, not {len(shards)}")
         self.name = name
         self._limits = limits or RetrievalLimits()
         self._embedder = embedder
+        self._reranker_of = reranker_of
         self._scatter = Scatter(name, shards, timeout)
         try:
-            self.options = self._common_options()
+            common = self._common_options()
             self._uuid = self._check_layout()
             statistics = total_of([*self._scatter.all(lambda _, shard: shard.statistics(())).values()])
         except BaseException:
             self._scatter.close()
             raise
+        self.options = common.model_copy(update={"embedder": embedder_spec or common.embedder})
         self._dimension = self.options.dimension or statistics.dimension or (embedder.dimension if embedder else None)
         self._analyzer = Analyzer(self.options.analysis)
         self._lock = threading.Lock()
         self._sequence = statistics.sequence
+        self._writes = _Writes()
 
     def shard_of(self, id: str) -> int:
-        """The place of the shard that a document of this id is in."""
+        """The index of the shard that a document of this id is in."""
         return xxhash.xxh3_64_intdigest(id.encode()) % len(self._scatter)
 
+    @property
+    def identity(self) -> Identity:
+        """The identity of the whole collection, as one collection would have it."""
+        embedder = self._embedder
+        name, languages = (embedder.name, embedder.languages) if embedder is not None else (None, None)
+        return Identity(self._uuid, self.name, self.options, name, languages, self._dimension, 0, 0.0)
+
     def describe(self) -> dict[str, Any]:
-        """``{name, documents, shards, dimension, embedder, metric}``; ``shards``: documents of each."""
-        found = self._scatter.all(lambda _, shard: shard.count())
+        """As :meth:`sage.middleware.retrieval.collection.Collection.describe`, with ``shards`` (how many) and
+        ``shard_documents``; ``index`` is a list of the shards' own."""
+        described = self._scatter.all(lambda _, shard: shard.describe())
+        shards = [described[index] for index in sorted(described)]
+        identity = self.identity
         return {
             "name": self.name,
-            "documents": sum(found.values()),
-            "shards": [found[place] for place in sorted(found)],
+            "documents": sum(shard["documents"] for shard in shards),
             "dimension": self._dimension,
-            "embedder": self._embedder.name if self._embedder else None,
+            "embedder": identity.embedder,
+            "languages": sorted(identity.languages) if identity.languages is not None else None,
             "metric": self.options.metric.value,
+            "bytes": sum(shard["bytes"] for shard in shards),
+            "created_at": min(shard["created_at"] for shard in shards),
+            "options": self.options.model_dump(mode="json"),
+            "reembedding": None,
+            "shards": len(shards),
+            "shard_documents": [shard["documents"] for shard in shards],
+            "index": {"shards": [shard["index"] for shard in shards]},
         }
+
+    def outline(self) -> dict[str, Any]:
+        """As :meth:`describe`, without the index."""
+        return {key: value for key, value in self.describe().items() if key != "index"}
 
     def add(self, documents: Sequence[Mapping[str, Any]]) -> Written:
         """Upserts ``{id?, text, metadata?, vector?}``; returns once durable and found by searches.
@@ -105,44 +141,78 @@ class ShardedCollection:
         some shards have written theirs and others failed, :class:`Unavailable` when all did, and
         :class:`InvalidRequest` before anything is written.
         """
-        checked = self._embedded(check_documents(documents, self._limits))
-        self._check_dimension(checked)
-        first = self._reserve(2 * len(checked)) + len(checked)
+        return self.put(embedded(check_documents(documents, self._limits), self._embedder))
+
+    def put(self, documents: Sequence[NewDocument]) -> Written:
+        """As :meth:`add`, of checked documents with the vectors that they have."""
+        self._check_dimension(documents)
+        first = self._reserve(2 * len(documents)) + len(documents)
         by_shard: dict[int, list[int]] = {}
-        for place, document in enumerate(checked):
+        for place, document in enumerate(documents):
             by_shard.setdefault(self.shard_of(document.id), []).append(place)
 
-        def put(shard_place: int, shard: Shard) -> Written:
-            places = by_shard[shard_place]
-            return shard.put([checked[place] for place in places], [first + place for place in places])
+        def put(index: int, shard: Shard) -> Written:
+            places = by_shard[index]
+            return shard.put([documents[place] for place in places], [first + place for place in places])
 
-        written, failures = self._scatter.ask(put, by_shard)
-        ids = [document.id for document in checked]
+        with self._writes.writing():
+            written, failures = self._scatter.ask(put, by_shard)
+        ids = [document.id for document in documents]
         if failures:
             self._refuse(failures, [*written], ids)
-        found = written.values()
-        return Written(ids, sum(each.inserted for each in found), sum(each.updated for each in found))
+        parts = written.values()
+        return Written(ids, sum(part.inserted for part in parts), sum(part.updated for part in parts))
+
+    def update(
+        self, id: str, *, text: str | None = None, metadata: bytes | None = None, vector: Vector | None = None
+    ) -> None:
+        """As :meth:`sage.middleware.retrieval.collection.Collection.update`."""
+        revision = Revision(text, metadata, vector)
+        for _ in range(_ATTEMPTS):
+            row = self._at_home(id, lambda shard: shard.row(id))
+            (document,) = embedded([revision.of(row, self.identity)], self._embedder)
+            self._check_dimension([document])
+            number = self._reserve(2) + 1
+            replace = partial(_replace, document, number, row.number)
+            with self._writes.writing():
+                if self._at_home(id, replace):
+                    return
+        raise Unavailable(f"document '{id}' is being changed by others again and again; try again later")
 
     def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
         """Deletes by id or by filter; returns how many there were of them. When a shard fails, others may have deleted
         theirs (:class:`Unavailable`): to delete again is safe."""
         if (ids is None) == (filter is None):
             raise InvalidRequest("give either 'ids' or 'filter'", param="ids")
-        if ids is None:
-            found = self._scatter.all(lambda _, shard: shard.delete(filter=filter))
-        else:
-            by_shard: dict[int, list[str]] = {}
-            for id in dict.fromkeys(ids):
-                by_shard.setdefault(self.shard_of(id), []).append(id)
-            found = self._scatter.all(lambda place, shard: shard.delete(by_shard[place]), by_shard)
-        deleted = sum(found.values())
+        if filter is not None and not filter:
+            raise InvalidRequest(
+                "an empty filter would delete every document; delete the collection instead", param="filter"
+            )
+        by_shard: dict[int, list[str]] = {}
+        for id in dict.fromkeys(ids or ()):
+            by_shard.setdefault(self.shard_of(id), []).append(id)
+
+        def delete(index: int, shard: Shard) -> int:
+            return shard.delete(filter=filter) if ids is None else shard.delete(by_shard[index])
+
+        with self._writes.writing():
+            deleted = sum(self._scatter.all(delete, None if ids is None else by_shard).values())
         self._reserve(deleted)
         return deleted
 
     def get(self, id: str, *, vector: bool = False) -> StoredDocument:
         """Raises :class:`sage.errors.NotFound`."""
-        place = self.shard_of(id)
-        return self._scatter.all(lambda _, shard: shard.get(id, vector), [place])[place]
+        return self._at_home(id, lambda shard: shard.get(id, vector=vector))
+
+    def _at_home(self, id: str, call: Callable[[Shard], Answer]) -> Answer:
+        """The answer of the shard that a document of this id is in."""
+        home = self.shard_of(id)
+        try:
+            return self._scatter.all(lambda _, shard: call(shard), [home])[home]
+        except NotFound:
+            raise NotFound(
+                f"collection '{self.name}' has no document '{id}'", param="id", code="document_not_found"
+            ) from None
 
     def count(self, filter: Mapping[str, Any] | None = None) -> int:
         """How many documents there are, or pass the filter."""
@@ -151,95 +221,111 @@ class ShardedCollection:
     def page(
         self, cursor: str | None = None, limit: int = 100, filter: Mapping[str, Any] | None = None
     ) -> tuple[list[StoredDocument], str | None]:
-        """Documents in the order in which they came, and the cursor of the next page; ``None``: it was the last."""
+        """Documents in the order in which they came, and the cursor of the next page (``None`` after the last)."""
         if not 1 <= limit <= 1000:
             raise InvalidRequest("'limit' must be 1 to 1000", param="limit")
         last, behind = place_of(after_cursor(cursor))
 
-        def numbers(place: int, shard: Shard) -> list[int]:
-            return shard.numbers(filter, behind if place <= last else behind - 1, limit + 1)
+        def numbers(index: int, shard: Shard) -> list[int]:
+            return shard.numbers(filter, behind if index <= last else behind - 1, limit + 1)
 
-        found = self._scatter.all(numbers)
-        rows = sorted(row_of(place, number) for place, held in found.items() for number in held)
-        wanted, more = rows[:limit], len(rows) > limit
-        fetched = fetch(self._scatter.all, wanted)
-        documents = [fetched[row].stored() for row in wanted if row in fetched]
-        return documents, cursor_of(wanted[-1]) if more else None
+        by_shard = self._scatter.all(numbers)
+        rows = sorted(row_of(index, number) for index, of_shard in by_shard.items() for number in of_shard)
+        page, more = rows[:limit], len(rows) > limit
+        fetched = fetch(self._scatter.all, page)
+        documents = [fetched[row].stored() for row in page if row in fetched]
+        return documents, cursor_of(page[-1]) if more else None
 
     def search(self, search: Search, *, partial: bool = False) -> SearchAnswer:
-        """As :meth:`sage.middleware.retrieval.collection.Collection.search`, without reranking. Vectors are compared
-        exactly with ``exact``, else as each shard's index finds them.
+        """As :meth:`sage.middleware.retrieval.collection.Collection.search`. Vectors are compared exactly with
+        ``exact``, else as each shard's index finds them.
 
-        Raises :class:`Unavailable` that names the shard when one does not answer. ``partial``: the others' answer is
-        given instead, with a warning in it that says so.
+        Raises :class:`Unavailable` that names the shard when one does not answer. With ``partial``, the answer of the
+        others is given instead, with a warning in it.
         """
-        if search.rerank is not None:
-            raise Unsupported("a sharded collection does not rerank; rerank its results", param="rerank")
-        run = ShardedSearch(self._scatter, self._identity(), self._analyzer, self._embedder, self._limits, partial)
+        if search.rerank is not None and self._reranker_of is None:
+            raise Unsupported(
+                "this collection does not rerank, since it knows no rerankers; rerank its results, or open it with "
+                "'reranker_of'",
+                param="rerank",
+            )
+        run = ShardedSearch(
+            self._scatter,
+            self.identity,
+            self._analyzer,
+            self._embedder,
+            self._reranker_of,
+            self._limits,
+            partial,
+        )
         answer = run.answer(search)
         with self._lock:
             self._sequence = max(self._sequence, run.sequence)
         return answer
 
+    def search_many(self, searches: Sequence[Search]) -> list[SearchAnswer]:
+        """One answer a search, each on the state of its moment."""
+        return [self.search(search) for search in searches]
+
+    def snapshot(self, write: BinaryIO) -> None:
+        """One state of all shards as a stream, in the form of a collection's that is not sharded. Writes of this
+        object wait until every shard has chosen its state; what other processes write meanwhile may be in it on one
+        shard and not on another."""
+        write_sharded_snapshot(self.identity, self._scatter, self._writes.none, write)
+
+    def optimize(self) -> None:
+        """Brings the index of every shard into its fastest shape."""
+        self._scatter.all(lambda _, shard: shard.optimize(), timeout=_LONG)
+
     def purge(self, seconds: float = 30.0) -> None:
         """Hard deletion on every shard: see :meth:`sage.middleware.retrieval.collection.Collection.purge`."""
-        self._scatter.all(lambda _, shard: shard.purge(seconds))
+        self._scatter.all(lambda _, shard: shard.purge(seconds), timeout=_LONG)
 
     def close(self) -> None:
         self._scatter.close()
 
     def _common_options(self) -> CollectionOptions:
-        found = self._scatter.all(lambda _, shard: shard.collection_options())
-        for place, options in sorted(found.items()):
-            if options != found[0]:
+        by_shard = self._scatter.all(lambda _, shard: shard.collection_options())
+        common = by_shard[0]
+        for index, options in sorted(by_shard.items()):
+            if options != common:
                 raise Conflict(
-                    f"collection '{self.name}': shard {place} was made with other options than shard 0 (metric "
-                    f"{options.metric.value}, {found[0].metric.value}); shards of one collection have the same"
+                    f"collection '{self.name}': shard {index} was made with other options than shard 0 (metric "
+                    f"{options.metric.value}, {common.metric.value}); shards of one collection have the same"
                 )
-        keywords = found[0].keywords
-        if keywords.variant is Variant.OKAPI or keywords.engine != "arrays":
-            raise Unsupported(
-                f"collection '{self.name}': BM25 in the variant 'okapi' and the engine 'rank-bm25' need the words of "
-                "all documents in one place; a sharded collection takes lucene, plus or l"
-            )
-        return found[0]
+        check_shardable(self.name, common)
+        return common
 
     def _check_layout(self) -> str:
-        """The collection's own name for itself, which its shards keep with their places."""
+        """The collection's unique name, which its shards keep with their indexes."""
         count, embedder = len(self._scatter), self._embedder.name if self._embedder else None
         expected = {"collection": secrets.token_hex(16), "shard": 0, "of": count, "embedder": embedder}
         first = self._scatter.all(lambda _, shard: shard.settle(_LAYOUT, expected), [0])[0]
         uuid = str(first["collection"])
 
-        def settle(place: int, shard: Shard) -> Any:
-            return shard.settle(_LAYOUT, {**expected, "collection": uuid, "shard": place})
+        def settle(index: int, shard: Shard) -> Any:
+            return shard.settle(_LAYOUT, {**expected, "collection": uuid, "shard": index})
 
-        kept = {0: first, **self._scatter.all(settle, range(1, 1 if first["of"] != count else count))}
-        for place, layout in kept.items():
-            if layout != {**expected, "collection": uuid, "shard": place}:
-                raise self._other_layout(place, layout, uuid)
+        layouts = {0: first, **self._scatter.all(settle, range(1, 1 if first["of"] != count else count))}
+        for index, layout in layouts.items():
+            if layout != {**expected, "collection": uuid, "shard": index}:
+                raise self._other_layout(index, layout, uuid)
         return uuid
 
-    def _other_layout(self, place: int, layout: Mapping[str, Any], uuid: str) -> Conflict:
+    def _other_layout(self, index: int, layout: Mapping[str, Any], uuid: str) -> Conflict:
         count = len(self._scatter)
         if layout["of"] != count:
             what = f"was made as one of {layout['of']} shards, not of {count}; open it with {layout['of']}"
         elif layout["collection"] != uuid:
             what = "belongs to another collection; look which one stands in its place"
-        elif layout["shard"] != place:
+        elif layout["shard"] != index:
             what = f"was made as shard {layout['shard']}; bring them in their order"
         else:
             what = f"has vectors of the embedder {layout['embedder']!r}; open it with that one"
         return Conflict(
-            f"collection '{self.name}': shard {place} {what}, or copy the documents into a new collection",
+            f"collection '{self.name}': shard {index} {what}, or copy the documents into a new collection",
             code="other_shards",
         )
-
-    def _identity(self) -> Identity:
-        """The whole collection's, as one collection would have it."""
-        embedder = self._embedder
-        name, languages = (embedder.name, embedder.languages) if embedder is not None else (None, None)
-        return Identity(self._uuid, self.name, self.options, name, languages, self._dimension, 0, 0.0)
 
     def _reserve(self, count: int) -> int:
         """The first of ``count`` numbers over all shards; each is used once, by this collection object."""
@@ -247,16 +333,6 @@ class ShardedCollection:
             first = self._sequence + 1
             self._sequence += count
             return first
-
-    def _embedded(self, documents: Sequence[NewDocument]) -> list[NewDocument]:
-        found = list(documents)
-        places = [place for place, d in enumerate(found) if d.vector is None and d.text and not d.text.isspace()]
-        if self._embedder is None or not places:
-            return found
-        made = self._embedder.embed([found[place].text for place in places])
-        for place, vector in zip(places, made, strict=True):
-            found[place] = replace(found[place], vector=np.asarray(vector, np.float32))
-        return found
 
     def _check_dimension(self, documents: Sequence[NewDocument]) -> None:
         """The first vector of the collection decides it: shard 0 keeps what it is."""
@@ -281,7 +357,57 @@ class ShardedCollection:
         if not written:
             raise refusal
         raise PartlyWritten(
-            f"collection '{self.name}': {self._scatter.said(failures)}, while the documents of {len(written)} other "
+            f"collection '{self.name}': {self._scatter.explain(failures)}, while the documents of {len(written)} other "
             "shards are written; send the same documents with the same ids again, which is safe",
             ids,
         ) from refusal.__cause__
+
+
+class _Writes:
+    """Lets many write at once, or nobody."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self._held_back = False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held_back)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def none(self) -> Iterator[None]:
+        """While it lasts, no write runs or begins."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held_back)
+            self._held_back = True
+            self._changed.wait_for(lambda: not self._running)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held_back = False
+                self._changed.notify_all()
+
+
+def check_shardable(name: str, options: CollectionOptions) -> None:
+    """Raises :class:`Unsupported` for keyword options that need all documents in one place."""
+    if options.keywords.variant is Variant.OKAPI or options.keywords.engine != "arrays":
+        raise Unsupported(
+            f"collection '{name}': BM25 in the variant 'okapi' and the engine 'rank-bm25' need the words of all "
+            "documents in one place; a sharded collection takes lucene, plus or l; or make it without shards "
+            "('shards': 0)",
+            param="keywords",
+        )
+
+
+def _replace(document: NewDocument, number: int, of: int, shard: Shard) -> bool:
+    return shard.replace(document, number, of)

@@ -1,15 +1,16 @@
-"""One search over the shards of a collection: embedded, scattered, gathered, fetched."""
+"""One search over the shards of a collection: embedded, scattered, merged, reranked, fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
-from sage.middleware.retrieval.embedding.protocols import Embedder
+from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 from sage.middleware.retrieval.query.answers import answer_too_large, result_of
-from sage.middleware.retrieval.query.hybrid import RankedPage
 from sage.middleware.retrieval.query.query_vectors import query_vectors
+from sage.middleware.retrieval.query.reranking import reranked
 from sage.middleware.retrieval.query.searcher import Ranked
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics, total_of
 from sage.middleware.retrieval.query.shard_merge import place_of, rank
@@ -20,7 +21,7 @@ from sage.middleware.retrieval.text.query_syntax import parse_query
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.types.search import Mode, Search, SearchAnswer, SearchResult, check_search, mode_of
 from sage.middleware.settings.retrieval import RetrievalLimits
-from sage.service.vdb.sharded.scatter import Scatter, at_fault
+from sage.service.vdb.sharded.scatter import Scatter, is_of_request
 from sage.service.vdb.sharded.shard import Shard
 
 Answer = TypeVar("Answer")
@@ -28,18 +29,18 @@ _FRESH_STARTS = 5
 """How often a page is ranked anew because documents of it were deleted meanwhile."""
 
 
-class _Ask(Protocol):
+class _AskShards(Protocol):
     def __call__(self, call: Callable[[int, Shard], Answer], among: Iterable[int], /) -> dict[int, Answer]: ...
 
 
-def fetch(ask: _Ask, rows: Sequence[int]) -> dict[int, Row]:
-    """By rows, those documents that live, without vectors."""
+def fetch(ask: _AskShards, rows: Sequence[int]) -> dict[int, Row]:
+    """The documents at these rows that still exist, by row, without vectors."""
     by_shard: dict[int, dict[int, int]] = {}
     for row in rows:
-        place, number = place_of(row)
-        by_shard.setdefault(place, {})[number] = row
-    fetched = ask(lambda place, shard: shard.fetch([*by_shard[place]]), by_shard)
-    return {by_shard[place][number]: row for place, each in fetched.items() for number, row in each.items()}
+        index, number = place_of(row)
+        by_shard.setdefault(index, {})[number] = row
+    fetched = ask(lambda index, shard: shard.fetch([*by_shard[index]]), by_shard)
+    return {by_shard[index][number]: row for index, rows_of in fetched.items() for number, row in rows_of.items()}
 
 
 class ShardedSearch:
@@ -51,21 +52,25 @@ class ShardedSearch:
         identity: Identity,
         analyzer: Analyzer,
         embedder: Embedder | None,
+        reranker_of: Callable[[str], Reranker] | None,
         limits: RetrievalLimits,
         partial: bool,
     ) -> None:
+        """``partial``: the answer may leave out shards that fail, and says so."""
         self._scatter = scatter
         self._identity = identity
         self._analyzer = analyzer
         self._embedder = embedder
+        self._reranker_of = reranker_of
         self._limits = limits
         self._partial = partial
-        self._missing: dict[int, Exception] = {}
+        self._failed: dict[int, Exception] = {}
         self.sequence = 0
-        """Of the last operation on any shard, as they said."""
+        """The last operation that any shard knew of."""
 
     def answer(self, search: Search) -> SearchAnswer:
-        """Raises :class:`InvalidRequest`, and :class:`Unavailable` for shards that fail."""
+        """Raises :class:`InvalidRequest`, :class:`Unavailable` for shards that fail, and what an embedder or reranker
+        raises."""
         identity = self._identity
         check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
         statistics: Statistics | None = None
@@ -79,57 +84,66 @@ class ShardedSearch:
         for attempt in range(_FRESH_STARTS):
             if mode is not Mode.DENSE and (statistics is None or attempt):
                 statistics = self._statistics(search)
-            found = self._ranked(search, mode, weight, statistics)
-            rows = self._fetched(found)
-            if len(rows) == len(found.rows):
+            ranked, reranker_scores = self._page(search, partial(self._ranked, mode, weight, statistics))
+            rows = self._fetched(ranked.numbers.tolist())
+            if len(rows) == len(ranked.numbers):
                 break
-        return SearchAnswer(self._results(search, found, rows), found.total, [*warnings, *self._warnings()])
+        results = self._results(search, ranked, reranker_scores, rows)
+        return SearchAnswer(results, ranked.total, [*warnings, *self._warnings()])
+
+    def _page(self, search: Search, rank: Callable[[Search], Ranked]) -> tuple[Ranked, list[float | None] | None]:
+        if search.rerank is None or self._reranker_of is None:
+            return rank(search), None
+        return reranked(search, self._reranker_of, rank, self._fetched)
 
     def _statistics(self, search: Search) -> Statistics:
         terms = list(dict.fromkeys(parse_query(search.query, self._analyzer).terms))
-        found = total_of([*self._ask(lambda _, shard: shard.statistics(terms)).values()])
-        self.sequence = max(self.sequence, found.sequence)
-        return found
+        total = total_of([*self._ask(lambda _, shard: shard.statistics(terms)).values()])
+        self.sequence = max(self.sequence, total.sequence)
+        return total
 
-    def _ranked(self, search: Search, mode: Mode, weight: float, statistics: Statistics | None) -> RankedPage:
+    def _ranked(self, mode: Mode, weight: float, statistics: Statistics | None, search: Search) -> Ranked:
+        """A page; its numbers are rows over all shards."""
         counted = None if statistics is None else statistics.counted()
 
         def gather(depth: int) -> Sequence[Candidates | None]:
-            ask = CandidateRequest(search, mode, depth, counted)
-            found = self._ask(lambda _, shard: shard.candidates(ask))
-            return [found.get(place) for place in range(len(self._scatter))]
+            request = CandidateRequest(search, mode, depth, counted)
+            candidates = self._ask(lambda _, shard: shard.candidates(request))
+            return [candidates.get(index) for index in range(len(self._scatter))]
 
-        return rank(search, mode, parse_query(search.query, self._analyzer), search.vector, weight, gather)
+        page = rank(search, mode, parse_query(search.query, self._analyzer), search.vector, weight, gather)
+        return Ranked(page.rows, page.scores, page.dense, page.bm25, page.total, page.explanations)
 
-    def _fetched(self, found: RankedPage) -> dict[int, Row]:
-        """By rows, those that live; of shards that failed, none."""
-        rows = fetch(self._ask, found.rows.tolist())
-        if sum(len(row.text) + len(row.metadata) for row in rows.values()) > self._limits.max_answer:
+    def _fetched(self, rows: list[int]) -> dict[int, Row]:
+        """The documents at these rows that still exist, by row; none of shards that failed."""
+        documents = fetch(self._ask, rows)
+        if sum(len(row.text) + len(row.metadata) for row in documents.values()) > self._limits.max_answer:
             raise answer_too_large(self._limits.max_answer)
-        return rows
+        return documents
 
-    def _results(self, search: Search, found: RankedPage, rows: dict[int, Row]) -> list[SearchResult]:
-        ranked = Ranked(found.rows, found.scores, found.dense, found.bm25, found.total, found.explanations)
+    def _results(
+        self, search: Search, ranked: Ranked, reranker_scores: list[float | None] | None, rows: dict[int, Row]
+    ) -> list[SearchResult]:
         highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
         return [
-            result_of(rows[row], place, ranked, None, highlighter)
-            for place, row in enumerate(found.rows.tolist())
+            result_of(rows[row], index, ranked, reranker_scores, highlighter)
+            for index, row in enumerate(ranked.numbers.tolist())
             if row in rows
         ]
 
     def _ask(self, call: Callable[[int, Shard], Answer], among: Iterable[int] | None = None) -> dict[int, Answer]:
         """The answers of those that have not failed before; raises unless a partial answer is wanted."""
-        wanted = range(len(self._scatter)) if among is None else among
-        answers, failures = self._scatter.ask(call, [place for place in wanted if place not in self._missing])
-        if failures and (not self._partial or any(map(at_fault, failures.values()))):
+        indexes = range(len(self._scatter)) if among is None else among
+        answers, failures = self._scatter.ask(call, [index for index in indexes if index not in self._failed])
+        if failures and (not self._partial or any(map(is_of_request, failures.values()))):
             raise self._scatter.refusal(failures)
-        self._missing |= failures
-        if len(self._missing) == len(self._scatter):
-            raise self._scatter.refusal(self._missing)
+        self._failed |= failures
+        if len(self._failed) == len(self._scatter):
+            raise self._scatter.refusal(self._failed)
         return answers
 
     def _warnings(self) -> list[str]:
-        if not self._missing:
+        if not self._failed:
             return []
-        there = len(self._scatter) - len(self._missing)
-        return [f"of {there} of {len(self._scatter)} shards only: {self._scatter.said(self._missing)}"]
+        answering = len(self._scatter) - len(self._failed)
+        return [f"of {answering} of {len(self._scatter)} shards only: {self._scatter.explain(self._failed)}"]

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sage.errors import Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
-from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
-from sage.middleware.settings.retrieval import CollectionOptions
 from sage.service.vdb.sharded.shard import LocalShard, Shard
+
+_METHODS = tuple(name for name in vars(Shard) if not name.startswith("_"))
 
 
 class ShardService(BaseServiceTask):
-    """One shard of a :class:`sage.service.vdb.sharded.collection.ShardedCollection`, asked through calls.
+    """One shard of a :class:`sage.service.vdb.sharded.collection.ShardedCollection`: its methods are those of
+    :class:`sage.service.vdb.sharded.shard.Shard`, asked through calls.
 
     Durable at ``path``, on the disk of the machine that it runs on: one that died and is started again there has what
-    it had. ``options`` are those of :class:`CollectionOptions`.
+    it had. Without ``create`` it does not start where there is no shard. ``options`` are those of
+    :class:`CollectionOptions`.
     """
 
     max_workers = 4
 
-    def __init__(self, path: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, path: str | Path | None = None, create: bool = True, **options: Any) -> None:
         self._path = path
+        self._create = create
         self._options = options
         self._shard: LocalShard | None = None
 
     def setup(self) -> None:
-        self._shard = LocalShard(self._path, **self._options)
+        self._shard = LocalShard(self._path, create=self._create, **self._options)
 
     def cleanup(self) -> None:
         shard, self._shard = self._shard, None
@@ -39,47 +43,40 @@ class ShardService(BaseServiceTask):
     def health(self) -> Mapping[str, Any]:
         return {"documents": self._running.count()}
 
+    def node(self) -> str | None:
+        """The address of its machine in the Ray cluster; ``None`` outside of Ray."""
+        ray = sys.modules.get("ray")
+        return str(ray.util.get_node_ip_address()) if ray is not None and ray.is_initialized() else None
+
+    def erase(self) -> None:
+        """Ends it and deletes its files."""
+        self.cleanup()
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+
     @property
     def _running(self) -> LocalShard:
         if self._shard is None:
             raise Unavailable("the shard is not running")
         return self._shard
 
-    def collection_options(self) -> CollectionOptions:
-        return self._running.collection_options()
+    if TYPE_CHECKING:
 
-    def settle(self, key: str, value: object) -> Any:
-        return self._running.settle(key, value)
+        def __getattr__(self, name: str) -> Any:
+            """The methods of :class:`Shard`, which are set below."""
 
-    def put(self, documents: Sequence[NewDocument], numbers: Sequence[int]) -> Written:
-        return self._running.put(documents, numbers)
 
-    def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
-        return self._running.delete(ids, filter)
+def _forwarded(name: str) -> Callable[..., Any]:
+    def call(self: ShardService, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._running, name)(*args, **kwargs)
 
-    def get(self, id: str, vector: bool = False) -> StoredDocument:
-        return self._running.get(id, vector)
+    call.__name__ = name
+    call.__doc__ = getattr(Shard, name).__doc__
+    return call
 
-    def count(self, filter: Mapping[str, Any] | None = None) -> int:
-        return self._running.count(filter)
 
-    def numbers(self, filter: Mapping[str, Any] | None, after: int, limit: int) -> list[int]:
-        return self._running.numbers(filter, after, limit)
-
-    def statistics(self, terms: Sequence[str]) -> Statistics:
-        return self._running.statistics(terms)
-
-    def candidates(self, ask: CandidateRequest) -> Candidates:
-        return self._running.candidates(ask)
-
-    def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
-        return self._running.fetch(numbers)
-
-    def purge(self, seconds: float) -> None:
-        self._running.purge(seconds)
-
-    def optimize(self) -> None:
-        self._running.optimize()
+for _name in _METHODS:
+    setattr(ShardService, _name, _forwarded(_name))
 
 
 class _Environment(Protocol):
@@ -88,21 +85,28 @@ class _Environment(Protocol):
 
 def shard_names(name: str, count: int) -> list[str]:
     """What the services of a collection's shards are called."""
-    return [f"{name}-shard-{place}" for place in range(count)]
+    return [f"{name}-shard-{index}" for index in range(count)]
 
 
 def register_shards(
-    environment: _Environment, name: str, count: int, path: str | Path | None = None, **options: Any
+    environment: _Environment,
+    name: str,
+    count: int,
+    path: str | Path | None = None,
+    placements: Sequence[Mapping[str, Any]] | None = None,
+    **options: Any,
 ) -> list[str]:
     """Registers the ``count`` shards of the collection ``name``; returns the names of the services.
 
-    ``path``: the directory under which each shard has one of its own; none: in memory. ``options``: those of
-    :class:`CollectionOptions`, and of the environment's ``register_service`` (``placement``, ``max_workers``).
+    ``path`` is the directory under which each shard has one of its own; ``None`` means in memory. ``placements``: on
+    Ray, the options of each shard's actor. ``options``: those of :class:`ShardService`, and of the environment's
+    ``register_service`` (``placement``, ``max_workers``).
     """
     names = shard_names(name, count)
-    for place, service in enumerate(names):
-        where = None if path is None else str(Path(path) / f"{place}")
-        environment.register_service(service, ShardService, path=where, **options)
+    for index, service in enumerate(names):
+        directory = None if path is None else str(Path(path) / f"{index}")
+        own = {} if placements is None else {"placement": placements[index]}
+        environment.register_service(service, ShardService, path=directory, **options, **own)
     return names
 
 
@@ -111,5 +115,4 @@ def shards_of(call_service: Any, name: str, count: int, timeout: float = 60.0) -
 
     ``timeout``: seconds of one call, after which the shard stops its work on it.
     """
-    found = [call_service[service].options(timeout=timeout) for service in shard_names(name, count)]
-    return [cast(Shard, proxy) for proxy in found]
+    return [cast(Shard, call_service[service].options(timeout=timeout)) for service in shard_names(name, count)]

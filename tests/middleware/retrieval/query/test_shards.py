@@ -214,7 +214,7 @@ def test_documents_are_in_the_shard_of_their_id_and_come_back(tmp_path: Path) ->
     with sharded(4, tmp_path) as ours:
         ids = ours.add([{"text": f"amber {n}", "metadata": {"n": n}, "vector": [n, 1, 0]} for n in range(40)]).ids
         assert len(set(ids)) == 40
-        shards = ours.describe()["shards"]
+        shards = ours.describe()["shard_documents"]
         assert sum(shards) == 40
         assert min(shards) > 0
         found = ours.get(ids[7], vector=True)

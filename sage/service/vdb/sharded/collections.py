@@ -1,0 +1,382 @@
+"""The collections of every tenant, each in one store or over shards, under one name space."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable, Unsupported
+from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.collections import EXISTS, Collections, made_with
+from sage.middleware.retrieval.embedding.protocols import Embedder, Models
+from sage.middleware.retrieval.query.shard_merge import MAX_SHARDS
+from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
+from sage.middleware.retrieval.types.documents import NewDocument, Written
+from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
+from sage.service.vdb.sharded.collection import ShardedCollection, check_shardable
+from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting
+
+AnyCollection = Collection | ShardedCollection
+_FILE = "shards.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a sharded collection is; it exists while this is in its directory."""
+
+    key: str
+    """The name of the directory with the shards' files, beside the collections of the tenant."""
+    nodes: list[str | None]
+    """The machine of each shard; ``None`` means that there is only one."""
+    options: CollectionOptions
+    embedder: str | None
+    """The exact name of what makes its vectors; ``None`` means that they come with the documents."""
+    languages: list[str] | None
+    dimension: int | None
+
+    def write(self, directory: Path) -> None:
+        content = {**vars(self), "options": self.options.model_dump(mode="json")}
+        (directory / _FILE).write_bytes(orjson.dumps(content))
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        content = orjson.loads((directory / _FILE).read_bytes())
+        return cls(**{**content, "options": CollectionOptions.model_validate(content["options"])})
+
+
+class TenantCollections:
+    """As :class:`sage.middleware.retrieval.collections.Collections`, whose directories it shares: what has a manifest
+    there is sharded. Shards run from the first use of their collection until :meth:`close`. Safe to call from several
+    threads.
+    """
+
+    def __init__(self, root: Path, settings: Retrieval, models: Models, hosting: ShardHosting) -> None:
+        self._single = Collections(root, settings, models)
+        self._settings = settings
+        self._models = models
+        self._hosting = hosting
+        self._lock = threading.Lock()
+        self._running: dict[Path, _Running] = {}
+
+    def names(self, tenant: str) -> list[str]:
+        """In the order of the alphabet."""
+        return self._single.names(tenant)
+
+    def create(
+        self, tenant: str, name: str, options: Mapping[str, Any] | None = None, shards: int | None = None
+    ) -> AnyCollection:
+        """Raises :class:`Conflict` when it is there. ``shards``: how many; 0 means one store, ``None`` the settings'
+        number."""
+        if not (count := self._count(shards)):
+            return self._single.create(tenant, name, options)
+        self._create(tenant, name, self._new_manifest(name, self._single.options_of(options), count), None)
+        return self.open(tenant, name)
+
+    def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
+        """A new collection that has ``documents`` from its first moment on."""
+        if not (count := self._count(None)):
+            return self._single.create_with(tenant, name, documents)
+        written: list[Written] = []
+        manifest = self._new_manifest(name, self._single.options_of(None), count)
+        self._create(tenant, name, manifest, lambda collection: written.append(collection.add(documents)))
+        return written[0]
+
+    def open(self, tenant: str, name: str, *, create: bool = False) -> AnyCollection:
+        """Raises :class:`NotFound` (code ``collection_not_found``). The caller does not close it."""
+        directory = self._single.directory_of(tenant, name)
+        inode = _inode(directory)
+        if inode is None:
+            self._forget(directory)
+            if create and self._count(None) and not directory.exists():
+                try:
+                    return self.create(tenant, name)
+                except Conflict as exc:
+                    if exc.code != EXISTS:
+                        raise
+                return self.open(tenant, name)  # another was first
+            return self._single.open(tenant, name, create=create)
+        with self._lock:
+            running = self._running.get(directory)
+            if running is None or running.inode != inode:
+                running = self._running[directory] = _Running(inode)
+        with running.lock:
+            if running.collection is None:
+                running.start(lambda: self._started(directory, name, Manifest.read(directory)))
+            assert running.collection is not None
+            return running.collection
+
+    def outline(self, tenant: str, name: str) -> dict[str, Any]:
+        """As :meth:`Collection.outline`. Of a sharded collection whose shards do not run, ``documents`` and ``bytes``
+        are ``None``: they are not started for this."""
+        directory = self._single.directory_of(tenant, name)
+        if (inode := _inode(directory)) is None:
+            return self._single.open(tenant, name).outline()
+        running = self._running.get(directory)
+        if running is not None and running.inode == inode and running.collection is not None:
+            return running.collection.outline()
+        manifest = Manifest.read(directory)
+        return {
+            "name": name,
+            "documents": None,
+            "dimension": manifest.dimension,
+            "embedder": manifest.embedder,
+            "languages": manifest.languages,
+            "metric": manifest.options.metric.value,
+            "bytes": None,
+            "created_at": (directory / _FILE).stat().st_mtime,
+            "options": manifest.options.model_dump(mode="json"),
+            "reembedding": None,
+            "shards": len(manifest.nodes),
+        }
+
+    def to_reembed(self, tenant: str, name: str) -> Collection:
+        """A collection whose vectors can be made anew. Raises :class:`Unsupported` for a sharded one."""
+        collection = None if _inode(self._single.directory_of(tenant, name)) else self._single.open(tenant, name)
+        if collection is None:
+            raise Unsupported(
+                f"collection '{name}' is sharded, and its vectors cannot be made anew in place; make a new sharded "
+                "collection with that embedder and add the documents to it; or restore a snapshot of it without shards "
+                "(?shards=0), embed that collection anew, and restore a snapshot of that with shards",
+                param="embedder",
+            )
+        return collection
+
+    def delete(self, tenant: str, name: str) -> None:
+        """Raises :class:`NotFound`. The files of shards whose machine does not answer stay there, and are logged."""
+        directory = self._single.directory_of(tenant, name)
+        if _inode(directory) is None:
+            self._single.delete(tenant, name)
+            return
+        manifest = Manifest.read(directory)
+        with self._lock:
+            running = self._running.pop(directory, None)
+        removed = directory.with_name(f".deleted-{secrets.token_hex(8)}")
+        try:
+            directory.rename(removed)
+        except FileNotFoundError:
+            raise NotFound(
+                f"there is no collection '{name}'", param="collection", code="collection_not_found"
+            ) from None
+        shutil.rmtree(removed, ignore_errors=True)
+        try:
+            shards = running.shards if running is not None else None
+            if running is not None:
+                running.let_go()
+            (shards or self._shards(directory, name, manifest)).erase()
+        except SageError as exc:
+            _log.warning("the shards of the deleted collection '%s' were not all erased: %s", name, exc.message)
+            shutil.rmtree(directory.with_name(manifest.key), ignore_errors=True)
+
+    def restore(self, tenant: str, name: str, read: BinaryIO, shards: int | None = None) -> AnyCollection:
+        """A new collection from a snapshot, which may be of a sharded collection or not; all or nothing."""
+        if not (count := self._count(shards)):
+            return self._single.restore(tenant, name, read)
+        if self._single.directory_of(tenant, name).exists():
+            raise Conflict(
+                f"collection '{name}' exists already; delete it first, or restore under another name",
+                param="name",
+                code=EXISTS,
+            )
+        snapshot = SnapshotReader(read)
+        header = snapshot.header
+        check_shardable(name, header.options)
+        languages = sorted(header.languages) if header.languages is not None else None
+        nodes: list[str | None] = [None] * count
+        manifest = Manifest(_key(), nodes, header.options, header.embedder, languages, header.dimension)
+
+        def fill(collection: ShardedCollection) -> None:
+            check_room(header, self._single.directory_of(tenant, name).parent, name)
+            for batch in snapshot.batches():
+                collection.put([NewDocument(row.id, row.text, row.metadata, row.vector) for row in batch])
+            if collection.count() != header.documents:
+                raise InvalidRequest("this is no whole snapshot: an id stands twice in it", code="bad_snapshot")
+
+        self._create(tenant, name, manifest, fill)
+        return self.open(tenant, name)
+
+    def stop_work(self) -> None:
+        """Ends work on indexes that may take long, before :meth:`close`; it is done at the next start."""
+        self._single.stop_work()
+
+    def close(self) -> None:
+        """Waits for calls that run, and ends every shard."""
+        with self._lock:
+            running = list(self._running.values())
+            self._running.clear()
+        for each in running:
+            try:
+                each.close()
+            except Exception as exc:  # the others are to end, too
+                _log.warning("shards did not end well: %s", exc)
+        self._single.close()
+
+    def _count(self, shards: int | None) -> int:
+        """How many shards a new collection has; 0 means that it is not sharded."""
+        if shards is None:
+            return self._settings.shards
+        if isinstance(shards, bool) or not isinstance(shards, int) or not 0 <= shards <= MAX_SHARDS:
+            raise InvalidRequest(f"'shards' must be a whole number, 0 (one store) to {MAX_SHARDS}", param="shards")
+        return shards
+
+    def _new_manifest(self, name: str, options: CollectionOptions, count: int) -> Manifest:
+        check_shardable(name, options)
+        embedder = self._models.embedder(options.embedder)
+        options, dimension = made_with(options, embedder)
+        languages = sorted(embedder.languages) if embedder is not None and embedder.languages is not None else None
+        exact = embedder.name if embedder is not None else None
+        return Manifest(_key(), [None] * count, options, exact, languages, dimension)
+
+    def _create(
+        self, tenant: str, name: str, manifest: Manifest, fill: Callable[[ShardedCollection], None] | None
+    ) -> None:
+        """Shards with what ``fill`` puts there; the collection appears with its manifest, when all of it is done."""
+        directory = self._single.directory_of(tenant, name)
+        if directory.exists():
+            raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
+        self._single.make_room_for(tenant)
+        scratch = self._single.scratch_of(tenant)
+        shards = self._shards(directory, name, manifest, create=True)
+        try:
+            collection = self._collection(name, shards, manifest)
+            try:
+                if fill is not None:
+                    fill(collection)
+                scratch.mkdir(mode=0o700)
+                replace(manifest, nodes=shards.nodes).write(scratch)
+                self._single.settle(scratch, directory, name)
+            except BaseException:
+                collection.close()
+                raise
+        except BaseException:
+            shards.erase()
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._keep_running(directory, shards, collection)
+
+    def _keep_running(self, directory: Path, shards: RunningShards, collection: ShardedCollection) -> None:
+        """Shards that were just made are not started again, unless Ray could move one away from its files."""
+        running = _Running(_inode(directory) or 0, shards, collection)
+        if self._hosting.joins_a_cluster:
+            running.close()
+            return
+        with self._lock:
+            if directory not in self._running:
+                self._running[directory] = running
+                return
+        running.close()  # another thread was first to open it
+
+    def _started(self, directory: Path, name: str, manifest: Manifest) -> tuple[RunningShards, ShardedCollection]:
+        shards = self._shards(directory, name, manifest)
+        try:
+            return shards, self._collection(name, shards, manifest)
+        except BaseException:
+            shards.stop()
+            raise
+
+    def _shards(self, directory: Path, name: str, manifest: Manifest, *, create: bool = False) -> RunningShards:
+        options = manifest.options.model_copy(update={"dimension": manifest.dimension or manifest.options.dimension})
+        path, nodes = directory.with_name(manifest.key), manifest.nodes
+        try:
+            return RunningShards(self._hosting, path, len(nodes), options, None if create else nodes)
+        except SageError as exc:
+            if exc.code != "service_start_failed":
+                raise
+            cause = exc.__cause__ or exc
+            message = f"the shards of collection '{name}' cannot start: {str(cause) or type(cause).__name__}"
+            raise Unavailable(message, code="shard_unavailable") from exc
+
+    def _collection(self, name: str, shards: RunningShards, manifest: Manifest) -> ShardedCollection:
+        return ShardedCollection(
+            name,
+            shards.shards,
+            embedder=_NamedEmbedder(name, manifest, self._models) if manifest.embedder is not None else None,
+            embedder_spec=manifest.options.embedder,
+            reranker_of=self._models.reranker,
+            limits=self._settings.limits,
+            timeout=self._hosting.timeout,
+        )
+
+    def _forget(self, directory: Path) -> None:
+        """Ends the shards of a collection that another process has deleted."""
+        with self._lock:
+            running = self._running.pop(directory, None)
+        if running is not None:
+            running.close()
+
+
+class _Running:
+    """A sharded collection that is in use, or about to be."""
+
+    def __init__(
+        self, inode: int, shards: RunningShards | None = None, collection: ShardedCollection | None = None
+    ) -> None:
+        self.inode = inode
+        """Of its manifest: another process may have deleted it, and made another one of that name."""
+        self.lock = threading.Lock()
+        """Held while the shards start, so that they start once."""
+        self.shards = shards
+        self.collection = collection
+
+    def start(self, start: Callable[[], tuple[RunningShards, ShardedCollection]]) -> None:
+        self.shards, self.collection = start()
+
+    def let_go(self) -> None:
+        with self.lock:
+            collection, self.collection = self.collection, None
+        if collection is not None:
+            collection.close()
+
+    def close(self) -> None:
+        self.let_go()
+        shards, self.shards = self.shards, None
+        if shards is not None:
+            shards.stop()
+
+
+class _NamedEmbedder:
+    """The embedder that made a collection's vectors, looked up when it is first needed."""
+
+    def __init__(self, collection: str, manifest: Manifest, models: Models) -> None:
+        assert manifest.embedder is not None
+        self.name = manifest.embedder
+        self.dimension = manifest.dimension
+        self.languages = frozenset(manifest.languages) if manifest.languages is not None else None
+        self._collection = collection
+        self._spec = manifest.options.embedder
+        self._models = models
+
+    def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
+        """Raises :class:`InvalidRequest` when its name leads to another embedder now."""
+        embedder: Embedder | None = self._models.embedder(self._spec)
+        if embedder is None or embedder.name != self.name:
+            raise InvalidRequest(
+                f"the vectors of collection '{self._collection}' were made by '{self.name}', which "
+                f"'{self._spec}' is not here ({embedder.name if embedder else 'no embedder'}); bring it back",
+                param="collection",
+                code="embedder_mismatch",
+            )
+        return embedder.embed(texts, query=query)
+
+
+def _key() -> str:
+    return f".shards-{secrets.token_hex(16)}"
+
+
+def _inode(directory: Path) -> int | None:
+    """Of the manifest in ``directory``; ``None`` where there is no sharded collection."""
+    try:
+        return (directory / _FILE).stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
