@@ -301,7 +301,9 @@ def made_with(options: CollectionOptions, embedder: Embedder | None) -> tuple[Co
             "leave it out, or take another embedder",
             param="dimension",
         )
-    return options.model_copy(update={"embedder": settled_name(options.embedder, embedder)}), options.dimension or dimension
+    return options.model_copy(
+        update={"embedder": settled_name(options.embedder, embedder)}
+    ), options.dimension or dimension
 
 
 def new_store(directory: Path | None, name: str, options: CollectionOptions, models: Models) -> DocumentStore:
