@@ -94,7 +94,7 @@ class ServiceActor:
             "life": self._life,
             "pid": os.getpid(),
             "methods": dict(self._host.methods()),
-            "queue_size": self._host._inbox.limit,
+            "queue_size": self._host.queue_size,
             "replicas": self._replicas,
             "error": packed(self._error) if self._error is not None else None,
         }

@@ -1,4 +1,4 @@
-"""A local host that also runs calls on the threads of others, in the place of a worker of its own that sleeps."""
+"""A local host that also runs calls on the threads that bring them, in the place of a worker of its own that sleeps."""
 
 from __future__ import annotations
 
@@ -11,33 +11,31 @@ from sage.kernels.runtime.services.statistics import WorkerStatistics
 
 
 class CallerRunsHost(LocalHost):
-    """In an actor, the thread that Ray hands a call over on would only wait for a worker: it works itself, which spares
+    """In an actor, the thread on which Ray hands over a call would only wait for a worker. It works itself, which saves
     two switches of threads. Never more calls run at once than there are workers."""
 
     def __init__(self, spec: ServiceSpec) -> None:
         super().__init__(spec)
-        self._own = threading.local()
+        self._per_thread = threading.local()
 
     def run_here(self, call: ServiceCall) -> bool:
-        """Runs ``call`` to its end on this thread; false: nobody sleeps or others wait, so it has to stand in line."""
-        inbox = self._inbox
-        with inbox._mutex:
-            if inbox._items or inbox._closed or not inbox._idle:
-                return False
-            bell = inbox._idle.pop()  # that worker sleeps on
+        """Runs ``call`` to its end on this thread. Returns ``False`` when no worker sleeps or others wait: the call has
+        to be queued then."""
+        worker = self._mailbox.borrow_worker()
+        if worker is None:
+            return False
         try:
-            tally = getattr(self._own, "tally", None)
-            if tally is None:
-                tally = self._own.tally = WorkerStatistics()
-                self._tallies.append(tally)
-            tally.call = call
-            self._run(call, tally)
-            tally.call = None
+            statistics = self._statistics_of_thread()
+            statistics.call = call
+            self._run(call, statistics)
+            statistics.call = None
         finally:
-            with inbox._mutex:
-                wake = bool(inbox._items) or inbox._closed
-                if not wake:
-                    inbox._idle.append(bell)
-            if wake:
-                bell.release()
+            self._mailbox.return_worker(worker)
         return True
+
+    def _statistics_of_thread(self) -> WorkerStatistics:
+        statistics: WorkerStatistics | None = getattr(self._per_thread, "statistics", None)
+        if statistics is None:
+            statistics = self._per_thread.statistics = WorkerStatistics()
+            self._statistics.append(statistics)
+        return statistics

@@ -1,6 +1,8 @@
 """One call of a service: its method and arguments, its deadline, the calls that it is part of, and its result.
 
-One object is the call and the future of its result. It costs little: every call of every service makes one.
+One object is the call and the future of its result: every call of every service makes one, so it has to be cheap. A
+:class:`concurrent.futures.Future` makes a lock and a condition for each: by the thousand, a call with one took 6 to 23
+µs, and 1.2 to 2.1 µs with this. Nor can it be cancelled while it runs.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 from sage.kernels.runtime.services.calls import ServiceCall
 
-_LAST = 1.0
+_CLOSE = 1.0
 """Seconds that cancelled work has to end when the loop closes."""
 _FOREVER = 1e9
 _log = logging.getLogger(__name__)
@@ -28,21 +28,22 @@ class ServiceLoop:
         self._loop = asyncio.new_event_loop()
         self._stopping = False
         self._pending: dict[LockType, None] = {}
-        """Locked: what workers wait for."""
+        """Locks that workers wait for; an ordered set."""
         self._thread = threading.Thread(target=self._serve, name=f"sage-{name}-loop", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
         while not self._stopping:
-            with suppress(SystemExit, KeyboardInterrupt):  # of a method: it ends its call, not the loop
+            with suppress(SystemExit, KeyboardInterrupt):  # when a method raises it, its call ends, not the loop
                 self._loop.run_forever()
         with suppress(SystemExit, KeyboardInterrupt):
-            self._loop.run_until_complete(self._cancelled())
+            self._loop.run_until_complete(self._cancel_all())
         self._loop.close()
 
     def run(self, call: ServiceCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The coroutine's result. It is cancelled when the call is abandoned, and has ended when this returns, also
-        when it takes its time for that: the next of its lane must not meet it."""
+        """The coroutine's result. It is cancelled when the call is abandoned, and it has ended when this returns, also
+        when that takes it a while: the next call with the same ordered key must not run beside it. Therefore no
+        ``asyncio.run_coroutine_threadsafe``, whose future is cancelled before its task has ended."""
         ended = allocate_lock()
         ended.acquire()
         self._pending[ended] = None
@@ -69,8 +70,8 @@ class ServiceLoop:
         call.on_abandon = cancel
         if call.abandoned:
             cancel()
-        left = max(call.deadline - time.monotonic(), 0.0) if call.deadline is not None else _FOREVER
-        if not ended.acquire(timeout=left):
+        remaining = max(call.deadline - time.monotonic(), 0.0) if call.deadline is not None else _FOREVER
+        if not ended.acquire(timeout=remaining):
             call.expire()
             ended.acquire()
         try:
@@ -85,22 +86,22 @@ class ServiceLoop:
             ended.release()
 
     def close(self) -> None:
-        """Cancels what runs. What does not end by that is left behind: the thread, too, when it blocks the loop."""
+        """Cancels what runs. What does not end then is left behind; so is the thread, when a method blocks the loop."""
         self._stopping = True
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(2 * _LAST)
+        self._thread.join(2 * _CLOSE)
         if self._pending:
             _log.warning("async methods of the service '%s' do not end; they are left behind", self._name)
         for ended in list(self._pending):
             self._release(ended)
 
-    async def _cancelled(self) -> None:
+    async def _cancel_all(self) -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
         if others:
-            await asyncio.wait(others, timeout=_LAST)
+            await asyncio.wait(others, timeout=_CLOSE)
         await self._loop.shutdown_asyncgens()
 
 

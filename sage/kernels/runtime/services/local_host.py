@@ -36,14 +36,14 @@ class LocalHost:
         self._methods: dict[str, Method] = {}
         self._bound: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._workers = 1
-        self._inbox: Mailbox[ServiceCall] = Mailbox(0)
-        self._lock = threading.RLock()  # a __del__ that the garbage collector calls in between may call us again
+        self._mailbox: Mailbox[ServiceCall] = Mailbox(0)
+        self._lock = threading.RLock()  # not Lock: the garbage collector may run a __del__ that calls a service
         self._threads: set[threading.Thread] = set()
-        self._tallies: list[WorkerStatistics] = []
+        self._statistics: list[WorkerStatistics] = []
         self._loop: ServiceLoop | None = None
         self._started = False
-        self._over = False
-        """Whatever still begins to run comes too late."""
+        self._grace_is_over = False
+        """Calls that would begin now are refused."""
         self._forks = forks.count
         self._stopped = threading.Event()
 
@@ -70,46 +70,48 @@ class LocalHost:
         self._state = LifeState.RUNNING
 
     def _prepare(self, service: Any, callers: Callers) -> None:
-        name, options = self.spec.name, self.spec.options
+        options = self.spec.options
         if isinstance(service, BaseServiceTask):
             service._callers = callers
         workers: Any = _first(options.max_workers, getattr(service, "max_workers", None), 1)
         size: Any = _first(options.queue_size, getattr(service, "queue_size", None), BaseServiceTask.queue_size)
         for word, value in (("max_workers", workers), ("queue_size", size)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidRequest(f"the service '{name}' needs a whole number from 1 as {word}, not {value!r}")
+                raise InvalidRequest(
+                    f"the service '{self.spec.name}' needs a whole number from 1 as {word}, not {value!r}"
+                )
         self._workers = workers
-        self._inbox = Mailbox(size)
+        self._mailbox = Mailbox(size)
         self._methods = methods_of(type(service))
-        self._bound = {method: (getattr(service, method), found.is_async) for method, found in self._methods.items()}
+        self._bound = {name: (getattr(service, name), method.is_async) for name, method in self._methods.items()}
 
     def stop(self, grace: float) -> None:
         with self._lock:
             if self._state in (LifeState.STOPPED, LifeState.FAILED):
                 return
-            mine = self._state is not LifeState.STOPPING
+            stops_elsewhere = self._state is LifeState.STOPPING
             self._state = LifeState.STOPPING
-        if not mine:
+        if stops_elsewhere:
             self._stopped.wait(grace)
             return
         try:
-            if self._forks == forks.count:  # else all this is the parent's
-                self._end(time.monotonic() + grace)
+            if self._forks == forks.count:  # else all this belongs to the parent process
+                self._end_calls(time.monotonic() + grace)
                 self._clean_up()
         finally:
             self._state = LifeState.STOPPED
             self._stopped.set()
 
-    def _end(self, end: float) -> None:
-        """Ends the calls, those by force that have not ended at ``end``."""
-        self._inbox.close()
+    def _end_calls(self, end: float) -> None:
+        """Lets the calls end until ``end``, and fails the rest."""
+        self._mailbox.close()
         self._join(end)
-        self._over = True
-        for call in self._inbox.clear():
-            call.abandon(self._gone())
-        for tally in self._tallies:
-            if (left := tally.call) is not None:
-                left.abandon(self._gone())
+        self._grace_is_over = True
+        for call in self._mailbox.clear():
+            call.abandon(self._not_running())
+        for statistics in self._statistics:
+            if (running_call := statistics.call) is not None:
+                running_call.abandon(self._not_running())
         with self._lock:
             loop = self._loop
         if loop is not None:
@@ -128,7 +130,7 @@ class LocalHost:
     def _clean_up_after_failure(self) -> None:
         try:
             self._clean_up()
-        except Exception:  # what is told is why it could not be set up
+        except Exception:  # the error of the setup is raised
             _log.exception("the service '%s' failed to clean up", self.spec.name)
 
     # Calls
@@ -136,24 +138,29 @@ class LocalHost:
     def methods(self) -> Mapping[str, Method]:
         return self._methods
 
+    @property
+    def queue_size(self) -> int:
+        """Calls that may wait."""
+        return self._mailbox.limit
+
     def submit(self, call: ServiceCall) -> None:
         if self._forks != forks.count or is_finalizing():
-            raise self._left_behind()
+            raise self._unreachable()
         try:
-            woken = self._inbox.put(call, call.order)
+            has_worker = self._mailbox.put(call, call.order)
         except Full:
             raise Unavailable(
-                f"{self._inbox.limit} calls wait for the service '{self.spec.name}' and it takes no more; "
+                f"{self._mailbox.limit} calls wait for the service '{self.spec.name}' and it takes no more; "
                 "try again, or give it more workers (max_workers) or a longer queue (queue_size)",
                 code="queue_full",
             ) from None
         except Closed:
-            raise self._gone() from None
-        if not woken and len(self._threads) < self._workers:
+            raise self._not_running() from None
+        if not has_worker and len(self._threads) < self._workers:
             self._add_worker()
 
-    def _left_behind(self) -> Unavailable:
-        """Its threads are not there, and a call would hang."""
+    def _unreachable(self) -> Unavailable:
+        """Its threads do not exist in this process, or not any more: a call would hang."""
         if is_finalizing():
             return Unavailable(f"the service '{self.spec.name}' ended with the interpreter", code="service_stopped")
         return Unavailable(
@@ -163,7 +170,7 @@ class LocalHost:
             retry_after=None,
         )
 
-    def _gone(self) -> Unavailable:
+    def _not_running(self) -> Unavailable:
         return Unavailable(
             f"the service '{self.spec.name}' is {self._state}; it takes no calls", code="service_stopped"
         )
@@ -179,55 +186,55 @@ class LocalHost:
         except RuntimeError as exc:  # no further thread can be made
             with self._lock:
                 self._threads.discard(thread)
-                alone = not self._threads
-            if alone:
+                has_none = not self._threads
+            if has_none:
                 self._fail_all(exc)
 
     def _fail_all(self, cause: BaseException) -> None:
         error = Unavailable(f"no worker can be made for the service '{self.spec.name}': {cause}", code="no_worker")
         error.__cause__ = cause
-        for call in self._inbox.clear():
+        for call in self._mailbox.clear():
             call.fail(error)
 
     def _work(self) -> None:
-        bell, tally = allocate_lock(), WorkerStatistics()
-        bell.acquire()
-        self._tallies.append(tally)
+        wakeup, statistics = allocate_lock(), WorkerStatistics()
+        wakeup.acquire()
+        self._statistics.append(statistics)
         try:
-            self._serve(bell, tally)
+            self._serve(wakeup, statistics)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
-            left, tally.call = tally.call, None
-            self._inbox.leave(bell, left.order if left is not None else None)
-            if left is not None:
-                left.fail(Unavailable(f"the worker of the service '{self.spec.name}' died", code="worker_died"))
-            if self._inbox.ready:
-                self._add_worker()  # it died before its time
+            call, statistics.call = statistics.call, None
+            self._mailbox.remove_worker(wakeup, call.order if call is not None else None)
+            if call is not None:
+                call.fail(Unavailable(f"the worker of the service '{self.spec.name}' died", code="worker_died"))
+            if self._mailbox.has_next:
+                self._add_worker()  # in the place of this one, which died
 
-    def _serve(self, bell: LockType, tally: WorkerStatistics) -> None:
-        take, run = self._inbox.take, self._run
-        while (call := take(bell)) is not None:
-            tally.call = call
-            run(call, tally)
-            while call.order is not None:  # those of its lane
-                following = self._inbox.following(call.order)
-                if following is None:
+    def _serve(self, wakeup: LockType, statistics: WorkerStatistics) -> None:
+        take, run = self._mailbox.take, self._run
+        while (call := take(wakeup)) is not None:
+            statistics.call = call
+            run(call, statistics)
+            while call.order is not None:  # the others with its ordered key
+                next_call = self._mailbox.take_next_of(call.order)
+                if next_call is None:
                     break
-                tally.call = call = following
-                run(call, tally)
-            tally.call = None
-            del call  # nothing of it is held while the next is waited for
+                statistics.call = call = next_call
+                run(call, statistics)
+            statistics.call = None
+            del call  # else its arguments would live until the next call
 
-    def _run(self, call: ServiceCall, tally: WorkerStatistics) -> None:
+    def _run(self, call: ServiceCall, statistics: WorkerStatistics) -> None:
         if not call.begin():
             return
         running.set(call)
         begun = time.perf_counter()
         failed = True
         try:
-            if self._over:
-                raise self._gone()
+            if self._grace_is_over:
+                raise self._not_running()
             method, is_async = self._bound[call.method]
             if call.is_batch:
                 result = self._run_batch(call, method, is_async)
@@ -241,7 +248,7 @@ class LocalHost:
         else:
             call.succeed(result)
         running.set(None)
-        tally.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.is_batch else 1)
+        statistics.count(time.perf_counter() - begun, failed, len(call.args) or 1 if call.is_batch else 1)
 
     def _run_batch(self, call: ServiceCall, method: Callable[..., Any], is_async: bool) -> list[Any]:
         results = []
@@ -255,9 +262,9 @@ class LocalHost:
 
     def _on_loop(self, call: ServiceCall, coroutine: Any) -> Any:
         with self._lock:
-            if self._over:
+            if self._grace_is_over:
                 coroutine.close()
-                raise self._gone()
+                raise self._not_running()
             if self._loop is None:
                 self._loop = ServiceLoop(self.spec.name)
         return self._loop.run(call, coroutine)
@@ -272,11 +279,11 @@ class LocalHost:
             "methods": sorted(self._methods),
             "health": self._health(),
             "statistics": {
-                **summed(list(self._tallies) or [WorkerStatistics()]),
-                "queue_depth": len(self._inbox),
-                "queue_size": self._inbox.limit,
+                **summed(list(self._statistics)),
+                "queue_depth": len(self._mailbox),
+                "queue_size": self._mailbox.limit,
                 "workers": self._workers,
-                "running": sum(tally.call is not None for tally in self._tallies),
+                "running": sum(worker.call is not None for worker in list(self._statistics)),
             },
         }
 

@@ -1,4 +1,4 @@
-"""What a service counts of its calls: each worker in a record of its own, so that counting takes no lock."""
+"""Counts of a service's calls: each worker has its own, so that counting takes no lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sage.kernels.runtime.services.calls import ServiceCall
 
 _BUCKETS = 40
-"""Powers of two of a microsecond: the last is over six days."""
+"""Durations are counted by powers of two of a microsecond; the last bucket is for more than six days."""
 
 
 class WorkerStatistics:
@@ -18,14 +18,14 @@ class WorkerStatistics:
 
     def __init__(self) -> None:
         self.call: ServiceCall | None = None
-        """What it does now."""
+        """The call that it runs now."""
         self.calls = 0
         self.errors = 0
         self.seconds = 0.0
         self.durations = [0] * _BUCKETS
 
     def count(self, seconds: float, failed: bool, calls: int = 1) -> None:
-        """``seconds`` are of all ``calls`` together."""
+        """Counts ``calls`` that took ``seconds`` together."""
         self.calls += calls
         self.seconds += seconds
         if failed:
@@ -33,15 +33,15 @@ class WorkerStatistics:
         self.durations[min(int(seconds * 1e6 / calls).bit_length(), _BUCKETS - 1)] += calls
 
 
-def summed(tallies: Iterable[WorkerStatistics]) -> dict[str, Any]:
+def summed(workers: Iterable[WorkerStatistics]) -> dict[str, Any]:
     """``{calls, errors, latency_ms: {mean, p50, p99}}``; percentiles within a factor of √2, ``None`` without calls."""
-    tallies = list(tallies)
-    calls = sum(tally.calls for tally in tallies)
-    seconds = sum(tally.seconds for tally in tallies)
-    durations = [sum(counts) for counts in zip(*(tally.durations for tally in tallies), strict=True)]
+    workers = list(workers) or [WorkerStatistics()]
+    calls = sum(worker.calls for worker in workers)
+    seconds = sum(worker.seconds for worker in workers)
+    durations = [sum(counts) for counts in zip(*(worker.durations for worker in workers), strict=True)]
     return {
         "calls": calls,
-        "errors": sum(tally.errors for tally in tallies),
+        "errors": sum(worker.errors for worker in workers),
         "latency_ms": {
             "mean": seconds / calls * 1e3 if calls else None,
             "p50": _percentile(durations, 0.5),
@@ -51,10 +51,10 @@ def summed(tallies: Iterable[WorkerStatistics]) -> dict[str, Any]:
 
 
 def _percentile(durations: Sequence[int], share: float) -> float | None:
-    wanted = share * sum(durations)
-    passed = 0
+    rank = share * sum(durations)
+    total = 0
     for bucket, count in enumerate(durations):
-        passed += count
-        if count and passed >= wanted:
+        total += count
+        if count and total >= rank:
             return float(2 ** (bucket - 0.5) / 1e3)
     return None

@@ -143,7 +143,7 @@ def desk_of(services: Services) -> Any:
 
 @pytest.mark.parametrize("error", [Frozen("w"), Odd(only=1), ExceptionGroup("g", [ValueError("x")])])
 @pytest.mark.parametrize("method", ["fail", "fail_soon"])
-def test_odd_errors_arrive_too(run: Callable[..., Services], error: Exception, method: str) -> None:
+def test_unusual_errors_arrive_too(run: Callable[..., Services], error: Exception, method: str) -> None:
     services = run(max_workers=1)
     with pytest.raises(type(error)) as caught:
         services.call("desk", error, method=method, timeout=20)
@@ -206,7 +206,7 @@ def test_a_method_may_run_a_loop_give_a_generator_or_recur_for_ever(run: Callabl
 # Callbacks
 
 
-def test_a_callback_that_fails_harms_nobody(run: Callable[..., Services], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_fails_harms_nothing(run: Callable[..., Services], caplog: pytest.LogCaptureFixture) -> None:
     services = run(max_workers=1)
     later = services.call_async["desk"].options(order="key")
     desk, seen = desk_of(services), []
@@ -263,7 +263,7 @@ def test_asking_again_and_again_for_a_result_keeps_nothing(run: Callable[..., Se
 # Time
 
 
-def test_a_call_ends_once_whoever_is_first() -> None:
+def test_a_call_ends_once_whichever_end_is_first() -> None:
     """Result, cancellation and deadline at one time."""
     for turn in range(2000 if os.environ.get("SAGE_TEST_FULL") else 200):
         call = ServiceCall("work", (), {}, ("desk",), time.monotonic() + 0.0002 if turn % 2 else None, waits=True)
@@ -283,9 +283,9 @@ def test_a_call_ends_once_whoever_is_first() -> None:
         assert isinstance(error, CancelledError | DeadlineExceeded) if error else call.result() == 5
 
 
-def test_a_waiter_waits_for_who_is_just_ending_it() -> None:
+def test_a_waiting_thread_waits_for_another_that_is_just_ending_the_call() -> None:
     call = ServiceCall("work", (), {}, ("desk",), time.monotonic(), waits=True)
-    call._rights.clear()  # another thread has taken the end, and has not settled it yet
+    call._rights.clear()  # another thread has taken the right to end it, and has not settled it yet
     waiter = threading.Thread(target=lambda: results.append(call.result()))
     results: list[Any] = []
     waiter.start()
@@ -306,14 +306,14 @@ def test_an_async_method_does_not_begin_after_its_deadline() -> None:
 
 
 @pytest.mark.parametrize("timeout", [math.inf, 1e12, 10**400])
-def test_an_endless_time_out_is_none(run: Callable[..., Services], timeout: float) -> None:
+def test_an_endless_time_out_counts_as_none(run: Callable[..., Services], timeout: float) -> None:
     services = run()
     assert services.call["desk"].echo(1, timeout=timeout) == 1
     assert services.call_async["desk"].options(timeout=timeout).echo_soon(1).result(20) == 1
 
 
 @pytest.mark.parametrize("timeout", ["5", math.nan, True, [1]])
-def test_a_time_out_that_is_none_is_refused(run: Callable[..., Services], timeout: Any) -> None:
+def test_a_time_out_that_is_no_number_is_refused(run: Callable[..., Services], timeout: Any) -> None:
     desk = run().call["desk"]
     with pytest.raises(InvalidRequest, match="time-out must be a number of seconds"):
         desk.echo(1, timeout=timeout)
@@ -327,17 +327,17 @@ def test_a_key_that_cannot_be_hashed_is_refused(run: Callable[..., Services]) ->
         run().call["desk"].options(order=["a"])
 
 
-def test_a_lane_keeps_the_order_in_which_its_calls_came() -> None:
-    """Taken out by two workers that take turns, whichever goes on first."""
-    inbox: Mailbox[int] = Mailbox(10)
-    bell = threading.Lock()
+def test_calls_of_an_ordered_key_keep_the_order_in_which_they_came() -> None:
+    """Two workers take them out in turns, whichever goes on first."""
+    mailbox: Mailbox[int] = Mailbox(10)
+    wakeup = threading.Lock()
     for number in range(3):
-        inbox.put(number, "key")
-    inbox.put(9)
-    assert [inbox.take(bell), inbox.take(bell), len(inbox)] == [0, 9, 2]
-    assert [inbox.following("key") for _ in range(3)] == [1, 2, None]
-    inbox.put(4, "key")
-    assert inbox.take(bell) == 4
+        mailbox.put(number, "key")
+    mailbox.put(9)
+    assert [mailbox.take(wakeup), mailbox.take(wakeup), len(mailbox)] == [0, 9, 2]
+    assert [mailbox.take_next_of("key") for _ in range(3)] == [1, 2, None]
+    mailbox.put(4, "key")
+    assert mailbox.take(wakeup) == 4
 
 
 def test_calls_behind_their_key_count_as_waiting(run: Callable[..., Services]) -> None:
@@ -367,7 +367,7 @@ def test_a_stop_fails_what_waits_behind_a_key(run: Callable[..., Services]) -> N
     desk.gate.set()
 
 
-def test_the_next_of_a_key_never_meets_a_cancelled_one(run: Callable[..., Services]) -> None:
+def test_the_next_call_of_a_key_never_runs_beside_a_cancelled_one(run: Callable[..., Services]) -> None:
     services = run()
     desk, keyed = desk_of(services), services.call_async["desk"].options(order="key")
     first, second = keyed.stay(), keyed.echo("next")
@@ -377,20 +377,20 @@ def test_the_next_of_a_key_never_meets_a_cancelled_one(run: Callable[..., Servic
     assert desk.seen == ["stayed", "next"]
 
 
-def test_a_worker_that_dies_leaves_its_lane_to_another() -> None:
-    inbox: Mailbox[int] = Mailbox(10)
-    bell = threading.Lock()
+def test_a_worker_that_dies_leaves_its_ordered_key_to_another() -> None:
+    mailbox: Mailbox[int] = Mailbox(10)
+    wakeup = threading.Lock()
     for number in range(2):
-        inbox.put(number, "key")
-    assert inbox.take(bell) == 0
-    assert not inbox.ready
-    inbox.leave(bell, "key")
-    assert inbox.ready
-    assert inbox.take(bell) == 1
-    inbox.leave(bell, "key")
-    assert (inbox.ready, len(inbox)) == (False, 0)
-    inbox.put(2, "key")
-    assert inbox.take(bell) == 2
+        mailbox.put(number, "key")
+    assert mailbox.take(wakeup) == 0
+    assert not mailbox.has_next
+    mailbox.remove_worker(wakeup, "key")
+    assert mailbox.has_next
+    assert mailbox.take(wakeup) == 1
+    mailbox.remove_worker(wakeup, "key")
+    assert (mailbox.has_next, len(mailbox)) == (False, 0)
+    mailbox.put(2, "key")
+    assert mailbox.take(wakeup) == 2
 
 
 # Retries
@@ -458,7 +458,7 @@ def test_a_cancelled_call_ends_what_it_waits_for() -> None:
         blocking = services.call_async["desk"].wait("first")
         assert desk.inside.acquire(timeout=20)
         call = services.call_async["clerk"].ask()
-        while not len(services._hosts["desk"]._inbox):  # type: ignore[attr-defined]
+        while not len(services._hosts["desk"]._mailbox):  # type: ignore[attr-defined]
             time.sleep(0)
         assert call.cancel()
         (error,) = services.call["clerk"].asked(timeout=20)  # its one worker is free again
@@ -493,7 +493,7 @@ def test_a_stop_leaves_behind_what_cannot_be_cancelled(
     assert "do not end; they are left behind" in caplog.text
 
 
-class Sour(BaseServiceTask):
+class FailsToCleanUp(BaseServiceTask):
     """Fails to clean up."""
 
     def __init__(self, log: list[str], name: str, setup: str = "", needs: tuple[str, ...] = ()) -> None:
@@ -514,7 +514,7 @@ def test_a_cleanup_that_fails_keeps_no_other_from_being_stopped() -> None:
     log: list[str] = []
     services = Services("test", LocalHost)
     for name in "abc":
-        services.register(name, Sour, log, name)
+        services.register(name, FailsToCleanUp, log, name)
     services.start()
     hosts = list(services._hosts.values())
     with pytest.raises(RuntimeError, match="no cleanup of c"):
@@ -530,17 +530,17 @@ def test_a_cleanup_that_fails_keeps_no_other_from_being_stopped() -> None:
 def test_a_start_that_fails_says_why_also_when_the_cleanup_fails() -> None:
     log: list[str] = []
     services = Services("test", LocalHost)
-    services.register("a", Sour, log, "a")
-    services.register("b", Sour, log, "b", setup="no disk")
+    services.register("a", FailsToCleanUp, log, "a")
+    services.register("b", FailsToCleanUp, log, "b", setup="no disk")
     with pytest.raises(ServiceStartFailed, match="'b' of the environment 'test' cannot start: no disk"):
         services.start()
     assert log == ["b", "a"]
-    with pytest.raises(OSError, match="no disk") as caught, Sour(log, "alone", setup="no disk"):
+    with pytest.raises(OSError, match="no disk") as caught, FailsToCleanUp(log, "alone", setup="no disk"):
         pass
     assert "no cleanup of alone" in caught.value.__notes__[0]
 
 
-def test_what_was_kept_over_a_restart_goes_on(run: Callable[..., Services]) -> None:
+def test_proxies_that_were_kept_over_a_restart_work_again(run: Callable[..., Services]) -> None:
     services = run()
     kept, keyed = services.call["desk"], services.call["desk"].options(order=1)
     echo, later = kept.echo, services.call_async["desk"].options(retries=1)
@@ -563,7 +563,7 @@ def test_a_built_in_class_can_be_a_service() -> None:
         services.stop()
 
 
-def test_a_forked_process_is_told_instead_of_hanging(run: Callable[..., Services]) -> None:
+def test_a_call_in_a_forked_process_is_refused_instead_of_hanging(run: Callable[..., Services]) -> None:
     services = run()
     services.call["desk"].echo(1)
     context = multiprocessing.get_context("fork")
@@ -598,7 +598,7 @@ def test_without_threads_a_call_fails(run: Callable[..., Services], monkeypatch:
     assert desk_of(services).seen == [2]
 
 
-def test_the_end_of_the_process_waits_for_nobody() -> None:
+def test_the_process_ends_without_waiting_for_calls() -> None:
     program = """
 import atexit, os
 from sage.kernels.runtime.services.local_host import LocalHost
