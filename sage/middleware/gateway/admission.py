@@ -1,4 +1,4 @@
-"""What a request may ask for before it goes on: parameters that multiply work are bounded, diversions refused."""
+"""Checks of a request before it is dispatched: parameters that multiply work have bounds, foreign URLs are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage.middleware.gateway import media
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, count_prompts
 from sage.middleware.settings.settings import RequestLimits
 
-# Every name that servers know the bound on new tokens by.
+# Every name that servers have for the bound on new tokens.
 TOKEN_FIELDS = (
     "max_tokens",
     "max_completion_tokens",
@@ -25,14 +25,14 @@ _MAX_FALLBACKS = 8
 
 
 def check(call: ModelCall, limits: RequestLimits) -> None:
-    """Raises :class:`InvalidRequest`, naming the field, for what ``limits`` do not allow."""
+    """Raises :class:`InvalidRequest`, which names the field, for what ``limits`` do not allow."""
     body = call.body
     for field in TOKEN_FIELDS:
         if field in body:
-            _whole(body, field, limits.max_tokens)
+            _check_count(body, field, limits.max_tokens)
     options = body.get("options")
-    if isinstance(options, dict) and "num_predict" in options:  # Ollama's own place for it
-        _whole(options, "num_predict", limits.max_tokens)
+    if isinstance(options, dict) and "num_predict" in options:  # where Ollama's clients put it
+        _check_count(options, "num_predict", limits.max_tokens)
     if call.operation is Operation.CHAT or "messages" in body:
         _check_messages(body, limits)
     if call.native is not None:
@@ -44,12 +44,13 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     choices = 1
     for field in CHOICE_FIELDS:
         if field in body:
-            choices = max(choices, _whole(body, field, limits.max_choices))
+            choices = max(choices, _check_count(body, field, limits.max_choices))
     if call.operation is Operation.COMPLETIONS:
         _check_prompts(body, choices, limits)
 
 
-def _whole(body: dict[str, Any], field: str, most: int) -> int:
+def _check_count(body: dict[str, Any], field: str, most: int) -> int:
+    """The whole number in ``field``, from 1 to ``most``."""
     value = body[field]
     if value is None:
         return 1
@@ -80,15 +81,15 @@ def _check_messages(body: dict[str, Any], limits: RequestLimits) -> None:
 
 
 def _check_native(body: Mapping[str, Any], limits: RequestLimits) -> None:
-    """Media in a body that is sent as it came: its translation, which is checked too, may have left some out."""
+    """Checks media in a body that is sent unchanged: its translation, which is checked too, may lack some of them."""
     for field in ("messages", "inputs"):
         items = body.get(field)
         for index, item in enumerate(items if isinstance(items, list) else ()):
             content = item.get("content") if isinstance(item, dict) else None
             parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-            # A document is data, in which addresses are only said.
-            fetched = [part for part in parts if part.get("type") != "document"]
-            media.check_parts(fetched, f"{field}[{index}].content", limits.image_hosts)
+            # A document is data: addresses in it are not fetched.
+            media_parts = [part for part in parts if part.get("type") != "document"]
+            media.check_parts(media_parts, f"{field}[{index}].content", limits.image_hosts)
 
 
 def _check_prompts(body: dict[str, Any], choices: int, limits: RequestLimits) -> None:
@@ -105,25 +106,25 @@ def _check_prompts(body: dict[str, Any], choices: int, limits: RequestLimits) ->
 
 
 def _check_inputs(body: dict[str, Any], limits: RequestLimits) -> None:
-    given = body.get("input")
-    if not isinstance(given, str | list) or not given:
+    inputs = body.get("input")
+    if not isinstance(inputs, str | list) or not inputs:
         raise InvalidRequest("'input' must be text, or a list of texts or of tokens", param="input")
-    if isinstance(given, list) and not isinstance(given[0], int) and len(given) > limits.max_inputs:
+    if isinstance(inputs, list) and not isinstance(inputs[0], int) and len(inputs) > limits.max_inputs:
         raise InvalidRequest(
-            f"'input' holds {len(given)} texts; at most {limits.max_inputs} are allowed", param="input"
+            f"'input' holds {len(inputs)} texts; at most {limits.max_inputs} are allowed", param="input"
         )
-    if isinstance(given, list) and any(isinstance(item, dict) for item in given):
-        media.check_parts([item for item in given if isinstance(item, dict)], "input", limits.image_hosts)
+    if isinstance(inputs, list) and any(isinstance(item, dict) for item in inputs):
+        media.check_parts([item for item in inputs if isinstance(item, dict)], "input", limits.image_hosts)
 
 
 def _check_pairs(body: dict[str, Any], limits: RequestLimits) -> None:
-    """vLLM's scores: one text against one or many, or as many against as many."""
+    """Checks the two sides of vLLM's scores: one text against one or many, or two lists of the same length."""
     counts = []
     for field in ("text_1", "text_2"):
-        given = body.get(field)
-        if not isinstance(given, str | list | dict) or not given:
+        side = body.get(field)
+        if not isinstance(side, str | list | dict) or not side:
             raise InvalidRequest(f"'{field}' must be text, or a list of texts", param=field)
-        texts = given if isinstance(given, list) else [given]
+        texts = side if isinstance(side, list) else [side]
         if len(texts) > limits.max_inputs:
             raise InvalidRequest(
                 f"'{field}' holds {len(texts)} texts; at most {limits.max_inputs} are allowed", param=field
@@ -162,7 +163,7 @@ def _check_documents(body: dict[str, Any], limits: RequestLimits) -> None:
 
 
 def check_rerank(body: dict[str, Any], most: int | None = None) -> None:
-    """A query and at least one document, at most ``most``: texts, or objects with a ``text``."""
+    """Checks a query and its documents, ``most`` of them at most: texts, or objects with a ``text``."""
     query, documents = body.get("query"), body.get("documents")
     if not isinstance(query, str) or not query:
         raise InvalidRequest("'query' must be text", param="query")
@@ -181,7 +182,7 @@ def check_rerank(body: dict[str, Any], most: int | None = None) -> None:
 
 
 def fallbacks(body: dict[str, Any]) -> tuple[str, ...]:
-    """Takes ``models``, names of models that may answer instead, out of ``body``."""
+    """Removes ``models``, the names of models that may answer instead, from ``body`` and returns them."""
     names = body.pop("models", None)
     if names is None:
         return ()
@@ -191,7 +192,7 @@ def fallbacks(body: dict[str, Any]) -> tuple[str, ...]:
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names to fall back on; raises when they are too many or too long."""
+    """The names to fall back on; raises :class:`InvalidRequest` when they are too many or too long."""
     if len(names) > _MAX_FALLBACKS:
         raise InvalidRequest(f"'models' may hold {_MAX_FALLBACKS} names, not {len(names)}", param="models")
     if any(len(name) > MAX_NAME for name in names):
@@ -200,12 +201,13 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _kind(value: Any) -> str:
+    """What ``value`` is, in words for an error message."""
     return {bool: "a truth value", str: "text", float: "a fraction", list: "a list", dict: "an object"}.get(
         type(value), type(value).__name__
     )
 
 
-# What an operation reads; those that generate are not here.
+# The check of what an operation reads. Operations that generate have the checks above.
 _INPUTS: dict[Operation, Callable[[dict[str, Any], RequestLimits], None]] = {
     Operation.EMBEDDINGS: _check_inputs,
     Operation.RERANK: _check_documents,

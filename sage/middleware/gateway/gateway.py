@@ -1,4 +1,4 @@
-"""What joins the rooms for one request: may the caller, may the request, who answers, what did it use."""
+"""The way of one call: may the caller ask, is the request allowed, which deployment answers, what did it use."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from sage.middleware.settings.settings import Settings
 if TYPE_CHECKING:  # brings numpy, which a gateway that nobody searches does without
     from sage.middleware.retrieval.embedding.protocols import Models
 
-_PATIENCE = 5.0
-"""Seconds that work on collections may take to end, while models can still be asked."""
+_CLOSE_WITHIN = 5.0
+"""Seconds that work on collections and services may take to end, while models can still be asked."""
 
 
 class Gateway:
-    """The whole way of a call below HTTP; :class:`LLMService` and the routes use the same one."""
+    """Everything below HTTP: models, collections and services. The routes and :class:`LLMService` use the same one."""
 
     def __init__(
         self,
@@ -78,20 +78,24 @@ class Gateway:
     async def close(self) -> None:
         """Closes services and collections, ends every engine and closes the connections to upstreams."""
         closing = asyncio.gather(self.services.close(), self.collections.close())
-        await asyncio.wait((closing,), timeout=_PATIENCE)
+        await asyncio.wait((closing,), timeout=_CLOSE_WITHIN)
         await self.registry.close()
-        await self._transport.close()  # ends the calls that a collection still waits for
+        await self._transport.close()  # ends the calls of models that a collection still waits for
         await closing
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
-        """``async with gateway.call(principal, call) as answer``: admits, dispatches, settles exactly once.
+        """``async with gateway.call(principal, call) as answer`` admits, dispatches and counts the call exactly once.
 
-        Raises what admission or the last deployment raised; nothing has gone to the client then.
+        Raises what admission or the last deployment raised; nothing was sent to the client in that case.
         """
         return GatewayCall(self, principal, call)
 
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
-        """The models that may answer, in order: the one asked for, then the caller's fallbacks, then its own."""
+        """The models that may answer, in order: the requested one, then the caller's fallbacks, then the model's own.
+
+        Raises :class:`sage.errors.PermissionDenied` for a model that the caller may not use, and what the checks of
+        the request and the look-up of the model raise.
+        """
         principal.require_model(call.model)
         for name in call.fallbacks:
             principal.require_model(name)
@@ -103,22 +107,23 @@ class Gateway:
         models = [model]
         models += [await registry.resolve(name) for name in call.fallbacks]
         for name in model.fallbacks:
-            # A fallback of the configuration that this caller may not use is passed over: it did not ask for it.
+            # A configured fallback that the caller may not use is skipped: the caller did not ask for it.
             if principal.allows_model(name):
                 with contextlib.suppress(SageError):  # one that cannot answer is no reason to refuse the request
                     models.append(await registry.resolve(name))
         return list({id(model): model for model in models}.values())  # a fallback may be named twice
 
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
+        """The call at the first deployment of ``models`` that answers."""
         return await self._dispatch.open(call, models)
 
     async def explain(self, principal: Principal, call: ModelCall) -> Explanation:
-        """What would be chosen now for ``call`` and why; asks no upstream for an answer. Raises as a call would."""
+        """Which deployments would be chosen now for ``call``, and why. Sends nothing; raises as a call would."""
         return self._dispatch.explain(call, await self.admit(principal, call))
 
 
 class GatewayCall:
-    """One call from admission to settlement."""
+    """One call, from its admission until it is counted."""
 
     __slots__ = ("_call", "_gateway", "_metrics", "_principal", "_started", "_status", "_upstream")
 
@@ -159,47 +164,49 @@ class GatewayCall:
 
     @property
     def body(self) -> bytes:
-        """The whole answer, or the first events of the stream."""
+        """The complete answer, or the first events of the stream."""
         assert self._upstream is not None
         return self._upstream.body
 
     @property
     def provider(self) -> str:
+        """The name of the provider that answered."""
         assert self._upstream is not None
         return self._upstream.deployment.provider.name
 
     @property
     def deployment(self) -> str:
+        """The name of the deployment that answered."""
         assert self._upstream is not None
         return self._upstream.deployment.name
 
     @property
     def finished(self) -> bool:
-        """The stream's last event has been given out."""
+        """Whether :attr:`body` or :meth:`more` has returned the last event of the stream."""
         assert self._upstream is not None
         return self._upstream.relay is None or self._upstream.relay.finished
 
     @property
     def timed_out(self) -> bool:
-        """The call's whole time is over, and its work was cancelled for that."""
+        """Whether the call was cancelled because its time is over."""
         return self._upstream is not None and self._upstream.timed_out
 
     async def more(self) -> bytes:
-        """Further events of the stream, as they come; empty at its whole end. Raises when it breaks."""
+        """The next events of the stream; empty at its regular end. Raises when it breaks."""
         assert self._upstream is not None
         return await self._upstream.more()
 
     async def drain(self) -> None:
-        """Call when the whole stream is with the client: makes the upstream's connection fit to serve again."""
+        """Makes the upstream's connection ready for other calls, after the client was sent the complete stream."""
         assert self._upstream is not None
         await self._upstream.drain()
 
     def broke(self, error: SageError) -> None:
-        """The stream broke after its first byte: counted as what it was, though its HTTP status said 200."""
+        """Counts the call under the status of ``error``: the stream broke, though its HTTP status was 200."""
         self._status = error.status
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What was chosen, for the answer's head; a name outside ASCII is percent-encoded."""
+        """Headers that name the deployment and the number of attempts; a name outside ASCII is percent-encoded."""
         upstream = self._upstream
         assert upstream is not None
         return [

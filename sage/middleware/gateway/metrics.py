@@ -1,4 +1,4 @@
-"""What every request leaves behind: counts, durations and tokens, for Prometheus. Settled once a request."""
+"""Counts, durations and tokens of requests, for Prometheus. Each request is counted once, at its end."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class Durations:
         self.total += seconds
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """Each bucket's bound, as Prometheus writes it, and how many durations keep it."""
-        sums, so_far = [], 0
+        """Of each bucket its upper bound, as Prometheus writes it, and the number of durations within that bound."""
+        buckets, total = [], 0
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
-            so_far += count
-            sums.append((bound, float(so_far)))
-        return sums
+            total += count
+            buckets.append((bound, float(total)))
+        return buckets
 
 
 class ModelMetrics:
     """The metrics of one model: plain numbers, since they change on one event loop only."""
 
-    __slots__ = ("completion_tokens", "duration", "first", "in_flight", "prompt_tokens", "statuses")
+    __slots__ = ("completion_tokens", "duration", "in_flight", "prompt_tokens", "statuses", "time_to_first_token")
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
         self.duration = Durations()
-        self.first = Durations()
+        self.time_to_first_token = Durations()
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.in_flight = 0
@@ -58,10 +58,10 @@ class ModelMetrics:
         self.in_flight += 1
 
     def first_token(self, seconds: float) -> None:
-        self.first.observe(seconds)
+        self.time_to_first_token.observe(seconds)
 
     def settle(self, status: int, seconds: float, usage: Usage | None) -> None:
-        """Counts one ended request; ``usage`` is none when the upstream told none."""
+        """Counts one finished request; ``usage=None`` means that the upstream has not sent any."""
         self.in_flight -= 1
         self.statuses[status] += 1
         self.duration.observe(seconds)
@@ -99,10 +99,10 @@ class ServiceMetrics:
 
     def called(self, service: str, status: int, seconds: float) -> None:
         self.calls[service, status] += 1
-        found = self.durations.get(service)
-        if found is None:
-            found = self.durations[service] = Durations()
-        found.observe(seconds)
+        durations = self.durations.get(service)
+        if durations is None:
+            durations = self.durations[service] = Durations()
+        durations.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         calls = CounterMetricFamily(
@@ -119,10 +119,10 @@ class ServiceMetrics:
 
 
 class Metrics(Collector):
-    """All models' metrics, in a registry of their own. ``model`` is a label from the configuration.
+    """All metrics of the gateway, in a registry of their retrieval. ``model`` is a label from the configuration.
 
-    Collected from plain numbers when asked for: prometheus_client's own counters take a lock for each change, which
-    costs a request 6 µs more.
+    They are collected from plain numbers on request: prometheus_client's own counters take a lock for each change,
+    which costs a request 6 µs more.
     """
 
     def __init__(self) -> None:
@@ -134,13 +134,13 @@ class Metrics(Collector):
 
     def of(self, model: str) -> ModelMetrics:
         """The metrics of one model."""
-        found = self._by_model.get(model)
-        if found is None:
-            found = self._by_model[model] = ModelMetrics()
-        return found
+        metrics = self._by_model.get(model)
+        if metrics is None:
+            metrics = self._by_model[model] = ModelMetrics()
+        return metrics
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -148,7 +148,7 @@ class Metrics(Collector):
             "sage_requests", "Requests, by their answer's status (499: the client left).", labels=("model", "status")
         )
         tokens = CounterMetricFamily("sage_tokens", "Tokens, as the upstream counted them.", labels=("model", "type"))
-        running = GaugeMetricFamily("sage_requests_in_flight", "Requests that run now.", labels=("model",))
+        running = GaugeMetricFamily("sage_requests_in_flight", "Requests in progress.", labels=("model",))
         for model, metrics in self._by_model.items():
             for status, count in sorted(metrics.statuses.items()):
                 requests.add_metric((model, str(status)), count)
@@ -160,22 +160,23 @@ class Metrics(Collector):
             "sage_request_duration_seconds", "From the request to the last byte of its answer.", lambda m: m.duration
         )
         yield self._histogram(
-            "sage_time_to_first_token_seconds", "From the request to the first event of its stream.", lambda m: m.first
+            "sage_time_to_first_token_seconds",
+            "From the request to the first event of its stream.",
+            lambda m: m.time_to_first_token,
         )
-
-        yield from self._retrieval()
+        yield from self._retrieval_metrics()
         yield from self.services.collect()
 
-    def _retrieval(self) -> Iterator[Metric]:
-        own = self.retrieval
+    def _retrieval_metrics(self) -> Iterator[Metric]:
+        retrieval = self.retrieval
         searches = CounterMetricFamily("sage_searches", "Searches, by their answer's status.", labels=("status",))
-        for status, count in sorted(own.searches.items()):
+        for status, count in sorted(retrieval.searches.items()):
             searches.add_metric((str(status),), count)
         documents = CounterMetricFamily("sage_documents", "Documents that requests changed.", labels=("operation",))
-        documents.add_metric(("write",), own.written)
-        documents.add_metric(("delete",), own.deleted)
+        documents.add_metric(("write",), retrieval.written)
+        documents.add_metric(("delete",), retrieval.deleted)
         duration = HistogramMetricFamily("sage_search_duration_seconds", "From a request for searches to its answer.")
-        duration.add_metric((), own.duration.cumulative(), own.duration.total)
+        duration.add_metric((), retrieval.duration.cumulative(), retrieval.duration.total)
         yield from (searches, documents, duration)
 
     def _histogram(self, name: str, text: str, part: Callable[[ModelMetrics], Durations]) -> Metric:

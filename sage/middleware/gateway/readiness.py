@@ -1,4 +1,4 @@
-"""Whether the gateway can serve, and what of its configuration cannot."""
+"""Whether the gateway can serve, and which parts of its configuration cannot."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Queue
 
-_CONNECT = 1.0
-_FRESH = 2.0
+_CONNECT_WITHIN = 1.0  # seconds
+_FRESH_FOR = 2.0  # seconds
 
 
 @dataclass
-class Report:
-    """What serves, by name, and what cannot, with the reason."""
+class ReadinessReport:
+    """The providers that can serve, by name, and what cannot serve, with the reason."""
 
     serves: list[str] = field(default_factory=list)
     cannot_serve: dict[str, str] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
+        """Whether anything can serve."""
         return bool(self.serves)
 
 
 class Readiness:
-    """Looks at each provider: a local one serves when it has a model, a remote one when its port takes a connection."""
+    """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
     def __init__(self, registry: Registry, queue: Queue) -> None:
         self._registry = registry
         self._queue = queue
-        self._last: tuple[float, Report] | None = None
-        self._looking = asyncio.Lock()
+        self._last: tuple[float, ReadinessReport] | None = None
+        self._checking = asyncio.Lock()
 
-    async def report(self) -> Report:
-        """What serves now; looked at anew every two seconds at most, however often it is asked."""
-        async with self._looking:
-            if self._last is None or time.monotonic() - self._last[0] > _FRESH:
-                report = await self._look()
+    async def report(self) -> ReadinessReport:
+        """The current state. Providers are checked at most once in two seconds, however often this is called."""
+        async with self._checking:
+            if self._last is None or time.monotonic() - self._last[0] > _FRESH_FOR:
+                report = await self._check()
                 self._last = time.monotonic(), report
             return self._last[1]
 
-    async def _look(self) -> Report:
-        report = Report(cannot_serve=dict(self._registry.absent))
+    async def _check(self) -> ReadinessReport:
+        report = ReadinessReport(cannot_serve=dict(self._registry.absent))
         providers = list(self._registry.providers.values())
         for provider, fault in zip(providers, await asyncio.gather(*map(_fault, providers)), strict=True):
             if fault is None:
@@ -65,7 +66,7 @@ async def _fault(provider: Provider) -> str | None:
     address = urlsplit(provider.endpoints[0].base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(_CONNECT):
+        async with asyncio.timeout(_CONNECT_WITHIN):
             _, writer = await asyncio.open_connection(address.hostname, port)
     except (OSError, TimeoutError):
         return f"no connection to {address.hostname}:{port}"

@@ -1,4 +1,4 @@
-"""Ends a call's work when its whole time is over or, over HTTP, when its client leaves."""
+"""Cancels a call when its time is over or, over HTTP, when its client disconnects."""
 
 from __future__ import annotations
 
@@ -12,25 +12,34 @@ from typing import Any
 from sage.errors import SageError
 from sage.middleware.providers.base import ModelCall
 
-# A call that ends within this many seconds is not watched: watching costs a task and timers.
-_AFTER = 0.02
+_WATCH_AFTER = 0.02
+"""Seconds. A call that ends sooner is not watched, since watching costs a task and timers."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class ClientLeft(Exception):
-    """The client closed its connection before it had its answer. Nobody is there to be answered."""
+    """The client closed its connection before it had its answer, so there is nobody to answer."""
 
 
 class Watch:
-    """``with Watch(call, receive):`` around a call's work, entered once the request's body has been read.
+    """``with Watch(call, receive):`` around the work on a call, entered after the request's body was read.
 
-    The work's task is cancelled when the client leaves, for which :class:`ClientLeft` is raised in the end, and when
-    ``call.deadline`` has passed, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. ``task`` and ``loop``
-    save looking for them, which costs several µs each on Python 3.11.
+    It cancels the task when the client disconnects, and raises :class:`ClientLeft` at the end of the block. It also
+    cancels the task at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. ``task`` and
+    ``loop`` are the current ones; to look them up costs several µs each on Python 3.11.
     """
 
-    __slots__ = ("_call", "_loop", "_receive", "_task", "_ticker", "_timer", "_watcher", "left")
+    __slots__ = (
+        "_call",
+        "_deadline_timer",
+        "_disconnect_watcher",
+        "_loop",
+        "_receive",
+        "_start_timer",
+        "_task",
+        "left",
+    )
 
     def __init__(
         self,
@@ -43,40 +52,40 @@ class Watch:
         self._receive = receive
         self._loop = loop or asyncio.get_running_loop()
         self._task = task or asyncio.current_task(self._loop)
-        self._watcher: asyncio.Task[None] | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+        self._disconnect_watcher: asyncio.Task[None] | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
         self.left = False
-        """The client has gone, and the work was cancelled for that."""
+        """Whether the client has disconnected, and the work was cancelled because of that."""
 
     def __enter__(self) -> Watch:
-        self._timer = self._loop.call_later(_AFTER, self._begin)
+        self._start_timer = self._loop.call_later(_WATCH_AFTER, self._start)
         return self
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if self._receive is not None:
-            self._watcher = self._loop.create_task(self._wait_for_departure(self._receive))
-        self._call.on_deadline = self._look
-        self._look()
+            self._disconnect_watcher = self._loop.create_task(self._wait_for_disconnect(self._receive))
+        self._call.on_deadline = self._check_deadline
+        self._check_deadline()
 
-    def _look(self) -> None:
-        """Cancels the work if its time is over, else looks again when it will be."""
+    def _check_deadline(self) -> None:
+        """Cancels the work if its deadline has passed, else checks again at the deadline."""
         call = self._call
-        if self._ticker is not None:
-            self._ticker.cancel()
-            self._ticker = None
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
         if self.left or call.timed_out or call.deadline == math.inf:
             return
-        left = call.deadline - time.monotonic()
-        if left > 0:
-            self._ticker = self._loop.call_later(left, self._look)
+        remaining = call.deadline - time.monotonic()
+        if remaining > 0:
+            self._deadline_timer = self._loop.call_later(remaining, self._check_deadline)
         else:
             call.timed_out = True
             self._cancel()
 
-    async def _wait_for_departure(self, receive: Receive) -> None:
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.left, self._call.timed_out = True, False  # nobody is there for another attempt
+        self.left, self._call.timed_out = True, False  # no other attempt: nobody waits for it
         self._cancel()
 
     def _cancel(self) -> None:
@@ -84,13 +93,13 @@ class Watch:
             self._task.cancel()
 
     def stop(self) -> None:
-        """Ends watching: the whole answer is with the client, which may go."""
-        self._timer.cancel()
+        """Ends the watch: the client has the complete answer and may disconnect."""
+        self._start_timer.cancel()
         self._call.on_deadline = None
-        if self._ticker is not None:
-            self._ticker.cancel()
-        if self._watcher is not None and not self.left:
-            self._watcher.cancel()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        if self._disconnect_watcher is not None and not self.left:
+            self._disconnect_watcher.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

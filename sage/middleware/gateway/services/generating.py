@@ -1,4 +1,4 @@
-"""Models of the registry for threads that want one answer's text: the memory service's, in the background."""
+"""One answer of a model as text, for threads: the memory service asks models in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall, Operation
 
 _WITHIN = 300.0
-"""Seconds of one answer, with what comes before it (a local model that has to be loaded)."""
+"""Seconds that one answer may take, with all that comes before it (a local model may have to be loaded)."""
 _PRINCIPAL = Principal("memory service", "local", frozenset({Scope.GENERATE}))
 
 
@@ -23,11 +23,11 @@ def generate(running_gateway: RunningGateway, model: str, messages: Messages) ->
     """The text that ``model`` answers with. Blocks; for a thread that runs no event loop. Raises what the call does."""
     gateway, loop = running_gateway()
     call = ModelCall(Operation.CHAT, {"model": model, "messages": messages}, model)
-    asking = _ask(gateway, call)
+    answer = _ask(gateway, call)
     try:
-        future = asyncio.run_coroutine_threadsafe(asking, loop)
-    except RuntimeError:  # the loop was closed meanwhile
-        asking.close()
+        future = asyncio.run_coroutine_threadsafe(answer, loop)
+    except RuntimeError:  # the loop was closed in the meantime
+        answer.close()
         raise Unavailable("the gateway was stopped while a memory waited for a model") from None
     try:
         return future.result(_WITHIN)

@@ -1,4 +1,4 @@
-"""The services as one caller reaches them: bound to the caller's tenant, which nothing that is asked can leave."""
+"""The services as one caller reaches them: every call is bound to the caller's tenant."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sage.middleware.gateway.services.plans import KV, MEMORY, VDB
 from sage.middleware.gateway.services.services import GatewayServices
 
 _MAX_PAGE = 1000
-"""What the memory service takes as a limit."""
+"""The highest limit that the memory service takes."""
 
 
-class _View:
-    """Methods of one service, with the tenant of ``principal``."""
+class TenantView:
+    """The methods of one service, in the tenant of ``principal``."""
 
     service: ClassVar[str]
 
@@ -36,16 +36,16 @@ class _View:
         return limit
 
 
-class KVView(_View):
+class KVView(TenantView):
     """The tenant's entries."""
 
     service = KV
 
     async def get(self, key: str) -> Any:
         """The value. Raises :class:`NotFound`."""
-        nothing = secrets.token_hex(16)  # no value can be what is made up for this call
-        value = await self._call("get", key, nothing)
-        if value == nothing:
+        missing = secrets.token_hex(16)  # random, so that no stored value is equal to it
+        value = await self._call("get", key, missing)
+        if value == missing:
             raise NotFound(f"there is no key '{key}'", param="key", code="key_not_found")
         return value
 
@@ -53,7 +53,10 @@ class KVView(_View):
         await self._call("put", key, value, ttl)
 
     async def replace(self, key: str, expected: Any, value: Any, ttl: float | None) -> None:
-        """Puts ``value`` where ``expected`` is (``None``: nothing). Raises :class:`Conflict` where it is not."""
+        """Puts ``value`` in the place of ``expected``; ``None`` means that there is no value yet.
+
+        Raises :class:`Conflict` when the key holds something else.
+        """
         if not await self._call("compare_and_set", key, expected, value, ttl):
             raise Conflict(
                 f"the key '{key}' does not hold what was expected; nothing was changed", param="expected",
@@ -61,20 +64,20 @@ class KVView(_View):
             )  # fmt: skip
 
     async def delete(self, key: str) -> bool:
-        """Whether it was there."""
+        """Deletes the entry; returns whether there was one."""
         return bool(await self._call("delete", key))
 
     async def keys(self, prefix: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
-        """A page of them, in order, and the ``after`` of the next."""
-        found: list[str] = await self._call("list_keys", prefix, limit=self.check_limit(limit) + 1, after=after)
-        return found[:limit], found[limit - 1] if len(found) > limit else None
+        """A page of keys in order, and the ``after`` of the next page."""
+        keys: list[str] = await self._call("list_keys", prefix, limit=self.check_limit(limit) + 1, after=after)
+        return keys[:limit], keys[limit - 1] if len(keys) > limit else None
 
     async def clear(self, prefix: str) -> int:
-        """How many there were."""
+        """Deletes the keys that begin with ``prefix``; returns how many there were."""
         return int(await self._call("clear", prefix))
 
 
-class VDBView(_View):
+class VDBView(TenantView):
     """The tenant's collections of vectors."""
 
     service = VDB
@@ -93,40 +96,40 @@ class VDBView(_View):
         mode: str | None,
     ) -> list[dict[str, Any]]:
         limit = self.check_limit(n_results, "n_results")
-        found: list[dict[str, Any]] = await self._call(
+        items: list[dict[str, Any]] = await self._call(
             "search", vector, limit, where, text=text, mode=mode, collection=collection
         )
-        return found
+        return items
 
     async def get(self, collection: str, id: str, vector: bool) -> dict[str, Any]:
-        found: dict[str, Any] = await self._call("get", id, vector=vector, collection=collection)
-        return found
+        item: dict[str, Any] = await self._call("get", id, vector=vector, collection=collection)
+        return item
 
     async def page(
         self, collection: str, where: Mapping[str, Any] | None, limit: int, cursor: str | None, vectors: bool
     ) -> dict[str, Any]:
-        found: dict[str, Any] = await self._call(
+        page: dict[str, Any] = await self._call(
             "list_items", where, limit=self.check_limit(limit), cursor=cursor, vectors=vectors, collection=collection
         )
-        return found
+        return page
 
     async def update(self, collection: str, id: str, changes: Mapping[str, Any]) -> None:
-        """``changes``: of ``vector``, ``metadata`` and ``text`` what is to be changed."""
+        """``changes`` has the new ``vector``, ``metadata`` and ``text``, each of which may be left out."""
         await self._call("update", id, **changes, collection=collection)
 
     async def delete(self, collection: str, ids: Sequence[str] | None, where: Mapping[str, Any] | None = None) -> int:
         return int(await self._call("delete", ids, where, collection=collection))
 
     async def collections(self) -> list[str]:
-        found: list[str] = await self._call("collections")
-        return found
+        names: list[str] = await self._call("collections")
+        return names
 
     async def drop(self, collection: str) -> None:
         await self._call("drop", collection)
 
 
-class MemoryView(_View):
-    """The tenant's memories; ``scope`` is what a request names of ``user`` and ``agent``."""
+class MemoryView(TenantView):
+    """The tenant's memories; ``scope`` holds the ``user`` and the ``agent`` that a request names."""
 
     service = MEMORY
 
@@ -134,59 +137,61 @@ class MemoryView(_View):
         return str(await self._call("store_memory", session_id, content, **fields))
 
     async def search(self, **fields: Any) -> list[dict[str, Any]]:
-        """Raises :class:`sage.errors.PermissionDenied` for a reranker that the caller does not reach."""
+        """Raises :class:`sage.errors.PermissionDenied` for a reranker that the caller may not use."""
         self.check_limit(fields.get("limit", 10))
         if (model := fields.get("rerank")) is not None:
             self._principal.require_model(model)
-        found: list[dict[str, Any]] = await self._call("search_memories", **fields)
-        return found
+        memories: list[dict[str, Any]] = await self._call("search_memories", **fields)
+        return memories
 
     async def get(self, id: str, **scope: Any) -> dict[str, Any]:
-        found: dict[str, Any] = await self._call("get_memory", id, **scope)
-        return found
+        memory: dict[str, Any] = await self._call("get_memory", id, **scope)
+        return memory
 
     async def delete(self, id: str, **scope: Any) -> bool:
         return bool(await self._call("delete_memory", id, **scope))
 
     async def history(self, id: str, **scope: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = await self._call("history", id, **scope)
-        return found
+        memories: list[dict[str, Any]] = await self._call("history", id, **scope)
+        return memories
 
     async def restore(self, id: str, **scope: Any) -> str:
         return str(await self._call("restore_memory", id, **scope))
 
     async def sessions(self, limit: int, after: str | None, **scope: Any) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of them, and the ``after`` of the next."""
-        asked = self._asked(limit)
-        found: list[dict[str, Any]] = await self._call("list_sessions", limit=asked, after=after, **scope)
-        return [_counted(session) for session in found[:limit]], _following(found, limit, asked, "session_id")
+        """A page of sessions, and the ``after`` of the next page."""
+        requested = self._one_more(limit)
+        sessions: list[dict[str, Any]] = await self._call("list_sessions", limit=requested, after=after, **scope)
+        cursor = _cursor(sessions, limit, requested, "session_id")
+        return [_with_count(session) for session in sessions[:limit]], cursor
 
     async def session(self, session_id: str, **scope: Any) -> dict[str, Any]:
-        return _counted(await self._call("get_session_metadata", session_id, **scope))
+        return _with_count(await self._call("get_session_metadata", session_id, **scope))
 
     async def turns(
         self, session_id: str, limit: int, after: str | None, memory_type: str | None, **scope: Any
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of a session's memories, and the ``after`` of the next."""
-        asked = self._asked(limit)
-        found: list[dict[str, Any]] = await self._call(
-            "get_session_memories", session_id, limit=asked, cursor=after, memory_type=memory_type, **scope
+        """A page of a session's memories, and the ``after`` of the next page."""
+        requested = self._one_more(limit)
+        memories: list[dict[str, Any]] = await self._call(
+            "get_session_memories", session_id, limit=requested, cursor=after, memory_type=memory_type, **scope
         )
-        return found[:limit], _following(found, limit, asked, "id")
+        return memories[:limit], _cursor(memories, limit, requested, "id")
 
-    def _asked(self, limit: int) -> int:
-        """One more than the page takes, which tells whether there is another; of the longest, that cannot be asked."""
+    def _one_more(self, limit: int) -> int:
+        """One more than the page takes, which tells whether there is another page; no more than the service allows."""
         return min(self.check_limit(limit) + 1, _MAX_PAGE)
 
     async def clear_session(self, session_id: str, **scope: Any) -> int:
         return int(await self._call("clear_session", session_id, **scope))
 
 
-def _following(found: Sequence[Mapping[str, Any]], limit: int, asked: int, key: str) -> str | None:
-    more = len(found) > limit or len(found) == asked == limit
-    return str(found[limit - 1][key]) if more else None
+def _cursor(items: Sequence[Mapping[str, Any]], limit: int, requested: int, key: str) -> str | None:
+    """The ``after`` of the next page; ``None`` means that this page is the last."""
+    more = len(items) > limit or len(items) == requested == limit
+    return str(items[limit - 1][key]) if more else None
 
 
-def _counted(session: Mapping[str, Any]) -> dict[str, Any]:
-    """How many memories it has is its ``count``: ``memories`` are themselves."""
+def _with_count(session: Mapping[str, Any]) -> dict[str, Any]:
+    """``session`` with the number of its memories as ``count``: ``memories`` is a list of memories over HTTP."""
     return {"count" if name == "memories" else name: value for name, value in session.items()}
