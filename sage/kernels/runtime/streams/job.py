@@ -125,6 +125,8 @@ class Job:
     # Called on the job's own thread
 
     def _supervise(self) -> None:
+        """Waits for the end of all tasks. A job that stops does not wait for sources that are stuck, and an aborted one
+        no longer than the grace for the others."""
         with self._changed:
             self._changed.wait_for(lambda: self._all_ended() or self._is_stopping())
             self._changed.wait_for(self._all_ended, _SOURCE_GRACE)
