@@ -18,10 +18,13 @@ from sage.middleware.app.main import create_app
 from sage.middleware.app.server import GatewayServer, bind, make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
+from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
 from sage.middleware.settings.settings import Auth, Settings
 
 PASSWORD = "correct horse battery staple"
+LOW_COST = HashCost(memory_kib=64)
+"""Passwords are hashed in a moment; the full cost is tested in ``tests/middleware/auth``."""
 
 
 @dataclass
@@ -46,10 +49,10 @@ class Running:
     def get(self, path: str, *, key: str | None = None, **options: Any) -> requests.Response:
         return requests.get(self.url + path, headers=self.headers(key), timeout=30, **options)
 
-    def new_key(self, **wish: Any) -> str:
+    def new_key(self, **fields: Any) -> str:
         """A further key of the admin: ``scopes``, ``models``, ``tenant``."""
         assert self.accounts is not None
-        return self.accounts.keys.create_for("root", KeyRequest(**wish)).secret
+        return self.accounts.keys.create_for("root", KeyRequest(**fields)).secret
 
     def chat(self, model: str = "bench", **fields: Any) -> requests.Response:
         options = {name: fields.pop(name) for name in ("key", "headers", "timeout") if name in fields}
@@ -60,16 +63,16 @@ class Running:
 
 @functools.cache
 def _prepared() -> tuple[bytes, str]:
-    """A database with the admin ``root`` in it, and a key of theirs: hashing a password takes its time on purpose."""
+    """A database with the admin ``root`` in it, and a key of theirs: each gateway starts with a copy."""
     with tempfile.TemporaryDirectory() as scratch:
-        accounts = Accounts(Path(scratch), Auth())
+        accounts = Accounts(Path(scratch), Auth(), hash_cost=LOW_COST)
         accounts.users.add("root", PASSWORD, role="admin")
         key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
         accounts.close()
         return (Path(scratch) / "sage.db").read_bytes(), key
 
 
-def _accounts(settings: Settings) -> tuple[Accounts, str]:
+def _accounts(settings: Settings, hash_cost: HashCost) -> tuple[Accounts, str]:
     """The accounts under ``settings.data_dir``, with ``root`` in them, and a key of theirs."""
     database = settings.data_dir / "sage.db"
     if not database.exists():
@@ -77,18 +80,18 @@ def _accounts(settings: Settings) -> tuple[Accounts, str]:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         database.touch(mode=0o600)
         database.write_bytes(content)
-        return Accounts(settings.data_dir, settings.auth), key
-    accounts = Accounts(settings.data_dir, settings.auth)
+        return Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost), key
+    accounts = Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost)
     return accounts, accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
 
 
 @contextmanager
-def run_gateway(settings: Settings) -> Iterator[Running]:
+def run_gateway(settings: Settings, *, hash_cost: HashCost = LOW_COST) -> Iterator[Running]:
     """The real server with the real application, on a thread of its own; ends with the block."""
-    accounts, key = _accounts(settings) if settings.auth.enabled else (None, "")
+    accounts, key = _accounts(settings, hash_cost) if settings.auth.enabled else (None, "")
     sock = bind(settings.api.host, settings.api.port)
     ready = threading.Event()
-    edge = create_app(settings)
+    edge = create_app(settings, hash_cost=hash_cost)
     server = make_server(edge, settings, ready.set)
     failures: list[BaseException] = []
 

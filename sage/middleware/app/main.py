@@ -21,6 +21,7 @@ from sage.middleware.app.routes import add_routes
 from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.private_files import write_private
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.engines.fleet import Fleet
@@ -45,16 +46,19 @@ _DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings, *, gateway: Gateway | None = None) -> EdgeMiddleware:
+def create_app(
+    settings: Settings, *, gateway: Gateway | None = None, hash_cost: HashCost | None = None
+) -> EdgeMiddleware:
     """The whole gateway as one ASGI application.
 
     Nothing runs before its lifespan begins. A ``gateway`` that is handed in is used, and closed by who made it.
+    ``hash_cost`` is for tests: passwords are hashed at the full cost without it.
     Raises :class:`sage.errors.ConfigError` when the data directory cannot be used.
     """
     owned = None if gateway is not None else make_gateway(settings)
     gateway = gateway or owned
     assert gateway is not None
-    accounts = Accounts(settings.data_dir, settings.auth) if settings.auth.enabled else None
+    accounts = Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost) if settings.auth.enabled else None
     authenticator = Authenticator(accounts) if accounts is not None else None
     log = AccessLog() if settings.api.access_log else None
     app = FastAPI(

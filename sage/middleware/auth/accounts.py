@@ -1,4 +1,4 @@
-"""Everything about accounts of one installation, put together on its data directory."""
+"""Everything about the accounts of one installation, put together on its data directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage.middleware.auth.api_keys import ApiKeys
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import Database
 from sage.middleware.auth.first_admin import FirstAdmin
-from sage.middleware.auth.passwords import Passwords
+from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.private_files import make_private_dir
 from sage.middleware.auth.sessions import LoginSessions
 from sage.middleware.auth.signing_keys import KeySet
@@ -24,15 +24,23 @@ class Accounts:
 
     All calls block on the database. Those that hash a password (``users.add``, ``users.change`` with a password,
     ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server. ``clock`` gives
-    Unix seconds. Raises :class:`sage.errors.ConfigError` when the directory or a file in it cannot be used.
+    Unix seconds; ``hash_cost`` is for tests. Raises :class:`sage.errors.ConfigError` when the directory or a file in it
+    cannot be used.
     """
 
-    def __init__(self, data_dir: Path, auth: Auth | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        auth: Auth | None = None,
+        clock: Callable[[], float] = time.time,
+        *,
+        hash_cost: HashCost | None = None,
+    ) -> None:
         auth = auth or Auth()
         self.clock = clock
         make_private_dir(data_dir)
         self.tokens = Tokens(KeySet(data_dir / "keys"), clock)
-        self.passwords = Passwords()
+        self.passwords = Passwords(hash_cost)
         self.database = Database(data_dir)
         self.users = Users(self.database, self.passwords, clock)
         self.keys = ApiKeys(self.database, clock)

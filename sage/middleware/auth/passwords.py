@@ -1,4 +1,4 @@
-"""Passwords: their bounds, argon2id, and a door that lets two hashings run at once."""
+"""Passwords: their bounds, their argon2id hashes, and a bound on how many are hashed at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from passlib.hash import argon2
@@ -16,30 +17,43 @@ from sage.errors import InvalidRequest, RateLimited
 MIN_LENGTH = 15
 MAX_LENGTH = 128
 
-_MEMORY_KIB = 46 * 1024  # with t=1 and p=1 one of OWASP's equal choices; 50 to 80 ms
-_RAW_LIMIT = 4 * MAX_LENGTH  # what is looked at: composing characters make the normal form shorter
-# A hash of the same cost that no known password has, for users who do not exist.
-_NOBODY = f"$argon2id$v=19$m={_MEMORY_KIB},t=1,p=1${'A' * 22}${'A' * 43}"
+_RAW_LIMIT = 4 * MAX_LENGTH  # characters as they were sent: normalisation may compose several into one
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HashCost:
+    """What one argon2id hash costs: its memory in KiB, the passes over it, and its lanes.
+
+    The default is one of OWASP's equal choices (Password Storage Cheat Sheet) and takes 50 to 80 ms. No setting and no
+    request changes it; tests hand in less. A hash of another cost is made anew when its user logs in.
+    """
+
+    memory_kib: int = 46 * 1024
+    passes: int = 1
+    lanes: int = 1
 
 
 class Passwords:
     """Hashes and checks passwords.
 
     ``hash`` and ``verify`` block for tens of milliseconds and take 46 MiB: a server calls what needs them through
-    :meth:`run`, of which ``running`` go at once and ``waiting`` more stand in line; ``taken`` counts both.
+    :meth:`run`. At most ``running`` of its calls run at once and ``waiting`` more wait; ``taken`` counts both.
     """
 
-    def __init__(self, *, running: int = 2, waiting: int = 16) -> None:
-        self._scheme = argon2.using(type="ID", memory_cost=_MEMORY_KIB, rounds=1, parallelism=1)
+    def __init__(self, cost: HashCost | None = None, *, running: int = 2, waiting: int = 16) -> None:
+        cost = cost or HashCost()
+        self._scheme = argon2.using(type="ID", memory_cost=cost.memory_kib, rounds=cost.passes, parallelism=cost.lanes)
+        # For users that do not exist: a hash of the same cost, of no known password.
+        self._nobody = f"$argon2id$v=19$m={cost.memory_kib},t={cost.passes},p={cost.lanes}${'A' * 22}${'A' * 43}"
         self._threads = ThreadPoolExecutor(running, "sage-passwords")
-        self._places = running + waiting
+        self._limit = running + waiting
         self.taken = 0
 
     def close(self) -> None:
-        """Lets the threads go; what waits is cancelled."""
+        """Ends the threads; calls that wait are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def hash(self, password: str) -> str:
@@ -47,28 +61,28 @@ class Passwords:
         fault = _fault(password)
         if fault is not None:
             raise InvalidRequest(fault, param="password", code="invalid_password")
-        return str(self._scheme.hash(_normal(password)))
+        return str(self._scheme.hash(_normalise(password)))
 
     def verify(self, password: str, stored: str | None) -> bool:
-        """Whether ``password`` is the one behind ``stored``; takes as long when there is none."""
+        """Whether ``stored`` is the hash of ``password``; takes as long when it is ``None``."""
         if _fault(password) is not None:
-            return False  # no password is like that: says nothing about the user
+            return False  # no user has such a password: a quick answer tells nothing about this one
         try:
-            right = bool(self._scheme.verify(_normal(password), stored or _NOBODY))
+            is_right = bool(self._scheme.verify(_normalise(password), stored or self._nobody))
         except (ValueError, TypeError):
-            right = False  # a hash of another scheme, or a damaged one
-        return right and stored is not None
+            is_right = False  # a hash of another scheme, or a damaged one
+        return is_right and stored is not None
 
     def needs_rehash(self, stored: str) -> bool:
         """Whether ``stored`` was made at another cost than today's."""
         return bool(self._scheme.needs_update(stored))
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls a blocking function that hashes, in its turn and off the event loop.
+        """Calls a blocking function that hashes on a thread, when its turn comes.
 
-        Raises :class:`RateLimited` when the line is full. Belongs to one event loop.
+        Raises :class:`RateLimited` when too many wait. Only one event loop may call it.
         """
-        if self.taken >= self._places:
+        if self.taken >= self._limit:
             raise RateLimited(
                 "too many logins at this moment; try again in a second", retry_after=1.0, code="too_many_logins"
             )
@@ -80,19 +94,19 @@ class Passwords:
             self.taken -= 1
             raise
 
-        def leave(_: Future[T]) -> None:
-            # A caller that gives up leaves its thread running: the place is free only when the work has ended.
+        def count_down(_: Future[T]) -> None:
+            # Not when the caller gives up: its thread runs on until the work has ended.
             with suppress(RuntimeError):  # the loop has ended, and the server with it
-                loop.call_soon_threadsafe(self._leave)
+                loop.call_soon_threadsafe(self._count_down)
 
-        future.add_done_callback(leave)
+        future.add_done_callback(count_down)
         return await asyncio.wrap_future(future)
 
-    def _leave(self) -> None:
+    def _count_down(self) -> None:
         self.taken -= 1
 
 
-def _normal(password: str) -> str:
+def _normalise(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
@@ -104,11 +118,11 @@ def _fault(password: str) -> str | None:
         password.encode("utf-8")
     except UnicodeEncodeError:
         return "the password is not valid Unicode text"
-    normal = _normal(password)
-    if len(normal) < MIN_LENGTH:
-        return f"the password has {len(normal)} characters and needs at least {MIN_LENGTH}; a few words make a good one"
-    if len(normal) > MAX_LENGTH:
-        return f"the password has {len(normal)} characters; at most {MAX_LENGTH} are allowed"
-    if any(unicodedata.category(character) == "Cc" for character in normal):
+    text = _normalise(password)
+    if len(text) < MIN_LENGTH:
+        return f"the password has {len(text)} characters and needs at least {MIN_LENGTH}; a few words make a good one"
+    if len(text) > MAX_LENGTH:
+        return f"the password has {len(text)} characters; at most {MAX_LENGTH} are allowed"
+    if any(unicodedata.category(character) == "Cc" for character in text):
         return "the password has a control character, such as a tab or a line end"
     return None

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running_gateway import LOW_COST, PASSWORD
 
 from sage.middleware.app.main import create_app
 from sage.middleware.app.server import bind, make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.settings.settings import Settings
-
-PASSWORD = "correct horse battery staple"
 
 
 class Clock:
@@ -39,7 +38,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def accounts(data_dir: Path, clock: Clock) -> Iterator[Accounts]:
-    accounts = Accounts(data_dir, clock=clock)
+    accounts = Accounts(data_dir, clock=clock, hash_cost=LOW_COST)
     yield accounts
     accounts.close()
 
@@ -61,7 +60,7 @@ def fresh_gateway(data_dir: Path) -> Iterator[tuple[str, Path]]:
     settings = Settings.model_validate({"data_dir": data_dir, "api": {"port": 0, "access_log": False}})
     sock = bind(settings.api.host, settings.api.port)
     ready = threading.Event()
-    server = make_server(create_app(settings), settings, ready.set)
+    server = make_server(create_app(settings, hash_cost=LOW_COST), settings, ready.set)
     thread = threading.Thread(target=asyncio.run, args=[server.serve(sockets=[sock])])
     thread.start()
     try:

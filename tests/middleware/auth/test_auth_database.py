@@ -15,6 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from running_gateway import LOW_COST, PASSWORD
 from sqlalchemy import create_engine
 
 import sage.middleware.auth.database as room
@@ -126,8 +127,8 @@ def test_only_an_old_or_new_database_pays_for_alembic(accounts: Accounts, data_d
 
 
 def _add_user(data_dir: Path, name: str) -> None:
-    accounts = Accounts(data_dir)
-    accounts.users.add(name, "correct horse battery staple")
+    accounts = Accounts(data_dir, hash_cost=LOW_COST)
+    accounts.users.add(name, PASSWORD)
     accounts.close()
 
 

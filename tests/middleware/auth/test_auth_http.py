@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import requests
+from running_gateway import PASSWORD, Running, run_gateway
 
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
-
-PASSWORD = "correct horse battery staple"
+from sage.middleware.settings.settings import Settings
 
 
 @pytest.fixture
@@ -174,7 +175,16 @@ def test_what_another_process_revokes_is_refused_within_a_second(running) -> Non
     assert "revoked" in error(running.get("/auth/me", key=key), 401)["message"]
 
 
-def test_health_answers_while_many_log_in_and_too_many_are_429(running) -> None:
+@pytest.fixture
+def costly(tmp_path: Path) -> Iterator[Running]:
+    """A gateway that hashes at the full cost."""
+    data = {"data_dir": tmp_path / "data", "api": {"port": 0, "access_log": False}}
+    with run_gateway(Settings.model_validate(data), hash_cost=HashCost()) as running:
+        yield running
+
+
+def test_health_answers_while_many_log_in_and_too_many_are_429(costly: Running) -> None:
+    running = costly
     answers: list[requests.Response] = []
     threads = [threading.Thread(target=lambda: answers.append(login(running.url, "eve"))) for _ in range(40)]
     for thread in threads:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
 from passlib.hash import argon2
+from pydantic import ValidationError
+from running_gateway import LOW_COST, PASSWORD
 
 from sage.errors import InvalidRequest, RateLimited
+from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.passwords import Passwords
+from sage.middleware.settings.settings import Auth, Settings
+
+STORED = "$argon2id$v=19$m=47104,t=1,p=1$oXKkk9ePSQNmDVdd/hNR0g$mlIE41CP2VyZddBIqgxx2ONHvpMFYwOMHE6TYGsrGnY"
+"""Of :data:`PASSWORD`, made with argon2-cffi 25.1 at the full cost."""
 
 
 @pytest.fixture
 def passwords():
-    passwords = Passwords()
+    passwords = Passwords(LOW_COST)
     yield passwords
     passwords.close()
 
@@ -52,14 +60,32 @@ def test_control_characters_and_broken_text_are_refused(passwords: Passwords, ba
     assert not passwords.verify(bad, None)
 
 
-def test_the_cost_is_argon2id_at_46_mib_once_on_one_lane(passwords: Passwords) -> None:
-    assert passwords.hash("p" * 15).startswith("$argon2id$v=19$m=47104,t=1,p=1$")
+def test_the_cost_is_argon2id_at_46_mib_once_on_one_lane(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path)  # as the server and the command line make it
+    hashed = accounts.passwords.hash(PASSWORD)
+    assert hashed.startswith("$argon2id$v=19$m=47104,t=1,p=1$")
+    assert accounts.passwords.verify(PASSWORD, hashed)
+    assert not accounts.passwords.verify(PASSWORD + "!", hashed)
+    accounts.close()
+
+
+def test_no_setting_lowers_the_cost() -> None:
+    """Nor does anything that a request carries: what is hashed takes no cost beside the password."""
+    assert [name for name in Auth.model_fields if "hash" in name or "cost" in name or "argon" in name] == []
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"auth": {"hash_cost": {"memory_kib": 64}}})
+
+
+def test_a_hash_that_an_earlier_release_stored_still_fits(passwords: Passwords) -> None:
+    assert passwords.verify(PASSWORD, STORED)
+    assert not passwords.verify(PASSWORD + "!", STORED)
 
 
 def test_hashes_of_another_cost_want_a_new_hash(passwords: Passwords) -> None:
     weak = argon2.using(type="ID", memory_cost=1024, rounds=1, parallelism=1).hash("p" * 15)
     assert passwords.verify("p" * 15, weak)
     assert passwords.needs_rehash(weak)
+    assert passwords.needs_rehash(STORED)
     assert not passwords.needs_rehash(passwords.hash("p" * 15))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from passlib.hash import argon2
+from running_gateway import LOW_COST
 
 from sage.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.accounts import Accounts
@@ -71,7 +72,7 @@ def test_an_old_hash_is_renewed_at_login(accounts: Accounts, root: str, password
         raw.commit()
         accounts.sessions.login("root", password)
         (stored,) = raw.execute("SELECT password_hash FROM users").fetchone()
-    assert stored.startswith("$argon2id$v=19$m=47104,t=1,p=1$")
+    assert stored.startswith(f"$argon2id$v=19$m={LOW_COST.memory_kib},t=1,p=1$")
     assert accounts.sessions.login("root", password).expires_in == 900
 
 
@@ -106,7 +107,7 @@ def test_unknown_refresh_tokens_are_refused(accounts: Accounts, root: str, token
 
 
 def test_a_session_ends_with_its_time(data_dir: Path, clock, password: str) -> None:
-    accounts = Accounts(data_dir, Auth(access_token_ttl=100, refresh_token_ttl=150), clock)
+    accounts = Accounts(data_dir, Auth(access_token_ttl=100, refresh_token_ttl=150), clock, hash_cost=LOW_COST)
     accounts.users.add("root", password, "admin")
     login = accounts.sessions.login("root", password)
     clock.now += 99
