@@ -22,7 +22,7 @@ MAX_NAME = 256
 
 
 class Operation(StrEnum):
-    """What is asked of a model; the value is its path below ``/v1``.
+    """What a request asks a model for; the value is its path below ``/v1``.
 
     The first three have OpenAI's shapes, ``RERANK`` has Cohere's (v2), the last three have vLLM's.
     """
@@ -52,7 +52,7 @@ class ModelCall:
     """One request for a model, in OpenAI's shape.
 
     ``body`` is the parsed body, ``model`` the name that the caller used. ``wants_usage`` tells whether the caller
-    asked for the usage chunk of a stream; the upstream is always asked.
+    asked for the usage chunk of a stream; the gateway always asks the upstream for it.
     """
 
     operation: Operation
@@ -68,7 +68,7 @@ class ModelCall:
     on_deadline: Callable[[], None] | None = None
     """Called when ``deadline`` has changed; set while a watch is on the call."""
     native: Native | None = None
-    """The same request as the caller put it, for providers that speak the caller's wire."""
+    """The same request as the caller wrote it, for providers that speak the caller's wire."""
 
     @property
     def answers(self) -> int:
@@ -98,13 +98,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamModel:
-    """What a deployment says to its vendor's translation: its own name for the model, and how the model is kept."""
+    """What an adapter has to know of a deployment: the vendor's name for the model, and how to keep the model."""
 
     model: str
     drop_unsupported: bool = False
+    """Leave out what the vendor cannot do, instead of refusing the request."""
     keep_alive: float | None = None
-    """Seconds, if the model says so itself; for vendors that unload by themselves (Ollama)."""
+    """Seconds, where the model has a setting of its own; for vendors that unload models themselves (Ollama)."""
     pin: bool = False
+    """The vendor's server is to keep the model in memory."""
 
 
 @dataclass(slots=True)
@@ -124,8 +126,8 @@ class UpstreamRequest:
     socket: str | None = None
     total: float | None = None
     retry_on_broken_connection: bool = False
-    """It costs nothing and changes nothing, as with an engine of ours: when the connection breaks before the answer has
-    begun (one kept open that the engine closed just then), it is sent once more."""
+    """Sends the request once more when the connection breaks before the answer has begun, as it does when an engine
+    closes an idle connection just then. Only for requests that cost nothing and change nothing."""
 
 
 @dataclass(slots=True)
@@ -137,38 +139,37 @@ class Usage:
 
 
 class Relay(Protocol):
-    """Turns the bytes of an upstream's stream into whole events of OpenAI's wire, as they come."""
+    """Turns the bytes of an upstream's stream into complete events of OpenAI's wire, as they come."""
 
     usage: Usage | None
     finished: bool
-    """The upstream said that the answer is whole."""
+    """The upstream has marked its answer as complete."""
     error: SageError | None
-    """The error that the upstream reported inside its stream; what came before it has been given out."""
+    """The error that the upstream reported inside its stream, after what :meth:`feed` has returned."""
 
     def feed(self, data: bytes) -> bytes:
-        """The whole events that ``data`` completes, ready for the client; may be empty."""
+        """The events that ``data`` completes, ready for the client; may be empty."""
         ...
 
     def close(self) -> bytes:
-        """What is left to send at the upstream's end of stream; raises if the answer is not whole."""
+        """What remains to be sent at the end of the upstream's stream; raises if the answer is incomplete."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """A child process that serves one model: started by the registry's owner of that model, never from a request.
+    """How to start a child process that serves one model. The model's owner starts it, never a request.
 
-    The child prints one line of JSON on stdout, ``{"base_url": "http://127.0.0.1:…"}`` (and ``"socket"`` where it
-    listens on a Unix socket, ``"health"`` where its health check is elsewhere than ``/health`` below that), once it
-    serves, and a failure as ``{"error": "…"}``; it takes its key from the
-    environment variable ``SAGE_ENGINE_KEY``.
+    Once it serves, the child prints one line of JSON on stdout: ``{"base_url": "http://127.0.0.1:…"}``, with
+    ``"socket"`` where it listens on a Unix socket and ``"health"`` where its health check is not at ``/health``. A
+    failure is ``{"error": "…"}``. It takes its key from the environment variable ``SAGE_ENGINE_KEY``.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout: float = 120.0
     memory: int | None = None
-    """Bytes that it is reckoned to take; none: unknown until it serves."""
+    """Bytes that it is estimated to take; ``None`` means unknown until it serves."""
 
 
 class RunningEngine(Protocol):
@@ -181,13 +182,13 @@ class RunningEngine(Protocol):
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes whose memory is the model's; none if it has none of its own."""
+        """The processes whose memory is the model's; empty if the model has no process of its own."""
         ...
 
     async def start(self) -> Endpoint: ...
 
     async def health(self, within: float) -> int:
-        """The status of its health check; 0 if it does not answer it ``within`` so many seconds."""
+        """The status of its health check; 0 if there is no answer ``within`` that many seconds."""
         ...
 
     async def stop(self) -> None: ...
@@ -203,14 +204,14 @@ class PullProgress:
 
 
 class ModelHost(Protocol):
-    """A server that loads and unloads its models itself: Ollama, or a vLLM that can sleep. Not on a request's way."""
+    """A server that loads and unloads its models itself: Ollama, or a vLLM that can sleep. No request passes here."""
 
     async def loaded(self) -> Mapping[str, Mapping[str, Any]]:
-        """The models that it holds in memory now, by its own names, with what it tells of them."""
+        """The models in its memory now, by its own names, each with what the server reports of it."""
         ...
 
     async def load(self, model: str, *, pin: bool = False) -> None:
-        """Returns once ``model`` is in memory; ``pin``: it stays there."""
+        """Returns once ``model`` is in memory; with ``pin`` the server keeps it there."""
         ...
 
     async def unload(self, model: str) -> None: ...
@@ -220,7 +221,7 @@ class ModelHost(Protocol):
         ...
 
     async def show(self, model: str) -> Mapping[str, Any]:
-        """What it knows of ``model``."""
+        """The server's own description of ``model``."""
         ...
 
 
@@ -235,15 +236,15 @@ class Provider(Protocol):
     endpoints: tuple[Endpoint, ...]
     """Where it listens, once for each key; empty if each model has an engine of its own."""
     host: ModelHost | None
-    """How to load and unload models that live at the vendor's server; none if it has no such thing."""
+    """Loads and unloads models at the vendor's server; ``None`` if the vendor has no such operation."""
 
     @property
     def asleep(self) -> bool:
-        """Its server was sent to sleep from here, so that a request has to :meth:`wake` it first."""
+        """The gateway has sent its server to sleep, so a request has to :meth:`wake` it first."""
         ...
 
     async def wake(self) -> None:
-        """Returns once its server is awake; callers share one call."""
+        """Returns once its server is awake; concurrent callers share one call."""
         ...
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
@@ -254,7 +255,7 @@ class Provider(Protocol):
         ...
 
     def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
-        """The answer in the operation's own shape, under the public model name, from the vendor's whole answer."""
+        """The answer in the operation's own shape, under the public model name, made of the vendor's answer."""
         ...
 
     def relay(self, call: ModelCall) -> Relay:
@@ -262,36 +263,36 @@ class Provider(Protocol):
         ...
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
-        """The error of ours for an upstream's refusal; never with a secret of ours in it."""
+        """Our error for an upstream's error response; it never holds one of our secrets."""
         ...
 
     def engine(self, wanted: DeploymentSettings) -> EngineSpec | None:
-        """How to start the engine of that deployment; none if it has no engine of its own.
+        """How to start the engine of that deployment; ``None`` if it has no engine of its own.
 
-        Raises :class:`sage.errors.NotFound` for a model that it does not know.
+        Raises :class:`sage.errors.NotFound` for an unknown model.
         """
         ...
 
     def known_models(self) -> tuple[str, ...]:
-        """The models it knows without asking anyone, and can serve."""
+        """The models that it can serve, as far as it knows them without a request."""
         ...
 
     def models_url(self) -> str | None:
-        """The URL whose answer lists its models; none if it has no such thing."""
+        """The URL whose answer lists its models; ``None`` if there is none."""
         ...
 
     def model_names(self, body: Any) -> frozenset[str]:
-        """The models in the parsed answer of :meth:`models_url`; empty for what is no list."""
+        """The models in the parsed answer of :meth:`models_url`; empty if that is not a list of models."""
         ...
 
     def context(self, model: str) -> int | None:
-        """Tokens that ``model`` takes of a question and its answer together, where that is known without asking."""
+        """How many tokens a question to ``model`` and its answer may have together; ``None`` means unknown here."""
         ...
 
     def complaints(self) -> list[tuple[str, str]]:
-        """Its own models that cannot serve, and why."""
+        """Its configured models that cannot serve, each with the reason."""
         ...
 
     def missing(self, model: str) -> str | None:
-        """Why it cannot serve ``model`` though it is configured with it; none if that is not so."""
+        """Why a configured ``model`` cannot serve; ``None`` if it can, or is not configured."""
         ...

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible server: the caller's wire is the upstream's wire.
+"""OpenAI, and any server that is compatible with it: the caller's wire is the upstream's wire.
 
-The parsed body is written again with the model's name changed and every unknown field kept; never the caller's own
-bytes, in which a doubled key could carry a second model past the check.
+The parsed body is serialised again with the model's name changed and every unknown field in place. The caller's own
+bytes are never sent: a duplicate key in them could carry a second model past the check.
 
 Source: OpenAI's API reference (chat/completions, completions, embeddings, errors).
 """
@@ -36,9 +36,9 @@ class OpenAIProvider(Vendor):
         Operation.EMBEDDINGS: "/embeddings",
         Operation.RERANK: "/rerank",  # Jina, vLLM and llama.cpp have it, with one shape
     }
-    """Where each operation is, below the base URL; what is not here cannot be done."""
+    """The path of each operation below the base URL; the vendor cannot do what is not here."""
     _changes_answers = False
-    """Whether answers change in more than the model's name: one that does not is not written again."""
+    """Whether :meth:`_adjust` changes answers. If not, an answer under the right name is passed on as it is."""
 
     def __init_subclass__(cls) -> None:
         cls._changes_answers = cls._adjust is not OpenAIProvider._adjust
@@ -46,11 +46,11 @@ class OpenAIProvider(Vendor):
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
         if isinstance(settings, OpenAISettings):
-            self._say_whose(settings)
+            self._add_account_headers(settings)
         self._open(self._api_root(self._address(settings)), settings)
 
-    def _say_whose(self, settings: OpenAISettings) -> None:
-        """The organization and the project that the requests are billed to."""
+    def _add_account_headers(self, settings: OpenAISettings) -> None:
+        """Names the organization and the project that OpenAI bills the requests to."""
         for header, value in (("OpenAI-Organization", settings.organization), ("OpenAI-Project", settings.project)):
             if value is not None:
                 self._headers[header] = value.get_secret_value()
@@ -88,7 +88,7 @@ class OpenAIProvider(Vendor):
             raise self._malformed(call) from exc
 
     def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
-        """Where a vendor that speaks this wire differs in its answers."""
+        """Changes ``answer`` in place where a vendor of this wire differs from OpenAI."""
 
     def relay(self, call: ModelCall) -> Relay:
         return EventRelay(
@@ -100,7 +100,7 @@ class OpenAIProvider(Vendor):
         )
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
-        """As :meth:`_adjust`, for each chunk of a stream: it costs parsing every one of them."""
+        """What :meth:`_adjust` is for answers, for the chunks of a stream. With one, every chunk has to be parsed."""
         return None
 
 
@@ -111,7 +111,7 @@ def _is_answer(operation: Operation, answer: dict[str, Any]) -> bool:
     items = answer.get(shape)
     if not isinstance(items, list):
         return False
-    for item in items:  # no generator: this is on every request's way
+    for item in items:  # not a generator: every request comes through here
         if not isinstance(item, dict) or (operation is Operation.CHAT and not isinstance(item.get("message"), dict)):
             return False
     return True

@@ -1,7 +1,7 @@
-"""One HTTP client for all upstreams, behind a seam small enough to fake.
+"""One HTTP client for all upstreams, behind a protocol small enough to fake.
 
-aiohttp, since with clients that leave early httpx's pool stops serving. Redirects are never followed (they could carry
-our key elsewhere), proxies and netrc of the environment are not read, cookies are not kept.
+It is aiohttp: with clients that leave early, httpx's pool stops serving. Redirects are never followed (they could take
+our key elsewhere), proxies and netrc of the environment are not read, cookies are not stored.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class UpstreamResponse(Protocol):
     headers: Mapping[str, str]
 
     async def read(self) -> bytes:
-        """The whole body; raises :class:`UpstreamFailed` if it is cut, :class:`DeadlineExceeded` if it stalls."""
+        """The whole body. Raises :class:`UpstreamFailed` if it is cut off, :class:`DeadlineExceeded` if it stalls."""
         ...
 
     async def chunk(self) -> bytes:
-        """What has arrived, as soon as there is any; empty at the clean end. Raises as :meth:`read` does."""
+        """The next bytes, as soon as some have arrived; empty at the clean end. Raises as :meth:`read` does."""
         ...
 
     def close(self) -> None:
-        """Ends the exchange: at once, by closing the connection, unless the body was read to its end."""
+        """Ends the exchange. The connection is closed at once unless the body was read to its end."""
         ...
 
 
@@ -54,17 +54,17 @@ class Transport(Protocol):
     """Sends requests to upstreams."""
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """The answer's head; raises :class:`UpstreamFailed` or :class:`DeadlineExceeded` if there is none."""
+        """The answer, its head received. Raises :class:`UpstreamFailed` or :class:`DeadlineExceeded` if none comes."""
         ...
 
     async def close(self) -> None: ...
 
 
 class HttpTransport:
-    """The real one. It is built on first use, inside the event loop that uses it.
+    """The real one. Its sessions are made on first use, inside the event loop that uses them.
 
-    How it is used was measured: headers that leave aiohttp none to add, a payload made here, and no ``total`` of
-    aiohttp's own (a timer each request) save 15 of 130 µs a request.
+    Measured: complete headers (so that aiohttp adds none), a payload made here, and no ``total`` of aiohttp's own (a
+    timer for each request) save 15 of 130 µs a request.
     """
 
     def __init__(self) -> None:
@@ -83,9 +83,10 @@ class HttpTransport:
     async def _open_socket(self, path: str) -> aiohttp.ClientSession:
         self._loop = asyncio.get_running_loop()
         session = self._by_socket[path] = _client(aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE))
-        for gone in [known for known in self._by_socket if not os.path.lexists(known)]:  # noqa: ASYNC240 (one lstat)
-            if gone != path:
-                await self._by_socket.pop(gone).close()  # its engine has ended, and the next one has another path
+        removed = [known for known in self._by_socket if not os.path.lexists(known)]  # noqa: ASYNC240 (one lstat)
+        for other in removed:
+            if other != path:
+                await self._by_socket.pop(other).close()  # its engine has ended, and the next one has another path
         return session
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
@@ -95,7 +96,7 @@ class HttpTransport:
             session = self._by_socket.get(request.socket) or await self._open_socket(request.socket)
         limits = request.timeouts
         total = limits.total if request.total is None else request.total
-        begun = self._loop.time()
+        started = self._loop.time()
         try:
             response = await session.request(
                 request.method,
@@ -107,11 +108,11 @@ class HttpTransport:
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if isinstance(exc, aiohttp.ServerTimeoutError) and total <= _limit(exc, limits):
-                raise _total(request) from exc
+                raise _total_timeout(request) from exc
             if request.retry_on_broken_connection and _broke(exc):
                 return await self.send(replace(request, retry_on_broken_connection=False))
             raise _translate(exc, request, "did not answer") from exc
-        return _HttpResponse(response, request, self._loop, begun + total)
+        return _HttpResponse(response, request, self._loop, started + total)
 
     def _url(self, text: str) -> URL:
         url = self._urls.get(text)
@@ -122,12 +123,12 @@ class HttpTransport:
         return url
 
     def _timeout(self, limits: Timeouts) -> aiohttp.ClientTimeout:
-        # By identity: hashing a model of pydantic's costs more than all the rest here.
-        known = self._timeouts.get(id(limits))
-        if known is None:
-            # Kept alive with its limits, so that their id stays their own.
-            known = self._timeouts[id(limits)] = limits, _timeout(limits, limits.total)
-        return known[1]
+        # By identity: hashing a pydantic model costs more than all the rest here.
+        cached = self._timeouts.get(id(limits))
+        if cached is None:
+            # The entry holds the limits, too: their id cannot become another object's.
+            cached = self._timeouts[id(limits)] = limits, _timeout(limits, limits.total)
+        return cached[1]
 
     async def close(self) -> None:
         sessions = [*self._by_socket.values(), *((self._session,) if self._session is not None else ())]
@@ -138,22 +139,21 @@ class HttpTransport:
 
 def _timeout(limits: Timeouts, total: float) -> aiohttp.ClientTimeout:
     """Without ``ceil_threshold``, aiohttp would round longer limits up to whole seconds of its clock."""
-    connect = min(limits.connect, total)
-    patience = min(limits.first_byte, total)
+    connect, read = min(limits.connect, total), min(limits.first_byte, total)
     return aiohttp.ClientTimeout(
-        total=None, connect=connect, sock_connect=connect, sock_read=patience, ceil_threshold=math.inf
+        total=None, connect=connect, sock_connect=connect, sock_read=read, ceil_threshold=math.inf
     )
 
 
 def _broke(exc: Exception) -> bool:
-    """A connection was there, and ended."""
+    """Whether the connection was established and then broke."""
     return isinstance(exc, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError) and not isinstance(
         exc, aiohttp.ClientConnectorError
     )
 
 
 def _limit(exc: aiohttp.ServerTimeoutError, limits: Timeouts) -> float:
-    """The limit of the configuration that ``exc`` came under."""
+    """The configured limit that ``exc`` is about."""
     return limits.connect if isinstance(exc, aiohttp.ConnectionTimeoutError) else limits.first_byte
 
 
@@ -162,7 +162,7 @@ def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 
 
 def _payload(body: bytes) -> aiohttp.payload.Payload:
-    """Large bodies go in pieces, which let others run in between."""
+    """The body as aiohttp takes it. Large ones go in pieces, and other tasks run in between."""
     if len(body) > _LARGE:
         return aiohttp.payload.BytesIOPayload(io.BytesIO(body), content_type="application/json")
     return aiohttp.BytesPayload(body, content_type="application/json")
@@ -177,7 +177,7 @@ def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
 
 
 class _HttpResponse:
-    """Its limits need no timer of ours: aiohttp's own read time-out is set anew as the limit in force changes."""
+    """An answer of aiohttp's. It needs no timer of its own: aiohttp's read timeout is set to the limit in force."""
 
     def __init__(
         self, response: aiohttp.ClientResponse, request: UpstreamRequest, loop: asyncio.AbstractEventLoop, ends: float
@@ -188,7 +188,7 @@ class _HttpResponse:
         self._ends = ends
         self._limit = request.timeouts.first_byte
         total = request.timeouts.total if request.total is None else request.total
-        self._patience = min(request.timeouts.first_byte, total)  # what aiohttp was told
+        self._read_timeout = min(request.timeouts.first_byte, total)  # aiohttp's current one
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
@@ -205,35 +205,35 @@ class _HttpResponse:
         return b"".join(parts)
 
     async def chunk(self) -> bytes:
-        left = self._ends - self._loop.time()
-        if left <= 0:
-            raise _total(self._request)
+        remaining = self._ends - self._loop.time()
+        if remaining <= 0:
+            raise _total_timeout(self._request)
         content = self._response.content
         if not content.is_eof():
-            self._wait_at_most(min(self._limit, left))
+            self._set_read_timeout(min(self._limit, remaining))
         try:
             data = await content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            if isinstance(exc, aiohttp.SocketTimeoutError) and self._patience == left:
-                raise _total(self._request) from exc
+            if isinstance(exc, aiohttp.SocketTimeoutError) and self._read_timeout == remaining:
+                raise _total_timeout(self._request) from exc
             raise _translate(exc, self._request, "cut its answer off") from exc
         self._limit = self._request.timeouts.between_chunks
         return data
 
-    def _wait_at_most(self, patience: float) -> None:
-        if patience == self._patience:
+    def _set_read_timeout(self, seconds: float) -> None:
+        if seconds == self._read_timeout:
             return
-        self._patience = patience
+        self._read_timeout = seconds
         connection = self._response.connection
         if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = patience
+            connection.protocol.read_timeout = seconds
             connection.protocol.start_timeout()
 
     def close(self) -> None:
         self._response.close()
 
 
-def _total(request: UpstreamRequest) -> DeadlineExceeded:
+def _total_timeout(request: UpstreamRequest) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"the provider '{request.provider}' took longer than {request.timeouts.total:g} s in all", code="total_timeout"
     )
@@ -259,7 +259,7 @@ def _translate(exc: Exception, request: UpstreamRequest, what: str) -> SageError
 
 
 class FakeResponse:
-    """An answer from memory: ``chunks`` are given out one a call; an exception among them is raised."""
+    """An answer from memory. Each call returns the next of ``chunks``; an exception among them is raised."""
 
     def __init__(
         self, status: int = 200, chunks: list[bytes | Exception] | None = None, headers: Mapping[str, str] | None = None
@@ -270,10 +270,10 @@ class FakeResponse:
         self._chunks = list(chunks or [])
 
     async def read(self) -> bytes:
-        whole = b""
+        body = b""
         while data := await self.chunk():
-            whole += data
-        return whole
+            body += data
+        return body
 
     async def chunk(self) -> bytes:
         await asyncio.sleep(0)
@@ -289,7 +289,7 @@ class FakeResponse:
 
 
 class FakeTransport:
-    """For tests and examples: ``handler`` answers each request from memory; ``sent`` keeps what was asked."""
+    """For tests and examples: ``handler`` answers each request from memory; ``sent`` holds the requests."""
 
     def __init__(self, handler: Callable[[UpstreamRequest], FakeResponse]) -> None:
         self._handler = handler
@@ -305,7 +305,7 @@ class FakeTransport:
 
 @asynccontextmanager
 async def sending(transport: Transport, request: UpstreamRequest) -> AsyncIterator[UpstreamResponse]:
-    """``transport.send`` whose answer is closed when the block ends, however it ends."""
+    """``transport.send``; the answer is closed when the block ends, however it ends."""
     response = await transport.send(request)
     try:
         yield response

@@ -1,4 +1,4 @@
-"""What the adapters share: a vendor's name, its keys, what it refuses, and what it cannot do."""
+"""The base of all adapters: a provider's name, keys and endpoints, and its errors for what it cannot or must not do."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import DeploymentSettings
 
-# Every header that is sent, so that the client adds none: compression would hold back the chunks of a stream.
+# All headers of a request, so that the HTTP client adds none: compression would hold back the chunks of a stream.
 WIRE_HEADERS = {
     "User-Agent": "sage-middleware",
     "Accept": "*/*",
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
 }
-# Fields that run code or templates upstream, or redirect the call: never passed on, whoever asks.
+# Fields that run code or templates upstream, or redirect the call: never passed on, for no caller.
 DENIED = frozenset(
     {
         "api_base",
@@ -45,9 +45,9 @@ DENIED = frozenset(
         "vllm_xargs",
     }
 )
-# In `chat_template_kwargs`: what a template's renderer is told there wins over what the server itself tells it.
+# Denied in `chat_template_kwargs`: there they would overrule the server's own arguments for the template's renderer.
 _RENDERING = frozenset({"chat_template", "tokenize"})
-# Fields of OpenAI's that change nothing in the answer: a vendor that has none of them is not asked to.
+# OpenAI's fields that do not change the answer: for a vendor that does not have them they are left out.
 HINTS = frozenset(
     {
         "user",
@@ -78,10 +78,10 @@ _NEUTRAL: Mapping[str, Any] = {
 
 
 class Vendor:
-    """The base of every adapter: it has the facts, and leaves the translations to its kinds."""
+    """The base of every adapter. It has the facts of a provider; each adapter adds the translations."""
 
     repeatable = False
-    """Its calls cost nothing and change nothing (see :attr:`UpstreamRequest.retry_on_broken_connection`)."""
+    """Its calls cost nothing and change nothing: :attr:`UpstreamRequest.retry_on_broken_connection` is set."""
     host: ModelHost | None = None
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
@@ -93,16 +93,17 @@ class Vendor:
         self.endpoints: tuple[Endpoint, ...] = ()
         self._headers = CIMultiDict(WIRE_HEADERS)
         self._headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
-        # Short values of headers are no secrets but words.
+        # A short value of a header is a word, not a secret.
         self._secrets = [v for v in self._headers.values() if len(v) >= 8 and v not in WIRE_HEADERS.values()]
         self._denied = DENIED | frozenset(settings.deny_fields)
 
     def _open(self, base_url: str, settings: RemoteProvider) -> None:
         """Listens at ``base_url``, once for each key."""
-        self._secrets = sorted({*self._secrets, *settings.keys}, key=len, reverse=True)  # one may hold another
+        # The longest first: one secret may be a part of another.
+        self._secrets = sorted({*self._secrets, *settings.keys}, key=len, reverse=True)
         base_url = base_url.rstrip("/")
-        opened = [Endpoint(base_url, self._with_key(key)) for key in settings.keys]
-        self.endpoints = tuple(opened) or (Endpoint(base_url, self._headers),)
+        keyed = [Endpoint(base_url, self._with_key(key)) for key in settings.keys]
+        self.endpoints = tuple(keyed) or (Endpoint(base_url, self._headers),)
 
     @staticmethod
     def _address(settings: RemoteProvider) -> str:
@@ -142,10 +143,10 @@ class Vendor:
         return f"{self.endpoints[0].base_url}/models" if self.endpoints else None
 
     def model_names(self, body: Any) -> frozenset[str]:
-        """OpenAI's list of models."""
+        """The names in OpenAI's list of models."""
         entries = body.get("data") if isinstance(body, dict) else None
-        found = (entry.get("id") for entry in objects(entries))
-        return frozenset(name for name in found if isinstance(name, str))
+        names = (entry.get("id") for entry in objects(entries))
+        return frozenset(name for name in names if isinstance(name, str))
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         return upstream_error(self.name, status, body, headers, self._secrets)
@@ -176,7 +177,7 @@ class Vendor:
         )
 
     def _cannot(self, target: UpstreamModel, field: str, why: str = "") -> None:
-        """Raises :class:`Unsupported` for ``field``, unless the model leaves out what its vendor cannot do."""
+        """Raises :class:`Unsupported` for ``field``, unless the model is to leave out what its vendor cannot do."""
         if not target.drop_unsupported:
             raise Unsupported(
                 f"'{field}' is not something that the provider '{self.name}' ({self.kind}) can do{why}; leave it out, "
@@ -185,7 +186,7 @@ class Vendor:
             )
 
     def _no_such_operation(self, call: ModelCall) -> Unsupported:
-        """For a whole operation that the vendor does not have."""
+        """The error for an operation that the vendor does not have."""
         return Unsupported(
             f"the provider '{self.name}' ({self.kind}) has no {call.operation}; ask another model",
             param="model",
@@ -199,7 +200,7 @@ class Vendor:
         )
 
     def _object(self, call: ModelCall, body: bytes) -> dict[str, Any]:
-        """The answer as a JSON object; raises :class:`UpstreamFailed` for anything else."""
+        """``body`` as a JSON object; raises :class:`UpstreamFailed` for anything else."""
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
@@ -209,7 +210,7 @@ class Vendor:
         return answer
 
     def _stream_error(self, error: Any) -> SageError:
-        """An error that came inside a 200: its ``code`` is the status where it is a number."""
+        """Our error for one inside a response of status 200; its ``code``, if it is a number, is the real status."""
         detail = error if isinstance(error, dict) else {"message": str(error)}
         code = detail.get("code")
         status = code if isinstance(code, int) and 400 <= code <= 599 else 502
@@ -222,5 +223,5 @@ def has_effect(field: str, value: Any) -> bool:
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list of an upstream's; none if it is no list."""
+    """The JSON objects in ``value``; empty if it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""Makes the providers that are configured, and says of the others why they cannot serve."""
+"""Makes the configured providers, and gives the reason for each that cannot serve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage.middleware.settings.settings import Llm
 
 
 def make_providers(settings: Llm, data_dir: Path) -> tuple[dict[str, Provider], dict[str, str]]:
-    """``(providers, absent)``: those that can be called, by name, and the reason for each that cannot."""
+    """``(providers, absent)``: the providers that can be called, by name, and the reason for each that cannot."""
     providers: dict[str, Provider] = {}
     absent: dict[str, str] = {}
     managed = {d.provider for model in settings.models.values() for d in model.deployments if d.engine is not None}

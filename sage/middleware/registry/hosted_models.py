@@ -1,4 +1,4 @@
-"""Models at a server that loads them itself (Ollama, a vLLM that sleeps): what it holds now, and the switch."""
+"""Models at a server that loads them itself (Ollama, a vLLM that can sleep): their state, loading and unloading."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from sage.middleware.dispatch.deployment import Deployment
 from sage.middleware.providers.base import ModelHost
 
 _FRESH = 1.0
+"""Seconds for which a server's answer is used."""
 _SILENT = 5.0
-_PATIENCE = 1.5
-_Held = Mapping[str, Mapping[str, Any]]
+"""Seconds for which a server that did not answer is not asked again."""
+_TIMEOUT = 1.5
+"""Seconds that a server may take to answer."""
+_Loaded = Mapping[str, Mapping[str, Any]]
 
 
 class HostedModels:
-    """Keeps ``Deployment.hosted_state`` of such models; not on a request's way."""
+    """The owner of ``Deployment.hosted_state``. No request for a model passes here."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, _Held | None]] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._answers: dict[str, tuple[float, _Loaded | None]] = {}
+        """By provider: until when the answer is used, and the loaded models; ``None`` means no answer."""
+        self._pending: dict[str, asyncio.Task[None]] = {}
 
     async def refresh(self, deployments: Iterable[Deployment]) -> None:
-        """Asks each server what it holds; an answer is good for a second, and who does not answer leaves it unknown.
+        """Asks each server which models it has loaded; where a server does not answer, the state is unknown.
 
-        That is good for five, so that a list with a server that swallows everything is slow once in a while only.
+        An answer is used for one second, a missing one for five: a server that never answers slows a listing down only
+        once in a while.
         """
         hosted = [(d, d.provider.host) for d in deployments if d.managed is None and d.provider.host is not None]
         await asyncio.gather(*(self._ask(name, host) for name, host in {d.provider.name: h for d, h in hosted}.items()))
         for deployment, _ in hosted:
-            known = self._known.get(deployment.provider.name)
-            if known is not None and deployment.hosted_state != "loading":  # else a load has ended meanwhile
-                _note(deployment, known[1])
+            answer = self._answers.get(deployment.provider.name)
+            if answer is not None and deployment.hosted_state != "loading":  # without one, a load has just ended
+                _note(deployment, answer[1])
 
     async def load(self, deployment: Deployment, host: ModelHost) -> None:
-        """Returns once the model is in memory there; its failure is told until a load succeeds."""
+        """Returns once the model is in the server's memory; a failure is shown until a load succeeds."""
         deployment.hosted_state, deployment.hosted_error = "loading", None
         try:
             await host.load(deployment.model, pin=deployment.target.pin)
@@ -48,38 +53,38 @@ class HostedModels:
         finally:
             if deployment.hosted_state == "loading":
                 deployment.hosted_state = None
-            self._known.pop(deployment.provider.name, None)
+            self._answers.pop(deployment.provider.name, None)
 
     async def unload(self, deployment: Deployment, host: ModelHost) -> None:
-        """Returns once the server has let the model go."""
+        """Returns once the server has unloaded the model."""
         try:
             await host.unload(deployment.model)
             deployment.hosted_state, deployment.hosted_error = "unloaded", None
         finally:
-            self._known.pop(deployment.provider.name, None)
+            self._answers.pop(deployment.provider.name, None)
 
     async def _ask(self, name: str, host: ModelHost) -> None:
-        known = self._known.get(name)
-        if known is not None and known[0] > time.monotonic():
+        answer = self._answers.get(name)
+        if answer is not None and answer[0] > time.monotonic():
             return
-        task = self._asking.get(name)
+        task = self._pending.get(name)
         if task is None:
-            task = self._asking[name] = asyncio.create_task(self._asked(name, host))
-            task.add_done_callback(lambda _: self._asking.pop(name, None))
+            task = self._pending[name] = asyncio.create_task(self._fetch(name, host))
+            task.add_done_callback(lambda _: self._pending.pop(name, None))
         await asyncio.shield(task)
 
-    async def _asked(self, name: str, host: ModelHost) -> None:
-        held: _Held | None = None
+    async def _fetch(self, name: str, host: ModelHost) -> None:
+        loaded: _Loaded | None = None
         try:
-            async with asyncio.timeout(_PATIENCE):
-                held = await host.loaded()
+            async with asyncio.timeout(_TIMEOUT):
+                loaded = await host.loaded()
         except (SageError, TimeoutError):
-            pass  # /ready tells that the server is down
-        self._known[name] = time.monotonic() + (_SILENT if held is None else _FRESH), held
+            pass  # /ready reports that the server is down
+        self._answers[name] = time.monotonic() + (_SILENT if loaded is None else _FRESH), loaded
 
 
-def _note(deployment: Deployment, held: _Held | None) -> None:
-    facts = None if held is None else held.get(deployment.model)
-    deployment.hosted_state = None if held is None else "unloaded" if facts is None else "ready"
+def _note(deployment: Deployment, loaded: _Loaded | None) -> None:
+    facts = None if loaded is None else loaded.get(deployment.model)
+    deployment.hosted_state = None if loaded is None else "unloaded" if facts is None else "ready"
     size = facts.get("size") if facts is not None else None
     deployment.hosted_memory = size if isinstance(size, int) else None

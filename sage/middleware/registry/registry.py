@@ -1,4 +1,4 @@
-"""Which models there are, what answers for them, and the leases under which they answer.
+"""The registry: which models there are, which deployments answer for them, and how they are loaded and unloaded.
 
 A *model* is a public name with one or more *deployments* (a provider and its own name for the model). Deployments of
 the local engine share one :class:`~sage.middleware.engines.managed_model.ManagedModel`, the owner of its state.
@@ -33,11 +33,11 @@ _WINS = {
     "program": "was registered by the program that runs the gateway, which wins",
 }
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds between the tries to preload at a server that may still be starting."""
+"""Seconds between attempts to preload a model at a server that may still be starting."""
 
 
 class Registry:
-    """The owner of all models. It lives on one event loop."""
+    """The owner of all models. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -47,26 +47,26 @@ class Registry:
         fleet: Fleet,
         runtime_models: RuntimeModels | None = None,
     ) -> None:
-        """``runtime_models`` keeps the models that are added at run time; without it they end with the process."""
+        """``runtime_models`` stores the models that are added at run time; without it they end with the process."""
         self.providers = dict(providers)
         self.absent = dict(absent)
-        """Providers that are named but cannot serve, and why."""
+        """The configured providers that cannot serve, each with the reason."""
         self._quotas: dict[str, ProviderQuota] = {}
         self._model_lists = model_lists
         self._fleet = fleet
         self._models: dict[str, PublicModel] = {}
         self._unregistered: dict[str, PublicModel] = {}
-        self._loading: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._hosted_models = HostedModels()
         self._runtime_models = runtime_models
-        self._changing = asyncio.Lock()
+        self._changes = asyncio.Lock()
 
     def register(self, name: str, settings: ModelSettings, *, source: str = "program") -> PublicModel:
-        """Adds or replaces the model of that name. A deployment whose provider cannot serve becomes a fault of it.
+        """Adds or replaces the model of that name. A deployment whose provider cannot serve becomes one of its faults.
 
-        ``source`` tells who says so: ``config``, ``provider``, ``program`` or ``runtime``.
+        ``source`` is where the model comes from: ``config``, ``provider``, ``program`` or ``runtime``.
         """
-        left = self._fleet.forget(name)
+        unused = self._fleet.forget(name)
         model = PublicModel(name, [], settings.fallbacks, source=source, preload=settings.preload, pin=settings.pin)
         for wanted in settings.deployments:
             provider = self.providers.get(wanted.provider)
@@ -78,10 +78,10 @@ class Registry:
                 model.deployments.append(self._deploy(name, provider, wanted, settings))
             except SageError as exc:
                 if source == "config" and not isinstance(exc, Conflict):
-                    raise  # a slip in the file is told at start
+                    raise  # a fault in the file ends the start
                 model.faults.append(exc.message)
         self._models[name] = model
-        self._fleet.retire(left)
+        self._fleet.retire(unused)
         return model
 
     def _deploy(self, name: str, provider: Provider, wanted: DeploymentSettings, settings: ModelSettings) -> Deployment:
@@ -104,14 +104,14 @@ class Registry:
         )
 
     def _quota_of(self, provider: Provider) -> ProviderQuota:
-        """What all deployments of ``provider`` have in common."""
-        share = self._quotas.get(provider.name)
-        if share is None:
-            share = self._quotas[provider.name] = ProviderQuota(provider.max_concurrency, len(provider.endpoints))
-        return share
+        """The quota that all deployments of ``provider`` share."""
+        quota = self._quotas.get(provider.name)
+        if quota is None:
+            quota = self._quotas[provider.name] = ProviderQuota(provider.max_concurrency, len(provider.endpoints))
+        return quota
 
     def register_known(self) -> None:
-        """Gives every model that a provider knows of itself its own name, where the configuration has not."""
+        """Registers every model that a provider knows of itself under its own name, unless that name is taken."""
         for provider in self.providers.values():
             for name in provider.known_models():
                 if name not in self._models:
@@ -119,13 +119,13 @@ class Registry:
                     self.register(name, ModelSettings(deployments=(wanted,)), source="provider")
 
     def restore(self) -> None:
-        """Brings back what was registered at run time; raises :class:`sage.errors.ConfigError` for a broken file."""
-        kept = self._runtime_models.read() if self._runtime_models is not None else {}
-        for name, settings in kept.items():
+        """Registers the stored run-time models; raises :class:`sage.errors.ConfigError` for a broken file."""
+        stored = self._runtime_models.read() if self._runtime_models is not None else {}
+        for name, settings in stored.items():
             winner = self._models.get(name)
             try:
                 check_name(name, {**self.providers, **self.absent})
-            except InvalidRequest as exc:  # a provider of that name came later, or somebody wrote the file
+            except InvalidRequest as exc:  # a provider of that name was added since, or the file was edited
                 _log.warning("a model registered at run time is left out: %s", exc.message)
                 continue
             if winner is None:
@@ -137,17 +137,17 @@ class Registry:
                 )
 
     async def add(self, name: str, body: Any) -> tuple[PublicModel, bool]:
-        """Registers a model at run time, kept on disk, or replaces one that was; and whether it is new.
+        """Registers a model at run time and stores it on disk; tells whether it is new or replaces another.
 
-        Raises :class:`InvalidRequest` for what a request cannot say, :class:`Conflict` for a name that is taken.
+        Raises :class:`InvalidRequest` for what a request must not set, :class:`Conflict` for a name that is taken.
         """
         check_name(name, {**self.providers, **self.absent})
         settings = parse_registration(body, self.providers, self.absent)
         return await self._finish(self._add(name, settings))
 
     async def _add(self, name: str, settings: ModelSettings) -> tuple[PublicModel, bool]:
-        async with self._changing:
-            new = self._runtime(name) is None
+        async with self._changes:
+            new = self._runtime_model(name) is None
             if self._runtime_models is not None:
                 await asyncio.to_thread(self._runtime_models.put, name, settings)
             model = self.register(name, settings, source="runtime")
@@ -156,30 +156,30 @@ class Registry:
         return model, new
 
     async def remove(self, name: str) -> None:
-        """Forgets a model that was registered at run time; engines that no other model stands on drain and unload.
+        """Removes a model that was registered at run time; engines that no other model uses drain and unload.
 
         Raises :class:`NotFound`, or :class:`Conflict` for a model that was not registered at run time.
         """
         await self._finish(self._remove(name))
 
     async def _remove(self, name: str) -> None:
-        async with self._changing:
-            if self._runtime(name) is None:
+        async with self._changes:
+            if self._runtime_model(name) is None:
                 raise self._unknown(name)
             if self._runtime_models is not None:
                 await asyncio.to_thread(self._runtime_models.drop, name)
             self._models.pop(name, None)
             self._fleet.retire(self._fleet.forget(name))
 
-    def _runtime(self, name: str) -> PublicModel | None:
-        """The run-time model of that name; raises :class:`Conflict` if the name is somebody else's."""
+    def _runtime_model(self, name: str) -> PublicModel | None:
+        """The run-time model of that name; raises :class:`Conflict` if the name belongs to another source."""
         model = self._models.get(name)
         if model is not None and model.source != "runtime":
             raise Conflict(f"model '{name}' {_WINS[model.source]}", param="name", code="model_configured")
         return model
 
     async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
-        """Goes on to its end when the caller leaves: what is on disk and what serves stay the same."""
+        """Runs ``change`` to its end even if the caller leaves, so that disk and memory stay equal."""
         return await asyncio.shield(self._start_task(change))
 
     def models(self) -> Iterable[PublicModel]:
@@ -187,7 +187,7 @@ class Registry:
         return (self._models[name] for name in sorted(self._models))
 
     def complaints(self) -> list[str]:
-        """What of the configuration cannot serve, a line each."""
+        """What in the configuration cannot serve, one line each."""
         lines = [f"provider '{name}' cannot serve: {reason}" for name, reason in sorted(self.absent.items())]
         for provider in self.providers.values():
             lines += [f"model '{name}' cannot serve: {reason}" for name, reason in provider.complaints()]
@@ -199,17 +199,17 @@ class Registry:
         return lines
 
     def get(self, name: str) -> PublicModel | None:
-        """The model of that name, if nobody has to be asked for it."""
+        """The model of that name, if it is known without asking an upstream."""
         return self._models.get(name) or self._unregistered.get(name)
 
     async def resolve(self, name: str) -> PublicModel:
-        """The model of that name: a registered one, ``provider/model``, a known family's, or the one that is listed.
+        """The model of that name: registered, ``provider/model``, a vendor's own, or listed by one provider.
 
         Raises :class:`NotFound` (naming what there is), :class:`InvalidRequest` when several providers list it.
         """
-        found = self.get(name)
-        if found is not None:
-            return found
+        model = self.get(name)
+        if model is not None:
+            return model
         if len(name) > MAX_NAME:
             raise InvalidRequest(f"the model's name is longer than {MAX_NAME} characters", param="model")
         provider_name, _, rest = name.partition("/")
@@ -263,7 +263,7 @@ class Registry:
         return model
 
     async def load(self, name: str, *, wait: bool = True) -> PublicModel:
-        """Makes every engine of the model ready; without ``wait``, only sets that going."""
+        """Returns once every engine of the model is ready; without ``wait``, once the loads have started."""
         model = await self.resolve(name)
         deployments = self._loadable(model, "load")
         if wait:
@@ -271,11 +271,11 @@ class Registry:
                 await self._load(deployment)
         else:
             self._load_soon(model)
-            await asyncio.sleep(0)  # it has begun when the state is told
+            await asyncio.sleep(0)  # so that the state in the answer is "loading"
         return model
 
     async def unload(self, name: str) -> PublicModel:
-        """Ends every engine of the model once the requests that run have ended."""
+        """Ends every engine of the model after its running requests."""
         model = await self.resolve(name)
         for deployment in self._loadable(model, "unload"):
             if deployment.managed is not None:
@@ -285,22 +285,22 @@ class Registry:
         return model
 
     def preload(self) -> None:
-        """Sets the loads going of all models that want to be loaded at start; what fails is logged and shown."""
+        """Starts to load all models with ``preload``; a failure is logged, and shown as the model's state."""
         for model in self.models():
             if model.preload:
                 self._load_soon(model)
 
     async def refresh(self, models: Iterable[PublicModel]) -> None:
-        """Looks what the servers hold that load their models themselves, for :meth:`PublicModel.describe`."""
+        """Asks servers that load their models themselves what they have loaded, for :meth:`PublicModel.describe`."""
         await self._hosted_models.refresh([deployment for model in models for deployment in model.deployments])
 
     async def pull(self, name: str) -> AsyncGenerator[PullProgress, None]:
-        """Fetches the model to the server that runs it; raises :class:`Conflict` when that is not just one."""
+        """Pulls the model to the server that runs it; raises :class:`Conflict` unless there is exactly one."""
         model = await self.resolve(name)
         hosts = {d.name: (d, d.provider.host) for d in model.deployments if d.provider.host is not None}
         if len(hosts) != 1:
-            places = ", ".join(sorted(hosts)) or "none of its providers fetches models"
-            raise Conflict(f"model '{name}' cannot be pulled as one: {places}; name provider/model", code="not_hosted")
+            names = ", ".join(sorted(hosts)) or "none of its providers fetches models"
+            raise Conflict(f"model '{name}' cannot be pulled as one: {names}; name provider/model", code="not_hosted")
         [(deployment, host)] = hosts.values()
         steps = host.pull(deployment.model)
         try:
@@ -322,7 +322,7 @@ class Registry:
                 self._start_task(self._load_quietly(deployment))
 
     async def _load_quietly(self, deployment: Deployment) -> None:
-        """A load that nobody waits for: its failure is the model's state. A server that is down is tried again."""
+        """A load that no caller waits for: a failure becomes the model's state. A server that is down is retried."""
         for pause in (*_PAUSES, None):
             try:
                 return await self._load(deployment)
@@ -332,33 +332,33 @@ class Registry:
                     return
                 await asyncio.sleep(pause)
             except SageError as exc:
-                if deployment.managed is None:  # a managed model has said so itself
+                if deployment.managed is None:  # a managed model has logged it itself
                     _log.warning("'%s' could not be loaded: %s", deployment.name, exc.message)
                 return
 
     def _start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
-        self._loading.add(task)
-        task.add_done_callback(self._loading.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
     def _loadable(self, model: PublicModel, verb: str) -> list[Deployment]:
         if not model.deployments:
             raise Unavailable(f"model '{model.name}' cannot serve: {'; '.join(model.faults)}")
-        found = [d for d in model.deployments if d.managed is not None or d.provider.host is not None]
-        if not found:
+        loadable = [d for d in model.deployments if d.managed is not None or d.provider.host is not None]
+        if not loadable:
             kinds = ", ".join(sorted({d.provider.name for d in model.deployments}))
             raise Conflict(f"model '{model.name}' cannot {verb} here: it runs at {kinds}", code="not_managed")
-        return found
+        return loadable
 
     async def close(self) -> None:
         """Ends all engines."""
-        for task in list(self._loading):
+        for task in list(self._tasks):
             task.cancel()
         await self._fleet.close()
 
 
 async def _closed(steps: object) -> None:
-    """Ends a generator that may be in the middle of its work."""
+    """Closes ``steps`` if it is a generator, which may be in the middle of its work."""
     if isinstance(steps, AsyncGenerator):
         await steps.aclose()

@@ -1,4 +1,4 @@
-"""Models that are registered while the gateway runs: what may be asked for, and the file that keeps them."""
+"""Models that are registered while the gateway runs: what a registration may contain, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sage.middleware.settings.settings import DeploymentSettings, Model
 
 _VERSION = 1
 _ACTIONS = ("load", "unload", "explain", "pull")
-# What could make the gateway call, run or read something that its owner did not name.
+# Keys that could make the gateway call, run or read something that its owner did not choose.
 _CONFIGURED_ONLY = frozenset(
     {
         *("engine", "args", "arguments", "command", "environment", "env", "path", "package", "file", "kind"),
@@ -49,52 +49,53 @@ def check_name(name: str, providers: Mapping[str, object]) -> None:
 
 
 def parse_registration(body: Any, providers: Mapping[str, Provider], absent: Mapping[str, str]) -> Model:
-    """The settings that ``body`` asks for: deployments of configured providers, and how the model is kept.
+    """The settings in ``body``: deployments of configured providers, and how to keep the model.
 
-    Raises :class:`InvalidRequest` for everything else, above all for what only the configuration file may say.
+    Raises :class:`InvalidRequest` for everything else, above all for what only the configuration file may set.
     """
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be an object with 'deployments'")
-    given = body.get("deployments")
-    deployments = given if isinstance(given, list) else ()
-    places = [("", body), *((f"deployments.{number}.", wanted) for number, wanted in enumerate(deployments))]
-    for place, section in places:
+    listed = body.get("deployments")
+    deployments = listed if isinstance(listed, list) else ()
+    sections = [("", body), *((f"deployments.{number}.", wanted) for number, wanted in enumerate(deployments))]
+    for prefix, section in sections:
         for key in section if isinstance(section, dict) else ():
             if key in _CONFIGURED_ONLY:
                 raise InvalidRequest(
-                    f"'{place}{key}' is set in the configuration file only: no address, path, command or argument "
+                    f"'{prefix}{key}' is set in the configuration file only: no address, path, command or argument "
                     "comes from a request",
-                    param=f"{place}{key}",
+                    param=f"{prefix}{key}",
                     code="configured_only",
                 )
     try:
         model = Model.model_validate(body)
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
+        param = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{place}: {message}" if place else message, param=place or None) from exc
+        raise InvalidRequest(f"{param}: {message}" if param else message, param=param or None) from exc
     for number, wanted in enumerate(model.deployments):
         _check_deployment(wanted, model, f"deployments.{number}", providers, absent)
     return model
 
 
 def _check_deployment(
-    wanted: DeploymentSettings, model: Model, place: str, providers: Mapping[str, Provider], absent: Mapping[str, str]
+    wanted: DeploymentSettings, model: Model, path: str, providers: Mapping[str, Provider], absent: Mapping[str, str]
 ) -> None:
     provider = providers.get(wanted.provider)
     if provider is None:
         reason = absent.get(wanted.provider) or unconfigured(wanted.provider)
-        known = ", ".join(sorted(providers))
+        names = ", ".join(sorted(providers))
         raise InvalidRequest(
-            f"the provider '{wanted.provider}' cannot serve: {reason}; configured: {known}", param=f"{place}.provider"
+            f"the provider '{wanted.provider}' cannot serve: {reason}; configured: {names}",
+            param=f"{path}.provider",
         )
     if not wanted.model.isprintable() or len(wanted.model) > MAX_NAME:
-        raise InvalidRequest(f"'{place}.model' is not 1 to {MAX_NAME} printable characters", param=f"{place}.model")
+        raise InvalidRequest(f"'{path}.model' is not 1 to {MAX_NAME} printable characters", param=f"{path}.model")
     if wanted.lora is not None and not _ADAPTER.fullmatch(wanted.lora):
         raise InvalidRequest(
-            f"'{place}.lora' is not the name of a directory in the provider's lora_dir: letters, digits, '.', '_', '-'",
-            param=f"{place}.lora",
+            f"'{path}.lora' is not the name of a directory in the provider's lora_dir: letters, digits, '.', '_', '-'",
+            param=f"{path}.lora",
         )
     limit = model.timeouts.wider(provider.timeouts)
     if limit is not None:
@@ -109,28 +110,28 @@ def _check_deployment(
         if wanted.lora is not None:
             adapter_server(provider).adapter(wanted.lora)
     except SageError as exc:
-        raise InvalidRequest(exc.message, param=f"{place}.{'lora' if wanted.lora else 'model'}") from exc
+        raise InvalidRequest(exc.message, param=f"{path}.{'lora' if wanted.lora else 'model'}") from exc
 
 
 class RuntimeModels:
-    """The file with the models that were registered at run time.
+    """The file of the models that were registered at run time.
 
-    It is written whole, in one step and to the disk, and read anew before each change: two gateways on one data
-    directory do not undo each other's.
+    Each change reads the file, and replaces it in one durable step under a lock: two gateways on one data directory do
+    not undo each other's changes.
     """
 
     def __init__(self, path: Path, write: Callable[[Path, bytes], object]) -> None:
-        """``write`` puts bytes at a path durably, in one step, for the owner's eyes only."""
+        """``write`` puts bytes at a path, durably and in one step, in a file that only its owner can read."""
         self._path = path
         self._write = write
 
     def read(self) -> dict[str, Model]:
-        """What is kept, by name; nothing if there is no file. Raises :class:`ConfigError` for one that is no such."""
+        """The stored models by name; empty if there is no file. Raises :class:`ConfigError` for a broken one."""
         try:
-            kept = json.loads(self._path.read_bytes())
-            if kept["version"] != _VERSION:
-                raise ValueError(f"its version is {kept['version']}, and this gateway reads {_VERSION}")
-            return {str(name): Model.model_validate(model) for name, model in kept["models"].items()}
+            stored = json.loads(self._path.read_bytes())
+            if stored["version"] != _VERSION:
+                raise ValueError(f"its version is {stored['version']}, and this gateway reads {_VERSION}")
+            return {str(name): Model.model_validate(model) for name, model in stored["models"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -140,12 +141,12 @@ class RuntimeModels:
             ) from exc
 
     def put(self, name: str, model: Model) -> None:
-        """Keeps ``model``, on disk when this returns; blocking."""
+        """Stores ``model``; it is on disk when this returns. Blocking."""
         with self._changing() as models:
             models[name] = model
 
     def drop(self, name: str) -> None:
-        """Forgets the model; blocking."""
+        """Removes the model. Blocking."""
         with self._changing() as models:
             models.pop(name, None)
 
@@ -162,8 +163,8 @@ class RuntimeModels:
             fcntl.flock(lock, fcntl.LOCK_EX)
             models = self.read()
             yield models
-            kept = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in models.items()}
-            data = json.dumps({"version": _VERSION, "models": kept}, indent=1, ensure_ascii=False)
+            stored = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in models.items()}
+            data = json.dumps({"version": _VERSION, "models": stored}, indent=1, ensure_ascii=False)
             self._write(self._path, data.encode() + b"\n")
         finally:
             os.close(lock)

@@ -1,4 +1,4 @@
-"""Which models an upstream says it has: asked when a name is known to nobody else, and remembered for a while."""
+"""The lists of models that upstreams report: asked for when a name is not known otherwise, and cached for a while."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, between_chunks=5.0, total=5.0)
 
 
 class ModelLists:
-    """Asks ``GET /models`` of providers; an answer is good for a minute, a failure for five seconds."""
+    """Asks providers for ``GET /models``; an answer is cached for a minute, a failure for five seconds."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._known: dict[str, tuple[float, frozenset[str]]] = {}
-        self._asking: dict[str, asyncio.Task[frozenset[str]]] = {}
+        self._cache: dict[str, tuple[float, frozenset[str]]] = {}
+        self._pending: dict[str, asyncio.Task[frozenset[str]]] = {}
 
     async def providers_of(self, model: str, providers: Iterable[Provider]) -> list[Provider]:
-        """The providers that list ``model``; one that does not answer lists nothing."""
+        """The providers that list ``model``; one that does not answer counts as listing none."""
         candidates = list(providers)
         listed = await asyncio.gather(*(self.models(provider) for provider in candidates))
         return [provider for provider, names in zip(candidates, listed, strict=True) if model in names]
 
     async def models(self, provider: Provider) -> frozenset[str]:
-        """What ``provider`` lists now; concurrent callers share one question."""
-        known = self._known.get(provider.name)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        task = self._asking.get(provider.name)
+        """The models that ``provider`` lists now; concurrent callers share one request."""
+        cached = self._cache.get(provider.name)
+        if cached is not None and cached[0] > time.monotonic():
+            return cached[1]
+        task = self._pending.get(provider.name)
         if task is None:
-            task = self._asking[provider.name] = asyncio.create_task(self._ask(provider))
-            task.add_done_callback(lambda _: self._asking.pop(provider.name, None))
+            task = self._pending[provider.name] = asyncio.create_task(self._fetch(provider))
+            task.add_done_callback(lambda _: self._pending.pop(provider.name, None))
         return await asyncio.shield(task)
 
     def forget(self, provider: Provider) -> None:
-        """What it lists has changed."""
-        self._known.pop(provider.name, None)
+        """Drops the cached list of ``provider``, which has changed."""
+        self._cache.pop(provider.name, None)
 
-    async def _ask(self, provider: Provider) -> frozenset[str]:
+    async def _fetch(self, provider: Provider) -> frozenset[str]:
         url = provider.models_url()
         if url is None:
             return frozenset(provider.known_models())
@@ -60,8 +60,8 @@ class ModelLists:
                 names = provider.model_names(_json(await response.read())) if response.status == 200 else names
                 fresh = _FRESH if response.status == 200 else fresh
         except SageError:
-            pass  # an upstream that is down lists nothing; /ready tells that it is down
-        self._known[provider.name] = (time.monotonic() + fresh, names)
+            pass  # an upstream that is down lists nothing; /ready reports that it is down
+        self._cache[provider.name] = (time.monotonic() + fresh, names)
         return names
 
 

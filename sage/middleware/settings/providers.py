@@ -27,7 +27,7 @@ from sage.middleware.settings.quantities import (
 
 
 class SettingsSection(BaseModel):
-    """A part of the configuration: unknown keys are errors that name the nearest known one, null is the default."""
+    """A part of the configuration. An unknown key is an error that names the nearest known one; null is the default."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -42,7 +42,7 @@ class SettingsSection(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key '{key}'; {nearest(str(key), list(cls.model_fields))}")
-            # `models:` with all its lines commented out is null: what has no value keeps its default.
+            # `models:` with all its lines commented out is null: a key without a value keeps its default.
             return {key: value for key, value in data.items() if value is not None}
         return data
 
@@ -57,7 +57,7 @@ class Timeouts(SettingsSection):
 
 
 class TimeoutOverrides(SettingsSection):
-    """A model's own limits; what is not given stays the provider's."""
+    """A model's own limits; for each that it does not set, the provider's holds."""
 
     connect: Duration | None = None
     first_byte: Duration | None = None
@@ -65,17 +65,18 @@ class TimeoutOverrides(SettingsSection):
     total: Duration | None = None
 
     def over(self, base: Timeouts) -> Timeouts:
-        given = self.model_dump(exclude_none=True)
-        return base.model_copy(update={name: min(seconds, getattr(base, name)) for name, seconds in given.items()})
+        """The provider's limits ``base``, narrowed by these."""
+        limits = self.model_dump(exclude_none=True)
+        return base.model_copy(update={name: min(seconds, getattr(base, name)) for name, seconds in limits.items()})
 
     def wider(self, base: Timeouts) -> str | None:
-        """The first limit that is wider than the provider's: a model can only narrow them."""
-        given = self.model_dump(exclude_none=True)
-        return next((name for name, seconds in given.items() if seconds > getattr(base, name)), None)
+        """The name of the first limit that is wider than the provider's: a model can only narrow them."""
+        limits = self.model_dump(exclude_none=True)
+        return next((name for name, seconds in limits.items() if seconds > getattr(base, name)), None)
 
 
 class ProviderCommon(SettingsSection):
-    """What every provider takes."""
+    """The options that every provider takes."""
 
     kind: str
     """The name of one of :data:`sage.middleware.settings.kinds.KINDS`."""
@@ -84,17 +85,17 @@ class ProviderCommon(SettingsSection):
     retries: int = Field(2, ge=0, le=2)
     """Further attempts after the first, on other deployments, and only before the first byte to the client."""
     deny_fields: tuple[str, ...] = ()
-    """Fields of a request that never go to this provider, beside the built-in list of its kind."""
+    """Fields of a request that are refused for this provider, beside the built-in list of its kind."""
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
-    """Sent with every request; as secret as the key, since they may carry one."""
+    """Sent with every request. Kept as secret as the key, since they may carry one."""
 
 
 class RemoteProvider(ProviderCommon):
-    """A provider behind a URL. Without its key or address it is not configured, which is no error."""
+    """A provider behind a URL. Without its key or address it is not configured, which is not an error."""
 
     api_key: SecretStr | None = None
     api_keys: tuple[SecretStr, ...] = ()
-    """Further keys: requests take them in turn, and pass over one that is refused or told to wait."""
+    """Further keys. Requests use all keys in turn, and pass over one that is refused or has to wait."""
     base_url: str | None = None
 
     @model_validator(mode="before")
@@ -107,7 +108,7 @@ class RemoteProvider(ProviderCommon):
     @field_validator("api_key", mode="after")
     @classmethod
     def _fit_for_a_header(cls, value: SecretStr | None) -> SecretStr | None:
-        """Without the line end that a mounted file brings; raises for what no header can carry."""
+        """The key without the line end of a mounted file; raises for a key that no header can carry."""
         return None if value is None else header_value(SecretStr(value.get_secret_value().strip()))
 
     @field_validator("api_keys", mode="after")
@@ -124,9 +125,9 @@ class RemoteProvider(ProviderCommon):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key, each once."""
-        given = (self.api_key, *self.api_keys) if self.api_key is not None else self.api_keys
-        return tuple(dict.fromkeys(key.get_secret_value() for key in given))
+        """All keys, each once."""
+        keys = (self.api_key, *self.api_keys) if self.api_key is not None else self.api_keys
+        return tuple(dict.fromkeys(key.get_secret_value() for key in keys))
 
 
 class OpenAISettings(RemoteProvider):
@@ -142,14 +143,14 @@ class VllmSettings(RemoteProvider):
 
     kind: Literal["vllm"] = "vllm"
     command: tuple[Text, ...] = ("vllm", "serve")
-    """Starts a managed server; the model and the deployment's arguments follow. vLLM lives in an environment of its
-    own: give its program's whole path."""
+    """Starts a managed server; the model and the deployment's arguments follow. vLLM is installed in an environment of
+    its own: give the full path of its program."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """Variables for managed servers, beside ours."""
+    """Environment variables for managed servers, beside the gateway's."""
     start_timeout: Duration = 600.0
     """How long a managed server may take until it serves, in seconds."""
     lora_dir: Path | None = None
-    """The one directory that LoRA adapters come from, each a directory in it. The server must see the same path."""
+    """The directory of the LoRA adapters, each a directory in it. The server must see the same path."""
 
 
 class OllamaSettings(RemoteProvider):
@@ -157,7 +158,7 @@ class OllamaSettings(RemoteProvider):
 
     kind: Literal["ollama"] = "ollama"
     allow_pull: tuple[Text, ...] = ()
-    """Patterns (``llama3*``) of the models that may be pulled through the gateway; none: no pulling."""
+    """Patterns (``llama3*``) of the models that may be pulled through the gateway; empty means no pulling."""
 
 
 class LocalModel(SettingsSection):
@@ -166,24 +167,24 @@ class LocalModel(SettingsSection):
     path: Path | None = None
     package: str | None = None
     chat_template: str | None = None
-    """Jinja text, or the name of one of ours (``question-answer``); without it, the file's own."""
+    """Jinja text, or the name of one of ours (``question-answer``); ``None`` means the file's own."""
     stop: tuple[str, ...] = ()
     """Ends every chat answer, beside the request's own ``stop``."""
     temperature: float | None = Field(None, ge=0)
-    """For requests that name none."""
+    """For requests that do not set it."""
     max_tokens: int | None = Field(None, ge=1)
-    """For requests that name none; none: until the context is full."""
+    """For requests that do not set it; ``None`` means until the context is full."""
     context: int = Field(4096, ge=64)
-    """Tokens of context for each request that runs at the same time; ``embed`` and ``rerank``: 1024 unless given, since
-    they work a whole text out at once, which takes memory for each of its tokens."""
+    """Tokens of context for each concurrent request. For ``embed`` and ``rerank`` the default is 1024: they compute a
+    complete text at once, which takes memory for each of its tokens."""
     parallel: int = Field(2, ge=1, le=64)
     threads: int | None = Field(None, ge=1)
     task: Literal["generate", "embed", "rerank"] = "generate"
-    """What the engine is started for; llama.cpp does one of them at a time."""
+    """What the engine is started for; an engine of llama.cpp can do only one of them."""
     pooling: Literal["mean", "cls", "last"] | None = None
-    """How ``embed`` makes one vector of a text's tokens; none: as the file says, else ``mean``."""
+    """How ``embed`` makes one vector of a text's tokens; ``None`` means as the file says, else ``mean``."""
     memory: Size | None = None
-    """What it takes of ``llm.memory_budget``; none: reckoned from the file, then measured."""
+    """How much of ``llm.memory_budget`` it takes; ``None`` means estimated from the file, then measured."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -217,7 +218,7 @@ class LocalProvider(ProviderCommon):
     @model_validator(mode="before")
     @classmethod
     def _keep_shipped(cls, data: Any) -> Any:
-        """The shipped models stay beside those that are given; one that is given as ``null`` goes."""
+        """Adds the shipped models to the configured ones; one that is configured as ``null`` is left out."""
         if isinstance(data, dict) and isinstance(data.get("models"), dict):
             models = {**_shipped_models(), **data["models"]}
             return {**data, "models": {name: model for name, model in models.items() if model is not None}}

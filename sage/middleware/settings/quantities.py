@@ -1,4 +1,4 @@
-"""The kinds of values that settings take: durations, sizes, texts for headers, addresses. Each says what is wrong."""
+"""The types of values in the settings: durations, sizes, header texts, addresses. Each names the fault in a value."""
 
 from __future__ import annotations
 

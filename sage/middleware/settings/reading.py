@@ -15,18 +15,18 @@ from sage.middleware.settings.kinds import VARIABLES
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.settings import Settings
 
-# ${NAME} or ${NAME:-default}. It is taken out before YAML parses the text, since a brace ends a plain scalar inside
-# {…}, and put back into strings after, so that no value can add structure.
+# ${NAME} or ${NAME:-default}. Marks replace these before YAML parses the text, since a brace ends a plain scalar inside
+# {…}. Their values are put into the parsed strings, so that no value can add structure.
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MARK = re.compile("\ue000(\\d+)\ue001")
 # Variables with our prefix that are not settings.
 _NOT_SETTINGS = frozenset({"SAGE_CONFIG", "SAGE_URL", "SAGE_API_KEY"})
 Origins = dict[tuple[str, ...], str]
-"""Path of a setting → the variable or flag that gave it."""
+"""The path of a setting → the variable or flag that it comes from."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a doubled key is an error."""
+    """Safe YAML in which a duplicate key is an error."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -45,14 +45,14 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: ``--config``, else ``SAGE_CONFIG``, else ``./config.yaml`` if there is one, else none."""
+    """The file to read: ``--config``, else ``SAGE_CONFIG``, else ``./config.yaml`` if it exists, else ``None``."""
     named = explicit or (Path(environ["SAGE_CONFIG"]) if environ.get("SAGE_CONFIG") else None)
     if named is not None:
         if not named.is_file():
             raise ConfigError(f"{named}: no such configuration file")
         return named
-    here = Path("config.yaml")
-    return here if here.is_file() else None
+    default = Path("config.yaml")
+    return default if default.is_file() else None
 
 
 def load_settings(
@@ -60,9 +60,9 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from the file at ``path`` (none: the defaults), ``environ`` and ``overrides`` (``{"api.port": 9}``).
+    """Settings from the file at ``path`` (``None`` means no file), ``environ`` and ``overrides`` (``{"api.port": 9}``).
 
-    Raises :class:`ConfigError` with one line a fault: where it is, what is wrong and what is known there.
+    Raises :class:`ConfigError` with one line for each fault: where it is, what is wrong and what is known there.
     """
     environ = environ or {}
     data = _read_file(path, environ) if path is not None else {}
@@ -129,9 +129,9 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
         if environ.get(name):
             return environ[name]
         if default is None:
-            place = f"{where[0]}: {'.'.join(where[1:])}"
+            position = f"{where[0]}: {'.'.join(where[1:])}"
             raise ConfigError(
-                f"{place}: the environment variable {name} is not set; write ${{{name}:-default}} to do without"
+                f"{position}: the environment variable {name} is not set; write ${{{name}:-default}} to do without"
             )
         return str(default)
 
@@ -139,7 +139,7 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
 
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Origins:
-    """Puts the environment's settings into ``data``. A variable that is empty counts as not set."""
+    """Puts the settings of the environment into ``data``. An empty variable counts as not set."""
     known = sorted(Settings.model_fields)
     origins: Origins = {}
     for name in sorted(environ):
@@ -148,7 +148,7 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Orig
         path = [part.lower() for part in name[len("SAGE_") :].split("__")]
         label = f"environment variable {name}"
         if path[0] not in known:
-            # SAGE_ROOT and its like belong to other programs; what is nested or nearly ours is a slip.
+            # SAGE_ROOT and its like belong to other programs; a nested or nearly right name is a slip.
             section = path[0].partition("_")[0]
             if section in known:
                 right = f"SAGE_{section}__{name[len('SAGE_') + len(section) + 1 :]}".upper()
@@ -182,7 +182,7 @@ def _fill_vendor(data: dict[str, Any], provider: str, key: str, value: str) -> b
 
 
 def _parse(value: str, label: str) -> Any:
-    """Lists and mappings are written as YAML; all else stays text, so that a key of digits is not a number."""
+    """A variable's value. Lists and mappings are written as YAML; all else is text: a key of digits is not a number."""
     if value[:1] in ("[", "{"):
         try:
             return yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
@@ -194,15 +194,15 @@ def _parse(value: str, label: str) -> Any:
 
 
 def _put(data: dict[str, Any], path: list[str], value: Any, source: str) -> None:
-    here = data
+    section = data
     for part in path[:-1]:
-        inner = here.get(part)
+        inner = section.get(part)
         if inner is None:
-            inner = here[part] = {}
+            inner = section[part] = {}
         if not isinstance(inner, dict):
             raise ConfigError(f"{source}: '{part}' is not a section")
-        here = inner
-    here[path[-1]] = value
+        section = inner
+    section[path[-1]] = value
 
 
 def _explain(exc: ValidationError, origins: Origins, file: str) -> str:
@@ -218,7 +218,10 @@ def _explain(exc: ValidationError, origins: Origins, file: str) -> str:
 
 
 def _origin(loc: tuple[str, ...], message: str, origins: Origins) -> str | None:
-    """What said the thing at fault, if it was not the file: it gave that value, or a key that ``message`` names."""
+    """The variable or flag at fault: it set the value at ``loc``, or a key below that ``message`` names.
+
+    ``None`` means that the fault is in the file.
+    """
     for path, origin in origins.items():
         if path == loc[: len(path)]:
             return origin

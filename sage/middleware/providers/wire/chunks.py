@@ -1,4 +1,4 @@
-"""What adapters of vendors with a wire of their own share: reading a stream's JSON, and writing OpenAI's chunks.
+"""For adapters of vendors with a wire of their own: reads the JSON of a stream, and writes OpenAI's chunks.
 
 Source of the shapes: OpenAI's API reference, *Chat completion chunk*.
 """
@@ -18,7 +18,7 @@ from sage.middleware.providers.wire.sse import DONE, MAX_EVENT
 
 
 class JsonStream:
-    """Takes the bytes of a stream as they come and gives out each whole JSON object in it.
+    """Takes the bytes of a stream as they come and yields each complete JSON object in it.
 
     Reads both newline-delimited JSON and server-sent events, whose ``data:`` lines hold one object each.
     """
@@ -27,7 +27,7 @@ class JsonStream:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The objects that ``data`` completes. What is neither JSON nor a field of an event raises in its turn."""
+        """The objects that ``data`` completes. A line that is neither JSON nor an SSE field raises in its turn."""
         searched = len(self._rest)
         self._rest += data
         cut = self._rest.rfind(b"\n", searched) + 1
@@ -39,7 +39,7 @@ class JsonStream:
         return (value for line in lines.split(b"\n") if (value := _value(line)) is not None)
 
     def close(self) -> Iterator[Any]:
-        """What the last line held, if the upstream left its line end out."""
+        """The object in the last line, if the upstream left out the line end."""
         rest, self._rest = bytes(self._rest), bytearray()
         return (value for line in (rest,) if (value := _value(line)) is not None)
 
@@ -64,7 +64,7 @@ class ChunkWriter:
     """Writes the events of one OpenAI chat stream (or of ``completions``, with ``chat=False``)."""
 
     def __init__(self, model: str, *, keep_usage: bool, chat: bool = True) -> None:
-        """``keep_usage``: the caller asked for the chunk that carries the usage."""
+        """``keep_usage`` says that the caller asked for the chunk that carries the usage."""
         self.id = f"chatcmpl-{secrets.token_hex(12)}" if chat else f"cmpl-{secrets.token_hex(12)}"
         self._head = {
             "id": self.id,
@@ -83,7 +83,7 @@ class ChunkWriter:
         return self._event([{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}])
 
     def done(self, usage: Usage | None, counted: dict[str, Any] | None = None) -> bytes:
-        """The usage, for who asked for it, and the end; ``counted`` is its object where the vendor tells more."""
+        """The usage, if the caller asked for it, and the end. ``counted`` is sent instead where the vendor has more."""
         if usage is None or not self._keep_usage:
             return DONE
         return self._event([], usage=counted or usage_object(usage)) + DONE
@@ -99,5 +99,5 @@ def usage_object(usage: Usage) -> dict[str, int]:
 
 
 def completion_id(prefix: str = "chatcmpl") -> str:
-    """A fresh id for an answer whose vendor gave none."""
+    """A new id for an answer to which the vendor gave none."""
     return f"{prefix}-{secrets.token_hex(12)}"

@@ -1,4 +1,4 @@
-"""What an upstream's refusal means to our caller: the one mapping from its status to our errors."""
+"""Errors of upstreams as errors of ours: the one mapping from an upstream's status."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sage.errors import (
 )
 
 CREDENTIAL_REFUSED = "upstream_credential_refused"
-"""The code of an error that speaks of our key."""
+"""The code of an error that is about our key."""
 _SECRET = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][A-Za-z0-9_\-*.]{6,}")
 _MAX_MESSAGE = 2000
 _LONGEST_WAIT = 86400.0
-_OURS: dict[int, type[SageError]] = {
+_ERROR_OF_STATUS: dict[int, type[SageError]] = {
     400: InvalidRequest,
     404: NotFound,
     408: DeadlineExceeded,
@@ -45,10 +45,10 @@ _OURS: dict[int, type[SageError]] = {
 def upstream_error(
     provider: str, status: int, body: Any, headers: Mapping[str, str], secrets: Collection[str] = ()
 ) -> SageError:
-    """The error of ours for an upstream's ``status`` and parsed ``body`` (anything).
+    """Our error for an upstream's ``status`` and parsed ``body``, which may be anything.
 
-    The upstream's 401 and 403 speak of *our* key, so they are a 502 here, without the upstream's text, which may quote
-    the key. 429 and 503 keep ``Retry-After``. ``secrets`` of ours are taken out of what the upstream says.
+    The upstream's 401 and 403 are about *our* key, so they become a 502, without the upstream's text, which may quote
+    the key. 429 and 503 keep ``Retry-After``. Our ``secrets`` are removed from the upstream's text.
     """
     if status in (401, 403, 407):
         return UpstreamFailed(
@@ -58,7 +58,7 @@ def upstream_error(
         )
     message, param, code = _detail(body, secrets)
     text = f"the provider '{provider}' answered {status}" + (f": {message}" if message else "")
-    kind = _OURS.get(status, UpstreamFailed)
+    kind = _ERROR_OF_STATUS.get(status, UpstreamFailed)
     if kind in (RateLimited, Unavailable):
         return kind(text, retry_after=retry_after(headers), code=code)
     return kind(text, param=param, code=code)
