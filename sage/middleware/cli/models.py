@@ -224,7 +224,7 @@ def _conditions(deployment: dict[str, Any]) -> list[str]:
         left = f" for {breaker['opens_for']:.0f} s" if breaker.get("opens_for") else ""
         found.append(f"breaker {breaker['state']}{left}: {breaker['last_failure']}")
     if deployment.get("cooling_for"):
-        found.append(f"told to wait {deployment['cooling_for']:.0f} s")
+        found.append(f"cooling down for {deployment['cooling_for']:.0f} s")
     return found
 
 

@@ -1,24 +1,24 @@
-"""Whose turn it is among a provider's keys, and which of them are left alone for a while."""
+"""A provider's API keys: whose turn it is, which are cooling down, and which were refused."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
 
-_REFUSED = 60.0
-"""Seconds for which a key that was refused is asked last."""
+_REFUSED_FOR = 60.0
+"""Seconds for which a refused key is taken last."""
 
 
 class ProviderQuota:
-    """What all deployments of one provider have in common: its bound on running requests, and its keys."""
+    """What all deployments of one provider share: its bound on running requests, and its keys."""
 
-    __slots__ = ("in_flight", "limit", "refused")
+    __slots__ = ("in_flight", "limit", "refused_until")
 
     def __init__(self, limit: int | None, keys: int) -> None:
-        """``limit``: requests at a time, if there is a bound."""
+        """``limit``: requests at a time; ``None`` means no bound."""
         self.limit = limit
         self.in_flight = 0
-        self.refused = [0.0] * max(1, keys)
+        self.refused_until = [0.0] * max(1, keys)
         """For each key, until when it counts as refused (``time.monotonic``)."""
 
     @property
@@ -27,55 +27,54 @@ class ProviderQuota:
 
 
 class Keys:
-    """The keys of one deployment, taken in turn; a server without keys, or of our own, counts as one key.
+    """The keys of one deployment, taken in turn; a server without keys counts as one key.
 
-    Vendors count requests for each model, so a key that was told to wait waits at this deployment only.
+    Vendors count requests for each model, so a key that is cooling down does so at this deployment only. All times are
+    those of ``time.monotonic``.
     """
 
-    __slots__ = ("_next", "_share", "_until", "until")
+    __slots__ = ("_cooling_until", "_next", "_quota", "cooling_until")
 
-    def __init__(self, share: ProviderQuota) -> None:
-        self._share = share
-        self._until = [0.0] * len(share.refused)
+    def __init__(self, quota: ProviderQuota) -> None:
+        self._quota = quota
+        self._cooling_until = [0.0] * len(quota.refused_until)
         self._next = 0
-        self.until = 0.0
-        """When the last key that was told to wait may be asked again (``time.monotonic``)."""
+        self.cooling_until = 0.0
+        """When the last of the keys has cooled down."""
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._cooling_until)
 
-    def pick(self, now: float, barred: Collection[int] = ()) -> int:
-        """The key whose turn it is, of those that may be asked now; the next one has the next turn."""
-        count = len(self._until)
+    def pick(self, now: float, excluded: Collection[int] = ()) -> int:
+        """The key whose turn it is, of those that may be used now; the next one has the next turn."""
+        count = len(self)
         order = [(self._next + step) % count for step in range(count)]
-        free = [key for key in order if key not in barred and self._until[key] <= now]
-        chosen = min(free, key=lambda key: self._refused(key, now))
+        usable = [key for key in order if key not in excluded and self._cooling_until[key] <= now]
+        chosen = min(usable, key=lambda key: max(0.0, self._quota.refused_until[key] - now))
         self._next = (chosen + 1) % count
         return chosen
 
-    def free_at(self, now: float, barred: Collection[int] = ()) -> float:
-        """When one of them may be asked: 0 at once, infinity if all are barred."""
-        if now >= self.until and not barred:
+    def available_at(self, now: float, excluded: Collection[int] = ()) -> float:
+        """When one of them may be used: 0 means now, infinity that all are excluded."""
+        if now >= self.cooling_until and not excluded:
             return 0.0
-        soonest = min((until for key, until in enumerate(self._until) if key not in barred), default=math.inf)
+        soonest = min((until for key, until in enumerate(self._cooling_until) if key not in excluded), default=math.inf)
         return soonest if soonest > now else 0.0
 
     def cool_down(self, key: int, until: float) -> None:
-        self._until[key] = max(self._until[key], until)
-        self.until = max(self.until, until)
+        """The upstream asks to wait with this key (``Retry-After``)."""
+        self._cooling_until[key] = max(self._cooling_until[key], until)
+        self.cooling_until = max(self.cooling_until, until)
 
     def cool_down_all(self, until: float) -> None:
-        for key in range(len(self._until)):
+        for key in range(len(self)):
             self.cool_down(key, until)
 
-    def refused(self, key: int, now: float) -> None:
-        """The upstream did not accept it: asked last for a while, but asked when there is no other."""
-        self._share.refused[key] = now + _REFUSED
+    def mark_refused(self, key: int, now: float) -> None:
+        """The upstream did not accept the key: for a while it is taken only when there is no other."""
+        self._quota.refused_until[key] = now + _REFUSED_FOR
 
     def describe(self, now: float) -> list[dict[str, float | int]]:
-        """For each key, never shown itself, the seconds for which it is left alone."""
-        until = [max(pair) for pair in zip(self._until, self._share.refused, strict=True)]
+        """For each key, which is never shown itself, the seconds for which it is left alone."""
+        until = [max(pair) for pair in zip(self._cooling_until, self._quota.refused_until, strict=True)]
         return [{"index": key, "cooling_for": round(max(0.0, until[key] - now), 3)} for key in range(len(until))]
-
-    def _refused(self, key: int, now: float) -> float:
-        return max(0.0, self._share.refused[key] - now)

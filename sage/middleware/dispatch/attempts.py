@@ -1,4 +1,4 @@
-"""One request on its way to an answer: what it may ask, what it has asked, and why it may not ask the rest."""
+"""One request on its way to an answer: what it may ask, what it has asked, and what came of that."""
 
 from __future__ import annotations
 
@@ -7,229 +7,183 @@ import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, Unsupported
+from sage.errors import RateLimited, SageError, Unsupported
 from sage.middleware.dispatch.balancing import choose
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.providers.base import ModelCall, Operation
-from sage.middleware.settings.settings import Routing
 
-_SHORT = 0.005  # seconds
+_TOLERANCE = 0.005
+"""Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
 
 
 class Unavailability(StrEnum):
-    """What keeps a request from a deployment."""
+    """Why a request may not ask a deployment now."""
 
     TRIED = "it has failed in this request"
     UNSUPPORTED = "its vendor cannot do what the request asks"
-    LATE = "the request has had its whole time"
+    LATE = "the request has no time left"
     OPEN = "its breaker is open"
-    COOLING = "it was told to wait"
-    FULL = "it has all the requests running that it may have"
+    COOLING = "it is cooling down, as its upstream asked (Retry-After)"
+    FULL = "it has reached max_concurrency"
 
 
 class AttemptPlan:
-    """Of one call; ``models`` are those that may answer it, in order, the one asked for first."""
+    """The attempts of one call at ``models``, the requested one first, then its fallbacks in their order.
+
+    Times are those of ``time.monotonic``.
+    """
 
     __slots__ = (
-        "_barred",
         "_call",
-        "_homes",
+        "_excluded_keys",
+        "_preferred",
         "_prefixes",
-        "_tried",
+        "_ruled_out",
         "attempts",
-        "begun",
         "failure",
-        "hurried",
+        "has_less_time",
         "models",
         "sent",
+        "started_at",
     )
 
-    def __init__(self, call: ModelCall, models: Sequence[PublicModel], begun: float, prefixes: Prefixes) -> None:
-        """``begun``: when its time began to run (``time.monotonic``)."""
+    def __init__(self, call: ModelCall, models: Sequence[PublicModel], started_at: float, prefixes: Prefixes) -> None:
+        """``started_at``: when the time of the call began to run."""
         self.models = models
-        self.begun = begun
+        self.started_at = started_at
         self.attempts = 0
-        """Requests that were sent to upstreams for it."""
+        """Requests that were sent to upstreams so far."""
         self.sent = False
-        """The attempt that runs has sent one."""
-        self.hurried = False
-        """The attempt that runs has less than its deployment's whole time."""
+        """Whether the current attempt has sent one."""
+        self.has_less_time = False
+        """Whether the current attempt has less than the whole time of its deployment."""
         self.failure: SageError | None = None
+        """The last failure."""
         self._call = call
         self._prefixes = prefixes
-        self._tried: dict[str, Unavailability] = {}
-        self._barred: dict[str, set[int]] = {}
-        self._homes: dict[str, str | None] = {}
+        self._ruled_out: dict[str, Unavailability] = {}  # by deployment
+        self._excluded_keys: dict[str, set[int]] = {}  # by provider
+        self._preferred: dict[str, str | None] = {}  # by model
 
     @property
-    def fresh(self) -> bool:
-        """Nothing sets it apart from other requests for its model."""
-        return not self._tried and not self._barred
+    def is_untouched(self) -> bool:
+        """Whether nothing was ruled out yet, so that it may ask whatever another new request may."""
+        return not self._ruled_out and not self._excluded_keys
 
-    def ends(self, models: Iterable[PublicModel]) -> float:
+    # Time
+
+    def deadline(self, models: Iterable[PublicModel]) -> float:
         """When the last deployment of ``models`` could no longer answer in time."""
-        return max((self.begun + d.timeouts.total for model in models for d in model.deployments), default=self.begun)
+        ends = (self.started_at + d.timeouts.total for model in models for d in model.deployments)
+        return max(ends, default=self.started_at)
 
-    def left(self, deployment: Deployment) -> float | None:
-        """The seconds that ``deployment`` has to answer; none if it has its whole time."""
+    def seconds_left(self, deployment: Deployment) -> float | None:
+        """The seconds that ``deployment`` has to answer; ``None`` means its whole time."""
         total = deployment.timeouts.total
-        left = self.begun + total - time.monotonic()
-        self.hurried = left < total - _SHORT
-        return max(left, _SHORT) if self.hurried else None
+        left = self.started_at + total - time.monotonic()
+        self.has_less_time = left < total - _TOLERANCE
+        return max(left, _TOLERANCE) if self.has_less_time else None
 
-    def may_go_on(self, at: float, patience: float) -> bool:
-        """Whether another attempt at ``at`` has somebody to ask, with so many seconds of waiting."""
-        if at >= self.ends(self.models):
+    def can_continue(self, at: float, patience: float) -> bool:
+        """Whether an attempt at the time ``at`` would find a deployment, with ``patience`` seconds of waiting."""
+        if at >= self.deadline(self.models):
             return False
-        return (
-            self.worth_waiting(self.models, at)
-            or self.soonest(self.models, at, Unavailability.COOLING) <= at + patience
-        )
+        cooled = self.available_from(self.models, at, Unavailability.COOLING)
+        return self.is_worth_waiting(self.models, at) or cooled <= at + patience
 
     # What it may ask
 
-    def bar(self, deployment: Deployment, now: float) -> Unavailability | None:
-        """What keeps it from ``deployment``; none if it may ask there now."""
-        if deployment.name in self._tried:
-            return self._tried[deployment.name]
-        if now >= self.begun + deployment.timeouts.total:
+    def unavailability(self, deployment: Deployment, now: float) -> Unavailability | None:
+        """Why it may not ask ``deployment`` now; ``None`` means that it may."""
+        if deployment.name in self._ruled_out:
+            return self._ruled_out[deployment.name]
+        if now >= self.started_at + deployment.timeouts.total:
             return Unavailability.LATE
         if not deployment.breaker.admits(now):
             return Unavailability.OPEN
-        free = deployment.keys.free_at(now, self._barred.get(deployment.provider.name, ()))
-        if free > now:
-            return Unavailability.TRIED if free == math.inf else Unavailability.COOLING
+        key_at = self._key_available_at(deployment, now)
+        if key_at > now:
+            return Unavailability.TRIED if key_at == math.inf else Unavailability.COOLING
         return Unavailability.FULL if deployment.full else None
 
-    def free_at(self, deployment: Deployment, now: float) -> float:
-        """When what keeps it from ``deployment`` ends by itself; infinity if nobody can tell."""
-        match self.bar(deployment, now):
+    def available_at(self, deployment: Deployment, now: float) -> float:
+        """When it may ask ``deployment`` if only time passes; infinity if time alone does not help."""
+        match self.unavailability(deployment, now):
             case None:
                 return now
             case Unavailability.OPEN if deployment.breaker.until > now:
                 return deployment.breaker.until
             case Unavailability.COOLING:
-                return deployment.keys.free_at(now, self._barred.get(deployment.provider.name, ()))
+                return self._key_available_at(deployment, now)
         return math.inf
 
-    def soonest(self, models: Iterable[PublicModel], now: float, bar: Unavailability | None = None) -> float:
-        """When the first of ``models`` is free by itself; with ``bar``, of those that only that keeps from it."""
-        found = (d for model in models for d in model.deployments if bar is None or self.bar(d, now) is bar)
-        return min((self.free_at(d, now) for d in found), default=math.inf)
+    def available_from(self, models: Iterable[PublicModel], now: float, reason: Unavailability | None = None) -> float:
+        """When the first deployment of ``models`` is available if only time passes.
 
-    def worth_waiting(self, models: Iterable[PublicModel], now: float) -> bool:
-        """Whether some deployment of ``models`` is only full, or not even that."""
-        return any(self.bar(d, now) in (None, Unavailability.FULL) for model in models for d in model.deployments)
+        With ``reason``, of those that are unavailable for that reason alone.
+        """
+        deployments = (d for model in models for d in model.deployments)
+        return min(
+            (self.available_at(d, now) for d in deployments if reason is None or self.unavailability(d, now) is reason),
+            default=math.inf,
+        )
+
+    def is_worth_waiting(self, models: Iterable[PublicModel], now: float) -> bool:
+        """Whether some deployment of ``models`` is available, or only full."""
+        worth = (None, Unavailability.FULL)
+        return any(self.unavailability(d, now) in worth for model in models for d in model.deployments)
 
     def claim(self, models: Iterable[PublicModel], now: float) -> DeploymentLease | None:
-        """A lease of the best deployment, of the first of ``models`` that has one to ask now."""
+        """A lease of the best available deployment, of the first of ``models`` that has one."""
         for model in models:
-            chosen, why = self.pick(model, now)
-            if chosen is not None:
-                key = chosen.keys.pick(now, self._barred.get(chosen.provider.name, ())) if len(chosen.keys) > 1 else 0
-                return DeploymentLease(chosen, key, model, why)
+            deployment, why = self.pick(model, now)
+            if deployment is not None:
+                excluded = self._excluded_keys.get(deployment.provider.name, ())
+                key = deployment.keys.pick(now, excluded) if len(deployment.keys) > 1 else 0
+                return DeploymentLease(deployment, key, model, why)
         return None
 
     def pick(self, model: PublicModel, now: float) -> tuple[Deployment | None, str]:
         """The deployment of ``model`` to ask now, and why that one."""
-        usable = [d for d in model.deployments if self.bar(d, now) is None]
+        usable = [d for d in model.deployments if self.unavailability(d, now) is None]
         if not usable:
             return None, ""
-        return choose(usable, self.home(model) if len(usable) > 1 else None)
+        return choose(usable, self.preferred(model) if len(usable) > 1 else None)
 
-    def home(self, model: PublicModel) -> str | None:
+    def preferred(self, model: PublicModel) -> str | None:
         """The deployment of ``model`` that answered this conversation's previous turn."""
         if self._call.operation is not Operation.CHAT:
             return None
-        if model.name not in self._homes:
-            self._homes[model.name] = self._prefixes.find(model.name, self._call.body.get("messages"))
-        return self._homes[model.name]
+        if model.name not in self._preferred:
+            self._preferred[model.name] = self._prefixes.find(model.name, self._call.body.get("messages"))
+        return self._preferred[model.name]
+
+    def _key_available_at(self, deployment: Deployment, now: float) -> float:
+        return deployment.keys.available_at(now, self._excluded_keys.get(deployment.provider.name, ()))
 
     # What came of it
 
-    def answered(self, lease: DeploymentLease) -> None:
+    def record_answer(self, lease: DeploymentLease) -> None:
         """``lease`` gave the answer: the conversation's next turn goes there too."""
         model = lease.model
         if model is not None and len(model.deployments) > 1 and self._call.operation is Operation.CHAT:
             self._prefixes.remember(model.name, self._call.body.get("messages"), lease.deployment.name)
 
-    def cannot(self, deployment: Deployment, why: Unsupported) -> None:
-        """The vendor cannot do what is asked, which costs nobody anything."""
-        self._tried[deployment.name] = Unavailability.UNSUPPORTED
+    def record_unsupported(self, deployment: Deployment, error: Unsupported) -> None:
+        """The vendor cannot do what is asked; nothing was sent."""
+        self._ruled_out[deployment.name] = Unavailability.UNSUPPORTED
         if self.failure is None:
-            self.failure = why
+            self.failure = error
 
-    def failed(self, lease: DeploymentLease, failure: SageError, of_key: bool) -> None:
-        """Never the same bad deployment again; if the failure speaks of its key, never that key.
+    def record_failure(self, lease: DeploymentLease, failure: SageError, of_key: bool) -> None:
+        """Rules the deployment out for this request, or only the key if the failure is ``of_key``.
 
-        Vendors count for each model, so with a single key, being told to wait speaks of the deployment.
+        Vendors count requests for each model, so a rate limit on a provider's single key rules the deployment out.
         """
         deployment, name = lease.deployment, lease.deployment.provider.name
         if of_key and (len(deployment.keys) > 1 or not isinstance(failure, RateLimited)):
-            self._barred.setdefault(name, set()).add(lease.key)
+            self._excluded_keys.setdefault(name, set()).add(lease.key)
         else:
-            self._tried[deployment.name] = Unavailability.TRIED
+            self._ruled_out[deployment.name] = Unavailability.TRIED
         self.failure = failure
-
-    def refusal(self, now: float, crowded: str = "") -> SageError:
-        """Why nobody can answer; ``crowded``: why it may not wait longer for a deployment that is full."""
-        bars = [self.bar(d, now) for model in self.models for d in model.deployments]
-        if self.failure is not None and not isinstance(self.failure, Unsupported):
-            return self.failure
-        name = self.models[0].name
-        if not bars:
-            faults = "; ".join(fault for model in self.models for fault in model.faults)
-            return Unavailable(f"model '{name}' cannot serve: {faults}", param="model", code="model_unavailable")
-        if Unavailability.FULL in bars or None in bars:
-            return Unavailable(f"{self._full(now)}; {crowded}", code="overloaded")
-        cools, opens = self._next(Unavailability.COOLING, now), self._next(Unavailability.OPEN, now)
-        if Unavailability.COOLING in bars and (Unavailability.OPEN not in bars or cools <= opens):
-            return RateLimited(
-                f"everything that answers for model '{name}' was told to wait by its upstream; try again in "
-                f"{cools:.1f} s",
-                retry_after=cools,
-            )
-        if Unavailability.OPEN in bars:
-            return self._left_alone(opens, now)
-        if self.failure is not None:
-            return self.failure
-        limit = self.ends(self.models) - self.begun
-        return DeadlineExceeded(f"model '{name}' had no time left to answer of {limit:g} s", code="total_timeout")
-
-    def _next(self, bar: Unavailability, now: float) -> float:
-        """Seconds until the first of those under ``bar`` is free; one where nobody can tell."""
-        seconds = self.soonest(self.models, now, bar) - now
-        return 1.0 if seconds == math.inf else max(0.0, seconds)
-
-    def _full(self, now: float) -> str:
-        full = next(
-            d for model in self.models for d in model.deployments if self.bar(d, now) in (Unavailability.FULL, None)
-        )
-        if full.share.full:
-            who = full.provider.name
-            where = f"llm.providers.{who}.max_concurrency"
-            return f"the provider '{who}' has its {full.share.limit} requests running ({where})"
-        return f"'{full.name}' has its {full.max_concurrency} requests running (max_concurrency of its model)"
-
-    def _left_alone(self, seconds: float, now: float) -> Unavailable:
-        found = (
-            d.breaker.last
-            for model in self.models
-            for d in model.deployments
-            if self.bar(d, now) is Unavailability.OPEN
-        )
-        last = next((failure.message for failure in found if failure is not None), "")
-        return Unavailable(
-            f"everything that answers for model '{self.models[0].name}' has failed too often in a row and is left "
-            f"alone for {seconds:.1f} s; the last failure: {last}",
-            retry_after=seconds,
-            code="upstream_left_alone",
-        )
-
-
-def crowded(model: PublicModel, routing: Routing) -> str:
-    """Why a request for ``model`` may not wait longer for a deployment that is full."""
-    if model.waiting >= routing.queue_size:
-        return f"{model.waiting} requests wait already (llm.routing.queue_size); try again soon"
-    return f"none ended within {routing.queue_timeout:g} s (llm.routing.queue_timeout); try again soon"

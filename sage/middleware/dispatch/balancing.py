@@ -1,4 +1,4 @@
-"""Who answers, of the deployments that can: pure functions of what is known."""
+"""Which of the available deployments is asked: a pure function of their state."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-_MORE = 4
-"""So many more running requests than the least loaded a deployment may have and still keep its conversations."""
+_MOST_EXTRA = 4
+"""A deployment keeps its conversations unless it has more than so many more requests running than the least loaded."""
 
 
 class Choosable(Protocol):
-    """What is asked of a deployment."""
+    """What the choice looks at."""
 
     @property
     def name(self) -> str: ...
@@ -26,21 +26,21 @@ class Choosable(Protocol):
 D = TypeVar("D", bound=Choosable)
 
 
-def choose(usable: Sequence[D], home: str | None = None) -> tuple[D, str]:
-    """The one to ask, and why.
+def choose(usable: Sequence[D], preferred: str | None = None) -> tuple[D, str]:
+    """The deployment to ask, and why.
 
-    The lowest priority number first; there, the conversation's ``home`` unless it is much busier than others; else a
-    draw by weight, and among those of the weight drawn the least loaded.
+    The lowest priority number first. Within it the conversation's ``preferred`` deployment, unless it is much busier
+    than others; else a draw by weight, and among those of the drawn weight the least loaded.
     """
     if len(usable) == 1:
         return usable[0], "it is the only one that can answer now"
-    first = min(d.priority for d in usable)
-    group = [d for d in usable if d.priority == first]
+    lowest = min(d.priority for d in usable)
+    group = [d for d in usable if d.priority == lowest]
     if len(group) == 1:
-        return group[0], f"it has the lowest priority number ({first}) of those that can answer now"
+        return group[0], f"it has the lowest priority number ({lowest}) of those that can answer now"
     least = min(d.in_flight for d in group)
     for deployment in group:
-        if deployment.name == home and deployment.in_flight - least <= _MORE:
+        if deployment.name == preferred and deployment.in_flight - least <= _MOST_EXTRA:
             return deployment, "it answered this conversation's previous turn, whose beginning it has in its cache"
     drawn = random.choices(group, [d.weight for d in group])[0]  # noqa: S311
     equals = [d for d in group if d.weight == drawn.weight]

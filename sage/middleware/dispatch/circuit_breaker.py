@@ -5,15 +5,15 @@ from __future__ import annotations
 from sage.errors import SageError
 from sage.middleware.settings.settings import Routing
 
-_LONGEST = 12.0
-"""The longest pause, in pauses."""
+_LONGEST_PAUSE = 12.0
+"""In units of ``breaker_pause``."""
 
 
 class Breaker:
     """``closed`` (requests go), ``open`` (none goes before ``until``) or ``half_open`` (one probe goes).
 
-    Whoever sends a request says so by :meth:`take`, and what became of it by one of :meth:`succeed`, :meth:`fail` and
-    :meth:`give_back`. All times are those of ``time.monotonic``.
+    A request begins with :meth:`take` and ends with one of :meth:`succeed`, :meth:`fail` and :meth:`give_back`. All
+    times are those of ``time.monotonic``.
     """
 
     __slots__ = ("_trips", "failures", "last", "probing", "until")
@@ -24,9 +24,9 @@ class Breaker:
         self.until = 0.0
         """When the next probe may go; 0 while it is closed."""
         self.probing = False
-        """The one probe is on its way."""
+        """Whether the one probe is on its way."""
         self.last: SageError | None = None
-        """The last failure of the row."""
+        """The last of them."""
         self._trips = 0
 
     def state(self, now: float) -> str:
@@ -39,32 +39,32 @@ class Breaker:
         return not self.until or (now >= self.until and not self.probing)
 
     def take(self) -> bool:
-        """A request goes. Tells whether it is the probe."""
+        """A request goes; returns whether it is the probe."""
         self.probing = bool(self.until)
         return self.probing
 
     def answered(self, limit: int) -> None:
-        """The probe has its first byte: others may go; the next failure opens again at once (``limit`` in a row)."""
+        """The probe got its first byte: other requests may go, and the next failure opens it again at once."""
         self.until, self.probing = 0.0, False
         self.failures = limit - 1
 
     def succeed(self) -> None:
-        """A whole answer came. What was sent before the breaker opened says nothing any more."""
+        """A whole answer came. While the breaker is not closed, answers to earlier requests do not count."""
         if not self.until:
             self.failures = self._trips = 0
             self.last = None
 
     def fail(self, now: float, failure: SageError, probe: bool, routing: Routing) -> None:
-        """A request failed; only the probe's failure counts while it is not closed."""
+        """A request failed. While the breaker is not closed, only the failure of the probe counts."""
         if self.until and not probe:
             return
         self.failures += 1
         self.last = failure.with_traceback(None)
         if probe or self.failures >= routing.breaker_failures:
-            self.until = now + routing.breaker_pause * min(2.0 ** min(self._trips, 64), _LONGEST)
+            self.until = now + routing.breaker_pause * min(2.0 ** min(self._trips, 64), _LONGEST_PAUSE)
             self.probing = False
             self._trips += 1
 
     def give_back(self) -> None:
-        """The probe ended without telling anything of the deployment: another one may go."""
+        """The probe ended without showing anything of the deployment: another one may go."""
         self.probing = False

@@ -1,4 +1,4 @@
-"""What answers for a public model: its deployments, and the leases under which they answer."""
+"""Public models, their deployments, and the leases of requests on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sage.middleware.settings.settings import Routing
 
 
 class Deployment:
-    """One place that answers for a model, how busy it is and how well."""
+    """One model at one provider: how busy it is, and its health."""
 
     __slots__ = (
         "breaker",
@@ -36,13 +36,13 @@ class Deployment:
         "model",
         "name",
         "name_in_headers",
-        "plain",
         "priority",
         "provider",
+        "quota",
         "retries",
-        "share",
         "target",
         "timeouts",
+        "unconstrained",
         "weight",
     )
 
@@ -52,7 +52,7 @@ class Deployment:
         target: UpstreamModel,
         timeouts: Timeouts,
         managed: ManagedModel | None,
-        share: ProviderQuota,
+        quota: ProviderQuota,
         *,
         weight: float = 1.0,
         priority: int = 0,
@@ -67,8 +67,8 @@ class Deployment:
         self.name_in_headers = quote(self.name, safe="/:@+,;=()!$&'*~ ").encode()
         self.timeouts = timeouts
         self.managed = managed
-        self.share = share
-        """What it has in common with its provider's other deployments."""
+        self.quota = quota
+        """What it shares with the other deployments of its provider."""
         self.weight = weight
         self.priority = priority
         self.max_concurrency = max_concurrency
@@ -76,29 +76,29 @@ class Deployment:
         self.in_flight = 0
         self.last_used: float | None = None
         self.hosted_state: str | None = None
-        """Of a model that its server loads itself: what was last heard; none if nothing was."""
+        """For a model that its own server loads: the last state that the server told; ``None`` means unknown."""
         self.hosted_error: dict[str, Any] | None = None
         self.hosted_memory: int | None = None
         self.breaker = Breaker()
-        self.keys = Keys(share)
-        self.plain = max_concurrency is None and share.limit is None and len(self.keys) == 1
-        """It has one key and no bound, so that nothing has to be looked at but its health."""
+        self.keys = Keys(quota)
+        self.unconstrained = max_concurrency is None and quota.limit is None and len(self.keys) == 1
+        """One key and no bound: only its health decides whether it can be asked."""
 
     @property
     def full(self) -> bool:
-        """It, or its provider, has all the requests running that it may have."""
-        return self.share.full or (self.max_concurrency is not None and self.in_flight >= self.max_concurrency)
+        """Whether it or its provider has reached ``max_concurrency``."""
+        return self.quota.full or (self.max_concurrency is not None and self.in_flight >= self.max_concurrency)
 
     @property
     def state(self) -> str:
-        """``unknown`` for a model whose own server was not heard."""
+        """``unknown`` for a model whose own server has told nothing yet."""
         if self.managed is not None:
             return str(self.managed.state)
         return (self.hosted_state or "unknown") if self.provider.host is not None else "ready"
 
     @property
     def memory(self) -> int | None:
-        """Bytes that it takes once it is loaded, or takes at its own server, where that is known."""
+        """Bytes that it takes once loaded, here or at its own server; ``None`` means unknown."""
         return (self.managed.size or None) if self.managed is not None else self.hosted_memory
 
     def describe(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Deployment:
         }
 
     def health(self, now: float) -> dict[str, Any]:
-        """Its breaker, and for how many seconds it and each of its keys is left alone."""
+        """Its breaker, and for how many seconds it and each of its keys is not asked."""
         until = self.breaker.until
         return {
             "breaker": {
@@ -127,7 +127,7 @@ class Deployment:
                 "opens_for": round(max(0.0, until - now), 3) if until else None,
                 "last_failure": self.breaker.last.message if self.breaker.last is not None else None,
             },
-            "cooling_for": round(max(0.0, self.keys.free_at(now) - now), 3),
+            "cooling_for": round(max(0.0, self.keys.available_at(now) - now), 3),
             "keys": self.keys.describe(now),
         }
 
@@ -135,26 +135,26 @@ class Deployment:
 class DeploymentLease:
     """What one request holds of a deployment while it runs: its slot, a key, its engine, and perhaps the probe.
 
-    Made when the deployment was found to be usable. One of :meth:`succeeded` and :meth:`failed` tells what became of
-    the request, neither that nothing was learnt; :meth:`close` must follow.
+    Made when the deployment can be asked. :meth:`succeeded` or :meth:`failed` says what became of the request; neither
+    is called when the request showed nothing of the deployment. :meth:`close` must follow.
     """
 
     __slots__ = ("_engine_lease", "deployment", "key", "model", "probe", "why")
 
     def __init__(self, deployment: Deployment, key: int = 0, model: PublicModel | None = None, why: str = "") -> None:
         deployment.in_flight += 1
-        deployment.share.in_flight += 1
+        deployment.quota.in_flight += 1
         self.deployment = deployment
         self.key = key
-        """Which of the provider's endpoints it asks."""
+        """The index of the provider's endpoint that it asks."""
         self.model = model
-        """The model that it answers for, where a choice was made."""
+        """The model that it answers for; ``None`` where there was no choice."""
         self.why = why
         self.probe = deployment.breaker.take() if deployment.breaker.until else False
         self._engine_lease: ModelLease | None = None
 
     async def open(self) -> Endpoint:
-        """Where to send the request; of a managed model, once its engine is ready."""
+        """Where to send the request. Makes the engine of a managed model ready first."""
         managed = self.deployment.managed
         if managed is None:
             provider = self.deployment.provider
@@ -166,29 +166,29 @@ class DeploymentLease:
         self._engine_lease = lease
         return endpoint
 
-    async def lost(self, within: float) -> SageError | None:
-        """Why the engine that it asked is gone; none if it lives, which takes ``within`` seconds to say."""
-        return await self._engine_lease.lost(within) if self._engine_lease is not None else None
+    async def engine_death(self, within: float) -> SageError | None:
+        """Why its engine ended; ``None`` if the engine lives, which takes ``within`` seconds to find out."""
+        return await self._engine_lease.engine_death(within) if self._engine_lease is not None else None
 
     def answered(self, routing: Routing) -> None:
-        """The first byte of the answer is there."""
+        """The first byte of the answer came."""
         if self.probe:
             self.probe = False
             self.deployment.breaker.answered(routing.breaker_failures)
 
     def succeeded(self) -> None:
-        """The whole answer is there."""
+        """The whole answer came."""
         breaker = self.deployment.breaker
         if breaker.failures:
             breaker.succeed()
 
     def failed(self, failure: SageError, now: float, routing: Routing) -> None:
-        """Notes what ``failure`` says of the deployment or of the key."""
+        """Records what ``failure`` shows of the deployment or of the key."""
         deployment = self.deployment
         if isinstance(failure, RateLimited):
             deployment.keys.cool_down(self.key, now + (failure.retry_after or 0.0))
         elif failure.code == CREDENTIAL_REFUSED:
-            deployment.keys.refused(self.key, now)
+            deployment.keys.mark_refused(self.key, now)
         elif not isinstance(failure, EngineFailed) and isinstance(
             failure, UpstreamFailed | DeadlineExceeded | Unavailable
         ):
@@ -196,12 +196,12 @@ class DeploymentLease:
             self.probe = False
 
     def close(self) -> None:
-        """Lets everything go."""
+        """Gives everything back."""
         deployment = self.deployment
         if self.probe:
             deployment.breaker.give_back()
         deployment.in_flight -= 1
-        deployment.share.in_flight -= 1
+        deployment.quota.in_flight -= 1
         deployment.last_used = time.time()
         if self._engine_lease is not None:
             self._engine_lease.release()
@@ -209,18 +209,19 @@ class DeploymentLease:
 
 @dataclass(slots=True)
 class PublicModel:
-    """A name that callers use. ``registered`` tells whether the configuration or the program gave it."""
+    """A name that callers use, with what answers for it."""
 
     name: str
     deployments: list[Deployment]
     fallbacks: tuple[str, ...] = ()
     registered: bool = True
+    """Whether it was registered, rather than made of a provider's name and a model of it."""
     faults: list[str] = field(default_factory=list)
-    """Why deployments that were asked for are not there."""
+    """Why deployments that are configured for it cannot be used."""
     source: str = "config"
-    """Who gave it: ``config``, ``provider``, ``program`` or ``runtime``."""
+    """Where it was registered: ``config``, ``provider``, ``program`` or ``runtime``."""
     shadows: bool = False
-    """One of the same name was registered at run time, and waits until this one is gone."""
+    """A model of the same name that was registered at run time waits until this one is removed."""
     preload: bool = False
     pin: bool = False
     waiting: int = 0
@@ -229,7 +230,7 @@ class PublicModel:
 
     @property
     def label(self) -> str:
-        """The name in metrics: made from the configuration, never from a request's text."""
+        """The name in metrics: from the configuration, never the text of a request."""
         return self.name if self.registered else f"{self.deployments[0].provider.name}/*"
 
     def describe(self) -> dict[str, Any]:

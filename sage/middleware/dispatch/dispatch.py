@@ -1,4 +1,4 @@
-"""Chooses a deployment, makes the call, and tries another one while no byte has gone to the client yet."""
+"""Chooses a deployment, makes the call, and tries another one as long as no byte has gone to the client."""
 
 from __future__ import annotations
 
@@ -7,172 +7,174 @@ import math
 import time
 
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
-from sage.middleware.dispatch import retry_budget as retries
-from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability, crowded
+from sage.middleware.dispatch import retry_budget
+from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
 from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import DeploymentQueue
-from sage.middleware.dispatch.upstream_call import UpstreamCall, death_of_engine, timeout_error
+from sage.middleware.dispatch.refusal import refusal
+from sage.middleware.dispatch.upstream_call import UpstreamCall, engine_death, timeout_error
 from sage.middleware.providers.base import Endpoint, ModelCall
 from sage.middleware.providers.transport import Transport, UpstreamResponse
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.settings import Routing
 
-# What another deployment may do better; anything else is the caller's to mend.
-_ANOTHER = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)
-# The transport keeps the limit of the whole time more gently, where it waits for an upstream's bytes. Later than that a
-# call is cancelled whatever it waits for: a head that trickles, or a client that does not read.
-_LATER = 0.1
+# Another deployment may do better; any other error is the caller's to mend.
+_RETRYABLE = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)
+# The transport ends a call more gently, where it waits for the upstream's bytes. This much later the call is cancelled
+# wherever it stands: in a head that trickles, or before a client that does not read.
+_CANCEL_LATER = 0.1
 _NOWHERE = Endpoint("http://nowhere.invalid")
 
 
 class Dispatch:
-    """The way of a call to an answer, over the deployments of a model and of its fallbacks."""
+    """Leads a call to an answer, over the deployments of its model and of the model's fallbacks."""
 
     def __init__(self, transport: Transport, routing: Routing | None = None) -> None:
         self._transport = transport
         self._routing = routing or Routing()
-        self._slots = DeploymentQueue(self._routing.queue_size)
+        self._queue = DeploymentQueue(self._routing.queue_size)
         self._prefixes = Prefixes()
 
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
 
         At most three requests go upstream, and none to the same deployment, or with the same key, after it failed.
-        Raises what the last of them raised, or why none was made.
+        Raises the last failure, or why no request was made.
         """
-        begun = time.monotonic()
-        course = AttemptPlan(call, models, begun, self._prefixes)
-        first = models[0].deployments[0] if len(models[0].deployments) == 1 else None
-        if first is not None and first.plain and not first.breaker.until and first.keys.until <= begun:
-            lease = DeploymentLease(first)
+        started_at = time.monotonic()
+        plan = AttemptPlan(call, models, started_at, self._prefixes)
+        only = models[0].deployments[0] if len(models[0].deployments) == 1 else None
+        if only is not None and only.unconstrained and not only.breaker.until and only.keys.cooling_until <= started_at:
+            lease = DeploymentLease(only)
         else:
-            lease = await self._lease(course)
+            lease = await self._lease(plan)
         while True:
             try:
-                return await self._attempt(call, course, lease)
+                return await self._attempt(call, plan, lease)
             except Unsupported as exc:
-                course.cannot(lease.deployment, exc)
-            except _ANOTHER as exc:
-                course.failed(lease, exc, _speaks_of_key(exc))
-                if course.sent:
-                    await self._pause(course, lease, exc)
-            lease = await self._lease(course)
+                plan.record_unsupported(lease.deployment, exc)
+            except _RETRYABLE as exc:
+                plan.record_failure(lease, exc, _concerns_key(exc))
+                if plan.sent:
+                    await self._pause(plan, lease, exc)
+            lease = await self._lease(plan)
 
     def explain(self, call: ModelCall, models: list[PublicModel]) -> Explanation:
-        """What would be chosen now for ``call``, and why; asks nobody and changes nothing."""
+        """What would be chosen now for ``call``, and why; sends nothing and changes nothing."""
         now = time.monotonic()
-        course = AttemptPlan(call, models, now, self._prefixes)
+        plan = AttemptPlan(call, models, now, self._prefixes)
         for deployment in (d for model in models for d in model.deployments):
             try:
                 deployment.provider.encode(call, deployment.target, _NOWHERE)
             except Unsupported as exc:
-                course.cannot(deployment, exc)
+                plan.record_unsupported(deployment, exc)
             except SageError:
-                pass  # the request is at fault, not who was chosen
-        return explanation(course, now, self._routing)
+                pass  # the request itself is wrong, which says nothing of the deployment
+        return explanation(plan, now, self._routing)
 
-    def end(self, lease: DeploymentLease, failure: SageError | None = None, *, whole: bool = False) -> None:
-        """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
+    def end(self, lease: DeploymentLease, failure: SageError | None = None, *, is_complete: bool = False) -> None:
+        """Takes ``lease`` back, with what was learnt: a failure, or a complete answer."""
         if failure is not None:
             lease.failed(failure, time.monotonic(), self._routing)
-        elif whole:
+        elif is_complete:
             lease.succeeded()
-        self._slots.give_back(lease)
+        self._queue.give_back(lease)
 
-    async def _lease(self, course: AttemptPlan) -> DeploymentLease:
-        """The next deployment to ask, waited for if it must be; raises if there is none."""
+    async def _lease(self, plan: AttemptPlan) -> DeploymentLease:
+        """The next deployment to ask, after a wait if there must be one; raises if there is none."""
         now = time.monotonic()
-        patience = now + self._routing.queue_timeout
-        for place, model in enumerate(course.models, 1):
-            lease = self._slots.claim(course, (model,))
-            if lease is None and course.worth_waiting((model,), now):
-                hoped = course.models[:place]  # one of those before may be free sooner
-                lease = await self._slots.wait(course, hoped, min(patience, course.ends(hoped)))
+        limit = now + self._routing.queue_timeout
+        for count, model in enumerate(plan.models, 1):
+            lease = self._queue.claim(plan, (model,))
+            if lease is None and plan.is_worth_waiting((model,), now):
+                until_here = plan.models[:count]  # a model before this one may be free sooner
+                lease = await self._queue.wait(plan, until_here, min(limit, plan.deadline(until_here)))
                 now = time.monotonic()
             if lease is not None:
                 return lease
-        patience = min(patience, course.ends(course.models))
-        if course.soonest(course.models, now, Unavailability.COOLING) <= patience:
-            lease = await self._slots.wait(course, course.models, patience, whole=True)
+        limit = min(limit, plan.deadline(plan.models))
+        if plan.available_from(plan.models, now, Unavailability.COOLING) <= limit:
+            lease = await self._queue.wait(plan, plan.models, limit, is_last_resort=True)
             if lease is not None:
                 return lease
-        raise course.refusal(time.monotonic(), crowded(course.models[0], self._routing))
+        raise refusal(plan, time.monotonic(), self._routing)
 
-    async def _attempt(self, call: ModelCall, course: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
+    async def _attempt(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
         deployment = lease.deployment
-        course.sent = False
-        exchange: UpstreamCall | None = None
+        plan.sent = False
+        upstream: UpstreamCall | None = None
         response: UpstreamResponse | None = None
         try:
             if deployment.managed is None and not deployment.provider.asleep:
                 endpoint = deployment.provider.endpoints[lease.key]
             else:
-                endpoint = await _engine_of(lease, course)
+                endpoint = await _ready_endpoint(lease, plan)
             request = deployment.provider.encode(call, deployment.target, endpoint)
             request.timeouts, request.socket = deployment.timeouts, endpoint.socket
             if lease.model is not None:
-                request.total = course.left(deployment)
-            call.deadline = course.begun + deployment.timeouts.total + _LATER
+                request.total = plan.seconds_left(deployment)
+            call.deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
             if call.on_deadline is not None:
                 call.on_deadline()
-            course.sent = True
-            course.attempts += 1
-            if course.attempts == 1:
-                course.models[0].budget.request(course.begun)
+            plan.sent = True
+            plan.attempts += 1
+            if plan.attempts == 1:
+                plan.models[0].budget.request(plan.started_at)
             response = await self._transport.send(request)
-            exchange = UpstreamCall(lease, response, call, self)
-            await exchange.begin()
+            upstream = UpstreamCall(lease, response, call, self)
+            await upstream.begin()
         except BaseException as exc:
             if response is not None:
                 response.close()
-            meant = await self._lost(call, course, lease, exc, exchange)
-            if meant is exc:
+            error = await self._give_up(call, plan, lease, exc, upstream)
+            if error is exc:
                 raise
-            raise meant from exc
-        exchange.attempts = course.attempts
+            raise error from exc
+        upstream.attempts = plan.attempts
         if lease.model is not None:
             if lease.probe:
                 lease.answered(self._routing)
-                self._slots.serve()
-            course.answered(lease)
+                self._queue.serve()
+            plan.record_answer(lease)
         if not call.stream:
             lease.succeeded()
-        return exchange
+        return upstream
 
-    async def _lost(
+    async def _give_up(
         self,
         call: ModelCall,
-        course: AttemptPlan,
+        plan: AttemptPlan,
         lease: DeploymentLease,
         exc: BaseException,
-        exchange: UpstreamCall | None,
+        upstream: UpstreamCall | None,
     ) -> BaseException:
-        """What ``exc`` means, with the lease given back and blame where it belongs."""
-        blamed: SageError | None = None
+        """Gives the lease of a failed attempt back, with the failure if it is the deployment's; the error to raise."""
+        failure: SageError | None = None
         try:
-            meant = timeout_error(call, lease.deployment, exc) or exc
-            ends, call.deadline = call.deadline, math.inf  # the attempt is over: nobody is to cancel what follows
-            lost = await death_of_engine(lease, exc, ends)
-            if lost is not None:
-                return lost  # the model's owner sees to it
-            cut_short = course.hurried and getattr(meant, "code", "") == "total_timeout"
-            if course.sent and isinstance(meant, SageError) and not cut_short:
-                blamed = meant
+            error = timeout_error(call, lease.deployment, exc) or exc
+            # The attempt is over: what follows is not to be cancelled.
+            deadline, call.deadline = call.deadline, math.inf
+            death = await engine_death(lease, exc, deadline)
+            if death is not None:
+                return death  # the owner of the model starts the engine again
+            cut_short = plan.has_less_time and getattr(error, "code", "") == "total_timeout"
+            if plan.sent and isinstance(error, SageError) and not cut_short:
+                failure = error
         finally:
-            if exchange is not None and exchange.cooldown is not None:
-                lease.deployment.keys.cool_down_all(time.monotonic() + exchange.cooldown)
-            self.end(lease, blamed)
-        return meant
+            if upstream is not None and upstream.cooldown is not None:
+                lease.deployment.keys.cool_down_all(time.monotonic() + upstream.cooldown)
+            self.end(lease, failure)
+        return error
 
-    async def _pause(self, course: AttemptPlan, lease: DeploymentLease, failure: SageError) -> None:
+    async def _pause(self, plan: AttemptPlan, lease: DeploymentLease, failure: SageError) -> None:
         """Waits before another attempt; raises ``failure`` if there is to be none."""
-        now, budget = time.monotonic(), course.models[0].budget
-        wait = retries.pause(course.attempts)
+        now, budget = time.monotonic(), plan.models[0].budget
+        wait = retry_budget.pause(plan.attempts)
         if (
-            course.attempts > min(retries.MOST, lease.deployment.retries)
-            or not course.may_go_on(now + wait, self._routing.queue_timeout)
+            plan.attempts > min(retry_budget.MOST, lease.deployment.retries)
+            or not plan.can_continue(now + wait, self._routing.queue_timeout)
             or not budget.left(now)
         ):
             raise failure
@@ -180,13 +182,13 @@ class Dispatch:
         await asyncio.sleep(wait)
 
 
-async def _engine_of(lease: DeploymentLease, course: AttemptPlan) -> Endpoint:
-    """Where a model serves that has to be loaded, or woken, first; the time that it takes has a limit of its own."""
+async def _ready_endpoint(lease: DeploymentLease, plan: AttemptPlan) -> Endpoint:
+    """Loads or wakes the model first. That has a time limit of its own and does not count as the call's time."""
     began = time.monotonic()
     endpoint = await lease.open()
-    course.begun += time.monotonic() - began
+    plan.started_at += time.monotonic() - began
     return endpoint
 
 
-def _speaks_of_key(failure: SageError) -> bool:
+def _concerns_key(failure: SageError) -> bool:
     return isinstance(failure, RateLimited) or failure.code == CREDENTIAL_REFUSED

@@ -1,60 +1,63 @@
-"""What would be chosen for a request and why, told without asking anybody and without changing anything."""
+"""``POST /models/{name}/explain``: what would be chosen for a request and why, without asking or changing anything."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sage.middleware.dispatch import retry_budget as retries
-from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability, crowded
+from sage.middleware.dispatch import retry_budget
+from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
+from sage.middleware.dispatch.refusal import refusal
 from sage.middleware.settings.settings import Routing
 
 Explanation = dict[str, Any]
 
 
-def explanation(course: AttemptPlan, now: float, routing: Routing) -> Explanation:
+def explanation(plan: AttemptPlan, now: float, routing: Routing) -> Explanation:
     """The answer of ``POST /models/{name}/explain``. Times are seconds from now."""
-    asked = course.models[0]
-    home = next((name for model in course.models if (name := course.home(model))), None)
-    chosen, reason = _chosen(course, now, routing)
+    requested = plan.models[0]
+    sticky = next((name for model in plan.models if (name := plan.preferred(model))), None)
+    chosen, reason = _choice(plan, now, routing)
     return {
-        "model": asked.name,
+        "model": requested.name,
         "chosen": chosen,
         "reason": reason,
-        "candidates": [_candidate(course, model, d, now) for model in course.models for d in model.deployments],
-        "faults": [fault for model in course.models for fault in model.faults],
-        "sticky": home,
-        "waiting": asked.waiting,
+        "candidates": [_candidate(plan, model, d, now) for model in plan.models for d in model.deployments],
+        "faults": [fault for model in plan.models for fault in model.faults],
+        "sticky": sticky,
+        "waiting": requested.waiting,
         "retries": {
-            "allowed": min(retries.MOST, max((d.retries for d in asked.deployments), default=0)),
-            "budget_left": asked.budget.left(now),
+            "allowed": min(retry_budget.MOST, max((d.retries for d in requested.deployments), default=0)),
+            "budget_left": requested.budget.left(now),
         },
         "queue_timeout": routing.queue_timeout,
-        "deadline": max(0.0, course.ends((asked,)) - now),
+        "deadline": max(0.0, plan.deadline((requested,)) - now),
     }
 
 
-def _chosen(course: AttemptPlan, now: float, routing: Routing) -> tuple[str | None, str]:
-    asked = course.models[0]
-    may_wait = asked.waiting < routing.queue_size
-    behind = f", behind {asked.waiting} requests" if asked.waiting else ""
-    for model in course.models:
-        deployment, why = course.pick(model, now)
+def _choice(plan: AttemptPlan, now: float, routing: Routing) -> tuple[str | None, str]:
+    """The deployment that would be asked, if there is one, and the reason."""
+    requested = plan.models[0]
+    may_wait = requested.waiting < routing.queue_size
+    behind = f", behind {requested.waiting} requests" if requested.waiting else ""
+    for model in plan.models:
+        deployment, why = plan.pick(model, now)
         if deployment is not None:
-            if model is not asked:
-                why = f"nothing of model '{asked.name}' can answer now; {why} of its fallback '{model.name}'"
+            if model is not requested:
+                why = f"nothing of model '{requested.name}' can answer now; {why} of its fallback '{model.name}'"
             return deployment.name, why
-        if may_wait and course.worth_waiting((model,), now):
+        if may_wait and plan.is_worth_waiting((model,), now):
             return None, f"it would wait for a deployment of model '{model.name}' that is full now{behind}"
-    cools = course.soonest(course.models, now, Unavailability.COOLING)
-    if may_wait and cools <= min(now + routing.queue_timeout, course.ends(course.models)):
-        return None, f"it would wait {cools - now:.1f} s for a deployment that was told to wait{behind}"
-    return None, course.refusal(now, crowded(asked, routing)).message
+    cooled = plan.available_from(plan.models, now, Unavailability.COOLING)
+    if may_wait and cooled <= min(now + routing.queue_timeout, plan.deadline(plan.models)):
+        return None, f"it would wait {cooled - now:.1f} s for a deployment that is cooling down{behind}"
+    return None, refusal(plan, now, routing).message
 
 
-def _candidate(course: AttemptPlan, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
-    bar = course.bar(deployment, now)
+def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
+    reason = plan.unavailability(deployment, now)
     managed = deployment.managed
+    in_time = reason not in (Unavailability.FULL, None)
     return {
         "deployment": deployment.name,
         "of": model.name,
@@ -62,18 +65,18 @@ def _candidate(course: AttemptPlan, model: PublicModel, deployment: Deployment, 
         "weight": deployment.weight,
         "in_flight": deployment.in_flight,
         "max_concurrency": deployment.max_concurrency,
-        "provider_in_flight": deployment.share.in_flight,
-        "provider_max_concurrency": deployment.share.limit,
+        "provider_in_flight": deployment.quota.in_flight,
+        "provider_max_concurrency": deployment.quota.limit,
         "waiting": model.waiting,
         "state": str(managed.state) if managed is not None else "ready",
         **deployment.health(now),
-        "usable": bar is None,
-        "reason": str(bar) if bar is not None else _ready(deployment),
-        "free_in": None if bar in (Unavailability.FULL, None) else _seconds(course.free_at(deployment, now) - now),
+        "usable": reason is None,
+        "reason": str(reason) if reason is not None else _why_usable(deployment),
+        "free_in": _seconds(plan.available_at(deployment, now) - now) if in_time else None,
     }
 
 
-def _ready(deployment: Deployment) -> str:
+def _why_usable(deployment: Deployment) -> str:
     return "it probes whether the deployment answers again" if deployment.breaker.until else "it can answer"
 
 

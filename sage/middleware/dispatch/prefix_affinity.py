@@ -1,4 +1,4 @@
-"""Which deployment has a conversation's beginning in its cache."""
+"""Which deployment has the beginning of a conversation in its cache."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from typing import Any
 import orjson
 
 _MOST = 10_000
-_KEPT = 1800.0  # seconds; what lies longer in no cache of a server
+_LIFETIME = 1800.0
+"""Seconds; servers drop an older prefix from their caches."""
 
 
 class Prefixes:
-    """Remembers, for messages that were answered, who answered; a conversation's next turn begins with them.
+    """Remembers which deployment answered which messages; the next turn of a conversation begins with them.
 
-    Only hashes are kept (Python's own, salted for each process), at most 10,000 for half an hour.
+    Only hashes are stored (Python's own, salted for each process), at most 10,000 for half an hour.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: OrderedDict[int, tuple[str, float]] = OrderedDict()
+        self._deployments: OrderedDict[int, tuple[str, float]] = OrderedDict()
 
     def find(self, model: str, messages: Any) -> str | None:
         """The deployment that answered the conversation's previous turn."""
         answered = _last_answer(messages)
         key = _hash(model, messages[:answered]) if answered else None
-        found = self._known.get(key) if key is not None else None
-        if found is None or self._clock() - found[1] > _KEPT:
+        entry = self._deployments.get(key) if key is not None else None
+        if entry is None or self._clock() - entry[1] > _LIFETIME:
             return None
-        return found[0]
+        return entry[0]
 
     def remember(self, model: str, messages: Any, deployment: str) -> None:
         """``deployment`` has answered ``messages``."""
         key = _hash(model, messages) if isinstance(messages, list) else None
         if key is None:
             return
-        self._known[key] = deployment, self._clock()
-        self._known.move_to_end(key)
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
+        self._deployments[key] = deployment, self._clock()
+        self._deployments.move_to_end(key)
+        if len(self._deployments) > _MOST:
+            self._deployments.popitem(last=False)
 
 
 def _last_answer(messages: Any) -> int:

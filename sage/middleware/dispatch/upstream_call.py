@@ -1,4 +1,4 @@
-"""One answered call: its answer, or its stream until the end, and what its end says of who answered."""
+"""One answered call: its answer, or its stream to the end, and what the end shows of the deployment."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from sage.middleware.providers.transport import UpstreamResponse
 from sage.middleware.providers.wire.errors import retry_after
 
 _MAX_REFUSAL = 64 * 1024
-_DRAIN = 0.2  # seconds that the end of a body may stay out after its last event
-_SAYS_WHY = 1.0  # seconds that the text of a refusal may take, while another deployment could answer
-_DYING = 1.0  # seconds until an engine's death is noticed, after its connection broke
+_DRAIN_TIME = 0.2  # seconds that the end of a body may take after its last event
+_REFUSAL_TIME = 1.0  # seconds that the text of a refusal may take, while another deployment could answer
+_DEATH_TIME = 1.0  # seconds until the death of an engine is known, after its connection broke
 _BROKEN = ("connect_failed", "upstream_broken")
 
 
 class Owner(Protocol):
-    """Who made the exchange."""
+    """Made the call, and takes its lease back."""
 
-    def end(self, lease: DeploymentLease, failure: SageError | None = None, *, whole: bool = False) -> None:
-        """Takes ``lease`` back, with what was learnt: a failure, or a whole answer."""
+    def end(self, lease: DeploymentLease, failure: SageError | None = None, *, is_complete: bool = False) -> None:
+        """Takes ``lease`` back, with what was learnt: a failure, or a complete answer."""
         ...
 
 
 class UpstreamCall:
     """One answered call: the deployment that answered, and its answer or the beginning of its stream.
 
-    ``body`` is the whole answer, or the first whole events of a stream. Must be closed, also after an error.
+    ``body`` is the complete answer, or the first complete events of a stream. Must be closed, also after an error.
     """
 
     __slots__ = (
@@ -58,7 +58,7 @@ class UpstreamCall:
         self.usage: Usage | None = None
         self.relay: Relay | None = None
         self.cooldown: float | None = None
-        """The seconds of ``Retry-After`` with which a server that is down refused."""
+        """The seconds of ``Retry-After`` in the refusal of a server that is down."""
         self._lease = lease
         self._response = response
         self._call = call
@@ -66,7 +66,7 @@ class UpstreamCall:
         self._failure: SageError | None = None
 
     async def begin(self) -> None:
-        """Reads the whole answer, or a stream up to its first whole event; raises if it is an error."""
+        """Reads the complete answer, or a stream up to its first complete event; raises if it is an error."""
         call, provider, response = self._call, self.deployment.provider, self._response
         if response.status >= 300:
             error = await _refused(provider, response)
@@ -84,18 +84,18 @@ class UpstreamCall:
                 break
             self.body = relay.feed(data)
             if relay.error is not None:
-                raise relay.error  # also after a first piece: nothing of it has gone to the client yet
+                raise relay.error  # also after a first event: nothing of it has gone to the client yet
             if self.body and not _has_data(self.body):
                 self.body = b""  # comments that keep a connection alive are no answer yet
 
     async def more(self) -> bytes:
-        """Further whole events; empty at the whole end. Raises when the stream breaks or reports an error."""
+        """Further complete events; empty at the end. Raises when the stream breaks or reports an error."""
         try:
             return await self._more()
         except SageError as exc:
-            lost = await death_of_engine(self._lease, exc, self._call.deadline)
-            if lost is not None:
-                raise lost from exc
+            death = await engine_death(self._lease, exc, self._call.deadline)
+            if death is not None:
+                raise death from exc
             self._failure = exc
             raise
 
@@ -121,26 +121,26 @@ class UpstreamCall:
         return self._call.timed_out
 
     async def drain(self) -> None:
-        """Takes the end of a finished stream off the wire, if it is there, so that its connection can serve again."""
-        with contextlib.suppress(SageError, TimeoutError):  # the answer is whole; only a connection is lost
-            async with asyncio.timeout(_DRAIN):
+        """Reads the end of a finished stream, if it has come, so that the connection can serve again."""
+        with contextlib.suppress(SageError, TimeoutError):  # the answer is complete; only a connection is lost
+            async with asyncio.timeout(_DRAIN_TIME):
                 while await self._response.chunk():
                     pass
 
     async def close(self, exc: BaseException | None) -> None:
-        """Lets everything go; raises :class:`DeadlineExceeded` when ``exc`` is the end of the call's whole time."""
+        """Gives everything back; raises :class:`DeadlineExceeded` when ``exc`` means that the call's time is over."""
         self._response.close()
         failure = self._failure
         if failure is not None and failure.code == "total_timeout":
-            failure = None  # a long answer, or a client that reads slowly: no fault of who answers
-        self._owner.end(self._lease, failure, whole=self.relay is not None and self.relay.finished)
-        late = timeout_error(self._call, self.deployment, exc)
-        if late is not None:
-            raise late from exc
+            failure = None  # a long answer, or a client that reads slowly: not the deployment's fault
+        self._owner.end(self._lease, failure, is_complete=self.relay is not None and self.relay.finished)
+        timeout = timeout_error(self._call, self.deployment, exc)
+        if timeout is not None:
+            raise timeout from exc
 
 
 def timeout_error(call: ModelCall, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
-    """The error that ``exc`` means when it is the cancellation of a call that has had its whole time."""
+    """The error that ``exc`` means if it is the cancellation of a call whose time is over, else ``None``."""
     if not call.timed_out or not isinstance(exc, asyncio.CancelledError):
         return None
     call.timed_out, call.deadline = False, math.inf
@@ -152,10 +152,10 @@ def timeout_error(call: ModelCall, deployment: Deployment, exc: BaseException | 
     )
 
 
-async def death_of_engine(lease: DeploymentLease, failure: BaseException, ends: float) -> SageError | None:
-    """Why the engine that ``lease`` asked is gone, if that is what ``failure`` tells of; ``ends``: the call's time."""
+async def engine_death(lease: DeploymentLease, failure: BaseException, deadline: float) -> SageError | None:
+    """Why the engine of ``lease`` ended, if that is the cause of ``failure``; waits until ``deadline`` at most."""
     if isinstance(failure, UpstreamFailed) and failure.code in _BROKEN:
-        return await lease.lost(min(_DYING, max(0.0, ends - time.monotonic())))
+        return await lease.engine_death(min(_DEATH_TIME, max(0.0, deadline - time.monotonic())))
     return None
 
 
@@ -165,8 +165,8 @@ def _has_data(events: bytes) -> bool:
 
 async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
     body = b""
-    with contextlib.suppress(SageError, TimeoutError):  # the status says enough
-        async with asyncio.timeout(_SAYS_WHY):
+    with contextlib.suppress(SageError, TimeoutError):  # the status alone will do
+        async with asyncio.timeout(_REFUSAL_TIME):
             while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
                 body += data
     try:

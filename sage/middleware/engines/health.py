@@ -1,4 +1,4 @@
-"""How an engine that fails is noticed while it serves, and when one that keeps dying may start again."""
+"""How the failure of a serving engine is noticed, and when one that keeps dying may start again."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from sage.middleware.providers.base import RunningEngine
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How long an engine that keeps dying is left alone, in seconds."""
+    """How long an engine that keeps dying is not started again, in seconds."""
 
     first: float = 1.0
     factor: float = 2.0
     longest: float = 60.0
     stable: float = 60.0
-    """An engine that served for so long has lived: its death starts the count afresh."""
-    revive: float = 1.0
-    """After a death it is started again by itself, in so many seconds at the soonest; a request may come first."""
+    """The death of an engine that served for so long starts the count again."""
+    restart: float = 1.0
+    """The least pause before it is started again without a request; a request may start it earlier."""
 
-    def deaths(self, before: int, lived: float) -> int:
-        """The count of deaths in a row, after one that followed ``lived`` seconds of serving."""
-        return 1 if lived >= self.stable else before + 1
+    def crash_count(self, before: int, served: float) -> int:
+        """The number of deaths in a row, after one that followed ``served`` seconds of serving."""
+        return 1 if served >= self.stable else before + 1
 
-    def pause(self, deaths: int) -> float:
-        """Seconds between a death and the next start; none after the first."""
-        if deaths <= 1:
+    def pause(self, crashes: int) -> float:
+        """Seconds between a death and the next start; 0 after the first death."""
+        if crashes <= 1:
             return 0.0
-        return min(self.longest, self.first * self.factor ** min(deaths - 2, 64))
+        return min(self.longest, self.first * self.factor ** min(crashes - 2, 64))
 
 
 class CrashHistory:
-    """How often an engine died in a row, and for how long it is left alone now."""
+    """How often an engine died in a row, and for how long it may not start now."""
 
     def __init__(self, policy: RestartPolicy, clock: Callable[[], float]) -> None:
         self.count = 0
@@ -42,24 +42,24 @@ class CrashHistory:
         self._clock = clock
         self._not_before = 0.0
 
-    def count_one(self, lived: float) -> float:
-        """One more death, after ``lived`` seconds of serving; the seconds until it is started again by itself."""
-        self.count = self._policy.deaths(self.count, lived)
+    def record(self, served: float) -> float:
+        """One more death, after ``served`` seconds of serving; returns the seconds until it is started again."""
+        self.count = self._policy.crash_count(self.count, served)
         pause = self._policy.pause(self.count)
         self._not_before = self._clock() + pause
-        return max(pause, self._policy.revive)
+        return max(pause, self._policy.restart)
 
-    def left(self) -> float:
-        """Seconds for which nobody may start it; 0 or less: none."""
+    def seconds_left(self) -> float:
+        """Seconds for which it may not start; 0 or less means that it may."""
         return self._not_before - self._clock()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.count, self._not_before = 0, 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class HealthPolicy:
-    """How an engine that serves is watched, in seconds."""
+    """How a serving engine is watched, in seconds."""
 
     interval: float = 10.0
     limit: float = 5.0
@@ -68,14 +68,15 @@ class HealthPolicy:
     """Bad answers in a row after which the engine is given up."""
 
 
-async def unwell(engine: RunningEngine, policy: HealthPolicy, answered: Callable[[], int]) -> str:
+async def wait_for_failure(engine: RunningEngine, policy: HealthPolicy, count_answers: Callable[[], int]) -> str:
     """Returns what is wrong with ``engine`` once something is.
 
-    ``answered`` counts the requests that it has ended. One that does not answer its health check while it still ends
-    requests and takes processor time is only busy: llama.cpp has few threads, and every request that waits takes one.
+    ``count_answers`` tells how many requests it has answered. An engine that does not answer its health check while it
+    still answers requests and uses the processor is only busy: llama.cpp has few threads, and every request that waits
+    takes one.
     """
     bad = 0
-    ended, taken = answered(), 0.0
+    answers, used = count_answers(), 0.0
     while True:
         await asyncio.sleep(policy.interval)
         status = await engine.health(policy.limit)
@@ -83,18 +84,18 @@ async def unwell(engine: RunningEngine, policy: HealthPolicy, answered: Callable
             bad = 0
             continue
         if bad == 0:
-            ended, taken = answered(), await _taken(engine)
+            answers, used = count_answers(), await _processor_use(engine)
         bad += 1
         if bad < policy.failures:
             continue
         if status:
             return f"answered its health check with {status}"
-        idle = await _taken(engine) - taken < 0.01 * policy.interval * policy.failures
-        if idle or answered() == ended:
+        idle = await _processor_use(engine) - used < 0.01 * policy.interval * policy.failures
+        if idle or count_answers() == answers:
             return "does not answer its health check"
         bad = 0
 
 
-async def _taken(engine: RunningEngine) -> float:
+async def _processor_use(engine: RunningEngine) -> float:
     pids = engine.pids
     return await asyncio.to_thread(processor_seconds, pids) if pids else 0.0

@@ -1,9 +1,8 @@
 """LoRA adapters as models of their own: each is loaded into, and unloaded from, the server that has its base.
 
-To the owner of its state (:class:`~sage.middleware.engines.managed_model.ManagedModel`) an adapter is an
-engine like any other: single flight, ``keep_alive`` and draining come from there. While it is loaded it holds a lease
-on its base, when
-the gateway runs that too, and goes with it.
+To the owner of its state (:class:`~sage.middleware.engines.managed_model.ManagedModel`) an adapter is an engine like
+any other: loading once, ``keep_alive`` and draining come from there. While it is loaded it holds a lease on its base,
+if the gateway runs that too, and ends with it.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ class AdapterServer(Protocol):
     endpoints: tuple[Endpoint, ...]
 
     def adapter(self, name: str) -> Path:
-        """The directory of the adapter ``name``; raises for what is none of those that are configured."""
+        """The directory of the adapter ``name``; raises if there is no such adapter."""
         ...
 
     def adapter_request(self, verb: str, endpoint: Endpoint, body: Mapping[str, Any]) -> UpstreamRequest:
-        """``load`` or ``unload`` at the server behind ``endpoint``."""
+        """The request that loads or unloads an adapter (``verb``) at the server behind ``endpoint``."""
         ...
 
     def adapters_request(self, endpoint: Endpoint) -> UpstreamRequest:
-        """Asks which models and adapters it serves."""
+        """The request for the list of models and adapters that it serves."""
         ...
 
     def model_names(self, body: Any) -> frozenset[str]: ...
@@ -65,28 +64,28 @@ class LoraAdapter:
     def __init__(
         self,
         server: AdapterServer,
-        wanted: DeploymentSettings,
+        deployment: DeploymentSettings,
         base: ManagedModel | None,
         transport: Transport,
         patience: float = 5.0,
     ) -> None:
-        """``base`` is the owner of the base's engine; none: it is the provider's own server.
+        """``base`` is the owner of the base's engine; ``None`` means that it is at the provider's own server.
 
-        ``patience``: seconds that the server has to let it go, so that one that hangs does not keep us from ending.
+        ``patience``: seconds that the server has to unload it, so that a server that hangs does not keep us waiting.
         """
-        assert wanted.lora is not None
+        assert deployment.lora is not None
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The status of the base's engine once that has ended."""
         self._server = server
-        self._name = wanted.lora
-        self._model = wanted.model
+        self._name = deployment.lora
+        self._model = deployment.model
         self._base = base
         self._transport = transport
         self._patience = patience
         self._lease: ModelLease | None = None
         self._engine: RunningEngine | None = None
         self._endpoint: Endpoint | None = None
-        self._letting_go: asyncio.Task[None] | None = None
+        self._releasing: asyncio.Task[None] | None = None
 
     @property
     def log_tail(self) -> tuple[str, ...]:
@@ -94,18 +93,18 @@ class LoraAdapter:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """None: its memory is its base's."""
+        """Empty: its memory is its base's."""
         return ()
 
     async def health(self, within: float) -> int:
-        """404 when a server of somebody else's does not have it any more; our own has a watch of its own."""
+        """404 when the provider's own server no longer has it; a server of ours is watched as an engine."""
         if self._base is not None or self._endpoint is None:
             return 200
         try:
             async with asyncio.timeout(within):
                 return 200 if self._name in await self._listed(self._endpoint) else 404
         except (SageError, TimeoutError):
-            return 200  # requests tell that it is down; a server that comes back without the adapter is what counts
+            return 200  # requests show that it is down; here only a server that came back without the adapter counts
 
     async def start(self) -> Endpoint:
         """Makes the base ready and loads the adapter into it; raises :class:`EngineFailed` if it refuses."""
@@ -113,20 +112,20 @@ class LoraAdapter:
             endpoint = await self._base_endpoint()
             await self._load(endpoint)
         except BaseException:
-            await self._let_go()
+            await self._release_base()
             raise
         self._endpoint = endpoint
         return endpoint
 
     async def stop(self) -> None:
-        """Unloads it, unless the server is gone, and lets the base go."""
+        """Unloads it, unless the server has ended, and releases the base."""
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None and not (self._engine is not None and self._engine.exited.done()):
             request = self._server.adapter_request("unload", endpoint, {"lora_name": self._name})
-            with contextlib.suppress(SageError, TimeoutError):  # it is not there, or the server is not
+            with contextlib.suppress(SageError, TimeoutError):  # the adapter or the server has gone
                 async with asyncio.timeout(self._patience):
                     await ask(self._transport, request, self._server.make_error)
-        await self._let_go()
+        await self._release_base()
 
     async def _base_endpoint(self) -> Endpoint:
         if self._base is None:
@@ -146,7 +145,7 @@ class LoraAdapter:
                 return
             body = {"lora_name": self._name, "lora_path": str(self._server.adapter(self._name))}
             await ask(self._transport, self._server.adapter_request("load", endpoint, body), self._server.make_error)
-        except (InvalidRequest, NotFound, UpstreamFailed) as exc:  # no fault of the request that asked for the model
+        except (InvalidRequest, NotFound, UpstreamFailed) as exc:  # not the fault of the request for the model
             hint = "; its server needs --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             where = hint if exc.code == "unsupported_operation" else f": {exc.message}"
             raise EngineFailed(f"the LoRA adapter '{self._name}' cannot be loaded{where}", self.log_tail) from exc
@@ -158,10 +157,10 @@ class LoraAdapter:
     def _base_ended(self, exited: asyncio.Future[int]) -> None:
         if not self.exited.done() and not exited.cancelled():
             self.exited.set_result(exited.result())
-        # Whoever owns this adapter's state gives it up now, without a stop.
-        self._letting_go = asyncio.ensure_future(self._let_go())
+        # The owner of this adapter's state gives it up now, without calling stop.
+        self._releasing = asyncio.ensure_future(self._release_base())
 
-    async def _let_go(self) -> None:
+    async def _release_base(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
-            await lease.__aexit__(None, None, None)
+            lease.release()

@@ -1,9 +1,8 @@
-"""The memory that managed models may take together: who may load now, who has to leave for it, and who waits.
+"""The memory that managed models may take together: which may load now, which must unload for it, and which wait.
 
-What is decided is a pure function, :func:`plan`; :class:`MemoryBudget` keeps the reservations and the queue, and asks
-models to leave. A model that was loaded keeps its place for a *turn* of a few times its load time, or until it has been
-idle for a moment: so two busy models that do not fit together change places once a turn, not once a request, and all
-requests for one of them are answered in its turn.
+The decision is a pure function, :func:`plan`; :class:`MemoryBudget` keeps the reservations and the queue, and asks
+models to unload. A loaded model keeps its place for a *turn* of a few times its load time, or until it has been idle
+for a moment. So two busy models that do not fit together take turns, and do not change places with every request.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from sage.middleware.engines.timer import Timer
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How long a loaded model keeps its place while others wait for it, in seconds."""
+    """How long a loaded model keeps its memory while others wait for it, in seconds."""
 
     factor: float = 5.0
-    """Times what its load took."""
+    """In units of its load time."""
     shortest: float = 2.0
     longest: float = 60.0
     linger: float = 0.5
-    """One that has been idle for so long leaves before its turn is over."""
+    """A model that has been idle for so long unloads before its turn is over."""
 
     def length(self, load: float) -> float:
         return min(self.longest, max(self.shortest, self.factor * load))
@@ -35,76 +34,75 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class EvictionCandidate:
-    """How a model that takes memory stands; times are of the clock that decides."""
+    """A model that takes memory, and what decides whether it unloads for another; times are of the budget's clock."""
 
     name: str
     size: int
     """Bytes."""
-    held: bool = False
-    """It is pinned, or loads: nothing makes it leave."""
+    protected: bool = False
+    """It is pinned, or loads: nothing makes it unload."""
     leaving: bool = False
-    """Its memory is free soon."""
+    """It unloads already: its memory is free soon."""
     busy: bool = False
-    """Somebody uses it."""
-    used: float = 0.0
-    """When it was last used."""
+    """A caller uses it."""
+    last_used: float = 0.0
     turn_ends: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done for the first that waits."""
+    """What to do for the first model that waits."""
 
     admit: bool = False
     evict: tuple[EvictionCandidate, ...] = ()
-    again: float | None = None
-    """When time alone may change the answer; none: only when somebody's standing changes."""
+    look_again_at: float | None = None
+    """When the plan may change by time alone; ``None`` means only when a candidate changes."""
 
 
-def plan(budget: int, standings: Sequence[EvictionCandidate], wanted: int, now: float, turns: Turns) -> Plan:
-    """Whether ``wanted`` bytes are free, else who leaves for them: the longest idle first, then the longest in use.
+def plan(budget: int, candidates: Sequence[EvictionCandidate], wanted: int, now: float, turns: Turns) -> Plan:
+    """Whether ``wanted`` bytes are free, else which models unload: the longest idle first, then the longest in use.
 
-    Nobody leaves unless enough can leave together: half a room helps nobody.
+    None unloads unless enough of them can, since too little room helps nobody.
     """
-    free = budget - sum(standing.size for standing in standings)
+    free = budget - sum(candidate.size for candidate in candidates)
     if free >= wanted:
         return Plan(admit=True)
-    missing = wanted - free - sum(standing.size for standing in standings if standing.leaving)
+    missing = wanted - free - sum(candidate.size for candidate in candidates if candidate.leaving)
     if missing <= 0:
         return Plan()
-    loaded = [s for s in standings if not (s.held or s.leaving) and s.size > 0]
+    loaded = [c for c in candidates if not (c.protected or c.leaving) and c.size > 0]
     chosen: list[EvictionCandidate] = []
-    for standing in sorted(loaded, key=lambda s: (s.busy, s.used if not s.busy else s.turn_ends)):
-        if missing > 0 and _leaves_at(standing, turns) <= now:
-            chosen.append(standing)
-            missing -= standing.size
+    for candidate in sorted(loaded, key=lambda c: (c.busy, c.turn_ends if c.busy else c.last_used)):
+        if missing > 0 and _evictable_from(candidate, turns) <= now:
+            chosen.append(candidate)
+            missing -= candidate.size
     if missing <= 0:
         return Plan(evict=tuple(chosen))
-    return Plan(again=min((at for s in loaded if (at := _leaves_at(s, turns)) > now), default=None))
+    return Plan(look_again_at=min((at for c in loaded if (at := _evictable_from(c, turns)) > now), default=None))
 
 
-def _leaves_at(standing: EvictionCandidate, turns: Turns) -> float:
-    """From when on it leaves for another."""
-    return standing.turn_ends if standing.busy else min(standing.turn_ends, standing.used + turns.linger)
+def _evictable_from(candidate: EvictionCandidate, turns: Turns) -> float:
+    """When its turn is over."""
+    return candidate.turn_ends if candidate.busy else min(candidate.turn_ends, candidate.last_used + turns.linger)
 
 
 class Occupant(Protocol):
-    """What the memory asks of a model: it owns its state, so it tells how it stands and leaves by itself."""
+    """What the budget needs of a model. The model owns its state, so it unloads by itself when it is asked to."""
 
     name: str
 
     @property
     def pinned(self) -> bool: ...
 
-    def standing(self, size: int, turns: Turns) -> EvictionCandidate: ...
+    def eviction_candidate(self, size: int, turns: Turns) -> EvictionCandidate: ...
 
     def make_room(self) -> None:
-        """Takes no new leases, lets those that run end, and unloads. Callers wait for its next turn meanwhile."""
+        """Takes no new leases, lets the running ones end, and unloads. New callers wait for its next turn."""
         ...
 
 
 class MemoryBudget:
-    """The owner of ``budget`` bytes (none: no bound, nobody waits). It lives on one event loop."""
+    """The owner of ``budget`` bytes; ``None`` means no bound, so that no model waits. It lives on one event loop."""
 
     def __init__(
         self, budget: int | None = None, *, turns: Turns | None = None, clock: Callable[[], float] = time.monotonic
@@ -112,14 +110,14 @@ class MemoryBudget:
         self.budget = budget
         self._turns = turns or Turns()
         self._clock = clock
-        self._taken: dict[Occupant, int] = {}
-        self._queue: dict[Occupant, _Waiting] = {}
-        self._alarm = Timer(self.look)
+        self._reserved: dict[Occupant, int] = {}
+        self._queue: dict[Occupant, _WaitingModel] = {}
+        self._timer = Timer(self.rebalance)
 
     @property
-    def taken(self) -> int:
+    def reserved(self) -> int:
         """Bytes that are reserved."""
-        return sum(self._taken.values())
+        return sum(self._reserved.values())
 
     async def reserve(self, model: Occupant, size: int, patience: float) -> None:
         """Returns once ``model`` may take ``size`` bytes, in the order of asking.
@@ -128,67 +126,69 @@ class MemoryBudget:
         little, else after ``patience`` seconds.
         """
         if self.budget is None:
-            self._taken[model] = size
+            self._reserved[model] = size
             return
         self._check(model, size)
-        waiting = self._queue[model] = _Waiting(model, size, asyncio.get_running_loop().create_future())
-        self.look()
+        waiting = self._queue[model] = _WaitingModel(model, size, asyncio.get_running_loop().create_future())
+        self.rebalance()
         try:
             async with asyncio.timeout(patience):
                 await waiting.admitted
         except TimeoutError:
             raise Unavailable(
-                f"model '{model.name}' found no room within {patience:g} s: {self._needs(size)}; {self._holders()}",
+                f"model '{model.name}' found no room within {patience:g} s: {self._needs(size)}; {self._loaded()}",
                 code="no_memory",
             ) from None
         finally:
             self._queue.pop(model, None)
             if not waiting.admitted.done() or waiting.admitted.cancelled():
-                self.look()
+                self.rebalance()
 
-    def settle(self, model: Occupant, size: int) -> None:
-        """Says what a model that has loaded takes in truth; raises :class:`Unavailable` if that is over the budget."""
+    def correct(self, model: Occupant, size: int) -> None:
+        """Sets what a loaded model really takes; raises :class:`Unavailable` if that is over the budget."""
         if self.budget is not None and size > self.budget:
             raise self._too_large(model, size)
-        self._taken[model] = size
+        self._reserved[model] = size
 
     def release(self, model: Occupant) -> None:
-        """The model's process is gone, or will not be started."""
-        if self._taken.pop(model, None) is not None:
-            self.look()
+        """The model's process has ended, or will not be started."""
+        if self._reserved.pop(model, None) is not None:
+            self.rebalance()
 
-    def look(self) -> None:
-        """Call when a model's standing has changed: admits who fits, and asks models to leave for who does not."""
-        if self.budget is None or (not self._queue and self.taken <= self.budget):
+    def rebalance(self) -> None:
+        """Call when a model has changed: admits waiting models that fit, and asks others to unload for the next one."""
+        if self.budget is None or (not self._queue and self.reserved <= self.budget):
             return
-        self._alarm.cancel()
+        self._timer.cancel()
         while True:
-            standings = {model: model.standing(size, self._turns) for model, size in self._taken.items()}
+            candidates = {m: m.eviction_candidate(size, self._turns) for m, size in self._reserved.items()}
             first = next((waiting for waiting in self._queue.values() if not waiting.admitted.done()), None)
             wanted = first.size if first is not None else 0
-            step = plan(self.budget, list(standings.values()), wanted, self._clock(), self._turns)
+            step = plan(self.budget, list(candidates.values()), wanted, self._clock(), self._turns)
             if first is None or not step.admit:
                 break
-            self._taken[first.model] = first.size
+            self._reserved[first.model] = first.size
             first.admitted.set_result(None)
-        for model in [model for model, standing in standings.items() if any(standing is s for s in step.evict)]:
+        for model in [m for m, candidate in candidates.items() if any(candidate is c for c in step.evict)]:
             model.make_room()
-        if step.again is not None:
-            self._alarm.set(max(0.0, step.again - self._clock()))
+        if step.look_again_at is not None:
+            self._timer.set(max(0.0, step.look_again_at - self._clock()))
 
     def fits(self, size: int) -> bool:
-        """Whether so many bytes are free and nobody waits for them."""
-        return self.budget is None or (not self._queue and self.taken + size <= self.budget)
+        """Whether so many bytes are free and no model waits for them."""
+        return self.budget is None or (not self._queue and self.reserved + size <= self.budget)
 
     def _check(self, model: Occupant, size: int) -> None:
         assert self.budget is not None
         if size > self.budget:
             raise self._too_large(model, size)
-        pinned = [(other.name, taken) for other, taken in self._taken.items() if other.pinned and other is not model]
-        if size > self.budget - sum(taken for _, taken in pinned):
-            names = ", ".join(f"'{name}' ({show_bytes(taken)})" for name, taken in pinned)
+        pinned = [
+            (other.name, reserved) for other, reserved in self._reserved.items() if other.pinned and other is not model
+        ]
+        if size > self.budget - sum(reserved for _, reserved in pinned):
+            names = ", ".join(f"'{name}' ({show_bytes(reserved)})" for name, reserved in pinned)
             raise Unavailable(
-                f"model '{model.name}' finds no room: {self._needs(size)}, and {names} are pinned; unload one of them "
+                f"model '{model.name}' does not fit: {self._needs(size)}, and {names} are pinned; unload one of them "
                 "or raise llm.memory_budget",
                 code="no_memory",
                 retry_after=30.0,
@@ -204,13 +204,13 @@ class MemoryBudget:
     def _needs(self, size: int) -> str:
         return f"it takes {show_bytes(size)}, and the memory budget is {show_bytes(self.budget or 0)}"
 
-    def _holders(self) -> str:
-        names = ", ".join(f"'{model.name}' ({show_bytes(size)})" for model, size in self._taken.items())
+    def _loaded(self) -> str:
+        names = ", ".join(f"'{model.name}' ({show_bytes(size)})" for model, size in self._reserved.items())
         return f"loaded: {names or 'none'}; try again, or unload one"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _WaitingModel:
     model: Occupant
     size: int
     admitted: asyncio.Future[None]

@@ -1,4 +1,4 @@
-"""What ``/proc`` tells of an engine's family: who belongs to it, how much memory and processor time it takes."""
+"""An engine's family as ``/proc`` shows it: its processes, their memory and their processor time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def descendants(root: int) -> tuple[int, ...]:
-    """``root`` and all that descends from it, parents before their children (Linux; elsewhere ``root`` alone)."""
+    """``root`` and all its descendants, parents before their children (Linux; elsewhere ``root`` alone)."""
     return _tree(root, _children())
 
 
 def proportional_memory(pids: Iterable[int]) -> int | None:
-    """Bytes of memory that these processes take, what they share counted in parts (PSS); none if nobody can tell."""
+    """Bytes of memory that these processes take, shared pages counted in parts (PSS); ``None`` if unknown."""
     sizes = [size for pid in pids if (size := _pss(pid)) is not None]
     return sum(sizes) if sizes else None
 
@@ -27,10 +27,10 @@ def processor_seconds(pids: Iterable[int]) -> float:
 
 
 def kill_marked(mark: bytes) -> None:
-    """SIGKILL for every process that was started with ``mark`` in its environment and all that descends from those.
+    """SIGKILL for every process that was started with ``mark`` in its environment, and all its descendants.
 
-    Until none is left or 5 s passed. Children go before their parents: a program that names itself (vLLM's workers do)
-    writes over its environment, so that only its parents tell where it belongs.
+    Until none is left or 5 s have passed. Children go before their parents: a program that renames itself (vLLM's
+    workers do) writes over its environment, so that only its parents show where it belongs.
     """
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
@@ -51,16 +51,16 @@ def _children() -> dict[int, list[int]]:
     for pid in _processes():
         with contextlib.suppress(OSError, IndexError):
             state, parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:2]
-            if state != b"Z":  # it has ended, and is only not waited for
+            if state != b"Z":  # it has ended; its parent has not waited for it yet
                 children.setdefault(int(parent), []).append(pid)
     return children
 
 
 def _tree(root: int, children: dict[int, list[int]]) -> tuple[int, ...]:
-    found = [root]
-    for pid in found:  # grows while it is walked
-        found.extend(children.get(pid, ()))
-    return tuple(found)
+    tree = [root]
+    for pid in tree:  # grows during the loop
+        tree.extend(children.get(pid, ()))
+    return tuple(tree)
 
 
 def _processes() -> list[int]:

@@ -1,23 +1,23 @@
-"""The parent of one engine: ends the engine's whole family when the gateway is gone, however it went.
+"""The parent of one engine: ends the engine's whole family when the gateway ends, however it ends.
 
 Run as a file by :mod:`sage.middleware.engines.process`, ``python -I -S supervisor.py GRACE COMMAND…``, with the read
 end of a pipe from the gateway as its stdin. End of file there or SIGTERM ends every descendant: SIGTERM first, SIGKILL
-after ``GRACE`` seconds. When the engine exits by itself the rest of its family is ended in the same way, and the stub
-exits with the engine's status (128 + n for signal n).
+after ``GRACE`` seconds. When the engine exits by itself the rest of its family is ended in the same way, and the
+supervisor exits with the engine's status (128 + n for signal n).
 
-The stub is a child subreaper (``prctl(2)``), so a descendant whose parent ended becomes its child, also one that made a
-session of its own or forked twice. Hence it signals its own children only, whose pids cannot be taken over before it
-waits for them, and ``ECHILD`` proves that no descendant is left. It is single-threaded, which makes
+The supervisor is a child subreaper (``prctl(2)``), so a descendant whose parent ended becomes its child, also one that
+made a session of its own or forked twice. Hence it signals its own children only, whose pids cannot be used again
+before it waits for them, and ``ECHILD`` proves that no descendant is left. It is single-threaded, which makes
 ``PR_SET_PDEATHSIG`` sound for the engine: the signal fires when the thread that forked ends. Where there is no
 ``prctl`` the family is the engine's process group.
 
-There are two of it, one inside the other: the outer stub's family is the inner stub, whose family is the engine. Each
-notices at once when the other is killed. The inner one then reads the end of its stdin, the outer one gets its
-descendants and reads the end of its own if the gateway is gone too. So whichever two of gateway, outer and inner stub
-are killed in the same instant, the third ends everything; if all three are, the engine itself dies by the signal of its
-parent's death.
+There are two of them, one inside the other: the family of the outer one is the inner one, whose family is the engine.
+Each notices at once when the other is killed. The inner one then reads the end of its stdin; the outer one gets the
+descendants, and reads the end of its own stdin if the gateway ended too. So whichever two of gateway, outer and inner
+supervisor are killed in the same instant, the third ends everything; if all three are, the engine itself dies by the
+signal of its parent's death.
 
-Only light modules here: it lives as long as the engine does.
+It imports only light modules, since it lives as long as the engine does.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 
 _LATER = 2.0
-"""Seconds that the outer stub leaves the inner one beyond its grace."""
+"""Seconds that the outer supervisor gives the inner one beyond its grace."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -53,16 +53,16 @@ class Family:
         self.grace = grace
         self.status: int | None = None
         self.adopts = prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        stub = os.getpid()
+        supervisor = os.getpid()
         read_end, self.stdin = os.pipe()
         self.first = os.fork()
         if self.first == 0:
             os.close(self.stdin)
-            become(read_end, stub)
+            become(read_end, supervisor)
         os.close(read_end)
 
     def reap(self) -> bool:
-        """Waits for what has ended; false once no child is left."""
+        """Waits for the children that have ended; false once no child is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -77,13 +77,13 @@ class Family:
         """Ends every descendant; returns when none is left."""
         os.close(self.stdin)
         deadline = time.monotonic() + self.grace
-        asked: set[int] = set()
+        terminated: set[int] = set()
         while self._alive():
-            overdue = time.monotonic() >= deadline
+            kill = time.monotonic() >= deadline
             for pid in self._children():
-                if overdue or pid not in asked:
-                    self._signal(pid, signal.SIGKILL if overdue else signal.SIGTERM)
-                    asked.add(pid)
+                if kill or pid not in terminated:
+                    self._signal(pid, signal.SIGKILL if kill else signal.SIGTERM)
+                    terminated.add(pid)
             _wait((wakeup,), 0.05)
 
     def _alive(self) -> bool:
@@ -112,18 +112,18 @@ class Family:
 
 
 def _become_inner(command: list[str], grace: float, stdin: int) -> None:
-    """In the outer stub's child: the inner stub. Its parent's death is the end of its stdin, and no signal."""
+    """In the child of the outer supervisor: the inner one. It sees its parent's death as the end of its stdin."""
     status = 1
     try:
         os.setsid()
         os.dup2(stdin, 0)
         os.close(stdin)
-        status = watch(lambda engine_stdin, stub: _become(command, engine_stdin, stub), grace)
+        status = watch(lambda engine_stdin, supervisor: _become(command, engine_stdin, supervisor), grace)
     finally:
         os._exit(status)
 
 
-def _become(command: list[str], stdin: int, stub: int) -> None:
+def _become(command: list[str], stdin: int, supervisor: int) -> None:
     """In the forked child: turns into the engine, in a session of its own, and never returns."""
     try:
         os.setsid()
@@ -131,7 +131,7 @@ def _become(command: list[str], stdin: int, stub: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         os.dup2(stdin, 0)
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == stub:
+        if os.getppid() == supervisor:
             os.execvp(command[0], command)  # noqa: S606
     except OSError as exc:
         line = json.dumps({"error": f"the engine's program '{command[0]}' cannot be started: {exc.strerror}"})
@@ -158,7 +158,7 @@ def _wait(fds: tuple[int, ...], timeout: float | None) -> list[int]:
 
 
 def watch(become: Callable[[int, int], None], grace: float) -> int:
-    """Starts a family and stays until it has ended or has to be ended; the status of its first process."""
+    """Starts a family and stays until it has ended or has to be ended; returns the status of its first process."""
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)
     ending: list[int] = []
@@ -168,7 +168,7 @@ def watch(become: Callable[[int, int], None], grace: float) -> int:
     family = Family(become, grace)
     while family.reap() and family.status is None and not ending:
         if 0 in _wait((0, wakeup), None):
-            break  # nothing is ever written to us: readable means that whoever started us is gone
+            break  # nothing is ever written to us: readable means that our parent has ended
     family.end(wakeup)
     status = family.status or 0
     return status if status >= 0 else 128 - status

@@ -1,4 +1,4 @@
-"""A call that waits for its time."""
+"""A call at a later time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Timer:
-    """At most one call at a time waits; on the running event loop."""
+    """Calls once when its time has come, on the running event loop. At most one call is pending."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -18,15 +18,15 @@ class Timer:
         return self._handle is not None
 
     def set(self, delay: float) -> None:
-        """Calls in ``delay`` seconds, and not when it was set to before."""
+        """Calls in ``delay`` seconds; an earlier setting no longer counts."""
         self.cancel()
-        self._handle = asyncio.get_running_loop().call_later(delay, self._ring)
+        self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         self._handle = None
         self._call()

@@ -43,7 +43,7 @@ class BreakerState(BaseModel):
 
 
 class DeploymentState(BaseModel):
-    """One place that answers for a model. ``cooling_for``: seconds that it was told to wait."""
+    """One model at one provider. ``cooling_for``: the seconds that it still cools down (``Retry-After``)."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -192,7 +192,7 @@ def test_what_show_says_of_a_model_in_trouble() -> None:
     model |= {"deployments": [up, down], "fallbacks": ["y"], "error": {"message": "died", "log": ["one", "two"]}}
     assert describe(model) == [
         "x: ready (3.0 GiB of memory, from runtime, pin, last used never)",
-        "  up/m: ready (2 running, 3 waiting, breaker open for 4 s: it answered 500, told to wait 7 s)",
+        "  up/m: ready (2 running, 3 waiting, breaker open for 4 s: it answered 500, cooling down for 7 s)",
         "  local/n: failed",
         "  falls back on: y",
         "  error: died",

@@ -191,7 +191,7 @@ def test_a_wait_that_is_too_long_is_refused_without_asking(ups: Callable, gatewa
     assert time.monotonic() - begun < 5
     assert answer.status_code == 429
     assert 40 <= int(answer.headers["retry-after"]) <= 60
-    assert "was told to wait" in answer.json()["error"]["message"]
+    assert "are cooling down" in answer.json()["error"]["message"]
     assert len(up.requests) == 1
 
 

@@ -114,8 +114,8 @@ def test_who_looks_ahead_lets_no_key_be_asked_too_early() -> None:
     keys = Keys(ProviderQuota(None, 2))
     for key in range(2):
         keys.cool_down(key, 10.0)
-    assert keys.free_at(11.0) == 0.0
-    assert keys.free_at(9.0) == 10.0
+    assert keys.available_at(11.0) == 0.0
+    assert keys.available_at(9.0) == 10.0
 
 
 def test_a_full_queue_does_not_keep_a_request_from_an_idle_fallback(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_explain_says_that_a_request_would_wait_for_the_time_named(tmp_path: Pat
         told = await field.told()
         assert told["chosen"] is None
         assert told["reason"].startswith("it would wait 1")
-        assert "told to wait" in told["reason"]
+        assert "cooling down" in told["reason"]
 
     run(work)
 
@@ -303,9 +303,9 @@ def test_calls_that_are_cancelled_anywhere_leave_nothing_behind(tmp_path: Path) 
             assert model is not None
             assert model.waiting == 0
             for deployment in model.deployments:
-                assert (deployment.in_flight, deployment.share.in_flight) == (0, 0)
+                assert (deployment.in_flight, deployment.quota.in_flight) == (0, 0)
                 assert deployment.breaker.admits(time.monotonic())
-        assert field.gateway._dispatch._slots._lines == {}
+        assert field.gateway._dispatch._queue._waiters == {}
 
     run(work)
 

@@ -137,7 +137,7 @@ def test_one_more_than_may_wait_is_refused_at_once(ups: Callable, gateway: Calla
         told = running.post("/models/bench/explain", {}).json()
         assert told["waiting"] == 2
         assert told["chosen"] is None
-        assert told["candidates"][0]["reason"] == "it has all the requests running that it may have"
+        assert told["candidates"][0]["reason"] == "it has reached max_concurrency"
         gate.set()
         assert {answer.result().status_code for answer in answers} == {200}
 

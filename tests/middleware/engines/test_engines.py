@@ -158,7 +158,7 @@ def test_a_start_that_takes_too_long_leaves_nothing(fake, gone):
         pids = engine.pids
         assert len(pids) == 3
         failure = await starting
-        assert "did not come to serve within 4 s" in failure.message
+        assert "did not serve within 4 s" in failure.message
         assert failure.log == ("not yet",)
         assert gone(pids, within=0)
 

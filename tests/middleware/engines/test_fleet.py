@@ -93,7 +93,7 @@ def test_a_request_that_runs_or_waits_for_the_load_is_answered_when_its_model_is
         machine = Machine()
         fleet, place = Fleet(600.0), provider()
         managed = fleet.manage(place, DEPLOYMENT, model(), "mine")
-        managed._make = lambda: machine.engine("m")
+        managed._start = lambda: machine.engine("m")
 
         async def answer() -> None:
             async with managed.lease():
@@ -121,7 +121,7 @@ def test_a_pinned_model_that_is_registered_anew_is_not_evicted_in_between() -> N
         memory = MemoryBudget(10, clock=asyncio.get_running_loop().time)
         fleet, place = Fleet(600.0, memory), provider()
         managed = fleet.manage(place, DEPLOYMENT, model(), "mine")
-        managed._make, managed._clock = (lambda: machine.engine("m")), memory._clock
+        managed._start, managed._clock = (lambda: machine.engine("m")), memory._clock
         other = ManagedModel("o", lambda: machine.engine("o"), memory=memory, size=5, patience=100, clock=memory._clock)
         async with managed.lease():
             waiting = asyncio.create_task(other.load())

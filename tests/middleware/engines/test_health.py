@@ -25,7 +25,7 @@ def scripted(machine: Machine, **options) -> ManagedModel:
 def test_an_engine_that_died_is_started_again_by_itself_after_growing_pauses() -> None:
     async def scenario() -> None:
         machine = Machine()
-        model = scripted(machine, policy=RestartPolicy(revive=1.0))
+        model = scripted(machine, policy=RestartPolicy(restart=1.0))
         await model.load()
         for pause in (1, 1, 2, 4, 8, 16, 32, 60, 60):
             machine.running["m"].die()
@@ -75,7 +75,7 @@ def test_an_engine_that_hangs_is_given_up_and_replaced() -> None:
             lease = model.lease()
             await lease.__aenter__()
             machine.running["m"].hangs = True
-            cause = await lease.lost(60)
+            cause = await lease.engine_death(60)
             assert isinstance(cause, EngineFailed)
             assert cause.message == "the engine of model 'm' does not answer its health check"
             await lease.__aexit__(None, None, None)
@@ -106,7 +106,7 @@ class Overloaded(ScriptedEngine):
 def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: ModelLifeState) -> None:
     async def scenario() -> None:
         machine = Machine()
-        policy, health = RestartPolicy(revive=100), HealthPolicy(interval=0.02, limit=0.02, failures=3)
+        policy, health = RestartPolicy(restart=100), HealthPolicy(interval=0.02, limit=0.02, failures=3)
         model = ManagedModel("m", lambda: Overloaded(machine, "m", 0, 0, False), policy=policy, health=health)
         await model.load()
         model.size = 0
@@ -132,7 +132,7 @@ def test_a_bad_answer_is_no_business_of_how_busy_it_is() -> None:
             async def health(self, within: float) -> int:
                 return 503
 
-        model = ManagedModel("m", lambda: Broken(machine, "m", 1, 0.1, False), policy=RestartPolicy(revive=100))
+        model = ManagedModel("m", lambda: Broken(machine, "m", 1, 0.1, False), policy=RestartPolicy(restart=100))
         await model.load()
         await asyncio.sleep(31)
         assert model.state is ModelLifeState.FAILED
@@ -155,7 +155,7 @@ def test_a_stopped_process_is_noticed_killed_and_replaced(fake, gone) -> None:
         await lease.__aenter__()
         pids = made[0].pids
         os.kill(pids[2], signal.SIGSTOP)
-        cause = await lease.lost(30)
+        cause = await lease.engine_death(30)
         assert cause.message == "the engine of model 'm' does not answer its health check"
         assert cause.status == 503
         assert gone(pids, within=0)
@@ -192,17 +192,17 @@ def test_who_holds_a_lease_hears_why_its_engine_is_gone(fake) -> None:
         model = ManagedModel("m", start)
         first = model.lease()
         await first.__aenter__()
-        assert await first.lost(0.05) is None
+        assert await first.engine_death(0.05) is None
         os.kill(made[0].pids[2], signal.SIGKILL)
-        cause = await first.lost()
+        cause = await first.engine_death()
         assert isinstance(cause, EngineFailed)
         assert cause.message == "the engine of model 'm' was ended by SIGKILL while it served"
         second = model.lease()
         await second.__aenter__()
-        assert await second.lost(0.05) is None
-        assert (await first.lost()).status == 503
+        assert await second.engine_death(0.05) is None
+        assert (await first.engine_death()).status == 503
         await model.unload(drain=0)
-        assert (await second.lost()).message == "model 'm' was unloaded while it answered"
+        assert (await second.engine_death()).message == "model 'm' was unloaded while it answered"
         for lease in (first, second):
             await lease.__aexit__(None, None, None)
         assert model.in_flight == 0
@@ -229,7 +229,7 @@ def test_what_an_engine_takes_is_measured_and_one_that_outgrows_the_budget_is_en
         with pytest.raises(Unavailable, match=r"is too large: it takes .* and the memory budget is 60\.0 MiB"):
             await loading
         assert made[1].exited.done()
-        assert (tight.state, memory.taken) == (ModelLifeState.FAILED, 0)
+        assert (tight.state, memory.reserved) == (ModelLifeState.FAILED, 0)
         with pytest.raises(Unavailable, match="is too large"):
             await tight.load()
         assert len(made) == 2, "it is known by now"

@@ -108,7 +108,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def one_process_a_model_within_the_budget(self) -> None:
         assert self.machine.faults == []
-        assert sum(SIZES[name] for name in self.machine.running) <= self.memory.taken <= BUDGET
+        assert sum(SIZES[name] for name in self.machine.running) <= self.memory.reserved <= BUDGET
         for name, model in self.models.items():
             assert model.in_flight >= self.inside[name]
             assert (model.engine is None) == (model.state in (ModelLifeState.UNLOADED, ModelLifeState.FAILED)) or (
@@ -136,7 +136,7 @@ class Life(RuleBasedStateMachine):
         self.one_process_a_model_within_the_budget()
         for model in self.models.values():
             await model.close()
-        assert (self.machine.running, self.memory.taken) == ({}, 0)
+        assert (self.machine.running, self.memory.reserved) == ({}, 0)
         assert self.memory.fits(BUDGET)
         await asyncio.sleep(100)
         assert self.machine.running == {}

@@ -181,8 +181,8 @@ def test_pauses_grow_to_a_bound(deaths):
     policy = RestartPolicy(first=1, factor=2, longest=60, stable=30)
     assert policy.pause(deaths) <= policy.pause(deaths + 1) <= 60
     assert (policy.pause(1), policy.pause(2), policy.pause(3), policy.pause(100)) == (0, 1, 2, 60)
-    assert policy.deaths(deaths, 29.9) == deaths + 1
-    assert policy.deaths(deaths, 30.0) == 1
+    assert policy.crash_count(deaths, 29.9) == deaths + 1
+    assert policy.crash_count(deaths, 30.0) == 1
 
 
 def test_a_caller_who_leaves_does_not_break_the_load_of_others(fake):

@@ -23,12 +23,12 @@ NOW = 1000.0
 
 def loaded(name: str, size: int, *, idle: float = 100.0, left: float = -1.0, **more: bool) -> EvictionCandidate:
     """One that has been idle for ``idle`` seconds and whose turn has ``left`` seconds to go."""
-    return EvictionCandidate(name, size, used=NOW - idle, turn_ends=NOW + left, **more)
+    return EvictionCandidate(name, size, last_used=NOW - idle, turn_ends=NOW + left, **more)
 
 
-def decided(budget: int, wanted: int, *standings: EvictionCandidate) -> tuple[bool, list[str], float | None]:
-    step = plan(budget, standings, wanted, NOW, TURNS)
-    return step.admit, [standing.name for standing in step.evict], step.again
+def decided(budget: int, wanted: int, *candidates: EvictionCandidate) -> tuple[bool, list[str], float | None]:
+    step = plan(budget, candidates, wanted, NOW, TURNS)
+    return step.admit, [candidate.name for candidate in step.evict], step.look_again_at
 
 
 def test_what_fits_is_admitted_and_nobody_leaves() -> None:
@@ -56,7 +56,7 @@ def test_a_turn_is_kept_until_it_ends_or_the_model_has_been_idle_for_a_moment() 
 
 
 def test_pinned_and_loading_ones_are_held_and_leaving_ones_are_waited_for() -> None:
-    assert decided(10, 4, loaded("held", 10, held=True)) == (False, [], None)
+    assert decided(10, 4, loaded("held", 10, protected=True)) == (False, [], None)
     assert decided(10, 4, loaded("leaving", 5, leaving=True), loaded("other", 5)) == (False, [], None)
     assert decided(10, 7, loaded("leaving", 5, leaving=True), loaded("other", 5)) == (False, ["other"], None)
 
@@ -77,30 +77,30 @@ def test_what_is_taken_beyond_the_budget_is_freed() -> None:
             EvictionCandidate,
             st.text("ab", min_size=1, max_size=3),
             st.integers(0, 20),
-            held=st.booleans(),
+            protected=st.booleans(),
             leaving=st.booleans(),
             busy=st.booleans(),
-            used=st.floats(900, 1000),
+            last_used=st.floats(900, 1000),
             turn_ends=st.floats(990, 1060),
         ),
         max_size=6,
     ),
 )
 def test_a_plan_makes_room_enough_or_changes_nothing(
-    budget: int, wanted: int, standings: list[EvictionCandidate]
+    budget: int, wanted: int, candidates: list[EvictionCandidate]
 ) -> None:
-    step = plan(budget, standings, wanted, NOW, TURNS)
-    free = budget - sum(s.size for s in standings)
-    coming = sum(s.size for s in standings if s.leaving)
+    step = plan(budget, candidates, wanted, NOW, TURNS)
+    free = budget - sum(s.size for s in candidates)
+    coming = sum(s.size for s in candidates if s.leaving)
     assert step.admit == (free >= wanted)
-    assert not any(s.held or s.leaving for s in step.evict)
+    assert not any(s.protected or s.leaving for s in step.evict)
     if step.evict:
         assert free + coming < wanted <= free + coming + sum(s.size for s in step.evict)
-        assert all(s.turn_ends <= NOW or (not s.busy and s.used + TURNS.linger <= NOW) for s in step.evict)
-    assert step.again is None or step.again > NOW
-    able = [s for s in standings if not s.held and not s.leaving]
+        assert all(s.turn_ends <= NOW or (not s.busy and s.last_used + TURNS.linger <= NOW) for s in step.evict)
+    assert step.look_again_at is None or step.look_again_at > NOW
+    able = [s for s in candidates if not s.protected and not s.leaving]
     if not step.admit and wanted <= free + coming + sum(s.size for s in able) and free + coming < wanted:
-        assert step.evict or step.again is not None, "it is possible, so it happens now or in time"
+        assert step.evict or step.look_again_at is not None, "it is possible, so it happens now or in time"
 
 
 def test_a_turn_lasts_a_few_loads_within_bounds() -> None:
@@ -151,7 +151,7 @@ def test_an_idle_model_makes_room_for_another_and_comes_back() -> None:
         a, b = bench.model("a", 6), bench.model("b", 6)
         await use(a)
         await use(b)
-        assert (a.state, b.state, bench.memory.taken) == (ModelLifeState.UNLOADED, ModelLifeState.READY, 6)
+        assert (a.state, b.state, bench.memory.reserved) == (ModelLifeState.UNLOADED, ModelLifeState.READY, 6)
         assert a.error is None
         await use(a)
         assert (a.state, b.state) == (ModelLifeState.READY, ModelLifeState.UNLOADED)
@@ -256,7 +256,7 @@ def test_a_model_larger_than_the_budget_is_refused_at_once_with_both_figures() -
         assert (caught.value.status, caught.value.code) == (503, "model_too_large")
         assert bench.machine.started == []
         assert model.state is ModelLifeState.FAILED
-        assert bench.memory.taken == 0
+        assert bench.memory.reserved == 0
 
     run(scenario())
 
@@ -285,7 +285,7 @@ def test_a_failed_load_gives_its_room_back() -> None:
         broken = ManagedModel("x", lambda: bench.machine.engine("x", fails=True), memory=bench.memory, size=8)
         with pytest.raises(Unavailable, match="scripted to fail"):
             await broken.load()
-        assert bench.memory.taken == 0
+        assert bench.memory.reserved == 0
         await use(bench.model("a", 8))
 
     run(scenario())

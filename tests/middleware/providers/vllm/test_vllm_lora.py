@@ -286,7 +286,7 @@ def test_the_example_of_the_documentation_is_a_base_and_an_adapter_in_its_server
     assert (base.managed.name, adapter.managed.name) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B+sql")
 
     async def start() -> None:
-        adapter.managed._make()  # an engine is made on the loop that runs it
+        adapter.managed._start()  # an engine is made on the loop that runs it
 
     asyncio.run(start())
     assert base.managed.dependents == {adapter.managed}

@@ -189,7 +189,7 @@ def test_a_server_that_never_serves_is_ended(gateway: Callable, scratch: Path, n
     running = gateway(llm=llm(notes, "--misbehave", "silent", provider={"start_timeout": 6}))
     answer = running.chat("big")
     assert answer.status_code == 503
-    assert "did not come to serve within 6 s" in answer.json()["error"]["message"]
+    assert "did not serve within 6 s" in answer.json()["error"]["message"]
     assert "INFO loading, and loading" in running.get("/models/big").json()["error"]["log"]
     wait_gone(pids(notes))
     assert list(scratch.iterdir()) == []
