@@ -13,7 +13,7 @@ import numpy as np
 from retrieval_made import Asked, Chunk, Made, Nearest
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.keywords.kernels import machine
+from sage.middleware.retrieval.keywords.compiled import kernel_of_process
 from sage.middleware.retrieval.keywords.postings import KeywordIndex
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
@@ -62,7 +62,7 @@ def keyword_leg(made: Made, queries: int) -> Figures:
     figures.values["bytes a document"] = sum(array.nbytes for array in index.arrays().values()) / made.size
     leg = KeywordLeg([(index, None)], KeywordOptions())
     asked = [KeywordQuery(tuple(each.words)) for each in made.asked(queries)]
-    if (kernel := machine(index.frequencies.dtype.name)) is not None:
+    if (kernel := kernel_of_process(index.frequencies.dtype.name)) is not None:
         kernel.wait()
     answers = figures.timed("keywords", asked, lambda query: leg.top(query, TOP, [None]))
     for query, hits in zip(asked, answers, strict=True):

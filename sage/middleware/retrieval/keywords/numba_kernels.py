@@ -1,144 +1,145 @@
-"""The keyword kernel as numba compiles it."""
+"""The compiled keyword kernel: the best documents of one segment for the words of a query.
+
+The functions below are plain Python; :func:`compile_top` has numba compile them. They are written in the way that numba
+compiles best: they loop over arrays, and take them out of their tuples before a loop, as that costs much inside of it.
+Where there are many postings, no branch hangs on a single one, for the processor could not predict it.
+
+:func:`_top` goes one of two ways. Where the words have few postings, it merges them document by document. Otherwise it
+takes the documents in blocks: it adds up the scores of a block word by word, in arrays that stay in the processor's
+cache, and offers the block's documents to a heap of the best.
+
+Most words of a query are common and worth little. Once the heap is full, those that together cannot lift a document
+over the worst of the best are *non-essential* (MaxScore: Turtle and Flood, 1995). Their postings are only marked, since
+they count as matches. A document whose essential words score high enough is then scored again, with all words in the
+order of the query, so that its score is the same to the last digit whichever way was taken.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sage.errors import MissingExtra
 
 SPARSE = 32
-"""Where the words have fewer postings than one a so many documents, they are merged one by one."""
-CROWD = 32
-"""Documents of a block that may be scored anew; where more would have to, all words are added up from there on."""
+"""Words with fewer postings in all than one for so many documents are merged document by document."""
+MOST_RESCORED = 32
+"""Documents of a block that may be scored again. Once a block would have more, no word is non-essential any more."""
 STEP = 8
-"""Documents that are compared with the worst of the best at once; divides the size of a block."""
+"""Documents that are compared with the worst of the best at once. It divides the size of a block."""
+ROUNDING = 1e-9
+"""Sums in another order differ by less than this share of them."""
+START, END, WEIGHT, BASE = range(4)
+"""The columns of ``words``: from where to where its postings stand, its weight and its base."""
+NO_DOCUMENT = 1 << 40
 
 
-def compile_top(block: int, frequency: str) -> Callable[..., Any]:
-    """For an index whose frequencies have this type. Takes some seconds; nothing is written to disk, for what is read
-    back would be unpickled.
+class PostingArrays(NamedTuple):
+    """Of the segment's index."""
 
-    The function adds up the scores of ``block`` documents at a time: no branch hangs on a single posting, for the
-    processor could not foresee it. Words that together cannot lift a document over the worst of the best so far are
-    only marked, for the count (MaxScore: Turtle and Flood, 1995); what the others lift high enough is scored anew with
-    all words, in the order of the query. Its arguments: the index's ``ordinals``, ``frequencies`` and ``lengths``;
-    ``words (n, 4)``: start, end, weight and base of each; the curve's four numbers and
-    a ``table`` of it by frequency and length; ``allowed`` (empty: all);
-    ``scratch (block,)`` and ``seen (block,)`` of zeros, left so; and ``rows`` and ``scores`` ``(k,)``, which it fills.
-    It returns how many it filled and how many match.
+    ordinals: Any
+    frequencies: Any
+    lengths: Any
+
+
+class Gains(NamedTuple):
+    """What a posting gains: :class:`sage.middleware.retrieval.keywords.bm25.Curve` as numbers, and as a table."""
+
+    curve: Any
+    """``(4,)``: flat, slope, rise, bend."""
+    table: Any
+    """``(frequencies, lengths)``, while both are small."""
+
+
+class ScoreBlock(NamedTuple):
+    """The documents from ``first`` on, as many as the arrays are long."""
+
+    first: Any
+    scores: Any
+    matches: Any
+    """1 where a document has a word of the query."""
+
+
+class TopHeap(NamedTuple):
+    """The best documents so far, a heap with the worst of them at the top. How many there are goes beside it."""
+
+    rows: Any
+    scores: Any
+
+
+def compile_top(frequency: str) -> Callable[..., Any]:
+    """:func:`_top` as machine code, for an index whose frequencies have this type.
+
+    Takes some seconds. Nothing is written to disk, because what is read back from there would be unpickled. Raises
+    :class:`sage.errors.MissingExtra`.
     """
     try:
         import numba
     except ImportError as exc:
         raise MissingExtra("the compiled keyword kernel", "numba") from exc
-    jit = numba.njit(nogil=True)
-    sink, gain = jit(_sink), jit(_gain)
-    add, mark, light, over = jit(_add_with(gain)), jit(_mark), jit(_light), jit(_over)
-    count_seen, order, next_block = jit(_count), jit(_order_with(sink)), jit(_next_block)
-    step = jit(_step_with(jit(_keep_with(sink)), gain))
-    take = jit(_take_with(jit(_keep_with(sink)), jit(_score_with(gain))))
-
-    def top(
-        ordinals: Any,
-        frequencies: Any,
-        lengths: Any,
-        words: Any,
-        curve: Any,
-        table: Any,
-        allowed: Any,
-        scratch: Any,
-        seen: Any,
-        rows: Any,
-        scores: Any,
-    ) -> Any:
-        count, total, crowded = np.int64(0), np.int64(0), False
-        index = (ordinals, frequencies, lengths)
-        places, begins = words[:, 0].astype(np.int64), words[:, 0].astype(np.int64)
-        only_marked = np.zeros(len(words), np.bool_)
-        if (words[:, 1] - words[:, 0]).sum() * SPARSE < len(lengths):
-            count, total = step(index, words, curve, table, allowed, places, rows, scores)
-        first = next_block(ordinals, words, places, block)
-        while first >= 0:
-            bound = scores[0] if count == len(rows) and count > 0 and not crowded else -np.inf
-            slack = light(words, bound, only_marked)
-            begins[:] = places
-            for word in range(len(words)):
-                if only_marked[word]:
-                    places[word] = mark(ordinals, words[word], places[word], first, seen)
-                else:
-                    places[word] = add(index, words[word], curve, table, places[word], first, scratch, seen)
-            bound = scores[0] - abs(scores[0]) * 1e-9 - slack if count == len(rows) and count > 0 else -np.inf
-            better = over(scratch, bound)
-            if slack > 0.0 and better > CROWD:
-                crowded, slack = True, 0.0
-                scratch[:] = 0.0
-                for word in range(len(words)):
-                    add(index, words[word], curve, table, begins[word], first, scratch, seen)
-            size = min(np.int64(block), np.int64(len(lengths)) - first)
-            total += count_seen(seen, allowed, first, size)
-            if better > 0:
-                at = (begins, places)
-                count = take(index, words, at, curve, table, allowed, scratch, seen, first, slack, rows, scores, count)
-            scratch[:] = 0.0
-            seen[:] = 0
-            first = next_block(ordinals, words, places, block)
-        order(rows, scores, count)
-        return count, total
-
+    namespace = dict(globals())
+    for function in _CALLED:  # compiled functions can call only compiled ones: each gets those before it
+        copied = FunctionType(function.__code__, namespace, function.__name__)
+        namespace[function.__name__] = numba.njit(nogil=True)(copied)
+    top = FunctionType(_top.__code__, namespace, _top.__name__)
     return numba.njit([_signature(numba.types, frequency)], nogil=True)(top)
 
 
 def _signature(types: Any, frequency: str) -> Any:
-    def given(kind: Any, dimensions: int = 1) -> Any:
+    def read(kind: Any, dimensions: int = 1) -> Any:
         return types.Array(kind, dimensions, "C", readonly=True)
 
-    def filled(kind: Any) -> Any:
+    def written(kind: Any) -> Any:
         return types.Array(kind, 1, "C")
 
-    pair: Any = types.UniTuple(types.int64, 2)
-    return pair(
-        given(types.uint32),
-        given(getattr(types, frequency)),
-        given(types.uint32),
-        given(types.float64, 2),
-        given(types.float64),
-        given(types.float64, 2),
-        given(types.boolean),
-        filled(types.float64),
-        filled(types.uint8),
-        filled(types.int64),
-        filled(types.float64),
+    result: Any = types.UniTuple(types.int64, 2)
+    return result(
+        read(types.uint32),
+        read(getattr(types, frequency)),
+        read(types.uint32),
+        read(types.float64, 2),
+        read(types.float64),
+        read(types.float64, 2),
+        read(types.boolean),
+        written(types.float64),
+        written(types.uint8),
+        written(types.int64),
+        written(types.float64),
     )
 
 
-def _next_block(ordinals: Any, words: Any, places: Any, block: Any) -> Any:
-    """Its first document; -1: no word has postings left."""
-    low = np.int64(1) << 40
-    for word in range(len(words)):
-        if places[word] < np.int64(words[word, 1]):
-            low = min(low, np.int64(ordinals[places[word]]))
-    return np.int64(-1) if low == np.int64(1) << 40 else low // block * block
+def _top(
+    ordinals: Any,
+    frequencies: Any,
+    lengths: Any,
+    words: Any,
+    curve: Any,
+    table: Any,
+    allowed: Any,
+    block_scores: Any,
+    block_matches: Any,
+    rows: Any,
+    scores: Any,
+) -> Any:
+    """``(how many are filled in, how many documents match)``.
+
+    Fills ``rows`` and ``scores``, ``(k,)`` each, with the best documents, best first, equal ones by row. ``words`` is
+    ``(n, 4)``, see :data:`START`. ``allowed`` is a mask of the documents that may be returned; an empty one allows all.
+    ``block_scores`` and ``block_matches`` are zeros before and after.
+    """
+    postings, gains, best = PostingArrays(ordinals, frequencies, lengths), Gains(curve, table), TopHeap(rows, scores)
+    if (words[:, END] - words[:, START]).sum() * SPARSE < len(lengths):
+        count, total = _by_document(postings, words, gains, allowed, best)
+    else:
+        count, total = _by_block(postings, words, gains, allowed, block_scores, block_matches, best)
+    _sort(best, count)
+    return count, total
 
 
-def _light(words: Any, bound: Any, only_marked: Any) -> Any:
-    """Marks the words that together cannot reach ``bound``, from the least on; returns what they can add at most. A
-    word is worth between its base and its base and weight."""
-    only_marked[:] = False
-    slack = 0.0
-    while bound > 0.0:
-        least, most = -1, np.inf
-        for word in range(len(words)):
-            worth = max(0.0, words[word, 3], words[word, 2] + words[word, 3])
-            if not only_marked[word] and worth < most:
-                least, most = word, worth
-        if least < 0 or slack + most > bound * 0.5:
-            break
-        only_marked[least] = True
-        slack += most
-    return slack
+# What a posting is worth
 
 
 def _gain(frequency: Any, length: Any, curve: Any, table: Any) -> Any:
@@ -149,156 +150,249 @@ def _gain(frequency: Any, length: Any, curve: Any, table: Any) -> Any:
     return (np.float64(frequency) + curve[2] * norm) / (np.float64(frequency) + curve[3] * norm)
 
 
-def _add_with(gain: Any) -> Any:
-    def add(index: Any, word: Any, curve: Any, table: Any, place: Any, first: Any, scratch: Any, seen: Any) -> Any:
-        """Adds one word's postings of one block; returns where those of the next begin. Unsigned places spare the
-        question whether they count from the end: half of the time."""
-        ordinals, frequencies, lengths = index
-        here, end = np.uint64(place), np.uint64(word[1])
-        begin, stop = np.uint32(first), np.uint32(first + len(scratch))
-        weight, base = word[2], word[3]
-        rows, columns, flat = np.uint32(table.shape[0]), np.uint32(table.shape[1]), table.ravel()
-        while here < end:
-            ordinal = ordinals[here]
-            if ordinal >= stop:
-                break
-            frequency, length = np.uint32(frequencies[here]), lengths[ordinal]
-            if frequency < rows and length < columns:
-                gained = flat[np.uint32(frequency * columns + length)]
+# Document by document
+
+
+def _by_document(postings: Any, words: Any, gains: Any, allowed: Any, best: Any) -> Any:
+    """``(how many are in the heap, how many match)``: over all words at once, one document after the other."""
+    ordinals, frequencies, lengths = postings
+    curve, table = gains
+    count, total = np.int64(0), np.int64(0)
+    cursors = words[:, START].astype(np.int64)
+    while True:
+        document = _next_document(ordinals, words, cursors)
+        if document == NO_DOCUMENT:
+            return count, total
+        score = 0.0
+        for number in range(len(words)):
+            cursor = cursors[number]
+            if cursor < np.int64(words[number, END]) and np.int64(ordinals[cursor]) == document:
+                gain = _gain(frequencies[cursor], lengths[document], curve, table)
+                score += words[number, BASE] + words[number, WEIGHT] * gain
+                cursors[number] += 1
+        if len(allowed) == 0 or allowed[document]:
+            total += 1
+            count = _offer(best, count, document, score)
+
+
+def _next_document(ordinals: Any, words: Any, cursors: Any) -> Any:
+    """The lowest document that any cursor stands at, or :data:`NO_DOCUMENT`."""
+    document = np.int64(NO_DOCUMENT)
+    for number in range(len(words)):
+        if cursors[number] < np.int64(words[number, END]):
+            document = min(document, np.int64(ordinals[cursors[number]]))
+    return document
+
+
+# Block by block
+
+
+def _by_block(
+    postings: Any, words: Any, gains: Any, allowed: Any, block_scores: Any, block_matches: Any, best: Any
+) -> Any:
+    """``(how many are in the heap, how many match)``."""
+    count, total, all_essential = np.int64(0), np.int64(0), False
+    cursors = words[:, START].astype(np.int64)
+    starts = cursors.copy()
+    non_essential = np.zeros(len(words), np.bool_)
+    size = np.int64(len(block_scores))
+    document = _next_document(postings.ordinals, words, cursors)
+    while document != NO_DOCUMENT:
+        block = ScoreBlock(document // size * size, block_scores, block_matches)
+        threshold = best.scores[0] if _is_full(best, count) and not all_essential else -np.inf
+        missing = _choose_non_essential(words, threshold, non_essential)
+        starts[:] = cursors
+        for number in range(len(words)):
+            if non_essential[number]:
+                cursors[number] = _mark(postings.ordinals, words[number], cursors[number], block)
             else:
-                gained = gain(frequency, length, curve, table)
-            scratch[np.uint32(ordinal - begin)] += base + weight * gained
-            seen[np.uint32(ordinal - begin)] = np.uint8(1)
-            here += np.uint64(1)
-        return np.int64(here)
+                cursors[number] = _add(postings, words[number], gains, cursors[number], block)
+        lowest = best.scores[0] - abs(best.scores[0]) * ROUNDING - missing if _is_full(best, count) else -np.inf
+        candidates = _count_above(block.scores, lowest)
+        if missing > 0.0 and candidates > MOST_RESCORED:
+            all_essential, missing = True, 0.0
+            block.scores[:] = 0.0
+            for number in range(len(words)):
+                _add(postings, words[number], gains, starts[number], block)
+        total += _count_matches(block, allowed, len(postings.lengths))
+        if candidates > 0:
+            count = _offer_block(postings, words, gains, (starts, cursors), allowed, block, missing, best, count)
+        block.scores[:] = 0.0
+        block.matches[:] = 0
+        document = _next_document(postings.ordinals, words, cursors)
+    return count, total
 
-    return add
+
+def _is_full(best: Any, count: Any) -> Any:
+    return count == len(best.rows) and count > 0
 
 
-def _mark(ordinals: Any, word: Any, place: Any, first: Any, seen: Any) -> Any:
-    here, end = np.uint64(place), np.uint64(word[1])
-    begin, stop = np.uint32(first), np.uint32(first + len(seen))
-    while here < end:
-        ordinal = ordinals[here]
+def _choose_non_essential(words: Any, threshold: Any, non_essential: Any) -> Any:
+    """Marks words, the least first, while all marked together are worth at most half of ``threshold``; returns what
+    they are worth at most. A word is worth between its base and its base and weight."""
+    non_essential[:] = False
+    missing = 0.0
+    while threshold > 0.0:
+        least, most = -1, np.inf
+        for number in range(len(words)):
+            worth = max(0.0, words[number, BASE], words[number, WEIGHT] + words[number, BASE])
+            if not non_essential[number] and worth < most:
+                least, most = number, worth
+        if least < 0 or missing + most > threshold * 0.5:
+            break
+        non_essential[least] = True
+        missing += most
+    return missing
+
+
+def _add(postings: Any, word: Any, gains: Any, cursor: Any, block: Any) -> Any:
+    """Adds one word's postings of one block; returns where those of the next begin.
+
+    The hottest loop of all. With unsigned places the compiled code need not ask whether they count from the end, which
+    takes half of the time.
+    """
+    ordinals, frequencies, lengths = postings
+    curve, table = gains
+    scores, matches = block.scores, block.matches
+    place, end = np.uint64(cursor), np.uint64(word[END])
+    first, stop = np.uint32(block.first), np.uint32(block.first + len(scores))
+    weight, base = word[WEIGHT], word[BASE]
+    rows, columns, flat = np.uint32(table.shape[0]), np.uint32(table.shape[1]), table.ravel()
+    while place < end:
+        ordinal = ordinals[place]
         if ordinal >= stop:
             break
-        seen[np.uint32(ordinal - begin)] = np.uint8(1)
-        here += np.uint64(1)
-    return np.int64(here)
+        frequency, length = np.uint32(frequencies[place]), lengths[ordinal]
+        if frequency < rows and length < columns:
+            gain = flat[np.uint32(frequency * columns + length)]
+        else:
+            gain = _gain(frequency, length, curve, table)
+        scores[np.uint32(ordinal - first)] += base + weight * gain
+        matches[np.uint32(ordinal - first)] = np.uint8(1)
+        place += np.uint64(1)
+    return np.int64(place)
 
 
-def _score_with(gain: Any) -> Any:
-    def score(index: Any, words: Any, at: Any, curve: Any, table: Any, ordinal: Any) -> Any:
-        """Of one document, whose postings of each word stand between the places ``at`` if it has any."""
-        ordinals, frequencies, lengths = index
-        begins, ends = at
-        found = 0.0
-        for word in range(len(words)):
-            low, high = begins[word], ends[word]
-            while low < high:
-                middle = (low + high) // 2
-                if np.int64(ordinals[middle]) < ordinal:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < ends[word] and np.int64(ordinals[low]) == ordinal:
-                found += words[word, 3] + words[word, 2] * gain(frequencies[low], lengths[ordinal], curve, table)
-        return found
+def _mark(ordinals: Any, word: Any, cursor: Any, block: Any) -> Any:
+    """As :func:`_add`, but the postings only count as matches."""
+    matches = block.matches
+    place, end = np.uint64(cursor), np.uint64(word[END])
+    first, stop = np.uint32(block.first), np.uint32(block.first + len(matches))
+    while place < end:
+        ordinal = ordinals[place]
+        if ordinal >= stop:
+            break
+        matches[np.uint32(ordinal - first)] = np.uint8(1)
+        place += np.uint64(1)
+    return np.int64(place)
 
+
+def _count_above(scores: Any, lowest: Any) -> Any:
+    count = 0
+    for place in range(len(scores)):
+        count += 1 if scores[place] > lowest else 0
+    return count
+
+
+def _count_matches(block: Any, allowed: Any, documents: Any) -> Any:
+    """How many documents of the block match and are allowed; there are ``documents`` in all."""
+    first, matches = block.first, block.matches
+    count = 0
+    if len(allowed) == 0:
+        for place in range(len(matches)):
+            count += matches[place]
+    else:
+        for place in range(min(np.int64(len(matches)), np.int64(documents) - first)):
+            count += matches[place] & np.uint8(allowed[first + place])
+    return count
+
+
+def _offer_block(
+    postings: Any,
+    words: Any,
+    gains: Any,
+    cursors: Any,
+    allowed: Any,
+    block: Any,
+    missing: Any,
+    best: Any,
+    count: Any,
+) -> Any:
+    """Offers a block's documents to the heap in their order, so that of equal scores the first one stays; returns how
+    many are in it. ``missing``: what a score may lack because words were non-essential. A few documents at a time are
+    compared without a branch: most of them cannot enter the heap."""
+    first, scores, matches = block
+    rows, best_scores = best
+    if len(rows) == 0:
+        return count
+    for start in range(0, len(scores), STEP):
+        lowest = best_scores[0] * (1.0 - ROUNDING) - missing if missing > 0.0 else best_scores[0]
+        has_candidate = False  # not a function of its own: one with arrays is not inlined, and this is called often
+        if count < len(rows):
+            for place in range(start, start + STEP):
+                has_candidate |= matches[place] != 0
+        else:
+            for place in range(start, start + STEP):
+                has_candidate |= scores[place] > lowest
+        if not has_candidate:
+            continue
+        for place in range(start, start + STEP):
+            document = first + place
+            if not matches[place] or (len(allowed) > 0 and not allowed[document]):
+                continue
+            score = scores[place]
+            if missing > 0.0:
+                if score <= lowest:
+                    continue
+                score = _score(postings, words, gains, cursors, document)
+            count = _offer(best, count, document, score)
+    return count
+
+
+def _score(postings: Any, words: Any, gains: Any, cursors: Any, document: Any) -> Any:
+    """The whole score of one document, whose posting of each word, if there is one, stands between two ``cursors``."""
+    ordinals, frequencies, lengths = postings
+    curve, table = gains
+    starts, ends = cursors
+    score = 0.0
+    for number in range(len(words)):
+        low, high = starts[number], ends[number]
+        while low < high:
+            middle = (low + high) // 2
+            if np.int64(ordinals[middle]) < document:
+                low = middle + 1
+            else:
+                high = middle
+        if low < ends[number] and np.int64(ordinals[low]) == document:
+            gain = _gain(frequencies[low], lengths[document], curve, table)
+            score += words[number, BASE] + words[number, WEIGHT] * gain
     return score
 
 
-def _over(scratch: Any, bound: Any) -> Any:
-    found = 0
-    for here in range(len(scratch)):
-        found += 1 if scratch[here] > bound else 0
-    return found
+# The heap of the best
 
 
-def _count(seen: Any, allowed: Any, first: Any, size: Any) -> Any:
-    total = 0
-    if len(allowed) == 0:
-        for here in range(size):
-            total += seen[here]
-    else:
-        for here in range(size):
-            total += seen[here] & np.uint8(allowed[first + here])
-    return total
+def _offer(best: Any, count: Any, row: Any, score: Any) -> Any:
+    """Puts a document into the heap if it is among the best; returns how many are in it."""
+    rows, scores = best
+    if count < len(rows):
+        hole = count
+        while hole > 0:
+            above = (hole - 1) // 2
+            if scores[above] < score or (scores[above] == score and rows[above] > row):
+                break
+            rows[hole], scores[hole] = rows[above], scores[above]
+            hole = above
+        rows[hole], scores[hole] = row, score
+        return count + 1
+    if count > 0 and (score > scores[0] or (score == scores[0] and row < rows[0])):
+        _replace_worst(best, count, row, score)
+    return count
 
 
-def _take_with(keep: Any, score: Any) -> Any:
-    def take(
-        index: Any,
-        words: Any,
-        at: Any,
-        curve: Any,
-        table: Any,
-        allowed: Any,
-        scratch: Any,
-        seen: Any,
-        first: Any,
-        slack: Any,
-        rows: Any,
-        scores: Any,
-        count: Any,
-    ) -> Any:
-        """Offers a block's documents in their order: of equal scores, the first that came stays."""
-        if len(rows) == 0:
-            return count
-        for begin in range(0, len(scratch), STEP):
-            bound = scores[0] * (1.0 - 1e-9) - slack if slack > 0.0 else scores[0]
-            better = False
-            if count < len(rows):
-                for here in range(begin, begin + STEP):
-                    better |= seen[here] != 0
-            else:
-                for here in range(begin, begin + STEP):
-                    better |= scratch[here] > bound
-            if not better:
-                continue
-            for here in range(begin, begin + STEP):
-                if not seen[here] or (len(allowed) > 0 and not allowed[first + here]):
-                    continue
-                found = scratch[here]
-                if slack > 0.0:
-                    if found <= bound:
-                        continue
-                    found = score(index, words, at, curve, table, first + here)
-                count = keep(rows, scores, count, first + here, found)
-        return count
-
-    return take
-
-
-def _step_with(keep: Any, gain: Any) -> Any:
-    def step(
-        index: Any, words: Any, curve: Any, table: Any, allowed: Any, places: Any, rows: Any, scores: Any
-    ) -> tuple[Any, Any]:
-        """Few postings: document by document, over all words at once."""
-        ordinals, frequencies, lengths = index
-        count, total = np.int64(0), np.int64(0)
-        while True:
-            low = np.int64(1) << 40
-            for word in range(len(words)):
-                if places[word] < np.int64(words[word, 1]):
-                    low = min(low, np.int64(ordinals[places[word]]))
-            if low == np.int64(1) << 40:
-                return count, total
-            found = 0.0
-            for word in range(len(words)):
-                place = places[word]
-                if place < np.int64(words[word, 1]) and np.int64(ordinals[place]) == low:
-                    found += words[word, 3] + words[word, 2] * gain(frequencies[place], lengths[low], curve, table)
-                    places[word] += 1
-            if len(allowed) == 0 or allowed[low]:
-                total += 1
-                count = keep(rows, scores, count, low, found)
-
-    return step
-
-
-def _sink(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> None:
-    """Puts an entry in the place of the worst, which stands at the top of the heap."""
+def _replace_worst(best: Any, count: Any, row: Any, score: Any) -> None:
+    """Takes the worst from the top of the heap and puts a document in."""
+    rows, scores = best
     hole = 0
     while True:
         child = 2 * hole + 1
@@ -316,32 +410,30 @@ def _sink(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> None:
     rows[hole], scores[hole] = row, score
 
 
-def _keep_with(sink: Any) -> Any:
-    def keep(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> Any:
-        """Keeps the best as a heap with the worst at its top; returns how many there are."""
-        if count < len(rows):
-            hole = count
-            while hole > 0:
-                above = (hole - 1) // 2
-                if scores[above] < score or (scores[above] == score and rows[above] > row):
-                    break
-                rows[hole], scores[hole] = rows[above], scores[above]
-                hole = above
-            rows[hole], scores[hole] = row, score
-            return count + 1
-        if count > 0 and (score > scores[0] or (score == scores[0] and row < rows[0])):
-            sink(rows, scores, count, row, score)
-        return count
-
-    return keep
+def _sort(best: Any, count: Any) -> None:
+    """From a heap to the order best first: takes the worst out and puts it at the end, one after the other."""
+    rows, scores = best
+    for last in range(count - 1, 0, -1):
+        row, score = rows[last], scores[last]
+        rows[last], scores[last] = rows[0], scores[0]
+        _replace_worst(best, last, row, score)
 
 
-def _order_with(sink: Any) -> Any:
-    def order(rows: Any, scores: Any, count: Any) -> None:
-        """From the heap to best first: the worst goes to the end, again and again."""
-        for last in range(count - 1, 0, -1):
-            row, score = rows[last], scores[last]
-            rows[last], scores[last] = rows[0], scores[0]
-            sink(rows, scores, last, row, score)
-
-    return order
+_CALLED = (
+    _gain,
+    _replace_worst,
+    _offer,
+    _sort,
+    _next_document,
+    _by_document,
+    _is_full,
+    _choose_non_essential,
+    _add,
+    _mark,
+    _count_above,
+    _count_matches,
+    _score,
+    _offer_block,
+    _by_block,
+)
+"""All that :func:`_top` calls, in such an order that each calls only those before it."""

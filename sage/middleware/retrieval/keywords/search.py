@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords import bm25
 from sage.middleware.retrieval.keywords.bm25 import Floats
-from sage.middleware.retrieval.keywords.kernels import Best, Slice, compiled, slice_scores, top_by_numpy
+from sage.middleware.retrieval.keywords.compiled import compiled_kernel
+from sage.middleware.retrieval.keywords.kernels import Best, Slice, slice_scores, top_by_numpy
 from sage.middleware.retrieval.keywords.live_statistics import LiveStatistics, live_statistics
 from sage.middleware.retrieval.keywords.phrases import clause_masks
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings, document_frequencies
@@ -84,7 +85,7 @@ class KeywordLeg:
         if self._reference is not None:
             return self._reference.top(segment, query.terms, mask, k)
         postings = self._segments[segment][0]
-        if isinstance(postings, KeywordIndex) and (kernel := compiled(postings)) is not None:
+        if isinstance(postings, KeywordIndex) and (kernel := compiled_kernel(postings)) is not None:
             places = [(*postings.locate(encode(word.term)), word.weight, word.base) for word in words]
             places = [each for each in places if each[1] > each[0]]
             if not places:

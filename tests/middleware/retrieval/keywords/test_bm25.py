@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.keywords import kernels as keyword_kernels
+from sage.middleware.retrieval.keywords import compiled as compiled_kernels
 from sage.middleware.retrieval.keywords.postings import GrowingKeywords, KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.keywords.search import Hits, KeywordLeg
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
@@ -195,10 +195,11 @@ def test_deleting_changes_the_statistics_at_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> keyword_kernels.Compiled:
+def compiled() -> compiled_kernels.CompiledKernel:
     pytest.importorskip("numba")
-    made = keyword_kernels.Compiled("uint16")
+    made = compiled_kernels.CompiledKernel("uint16")
     made.wait()
+    assert made.is_ready
     return made
 
 
@@ -216,7 +217,7 @@ def many() -> KeywordIndex:
 @pytest.mark.parametrize("variant", list(Variant))
 @pytest.mark.parametrize("alive", [1.0, 0.5, 0.01])
 def test_compiled_gives_the_same_numbers(
-    compiled: keyword_kernels.Compiled,
+    compiled: compiled_kernels.CompiledKernel,
     many: KeywordIndex,
     variant: Variant,
     alive: float,
@@ -231,9 +232,11 @@ def test_compiled_gives_the_same_numbers(
 
     asked = [(random.zipf(1.2, size=random.integers(1, 6)).clip(1, 3500).tolist(), k) for k in (1, 3, 10, 500) * 8]
     asked += [([1, 2, 3], 10), ([3000], 10), ([2999, 2998], 0), ([9999], 5)]
-    monkeypatch.setattr(keyword_kernels, "machine", lambda frequency: None)
+    monkeypatch.setattr(compiled_kernels, "kernel_of_process", lambda frequency: None)
     by_numpy = [search(*each) for each in asked]
-    monkeypatch.setattr(keyword_kernels, "machine", lambda frequency: compiled if frequency == "uint16" else None)
+    monkeypatch.setattr(
+        compiled_kernels, "kernel_of_process", lambda frequency: compiled if frequency == "uint16" else None
+    )
     for each, expected in zip(asked, by_numpy, strict=True):
         found = search(*each)
         assert found.rows.tolist() == expected.rows.tolist(), each
