@@ -235,7 +235,7 @@ def test_a_factory_takes_the_services_keywords_and_names_the_nearest() -> None:
         services.stop()
     with pytest.raises(InvalidRequest, match="VDBService takes no 'dimensions'; did you mean 'dimension'"):
         create_vdb_service_factory(dimensions=3)
-    with pytest.raises(InvalidRequest, match="takes no 'xyz'; known here: backend, collection_name"):
+    with pytest.raises(InvalidRequest, match="takes no 'xyz'; it takes: backend, collection_name"):
         create_vdb_service_factory(xyz=3)
 
 

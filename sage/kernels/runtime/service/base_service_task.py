@@ -1,4 +1,4 @@
-"""A service that is a task: a life, public methods that are called through a queue, and nothing else."""
+"""The base of services: a life from setup to cleanup, and public methods that are called through a queue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BaseServiceTask", "Method", "ServiceFactory", "ServiceOptions", "met
 
 
 class BaseServiceTask(ServiceUser):
-    """Base of services. A subclass's public methods, plain or ``async``, are what can be called; it needs no
+    """Base of services. The public methods of a subclass, ``async`` or not, can be called; it needs no
     ``super().__init__()``.
 
     In an environment its life is ``setup → running → stopping → stopped``; :meth:`setup` and :meth:`cleanup` are called
@@ -25,20 +25,21 @@ class BaseServiceTask(ServiceUser):
     """
 
     max_workers: ClassVar[int] = 1
-    """Calls that run at once, unless ``register_service(…, max_workers=…)`` says otherwise."""
+    """How many calls may run at once, unless ``register_service(…, max_workers=…)`` sets another number."""
     queue_size: ClassVar[int] = 10_000
-    """Calls that may wait; one more is refused."""
+    """How many calls may wait; one more is refused."""
 
     _without_environment = "stands alone and has no other services to call; register it in an environment"
 
     def setup(self) -> None:
-        """Makes what the methods need: connections, files. What it raises fails the start of the environment."""
+        """Opens what the methods need: connections, files. An error that it raises fails the start of the
+        environment."""
 
     def cleanup(self) -> None:
-        """Lets go of it. Called once, after the last method has ended, also when :meth:`setup` failed."""
+        """Closes it. Called once, after the last method has ended, also when :meth:`setup` failed."""
 
     def health(self) -> Mapping[str, Any]:
-        """What is to be known of its state, as JSON; what it raises shows as unhealthy."""
+        """What users should know of its state, as JSON. When it raises, the service is shown as unhealthy."""
         return {}
 
     def __enter__(self) -> Self:
@@ -58,21 +59,21 @@ class BaseServiceTask(ServiceUser):
         self.cleanup()
 
 
-_OWN = frozenset(name for name in dir(BaseServiceTask) if not name.startswith("_"))
+_LIFE = frozenset(name for name in dir(BaseServiceTask) if not name.startswith("_"))
 
 
 def methods_of(service_class: type) -> dict[str, Method]:
-    """Its public methods: neither private nor those of its life."""
-    found = {}
+    """The methods of a service that can be called: the public ones, without those of its life."""
+    methods = {}
     for name in dir(service_class):
-        if name.startswith("_") or name in _OWN:
+        if name.startswith("_") or name in _LIFE:
             continue
         value = inspect.getattr_static(service_class, name)
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if not inspect.isroutine(function):
             continue
-        found[name] = Method(name, inspect.iscoroutinefunction(function), _takes_timeout(function))
-    return found
+        methods[name] = Method(name, inspect.iscoroutinefunction(function), _takes_timeout(function))
+    return methods
 
 
 def _takes_timeout(function: Callable[..., Any]) -> bool:
@@ -84,7 +85,7 @@ def _takes_timeout(function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True)
 class ServiceFactory:
-    """Makes one service; ``needs`` names the services that must run before it. Calling it gives a new instance."""
+    """Makes a service: calling it returns a new instance. ``needs`` names the services that must run before it."""
 
     service_class: type
     args: tuple[Any, ...] = ()
@@ -94,15 +95,14 @@ class ServiceFactory:
 
     @classmethod
     def checked(cls, service_class: type, kwargs: Mapping[str, Any], needs: tuple[str, ...] = ()) -> ServiceFactory:
-        """A factory whose keywords ``service_class`` takes. Raises :class:`sage.errors.InvalidRequest` that names the
-        one that it does not, and the nearest that it does."""
+        """A factory whose keywords ``service_class`` takes. Raises :class:`sage.errors.InvalidRequest`, which names a
+        keyword that the class does not take and the most similar one that it takes."""
         parameters = inspect.signature(service_class).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        known = list(parameters)
         for name in kwargs:
-            if name not in known and not takes_any:
-                near = difflib.get_close_matches(name, known, 1, 0.6)
-                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+            if name not in parameters and not takes_any:
+                similar = difflib.get_close_matches(name, list(parameters), 1, 0.6)
+                hint = f"did you mean '{similar[0]}'?" if similar else f"it takes: {', '.join(parameters)}"
                 raise InvalidRequest(f"{service_class.__name__} takes no '{name}'; {hint}", param=name)
         return cls(service_class, (), dict(kwargs), needs)
 

@@ -1,4 +1,4 @@
-"""The services of one environment: registered in any order, started by what they need, stopped the other way."""
+"""The services of one environment: registered in any order, started by their needs, stopped in reverse."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sage.kernels.runtime.services.spec import ServiceOptions, ServiceSpec
 
 _log = logging.getLogger(__name__)
 _LEAST_GRACE = 1.0
-"""Seconds that a service has to end its calls when others have used up the grace."""
-_HOSTING = ("max_workers", "queue_size", "replicas", "placement")
+"""Seconds that a service has to end its calls when others have used up the grace period."""
+_HOSTING_OPTIONS = ("max_workers", "queue_size", "replicas", "placement")
 
 
 class ServiceStartFailed(SageError):
@@ -29,7 +29,7 @@ class ServiceStartFailed(SageError):
 
 
 class Services:
-    """Names belong to it alone: those of two environments never meet."""
+    """Its names are its own: another environment may have other services with the same names."""
 
     def __init__(self, environment: str, make_host: Callable[[ServiceSpec], Host]) -> None:
         self._environment = environment
@@ -44,7 +44,7 @@ class Services:
     def register(self, name: str, service: Any, /, *args: Any, **kwargs: Any) -> None:
         """``(name, Class, factory)``, ``(name, factory)`` or ``(name, Class, *args, **kwargs)``.
 
-        ``max_workers``, ``queue_size``, ``replicas`` and ``placement`` say how it is hosted, where the class has no
+        ``max_workers``, ``queue_size``, ``replicas`` and ``placement`` tell how it is hosted, unless the class has
         parameters of these names. Raises :class:`Conflict` when the name is taken or the services run already.
         """
         spec = _spec(check_name(name), service, args, kwargs)
@@ -59,8 +59,9 @@ class Services:
         return sorted(self._specs)
 
     def start(self) -> None:
-        """Starts all, what others need first; a second start only counts. Raises :class:`InvalidRequest` for a circle
-        of needs, :class:`NotFound` for one that is not registered, :class:`ServiceStartFailed`; nothing runs then."""
+        """Starts all services, each after those that it needs; a second start is only counted. Raises
+        :class:`InvalidRequest` for a circle of needs, :class:`NotFound` for a need that is not registered, and
+        :class:`ServiceStartFailed`; nothing runs then."""
         with self._lock:
             if self._users == 0:
                 self._start(in_order(self._specs))
@@ -84,12 +85,13 @@ class Services:
     def _stop_after_failure(self) -> None:
         try:
             self._stop(5.0)
-        except Exception:  # what is told is why it could not start
+        except Exception:  # the error of the start is raised
             _log.exception("a service of the environment '%s' failed to clean up", self._environment)
 
     def stop(self, grace: float = 30.0) -> None:
-        """Once for each start; the last stops all, those that others need last, also when the cleanup of one raises:
-        what the first raised is raised when all are stopped. ``grace``: seconds that all have together."""
+        """Call it once for each start. The last call stops all services, each before those that it needs, within
+        ``grace`` seconds together. A cleanup that raises does not keep the others from being stopped; the first such
+        error is raised in the end."""
         with self._lock:
             if self._users == 0:
                 return
@@ -99,12 +101,12 @@ class Services:
 
     def _stop(self, grace: float) -> None:
         end = time.monotonic() + grace
-        least = min(grace, _LEAST_GRACE)
+        shortest = min(grace, _LEAST_GRACE)
         failure: BaseException | None = None
         while self._hosts:
             name = next(reversed(self._hosts))
             try:
-                self._hosts[name].stop(max(end - time.monotonic(), least))
+                self._hosts[name].stop(max(end - time.monotonic(), shortest))
             except BaseException as exc:
                 failure = failure or exc
             finally:
@@ -115,12 +117,12 @@ class Services:
             raise failure
 
     def describe(self) -> list[dict[str, Any]]:
-        """Of each service that runs, what :meth:`Host.describe` says."""
+        """:meth:`Host.describe` of each service that runs."""
         return [host.describe() for host in list(self._hosts.values())]
 
 
 def in_order(specs: Mapping[str, ServiceSpec]) -> list[ServiceSpec]:
-    """What others need first, else as registered."""
+    """The services, each after those that it needs, else as they were registered."""
     ordered: dict[str, ServiceSpec] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -150,25 +152,25 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if isinstance(service, ServiceFactory):
         if args:
             raise InvalidRequest(f"the factory of the service '{name}' takes no further arguments")
-        hosting = _hosting(kwargs, ())
+        options = _take_hosting(kwargs, ())
         factory = replace(service, kwargs={**service.kwargs, **kwargs}) if kwargs else service
-        return ServiceSpec(name, factory.service_class, factory, factory.needs, replace(factory.options, **hosting))
+        return ServiceSpec(name, factory.service_class, factory, factory.needs, replace(factory.options, **options))
     if isinstance(service, type):
-        hosting = _hosting(kwargs, _parameters(service))
+        options = _take_hosting(kwargs, _parameters(service))
         return ServiceSpec(
             name, service, ServiceFactory(service, args, kwargs), tuple(getattr(service, "needs", ())),
-            ServiceOptions(**hosting),
+            ServiceOptions(**options),
         )  # fmt: skip
     if callable(service):
-        hosting = _hosting(kwargs, ())
+        options = _take_hosting(kwargs, ())
         make = (lambda: service(*args, **kwargs)) if args or kwargs else service
-        return ServiceSpec(name, None, make, tuple(getattr(service, "needs", ())), ServiceOptions(**hosting))
-    raise InvalidRequest(f"the service '{name}' must be given by a class or a factory, not {service!r}")
+        return ServiceSpec(name, None, make, tuple(getattr(service, "needs", ())), ServiceOptions(**options))
+    raise InvalidRequest(f"the service '{name}' must be registered by a class or a factory, not {service!r}")
 
 
-def _hosting(kwargs: dict[str, Any], parameters: Any) -> dict[str, Any]:
-    """Takes out of ``kwargs`` what says how the service is hosted."""
-    return {word: kwargs.pop(word) for word in _HOSTING if word in kwargs and word not in parameters}
+def _take_hosting(kwargs: dict[str, Any], parameters: Any) -> dict[str, Any]:
+    """Takes those options out of ``kwargs`` that tell how the service is hosted."""
+    return {word: kwargs.pop(word) for word in _HOSTING_OPTIONS if word in kwargs and word not in parameters}
 
 
 def _parameters(service: type) -> Any:
