@@ -206,7 +206,7 @@ class Collection:
         more, and nothing was changed."""
         with self._open() as held:
             try:
-                held.store.write(Change([document], numbers=[number], of=(of,)), held.index.publish)
+                held.store.write(Change([document], numbers=[number], based_on=(of,)), held.index.publish)
             except Superseded:
                 return False
         return True

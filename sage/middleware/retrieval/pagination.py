@@ -1,4 +1,4 @@
-"""Which documents pass a filter, in the order in which they came, and the cursors of their pages."""
+"""Pages of documents in the order in which they were added, and their cursors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import Row
 
 PAGE_BYTES = 16 * 2**20
-"""Of text and metadata, about, on one page."""
+"""About so much text and metadata goes on one page."""
 _STEP = 16  # documents that are read at a time for a page
 
 
 def numbers_passing(view: View, condition: Filter | None, after: int = 0) -> NDArray[np.int64]:
-    """The numbers over ``after`` of the live documents that pass (``None``: of all), ascending."""
-    found = [np.empty(0, np.int64)]
+    """The numbers over ``after`` of the live documents that pass ``condition``, ascending. ``None`` means all."""
+    passing = [np.empty(0, np.int64)]
     for segment in view.segments:
         mask = np.ones(segment.size, np.bool_) if condition is None else segment.filters.mask(condition)
         if segment.live is not None:
             mask = mask & segment.live
         numbers = segment.numbers[mask]
-        found.append(numbers[numbers > after])
-    return np.concatenate(found)
+        passing.append(numbers[numbers > after])
+    return np.concatenate(passing)
 
 
 def first_page(store: DocumentStore, after: int, limit: int) -> tuple[list[Row], int | None]:
-    """The page after a number, and the number of its last document if more follow."""
+    """The page of documents after a number; and the number of its last document, ``None`` if it is the last page."""
     rows: list[Row] = []
     size = 0
     with store.reading() as reading:
@@ -45,21 +45,21 @@ def first_page(store: DocumentStore, after: int, limit: int) -> tuple[list[Row],
 
 
 def page_of(store: DocumentStore, numbers: Sequence[int], limit: int) -> tuple[list[Row], int | None]:
-    """The same of the documents of these numbers. Some may have been deleted since: pages go on behind them."""
+    """As :func:`first_page`, of the documents with these numbers. Those that were deleted since are left out."""
     rows: list[Row] = []
     size = 0
     with store.reading() as reading:
-        for place in range(0, min(limit, len(numbers)), _STEP):
-            some = numbers[place : min(place + _STEP, limit)]
-            found = reading.fetch(some)
-            rows += [found[number] for number in some if number in found]
-            size += sum(len(row.text) + len(row.metadata) for row in found.values())
-            seen = place + len(some)
+        for start in range(0, min(limit, len(numbers)), _STEP):
+            some = numbers[start : min(start + _STEP, limit)]
+            fetched = reading.fetch(some)
+            rows += [fetched[number] for number in some if number in fetched]
+            size += sum(len(row.text) + len(row.metadata) for row in fetched.values())
+            end = start + len(some)
             if size >= PAGE_BYTES:
                 break
         else:
-            seen = min(limit, len(numbers))
-    return rows, numbers[seen - 1] if seen < len(numbers) else None
+            end = min(limit, len(numbers))
+    return rows, numbers[end - 1] if end < len(numbers) else None
 
 
 def cursor_of(number: int) -> str:
@@ -68,7 +68,7 @@ def cursor_of(number: int) -> str:
 
 
 def after_cursor(cursor: str | None) -> int:
-    """The inverse; 0 for none. Raises :class:`InvalidRequest`."""
+    """The inverse of :func:`cursor_of`; 0 for ``None``. Raises :class:`InvalidRequest`."""
     if cursor is None:
         return 0
     try:

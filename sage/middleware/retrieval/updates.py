@@ -1,4 +1,4 @@
-"""A change of parts of one document, which no other writer can come between, in this process or another."""
+"""A change to one document that keeps the rest of it, safe against other writers in this process and others."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from sage.middleware.retrieval.types.documents import NewDocument, Row, Vector
 
 Embed = Callable[[Sequence[NewDocument], Identity], list[NewDocument]]
 _ATTEMPTS = 100
-"""Each further one follows another's write to the same document that came first."""
+"""One more is needed each time that another write to the same document comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What is to change; ``None``: stays."""
+    """The new values; ``None`` means that a value stays."""
 
     text: str | None = None
     metadata: bytes | None = None
     vector: Vector | None = None
 
     def of(self, row: Row, identity: Identity) -> NewDocument:
-        """A vector that an embedder made of the text goes with that text."""
-        kept = row.vector if self.text is None or identity.embedder is None else None
+        """The document in place of ``row``. With a new text it loses a vector that an embedder made of the old one."""
+        vector = row.vector if self.text is None or identity.embedder is None else None
         return NewDocument(
             row.id,
             row.text if self.text is None else self.text,
             row.metadata if self.metadata is None else self.metadata,
-            kept if self.vector is None else self.vector,
+            vector if self.vector is None else self.vector,
         )
 
 
 def revise(store: DocumentStore, publish: Publish, id: str, revision: Revision, embed: Embed) -> None:
-    """Raises :class:`NotFound`, and what ``embed`` does."""
+    """Changes a document; ``embed`` makes the vector that it lacks. Raises :class:`NotFound`, :class:`Unavailable` when
+    others change it all the time, and what ``embed`` raises."""
     for _ in range(_ATTEMPTS):
         identity = store.identity
         with store.reading() as reading:
@@ -45,8 +46,8 @@ def revise(store: DocumentStore, publish: Publish, id: str, revision: Revision, 
             raise NotFound(f"there is no document '{id}'", param="id", code="document_not_found")
         documents = embed([revision.of(row, identity)], identity)
         try:
-            store.write(Change(documents, generation=identity.generation, of=(row.number,)), publish)
+            store.write(Change(documents, generation=identity.generation, based_on=(row.number,)), publish)
         except (StaleVectors, Superseded):
             continue
         return
-    raise Unavailable(f"document '{id}' is being changed by others again and again; try again later")
+    raise Unavailable(f"document '{id}' is changed by others all the time; try again later")

@@ -1,7 +1,7 @@
-"""The connections to a collection's database: one that writes, some that read, one that tells whether it changed.
+"""The connections to a collection's database: one that writes, some that read, and one that sees whether it changed.
 
-In files, readers and the writer each see a state of their own (WAL). In memory there is one connection, and one thread
-at a time uses it.
+In files, readers and the writer work on states of their own (WAL). In memory there is one connection, which one thread
+at a time uses.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from sage.sqlite import connection as sqlite
 
 FILE = "truth.db"
 BUSY_SECONDS = 15.0
-_IDLE = 8  # connections kept for the next readers
-_CHECKPOINT = 32 * 2**20  # bytes of log after which it is brought into the database and emptied
+_MAX_IDLE = 8  # connections that wait for the next readers
+_CHECKPOINT = 32 * 2**20  # bytes of log after which it is moved into the database and emptied
 
 
 class Connections(Protocol):
-    """Whoever borrows a connection gives it back; one that failed is closed then, and the next is new."""
+    """Lends connections. One that failed is closed when it comes back, and the next one is new."""
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """One consistent state until the end of the block."""
 
     def writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        """The connection to write with; one thread at a time. What is not committed at the end is undone."""
+        """The connection to write with, for one thread at a time. At the end, what is not committed is rolled back."""
 
     def version(self) -> int:
-        """Changes with each commit of any process."""
+        """A number that changes with each commit of any process."""
 
     def checkpoint(self) -> None:
-        """Called by the writer between commits: keeps the log short."""
+        """Keeps the log short. Called by the writer between commits."""
 
     def empty_log(self, seconds: float) -> bool:
-        """Brings all of the log into the database and leaves nothing in it; called by the writer between commits. Waits
-        so long for readers of older states; ``False``: one of them stays."""
+        """Moves all of the log into the database and empties it. Called by the writer between commits. Waits up to
+        ``seconds`` for readers of older states; ``False`` means that one of them is still reading."""
 
     def close(self) -> None: ...
 
 
 class InFiles:
-    """``directory`` holds ``truth.db``, its log and its shared memory."""
+    """To ``truth.db`` in a directory, which also has its log and its shared memory."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._path = directory / FILE
@@ -56,8 +56,8 @@ class InFiles:
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
-        self._clock: sqlite3.Connection | None = None
-        self._clock_lock = threading.Lock()
+        self._watcher: sqlite3.Connection | None = None
+        self._watcher_lock = threading.Lock()
         self._epoch = 0
         self._checkpoint_at = _CHECKPOINT
         self._closed = False
@@ -92,17 +92,17 @@ class InFiles:
             connection.close()
             return
         with self._lock:
-            if not self._closed and len(self._idle) < _IDLE:
+            if not self._closed and len(self._idle) < _MAX_IDLE:
                 self._idle.append(connection)
                 return
         connection.close()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        self._check_place()
+        self._check_exists()
         if self._writer is None:
             self._check_open()
-            self._let_go()
+            self._close_idle()
             self._writer = self._connect("PRAGMA synchronous = FULL", "PRAGMA wal_autocheckpoint = 0")
         connection = self._writer
         try:
@@ -117,34 +117,34 @@ class InFiles:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
-    def _let_go(self) -> None:
-        """Closes what nobody uses. After a failure all connections are made anew: they share what SQLite knows of the
-        files, such as that they may only be read."""
+    def _close_idle(self) -> None:
+        """Closes all connections that are not in use. After a failure this makes all of them new: in one process they
+        share what SQLite knows of the files, for example that these are read-only."""
         with self._lock:
-            found, self._idle = self._idle, []
-        with self._clock_lock:
-            found += [self._clock] if self._clock is not None else []
-            self._clock = None
-        for connection in found:
+            closing, self._idle = self._idle, []
+        with self._watcher_lock:
+            closing += [self._watcher] if self._watcher is not None else []
+            self._watcher = None
+        for connection in closing:
             connection.close()
 
     def version(self) -> int:
-        with self._clock_lock:
-            if self._clock is None:
+        with self._watcher_lock:
+            if self._watcher is None:
                 self._check_open()
-                self._clock = self._connect("PRAGMA query_only = ON")
-                self._epoch += 1 << 40  # a new connection counts from anew
+                self._watcher = self._connect("PRAGMA query_only = ON")
+                self._epoch += 1 << 40  # a new connection begins to count again
             try:
-                (value,) = self._clock.execute("PRAGMA data_version").fetchone()
+                (value,) = self._watcher.execute("PRAGMA data_version").fetchone()
             except sqlite3.Error:
-                self._clock.close()
-                self._clock = None
+                self._watcher.close()
+                self._watcher = None
                 raise
             return self._epoch + int(value)
 
     def checkpoint(self) -> None:
-        """Brings the log into the database and empties it. A reader that stays keeps it: then it is tried again when
-        it has grown by as much again."""
+        """Moves the log into the database and empties it, once it is large. While a reader needs it, that is not
+        possible; it is tried again when the log has grown by as much again."""
         try:
             size = os.stat(f"{self._path}-wal").st_size
         except FileNotFoundError:
@@ -152,7 +152,7 @@ class InFiles:
         if size < self._checkpoint_at or self._writer is None:
             return
         try:
-            # Readers that follow one another without a gap would keep the log for ever: they are waited for a little.
+            # With readers that follow one another without a gap it would never be possible: so it waits a little.
             self._writer.execute("PRAGMA busy_timeout = 250")
             (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._writer.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
@@ -177,7 +177,7 @@ class InFiles:
             if self._closed:
                 return
             self._closed = True
-        self._let_go()
+        self._close_idle()
         if self._writer is not None:
             with suppress(sqlite3.Error):
                 self._writer.execute("PRAGMA busy_timeout = 0")
@@ -189,24 +189,22 @@ class InFiles:
         if self._closed:
             raise Unavailable(f"collection '{self._name}' is closed")
 
-    def _check_place(self) -> None:
-        """A database that was deleted could still be written, and nobody would ever find it again."""
+    def _check_exists(self) -> None:
+        """A deleted database could still be written through an open connection, and the data would be lost."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
             inode = None
         if inode != self._inode:
-            raise NotFound(
-                f"collection '{self._name}' was deleted meanwhile", param="collection", code="collection_not_found"
-            )
+            raise NotFound(f"collection '{self._name}' was deleted", param="collection", code="collection_not_found")
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
-        self._check_place()
+        self._check_exists()
         return connect(self._path, *pragmas)
 
 
 class InMemory:
-    """One connection, and a lock around it: a reader keeps the writer waiting."""
+    """One connection, and a lock around it: readers and the writer wait for each other."""
 
     def __init__(self, connection: sqlite3.Connection, name: str) -> None:
         self._connection = connection
@@ -271,13 +269,13 @@ def make_file(directory: Path, name: str) -> None:
 
 
 def set_up_file(connection: sqlite3.Connection) -> None:
-    """What a database is told once, before it has tables."""
+    """Settings that a database gets once, before it has tables."""
     connection.execute(f"PRAGMA page_size = {PAGE}")
     sqlite.switch_to_wal(connection, BUSY_SECONDS)
 
 
 def sync_directory(directory: Path) -> None:
-    """Puts the names in it on the disk."""
+    """Makes the names of the files in it durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -285,7 +283,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def exists(directory: Path, name: str) -> None:
+def require_database(directory: Path, name: str) -> None:
     """Raises :class:`NotFound` unless there is a database."""
     if not (directory / FILE).is_file():
         raise NotFound(f"there is no collection in '{name}'", param="collection", code="collection_not_found")

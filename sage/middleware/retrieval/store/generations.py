@@ -1,4 +1,4 @@
-"""Generations of vectors in the database: begun, filled, put into service and cleared away, a transaction each."""
+"""Generations of vectors in the database: how one is begun, filled, put into service, and deleted."""
 
 from __future__ import annotations
 
@@ -18,118 +18,118 @@ from sage.middleware.retrieval.store.transaction import RowChanges, TransactionS
 from sage.middleware.retrieval.types.documents import Row, Vector
 
 Last = Callable[[Sequence[Row]], Mapping[int, Vector]]
-"""Makes the vectors of documents by their numbers; those that get none are left out."""
+"""Makes the vectors of documents, by number. Documents that get none are left out."""
 
-_BLOCKS_A_STEP = 2000
-
+_BLOCKS_PER_STEP = 2000
 
 STATE = "reembedding"
-"""Where :meth:`Reading.state` tells how far it is: ``{embedder, done, total}``; none when there is nothing to do."""
+"""The key of :meth:`Reading.state` for how far a reembedding is: ``{embedder, done, total}``; absent when none is under
+way."""
 
 
 def begin(embedder: str, languages: frozenset[str] | None, dimension: int | None) -> Work:
-    """A new generation without vectors, which does not serve; its number."""
+    """Adds a generation without vectors, which does not serve. The result is its number."""
 
     def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, int]:
         number = max(state.generations) + 1
         block = vector_blocks.block_size(dimension) if dimension else 0
-        begun = VectorGeneration(number, embedder, languages, dimension, block, 0)
-        add_generation(connection, begun)
-        _tell(connection, {"embedder": embedder, "done": 0, "total": state.documents})
-        return state.with_generation(begun), RowChanges(), number
+        generation = VectorGeneration(number, embedder, languages, dimension, block, 0)
+        add_generation(connection, generation)
+        _note_progress(connection, {"embedder": embedder, "done": 0, "total": state.documents})
+        return state.with_generation(generation), RowChanges(), number
 
     return work
 
 
 def put(number: int, vectors: Mapping[int, Vector], done: int) -> Work:
-    """Vectors of documents, by document number; of those that were deleted meanwhile, nothing is kept. ``done``: how
-    many were looked at so far."""
+    """Stores vectors of documents, by number, except of documents that were deleted meanwhile. ``done`` is the number
+    of documents that were looked at so far."""
 
     def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, None]:
         state = _filled(connection, state, number, vectors)
-        told = {"embedder": state.generations[number].embedder, "done": done, "total": state.documents}
-        _tell(connection, told)
+        progress = {"embedder": state.generations[number].embedder, "done": done, "total": state.documents}
+        _note_progress(connection, progress)
         return state, RowChanges(), None
 
     return work
 
 
 def switch(number: int, spec: str, seen: int, most: int, last: Last) -> Work:
-    """Puts a generation into service, once every document has been looked at: those up to the number ``seen`` were, the
-    few after it are given to ``last`` within the transaction. ``False``: there are more than ``most`` of them, and
-    nothing was changed. ``spec``: what the options say of the embedder from now on."""
+    """Puts a generation into service. Documents up to the number ``seen`` have their vectors; ``last`` makes those of
+    the few after it, within the transaction. The result is ``False`` when there are more than ``most`` of these, and
+    nothing was changed then. ``spec`` is the embedder that the collection's options name from now on."""
 
     def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
-        found = connection.execute(
+        rows = connection.execute(
             "SELECT number, id, text, metadata FROM documents WHERE number > ? ORDER BY number LIMIT ?",
             (seen, most + 1),
         ).fetchall()
-        if len(found) > most:
+        if len(rows) > most:
             return state, RowChanges(), False
-        if found:
-            state = _filled(connection, state, number, last([Row(*columns) for columns in found]))
+        if rows:
+            state = _filled(connection, state, number, last([Row(*columns) for columns in rows]))
         (options,) = connection.execute("SELECT options FROM collection").fetchone()
         connection.execute("UPDATE collection SET options = ?", (_with_embedder(options, spec),))
-        _tell(connection, None)
-        return replace(state, generation=_of(state, number).number), RowChanges(), True
+        _note_progress(connection, None)
+        return replace(state, generation=_not_serving(state, number).number), RowChanges(), True
 
     return work
 
 
 def clear(number: int) -> Work:
-    """Forgets some of the vectors of a generation that does not serve; ``False``: it is gone."""
+    """Deletes some of the vectors of a generation that does not serve. The result is ``False`` when it is deleted."""
 
     def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
         if number == state.generation:
-            raise Conflict(f"generation {number} serves, and cannot be cleared away")
+            raise Conflict(f"generation {number} serves, and cannot be deleted")
         if number not in state.generations:
             return state, RowChanges(), False
         cursor = connection.execute(
             "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors WHERE key BETWEEN ? AND ? LIMIT ?)",
-            (*vector_blocks.keys_of(number), _BLOCKS_A_STEP),
+            (*vector_blocks.keys_of(number), _BLOCKS_PER_STEP),
         )
         if cursor.rowcount:
             return state, RowChanges(), True
         connection.execute("DELETE FROM generations WHERE number = ?", (number,))
         if number > state.generation:
-            _tell(connection, None)
-        left = {held: generation for held, generation in state.generations.items() if held != number}
-        return replace(state, generations=left), RowChanges(), False
+            _note_progress(connection, None)
+        remaining = {other: generation for other, generation in state.generations.items() if other != number}
+        return replace(state, generations=remaining), RowChanges(), False
 
     return work
 
 
-def _tell(connection: sqlite3.Connection, progress: Mapping[str, object] | None) -> None:
+def _note_progress(connection: sqlite3.Connection, progress: Mapping[str, object] | None) -> None:
     if progress is None:
         connection.execute("DELETE FROM states WHERE key = ?", (STATE,))
     else:
         connection.execute("REPLACE INTO states VALUES (?, ?)", (STATE, orjson.dumps(progress).decode()))
 
 
-def _of(state: TransactionState, number: int) -> VectorGeneration:
+def _not_serving(state: TransactionState, number: int) -> VectorGeneration:
     if number not in state.generations or number == state.generation:
-        raise Conflict("the vectors that were being made were discarded meanwhile", code="reembedding_discarded")
+        raise Conflict("the vectors that were being made were discarded", code="reembedding_discarded")
     return state.generations[number]
 
 
 def _filled(
     connection: sqlite3.Connection, state: TransactionState, number: int, vectors: Mapping[int, Vector]
 ) -> TransactionState:
-    generation = _of(state, number)
+    generation = _not_serving(state, number)
     if not vectors:
         return state
     dimension = generation.dimension or next(iter(vectors.values())).size
     for vector in vectors.values():
         if vector.shape != (dimension,):
             raise InvalidRequest(
-                f"the embedder '{generation.embedder}' gave vectors of {vector.size} dimensions, and of {dimension} "
-                "before",
+                f"the embedder '{generation.embedder}' gave a vector of {vector.size} dimensions, and vectors of "
+                f"{dimension} before",
                 param="embedder",
                 code="wrong_dimension",
             )
     live = {
-        held
-        for (held,) in connection.execute(
+        each
+        for (each,) in connection.execute(
             "SELECT number FROM documents WHERE number IN (SELECT value FROM json_each(?))",
             (orjson.dumps(list(vectors)).decode(),),
         )
@@ -141,8 +141,8 @@ def _filled(
         reached=max(generation.reached, *vectors),
     )
     add_generation(connection, changed)
-    found = {held: np.ascontiguousarray(vector, "<f4").tobytes() for held, vector in vectors.items() if held in live}
-    vector_blocks.put(connection, changed, found)
+    packed = {each: np.ascontiguousarray(vector, "<f4").tobytes() for each, vector in vectors.items() if each in live}
+    vector_blocks.put(connection, changed, packed)
     return state.with_generation(changed)
 
 

@@ -1,4 +1,5 @@
-"""One thread a process writes to a collection: whatever waits goes into one commit, since a commit costs an fsync."""
+"""In each process one thread writes to a collection. All waiting changes go into one commit, since a commit costs an
+fsync."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 Publish = Callable[[Commit], None]
 Work = Callable[[sqlite3.Connection, TransactionState], tuple[TransactionState, RowChanges, Any]]
-"""One change within a transaction; an exception undoes it, and it alone."""
+"""Makes one change within a transaction; when it raises, this change alone is rolled back."""
 
 _MAX_DOCUMENTS = 8192
 """How many documents go into one commit, unless a single write has more."""
@@ -49,7 +50,7 @@ class _StoreWrite(QueuedWrite):
 
 @dataclass(slots=True)
 class _Attempt:
-    """What came of a group's transaction so far."""
+    """How far a group's transaction has come."""
 
     commit: Commit | None = None
     token: str = ""
@@ -58,7 +59,7 @@ class _Attempt:
 
 
 class GroupCommit:
-    """The writer of one collection. Its thread begins with the first write and ends when there was none for a while."""
+    """The writer of one collection. Its thread starts with the first write and ends when there is none for a while."""
 
     def __init__(self, connections: Connections, name: str) -> None:
         self._connections = connections
@@ -70,7 +71,7 @@ class GroupCommit:
         self._commits = 0
 
     def run(self, work: Work, publish: Publish | None = None, *, weight: int = 1) -> Any:
-        """Returns what ``work`` returned once it is durable and was published; raises what it raised.
+        """Returns the result of ``work`` once it is durable and published; raises what ``work`` raised.
 
         Raises :class:`Unavailable` when the database cannot be written.
         """
@@ -78,7 +79,7 @@ class GroupCommit:
             return self._writer.run(_StoreWrite(work, publish, weight))
 
     def run_between(self, task: Callable[[], Any]) -> Any:
-        """Returns what ``task`` returned, called by the writer's thread between two commits; raises what it raised."""
+        """Calls ``task`` on the writer's thread between two commits; returns its result, or raises what it raised."""
         with self._open(), faults_of(self._name):
             return self._writer.run_between(task)
 
@@ -95,7 +96,7 @@ class GroupCommit:
             raise Unavailable(f"collection '{self._name}' is closed") from None
 
     def close(self) -> None:
-        """Returns when everything that waited is written."""
+        """Returns when all waiting changes are written."""
         self._writer.close()
 
     def _commit(self, group: Sequence[_StoreWrite]) -> None:
@@ -107,17 +108,7 @@ class GroupCommit:
         try:
             self._transact(group, attempt)
         except sqlite3.Error as exc:
-            there = self._is_there(attempt) if attempt.committing else False
-            if attempt.committing and there is False:
-                self._overwrite()
-            if there is None:
-                self._refuse(group, exc, known=False)
-            elif not there and len(group) > 1 and not is_busy(exc):
-                for write in group:  # one that is too large for the disk must not spoil the others
-                    self._write([write])
-            elif not there:
-                self._refuse(group, exc, known=True)
-            if not there:
+            if not self._took_place(attempt, group, exc):
                 return
         except Exception as exc:
             if not isinstance(exc, SageError):
@@ -129,17 +120,33 @@ class GroupCommit:
         for write in group:
             write.answer()
 
+    def _took_place(self, attempt: _Attempt, group: Sequence[_StoreWrite], exc: sqlite3.Error) -> bool:
+        """Whether a transaction that failed is in the database all the same. If not, its changes have their answers:
+        they were tried one by one, or failed."""
+        committed = self._is_committed(attempt) if attempt.committing else False
+        if committed is None:
+            self._refuse(group, exc, certain=False)
+        elif not committed:
+            if attempt.committing:
+                self._overwrite()
+            if len(group) > 1 and not is_busy(exc):
+                for write in group:  # one that is too large for the disk must not fail the others
+                    self._write([write])
+            else:
+                self._refuse(group, exc, certain=True)
+        return bool(committed)
+
     def _transact(self, group: Sequence[_StoreWrite], attempt: _Attempt) -> None:
         with self._connections.writing() as connection:
             connection.execute("BEGIN IMMEDIATE")
             changes = connection.total_changes
             state = load_state(connection)
-            attempt.before, effects = state.sequence, RowChanges()
+            attempt.before, changed = state.sequence, RowChanges()
 
             def work(write: _StoreWrite) -> Any:
                 nonlocal state
-                state, done, result = write.work(connection, state)
-                effects.take(done)
+                state, rows, result = write.work(connection, state)
+                changed.add(rows)
                 return result
 
             run_each(connection, group, work)
@@ -149,13 +156,13 @@ class GroupCommit:
             attempt.token = f"{self._token}:{self._commits}"
             save_state(connection, state, attempt.token)
             if state.sequence > attempt.before:
-                rows = list(effects.added.values())
-                attempt.commit = Commit(attempt.before, state.sequence, rows, effects.deleted)
+                rows = list(changed.added.values())
+                attempt.commit = Commit(attempt.before, state.sequence, rows, changed.deleted)
             attempt.committing = True
             connection.execute("COMMIT")
 
-    def _is_there(self, attempt: _Attempt) -> bool | None:
-        """Whether a commit that failed took place all the same; ``None``: that cannot be found out now."""
+    def _is_committed(self, attempt: _Attempt) -> bool | None:
+        """Whether a commit that failed took place all the same; ``None`` means that this cannot be found out now."""
         try:
             with self._connections.reading() as connection:
                 return was_committed(connection, attempt.token, attempt.before, attempt.commit)
@@ -163,8 +170,8 @@ class GroupCommit:
             return None
 
     def _overwrite(self) -> None:
-        """Of a commit that failed at its very end, all may stand in the log: the next one takes its place there. Should
-        the machine stop before that, it would come to life again."""
+        """Writes an empty commit over one that failed at its very end, and that may be complete in the log. Without
+        this, the failed commit would take effect if the machine stopped now."""
         self._commits += 1
         with (
             suppress(sqlite3.Error, SageError),
@@ -179,18 +186,18 @@ class GroupCommit:
         for publish in dict.fromkeys(write.publish for write in group if write.publish is not None):
             try:
                 publish(commit)
-            except Exception:  # it is durable: the index catches up by itself
+            except Exception:  # it is durable, and the index catches up later
                 _log.exception("collection '%s': what was written could not be indexed at once", self._name)
 
-    def _refuse(self, group: Sequence[_StoreWrite], exc: sqlite3.Error, *, known: bool) -> None:
-        """``known``: nothing was written for certain."""
+    def _refuse(self, group: Sequence[_StoreWrite], exc: sqlite3.Error, *, certain: bool) -> None:
+        """``certain`` says whether it is certain that nothing was written."""
         _log.warning("collection '%s': a write failed: %s", self._name, exc)
         for write in group:
             refusal: Exception = translated(exc, self._name, writing=True)
-            if not known:
+            if not certain:
                 refusal = Unavailable(
-                    f"collection '{self._name}': its database failed in the midst of a write ({exc}) and does not "
-                    "answer: whether it is stored is not known; once the disk works again, look for it or send it again"
+                    f"collection '{self._name}': its database failed during a write ({exc}) and does not answer, so "
+                    "it is not known whether the write is stored; when the disk works again, look for it, or repeat it"
                 )
             refusal.__cause__ = exc
             write.fail(refusal)
@@ -198,5 +205,5 @@ class GroupCommit:
     def _checkpoint(self) -> None:
         try:
             self._connections.checkpoint()
-        except (sqlite3.Error, OSError) as exc:  # nothing is lost: the log holds it
-            _log.warning("collection '%s': its log could not be brought into the database: %s", self._name, exc)
+        except (sqlite3.Error, OSError) as exc:  # nothing is lost: it is in the log
+            _log.warning("collection '%s': its log could not be moved into the database: %s", self._name, exc)

@@ -1,8 +1,8 @@
-"""Nothing is left in a collection's database of what was deleted from it.
+"""Hard deletion: nothing of what was deleted stays in a collection's database.
 
-``secure_delete`` alone does not do it: ``FAST`` leaves free pages as they are, and even with ``ON``, pages whose rows
-were moved together keep second copies of some (seen with SQLite 3.40, after ids of several lengths had come and gone).
-``VACUUM`` writes every page anew from the rows that there are.
+``secure_delete`` alone is not enough. ``FAST`` leaves free pages as they are. Even with ``ON``, a page whose rows were
+moved together keeps second copies of some (seen with SQLite 3.40, after ids of several lengths were added and deleted).
+``VACUUM`` writes every page again from the existing rows.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sage.middleware.retrieval.store.connections import Connections
 from sage.middleware.retrieval.store.transaction import LAST_DELETION, load_state
 
 _PURGED = "purged"
-"""Up to which sequence number the database was written anew; none: it was never."""
+"""The key for the sequence number at which the database was last purged; absent when it never was."""
 _IN_MEMORY = 128 * 2**20  # bytes of a database whose copy is made in memory; larger ones go through a nameless file
 
 
 def purge(connections: Connections, name: str, seconds: float) -> None:
-    """Called by the writer between commits. The database is written anew unless nothing has died since it last was;
-    its log is emptied in any case. Raises :class:`Unavailable` when a reader keeps the log for longer than
+    """Called by the writer between commits. Rewrites the database, unless nothing was deleted since the last purge, and
+    empties its log in any case. Raises :class:`Unavailable` when a reader keeps the log for longer than
     ``seconds``."""
     with connections.writing() as connection:
         sequence = load_state(connection).sequence
@@ -31,8 +31,8 @@ def purge(connections: Connections, name: str, seconds: float) -> None:
             connection.execute("REPLACE INTO states VALUES (?, ?)", (_PURGED, str(sequence)))
     if not connections.empty_log(seconds):
         raise Unavailable(
-            f"collection '{name}' is not yet purged: a process still reads an older state of it, from which its log "
-            "cannot be freed; purge it again when long reads, such as snapshots, have ended",
+            f"collection '{name}' is not yet purged: a process still reads an older state of it, so that its log "
+            "cannot be emptied; purge it again when long reads, such as snapshots, have ended",
             code="not_yet_purged",
         )
 

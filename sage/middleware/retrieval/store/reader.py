@@ -32,16 +32,16 @@ class Reading:
 
     @cached_property
     def _collection(self) -> tuple[Any, ...]:
-        """Read when it is first asked for: a transaction's state is that of its first look."""
-        found = self._connection.execute(
+        """Read at its first use: a transaction's state is that of its first read."""
+        columns = self._connection.execute(
             "SELECT uuid, name, options, created_at, generation, sequence, documents FROM collection"
         ).fetchone()
-        assert isinstance(found, tuple)
-        return found
+        assert isinstance(columns, tuple)
+        return columns
 
     @property
     def sequence(self) -> int:
-        """Of the last operation."""
+        """The sequence number of the last operation."""
         return int(self._collection[5])
 
     @cached_property
@@ -60,12 +60,12 @@ class Reading:
         )
 
     def segments(self) -> list[SegmentRecord]:
-        """In the order of their numbers."""
-        found = self._connection.execute(
+        """The manifest, in the order of document numbers."""
+        rows = self._connection.execute(
             "SELECT name, low, high, size, file, file_bytes, checksum, vector_file, vector_bytes, vector_checksum, "
             "vector_kind, generation FROM segments ORDER BY low"
         )
-        return [SegmentRecord(*columns) for columns in found]
+        return [SegmentRecord(*columns) for columns in rows]
 
     def rows(self, after: int, *, through: int | None = None, vectors: bool = True) -> Iterator[list[Row]]:
         """Live rows with ``after < number <= through``, in order, in batches of about a thousand."""
@@ -84,47 +84,46 @@ class Reading:
         if batch:
             yield self._with_vectors(batch) if vectors else [Row(*columns) for columns in batch]
 
-    def _with_vectors(self, found: Sequence[tuple[int, str, str, bytes]]) -> list[Row]:
-        matrix, present = self.vectors(np.array([columns[0] for columns in found], np.int64))
+    def _with_vectors(self, rows: Sequence[tuple[int, str, str, bytes]]) -> list[Row]:
+        matrix, present = self.vectors(np.array([columns[0] for columns in rows], np.int64))
         return [
-            Row(*columns, matrix[place] if there else None)
-            for place, (columns, there) in enumerate(zip(found, present.tolist(), strict=True))
+            Row(*columns, matrix[place] if has_vector else None)
+            for place, (columns, has_vector) in enumerate(zip(rows, present.tolist(), strict=True))
         ]
 
     def deletions(self, after: int) -> NDArray[np.int64]:
-        """Numbers of the rows whose deletion has a sequence number over ``after`` and was not forgotten."""
-        found = self._connection.execute("SELECT number FROM deletions WHERE sequence > ? ORDER BY sequence", (after,))
-        return np.fromiter((number for (number,) in found), np.int64)
+        """Numbers of the deleted rows whose deletion has a sequence number over ``after`` and is still remembered."""
+        rows = self._connection.execute("SELECT number FROM deletions WHERE sequence > ? ORDER BY sequence", (after,))
+        return np.fromiter((number for (number,) in rows), np.int64)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
-        """Those that live, without vectors."""
-        found = self._connection.execute(
+        """The live rows of these numbers, without vectors."""
+        rows = self._connection.execute(
             "SELECT number, id, text, metadata FROM documents WHERE number IN (SELECT value FROM json_each(?))",
             (orjson.dumps([int(number) for number in numbers]).decode(),),
         )
-        return {columns[0]: Row(*columns) for columns in found}
+        return {columns[0]: Row(*columns) for columns in rows}
 
     def by_id(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Row]:
-        """Those that live."""
-        found = self._connection.execute(
+        """The live rows of these ids."""
+        columns_of_rows = self._connection.execute(
             "SELECT number, id, text, metadata FROM documents WHERE id IN (SELECT value FROM json_each(?))",
             (json_of_ids(ids),),
         ).fetchall()
-        rows = self._with_vectors(found) if vectors else [Row(*columns) for columns in found]
+        rows = self._with_vectors(columns_of_rows) if vectors else [Row(*columns) for columns in columns_of_rows]
         return {row.id: row for row in rows}
 
     def vectors(
         self, numbers: NDArray[np.int64], *, generation: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """``((n, dim), (n,))``: their vectors, and which of them have one and live; rows of the others are zeros.
-
-        ``generation``: none: the one that serves.
+        """``((n, dim), (n,))``: vectors of documents, and which documents are live and have one; the rows of the others
+        are zeros. ``generation`` is by default the one that serves.
         """
-        wanted = self.identity.generation if generation is None else generation
-        return vector_blocks.read(self._connection, self.generations()[wanted], np.asarray(numbers, np.int64))
+        number = self.identity.generation if generation is None else generation
+        return vector_blocks.read(self._connection, self.generations()[number], np.asarray(numbers, np.int64))
 
     def count(self) -> int:
-        """Live documents, in constant time."""
+        """How many documents are live. Takes constant time."""
         return int(self._collection[6])
 
     def text_bytes(self) -> tuple[int, int]:
@@ -136,29 +135,30 @@ class Reading:
         return total, largest
 
     def state(self, key: str) -> Any:
-        """A small JSON value kept beside the documents (what a reembedding has reached); ``None`` for none."""
-        found = self._connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
-        return None if found is None else orjson.loads(found[0])
+        """The small JSON value under a key beside the documents, for example how far a reembedding is; ``None`` when
+        there is none."""
+        row = self._connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
+        return None if row is None else orjson.loads(row[0])
 
     def generations(self) -> dict[int, VectorGeneration]:
-        """By number: the one that serves, and one that a reembedding is filling (or that waits to be cleared away)."""
+        """By number: the one that serves, and any that a reembedding is filling, or that is being deleted."""
         if self._generations is None:
             self._generations = generations(self._connection)
         return self._generations
 
     def numbers_without_vectors(self, generation: int, after: int = 0, limit: int = 1000) -> NDArray[np.int64]:
         """The first live documents after the number ``after`` that have no vector of that generation, ascending."""
-        wanted = self.generations()[generation]
+        of_generation = self.generations()[generation]
         missing: list[NDArray[np.int64]] = []
         while limit > 0:
-            found = self._connection.execute(
+            rows = self._connection.execute(
                 "SELECT number FROM documents WHERE number > ? ORDER BY number LIMIT ?", (after, _BATCH)
             ).fetchall()
-            if not found:
+            if not rows:
                 break
-            numbers = np.array(found, np.int64).ravel()
-            held = vector_blocks.numbers_with(self._connection, wanted, int(numbers[0]), int(numbers[-1]))
-            missing.append(np.setdiff1d(numbers, held, assume_unique=True)[:limit])
+            numbers = np.array(rows, np.int64).ravel()
+            present = vector_blocks.numbers_with(self._connection, of_generation, int(numbers[0]), int(numbers[-1]))
+            missing.append(np.setdiff1d(numbers, present, assume_unique=True)[:limit])
             limit -= len(missing[-1])
             after = int(numbers[-1])
         return np.concatenate(missing) if missing else np.empty(0, np.int64)
@@ -166,7 +166,7 @@ class Reading:
 
 @functools.lru_cache(maxsize=256)
 def _options(text: str) -> CollectionOptions:
-    """Every search reads them."""
+    """Cached: every search reads them."""
     return CollectionOptions.model_validate_json(text)
 
 

@@ -1,4 +1,4 @@
-"""What goes into the store of a collection and comes out of it: changes, commits, the manifest, its identity."""
+"""What goes into a collection's store and comes out of it: changes, commits, lines of the manifest, its identity."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ class StaleVectors(Exception):
 
 
 class Superseded(Exception):
-    """A row that a change was made from lives no more (see :attr:`Change.of`); read again."""
+    """A row that a change is based on was deleted or replaced (see :attr:`Change.based_on`); read it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One request's write: all of it, or nothing. Documents replace those of the same id."""
+    """The write of one request: all of it, or nothing. Documents replace those of the same id."""
 
     documents: Sequence[NewDocument] = ()
     delete_ids: Sequence[str] = ()
     delete_numbers: Sequence[int] = ()
-    """Rows found by a filter: those that are gone by now are passed over."""
+    """Rows that passed a filter; those that were deleted since are skipped."""
     generation: int | None = None
-    """The generation that the embedded vectors belong to: when another has taken over by the time of the transaction,
-    the change fails with :class:`StaleVectors` and nothing of it is written. ``None``: no vectors of an embedder."""
+    """The generation that the embedded vectors belong to. If another one serves by the time of the transaction, the
+    change fails with :class:`StaleVectors`. ``None`` means that it has no vectors of an embedder."""
     numbers: Sequence[int] = ()
-    """What the documents' numbers are to be, ascending; where the collection is further already, as much higher as it
-    takes. Empty: the next ones."""
-    of: Sequence[int] = ()
-    """Rows that it was made from: when one of them lives no more by the time of the transaction, the change fails with
-    :class:`Superseded` and nothing of it is written."""
+    """The numbers that the documents get, ascending. If they are taken already, all are raised by as much as is needed.
+    Empty means the next free ones."""
+    based_on: Sequence[int] = ()
+    """Rows that the change is based on. If one of them is no longer live by the time of the transaction, the change
+    fails with :class:`Superseded`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit of this process made durable: the sequence numbers after ``before`` up to ``sequence``."""
+    """What one commit of this process made durable: the operations after ``before`` up to ``sequence``."""
 
     before: int
     sequence: int
     rows: list[Row] = field(default_factory=list)
-    """Added, still live at ``sequence``, in the order of their numbers, with their vectors."""
+    """Rows that were added and are live at ``sequence``, in the order of their numbers, with their vectors."""
     deleted: list[int] = field(default_factory=list)
-    """Numbers of rows that died; may name rows that were added and died within this commit."""
+    """Numbers of rows that were deleted; some may have been added within this commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRecord:
-    """A line of the manifest: the rows with numbers in ``low…high`` that lived when it was made, in which files."""
+    """A line of the manifest: which files have the rows from ``low`` to ``high`` that were live when it was written."""
 
     name: str
     low: int
@@ -59,7 +59,7 @@ class SegmentRecord:
     file: str
     file_bytes: int
     checksum: str
-    """xxh3-128 of the whole file, in hexadecimal."""
+    """xxh3-128 of the file, in hexadecimal."""
     vector_file: str | None = None
     vector_bytes: int = 0
     vector_checksum: str = ""
@@ -75,7 +75,7 @@ class Identity:
     name: str
     options: CollectionOptions
     embedder: str | None
-    """The exact name of what made its vectors; ``None``: they come with the documents, or there are none."""
+    """The exact name of the embedder of its vectors; ``None`` means that vectors come with the documents, if at all."""
     languages: frozenset[str] | None
     dimension: int | None
     """``None`` until the first vector."""
@@ -85,7 +85,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class VectorGeneration:
-    """One making of all vectors: the one that serves, or one that a reembedding is filling."""
+    """All vectors by one embedder: the generation that serves, or one that a reembedding is filling."""
 
     number: int
     embedder: str | None

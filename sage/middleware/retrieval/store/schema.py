@@ -16,7 +16,7 @@ from sage.middleware.settings.retrieval import CollectionOptions
 from sage.sqlite.connection import write_transaction
 
 APPLICATION_ID = 0x53414745
-"""``SAGE``: at byte 68 of the file, where ``file`` and SQLite look for whose database it is."""
+"""``SAGE``, at byte 68 of the file, where SQLite and ``file`` look for the program that a database belongs to."""
 
 _SCHEMA = (
     """CREATE TABLE collection (
@@ -46,7 +46,8 @@ def _first(connection: sqlite3.Connection) -> None:
 
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (_first,)
-"""What leads from each version of the schema to the next, from none on; ``user_version`` counts those done."""
+"""The steps from each version of the schema to the next, the first one from an empty database. ``user_version`` counts
+those that were done."""
 
 
 def create(
@@ -57,7 +58,7 @@ def create(
     languages: frozenset[str] | None,
     dimension: int | None,
 ) -> None:
-    """Makes a collection in an empty database, in one transaction. Raises :class:`Conflict` when one is there."""
+    """Makes a collection in an empty database, in one transaction. Raises :class:`Conflict` when it has one."""
     with write_transaction(connection):
         if _pragma(connection, "application_id") or _pragma(connection, "schema_version"):
             raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
@@ -73,38 +74,38 @@ def create(
         add_generation(connection, VectorGeneration(0, embedder, languages, dimension, block, 0))
 
 
-def check(connection: sqlite3.Connection, place: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Brings an older schema up to date. Changes nothing of a database that is not ours or newer, and says so.
+def check(connection: sqlite3.Connection, name: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Brings an older schema up to date. ``name`` is that of the collection in errors.
 
-    ``place`` names the collection in errors. Raises :class:`NotFound` for an empty database: a creation that never
-    ended.
+    Raises :class:`NotFound` for an empty database, whose creation was interrupted, and :class:`SageError` for one that
+    is newer or of another program. Nothing is changed then.
     """
     application = _pragma(connection, "application_id")
     if not application and not _pragma(connection, "schema_version"):
-        raise NotFound(f"there is no collection in '{place}'", param="collection", code="collection_not_found")
+        raise NotFound(f"there is no collection in '{name}'", param="collection", code="collection_not_found")
     if application != APPLICATION_ID:
         raise SageError(
-            f"'{place}' holds the database of another program (application id {application:#x}); move it away",
+            f"'{name}' contains the database of another program (application id {application:#x}); move it away",
             code="collection_foreign",
         )
-    if _version(connection, place, migrations) < len(migrations):
-        _migrate(connection, place, migrations)
+    if _version(connection, name, migrations) < len(migrations):
+        _migrate(connection, name, migrations)
 
 
-def _version(connection: sqlite3.Connection, place: str, migrations: Sequence[Migration]) -> int:
+def _version(connection: sqlite3.Connection, name: str, migrations: Sequence[Migration]) -> int:
     version = _pragma(connection, "user_version")
     if version > len(migrations):
         raise SageError(
-            f"collection '{place}' was written by a newer release (schema {version}; this one knows up to "
+            f"collection '{name}' was written by a newer release (schema {version}; this one reads up to "
             f"{len(migrations)}); update SAGE Middleware",
             code="collection_newer",
         )
     return version
 
 
-def _migrate(connection: sqlite3.Connection, place: str, migrations: Sequence[Migration]) -> None:
+def _migrate(connection: sqlite3.Connection, name: str, migrations: Sequence[Migration]) -> None:
     with write_transaction(connection):
-        for migration in migrations[_version(connection, place, migrations) :]:  # another process may have been first
+        for migration in migrations[_version(connection, name, migrations) :]:  # another process may have done it
             migration(connection)
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
@@ -115,7 +116,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def add_generation(connection: sqlite3.Connection, generation: VectorGeneration) -> None:
-    """Writes a generation down, in place of one of the same number."""
+    """Stores a generation, in place of one of the same number."""
     languages = None if generation.languages is None else orjson.dumps(sorted(generation.languages)).decode()
     connection.execute(
         "REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?)",
@@ -131,7 +132,7 @@ def add_generation(connection: sqlite3.Connection, generation: VectorGeneration)
 
 
 def generations(connection: sqlite3.Connection) -> dict[int, VectorGeneration]:
-    """By number: the one that serves, and any that is being filled or cleared away."""
+    """By number: the one that serves, and any that is being filled or deleted."""
     return {
         number: VectorGeneration(
             number,

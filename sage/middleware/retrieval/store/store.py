@@ -1,7 +1,7 @@
-"""The documents of one collection: a SQLite database, and the only thing that must never be lost.
+"""The documents of one collection, in a SQLite database. Only this must never be lost: indexes are made from it.
 
-WAL, ``synchronous=FULL``, ``BEGIN IMMEDIATE``; one writer a process with group commit; a sequence number for each
-operation. Everything else is derived from it.
+It works with WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``. Each process has one writer, with group commit. Every
+added row and every deletion has a sequence number, which grows over all processes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sage.middleware.retrieval.store.connections import (
     InFiles,
     InMemory,
     connect,
-    exists,
     make_file,
+    require_database,
     set_up_file,
     sync_directory,
 )
@@ -56,7 +56,7 @@ class DocumentStore:
         self._name = name
         self._writer = GroupCommit(connections, name)
         self._identity: tuple[int, Identity] | None = None
-        self._alone = threading.Lock()
+        self._reembedding = threading.Lock()
 
     @classmethod
     def create(
@@ -68,7 +68,8 @@ class DocumentStore:
         languages: frozenset[str] | None,
         dimension: int | None,
     ) -> DocumentStore:
-        """``None``: in memory. Raises :class:`sage.errors.Conflict` when there is one already."""
+        """Makes a new one; in memory when ``directory`` is ``None``. Raises :class:`sage.errors.Conflict` when there is
+        one already."""
         with faults_of(name):
             if directory is None:
                 connection = connect(None)
@@ -86,15 +87,15 @@ class DocumentStore:
 
     @classmethod
     def open(cls, directory: Path) -> DocumentStore:
-        """Migrates an older schema; raises :class:`sage.errors.NotFound`, or an error for a newer one or damage."""
-        place = directory.name
-        exists(directory, place)
+        """Brings an older schema up to date. Raises :class:`sage.errors.NotFound`, and :class:`sage.errors.SageError`
+        for a newer schema or a damaged database."""
+        require_database(directory, directory.name)
         inode = inode_of(directory)
         try:
-            with faults_of(place):
+            with faults_of(directory.name):
                 connection = connect(directory / DATABASE)
                 try:
-                    schema.check(connection, place)
+                    schema.check(connection, directory.name)
                     (name,) = connection.execute("SELECT name FROM collection").fetchone()
                 finally:
                     connection.close()
@@ -102,31 +103,31 @@ class DocumentStore:
         except (Unavailable, FileNotFoundError):
             if inode is not None and inode_of(directory) == inode:
                 raise
-            return cls.open(directory)  # another process has just deleted it, and perhaps made another
+            return cls.open(directory)  # another process has just deleted it, and perhaps made a new one
 
     @property
     def identity(self) -> Identity:
         """As of the last commit of any process."""
         version = self.version()
-        known = self._identity
-        if known is None or known[0] != version:
+        cached = self._identity
+        if cached is None or cached[0] != version:
             with self.reading() as reading:
-                known = version, reading.identity
-            self._identity = known
-        return known[1]
+                cached = version, reading.identity
+            self._identity = cached
+        return cached[1]
 
     @property
     def recent(self) -> Identity:
-        """As it was last read, without a look at the database: for what compares generations itself."""
+        """As it was last read. Spares a look at the database, for callers that check the generation later anyhow."""
         return self.identity if self._identity is None else self._identity[1]
 
     def write(self, change: Change, publish: Callable[[Commit], None]) -> Written:
-        """Returns once durable; shares its commit with other threads' writes. ``publish`` has run before it returns,
-        once a commit, in the order of commits, on the writer's thread.
+        """Returns once the change is durable, in a commit that it may share with other threads' changes. Before it
+        returns, ``publish`` has run on the writer's thread: once for each commit, in the order of commits.
 
         Raises :class:`sage.errors.InvalidRequest` for a vector of a wrong dimension (the first vector of a collection
         without one decides it), :class:`StaleVectors`, and :class:`sage.errors.Unavailable` when the disk is full or
-        fails: nothing of it is written then, and a later write may succeed.
+        fails: nothing of the change is written then, and a later write may succeed.
         """
         weight = len(change.documents) + len(change.delete_ids) + len(change.delete_numbers)
 
@@ -140,35 +141,37 @@ class DocumentStore:
         return written
 
     def load(self, rows: Sequence[Row], *, sequence: int | None = None) -> None:
-        """Puts rows with their numbers behind those that there are; for a collection that is being restored."""
+        """Adds rows with numbers of their own, higher than all others: for a collection that is being restored."""
         self._writer.run(lambda connection, state: load_rows(connection, state, rows, sequence))
 
     def version(self) -> int:
-        """Changes whenever any process has committed; cheap (microseconds): asked before each search."""
+        """A number that changes with each commit of any process. Takes microseconds: it is read before each search."""
         with faults_of(self._name):
             return self._connections.version()
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """One consistent state, also while others write."""
+        """Reads of one consistent state, while others may write."""
         with faults_of(self._name), self._connections.reading() as connection:
             yield Reading(connection)
 
-    def replace_segments(self, gone: Sequence[str], new: Sequence[SegmentRecord], dropped: NDArray[np.int64]) -> bool:
-        """Changes the manifest at once; ``dropped``: dead rows that no segment holds any more, whose deletions may be
-        forgotten. ``False``, and nothing was changed: one of ``gone`` is not there any more, or one of ``new`` overlaps
-        a segment that stays."""
+    def replace_segments(
+        self, removed: Sequence[str], added: Sequence[SegmentRecord], dropped: NDArray[np.int64]
+    ) -> bool:
+        """Changes the manifest in one transaction. ``dropped`` are deleted rows that no segment has any more, whose
+        deletions need not be remembered. ``False`` means that nothing was changed: one of ``removed`` is not in the
+        manifest, or one of ``added`` overlaps a segment that stays."""
 
         def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
-            there = {name: span for name, *span in connection.execute("SELECT name, low, high FROM segments")}
-            if not there.keys() >= set(gone):
+            spans = {name: span for name, *span in connection.execute("SELECT name, low, high FROM segments")}
+            if not spans.keys() >= set(removed):
                 return state, RowChanges(), False
-            stay = [span for name, span in there.items() if name not in gone]
-            if any(record.low <= high and low <= record.high for record in new for low, high in stay):
+            staying = [span for name, span in spans.items() if name not in removed]
+            if any(record.low <= high and low <= record.high for record in added for low, high in staying):
                 return state, RowChanges(), False
-            connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in gone])
+            connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in removed])
             marks = ", ".join("?" * _SEGMENT_COLUMNS)
-            connection.executemany(f"INSERT INTO segments VALUES ({marks})", [_columns(record) for record in new])  # noqa: S608
+            connection.executemany(f"INSERT INTO segments VALUES ({marks})", [_columns(record) for record in added])  # noqa: S608
             connection.execute(
                 "DELETE FROM deletions WHERE number IN (SELECT value FROM json_each(?))",
                 (orjson.dumps(dropped.tolist()).decode(),),
@@ -179,23 +182,24 @@ class DocumentStore:
 
     @contextmanager
     def reembedding(self) -> Iterator[bool]:
-        """Whether nobody else, here or in another process, makes vectors anew until the end of the block."""
-        if not self._alone.acquire(blocking=False):
+        """The right to reembed the collection, until the end of the block. ``False`` means that another thread or
+        process has it."""
+        if not self._reembedding.acquire(blocking=False):
             yield False
             return
         try:
-            with _locked(self.directory) as alone:
-                yield alone
+            with _locked(self.directory) as acquired:
+                yield acquired
         finally:
-            self._alone.release()
+            self._reembedding.release()
 
     def begin_generation(self, embedder: str, languages: frozenset[str] | None, dimension: int | None) -> int:
-        """The number of a new generation of vectors, which does not serve."""
+        """Adds a generation of vectors that does not serve yet, and returns its number."""
         return int(self._writer.run(generations.begin(embedder, languages, dimension)))
 
     def put_vectors(self, generation: int, vectors: Mapping[int, Vector], done: int) -> None:
-        """Gives a generation that does not serve vectors of documents, by number. ``done``: how many documents were
-        looked at so far."""
+        """Stores vectors of documents, by number, in a generation that does not serve. ``done`` is the number of
+        documents that were looked at so far."""
         self._writer.run(generations.put(generation, vectors, done), weight=max(1, len(vectors)))
 
     def switch_generation(self, generation: int, spec: str, seen: int, most: int, last: generations.Last) -> bool:
@@ -203,34 +207,34 @@ class DocumentStore:
         return bool(self._writer.run(generations.switch(generation, spec, seen, most, last)))
 
     def discard_generation(self, generation: int) -> None:
-        """Clears away the vectors of a generation that does not serve, in steps."""
+        """Deletes a generation that does not serve with its vectors, in several transactions."""
         while self._writer.run(generations.clear(generation)):
             pass
 
     def purge(self, seconds: float) -> None:
-        """No byte of what was deleted is left in the database and its log: see
+        """Leaves no byte of what was deleted in the database and its log: see
         :func:`sage.middleware.retrieval.store.purge.purge`."""
         self._writer.run_between(lambda: purge_database(self._connections, self._name, seconds))
 
     def settle(self, key: str, value: object) -> Any:
-        """What is kept under ``key`` beside the documents: ``value``, a small JSON value, unless there was one."""
+        """The value under ``key``, beside the documents; if there is none, it becomes ``value``, a small JSON value."""
 
         def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, Any]:
             connection.execute("INSERT OR IGNORE INTO states VALUES (?, ?)", (key, orjson.dumps(value).decode()))
-            (kept,) = connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
-            return state, RowChanges(), orjson.loads(kept)
+            (stored,) = connection.execute("SELECT value FROM states WHERE key = ?", (key,)).fetchone()
+            return state, RowChanges(), orjson.loads(stored)
 
         return self._writer.run(work)
 
     def close(self) -> None:
-        """Returns when everything that waited is written."""
+        """Returns when all waiting changes are written."""
         self._writer.close()
         with faults_of(self._name):
             self._connections.close()
 
 
 def inode_of(directory: Path | None) -> int | None:
-    """Of the database in it; ``None``: there is none."""
+    """The inode of the database in a directory; ``None`` when there is none."""
     try:
         return os.stat(directory / DATABASE).st_ino if directory is not None else None
     except FileNotFoundError:
@@ -256,7 +260,7 @@ def _columns(record: SegmentRecord) -> tuple[object, ...]:
 
 @contextmanager
 def _locked(directory: Path | None) -> Iterator[bool]:
-    """A lock among processes, which ends with the one that holds it."""
+    """Whether a lock among processes was free. It is held until the end of the block, or of the process."""
     if directory is None:
         yield True
         return

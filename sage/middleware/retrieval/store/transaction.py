@@ -1,4 +1,4 @@
-"""One transaction's view of a collection: where its counters stand, and how a change moves them."""
+"""Changes of a collection within one transaction: what they do to its rows and to its counters."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from sage.middleware.retrieval.store.schema import add_generation, generations
 from sage.middleware.retrieval.types.documents import NewDocument, Row, Written
 
 LAST_DELETION = "buried"
-"""Where the database tells the sequence number of the last deletion."""
+"""The key for the sequence number of the last deletion, as databases have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionState:
-    """The counters of a collection within a transaction."""
+    """The counters of a collection, as they are within a transaction."""
 
     sequence: int
     documents: int
     generation: int
-    """The one that serves."""
+    """The number of the one that serves."""
     generations: Mapping[int, VectorGeneration]
 
     @property
     def serving(self) -> VectorGeneration:
         return self.generations[self.generation]
 
-    def with_generation(self, changed: VectorGeneration) -> TransactionState:
-        return replace(self, generations={**self.generations, changed.number: changed})
+    def with_generation(self, generation: VectorGeneration) -> TransactionState:
+        return replace(self, generations={**self.generations, generation.number: generation})
 
 
 @dataclass(slots=True)
 class RowChanges:
-    """What changes did to the rows, for the index."""
+    """Which rows changes added and deleted, for the index."""
 
     added: dict[int, Row] = field(default_factory=dict)
     deleted: list[int] = field(default_factory=list)
 
-    def take(self, later: RowChanges) -> None:
+    def add(self, later: RowChanges) -> None:
+        """Adds the rows of a later change of the same transaction."""
         for number in later.deleted:
             self.added.pop(number, None)
         self.added |= later.added
@@ -59,7 +60,7 @@ def load_state(connection: sqlite3.Connection) -> TransactionState:
 
 
 def save_state(connection: sqlite3.Connection, state: TransactionState, writer: str) -> None:
-    """``writer`` names this commit among all, so that it can be recognised."""
+    """``writer`` names this commit, so that it can be recognised later."""
     connection.execute(
         "UPDATE collection SET sequence = ?, documents = ?, generation = ?, writer = ?",
         (state.sequence, state.documents, state.generation, writer),
@@ -67,16 +68,16 @@ def save_state(connection: sqlite3.Connection, state: TransactionState, writer: 
 
 
 def was_committed(connection: sqlite3.Connection, writer: str, before: int, commit: Commit | None) -> bool:
-    """Whether the commit named ``writer`` is in the database, though others may have followed it since."""
+    """Whether the commit named ``writer`` is in the database. Others may have followed it: then its rows tell."""
     sequence, last = connection.execute("SELECT sequence, writer FROM collection").fetchone()
     if last == writer:
         return True
     if sequence <= before or commit is None:
         return False
     for row in commit.rows:
-        found = connection.execute("SELECT id, text FROM documents WHERE number = ?", (row.number,)).fetchone()
-        if found is not None:
-            return bool(found == (row.id, row.text))
+        stored = connection.execute("SELECT id, text FROM documents WHERE number = ?", (row.number,)).fetchone()
+        if stored is not None:
+            return bool(stored == (row.id, row.text))
     deletions = connection.execute(
         "SELECT number FROM deletions WHERE sequence > ? AND sequence <= ?", (before, commit.sequence)
     ).fetchall()
@@ -86,20 +87,21 @@ def was_committed(connection: sqlite3.Connection, writer: str, before: int, comm
 def apply_change(
     connection: sqlite3.Connection, state: TransactionState, change: Change
 ) -> tuple[TransactionState, RowChanges, Written]:
-    """Deletes first, then adds, so that the documents of one change have numbers without a gap (or those it gives)."""
+    """Deletes first, then adds, so that the documents of one change have numbers without a gap (or the numbers that the
+    change gives them)."""
     if change.generation is not None and change.generation != state.generation:
         raise StaleVectors
-    if len(_existing(connection, change.of)) < len(change.of):
+    if len(_live(connection, change.based_on)) < len(change.based_on):
         raise Superseded
     state = _with_dimension(connection, state, change.documents)
     ids = [document.id for document in change.documents]
     if len(set(ids)) < len(ids):
-        raise InvalidRequest("an id stands twice among the documents of one request", param="documents")
-    doomed = {*numbers_of(connection, change.delete_ids).values(), *_existing(connection, change.delete_numbers)}
-    replaced = set(numbers_of(connection, ids).values()) - doomed
-    dead = sorted(doomed) + sorted(replaced)
-    _tombstone(connection, state, dead)
-    first = state.sequence + len(dead) + 1
+        raise InvalidRequest("an id is given twice among the documents of one request", param="documents")
+    deleted = {*numbers_of(connection, change.delete_ids).values(), *_live(connection, change.delete_numbers)}
+    replaced = set(numbers_of(connection, ids).values()) - deleted
+    removed = sorted(deleted) + sorted(replaced)
+    _tombstone(connection, state, removed)
+    first = state.sequence + len(removed) + 1
     numbers = _numbered(change, first)
     rows = {
         number: Row(number, document.id, document.text, document.metadata, document.vector)
@@ -107,50 +109,50 @@ def apply_change(
     }
     _insert(connection, state, rows)
     last = numbers[-1] if numbers else first - 1
-    state = replace(state, sequence=last, documents=state.documents - len(dead) + len(rows))
-    return state, RowChanges(rows, dead), Written(ids, len(ids) - len(replaced), len(replaced), len(doomed))
+    state = replace(state, sequence=last, documents=state.documents - len(removed) + len(rows))
+    return state, RowChanges(rows, removed), Written(ids, len(ids) - len(replaced), len(replaced), len(deleted))
 
 
 def _numbered(change: Change, first: int) -> Sequence[int]:
-    """The numbers of a change's documents, of which ``first`` is the lowest that is free."""
+    """The numbers for a change's documents; ``first`` is the lowest free one."""
     if not change.numbers:
         return range(first, first + len(change.documents))
-    further = max(0, first - change.numbers[0])
-    return [number + further for number in change.numbers]
+    offset = max(0, first - change.numbers[0])
+    return [number + offset for number in change.numbers]
 
 
 def load_rows(
     connection: sqlite3.Connection, state: TransactionState, rows: Sequence[Row], sequence: int | None
 ) -> tuple[TransactionState, RowChanges, None]:
-    """Rows as they are, with numbers beyond all that there are; then the collection stands at ``sequence``."""
+    """Adds rows as they are, with numbers higher than all others, and raises the sequence number to ``sequence``."""
     numbered = {row.number: row for row in rows}
     _insert(connection, state, numbered)
-    reached = max(state.sequence, sequence or 0, *numbered)
-    return replace(state, sequence=reached, documents=state.documents + len(numbered)), RowChanges(numbered), None
+    last = max(state.sequence, sequence or 0, *numbered)
+    return replace(state, sequence=last, documents=state.documents + len(numbered)), RowChanges(numbered), None
 
 
 def _with_dimension(
     connection: sqlite3.Connection, state: TransactionState, documents: Sequence[NewDocument]
 ) -> TransactionState:
-    """The first vector of a collection decides it."""
-    wanted = state.serving.dimension
+    """Checks the vectors of documents. The first vector of a collection decides its dimension."""
+    dimension = state.serving.dimension
     for place, document in enumerate(documents):
         if document.vector is None:
             continue
-        if wanted is None:
-            wanted = document.vector.size
-        if document.vector.shape != (wanted,):
+        if dimension is None:
+            dimension = document.vector.size
+        if document.vector.shape != (dimension,):
             raise InvalidRequest(
                 f"documents[{place}]: 'vector' has {document.vector.size} dimensions, but the vectors of this "
-                f"collection have {wanted}",
+                f"collection have {dimension}",
                 param="documents",
                 code="wrong_dimension",
             )
-    if wanted is None or wanted == state.serving.dimension:
+    if dimension is None or dimension == state.serving.dimension:
         return state
-    decided = replace(state.serving, dimension=wanted, block=vector_blocks.block_size(wanted))
-    add_generation(connection, decided)
-    return state.with_generation(decided)
+    generation = replace(state.serving, dimension=dimension, block=vector_blocks.block_size(dimension))
+    add_generation(connection, generation)
+    return state.with_generation(generation)
 
 
 def _insert(connection: sqlite3.Connection, state: TransactionState, rows: Mapping[int, Row]) -> None:
@@ -168,16 +170,17 @@ def _insert(connection: sqlite3.Connection, state: TransactionState, rows: Mappi
     vector_blocks.put(connection, state.serving, vectors)
 
 
-def _tombstone(connection: sqlite3.Connection, state: TransactionState, dead: Sequence[int]) -> None:
-    if not dead:
+def _tombstone(connection: sqlite3.Connection, state: TransactionState, numbers: Sequence[int]) -> None:
+    """Deletes rows and their vectors, and notes each deletion under a sequence number of its own."""
+    if not numbers:
         return
     connection.executemany(
-        "INSERT INTO deletions (sequence, number) VALUES (?, ?)", list(enumerate(dead, state.sequence + 1))
+        "INSERT INTO deletions (sequence, number) VALUES (?, ?)", list(enumerate(numbers, state.sequence + 1))
     )
-    connection.executemany("DELETE FROM documents WHERE number = ?", [(number,) for number in dead])
+    connection.executemany("DELETE FROM documents WHERE number = ?", [(number,) for number in numbers])
     for generation in state.generations.values():
-        vector_blocks.remove(connection, generation, dead)
-    connection.execute("REPLACE INTO states VALUES (?, ?)", (LAST_DELETION, str(state.sequence + len(dead))))
+        vector_blocks.remove(connection, generation, numbers)
+    connection.execute("REPLACE INTO states VALUES (?, ?)", (LAST_DELETION, str(state.sequence + len(numbers))))
 
 
 def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
@@ -192,15 +195,16 @@ def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, 
 
 
 def json_of_ids(ids: Sequence[str]) -> str:
-    """For ``json_each``. No id holds a zero byte, at which SQLite would end the text: such are left out."""
+    """For ``json_each``. SQLite would end a text at a zero byte. No stored id has one, so such ids are left out."""
     return orjson.dumps([id for id in ids if "\x00" not in id]).decode()
 
 
-def _existing(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
+def _live(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
+    """Those of the rows that are live."""
     if not len(numbers):
         return []
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT number FROM documents WHERE number IN (SELECT value FROM json_each(?))",
         (orjson.dumps([int(number) for number in numbers]).decode(),),
     )
-    return [number for (number,) in found]
+    return [number for (number,) in rows]

@@ -1,8 +1,8 @@
-"""How vectors lie in the database: several to a row, so that SQLite's pages are filled.
+"""How vectors are stored in the database: several in a row, so that they fill SQLite's pages.
 
-A vector of 384 dimensions alone in a row wastes 100 bytes of a page, 24 where six share a row. A row is a *block* of
-the vectors of ``block`` neighbouring document numbers; a mask says which of them are there, and only those take room.
-The key carries the generation in its upper bits, so that two generations stand side by side in one table.
+A vector of 384 dimensions alone in a row wastes 100 bytes of a page; it is 24 where six share a row. A row is a *block*
+for the vectors of ``block`` neighbouring document numbers. A mask says which of them it has, and only those take room.
+The upper bits of the key are the generation, so that one table can have several generations.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sage.middleware.retrieval.store.records import VectorGeneration
 
 PAGE = 8192
 _SHIFT = 40
-_FEW = 512
+_FEW = 512  # vectors that are picked out of their blocks one by one
 _NONE = (0, b"")
-_MOST = 16  # vectors to a block: one vector is read at the price of its block
+_MOST = 16  # vectors in a block: to read one costs as much as to read its block
 
 
 @cache
 def block_size(dimension: int) -> int:
-    """The number of vectors to a row that wastes least, the smaller of those that are nearly equal."""
+    """The number of vectors in a row that wastes least; of nearly equal ones, the smallest."""
     costs = {count: _page_bytes(count * dimension * 4) / count for count in range(1, _MOST + 1)}
     best = min(costs.values())
     return next(count for count, cost in costs.items() if cost <= best * 1.01)
@@ -46,7 +46,7 @@ def _page_bytes(blob: int) -> float:
 
 
 def key(generation: VectorGeneration, number: int) -> int:
-    """Of the block that holds the vector of the document ``number``."""
+    """The key of the block for the vector of the document ``number``."""
     return generation.number << _SHIFT | number // generation.block
 
 
@@ -56,7 +56,7 @@ def keys_of(generation: int) -> tuple[int, int]:
 
 
 def put(connection: sqlite3.Connection, generation: VectorGeneration, vectors: Mapping[int, bytes]) -> None:
-    """Stores vectors (float32, little-endian) by document number, in place of what was there."""
+    """Stores vectors (float32, little-endian) by document number, in place of those that exist."""
     if not vectors:
         return
     blocks = _load(connection, generation, vectors)
@@ -66,7 +66,7 @@ def put(connection: sqlite3.Connection, generation: VectorGeneration, vectors: M
 
 
 def remove(connection: sqlite3.Connection, generation: VectorGeneration, numbers: Sequence[int]) -> None:
-    """Forgets the vectors of documents; those without one are passed over."""
+    """Deletes the vectors of documents; those without one are skipped."""
     if not numbers or not generation.block:
         return
     blocks = _load(connection, generation, numbers)
@@ -79,13 +79,13 @@ def _load(
     connection: sqlite3.Connection, generation: VectorGeneration, numbers: Iterable[int]
 ) -> dict[int, dict[int, bytes]]:
     blocks: dict[int, dict[int, bytes]] = {key(generation, number): {} for number in numbers}
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT key, mask, vectors FROM vectors WHERE key IN (SELECT value FROM json_each(?))",
         (orjson.dumps(list(blocks)).decode(),),
     )
     width = (generation.dimension or 0) * 4
-    for found_key, mask, blob in found:
-        blocks[found_key] = {bit: blob[place * width : (place + 1) * width] for place, bit in enumerate(_bits(mask))}
+    for block_key, mask, blob in rows:
+        blocks[block_key] = {bit: blob[place * width : (place + 1) * width] for place, bit in enumerate(_bits(mask))}
     return blocks
 
 
@@ -111,7 +111,8 @@ def _bits(mask: int) -> tuple[int, ...]:
 def read(
     connection: sqlite3.Connection, generation: VectorGeneration, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """``((n, dim) float32, (n,))``: the vectors of documents, and which of them have one; the others are zeros."""
+    """``((n, dim) float32, (n,))``: vectors of documents, and which of them have one; the rows of the others are
+    zeros."""
     dimension = generation.dimension or 0
     matrix = np.zeros((len(numbers), dimension), np.float32)
     present = np.zeros(len(numbers), np.bool_)
@@ -122,13 +123,13 @@ def read(
         return matrix, present
     order = np.argsort(numbers, kind="stable")
     ascending = numbers[order]
-    for held, vectors in _runs(connection, generation, ascending):
-        low, high = np.searchsorted(ascending, (held[0], held[-1] + 1))
-        asked = ascending[low:high]
-        places = np.minimum(np.searchsorted(held, asked), len(held) - 1)
-        there = held[places] == asked
-        target = order[low:high][there]
-        matrix[target] = vectors[places[there]]
+    for stored, vectors in _runs(connection, generation, ascending):
+        low, high = np.searchsorted(ascending, (stored[0], stored[-1] + 1))
+        wanted = ascending[low:high]
+        places = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
+        has_vector = stored[places] == wanted
+        target = order[low:high][has_vector]
+        matrix[target] = vectors[places[has_vector]]
         present[target] = True
     return matrix, present
 
@@ -140,32 +141,32 @@ def _pick(
     matrix: NDArray[np.float32],
     present: NDArray[np.bool_],
 ) -> None:
-    """A few vectors, each cut out of its block: what a search scores again lies anywhere."""
+    """Reads a few vectors, each cut out of its block: the candidates of a search are in blocks anywhere."""
     base, width = generation.number << _SHIFT, matrix.shape[1] * 4
     keys = (numbers // generation.block + base).tolist()
-    found = {
+    blocks = {
         block: (mask, blob)
         for block, mask, blob in connection.execute(
             "SELECT key, mask, vectors FROM vectors WHERE key IN (SELECT value FROM json_each(?))",
             (orjson.dumps(sorted(set(keys))).decode(),),
         )
     }
-    pieces, places = [], []
+    vectors, places = [], []
     for place, (block, bit) in enumerate(zip(keys, (numbers % generation.block).tolist(), strict=True)):
-        mask, blob = found.get(block, _NONE)
+        mask, blob = blocks.get(block, _NONE)
         if mask >> bit & 1:
             start = (mask & ((1 << bit) - 1)).bit_count() * width
-            pieces.append(blob[start : start + width])
+            vectors.append(blob[start : start + width])
             places.append(place)
-    if pieces:
-        matrix[places] = np.frombuffer(b"".join(pieces), "<f4").reshape(len(pieces), -1)
+    if vectors:
+        matrix[places] = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), -1)
         present[places] = True
 
 
 def _runs(
     connection: sqlite3.Connection, generation: VectorGeneration, ascending: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """The blocks that hold these numbers, some hundred at a time: numbers ascending, and their vectors."""
+    """The blocks of these numbers, some hundred at a time: ascending numbers that have a vector, and the vectors."""
     base = generation.number << _SHIFT
     keys = np.unique(ascending // generation.block) + base
     first, last = int(keys[0]), int(keys[-1])
@@ -179,10 +180,10 @@ def _runs(
             (orjson.dumps(keys.tolist()).decode(),),
         )
     while blocks := cursor.fetchmany(256):
-        held = np.fromiter(
+        stored = np.fromiter(
             ((block - base) * generation.block + bit for block, mask, _ in blocks for bit in _bits(mask)), np.int64
         )
-        yield held, np.frombuffer(b"".join([blob for _, _, blob in blocks]), "<f4").reshape(len(held), -1)
+        yield stored, np.frombuffer(b"".join([blob for _, _, blob in blocks]), "<f4").reshape(len(stored), -1)
 
 
 def numbers_with(
@@ -192,11 +193,11 @@ def numbers_with(
     if not generation.block:
         return np.empty(0, np.int64)
     base = generation.number << _SHIFT
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT key, mask FROM vectors WHERE key BETWEEN ? AND ? ORDER BY key",
         (key(generation, low), key(generation, high)),
     )
-    held = np.fromiter(
-        ((block - base) * generation.block + bit for block, mask in found for bit in _bits(mask)), np.int64
+    stored = np.fromiter(
+        ((block - base) * generation.block + bit for block, mask in rows for bit in _bits(mask)), np.int64
     )
-    return held[(held >= low) & (held <= high)]
+    return stored[(stored >= low) & (stored <= high)]

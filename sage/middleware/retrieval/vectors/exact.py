@@ -1,4 +1,4 @@
-"""What the scores of vectors are, exactly, and how the best of them are taken."""
+"""Exact scores of vectors, and the best of some scores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _SLICE = 2**20  # numbers of float64 that are in memory at a time
 
 
 def exact_scores(query: Matrix, vectors: Matrix, metric: Metric) -> Scores:
-    """``(n,)`` scores of ``(n, dim)`` vectors as they are in the document store, not normalised.
+    """``(n,)`` scores of ``(n, dim)`` vectors, which are not normalised: higher is nearer.
 
-    Cosine is in -1…1, and 0 where either side is all zeros; the Euclidean distance is made negative. Computed in
-    float64, each row by itself: a row has the same score, to the last bit, whatever other rows stand beside it.
+    Cosine is in -1…1, and 0 where either side is all zeros. The Euclidean distance is made negative. All is computed in
+    float64, each row by itself: a row has the same score, to the last bit, whatever the other rows are.
     """
-    found = np.empty(len(vectors))
+    scores = np.empty(len(vectors))
     wide_query = np.asarray(query, np.float64)
     step = max(1, _SLICE // max(1, vectors.shape[1]))
     for start in range(0, len(vectors), step):
-        found[start : start + step] = _scores(wide_query, vectors[start : start + step].astype(np.float64), metric)
-    return found
+        scores[start : start + step] = _scores(wide_query, vectors[start : start + step].astype(np.float64), metric)
+    return scores
 
 
 def _scores(query: Scores, vectors: Scores, metric: Metric) -> Scores:
-    # vecdot goes row by row on one thread; '@' rounds by the row's place in the matrix and starts BLAS's threads
+    # vecdot goes row by row on one thread. The rounding of '@' depends on a row's place, and it starts BLAS's threads.
     if metric is Metric.EUCLIDEAN:
         apart = vectors - query
         distances: Scores = np.sqrt(np.vecdot(apart, apart))
@@ -47,12 +47,12 @@ def unit(vectors: Matrix) -> Matrix:
     """A copy with rows of length 1; rows of zeros stay."""
     wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.vecdot(wide, wide))[..., np.newaxis]
-    found: Scores = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
-    return found.astype(np.float32)
+    normalised: Scores = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    return normalised.astype(np.float32)
 
 
 def best(scores: NDArray[np.floating], k: int) -> Ordinals:
-    """The places of the ``k`` highest, best first, equal ones in the order of their places."""
+    """The places of the ``k`` highest scores, best first, equal ones in the order of their places."""
     if k <= 0 or not len(scores):
         return np.empty(0, np.int64)
     if k < len(scores):

@@ -97,11 +97,11 @@ def test_one_that_did_not_is_refused(failing: Failing) -> None:
     writer.close()
 
 
-def test_one_of_which_nothing_is_known_is_said_to_be_so(failing: Failing) -> None:
+def test_a_write_with_an_unknown_outcome_gets_an_error_that_says_so(failing: Failing) -> None:
     commits: list[Commit] = []
     writer = GroupCommit(failing, "c")
     failing.fails, failing.readable = True, False
-    with pytest.raises(Unavailable, match="whether it is stored is not known"):
+    with pytest.raises(Unavailable, match="it is not known whether the write is stored"):
         add(writer, "a", commits)
     failing.readable = True
     assert commits == []

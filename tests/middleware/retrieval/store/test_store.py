@@ -106,7 +106,7 @@ def test_the_first_vector_decides_the_dimension(store: DocumentStore) -> None:
     with pytest.raises(InvalidRequest, match=r"documents\[1\].* 2 dimensions.* have 3") as caught:
         store.write(Change([document("c", "text", 1, 2, 3), document("d", "text", 1, 2)]), unseen)
     assert caught.value.code == "wrong_dimension"
-    with pytest.raises(InvalidRequest, match="stands twice"):
+    with pytest.raises(InvalidRequest, match="is given twice"):
         store.write(Change([document("c"), document("c")]), unseen)
     assert [row.id for row in rows_of(store)] == ["a", "b"]
     with store.reading() as reading:
