@@ -35,7 +35,7 @@ _ABANDONED_KEPT = 10_000
 
 
 class _Outbox:
-    """The results for one caller that no message has taken yet."""
+    """The calls of one caller that run, and those that are settled and have not been replied to yet."""
 
     def __init__(self) -> None:
         self.running: dict[int, ServiceCall] = {}
@@ -43,8 +43,8 @@ class _Outbox:
         self._changed = threading.Condition()
 
     def settle(self, number: int, call: ServiceCall) -> None:
-        self.running.pop(number, None)
         with self._changed:
+            self.running.pop(number, None)
             self._settled.append((number, call))
             self._changed.notify_all()
 
@@ -67,7 +67,7 @@ class ServiceActor:
         self._spec = spec
         self._call_chain = (spec.name,)
         self._replicas = replicas
-        self._life = time.time_ns()  # a later one is greater
+        self._life = time.time_ns()  # that of a later life is greater
         self._callers = callers_of(namespace, environment)
         self._lock = threading.Lock()
         self._outboxes: dict[str, _Outbox] = {}
@@ -100,7 +100,7 @@ class ServiceActor:
         }
 
     def clock(self) -> tuple[str, float]:
-        """The clock that its deadlines are read by, and the moment there."""
+        """The id of the clock that deadlines are compared with here, and its present moment."""
         return CLOCK, time.monotonic()
 
     # Calls

@@ -1,4 +1,4 @@
-"""The Ray that an environment runs on: started here, on this machine alone, or joined; never without its token."""
+"""The Ray cluster of an environment: started on this machine, or joined; always with a token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {
     "token_path": None,
 }
 _LOOPBACK = "127.0.0.1"
-"""Of this address alone Ray's servers listen nowhere else."""
+"""With this address, and no other, Ray's servers listen nowhere else."""
 _OPEN, _CLOSED = 7, 8
 _PROBE = f"""
 import sys
@@ -48,7 +48,7 @@ _PROBE_SECONDS = 60.0
 
 
 class _Uses:
-    """Who uses the Ray of this process; there is one Ray in a process, so there is one count."""
+    """Counts the environments that use Ray in this process: a process has one Ray at most, so there is one count."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -60,10 +60,11 @@ _uses = _Uses()
 
 
 class RayCluster:
-    """``config``: ``address`` (``host:port`` of a cluster to join; ``None``: one of its own on this machine, or the one
-    that this process uses already), ``dashboard`` (off), ``num_cpus``, ``object_store_memory`` (bytes), ``temp_dir`` (a
-    short path: it holds sockets), ``token_path``, ``node_ip_address``, ``runtime_env`` (of Ray, for machines that lack
-    the code) and ``start_timeout`` (seconds that a service's actors have to be placed and set up)."""
+    """``config`` may have these keys: ``address`` (``host:port`` of a cluster to join; ``None`` means the one that this
+    process uses already, else a new one on this machine), ``dashboard`` (off), ``num_cpus``, ``object_store_memory``
+    (bytes), ``temp_dir`` (a short path, since it holds sockets), ``token_path``, ``node_ip_address``, ``runtime_env``
+    (Ray's, for machines that lack the code) and ``start_timeout`` (seconds that the actors of a service have to be
+    placed and set up)."""
 
     def __init__(self, environment: str, config: Mapping[str, Any]) -> None:
         self.environment = environment
@@ -89,7 +90,7 @@ class RayCluster:
             self._open = True
 
     def close(self) -> None:
-        """The Ray that was started or joined here ends with its last user."""
+        """A Ray that was started or joined here ends with its last user."""
         with _uses.lock:
             if not self._open:
                 return
@@ -100,10 +101,13 @@ class RayCluster:
                 load_ray().shutdown()
 
     def actor_options(self, name: str, placement: Mapping[str, Any]) -> dict[str, Any]:
-        """Ray's options for an actor: ``placement`` over ours. Raises :class:`InvalidRequest`."""
-        for word in ("name", "namespace", "lifetime", "get_if_exists", "concurrency_groups", "max_task_retries"):
-            if word in placement:
-                raise InvalidRequest(f"the placement of '{name}' cannot set '{word}': the environment does", param=word)
+        """Ray's options for an actor; those of ``placement`` win. Raises :class:`InvalidRequest` for an option that the
+        environment sets itself."""
+        for option in ("name", "namespace", "lifetime", "get_if_exists", "concurrency_groups", "max_task_retries"):
+            if option in placement:
+                raise InvalidRequest(
+                    f"the placement of '{name}' cannot set '{option}': the environment does", param=option
+                )
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "namespace": self.namespace, **placement}
         if self._config["runtime_env"] and "runtime_env" not in options:
             options["runtime_env"] = self._config["runtime_env"]
@@ -135,15 +139,15 @@ class RayCluster:
             }
         elif address.startswith("127."):
             options["_node_ip_address"] = config["node_ip_address"] or address.rpartition(":")[0]
-        with _signals_kept(), _kept_on_loopback(options.get("_node_ip_address") == _LOOPBACK):
+        with _keep_signal_handler(), _stay_on_loopback(options.get("_node_ip_address") == _LOOPBACK):
             try:
                 ray.init(
                     address=address or "local",
                     namespace=self.namespace,
-                    job_config=_with_path_of_this_process(ray.job_config.JobConfig()),
+                    job_config=_with_import_path(ray.job_config.JobConfig()),
                     log_to_driver=False,
                     logging_level="ERROR",
-                    **{word: value for word, value in options.items() if value is not None},
+                    **{name: value for name, value in options.items() if value is not None},
                 )
             except (ConnectionError, ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
                 where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started"
@@ -151,9 +155,9 @@ class RayCluster:
 
 
 @contextlib.contextmanager
-def _kept_on_loopback(wanted: bool) -> Iterator[None]:
-    """Ray turns 127.0.0.1 into the machine's outer address wherever it could have several nodes, and then listens on
-    all interfaces (``ray._private.services.resolve_ip_for_localhost``); a Ray of ours alone has one."""
+def _stay_on_loopback(wanted: bool) -> Iterator[None]:
+    """Where Ray could have several nodes it turns 127.0.0.1 into the machine's outer address and then listens on all
+    interfaces (``ray._private.services.resolve_ip_for_localhost``). A Ray that is started here has one node."""
     if not wanted:
         yield
         return
@@ -166,8 +170,8 @@ def _kept_on_loopback(wanted: bool) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _with_path_of_this_process(job_config: Any) -> Any:
-    """So that the actors find the modules that this process finds; of itself, Ray tells them of two directories."""
+def _with_import_path(job_config: Any) -> Any:
+    """Lets the actors import what this process can import; Ray itself passes on two directories only."""
     prefixes = tuple({sys.prefix, sys.base_prefix})
     paths = [os.path.abspath(path) for path in sys.path if path]
     job_config._py_driver_sys_path.extend(path for path in paths if not path.startswith(prefixes))
@@ -175,7 +179,8 @@ def _with_path_of_this_process(job_config: Any) -> Any:
 
 
 def _require_token(path: str | None, make: bool) -> None:
-    """Sees to it that Ray here, and what it starts, asks for a token; ``make``: one of our own where there is none."""
+    """Makes Ray in this process, and all that it starts, ask for a token. With ``make``, a token is made when there is
+    none."""
     environ = os.environ
     mode = environ.get("RAY_AUTH_MODE", "token").lower()
     if mode not in ("token", "k8s"):
@@ -186,7 +191,7 @@ def _require_token(path: str | None, make: bool) -> None:
     if path is not None:
         environ["RAY_AUTH_TOKEN_PATH"] = str(_checked_token(Path(path)))
         environ.pop("RAY_AUTH_TOKEN", None)
-    elif "RAY_AUTH_TOKEN" not in environ and "RAY_AUTH_TOKEN_PATH" not in environ and not _default_token():
+    elif "RAY_AUTH_TOKEN" not in environ and "RAY_AUTH_TOKEN_PATH" not in environ and not _has_default_token():
         if not make:
             raise ConfigError("joining a Ray cluster needs its token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
                               "the setting ray.token_path")  # fmt: skip
@@ -196,10 +201,10 @@ def _require_token(path: str | None, make: bool) -> None:
     environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = load_ray()
     if not ray.is_initialized():
-        ray._raylet.Config.initialize("")  # it keeps what it read of the environment when it was imported
+        ray._raylet.Config.initialize("")  # else it would use the environment of the moment when it was imported
 
 
-def _default_token() -> bool:
+def _has_default_token() -> bool:
     return (Path.home() / ".ray" / "auth_token").is_file()
 
 
@@ -210,16 +215,16 @@ def _checked_token(path: Path) -> Path:
 
 
 def _own_token() -> Path:
-    """That of this data directory, made at its first use; only its user can read it."""
-    place = Path(os.environ.get("SAGE_DATA_DIR") or platformdirs.user_data_dir("sage", appauthor=False))
-    path = place / "ray-token"
+    """The token in the data directory, made when it is first needed. Only the user of this process can read it."""
+    directory = Path(os.environ.get("SAGE_DATA_DIR") or platformdirs.user_data_dir("sage", appauthor=False))
+    path = directory / "ray-token"
     if not path.exists():
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, written = tempfile.mkstemp(dir=place, prefix=".ray-token")  # 0600
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, written = tempfile.mkstemp(dir=directory, prefix=".ray-token")  # 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
         try:
-            os.link(written, path)  # of two that make one, the first wins
+            os.link(written, path)  # when two processes make one at a time, the first wins
         except FileExistsError:
             pass
         finally:
@@ -228,7 +233,7 @@ def _own_token() -> Path:
 
 
 def _answers_only_with_token(address: str) -> bool:
-    """Asks the cluster without any token, in a process of its own: this one keeps its token."""
+    """Asks the cluster without any token. A process of its own does this, since Ray keeps the token of a process."""
     hidden = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [sys.executable, "-c", _PROBE, address]
@@ -241,9 +246,9 @@ def _answers_only_with_token(address: str) -> bool:
         raise Unavailable(f"the Ray cluster at {address} does not answer", code="ray_unavailable") from None
     if probe.returncode in (_OPEN, _CLOSED):
         return probe.returncode == _CLOSED
-    words = probe.stderr.decode(errors="replace").strip().splitlines()
+    lines = probe.stderr.decode(errors="replace").strip().splitlines()
     raise Unavailable(
-        f"the Ray cluster at {address} does not answer: {words[-1] if words else probe.returncode}",
+        f"the Ray cluster at {address} does not answer: {lines[-1] if lines else probe.returncode}",
         code="ray_unavailable",
     )
 
@@ -257,8 +262,8 @@ def _runs_open(address: str) -> ConfigError:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; whoever had it keeps it."""
+def _keep_signal_handler() -> Iterator[None]:
+    """Ray installs a handler for SIGTERM; this brings back the one before."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -270,11 +275,11 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    for word in config:
-        if word not in _DEFAULTS:
-            near = difflib.get_close_matches(str(word), _DEFAULTS, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(_DEFAULTS)}"
-            raise InvalidRequest(f"the setting 'ray' has no '{word}'{hint}", param=f"ray.{word}")
+    for key in config:
+        if key not in _DEFAULTS:
+            similar = difflib.get_close_matches(str(key), _DEFAULTS, 1)
+            hint = f"; did you mean '{similar[0]}'?" if similar else f"; there are: {', '.join(_DEFAULTS)}"
+            raise InvalidRequest(f"the setting 'ray' has no '{key}'{hint}", param=f"ray.{key}")
     address = config.get("address")
     if address is not None and (not isinstance(address, str) or "://" in address or ":" not in address):
         raise InvalidRequest(f"ray.address must be 'host:port' of a head node, not {address!r}", param="ray.address")

@@ -1,4 +1,4 @@
-"""The services of an environment as an actor of it sees them: by name, in its namespace."""
+"""The services of an environment, as its actors find them: by name, in its namespace."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from sage.kernels.runtime.services.spec import CallTarget
 
 
 class Directory(Mapping[str, CallTarget]):
-    """Finds the actors of a service when it is first called from here."""
+    """The services by name. The actors of a service are looked up when this process first calls it."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._found: dict[str, CallTarget] = {}
+        self._services: dict[str, CallTarget] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> CallTarget:
         with self._lock:
-            if name not in self._found:
+            if name not in self._services:
                 if (service := find_service(name, self._namespace)) is None:
                     raise KeyError(name)
-                self._found[name] = service
-            return self._found[name]
+                self._services[name] = service
+            return self._services[name]
 
     def __iter__(self) -> Iterator[str]:
-        ray = load_ray()
-
-        for actor in ray.util.list_named_actors(all_namespaces=True):
+        for actor in load_ray().util.list_named_actors(all_namespaces=True):
             kind, replica, name = (*actor["name"].split("/", 2), "", "")[:3]
             if actor["namespace"] == self._namespace and kind == "service" and replica == "0":
                 yield name
@@ -40,6 +38,6 @@ class Directory(Mapping[str, CallTarget]):
 
 
 def callers_of(namespace: str, environment: str) -> Callers:
-    """The callers that are handed to what runs in an actor."""
+    """The callers for a service or a function that runs in an actor."""
     directory = Directory(namespace)
     return ServiceCaller(lambda: directory, environment), AsyncServiceCaller(lambda: directory, environment)

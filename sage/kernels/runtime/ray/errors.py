@@ -1,4 +1,4 @@
-"""What is carried between a service's actor and its callers: results that can be, and errors as what they are."""
+"""Results and errors on their way from an actor to a caller: what can be pickled, and an error as what it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sage.kernels.runtime.ray.package import load_ray
 from sage.kernels.runtime.services.calls import RemoteTraceback, with_traceback_as_cause
 
 _SIMPLE = frozenset((type(None), bool, int, float, str, bytes))
-_LOOKED_AT = 100
-"""Items of a list that are looked at before it is tried whether all of it can be carried."""
+_MOST_CHECKED = 100
+"""Items of the longest list that is checked by looking at each; a longer one is pickled to see whether that works."""
 
 
 class RemoteError(SageError):
@@ -20,24 +20,24 @@ class RemoteError(SageError):
 
 
 def is_plain(value: Any, depth: int = 4) -> bool:
-    """Whether ``value`` is certainly carried: texts, numbers, arrays, and some of them in lists, tuples and mappings.
-    A false may be wrong."""
+    """Whether ``value`` can certainly be pickled: texts, numbers, arrays, and these in short lists, tuples and
+    mappings. ``False`` means that this is not known."""
     kind = type(value)
     if kind in _SIMPLE:
         return True
     if kind is list or kind is tuple:
-        return depth > 0 and len(value) <= _LOOKED_AT and all(is_plain(item, depth - 1) for item in value)
+        return depth > 0 and len(value) <= _MOST_CHECKED and all(is_plain(item, depth - 1) for item in value)
     if kind is dict:
         return (
             depth > 0
-            and len(value) <= _LOOKED_AT
+            and len(value) <= _MOST_CHECKED
             and all(type(key) in _SIMPLE and is_plain(item, depth - 1) for key, item in value.items())
         )
     return kind.__name__ == "ndarray" and getattr(value.dtype, "hasobject", True) is False
 
 
 def why_not_carried(value: Any) -> Exception | None:
-    """What is raised when ``value`` is made bytes, if something is."""
+    """The error that pickling ``value`` raises; ``None`` means that it can be carried."""
     if is_plain(value):
         return None
     try:
@@ -48,56 +48,55 @@ def why_not_carried(value: Any) -> Exception | None:
 
 
 def packed(error: BaseException) -> tuple[Any, ...]:
-    """``error`` as it is carried: its class, what it holds, its traceback; never raises."""
+    """``error`` as it is carried: its class, its attributes, the text of its traceback. Never raises."""
     if not isinstance(error.__cause__, RemoteTraceback):
         with_traceback_as_cause(error)
     text = str(getattr(error.__cause__, "text", ""))
-    for way in (_reduced, _taken_apart):
+    for take_apart in (_by_its_own_reduce, _by_attributes):
         try:
-            parts = way(error)
-        except Exception:  # noqa: S112 - its own code; the next way does without
+            parts = take_apart(error)
+        except Exception:  # noqa: S112 - the error's own code fails; the next way does without it
             continue
         if why_not_carried(parts) is None:
             return (*parts, text)
-    words = f"{type(error).__qualname__}: {_shown(error)} (an error that cannot be carried to another process)"
-    return ("apart", RemoteError, (words,), {"message": words, "code": RemoteError.default_code}, text)
+    message = f"{type(error).__qualname__}: {_text_of(error)} (an error that cannot be carried to another process)"
+    return ("attributes", RemoteError, (message,), {"message": message, "code": RemoteError.default_code}, text)
 
 
-def _reduced(error: BaseException) -> tuple[Any, ...]:
-    """As it says itself that it is made again; raises when that makes something else."""
+def _by_its_own_reduce(error: BaseException) -> tuple[Any, ...]:
+    """By its own ``__reduce_ex__``; raises when that would make an object of another class."""
     reduced: Any = error.__reduce_ex__(4)
     make, args, *state = reduced
-    again = make(*args)
-    if type(again) is not type(error):
+    if type(make(*args)) is not type(error):
         raise TypeError
-    return ("made", make, args, state[0] if state else None)
+    return ("reduce", make, args, state[0] if state else None)
 
 
-def _taken_apart(error: BaseException) -> tuple[Any, ...]:
-    """For a constructor that takes other things than ``args``, as that of :class:`sage.errors.MissingExtra` does."""
-    return ("apart", type(error), error.args, dict(vars(error)))
+def _by_attributes(error: BaseException) -> tuple[Any, ...]:
+    """For a class whose constructor takes other arguments than ``args``, such as :class:`sage.errors.MissingExtra`."""
+    return ("attributes", type(error), error.args, dict(vars(error)))
 
 
 def unpacked(parts: tuple[Any, ...]) -> BaseException:
-    """The error that :func:`packed` was given, caused by the text of where it was raised."""
+    """The error that :func:`packed` took apart; its cause is the text of its traceback."""
     way, make, args, state, text = parts
     error: BaseException
     try:
-        error = make(*args) if way == "made" else make.__new__(make, *args)
-        if way == "apart":
+        error = make(*args) if way == "reduce" else make.__new__(make, *args)
+        if way == "attributes":
             error.args = args
         vars(error).update(state or {})
     except Exception as exc:
-        error = RemoteError(f"an error that cannot be made here again ({type(exc).__name__}: {exc})")
+        error = RemoteError(f"an error that cannot be restored in this process ({type(exc).__name__}: {exc})")
     error.__cause__ = RemoteTraceback(text)
     return error
 
 
-def _shown(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
-        return "without words"
+        return "without a message"
 
 
 def service_died(service: str, method: str, cause: str) -> Unavailable:

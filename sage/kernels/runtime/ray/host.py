@@ -46,14 +46,13 @@ class RayHost:
 
     def _start(self) -> None:
         ray = load_ray()
-
         spec, count = self.spec, self.spec.options.replicas
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InvalidRequest(f"the service '{spec.name}' needs a whole number from 1 as replicas, not {count!r}")
         options = self._cluster.actor_options(spec.name, spec.options.placement)
-        made: Any = ray.remote(concurrency_groups=GROUPS)(ServiceActor)
+        actor_class: Any = ray.remote(concurrency_groups=GROUPS)(ServiceActor)
         for replica in range(count):
-            actor = made.options(
+            actor = actor_class.options(
                 **{"max_concurrency": EXCHANGES, **options, "name": actor_name(spec.name, replica)}
             ).remote(spec, self._cluster.namespace, self._cluster.environment, count)
             self._actors.append(actor)
@@ -71,7 +70,6 @@ class RayHost:
 
     def stop(self, grace: float) -> None:
         ray = load_ray()
-
         if self._state is not LifeState.RUNNING:
             return
         self._state = LifeState.STOPPING
@@ -89,7 +87,6 @@ class RayHost:
 
     def _kill(self) -> None:
         ray = load_ray()
-
         if ray.is_initialized():
             for actor in self._actors:
                 ray.kill(actor, no_restart=True)
@@ -97,37 +94,40 @@ class RayHost:
 
     def describe(self) -> dict[str, Any]:
         ray = load_ray()
-
-        told: list[dict[str, Any]] = []
+        descriptions: list[dict[str, Any]] = []
         if self._state is LifeState.RUNNING and ray.is_initialized():
             refs = [actor.describe.options(concurrency_group="control").remote() for actor in self._actors]
             for ref in ray.wait(refs, num_returns=len(refs), timeout=_ANSWER)[0]:
                 try:
-                    told.append(ray.get(ref))
-                except Exception:  # noqa: S112 - a dead one is missing below
+                    descriptions.append(ray.get(ref))
+                except Exception:  # noqa: S112 - a dead replica has no description
                     continue
-        return _described(self.spec, self._state, told)
+        return _summary(self.spec, self._state, descriptions)
 
 
-def _described(spec: ServiceSpec, state: LifeState, told: list[dict[str, Any]]) -> dict[str, Any]:
-    """The replicas as one service: sums, and the slowest latency."""
+def _summary(spec: ServiceSpec, state: LifeState, replicas: list[dict[str, Any]]) -> dict[str, Any]:
+    """The descriptions of the replicas as that of one service: sums, and the slowest latency."""
     statistics: dict[str, Any] = {}
-    for word in ("calls", "errors", "queue_depth", "queue_size", "workers", "running"):
-        statistics[word] = sum(one["statistics"][word] for one in told)
-    latencies: list[dict[str, Any]] = [one["statistics"]["latency_ms"] for one in told]
+    for name in ("calls", "errors", "queue_depth", "queue_size", "workers", "running"):
+        statistics[name] = sum(replica["statistics"][name] for replica in replicas)
+    latencies: list[dict[str, Any]] = [replica["statistics"]["latency_ms"] for replica in replicas]
     statistics["latency_ms"] = {
-        word: max((latency[word] for latency in latencies if latency[word] is not None), default=None)
-        for word in ("mean", "p50", "p99")
+        name: max((latency[name] for latency in latencies if latency[name] is not None), default=None)
+        for name in ("mean", "p50", "p99")
     }
-    answering = len(told)
-    healthy = answering == spec.options.replicas and all(one["health"].get("healthy", True) for one in told)
+    are_all_healthy = all(replica["health"].get("healthy", True) for replica in replicas)
+    health = dict(replicas[0]["health"]) if replicas else {}
+    health |= {
+        "healthy": len(replicas) == spec.options.replicas and are_all_healthy,
+        "replicas_answering": len(replicas),
+    }
     return {
         "name": spec.name,
-        "class": told[0]["class"] if told else getattr(spec.service_class, "__name__", None),
-        "host": ", ".join(one["host"] for one in told) or "ray",
+        "class": replicas[0]["class"] if replicas else getattr(spec.service_class, "__name__", None),
+        "host": ", ".join(replica["host"] for replica in replicas) or "ray",
         "state": state.value,
         "replicas": spec.options.replicas,
-        "methods": told[0]["methods"] if told else [],
-        "health": {**(told[0]["health"] if told else {}), "healthy": healthy, "replicas_answering": answering},
+        "methods": replicas[0]["methods"] if replicas else [],
+        "health": health,
         "statistics": statistics,
     }

@@ -1,4 +1,4 @@
-"""The one place where Ray is imported: late, since it takes a second and comes with an extra."""
+"""The only module that imports Ray: late, since that takes a second and needs an extra."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sage.kernels.runtime.streams.workers import LocalWorker, Worker
 class RayPlatform:
     """``config``: see :class:`sage.kernels.runtime.ray.cluster.RayCluster`.
 
-    Sinks stay in the process of the environment: there what they fill, print or close can be seen.
+    Sinks run in the process of the environment, where their effects can be seen: what they fill, print or close.
     """
 
     def __init__(self, environment: str, config: Mapping[str, Any]) -> None:

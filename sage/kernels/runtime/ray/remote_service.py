@@ -58,7 +58,6 @@ class Replicas:
 def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
     """Waits until all actors are set up, ``patience`` seconds at most; raises what the setup of one raised."""
     ray = load_ray()
-
     refs = [actor.about.options(concurrency_group="control").remote() for actor in actors]
     try:
         abouts: Any = ray.get(refs, timeout=patience)
@@ -80,7 +79,6 @@ def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
 def find_service(service: str, namespace: str) -> Replicas | None:
     """The service of that name in ``namespace``, which another process started; ``None`` means there is none."""
     ray = load_ray()
-
     try:
         first = ray.get_actor(actor_name(service, 0), namespace=namespace)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The function of one stage as an actor of Ray, which is given batches of records."""
+"""The function of one pipeline stage as an actor of Ray, which processes batches of records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sage.kernels.runtime.streams.stage_function import StageFunction
 from sage.kernels.runtime.streams.workers import Failure, LocalWorker, Outcome
 
 _PAUSE = 0.1
-"""Seconds between two looks whether an actor is there again."""
+"""Seconds between two attempts to reach an actor that is being started again."""
 _CLEANUP = 10.0
 
 
@@ -33,13 +33,13 @@ class StageActor:
             self._error = exc
 
     def error(self) -> Any:
-        """What its start raised, packed."""
+        """The error that its start raised, packed; ``None`` means that it is set up."""
         return packed(self._error) if self._error is not None else None
 
     def process(self, batch: list[Any]) -> list[tuple[bool, Any]]:
-        return [self._told(outcome) for outcome in self._worker.process(batch)]
+        return [self._packed(outcome) for outcome in self._worker.process(batch)]
 
-    def _told(self, outcome: Outcome) -> tuple[bool, Any]:
+    def _packed(self, outcome: Outcome) -> tuple[bool, Any]:
         if type(outcome) is Failure:
             return False, packed(outcome.error)
         if (why := why_not_carried(outcome)) is None:
@@ -56,8 +56,8 @@ class StageActor:
 class RayWorker:
     """Meets :class:`sage.kernels.runtime.streams.workers.Worker`.
 
-    At least once: when the actor dies, it is started again and given the records of its batch again, one at a time. A
-    record with which it dies once more is a failure of that record.
+    Records are processed at least once: when the actor dies, it is started again and gets the records of its batch
+    again, one at a time. A record with which it dies once more has failed.
     """
 
     def __init__(self, function: StageFunction, index: int, cluster: RayCluster) -> None:
@@ -66,11 +66,10 @@ class RayWorker:
         self._cluster = cluster
         self._actor: Any = None
         self._one_by_one = 0
-        """Records that are still to be given singly."""
+        """How many records are still to be sent one at a time."""
 
     def start(self, callers: Callers) -> None:
         ray = load_ray()
-
         name = f"task/{self._index}/{self._function.name}/{secrets.token_hex(4)}"
         options = self._cluster.actor_options(name, {})
         arguments = (self._function, self._cluster.namespace, self._cluster.environment)
@@ -81,9 +80,8 @@ class RayWorker:
         self._await_start()
 
     def _await_start(self) -> None:
-        """Until the actor is set up; raises what that raised."""
+        """Waits until the actor is set up; raises what its setup raised."""
         ray = load_ray()
-
         end = time.monotonic() + self._cluster.patience
         while True:
             try:
@@ -104,24 +102,20 @@ class RayWorker:
     def process(self, batch: list[Any]) -> list[Outcome]:
         if self._one_by_one:
             self._one_by_one -= 1
-            return [self._singly(batch[0])]
+            return [self._process_one(batch[0])]
         try:
-            told = self._asked(batch)
-        except _Died:
+            return [_outcome(*result) for result in self._send(batch)]
+        except _ActorDied:
             self._await_start()
-            self._one_by_one = len(batch) - 1
-            return [self._singly(batch[0])]
-        except Exception:
-            if len(batch) == 1:
-                return [self._singly(batch[0])]
-            self._one_by_one = len(batch) - 1  # one of them cannot be carried
-            return [self._singly(batch[0])]
-        return [_outcome(*one) for one in told]
+        except Exception:  # noqa: S110 - a record cannot be carried; sent one at a time, only that one fails
+            pass
+        self._one_by_one = len(batch) - 1
+        return [self._process_one(batch[0])]
 
-    def _singly(self, record: Any) -> Outcome:
+    def _process_one(self, record: Any) -> Outcome:
         try:
-            return _outcome(*self._asked([record])[0])
-        except _Died as exc:
+            return _outcome(*self._send([record])[0])
+        except _ActorDied as exc:
             self._await_start()
             return Failure(
                 Unavailable(
@@ -131,21 +125,19 @@ class RayWorker:
                 )
             )
         except Exception as exc:
-            what = f"{type(exc).__name__}: {exc}"
-            return Failure(InvalidRequest(f"{self._function.name}: a record cannot be carried to its actor: {what}"))
+            cause = f"{type(exc).__name__}: {exc}"
+            return Failure(InvalidRequest(f"{self._function.name}: a record cannot be carried to its actor: {cause}"))
 
-    def _asked(self, batch: list[Any]) -> list[tuple[bool, Any]]:
+    def _send(self, batch: list[Any]) -> list[tuple[bool, Any]]:
         ray = load_ray()
-
         try:
-            told: list[tuple[bool, Any]] = ray.get(self._actor.process.remote(batch))
+            results: list[tuple[bool, Any]] = ray.get(self._actor.process.remote(batch))
         except ray.exceptions.RayActorError as exc:
-            raise _Died(str(exc).splitlines()[0]) from exc
-        return told
+            raise _ActorDied(str(exc).splitlines()[0]) from exc
+        return results
 
     def stop(self) -> None:
         ray = load_ray()
-
         if self._actor is None or not ray.is_initialized():
             return
         actor, self._actor = self._actor, None
@@ -159,9 +151,9 @@ class RayWorker:
             ray.kill(actor, no_restart=True)
 
 
-class _Died(Exception):
-    """The actor is no more."""
+class _ActorDied(Exception):
+    """The actor died with what it was processing."""
 
 
-def _outcome(right: bool, value: Any) -> Outcome:
-    return value if right else Failure(unpacked(value))
+def _outcome(succeeded: bool, value: Any) -> Outcome:
+    return value if succeeded else Failure(unpacked(value))

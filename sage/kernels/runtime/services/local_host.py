@@ -75,10 +75,10 @@ class LocalHost:
             service._callers = callers
         workers: Any = _first(options.max_workers, getattr(service, "max_workers", None), 1)
         size: Any = _first(options.queue_size, getattr(service, "queue_size", None), BaseServiceTask.queue_size)
-        for word, value in (("max_workers", workers), ("queue_size", size)):
+        for option, value in (("max_workers", workers), ("queue_size", size)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidRequest(
-                    f"the service '{self.spec.name}' needs a whole number from 1 as {word}, not {value!r}"
+                    f"the service '{self.spec.name}' needs a whole number from 1 as {option}, not {value!r}"
                 )
         self._workers = workers
         self._mailbox = Mailbox(size)

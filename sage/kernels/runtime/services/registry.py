@@ -170,7 +170,7 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _take_hosting(kwargs: dict[str, Any], parameters: Any) -> dict[str, Any]:
     """Takes those options out of ``kwargs`` that tell how the service is hosted."""
-    return {word: kwargs.pop(word) for word in _HOSTING_OPTIONS if word in kwargs and word not in parameters}
+    return {name: kwargs.pop(name) for name in _HOSTING_OPTIONS if name in kwargs and name not in parameters}
 
 
 def _parameters(service: type) -> Any:
