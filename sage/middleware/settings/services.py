@@ -54,6 +54,8 @@ class VDBSettings(ServiceHosting):
     distance_metric: Literal["cosine", "dot", "euclidean"] = "cosine"
     embedder: Text = "none"
     """What makes vectors of texts; ``none``: vectors come with the items."""
+    shards: int = Field(0, ge=0, le=1024)
+    """Over how many shards a new collection of the backend 'retrieval' is spread; 0 means one store."""
 
 
 class MemorySettings(ServiceHosting):

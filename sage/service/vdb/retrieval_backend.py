@@ -10,8 +10,7 @@ from typing import Any
 import orjson
 
 from sage.errors import Conflict, InvalidRequest, NotFound
-from sage.middleware.retrieval.collection import Collection
-from sage.middleware.retrieval.collections import EXISTS, Collections
+from sage.middleware.retrieval.collections import EXISTS
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult
 from sage.middleware.retrieval.updates import Revision
@@ -19,6 +18,8 @@ from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.backends import CollectionDefaults, no_collection, no_item
 from sage.service.vdb.items import LIMITS, check_dimensions
 from sage.service.vdb.memory_collections import InMemoryCollections
+from sage.service.vdb.sharded.collections import AnyCollection, TenantCollections
+from sage.service.vdb.sharded.hosting import ShardHosting, in_actor
 
 
 class RetrievalBackend:
@@ -27,17 +28,20 @@ class RetrievalBackend:
 
     keywords = True
 
-    def __init__(self, directory: Path | None, making: CollectionDefaults) -> None:
+    def __init__(self, directory: Path | None, defaults: CollectionDefaults, shards: int = 0) -> None:
+        """``shards``: over how many a new collection is spread, which needs a ``directory``; they are actors where the
+        service itself is one. 0 means one store."""
         self._directory = directory
-        self._dimension = making.dimension
-        self._embeds = making.embedder != "none"
-        options = CollectionOptions(embedder=making.embedder, dimension=making.dimension, metric=making.metric)
-        self._collections: Collections | InMemoryCollections
+        self._dimension = defaults.dimension
+        self._embeds = defaults.embedder != "none"
+        options = CollectionOptions(embedder=defaults.embedder, dimension=defaults.dimension, metric=defaults.metric)
+        self._collections: TenantCollections | InMemoryCollections
         if directory is None:
-            self._collections = InMemoryCollections(options, making.models, LIMITS)
+            self._collections = InMemoryCollections(options, defaults.models, LIMITS)
         else:
-            settings = Retrieval(defaults=options, limits=LIMITS)
-            self._collections = Collections(directory, settings, making.models)
+            settings = Retrieval(defaults=options, limits=LIMITS, shards=shards)
+            hosting = ShardHosting("ray" if in_actor() else "local")
+            self._collections = TenantCollections(directory, settings, defaults.models, hosting)
 
     def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None:
         while True:
@@ -56,7 +60,7 @@ class RetrievalBackend:
                 if exc.code != EXISTS:
                     raise
 
-    def _write(self, collection: Collection, items: Sequence[NewDocument]) -> None:
+    def _write(self, collection: AnyCollection, items: Sequence[NewDocument]) -> None:
         try:
             if self._embeds and any(item.vector is None for item in items):
                 collection.add([_document(item) for item in items])
@@ -124,7 +128,7 @@ class RetrievalBackend:
         self._collections.close()
 
     @contextmanager
-    def _opened(self, tenant: str, collection: str, id: str = "") -> Iterator[Collection]:
+    def _opened(self, tenant: str, collection: str, id: str = "") -> Iterator[AnyCollection]:
         try:
             yield self._collections.open(tenant, collection)
         except NotFound as exc:
@@ -146,7 +150,7 @@ def _document(item: NewDocument) -> dict[str, Any]:
     return found
 
 
-def _with_vectors(collection: Collection, items: Sequence[StoredDocument]) -> Iterator[StoredDocument]:
+def _with_vectors(collection: AnyCollection, items: Sequence[StoredDocument]) -> Iterator[StoredDocument]:
     for item in items:
         with suppress(NotFound):  # deleted since
             yield collection.get(item.id, vector=True)

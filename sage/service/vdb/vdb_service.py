@@ -19,6 +19,7 @@ _METRICS = {"cosine": "cosine", "dot": "dot", "ip": "dot", "euclidean": "euclide
 _BACKENDS = ("retrieval", "chroma")
 _MAX_DIMENSION = 8192
 _MAX_PAGE = 1000
+_MAX_SHARDS = 1024
 
 
 class VDBService(BaseServiceTask):
@@ -30,6 +31,9 @@ class VDBService(BaseServiceTask):
     a callable ``(list[str]) -> (n, dim) float32``; or an embedder). A collection is made by the first items that are
     added to it, with the service's ``dimension`` (none: that of its first vector), ``distance_metric`` (``cosine``,
     ``dot`` or ``ip``, ``euclidean`` or ``l2``) and embedder, and keeps to them.
+
+    ``shards`` spreads each new collection over so many shards in ``persist_directory``, for more documents than one
+    machine holds; they are Ray actors where the service is one, else threads.
 
     ``where`` is the filter of :mod:`sage.middleware.retrieval.filters.language`. Of scores, higher is
     nearer: the cosine, the inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
@@ -47,6 +51,7 @@ class VDBService(BaseServiceTask):
         embedder: Any = "none",
         url: str | None = None,
         models: Any = None,
+        shards: int = 0,
     ) -> None:
         _check_choice("backend", backend, _BACKENDS)
         _check_choice("distance_metric", distance_metric, tuple(_METRICS))
@@ -60,6 +65,7 @@ class VDBService(BaseServiceTask):
             )
         if not (embedder is None or isinstance(embedder, str) or callable(embedder) or hasattr(embedder, "embed")):
             raise InvalidRequest("'embedder' must be a name, a callable, or None", param="embedder")
+        _check_shards(shards, backend, persist_directory)
         self._kind = backend
         self._collection = collection_name
         self._dimension = dimension
@@ -68,6 +74,7 @@ class VDBService(BaseServiceTask):
         self._embedder = embedder
         self._url = url
         self._models = models
+        self._shards = shards
         self._backend: VectorBackend | None = None
 
     def setup(self) -> None:
@@ -75,13 +82,13 @@ class VDBService(BaseServiceTask):
         if self._kind == "chroma":
             from sage.service.vdb.chroma.backend import ChromaBackend
 
-            self._backend = ChromaBackend(directory, self._url, self._making())
+            self._backend = ChromaBackend(directory, self._url, self._defaults())
         else:
             from sage.service.vdb.retrieval_backend import RetrievalBackend
 
-            self._backend = RetrievalBackend(directory, self._making())
+            self._backend = RetrievalBackend(directory, self._defaults(), self._shards)
 
-    def _making(self) -> CollectionDefaults:
+    def _defaults(self) -> CollectionDefaults:
         from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
         from sage.middleware.settings.retrieval import Metric
         from sage.service.vdb.backends import CollectionDefaults
@@ -275,6 +282,13 @@ def _check_collection(name: Any) -> None:
     from sage.service.vdb.items import check_names
 
     check_names(DEFAULT_TENANT, name)
+
+
+def _check_shards(given: Any, backend: str, directory: str | None) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= _MAX_SHARDS:
+        raise InvalidRequest(f"'shards' must be a whole number, 0 (one store) to {_MAX_SHARDS}", param="shards")
+    if given and (backend != "retrieval" or directory is None):
+        raise InvalidRequest("'shards' go with backend 'retrieval' and a 'persist_directory'", param="shards")
 
 
 def _check_dimension(given: Any) -> None:

@@ -20,14 +20,16 @@ Make = Callable[..., VDBService]
 CHROMA = pytest.param("chroma", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["memory", "files", CHROMA])
+@pytest.fixture(params=["memory", "files", "shards", CHROMA])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """``make(**options)``: a service of that kind; all end with the test."""
     with ExitStack() as stack:
 
         def start(**options: Any) -> VDBService:
-            if request.param == "files":
+            if request.param in ("files", "shards"):
                 options.setdefault("persist_directory", str(tmp_path / "vectors"))
+            if request.param == "shards":
+                options.setdefault("shards", 3)
             backend = "chroma" if request.param == "chroma" else "retrieval"
             return stack.enter_context(VDBService(backend, **options))
 

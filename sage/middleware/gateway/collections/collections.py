@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -166,7 +167,7 @@ class CollectionGateway:
         running = self._reembeddings.of(principal.tenant, name)
         if running is not None:
             described = {**described, "reembedding": running.describe()}
-        return {"shards": None, **described}
+        return _with_shards(described)
 
     async def create(
         self, principal: Principal, name: str, options: Mapping[str, Any], shards: int | None = None
@@ -177,8 +178,7 @@ class CollectionGateway:
             embedder = options.get("embedder") or self._settings.defaults.embedder
             if isinstance(embedder, str):
                 _reach_embedder(principal, embedder, "embedder")
-            collection = self._collections().create(principal.tenant, name, options, shards)
-            return {"shards": None, **collection.describe()}
+            return _with_shards(self._collections().create(principal.tenant, name, options, shards).describe())
 
         return await self._writing.run(create)
 
@@ -216,8 +216,7 @@ class CollectionGateway:
         """A new collection from a snapshot, described."""
 
         def restore() -> dict[str, Any]:
-            collection = self._collections().restore(principal.tenant, name, read, shards)
-            return {"shards": None, **collection.describe()}
+            return _with_shards(self._collections().restore(principal.tenant, name, read, shards).describe())
 
         return await self._working.run(restore)
 
@@ -255,6 +254,9 @@ class CollectionGateway:
 
     async def close(self) -> None:
         """Waits for what runs, ends what is long, and closes every collection."""
+        if self._services.runtime == "ray":
+            # Ray's own handler of SIGTERM sets an alarm (absl's `alarm_on_failure_secs`, 3 s) that aborts the process.
+            signal.alarm(0)
         self._reembeddings.close()
         closing = BoundedPool("closing", 1, 0)
         await closing.run(self._close)
@@ -272,6 +274,10 @@ class CollectionGateway:
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
+
+
+def _with_shards(described: dict[str, Any]) -> dict[str, Any]:
+    return {**described, "shards": described.get("shards")}
 
 
 def _reach(principal: Principal, model: str, param: str) -> None:

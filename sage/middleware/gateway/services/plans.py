@@ -113,6 +113,7 @@ def _vdb_options(directory: Path, settings: ServicesSettings, dependencies: Serv
         "dimension": vdb.dimension,
         "distance_metric": vdb.distance_metric,
         "embedder": vdb.embedder,
+        "shards": vdb.shards,
         "persist_directory": str(directory) if vdb.url is None else None,
         "models": _models(settings, "vdb", vdb.embedder, dependencies),
     }

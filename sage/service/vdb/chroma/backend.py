@@ -45,10 +45,10 @@ class ChromaBackend:
 
     keywords = False
 
-    def __init__(self, directory: Path | None, url: str | None, making: CollectionDefaults) -> None:
+    def __init__(self, directory: Path | None, url: str | None, defaults: CollectionDefaults) -> None:
         self._client = connect(directory, url)
         self._url = url
-        self._making = making
+        self._defaults = defaults
         # All clients in memory of one process share one Chroma.
         self._in_memory = directory is None and url is None
         self._prefix = f"{_PREFIX}{secrets.token_hex(8)}" if self._in_memory else _PREFIX
@@ -71,13 +71,13 @@ class ChromaBackend:
             try:
                 self._on(tenant, collection, run)
             except NotFound:
-                dimension = self._making.dimension or _size_of(whole[0])
+                dimension = self._defaults.dimension or _size_of(whole[0])
                 check_dimensions(whole, dimension)
                 self._make(tenant, collection, dimension)
                 self._on(tenant, collection, run)
 
     def _make(self, tenant: str, collection: str, dimension: int) -> None:
-        metric = self._making.metric
+        metric = self._defaults.metric
         with translated(self._url):
             self._client.get_or_create_collection(
                 encoded_name(self._prefix, tenant, collection),
@@ -91,7 +91,7 @@ class ChromaBackend:
         missing = [place for place, item in enumerate(items) if item.vector is None]
         if not missing:
             return found
-        embedder = self._making.models.embedder(self._making.embedder)
+        embedder = self._defaults.models.embedder(self._defaults.embedder)
         if embedder is None:
             raise Unsupported(
                 f"items[{missing[0]}] has no 'vector', which Chroma needs of each; give it one, or the service an "
@@ -134,7 +134,7 @@ class ChromaBackend:
                     "Chroma searches by one vector: give 'vector' or 'text', or use backend 'retrieval'", param="text"
                 )
             return search.vector
-        embedder = self._making.models.embedder(self._making.embedder)
+        embedder = self._defaults.models.embedder(self._defaults.embedder)
         if embedder is None:
             raise Unsupported(
                 "Chroma searches by vectors: give 'vector', or the service an 'embedder', or use backend 'retrieval'",
@@ -182,7 +182,7 @@ class ChromaBackend:
                 orjson.dumps(held.metadata) if revision.metadata is None else revision.metadata,
                 held.vector if revision.vector is None else revision.vector,
             )
-            if revision.text is not None and revision.vector is None and self._making.embedder != "none":
+            if revision.text is not None and revision.vector is None and self._defaults.embedder != "none":
                 changed = replace(changed, vector=None)
             whole = self._with_vectors([changed])
             metadata = encoded_metadata(changed, "update")

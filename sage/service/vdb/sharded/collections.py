@@ -7,6 +7,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
 from sage.middleware.retrieval.types.documents import NewDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.sharded.collection import ShardedCollection, check_shardable
-from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting
+from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting, ShardPlatform
 
 AnyCollection = Collection | ShardedCollection
 _FILE = "shards.json"
@@ -66,6 +67,7 @@ class TenantCollections:
         self._settings = settings
         self._models = models
         self._hosting = hosting
+        self._platform = ShardPlatform(hosting)
         self._lock = threading.Lock()
         self._running: dict[Path, _Running] = {}
 
@@ -214,11 +216,12 @@ class TenantCollections:
         with self._lock:
             running = list(self._running.values())
             self._running.clear()
-        for each in running:
-            try:
-                each.close()
-            except Exception as exc:  # the others are to end, too
+        with ThreadPoolExecutor(max(1, len(running)), thread_name_prefix="closing shards") as threads:
+            closing = [threads.submit(each.close) for each in running]
+        for future in closing:
+            if (exc := future.exception()) is not None:  # the others have ended
                 _log.warning("shards did not end well: %s", exc)
+        self._platform.stop()
         self._single.close()
 
     def _count(self, shards: int | None) -> int:
@@ -289,6 +292,7 @@ class TenantCollections:
         options = manifest.options.model_copy(update={"dimension": manifest.dimension or manifest.options.dimension})
         path, nodes = directory.with_name(manifest.key), manifest.nodes
         try:
+            self._platform.start()
             return RunningShards(self._hosting, path, len(nodes), options, None if create else nodes)
         except SageError as exc:
             if exc.code != "service_start_failed":

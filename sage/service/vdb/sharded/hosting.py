@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,40 @@ class ShardHosting:
         """The shards may be on several machines."""
         return self.platform == "ray" and self.ray.get("address") is not None
 
+    def environment(self, name: str) -> LocalEnvironment:
+        config = {"discovery": None, "grace": _GRACE, "ray": dict(self.ray)}
+        return LocalEnvironment(name, config, platform=self.platform)
+
+
+def in_actor() -> bool:
+    """Whether this process is an actor of Ray's: what a service that is one starts are actors, too."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+
+
+class ShardPlatform:
+    """Keeps what shards run on from the first start to :meth:`stop`: a Ray that ends with the last shard would take
+    seconds to start again, and ending it takes SIGTERM from the process. Safe to call from several threads."""
+
+    def __init__(self, hosting: ShardHosting) -> None:
+        self._hosting = hosting
+        self._lock = threading.Lock()
+        self._environment: LocalEnvironment | None = None
+
+    def start(self) -> None:
+        """Raises what the platform does when it cannot start."""
+        with self._lock:
+            if self._environment is None:
+                environment = self._hosting.environment("shards")
+                environment.start()
+                self._environment = environment
+
+    def stop(self) -> None:
+        with self._lock:
+            environment, self._environment = self._environment, None
+        if environment is not None:
+            environment.stop()
+
 
 class RunningShards:
     """The shards of one collection while they run; ended by :meth:`stop` or :meth:`erase`."""
@@ -50,8 +86,7 @@ class RunningShards:
         the shards are new. Raises :class:`sage.errors.Unavailable` when they cannot start."""
         self._path = path
         self._count = count
-        config = {"discovery": None, "grace": _GRACE, "ray": dict(hosting.ray)}
-        self._environment = LocalEnvironment(f"shards-{path.name}", config, platform=hosting.platform)
+        self._environment = hosting.environment(path.name)
         register_shards(
             self._environment,
             _NAME,

@@ -15,6 +15,7 @@ from sage.kernels.runtime.services.local_host import LocalHost
 from sage.kernels.runtime.services.registry import Services
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.retrieval.vector_store import VectorStore
+from sage.service import VDBService
 from sage.service.vdb.sharded.collection import ShardedCollection
 from sage.service.vdb.sharded.shard_service import ShardService, register_shards, shards_of
 
@@ -115,3 +116,32 @@ def test_a_shard_stands_alone_too(tmp_path: Path) -> None:
         ours = ShardedCollection("alone", [shard])
         assert ours.get("a").text == "amber"
         ours.close()
+
+
+def test_a_vector_service_spreads_its_collections(tmp_path: Path) -> None:
+    items = [{"id": f"d{n}", "vector": [1.0, n], "text": f"amber {n}", "metadata": {"n": n % 3}} for n in range(40)]
+    with VDBService(persist_directory=str(tmp_path), shards=3) as service, VDBService() as single:
+        for each in (service, single):
+            each.add(items)
+            each.update("d7", text="birch")
+        for search in ({"vector": [1.0, 2.0]}, {"text": "amber 4"}, {"vector": [1.0, 2.0], "where": {"n": 1}}):
+            assert service.search(**search) == single.search(**search)
+        assert service.list_items(limit=1000, vectors=True) == single.list_items(limit=1000, vectors=True)
+        assert service.get("d7")["text"] == "birch"
+        service.purge()
+    assert len(list(tmp_path.glob("default/.shards-*/*/truth.db"))) == 3
+    with VDBService(persist_directory=str(tmp_path)) as later:  # what it is, a collection stays
+        assert later.count() == 40
+        later.drop("default")
+    assert list(tmp_path.glob("default/*")) == []
+
+
+def test_shards_that_a_vector_service_cannot_have_are_refused(tmp_path: Path) -> None:
+    for options, reason in (
+        ({"shards": -1}, "0 \\(one store\\) to 1024"),
+        ({"shards": True}, "0 \\(one store\\) to 1024"),
+        ({"shards": 2}, "'persist_directory'"),
+        ({"shards": 2, "backend": "chroma", "persist_directory": str(tmp_path)}, "backend 'retrieval'"),
+    ):
+        with pytest.raises(InvalidRequest, match=reason):
+            VDBService(**options)
