@@ -1,9 +1,9 @@
-"""Snapshots: one consistent state of a collection as a stream, and back. Gzip of JSON lines.
+"""Snapshots: one consistent state of a collection as a stream of JSON lines, packed by gzip; and how it is restored.
 
-The first line says what the collection is and what to expect, one line a document follows in the order of their
-numbers, and the last has their count and a checksum (xxh3-128) of all lines before it. Reading and writing need memory
-for some megabytes of documents only. What is read is not trusted: no line and no sum may be larger than the first line
-said, and everything is checked before the collection appears.
+The first line says what the collection is and how large. Then there is one line for each document, in the order of
+their numbers. The last line has the number of documents and a checksum (xxh3-128) of all lines before it. Reading and
+writing need memory for some megabytes of documents only. What is read is not trusted: no line and no sum may be larger
+than the first line says, and everything is checked before the collection appears.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ VERSION = 1
 _HEADER_BYTES = 2**20
 _LARGEST = 64 * 2**20  # bytes of one document
 _BATCH_BYTES = 16 * 2**20
-_BATCH = 1000  # documents to a transaction
+_BATCH = 1000  # documents in one transaction
 _NUMBERS = 2**53
 
 
 class Header(BaseModel):
-    """The first line. ``bytes`` are those of ids, texts and metadata, ``largest`` the most that one document has."""
+    """The first line. ``bytes`` is the sum over ids, texts and metadata; ``largest`` the most that one document has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,13 +59,13 @@ class Header(BaseModel):
 
     @property
     def longest_line(self) -> int:
-        """Bytes: JSON writes a byte as six at most, base64 three as four."""
+        """In bytes. JSON writes one byte as six at most, base64 three as four."""
         return 6 * self.largest + 6 * (self.dimension or 0) + 1000
 
 
 def write_snapshot(store: DocumentStore, stream: BinaryIO, begun: Callable[[], None] | None = None) -> None:
-    """Writes one consistent state; writes go on meanwhile. The stream stays open. ``begun`` is called once that state
-    is chosen."""
+    """Writes one consistent state, while the collection may change. The stream stays open. ``begun`` is called once
+    that state is chosen."""
     with store.reading() as reading:
         identity = reading.identity
         total, largest = reading.text_bytes()
@@ -90,9 +90,9 @@ def write_rows(stream: BinaryIO, header: Header, batches: Iterable[Sequence[Row]
     checksum = xxhash.xxh3_128()
     with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
 
-        def put(line: bytes) -> None:
-            checksum.update(line)
-            packed.write(line)
+        def put(lines: bytes) -> None:
+            checksum.update(lines)
+            packed.write(lines)
 
         put(header.model_dump_json().encode() + b"\n")
         for rows in batches:
@@ -114,11 +114,11 @@ def _line(row: Row) -> bytes:
 
 
 def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore:
-    """A new collection in ``directory``, which must not be there; it appears when all of it is good and on the disk.
+    """Restores a collection into a new ``directory``, which appears when all of the snapshot was good and is durable.
 
     Ids, texts, metadata, vectors and the order of documents are those of the snapshot. Raises :class:`InvalidRequest`
-    for what is no whole snapshot, :class:`Conflict` when the directory is taken, :class:`Unavailable` when the disk
-    has no room for it.
+    for a stream that is not a complete snapshot, :class:`Conflict` when the directory exists, :class:`Unavailable`
+    when the disk has no room for it.
     """
     if directory.exists():
         raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
@@ -130,7 +130,7 @@ def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore
         except OSError as exc:
             if directory.exists():
                 raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists") from exc
-            raise Unavailable(f"collection '{name}' cannot be put in its place: {exc.strerror}") from exc
+            raise Unavailable(f"collection '{name}' cannot be renamed into its place: {exc.strerror}") from exc
         sync_directory(directory.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -147,7 +147,7 @@ def _restore(snapshot: SnapshotReader, scratch: Path, name: str) -> None:
             store.load(batch)
         store.load([], sequence=header.sequence)
     except sqlite3.IntegrityError:
-        raise _damaged("an id stands twice") from None
+        raise _damaged("an id is given twice") from None
     finally:
         store.close()
 
@@ -178,7 +178,7 @@ class SnapshotReader:
 
 
 class _SnapshotLines:
-    """The lines of a packed stream, each within a bound."""
+    """The lines of a packed stream, each of limited length."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._packed = gzip.GzipFile(fileobj=stream, mode="rb")
@@ -189,7 +189,7 @@ class _SnapshotLines:
     def next(self, limit: int) -> bytes:
         """The next line. Raises :class:`InvalidRequest` at the end, and for one of more than ``limit`` bytes."""
         self._checksum.update(self._last)
-        with _packing():
+        with _unpacking():
             self._last = self._packed.readline(limit + 1)
         if len(self._last) > limit:
             raise _damaged(f"line {self._count + 1} is longer than {limit} bytes")
@@ -204,14 +204,14 @@ class _SnapshotLines:
         return self._checksum.hexdigest()
 
     def check_end(self) -> None:
-        with _packing():
-            more = self._packed.read(1)
-        if more:
+        with _unpacking():
+            rest = self._packed.read(1)
+        if rest:
             raise _damaged("there is more after its end")
 
 
 @contextmanager
-def _packing() -> Iterator[None]:
+def _unpacking() -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
@@ -220,39 +220,39 @@ def _packing() -> Iterator[None]:
 
 def _damaged(reason: str) -> InvalidRequest:
     return InvalidRequest(
-        f"this is no whole snapshot of a collection: {reason}; take a new one (sage collections snapshot), or copy it "
-        "again",
+        f"this is not a complete snapshot of a collection: {reason}; take a new one (sage collections snapshot), or "
+        "copy it again",
         code="bad_snapshot",
     )
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        found = orjson.loads(line)
+        parsed = orjson.loads(line)
     except orjson.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise _damaged("a line is not a JSON object")
-    return found
+    return parsed
 
 
 def _header(line: bytes) -> Header:
-    found = _parsed(line)
-    if found.get("format") != FORMAT:
+    parsed = _parsed(line)
+    if parsed.get("format") != FORMAT:
         raise _damaged(f"its first line does not say that it is a '{FORMAT}'")
-    version = found.get("version")
+    version = parsed.get("version")
     if isinstance(version, int) and version > VERSION:
         raise InvalidRequest(
-            f"this snapshot was written by a newer release (version {version}; this one knows up to {VERSION}); update "
+            f"this snapshot was written by a newer release (version {version}; this one reads up to {VERSION}); update "
             "SAGE Middleware",
             code="newer_snapshot",
         )
     try:
-        header = Header.model_validate(found)
+        header = Header.model_validate(parsed)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in error["loc"])
-        raise _damaged(f"'{place}' in its first line: {error['msg']}") from None
+        field = ".".join(str(part) for part in error["loc"])
+        raise _damaged(f"'{field}' in its first line: {error['msg']}") from None
     if header.version < 1 or header.documents > header.sequence:
         raise _damaged("its first line contradicts itself")
     return header
@@ -267,7 +267,7 @@ def _batches(lines: _SnapshotLines, header: Header) -> Iterator[list[Row]]:
         weight = len(row.id.encode()) + len(row.text.encode()) + len(row.metadata)
         total += weight
         if weight > header.largest or total > header.bytes:
-            raise _damaged("it holds more than its first line says")
+            raise _damaged("it has more than its first line says")
         batch.append(row)
         size += weight + (row.vector.nbytes if row.vector is not None else 0)
         if len(batch) >= _BATCH or size >= _BATCH_BYTES:
@@ -277,35 +277,35 @@ def _batches(lines: _SnapshotLines, header: Header) -> Iterator[list[Row]]:
 
 
 def _row(line: bytes, header: Header, before: int) -> Row:
-    found = _parsed(line)
-    number, text, metadata = found.get("number"), found.get("text"), found.get("metadata")
+    parsed = _parsed(line)
+    number, text, metadata = parsed.get("number"), parsed.get("text"), parsed.get("metadata")
     if type(number) is not int or not before < number <= header.sequence:
         raise _damaged("its documents do not have ascending numbers, or not as many as its first line says")
-    if not isinstance(text, str) or not isinstance(metadata, dict) or found.get("id") is None:
+    if not isinstance(text, str) or not isinstance(metadata, dict) or parsed.get("id") is None:
         raise _damaged(f"the document of number {number} has no id, text or metadata")
     try:
-        id, packed = check_id(found["id"], f"number {number}"), orjson.dumps(metadata)
+        id, packed = check_id(parsed["id"], f"number {number}"), orjson.dumps(metadata)
     except InvalidRequest as exc:
         raise _damaged(exc.message) from None
-    except TypeError as exc:  # nested deeper than JSON is written here
+    except TypeError as exc:  # nested deeper than orjson writes
         raise _damaged(f"the metadata of number {number}: {exc}") from None
-    return Row(number, id, text, packed, _vector(found.get("vector"), header, number))
+    return Row(number, id, text, packed, _vector(parsed.get("vector"), header, number))
 
 
-def _vector(given: Any, header: Header, number: int) -> Vector | None:
-    if given is None:
+def _vector(encoded: Any, header: Header, number: int) -> Vector | None:
+    if encoded is None:
         return None
     try:
-        vector = np.frombuffer(base64.b64decode(given, validate=True), "<f4").astype(np.float32)
+        vector = np.frombuffer(base64.b64decode(encoded, validate=True), "<f4").astype(np.float32)
     except (TypeError, ValueError, binascii.Error):
         vector = np.empty(0, np.float32)
     if vector.size != header.dimension or not np.isfinite(vector).all():
-        raise _damaged(f"the document of number {number} has a vector that is none of {header.dimension} dimensions")
+        raise _damaged(f"the document of number {number} has a vector that is not of {header.dimension} dimensions")
     return vector
 
 
 def _check_trailer(lines: _SnapshotLines, header: Header) -> None:
-    found = _parsed(lines.next(_HEADER_BYTES))
-    if found.get("documents") != header.documents or found.get("checksum") != lines.checksum:
+    trailer = _parsed(lines.next(_HEADER_BYTES))
+    if trailer.get("documents") != header.documents or trailer.get("checksum") != lines.checksum:
         raise _damaged("its checksum is not that of its lines")
     lines.check_end()

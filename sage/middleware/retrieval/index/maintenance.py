@@ -177,7 +177,7 @@ class IndexMaintenance:
         self._replace([segment], repaired, segment.data.numbers)
 
     def _rewrite(self, segment: SegmentState) -> None:
-        """Makes a merged segment anew, without its dead rows."""
+        """Rewrites a merged segment without its dead rows."""
         state = self._follower.state
         position = [each.high for each in state.segments].index(segment.high)
         self._merge(state, (position, position + 1))

@@ -54,15 +54,15 @@ def put(number: int, vectors: Mapping[int, Vector], done: int) -> Work:
     return work
 
 
-def switch(number: int, spec: str, seen: int, most: int, last: Last) -> Work:
-    """Puts a generation into service. Documents up to the number ``seen`` have their vectors; ``last`` makes those of
-    the few after it, within the transaction. The result is ``False`` when there are more than ``most`` of these, and
+def switch(number: int, spec: str, reached: int, most: int, last: Last) -> Work:
+    """Puts a generation into service. Documents up to the number ``reached`` have their vectors; ``last`` makes those
+    of the few after it, within the transaction. The result is ``False`` when there are more than ``most`` of these, and
     nothing was changed then. ``spec`` is the embedder that the collection's options name from now on."""
 
     def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, bool]:
         rows = connection.execute(
             "SELECT number, id, text, metadata FROM documents WHERE number > ? ORDER BY number LIMIT ?",
-            (seen, most + 1),
+            (reached, most + 1),
         ).fetchall()
         if len(rows) > most:
             return state, RowChanges(), False

@@ -202,9 +202,9 @@ class DocumentStore:
         documents that were looked at so far."""
         self._writer.run(generations.put(generation, vectors, done), weight=max(1, len(vectors)))
 
-    def switch_generation(self, generation: int, spec: str, seen: int, most: int, last: generations.Last) -> bool:
+    def switch_generation(self, generation: int, spec: str, reached: int, most: int, last: generations.Last) -> bool:
         """Puts a generation into service: see :func:`sage.middleware.retrieval.store.generations.switch`."""
-        return bool(self._writer.run(generations.switch(generation, spec, seen, most, last)))
+        return bool(self._writer.run(generations.switch(generation, spec, reached, most, last)))
 
     def discard_generation(self, generation: int) -> None:
         """Deletes a generation that does not serve with its vectors, in several transactions."""
