@@ -1,6 +1,6 @@
-"""Cohere's surface: ``/v2/chat`` and ``/v2/embed`` (``/v2/rerank`` is in `rerank.py`), for any model.
+"""Cohere's surface: ``/v2/chat`` and ``/v2/embed``, for any model. ``/v2/rerank`` is in ``openai/rerank.py``.
 
-A provider of Cohere's own wire is sent the caller's body as it is; others get it in OpenAI's shape.
+A provider that speaks Cohere's wire format gets the caller's body unchanged; others get it in OpenAI's shape.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall, Native, Operation
-from sage.middleware.routers.cohere import translation as shapes
+from sage.middleware.routers.cohere import translation
 from sage.middleware.routers.cohere.events import ChatEvents
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import Events, respond
 
 _KIND = "cohere"
@@ -36,20 +37,21 @@ class Chat:
 
 
 def _chat_answer(answer: GatewayCall) -> bytes:
-    return orjson.dumps(shapes.chat_answer(orjson.loads(answer.body)))
+    return orjson.dumps(translation.chat_answer(orjson.loads(answer.body)))
 
 
 def _chat_events() -> Events:
-    written = ChatEvents()
-    return Events(written.translate, written.end, written.broken)
+    events = ChatEvents()
+    return Events(events.translate, events.end, events.error_event)
 
 
 def chat_call(body: dict[str, Any]) -> ModelCall:
     """The same question in OpenAI's shape."""
     model = take_model(body)
-    others = admission.fallbacks(body)
-    streamed = take_flag(body, "stream")
-    call = ModelCall(Operation.CHAT, shapes.chat_body(body), model, stream=streamed, wants_usage=True, fallbacks=others)
+    fallbacks = admission.fallbacks(body)
+    stream = take_flag(body, "stream")
+    chat = translation.chat_body(body)
+    call = ModelCall(Operation.CHAT, chat, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
     call.native = Native(_KIND, body)
     return call
 
@@ -63,22 +65,18 @@ class Embed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json(receive)
         model = take_model(body)
-        others = admission.fallbacks(body)
-        call = ModelCall(Operation.EMBEDDINGS, shapes.embed_body(body), model, fallbacks=others)
+        fallbacks = admission.fallbacks(body)
+        call = ModelCall(Operation.EMBEDDINGS, translation.embed_body(body), model, fallbacks=fallbacks)
         call.native = Native(_KIND, body)
         note(scope, model=model)
 
-        def whole(answer: GatewayCall) -> bytes:
-            return orjson.dumps(shapes.embed_answer(body, orjson.loads(answer.body)))
+        def make_body(answer: GatewayCall) -> bytes:
+            return orjson.dumps(translation.embed_answer(body, orjson.loads(answer.body)))
 
-        await respond(self._gateway, call, scope, receive, send, whole)
-
-
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
+        await respond(self._gateway, call, scope, receive, send, make_body)
 
 
-class CohereChatRequest(_Open):
+class CohereChatRequest(OpenBody):
     """Cohere's chat request. Fields that are not listed go on to the provider unchanged."""
 
     model: str = Field(examples=["command-a-03-2025"])
@@ -101,7 +99,7 @@ class CohereChatRequest(_Open):
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
 
 
-class CohereEmbedRequest(_Open):
+class CohereEmbedRequest(OpenBody):
     """Cohere's embed request: one of `texts`, `images` and `inputs`."""
 
     model: str = Field(examples=["embed-v4.0"])
@@ -109,7 +107,7 @@ class CohereEmbedRequest(_Open):
     images: list[str] | None = None
     inputs: list[dict[str, Any]] | None = None
     input_type: str | None = Field(
-        None, description="What the vectors are for; models that know no such thing make no difference."
+        None, description="What the vectors are for; models without such a difference ignore it."
     )
     embedding_types: list[str] | None = None
     output_dimension: int | None = None

@@ -1,6 +1,6 @@
 """Cohere's chat and embed bodies as OpenAI's, and OpenAI's answers as Cohere's: pure functions.
 
-What comes in is checked where it goes on (admission, then the provider): what is malformed passes through as it is.
+Bodies are checked later, by admission and the provider: what is malformed passes through unchanged.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from sage.errors import InvalidRequest, Unsupported, UpstreamFailed
 
 _FINISH = {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL", "function_call": "TOOL_CALL"}
 _RENAMED = {"stop_sequences": "stop", "p": "top_p", "k": "top_k"}
-# Fields that only Cohere has, and that nothing is lost of where another answers.
-_OWN = frozenset({"citation_options"})
+# Fields that only Cohere has; without them nothing of an answer is lost.
+_COHERE_ONLY = frozenset({"citation_options"})
 
 
 def chat_body(body: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's chat for Cohere's."""
-    chat = {_RENAMED.get(name, name): value for name, value in body.items() if value is not None and name not in _OWN}
+    """Cohere's chat as OpenAI's."""
+    chat = {
+        _RENAMED.get(name, name): value
+        for name, value in body.items()
+        if value is not None and name not in _COHERE_ONLY
+    }
     if isinstance(body.get("messages"), list):
         chat["messages"] = [_message(item) if isinstance(item, dict) else item for item in body["messages"]]
     if chat.get("top_k") == 0:
@@ -45,17 +49,17 @@ def _strict(tool: Any) -> Any:
     return {**tool, "function": {**tool["function"], "strict": True}}
 
 
-def _response_format(wanted: dict[str, Any]) -> dict[str, Any]:
-    schema = wanted.get("json_schema") or wanted.get("schema")
-    if wanted.get("type") != "json_object" or not schema:
-        return wanted
+def _response_format(form: dict[str, Any]) -> dict[str, Any]:
+    schema = form.get("json_schema") or form.get("schema")
+    if form.get("type") != "json_object" or not schema:
+        return form
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
-    if isinstance(content, list) and not all(_says(part) for part in content):
-        return message  # with pictures, or with what admission refuses
+    if isinstance(content, list) and not all(_is_plain(part) for part in content):
+        return message  # it has pictures, or something that admission refuses
     if message.get("role") == "assistant":
         return _assistant(message, content)
     if message.get("role") == "tool" and isinstance(content, list):
@@ -63,38 +67,38 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def _says(part: Any) -> bool:
-    """Whether ``part`` holds nothing but what is said, so that nobody has to check where it leads."""
+def _is_plain(part: Any) -> bool:
+    """Whether ``part`` holds nothing but text or a document, so that there is no URL in it to check."""
     kind = part.get("type") if isinstance(part, dict) else None
     return kind in ("text", "thinking", "document") and part.keys() <= {"type", kind}
 
 
 def _result(part: dict[str, Any]) -> str:
-    """What a part of a tool's result says: its text, or its document as JSON."""
-    said = part.get(part["type"])
-    return said if isinstance(said, str) else orjson.dumps(said).decode()
+    """A part of a tool's result as text; a document becomes JSON."""
+    value = part.get(part["type"])
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _assistant(message: dict[str, Any], content: Any) -> dict[str, Any]:
-    """OpenAI has no plan of tool calls: it is what the model says beside them."""
-    said = {
+    """An assistant's message. OpenAI has no plan of tool calls: it becomes the text beside them."""
+    translated = {
         name: value for name, value in message.items() if value is not None and name not in ("content", "tool_plan")
     }
     text = content
     if isinstance(content, list):
         text = "".join(block["text"] for block in content if isinstance(block.get("text"), str))
         if thinking := "".join(block["thinking"] for block in content if isinstance(block.get("thinking"), str)):
-            said["reasoning_content"] = thinking
-    said["content"] = text or message.get("tool_plan") or (None if message.get("tool_calls") else "")
-    return said
+            translated["reasoning_content"] = thinking
+    translated["content"] = text or message.get("tool_plan") or (None if message.get("tool_calls") else "")
+    return translated
 
 
 def chat_answer(chat: dict[str, Any]) -> dict[str, Any]:
-    """Cohere's whole answer for OpenAI's."""
+    """OpenAI's complete answer as Cohere's."""
     choice = chat["choices"][0] if chat["choices"] else {"message": {}}
     answer: dict[str, Any] = {
         "id": chat.get("id") or answer_id(),
-        "message": _answered(choice["message"]),
+        "message": _answer_message(choice["message"]),
         "finish_reason": finish_reason(choice.get("finish_reason")),
     }
     if isinstance(chat.get("usage"), dict):
@@ -104,23 +108,23 @@ def chat_answer(chat: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _answered(message: dict[str, Any]) -> dict[str, Any]:
+def _answer_message(message: dict[str, Any]) -> dict[str, Any]:
     calls, plan, text = message.get("tool_calls"), message.get("tool_plan"), _text(message.get("content"))
     if calls and text and not plan:
         plan, text = text, ""
     blocks: list[dict[str, Any]] = []
-    if thinking := thought(message):
+    if thinking := reasoning(message):
         blocks.append({"type": "thinking", "thinking": thinking})
     if text or not calls:
         blocks.append({"type": "text", "text": text})
-    answered: dict[str, Any] = {"role": "assistant"}
+    translated: dict[str, Any] = {"role": "assistant"}
     fields = {"content": blocks, "tool_plan": plan, "tool_calls": calls, "citations": message.get("citations")}
-    answered.update({name: value for name, value in fields.items() if value})
-    return answered
+    translated.update({name: value for name, value in fields.items() if value})
+    return translated
 
 
-def thought(message: dict[str, Any]) -> str:
-    """The reasoning in a message or delta, under either of the names that servers have for it."""
+def reasoning(message: dict[str, Any]) -> str:
+    """The reasoning in a message or delta, under either of the names that servers use."""
     text = message.get("reasoning_content") or message.get("reasoning")
     return text if isinstance(text, str) else ""
 
@@ -133,30 +137,30 @@ def _text(content: Any) -> str:
 
 
 def finish_reason(finish: Any) -> str | None:
-    """Cohere's word for OpenAI's; one that it has none for stays, in capitals. None if there is none."""
+    """OpenAI's finish reason as Cohere's; one that Cohere does not have stays, in capitals."""
     return _FINISH.get(finish, finish.upper()) if isinstance(finish, str) else None
 
 
-def usage(counted: dict[str, Any]) -> dict[str, Any]:
-    """Cohere's ``usage``."""
-    told: dict[str, Any] = {
+def usage(openai: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's ``usage`` as Cohere's."""
+    cohere: dict[str, Any] = {
         "tokens": {
-            "input_tokens": counted.get("prompt_tokens") or 0,
-            "output_tokens": counted.get("completion_tokens") or 0,
+            "input_tokens": openai.get("prompt_tokens") or 0,
+            "output_tokens": openai.get("completion_tokens") or 0,
         }
     }
-    if isinstance(counted.get("billed_units"), dict):
-        told["billed_units"] = counted["billed_units"]
-    details = counted.get("prompt_tokens_details")
+    if isinstance(openai.get("billed_units"), dict):
+        cohere["billed_units"] = openai["billed_units"]
+    details = openai.get("prompt_tokens_details")
     if isinstance(details, dict) and details.get("cached_tokens") is not None:
-        told["cached_tokens"] = details["cached_tokens"]
-    return told
+        cohere["cached_tokens"] = details["cached_tokens"]
+    return cohere
 
 
 def logprob_items(logprobs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Cohere's items for OpenAI's tokens: one a text, with the tokens that make it together."""
+    """OpenAI's log probabilities as Cohere's: one item for each text, with all tokens that make it up."""
     items: list[dict[str, Any]] = []
-    for token in each(logprobs.get("content")):
+    for token in objects(logprobs.get("content")):
         if items and token.get("token") == "":
             item = items[-1]
         else:
@@ -168,25 +172,25 @@ def logprob_items(logprobs: dict[str, Any]) -> list[dict[str, Any]]:
     return items
 
 
-def each(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list of an upstream's; none if it is no list."""
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in an upstream's list; empty if ``value`` is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def answer_id() -> str:
-    """A fresh id for an answer whose upstream gave none."""
+    """A new id, for an answer whose upstream sent none."""
     return secrets.token_hex(16)
 
 
 def embed_body(body: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's embeddings request for Cohere's. ``input_type`` means nothing to others, and Cohere gets its own."""
-    given = [name for name in ("texts", "images", "inputs") if body.get(name) is not None]
-    if len(given) != 1:
-        raise InvalidRequest("give one of 'texts', 'images' and 'inputs'", param=given[1] if given else "texts")
-    source, items = given[0], body[given[0]]
+    """Cohere's embeddings request as OpenAI's, without ``input_type``: only Cohere has it, and gets its own body."""
+    fields = [name for name in ("texts", "images", "inputs") if body.get(name) is not None]
+    if len(fields) != 1:
+        raise InvalidRequest("give one of 'texts', 'images' and 'inputs'", param=fields[1] if fields else "texts")
+    field, items = fields[0], body[fields[0]]
     if not isinstance(items, list) or not items:
-        raise InvalidRequest(f"'{source}' must be a list with at least one item", param=source)
-    embed = {"model": body["model"], "input": [_input(source, index, item) for index, item in enumerate(items)]}
+        raise InvalidRequest(f"'{field}' must be a list with at least one item", param=field)
+    embed = {"model": body["model"], "input": [_input(field, index, item) for index, item in enumerate(items)]}
     types = embedding_types(body)
     if types == ["base64"]:
         embed["encoding_format"] = "base64"
@@ -194,29 +198,29 @@ def embed_body(body: dict[str, Any]) -> dict[str, Any]:
         embed["embedding_types"] = types
     if body.get("output_dimension") is not None:
         embed["dimensions"] = body["output_dimension"]
-    known = {"model", "texts", "images", "inputs", "input_type", "embedding_types", "output_dimension"}
-    further = {name: value for name, value in body.items() if name not in known and value is not None}
-    if further.get("truncate") == "NONE":
-        del further["truncate"]  # what is too long is refused, as everywhere
-    return {**embed, **further}
+    translated = {"model", "texts", "images", "inputs", "input_type", "embedding_types", "output_dimension"}
+    others = {name: value for name, value in body.items() if name not in translated and value is not None}
+    if others.get("truncate") == "NONE":
+        del others["truncate"]  # a text that is too long is refused anyway
+    return {**embed, **others}
 
 
-def _input(source: str, index: int, item: Any) -> Any:
-    if source == "images" and isinstance(item, str):
+def _input(field: str, index: int, item: Any) -> Any:
+    if field == "images" and isinstance(item, str):
         return {"type": "image_url", "image_url": {"url": item}}
-    if source == "texts" and isinstance(item, str):
+    if field == "texts" and isinstance(item, str):
         return item
-    parts = item.get("content") if source == "inputs" and isinstance(item, dict) else None
+    parts = item.get("content") if field == "inputs" and isinstance(item, dict) else None
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
-        wanted = "an object with a list 'content'" if source == "inputs" else "text"
-        raise InvalidRequest(f"{source}[{index}] must be {wanted}", param=f"{source}[{index}]")
+        expected = "an object with a list 'content'" if field == "inputs" else "text"
+        raise InvalidRequest(f"{field}[{index}] must be {expected}", param=f"{field}[{index}]")
     if len(parts) > 1:
         return {"content": parts}
-    return parts[0]["text"] if _says(parts[0]) and isinstance(parts[0].get("text"), str) else parts[0]
+    return parts[0]["text"] if _is_plain(parts[0]) and isinstance(parts[0].get("text"), str) else parts[0]
 
 
 def embedding_types(body: dict[str, Any]) -> list[str]:
-    """The types that are asked for, each once."""
+    """The requested types, each once."""
     types = body.get("embedding_types")
     if types is None or types == []:
         return ["float"]
@@ -226,47 +230,48 @@ def embedding_types(body: dict[str, Any]) -> list[str]:
 
 
 def embed_answer(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """Cohere's answer to ``body`` for OpenAI's; raises :class:`Unsupported` for a type that the provider has not."""
+    """OpenAI's ``answer`` as Cohere's to ``body``. Raises :class:`Unsupported` for a type that the provider lacks."""
     by_type = answer.get("embeddings")
-    vectors = [item.get("embedding") for item in each(answer["data"])]
-    found = by_type if isinstance(by_type, dict) else {}
+    vectors = [item.get("embedding") for item in objects(answer["data"])]
+    typed = by_type if isinstance(by_type, dict) else {}
     try:
-        embeddings = {kind: found.get(kind) or _as_type(kind, vectors, body["model"]) for kind in embedding_types(body)}
+        embeddings = {kind: typed.get(kind) or _as_type(kind, vectors, body["model"]) for kind in embedding_types(body)}
     except (TypeError, ValueError, OverflowError, struct.error) as exc:
         raise UpstreamFailed(
-            f"model '{body['model']}' answered with something that is no list of embeddings", code="upstream_nonsense"
+            f"model '{body['model']}' answered with something that is not a list of embeddings",
+            code="upstream_nonsense",
         ) from exc
-    told = answer.get("usage")
-    counted = told if isinstance(told, dict) else {}
-    whole: dict[str, Any] = {
+    value = answer.get("usage")
+    counts = value if isinstance(value, dict) else {}
+    translated: dict[str, Any] = {
         "id": answer.get("id") or answer_id(),
         "response_type": "embeddings_by_type",
         "embeddings": embeddings,
         "meta": {
             "api_version": {"version": "2"},
-            "billed_units": counted.get("billed_units") or {"input_tokens": counted.get("prompt_tokens") or 0},
+            "billed_units": counts.get("billed_units") or {"input_tokens": counts.get("prompt_tokens") or 0},
         },
     }
     if body.get("texts") is not None:
-        whole["texts"] = body["texts"]
-    return whole
+        translated["texts"] = body["texts"]
+    return translated
 
 
 def _as_type(kind: str, vectors: list[Any], model: str) -> list[Any]:
-    """Numbers, or their base64: four bytes a number, the lowest first, as OpenAI's and Cohere's are."""
+    """Vectors as numbers, or as base64 of little-endian float32, as in OpenAI's and Cohere's wire formats."""
     if kind == "float":
-        return [_unpacked(vector) if isinstance(vector, str) else vector for vector in vectors]
+        return [_decode(vector) if isinstance(vector, str) else vector for vector in vectors]
     if kind == "base64":
-        return [vector if isinstance(vector, str) else _packed(vector) for vector in vectors]
+        return [vector if isinstance(vector, str) else _encode(vector) for vector in vectors]
     raise Unsupported(
         f"model '{model}' has no embeddings of type '{kind}'; it has float and base64", param="embedding_types"
     )
 
 
-def _unpacked(vector: str) -> list[float]:
+def _decode(vector: str) -> list[float]:
     data = base64.b64decode(vector)
     return list(struct.unpack(f"<{len(data) // 4}f", data))
 
 
-def _packed(vector: list[float]) -> str:
+def _encode(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

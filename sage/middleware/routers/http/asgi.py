@@ -1,4 +1,4 @@
-"""What the hot routes share: a JSON body in, JSON or events out, and the watch over a call, in plain ASGI."""
+"""Plain ASGI for the hot routes: reading a JSON body, sending JSON, and watching over a call."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Long whole numbers are looked for in bodies below this size; what is larger carries media.
-_SMALL = 2**20
+_MAX_CHECKED = 2**20
+"""Bytes. Long whole numbers are searched for in bodies below this size; larger bodies carry media."""
 _LONG_NUMBER = re.compile(rb"[-:,\[\s]\d{19}")
 
 
@@ -32,7 +32,7 @@ async def read_json(receive: Receive) -> dict[str, Any]:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body; raises :class:`ClientLeft` when it never came."""
+    """The complete body; raises :class:`ClientLeft` when the client disconnects before it has sent all of it."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -50,8 +50,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """``body`` as a JSON object; raises :class:`InvalidRequest` for anything else."""
     try:
         value = orjson.loads(body)
-        if len(body) < _SMALL and _LONG_NUMBER.search(body):
-            json.loads(body, parse_int=_exact)
+        if len(body) < _MAX_CHECKED and _LONG_NUMBER.search(body):
+            json.loads(body, parse_int=_check_size)
     except ValueError as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}", code="invalid_json") from None
     if not isinstance(value, dict):
@@ -59,8 +59,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _exact(digits: str) -> int:
-    """orjson would make a fraction of a number that takes more than 64 bits, and pass on another one than was sent."""
+def _check_size(digits: str) -> int:
+    """The number; raises :class:`InvalidRequest` when it takes more than 64 bits.
+
+    orjson would make a fraction of it, and a number that differs from the client's would go on to the provider.
+    """
     number = int(digits)
     if not -(2**63) <= number < 2**64:
         raise InvalidRequest(f"the number {digits[:40]} takes more than 64 bits", code="invalid_json")
@@ -68,7 +71,7 @@ def _exact(digits: str) -> int:
 
 
 def take_model(body: dict[str, Any]) -> str:
-    """The name of the model in ``body``."""
+    """The name of the model in ``body``; raises :class:`InvalidRequest` when there is none."""
     name = body.get("model")
     if not isinstance(name, str) or not name:
         raise InvalidRequest("'model' must name a model (GET /models lists them)", param="model")
@@ -78,7 +81,7 @@ def take_model(body: dict[str, Any]) -> str:
 
 
 def take_flag(body: Mapping[str, Any], name: str) -> bool:
-    """A truth value that may be left out."""
+    """A boolean field of ``body``; ``False`` when it is left out."""
     value = body.get(name)
     if value is None or isinstance(value, bool):
         return bool(value)
@@ -86,19 +89,19 @@ def take_flag(body: Mapping[str, Any], name: str) -> bool:
 
 
 def caller(scope: Scope) -> Principal:
-    """Who calls: put there by the route's guard."""
+    """The caller, as the route's guard has identified it."""
     principal = scope["state"]["principal"]
     assert isinstance(principal, Principal)
     return principal
 
 
 def note(scope: Scope, **facts: Any) -> None:
-    """Adds facts (never secrets, never contents) to the request's line in the access log."""
+    """Adds ``facts`` to the request's line in the access log; never secrets, never contents."""
     scope["state"]["log"].update(facts)
 
 
 def error_headers(error: SageError, size: int) -> Headers:
-    """The head of an answer that tells of ``error`` in ``size`` bytes of JSON."""
+    """The headers of an answer that has ``error`` as ``size`` bytes of JSON."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
@@ -110,12 +113,12 @@ def error_headers(error: SageError, size: int) -> Headers:
 
 
 async def send_json(send: Send, body: bytes, headers: Headers) -> None:
-    """Answers with JSON that is already encoded."""
+    """Sends an answer of JSON that is already encoded."""
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": 200, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 
 def watch(call: ModelCall, scope: Scope, receive: Receive) -> Watch:
-    """Watches over ``call`` for this request; the server's own protocol says which task is its."""
+    """Watches over ``call`` for this request, whose task the server's protocol has put into ``scope``."""
     return Watch(call, receive, scope.get("sage.task"), scope.get("sage.loop"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
@@ -26,6 +26,12 @@ class ErrorEnvelope(BaseModel):
     """Every error, everywhere."""
 
     error: ErrorDetail
+
+
+class OpenBody(BaseModel):
+    """A body that may have further fields, which go on to the provider unchanged."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class JsonBody(dict[str, Any]):

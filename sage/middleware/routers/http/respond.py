@@ -1,4 +1,4 @@
-"""The way of a call over HTTP, one for every surface: watched, dispatched, and answered whole or as a stream."""
+"""How every surface answers a call over HTTP: watched, dispatched, and sent as JSON or as a stream."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sage.middleware.routers.http.streaming import EVENTS, End, Translate, strea
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """How a surface with a wire of its own writes a stream (:func:`sage.middleware.routers.http.streaming.stream`)."""
+    """How a surface writes a stream in its own wire format (:func:`sage.middleware.routers.http.streaming.stream`)."""
 
     translate: Translate
     end: End | None = None
-    broken: Callable[[SageError], bytes] | None = None
+    error_event: Callable[[SageError], bytes] | None = None
     media_type: bytes = EVENTS
 
 
@@ -28,26 +28,33 @@ async def respond(
     scope: Scope,
     receive: Receive,
     send: Send,
-    whole: Callable[[GatewayCall], bytes | Awaitable[bytes]] | None = None,
-    events: Callable[[], Events] | None = None,
+    make_body: Callable[[GatewayCall], bytes | Awaitable[bytes]] | None = None,
+    make_events: Callable[[], Events] | None = None,
 ) -> None:
-    """Answers ``call``: ``whole`` makes the body of an answer that is no stream, ``events`` those of one that is.
+    """Answers ``call``. ``make_body`` makes the body of an answer without a stream, ``make_events`` the events of one.
 
-    Without them the answer goes on as it is, in OpenAI's wire.
+    Without them the answer is sent as it is, in OpenAI's wire format.
     """
     with watch(call, scope, receive) as watching:
         async with gateway.call(caller(scope), call) as answer:
             note(scope, deployment=answer.deployment)
             if not call.stream:
-                if whole is None:
+                if make_body is None:
                     await send_json(send, answer.body, answer.headers())
                 else:
-                    body = whole(answer)
+                    body = make_body(answer)
                     await send_json(send, body if isinstance(body, bytes) else await body, answer.headers())
-            elif events is None:
+            elif make_events is None:
                 await stream(answer, scope, send, watching)
             else:
-                written = events()
+                events = make_events()
                 await stream(
-                    answer, scope, send, watching, written.translate, written.end, written.broken, written.media_type
+                    answer,
+                    scope,
+                    send,
+                    watching,
+                    events.translate,
+                    events.end,
+                    events.error_event,
+                    events.media_type,
                 )

@@ -1,4 +1,4 @@
-"""How a stream goes to the client: as it comes, and never with a finish of our making."""
+"""Sending a stream to the client: as it comes, and never with an invented end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.http.asgi import Headers, Scope, Send, note
 
 EVENTS = b"text/event-stream; charset=utf-8"
-_ALIVE = b":\n\n"  # a comment, which clients pass over
+_KEEP_ALIVE = b":\n\n"  # a comment, which clients ignore
 Translate = Callable[[bytes], bytes]
 End = Callable[[], bytes | Awaitable[bytes]]
 
@@ -25,13 +25,13 @@ async def stream(
     watching: Watch,
     translate: Translate | None = None,
     end: End | None = None,
-    broken: Callable[[SageError], bytes] | None = None,
+    error_event: Callable[[SageError], bytes] | None = None,
     media_type: bytes = EVENTS,
 ) -> None:
-    """Sends the events of ``answer`` on, through ``translate`` where the surface has a wire of its own.
+    """Sends the events of ``answer``, through ``translate`` if the surface has a wire format of its own.
 
-    ``end`` makes its last events once the answer is whole. A stream that breaks ends with an error event, ``broken``'s
-    where the surface has one of its own.
+    ``end`` makes its last events once the answer is complete. A stream that breaks ends with an error event, which
+    ``error_event`` makes if the surface has one of its own.
     """
     await start_stream(send, answer.headers(), media_type)
     try:
@@ -39,7 +39,7 @@ async def stream(
         while events:
             piece = translate(events) if translate is not None else events
             if piece or events is answer.body:
-                await send_events(send, piece or _ALIVE)  # the head goes with it, also before there is any text
+                await send_events(send, piece or _KEEP_ALIVE)  # sends the head too, which is held until the first event
             if answer.finished:
                 break
             events = await answer.more()
@@ -49,22 +49,23 @@ async def stream(
         watching.stop()
         await answer.drain()
     except SageError as error:
-        await _break(answer, scope, send, error, broken or _error_event)
+        await _break(answer, scope, send, error, error_event or _error_event)
     except asyncio.CancelledError:
         if not watching.left and not answer.timed_out:
             closing = Unavailable("the gateway is shutting down", code="shutting_down")
-            await _break(answer, scope, send, closing, broken or _error_event)
+            await _break(answer, scope, send, closing, error_event or _error_event)
             await end_stream(send)
         raise
     await end_stream(send)
 
 
 async def end_stream(send: Send) -> None:
+    """Sends the end of a stream."""
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS) -> None:
-    """The head of a stream of events."""
+    """Sends the head of a stream of events."""
     head = [
         (b"content-type", media_type),
         (b"cache-control", b"no-cache"),
@@ -75,13 +76,14 @@ async def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS)
 
 
 async def send_events(send: Send, events: bytes) -> None:
+    """Sends complete events of a stream."""
     await send({"type": "http.response.body", "body": events, "more_body": True})
 
 
 async def _break(
     answer: GatewayCall, scope: Scope, send: Send, error: SageError, event: Callable[[SageError], bytes]
 ) -> None:
-    """Says in an event that the stream broke; ``[DONE]`` never follows it."""
+    """Sends an error event; ``[DONE]`` never follows it."""
     answer.broke(error)
     note(scope, error=error.code)
     await send_events(send, event(error))

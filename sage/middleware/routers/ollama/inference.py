@@ -1,7 +1,7 @@
-"""What generates in Ollama's wire: ``/api/chat``, ``/api/generate``, ``/api/embed`` and ``/api/embeddings``.
+"""Inference in Ollama's wire format: ``/api/chat``, ``/api/generate``, ``/api/embed`` and ``/api/embeddings``.
 
-They go the same way as every other surface, for every model of the gateway. Errors are ``{"error": "…"}`` with the
-rest of our envelope beside it.
+It works for every model of the gateway, as on every other surface. Errors are ``{"error": "…"}``, with the other fields
+of our envelope beside it.
 
 Source: Ollama's API reference (docs/api.md).
 """
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sage.errors import Conflict, SageError
 from sage.middleware.auth.principal import Scope as Permission
@@ -34,42 +34,43 @@ from sage.middleware.routers.http.asgi import (
     take_model,
 )
 from sage.middleware.routers.http.hot_route import HotRoute
-from sage.middleware.routers.http.openapi_bodies import NDJSON
+from sage.middleware.routers.http.openapi_bodies import NDJSON, OpenBody
 from sage.middleware.routers.http.respond import Events, respond
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
-from sage.middleware.routers.ollama import translation as wire
+from sage.middleware.routers.ollama import translation
 
 _LATEST = ":latest"
 
 
 def error_body(error: SageError) -> bytes:
-    """An error as Ollama's clients read it, with the rest of our envelope beside it."""
+    """An error as Ollama's clients read it, with the other fields of our envelope beside it."""
     detail = error.envelope()["error"]
     return orjson.dumps({"error": detail.pop("message"), **detail})
 
 
-def broken(error: SageError) -> bytes:
+def error_line(error: SageError) -> bytes:
+    """An error as the last line of a stream."""
     return error_body(error) + b"\n"
 
 
 class OllamaErrors:
-    """An endpoint whose errors are told in Ollama's shape."""
+    """An endpoint whose errors are sent in Ollama's shape."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+        started = False
 
-        async def answer(message: Any) -> None:
-            nonlocal begun
-            begun = True
+        async def send_on(message: Any) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, send_on)
         except SageError as error:
-            if begun:
+            if started:
                 raise
             note(scope, error=error.code)
             body = error_body(error)
@@ -79,7 +80,7 @@ class OllamaErrors:
             await send({"type": "http.response.body", "body": body})
 
 
-class _Generating:
+class OllamaGeneration:
     """``/api/chat`` or ``/api/generate``: a stream unless ``stream`` is false."""
 
     def __init__(self, gateway: Gateway, *, chat: bool) -> None:
@@ -87,50 +88,57 @@ class _Generating:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = await read_json(receive)
-        model = known_name(self._gateway, take_model(asked))
+        request = await read_json(receive)
+        model = registered_name(self._gateway, take_model(request))
         note(scope, model=model)
-        streams = asked.get("stream") is None or take_flag(asked, "stream")
-        if self._asks_nothing(asked):
-            await self._keep(scope, send, model, asked.get("keep_alive"), streams)
+        stream = request.get("stream") is None or take_flag(request, "stream")
+        if self._is_empty(request):
+            await self._load_or_unload(scope, send, model, request.get("keep_alive"), stream)
             return
-        call = self._call(asked, model, streams)
-        reply = wire.Reply(call, chat=self._chat)
+        call = self._call(request, model, stream)
+        answer = translation.OllamaAnswer(call, chat=self._chat)
+        await respond(
+            self._gateway,
+            call,
+            scope,
+            receive,
+            send,
+            lambda upstream: answer.body(upstream.body),
+            lambda: Events(answer.translate, answer.end, error_line, NDJSON.encode()),
+        )
 
-        def events() -> Events:
-            return Events(reply.translate, reply.end, broken, NDJSON.encode())
-
-        await respond(self._gateway, call, scope, receive, send, lambda answer: reply.whole(answer.body), events)
-
-    def _call(self, asked: dict[str, Any], model: str, streams: bool) -> ModelCall:
-        others = admission.fallbacks(asked)
-        operation, body = (Operation.CHAT, wire.chat_body(asked)) if self._chat else wire.generate_body(asked)
-        body["model"] = model
-        if streams:
-            body["stream"] = True
-        return ModelCall(operation, body, model, stream=streams, wants_usage=True, fallbacks=others)
-
-    def _asks_nothing(self, asked: dict[str, Any]) -> bool:
-        """Ollama takes a request without a question for one to load the model, or to unload it."""
+    def _call(self, request: dict[str, Any], model: str, stream: bool) -> ModelCall:
+        fallbacks = admission.fallbacks(request)
         if self._chat:
-            return asked.get("messages") in (None, [])
-        return not any(asked.get(field) for field in ("prompt", "suffix", "images"))
+            operation, body = Operation.CHAT, translation.chat_body(request)
+        else:
+            operation, body = translation.generate_body(request)
+        body["model"] = model
+        if stream:
+            body["stream"] = True
+        return ModelCall(operation, body, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
 
-    async def _keep(self, scope: Scope, send: Send, model: str, keep_alive: Any, streams: bool) -> None:
+    def _is_empty(self, request: dict[str, Any]) -> bool:
+        """Whether there is no question. Ollama then loads the model, or unloads it."""
+        if self._chat:
+            return request.get("messages") in (None, [])
+        return not any(request.get(field) for field in ("prompt", "suffix", "images"))
+
+    async def _load_or_unload(self, scope: Scope, send: Send, model: str, keep_alive: Any, stream: bool) -> None:
         principal, registry = caller(scope), self._gateway.registry
         principal.require(Permission.MODELS_WRITE)
         principal.require_model(model)
-        unload = wire.wants_unload(keep_alive)
+        unload = translation.wants_unload(keep_alive)
         try:
             await (registry.unload(model) if unload else registry.load(model))
         except Conflict as error:
             if unload or error.code != "not_managed":
                 raise
-            # A model that runs elsewhere is always there.
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if self._chat else {"response": ""}
-        line = {"model": model, "created_at": wire.now(), **said, "done": True}
+            # A model that runs elsewhere needs no loading.
+        empty: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if self._chat else {"response": ""}
+        line = {"model": model, "created_at": translation.now(), **empty, "done": True}
         body = orjson.dumps({**line, "done_reason": "unload" if unload else "load"})
-        if not streams:
+        if not stream:
             await send_json(send, body, [])
             return
         await start_stream(send, [], NDJSON.encode())
@@ -138,7 +146,7 @@ class _Generating:
         await end_stream(send)
 
 
-class _Embedding:
+class OllamaEmbedding:
     """``/api/embed``, or ``/api/embeddings``, its older form for one text."""
 
     def __init__(self, gateway: Gateway, *, one: bool) -> None:
@@ -146,25 +154,25 @@ class _Embedding:
         self._one = one
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = time.perf_counter_ns()
-        asked = await read_json(receive)
-        model = known_name(self._gateway, take_model(asked))
-        others = admission.fallbacks(asked)
-        body = {**wire.embed_body(asked, "prompt" if self._one else "input"), "model": model}
-        call = ModelCall(Operation.EMBEDDINGS, body, model, fallbacks=others)
+        started = time.perf_counter_ns()
+        request = await read_json(receive)
+        model = registered_name(self._gateway, take_model(request))
+        fallbacks = admission.fallbacks(request)
+        body = {**translation.embed_body(request, "prompt" if self._one else "input"), "model": model}
+        call = ModelCall(Operation.EMBEDDINGS, body, model, fallbacks=fallbacks)
         note(scope, model=model)
 
-        def whole(answer: GatewayCall) -> bytes:
-            made = wire.embedding_answer(model, answer.body, begun)
-            return orjson.dumps({"embedding": made["embeddings"][0]} if self._one else made)
+        def make_body(answer: GatewayCall) -> bytes:
+            embedded = translation.embedding_answer(model, answer.body, started)
+            return orjson.dumps({"embedding": embedded["embeddings"][0]} if self._one else embedded)
 
-        await respond(self._gateway, call, scope, receive, send, whole)
+        await respond(self._gateway, call, scope, receive, send, make_body)
 
 
-def known_name(gateway: Gateway, name: str) -> str:
-    """``name`` without the tag ``latest``, which clients add, where it is known without it alone."""
-    bare = name.removesuffix(_LATEST)
-    return bare if gateway.registry.get(name) is None and gateway.registry.get(bare) is not None else name
+def registered_name(gateway: Gateway, name: str) -> str:
+    """``name``, without the tag ``latest`` that clients add if only the name without it is registered."""
+    untagged = name.removesuffix(_LATEST)
+    return untagged if gateway.registry.get(name) is None and gateway.registry.get(untagged) is not None else name
 
 
 class OllamaError(BaseModel):
@@ -176,12 +184,8 @@ class OllamaError(BaseModel):
     code: str
 
 
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class OllamaChatRequest(_Open):
-    """Ollama's chat, for any model. What `options` hold beside the usual is for models at an Ollama server."""
+class OllamaChatRequest(OpenBody):
+    """Ollama's chat, for any model. Unusual `options` are only for models at an Ollama server."""
 
     model: str = Field(examples=["gemma-3-270m"])
     messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "What is the capital of France?"}]])
@@ -192,11 +196,11 @@ class OllamaChatRequest(_Open):
     stream: bool = True
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    keep_alive: float | str | None = Field(None, description="Passed over: the gateway's configuration decides.")
+    keep_alive: float | str | None = Field(None, description="Ignored: the gateway's configuration decides.")
 
 
-class OllamaGenerateRequest(_Open):
-    """Ollama's answer to one prompt; with `raw` or a `suffix`, a text that goes on."""
+class OllamaGenerateRequest(OpenBody):
+    """Ollama's answer to one prompt; with `raw` or a `suffix`, the continuation of a text."""
 
     model: str = Field(examples=["gemma-3-270m"])
     prompt: str = Field("", examples=["What is the capital of France?"])
@@ -210,7 +214,7 @@ class OllamaGenerateRequest(_Open):
     stream: bool = True
 
 
-class OllamaEmbedRequest(_Open):
+class OllamaEmbedRequest(OpenBody):
     """Ollama's embeddings."""
 
     model: str = Field(examples=["all-minilm"])
@@ -219,7 +223,7 @@ class OllamaEmbedRequest(_Open):
     dimensions: int | None = None
 
 
-class OllamaEmbeddingsRequest(_Open):
+class OllamaEmbeddingsRequest(OpenBody):
     """Ollama's older form of embeddings, for one text."""
 
     model: str = Field(examples=["all-minilm"])
@@ -240,27 +244,27 @@ ROUTES = (
         name="ollama_chat",
         summary="Chat",
         request=OllamaChatRequest,
-        endpoint=partial(_Generating, chat=True),
+        endpoint=partial(OllamaGeneration, chat=True),
     ),
     _hot_route(
         path="/api/generate",
         name="ollama_generate",
         summary="A prompt in, a text out",
         request=OllamaGenerateRequest,
-        endpoint=partial(_Generating, chat=False),
+        endpoint=partial(OllamaGeneration, chat=False),
     ),
     _hot_route(
         path="/api/embed",
         name="ollama_embed",
         summary="Embeddings",
         request=OllamaEmbedRequest,
-        endpoint=partial(_Embedding, one=False),
+        endpoint=partial(OllamaEmbedding, one=False),
     ),
     _hot_route(
         path="/api/embeddings",
         name="ollama_embeddings",
         summary="Embedding of one text",
         request=OllamaEmbeddingsRequest,
-        endpoint=partial(_Embedding, one=True),
+        endpoint=partial(OllamaEmbedding, one=True),
     ),
 )

@@ -1,7 +1,7 @@
-"""Ollama's surface: its clients work here by the address alone, for every model of the gateway.
+"""Models in Ollama's wire format: its clients need only the gateway's address, and see all models of the gateway.
 
-``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version`` tell, ``/api/pull`` fetches what the configuration
-allows. What would make, change or remove models is refused. What generates is in :mod:`.ollama_inference`.
+``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version`` describe, ``/api/pull`` fetches what the configuration
+allows. Requests that would make, change or remove models are refused.
 
 Source: Ollama's API reference (docs/api.md).
 """
@@ -26,21 +26,21 @@ from sage.middleware.routers.http.asgi import error_headers, note
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON
-from sage.middleware.routers.ollama.inference import OllamaError, broken, error_body, known_name
+from sage.middleware.routers.ollama.inference import OllamaError, error_body, error_line, registered_name
 
 VERSION = "0.12.11"
-"""The version of Ollama whose wire this is: clients ask for it to know what they may send."""
+"""The version of Ollama whose wire format this is: clients ask for it to know what they may send."""
 
 
 class OllamaRoute(GuardedRoute):
-    """A framework route whose errors are told in Ollama's shape."""
+    """A framework route whose errors are sent in Ollama's shape."""
 
     error_model = OllamaError
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def answered(request: Request) -> Response:
+        async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
             except RequestValidationError as exc:
@@ -52,7 +52,7 @@ class OllamaRoute(GuardedRoute):
             note(request.scope, error=error.code)
             return _error_response(error)
 
-        return answered
+        return answer
 
 
 def _error_response(error: SageError) -> Response:
@@ -97,47 +97,47 @@ async def list_loaded(principal: Caller, gateway: TheGateway) -> dict[str, Any]:
 
 @router.post("/api/show", name="ollama_show")
 @requires(Scope.MODELS_READ)
-async def show_model(asked: ModelName, principal: Caller, gateway: TheGateway) -> dict[str, Any]:
-    """One model: what its own server tells of it, or what the gateway knows."""
-    name = known_name(gateway, asked.model)
+async def show_model(body: ModelName, principal: Caller, gateway: TheGateway) -> dict[str, Any]:
+    """One model, as its own server describes it, or else as the gateway does."""
+    name = registered_name(gateway, body.model)
     if not principal.allows_model(name):
         raise NotFound(f"model '{name}' is not one that this credential reaches", code="model_not_found")
     model = await gateway.registry.resolve(name)
     shown: dict[str, Any] = {"details": _details(model), "model_info": {}, "capabilities": ["completion"]}
     hosted = [d for d in model.deployments if d.provider.kind == "ollama" and d.provider.host is not None]
     if hosted and hosted[0].provider.host is not None:
-        told = dict(await hosted[0].provider.host.show(hosted[0].model))
-        # The file has the server's paths in it, and what an administrator told the model.
-        shown |= {key: value for key, value in told.items() if key not in ("modelfile", "system", "messages")}
+        described = dict(await hosted[0].provider.host.show(hosted[0].model))
+        # The file contains paths of the server, and an administrator's instructions to the model.
+        shown |= {key: value for key, value in described.items() if key not in ("modelfile", "system", "messages")}
     return shown
 
 
 @router.get("/api/version", name="ollama_version")
 @requires(Scope.MODELS_READ)
 async def version(request: Request) -> dict[str, str]:
-    """The version of Ollama's wire that is spoken here, and the gateway's own."""
+    """The version of Ollama's wire format, and the gateway's own version."""
     return {"version": VERSION, "gateway": f"{request.app.title} {request.app.version}"}
 
 
 @router.post("/api/pull", name="ollama_pull", response_class=Response)
 @requires(Scope.MODELS_WRITE)
-async def pull_model(asked: PullRequest, principal: Caller, gateway: TheGateway) -> Response:
-    """Fetches a model to the Ollama server that it is for, if the configuration allows it; who leaves ends it."""
-    if asked.insecure:
+async def pull_model(body: PullRequest, principal: Caller, gateway: TheGateway) -> Response:
+    """Fetches a model to its Ollama server, if the configuration allows it. A client that disconnects ends the pull."""
+    if body.insecure:
         raise InvalidRequest("'insecure' is not something that the gateway can do; leave it out", param="insecure")
-    name = _pullable(gateway, principal, asked.model)
+    name = _pullable(gateway, principal, body.model)
     steps = gateway.registry.pull(name)
-    if not asked.stream:
+    if not body.stream:
         async for _ in steps:
             pass
         return JSONResponse({"status": "success"})
-    first = await anext(steps)  # a refusal has its own status
+    first = await anext(steps)  # a refusal is raised here, and gets its own status
     return StreamingResponse(_progress(first, steps), media_type=NDJSON)
 
 
 def _pullable(gateway: Gateway, principal: Principal, name: str) -> str:
-    """The name under which the registry knows where to fetch it: a bare one is for the only Ollama server."""
-    name = known_name(gateway, name)
+    """The name with the server to fetch the model to. A name without a server means the only Ollama server."""
+    name = registered_name(gateway, name)
     providers = gateway.registry.providers
     if gateway.registry.get(name) is None and name.partition("/")[0] not in providers:
         hosts = [provider.name for provider in providers.values() if provider.kind == "ollama"]
@@ -155,17 +155,17 @@ async def _progress(first: PullProgress, steps: AsyncIterator[PullProgress]) -> 
         async for step in steps:
             yield _step(step)
     except SageError as error:
-        yield broken(error)
+        yield error_line(error)
 
 
 def _step(step: PullProgress) -> bytes:
     counts = {"completed": step.completed, "total": step.total}
-    told = {name: count for name, count in counts.items() if count is not None}
-    return orjson.dumps({"status": step.status, **told}) + b"\n"
+    present = {name: count for name, count in counts.items() if count is not None}
+    return orjson.dumps({"status": step.status, **present}) + b"\n"
 
 
 @requires(Scope.MODELS_WRITE)
-async def refuse_model_making(principal: Caller) -> None:
+async def refuse_change(principal: Caller) -> None:
     """Refused: models are made, copied, published and removed at their own servers, or by ``/models``."""
     raise InvalidRequest(
         "the gateway makes, copies, publishes and removes no models for Ollama's clients; see POST and DELETE /models",
@@ -180,7 +180,7 @@ for _method, _path, _name in (
     ("DELETE", "/api/delete", "ollama_delete"),
     ("POST", "/api/blobs/{digest}", "ollama_blob"),
 ):
-    router.add_api_route(_path, refuse_model_making, methods=[_method], name=_name)
+    router.add_api_route(_path, refuse_change, methods=[_method], name=_name)
 
 
 def _card(model: PublicModel) -> dict[str, Any]:
@@ -200,6 +200,6 @@ def _details(model: PublicModel) -> dict[str, Any]:
 
 
 def _in_memory(model: PublicModel) -> bool:
-    """Whether a deployment of it is loaded; those that nobody loads and unloads do not count."""
-    kept = [d for d in model.deployments if d.managed is not None or d.provider.host is not None]
-    return any(deployment.state in ("ready", "draining") for deployment in kept)
+    """Whether one of its deployments is loaded; those that are never loaded or unloaded do not count."""
+    loadable = [d for d in model.deployments if d.managed is not None or d.provider.host is not None]
+    return any(deployment.state in ("ready", "draining") for deployment in loadable)

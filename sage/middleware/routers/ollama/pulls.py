@@ -1,4 +1,4 @@
-"""How a pull tells its progress: server-sent events, for as long as the client listens."""
+"""The progress of a pull as server-sent events, for as long as the client listens."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from sage.middleware.routers.http.streaming import end_stream, send_events, star
 
 
 class PullStream(Response):
-    """``{"status", "completed", "total"}`` as they come, then ``[DONE]``; a pull that breaks ends with an error event.
+    """Events ``{"status", "completed", "total"}``, then ``[DONE]``. A pull that breaks ends with an error event.
 
-    What fails before the first event is raised, so it gets a status of its own. A client that leaves ends the pull.
+    An error before the first event is raised, so that it gets its own status. A client that disconnects ends the pull.
     """
 
     def __init__(self, progress: AsyncGenerator[PullProgress, None]) -> None:
         super().__init__()
         self._progress = progress
-        self._begun = False
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.ensure_future(self._run(scope, send))
-        leaving = asyncio.ensure_future(_departure(receive))
+        disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
-            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((work, disconnect), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise ClientLeft
         except asyncio.CancelledError:
-            await _ended(work)
-            if self._begun and not leaving.done():
+            await _cancel(work)
+            if self._started and not disconnect.done():
                 await _break(scope, send, Unavailable("the gateway is shutting down", code="shutting_down"))
             raise
         finally:
-            await _ended(work, leaving)
+            await _cancel(work, disconnect)
         work.result()
 
     async def _run(self, scope: Scope, send: Send) -> None:
         async with aclosing(self._progress) as progress:
             try:
                 async for step in progress:
-                    await self._begin(send)
+                    await self._start(send)
                     await send_events(send, b"data: " + orjson.dumps(_event(step)) + b"\n\n")
-                await self._begin(send)
+                await self._start(send)
                 await send_events(send, DONE)
                 await end_stream(send)
             except SageError as error:
-                if not self._begun:
+                if not self._started:
                     raise
                 await _break(scope, send, error)
 
-    async def _begin(self, send: Send) -> None:
-        if not self._begun:
-            self._begun = True
+    async def _start(self, send: Send) -> None:
+        if not self._started:
+            self._started = True
             await start_stream(send, [])
 
 
@@ -69,12 +69,12 @@ def _event(step: PullProgress) -> dict[str, Any]:
     return {"status": step.status, "completed": step.completed, "total": step.total}
 
 
-async def _departure(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _ended(*tasks: asyncio.Future[None]) -> None:
+async def _cancel(*tasks: asyncio.Future[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Ollama's requests as OpenAI's, and OpenAI's answers as Ollama's: pure translations for ``routers/ollama.py``.
+"""Ollama's requests as OpenAI's, and OpenAI's answers as Ollama's: pure functions.
 
 Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; OpenAI's API reference.
 """
@@ -15,76 +15,76 @@ from sage.errors import InvalidRequest, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Operation, Usage
 from sage.middleware.providers.wire.sse import payloads, read_usage
 
-# Names in Ollama's `options` that are fields of a request in OpenAI's shape, or well known beside it.
+# Names in Ollama's `options` that are fields of a request in OpenAI's shape, or common additions to it.
 _FIELDS = frozenset(
     {"temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty"}
     | {"top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n"}
 )
-# What these translations read themselves. How long a model stays is the gateway's to say, not a request's.
+# Fields that are translated here. `keep_alive` is dropped: the gateway decides how long a model stays.
 _READ = frozenset(
     {"messages", "prompt", "system", "images", "options", "format", "think", "keep_alive", "stream", "model", "models"}
     | {"raw", "suffix", "logprobs", "top_logprobs", "context", "template"}
 )
-# Vectors are always numbers here, whatever names of OpenAI's a request has.
+# Vectors are always numbers here, also if a request has OpenAI's `encoding_format`.
 _EMBED_READ = frozenset({"input", "truncate", "encoding_format"})
 _MEDIA = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
 _DONE_REASONS = {"tool_calls": "stop", "function_call": "stop", "": "stop"}
-_LOADS = frozenset({0, "0", "0s", "0m"})
+_UNLOAD = frozenset({0, "0", "0s", "0m"})
 
 
-def chat_body(asked: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAI chat that ``/api/chat`` asks for."""
-    body = _common(asked)
-    body["messages"] = _messages(asked.get("messages"))
+def chat_body(request: dict[str, Any]) -> dict[str, Any]:
+    """A request for ``/api/chat`` as OpenAI's chat."""
+    body = _common(request)
+    body["messages"] = _messages(request.get("messages"))
     for field in ("logprobs", "top_logprobs"):
-        if asked.get(field):
-            body[field] = asked[field]
+        if request.get(field):
+            body[field] = request[field]
     return body
 
 
-def generate_body(asked: dict[str, Any]) -> tuple[Operation, dict[str, Any]]:
-    """``/api/generate`` is a chat of one question, or a text to go on with where it is ``raw`` or has a ``suffix``."""
+def generate_body(request: dict[str, Any]) -> tuple[Operation, dict[str, Any]]:
+    """A request for ``/api/generate`` as a chat; as a completion if it is ``raw`` or has a ``suffix``."""
     for field in ("context", "template"):
-        if asked.get(field):
-            raise InvalidRequest(f"'{field}' is not something that the gateway can do; leave it out", param=field)
-    prompt, system, images = asked.get("prompt") or "", asked.get("system"), asked.get("images")
-    body = _common(asked)
-    if asked.get("raw") or asked.get("suffix"):
+        if request.get(field):
+            raise InvalidRequest(f"'{field}' is not supported by the gateway; leave it out", param=field)
+    prompt, system, images = request.get("prompt") or "", request.get("system"), request.get("images")
+    body = _common(request)
+    if request.get("raw") or request.get("suffix"):
         for field, value in (("system", system), ("images", images)):
             if value:
-                raise InvalidRequest(f"'{field}' goes with no 'raw' or 'suffix'; leave it out", param=field)
+                raise InvalidRequest(f"'{field}' cannot be combined with 'raw' or 'suffix'; leave it out", param=field)
         body["prompt"] = prompt
-        if asked.get("suffix"):
-            body["suffix"] = asked["suffix"]
-        if asked.get("logprobs"):
-            body["logprobs"] = asked.get("top_logprobs") or 0
+        if request.get("suffix"):
+            body["suffix"] = request["suffix"]
+        if request.get("logprobs"):
+            body["logprobs"] = request.get("top_logprobs") or 0
         return Operation.COMPLETIONS, body
     question: dict[str, Any] = {"role": "user", "content": prompt, "images": images}
     opening = [{"role": "system", "content": system}] if system else []
-    body |= chat_body({"messages": [*opening, question], **{f: asked.get(f) for f in ("logprobs", "top_logprobs")}})
+    body |= chat_body({"messages": [*opening, question], **{f: request.get(f) for f in ("logprobs", "top_logprobs")}})
     return Operation.CHAT, body
 
 
-def embed_body(asked: dict[str, Any], field: str) -> dict[str, Any]:
-    """The embeddings that ``/api/embed`` (``input``) or ``/api/embeddings`` (``prompt``) asks for."""
-    body = _common({name: value for name, value in asked.items() if name not in _EMBED_READ})
-    body["input"] = asked.get(field)
-    if asked.get("truncate") is False:  # cutting is what Ollama does anyway
+def embed_body(request: dict[str, Any], field: str) -> dict[str, Any]:
+    """A request for ``/api/embed`` (``field`` is ``input``) or ``/api/embeddings`` (``prompt``) as OpenAI's."""
+    body = _common({name: value for name, value in request.items() if name not in _EMBED_READ})
+    body["input"] = request.get(field)
+    if request.get("truncate") is False:  # Ollama cuts texts by default
         body["truncate"] = False
     return body
 
 
 def wants_unload(keep_alive: Any) -> bool:
-    """Whether a request without a question is one to unload; it is one to load otherwise."""
-    return isinstance(keep_alive, str | int | float) and keep_alive in _LOADS
+    """Whether a request without a question unloads the model; otherwise it loads it."""
+    return isinstance(keep_alive, str | int | float) and keep_alive in _UNLOAD
 
 
-def _common(asked: dict[str, Any]) -> dict[str, Any]:
-    """The fields that all requests share; those that are not known here go on unchanged."""
-    body = {name: value for name, value in asked.items() if name not in _READ and value is not None}
-    if body.get("tools") == []:  # the SDK always sends them, and OpenAI refuses none at all
+def _common(request: dict[str, Any]) -> dict[str, Any]:
+    """The fields that all requests share. Unknown ones go on unchanged."""
+    body = {name: value for name, value in request.items() if name not in _READ and value is not None}
+    if body.get("tools") == []:  # the SDK always sends a list, and OpenAI refuses an empty one
         del body["tools"]
-    options = asked.get("options") or {}
+    options = request.get("options") or {}
     if not isinstance(options, dict):
         raise InvalidRequest("'options' must be an object", param="options")
     others = {}
@@ -92,7 +92,7 @@ def _common(asked: dict[str, Any]) -> dict[str, Any]:
         if name == "num_predict":
             if not isinstance(value, int) or isinstance(value, bool):
                 raise InvalidRequest("'options.num_predict' must be a whole number", param="options.num_predict")
-            if value > 0:  # else without a bound
+            if value > 0:  # others mean that there is no bound
                 body["max_tokens"] = value
         elif name in _FIELDS:
             body[name] = value
@@ -100,7 +100,7 @@ def _common(asked: dict[str, Any]) -> dict[str, Any]:
             others[name] = value
     if others:
         body["options"] = others
-    form, think = asked.get("format"), asked.get("think")
+    form, think = request.get("format"), request.get("think")
     if form == "json":
         body["response_format"] = {"type": "json_object"}
     elif isinstance(form, dict):
@@ -113,11 +113,11 @@ def _common(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _messages(messages: Any) -> Any:
-    """Ollama's messages with what OpenAI's need: parts for images, and ids that join tools' results to their calls."""
+    """Ollama's messages as OpenAI's: images as parts, and ids that join the results of tools to their calls."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        return messages  # refused by who reads it
-    waiting: list[tuple[str, str]] = []  # calls of tools without their result: (id, name)
-    made = []
+        return messages  # admission refuses it
+    open_calls: list[tuple[str, str]] = []  # calls of tools without a result yet: (id, name)
+    translated = []
     for number, message in enumerate(messages):
         entry = {k: v for k, v in message.items() if k not in ("images", "thinking", "tool_calls", "tool_name")}
         images = message.get("images")
@@ -131,19 +131,19 @@ def _messages(messages: Any) -> Any:
             entry["reasoning_content"] = message["thinking"]
         if message.get("tool_calls"):
             entry["tool_calls"] = _calls(message["tool_calls"], number)
-            waiting += [(call["id"], call["function"]["name"]) for call in entry["tool_calls"]]
+            open_calls += [(call["id"], call["function"]["name"]) for call in entry["tool_calls"]]
         if message.get("role") == "tool":
-            identity = entry.get("tool_call_id") or _answered(waiting, message.get("tool_name"))
+            identity = entry.get("tool_call_id") or _answered_call(open_calls, message.get("tool_name"))
             entry["tool_call_id"] = identity
-            waiting = [call for call in waiting if call[0] != identity]
-        made.append(entry)
-    return made
+            open_calls = [call for call in open_calls if call[0] != identity]
+        translated.append(entry)
+    return translated
 
 
-def _answered(waiting: list[tuple[str, str]], name: Any) -> str:
-    """The id of the first call that waits for the result of that tool, or of any."""
-    fits = [identity for identity, called in waiting if called == name] or [identity for identity, _ in waiting]
-    return fits[0] if fits else f"call_{name or 'unknown'}"
+def _answered_call(open_calls: list[tuple[str, str]], name: Any) -> str:
+    """The id of the first open call of the tool ``name``, or else of any tool."""
+    ids = [identity for identity, tool in open_calls if tool == name] or [identity for identity, _ in open_calls]
+    return ids[0] if ids else f"call_{name or 'unknown'}"
 
 
 def _image(data: Any, where: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _image(data: Any, where: str) -> dict[str, Any]:
 
 
 def _calls(calls: Any, number: int) -> list[dict[str, Any]]:
-    made = []
+    translated = []
     for index, call in enumerate(calls if isinstance(calls, list) else [calls]):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -162,49 +162,50 @@ def _calls(calls: Any, number: int) -> list[dict[str, Any]]:
             raise InvalidRequest(f"'{where}' must be an object with a 'function' that has a 'name'", param=where)
         arguments = orjson.dumps(function.get("arguments") or {}).decode()
         identity = call.get("id") or f"call_{number}_{index}"
-        made.append(
+        translated.append(
             {"id": identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
         )
-    return made
+    return translated
 
 
-class Reply:
-    """One answer in Ollama's shape: whole, or line by line as its stream comes."""
+class OllamaAnswer:
+    """One answer in Ollama's shape: complete, or line by line as its stream comes."""
 
     def __init__(self, call: ModelCall, *, chat: bool) -> None:
-        """``chat``: ``/api/chat`` was asked, not ``/api/generate``."""
+        """``chat`` tells whether the request is for ``/api/chat``; otherwise it is for ``/api/generate``."""
         self._model = call.model
         self._is_text = call.operation is Operation.COMPLETIONS
         self._chat = chat
-        self._begun = time.perf_counter_ns()
+        self._started = time.perf_counter_ns()
         self._lines = 0
-        self._finish: str | None = None
+        self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._calls: dict[int, dict[str, str]] = {}
 
-    def whole(self, body: bytes) -> bytes:
-        """The answer to a request that is no stream."""
-        answer = orjson.loads(body)
+    def body(self, upstream: bytes) -> bytes:
+        """The answer to a request without a stream."""
+        answer = orjson.loads(upstream)
         choice = next(iter(_objects(answer.get("choices"))), {})
-        self._usage, self._finish = read_usage(answer.get("usage")), choice.get("finish_reason")
-        said = choice if self._is_text else _object(choice.get("message"))
-        for index, call in enumerate(_objects(said.get("tool_calls"))):
+        self._usage, self._finish_reason = read_usage(answer.get("usage")), choice.get("finish_reason")
+        message = choice if self._is_text else _object(choice.get("message"))
+        for index, call in enumerate(_objects(message.get("tool_calls"))):
             self._add_call({**call, "index": index})
-        return orjson.dumps({**self._line(*_said(said), choice.get("logprobs"), self._take_calls()), **self._last()})
+        line = self._line(*_text_and_thinking(message), choice.get("logprobs"), self._take_calls())
+        return orjson.dumps({**line, **self._finish_fields()})
 
     def translate(self, events: bytes) -> bytes:
-        """The lines that ``events`` of an OpenAI stream make; the first ones make at least one."""
+        """The ``events`` of an OpenAI stream as lines; the first call returns at least one line."""
         lines = []
         for chunk in payloads(events):
             if not isinstance(chunk, dict):
                 continue
             self._usage = read_usage(chunk.get("usage")) or self._usage
             for choice in _objects(chunk.get("choices"))[:1]:
-                self._finish = choice.get("finish_reason") or self._finish
-                said = choice if self._is_text else _object(choice.get("delta"))
-                for call in _objects(said.get("tool_calls")):
+                self._finish_reason = choice.get("finish_reason") or self._finish_reason
+                delta = choice if self._is_text else _object(choice.get("delta"))
+                for call in _objects(delta.get("tool_calls")):
                     self._add_call(call)
-                text, thinking = _said(said)
+                text, thinking = _text_and_thinking(delta)
                 if text or thinking or choice.get("logprobs"):
                     lines.append(self._line(text, thinking, choice.get("logprobs"), []))
         if not lines and not self._lines:
@@ -213,22 +214,23 @@ class Reply:
         return b"".join(orjson.dumps(line) + b"\n" for line in lines)
 
     def end(self) -> bytes:
-        """The last lines: the calls of tools, which Ollama gives out whole, and the counts."""
+        """The last lines: the calls of tools, which Ollama never splits, and the counts."""
         calls = self._take_calls()
         lines = [self._line("", "", None, calls)] if calls else []
-        lines.append({**self._line("", "", None, []), **self._last()})
+        lines.append({**self._line("", "", None, []), **self._finish_fields()})
         return b"".join(orjson.dumps(line) + b"\n" for line in lines)
 
     def _add_call(self, call: dict[str, Any]) -> None:
         function, index = _object(call.get("function")), call.get("index")
-        held = self._calls.setdefault(index if isinstance(index, int) else 0, {"id": "", "name": "", "arguments": ""})
-        held["id"] = _text(call.get("id")) or held["id"]
-        held["name"] += _text(function.get("name"))
-        held["arguments"] += _text(function.get("arguments"))
+        empty = {"id": "", "name": "", "arguments": ""}
+        collected = self._calls.setdefault(index if isinstance(index, int) else 0, empty)
+        collected["id"] = _text(call.get("id")) or collected["id"]
+        collected["name"] += _text(function.get("name"))
+        collected["arguments"] += _text(function.get("arguments"))
 
     def _take_calls(self) -> list[dict[str, Any]]:
-        """The calls that have come, whose arguments are an object in Ollama's wire."""
-        made = []
+        """The collected calls; their arguments are an object in Ollama's wire format."""
+        calls = []
         for index, call in sorted(self._calls.items()):
             try:
                 arguments = orjson.loads(call["arguments"] or b"{}")
@@ -236,12 +238,12 @@ class Reply:
                 arguments = None
             if not isinstance(arguments, dict):
                 raise UpstreamFailed(
-                    f"the model called '{call['name']}' with arguments that are no JSON object",
+                    f"the model called '{call['name']}' with arguments that are not a JSON object",
                     code="upstream_nonsense",
                 )
             function = {"index": index, "name": call["name"], "arguments": arguments}
-            made.append({"id": call["id"], "function": function})
-        return made
+            calls.append({"id": call["id"], "function": function})
+        return calls
 
     def _line(self, text: str, thinking: str, logprobs: Any, calls: list[dict[str, Any]]) -> dict[str, Any]:
         line: dict[str, Any] = {"model": self._model, "created_at": now()}
@@ -257,29 +259,29 @@ class Reply:
         line["done"] = False
         return line
 
-    def _last(self) -> dict[str, Any]:
-        last = {
+    def _finish_fields(self) -> dict[str, Any]:
+        fields = {
             "done": True,
-            "done_reason": _DONE_REASONS.get(_text(self._finish), self._finish),
-            "total_duration": time.perf_counter_ns() - self._begun,
+            "done_reason": _DONE_REASONS.get(_text(self._finish_reason), self._finish_reason),
+            "total_duration": time.perf_counter_ns() - self._started,
         }
         if self._usage is not None:
-            last |= {"prompt_eval_count": self._usage.prompt_tokens, "eval_count": self._usage.completion_tokens}
-        return last
+            fields |= {"prompt_eval_count": self._usage.prompt_tokens, "eval_count": self._usage.completion_tokens}
+        return fields
 
 
-def embedding_answer(model: str, body: bytes, begun: int) -> dict[str, Any]:
-    """The answer of ``/api/embed``; ``begun`` in nanoseconds of ``time.perf_counter_ns``."""
+def embedding_answer(model: str, body: bytes, started: int) -> dict[str, Any]:
+    """OpenAI's embeddings as the answer of ``/api/embed``; ``started`` is a value of ``time.perf_counter_ns``."""
     answer = orjson.loads(body)
-    found = sorted(
+    items = sorted(
         _objects(answer.get("data")), key=lambda item: item["index"] if type(item.get("index")) is int else 0
     )
-    vectors = [item.get("embedding") for item in found]
+    vectors = [item.get("embedding") for item in items]
     if not vectors or not all(isinstance(vector, list) for vector in vectors):
         raise UpstreamFailed("the upstream sent no vectors of numbers", code="upstream_nonsense")
     usage = read_usage(answer.get("usage"))
-    made = {"model": model, "embeddings": vectors, "total_duration": time.perf_counter_ns() - begun}
-    return made if usage is None else {**made, "prompt_eval_count": usage.prompt_tokens}
+    fields = {"model": model, "embeddings": vectors, "total_duration": time.perf_counter_ns() - started}
+    return fields if usage is None else {**fields, "prompt_eval_count": usage.prompt_tokens}
 
 
 def now() -> str:
@@ -287,23 +289,23 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _said(said: dict[str, Any]) -> tuple[str, str]:
+def _text_and_thinking(message: dict[str, Any]) -> tuple[str, str]:
     """Text and thinking of a message, a delta or a choice of ``completions``."""
-    text = said.get("content") if "content" in said else said.get("text")
-    if isinstance(text, list):  # parts, as some servers send it
+    text = message.get("content") if "content" in message else message.get("text")
+    if isinstance(text, list):  # some servers send parts
         text = "".join(_text(part.get("text")) for part in _objects(text))
-    return _text(text), _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
+    return _text(text), _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
 
 
 def _tokens(logprobs: Any) -> list[dict[str, Any]]:
     """Ollama's log probabilities, from either of OpenAI's shapes."""
-    told = _object(logprobs)
-    if isinstance(told.get("content"), list):
+    fields = _object(logprobs)
+    if isinstance(fields.get("content"), list):
         return [
             _token(token) | {"top_logprobs": [_token(t) for t in _objects(token.get("top_logprobs"))]}
-            for token in _objects(told["content"])
+            for token in _objects(fields["content"])
         ]
-    tokens, numbers, tops = (told.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    tokens, numbers, tops = (fields.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
     if not isinstance(tokens, list) or not isinstance(numbers, list):
         return []
     tops = tops if isinstance(tops, list) else [None] * len(tokens)

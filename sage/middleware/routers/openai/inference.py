@@ -1,6 +1,6 @@
 """OpenAI's surface: ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``.
 
-They are plain ASGI on the gateway's hottest way: bytes in, the few fields that decide, bytes out.
+They are plain ASGI on the gateway's hottest path: bytes in, the few fields that decide, bytes out.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope as Permission
@@ -19,12 +19,13 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, take_flag, take_model
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.http.respond import respond
 from sage.middleware.routers.openai.sources import with_sources
 
 
 class Inference:
-    """One operation as an ASGI endpoint. The caller's fields go on unchanged, also unknown ones."""
+    """The ASGI endpoint of one operation. All fields of the body go on to the provider unchanged, also unknown ones."""
 
     def __init__(self, gateway: Gateway, operation: Operation) -> None:
         self._gateway = gateway
@@ -39,28 +40,24 @@ class Inference:
         if search is None:
             await respond(self._gateway, call, scope, receive, send)
             return
-        wish = parse(SourcesRequest, search, "search")
-        note(scope, collection=wish.collection)
-        sources = await add_sources(self._gateway, caller(scope), call, wish)
+        request = parse(SourcesRequest, search, "search")
+        note(scope, collection=request.collection)
+        sources = await add_sources(self._gateway, caller(scope), call, request)
         await respond(self._gateway, call, scope, receive, send, *with_sources(sources))
 
     def _parse(self, body: dict[str, Any]) -> ModelCall:
         model = take_model(body)
-        others = admission.fallbacks(body)
+        fallbacks = admission.fallbacks(body)
         if not self._streams or not take_flag(body, "stream"):
-            return ModelCall(self._operation, body, model, fallbacks=others)
+            return ModelCall(self._operation, body, model, fallbacks=fallbacks)
         options = body.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise InvalidRequest("'stream_options' must be an object", param="stream_options")
         wants_usage = bool(options and take_flag(options, "include_usage"))
-        return ModelCall(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=others)
+        return ModelCall(self._operation, body, model, stream=True, wants_usage=wants_usage, fallbacks=fallbacks)
 
 
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class ChatCompletionRequest(_Open):
+class ChatCompletionRequest(OpenBody):
     """OpenAI's chat request. Fields that are not listed go on to the provider unchanged."""
 
     model: str = Field(examples=["gemma-3-270m"])
@@ -84,7 +81,7 @@ class ChatCompletionRequest(_Open):
     )
 
 
-class CompletionRequest(_Open):
+class CompletionRequest(OpenBody):
     """OpenAI's completion request: raw text, no chat template."""
 
     model: str = Field(examples=["gemma-3-270m"])
@@ -98,7 +95,7 @@ class CompletionRequest(_Open):
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
 
 
-class EmbeddingRequest(_Open):
+class EmbeddingRequest(OpenBody):
     """OpenAI's embeddings request."""
 
     model: str = Field(examples=["text-embedding-3-small"])

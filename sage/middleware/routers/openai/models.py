@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from sage.errors import NotFound
 from sage.middleware.auth.principal import Scope
+from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute, requires
 
@@ -33,12 +34,8 @@ class ModelList(BaseModel):
 @requires(Scope.MODELS_READ)
 async def list_models(principal: Caller, gateway: TheGateway) -> ModelList:
     """The registered models that this credential reaches."""
-    cards = [
-        ModelCard(id=model.name, owned_by=model.deployments[0].provider.name if model.deployments else "none")
-        for model in gateway.registry.models()
-        if principal.allows_model(model.name)
-    ]
-    return ModelList(data=cards)
+    models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
+    return ModelList(data=[_card(model, model.name) for model in models])
 
 
 @router.get("/v1/models/{model:path}", name="openai_model")
@@ -47,5 +44,8 @@ async def show_model(model: str, principal: Caller, gateway: TheGateway) -> Mode
     """One model, by its public name (which may contain ``/``)."""
     if not principal.allows_model(model):
         raise NotFound(f"model '{model}' is not one that this credential reaches", code="model_not_found")
-    found = await gateway.registry.resolve(model)
-    return ModelCard(id=model, owned_by=found.deployments[0].provider.name if found.deployments else "none")
+    return _card(await gateway.registry.resolve(model), model)
+
+
+def _card(model: PublicModel, name: str) -> ModelCard:
+    return ModelCard(id=name, owned_by=model.deployments[0].provider.name if model.deployments else "none")

@@ -1,4 +1,4 @@
-"""``/v1/rerank`` and ``/v2/rerank``: documents ordered by how well they answer a query, in Cohere's shape.
+"""``/v1/rerank`` and ``/v2/rerank``: documents in the order of how well they answer a query, in Cohere's shape.
 
 Source: Cohere's API reference, *Rerank* (v2); ``return_documents`` and documents that are objects are from its v1.
 """
@@ -33,14 +33,14 @@ class RerankRequest(BaseModel):
     documents: list[str | dict[str, Any]] = Field(
         description="Texts, or objects with a `text`.", examples=[["Bread is made of flour.", "Paris is in France."]]
     )
-    top_n: int | None = Field(None, description="How many of the best to answer with; none: all.")
+    top_n: int | None = Field(None, description="How many of the best to answer with; left out, all.")
     return_documents: bool | None = Field(None, description="Whether each result carries its document.")
     max_tokens_per_doc: int | None = None
     models: list[str] | None = Field(None, description="Names of models that may answer instead, in this order.")
 
 
 class RerankResult(BaseModel):
-    """One document: its place in the request, and its score; higher is better."""
+    """One document: its `index` in the request and its score; higher is better."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,7 +50,7 @@ class RerankResult(BaseModel):
 
 
 class RerankAnswer(BaseModel):
-    """The documents, the best one first. ``meta`` and ``usage`` are as the provider told them."""
+    """The documents, the best first. ``meta`` and ``usage`` are the provider's."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,8 +64,7 @@ class RerankAnswer(BaseModel):
 class Rerank:
     """The ASGI endpoint of both paths.
 
-    Upstreams are sent plain texts; whether results carry their documents is decided here, so that it does not depend
-    on the provider.
+    Upstreams are sent plain texts. Results get their documents here, so that this does not depend on the provider.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -79,46 +78,46 @@ class Rerank:
 
 
 def parse_rerank(body: dict[str, Any]) -> tuple[ModelCall, Callable[[bytes], bytes]]:
-    """``(call, finish)``; ``finish`` makes the whole answer of the provider's. Raises for what cannot be asked."""
+    """``(call, finish)``; ``finish`` makes our answer of the provider's. Raises :class:`InvalidRequest`."""
     model = take_model(body)
-    others = admission.fallbacks(body)
-    keep = take_flag(body, "return_documents")
+    fallbacks = admission.fallbacks(body)
+    with_documents = take_flag(body, "return_documents")
     body.pop("return_documents", None)
     admission.check_rerank(body)
     documents = body["documents"]
     # Cohere's v2 and most others take texts alone.
     body["documents"] = [item if isinstance(item, str) else item["text"] for item in documents]
-    call = ModelCall(Operation.RERANK, body, model, fallbacks=others)
-    return call, _Finish(call, documents, keep)
+    call = ModelCall(Operation.RERANK, body, model, fallbacks=fallbacks)
+    return call, FinishRerank(call, documents, with_documents)
 
 
-class _Finish:
-    """From a provider's answer to ours: in order, no more than asked for, with documents or without."""
+class FinishRerank:
+    """Makes our answer of a provider's: sorted, no longer than requested, with documents or without."""
 
-    def __init__(self, call: ModelCall, documents: list[str | dict[str, Any]], keep: bool) -> None:
+    def __init__(self, call: ModelCall, documents: list[str | dict[str, Any]], with_documents: bool) -> None:
         self._call = call
         self._documents = documents
-        self._keep = keep
+        self._with_documents = with_documents
 
     def __call__(self, answer: bytes) -> bytes:
-        given: dict[str, Any] = orjson.loads(answer)
-        ranked = given.get("results")
+        upstream: dict[str, Any] = orjson.loads(answer)
+        ranked = upstream.get("results")
         results = [self._result(item) for item in (ranked if isinstance(ranked, list) else [None])]
         results.sort(key=_score, reverse=True)
-        whole = {"id": given.get("id") or f"rerank-{secrets.token_hex(12)}", "model": self._call.model}
-        whole["results"] = results[: self._call.body.get("top_n")]
-        whole.update({name: given[name] for name in ("meta", "usage") if isinstance(given.get(name), dict)})
-        return orjson.dumps(whole)
+        reply = {"id": upstream.get("id") or f"rerank-{secrets.token_hex(12)}", "model": self._call.model}
+        reply["results"] = results[: self._call.body.get("top_n")]
+        reply.update({name: upstream[name] for name in ("meta", "usage") if isinstance(upstream.get(name), dict)})
+        return orjson.dumps(reply)
 
     def _result(self, item: Any) -> dict[str, Any]:
         index, score = (item.get("index"), item.get("relevance_score")) if isinstance(item, dict) else (None, None)
         if not isinstance(index, int) or not isinstance(score, int | float) or not 0 <= index < len(self._documents):
             raise UpstreamFailed(
-                f"model '{self._call.model}' answered with something that is no order of the documents",
+                f"model '{self._call.model}' answered with something that is not an order of the documents",
                 code="upstream_nonsense",
             )
         result = {name: value for name, value in item.items() if name != "document"}
-        if self._keep:
+        if self._with_documents:
             document = self._documents[index]
             result["document"] = {"text": document} if isinstance(document, str) else document
         return result

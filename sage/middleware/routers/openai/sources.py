@@ -1,4 +1,4 @@
-"""The sources of an answer in OpenAI's wire: a field of their own, in a stream on its first chunk."""
+"""The sources of an answer in OpenAI's wire format: a field `sources`, which a stream has in its first chunk."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _CHUNK = re.compile(rb"^data: ?(\{.*\})$", re.MULTILINE)
 
 
 def with_sources(sources: list[Source]) -> tuple[Callable[[GatewayCall], bytes], Callable[[], Events]]:
-    """What makes the whole answer, or the events of its stream, with ``sources`` in it."""
+    """``(make_body, make_events)`` for :func:`respond`: they add ``sources`` to the answer, or to its stream."""
 
-    def whole(answer: GatewayCall) -> bytes:
+    def make_body(answer: GatewayCall) -> bytes:
         return orjson.dumps({**orjson.loads(answer.body), "sources": sources})
 
-    return whole, lambda: Events(_FirstChunk(sources))
+    return make_body, lambda: Events(_FirstChunk(sources))
 
 
 class _FirstChunk:
-    """Adds the sources to the first chunk of a stream; all others go on as they are."""
+    """Adds the sources to the first chunk of a stream; the others stay unchanged."""
 
     def __init__(self, sources: list[Source]) -> None:
         self._sources: list[Source] | None = sources
 
     def __call__(self, events: bytes) -> bytes:
-        found = _CHUNK.search(events) if self._sources is not None else None
-        if found is None:
+        match = _CHUNK.search(events) if self._sources is not None else None
+        if match is None:
             return events
-        chunk = orjson.dumps({**orjson.loads(found[1]), "sources": self._sources})
+        chunk = orjson.dumps({**orjson.loads(match[1]), "sources": self._sources})
         self._sources = None
-        return events[: found.start(1)] + chunk + events[found.end(1) :]
+        return events[: match.start(1)] + chunk + events[match.end(1) :]

@@ -1,4 +1,4 @@
-"""vLLM's own surface: ``/v1/score``, ``/v1/tokenize``, ``/v1/detokenize``, for every vendor that can.
+"""vLLM's own surface: ``/v1/score``, ``/v1/tokenize``, ``/v1/detokenize``, for every vendor that offers them.
 
 Source: vLLM's *OpenAI-Compatible Server* page (score API, tokenizer API).
 """
@@ -8,36 +8,33 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.openai.inference import Inference
 
-# Other names that vLLM knows the two sides by.
-_SIDES = {"queries": "text_1", "documents": "text_2", "data_1": "text_1", "data_2": "text_2"}
+# Other names that vLLM has for the two sides.
+_ALIASES = {"queries": "text_1", "documents": "text_2", "data_1": "text_1", "data_2": "text_2"}
 
 
 class Scoring(Inference):
-    """``/v1/score``. The two sides go on as ``text_1`` and ``text_2``, the names that every version of vLLM knows."""
+    """``/v1/score``. The two sides are sent as ``text_1`` and ``text_2``, which every version of vLLM understands."""
 
     def _parse(self, body: dict[str, Any]) -> ModelCall:
-        for theirs, ours in _SIDES.items():
-            if theirs in body:
-                if ours in body:
-                    raise InvalidRequest(f"'{theirs}' is another name of '{ours}'; give one of them", param=theirs)
-                body[ours] = body.pop(theirs)
+        for alias, name in _ALIASES.items():
+            if alias in body:
+                if name in body:
+                    raise InvalidRequest(f"'{alias}' is another name of '{name}'; give one of them", param=alias)
+                body[name] = body.pop(alias)
         return super()._parse(body)
 
 
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class ScoreRequest(_Open):
-    """How alike texts are, or how well they answer: one text against many, or pairs. Higher is nearer."""
+class ScoreRequest(OpenBody):
+    """How similar texts are, or how well they answer: one text against many, or pairs. Higher is better."""
 
     model: str = Field(examples=["bge-reranker"])
     text_1: str | list[str] = Field(examples=["What is the capital of France?"])
@@ -45,7 +42,7 @@ class ScoreRequest(_Open):
 
 
 class Score(BaseModel):
-    """The score of one pair, by its place in the request."""
+    """The score of one pair; `index` is its position in the request."""
 
     index: int
     object: str = "score"
@@ -63,24 +60,24 @@ class ScoreAnswer(BaseModel):
     usage: dict[str, Any]
 
 
-class TokenizeRequest(_Open):
+class TokenizeRequest(OpenBody):
     """A prompt, or messages under the model's chat template, as the model's own tokens."""
 
     model: str = Field(examples=["gemma-3-270m"])
     prompt: str | None = Field(None, examples=["The sky is blue."])
     messages: list[dict[str, Any]] | None = None
-    add_special_tokens: bool | None = Field(None, description="Begins with the model's own first token.")
+    add_special_tokens: bool | None = Field(None, description="Begin with the model's own first token.")
 
 
 class TokenizeAnswer(BaseModel):
-    """The numbers of the tokens."""
+    """The tokens, as numbers."""
 
     count: int
     max_model_len: int | None
     tokens: list[int]
 
 
-class DetokenizeRequest(_Open):
+class DetokenizeRequest(OpenBody):
     """The text of tokens."""
 
     model: str = Field(examples=["gemma-3-270m"])

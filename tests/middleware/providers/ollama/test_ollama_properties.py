@@ -132,9 +132,9 @@ def test_any_request_of_ollamas_is_refused_or_made(asked: dict[str, Any], messag
 
 @given(answer=st.fixed_dictionaries({"choices": st.lists(st.fixed_dictionaries({"message": OBJECTS}), max_size=2)}))
 def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
-    reply = surface.Reply(call_of(Operation.CHAT, {}), chat=True)
+    reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}), chat=True)
     try:
-        told = orjson.loads(reply.whole(orjson.dumps(answer)))
+        told = orjson.loads(reply.body(orjson.dumps(answer)))
     except SageError:
         return
     assert sdk.ChatResponse(**told).done is True
@@ -143,7 +143,7 @@ def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
 @pytest.mark.slow
 @given(chunks=st.lists(OBJECTS, max_size=4))
 def test_any_stream_of_openais_is_told_or_an_error(chunks: list[Any]) -> None:
-    reply = surface.Reply(call_of(Operation.CHAT, {}, stream=True), chat=True)
+    reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}, stream=True), chat=True)
     try:
         told = b"".join(reply.translate(b"data: " + orjson.dumps(chunk) + b"\n\n") for chunk in chunks) + reply.end()
     except SageError:

@@ -174,7 +174,7 @@ def test_arguments_that_come_in_pieces_are_given_out_whole(client: ollama.Client
 def test_arguments_that_are_no_json_break_the_answer(client: ollama.Client, up: Upstream) -> None:
     piece = chat_chunk(None, choices=[{"index": 0, "delta": {"tool_calls": [called(0, "c", "{")]}}])
     up.use(stream([piece, chat_chunk(None, "tool_calls")]))
-    with pytest.raises(ollama.ResponseError, match="no JSON"):
+    with pytest.raises(ollama.ResponseError, match="not a JSON"):
         list(client.chat("bench", HELLO, stream=True))
 
 
@@ -326,7 +326,7 @@ def test_errors_are_texts_with_their_status(client: ollama.Client, running: Any,
     cases: list[tuple[Callable[[], Any], int, str]] = [
         (lambda: client.chat("absent", HELLO), 404, "model 'absent' is not registered"),
         (lambda: list(client.chat("absent", HELLO, stream=True)), 404, "model 'absent' is not registered"),
-        (lambda: client.generate("bench", "x", context=[1]), 400, "'context' is not something"),
+        (lambda: client.generate("bench", "x", context=[1]), 400, "'context' is not supported"),
         (lambda: client.chat("bench", HELLO, options={"num_predict": 10**9}), 400, "'max_tokens' must be from 1"),
         (lambda: client.create("mine", from_="bench"), 400, "makes, copies, publishes and removes no models"),
         (lambda: client.delete("bench"), 400, "makes, copies, publishes and removes no models"),
