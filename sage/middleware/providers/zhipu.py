@@ -24,10 +24,10 @@ from sage.middleware.providers.wire.errors import upstream_error
 from sage.middleware.settings.providers import RemoteProvider
 
 RENEW_AFTER = 180.0
-"""Seconds that a signed token is used for; it is good for half a minute longer."""
+"""Seconds for which a signed token is used; it is valid for half a minute longer."""
 _VALID = RENEW_AFTER + 30.0
 
-# Fields that the vendor has under the same name, with the same meaning or as its own.
+# Fields that have the same name and meaning at the vendor, and the vendor's own.
 _PASSED: Mapping[Operation, frozenset[str]] = {
     Operation.CHAT: frozenset(
         {
@@ -47,20 +47,20 @@ _PASSED: Mapping[Operation, frozenset[str]] = {
     Operation.EMBEDDINGS: frozenset({"dimensions", "user_id", "sensitive_word_check"}),
     Operation.RERANK: frozenset({"query", "documents", "top_n", "return_raw_scores", "user_id"}),
 }
-# Fields of a chat that are put into its words.
+# Fields of a chat that are translated.
 _TRANSLATED = frozenset(
     {"messages", "max_completion_tokens", "temperature", "top_p", "stop", "response_format", "tools", "tool_choice"}
 )
 _TOOLS = ("function", "web_search", "retrieval")
 _PARTS = ("image_url", "video_url", "file_url", "input_audio")
 _MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning_content")
-# What reading an answer raises that is not of the shape it should have.
+# The exceptions of reading an answer that does not have the documented shape.
 _MALFORMED = (AttributeError, KeyError, TypeError, OverflowError, struct.error)
 _FINISHES = {"sensitive": "content_filter", "model_context_window_exceeded": "length"}
 
 
 class SignedHeaders(CIMultiDict[str]):
-    """The headers for a key ``id.secret``, with a token that is signed anew every three minutes, as the SDK does it."""
+    """The headers for a key ``id.secret``, with a token that is signed again every three minutes, as in the SDK."""
 
     def __init__(self, headers: Mapping[str, str], key: str, clock: Callable[[], float] = time.time) -> None:
         super().__init__(headers)
@@ -68,13 +68,13 @@ class SignedHeaders(CIMultiDict[str]):
         self._clock = clock
         self._signed = 0.0
         self.tokens: tuple[str, ...] = ()
-        """The last two."""
+        """The last two tokens."""
         self.renew()
 
     def renew(self) -> None:
-        """Sees to it that the token is good now."""
+        """Signs a new token if the current one is old."""
         now = self._clock()
-        if 0.0 <= now - self._signed < RENEW_AFTER:  # also signed anew when the clock was set back
+        if 0.0 <= now - self._signed < RENEW_AFTER:  # a negative age means that the clock was set back
             return
         at = int(now * 1000)
         claims = {"api_key": self._id, "exp": at + int(_VALID * 1000), "timestamp": at}
@@ -85,7 +85,7 @@ class SignedHeaders(CIMultiDict[str]):
 
 
 class ZhipuProvider(OpenAIProvider):
-    """Zhipu's API, with its keys: as they are, or as signed tokens where they have two halves."""
+    """Zhipu's API. A key is sent as it is, or, if it has the form ``id.secret``, as a signed token."""
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
@@ -97,11 +97,11 @@ class ZhipuProvider(OpenAIProvider):
         return SignedHeaders(self._headers, key) if len(halves) == 2 and all(halves) else super()._with_key(key)
 
     def models_url(self) -> str | None:
-        return None  # the vendor documents no list of models
+        return None  # the vendor's API has no documented list of models
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
-        sent = (endpoint.headers for endpoint in self.endpoints)
-        tokens = [token for each in sent if isinstance(each, SignedHeaders) for token in each.tokens]
+        signed = [e.headers for e in self.endpoints if isinstance(e.headers, SignedHeaders)]
+        tokens = [token for headers in signed for token in headers.tokens]
         return upstream_error(self.name, status, body, headers, [*tokens, *self._secrets])
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
@@ -123,7 +123,7 @@ class ZhipuProvider(OpenAIProvider):
     def _passed(
         self, call: ModelCall, target: UpstreamModel, translated: frozenset[str] = frozenset()
     ) -> dict[str, Any]:
-        """The fields that go on as they are; those in ``translated`` are seen to elsewhere."""
+        """The fields that are passed on as they are. The caller translates those in ``translated``."""
         passed, body = _PASSED[call.operation], {}
         for field, value in call.body.items():
             if field in passed:
@@ -134,49 +134,49 @@ class ZhipuProvider(OpenAIProvider):
         return body
 
     def _chat(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
-        asked = call.body
+        request = call.body
         body = self._passed(call, target, _TRANSLATED)
-        body["messages"] = [self._message(target, i, message) for i, message in enumerate(asked["messages"])]
+        body["messages"] = [self._message(target, i, message) for i, message in enumerate(request["messages"])]
         if call.stream:
             body["stream"] = True
-        if asked.get("max_completion_tokens") is not None:
-            body["max_tokens"] = asked["max_completion_tokens"]
-        self._sampling(body, target, asked)
-        self._tools(body, target, asked)
+        if request.get("max_completion_tokens") is not None:
+            body["max_tokens"] = request["max_completion_tokens"]
+        self._sampling(body, target, request)
+        self._tools(body, target, request)
         return body
 
-    def _sampling(self, body: dict[str, Any], target: UpstreamModel, asked: Mapping[str, Any]) -> None:
-        temperature, top_p = asked.get("temperature"), asked.get("top_p")
+    def _sampling(self, body: dict[str, Any], target: UpstreamModel, request: Mapping[str, Any]) -> None:
+        temperature, top_p = request.get("temperature"), request.get("top_p")
         if temperature == 0:
-            body["do_sample"] = False  # its way to say so: 0 itself is outside of what all its models take
+            body["do_sample"] = False  # its word for this: some of its models do not take 0 itself
         elif isinstance(temperature, int | float) and temperature > 1:
             self._cannot(target, "temperature", " above 1")
         elif temperature is not None:
             body["temperature"] = temperature
         if top_p is not None:
-            body["top_p"] = 0.01 if top_p == 0 else top_p  # the least that it takes
-        stop = asked.get("stop")
+            body["top_p"] = 0.01 if top_p == 0 else top_p  # the smallest value that it takes
+        stop = request.get("stop")
         if stop:
             stops = stop if isinstance(stop, list) else [stop]
             if len(stops) > 1:
                 self._cannot(target, "stop", " with more than one text")
             body["stop"] = stops[:1]
-        wanted = asked.get("response_format")
-        kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+        response_format = request.get("response_format")
+        kind = response_format.get("type") if isinstance(response_format, dict) else response_format
         if kind == "json_schema":
             self._cannot(target, "response_format", " with a json_schema (json_object it can)")
             body["response_format"] = {"type": "json_object"}
-        elif wanted is not None:
-            body["response_format"] = wanted
+        elif response_format is not None:
+            body["response_format"] = response_format
 
-    def _tools(self, body: dict[str, Any], target: UpstreamModel, asked: Mapping[str, Any]) -> None:
-        choice = asked.get("tool_choice")
+    def _tools(self, body: dict[str, Any], target: UpstreamModel, request: Mapping[str, Any]) -> None:
+        choice = request.get("tool_choice")
         if choice == "none":
-            return  # it has no such word, but without tools none is called
-        given, tools = asked.get("tools") or [], []
-        if not isinstance(given, list):
+            return  # the vendor has no such choice, but without tools none is called
+        listed, tools = request.get("tools") or [], []
+        if not isinstance(listed, list):
             raise InvalidRequest("'tools' must be a list", param="tools")
-        for tool in given:
+        for tool in listed:
             kind = tool.get("type") if isinstance(tool, dict) else None
             if kind in _TOOLS:
                 tools.append(tool)
@@ -196,42 +196,41 @@ class ZhipuProvider(OpenAIProvider):
         content = message.get("content")
         if isinstance(content, list):
             content = self._content(target, f"messages[{index}].content", content)
-        # Fields of answers that clients send back (refusal, annotations, audio) say nothing here.
-        kept = {field: message[field] for field in _MESSAGE if message.get(field) is not None}
-        return {"role": role, "content": content, **kept}
+        # Other fields are those of answers that clients send back (refusal, annotations, audio): left out.
+        fields = {field: message[field] for field in _MESSAGE if message.get(field) is not None}
+        return {"role": role, "content": content, **fields}
 
     def _content(self, target: UpstreamModel, where: str, parts: list[dict[str, Any]]) -> Any:
-        """The parts as the vendor takes them; one text where there is nothing else, since not all its models take
-        parts."""
-        kept = []
+        """The parts as the vendor takes them, or one text if all are texts: not all its models take parts."""
+        sent = []
         for index, part in enumerate(parts):
             kind = part.get("type")
             if kind in ("text", "refusal"):
-                kept.append({"type": "text", "text": part.get(kind) or ""})
+                sent.append({"type": "text", "text": part.get(kind) or ""})
             elif kind == "image_url":
-                kept.append({"type": "image_url", "image_url": {"url": _picture(part)}})
+                sent.append({"type": "image_url", "image_url": {"url": _image_url(part)}})
             elif kind in _PARTS:
-                kept.append(part)
+                sent.append(part)
             else:
                 self._cannot(target, f"{where}[{index}]", f" (a part of the type '{kind}')")
-        if all(part["type"] == "text" for part in kept):
-            return "\n".join(str(part["text"]) for part in kept)
-        return kept
+        if all(part["type"] == "text" for part in sent):
+            return "\n".join(str(part["text"]) for part in sent)
+        return sent
 
     def _embeddings(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
-        given = call.body["input"]
-        if not isinstance(given, str) and not all(isinstance(text, str) for text in given):
+        texts = call.body["input"]
+        if not isinstance(texts, str) and not all(isinstance(text, str) for text in texts):
             raise Unsupported(
                 f"'input' must be text or a list of texts: the provider '{self.name}' (zhipu) takes no tokens",
                 param="input",
             )
-        packed = call.body.get("encoding_format") == "base64"  # which is made here
-        translated = frozenset({"input", "encoding_format"}) if packed else frozenset({"input"})
-        return {"input": given, **self._passed(call, target, translated)}
+        base64 = call.body.get("encoding_format") == "base64"  # which `_adjust` makes
+        translated = frozenset({"input", "encoding_format"}) if base64 else frozenset({"input"})
+        return {"input": texts, **self._passed(call, target, translated)}
 
     def _object(self, call: ModelCall, body: bytes) -> dict[str, Any]:
         answer = super()._object(call, body)
-        if answer.get("success") is False:  # how what stands before its models refuses, with the status 200
+        if answer.get("success") is False:  # an error of the vendor's proxy, which has the status 200
             raise self._stream_error(answer)
         return answer
 
@@ -244,12 +243,12 @@ class ZhipuProvider(OpenAIProvider):
                     self._adjust_choice(choice, choice["message"])
             elif call.operation is Operation.EMBEDDINGS and call.body.get("encoding_format") == "base64":
                 for item in answer["data"]:
-                    item["embedding"] = _packed(item["embedding"])
+                    item["embedding"] = _to_base64(item["embedding"])
         except _MALFORMED as exc:
             raise self._malformed(call) from exc
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None]:
-        def mend(chunk: dict[str, Any]) -> None:
+        def adjust(chunk: dict[str, Any]) -> None:
             chunk.setdefault("object", "chat.completion.chunk")
             chunk.setdefault("model", call.model)
             try:
@@ -258,46 +257,46 @@ class ZhipuProvider(OpenAIProvider):
             except _MALFORMED as exc:
                 raise self._malformed(call) from exc
 
-        return mend
+        return adjust
 
-    def _adjust_choice(self, choice: dict[str, Any], said: Mapping[str, Any]) -> None:
-        """OpenAI's words for how it ended, and calls of tools whose arguments are texts."""
+    def _adjust_choice(self, choice: dict[str, Any], message: Mapping[str, Any]) -> None:
+        """Gives ``choice`` OpenAI's ``finish_reason``, and its tool calls arguments that are texts."""
         finish = choice.get("finish_reason")
         if finish == "network_error":
             raise UpstreamFailed(f"the provider '{self.name}' failed in the middle of its answer (network_error)")
         if finish in _FINISHES:
             choice["finish_reason"] = _FINISHES[finish]
-        for index, asked in enumerate(said.get("tool_calls") or ()):
-            function = asked.get("function")
+        for index, tool_call in enumerate(message.get("tool_calls") or ()):
+            function = tool_call.get("function")
             if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
                 function["arguments"] = orjson.dumps(function["arguments"]).decode()
             if "delta" in choice:
-                asked.setdefault("index", index)
+                tool_call.setdefault("index", index)
 
     def _stream_error(self, error: Any) -> SageError:
         detail = error if isinstance(error, dict) else {"message": str(error)}
         return self.make_error(_status(detail.get("code")), {"error": detail}, {})
 
 
-def _picture(part: Mapping[str, Any]) -> Any:
-    """The URL of an image; of a ``data:`` URL, the base64 alone, as the vendor's SDK sends it."""
+def _image_url(part: Mapping[str, Any]) -> Any:
+    """The URL of an image. Of a ``data:`` URL only the base64, as the vendor's SDK sends it."""
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     return url.split("base64,", 1)[-1] if isinstance(url, str) and url.startswith("data:image/") else url
 
 
-def _packed(vector: Any) -> str:
-    """The numbers as OpenAI packs them: float32, little-endian, in base64."""
+def _to_base64(vector: Any) -> str:
+    """The vector as OpenAI encodes it: float32, little-endian, in base64."""
     return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _status(code: Any) -> int:
-    """The status under which the vendor documents a business code, for errors that come without one."""
+    """The status that the vendor documents for a business code; for errors that come without a status."""
     number = int(code) if isinstance(code, int | str) and str(code).isdecimal() else 0
     if 400 <= number <= 599:
         return number
     if 1302 <= number < 1400:
-        return 429  # too many requests, or a quota that is used up
+        return 429  # too many requests, or the quota is used up
     if 1000 <= number < 1200 or number == 1220:
         return 401  # our key or account
     if number in (1211, 1221, 1222):

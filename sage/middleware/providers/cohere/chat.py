@@ -1,4 +1,4 @@
-"""Chat between OpenAI's shapes and Cohere's, both ways: pure functions.
+"""Translates chat requests and answers between OpenAI's shapes and Cohere's: pure functions.
 
 Source: Cohere's API reference, *Chat* (v2), and its guides on tool use, structured outputs and reasoning.
 """
@@ -18,16 +18,16 @@ from sage.middleware.providers.wire.sse import count
 FINISH = {"COMPLETE": "stop", "STOP_SEQUENCE": "stop", "MAX_TOKENS": "length", "TOOL_CALL": "tool_calls"}
 _FAILED = {"ERROR": 502, "TIMEOUT": 504}
 Fail = Callable[[int, str], SageError]
-"""The error for a status and what the vendor says of it."""
+"""``fail(status, message)`` makes our error of the vendor's."""
 
 
 class Refuse(Protocol):
-    """Raises for a field that Cohere has no word for, or returns if the model leaves such out."""
+    """Raises for a field that Cohere does not have, or returns if the model leaves out such fields."""
 
     def __call__(self, field: str, why: str = "") -> None: ...
 
 
-# Fields that mean the same under the same name, and Cohere's own.
+# Fields that have the same name and meaning at Cohere, and Cohere's own.
 _SAME = frozenset(
     {
         "max_tokens",
@@ -47,10 +47,12 @@ _SAME = frozenset(
         "raw_prompting",
     }
 )
-# What is translated below, beside the loop over the fields.
-_APART = frozenset({"messages", "tools", "tool_choice", "reasoning_effort", "max_completion_tokens", "models"})
-# Values that ask for nothing, of fields that Cohere does not have.
-_NOTHING: dict[str, tuple[Any, ...]] = {
+# Fields that `chat_request` translates itself.
+_TRANSLATED_APART = frozenset(
+    {"messages", "tools", "tool_choice", "reasoning_effort", "max_completion_tokens", "models"}
+)
+# Values that ask for what happens anyway, of fields that Cohere does not have.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
@@ -64,18 +66,18 @@ def chat_request(body: Mapping[str, Any], model: str, stream: bool, refuse: Refu
     """Cohere's request for OpenAI's ``body``."""
     sent: dict[str, Any] = {"model": model, "stream": stream, "messages": _messages(body["messages"], refuse)}
     for field, value in body.items():
-        if value is None or field in HINTS or field in _APART:
+        if value is None or field in HINTS or field in _TRANSLATED_APART:
             continue
         if field in _SAME:
             sent[field] = value
         elif field in _TRANSLATED:
             _TRANSLATED[field](sent, value, refuse)
-        elif value not in _NOTHING.get(field, ()):
+        elif value not in _NEUTRAL.get(field, ()):
             refuse(field)
     if body.get("max_completion_tokens") is not None:
         sent["max_tokens"] = body["max_completion_tokens"]
     if body.get("reasoning_effort") is not None and "thinking" not in sent:
-        # Cohere's thinking is on or off; how much of it is a matter of `thinking.token_budget`.
+        # Cohere's thinking is on or off; `thinking.token_budget` bounds it.
         sent["thinking"] = {"type": "disabled" if body["reasoning_effort"] == "none" else "enabled"}
     _add_tools(sent, body, refuse)
     return sent
@@ -91,8 +93,8 @@ def _stop(sent: dict[str, Any], value: Any, refuse: Refuse) -> None:
 
 def _top_p(sent: dict[str, Any], value: Any, refuse: Refuse) -> None:
     """Cohere's ``p`` goes from 0.01 to 0.99, OpenAI's from 0 to 1."""
-    within = isinstance(value, int | float) and 0 <= value <= 1
-    sent["p"] = min(max(value, 0.01), 0.99) if within else value
+    valid = isinstance(value, int | float) and 0 <= value <= 1
+    sent["p"] = min(max(value, 0.01), 0.99) if valid else value
 
 
 def _top_k(sent: dict[str, Any], value: Any, refuse: Refuse) -> None:
@@ -128,13 +130,13 @@ def _add_tools(sent: dict[str, Any], body: Mapping[str, Any], refuse: Refuse) ->
     listed = body.get("tools") or []
     if not isinstance(listed, list):
         raise InvalidRequest("'tools' must be a list", param="tools")
-    tools = [tool for index, given in enumerate(listed) if (tool := _tool(given, index, refuse))]
+    tools = [translated for index, tool in enumerate(listed) if (translated := _tool(tool, index, refuse))]
     choice = body.get("tool_choice")
     named: list[Any] | None = None
     if isinstance(choice, dict):
         choice, named = _named(choice)
     if named is not None:
-        # Cohere cannot be told which tool to call, but it can only call what it is given.
+        # Cohere has no choice of one tool, but it can only call the tools that it gets.
         tools = [tool for tool in tools if tool["function"].get("name") in named]
         if not tools:
             raise InvalidRequest("'tool_choice' names no function of 'tools'", param="tool_choice")
@@ -147,7 +149,7 @@ def _add_tools(sent: dict[str, Any], body: Mapping[str, Any], refuse: Refuse) ->
     strict = [bool(tool["function"].pop("strict", None)) for tool in tools]
     sent["tools"] = tools
     if any(strict):
-        sent.setdefault("strict_tools", True)  # of all tools: Cohere has no strictness of a single one
+        sent.setdefault("strict_tools", True)  # for all tools: Cohere cannot be strict about one of them
 
 
 def _named(choice: dict[str, Any]) -> tuple[Any, list[Any] | None]:
@@ -166,11 +168,11 @@ def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
     return function if isinstance(function, dict) else {}
 
 
-def _tool(given: Any, index: int, refuse: Refuse) -> dict[str, Any] | None:
-    if not isinstance(given, dict) or given.get("type", "function") != "function" or not _function(given):
+def _tool(tool: Any, index: int, refuse: Refuse) -> dict[str, Any] | None:
+    if not isinstance(tool, dict) or tool.get("type", "function") != "function" or not _function(tool):
         refuse(f"tools[{index}]", " (it has functions only)")
         return None
-    function = {name: value for name, value in _function(given).items() if value is not None}
+    function = {name: value for name, value in _function(tool).items() if value is not None}
     function.setdefault("parameters", {"type": "object", "properties": {}})
     return {"type": "function", "function": function}
 
@@ -185,9 +187,9 @@ _KEYS = {
 }
 
 
-def _messages(given: list[dict[str, Any]], refuse: Refuse) -> list[dict[str, Any]]:
-    messages = []
-    for index, message in enumerate(given):
+def _messages(messages: list[dict[str, Any]], refuse: Refuse) -> list[dict[str, Any]]:
+    sent = []
+    for index, message in enumerate(messages):
         where = f"messages[{index}]"
         role = "system" if message["role"] == "developer" else message["role"]
         if role not in _KEYS:
@@ -197,13 +199,13 @@ def _messages(given: list[dict[str, Any]], refuse: Refuse) -> list[dict[str, Any
             if value not in (None, [], "") and key not in _KEYS[role]:
                 refuse(f"{where}.{key}")
         if role == "assistant":
-            messages.append(_assistant(message, where, refuse))
+            sent.append(_assistant(message, where, refuse))
             continue
         translated = {"role": role, "content": _content(message.get("content"), where, _PARTS[role], refuse)}
         if role == "tool":
             translated["tool_call_id"] = _call_id(message, where)
-        messages.append(translated)
-    return messages
+        sent.append(translated)
+    return sent
 
 
 def _call_id(message: dict[str, Any], where: str) -> str:
@@ -222,7 +224,7 @@ def _assistant(message: dict[str, Any], where: str, refuse: Refuse) -> dict[str,
     translated: dict[str, Any] = {"role": "assistant"}
     if calls:
         translated["tool_calls"] = calls
-        # "text content is not allowed when tool_calls are provided": what is said beside calls is the plan.
+        # "text content is not allowed when tool_calls are provided": a text beside calls is the plan.
         if plan := "\n".join(str(part) for part in (message.get("tool_plan"), text) if part):
             translated["tool_plan"] = plan
         text = ""
@@ -262,28 +264,28 @@ _PARTS: dict[str, _Parts] = {
 }
 
 
-def _content(content: Any, where: str, known: _Parts, refuse: Refuse) -> Any:
+def _content(content: Any, where: str, allowed: _Parts, refuse: Refuse) -> Any:
     """A text, or a list of Cohere's blocks."""
     if not isinstance(content, list):
         return content or ""
     blocks = []
     for index, part in enumerate(content):
-        translate = known.get(str(part.get("type")))
+        translate = allowed.get(str(part.get("type")))
         if translate is None:
-            refuse(f"{where}.content[{index}]", f" (it takes parts of type {' and '.join(known)} there)")
+            refuse(f"{where}.content[{index}]", f" (it takes parts of type {' and '.join(allowed)} there)")
         else:
             blocks.append(translate(part))
     return blocks
 
 
 def chat_answer(answer: dict[str, Any], model: str, fail: Fail) -> tuple[dict[str, Any], Usage | None] | None:
-    """OpenAI's answer under the public name, for Cohere's whole one; none if it is no answer to a chat."""
+    """OpenAI's answer under the public name, made of Cohere's; ``None`` if that is not an answer to a chat."""
     message = answer.get("message")
     if not isinstance(message, dict):
         return None
-    finish = ended(answer.get("finish_reason"), None, fail)
+    finish = finish_reason(answer.get("finish_reason"), None, fail)
     usage = read_usage(answer.get("usage"))
-    whole = {
+    translated = {
         "id": answer.get("id") or completion_id(),
         "object": "chat.completion",
         "created": int(time.time()),
@@ -291,39 +293,39 @@ def chat_answer(answer: dict[str, Any], model: str, fail: Fail) -> tuple[dict[st
         "choices": [
             {
                 "index": 0,
-                "message": _answered(message),
+                "message": _answer_message(message),
                 "logprobs": logprobs(answer["logprobs"]) if answer.get("logprobs") else None,
                 "finish_reason": finish,
             }
         ],
     }
     if usage is not None:
-        whole["usage"] = usage_of(answer["usage"], usage)
-    return whole, usage
+        translated["usage"] = usage_of(answer["usage"], usage)
+    return translated, usage
 
 
-def _answered(message: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's message; ``tool_plan`` and ``citations`` stay as fields of Cohere's own."""
+def _answer_message(message: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's message; ``tool_plan`` and ``citations`` stay on it as Cohere's own fields."""
     content = message.get("content")
     blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
-    text = content if isinstance(content, str) else "".join(_said(block, "text") for block in blocks)
+    text = content if isinstance(content, str) else "".join(_text_of(block, "text") for block in blocks)
     calls = message.get("tool_calls")
-    answered: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
-    if thinking := "".join(_said(block, "thinking") for block in blocks):
-        answered["reasoning_content"] = thinking
+    translated: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
+    if thinking := "".join(_text_of(block, "thinking") for block in blocks):
+        translated["reasoning_content"] = thinking
     for field in ("tool_calls", "tool_plan", "citations"):
         if message.get(field):
-            answered[field] = message[field]
-    return answered
+            translated[field] = message[field]
+    return translated
 
 
-def _said(block: dict[str, Any], kind: str) -> str:
-    said = block.get(kind)
-    return said if isinstance(said, str) else ""
+def _text_of(block: dict[str, Any], kind: str) -> str:
+    text = block.get(kind)
+    return text if isinstance(text, str) else ""
 
 
-def ended(reason: Any, error: Any, fail: Fail) -> str:
-    """OpenAI's finish for Cohere's; raises what ``fail`` makes of an answer that ended by an error."""
+def finish_reason(reason: Any, error: Any, fail: Fail) -> str:
+    """OpenAI's ``finish_reason`` for Cohere's; raises the error of ``fail`` if the answer ended with an error."""
     if error or not isinstance(reason, str) or reason in _FAILED or reason.startswith("ERROR"):
         status = _FAILED.get(reason, 502) if isinstance(reason, str) else 502
         raise fail(status, error if isinstance(error, str) and error else f"the answer ended with {reason}")
@@ -331,10 +333,10 @@ def ended(reason: Any, error: Any, fail: Fail) -> str:
 
 
 def logprobs(items: Any) -> dict[str, Any]:
-    """OpenAI's ``logprobs``: one entry a token.
+    """OpenAI's ``logprobs``, one entry for each token.
 
-    Cohere gives one text for several tokens where they make one piece only together: the first token carries it then,
-    and the others are empty, so that the texts still add up to the answer and the log probabilities to its own.
+    Cohere gives one text for several tokens where only together they make a piece of text. The first token then has
+    that text and the others are empty, so that the texts add up to the answer, and the log probabilities to its own.
     """
     entries = []
     for item in items if isinstance(items, list) else [items]:
@@ -354,22 +356,22 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_usage(told: Any) -> Usage | None:
-    """The tokens in a ``usage`` or ``meta``: those that were used, else those that are billed."""
-    if not isinstance(told, dict):
+def read_usage(reported: Any) -> Usage | None:
+    """The tokens in a ``usage`` or ``meta`` object: those that were used, else those that are billed."""
+    if not isinstance(reported, dict):
         return None
     for kind in ("tokens", "billed_units"):
-        units = told.get(kind)
+        units = reported.get(kind)
         if isinstance(units, dict) and ("input_tokens" in units or "output_tokens" in units):
             return Usage(count(units.get("input_tokens")), count(units.get("output_tokens")))
     return None
 
 
-def usage_of(told: dict[str, Any], usage: Usage) -> dict[str, Any]:
-    """OpenAI's ``usage``, with what Cohere tells beside: tokens from its cache, and what is billed."""
-    counted: dict[str, Any] = dict(usage_object(usage))
-    if told.get("cached_tokens") is not None:
-        counted["prompt_tokens_details"] = {"cached_tokens": count(told["cached_tokens"])}
-    if isinstance(told.get("billed_units"), dict):
-        counted["billed_units"] = told["billed_units"]
-    return counted
+def usage_of(reported: dict[str, Any], usage: Usage) -> dict[str, Any]:
+    """OpenAI's ``usage``, and what Cohere reports beyond it: tokens from its cache, and what it bills."""
+    counts: dict[str, Any] = dict(usage_object(usage))
+    if reported.get("cached_tokens") is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": count(reported["cached_tokens"])}
+    if isinstance(reported.get("billed_units"), dict):
+        counts["billed_units"] = reported["billed_units"]
+    return counts

@@ -40,8 +40,8 @@ class CohereProvider(Vendor):
 
     def model_names(self, body: Any) -> frozenset[str]:
         models = body.get("models") if isinstance(body, dict) else None
-        found = (model.get("name") for model in objects(models))
-        return frozenset(name for name in found if isinstance(name, str))
+        names = (model.get("name") for model in objects(models))
+        return frozenset(name for name in names if isinstance(name, str))
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         if call.operation not in _PATHS:
@@ -67,18 +67,17 @@ class CohereProvider(Vendor):
 
     def _embed(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         body = call.body
-        given = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        if not all(isinstance(item, str | dict) for item in given):
-            raise self._needs(call, "input", "takes texts and images, and no tokens")
+        items = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        if not all(isinstance(item, str | dict) for item in items):
+            raise self._unsupported_input(call, "input", "takes texts and images, and no tokens")
         sent: dict[str, Any] = {"model": target.model, "input_type": "search_document"}
-        if all(isinstance(item, str) for item in given):
-            sent["texts"] = given
+        if all(isinstance(item, str) for item in items):
+            sent["texts"] = items
         else:
-            sent["inputs"] = [_embedded(item) for item in given]
-            if all(isinstance(item, dict) and item.get("type") == "image_url" for item in given):
+            sent["inputs"] = [_embed_input(item) for item in items]
+            if all(isinstance(item, dict) and item.get("type") == "image_url" for item in items):
                 sent["input_type"] = "image"
-        packed = body.get("encoding_format") == "base64"
-        sent["embedding_types"] = ["base64" if packed else "float"]
+        sent["embedding_types"] = ["base64" if body.get("encoding_format") == "base64" else "float"]
         if body.get("encoding_format") not in (None, "float", "base64"):
             self._cannot(target, "encoding_format", " (it has float and base64)")
         if body.get("dimensions") is not None:
@@ -91,25 +90,25 @@ class CohereProvider(Vendor):
         return sent
 
     def _tokens(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
-        """From vLLM's tokenizer routes; Cohere's take plain texts, and begin with no token of their own."""
+        """Of vLLM's tokenizer routes. Cohere's take texts, and do not add a token at the beginning."""
         body = call.body
         if call.operation is Operation.DETOKENIZE:
-            known = {"tokens"}
+            passed = {"tokens"}
             sent = {"model": target.model, "tokens": body["tokens"]}
         else:
             if not isinstance(body.get("prompt"), str):
-                raise self._needs(call, "messages", "takes a 'prompt', and no messages")
-            known = {"prompt", "return_token_strs"}
+                raise self._unsupported_input(call, "messages", "takes a 'prompt', and no messages")
+            passed = {"prompt", "return_token_strs"}
             if body.get("add_special_tokens") is False:
-                known.add("add_special_tokens")
+                passed.add("add_special_tokens")
             sent = {"model": target.model, "text": body["prompt"]}
         for field, value in body.items():
-            if field not in known | HINTS and value is not None:
+            if field not in passed | HINTS and value is not None:
                 self._cannot(target, field)
         return sent
 
-    def _needs(self, call: ModelCall, field: str, why: str) -> Unsupported:
-        """For a field that cannot be left out, as it holds what the request is about."""
+    def _unsupported_input(self, call: ModelCall, field: str, why: str) -> Unsupported:
+        """The error for a field that cannot be left out, since it holds the input itself."""
         return Unsupported(
             f"the {call.operation} of the provider '{self.name}' ({self.kind}) {why}; see '{field}'", param=field
         )
@@ -138,7 +137,7 @@ class CohereProvider(Vendor):
         return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail)
 
     def _fail(self, status: int, message: str) -> SageError:
-        """For an answer that says that it failed, though its HTTP status was 200."""
+        """The error for an answer that reports a failure though its HTTP status is 200."""
         return self.make_error(status, {"message": message}, {})
 
 
@@ -149,38 +148,37 @@ def _text(document: Any) -> str:
     return text
 
 
-def _embedded(item: str | dict[str, Any]) -> dict[str, Any]:
-    """One of Cohere's ``inputs``: what is embedded together."""
+def _embed_input(item: str | dict[str, Any]) -> dict[str, Any]:
+    """One of Cohere's ``inputs``, which becomes one vector."""
     if isinstance(item, str):
         return {"content": [{"type": "text", "text": item}]}
     return item if isinstance(item.get("content"), list) else {"content": [item]}
 
 
 def _embeddings(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
-    """OpenAI's list. ``embeddings`` stands beside it, by type, where more was asked for than OpenAI's wire can say."""
+    """OpenAI's list. Types of embeddings that OpenAI's wire does not have are in ``embeddings``, by type."""
     by_type = answer.get("embeddings")
     if not isinstance(by_type, dict):
         return None
-    found = {kind: vectors for kind, vectors in by_type.items() if isinstance(vectors, list)}
-    first = "base64" if call.body.get("encoding_format") == "base64" and "base64" in found else "float"
-    vectors = found.get(first) or next(iter(found.values()), None)
-    given = call.body["input"]
-    texts = 1 if isinstance(given, str) else len(given)
-    if vectors is None or len(vectors) != texts:
+    lists = {kind: vectors for kind, vectors in by_type.items() if isinstance(vectors, list)}
+    first = "base64" if call.body.get("encoding_format") == "base64" and "base64" in lists else "float"
+    vectors = lists.get(first) or next(iter(lists.values()), None)
+    items = call.body["input"]
+    if vectors is None or len(vectors) != (1 if isinstance(items, str) else len(items)):
         return None
-    told = answer.get("meta")
-    meta: dict[str, Any] = told if isinstance(told, dict) else {}
+    meta = answer.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
     usage = read_usage(meta) or Usage()
-    whole: dict[str, Any] = {
+    translated: dict[str, Any] = {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
         "model": call.model,
         "usage": usage_of(meta, usage),
     }
-    del whole["usage"]["completion_tokens"]
-    if set(found) != {first}:
-        whole["embeddings"] = found
-    return whole, usage
+    del translated["usage"]["completion_tokens"]
+    if set(lists) != {first}:
+        translated["embeddings"] = lists
+    return translated, usage
 
 
 def _ranking(call: ModelCall, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:
@@ -198,7 +196,7 @@ def _tokenized(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, An
     tokens = answer.get("tokens")
     if not isinstance(tokens, list):
         return None
-    whole = {"count": len(tokens), "max_model_len": None, "tokens": tokens}
+    translated = {"count": len(tokens), "max_model_len": None, "tokens": tokens}
     if call.body.get("return_token_strs"):
-        whole["token_strs"] = answer.get("token_strings")
-    return whole, None
+        translated["token_strs"] = answer.get("token_strings")
+    return translated, None

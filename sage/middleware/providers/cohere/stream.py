@@ -10,13 +10,16 @@ from typing import Any
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.cohere.chat import Fail, ended, logprobs, read_usage, usage_of
+from sage.middleware.providers.cohere.chat import Fail, finish_reason, logprobs, read_usage, usage_of
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream
 
 
 class CohereRelay:
-    """One chat stream. The role goes with the first thing that is said, so that an answer that fails before it says
-    anything has sent nothing."""
+    """The relay of one chat stream.
+
+    The role is sent with the first text: an answer that fails before it has sent nothing, and another deployment can
+    take over.
+    """
 
     def __init__(self, model: str, *, keep_usage: bool, fail: Fail) -> None:
         self.usage: Usage | None = None
@@ -38,24 +41,24 @@ class CohereRelay:
         }
 
     def feed(self, data: bytes) -> bytes:
-        return b"" if self.finished or self.error is not None else self._written(self._events.feed(data))
+        return b"" if self.finished or self.error is not None else self._translated(self._events.feed(data))
 
     def close(self) -> bytes:
-        rest = b"" if self.finished or self.error is not None else self._written(self._events.close())
+        rest = b"" if self.finished or self.error is not None else self._translated(self._events.close())
         if self.error is not None:
             raise self.error
         if not self.finished:
             raise UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
         return rest
 
-    def _written(self, events: Iterable[Any]) -> bytes:
+    def _translated(self, events: Iterable[Any]) -> bytes:
         pieces = []
         try:
             for event in events:
                 pieces.append(self._event(event))
                 if self.finished:
                     break
-        except SageError as error:  # what came before it is good
+        except SageError as error:  # the events before it are good
             self.error = error
         return b"".join(pieces)
 
@@ -65,22 +68,22 @@ class CohereRelay:
         translate = self._translate.get(str(event.get("type")))
         if translate is not None:
             return translate(event)
-        if "type" not in event:  # an error in the shape that it has outside of streams
+        if "type" not in event:  # an error, in the shape of errors outside of streams
             raise self._fail(502, str(event.get("message") or event.get("error") or "an event without a type"))
         return b""
 
     def _delta(self, delta: dict[str, Any], finish: str | None = None, /, **fields: Any) -> bytes:
-        whole, self._role = {**self._role, **delta}, {}
-        return self._writer.delta(whole, finish, **fields)
+        complete, self._role = {**self._role, **delta}, {}
+        return self._writer.delta(complete, finish, **fields)
 
     def _content(self, event: dict[str, Any]) -> bytes:
         content = _message(event).get("content")
         if not isinstance(content, dict):
             return b""
-        probable: dict[str, Any] = {"logprobs": logprobs(event["logprobs"])} if event.get("logprobs") else {}
-        said = {"content": content.get("text"), "reasoning_content": content.get("thinking")}
-        delta = {name: text for name, text in said.items() if isinstance(text, str) and text}
-        return self._delta(delta, **probable) if delta or probable else b""
+        fields: dict[str, Any] = {"logprobs": logprobs(event["logprobs"])} if event.get("logprobs") else {}
+        texts = {"content": content.get("text"), "reasoning_content": content.get("thinking")}
+        delta = {name: text for name, text in texts.items() if isinstance(text, str) and text}
+        return self._delta(delta, **fields) if delta or fields else b""
 
     def _tool_plan(self, event: dict[str, Any]) -> bytes:
         plan = _message(event).get("tool_plan")
@@ -90,15 +93,15 @@ class CohereRelay:
         call = _message(event).get("tool_calls")
         if not isinstance(call, dict):
             return b""
-        begins, theirs = event["type"] == "tool-call-start", str(event.get("index"))
-        if begins:
-            self._calls[theirs] = len(self._calls)
-        given = call.get("function")
-        function = given if isinstance(given, dict) else {}
-        delta: dict[str, Any] = {"index": self._calls.get(theirs, max(len(self._calls) - 1, 0))}
-        if begins:
+        starts, index = event["type"] == "tool-call-start", str(event.get("index"))
+        if starts:
+            self._calls[index] = len(self._calls)
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        delta: dict[str, Any] = {"index": self._calls.get(index, max(len(self._calls) - 1, 0))}
+        if starts:
             delta.update(id=call.get("id"), type="function")
-        delta["function"] = {"name": function.get("name")} if begins else {}
+        delta["function"] = {"name": function.get("name")} if starts else {}
         delta["function"]["arguments"] = function.get("arguments") or ""
         return self._delta({"tool_calls": [delta]})
 
@@ -107,9 +110,9 @@ class CohereRelay:
         return self._delta({"citations": [citation]}) if isinstance(citation, dict) else b""
 
     def _end(self, event: dict[str, Any]) -> bytes:
-        told = event.get("delta")
-        delta: dict[str, Any] = told if isinstance(told, dict) else {}
-        finish = ended(delta.get("finish_reason"), delta.get("error"), self._fail)
+        delta = event.get("delta")
+        delta = delta if isinstance(delta, dict) else {}
+        finish = finish_reason(delta.get("finish_reason"), delta.get("error"), self._fail)
         self.usage = read_usage(delta.get("usage"))
         self.finished = True
         counted = usage_of(delta["usage"], self.usage) if self.usage is not None else None
@@ -117,7 +120,7 @@ class CohereRelay:
 
 
 def _message(event: dict[str, Any]) -> dict[str, Any]:
-    """What an event says of the message; tool calls and citations are one each here, not lists."""
+    """The message in an event. It holds one tool call and one citation, not lists of them."""
     delta = event.get("delta")
     message = delta.get("message") if isinstance(delta, dict) else None
     return message if isinstance(message, dict) else {}

@@ -5,8 +5,8 @@ the environment variable ``SAGE_ENGINE_OPTIONS`` and the key that opens it from 
 on stdout, ``{"base_url": "http://127.0.0.1:…"}`` once it serves or ``{"error": "…"}`` before it exits with status 1;
 llama.cpp's log goes to stderr. It ends on SIGTERM and when its stdin ends.
 
-It imports nothing of the gateway but the error tree and the reader of GGUF files: a model's child process should hold
-the model, and be there fast.
+It imports nothing of the gateway but the error tree and the reader of GGUF files: a child process should hold its model
+and little else, and start fast.
 """
 
 from __future__ import annotations
@@ -28,44 +28,42 @@ from sage.middleware.providers.local.gguf import read_gguf
 
 _PROMPT_CACHE_MIB = 256
 """Bound on the prompts that llama.cpp keeps in memory to answer the next turn faster; its own default is 8 GiB."""
-
-
 _ERROR_MARK = " E "
-"""In llama.cpp's log it stands before an error's text, and the first one is the cause."""
+"""Marks an error in llama.cpp's log; the first one is the cause."""
 
 
 class LoadFailed(ConfigError):
-    """llama.cpp refused the file or the parameters; why stands in its log only."""
+    """llama.cpp refused the file or the parameters; only its log has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaOptions:
-    """What the provider tells its engine."""
+    """What the provider hands to this program."""
 
     alias: str
-    """The model's name, as in answers and in errors."""
+    """The model's name, in answers and errors."""
     path: str | None = None
-    """A GGUF file, or:"""
+    """A GGUF file. Without one, ``package`` and ``directory`` are set."""
     package: str | None = None
-    """an installed package that carries one, and"""
+    """An installed package that carries a GGUF file."""
     directory: str | None = None
-    """where to put its file."""
+    """Where the file of the package is assembled."""
     template: str | None = None
-    """Jinja text; none: the file's own."""
+    """Jinja text; ``None`` means the file's own."""
     context: int = 4096
-    """Tokens of context for each of the requests that run at the same time."""
+    """Tokens of context for each concurrent request."""
     parallel: int = 1
     threads: int | None = None
     temperature: float | None = None
-    """For requests that name none."""
+    """For requests that do not set it."""
     task: str = "generate"
     """Or ``embed``, ``rerank``."""
     pooling: str | None = None
-    """How ``embed`` makes one vector of a text's tokens; none: as the file says, else ``mean``."""
+    """How ``embed`` makes one vector of a text's tokens; ``None`` means as the file says, else ``mean``."""
 
 
 def main() -> int:
-    """Serves until it is told to end."""
+    """Serves until SIGTERM or the end of stdin; returns only if the engine could not start."""
     announce = _own_stdout()
     try:
         key = os.environ.pop("SAGE_ENGINE_KEY", "")
@@ -87,7 +85,7 @@ def main() -> int:
 
 
 def _own_stdout() -> Any:
-    """Keeps stdout for the one line of ours: whatever else is printed, by C++ too, goes to stderr."""
+    """Reserves stdout for the announcement: everything else that is printed, by C++ too, goes to stderr."""
     line_out = os.dup(1)
     os.dup2(2, 1)
 
@@ -99,14 +97,14 @@ def _own_stdout() -> Any:
 
 
 def _until_stdin_ends() -> NoReturn:
-    """The gateway's stub holds our stdin. llama.cpp has nothing to save, so we go without its clean-up."""
+    """Waits for the supervisor, which holds our stdin. llama.cpp has nothing to save: the exit is without clean-up."""
     while os.read(0, 4096):
         pass
     os._exit(0)
 
 
 def _model_file(options: LlamaOptions) -> Path:
-    """The GGUF file to load, known to be one."""
+    """The GGUF file to load, checked to be one."""
     if options.path is not None:
         file = Path(options.path).expanduser()
     elif options.package is not None and options.directory is not None:
@@ -118,9 +116,9 @@ def _model_file(options: LlamaOptions) -> Path:
 
 
 def _check_gguf(alias: str, file: Path) -> None:
-    """Refuses what is no GGUF file before llama.cpp reads it (the format begins with its name and a version).
+    """Raises for a file that is not GGUF, before llama.cpp reads it (the format begins with its name and a version).
 
-    The message names the file without its directory, since it may reach a client; the log has the whole path.
+    The message names the file without its directory, since it may reach a client; the log has the full path.
     """
     print(f"model '{alias}': {file}", file=sys.stderr, flush=True)  # noqa: T201
     where = "correct 'path' in this model's configuration"
@@ -136,10 +134,10 @@ def _check_gguf(alias: str, file: Path) -> None:
 
 
 def _from_package(package: str, directory: Path) -> Path:
-    """The GGUF file that ``package`` carries, put together in ``directory`` the first time.
+    """The GGUF file that ``package`` carries; the first start assembles it in ``directory``.
 
-    The package checks what it writes against its own digest. Only a file that passed gets its name and, beside it, a
-    note of its size; so later starts need not read it again. A lock lets one process at a time do this.
+    The package checks what it writes against its own digest. Only a file that passes gets its name and, beside it, a
+    note of its size, so later starts do not read it again. A lock lets one process at a time do this.
     """
     try:
         module = importlib.import_module(package.replace("-", "_"))
@@ -161,14 +159,14 @@ def _from_package(package: str, directory: Path) -> Path:
 
 
 def package_file(package: str, version: str, directory: Path) -> Path:
-    """Where the file of that package's version is put together."""
+    """Where the file of that version of the package is assembled."""
     return directory / f"{package}-{version}.gguf"
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process ends
         yield
 
 
@@ -191,7 +189,7 @@ def _assemble(module: Any, file: Path, note: Path) -> None:
 
 
 def _serve(options: LlamaOptions, file: Path, key: str) -> Any:
-    """llama.cpp's server, listening; it runs on threads of its own."""
+    """llama.cpp's server, which listens and runs on threads of its own."""
     try:
         import xllamacpp
     except ImportError as exc:
@@ -207,7 +205,10 @@ def _serve(options: LlamaOptions, file: Path, key: str) -> Any:
 
 
 def _set_parameters(parameters: Any, options: LlamaOptions, file: Path, key: str, *, devices: bool) -> None:
-    """Nested objects are copies: they are changed, then given back. ``devices``: there is more than the processor."""
+    """Sets ``parameters``. Its nested objects are copies: they are changed, then assigned.
+
+    ``devices`` tells whether there is a device besides the CPU.
+    """
     model, sampling, cpu = parameters.model, parameters.sampling, parameters.cpuparams
     model.path = str(file)
     parameters.model = model
@@ -217,7 +218,7 @@ def _set_parameters(parameters: Any, options: LlamaOptions, file: Path, key: str
     parameters.n_ctx = options.context * options.parallel
     parameters.cache_ram_mib = _PROMPT_CACHE_MIB
     parameters.offline = True
-    # Working out what fits on which device loads the model twice: 0.6 s for Gemma. Without a device it is for nothing.
+    # To find out what fits on which device loads the model twice: 0.6 s for Gemma. Without a device it is useless.
     parameters.fit_params = parameters.fit_params and devices
     parameters.ui = False
     parameters.endpoint_slots = False
@@ -233,7 +234,7 @@ def _set_parameters(parameters: Any, options: LlamaOptions, file: Path, key: str
 
 
 def _set_task(parameters: Any, options: LlamaOptions, file: Path, xllamacpp: Any) -> None:
-    """One vector for a text needs the text whole in one batch, so the batch is as large as the context."""
+    """Sets the parameters of ``embed`` and ``rerank``. A text must fit in one batch, so batch and context are equal."""
     if options.task == "generate":
         return
     kinds = xllamacpp.llama_pooling_type
@@ -243,11 +244,11 @@ def _set_task(parameters: Any, options: LlamaOptions, file: Path, xllamacpp: Any
         parameters.pooling_type = kinds.LLAMA_POOLING_TYPE_RANK
     elif options.pooling is not None:
         parameters.pooling_type = kinds[f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"]
-    elif not _says_pooling(file):
+    elif not _has_pooling(file):
         parameters.pooling_type = kinds.LLAMA_POOLING_TYPE_MEAN
 
 
-def _says_pooling(file: Path) -> bool:
+def _has_pooling(file: Path) -> bool:
     facts = read_gguf(file)
     return facts is not None and facts.pooling
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself in its head, read without loading it: for what a model can do and what it takes.
+"""Reads the head of a GGUF file without loading the model: its chat template, its vocabulary, its memory per token.
 
 Source: ggml's *GGUF* specification (keys, types; little-endian).
 """
@@ -23,7 +23,7 @@ _BYTES_OF_CACHE = 2
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """The facts; zero or none for what the file does not say."""
+    """The facts in the head; zero or ``None`` for what the file does not have."""
 
     size: int
     """Bytes."""
@@ -31,20 +31,20 @@ class GGUFFile:
     template: str | None = None
     """Its chat template, Jinja."""
     vocabulary: int = 0
-    """Tokens that it knows."""
+    """The number of its tokens."""
     pooling: bool = False
-    """It says how one vector is made of a text's tokens."""
+    """The file says how one vector is made of a text's tokens."""
     cache: int = 0
     """Bytes of key-value cache for each token of context."""
 
     @property
     def predicts(self) -> bool:
-        """It was made to say the next token, so that llama.cpp works out the whole vocabulary's chances."""
+        """The model predicts tokens, so llama.cpp computes the probabilities of the whole vocabulary."""
         return not any(word in self.architecture for word in ("bert", "embedding", "t5encoder"))
 
 
 def read_gguf(path: Path) -> GGUFFile | None:
-    """None if there is no such file, or it is no GGUF file."""
+    """The head of the file; ``None`` if there is no such file or it is not GGUF."""
     try:
         with path.open("rb") as file, contextlib.closing(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)) as data:
             if data[:4] != b"GGUF":
@@ -78,22 +78,22 @@ def _cache(data: mmap.mmap, architecture: str) -> int:
 
 
 def _value(data: mmap.mmap, key: str) -> Any:
-    """The value under ``key``, an array's length; none if it is not there.
+    """The value under ``key``, or the length of an array; ``None`` if the key is missing.
 
-    The key is searched for, its length before it: going through all that stands before it means going through the
-    vocabulary text by text.
+    It searches for the bytes of the key with its length before them. To parse all that comes before the key would mean
+    to parse the vocabulary, text by text.
     """
     mark = struct.pack("<Q", len(key)) + key.encode()
-    place = data.find(mark, 0, _SEARCHED)
-    if place < 0:
+    offset = data.find(mark, 0, _SEARCHED)
+    if offset < 0:
         return None
-    place += len(mark)
-    (kind,) = struct.unpack_from("<I", data, place)
+    offset += len(mark)
+    (kind,) = struct.unpack_from("<I", data, offset)
     if kind in _NUMBERS:
-        return struct.unpack_from(_NUMBERS[kind], data, place + 4)[0]
+        return struct.unpack_from(_NUMBERS[kind], data, offset + 4)[0]
     if kind == _ARRAY:
-        return struct.unpack_from("<Q", data, place + 8)[0]
+        return struct.unpack_from("<Q", data, offset + 8)[0]
     if kind != _STRING:
         return None
-    (length,) = struct.unpack_from("<Q", data, place + 4)
-    return data[place + 12 : place + 12 + min(length, _SEARCHED)].decode("utf-8", "replace")
+    (length,) = struct.unpack_from("<Q", data, offset + 4)
+    return data[offset + 12 : offset + 12 + min(length, _SEARCHED)].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The files of local models: where they are, what their heads say, and how much memory they are reckoned to take."""
+"""The files of local models: where they are, their chat templates, and estimates of the memory that they take."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sage.middleware.providers.local.gguf import GGUFFile, read_gguf
 from sage.middleware.settings.providers import LocalModel
 
 _PROGRAM = 64 * 2**20
-"""What an engine takes beside its model: Python, llama.cpp and its buffers."""
-_CHANCE = 2 * 4
-"""Bytes for one token's chance at one place: 32-bit floats, worked out and then copied."""
+"""Bytes that an engine takes besides its model: Python, llama.cpp and its buffers."""
+_LOGIT = 2 * 4
+"""Bytes for one logit: a 32-bit float, computed and then copied."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -22,31 +22,31 @@ class ModelFiles:
     """Reads each file's head once."""
 
     def __init__(self, directory: Path) -> None:
-        """``directory``: where files out of packages are put together."""
+        """``directory`` is where the files of packages are assembled."""
         self.directory = directory
         self._heads: dict[Path, GGUFFile] = {}
 
-    def template(self, options: LocalModel, given: str | None) -> str | None:
-        """The chat template in use: the one ``given``, else the file's own; none: unknown."""
-        if given is not None:
-            return given
+    def template(self, options: LocalModel, configured: str | None) -> str | None:
+        """The chat template in use: the ``configured`` one, else the file's own; ``None`` means unknown."""
+        if configured is not None:
+            return configured
         head = self._head(options)
         return None if head is None else head.template or ""
 
     def memory(self, options: LocalModel, context: int) -> int | None:
-        """Bytes that a model is reckoned to take, until it serves and is measured; none: nobody knows.
+        """An estimate in bytes, used until the model serves and is measured; ``None`` means unknown.
 
-        The file, the key-value cache of all requests at once, and the program. Where llama.cpp works a whole text out
-        at once (``embed``, ``rerank``) with a file that was made to write text, also the chances of every token of
-        the vocabulary at every place of the text. Of a package that was not put together yet, only its own files count.
+        It is the sum of the file, the key-value cache of all concurrent requests, and the program. ``embed`` and
+        ``rerank`` compute a complete text at once: with a model that predicts tokens, this adds the logits of the whole
+        vocabulary for each token of the context. A package that is not assembled yet counts with its own files.
         """
         head = self._head(options)
         if head is None:
             installed = _installed(options.package) if options.package is not None else 0
             return installed + _PROGRAM if installed else None
         cache = head.cache * context * options.parallel
-        chances = 0 if options.task == "generate" or not head.predicts else _CHANCE * head.vocabulary * context
-        return head.size + cache + chances + _PROGRAM
+        logits = 0 if options.task == "generate" or not head.predicts else _LOGIT * head.vocabulary * context
+        return head.size + cache + logits + _PROGRAM
 
     def _head(self, options: LocalModel) -> GGUFFile | None:
         path = options.path.expanduser() if options.path is not None else self._assembled(options.package or "")
@@ -67,7 +67,7 @@ class ModelFiles:
 
 
 def _installed(package: str) -> int:
-    """Bytes of the package and of those that it is split into, which are named after it."""
+    """Bytes of the package and of the packages that it is split into, whose names begin with its own."""
     return sum(file.size or 0 for name in _parts(package) for file in importlib.metadata.files(name) or ())
 
 

@@ -1,4 +1,4 @@
-"""The local engine: llama.cpp in a child process of its own for each model, spoken to in OpenAI's wire."""
+"""The ``local`` provider: GGUF files, each run by llama.cpp in a child process, over OpenAI's wire."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TASKS = {
     Operation.RERANK: "rerank",
     Operation.SCORE: "rerank",
 }
-"""What a model must be there for; every model can tell its tokens."""
+"""The ``task`` that a model needs for an operation; every model can tokenize."""
 _PATHS = {
     Operation.SCORE: "/v1/rerank",
     Operation.TOKENIZE: "/tokenize",
@@ -49,8 +49,8 @@ _PATHS = {
 }
 _TRANSLATED = frozenset({*_PATHS, Operation.RERANK})
 _TEXT_CONTEXT = 1024
-"""Tokens for ``embed`` and ``rerank`` unless the configuration says. llama.cpp works a text out at once, and for a file
-that was made to write text that means the whole vocabulary's chances for each of its tokens: twice 1 GiB for Gemma."""
+"""Tokens for ``embed`` and ``rerank`` if the configuration does not set ``context``. llama.cpp computes a text at once,
+and with a model that predicts tokens that means logits of the whole vocabulary for each token: 2 GiB for Gemma."""
 _OVER_CONTEXT = "exceed_context_size_error"
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large.*batch size: (\d+)")
 
@@ -77,13 +77,13 @@ class LocalEngineProvider(OpenAIProvider):
         return None
 
     def complaints(self) -> list[tuple[str, str]]:
-        found = [(name, self.missing(name)) for name in self._models]
-        absent = [
+        without_package = [(name, reason) for name in self._models if (reason := self.missing(name)) is not None]
+        without_file = [
             (name, f"there is no file {model.path}")
             for name, model in self._models.items()
             if model.path is not None and not model.path.is_file()
         ]
-        return [(name, reason) for name, reason in found if reason is not None] + absent
+        return without_package + without_file
 
     def missing(self, model: str) -> str | None:
         package = self._models[model].package if model in self._models else None
@@ -147,7 +147,7 @@ class LocalEngineProvider(OpenAIProvider):
             )
 
     def _body(self, call: ModelCall, target: UpstreamModel, options: LocalModel) -> dict[str, Any]:
-        """What llama.cpp is asked."""
+        """The body that llama.cpp gets."""
         cannot = partial(self._cannot, target)
         body = dict(call.body)
         if call.operation in _TRANSLATED:
@@ -167,7 +167,7 @@ class LocalEngineProvider(OpenAIProvider):
                     self._cannot(target, "dimensions", ": a file does not say where its vectors may be cut")
                 return body
         template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
-        local_wire.heed(body, call.operation, template, cannot)
+        local_wire.drop_unsupported(body, call.operation, template, cannot)
         if call.operation is Operation.CHAT and options.stop:
             body["stop"] = [*_stops(body.get("stop")), *options.stop]
         if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
@@ -187,7 +187,7 @@ class LocalEngineProvider(OpenAIProvider):
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         error = body.get("error") if isinstance(body, dict) else None
         if isinstance(error, dict) and status == 500:
-            # The one refusal of llama.cpp's that has no type or status of its own: only its text tells it from a fault.
+            # The one error for a bad request that has no type or status of its own: only its text tells what it is.
             too_long = _TOO_LONG.match(str(error.get("message")))
             if too_long is not None:
                 error = {"type": _OVER_CONTEXT, "n_prompt_tokens": too_long[1], "n_ctx": too_long[2]}
@@ -207,7 +207,7 @@ class LocalEngineProvider(OpenAIProvider):
                 message = choice["message"]
                 if isinstance(message.get("content"), str):
                     message["content"] = message["content"].lstrip()
-            answer.pop("model", None)  # so that it is written again
+            answer.pop("model", None)  # so that `decode` serialises the changed answer
         elif call.operation is Operation.COMPLETIONS and call.body.get("logprobs"):
             local_wire.CompletionLogprobs()(answer)
             answer.pop("model", None)
@@ -230,36 +230,37 @@ def _translated(call: ModelCall, answer: dict[str, Any], usage: Usage | None) ->
 
 
 def _context(options: LocalModel) -> int:
-    """Tokens for each request; what reads whole texts has fewer unless the configuration says."""
-    given = options.task == "generate" or "context" in options.model_fields_set
-    return options.context if given else _TEXT_CONTEXT
+    """Tokens of context for each request; ``embed`` and ``rerank`` have a smaller default."""
+    if options.task == "generate" or "context" in options.model_fields_set:
+        return options.context
+    return _TEXT_CONTEXT
 
 
 class _LeadingSpace:
-    """Takes the space off the front of each answer: templates that end in a word make models begin with one."""
+    """Removes the space at the front of each answer: after a template that ends in a word, models begin with one."""
 
     def __init__(self) -> None:
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
 
     def __call__(self, chunk: dict[str, Any]) -> None:
         for choice in chunk.get("choices") or ():
             index, delta = choice.get("index", 0), choice.get("delta") or {}
             content = delta.get("content")
-            if index not in self._begun and isinstance(content, str) and content:
+            if index not in self._started and isinstance(content, str) and content:
                 delta["content"] = content.lstrip()
                 if delta["content"]:
-                    self._begun.add(index)
+                    self._started.add(index)
 
 
-def _stops(given: Any) -> list[str]:
-    stops = [given] if isinstance(given, str) else given or []
+def _stops(value: Any) -> list[str]:
+    stops = [value] if isinstance(value, str) else value or []
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidRequest("'stop' must be a text or a list of texts", param="stop")
     return stops
 
 
 def _template(name: str | None) -> str | None:
-    """One of ours by its name, else the text itself."""
+    """The template of ours with that name, else ``name`` itself, which is the text of one."""
     if name is None:
         return None
     file = _TEMPLATES / f"{name}.jinja" if name.replace("-", "").isalnum() else None

@@ -1,6 +1,6 @@
-"""llama.cpp's own wire, where it is not OpenAI's: rerank and scores, tokens, and the fields that it does not heed.
+"""llama.cpp's wire where it is not OpenAI's: rerank, scores and tokens, and the fields that it does not support.
 
-What is left out here was seen to be ignored or refused by the llama.cpp of ``xllamacpp``; source otherwise: llama.cpp,
+That a field is not supported was observed with the llama.cpp of ``xllamacpp``. Source of all else: llama.cpp,
 ``tools/server/README.md``.
 """
 
@@ -17,10 +17,10 @@ from sage.middleware.providers.vendor import HINTS
 from sage.middleware.providers.wire.chunks import usage_object
 
 Cannot = Callable[[str, str], None]
-"""``cannot(field, why)`` raises for a field, or returns where the model leaves out what its vendor cannot do."""
+"""``cannot(field, why)`` raises for a field, or returns if the model is to leave out what its vendor cannot do."""
 
 _ONE_ANSWER = ": llama.cpp counts the tokens of one answer only; ask once for each"
-_NOT_HEEDED = {
+_IGNORED = {
     Operation.CHAT: (
         *("audio", "functions", "function_call", "modalities", "prediction", "reasoning_effort", "verbosity"),
         "web_search_options",
@@ -33,8 +33,8 @@ _KNOWN: dict[Operation, frozenset[str]] = {
     Operation.TOKENIZE: frozenset({"prompt", "messages", "add_special_tokens", "return_token_strs"}),
     Operation.DETOKENIZE: frozenset({"tokens"}),
 }
-"""The fields of what is translated, beside those that change nothing anywhere."""
-_ASKS_FOR_NOTHING: tuple[Any, ...] = (None, "", "none", [], {}, ["text"])
+"""The fields of each translated operation, besides those that never change an answer."""
+_NEUTRAL: tuple[Any, ...] = (None, "", "none", [], {}, ["text"])
 
 
 def check_known(body: dict[str, Any], operation: Operation, cannot: Cannot) -> None:
@@ -44,12 +44,12 @@ def check_known(body: dict[str, Any], operation: Operation, cannot: Cannot) -> N
             cannot(field, "")
 
 
-def heed(body: dict[str, Any], operation: Operation, template: str | None, cannot: Cannot) -> None:
-    """Takes out of ``body``, a chat's or a completion's, what llama.cpp would silently not do.
+def drop_unsupported(body: dict[str, Any], operation: Operation, template: str | None, cannot: Cannot) -> None:
+    """Removes from the ``body`` of a chat or a completion what llama.cpp would silently ignore.
 
-    ``template``: the chat template in use; none: unknown.
+    ``template`` is the chat template in use; ``None`` means unknown.
     """
-    for field in _NOT_HEEDED[operation]:
+    for field in _IGNORED[operation]:
         if field in body and _asks(body.pop(field)):
             cannot(field, ": llama.cpp does not heed it")
     for field in ("n", "n_cmpl"):
@@ -57,7 +57,7 @@ def heed(body: dict[str, Any], operation: Operation, template: str | None, canno
             cannot(field, _ONE_ANSWER)
             del body[field]
     if operation is Operation.CHAT:
-        _heed_tools(body, template, cannot)
+        _drop_unsupported_tools(body, template, cannot)
         body["messages"] = [_only_text(message, number, cannot) for number, message in enumerate(body["messages"])]
     elif count_prompts(body) > 1:
         cannot("prompt", " in a list of several: llama.cpp counts the tokens of one answer only")
@@ -65,10 +65,10 @@ def heed(body: dict[str, Any], operation: Operation, template: str | None, canno
 
 
 def _asks(value: Any) -> bool:
-    return value is not False and not (type(value) is int and value == 1) and value not in _ASKS_FOR_NOTHING
+    return value is not False and not (type(value) is int and value == 1) and value not in _NEUTRAL
 
 
-def _heed_tools(body: dict[str, Any], template: str | None, cannot: Cannot) -> None:
+def _drop_unsupported_tools(body: dict[str, Any], template: str | None, cannot: Cannot) -> None:
     choice, parallel = body.pop("tool_choice", None), body.pop("parallel_tool_calls", None)
     if not body.get("tools") or choice == "none":
         body.pop("tools", None)
@@ -78,7 +78,7 @@ def _heed_tools(body: dict[str, Any], template: str | None, cannot: Cannot) -> N
         del body["tools"]
         return
     if choice not in (None, "auto"):
-        # "required" is taken and then not enforced, a function's name is read as "auto".
+        # "required" is accepted but not enforced, and a function's name is read as "auto".
         cannot("tool_choice", ", 'auto' and 'none' aside: llama.cpp does not enforce it")
     if parallel is False:
         cannot("parallel_tool_calls", " as false: llama.cpp reads as many calls as there are")
@@ -88,21 +88,21 @@ def _only_text(message: dict[str, Any], number: int, cannot: Cannot) -> dict[str
     parts = message.get("content")
     if not isinstance(parts, list):
         return message
-    kept = []
+    texts = []
     for index, part in enumerate(parts):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if kind == "text":
-            kept.append(part)
+            texts.append(part)
         else:
             where = f"messages[{number}].content[{index}]"
             cannot(where, f": its models read text, and this is '{kind}'")
-    return {**message, "content": kept}
+    return {**message, "content": texts}
 
 
 class CompletionLogprobs:
-    """Gives ``completions`` OpenAI's own shape of ``logprobs``, lists side by side; llama.cpp sends the chat's.
+    """Gives ``completions`` their own shape of ``logprobs``, parallel lists; llama.cpp sends that of chats.
 
-    One for each answer, or for each stream: it counts the characters as they come.
+    Make one for each answer or stream: it counts the characters as they come.
     """
 
     def __init__(self) -> None:
@@ -110,9 +110,9 @@ class CompletionLogprobs:
 
     def __call__(self, answer: dict[str, Any]) -> None:
         for choice in answer.get("choices") or ():
-            found = choice.get("logprobs")
-            if isinstance(found, dict) and isinstance(found.get("content"), list):
-                choice["logprobs"] = self._lists(choice.get("index", 0), found["content"])
+            logprobs = choice.get("logprobs")
+            if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+                choice["logprobs"] = self._lists(choice.get("index", 0), logprobs["content"])
 
     def _lists(self, index: int, content: list[dict[str, Any]]) -> dict[str, Any]:
         offsets, offset = [], self._offset.get(index, 0)
@@ -132,14 +132,14 @@ class CompletionLogprobs:
 
 def check_texts(body: dict[str, Any]) -> None:
     """Raises for an embeddings ``input`` that holds anything but texts and tokens."""
-    given = body.get("input")
-    for index, item in enumerate(given if isinstance(given, list) else ()):
+    items = body.get("input")
+    for index, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict):
             raise InvalidRequest(f"input[{index}] is no text: local models embed text only", param=f"input[{index}]")
 
 
 def rerank_request(body: dict[str, Any], cannot: Cannot) -> dict[str, Any]:
-    """llama.cpp's ``/v1/rerank`` from Cohere's, which it follows."""
+    """The body for llama.cpp's ``/v1/rerank``, which follows Cohere's."""
     if body.get("max_tokens_per_doc") is not None:
         cannot("max_tokens_per_doc", ": llama.cpp cuts no document")
     query, documents, top = body.get("query"), body.get("documents"), body.get("top_n")
@@ -152,7 +152,7 @@ def rerank_request(body: dict[str, Any], cannot: Cannot) -> dict[str, Any]:
 
 
 def rerank_answer(answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
-    """Cohere's answer; the scores are as the model gives them, higher is nearer, and have no bounds."""
+    """Cohere's answer. The scores are the model's own: higher is more relevant, and they have no bounds."""
     ranked = sorted(answer["results"], key=lambda result: -result["relevance_score"])
     return {
         "id": f"rerank-{secrets.token_hex(12)}",
@@ -162,7 +162,7 @@ def rerank_answer(answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]
 
 
 def score_request(body: dict[str, Any]) -> dict[str, Any]:
-    """A rerank of all of ``text_2`` for ``text_1``."""
+    """The body that ranks all of ``text_2`` for the query ``text_1``."""
     first, second = body.get("text_1"), body.get("text_2")
     if isinstance(first, list) and len(first) == 1:
         first = first[0]
@@ -175,19 +175,19 @@ def score_request(body: dict[str, Any]) -> dict[str, Any]:
 
 def score_answer(call: ModelCall, answer: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
     """vLLM's answer: the scores in the order of the texts."""
-    found = sorted(answer["results"], key=lambda result: int(result["index"]))
+    scores = sorted(answer["results"], key=lambda result: int(result["index"]))
     return {
         "id": f"score-{secrets.token_hex(12)}",
         "object": "list",
         "created": int(time.time()),
         "model": call.model,
-        "data": [{"index": item["index"], "object": "score", "score": item["relevance_score"]} for item in found],
+        "data": [{"index": item["index"], "object": "score", "score": item["relevance_score"]} for item in scores],
         "usage": usage_object(usage or Usage()),
     }
 
 
 def tokenize_request(body: dict[str, Any], cannot: Cannot) -> dict[str, Any]:
-    """llama.cpp's ``/tokenize`` from vLLM's."""
+    """The body for llama.cpp's ``/tokenize``, made of one for vLLM's."""
     if body.get("messages") is not None:
         cannot("messages", ": llama.cpp takes a prompt for tokens, not messages; give 'prompt'")
     prompt = body.get("prompt")
@@ -203,14 +203,14 @@ def tokenize_request(body: dict[str, Any], cannot: Cannot) -> dict[str, Any]:
 
 
 def tokenize_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's answer. How long a text may be, llama.cpp does not say here."""
+    """vLLM's answer, but llama.cpp does not report ``max_model_len`` here."""
     tokens = answer["tokens"]
     strings = None
     if tokens and isinstance(tokens[0], dict):
         strings = [_piece(token["piece"]) for token in tokens]
         tokens = [token["id"] for token in tokens]
-    found = {"count": len(tokens), "max_model_len": None, "tokens": tokens}
-    return found if strings is None else {**found, "token_strs": strings}
+    translated = {"count": len(tokens), "max_model_len": None, "tokens": tokens}
+    return translated if strings is None else {**translated, "token_strs": strings}
 
 
 def detokenize_request(body: dict[str, Any]) -> dict[str, Any]:
@@ -225,13 +225,13 @@ def detokenize_answer(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _piece(piece: Any) -> str:
-    """A token that is no whole character comes as its bytes."""
+    """The text of a token; llama.cpp sends bytes where the token is only a part of a character."""
     return bytes(piece).decode("utf-8", "replace") if isinstance(piece, list) else str(piece)
 
 
-def _texts(given: Any, field: str) -> list[str]:
-    """Texts, or objects that hold one as ``text``."""
-    items = given if isinstance(given, list) else []
+def _texts(value: Any, field: str) -> list[str]:
+    """The texts in a list of texts, or of objects with a ``text``."""
+    items = value if isinstance(value, list) else []
     texts = [item.get("text") if isinstance(item, dict) else item for item in items]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InvalidRequest(f"'{field}' must be a list of texts, with at least one", param=field)

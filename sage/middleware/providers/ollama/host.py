@@ -1,4 +1,4 @@
-"""Models as an Ollama server keeps them: what is in memory, load, unload, pull and show, through Ollama's own SDK."""
+"""The models at an Ollama server: which are loaded, load, unload, pull and show, through Ollama's own SDK."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OllamaHost:
     """
 
     def __init__(self, provider: str, endpoint: Endpoint, settings: OllamaSettings, make_error: MakeError) -> None:
-        """``make_error`` makes an error of ours from a status and a parsed body."""
+        """``make_error`` makes our error of a status, a parsed body and headers."""
         self._provider = provider
         self._endpoint = endpoint
         self._timeouts = settings.timeouts
@@ -41,24 +41,26 @@ class OllamaHost:
         self._make_error = make_error
 
     async def loaded(self) -> Mapping[str, Mapping[str, Any]]:
-        """What is in memory; a model tagged ``latest`` stands there under both of its names."""
+        """The models in memory; one with the tag ``latest`` is there under both of its names."""
         async with self._client(self._timeouts.first_byte) as client:
             answer = await client.ps()
-        told = [
-            (model.model or model.name, model.model_dump(mode="json", exclude_none=True)) for model in answer.models
-        ]
-        return {name: facts for given, facts in told if given for name in spellings(given)}
+        return {
+            spelling: model.model_dump(mode="json", exclude_none=True)
+            for model in answer.models
+            if (name := model.model or model.name)
+            for spelling in spellings(name)
+        }
 
     async def load(self, model: str, *, pin: bool = False) -> None:
         async with self._client(self._timeouts.total) as client:
-            await self._keep(client, model, -1 if pin else None)
+            await self._set_keep_alive(client, model, -1 if pin else None)
 
     async def unload(self, model: str) -> None:
         async with self._client(self._timeouts.total) as client:
-            await self._keep(client, model, 0)
+            await self._set_keep_alive(client, model, 0)
 
-    async def _keep(self, client: ollama.AsyncClient, model: str, keep_alive: float | None) -> None:
-        """An empty prompt; a model that makes embeddings alone refuses one, and takes an empty text to embed."""
+    async def _set_keep_alive(self, client: ollama.AsyncClient, model: str, keep_alive: float | None) -> None:
+        """Sends an empty prompt, or an empty text to embed to a model that can only embed and refuses the prompt."""
         from ollama import ResponseError
 
         try:
@@ -74,7 +76,7 @@ class OllamaHost:
         return answer.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     async def pull(self, model: str) -> AsyncIterator[PullProgress]:
-        """Fetches ``model`` if a pattern of ``allow_pull`` matches it; ends with the status ``success``."""
+        """Fetches ``model`` if a pattern of ``allow_pull`` matches it; the last status is ``success``."""
         self._check_pull(model)
         async with self._client(self._timeouts.total) as client:
             last = None
@@ -98,8 +100,8 @@ class OllamaHost:
             )
 
     @asynccontextmanager
-    async def _client(self, patience: float) -> AsyncIterator[ollama.AsyncClient]:
-        """The SDK's client for one use, whose errors are ours; ``patience``: seconds until the next byte."""
+    async def _client(self, seconds: float) -> AsyncIterator[ollama.AsyncClient]:
+        """The SDK's client for one use. Its errors become ours; the server may be silent for ``seconds``."""
         try:
             import ollama
         except ImportError as exc:
@@ -108,8 +110,8 @@ class OllamaHost:
             ) from exc
         import httpx
 
-        timeout = httpx.Timeout(patience, connect=self._timeouts.connect)
-        # No proxies, redirects or keys from the environment: what is sent, and where, is our configuration's to say.
+        timeout = httpx.Timeout(seconds, connect=self._timeouts.connect)
+        # No proxies, redirects or keys from the environment: only our configuration decides what is sent, and where.
         client = ollama.AsyncClient(
             self._endpoint.base_url, timeout=timeout, auth=self._sign, follow_redirects=False, trust_env=False
         )
@@ -121,13 +123,13 @@ class OllamaHost:
             ) from exc
         except httpx.TimeoutException as exc:
             raise DeadlineExceeded(
-                f"the provider '{self._provider}' did not answer in {patience:g} s", code="upstream_timeout"
+                f"the provider '{self._provider}' did not answer in {seconds:g} s", code="upstream_timeout"
             ) from exc
         except (httpx.HTTPError, ConnectionError) as exc:
             raise UpstreamFailed(
                 f"the provider '{self._provider}' cannot be reached: {type(exc).__name__}", code="upstream_unreachable"
             ) from exc
-        except (ValueError, TypeError, AttributeError) as exc:  # no JSON, or JSON of another shape: so the SDK raises
+        except (ValueError, TypeError, AttributeError) as exc:  # the SDK's, for JSON of another shape or no JSON
             raise UpstreamFailed(
                 f"the provider '{self._provider}' answered with something that is no answer of Ollama's",
                 code="upstream_nonsense",
@@ -136,13 +138,13 @@ class OllamaHost:
             await client.close()  # type: ignore[no-untyped-call]
 
     def _sign(self, request: httpx.Request) -> httpx.Request:
-        """Our headers, and no key but ours: the SDK would add that of ``OLLAMA_API_KEY``."""
+        """Sets our headers, and no other key: the SDK would add that of ``OLLAMA_API_KEY``."""
         request.headers.pop("authorization", None)
         request.headers.update(dict(self._endpoint.headers))
         return request
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Part by part, so that ``*`` spans no ``/``: a name with more parts would be fetched from another registry."""
+    """Matches part by part: ``*`` must not span ``/``, since a name with more parts comes from another registry."""
     names, patterns = name.split("/"), pattern.split("/")
     return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))

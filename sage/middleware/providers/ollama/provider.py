@@ -68,16 +68,16 @@ _OPTIONS = frozenset(
         "use_mmap",
     }
 )
-# How long a model stays is the configuration's to say; a template is run upstream.
+# The configuration decides how long a model stays in memory; a template would run upstream.
 _DENIED = frozenset({"keep_alive", "template"})
-# Fields of Ollama's own that go on as they are.
+# Ollama's own fields, which are passed on as they are.
 _NATIVE = {
     Operation.CHAT: frozenset({"format", "think"}),
     Operation.COMPLETIONS: frozenset({"format", "think", "suffix", "system", "context", "images", "raw"}),
     Operation.EMBEDDINGS: frozenset({"truncate", "dimensions"}),
 }
-# What asks for what every answer of Ollama's is anyway.
-_USUAL: dict[str, tuple[Any, ...]] = {
+# Values that ask for what Ollama does anyway.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
     "parallel_tool_calls": (True,),
@@ -85,7 +85,7 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "encoding_format": ("float", "base64"),
 }
-_READ_ELSEWHERE = {
+_TRANSLATED = {
     Operation.CHAT: frozenset(
         {"messages", "tools", "response_format", "reasoning_effort", "reasoning", "logprobs", "top_logprobs"}
     ),
@@ -100,7 +100,7 @@ _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", 
 
 
 class OllamaProvider(Vendor):
-    """One Ollama server; ``base_url`` is its root, with or without ``/v1`` or ``/api``."""
+    """One Ollama server. Its ``base_url`` is the server's root, with or without ``/v1`` or ``/api``."""
 
     def __init__(self, name: str, settings: OllamaSettings) -> None:
         super().__init__(name, settings)
@@ -113,10 +113,10 @@ class OllamaProvider(Vendor):
         return f"{self.endpoints[0].base_url}/api/tags"
 
     def model_names(self, body: Any) -> frozenset[str]:
-        """The names in ``/api/tags``; a name that is tagged ``latest`` counts without its tag too."""
+        """The names in ``/api/tags``; a name with the tag ``latest`` is there without it, too."""
         entries = body.get("models") if isinstance(body, dict) else None
-        found = (entry.get("name") or entry.get("model") for entry in objects(entries))
-        return frozenset(name for given in found if isinstance(given, str) for name in spellings(given))
+        names = (entry.get("name") or entry.get("model") for entry in objects(entries))
+        return frozenset(spelling for name in names if isinstance(name, str) for spelling in spellings(name))
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         path = _PATHS.get(call.operation)
@@ -147,16 +147,16 @@ class OllamaProvider(Vendor):
         answer = self._object(call, body)
         if answer.get("error") is not None:
             raise self._stream_error(answer["error"])
-        made: tuple[dict[str, Any], Usage | None] | None
+        decoded: tuple[dict[str, Any], Usage | None] | None
         if call.operation is Operation.CHAT:
-            made = chat_answer(call.model, answer)
+            decoded = chat_answer(call.model, answer)
         elif call.operation is Operation.COMPLETIONS:
-            made = text_answer(call.model, answer)
+            decoded = text_answer(call.model, answer)
         else:
-            made = embeddings_answer(call, answer)
-        if made is None:
+            decoded = embeddings_answer(call, answer)
+        if decoded is None:
             raise self._malformed(call)
-        return orjson.dumps(made[0]), made[1]
+        return orjson.dumps(decoded[0]), decoded[1]
 
     def relay(self, call: ModelCall) -> Relay:
         return OllamaRelay(
@@ -166,14 +166,14 @@ class OllamaProvider(Vendor):
             on_error=self._stream_error,
         )
 
-    # What the fields of a request become
+    # The fields of a request
 
     def _fields(self, wire: dict[str, Any], call: ModelCall, target: UpstreamModel) -> None:
-        """Every field that is not read elsewhere: an option, one of Ollama's own, or none that it has."""
+        """Adds every field that has no translation of its own: it is an option, one of Ollama's own, or refused."""
         options: dict[str, Any] = {}
-        native, elsewhere = _NATIVE[call.operation], _READ_ELSEWHERE[call.operation]
+        native, translated = _NATIVE[call.operation], _TRANSLATED[call.operation]
         for field, value in call.body.items():
-            if field in HINTS or field in elsewhere or field == "options" or _asks_nothing(field, value):
+            if field in HINTS or field in translated or field == "options" or _asks_nothing(field, value):
                 continue
             if field == "stop":
                 options |= {"stop": stops} if (stops := _stops(value)) else {}
@@ -192,36 +192,36 @@ class OllamaProvider(Vendor):
         tools = self._tools(body.get("tools"), target)
         if tools and body.get("tool_choice") != "none":
             wire["tools"] = tools
-        self._answer_form(wire, body, target)
+        self._add_format(wire, body, target)
         if body.get("logprobs"):
             wire["logprobs"] = True
             if body.get("top_logprobs"):
                 wire["top_logprobs"] = body["top_logprobs"]
 
     def _completion(self, wire: dict[str, Any], body: Mapping[str, Any], target: UpstreamModel) -> None:
-        """A text to go on with, without the model's template; what sets a template's parts needs the template."""
+        """A text to continue, without the model's template, unless the request has fields that need the template."""
         prompt = body.get("prompt")
         if isinstance(prompt, list) and len(prompt) == 1:
             prompt = prompt[0]
         if not isinstance(prompt, str):
-            self._never(target, "prompt", ": it takes one text, neither tokens nor several texts")
+            self._refuse(target, "prompt", ": it takes one text, neither tokens nor several texts")
         if not prompt:
-            self._never(target, "prompt", ": an empty one only loads the model")
+            self._refuse(target, "prompt", ": an empty one only loads the model")
         wire["prompt"] = prompt
         if not any(body.get(field) for field in ("suffix", "system", "context", "images")):
             wire["raw"] = body.get("raw") is not False
-        self._answer_form(wire, body, target)
+        self._add_format(wire, body, target)
         count = body.get("logprobs")
         if isinstance(count, int) and count is not False:
             wire["logprobs"] = True
             if count is not True and count > 0:
                 wire["top_logprobs"] = count
 
-    def _answer_form(self, wire: dict[str, Any], body: Mapping[str, Any], target: UpstreamModel) -> None:
-        """``format`` and ``think``."""
-        form = self._format(body.get("response_format"), target)
-        if form is not None:
-            wire["format"] = form
+    def _add_format(self, wire: dict[str, Any], body: Mapping[str, Any], target: UpstreamModel) -> None:
+        """Adds ``format`` and ``think``."""
+        answer_format = self._format(body.get("response_format"), target)
+        if answer_format is not None:
+            wire["format"] = answer_format
         reasoning = body.get("reasoning")
         effort = body.get("reasoning_effort") or (reasoning.get("effort") if isinstance(reasoning, dict) else None)
         if effort is not None and body.get("think") is None:
@@ -229,20 +229,20 @@ class OllamaProvider(Vendor):
                 raise InvalidRequest(
                     f"'reasoning_effort' is none of none, {', '.join(_EFFORTS)}", param="reasoning_effort"
                 )
-            # Only gpt-oss knows levels, and no truth values; Ollama refuses levels for every other model.
+            # gpt-oss takes levels only, no booleans; Ollama refuses levels for every other model.
             level = _EFFORTS.get(effort, False)
             wire["think"] = level if "gpt-oss" in target.model else level is not False
 
-    def _format(self, wanted: Any, target: UpstreamModel) -> Any:
-        if wanted is None:
+    def _format(self, response_format: Any, target: UpstreamModel) -> Any:
+        if response_format is None:
             return None
-        kind = wanted.get("type") if isinstance(wanted, dict) else None
+        kind = response_format.get("type") if isinstance(response_format, dict) else None
         if kind == "text":
             return None
         if kind == "json_object":
             return "json"
         if kind == "json_schema":
-            schema = wanted.get("json_schema")
+            schema = response_format.get("json_schema")
             schema = schema.get("schema") if isinstance(schema, dict) else None
             if not isinstance(schema, dict):
                 raise InvalidRequest(
@@ -254,7 +254,7 @@ class OllamaProvider(Vendor):
         return None
 
     def _tools(self, tools: Any, target: UpstreamModel) -> list[dict[str, Any]]:
-        found = []
+        sent = []
         for index, tool in enumerate(_list(tools, "tools")):
             function = tool.get("function") if isinstance(tool, dict) else None
             if not isinstance(function, dict) or tool.get("type", "function") != "function":
@@ -262,26 +262,25 @@ class OllamaProvider(Vendor):
                 continue
             if function.get("strict"):
                 self._cannot(target, f"tools[{index}].function.strict")
-            found.append({"type": "function", "function": {k: v for k, v in function.items() if k != "strict"}})
-        return found
+            sent.append({"type": "function", "function": {k: v for k, v in function.items() if k != "strict"}})
+        return sent
 
     def _input(self, body: Mapping[str, Any], target: UpstreamModel) -> Any:
-        given, form = body.get("input"), body.get("encoding_format")
-        if form not in (None, "float", "base64"):
+        if body.get("encoding_format") not in (None, "float", "base64"):
             raise InvalidRequest("'encoding_format' must be 'float' or 'base64'", param="encoding_format")
-        texts = given if isinstance(given, list) else [given]
-        if not all(isinstance(text, str) for text in texts):
-            self._never(target, "input", ": it embeds texts, not tokens or media")
-        return given
+        texts = body.get("input")
+        if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
+            self._refuse(target, "input", ": it embeds texts, not tokens or media")
+        return texts
 
-    def _never(self, target: UpstreamModel, field: str, why: str) -> None:
-        """For what cannot be left out either."""
+    def _refuse(self, target: UpstreamModel, field: str, why: str) -> None:
+        """Raises for a value that cannot be left out either, since it is the input itself."""
         self._cannot(replace(target, drop_unsupported=False), field, why)
 
     # Messages
 
     def _messages(self, messages: list[dict[str, Any]], target: UpstreamModel) -> list[dict[str, Any]]:
-        names: dict[str, str] = {}  # of the tools that were called, by the call's id
+        names: dict[str, str] = {}  # the id of a tool call → the name of the tool
         return [self._message(message, f"messages[{i}]", names, target) for i, message in enumerate(messages)]
 
     def _message(
@@ -292,48 +291,48 @@ class OllamaProvider(Vendor):
                 self._cannot(target, f"{where}.{key}")
         role = message["role"]
         text, images = self._content(message.get("content"), f"{where}.content", target)
-        made: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
+        sent: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
         if images:
-            made["images"] = images
+            sent["images"] = images
         thinking = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
         if role == "assistant" and isinstance(thinking, str):
-            made["thinking"] = thinking
+            sent["thinking"] = thinking
         calls = [
             _tool_call(call, f"{where}.tool_calls[{index}]", names)
             for index, call in enumerate(_list(message.get("tool_calls"), f"{where}.tool_calls"))
         ]
         if calls:
-            made["tool_calls"] = calls
+            sent["tool_calls"] = calls
         if role == "tool":
-            called = message.get("tool_call_id")
-            name = message.get("tool_name") or message.get("name") or names.get(str(called))
-            made |= {"tool_name": name} if name else {}
-            made |= {"tool_call_id": called} if isinstance(called, str) else {}
-        return made
+            call_id = message.get("tool_call_id")
+            name = message.get("tool_name") or message.get("name") or names.get(str(call_id))
+            sent |= {"tool_name": name} if name else {}
+            sent |= {"tool_call_id": call_id} if isinstance(call_id, str) else {}
+        return sent
 
     def _content(self, content: Any, where: str, target: UpstreamModel) -> tuple[str, list[str]]:
-        """Its text and its images, in base64."""
+        """The text of a message, and its images in base64."""
         if not isinstance(content, list):
             return content or "", []
         texts, images = [], []
         for index, part in enumerate(content):
-            kind, place = part.get("type"), f"{where}[{index}]"
+            kind, path = part.get("type"), f"{where}[{index}]"
             if kind in ("text", "refusal") and isinstance(part.get(kind), str):
                 texts.append(part[kind])
             elif kind == "image_url":
                 image = part.get("image_url")
-                data = _image(image.get("url") if isinstance(image, dict) else image, place)
+                data = _image(image.get("url") if isinstance(image, dict) else image, path)
                 if data is not None:
                     images.append(data)
                 else:
-                    self._cannot(target, f"{place}.image_url", ": it takes images as data: URLs, not by address")
+                    self._cannot(target, f"{path}.image_url", ": it takes images as data: URLs, not by address")
             else:
-                self._cannot(target, place, f": it has no parts of the type '{kind}'")
+                self._cannot(target, path, f": it has no parts of the type '{kind}'")
         return "\n".join(texts), images
 
 
 def _asks_nothing(field: str, value: Any) -> bool:
-    if value is None or value in _USUAL.get(field, ()):
+    if value is None or value in _NEUTRAL.get(field, ()):
         return True
     return (value is False and field not in ("parallel_tool_calls", "think", "raw", "truncate")) or value in (
         [],
@@ -350,15 +349,15 @@ def _list(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _stops(given: Any) -> list[str]:
-    stops = [given] if isinstance(given, str) else given
+def _stops(value: Any) -> list[str]:
+    stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidRequest("'stop' must be a text or a list of texts", param="stop")
-    return [stop for stop in stops if stop]  # an empty text would stop it before its first word
+    return [stop for stop in stops if stop]  # an empty text would end the answer before its first word
 
 
 def _image(url: Any, where: str) -> str | None:
-    """The base64 of a ``data:`` URL (RFC 2397); none for an address."""
+    """The base64 of a ``data:`` URL (RFC 2397); ``None`` for any other URL."""
     if not isinstance(url, str) or not url.startswith("data:"):
         return None
     head, comma, data = url.partition(",")
@@ -371,7 +370,7 @@ def _image(url: Any, where: str) -> str | None:
 
 
 def _tool_call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
-    """OpenAI's call of a tool, whose arguments are JSON text, as Ollama's, whose arguments are an object."""
+    """Ollama's tool call, whose arguments are an object, made of OpenAI's, whose arguments are JSON text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidRequest(f"'{where}' must be an object with a 'function' that has a 'name'", param=where)
@@ -384,8 +383,8 @@ def _tool_call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
             raise InvalidRequest(f"'{where}' is no JSON: {exc}", param=where) from None
     if not isinstance(arguments, dict | None):
         raise InvalidRequest(f"'{where}.function.arguments' must hold an object", param=f"{where}.function.arguments")
-    made: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments or {}}}
+    sent: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments or {}}}
     if isinstance(call.get("id"), str):
         names[call["id"]] = function["name"]
-        made["id"] = call["id"]
-    return made
+        sent["id"] = call["id"]
+    return sent

@@ -1,4 +1,4 @@
-"""Ollama's answers as OpenAI's: whole ones, and streams of newline-delimited JSON as server-sent events.
+"""Makes OpenAI's answers of Ollama's: single ones, and streams of newline-delimited JSON as server-sent events.
 
 Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; OpenAI's API reference.
 """
@@ -19,34 +19,34 @@ from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
 from sage.middleware.providers.wire.sse import count
 
-# `done_reason`, where it is no reason of OpenAI's. A server that gives none (before 0.1.37) has ended by itself.
+# `done_reason` → `finish_reason`. Without one (servers before 0.1.37) the model has ended by itself.
 _FINISHES = {"stop": "stop", "length": "length", "content_filter": "content_filter", "tool_calls": "tool_calls"}
-_NO_FINISH = ("load", "unload")  # the model came or went; nothing was asked of it
+_NO_FINISH = ("load", "unload")  # the model was loaded or unloaded, and did not answer
 Answer = tuple[dict[str, Any], Usage | None]
 
 
 def chat_answer(model: str, answer: dict[str, Any]) -> Answer | None:
-    """A ``chat.completion``; none for what is no whole answer."""
+    """A ``chat.completion``; ``None`` if ``answer`` is not a complete one."""
     message = answer.get("message")
     finish = _finish(answer)
     if not isinstance(message, dict) or finish is None:
         return None
-    made: dict[str, Any] = {"role": "assistant", "content": _text(message.get("content"))}
+    translated: dict[str, Any] = {"role": "assistant", "content": _text(message.get("content"))}
     if _text(message.get("thinking")):
-        made["reasoning_content"] = message["thinking"]
+        translated["reasoning_content"] = message["thinking"]
     calls = tool_calls(message.get("tool_calls"))
     if calls is None:
         return None
     if calls:
-        made["content"] = made["content"] or None
-        made["tool_calls"] = calls
+        translated["content"] = translated["content"] or None
+        translated["tool_calls"] = calls
         finish = "tool_calls"
-    choice = {"index": 0, "message": made, "logprobs": _logprobs(answer), "finish_reason": finish}
+    choice = {"index": 0, "message": translated, "logprobs": _logprobs(answer), "finish_reason": finish}
     return _completion("chat.completion", completion_id(), model, choice, answer)
 
 
 def text_answer(model: str, answer: dict[str, Any]) -> Answer | None:
-    """A ``text_completion``; none for what is no whole answer."""
+    """A ``text_completion``; ``None`` if ``answer`` is not a complete one."""
     finish = _finish(answer)
     if not isinstance(answer.get("response"), str) or finish is None:
         return None
@@ -63,33 +63,33 @@ def text_answer(model: str, answer: dict[str, Any]) -> Answer | None:
 
 def _completion(kind: str, identity: str, model: str, choice: dict[str, Any], answer: dict[str, Any]) -> Answer:
     usage = _usage(answer)
-    made = {"id": identity, "object": kind, "created": int(time.time()), "model": model, "choices": [choice]}
+    completion = {"id": identity, "object": kind, "created": int(time.time()), "model": model, "choices": [choice]}
     if usage is not None:
-        made["usage"] = usage_object(usage)
-    return made, usage
+        completion["usage"] = usage_object(usage)
+    return completion, usage
 
 
 def embeddings_answer(call: ModelCall, answer: dict[str, Any]) -> Answer | None:
-    """OpenAI's list of embeddings, in the encoding that ``call`` asks for; none if it is not one for each text."""
-    given, vectors = call.body["input"], answer.get("embeddings")
-    if not isinstance(vectors, list) or len(vectors) != (len(given) if isinstance(given, list) else 1):
+    """OpenAI's list of embeddings, in the encoding of ``call``; ``None`` unless there is one for each text."""
+    texts, vectors = call.body["input"], answer.get("embeddings")
+    if not isinstance(vectors, list) or len(vectors) != (len(texts) if isinstance(texts, list) else 1):
         return None
-    packed = call.body.get("encoding_format") == "base64"
+    as_base64 = call.body.get("encoding_format") == "base64"
     data = []
     for index, vector in enumerate(vectors):
         if not isinstance(vector, list) or not all(isinstance(number, int | float) for number in vector):
             return None
-        data.append({"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector})
-    counted = answer.get("prompt_eval_count")
-    usage = Usage(prompt_tokens=count(counted)) if counted is not None else None
-    made: dict[str, Any] = {"object": "list", "data": data, "model": call.model}
+        data.append({"object": "embedding", "index": index, "embedding": _to_base64(vector) if as_base64 else vector})
+    tokens = answer.get("prompt_eval_count")
+    usage = Usage(prompt_tokens=count(tokens)) if tokens is not None else None
+    translated: dict[str, Any] = {"object": "list", "data": data, "model": call.model}
     if usage is not None:
-        made["usage"] = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-    return made, usage
+        translated["usage"] = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
+    return translated, usage
 
 
-def _packed(vector: list[float]) -> str:
-    """OpenAI's base64: float32, little end first."""
+def _to_base64(vector: list[float]) -> str:
+    """The vector as OpenAI encodes it: float32, little-endian, in base64."""
     try:
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     except (OverflowError, struct.error) as exc:
@@ -97,11 +97,11 @@ def _packed(vector: list[float]) -> str:
 
 
 def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dict[str, Any]] | None:
-    """OpenAI's calls of tools, with ids where Ollama gave none; none for what are no calls.
+    """OpenAI's tool calls, with new ids where Ollama gave none; ``None`` if ``calls`` are not tool calls.
 
-    ``indexed``: numbered from ``first``, for the chunks of a stream.
+    With ``indexed`` they have numbers from ``first``, as in the chunks of a stream.
     """
-    made = []
+    translated = []
     for number, call in enumerate(calls or (), first):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -112,8 +112,8 @@ def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dic
         entry: dict[str, Any] = {"index": number} if indexed else {}
         entry["id"] = identity if isinstance(identity, str) and identity else f"call_{secrets.token_hex(12)}"
         entry |= {"type": "function", "function": {"name": function["name"], "arguments": text}}
-        made.append(entry)
-    return made
+        translated.append(entry)
+    return translated
 
 
 class OllamaRelay:
@@ -127,7 +127,7 @@ class OllamaRelay:
         self._writer = ChunkWriter(model, keep_usage=keep_usage, chat=chat)
         self._line = self._chat if chat else self._text
         self._on_error = on_error
-        self._begun = False
+        self._started = False
         self._calls = 0
         self._characters = 0
 
@@ -135,14 +135,17 @@ class OllamaRelay:
         return b"" if self.finished or self.error is not None else self._events(self._lines.feed(data))
 
     def close(self) -> bytes:
-        """At the upstream's end of stream: its last line may want its line end. Raises unless the answer is whole."""
+        """What remains to be sent at the end of the stream, whose last line may lack its line end.
+
+        Raises if the answer is incomplete.
+        """
         broken = UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
         if self.finished:
             return b""
         try:
             lines = list(self._lines.close())
         except UpstreamFailed as exc:
-            raise broken from exc  # half a line
+            raise broken from exc  # the last line is incomplete
         rest = self._events(lines)
         if self.error is not None:
             raise self.error
@@ -151,20 +154,20 @@ class OllamaRelay:
         return rest
 
     def _events(self, lines: Iterable[Any]) -> bytes:
-        made = []
+        events = []
         try:
             for line in lines:
                 if not isinstance(line, dict):
                     raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
                 if line.get("error") is not None:
                     raise self._on_error(line["error"])
-                made.append(self._line(line))
+                events.append(self._line(line))
                 if line.get("done"):
-                    made.append(self._end(line))
+                    events.append(self._end(line))
                     break
-        except SageError as error:  # what came before it is good
+        except SageError as error:  # the events before it are good
             self.error = error
-        return b"".join(made)
+        return b"".join(events)
 
     def _chat(self, line: dict[str, Any]) -> bytes:
         message = line.get("message")
@@ -173,8 +176,8 @@ class OllamaRelay:
                 return b""
             raise UpstreamFailed("the upstream sent a line without a message", code="upstream_nonsense")
         delta: dict[str, Any] = {}
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             delta = {"role": "assistant", "content": ""}
         if _text(message.get("thinking")):
             delta["reasoning_content"] = message["thinking"]
@@ -195,9 +198,9 @@ class OllamaRelay:
         text = _text(line.get("response"))
         logprobs = _text_logprobs(line, self._characters)
         self._characters += len(text)
-        if not text and logprobs is None and self._begun:
+        if not text and logprobs is None and self._started:
             return b""
-        self._begun = True
+        self._started = True
         return self._writer.text(text, logprobs=logprobs)
 
     def _end(self, line: dict[str, Any]) -> bytes:
@@ -216,13 +219,13 @@ class OllamaRelay:
 
 
 def _finish(answer: dict[str, Any]) -> str | None:
-    """OpenAI's ``finish_reason``; none where nothing was finished."""
+    """OpenAI's ``finish_reason``; ``None`` if the answer is not finished."""
     reason = _text(answer.get("done_reason"))
     return None if reason in _NO_FINISH or answer.get("done") is False else _FINISHES.get(reason, "stop")
 
 
 def _usage(answer: dict[str, Any]) -> Usage | None:
-    """Its counts; Ollama leaves out those that are 0, so none at all means that it told none."""
+    """The token counts; Ollama leaves out a count of 0, and ``None`` means that it reported none."""
     prompt, completion = answer.get("prompt_eval_count"), answer.get("eval_count")
     return None if prompt is None and completion is None else Usage(count(prompt), count(completion))
 
@@ -247,12 +250,11 @@ def _logprobs(answer: dict[str, Any]) -> dict[str, Any] | None:
 
 def _token(token: dict[str, Any]) -> dict[str, Any]:
     text = _text(token.get("token"))
-    given = token.get("bytes")
-    return {"token": text, "logprob": token.get("logprob"), "bytes": given or list(text.encode())}
+    return {"token": text, "logprob": token.get("logprob"), "bytes": token.get("bytes") or list(text.encode())}
 
 
 def _text_logprobs(answer: dict[str, Any], offset: int) -> dict[str, Any] | None:
-    """The shape of OpenAI's ``completions``; ``offset`` characters of text came before."""
+    """The ``logprobs`` of OpenAI's ``completions``, after ``offset`` characters of text."""
     tokens = _objects(answer.get("logprobs"))
     if not tokens:
         return None

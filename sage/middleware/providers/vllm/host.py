@@ -1,7 +1,7 @@
-"""A vLLM server that the gateway did not start: what it serves, and sleep and wake where it has them.
+"""A vLLM server that the gateway did not start: its models, and sleep and wake, where the server has them.
 
-``/sleep``, ``/wake_up`` and ``/is_sleeping`` are there in developer mode only (``VLLM_SERVER_DEV_MODE=1``, with
-``--enable-sleep-mode``): the weights then leave the accelerator for main memory and come back in a moment.
+The server has ``/sleep``, ``/wake_up`` and ``/is_sleeping`` in developer mode only (``VLLM_SERVER_DEV_MODE=1``, with
+``--enable-sleep-mode``). Asleep, it has moved the weights from the accelerator to main memory.
 
 Source: docs.vllm.ai, *Sleep Mode*, and ``GET /v1/models``.
 """
@@ -23,7 +23,7 @@ MakeError = Callable[[int, Any, Mapping[str, str]], SageError]
 
 
 def root_of(base_url: str) -> str:
-    """Where what is not OpenAI's is: ``/tokenize``, ``/sleep``, ``/health``."""
+    """The server's root, where the routes are that are not OpenAI's: ``/tokenize``, ``/sleep``, ``/health``."""
     return base_url.removesuffix("/v1")
 
 
@@ -31,21 +31,21 @@ class VllmHost:
     """The :class:`~sage.middleware.providers.base.ModelHost` of one vLLM server, which has one model."""
 
     def __init__(self, provider: str, endpoint: Endpoint, timeouts: Timeouts, make_error: MakeError) -> None:
-        """``make_error`` makes an error of ours from a status and a parsed body."""
+        """``make_error`` makes our error of a status, a parsed body and headers."""
         self._provider = provider
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._make_error = make_error
         self.asleep = False
-        """It was sent to sleep from here, where a request would wait until somebody wakes it."""
+        """The gateway has sent it to sleep; a request would wait until it is woken."""
         self._waking: asyncio.Task[None] | None = None
 
     async def loaded(self) -> Mapping[str, Mapping[str, Any]]:
-        """What it serves, LoRA adapters too; nothing while it sleeps."""
-        return {} if await self._sleeps() else await self._served()
+        """The models that it serves, and LoRA adapters; none while it sleeps."""
+        return {} if await self._is_sleeping() else await self._served()
 
     async def load(self, model: str, *, pin: bool = False) -> None:
-        """Wakes it if it sleeps. Raises :class:`NotFound` if it does not serve ``model``."""
+        """Wakes the server if it sleeps. Raises :class:`NotFound` if it does not serve ``model``."""
         served = await self._served()
         if model not in served:
             raise NotFound(
@@ -58,25 +58,25 @@ class VllmHost:
         await self.wake()
 
     async def wake(self) -> None:
-        """Returns once it is awake; concurrent callers share one call, which goes on if they are cancelled."""
+        """Returns once the server is awake. Concurrent callers share one call, which goes on if they are cancelled."""
         if self._waking is None:
             self._waking = asyncio.create_task(self._wake())
-            self._waking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left
+            self._waking.add_done_callback(lambda task: task.cancelled() or task.exception())  # all callers may be gone
         waking = self._waking
         await asyncio.wait((waking,))
         waking.result()
 
     async def _wake(self) -> None:
         try:
-            if await self._sleeps():
+            if await self._is_sleeping():
                 await self._ask("POST", "/wake_up")
             self.asleep = False
         finally:
             self._waking = None
 
     async def unload(self, model: str) -> None:
-        """Sends it to sleep once its running requests have ended; raises :class:`Conflict` if it cannot sleep."""
-        asleep = await self._sleeps()
+        """Sends the server to sleep after its running requests; raises :class:`Conflict` if it cannot sleep."""
+        asleep = await self._is_sleeping()
         if asleep is None:
             raise Conflict(
                 f"model '{model}' runs at the provider '{self._provider}', whose vLLM server cannot sleep; end it "
@@ -89,17 +89,17 @@ class VllmHost:
         self.asleep = True
 
     async def pull(self, model: str) -> AsyncIterator[PullProgress]:
-        """vLLM fetches what it is started with, and nothing else."""
+        """Raises: vLLM fetches a model only when it is started with it."""
         raise InvalidRequest(
             f"the provider '{self._provider}' (vllm) cannot pull '{model}': vLLM fetches a model when it is started "
             "with it",
             param="model",
             code="unsupported_operation",
         )
-        yield  # what makes it an iterator
+        yield  # makes this an async generator
 
     async def show(self, model: str) -> Mapping[str, Any]:
-        """Its entry in ``GET /v1/models``, and the server's version."""
+        """The model's entry in ``GET /v1/models``, and the server's version."""
         served = await self._served()
         if model not in served:
             raise NotFound(
@@ -115,13 +115,13 @@ class VllmHost:
             raise UpstreamFailed(f"the provider '{self._provider}' gave no list of models", code="upstream_nonsense")
         return {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
 
-    async def _sleeps(self) -> bool | None:
-        """None: it has no such thing."""
+    async def _is_sleeping(self) -> bool | None:
+        """``None`` means that the server has no sleep mode."""
         answer = await self._ask("GET", "/is_sleeping", absent=404)
         return None if answer is None else answer.get("is_sleeping") is True
 
     async def _ask(self, method: str, path: str, *, absent: int | None = None) -> dict[str, Any] | None:
-        """Its answer as an object; none for the status ``absent``. Each use has a connection of its own."""
+        """The server's answer as an object; ``None`` for the status ``absent``. Each call has its own connection."""
         base = self._endpoint.base_url
         url = base + path.removeprefix("/v1") if path.startswith("/v1/") else root_of(base) + path
         request = UpstreamRequest(self._provider, method, url, self._endpoint.headers, b"", self._timeouts)
@@ -135,7 +135,7 @@ class VllmHost:
 async def ask(
     transport: Transport, request: UpstreamRequest, make_error: MakeError, *, absent: int | None = None
 ) -> dict[str, Any] | None:
-    """The object that answers ``request``, an empty one for any other good answer, none for the status ``absent``."""
+    """The JSON object in the answer, empty if a good answer has none; ``None`` for the status ``absent``."""
     async with sending(transport, request) as response:
         body = await response.read()
         try:

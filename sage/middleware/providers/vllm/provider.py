@@ -1,8 +1,8 @@
-"""vLLM: OpenAI's wire at a server that is there, or at servers that the gateway starts itself.
+"""vLLM: OpenAI's wire at a running server, or at servers that the gateway starts itself.
 
 Its own fields (``guided_json``, ``structured_outputs``, ``top_k``, ``min_p``, ``ignore_eos``…) pass through unchanged,
-less those that are denied everywhere. Score and rerank have vLLM's shapes below ``/v1``; ``/tokenize`` and
-``/detokenize`` stand beside it.
+except those that are denied everywhere. Score and rerank have vLLM's shapes below ``/v1``; ``/tokenize`` and
+``/detokenize`` are at the server's root.
 
 Source: docs.vllm.ai, *OpenAI-Compatible Server*, *LoRA Adapters*, *Reasoning Outputs*.
 """
@@ -37,13 +37,15 @@ from sage.middleware.providers.wire.sse import EventRelay
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import DeploymentSettings, ManagedServer
 
-_OURS = frozenset({"--api-key", "--host", "--port", "--served-model-name", "--ssl-certfile", "--ssl-keyfile", "--uds"})
-"""What the gateway itself tells a managed server."""
+_GATEWAY_ONLY = frozenset(
+    {"--api-key", "--host", "--port", "--served-model-name", "--ssl-certfile", "--ssl-keyfile", "--uds"}
+)
+"""Arguments that only the gateway gives to a managed server."""
 _REASONING = re.compile(rb'"reasoning"\s*:')
 
 
 class VllmProvider(OpenAIProvider):
-    """One vLLM server and its keys, or none: each deployment with an ``engine`` has a server of its own."""
+    """One vLLM server and its keys, or no server: a deployment with an ``engine`` has a server of its own."""
 
     paths: Mapping[Operation, str] = {
         **OpenAIProvider.paths,
@@ -54,7 +56,7 @@ class VllmProvider(OpenAIProvider):
     }
 
     def __init__(self, name: str, settings: VllmSettings) -> None:
-        Vendor.__init__(self, name, settings)  # without an address there is no server: never OpenAI's
+        Vendor.__init__(self, name, settings)  # not OpenAI's: without base_url there is no server
         self._changes_answers = True
         self._settings = settings
         self._server: VllmHost | None = None
@@ -63,7 +65,7 @@ class VllmProvider(OpenAIProvider):
             self.host = self._server = VllmHost(name, self.endpoints[0], self.timeouts, self.make_error)
 
     def _api_root(self, base_url: str) -> str:
-        """vLLM has nothing of OpenAI's at its root, so a bare address can only mean what is below it."""
+        """Adds ``/v1`` to an address without a path: OpenAI's wire is below it, never at vLLM's root."""
         return base_url if urlsplit(base_url).path else f"{base_url}/v1"
 
     @property
@@ -87,17 +89,17 @@ class VllmProvider(OpenAIProvider):
         if call.operation not in (Operation.TOKENIZE, Operation.DETOKENIZE):
             return super().decode(call, body)
         answer = self._object(call, body)
-        wanted, kind = ("tokens", list) if call.operation is Operation.TOKENIZE else ("prompt", str)
-        if not isinstance(answer.get(wanted), kind):
+        field, kind = ("tokens", list) if call.operation is Operation.TOKENIZE else ("prompt", str)
+        if not isinstance(answer.get(field), kind):
             raise self._malformed(call)
         return body, None
 
     def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
-        """vLLM says ``reasoning`` where others say ``reasoning_content``."""
+        """Renames vLLM's ``reasoning`` to ``reasoning_content``."""
         if call.operation is Operation.CHAT:
             for choice in answer["choices"]:
                 message = choice["message"]
-                if "reasoning" in message and "reasoning_content" not in message:  # some versions say both
+                if "reasoning" in message and "reasoning_content" not in message:  # some versions send both
                     message["reasoning_content"] = message.pop("reasoning")
 
     def relay(self, call: ModelCall) -> Relay:
@@ -106,7 +108,9 @@ class VllmProvider(OpenAIProvider):
         )
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
-        if status == 404 and isinstance(body, dict) and "error" not in body:  # no route: FastAPI's own 404
+        if (
+            status == 404 and isinstance(body, dict) and "error" not in body
+        ):  # FastAPI's own 404: the server has no such route
             return Unsupported(
                 f"the vLLM server of '{self.name}' does not have this operation: it offers what its model and --runner "
                 "(generate or pooling) can do",
@@ -115,13 +119,16 @@ class VllmProvider(OpenAIProvider):
             )
         return super().make_error(status, body, headers)
 
-    # Servers of the gateway's own
+    # Managed servers
 
     def engine(self, wanted: DeploymentSettings) -> EngineSpec | None:
-        """Raises :class:`ConfigError` for arguments that are the gateway's, :class:`NotFound` if nothing serves it."""
+        """How to start the deployment's server, if it has an ``engine``.
+
+        Raises :class:`ConfigError` for arguments that only the gateway gives, :class:`NotFound` if nothing serves it.
+        """
         if wanted.lora is not None:
-            self._adapter_place(wanted.lora)
-            return None  # it lives in its base's server
+            self._adapter_root(wanted.lora)
+            return None  # its base model's server has it
         if wanted.engine is None:
             if not self.endpoints:
                 raise self.no_server(wanted.model)
@@ -143,7 +150,7 @@ class VllmProvider(OpenAIProvider):
     def _arguments(self, model: str, engine: ManagedServer) -> tuple[str, ...]:
         for argument in engine.args:
             name = argument.partition("=")[0].replace("_", "-")
-            if name in _OURS:
+            if name in _GATEWAY_ONLY:
                 raise ConfigError(
                     f"model '{model}' of the provider '{self.name}': '{name}' is the gateway's to say to a server "
                     "that it starts; take it out of engine.args"
@@ -151,7 +158,7 @@ class VllmProvider(OpenAIProvider):
         return engine.args
 
     def no_server(self, model: str) -> NotFound:
-        """For a model that nothing serves."""
+        """The error for a model that no server has."""
         return NotFound(
             f"nothing serves '{model}' of the provider '{self.name}': give its deployment an 'engine', so that the "
             f"gateway starts a server, or the provider the base_url of one (llm.providers.{self.name})",
@@ -162,25 +169,25 @@ class VllmProvider(OpenAIProvider):
     # LoRA adapters
 
     def adapter(self, name: str) -> Path:
-        """The directory of the adapter ``name``: one that stands in ``lora_dir``.
+        """The directory of the adapter ``name`` in ``lora_dir``.
 
-        Raises :class:`InvalidRequest` for what is no plain name, :class:`NotFound` for what is no adapter there.
+        Raises :class:`InvalidRequest` if ``name`` is not a plain name, :class:`NotFound` if there is no such adapter.
         """
-        root = self._adapter_place(name)
-        found = (root / name).resolve()
-        if found.parent != root or not (found / "adapter_config.json").is_file():
+        root = self._adapter_root(name)
+        directory = (root / name).resolve()
+        if directory.parent != root or not (directory / "adapter_config.json").is_file():
             raise NotFound(
                 f"the provider '{self.name}' has no LoRA adapter '{name}': in its lora_dir there is no such directory "
                 "with an adapter_config.json",
                 param="lora",
                 code="lora_not_found",
             )
-        return found
+        return directory
 
-    def _adapter_place(self, name: str) -> Path:
-        """``lora_dir``, if ``name`` can be one in it."""
-        place = self._settings.lora_dir
-        if place is None:
+    def _adapter_root(self, name: str) -> Path:
+        """``lora_dir``, after checking that ``name`` can be the name of a directory in it."""
+        root = self._settings.lora_dir
+        if root is None:
             raise InvalidRequest(
                 f"the provider '{self.name}' has no LoRA adapters: an administrator has to set its lora_dir",
                 param="lora",
@@ -193,22 +200,22 @@ class VllmProvider(OpenAIProvider):
                 param="lora",
                 code="lora_not_found",
             )
-        return place.expanduser().resolve()
+        return root.expanduser().resolve()
 
     def adapter_request(self, verb: str, endpoint: Endpoint, body: Mapping[str, Any]) -> UpstreamRequest:
-        """``load`` or ``unload`` at the server behind ``endpoint``."""
+        """The request that loads or unloads (``verb``) an adapter at the server behind ``endpoint``."""
         request = self._post(f"{endpoint.base_url}/{verb}_lora_adapter", endpoint, body)
         request.headers, request.socket = self._opening(endpoint), endpoint.socket
         return request
 
     def adapters_request(self, endpoint: Endpoint) -> UpstreamRequest:
-        """Asks which models and adapters it serves."""
+        """The request for the models and adapters that the server behind ``endpoint`` has."""
         url = f"{endpoint.base_url}/models"
         headers = self._opening(endpoint)
         return UpstreamRequest(self.name, "GET", url, headers, b"", self.timeouts, endpoint.socket)
 
     def _opening(self, endpoint: Endpoint) -> Mapping[str, str]:
-        """The headers that open ``endpoint``: one that the gateway started has no more than its key."""
+        """The headers for ``endpoint``. That of a managed server has only the key; the others are added here."""
         if "User-Agent" in endpoint.headers:
             return endpoint.headers
         headers = self._headers.copy()
@@ -217,22 +224,22 @@ class VllmProvider(OpenAIProvider):
 
 
 def _with_reasoning(call: ModelCall) -> ModelCall:
-    """What an earlier answer thought, under vLLM's name for it too."""
+    """``call`` with the reasoning of earlier answers under vLLM's name, too."""
     messages = call.body.get("messages")
     if not isinstance(messages, list) or not any(isinstance(m, dict) and "reasoning_content" in m for m in messages):
         return call
-    told = [
+    sent = [
         {"reasoning": m["reasoning_content"], **m} if isinstance(m, dict) and "reasoning_content" in m else m
         for m in messages
     ]
-    return replace(call, body={**call.body, "messages": told})
+    return replace(call, body={**call.body, "messages": sent})
 
 
 class ReasoningRelay(EventRelay):
-    """Says ``reasoning_content`` where vLLM says ``reasoning``; the bytes ``"reasoning":`` can only be a key."""
+    """Renames vLLM's ``reasoning`` to ``reasoning_content``; the bytes ``"reasoning":`` can only be a key."""
 
     def feed(self, data: bytes) -> bytes:
         events = super().feed(data)
-        if b'"reasoning"' not in events or b'"reasoning_content"' in events:  # some versions say both
+        if b'"reasoning"' not in events or b'"reasoning_content"' in events:  # some versions send both
             return events
         return _REASONING.sub(b'"reasoning_content":', events)
