@@ -34,12 +34,12 @@ _MAX_OPEN = 100
 EXISTS = "collection_exists"
 """The code of a :class:`Conflict` over a name that is taken."""
 _UNFINISHED = (".new-", ".restoring-", ".deleted-")
-"""How directories begin that are no collections yet, or no more; a process that was killed leaves them behind."""
+"""How the names of directories begin that are not yet, or no longer, collections. A killed process leaves them."""
 _DAY = 86_400.0
 
 
 class Collections:
-    """Opens each collection when it is first used, and lets those rest that were not used for longest.
+    """Opens each collection at its first use, and closes the files of those that were not used for longest.
 
     Several processes may work on one root. Safe to call from several threads.
     """
@@ -49,25 +49,26 @@ class Collections:
         self._settings = settings
         self._models = models
         self._lock = threading.Lock()
-        self._known: OrderedDict[Path, tuple[int, Collection]] = OrderedDict()
-        """With the inode of its database: another process may have deleted it, and made a new one of that name."""
+        self._opened: OrderedDict[Path, tuple[int, Collection]] = OrderedDict()
+        """With the inode of its database: another process may have deleted the collection, and made a new one of that
+        name."""
 
     def names(self, tenant: str) -> list[str]:
-        """In the order of the alphabet."""
+        """In alphabetical order."""
         try:
-            found = [entry.name for entry in os.scandir(self._root / _encoded(tenant)) if entry.is_dir()]
+            entries = [entry.name for entry in os.scandir(self._root / _encoded(tenant)) if entry.is_dir()]
         except FileNotFoundError:
             return []
-        return sorted(unquote(name) for name in found if not name.startswith("."))
+        return sorted(unquote(name) for name in entries if not name.startswith("."))
 
     def create(self, tenant: str, name: str, options: Mapping[str, Any] | None = None) -> Collection:
-        """Raises :class:`Conflict` when it is there; options that are not given are the settings' own."""
+        """Raises :class:`Conflict` when it exists. Options that are left out come from the settings."""
         self._make(tenant, name, options)
         return self.open(tenant, name)
 
     def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
-        """A new collection, as the settings say, that holds ``documents`` from its first moment on: when they cannot be
-        written, it never is. Raises what :meth:`create` and :meth:`Collection.add` do."""
+        """A new collection with the options of the settings, which appears together with ``documents``: when they
+        cannot be written, there is no collection. Raises what :meth:`create` and :meth:`Collection.add` do."""
         written: list[Written] = []
 
         def fill(scratch: Path) -> None:
@@ -113,50 +114,50 @@ class Collections:
                 except Conflict as exc:
                     if exc.code != EXISTS:
                         raise
-                return self.open(tenant, name)  # another was first
-            known = self.names(tenant)
-            there = f"there are: {', '.join(known[:20])}" if known else "there are none yet"
+                return self.open(tenant, name)  # another caller was first
+            names = self.names(tenant)
+            hint = f"there are: {', '.join(names[:20])}" if names else "there are none yet"
             raise NotFound(
-                f"there is no collection '{name}'; {there} (POST /collections, or add a document to it)",
+                f"there is no collection '{name}'; {hint} (POST /collections, or add a document to it)",
                 param="collection",
                 code="collection_not_found",
             )
         with self._lock:
-            known_inode, collection = self._known.get(directory, (None, None))
-            if collection is not None and known_inode == inode:
-                self._known.move_to_end(directory)
-        if collection is not None and known_inode == inode:
+            opened_inode, collection = self._opened.get(directory, (None, None))
+            if collection is not None and opened_inode == inode:
+                self._opened.move_to_end(directory)
+        if collection is not None and opened_inode == inode:
             self._let_others_rest(collection)
             return collection
         if collection is not None:
             self._forget(directory, f"collection '{name}' was deleted")
         with self._lock:
-            known_inode, collection = self._known.get(directory, (None, None))
-            if collection is None or known_inode != inode:
+            opened_inode, collection = self._opened.get(directory, (None, None))
+            if collection is None or opened_inode != inode:
                 collection = Collection(
                     name, partial(DocumentStore.open, directory), self._models, self._settings.limits
                 )
-                self._known[directory] = (inode, collection)
+                self._opened[directory] = (inode, collection)
         self._let_others_rest(collection)
         return collection
 
     def delete(self, tenant: str, name: str) -> None:
-        """Raises :class:`NotFound`. Calls that run on it end first."""
+        """Raises :class:`NotFound`. Waits for running calls."""
         directory = self.directory_of(tenant, name)
         self.open(tenant, name)
         self._forget(directory, f"collection '{name}' was deleted")
-        gone = directory.with_name(f".deleted-{secrets.token_hex(8)}")
+        deleted = directory.with_name(f".deleted-{secrets.token_hex(8)}")
         try:
-            directory.rename(gone)
+            directory.rename(deleted)
         except FileNotFoundError:
             raise NotFound(
                 f"there is no collection '{name}'", param="collection", code="collection_not_found"
             ) from None
-        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(deleted, ignore_errors=True)
 
     def restore(self, tenant: str, name: str, read: BinaryIO) -> Collection:
         """A new collection from a snapshot; all or nothing. Raises :class:`Conflict` when the name is taken, and
-        :class:`InvalidRequest` for what is no whole snapshot."""
+        :class:`InvalidRequest` when the snapshot is not complete."""
         directory = self.directory_of(tenant, name)
         if directory.exists():
             raise Conflict(
@@ -174,23 +175,23 @@ class Collections:
         return self.open(tenant, name)
 
     def stop_work(self) -> None:
-        """Ends work on indexes that may take long, before :meth:`close`; it is done at the next start."""
+        """Stops long work on indexes, before :meth:`close`; it is done at the next start."""
         with self._lock:
-            found = [collection for _, collection in self._known.values()]
-        for collection in found:
+            collections = [collection for _, collection in self._opened.values()]
+        for collection in collections:
             collection.stop_work()
 
     def close(self) -> None:
-        """Waits for calls that run."""
+        """Waits for running calls."""
         with self._lock:
-            found = [collection for _, collection in self._known.values()]
-            self._known.clear()
-        for collection in found:
+            collections = [collection for _, collection in self._opened.values()]
+            self._opened.clear()
+        for collection in collections:
             collection.close()
 
-    def options_of(self, given: Mapping[str, Any] | None) -> CollectionOptions:
-        """What a new collection is made with: ``given`` over the defaults. Raises :class:`InvalidRequest`."""
-        merged = _merged(self._settings.defaults.model_dump(mode="json"), given or {})
+    def options_of(self, options: Mapping[str, Any] | None) -> CollectionOptions:
+        """What a new collection is made with: ``options`` over the defaults. Raises :class:`InvalidRequest`."""
+        merged = _merged(self._settings.defaults.model_dump(mode="json"), options or {})
         try:
             return CollectionOptions.model_validate(merged)
         except ValidationError as exc:
@@ -211,15 +212,15 @@ class Collections:
 
     def make_room_for(self, tenant: str) -> None:
         """Raises :class:`Conflict` when the tenant has as many collections as it may."""
-        most = self._settings.limits.max_collections
-        if len(self.names(tenant)) >= most:
+        limit = self._settings.limits.max_collections
+        if len(self.names(tenant)) >= limit:
             raise Conflict(
-                f"this tenant has {most} collections already (retrieval.limits.max_collections); delete one first",
+                f"this tenant has {limit} collections already (retrieval.limits.max_collections); delete one first",
                 code="too_many_collections",
             )
 
     def scratch_of(self, tenant: str) -> Path:
-        """A name beside the collections for one that is not there before it is whole."""
+        """Where to write a new collection before it is complete: a directory beside the others, not made yet."""
         parent = self._root / _encoded(tenant)
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(parent)
@@ -241,18 +242,18 @@ class Collections:
 
     def _forget(self, directory: Path, reason: str) -> None:
         with self._lock:
-            _, collection = self._known.pop(directory, (None, None))
+            _, collection = self._opened.pop(directory, (None, None))
         if collection is not None:
             collection.close(reason)
 
     def _let_others_rest(self, wanted: Collection) -> None:
-        """Before one opens its files: as many as are over the bound, of those that are not in use, let go of theirs."""
+        """Before ``wanted`` opens its files: closes those of others that are not in use, if too many are open."""
         if not wanted.resting:
             return
         with self._lock:
-            awake = [found for _, found in self._known.values() if not found.resting]
-        over = len(awake) + 1 - _MAX_OPEN
-        for collection in awake:
+            open_ones = [collection for _, collection in self._opened.values() if not collection.resting]
+        over = len(open_ones) + 1 - _MAX_OPEN
+        for collection in open_ones:
             if over <= 0:
                 break
             with contextlib.suppress(SageError, OSError):  # a fault of its own disk
@@ -260,30 +261,30 @@ class Collections:
 
 
 def _encoded(name: str) -> str:
-    """A file's name for any text, and one for each."""
+    """A file name for any text, a different one for each."""
     return quote(name, safe="").replace(".", "%2E")
 
 
 def _sweep(parent: Path) -> None:
-    """Takes away what was left unfinished and has not changed for a day."""
+    """Removes unfinished directories that have not changed for a day."""
     for entry in os.scandir(parent):
         if entry.name.startswith(_UNFINISHED) and time.time() - _changed(Path(entry.path)) > _DAY:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _changed(directory: Path) -> float:
-    """When something in it last did; a directory's own time does not tell of what is written to its files."""
+    """When something in it last changed; a directory's own time does not include writes to its files."""
     latest = 0.0
-    for place, _, names in os.walk(directory):  # not Path.rglob: whoever made it may be taking it away
-        for path in (place, *(os.path.join(place, name) for name in names)):
+    for folder, _, names in os.walk(directory):  # not Path.rglob: its maker may be removing it
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
             with contextlib.suppress(FileNotFoundError):
                 latest = max(latest, os.lstat(path).st_mtime)
     return latest
 
 
-def _merged(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(defaults: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(defaults)
-    for key, value in given.items():
+    for key, value in options.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
             merged[key] = _merged(merged[key], value)
         else:

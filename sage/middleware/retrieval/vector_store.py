@@ -29,11 +29,12 @@ _ANY = 2**31
 class VectorStore:
     """Documents in memory, or durable at ``path`` (a directory, made when it is missing).
 
-    ``embedder``: ``"auto"`` is the local one when it is installed (extra ``embed``), else keywords only; ``None``:
-    keywords, and vectors that you bring; a callable ``(list[str]) -> (n, dim) float32``; or the name of a model
-    (``provider/model``), which ``models`` finds: by default those of the configuration, else those
-    of a service (``LLMService().search_models``). A store at ``path`` keeps to the embedder that it was made with.
-    ``options`` are those of :class:`CollectionOptions`, for a new store.
+    ``embedder`` is one of: ``"auto"``, the local one when it is installed (extra ``embed``), else keywords only;
+    ``None``, keywords, and vectors that you bring; a callable ``(list[str]) -> (n, dim) float32``; another name of
+    :mod:`sage.middleware.retrieval.embedding.builtin`; or the name of a model (``provider/model``), which is looked up
+    in ``models``: by default those of the configuration, else those of a service (``LLMService().search_models``). A
+    store at ``path`` keeps the embedder that it was made with. ``options`` are those of :class:`CollectionOptions`, for
+    a new store.
 
     Safe to call from several threads; several processes may open one ``path``. Close it, or use it as a context.
     """
@@ -48,17 +49,17 @@ class VectorStore:
         **options: Any,
     ) -> None:
         self._limits = limits or RetrievalLimits(max_documents=_ANY)
-        known = ModelsByName(embedder if callable(embedder) else None, models)
+        by_name = ModelsByName(embedder if callable(embedder) else None, models)
         spec = FUNCTION if callable(embedder) else "none" if embedder is None else embedder
         wanted = CollectionOptions.model_validate({**options, "embedder": spec})
         directory = None if path is None else Path(path).expanduser().absolute()
         name = "memory" if directory is None else directory.name
-        self._collection = Collection(name, partial(store_at, directory, name, wanted, known), known, self._limits)
-        self._collection.describe()  # what is wrong is said now
+        self._collection = Collection(name, partial(store_at, directory, name, wanted, by_name), by_name, self._limits)
+        self._collection.describe()  # raises now what is wrong
 
     @property
     def collection(self) -> Collection:
-        """The same documents behind the door that the gateway uses."""
+        """The same documents as the object that a gateway works with."""
         return self._collection
 
     def __len__(self) -> int:
@@ -71,13 +72,13 @@ class VectorStore:
         metadatas: Sequence[Mapping[str, Any] | None] | None = None,
         vectors: Sequence[Sequence[float]] | NDArray[np.floating[Any]] | None = None,
     ) -> list[str]:
-        """Adds documents, or replaces those whose id is there; returns their ids. All or nothing: what is refused
-        (:class:`InvalidRequest`) leaves nothing behind. Any number: they are durable when this returns."""
+        """Adds documents, or replaces those with the same id; returns their ids. Any number, all or nothing: when one
+        is refused (:class:`InvalidRequest`), none is added. They are durable when this returns."""
         if isinstance(texts, str):
             raise InvalidRequest("'texts' must be a list of texts, not one text", param="texts")
         columns: dict[str, Sequence[Any]] = {"text": list(texts)}
-        given: tuple[tuple[str, Any], ...] = (("id", ids), ("metadata", metadatas), ("vector", vectors))
-        for key, column in given:
+        optional: tuple[tuple[str, Any], ...] = (("id", ids), ("metadata", metadatas), ("vector", vectors))
+        for key, column in optional:
             if column is not None:
                 if len(column) != len(texts):
                     raise InvalidRequest(f"there are {len(texts)} texts, but {len(column)} {key}s", param=f"{key}s")
@@ -101,11 +102,11 @@ class VectorStore:
         explain: bool = False,
         highlight: bool = False,
     ) -> list[SearchResult]:
-        """The best first; of scores, higher is better. What each means: :class:`Search`."""
-        given = check_vector(vector, "search", self._limits, param="vector")
+        """The best documents first; higher scores are better. :class:`Search` explains the arguments."""
+        query_vector = check_vector(vector, "search", self._limits, param="vector")
         search = Search(
             query=query,
-            vector=given,
+            vector=query_vector,
             mode=_one_of(Mode, mode, "mode"),
             top_k=top_k,
             offset=offset,
@@ -120,7 +121,7 @@ class VectorStore:
         return self._collection.search(search).results
 
     def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
-        """Deletes by id or by filter; returns how many there were of them."""
+        """Deletes by id or by filter; returns how many documents were deleted."""
         return self._collection.delete(ids, filter)
 
     def get(self, id: str) -> StoredDocument:
@@ -128,11 +129,11 @@ class VectorStore:
         return self._collection.get(id, vector=True)
 
     def optimize(self) -> None:
-        """Brings the index into its fastest shape; returns when that is done. It happens by itself, too."""
+        """Rebuilds the index into its fastest form; returns when that is done. This also happens in the background."""
         self._collection.optimize()
 
     def purge(self, seconds: float = 30.0) -> None:
-        """Hard deletion of all that was deleted or replaced: see :meth:`Collection.purge`."""
+        """Removes every byte of what was deleted or replaced: see :meth:`Collection.purge`."""
         self._collection.purge(seconds)
 
     def close(self) -> None:
@@ -153,13 +154,13 @@ def store_at(directory: Path | None, name: str, wanted: CollectionOptions, model
         try:
             return DocumentStore.open(directory)
         except NotFound:
-            pass  # it is a new one
+            pass  # a new one
     return new_store(directory, name, wanted, models)
 
 
-def _one_of(kind: type[_Choice], given: str, param: str) -> _Choice:
+def _one_of(kind: type[_Choice], value: str, param: str) -> _Choice:
     try:
-        return kind(given)
+        return kind(value)
     except ValueError:
-        known = ", ".join(choice.value for choice in kind)
-        raise InvalidRequest(f"'{given}' is no {param}; there are: {known}", param=param) from None
+        choices = ", ".join(choice.value for choice in kind)
+        raise InvalidRequest(f"'{value}' is no {param}; there are: {choices}", param=param) from None

@@ -144,7 +144,7 @@ def test_what_was_searched_last_is_let_go_of(store: VectorStore) -> None:
     assert [found.id for found in store.search("quixotrytext", mode="bm25")] == ["id-of-quixotry"]
     store.delete(["id-of-quixotry"])
     store.purge()
-    segments = store.collection._held.index.current().segments  # type: ignore[union-attr]
+    segments = store.collection._files.index.current().segments  # type: ignore[union-attr]
     assert [segment.size for segment in segments] == [5]
     assert all(segment.keywords.postings("quixotrytext")[0].size == 0 for segment in segments)
 
@@ -154,9 +154,9 @@ def test_only_what_holds_dead_rows_is_rewritten(store: VectorStore, tmp_path: Pa
     store.optimize()
     segments = {path.name for path in (tmp_path / "c" / "segments").iterdir()}
     store.collection.add([*plain(400, 300), secret("quixotry")])
-    held = store.collection._held
-    assert held is not None
-    held.index._maintenance.step(idle=True)
+    files = store.collection._files
+    assert files is not None
+    files.index._maintenance.step(idle=True)
     store.delete(["id-of-quixotry"])
     store.purge()
     assert traces(tmp_path, "quixotry") == []
@@ -172,10 +172,10 @@ def test_a_store_in_memory_is_purged_too() -> None:
         store.delete(["id-of-quixotry"])
         store.purge()
         check(store, [f"p{number}" for number in range(5)])
-        held = store.collection._held
-        assert held is not None
-        assert [segment.size for segment in held.index.current().segments] == [5]
-        with held.store._connections.reading() as connection:
+        files = store.collection._files
+        assert files is not None
+        assert [segment.size for segment in files.index.current().segments] == [5]
+        with files.store._connections.reading() as connection:
             assert b"quixotry" not in connection.serialize()
 
 
@@ -208,9 +208,9 @@ def test_a_file_that_cannot_be_removed_is_told(store: VectorStore, tmp_path: Pat
 
 def test_whoever_reads_an_older_state_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 20), secret("quixotry")])
-    held = store.collection._held
-    assert held is not None
-    with held.store.reading() as reading:
+    files = store.collection._files
+    assert files is not None
+    with files.store.reading() as reading:
         assert reading.count() == 21
         store.delete(["id-of-quixotry"])
         with pytest.raises(Unavailable, match="collection 'c' is not yet purged: a process still reads") as refused:
