@@ -1,9 +1,9 @@
-"""BM25: what a word in a document is worth. Formulas, and the statistics they need.
+"""BM25: what a word in a document is worth. The formulas, and the statistics that they need.
 
-With ``tf`` how often the word stands in the document, ``dl`` the document's length in terms, ``avgdl`` the mean of the
-live documents, ``N`` how many of them there are, ``df`` how many of them hold the word, and
-``B = 1 - b + b · dl / avgdl``, a document's score is the sum over the words of the query that stand in it (a word that
-the query repeats counts as often) of
+``tf`` is how often the word occurs in the document, ``dl`` the document's length in terms, ``avgdl`` the mean length of
+the live documents, ``N`` their number, ``df`` the number of them that hold the word, and ``B = 1 - b + b · dl /
+avgdl``. A document's score is the sum, over the words of the query that it holds (a repeated word counts each time), of
+idf times the second column:
 
 ========  =====================================  =========================================================
 lucene    ``ln(1 + (N - df + ½) / (df + ½))``    ``tf / (tf + k1·B)`` (Lucene 8 and later)
@@ -15,10 +15,10 @@ l         ``ln((N + 1) / (df + ½))``             ``(k1 + 1)·(c + delta) / (k1 
 ========  =====================================  =========================================================
 
 plus: Lv and Zhai, *Lower-bounding term frequency normalization*, CIKM 2011; l: Lv and Zhai, *When documents are very
-long, BM25 fails!*, SIGIR 2011. Both add ``delta`` only for words that stand in the document, as the papers do.
+long, BM25 fails!*, SIGIR 2011. Both add ``delta`` only for words in the document, as the papers do.
 rank_bm25's BM25Plus adds it for the others too (one constant for all documents, so the order is that of no ``delta``),
 and its BM25L multiplies by ``tf`` once more: scores are equal to its where a document holds every word of the query
-(plus) and where words stand once (l).
+(plus) and where words occur once (l).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
-    """Over the live documents of a view."""
+class CorpusStatistics:
+    """Of the live documents of a view, or of all shards."""
 
     documents: int
     length: int
-    """Of all of them together, in terms."""
+    """Of all documents together, in terms."""
 
     @property
     def mean_length(self) -> float:
@@ -49,18 +49,18 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Statistics of more documents than one view has, for the words of a query."""
+class QueryStatistics:
+    """What scores depend on, for the words of a query: it may count more documents than one view has."""
 
-    collected: Collected
+    corpus: CorpusStatistics
     df: Mapping[str, int]
-    """How many of those documents hold each word."""
+    """How many documents hold each word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The part of a score that is a matter of the document: ``(tf + rise·B) / (tf + bend·B)`` with
-    ``B = flat + slope·dl``; a word's weight multiplies it, and its base is added."""
+    """The part of a score that depends on the document: ``(tf + rise·B) / (tf + bend·B)`` with
+    ``B = flat + slope·dl``; it is multiplied by the word's weight, and the word's base is added."""
 
     flat: float
     slope: float
@@ -72,15 +72,15 @@ class Curve:
         return (frequencies + self.rise * norm) / (frequencies + self.bend * norm)
 
 
-def curve(options: KeywordOptions, collected: Collected) -> Curve:
-    mean = collected.mean_length
-    slope = options.b / mean if mean else 0.0
+def curve(options: KeywordOptions, corpus: CorpusStatistics) -> Curve:
+    mean_length = corpus.mean_length
+    slope = options.b / mean_length if mean_length else 0.0
     rise = _delta(options) if options.variant is Variant.L else 0.0
     return Curve(1.0 - options.b, slope, rise, options.k1 + rise)
 
 
 def weight(options: KeywordOptions, idf: float) -> tuple[float, float]:
-    """``(weight, base)`` of a word with ``idf`` that the query holds once."""
+    """``(weight, base)`` of a word with this ``idf`` that stands in the query once."""
     if options.variant is Variant.LUCENE:
         return idf, 0.0
     base = idf * _delta(options) if options.variant is Variant.PLUS else 0.0
@@ -88,7 +88,8 @@ def weight(options: KeywordOptions, idf: float) -> tuple[float, float]:
 
 
 def idf(variant: Variant, documents: int, df: int) -> float:
-    """Of a word that ``df`` ≥ 1 of ``documents`` hold; ``okapi``: may be negative, before its floor."""
+    """Of a word that ``df`` ≥ 1 of ``documents`` hold. That of ``okapi`` may be negative: it has a floor, which is not
+    applied here."""
     if variant is Variant.LUCENE:
         return math.log1p((documents - df + 0.5) / (df + 0.5))
     if variant is Variant.OKAPI:
@@ -99,18 +100,18 @@ def idf(variant: Variant, documents: int, df: int) -> float:
 
 
 def share(documents: int, df: int) -> float:
-    """How much a word says, whatever the variant: never negative, also for words that no document holds."""
+    """How much a word tells about a document, whatever the variant. Never negative, also for words in no document."""
     return math.log1p((documents - df + 0.5) / (df + 0.5))
 
 
 def mean_okapi_idf(documents: int, frequencies: NDArray[np.int64]) -> float:
-    """The mean over all words, summed one after the other in the order given: as rank_bm25 does, to the last digit
-    where words are given as they first appear."""
+    """The mean over all words, summed in the order of ``frequencies``. It is rank_bm25's to the last digit if that is
+    the order in which the words first appear."""
     if not len(frequencies):
         return 0.0
-    distinct, which = np.unique(frequencies, return_inverse=True)
+    distinct, inverse = np.unique(frequencies, return_inverse=True)
     each = np.array([idf(Variant.OKAPI, documents, int(df)) for df in distinct])
-    return float(np.add.accumulate(each[which])[-1]) / len(frequencies)
+    return float(np.add.accumulate(each[inverse])[-1]) / len(frequencies)
 
 
 def _delta(options: KeywordOptions) -> float:

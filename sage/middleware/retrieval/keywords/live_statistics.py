@@ -1,4 +1,4 @@
-"""What the live documents of a segment add up to, remembered with the segment as long as nothing of it is deleted."""
+"""Statistics of the live documents of a segment, cached with it until one of them is deleted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.keywords.vocabulary import encode
 
-_REMEMBERED = 2**14
+_CACHED_WORDS = 2**14
 
 
 class LiveStatistics:
-    """Of one segment with one mask of live documents (``None``: all)."""
+    """Of one segment with one mask of its live documents (``None`` means all)."""
 
     def __init__(self, postings: Postings, live: Mask | None) -> None:
         self.live = live
@@ -29,21 +29,21 @@ class LiveStatistics:
                 start, end = postings.locate(encode(term))
                 return end - start
             return len(postings.postings(term)[0])
-        found = self._df.get(term)
-        if found is None:
-            if len(self._df) >= _REMEMBERED:
+        count = self._df.get(term)
+        if count is None:
+            if len(self._df) >= _CACHED_WORDS:
                 self._df.clear()
-            found = self._df[term] = int(np.count_nonzero(self.live[postings.postings(term)[0]]))
-        return found
+            count = self._df[term] = int(np.count_nonzero(self.live[postings.postings(term)[0]]))
+        return count
 
 
 def live_statistics(postings: Postings, live: Mask | None) -> LiveStatistics:
-    """Masks are never changed, only replaced: the same mask is the same state."""
+    """Those of ``postings``, from its cache if it has the same mask: masks are never changed, only replaced."""
     if not isinstance(postings, KeywordIndex):
         return LiveStatistics(postings, live)
-    known = postings.live_statistics
-    if isinstance(known, LiveStatistics) and known.live is live:
-        return known
-    found = LiveStatistics(postings, live)
-    postings.live_statistics = found
-    return found
+    cached = postings.live_statistics
+    if isinstance(cached, LiveStatistics) and cached.live is live:
+        return cached
+    statistics = LiveStatistics(postings, live)
+    postings.live_statistics = statistics
+    return statistics

@@ -248,49 +248,49 @@ def _choose_non_essential(words: Any, threshold: Any, non_essential: Any) -> Any
 def _add(postings: Any, word: Any, gains: Any, cursor: Any, block: Any) -> Any:
     """Adds one word's postings of one block; returns where those of the next begin.
 
-    The hottest loop of all. With unsigned places the compiled code need not ask whether they count from the end, which
-    takes half of the time.
+    The hottest loop of all. With unsigned positions the compiled code need not ask whether they count from the end,
+    which takes half of the time.
     """
     ordinals, frequencies, lengths = postings
     curve, table = gains
     scores, matches = block.scores, block.matches
-    place, end = np.uint64(cursor), np.uint64(word[END])
+    position, end = np.uint64(cursor), np.uint64(word[END])
     first, stop = np.uint32(block.first), np.uint32(block.first + len(scores))
     weight, base = word[WEIGHT], word[BASE]
     rows, columns, flat = np.uint32(table.shape[0]), np.uint32(table.shape[1]), table.ravel()
-    while place < end:
-        ordinal = ordinals[place]
+    while position < end:
+        ordinal = ordinals[position]
         if ordinal >= stop:
             break
-        frequency, length = np.uint32(frequencies[place]), lengths[ordinal]
+        frequency, length = np.uint32(frequencies[position]), lengths[ordinal]
         if frequency < rows and length < columns:
             gain = flat[np.uint32(frequency * columns + length)]
         else:
             gain = _gain(frequency, length, curve, table)
         scores[np.uint32(ordinal - first)] += base + weight * gain
         matches[np.uint32(ordinal - first)] = np.uint8(1)
-        place += np.uint64(1)
-    return np.int64(place)
+        position += np.uint64(1)
+    return np.int64(position)
 
 
 def _mark(ordinals: Any, word: Any, cursor: Any, block: Any) -> Any:
     """As :func:`_add`, but the postings only count as matches."""
     matches = block.matches
-    place, end = np.uint64(cursor), np.uint64(word[END])
+    position, end = np.uint64(cursor), np.uint64(word[END])
     first, stop = np.uint32(block.first), np.uint32(block.first + len(matches))
-    while place < end:
-        ordinal = ordinals[place]
+    while position < end:
+        ordinal = ordinals[position]
         if ordinal >= stop:
             break
         matches[np.uint32(ordinal - first)] = np.uint8(1)
-        place += np.uint64(1)
-    return np.int64(place)
+        position += np.uint64(1)
+    return np.int64(position)
 
 
 def _count_above(scores: Any, lowest: Any) -> Any:
     count = 0
-    for place in range(len(scores)):
-        count += 1 if scores[place] > lowest else 0
+    for offset in range(len(scores)):
+        count += 1 if scores[offset] > lowest else 0
     return count
 
 
@@ -299,11 +299,11 @@ def _count_matches(block: Any, allowed: Any, documents: Any) -> Any:
     first, matches = block.first, block.matches
     count = 0
     if len(allowed) == 0:
-        for place in range(len(matches)):
-            count += matches[place]
+        for offset in range(len(matches)):
+            count += matches[offset]
     else:
-        for place in range(min(np.int64(len(matches)), np.int64(documents) - first)):
-            count += matches[place] & np.uint8(allowed[first + place])
+        for offset in range(min(np.int64(len(matches)), np.int64(documents) - first)):
+            count += matches[offset] & np.uint8(allowed[first + offset])
     return count
 
 
@@ -329,18 +329,18 @@ def _offer_block(
         lowest = best_scores[0] * (1.0 - ROUNDING) - missing if missing > 0.0 else best_scores[0]
         has_candidate = False  # not a function of its own: one with arrays is not inlined, and this is called often
         if count < len(rows):
-            for place in range(start, start + STEP):
-                has_candidate |= matches[place] != 0
+            for offset in range(start, start + STEP):
+                has_candidate |= matches[offset] != 0
         else:
-            for place in range(start, start + STEP):
-                has_candidate |= scores[place] > lowest
+            for offset in range(start, start + STEP):
+                has_candidate |= scores[offset] > lowest
         if not has_candidate:
             continue
-        for place in range(start, start + STEP):
-            document = first + place
-            if not matches[place] or (len(allowed) > 0 and not allowed[document]):
+        for offset in range(start, start + STEP):
+            document = first + offset
+            if not matches[offset] or (len(allowed) > 0 and not allowed[document]):
                 continue
-            score = scores[place]
+            score = scores[offset]
             if missing > 0.0:
                 if score <= lowest:
                     continue

@@ -1,4 +1,4 @@
-"""What a query requires and excludes, as masks: words by their postings, phrases by the texts of what is left."""
+"""What a query requires and excludes, as masks: words by their postings, phrases by the texts that remain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sage.middleware.retrieval.text.query_syntax import Clause, KeywordQuery
 
 Texts = Callable[[Sequence[int]], Sequence[str | None]]
 _BATCH = 256
-"""Texts that are read at a time."""
-MOST_READ = 100_000
-"""Texts that one query's phrases may have read: a second or two."""
+"""Texts that are read from the store at a time."""
+MOST_TEXTS = 100_000
+"""Texts that are read at most for the phrases of one query: a second or two of work."""
 
 
 def clause_masks(
@@ -25,78 +25,78 @@ def clause_masks(
     analyzer: Analyzer,
     texts: Texts,
     allowed: Sequence[Mask | None],
-    most: int = MOST_READ,
+    limit: int = MOST_TEXTS,
 ) -> list[Mask]:
-    """Of each segment the live documents that are ``allowed``, meet every required clause and no excluded one.
+    """For each segment the live documents that are ``allowed``, meet every required clause and no excluded one.
 
-    Raises :class:`InvalidRequest` when phrases would have more than ``most`` texts read.
+    Raises :class:`InvalidRequest` when more than ``limit`` texts would have to be read for phrases.
     """
-    found: list[Mask] = []
-    words_first = sorted(
+    masks: list[Mask] = []
+    clauses = sorted(
         [(bool(clause.sequence), clause, True) for clause in query.required]
         + [(bool(clause.sequence), clause, False) for clause in query.excluded],
         key=lambda each: each[0],
     )
-    for (postings, live), start, among in zip(segments, starts, allowed, strict=False):
+    for (postings, live), start, allowed_mask in zip(segments, starts, allowed, strict=False):
         mask = np.ones(postings.size, np.bool_) if live is None else live.copy()
-        if among is not None:
-            mask &= among
-        for _, clause, wanted in words_first:
-            met = _met(postings, clause, mask)
+        if allowed_mask is not None:
+            mask &= allowed_mask
+        for _, clause, is_required in clauses:
+            is_met = _meeting(postings, clause, mask)
             if clause.sequence:
-                most -= int(np.count_nonzero(met))
-                if most < 0:
+                limit -= int(np.count_nonzero(is_met))
+                if limit < 0:
                     raise _too_common(clause)
-                met = _in_a_row(met, clause, start, analyzer, texts)
-            mask &= met if wanted else ~met
-        found.append(mask)
-    return found
+                is_met = _with_phrase(is_met, clause, start, analyzer, texts)
+            mask &= is_met if is_required else ~is_met
+        masks.append(mask)
+    return masks
 
 
 def _too_common(clause: Clause) -> InvalidRequest:
     return InvalidRequest(
-        f"the words of the phrase '{clause.text}' stand together in too many documents to look for the phrase in each; "
+        f"the words of the phrase '{clause.text}' occur together in too many documents to search each for the phrase; "
         "add a rarer +word, or a filter",
         param="query",
         code="phrase_too_common",
     )
 
 
-def _met(postings: Postings, clause: Clause, among: Mask) -> Mask:
-    """Which of ``among`` hold all terms of the clause, or its whole."""
-    met = np.zeros(postings.size, np.bool_)
-    held = [postings.postings(term)[0] for term in clause.terms]
-    held.sort(key=len)
-    if held and len(held[0]):
-        left = held[0]
-        for other in held[1:]:
-            left = left[np.isin(left, other, assume_unique=True)] if len(left) else left
-        met[left] = True
+def _meeting(postings: Postings, clause: Clause, mask: Mask) -> Mask:
+    """Which documents of ``mask`` hold all terms of the clause, or the one term ``whole``."""
+    is_met = np.zeros(postings.size, np.bool_)
+    lists = [postings.postings(term)[0] for term in clause.terms]
+    lists.sort(key=len)
+    if lists and len(lists[0]):
+        ordinals = lists[0]
+        for other in lists[1:]:
+            ordinals = ordinals[np.isin(ordinals, other, assume_unique=True)] if len(ordinals) else ordinals
+        is_met[ordinals] = True
     if clause.whole is not None:
-        met[postings.postings(clause.whole)[0]] = True
-    return met & among
+        is_met[postings.postings(clause.whole)[0]] = True
+    return is_met & mask
 
 
-def _in_a_row(met: Mask, clause: Clause, start: int, analyzer: Analyzer, texts: Texts) -> Mask:
-    candidates = np.flatnonzero(met)
-    kept = np.zeros(len(met), np.bool_)
+def _with_phrase(is_met: Mask, clause: Clause, start: int, analyzer: Analyzer, texts: Texts) -> Mask:
+    candidates = np.flatnonzero(is_met)
+    follows_in_text = np.zeros(len(is_met), np.bool_)
     for begin in range(0, len(candidates), _BATCH):
-        some = candidates[begin : begin + _BATCH]
-        for ordinal, text in zip(some.tolist(), texts((some + start).tolist()), strict=True):
-            kept[ordinal] = text is not None and follows(analyzer.atoms(text), clause.sequence)
-    return kept
+        batch = candidates[begin : begin + _BATCH]
+        for ordinal, text in zip(batch.tolist(), texts((batch + start).tolist()), strict=True):
+            follows_in_text[ordinal] = text is not None and follows(analyzer.atoms(text), clause.sequence)
+    return follows_in_text
 
 
 def follows(words: Sequence[str], sequence: Sequence[str]) -> bool:
-    """Whether ``sequence`` stands in ``words`` in a row."""
+    """Whether the words of ``sequence`` follow each other somewhere in ``words``."""
     size, first = len(sequence), sequence[0]
-    place = 0
-    wanted = list(sequence)
+    index = 0
+    expected = list(sequence)
     try:
         while True:
-            place = words.index(first, place)
-            if list(words[place : place + size]) == wanted:
+            index = words.index(first, index)
+            if list(words[index : index + size]) == expected:
                 return True
-            place += 1
+            index += 1
     except ValueError:
         return False

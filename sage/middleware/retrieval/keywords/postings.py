@@ -11,16 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.keywords.vocabulary import Places, Vocabulary, encode, smallest, spans, union, widths
+from sage.middleware.retrieval.keywords.vocabulary import Positions, Vocabulary, encode, smallest, spans, union, widths
 
 Arrays = dict[str, NDArray[Any]]
 Mask = NDArray[np.bool_]
 _CHUNK = 2**22
-"""Postings that a merge moves at a time: bounds its memory."""
+"""Postings that a merge moves at a time, which bounds its memory."""
 
 
 class Postings(Protocol):
-    """What a search asks of a segment. Ordinals count the segment's documents from 0, in the order of their numbers."""
+    """What a search reads of a segment. Ordinals count its documents from 0, in the order of their numbers."""
 
     @property
     def size(self) -> int:
@@ -31,16 +31,16 @@ class Postings(Protocol):
         """``(size,)``: how many terms each document has."""
 
     def postings(self, term: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
-        """``(ordinals ascending, how often it stands in each)``; both empty where it stands in none."""
+        """``(ordinals, frequencies)``: the documents that hold the term, ascending, and how often each holds it."""
 
     def index(self) -> KeywordIndex:
-        """The same as an index, for what needs all of it."""
+        """The same documents as an index, for callers that need all of it."""
 
 
 class KeywordIndex:
     """Immutable :class:`Postings` over arrays, which may be memory-mapped.
 
-    The postings of the term at place ``i`` of the vocabulary stand in ``ordinals`` and ``frequencies`` from
+    The postings of the term at position ``i`` of the vocabulary stand in ``ordinals`` and ``frequencies`` from
     ``starts[i]`` to ``starts[i + 1]``; ``ranks`` says in which order the terms first appear in the documents.
     """
 
@@ -58,16 +58,16 @@ class KeywordIndex:
         self.length = int(lengths.sum(dtype=np.int64))
         """Of all documents together, in terms."""
         self.live_statistics: object = None
-        """What searches remember of it: see :mod:`sage.middleware.retrieval.keywords.live_statistics`."""
+        """A cache of searches: see :mod:`sage.middleware.retrieval.keywords.live_statistics`."""
 
     @classmethod
     def build(cls, documents: Sequence[Sequence[str]]) -> KeywordIndex:
         """From the terms of each document."""
-        places: defaultdict[str, int] = defaultdict()
-        places.default_factory = places.__len__
+        positions: defaultdict[str, int] = defaultdict()
+        positions.default_factory = positions.__len__
         lengths = np.fromiter(map(len, documents), np.uint32, len(documents))
-        terms = np.fromiter(map(places.__getitem__, chain.from_iterable(documents)), np.int64, int(lengths.sum()))
-        vocabulary, order = Vocabulary.of([encode(term) for term in places])
+        terms = np.fromiter(map(positions.__getitem__, chain.from_iterable(documents)), np.int64, int(lengths.sum()))
+        vocabulary, order = Vocabulary.of([encode(term) for term in positions])
         new = np.empty(len(order), np.int64)
         new[order] = np.arange(len(order))
         pairs = new[terms] << 32 | np.repeat(np.arange(len(documents)), lengths)
@@ -76,9 +76,9 @@ class KeywordIndex:
 
     @classmethod
     def _of_pairs(
-        cls, vocabulary: Vocabulary, pairs: NDArray[np.int64], lengths: NDArray[np.uint32], ranks: Places
+        cls, vocabulary: Vocabulary, pairs: NDArray[np.int64], lengths: NDArray[np.uint32], ranks: Positions
     ) -> KeywordIndex:
-        """``pairs``: sorted ``place << 32 | ordinal``, one for each time that a term stands in a document."""
+        """``pairs`` are sorted ``position << 32 | ordinal``, one for each occurrence of a term in a document."""
         new = np.ones(len(pairs), np.bool_)
         np.not_equal(pairs[1:], pairs[:-1], out=new[1:])
         first = np.flatnonzero(new)
@@ -96,10 +96,10 @@ class KeywordIndex:
 
     @classmethod
     def merge(cls, segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> KeywordIndex:
-        """One index of all, in order, without the documents whose mask (``(size,)``, ``True`` lives) says dead."""
+        """One index of all, in order, without the documents that a mask of the live ones, ``(size,)``, leaves out."""
         if not segments:
             return cls.build([])
-        return _Merge(segments).index()
+        return _KeywordMerge(segments).index()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> KeywordIndex:
@@ -130,24 +130,24 @@ class KeywordIndex:
         return self.ordinals[start:end], self.frequencies[start:end]
 
     def locate(self, term: bytes) -> tuple[int, int]:
-        """From where to where its postings stand; equal where it has none."""
-        place = self.vocabulary.find(term)
-        return (0, 0) if place < 0 else (int(self.starts[place]), int(self.starts[place + 1]))
+        """``(start, end)`` of the postings of a term; equal when it has none."""
+        position = self.vocabulary.find(term)
+        return (0, 0) if position < 0 else (int(self.starts[position]), int(self.starts[position + 1]))
 
     def index(self) -> KeywordIndex:
         return self
 
 
-class _Merge:
-    """Moves the postings of each segment to their places among those of all, a few million at a time."""
+class _KeywordMerge:
+    """Moves the postings of each segment to their positions among those of all, a few million at a time."""
 
     def __init__(self, segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> None:
         self._segments = segments
-        self._vocabulary, self._places = union([index.vocabulary for index, _ in segments])
+        self._vocabulary, self._positions = union([index.vocabulary for index, _ in segments])
         self._counts = [_live_counts(index, live)[0] for index, live in segments]
         totals = np.zeros(len(self._vocabulary), np.int64)
-        for places, counts in zip(self._places, self._counts, strict=True):
-            totals[places] += counts
+        for positions, counts in zip(self._positions, self._counts, strict=True):
+            totals[positions] += counts
         self._totals = totals
         self._starts = np.concatenate(([0], np.cumsum(totals)))
 
@@ -158,27 +158,27 @@ class _Merge:
         frequencies = np.empty(size, smallest(largest))
         cursor = self._starts[:-1].copy()
         base = 0
-        for (index, live), places, counts in zip(self._segments, self._places, self._counts, strict=True):
-            for ids, kept, begin, end in _chunks(index, live):
-                there = spans(cursor[places[ids]], counts[ids])
-                ordinals[there] = _renumbered(index.ordinals[begin:end], live, kept, base)
-                frequencies[there] = (
-                    index.frequencies[begin:end] if kept is None else index.frequencies[begin:end][kept]
+        for (index, live), positions, counts in zip(self._segments, self._positions, self._counts, strict=True):
+            for ids, is_live, begin, end in _chunks(index, live):
+                target = spans(cursor[positions[ids]], counts[ids])
+                ordinals[target] = _renumbered(index.ordinals[begin:end], live, is_live, base)
+                frequencies[target] = (
+                    index.frequencies[begin:end] if is_live is None else index.frequencies[begin:end][is_live]
                 )
-            cursor[places] += counts
+            cursor[positions] += counts
             base += index.size if live is None else int(np.count_nonzero(live))
-        return self._without_the_gone(ordinals, frequencies)
+        return self._without_unused_terms(ordinals, frequencies)
 
-    def _without_the_gone(self, ordinals: NDArray[np.uint32], frequencies: NDArray[Any]) -> KeywordIndex:
-        """Terms that no live document holds are left out."""
-        kept = np.flatnonzero(self._totals)
+    def _without_unused_terms(self, ordinals: NDArray[np.uint32], frequencies: NDArray[Any]) -> KeywordIndex:
+        """The index, without the terms that no live document holds."""
+        used = np.flatnonzero(self._totals)
         vocabulary = self._vocabulary
-        if len(kept) < len(vocabulary):
-            sizes = widths(vocabulary.starts)[kept]
-            text = vocabulary.text[spans(vocabulary.starts[kept].astype(np.int64), sizes)]
+        if len(used) < len(vocabulary):
+            sizes = widths(vocabulary.starts)[used]
+            text = vocabulary.text[spans(vocabulary.starts[used].astype(np.int64), sizes)]
             starts = np.concatenate(([0], np.cumsum(sizes)))
-            vocabulary = Vocabulary(vocabulary.hashes[kept], starts.astype(smallest(int(starts[-1]))), text)
-        starts = np.concatenate(([0], np.cumsum(self._totals[kept])))
+            vocabulary = Vocabulary(vocabulary.hashes[used], starts.astype(smallest(int(starts[-1]))), text)
+        starts = np.concatenate(([0], np.cumsum(self._totals[used])))
         first = ordinals[starts[:-1]]
         lengths = [index.lengths if live is None else index.lengths[live] for index, live in self._segments]
         return KeywordIndex(
@@ -187,52 +187,57 @@ class _Merge:
             ordinals,
             frequencies,
             np.concatenate(lengths),
-            self._ranks(first, kept),
+            self._ranks(first, used),
         )
 
-    def _ranks(self, first: NDArray[np.uint32], kept: Places) -> NDArray[np.uint32]:
-        """The order of first appearance: by the first document, within one as its segment had it."""
+    def _ranks(self, first: NDArray[np.uint32], used: Positions) -> NDArray[np.uint32]:
+        """The order in which terms first appear: by their first document, within one as in its segment."""
         before = np.zeros(len(self._vocabulary), np.int64)
-        for (index, _), places, counts in reversed(list(zip(self._segments, self._places, self._counts, strict=True))):
-            before[places[counts > 0]] = index.ranks[counts > 0]
-        ranks = np.empty(len(kept), np.uint32)
-        ranks[np.lexsort((before[kept], first))] = np.arange(len(kept), dtype=np.uint32)
+        for (index, _), positions, counts in reversed(
+            list(zip(self._segments, self._positions, self._counts, strict=True))
+        ):
+            before[positions[counts > 0]] = index.ranks[counts > 0]
+        ranks = np.empty(len(used), np.uint32)
+        ranks[np.lexsort((before[used], first))] = np.arange(len(used), dtype=np.uint32)
         return ranks
 
 
-def _live_counts(index: KeywordIndex, live: Mask | None) -> tuple[Places, Places]:
-    """``(counts, firsts)`` by term: how many live documents hold it, and which is the first of them (0 for none)."""
+def _live_counts(index: KeywordIndex, live: Mask | None) -> tuple[Positions, Positions]:
+    """``(counts, firsts)`` of each term: how many live documents hold it, and the first of them, 0 if there is none."""
     if live is None:
         return widths(index.starts), index.ordinals[index.starts[:-1]].astype(np.int64)
     counts, firsts = np.zeros(len(index.vocabulary), np.int64), np.zeros(len(index.vocabulary), np.int64)
-    for ids, kept, begin, end in _chunks(index, live):
-        before = np.concatenate(([0], np.cumsum(kept)))[index.starts[ids.start : ids.stop + 1].astype(np.int64) - begin]
+    for ids, is_live, begin, end in _chunks(index, live):
+        before = np.concatenate(([0], np.cumsum(is_live)))[
+            index.starts[ids.start : ids.stop + 1].astype(np.int64) - begin
+        ]
         counts[ids] = np.diff(before)
-        alive = index.ordinals[begin:end][kept]
+        alive = index.ordinals[begin:end][is_live]
         if len(alive):
             firsts[ids] = alive[np.minimum(before[:-1], len(alive) - 1)]
     return counts, firsts
 
 
-def document_frequencies(segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> Places:
-    """How many live documents hold each term that any holds, in the order in which the terms first appear."""
-    _, places = union([index.vocabulary for index, _ in segments])
-    size = max((int(place.max(initial=-1)) for place in places), default=-1) + 1
+def document_frequencies(segments: Sequence[tuple[KeywordIndex, Mask | None]]) -> Positions:
+    """For each term how many live documents hold it, in the order in which the terms first appear. Terms that no
+    document holds are left out."""
+    _, positions = union([index.vocabulary for index, _ in segments])
+    size = max((int(positions_here.max(initial=-1)) for positions_here in positions), default=-1) + 1
     totals, first, rank = (np.zeros(size, np.int64) for _ in range(3))
     base = sum(index.size for index, _ in segments)
-    for (index, live), where in reversed(list(zip(segments, places, strict=True))):
+    for (index, live), positions_here in reversed(list(zip(segments, positions, strict=True))):
         base -= index.size
         counts, firsts = _live_counts(index, live)
-        held = counts > 0
-        totals[where] += counts
-        first[where[held]] = base + firsts[held]
-        rank[where[held]] = index.ranks[held]
+        is_held = counts > 0
+        totals[positions_here] += counts
+        first[positions_here[is_held]] = base + firsts[is_held]
+        rank[positions_here[is_held]] = index.ranks[is_held]
     order = np.lexsort((rank, first))
     return totals[order][totals[order] > 0]
 
 
 def _chunks(index: KeywordIndex, live: Mask | None) -> Any:
-    """``(terms as a slice, which postings live or None, first posting, end)``, some millions of postings each."""
+    """``(slice of terms, mask of live postings or None, first posting, end)``, some millions of postings each."""
     term, terms = 0, len(index.vocabulary)
     while term < terms:
         begin = int(index.starts[term])
@@ -243,19 +248,19 @@ def _chunks(index: KeywordIndex, live: Mask | None) -> Any:
         term = stop
 
 
-def _renumbered(ordinals: NDArray[np.uint32], live: Mask | None, kept: Mask | None, base: int) -> NDArray[np.uint32]:
+def _renumbered(ordinals: NDArray[np.uint32], live: Mask | None, is_live: Mask | None, base: int) -> NDArray[np.uint32]:
     if live is None:
         return ordinals + np.uint32(base)
     new = (np.cumsum(live, dtype=np.int64) + (base - 1)).astype(np.uint32)
-    return new[ordinals[kept]]
+    return new[ordinals[is_live]]
 
 
 class GrowingKeywords:
-    """The newest documents. One thread appends while others read what they saw: :meth:`at` is a fixed view."""
+    """The newest documents. One thread appends while others read :meth:`at`, which does not change."""
 
     def __init__(self) -> None:
         self._postings: defaultdict[str, list[int]] = defaultdict(list)
-        """Of each term the ordinals of the documents that hold it, once for each time."""
+        """For each term the ordinals of the documents that hold it, once for each occurrence."""
         self._lengths = np.zeros(256, np.uint32)
         self._size = 0
 
@@ -268,15 +273,15 @@ class GrowingKeywords:
         self._size = size + 1
 
     def at(self, size: int) -> Postings:
-        """The first ``size`` documents, as they stay however many are appended."""
-        return _Grown(self._postings, self._lengths[:size])
+        """The first ``size`` documents; they stay as they are however many are appended."""
+        return _GrownKeywords(self._postings, self._lengths[:size])
 
     def freeze(self, size: int) -> KeywordIndex:
-        """An index of the first ``size``, made without analysing any text again."""
+        """An index of the first ``size`` documents, without analysing any text again."""
         return self.at(size).index()
 
 
-class _Grown:
+class _GrownKeywords:
     """:class:`Postings` of the first documents of a :class:`GrowingKeywords`, whose lists only grow at their ends."""
 
     def __init__(self, postings: Mapping[str, list[int]], lengths: NDArray[np.uint32]) -> None:
@@ -294,11 +299,11 @@ class _Grown:
     def postings(self, term: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
         if self._index is not None:
             return self._index.postings(term)
-        given = self._postings.get(term)
-        if given is None:
+        growing = self._postings.get(term)
+        if growing is None:
             return np.empty(0, np.uint32), np.empty(0, np.uint32)
-        seen = given.copy()
-        ordinals = np.array(seen[: bisect_left(seen, self.size)], np.uint32)
+        snapshot = growing.copy()
+        ordinals = np.array(snapshot[: bisect_left(snapshot, self.size)], np.uint32)
         new = np.ones(len(ordinals), np.bool_)
         np.not_equal(ordinals[1:], ordinals[:-1], out=new[1:])
         first = np.flatnonzero(new)
@@ -311,17 +316,17 @@ class _Grown:
 
     def _frozen(self) -> KeywordIndex:
         size = self.size
-        terms, seen = [], []
-        for term, given in list(self._postings.items()):
-            if given and given[0] < size:
-                ordinals = given.copy()
+        terms, lists = [], []
+        for term, growing in list(self._postings.items()):
+            if growing and growing[0] < size:
+                ordinals = growing.copy()
                 terms.append(encode(term))
-                seen.append(ordinals[: bisect_left(ordinals, size)])
+                lists.append(ordinals[: bisect_left(ordinals, size)])
         vocabulary, order = Vocabulary.of(terms)
-        counts = np.fromiter(map(len, seen), np.int64, len(seen))
-        places = np.empty(len(order), np.int64)
-        places[order] = np.arange(len(order))
-        ordinals_of_all = np.fromiter(chain.from_iterable(seen), np.int64, int(counts.sum()))
-        pairs = np.repeat(places, counts) << 32 | ordinals_of_all
+        counts = np.fromiter(map(len, lists), np.int64, len(lists))
+        positions = np.empty(len(order), np.int64)
+        positions[order] = np.arange(len(order))
+        ordinals_of_all = np.fromiter(chain.from_iterable(lists), np.int64, int(counts.sum()))
+        pairs = np.repeat(positions, counts) << 32 | ordinals_of_all
         pairs.sort()
         return KeywordIndex._of_pairs(vocabulary, pairs, self._lengths.copy(), order)

@@ -1,4 +1,4 @@
-"""rank-bm25 as the engine: the package itself over the live documents of a view. The reference; slow when large."""
+"""The engine ``rank-bm25``: the package itself over the live documents of a view. A reference, and slow."""
 
 from __future__ import annotations
 
@@ -17,57 +17,59 @@ from sage.middleware.settings.retrieval import KeywordOptions, Variant
 
 
 class RankBM25:
-    """``variant`` picks its class; ``lucene``, which it has none for, is its BM25Okapi."""
+    """``variant`` decides which class of the package is used; ``lucene``, for which it has none, uses BM25Okapi."""
 
     def __init__(self, segments: Sequence[tuple[Postings, Mask | None]], options: KeywordOptions) -> None:
         """Raises :class:`sage.errors.MissingExtra`."""
         self._segments = segments
-        self._places: list[NDArray[np.int64]] = []
+        self._document_of_ordinal: list[NDArray[np.int64]] = []
         documents: list[list[str]] = []
         for postings, live in segments:
-            kept = np.ones(postings.size, np.bool_) if live is None else live
-            self._places.append(np.where(kept, np.cumsum(kept) - 1 + len(documents), -1))
+            is_live = np.ones(postings.size, np.bool_) if live is None else live
+            self._document_of_ordinal.append(np.where(is_live, np.cumsum(is_live) - 1 + len(documents), -1))
             texts = token_lists(postings.index())
-            documents.extend(text for text, lives in zip(texts, kept.tolist(), strict=True) if lives)
+            documents.extend(
+                text for text, is_live_document in zip(texts, is_live.tolist(), strict=True) if is_live_document
+            )
         self._engine = _engine(documents, options) if any(documents) else None
-        self._last: tuple[tuple[str, ...], Floats] | None = None
+        self._cached: tuple[tuple[str, ...], Floats] | None = None
 
     def scores(self, segment: int, terms: Sequence[str], ordinals: NDArray[np.int64]) -> Floats:
-        """NaN for dead documents."""
-        places = self._places[segment][ordinals]
+        """The scores of documents; NaN for dead ones."""
+        positions = self._document_of_ordinal[segment][ordinals]
         if self._engine is None:
-            return np.full(len(places), np.nan)
-        return np.where(places >= 0, self._all(tuple(terms))[places], np.nan)
+            return np.full(len(positions), np.nan)
+        return np.where(positions >= 0, self._all_scores(tuple(terms))[positions], np.nan)
 
     def top(self, segment: int, terms: Sequence[str], allowed: Mask | None, k: int) -> Best:
-        """``allowed``: ``None``: all."""
+        """``allowed``: ``None`` means that all documents may be returned."""
         postings, _ = self._segments[segment]
-        holds = np.zeros(postings.size, np.bool_)
+        has_word = np.zeros(postings.size, np.bool_)
         for term in terms:
-            holds[postings.postings(term)[0]] = True
-        found = np.flatnonzero(holds if allowed is None else holds & allowed)
-        return (*best(found, self.scores(segment, terms, found), k), len(found))
+            has_word[postings.postings(term)[0]] = True
+        matches = np.flatnonzero(has_word if allowed is None else has_word & allowed)
+        return (*best(matches, self.scores(segment, terms, matches), k), len(matches))
 
-    def _all(self, terms: tuple[str, ...]) -> Floats:
-        last = self._last
-        if last is None or last[0] != terms:
+    def _all_scores(self, terms: tuple[str, ...]) -> Floats:
+        cached = self._cached
+        if cached is None or cached[0] != terms:
             assert self._engine is not None
-            last = self._last = (terms, np.asarray(self._engine.get_scores(list(terms)), np.float64))
-        return last[1]
+            cached = self._cached = (terms, np.asarray(self._engine.get_scores(list(terms)), np.float64))
+        return cached[1]
 
 
 def token_lists(index: KeywordIndex) -> list[list[str]]:
     """The terms of each document, repeats together, in the order in which they first appear in the segment."""
     terms = [term.decode("utf-8", "surrogatepass") for term in index.vocabulary.terms()]
     counts = widths(index.starts)
-    places = np.repeat(np.arange(len(terms)), counts)
-    order = np.lexsort((index.ranks[places], index.ordinals))
-    found: list[list[str]] = [[] for _ in range(index.size)]
-    for ordinal, place, frequency in zip(
-        index.ordinals[order].tolist(), places[order].tolist(), index.frequencies[order].tolist(), strict=True
+    positions = np.repeat(np.arange(len(terms)), counts)
+    order = np.lexsort((index.ranks[positions], index.ordinals))
+    lists: list[list[str]] = [[] for _ in range(index.size)]
+    for ordinal, position, frequency in zip(
+        index.ordinals[order].tolist(), positions[order].tolist(), index.frequencies[order].tolist(), strict=True
     ):
-        found[ordinal].extend([terms[place]] * frequency)
-    return found
+        lists[ordinal].extend([terms[position]] * frequency)
+    return lists
 
 
 def _engine(documents: list[list[str]], options: KeywordOptions) -> Any:
@@ -82,5 +84,5 @@ def _engine(documents: list[list[str]], options: KeywordOptions) -> Any:
     return rank_bm25.BM25Okapi(documents, k1=options.k1, b=options.b, epsilon=options.epsilon)
 
 
-def _or(given: float | None, default: float) -> float:
-    return default if given is None else given
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -29,7 +29,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """The best rows of a view, best first, equal scores by row; ``total``: how many match in all."""
+    """The best rows of a view, best first, equal scores by row; ``total`` is how many documents match in all."""
 
     rows: Rows
     scores: Floats
@@ -37,8 +37,8 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
-    """A word of a query: what it is worth, and how many live documents hold it."""
+class _WeightedWord:
+    """A word of a query: what it is worth, and how many live documents hold it (``df``)."""
 
     term: str
     weight: float
@@ -48,92 +48,94 @@ class _Word:
 
 
 class KeywordLeg:
-    """BM25 over segments, each with the mask of its live documents (``None``: all live). A row is a document's place
-    over all segments. Cheap to make; may be kept for a view. Safe to call from several threads."""
+    """BM25 over segments, each with the mask of its live documents (``None`` means that all are live). A row is a
+    document's place among those of all segments. It is cheap to make, and may be kept for a view. Safe to call from
+    several threads."""
 
     def __init__(
         self,
         segments: Sequence[tuple[Postings, Mask | None]],
         options: KeywordOptions,
-        counted: bm25.Counted | None = None,
+        query_statistics: bm25.QueryStatistics | None = None,
     ) -> None:
-        """``counted``: statistics to score with in place of these segments' own, for the words of the queries to
-        come."""
+        """``query_statistics`` replace those of these segments, for the words of the queries to come."""
         self._segments = [(postings, live) for postings, live in segments]
         self._options = options
-        self._counted = counted
+        self._query_statistics = query_statistics
         self._starts = [0, *accumulate(postings.size for postings, _ in self._segments)]
-        self._words: tuple[tuple[str, ...], list[_Word]] = ((), [])
+        self._words: tuple[tuple[str, ...], list[_WeightedWord]] = ((), [])
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits:
-        """The ``k`` best. ``allowed``: of each segment which documents may be returned, live ones only; ``None``: all
-        live ones. A match is a match whatever its score's sign. The query's ``required`` and ``excluded`` are not
-        looked at: they are masks (:meth:`constraint`), which belong into ``allowed``."""
-        found: list[Best] = []
-        words = self._weighed(query)
+        """The ``k`` best. ``allowed`` has a mask for each segment of the documents that may be returned, only live
+        ones; ``None`` means all live ones. A match counts whatever the sign of its score. The query's ``required`` and
+        ``excluded`` are not looked at: :meth:`constraint` turns them into masks, which belong into ``allowed``."""
+        results: list[Best] = []
+        words = self._weighted(query)
         for (_, live), mask in zip(self._segments, allowed, strict=True):
-            found.append(self._best(len(found), query, words, live if mask is None else mask, k))
-        if len(found) == 1:
-            return Hits(*found[0])
-        placed = [rows + start for (rows, _, _), start in zip(found, self._starts, strict=False)]
-        rows = np.concatenate(placed or [np.empty(0, np.int64)])
-        scores = np.concatenate([part_scores for _, part_scores, _ in found] or [np.empty(0)])
+            results.append(self._best(len(results), query, words, live if mask is None else mask, k))
+        if len(results) == 1:
+            return Hits(*results[0])
+        row_lists = [rows + start for (rows, _, _), start in zip(results, self._starts, strict=False)]
+        rows = np.concatenate(row_lists or [np.empty(0, np.int64)])
+        scores = np.concatenate([segment_scores for _, segment_scores, _ in results] or [np.empty(0)])
         order = np.lexsort((rows, -scores))[: max(k, 0)]
-        return Hits(rows[order], scores[order], sum(total for _, _, total in found))
+        return Hits(rows[order], scores[order], sum(total for _, _, total in results))
 
-    def _best(self, segment: int, query: KeywordQuery, words: Sequence[_Word], mask: Mask | None, k: int) -> Best:
+    def _best(
+        self, segment: int, query: KeywordQuery, words: Sequence[_WeightedWord], mask: Mask | None, k: int
+    ) -> Best:
         if self._reference is not None:
             return self._reference.top(segment, query.terms, mask, k)
         postings = self._segments[segment][0]
         if isinstance(postings, KeywordIndex) and (kernel := compiled_kernel(postings)) is not None:
-            places = [(*postings.locate(encode(word.term)), word.weight, word.base) for word in words]
-            places = [each for each in places if each[1] > each[0]]
-            if not places:
+            located = [(*postings.locate(encode(word.term)), word.weight, word.base) for word in words]
+            located = [entry for entry in located if entry[1] > entry[0]]  # from start to end
+            if not located:
                 return np.empty(0, np.int64), np.empty(0), 0
-            return kernel.top(postings, places, self._curve, mask, k)
+            return kernel.top(postings, located, self._curve, mask, k)
         return top_by_numpy(_slices(postings, words), postings.lengths, self._curve, mask, k)
 
     def scores(self, query: KeywordQuery, rows: Rows) -> Floats:
-        """Of each row; NaN where no word of the query stands in it. The same numbers as :meth:`top` gives."""
+        """The score of each row; NaN where it holds no word of the query. The same numbers as :meth:`top` gives."""
         rows = np.asarray(rows, np.int64)
         scores, matches = np.zeros(len(rows)), np.zeros(len(rows), np.bool_)
-        words = self._weighed(query)
-        for segment, which, ordinals in self._by_segment(rows):
+        words = self._weighted(query)
+        for segment, indices, ordinals in self._rows_by_segment(rows):
             postings, _ = self._segments[segment]
             for each in _slices(postings, words):
-                here, held = _held(each, ordinals)
-                matches[which[held]] = True
+                postings_here, has_posting = _postings_among(each, ordinals)
+                matches[indices[has_posting]] = True
                 if self._reference is None:
-                    scores[which[held]] += slice_scores(here, postings.lengths, self._curve)
+                    scores[indices[has_posting]] += slice_scores(postings_here, postings.lengths, self._curve)
             if self._reference is not None:
-                scores[which] = self._reference.scores(segment, query.terms, ordinals)
+                scores[indices] = self._reference.scores(segment, query.terms, ordinals)
         scores[~matches] = np.nan
         return scores
 
     def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]:
-        """Of each row the words of the query that stand in it, with their shares: what each word says of all that
-        the query says (its idf, which rare words have more of), so that all words together have 1."""
+        """For each row the words of the query that it holds, with their shares. The share of a word is its part of the
+        sum of all idf, so that all words of the query together have 1, and rare ones more than common ones."""
         rows = np.asarray(rows, np.int64)
-        found: list[dict[str, float]] = [{} for _ in range(len(rows))]
-        words = self._weighed(query)
-        whole = sum(word.share for word in words)
-        for segment, which, ordinals in self._by_segment(rows):
+        shares: list[dict[str, float]] = [{} for _ in range(len(rows))]
+        words = self._weighted(query)
+        total = sum(word.share for word in words)
+        for segment, indices, ordinals in self._rows_by_segment(rows):
             for word in words:
-                held = _contains(self._segments[segment][0].postings(word.term)[0], ordinals)
-                for row in which[held].tolist():
-                    found[row][word.term] = word.share / whole
-        return found
+                has_word = _contains(self._segments[segment][0].postings(word.term)[0], ordinals)
+                for row in indices[has_word].tolist():
+                    shares[row][word.term] = word.share / total
+        return shares
 
     def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
-        """Of each row, 0 to 1, the shares of the words that stand in it added up (see :meth:`matched`)."""
+        """For each row the sum of the shares of the words that it holds, 0 to 1: see :meth:`matched`."""
         rows = np.asarray(rows, np.int64)
-        found = np.zeros(len(rows))
-        words = self._weighed(query)
-        whole = sum(word.share for word in words)
-        for segment, which, ordinals in self._by_segment(rows):
+        result = np.zeros(len(rows))
+        words = self._weighted(query)
+        total = sum(word.share for word in words)
+        for segment, indices, ordinals in self._rows_by_segment(rows):
             for word in words:
-                found[which[_contains(self._segments[segment][0].postings(word.term)[0], ordinals)]] += word.share
-        return np.minimum(found / whole, 1.0) if whole else found
+                result[indices[_contains(self._segments[segment][0].postings(word.term)[0], ordinals)]] += word.share
+        return np.minimum(result / total, 1.0) if total else result
 
     def constraint(
         self,
@@ -142,98 +144,99 @@ class KeywordLeg:
         texts: Callable[[Sequence[int]], Sequence[str | None]],
         allowed: Sequence[Mask | None] | None = None,
     ) -> list[Mask] | None:
-        """Of each segment the live documents (of those ``allowed``) that hold what the query requires and nothing that
-        it excludes; ``None``: it says nothing of the kind. ``texts`` gives the text of rows (``None``: gone meanwhile),
-        for phrases. Raises :class:`sage.errors.InvalidRequest` for a phrase of words that are too common."""
+        """For each segment the live documents, among those ``allowed``, that hold what the query requires and nothing
+        that it excludes; ``None`` means that it requires and excludes nothing. ``texts`` gives the texts of rows
+        (``None`` for a document that was deleted meanwhile), for phrases. Raises :class:`sage.errors.InvalidRequest`
+        for a phrase of words that are too common."""
         if not query.constrains:
             return None
-        among = allowed if allowed is not None else [None] * len(self._segments)
-        return clause_masks(self._segments, self._starts, query, analyzer, texts, among)
+        allowed_masks = allowed if allowed is not None else [None] * len(self._segments)
+        return clause_masks(self._segments, self._starts, query, analyzer, texts, allowed_masks)
 
     @cached_property
     def _live_statistics(self) -> list[LiveStatistics]:
         return [live_statistics(postings, live) for postings, live in self._segments]
 
     @cached_property
-    def collected(self) -> bm25.Collected:
-        """Statistics of the live documents, or those that were given."""
-        if self._counted is not None:
-            return self._counted.collected
-        return bm25.Collected(
+    def corpus(self) -> bm25.CorpusStatistics:
+        """Statistics of the live documents, or of those in ``query_statistics``."""
+        if self._query_statistics is not None:
+            return self._query_statistics.corpus
+        return bm25.CorpusStatistics(
             sum(each.documents for each in self._live_statistics), sum(each.length for each in self._live_statistics)
         )
 
     @cached_property
     def _curve(self) -> bm25.Curve:
-        return bm25.curve(self._options, self.collected)
+        return bm25.curve(self._options, self.corpus)
 
     @cached_property
     def _floor(self) -> float:
-        """``okapi``: what words get whose idf is negative."""
+        """Of ``okapi``: what words with a negative idf get."""
         indexes = [(postings.index(), live) for postings, live in self._segments]
-        mean = bm25.mean_okapi_idf(self.collected.documents, document_frequencies(indexes))
+        mean = bm25.mean_okapi_idf(self.corpus.documents, document_frequencies(indexes))
         return self._options.epsilon * mean
 
     @cached_property
     def _reference(self) -> RankBM25 | None:
         return RankBM25(self._segments, self._options) if self._options.engine == "rank-bm25" else None
 
-    def _weighed(self, query: KeywordQuery) -> list[_Word]:
-        """The words in the order of the query, each once."""
-        known, words = self._words
-        if known != query.terms:
-            words = [self._weigh(term, count) for term, count in Counter(query.terms).items()]
+    def _weighted(self, query: KeywordQuery) -> list[_WeightedWord]:
+        """The words of the query in its order, each once."""
+        cached_terms, words = self._words
+        if cached_terms != query.terms:
+            words = [self._weighted_word(term, count) for term, count in Counter(query.terms).items()]
             self._words = query.terms, words
         return words
 
-    def counted(self, terms: Iterable[str]) -> bm25.Counted:
-        """What another leg over more documents needs to know of these."""
-        return bm25.Counted(self.collected, {term: self._df(term) for term in terms})
+    def query_statistics(self, terms: Iterable[str]) -> bm25.QueryStatistics:
+        """The statistics of these documents, which a leg over more documents adds up."""
+        return bm25.QueryStatistics(self.corpus, {term: self._df(term) for term in terms})
 
     def _df(self, term: str) -> int:
-        if self._counted is not None:
-            return self._counted.df.get(term, 0)
+        if self._query_statistics is not None:
+            return self._query_statistics.df.get(term, 0)
         return sum(
             each.df(postings, term) for each, (postings, _) in zip(self._live_statistics, self._segments, strict=True)
         )
 
-    def _weigh(self, term: str, count: int) -> _Word:
+    def _weighted_word(self, term: str, count: int) -> _WeightedWord:
         df = self._df(term)
-        documents = self.collected.documents
+        documents = self.corpus.documents
         share = bm25.share(documents, df)
         if not df:
-            return _Word(term, 0.0, 0.0, 0, share)
+            return _WeightedWord(term, 0.0, 0.0, 0, share)
         idf = bm25.idf(self._options.variant, documents, df)
         if idf < 0 and self._options.variant is Variant.OKAPI:
             idf = self._floor
         weight, base = bm25.weight(self._options, idf)
-        return _Word(term, count * weight, count * base, df, share)
+        return _WeightedWord(term, count * weight, count * base, df, share)
 
-    def _by_segment(self, rows: Rows) -> list[tuple[int, NDArray[np.int64], Rows]]:
-        """``(segment, which of rows are in it, their ordinals)``."""
+    def _rows_by_segment(self, rows: Rows) -> list[tuple[int, NDArray[np.int64], Rows]]:
+        """``(segment, indices of its rows in ``rows``, their ordinals)``."""
         segments = np.searchsorted(self._starts, rows, side="right") - 1
         return [
-            (segment, which, rows[which] - self._starts[segment])
+            (segment, indices, rows[indices] - self._starts[segment])
             for segment in np.unique(segments).tolist()
-            if len(which := np.flatnonzero(segments == segment))
+            if len(indices := np.flatnonzero(segments == segment))
         ]
 
 
-def _slices(postings: Postings, words: Sequence[_Word]) -> list[Slice]:
-    found = (Slice(*postings.postings(word.term), word.weight, word.base) for word in words)
-    return [each for each in found if len(each.ordinals)]
+def _slices(postings: Postings, words: Sequence[_WeightedWord]) -> list[Slice]:
+    slices = (Slice(*postings.postings(word.term), word.weight, word.base) for word in words)
+    return [each for each in slices if len(each.ordinals)]
 
 
-def _contains(ordinals: NDArray[np.uint32], wanted: Rows) -> Mask:
+def _contains(ordinals: NDArray[np.uint32], rows: Rows) -> Mask:
     if not len(ordinals):
-        return np.zeros(len(wanted), np.bool_)
-    place = np.minimum(ordinals.searchsorted(wanted.astype(np.uint32)), len(ordinals) - 1)
-    return np.asarray(ordinals[place] == wanted)
+        return np.zeros(len(rows), np.bool_)
+    index = np.minimum(ordinals.searchsorted(rows.astype(np.uint32)), len(ordinals) - 1)
+    return np.asarray(ordinals[index] == rows)
 
 
-def _held(each: Slice, wanted: Rows) -> tuple[Slice, Mask]:
-    """The postings of those of ``wanted`` that have one, and which they are."""
-    place = np.minimum(each.ordinals.searchsorted(wanted.astype(np.uint32)), len(each.ordinals) - 1)
-    held = each.ordinals[place] == wanted
-    place = place[held]
-    return Slice(each.ordinals[place], each.frequencies[place], each.weight, each.base), held
+def _postings_among(each: Slice, rows: Rows) -> tuple[Slice, Mask]:
+    """The postings of those ``rows`` that have one, and a mask of these rows."""
+    index = np.minimum(each.ordinals.searchsorted(rows.astype(np.uint32)), len(each.ordinals) - 1)
+    has_posting = each.ordinals[index] == rows
+    index = index[has_posting]
+    return Slice(each.ordinals[index], each.frequencies[index], each.weight, each.base), has_posting

@@ -10,11 +10,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-Places = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 
 def encode(term: str) -> bytes:
-    """Lone surrogates, which JSON can carry, have bytes of their own."""
+    """A term as bytes. Lone surrogates, which JSON can carry, get bytes of their own."""
     return term.encode("utf-8", "surrogatepass")
 
 
@@ -25,14 +25,16 @@ class Vocabulary:
         self.hashes, self.starts, self.text = hashes, starts, text
 
     @classmethod
-    def of(cls, terms: Sequence[bytes]) -> tuple[Vocabulary, Places]:
-        """``(vocabulary, order)``: the term at place ``i`` of it is ``terms[order[i]]``. ``terms`` are distinct."""
+    def of(cls, terms: Sequence[bytes]) -> tuple[Vocabulary, Positions]:
+        """``(vocabulary, order)``: the term at position ``i`` of the vocabulary is ``terms[order[i]]``.
+
+        ``terms`` are distinct."""
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, terms), np.uint64, len(terms))
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         if len(hashes) > 1 and (hashes[1:] == hashes[:-1]).any():
             order = np.array(sorted(order.tolist(), key=lambda i: (xxhash.xxh3_64_intdigest(terms[i]), terms[i])))
-        in_order = [terms[place] for place in order.tolist()]
+        in_order = [terms[position] for position in order.tolist()]
         starts = np.fromiter(accumulate(map(len, in_order), initial=0), np.int64, len(terms) + 1)
         text = np.frombuffer(b"".join(in_order), np.uint8)
         return cls(hashes, starts.astype(smallest(int(starts[-1]))), text), order
@@ -48,31 +50,31 @@ class Vocabulary:
         return len(self.hashes)
 
     def find(self, term: bytes) -> int:
-        """Its place, or -1."""
-        wanted = np.uint64(xxhash.xxh3_64_intdigest(term))
-        place = int(self.hashes.searchsorted(wanted))
-        while place < len(self.hashes) and self.hashes[place] == wanted:
-            if self.term(place) == term:
-                return place
-            place += 1
+        """The position of a term, or -1."""
+        hash_of_term = np.uint64(xxhash.xxh3_64_intdigest(term))
+        position = int(self.hashes.searchsorted(hash_of_term))
+        while position < len(self.hashes) and self.hashes[position] == hash_of_term:
+            if self.term(position) == term:
+                return position
+            position += 1
         return -1
 
-    def term(self, place: int) -> bytes:
-        return self.text[int(self.starts[place]) : int(self.starts[place + 1])].tobytes()
+    def term(self, position: int) -> bytes:
+        return self.text[int(self.starts[position]) : int(self.starts[position + 1])].tobytes()
 
     def terms(self) -> list[bytes]:
         text, starts = self.text.tobytes(), self.starts.tolist()
         return [text[start:end] for start, end in pairwise(starts)]
 
 
-def union(vocabularies: Sequence[Vocabulary]) -> tuple[Vocabulary, list[Places]]:
-    """All their terms, and where those of each stand among them."""
+def union(vocabularies: Sequence[Vocabulary]) -> tuple[Vocabulary, list[Positions]]:
+    """All terms of several vocabularies, and for each vocabulary the positions of its terms among them."""
     hashes = np.concatenate([v.hashes for v in vocabularies])
-    distinct, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    distinct, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     lengths = np.concatenate([widths(v.starts) for v in vocabularies])
     text = np.concatenate([v.text for v in vocabularies])
     starts = np.concatenate(([0], np.cumsum(lengths)))
-    if not _same(text, starts, lengths, first[which]):
+    if not _hashes_are_distinct(text, starts, lengths, first[inverse]):
         return _union_one_by_one(vocabularies)
     ends = np.cumsum([len(v) for v in vocabularies])
     merged_lengths = lengths[first]
@@ -80,36 +82,36 @@ def union(vocabularies: Sequence[Vocabulary]) -> tuple[Vocabulary, list[Places]]
     merged_text = text[spans(starts[first], merged_lengths)]
     return (
         Vocabulary(distinct, merged.astype(smallest(int(merged[-1]))), merged_text),
-        [np.asarray(part) for part in np.split(which, ends[:-1])],
+        [np.asarray(part) for part in np.split(inverse, ends[:-1])],
     )
 
 
-def _same(text: NDArray[np.uint8], starts: Places, lengths: Places, first: Places) -> bool:
-    """Whether each term is the one that stands at the place ``first`` of its hash: no two share a hash."""
+def _hashes_are_distinct(text: NDArray[np.uint8], starts: Positions, lengths: Positions, first: Positions) -> bool:
+    """Whether no two different terms share a hash: each term equals the one at the position ``first`` of its hash."""
     if not np.array_equal(lengths, lengths[first]):
         return False
-    again = np.flatnonzero(first != np.arange(len(first)))
-    size = lengths[again]
-    return bool(np.array_equal(text[spans(starts[again], size)], text[spans(starts[first[again]], size)]))
+    repeated = np.flatnonzero(first != np.arange(len(first)))
+    size = lengths[repeated]
+    return bool(np.array_equal(text[spans(starts[repeated], size)], text[spans(starts[first[repeated]], size)]))
 
 
-def _union_one_by_one(vocabularies: Sequence[Vocabulary]) -> tuple[Vocabulary, list[Places]]:
-    every = list(dict.fromkeys(term for v in vocabularies for term in v.terms()))
-    merged, order = Vocabulary.of(every)
-    where = {every[given]: place for place, given in enumerate(order.tolist())}
-    return merged, [np.array([where[term] for term in v.terms()], np.int64) for v in vocabularies]
+def _union_one_by_one(vocabularies: Sequence[Vocabulary]) -> tuple[Vocabulary, list[Positions]]:
+    terms = list(dict.fromkeys(term for v in vocabularies for term in v.terms()))
+    merged, order = Vocabulary.of(terms)
+    position_of = {terms[index]: position for position, index in enumerate(order.tolist())}
+    return merged, [np.array([position_of[term] for term in v.terms()], np.int64) for v in vocabularies]
 
 
-def spans(starts: Places, lengths: Places) -> Places:
+def spans(starts: Positions, lengths: Positions) -> Positions:
     """The indices of all spans one after the other: ``starts[0], starts[0] + 1, …``."""
     total = int(lengths.sum())
     before = np.cumsum(lengths) - lengths
-    found: Places = np.arange(total) + np.repeat(starts - before, lengths)
-    return found
+    indices: Positions = np.arange(total) + np.repeat(starts - before, lengths)
+    return indices
 
 
-def widths(starts: NDArray[Any]) -> Places:
-    """How many stand from each start to the next."""
+def widths(starts: NDArray[Any]) -> Positions:
+    """The distance from each start to the next."""
     wide = starts.astype(np.int64)
     return wide[1:] - wide[:-1]
 

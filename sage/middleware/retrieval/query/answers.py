@@ -24,10 +24,10 @@ from sage.middleware.retrieval.types.documents import Row, Vector
 from sage.middleware.retrieval.types.search import Search, SearchAnswer, SearchResult, check_search
 from sage.middleware.settings.retrieval import RetrievalLimits
 
-_FRESH_STARTS = 5
-"""How often a page is ranked anew because documents of it were deleted meanwhile."""
+_ATTEMPTS = 5
+"""How often a page is ranked again because some of its documents were deleted meanwhile."""
 _STEP = 128
-"""Documents that are read at a time."""
+"""Documents that are read from the store at a time."""
 
 
 class Answerer:
@@ -46,44 +46,45 @@ class Answerer:
     def answer(self, searches: Sequence[Search], embedder_of: EmbedderOf) -> list[SearchAnswer]:
         """One answer a search. Raises :class:`InvalidRequest` before anything is embedded."""
         identity = self._store.recent
-        for _ in range(_FRESH_STARTS):
+        for _ in range(_ATTEMPTS):
             try:
-                found = self._on_one_state(searches, identity, embedder_of)
+                answers = self._on_one_state(searches, identity, embedder_of)
             except InvalidRequest:
-                found = None  # perhaps only by what the collection was a moment ago
+                answers = None  # it may only be wrong for the previous state of the collection
                 if (latest := self._store.identity) == identity:
                     raise
             else:
-                if found is not None:
-                    return found
+                if answers is not None:
+                    return answers
                 latest = self._store.identity
             identity = latest
-        raise Unavailable("the collection is being embedded anew again and again; try again later")
+        raise Unavailable("the collection got new embedders several times during this search; try again later")
 
     def statistics(self, terms: Sequence[str]) -> Statistics:
-        """Of one shard: see :mod:`sage.middleware.retrieval.query.shard_candidates`."""
+        """The statistics of one shard: see :mod:`sage.middleware.retrieval.query.shard_candidates`."""
         view, identity = self._index.current(), self._store.identity
-        counted = self._searcher.counted(view, terms)
-        collected = counted.collected
-        return Statistics(collected.documents, collected.length, counted.df, view.sequence, identity.dimension)
+        query_statistics = self._searcher.query_statistics(view, terms)
+        corpus = query_statistics.corpus
+        return Statistics(corpus.documents, corpus.length, query_statistics.df, view.sequence, identity.dimension)
 
     def candidates(self, request: CandidateRequest) -> Candidates:
-        """Of one shard. Raises :class:`InvalidRequest`."""
+        """The best documents of one shard. Raises :class:`InvalidRequest`."""
         check_search(request.search, dimension=self._store.identity.dimension, max_results=self._limits.max_results)
         return self._searcher.candidates(self._index.current(), request)
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
-        """Those that live, without vectors. Raises :class:`InvalidRequest` for more than one answer may hold."""
+        """The documents that still exist, without vectors. Raises :class:`InvalidRequest` when they are more than one
+        answer may hold."""
         return self._fetch(list(numbers), self._limits.max_answer)
 
     def forget(self) -> None:
-        """Lets go of what is remembered between searches."""
+        """Drops what is cached between searches."""
         self._searcher.forget()
 
     def _on_one_state(
         self, searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf
     ) -> list[SearchAnswer] | None:
-        """``None``: the vectors are not those of ``identity`` any more."""
+        """``None`` means that the vectors are no longer those of ``identity``."""
         for search in searches:
             check_search(search, dimension=identity.dimension, max_results=self._limits.max_results)
         queries = query_vectors(searches, identity, embedder_of, self._analyzer)
@@ -91,14 +92,20 @@ class Answerer:
         if view.generation != identity.generation:
             return None
         if identity.dimension is None and view.documents and self._store.identity.dimension is not None:
-            return None  # its first vector came just now
-        room = _Room(self._limits.max_answer)
-        return [self._one(search, *query, view, room) for search, query in zip(searches, queries, strict=True)]
+            return None  # its first vector was just added
+        budget = _AnswerBudget(self._limits.max_answer)
+        return [self._one(search, *query, view, budget) for search, query in zip(searches, queries, strict=True)]
 
     def _one(
-        self, search: Search, vector: Vector | None, weight: float, warnings: list[str], view: View, room: _Room
+        self,
+        search: Search,
+        vector: Vector | None,
+        weight: float,
+        warnings: list[str],
+        view: View,
+        budget: _AnswerBudget,
     ) -> SearchAnswer:
-        for attempt in range(_FRESH_STARTS):
+        for attempt in range(_ATTEMPTS):
             rank = partial(self._searcher.rank, view, vector=vector, dense_weight=weight)
             if search.rerank is None:
                 ranked, extra = rank(search), None
@@ -106,15 +113,15 @@ class Answerer:
                 fetch = partial(self._fetch, room=self._limits.max_answer)
                 ranked, extra = reranked(search, self._models.reranker, rank, fetch)
             numbers = ranked.numbers.tolist()
-            rows = self._fetch(numbers, room.left)
-            if len(rows) == len(numbers) or attempt == _FRESH_STARTS - 1:
+            rows = self._fetch(numbers, budget.left)
+            if len(rows) == len(numbers) or attempt == _ATTEMPTS - 1:
                 break
             view = self._index.current()
-        room.take(rows.values())
+        budget.take(rows.values())
         highlighter = Highlighter(self._analyzer, search.query) if search.highlight else None
         results = [
-            result_of(rows[number], place, ranked, extra, highlighter)
-            for place, number in enumerate(numbers)
+            result_of(rows[number], index, ranked, extra, highlighter)
+            for index, number in enumerate(numbers)
             if number in rows
         ]
         return SearchAnswer(results, ranked.total, warnings)
@@ -124,26 +131,26 @@ class Answerer:
         rows: dict[int, Row] = {}
         with self._store.reading() as reading:
             for start in range(0, len(numbers), _STEP):
-                some = reading.fetch(numbers[start : start + _STEP])
-                rows |= some
-                room -= _size(some.values())
+                slice_rows = reading.fetch(numbers[start : start + _STEP])
+                rows |= slice_rows
+                room -= _size(slice_rows.values())
                 if room < 0:
                     raise answer_too_large(self._limits.max_answer)
         return rows
 
 
-def answer_too_large(most: int) -> InvalidRequest:
-    """What refuses an answer of more than ``most`` bytes of text and metadata."""
+def answer_too_large(limit: int) -> InvalidRequest:
+    """The error for an answer of more than ``most`` bytes of text and metadata."""
     return InvalidRequest(
-        f"these results hold more than the {most} bytes that one answer may (retrieval.limits.max_answer); "
+        f"these results hold more than the {limit} bytes that one answer may (retrieval.limits.max_answer); "
         "ask for fewer, page by page",
         param="top_k",
         code="answer_too_large",
     )
 
 
-class _Room:
-    """What the answers to one request may still hold, in bytes of text and metadata."""
+class _AnswerBudget:
+    """How many bytes of text and metadata the answers to one request may still hold."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -157,24 +164,24 @@ def _size(rows: Iterable[Row]) -> int:
 
 
 def result_of(
-    row: Row, place: int, ranked: Ranked, reranked: list[float | None] | None, highlighter: Highlighter | None
+    row: Row, index: int, ranked: Ranked, reranked: list[float | None] | None, highlighter: Highlighter | None
 ) -> SearchResult:
-    """The result at ``place`` of a page."""
-    scores: dict[str, float | None] = {"dense": _score(ranked.dense, place), "bm25": _score(ranked.bm25, place)}
+    """The result at ``index`` of a page."""
+    scores: dict[str, float | None] = {"dense": _score(ranked.dense, index), "bm25": _score(ranked.bm25, index)}
     if reranked is not None:
-        scores["rerank"] = reranked[place]
+        scores["rerank"] = reranked[index]
     return SearchResult(
         id=row.id,
-        score=float(ranked.scores[place]),
+        score=float(ranked.scores[index]),
         text=row.text,
         metadata=orjson.loads(row.metadata),
         scores=scores,
-        explanation=None if ranked.explanations is None else ranked.explanations[place],
+        explanation=None if ranked.explanations is None else ranked.explanations[index],
         highlights=None if highlighter is None else highlighter.passages(row.text),
     )
 
 
-def _score(scores: Any, place: int) -> float | None:
-    if scores is None or np.isnan(scores[place]):
+def _score(scores: Any, index: int) -> float | None:
+    if scores is None or np.isnan(scores[index]):
         return None
-    return float(scores[place])
+    return float(scores[index])

@@ -1,7 +1,7 @@
 """From the scores of two legs to one: pure functions over the candidates of a search.
 
-Every candidate is scored on both legs before ("completed"); NaN is a document to which a leg cannot give a score, which
-counts as that leg's floor. All results are weighted means of two numbers, so weights that add up to 1 keep the range.
+Both legs have scored every candidate before. NaN stands for a document that a leg cannot score; it gets that leg's
+lowest value. All results are weighted means of two numbers, so with weights that add up to 1 the range stays the same.
 
 Sources: min-max and z-score as in Lee, *Analyses of multiple evidence combination* (SIGIR 1997); RRF: Cormack, Clarke,
 Büttcher, *Reciprocal rank fusion* (SIGIR 2009), k = 60; DBSF, distribution-based score fusion: mean ± 3 standard
@@ -23,7 +23,7 @@ RRF_K = 60
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How the scores of one leg are made comparable: ``(score - low) / span``."""
+    """How the scores of one leg become comparable: ``(score - low) / span``."""
 
     low: float
     span: float
@@ -32,20 +32,21 @@ class Scale:
     clipped: bool = False
 
     def __call__(self, scores: Floats) -> Floats:
-        one = np.where(np.isnan(scores), np.nan, self.low)  # they are all equal
-        scaled = (scores - self.low) / self.span if self.span > 0 else one
+        if_equal = np.where(np.isnan(scores), np.nan, self.low)  # the scale of equal scores
+        scaled = (scores - self.low) / self.span if self.span > 0 else if_equal
         if self.clipped:
             scaled = np.clip(scaled, 0.0, 1.0)
         return np.where(np.isnan(scaled), self.missing, scaled)
 
 
 def fit(kind: Fusion, scores: Floats, *, floor: float | None = None) -> Scale:
-    """The scale of a leg by its candidates. ``floor``: what a missing score is at most (0 for words: no match); without
-    it, it is the lowest of the others. Equal scores do not divide by zero: then whoever has one gets the most."""
-    known = scores[~np.isnan(scores)]
-    if not known.size:
+    """The scale of a leg by its candidates. A missing score counts as ``floor`` at most (0 for keywords, which means no
+    match); without ``floor``, as the lowest of the others. When all scores are equal, every document that has one gets
+    the highest value."""
+    present = scores[~np.isnan(scores)]
+    if not present.size:
         return Scale(1.0, 0.0, 0.0)
-    lowest = float(known.min()) if floor is None else min(floor, float(known.min()))
+    lowest = float(present.min()) if floor is None else min(floor, float(present.min()))
     complete = np.where(np.isnan(scores), lowest, scores)
     if kind is Fusion.ZSCORE:
         mean, deviation = float(complete.mean()), float(complete.std())
@@ -63,31 +64,32 @@ def fit(kind: Fusion, scores: Floats, *, floor: float | None = None) -> Scale:
 
 
 def _spread(scores: Floats) -> bool:
-    """Whether they differ by more than rounding."""
+    """Whether the scores differ by more than rounding."""
     low, high = float(scores.min()), float(scores.max())
     return high - low > 1e-12 * max(abs(low), abs(high)) and float(scores.std()) > 0
 
 
-def reciprocal_ranks(scores: Floats, rows: NDArray[np.int64], placed: int = 0) -> Floats:
-    """``61 / (60 + rank)``, so that the first gets 1; without a score 0. Equal scores are ranked by row. ``placed``:
-    how many stand before these."""
-    found = np.zeros(len(scores))
+def reciprocal_ranks(scores: Floats, rows: NDArray[np.int64], ranked_before: int = 0) -> Floats:
+    """``61 / (60 + rank)``, so that the first gets 1; a document without a score gets 0. Equal scores are ranked by
+    row. ``ranked_before`` is how many documents stand before these."""
+    result = np.zeros(len(scores))
     order = np.lexsort((rows, -np.where(np.isnan(scores), -np.inf, scores)))
     order = order[~np.isnan(scores[order])]
-    found[order] = (RRF_K + 1) / (RRF_K + placed + np.arange(1, len(order) + 1))
-    return found
+    result[order] = (RRF_K + 1) / (RRF_K + ranked_before + np.arange(1, len(order) + 1))
+    return result
 
 
 def weights(alpha: float | None, dense_weight: float, coverage: float) -> tuple[float, float]:
-    """``(dense, words)``, which add up to 1. A given ``alpha`` is taken as it is. Else both begin alike: that of the
-    vectors falls with ``dense_weight`` (how much of the query its embedder understands), that of the words with
-    ``coverage`` (how much of what the query says the best document holds): few matching words say little."""
+    """``(dense, keywords)``, which add up to 1. ``alpha``, if it is given, is the first of them. Otherwise both are
+    equal at first: the weight of the vectors falls with ``dense_weight`` (how much of the query its embedder
+    understands), that of the keywords with ``coverage`` (how much of the query the best document holds), as few
+    matching words mean little."""
     if alpha is not None:
         return alpha, 1.0 - alpha
-    dense, words = dense_weight, min(1.0, coverage / ENOUGH)
-    whole = dense + words
-    return (dense / whole, words / whole) if whole > 0 else (0.5, 0.5)
+    dense, keywords = dense_weight, min(1.0, coverage / ENOUGH)
+    total = dense + keywords
+    return (dense / total, keywords / total) if total > 0 else (0.5, 0.5)
 
 
 ENOUGH = 0.25
-"""The share of a query's words from which on the words have their whole weight."""
+"""The share of a query's words from which on keywords have their full weight."""

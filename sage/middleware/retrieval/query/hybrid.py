@@ -1,8 +1,9 @@
-"""The order of a search, such that a page is a slice of one list however long it is asked for.
+"""The order of results, such that every page is a slice of one list, however long that becomes.
 
-A hybrid search fuses the best :data:`FIRST` of each leg. Who pages beyond them gets the next tier, twice as deep,
-further ones four times each: what is new in it, on the scales of the first, and never above what was placed before. So
-the order of a tier does not depend on how much was asked for.
+A hybrid search fuses the best :data:`FIRST` candidates of each leg: the first tier. A page beyond them needs the next
+tier, which is twice as deep; each further one is four times as deep. A tier adds the candidates that are new in it, on
+the scales of the first tier and never above an earlier one. So the order of a tier does not depend on how many results
+were requested.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.retrieval.types.search import Fusion, Search
 
 FIRST = 50
-"""Candidates of each leg in the first tier: of 30 to 100, 50 serves best on SciFact and CMRC2018, and as the vectors of
-each candidate are read, 100 costs nearly twice as much."""
+"""Candidates of each leg in the first tier. Of 30 to 100, 50 gives the best results on SciFact and CMRC2018. As the
+vector of each candidate is read, 100 costs nearly twice as much."""
 _DEEPER = 4
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,7 +32,7 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class RankedPage:
-    """A page of rows; of ``dense`` and ``bm25``, NaN is no score."""
+    """A page of rows. In ``dense`` and ``bm25``, NaN means no score."""
 
     rows: Rows
     scores: Floats
@@ -42,7 +43,7 @@ class RankedPage:
 
 
 class KeywordSource(Protocol):
-    """What is asked of the keyword leg: ``KeywordLeg`` over a view, or what shards have found together."""
+    """The keyword leg: ``KeywordLeg`` over a view, or the candidates of all shards."""
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits: ...
 
@@ -54,7 +55,7 @@ class KeywordSource(Protocol):
 
 
 class DenseSource(Protocol):
-    """What is asked of the dense leg: ``DenseLeg`` over a view, or what shards have found together."""
+    """The dense leg: ``DenseLeg`` over a view, or the candidates of all shards."""
 
     def top(
         self, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
@@ -67,7 +68,7 @@ class DenseSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Legs:
-    """Both legs with what they are asked."""
+    """Both legs of a search, with what they search for."""
 
     keywords: KeywordSource
     dense: DenseSource
@@ -77,24 +78,26 @@ class Legs:
     exact: bool
 
     def by_keywords(self, search: Search) -> RankedPage:
-        """By words alone."""
+        """A page by keywords alone."""
         hits = self.keywords.top(self.query, search.offset + search.top_k, self.allowed)
         rows, scores = hits.rows[search.offset :], hits.scores[search.offset :]
-        explained = None
+        explanations = None
         if search.explain:
             matched = self.keywords.matched(self.query, rows)
-            explained = [{"bm25": _leg(score, score, 1.0, terms)} for score, terms in zip(scores, matched, strict=True)]
-        return RankedPage(rows, scores, None, scores, hits.total, explained)
+            explanations = [
+                {"bm25": _leg(score, score, 1.0, terms)} for score, terms in zip(scores, matched, strict=True)
+            ]
+        return RankedPage(rows, scores, None, scores, hits.total, explanations)
 
     def by_vectors(self, search: Search) -> RankedPage:
-        """By vectors alone."""
+        """A page by vectors alone."""
         if self.vector is None:  # no document has one yet
-            none = np.empty(0)
-            return RankedPage(np.empty(0, np.int64), none, none, None, 0, [] if search.explain else None)
+            no_scores = np.empty(0)
+            return RankedPage(np.empty(0, np.int64), no_scores, no_scores, None, 0, [] if search.explain else None)
         rows, scores, total = self.dense.top(self.vector, search.offset + search.top_k, self.allowed, exact=self.exact)
         rows, scores = rows[search.offset :], scores[search.offset :]
-        explained = [{"dense": _leg(score, score, 1.0)} for score in scores] if search.explain else None
-        return RankedPage(rows, scores, scores, None, total, explained)
+        explanations = [{"dense": _leg(score, score, 1.0)} for score in scores] if search.explain else None
+        return RankedPage(rows, scores, scores, None, total, explanations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +120,16 @@ class _Tier:
     dense_scaled: Floats
     keywords_scaled: Floats
 
-    def take(self, places: Any) -> _Tier:
-        return _Tier(*(getattr(self, column.name)[places] for column in fields(self)))
+    def take(self, indices: Any) -> _Tier:
+        return _Tier(*(getattr(self, column.name)[indices] for column in fields(self)))
 
 
 def fused(
     legs: Legs, search: Search, dense_weight: float, unvectored: Callable[[], list[Mask | None] | None]
 ) -> RankedPage:
-    """By both. ``unvectored``: of each segment the allowed documents without a vector; ``None``: there are none."""
-    wanted, depth = search.offset + search.top_k, FIRST
+    """A page by both legs. ``unvectored`` gives for each segment the allowed documents without a vector; ``None`` means
+    that there are none."""
+    end, depth = search.offset + search.top_k, FIRST
     scales: _Scales | None = None
     tiers: list[_Tier] = []
     placed = 0
@@ -133,28 +137,28 @@ def fused(
         tier, totals, scales = _tier(legs, search, depth, tiers, scales, dense_weight)
         tiers.append(tier)
         placed += len(tier.rows)
-        if placed >= wanted or depth >= max(totals):
+        if placed >= end or depth >= max(totals):
             break
         depth *= _DEEPER if depth > FIRST else 2
-    whole = _joined(tiers).take(slice(search.offset, wanted))
+    page = _concatenated(tiers).take(slice(search.offset, end))
     dense_total, keywords_total = totals
     total = dense_total
-    if keywords_total and (without := unvectored()) is not None:
-        total += legs.keywords.top(legs.query, 1, without).total
+    if keywords_total and (unvectored_masks := unvectored()) is not None:
+        total += legs.keywords.top(legs.query, 1, unvectored_masks).total
     return RankedPage(
-        whole.rows,
-        whole.scores,
-        whole.dense,
-        whole.keywords,
+        page.rows,
+        page.scores,
+        page.dense,
+        page.keywords,
         total,
-        _explained(legs, scales, whole) if search.explain else None,
+        _explanations(legs, scales, page) if search.explain else None,
     )
 
 
 def _tier(
     legs: Legs, search: Search, depth: int, before: Sequence[_Tier], scales: _Scales | None, dense_weight: float
 ) -> tuple[_Tier, tuple[int, int], _Scales]:
-    """What the best ``depth`` of each leg add, in order; and how many documents each leg has in all."""
+    """What the best ``depth`` of each leg add, in order; how many documents each leg has in all; and the scales."""
     assert legs.vector is not None
     hits = legs.keywords.top(legs.query, depth, legs.allowed)
     dense_rows, dense_scores, dense_total, others = legs.dense.top_and(
@@ -180,8 +184,8 @@ def _tier(
 
 def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before: Sequence[_Tier]) -> _Tier:
     if scales.kind is Fusion.RRF:
-        placed = sum(len(tier.rows) for tier in before)
-        dense_scaled, keywords_scaled = (reciprocal_ranks(scores, rows, placed) for scores in (dense, keywords))
+        ranked_before = sum(len(tier.rows) for tier in before)
+        dense_scaled, keywords_scaled = (reciprocal_ranks(scores, rows, ranked_before) for scores in (dense, keywords))
     else:
         dense_scaled, keywords_scaled = scales.dense(dense), scales.keywords(keywords)
     scores = scales.dense_weight * dense_scaled + scales.keywords_weight * keywords_scaled
@@ -192,47 +196,48 @@ def _scored(rows: Rows, dense: Floats, keywords: Floats, scales: _Scales, before
     return _Tier(rows, scores, dense, keywords, dense_scaled, keywords_scaled).take(order)
 
 
-def complete(rows: Rows, known: Rows, scores: Floats, ask: Callable[[Rows], Floats] | None = None) -> Floats:
-    """The score of each row: ``known`` ones have theirs, the others are asked for."""
-    found = np.full(len(rows), np.nan)
-    order = np.argsort(known)
-    place = np.searchsorted(known, rows, sorter=order)
-    there = place < len(known)
-    there[there] = known[order[place[there]]] == rows[there]
-    found[there] = scores[order[place[there]]]
-    if ask is not None and not there.all():
-        found[~there] = ask(rows[~there])
-    return found
+def complete(rows: Rows, scored: Rows, scores: Floats, score_of: Callable[[Rows], Floats] | None = None) -> Floats:
+    """The score of each row: of those in ``scored`` it is in ``scores``, the others are computed by ``score_of``."""
+    result = np.full(len(rows), np.nan)
+    order = np.argsort(scored)
+    indices = np.searchsorted(scored, rows, sorter=order)
+    is_scored = indices < len(scored)
+    is_scored[is_scored] = scored[order[indices[is_scored]]] == rows[is_scored]
+    result[is_scored] = scores[order[indices[is_scored]]]
+    if score_of is not None and not is_scored.all():
+        result[~is_scored] = score_of(rows[~is_scored])
+    return result
 
 
-def _joined(tiers: Sequence[_Tier]) -> _Tier:
+def _concatenated(tiers: Sequence[_Tier]) -> _Tier:
     if len(tiers) == 1:
         return tiers[0]
     return _Tier(*(np.concatenate([getattr(tier, column.name) for tier in tiers]) for column in fields(_Tier)))
 
 
-def _explained(legs: Legs, scales: _Scales, found: _Tier) -> list[dict[str, Any]]:
-    """``ceiling``: beyond the first tier, the score of the last before it, where the sum of both legs is above that."""
-    sums = scales.dense_weight * found.dense_scaled + scales.keywords_weight * found.keywords_scaled
-    matched = legs.keywords.matched(legs.query, found.rows)
+def _explanations(legs: Legs, scales: _Scales, page: _Tier) -> list[dict[str, Any]]:
+    """``ceiling`` stands in results beyond the first tier whose legs have a higher sum: the last score of the tier
+    before, which is theirs, too."""
+    sums = scales.dense_weight * page.dense_scaled + scales.keywords_weight * page.keywords_scaled
+    matched = legs.keywords.matched(legs.query, page.rows)
     return [
         {
             "fusion": scales.kind.value,
-            "dense": _leg(found.dense[place], found.dense_scaled[place], scales.dense_weight),
-            "bm25": _leg(found.keywords[place], found.keywords_scaled[place], scales.keywords_weight, matched[place]),
-            **({"ceiling": float(found.scores[place])} if sums[place] > found.scores[place] else {}),
+            "dense": _leg(page.dense[index], page.dense_scaled[index], scales.dense_weight),
+            "bm25": _leg(page.keywords[index], page.keywords_scaled[index], scales.keywords_weight, matched[index]),
+            **({"ceiling": float(page.scores[index])} if sums[index] > page.scores[index] else {}),
         }
-        for place in range(len(found.rows))
+        for index in range(len(page.rows))
     ]
 
 
 def _leg(raw: float, scaled: float, weight: float, terms: dict[str, float] | None = None) -> dict[str, Any]:
-    """What one leg has to say: the score is the sum of ``weight * normalised`` over both."""
-    said: dict[str, Any] = {
+    """What one leg contributes: the score of a document is the sum of ``weight * normalised`` over both legs."""
+    explanation: dict[str, Any] = {
         "score": None if np.isnan(raw) else float(raw),
         "normalised": float(scaled),
         "weight": float(weight),
     }
     if terms is not None:
-        said["terms"] = terms
-    return said
+        explanation["terms"] = terms
+    return explanation

@@ -15,8 +15,8 @@ from sage.middleware.retrieval.text.query_syntax import parse_query
 from sage.middleware.retrieval.types.documents import Vector
 from sage.middleware.retrieval.types.search import Mode, Search
 
-_PASSING = (UpstreamFailed, Unavailable, DeadlineExceeded, RateLimited)
-"""Failures of an embedder under which a hybrid search goes on with words alone, and says so."""
+_TEMPORARY = (UpstreamFailed, Unavailable, DeadlineExceeded, RateLimited)
+"""Failures of an embedder after which a hybrid search continues with keywords alone, and warns."""
 
 EmbedderOf = Callable[[Identity], Embedder | None]
 
@@ -24,23 +24,23 @@ EmbedderOf = Callable[[Identity], Embedder | None]
 def query_vectors(
     searches: Sequence[Search], identity: Identity, embedder_of: EmbedderOf, analyzer: Analyzer
 ) -> list[tuple[Vector | None, float, list[str]]]:
-    """Of each search the query's vector, the weight that its language allows that, and warnings."""
-    found: list[tuple[Vector | None, float, list[str]]] = [(search.vector, 1.0, []) for search in searches]
-    wanted = [place for place, search in enumerate(searches) if _to_embed(search)]
-    embedder = embedder_of(identity) if wanted else None
+    """For each search: the query's vector, the weight of the vectors in the query's language, and warnings."""
+    result: list[tuple[Vector | None, float, list[str]]] = [(search.vector, 1.0, []) for search in searches]
+    to_embed = [index for index, search in enumerate(searches) if _needs_embedding(search)]
+    embedder = embedder_of(identity) if to_embed else None
     if embedder is None or identity.dimension is None:
-        _refuse_dense([searches[place] for place in wanted], identity)
-        return found
+        _refuse_dense([searches[index] for index in to_embed], identity)
+        return result
     try:
-        texts = [parse_query(searches[place].query, analyzer).text for place in wanted]
+        texts = [parse_query(searches[index].query, analyzer).text for index in to_embed]
         vectors = embedder.embed(texts, query=True)
-    except _PASSING as exc:
-        if any(searches[place].mode is Mode.DENSE for place in wanted):
+    except _TEMPORARY as exc:
+        if any(searches[index].mode is Mode.DENSE for index in to_embed):
             raise
         warning = f"searched by words alone, since the query could not be embedded: {exc.message}"
-        for place in wanted:
-            found[place] = (None, 0.0, [warning])
-        return found
+        for index in to_embed:
+            result[index] = (None, 0.0, [warning])
+        return result
     if vectors.shape[1:] != (identity.dimension,):
         raise InvalidRequest(
             f"the embedder '{identity.embedder}' made a vector of {vectors.shape[-1]} dimensions, but those of "
@@ -48,18 +48,18 @@ def query_vectors(
             param="query",
             code="wrong_dimension",
         )
-    for place, vector in zip(wanted, vectors, strict=True):
-        spoken = share_spoken(searches[place].query, identity.languages)
-        found[place] = (np.asarray(vector, np.float32), spoken, [])
-    return found
+    for index, vector in zip(to_embed, vectors, strict=True):
+        share = share_spoken(searches[index].query, identity.languages)
+        result[index] = (np.asarray(vector, np.float32), share, [])
+    return result
 
 
-def _to_embed(search: Search) -> bool:
+def _needs_embedding(search: Search) -> bool:
     return search.mode is not Mode.BM25 and search.vector is None and bool(search.query.strip())
 
 
 def _refuse_dense(searches: Sequence[Search], identity: Identity) -> None:
-    """A dense search needs a vector from somewhere; a hybrid one then goes by words."""
+    """Without an embedder a dense search must bring its vector; a hybrid one uses keywords alone."""
     if identity.embedder is None and any(search.mode is Mode.DENSE for search in searches):
         raise InvalidRequest(
             "this collection has no embedder, so a dense search must bring its 'vector'; or use mode bm25, or give it "

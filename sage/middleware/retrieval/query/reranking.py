@@ -32,15 +32,15 @@ def reranked(
     rows = fetch(head.numbers.tolist())
     present = [index for index, number in enumerate(head.numbers.tolist()) if number in rows]
     texts = [rows[int(head.numbers[index])].text for index in present]
-    given = reranker_of(search.rerank).rerank(search.query, texts) if texts else []
-    order = sorted(range(len(present)), key=lambda index: (-given[index], index))
+    reranker_scores = reranker_of(search.rerank).rerank(search.query, texts) if texts else []
+    order = sorted(range(len(present)), key=lambda index: (-reranker_scores[index], index))
     chosen = order[search.offset : search.offset + search.top_k]
-    page = _take(head, [present[index] for index in chosen], [given[index] for index in chosen])
-    scores: list[float | None] = [given[index] for index in chosen]
+    page = _take(head, [present[index] for index in chosen], [reranker_scores[index] for index in chosen])
+    scores: list[float | None] = [reranker_scores[index] for index in chosen]
     missing = search.top_k - len(chosen)
     if missing and len(head.numbers) == depth:
         tail = rank(replace(search, offset=max(search.offset, depth), top_k=missing, rerank=None))
-        lowest = min(given) if given else 0.0
+        lowest = min(reranker_scores) if reranker_scores else 0.0
         page = _joined(page, _take(tail, list(range(len(tail.numbers))), [lowest] * len(tail.numbers)))
         scores += [None] * len(tail.numbers)
     return page, scores

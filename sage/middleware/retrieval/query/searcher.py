@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.filters.language import Filter, parse_filter
 from sage.middleware.retrieval.index.view import Segment, View
-from sage.middleware.retrieval.keywords.bm25 import Counted
+from sage.middleware.retrieval.keywords.bm25 import QueryStatistics
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.query.dense import DenseLeg
@@ -32,9 +32,9 @@ class Ranked:
     numbers: NDArray[np.int64]
     scores: NDArray[np.float64]
     dense: NDArray[np.float64] | None
-    """NaN: no vector; ``None``: the dense leg was not asked."""
+    """NaN means no vector, ``None`` that the dense leg was not used."""
     bm25: NDArray[np.float64] | None
-    """NaN: no term matches; ``None``: the keyword leg was not asked."""
+    """NaN means that no term matches, ``None`` that the keyword leg was not used."""
     total: int
     explanations: list[dict[str, Any]] | None = None
 
@@ -52,45 +52,43 @@ class Searcher:
     def rank(
         self, view: View, search: Search, vector: NDArray[np.float32] | None, *, dense_weight: float = 1.0
     ) -> Ranked:
-        """``search`` is checked. ``vector``: the query's, if there is one. ``dense_weight``: 1, less where the embedder
-        does not speak the query's language (0: words alone)."""
-        legs = self._legs(view, search, vector, self._words(view))
+        """``search`` has been checked. ``vector`` is the query's, if there is one. ``dense_weight`` is 1, or less where
+        the embedder does not know the query's language (0 means keywords alone)."""
+        legs = self._legs(view, search, vector, self._keyword_leg(view))
         mode = mode_of(search, legs.query, vector is not None, dense_weight)
         if mode is Mode.HYBRID:
-            found = fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
+            page = fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
         elif mode is Mode.DENSE:
-            found = legs.by_vectors(search)
+            page = legs.by_vectors(search)
         else:
-            found = legs.by_keywords(search)
-        return Ranked(
-            _numbers(view, found.rows), found.scores, found.dense, found.bm25, found.total, found.explanations
-        )
+            page = legs.by_keywords(search)
+        return Ranked(_numbers(view, page.rows), page.scores, page.dense, page.bm25, page.total, page.explanations)
 
-    def counted(self, view: View, terms: Sequence[str]) -> Counted:
-        """The view's part of the statistics that all shards of a collection are searched with."""
-        return self._words(view).counted(terms)
+    def query_statistics(self, view: View, terms: Sequence[str]) -> QueryStatistics:
+        """This shard's share of the statistics with which all shards of a collection are searched."""
+        return self._keyword_leg(view).query_statistics(terms)
 
     def candidates(self, view: View, request: CandidateRequest) -> Candidates:
-        """The view's part of an answer over all shards of a collection."""
-        words = KeywordLeg(
-            [(segment.keywords, segment.live) for segment in view.segments], self._keywords, request.counted
+        """This shard's share of an answer over all shards of a collection."""
+        keywords = KeywordLeg(
+            [(segment.keywords, segment.live) for segment in view.segments], self._keywords, request.query_statistics
         )
-        legs = self._legs(view, request.search, request.search.vector, words)
-        found = candidates(legs, request, lambda: self._unvectored(view, legs.allowed))
-        return replace(found, numbers=_numbers(view, found.numbers))
+        legs = self._legs(view, request.search, request.search.vector, keywords)
+        local = candidates(legs, request, lambda: self._unvectored(view, legs.allowed))
+        return replace(local, numbers=_numbers(view, local.numbers))
 
-    def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, words: KeywordLeg) -> Legs:
+    def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, keywords: KeywordLeg) -> Legs:
         query = parse_query(search.query, self._analyzer)
         dense = DenseLeg(view.segments, self._store, self._metric, view.generation)
-        allowed = self._allowed(view, words, query, parse_filter(search.filter))
-        return Legs(words, dense, query, vector, allowed, search.exact)
+        allowed = self._allowed(view, keywords, query, parse_filter(search.filter))
+        return Legs(keywords, dense, query, vector, allowed, search.exact)
 
     def forget(self) -> None:
-        """Lets go of the view that was searched last."""
+        """Drops the view that was searched last."""
         self._last = None
 
-    def _words(self, view: View) -> KeywordLeg:
-        """The leg of a view, kept with it: some of its statistics cost more than a search."""
+    def _keyword_leg(self, view: View) -> KeywordLeg:
+        """The keyword leg of a view, cached with it: some of its statistics cost more than a search."""
         last = self._last
         if last is not None and last[0] is view:
             return last[1]
@@ -99,29 +97,29 @@ class Searcher:
         return leg
 
     def _allowed(
-        self, view: View, words: KeywordLeg, query: KeywordQuery, condition: Filter | None
+        self, view: View, keywords: KeywordLeg, query: KeywordQuery, condition: Filter | None
     ) -> list[Mask | None]:
         """Of each segment the live documents that filter and query let through; ``None``: all live ones."""
-        found: list[Mask | None] = [None] * len(view.segments)
+        masks: list[Mask | None] = [None] * len(view.segments)
         if condition is not None:
-            found = [_live_among(segment, segment.filters.mask(condition)) for segment in view.segments]
-        masks = words.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), found)
-        return found if masks is None else [*masks]
+            masks = [_live_among(segment, segment.filters.mask(condition)) for segment in view.segments]
+        constrained = keywords.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), masks)
+        return masks if constrained is None else [*constrained]
 
     def _texts(self, view: View, rows: Sequence[int]) -> list[str | None]:
         numbers = _numbers(view, np.asarray(rows, np.int64)).tolist()
         with self._store.reading() as reading:
-            found = reading.fetch(numbers)
-        return [found[number].text if number in found else None for number in numbers]
+            rows_by_number = reading.fetch(numbers)
+        return [rows_by_number[number].text if number in rows_by_number else None for number in numbers]
 
     def _unvectored(self, view: View, allowed: Sequence[Mask | None]) -> list[Mask | None] | None:
         """Of each segment the allowed documents without a vector; ``None``: every document has one."""
-        found: list[Mask | None] = []
+        masks: list[Mask | None] = []
         for segment, mask in zip(view.segments, allowed, strict=True):
-            there = segment.vectors.present if segment.vectors is not None else self._present(segment)
-            without = np.zeros(segment.size, np.bool_) if there is None else ~there
-            found.append(_live_among(segment, without if mask is None else without & mask))
-        return found if any(mask is not None and mask.any() for mask in found) else None
+            present = segment.vectors.present if segment.vectors is not None else self._present(segment)
+            without = np.zeros(segment.size, np.bool_) if present is None else ~present
+            masks.append(_live_among(segment, without if mask is None else without & mask))
+        return masks if any(mask is not None and mask.any() for mask in masks) else None
 
     def _present(self, segment: Segment) -> Mask:
         """Which documents of a segment have a vector, by what the document store says."""
@@ -137,15 +135,15 @@ def _live_among(segment: Segment, mask: Mask) -> Mask:
 
 
 def _numbers(view: View, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The documents' numbers by their rows."""
+    """The numbers of the documents in these rows."""
     if len(view.segments) == 1:
         return view.segments[0].numbers[rows]
-    found = np.empty(len(rows), np.int64)
+    numbers = np.empty(len(rows), np.int64)
     if not len(rows):
-        return found
+        return numbers
     starts = np.asarray(view.starts, np.int64)
     owners = np.searchsorted(starts, rows, side="right") - 1
     for owner in np.unique(owners).tolist():
-        which = owners == owner
-        found[which] = view.segments[owner].numbers[rows[which] - starts[owner]]
-    return found
+        is_owned = owners == owner
+        numbers[is_owned] = view.segments[owner].numbers[rows[is_owned] - starts[owner]]
+    return numbers

@@ -1,9 +1,9 @@
-"""What one shard of a collection says to a search over all of them.
+"""What one shard of a collection answers in a search over all of them.
 
-A shard is a collection that holds the documents of some ids. It is asked twice: what it has of the query's words
-(:class:`Statistics`), and, with those of all shards added up (:class:`CandidateRequest`), for its best candidates with
-their scores on both legs (:class:`Candidates`). So every document gets the score that it would have in one collection
-of them all. :mod:`sage.middleware.retrieval.query.shard_merge` makes one order of them.
+A shard is a collection that holds the documents of some ids. It gets two requests: for its statistics of the query's
+words (:class:`Statistics`), and then, with the sum over all shards (:class:`CandidateRequest`), for its best candidates
+with their scores on both legs (:class:`Candidates`). So every document gets the score that it would have in one
+collection of all documents. :mod:`sage.middleware.retrieval.query.shard_merge` makes one order of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sage.middleware.retrieval.keywords.bm25 import Collected, Counted
+from sage.middleware.retrieval.keywords.bm25 import CorpusStatistics, QueryStatistics
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.query.hybrid import Floats, Legs, Rows, complete
 from sage.middleware.retrieval.types.search import Mode, Search
@@ -28,41 +28,42 @@ class Statistics:
     length: int
     """Of all of them together, in terms."""
     df: Mapping[str, int]
-    """How many of them hold each word that was asked for."""
+    """How many of them hold each requested word."""
     sequence: int
     """Of the last operation."""
     dimension: int | None
-    """Of the vectors; ``None``: there was none yet."""
+    """Of the vectors; ``None`` means that there is none yet."""
 
-    def counted(self) -> Counted:
-        return Counted(Collected(self.documents, self.length), self.df)
+    def query_statistics(self) -> QueryStatistics:
+        return QueryStatistics(CorpusStatistics(self.documents, self.length), self.df)
 
 
-def total_of(found: Sequence[Statistics]) -> Statistics:
-    """Those of several shards, which have no document in common, added up."""
+def total_of(statistics: Sequence[Statistics]) -> Statistics:
+    """The sum over several shards, which have no document in common."""
     df: dict[str, int] = {}
-    for each in found:
+    for each in statistics:
         for term, count in each.df.items():
             df[term] = df.get(term, 0) + count
     return Statistics(
-        sum(each.documents for each in found),
-        sum(each.length for each in found),
+        sum(each.documents for each in statistics),
+        sum(each.length for each in statistics),
         df,
-        max((each.sequence for each in found), default=0),
-        next((each.dimension for each in found if each.dimension is not None), None),
+        max((each.sequence for each in statistics), default=0),
+        next((each.dimension for each in statistics if each.dimension is not None), None),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateRequest:
-    """``search`` with the query's vector in it, if there is one; ``mode``: on which legs, whatever it says itself."""
+    """``search`` brings the query's vector, if there is one. ``mode`` decides which legs are used; that of ``search``
+    does not count."""
 
     search: Search
     mode: Mode
     depth: int
-    """How many candidates of each leg."""
-    counted: Counted | None = None
-    """Of all shards; not needed for vectors alone."""
+    """How many candidates of each leg are wanted."""
+    query_statistics: QueryStatistics | None = None
+    """The statistics of all shards; not needed for vectors alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,11 @@ class Candidates:
 
     numbers: NDArray[np.int64]
     dense: Floats
-    """NaN: it has no vector, or that leg was not asked."""
+    """NaN means that it has no vector, or that the leg was not used."""
     keywords: Floats
-    """NaN: no word stands in it, or that leg was not asked."""
+    """NaN means that it holds no word of the query, or that the leg was not used."""
     coverage: Floats
-    """The share of the query's words that stand in it, 0 to 1."""
+    """The share of the query's words that it holds, 0 to 1."""
     with_vector: int
     """How many documents have a vector."""
     with_keyword: int
@@ -83,12 +84,12 @@ class Candidates:
     total: int
     """How many documents match at all."""
     matched: Sequence[Mapping[str, float]] | None = None
-    """To explain: the words that stand in each, with their shares."""
+    """For explanations: the words that each document holds, with their shares."""
 
 
 def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
-    """What one view has; its rows stand in place of ``numbers``. ``unvectored``: of each segment the allowed documents
-    without a vector; ``None``: there are none."""
+    """The candidates of one view, with rows in place of ``numbers``. ``unvectored`` gives for each segment the allowed
+    documents without a vector; ``None`` means that there are none."""
     if request.mode is Mode.DENSE:
         return _by_vectors(legs, request)
     hits = legs.keywords.top(legs.query, request.depth, legs.allowed)
@@ -106,7 +107,7 @@ def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], l
         if hits.total and (without := unvectored()) is not None:
             total += legs.keywords.top(legs.query, 1, without).total
     keywords = complete(rows, hits.rows, hits.scores, lambda missing: legs.keywords.scores(legs.query, missing))
-    hybrid = request.mode is Mode.HYBRID  # else nothing is weighed against words
+    hybrid = request.mode is Mode.HYBRID  # other modes weigh nothing against the keywords
     coverage = legs.keywords.coverage(legs.query, rows) if hybrid else np.zeros(len(rows))
     matched = legs.keywords.matched(legs.query, rows) if request.search.explain else None
     return Candidates(rows, dense, keywords, coverage, with_vector, hits.total, total, matched)
@@ -114,9 +115,9 @@ def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], l
 
 def _by_vectors(legs: Legs, request: CandidateRequest) -> Candidates:
     if legs.vector is None:  # no document has one yet
-        none = np.empty(0)
-        return Candidates(np.empty(0, np.int64), none, none, none, 0, 0, 0)
-    found, scores, total = legs.dense.top(legs.vector, request.depth, legs.allowed, exact=legs.exact)
-    order = np.argsort(found)
-    rows: Rows = found[order]
+        no_scores = np.empty(0)
+        return Candidates(np.empty(0, np.int64), no_scores, no_scores, no_scores, 0, 0, 0)
+    unsorted, scores, total = legs.dense.top(legs.vector, request.depth, legs.allowed, exact=legs.exact)
+    order = np.argsort(unsorted)
+    rows: Rows = unsorted[order]
     return Candidates(rows, scores[order], np.full(len(rows), np.nan), np.zeros(len(rows)), total, 0, total)

@@ -1,10 +1,9 @@
 """From the candidates of shards to the order that one collection of all their documents would have.
 
-The same code decides that order (:mod:`sage.middleware.retrieval.query.hybrid`): here its two legs are
-what the shards found.
-Every shard gives as many candidates of a leg as one collection would take of it, with exact scores on both legs, so the
-best of all are among them, and scales, weights and pages come out alike. Equal scores go by number, the older first:
-who adds to shards hands out numbers over all of them.
+The same code decides that order (:mod:`sage.middleware.retrieval.query.hybrid`): here its two legs are what the shards
+answered. Every shard gives as many candidates of a leg as one collection would take of it, with exact scores on both
+legs, so the best of all are among them, and scales, weights and pages come out alike. Of equal scores the lower number,
+which is the older document, comes first: numbers are given out over all shards.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ from sage.middleware.retrieval.types.search import Mode, Search
 
 MAX_SHARDS = 1024
 Gather = Callable[[int], Sequence[Candidates | None]]
-"""Asks every shard for so many candidates of each leg; ``None`` where one does not answer."""
+"""Asks every shard for so many candidates of each leg; ``None`` for one that does not answer."""
 
 
 def rank(
     search: Search, mode: Mode, query: KeywordQuery, vector: Vector | None, dense_weight: float, gather: Gather
 ) -> RankedPage:
-    """One page. Its rows say where a document is: see :func:`place_of`."""
-    pool = _Pool(gather)
+    """One page. :func:`place_of` says where the document of a row is."""
+    pool = _CandidatePool(gather)
     legs = Legs(_ShardKeywords(pool), _ShardDense(pool), query, vector, (), search.exact)
     if mode is Mode.HYBRID:
-        found = fused(legs, search, dense_weight, lambda: None)
+        page = fused(legs, search, dense_weight, lambda: None)
     else:
-        found = legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
-    return replace(found, total=pool.total)
+        page = legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
+    return replace(page, total=pool.total)
 
 
 def row_of(shard: int, number: int) -> int:
-    """Of a document over all shards: rows are in the order of numbers."""
+    """The row of a document over all shards: rows are in the order of numbers."""
     return number * MAX_SHARDS + shard
 
 
 def place_of(row: int) -> tuple[int, int]:
-    """``(shard, number)``: the inverse."""
+    """``(shard, number)`` of a row: the inverse of :func:`row_of`."""
     return row % MAX_SHARDS, row // MAX_SHARDS
 
 
 @dataclass(frozen=True, slots=True)
-class _Gathered:
+class _AllCandidates:
     """Candidates of all shards, in the order of rows."""
 
     rows: Rows
@@ -65,75 +64,75 @@ class _Gathered:
     total: int
 
     @classmethod
-    def of(cls, found: Sequence[Candidates | None]) -> _Gathered:
-        there = [(shard, each) for shard, each in enumerate(found) if each is not None]
-        rows = _joined([each.numbers * MAX_SHARDS + shard for shard, each in there], np.int64)
+    def of(cls, by_shard: Sequence[Candidates | None]) -> _AllCandidates:
+        answers = [(shard, each) for shard, each in enumerate(by_shard) if each is not None]
+        rows = _joined([each.numbers * MAX_SHARDS + shard for shard, each in answers], np.int64)
         order = np.argsort(rows, kind="stable")
-        matched = [words for _, each in there for words in each.matched or [{}] * len(each.numbers)]
+        matched = [words for _, each in answers for words in each.matched or [{}] * len(each.numbers)]
         return cls(
             rows[order],
-            _joined([each.dense for _, each in there], np.float64)[order],
-            _joined([each.keywords for _, each in there], np.float64)[order],
-            _joined([each.coverage for _, each in there], np.float64)[order],
+            _joined([each.dense for _, each in answers], np.float64)[order],
+            _joined([each.keywords for _, each in answers], np.float64)[order],
+            _joined([each.coverage for _, each in answers], np.float64)[order],
             [matched[place] for place in order.tolist()],
-            sum(each.with_vector for _, each in there),
-            sum(each.with_keyword for _, each in there),
-            sum(each.total for _, each in there),
+            sum(each.with_vector for _, each in answers),
+            sum(each.with_keyword for _, each in answers),
+            sum(each.total for _, each in answers),
         )
 
     def best(self, scores: Floats, k: int) -> tuple[Rows, Floats]:
         """The ``k`` best of those that have a score, equal ones in the order of rows."""
-        known = np.flatnonzero(~np.isnan(scores))
-        chosen = known[np.argsort(-scores[known], kind="stable")[:k]]
+        scored = np.flatnonzero(~np.isnan(scores))
+        chosen = scored[np.argsort(-scores[scored], kind="stable")[:k]]
         return self.rows[chosen], scores[chosen]
 
 
-class _Pool:
-    """What was gathered so far, for each depth once."""
+class _CandidatePool:
+    """The candidates so far. The shards are asked once for each depth."""
 
     def __init__(self, gather: Gather) -> None:
         self._gather = gather
-        self._found: dict[int, _Gathered] = {}
+        self._by_depth: dict[int, _AllCandidates] = {}
         self.total = 0
 
-    def at(self, depth: int) -> _Gathered:
-        if depth not in self._found:
-            self._found[depth] = _Gathered.of(self._gather(depth))
-            self.total = self._found[depth].total
-        return self._found[depth]
+    def at(self, depth: int) -> _AllCandidates:
+        if depth not in self._by_depth:
+            self._by_depth[depth] = _AllCandidates.of(self._gather(depth))
+            self.total = self._by_depth[depth].total
+        return self._by_depth[depth]
 
-    def look_up(self, rows: Rows, missing: float, column: Callable[[_Gathered], Floats]) -> Floats:
+    def look_up(self, rows: Rows, missing: float, column: Callable[[_AllCandidates], Floats]) -> Floats:
         """The latest entry of each row."""
-        found = np.full(len(rows), missing)
-        for each in self._found.values():
+        result = np.full(len(rows), missing)
+        for each in self._by_depth.values():
             if len(each.rows):
-                places = np.minimum(np.searchsorted(each.rows, rows), len(each.rows) - 1)
-                there = each.rows[places] == rows
-                found[there] = column(each)[places[there]]
-        return found
+                indices = np.minimum(np.searchsorted(each.rows, rows), len(each.rows) - 1)
+                is_present = each.rows[indices] == rows
+                result[is_present] = column(each)[indices[is_present]]
+        return result
 
     def matched(self, rows: Rows) -> list[dict[str, float]]:
-        known: dict[int, dict[str, float]] = {}
-        for each in self._found.values():
-            known |= zip(each.rows.tolist(), each.matched, strict=True)
-        return [dict(known[row]) for row in rows.tolist()]
+        by_row: dict[int, dict[str, float]] = {}
+        for each in self._by_depth.values():
+            by_row |= zip(each.rows.tolist(), each.matched, strict=True)
+        return [dict(by_row[row]) for row in rows.tolist()]
 
 
 class _ShardKeywords:
     """The keyword leg of all shards."""
 
-    def __init__(self, pool: _Pool) -> None:
+    def __init__(self, pool: _CandidatePool) -> None:
         self._pool = pool
 
     def top(self, query: KeywordQuery, k: int, allowed: Sequence[Mask | None]) -> Hits:
-        found = self._pool.at(k)
-        return Hits(*found.best(found.keywords, k), found.with_keyword)
+        candidates = self._pool.at(k)
+        return Hits(*candidates.best(candidates.keywords, k), candidates.with_keyword)
 
     def scores(self, query: KeywordQuery, rows: Rows) -> Floats:
-        return self._pool.look_up(rows, np.nan, lambda found: found.keywords)
+        return self._pool.look_up(rows, np.nan, lambda candidates: candidates.keywords)
 
     def coverage(self, query: KeywordQuery, rows: Rows) -> Floats:
-        return self._pool.look_up(rows, 0.0, lambda found: found.coverage)
+        return self._pool.look_up(rows, 0.0, lambda candidates: candidates.coverage)
 
     def matched(self, query: KeywordQuery, rows: Rows) -> list[dict[str, float]]:
         return self._pool.matched(rows)
@@ -142,20 +141,20 @@ class _ShardKeywords:
 class _ShardDense:
     """The dense leg of all shards."""
 
-    def __init__(self, pool: _Pool) -> None:
+    def __init__(self, pool: _CandidatePool) -> None:
         self._pool = pool
 
     def top(
         self, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
     ) -> tuple[Rows, Floats, int]:
-        found = self._pool.at(k)
-        return *found.best(found.dense, k), found.with_vector
+        candidates = self._pool.at(k)
+        return *candidates.best(candidates.dense, k), candidates.with_vector
 
     def top_and(
         self, others: Rows, vector: Vector, k: int, allowed: Sequence[Mask | None], exact: bool = False
     ) -> tuple[Rows, Floats, int, Floats]:
         rows, scores, total = self.top(vector, k, allowed)
-        return rows, scores, total, self._pool.look_up(others, np.nan, lambda found: found.dense)
+        return rows, scores, total, self._pool.look_up(others, np.nan, lambda candidates: candidates.dense)
 
 
 def _joined(arrays: Sequence[Any], kind: Any) -> Any:

@@ -104,10 +104,10 @@ class ShardedSearch:
 
     def _ranked(self, mode: Mode, weight: float, statistics: Statistics | None, search: Search) -> Ranked:
         """A page; its numbers are rows over all shards."""
-        counted = None if statistics is None else statistics.counted()
+        query_statistics = None if statistics is None else statistics.query_statistics()
 
         def gather(depth: int) -> Sequence[Candidates | None]:
-            request = CandidateRequest(search, mode, depth, counted)
+            request = CandidateRequest(search, mode, depth, query_statistics)
             candidates = self._ask(lambda _, shard: shard.candidates(request))
             return [candidates.get(index) for index in range(len(self._scatter))]
 
