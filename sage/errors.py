@@ -41,7 +41,7 @@ class SageError(Exception):
 
 
 class InvalidRequest(SageError):
-    """The request is malformed or asks for what cannot be done (400)."""
+    """The request is malformed or asks for something impossible (400)."""
 
     status = 400
     type = "invalid_request_error"
@@ -49,7 +49,7 @@ class InvalidRequest(SageError):
 
 
 class Unsupported(InvalidRequest):
-    """The request asks for what this vendor or engine cannot do, though another may (400)."""
+    """The request asks for something that this vendor or engine cannot do, though another may (400)."""
 
     default_code = "unsupported_field"
 
@@ -63,7 +63,7 @@ class AuthenticationFailed(SageError):
 
 
 class PermissionDenied(SageError):
-    """The credential is good but does not reach this far (403)."""
+    """The credential is valid but does not allow this (403)."""
 
     status = 403
     type = "permission_error"
@@ -87,7 +87,7 @@ class MethodNotAllowed(SageError):
 
 
 class Conflict(SageError):
-    """The thing exists already or is in a state that forbids this (409)."""
+    """The thing exists already, or its state forbids this (409)."""
 
     status = 409
     type = "invalid_request_error"
@@ -133,7 +133,7 @@ class Unavailable(SageError):
 
 
 class DeadlineExceeded(SageError):
-    """A limit of time ran out (504)."""
+    """A time limit ran out (504)."""
 
     status = 504
     type = "timeout_error"
@@ -141,7 +141,7 @@ class DeadlineExceeded(SageError):
 
 
 class ConfigError(SageError):
-    """The configuration is wrong: told at start, one line, exit code 1."""
+    """The configuration is wrong: reported at start in one line, exit code 1."""
 
     default_code = "config_error"
 

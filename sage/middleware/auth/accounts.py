@@ -20,7 +20,7 @@ from sage.middleware.settings.settings import Auth
 
 
 class Accounts:
-    """Users, API keys and sessions below ``data_dir``: for the server, and for a command line beside it.
+    """Users, API keys and sessions in ``data_dir``: for the server, and for the command line beside it.
 
     All calls block on the database. Those that hash a password (``users.add``, ``users.change`` with a password,
     ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server. ``clock`` gives
@@ -56,10 +56,10 @@ class Accounts:
         self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
 
     def prepare_setup(self) -> Path | None:
-        """At the server's start: the file with a fresh setup token when there are no users, else none."""
+        """To be called when the server starts: the file with a new setup token, or ``None`` when there are users."""
         return self.first_admin.prepare()
 
     def close(self) -> None:
-        """Lets go of the database and of the threads that hash passwords."""
+        """Closes the database and ends the threads that hash passwords."""
         self.passwords.close()
         self.database.close()

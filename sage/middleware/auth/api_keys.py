@@ -1,4 +1,4 @@
-"""API keys: making them within their maker's reach, listing and revoking them."""
+"""API keys: making them within the rights of their creator, listing them and revoking them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_LIVE_KEYS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as shown; times are in Unix seconds."""
+    """A key as listings show it. Times are in Unix seconds."""
 
     id: str
     name: str
@@ -37,7 +37,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class MadeKey:
-    """A key that was just made, with its text: shown once, stored nowhere."""
+    """A new key with its text, which is shown once and stored nowhere."""
 
     key: ApiKey
     secret: str = field(repr=False)
@@ -50,19 +50,19 @@ class ApiKeys:
         self._database = database
         self._clock = clock
 
-    def create(self, creator: Principal, wish: KeyRequest) -> MadeKey:
-        """A key of ``creator``'s own, never with more reach than it has (:mod:`sage.middleware.auth.grants`)."""
+    def create(self, creator: Principal, request: KeyRequest) -> MadeKey:
+        """Makes a key for ``creator``, never with more rights than it has (:mod:`sage.middleware.auth.grants`)."""
         with self._database.write() as session:
-            return self._create(session, require_user(session, creator.user), creator, wish)
+            return self._create(session, require_user(session, creator.user), creator, request)
 
-    def create_for(self, name: str, wish: KeyRequest) -> MadeKey:
-        """A key for the user ``name``, made by whoever holds the data directory."""
+    def create_for(self, name: str, request: KeyRequest) -> MadeKey:
+        """Makes a key for the user ``name``, by order of the operator who owns the data directory."""
         with self._database.write() as session:
             user = require_user(session, name)
-            return self._create(session, user, operator(user.name, user.tenant, user.role), wish)
+            return self._create(session, user, operator(user.name, user.tenant, user.role), request)
 
     def list(self, user: str | None = None) -> list[ApiKey]:
-        """The keys of ``user`` (none: of everyone), oldest first, revoked ones too."""
+        """The keys of ``user``, oldest first, revoked ones too; ``None`` means those of all users."""
         query = select(KeyRow, UserRow.name).join(UserRow, UserRow.id == KeyRow.user_id)
         with self._database.read() as session:
             if user is not None:
@@ -73,42 +73,42 @@ class ApiKeys:
     def revoke(self, key_id: str, by: Principal | None = None) -> ApiKey:
         """Revokes a key and every key that it made.
 
-        ``by`` may revoke its own, an admin any, and none stands for who holds the data directory. Another user's key
-        is as unknown to it as one that is not there (:class:`NotFound`).
+        ``by`` may revoke its own keys, and as an admin any key; ``None`` stands for the operator. Raises
+        :class:`NotFound` for a key that does not exist, and just so for a key of another user.
         """
         now = int(self._clock())
-        if key_id.startswith("sk-sage-"):  # the whole key is as good a name, and is not to be echoed
+        if key_id.startswith("sk-sage-"):  # a whole key names itself, and no error may repeat it
             key_id = key_id.removeprefix("sk-sage-").partition("-")[0]
         with self._database.write() as session:
             row = session.get(KeyRow, key_id) if key_id.isascii() else None
             owner = session.get(UserRow, row.user_id) if row is not None else None
-            hidden = by is not None and Scope.ADMIN not in by.scopes and owner is not None and owner.name != by.user
-            if row is None or owner is None or hidden:
+            is_foreign = by is not None and Scope.ADMIN not in by.scopes and owner is not None and owner.name != by.user
+            if row is None or owner is None or is_foreign:
                 raise NotFound(f"there is no API key '{key_id[:32]}'; GET /auth/keys and 'sage key list' show them")
             self._revoke_tree(session, row, now)
             self._database.bump(session)
             return _view(row, owner.name)
 
-    def _create(self, session: Session, user: UserRow, creator: Principal, wish: KeyRequest) -> MadeKey:
+    def _create(self, session: Session, user: UserRow, creator: Principal, request: KeyRequest) -> MadeKey:
         now = int(self._clock())
-        if len(wish.name) > 100 or not wish.name.isprintable():
+        if len(request.name) > 100 or not request.name.isprintable():
             raise InvalidRequest("a key's name has at most 100 printable characters", param="name")
-        if wish.tenant is not None:
-            check_name(wish.tenant, "tenant", "tenant")
+        if request.tenant is not None:
+            check_name(request.tenant, "tenant", "tenant")
         if user.disabled:
             raise Conflict(f"the user '{user.name}' is disabled; enable it first", code="user_disabled")
-        grant = decide(creator, wish, now)
+        grant = decide(creator, request, now)
         live = select(KeyRow.id).where(KeyRow.user_id == user.id, KeyRow.revoked_at.is_(None))
         if len(session.scalars(live.limit(_MAX_LIVE_KEYS)).all()) >= _MAX_LIVE_KEYS:
             raise Conflict(f"'{user.name}' has {_MAX_LIVE_KEYS} keys; revoke some first", code="too_many_keys")
-        made = make_key()
+        new_key = make_key()
         row = KeyRow(
-            id=made.id,
+            id=new_key.id,
             user_id=user.id,
             parent_id=self._live_parent(session, creator),
-            name=wish.name,
-            secret_hash=made.hash,
-            last4=made.last4,
+            name=request.name,
+            secret_hash=new_key.hash,
+            last4=new_key.last4,
             scopes=[str(scope) for scope in grant.scopes],
             models=list(grant.models),
             tenant=grant.tenant,
@@ -118,10 +118,10 @@ class ApiKeys:
         )
         session.add(row)
         session.flush()
-        return MadeKey(_view(row, user.name), made.text)
+        return MadeKey(_view(row, user.name), new_key.text)
 
     def _live_parent(self, session: Session, creator: Principal) -> str | None:
-        """The key that makes another, looked at again in the transaction: it may have been revoked since its check."""
+        """The id of the key that makes another, read anew: it may have been revoked since the request was checked."""
         if not creator.by_key:
             return None
         parent = session.get(KeyRow, creator.credential.removeprefix("key:"))

@@ -1,4 +1,4 @@
-"""Who is calling: the one place where the ``Authorization`` header is read, and the cache that makes it cheap."""
+"""The check of the caller: the one place that reads the ``Authorization`` header, and the cache that makes it cheap."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sage.middleware.auth.credentials import Verified
 from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.tokens import MAX_BYTES
 
-_STALE_AFTER = 1.0  # seconds since the last look at the revision, after which nothing is taken from the cache
+_STALE_AFTER = 1.0  # seconds since the revision was last read, after which the cache is not used
 
 
 class Authenticator:
     """Checks credentials; belongs to one event loop.
 
-    A verified credential is kept under the SHA-256 of the whole header value, until it expires or the revision of
+    A verified credential is cached under the SHA-256 of the whole header value, until it expires or the revision of
     rights changes. While :meth:`follow` does not run, or cannot read the revision, every request gets the full check.
     """
 
@@ -42,65 +42,66 @@ class Authenticator:
         self._monotonic = monotonic
         self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._revision = self._database.revision
-        self._looked_at = -math.inf
+        self._revision_read_at = -math.inf
 
     def cached(self, authorization: bytes) -> Principal | None:
-        """The principal of a header value that was verified before and still stands; none asks for the full check."""
-        if self._monotonic() - self._looked_at > _STALE_AFTER or self._database.revision != self._revision:
+        """The principal of a header value that was verified before; ``None`` means that it needs the full check."""
+        if self._monotonic() - self._revision_read_at > _STALE_AFTER or self._database.revision != self._revision:
             return None
         digest = sha256(authorization).digest()
-        found = self._cache.get(digest)
-        if found is None:
+        entry = self._cache.get(digest)
+        if entry is None:
             return None
-        if found[1] <= self._clock():
+        principal, expires_at = entry
+        if expires_at <= self._clock():
             del self._cache[digest]
             return None
         self._cache.move_to_end(digest)
-        return found[0]
+        return principal
 
     async def authenticate(self, authorization: bytes | None) -> Principal:
         """The full check of a header value; raises :class:`AuthenticationFailed` with what to do about it."""
         credential = _credential(authorization)
         verified = await asyncio.to_thread(self._accounts.verifier.verify, credential)
         if authorization is not None:
-            self._keep(sha256(authorization).digest(), verified)
+            self._cache_result(sha256(authorization).digest(), verified)
         return verified.principal
 
     async def follow(self) -> None:
-        """Looks at the revision of rights again and again, until cancelled; a setup token expires on the way."""
+        """Reads the revision of rights every ``interval`` seconds until cancelled, and lets the setup token expire."""
         loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, "sage-revision")  # its own, so that no other work can hold it up
+        thread = ThreadPoolExecutor(1, "sage-revision")  # its own, so that other work does not delay it
         try:
             while True:
                 started = self._monotonic()
                 try:
-                    revision = await loop.run_in_executor(thread, self._look)
-                except Exception:  # whatever it is, nothing may be taken from the cache now
-                    self._looked_at = -math.inf
+                    revision = await loop.run_in_executor(thread, self._read_revision)
+                except Exception:  # whatever it is, the cache may not be used now
+                    self._revision_read_at = -math.inf
                     self._cache.clear()
                 else:
                     self._observe(revision)
-                    self._looked_at = started
+                    self._revision_read_at = started
                 await asyncio.sleep(self._interval)
         finally:
-            self._looked_at = -math.inf
+            self._revision_read_at = -math.inf
             thread.shutdown(wait=False, cancel_futures=True)
 
-    def _look(self) -> int:
+    def _read_revision(self) -> int:
         self._accounts.first_admin.expire()
         return self._database.read_revision()
 
     def _observe(self, revision: int) -> None:
-        """Takes over a newer revision; what was verified before it is forgotten."""
+        """Moves on to a newer revision and forgets what was verified before it."""
         if revision > self._revision:
             self._cache.clear()
             self._revision = revision
             self._database.advance(revision)
 
-    def _keep(self, digest: bytes, verified: Verified) -> None:
+    def _cache_result(self, digest: bytes, verified: Verified) -> None:
         self._observe(verified.revision)
         if verified.revision != self._revision:
-            return  # read before a change that is known already
+            return  # read before a change that this process has seen
         expires_at = verified.principal.expires_at
         self._cache[digest] = (verified.principal, math.inf if expires_at is None else expires_at)
         self._cache.move_to_end(digest)
@@ -125,6 +126,6 @@ def _credential(authorization: bytes | None) -> str:
         raise AuthenticationFailed(f"the credential is over {MAX_BYTES} bytes", code="invalid_token")
     if not credential or not credential.isascii() or any(byte <= 32 or byte == 127 for byte in credential):
         raise AuthenticationFailed(
-            "the credential is empty or has characters that none of ours has", code="invalid_token"
+            "the credential is empty or has characters that no key or token has", code="invalid_token"
         )
     return credential.decode("ascii")

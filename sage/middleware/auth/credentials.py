@@ -1,4 +1,4 @@
-"""From a credential to its :class:`Principal`: the full check, against the database as it stands."""
+"""The full check of a credential against the database, which gives its :class:`Principal`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sage.middleware.auth.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A principal, and the revision of rights that it was read at."""
+    """A principal, and the revision of rights at which it was read."""
 
     principal: Principal
     revision: int
@@ -32,7 +32,7 @@ class Verifier:
         self._clock = clock
 
     def verify(self, credential: str) -> Verified:
-        """Who holds ``credential``, and how far it reaches now; raises :class:`AuthenticationFailed`."""
+        """The principal of ``credential`` with the rights that it has now; raises :class:`AuthenticationFailed`."""
         if credential.startswith(PREFIX):
             return self._verify_key(credential)
         return self._verify_token(credential)
@@ -40,19 +40,19 @@ class Verifier:
     def _verify_key(self, text: str) -> Verified:
         key_id = parse_key(text)
         if key_id is None:
-            raise _refused_key("it is mistyped or cut off (its checksum does not fit)")
+            raise _invalid_key("it is mistyped or cut off (its checksum does not fit)")
         row = self._find_key(key_id)
         if not matches(text, row[0].secret_hash if row is not None else None) or row is None:
-            raise _refused_key("there is no such key")
+            raise _invalid_key("there is no such key")
         key, user, revision = row
         if key.revoked_at is not None:
-            raise _refused_key("it has been revoked")
+            raise _invalid_key("it has been revoked")
         if key.expires_at is not None and key.expires_at <= self._clock():
-            raise _refused_key("it has expired")
+            raise _invalid_key("it has expired")
         if user.disabled:
-            raise _refused_key("its user is disabled")
+            raise _invalid_key("its user is disabled")
         if key.tenant != user.tenant and user.role != "admin":
-            raise _refused_key("its user is no longer of its tenant; make a new key")
+            raise _invalid_key("its user has moved to another tenant; make a new key")
         principal = Principal(
             user=user.name,
             tenant=key.tenant,
@@ -67,12 +67,12 @@ class Verifier:
     def _verify_token(self, text: str) -> Verified:
         claims = self._tokens.read(text)
         row = self._find_session(claims.session)
-        ended = AuthenticationFailed("the access token's session has ended; log in again", code="session_ended")
+        session_ended = AuthenticationFailed("the access token's session has ended; log in again", code="session_ended")
         if row is None:
-            raise ended
-        opened, user, revision = row
-        if opened.revoked_at is not None or user.name != claims.subject or user.disabled:
-            raise ended
+            raise session_ended
+        login, user, revision = row
+        if login.revoked_at is not None or user.name != claims.subject or user.disabled:
+            raise session_ended
         principal = Principal(
             user=user.name,
             tenant=user.tenant,
@@ -80,7 +80,7 @@ class Verifier:
             credential=f"token:{claims.token_id}",
             expires_at=claims.expires_at,
             role=user.role,
-            session=opened.id,
+            session=login.id,
         )
         return Verified(principal, revision)
 
@@ -107,5 +107,5 @@ def _scopes_of(user: UserRow) -> frozenset[Scope]:
     return ROLES.get(user.role, frozenset())
 
 
-def _refused_key(reason: str) -> AuthenticationFailed:
+def _invalid_key(reason: str) -> AuthenticationFailed:
     return AuthenticationFailed(f"the API key is not valid: {reason}", code="invalid_api_key")

@@ -1,4 +1,4 @@
-"""The accounts' database: SQLite at ``data_dir/sage.db``, its transactions, and its way to the current schema."""
+"""The accounts database: SQLite at ``data_dir/sage.db``, its transactions and its migrations."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _WRITE = "sage_write"
 
 
 class Database:
-    """Opens the database below ``data_dir``, made and migrated when needed; safe from several threads and processes.
+    """The database in ``data_dir``, made and migrated when needed. Safe to use from several threads and processes.
 
-    ``revision`` is the newest revision of rights that this process has written or read; what others write is seen by
-    :meth:`read_revision`. A lock that others hold is waited for up to ``busy_seconds``. Raises :class:`ConfigError`
-    when the file cannot be used.
+    ``revision`` is the newest revision of rights that this process has written or read; :meth:`read_revision` sees what
+    other processes write. A transaction waits up to ``busy_seconds`` for a lock of another one. Raises
+    :class:`ConfigError` when the file cannot be used.
     """
 
     def __init__(self, data_dir: Path, *, busy_seconds: float = 5.0) -> None:
         self.path = data_dir / "sage.db"
-        self._advancing = threading.Lock()
+        self._revision_lock = threading.Lock()
         make_private(self.path)
         self._busy_seconds = busy_seconds
         self._engine = _make_engine(self.path, busy_seconds)
         self._writer = self._engine.execution_options(**{_WRITE: True})
         try:
-            if not self._current():
+            if not self._is_current():
                 self._migrate()
             self.revision = self.read_revision()
         except BaseException:
@@ -55,61 +55,62 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One snapshot to read from."""
-        with self._reachable(), Session(self._engine) as session:
+        """A session that reads one consistent state."""
+        with self._unavailable_on_failure(), Session(self._engine) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction that holds the write lock from its start; committed at the end unless an error leaves it."""
-        with self._reachable(), Session(self._writer, expire_on_commit=False) as session:
+        """A transaction that holds the write lock from its start; an error undoes everything, else it commits."""
+        with self._unavailable_on_failure(), Session(self._writer, expire_on_commit=False) as session:
             with session.begin():
                 session.connection()  # begins here, not at the first statement
                 yield session
             self.advance(session.info.get("revision", 0))
 
     def bump(self, session: Session) -> None:
-        """Counts the revision up: called in every transaction that can take a right away."""
-        counted = update(RevisionRow).values(value=RevisionRow.value + 1).returning(RevisionRow.value)
-        session.info["revision"] = session.execute(counted).scalar_one()
+        """Increases the revision. To be called in every transaction that can take a right away."""
+        increased = update(RevisionRow).values(value=RevisionRow.value + 1).returning(RevisionRow.value)
+        session.info["revision"] = session.execute(increased).scalar_one()
 
     def advance(self, revision: int) -> None:
-        """Takes note of a revision that was written or read; an older one changes nothing."""
-        with self._advancing:
+        """Notes a revision that was written or read; an older one changes nothing."""
+        with self._revision_lock:
             self.revision = max(self.revision, revision)
 
     def read_revision(self) -> int:
-        """The revision as it stands in the database now."""
-        with self._reachable(), self._engine.connect() as connection:  # four times a second: no session around it
+        """The revision that is in the database now."""
+        # Called four times a second: without the cost of a session.
+        with self._unavailable_on_failure(), self._engine.connect() as connection:
             return int(connection.exec_driver_sql("SELECT value FROM revision").scalar_one())
 
     @contextmanager
-    def _reachable(self) -> Iterator[None]:
+    def _unavailable_on_failure(self) -> Iterator[None]:
         try:
             yield
         except OperationalError as exc:
             raise Unavailable(f"the accounts database cannot be used now: {cause_of(exc.orig)}") from exc
 
-    def _current(self) -> bool:
-        """Whether the schema is ours, by plain queries; raises if the file is newer than the code, or no database."""
+    def _is_current(self) -> bool:
+        """Whether the schema is up to date. Raises :class:`ConfigError` for a newer one, and for no database."""
         if self.path.stat().st_size == 0:
             return False
         try:
             with self._engine.connect() as connection:
-                found = _schema_revision(connection)
+                revision = _schema_revision(connection)
         except DatabaseError as exc:
-            raise ConfigError(f"{self.path} cannot be read as accounts database: {exc.orig}") from exc
-        if found is not None and found not in REVISIONS:
+            raise ConfigError(f"{self.path} cannot be read as the accounts database: {exc.orig}") from exc
+        if revision is not None and revision not in REVISIONS:
             raise ConfigError(
-                f"{self.path} has the schema '{found}', which is newer than this version of sage (it knows up to "
+                f"{self.path} has the schema '{revision}', which is newer than this version of sage (it knows up to "
                 f"'{REVISIONS[-1]}'); upgrade sage, or point data_dir elsewhere"
             )
-        return found == REVISIONS[-1]
+        return revision == REVISIONS[-1]
 
     def _migrate(self) -> None:
-        """Leads the schema to the newest revision; of several processes, one does it and the others wait."""
+        """Migrates to the newest schema. One process does it; others that open the database wait."""
         with _locked(self.path.with_name("sage.db.lock")):
-            if self._current():
+            if self._is_current():
                 return
             try:
                 with closing(connect(self.path, busy_seconds=self._busy_seconds)) as raw:
@@ -133,15 +134,15 @@ def _make_engine(path: Path, busy_seconds: float) -> Engine:
 
 
 def _schema_revision(connection: Connection) -> str | None:
-    known = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").scalar()
-    if known is None:
+    table = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").scalar()
+    if table is None:
         return None
-    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    return None if found is None else str(found)
+    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if revision is None else str(revision)
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic import command  # a quarter of a second that only a new or old database pays
+    from alembic import command  # takes a quarter of a second, so only for a new or old database
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
@@ -151,7 +152,7 @@ def _upgrade(connection: Connection) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock among processes; it ends with the process, whatever happens to it."""
+    """Holds an exclusive lock among processes; it ends when the process ends, however that happens."""
     make_private(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:

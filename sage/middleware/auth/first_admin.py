@@ -1,4 +1,4 @@
-"""The first admin of a fresh installation, by a one-time token that only who holds the data directory can read."""
+"""The first admin of a new installation, made with a one-time token that only the data directory's owner can read."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class FirstAdmin:
         self._issued: _Issued | None = None
 
     def prepare(self) -> Path | None:
-        """Called when a server starts: without users, writes a fresh token and answers where; else clears it away."""
+        """For the start of a server: without users, writes a new token and returns its path; else removes it."""
         if self._users.exist():
-            self._drop()
+            self._remove()
             return None
         token = f"setup-{secrets.token_urlsafe(32)}"
         write_private(self._path, f"{token}\n".encode("ascii"), replace=True)
@@ -42,17 +42,17 @@ class FirstAdmin:
         return self._path
 
     def expire(self) -> None:
-        """Removes the token once its time is over; cheap, for calling now and then."""
+        """Removes the token once it has expired; cheap enough to be called often."""
         issued = self._issued
         if issued is not None and self._clock() >= issued.expires_at:
-            self._drop()
+            self._remove()
 
     def check(self, token: str) -> None:
-        """Raises :class:`AuthenticationFailed` unless ``token`` is the one in the file and in its time."""
+        """Raises :class:`AuthenticationFailed` unless ``token`` is the one in the file and has not expired."""
         self.expire()
         issued = self._issued
-        given = _hash(token)
-        if not hmac.compare_digest(given, issued.hash if issued is not None else bytes(32)) or issued is None:
+        digest = _hash(token)
+        if not hmac.compare_digest(digest, issued.hash if issued is not None else bytes(32)) or issued is None:
             raise AuthenticationFailed(
                 "the setup token is wrong, used or expired; restart the server for a new one, or run "
                 "'sage user add NAME --role admin'",
@@ -60,17 +60,17 @@ class FirstAdmin:
             )
 
     def complete(self, token: str, name: str, password: str) -> User:
-        """Makes the first user, an admin, and uses the token up. Hashes a password (:class:`Passwords`)."""
+        """Makes the first user, an admin, and removes the token. Hashes a password (:class:`Passwords`)."""
         self.check(token)
         try:
             user = self._users.add(name, password, "admin", DEFAULT_TENANT, first=True)
         except Conflict:
-            self._drop()
+            self._remove()
             raise
-        self._drop()
+        self._remove()
         return user
 
-    def _drop(self) -> None:
+    def _remove(self) -> None:
         self._issued = None
         self._path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What a new API key may do: never more than who makes it. Pure rules, no database."""
+"""What a new API key may do: never more than its creator. Pure rules, no database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ANY = "\0"  # stands for a child's '*': only a '*' of the parent matches it
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """What is asked for a new key. ``None`` means: as far as its maker reaches (scopes: all but ``admin``)."""
+    """What is requested for a new key. ``None`` means as much as its creator has (for scopes: all but ``admin``)."""
 
     name: str = ""
     scopes: Sequence[str] | None = None
@@ -36,31 +36,31 @@ class Grant:
     expires_at: int | None
 
 
-def decide(creator: Principal, wish: KeyRequest, now: float) -> Grant:
-    """What ``creator`` gives to a key of its own.
+def decide(creator: Principal, request: KeyRequest, now: float) -> Grant:
+    """What a new key of ``creator`` gets.
 
-    Raises :class:`InvalidRequest` for a wish that makes no sense, :class:`PermissionDenied` for one beyond the
-    creator's own reach.
+    Raises :class:`InvalidRequest` for a request that makes no sense, :class:`PermissionDenied` for one beyond the
+    creator's own rights.
     """
     return Grant(
-        scopes=_scopes(creator, wish.scopes),
-        models=_models(creator, wish.models),
-        tenant=_tenant(creator, wish.tenant),
-        expires_at=_expiry(creator, wish.expires_at, now),
+        scopes=_scopes(creator, request.scopes),
+        models=_models(creator, request.models),
+        tenant=_tenant(creator, request.tenant),
+        expires_at=_expiry(creator, request.expires_at, now),
     )
 
 
 def covers(parent: str, child: str) -> bool:
     """Whether every name that the pattern ``child`` matches is matched by the pattern ``parent`` too.
 
-    Exact for patterns whose only wildcard is ``*``: a character that stands in no pattern takes the place of each
-    ``*`` of the child. Only a ``*`` of the parent can match it, and that would match any other text there as well.
+    Exact for patterns whose only wildcard is ``*``: each ``*`` of the child is replaced by a character that no
+    pattern has. Only a ``*`` of the parent can match it, and that would match any other text there as well.
     """
     return fnmatchcase(child.replace("*", _ANY), parent)
 
 
 def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    """The patterns without repetitions; raises :class:`InvalidRequest` for one that is malformed."""
+    """The patterns, each once; raises :class:`InvalidRequest` for one that is malformed."""
     if not 1 <= len(patterns) <= _MAX_PATTERNS:
         raise InvalidRequest(f"give 1 to {_MAX_PATTERNS} model patterns ('*' for all models)", param="models")
     for pattern in patterns:
@@ -77,35 +77,35 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(patterns))
 
 
-def _scopes(creator: Principal, wished: Sequence[str] | None) -> tuple[Scope, ...]:
-    if wished is None:
+def _scopes(creator: Principal, requested: Sequence[str] | None) -> tuple[Scope, ...]:
+    if requested is None:
         return tuple(sorted(creator.scopes - {Scope.ADMIN}))
-    unknown = sorted(set(wished) - {str(scope) for scope in Scope})
+    unknown = sorted(set(requested) - {str(scope) for scope in Scope})
     if unknown:
-        known = ", ".join(sorted(Scope))
-        raise InvalidRequest(f"there is no scope '{unknown[0]}'; known: {known}", param="scopes", code="unknown_scope")
-    if not wished:
+        valid = ", ".join(sorted(Scope))
+        raise InvalidRequest(f"there is no scope '{unknown[0]}'; known: {valid}", param="scopes", code="unknown_scope")
+    if not requested:
         raise InvalidRequest("give a key at least one scope", param="scopes")
-    scopes = {Scope(scope) for scope in wished}
+    scopes = {Scope(scope) for scope in requested}
     beyond = sorted(scopes - creator.scopes)
     if beyond:
-        has = ", ".join(sorted(creator.scopes)) or "none"
+        owned = ", ".join(sorted(creator.scopes)) or "none"
         raise PermissionDenied(
-            f"a key cannot have the scope '{beyond[0]}', which its maker lacks; there is: {has}",
+            f"a key cannot have the scope '{beyond[0]}', which its creator does not have; it has: {owned}",
             param="scopes",
             code="beyond_creator",
         )
     return tuple(sorted(scopes))
 
 
-def _models(creator: Principal, wished: Sequence[str] | None) -> tuple[str, ...]:
-    if wished is None:
+def _models(creator: Principal, requested: Sequence[str] | None) -> tuple[str, ...]:
+    if requested is None:
         return creator.models
-    patterns = check_patterns(wished)
+    patterns = check_patterns(requested)
     for pattern in patterns:
         if not any(covers(own, pattern) for own in creator.models):
             raise PermissionDenied(
-                f"a key cannot reach the models '{pattern}', which its maker does not; there is: "
+                f"a key cannot use the models '{pattern}', which its creator may not use; it may use: "
                 f"{', '.join(creator.models)}",
                 param="models",
                 code="beyond_creator",
@@ -113,32 +113,32 @@ def _models(creator: Principal, wished: Sequence[str] | None) -> tuple[str, ...]
     return patterns
 
 
-def _tenant(creator: Principal, wished: str | None) -> str:
-    if wished is None or wished == creator.tenant:
+def _tenant(creator: Principal, requested: str | None) -> str:
+    if requested is None or requested == creator.tenant:
         return creator.tenant
     if creator.by_key or creator.role != "admin":
         raise PermissionDenied(
-            f"a key cannot be of the tenant '{wished}': its maker is of '{creator.tenant}' "
+            f"a key cannot belong to the tenant '{requested}': its creator belongs to '{creator.tenant}' "
             "(only an admin's login makes keys of other tenants)",
             param="tenant",
             code="beyond_creator",
         )
-    return wished
+    return requested
 
 
-def _expiry(creator: Principal, wished: int | None, now: float) -> int | None:
-    if wished is not None and wished <= now:
-        raise InvalidRequest("the key would have expired already; give a time to come", param="expires_at")
+def _expiry(creator: Principal, requested: int | None, now: float) -> int | None:
+    if requested is not None and requested <= now:
+        raise InvalidRequest("the key would have expired already; give a time in the future", param="expires_at")
     limit = creator.expires_at if creator.by_key else None
     if limit is None:
-        return wished
-    if wished is not None and wished > limit:
+        return requested
+    if requested is not None and requested > limit:
         raise PermissionDenied(
             "a key cannot live longer than the key that makes it", param="expires_at", code="beyond_creator"
         )
-    return int(limit) if wished is None else wished
+    return int(limit) if requested is None else requested
 
 
 def operator(user: str, tenant: str, role: str) -> Principal:
-    """Who makes a key from the command line for ``user``: as that user would, logged in."""
+    """The creator of a key that the command line makes for ``user``: the same as that user, logged in."""
     return Principal(user=user, tenant=tenant, scopes=ROLES[role], credential="cli", role=role)

@@ -1,6 +1,6 @@
 """The text of an API key: ``sk-sage-<id>-<secret><checksum>``.
 
-The checksum is the CRC-32 of all before it, so that a mistyped key is refused before any look-up; it protects nothing.
+The checksum is the CRC-32 of the text before it: a mistyped key is refused without a look-up. It protects nothing.
 The secret has 238 random bits, which is why a plain SHA-256 of the whole key is enough to store.
 """
 
@@ -24,19 +24,19 @@ _CHECKSUM_LENGTH = 6
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made: the only time that its text exists here."""
+    """A new key: the only object that has its text."""
 
     id: str
     text: str = field(repr=False)
 
     @property
     def last4(self) -> str:
-        """What listings show of it."""
+        """The part that listings show."""
         return self.text[-4:]
 
     @property
     def hash(self) -> bytes:
-        """What is stored of it."""
+        """The hash that is stored."""
         return hash_key(self.text)
 
 
@@ -48,7 +48,7 @@ def make_key() -> NewKey:
 
 
 def parse_key(text: str) -> str | None:
-    """The id inside a well-formed key whose checksum is right, else none."""
+    """The id in a well-formed key; ``None`` when its shape or its checksum is wrong."""
     match = _SHAPE.fullmatch(text)
     if match is None:
         return None
@@ -57,12 +57,12 @@ def parse_key(text: str) -> str | None:
 
 
 def hash_key(text: str) -> bytes:
-    """What is stored of a key: the SHA-256 of all of it."""
+    """What is stored for a key: the SHA-256 of the whole text."""
     return hashlib.sha256(text.encode("ascii")).digest()
 
 
 def matches(text: str, stored: bytes | None) -> bool:
-    """Whether ``text`` is the key behind ``stored``, in a time that does not depend on where they differ."""
+    """Whether ``stored`` is the hash of ``text``; takes the same time wherever they differ."""
     return hmac.compare_digest(hash_key(text), stored or bytes(32)) and stored is not None
 
 

@@ -1,6 +1,7 @@
 """The tables of accounts: users, API keys, sessions with their refresh tokens, and the revision of all rights.
 
-Times are whole Unix seconds. No secret is stored: API keys and refresh tokens as their SHA-256, passwords as argon2id.
+Times are whole Unix seconds. No secret is stored: of API keys and refresh tokens only the SHA-256, of
+passwords the argon2id hash.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Holds the tables' metadata, to which the migrations lead."""
+    """Holds the metadata of the tables, which the migrations must arrive at."""
 
 
 class UserRow(Base):
@@ -49,8 +50,8 @@ class KeyRow(Base):
 class SessionRow(Base):
     """A login. Every access token names one and is good only while its session is.
 
-    A row with ``revoked_at`` is the revocation of all its tokens; it goes once ``expires_at`` has passed, when none of
-    them can be alive.
+    ``revoked_at`` revokes all its tokens. The row is deleted once ``expires_at`` has passed, when none of its tokens
+    can be valid any more.
     """
 
     __tablename__ = "sessions"
@@ -63,7 +64,7 @@ class SessionRow(Base):
 
 
 class RefreshTokenRow(Base):
-    """A refresh token by its SHA-256. A used one stays, so that its second use is seen."""
+    """A refresh token by its SHA-256. A used one stays, so that a second use is noticed."""
 
     __tablename__ = "refresh_tokens"
     __table_args__ = (Index("ix_refresh_tokens_session_id", "session_id"),)

@@ -1,4 +1,4 @@
-"""Who is calling and how far that reaches: the one object that every check of access asks."""
+"""The verified caller with its rights: the one object that every access check reads."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Scope(StrEnum):
     MEMORY = "memory"
     """Read and write the tenant's memories, also those of a chat with memory."""
     SERVICES_READ = "services:read"
-    """Which services live where, with counts of all tenants' calls."""
+    """See which services run where, with counts of all tenants' calls."""
     ACCOUNT = "account"
-    """One's own account and keys."""
+    """See and change one's own account and keys."""
     METRICS = "metrics"
     ADMIN = "admin"
-    """Users, and everybody's keys: who has it can make any account, so it is worth all the others."""
+    """Users, and the keys of all users. Whoever has it can make any account, so it is worth all the others."""
 
 
 ROLES: dict[str, frozenset[Scope]] = {
@@ -69,7 +69,7 @@ class Principal:
     expires_at: float | None = None
     role: str = field(default="user")
     session: str | None = None
-    """The login that an access token belongs to; an API key has none."""
+    """The login session of an access token; ``None`` for an API key."""
 
     @property
     def by_key(self) -> bool:
@@ -77,7 +77,7 @@ class Principal:
         return self.credential.startswith("key:")
 
     def allows_model(self, name: str) -> bool:
-        """Whether this caller may use the model of that public name."""
+        """Whether this caller may use the model with the public name ``name``."""
         return self.models == ("*",) or any(fnmatchcase(name, pattern) for pattern in self.models)
 
     def require(self, scope: Scope) -> None:
@@ -89,7 +89,7 @@ class Principal:
             )
 
     def require_model(self, name: str) -> None:
-        """Raises :class:`PermissionDenied` unless the caller may use the model of that public name."""
+        """Raises :class:`PermissionDenied` unless the caller may use the model ``name``."""
         if not self.allows_model(name):
             raise PermissionDenied(
                 f"this credential does not reach the model '{name}'; it reaches: {', '.join(self.models)}",

@@ -10,18 +10,20 @@ from sage.errors import ConfigError
 
 
 def make_private_dir(path: Path) -> None:
-    """Makes ``path`` with mode 0700 when it is missing; one that exists keeps the mode its owner gave it."""
+    """Makes the directory with mode 0700 when it is missing; one that exists keeps its mode."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
-        raise ConfigError(f"directory {path} cannot be made: {exc.strerror}; set data_dir to a place you own") from exc
+        raise ConfigError(
+            f"directory {path} cannot be made: {exc.strerror}; set data_dir to a directory that you own"
+        ) from exc
 
 
 def make_private(path: Path) -> None:
-    """Makes an empty file of mode 0600, or takes a file that exists back from group and others.
+    """Makes an empty file of mode 0600; takes the rights of group and others away from a file that exists.
 
-    A file that exists is not opened: closing it again would drop every POSIX lock that this process has on it, and
-    with them SQLite's, after which another process takes the database for unused and deletes its log.
+    A file that exists is not opened: closing it again would drop all POSIX locks that this process has on it, SQLite's
+    too, and another process would take the database for unused and delete its log.
     """
     try:
         if not path.exists():
@@ -33,10 +35,10 @@ def make_private(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
-    """Puts ``data`` at ``path`` in one step, mode 0600, so that no reader ever sees half of it.
+    """Writes ``data`` to ``path`` with mode 0600 in one step, so that no reader sees half of it.
 
-    With ``replace`` off, a file that is already there wins: the answer is then ``False``. Of several processes that
-    try at once, exactly one gets ``True``.
+    Without ``replace``, an existing file stays and the result is ``False``. Of several processes that write at once,
+    exactly one gets ``True``.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -61,7 +63,7 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
 
 
 def _sync(directory: Path) -> None:
-    """Puts the names in ``directory`` on the disk: without that, a file that was renamed may be lost with the power."""
+    """Writes the names in ``directory`` to the disk; without it, a power failure can undo a rename."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

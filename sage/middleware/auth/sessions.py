@@ -1,4 +1,4 @@
-"""Sessions: what a login opens, a refresh goes on with, and a logout ends."""
+"""Login sessions: opened by a login, continued by a refresh, ended by a logout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Login:
 
 
 class LoginSessions:
-    """Logins of one installation, each good for ``refresh_ttl`` seconds from its password on.
+    """The login sessions of one installation. Each lasts ``refresh_ttl`` seconds from the login.
 
     Its calls block; :meth:`login` hashes a password (:class:`Passwords`).
     """
@@ -59,22 +59,22 @@ class LoginSessions:
         with self._database.read() as session:
             row = find_user(session, name)
             stored = row.password_hash if row is not None else None
-        right = self._passwords.verify(password, stored)
-        if not right or row is None or stored is None or row.disabled:
+        is_right = self._passwords.verify(password, stored)
+        if not is_right or row is None or stored is None or row.disabled:
             raise wrong
-        fresh = self._passwords.hash(password) if self._passwords.needs_rehash(stored) else None
+        new_hash = self._passwords.hash(password) if self._passwords.needs_rehash(stored) else None
         with self._database.write() as session:
             user = session.get(UserRow, row.id)
             if user is None or user.disabled or user.password_hash != stored:
                 raise wrong  # changed while the password was checked
-            user.password_hash = fresh or stored
-            opened = self._open(session, user, self._refresh_ttl)
-            return self._tokens_of(session, opened, user)
+            user.password_hash = new_hash or stored
+            session_row = self._open(session, user, self._refresh_ttl)
+            return self._tokens_of(session, session_row, user)
 
     def refresh(self, refresh_token: str) -> Login:
-        """The session's next tokens for its newest refresh token, which is used up by it.
+        """The session's next tokens in exchange for its newest refresh token, which is used up.
 
-        A token that comes a second time was stolen, from the caller or by it: the whole session ends.
+        A refresh token that is used twice was stolen: the whole session ends.
         """
         invalid = AuthenticationFailed(
             "the refresh token is not valid: unknown, used, expired or logged out; log in again", code="invalid_token"
@@ -84,58 +84,58 @@ class LoginSessions:
         now = int(self._clock())
         with self._database.write() as session:
             token = session.get(RefreshTokenRow, _hash(refresh_token))
-            opened = session.get(SessionRow, token.session_id) if token is not None else None
-            user = session.get(UserRow, opened.user_id) if opened is not None else None
-            if token is not None and opened is not None and user is not None:
-                alive = opened.revoked_at is None and opened.expires_at > now and not user.disabled
+            session_row = session.get(SessionRow, token.session_id) if token is not None else None
+            user = session.get(UserRow, session_row.user_id) if session_row is not None else None
+            if token is not None and session_row is not None and user is not None:
+                alive = session_row.revoked_at is None and session_row.expires_at > now and not user.disabled
                 if alive and token.used_at is None:
                     token.used_at = now
-                    return self._tokens_of(session, opened, user)
+                    return self._tokens_of(session, session_row, user)
                 if alive:
-                    opened.revoked_at = now
+                    session_row.revoked_at = now
                     self._database.bump(session)
-        raise invalid  # here, where the revocation has been committed
+        raise invalid  # only now: the revocation must be committed
 
     def logout(self, session_id: str | None) -> None:
-        """Ends a session with all its tokens; with none, as an API key has none, it is an :class:`InvalidRequest`."""
+        """Ends a session with all its tokens. Raises :class:`InvalidRequest` for ``None``, as an API key has."""
         if session_id is None:
             raise InvalidRequest(
                 "an API key has no session to log out of; revoke it by DELETE /auth/keys/{id}", code="no_session"
             )
         with self._database.write() as session:
-            opened = session.get(SessionRow, session_id)
-            if opened is not None and opened.revoked_at is None:
-                opened.revoked_at = int(self._clock())
+            session_row = session.get(SessionRow, session_id)
+            if session_row is not None and session_row.revoked_at is None:
+                session_row.revoked_at = int(self._clock())
                 self._database.bump(session)
 
     def issue(self, name: str | None) -> str:
-        """An access token without a password, for who holds the data directory; no refresh token goes with it.
+        """An access token without a password and without a refresh token, for the operator.
 
-        ``name`` may be none when there is exactly one enabled user.
+        ``name`` may be ``None`` when there is exactly one enabled user.
         """
         with self._database.write() as session:
             user = require_user(session, name) if name is not None else _only_user(session)
             if user.disabled:
                 raise InvalidRequest(f"the user '{user.name}' is disabled; sage user enable {user.name}")
-            opened = self._open(session, user, self._access_ttl)
-            return self._tokens.make(user.name, opened.id, self._access_ttl)
+            session_row = self._open(session, user, self._access_ttl)
+            return self._tokens.make(user.name, session_row.id, self._access_ttl)
 
     def _open(self, session: Session, user: UserRow, lifetime: int) -> SessionRow:
         now = int(self._clock())
         session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
-        opened = SessionRow(
+        session_row = SessionRow(
             id=secrets.token_urlsafe(16), user_id=user.id, created_at=now, expires_at=now + lifetime, revoked_at=None
         )
-        session.add(opened)
+        session.add(session_row)
         session.flush()
-        return opened
+        return session_row
 
-    def _tokens_of(self, session: Session, opened: SessionRow, user: UserRow) -> Login:
+    def _tokens_of(self, session: Session, session_row: SessionRow, user: UserRow) -> Login:
         now = int(self._clock())
         refresh_token = f"rt-sage-{secrets.token_urlsafe(32)}"
-        session.add(RefreshTokenRow(hash=_hash(refresh_token), session_id=opened.id, created_at=now, used_at=None))
-        lifetime = min(self._access_ttl, opened.expires_at - now)
-        return Login(self._tokens.make(user.name, opened.id, lifetime), refresh_token, lifetime)
+        session.add(RefreshTokenRow(hash=_hash(refresh_token), session_id=session_row.id, created_at=now, used_at=None))
+        lifetime = min(self._access_ttl, session_row.expires_at - now)
+        return Login(self._tokens.make(user.name, session_row.id, lifetime), refresh_token, lifetime)
 
 
 def _only_user(session: Session) -> UserRow:

@@ -1,4 +1,4 @@
-"""The key set that signs access tokens: files in ``data_dir/keys``, the highest number signs, all of them verify."""
+"""The keys that sign access tokens: files in ``data_dir/keys``. The highest number signs, all of them verify."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIRST = "0001.pem"
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One P-256 key with the only algorithm it is used for. ``kid`` is the RFC 7638 thumbprint."""
+    """A P-256 key with its only algorithm. ``kid`` is the RFC 7638 thumbprint."""
 
     kid: str
     public_jwk: dict[str, str]
@@ -86,7 +86,7 @@ def _load(path: Path) -> SigningKey:
     if mode & 0o077:
         raise ConfigError(f"{path} may be read by others (mode {mode & 0o777:04o}); take it back with chmod 600")
     key: Any = None
-    with suppress(ValueError, TypeError, UnsupportedAlgorithm):  # told below, without the parser's words
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):  # the error below does not repeat the parser's message
         key = load_pem_private_key(pem, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ConfigError(f"{path} is not a P-256 private key in PEM; restore it, or remove it to have a new one made")

@@ -1,8 +1,8 @@
 """Access tokens: ES256 JWTs by python-jose, behind one strict reader.
 
-python-jose is right about signatures when it is told one algorithm for one key. What it lets pass (``crit``, doubled
-claims, times that are no integers) and what could point it at another key is refused here before it sees the token.
-No error says a word of what stood in the token.
+python-jose checks signatures correctly when it gets one algorithm for one key. What it accepts (``crit``, repeated
+claims, times that are not integers) and what could lead it to another key is refused here before it gets the token.
+No error repeats any content of the token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sage.middleware.auth.signing_keys import KeySet, SigningKey
 ISSUER = "sage-middleware"
 AUDIENCE = "sage-middleware"
 MAX_BYTES = 8 * 1024
-CLOCK_SKEW = 60  # seconds that ``iat`` may lie ahead
+CLOCK_SKEW = 60  # seconds that ``iat`` may lie in the future
 
 _PARTS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HEADERS = frozenset({"alg", "kid", "typ"})
@@ -34,7 +34,7 @@ _LATEST = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified access token says: whose session, until when (Unix seconds)."""
+    """The content of a verified access token. ``expires_at`` is in Unix seconds."""
 
     subject: str
     session: str
@@ -52,7 +52,7 @@ class Tokens:
         self._verifiers: dict[str, Any] = {}
 
     def make(self, subject: str, session: str, lifetime: int) -> str:
-        """A signed token for the user ``subject`` in ``session``, good for ``lifetime`` seconds."""
+        """A signed token for the user ``subject`` in ``session``, valid for ``lifetime`` seconds."""
         now = int(self._clock())
         claims = {
             "iss": ISSUER,
@@ -67,43 +67,43 @@ class Tokens:
         return str(jwt.encode(claims, self._signer, algorithm=signer.algorithm, headers={"kid": signer.kid}))
 
     def read(self, token: str) -> Claims:
-        """The claims of a token that is ours and in its time; raises :class:`AuthenticationFailed` otherwise.
+        """The claims of a token that is ours and valid now; raises :class:`AuthenticationFailed` otherwise.
 
-        Whether its session still stands is for the caller to look up.
+        The caller must look up whether the session has ended.
         """
         if len(token) > MAX_BYTES:
-            raise _refused(f"it is over {MAX_BYTES} bytes")
+            raise _invalid(f"it is over {MAX_BYTES} bytes")
         if _PARTS.fullmatch(token) is None:
-            raise _refused("it is not three base64url parts; API keys start with 'sk-sage-'")
+            raise _invalid("it is not three base64url parts; API keys start with 'sk-sage-'")
         header, claims, signature = token.split(".")
         if len(_decode(signature)) != _SIGNATURE_BYTES:
-            raise _refused("its signature has the wrong length")
+            raise _invalid("its signature has the wrong length")
         key = self._key_of(_parse(header))
-        read = self._claims_of(_parse(claims))
+        parsed = self._claims_of(_parse(claims))
         self._check_signature(token, key)
-        return read
+        return parsed
 
     def _key_of(self, header: dict[str, Any]) -> SigningKey:
         if not header.keys() <= _HEADERS:
-            raise _refused("its header has fields that are not accepted (crit, jku, x5u, jwk, x5c and the like)")
+            raise _invalid("its header has fields that are not accepted (crit, jku, x5u, jwk, x5c and the like)")
         if header.get("typ") != "JWT":
-            raise _refused("its header's 'typ' is not 'JWT'")
+            raise _invalid("its header's 'typ' is not 'JWT'")
         kid = header.get("kid")
         key = self.keys.find(kid) if isinstance(kid, str) else None
         if key is None:
-            raise _refused("it is signed by a key that is not ours ('kid')")
+            raise _invalid("it is signed by a key that is not ours ('kid')")
         if header.get("alg") != key.algorithm:
-            raise _refused("its header's 'alg' is not the algorithm of its key")
+            raise _invalid("its header's 'alg' is not the algorithm of its key")
         return key
 
     def _claims_of(self, claims: dict[str, Any]) -> Claims:
         now = self._clock()
         if claims.get("iss") != ISSUER or claims.get("aud") != AUDIENCE:
-            raise _refused("it is of another issuer or for another audience")
+            raise _invalid("it is of another issuer or for another audience")
         subject, session, token_id = (_text(claims, name) for name in ("sub", "sid", "jti"))
         issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
         if issued_at > now + CLOCK_SKEW or ("nbf" in claims and _time(claims, "nbf") > now):
-            raise _refused("it is not valid yet; compare the clocks")
+            raise _invalid("it is not valid yet; compare the clocks")
         if expires_at <= now:
             raise AuthenticationFailed(
                 "the access token has expired; get a new one by POST /auth/refresh, POST /auth/token or 'sage token'",
@@ -115,26 +115,26 @@ class Tokens:
         verifier = self._verifiers.get(key.kid)
         if verifier is None:
             verifier = self._verifiers[key.kid] = jwk.construct(key.public_jwk, key.algorithm)
-        # The times have been checked against our clock.
+        # The times were checked above, against our own clock.
         options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
         try:
             jwt.decode(token, verifier, algorithms=[key.algorithm], audience=AUDIENCE, issuer=ISSUER, options=options)
         except JOSEError:
-            raise _refused("its signature is wrong") from None
+            raise _invalid("its signature is wrong") from None
 
 
-def _refused(reason: str) -> AuthenticationFailed:
+def _invalid(reason: str) -> AuthenticationFailed:
     return AuthenticationFailed(f"the access token is not valid: {reason}", code="invalid_token")
 
 
 def _decode(part: str) -> bytes:
-    """Strict base64url: one text for one value, so that a token has one spelling."""
+    """Strict base64url: each value has exactly one text, so that a token cannot be respelled."""
     try:
         data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError:
-        raise _refused("a part of it is not base64url") from None
+        raise _invalid("a part of it is not base64url") from None
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii") != part:
-        raise _refused("a part of it is not base64url")
+        raise _invalid("a part of it is not base64url")
     return data
 
 
@@ -142,16 +142,16 @@ def _parse(part: str) -> dict[str, Any]:
     try:
         value = json.loads(_decode(part).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise _refused("a part of it is not a JSON object with each name once") from None
+        raise _invalid("a part of it is not a JSON object with each name once") from None
     if not isinstance(value, dict):
-        raise _refused("a part of it is not a JSON object")
+        raise _invalid("a part of it is not a JSON object")
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name is repeated")
     return value
 
 
@@ -162,12 +162,12 @@ def _no_constant(name: str) -> None:
 def _text(claims: dict[str, Any], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value or not value.isascii():
-        raise _refused(f"its claim '{name}' is missing or no text")
+        raise _invalid(f"its claim '{name}' is missing or not a text")
     return value
 
 
 def _time(claims: dict[str, Any], name: str) -> int:
     value = claims.get(name)
     if type(value) is not int or not 0 <= value < _LATEST:
-        raise _refused(f"its claim '{name}' is missing or no whole number of seconds")
+        raise _invalid(f"its claim '{name}' is missing or not a whole number of seconds")
     return value

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as shown. ``created_at`` is in Unix seconds."""
+    """A user as listings show it. ``created_at`` is in Unix seconds."""
 
     name: str
     role: str
@@ -32,7 +32,7 @@ class User:
 
 
 class Users:
-    """The users of one installation. Its calls block; those that take a password hash it (:class:`Passwords`)."""
+    """The users of one installation. Calls block; those with a password also hash it (:class:`Passwords`)."""
 
     def __init__(self, database: Database, passwords: Passwords, clock: Callable[[], float]) -> None:
         self._database = database
@@ -42,14 +42,14 @@ class Users:
     def add(
         self, name: str, password: str, role: str = "user", tenant: str = DEFAULT_TENANT, *, first: bool = False
     ) -> User:
-        """Makes a user; with ``first`` only when there is none yet. A taken name is a :class:`Conflict`."""
+        """Makes a user, with ``first`` only the first one. Raises :class:`Conflict` for a name that is taken."""
         _check_new(name, role, tenant)
         password_hash = self._passwords.hash(password)
         with self._database.write() as session:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
             if find_user(session, name) is not None:
-                raise _taken(name)
+                raise _name_taken(name)
             row = UserRow(
                 name=name,
                 role=role,
@@ -68,11 +68,11 @@ class Users:
             return [_view(row) for row in session.scalars(select(UserRow).order_by(UserRow.name))]
 
     def check_new(self, name: str, role: str, tenant: str) -> None:
-        """Raises what :meth:`add` would for anything but the password: to know it before one is asked for."""
+        """Raises what :meth:`add` would raise, but for the password: to be called before asking for one."""
         _check_new(name, role, tenant)
         with self._database.read() as session:
             if find_user(session, name) is not None:
-                raise _taken(name)
+                raise _name_taken(name)
 
     def exist(self) -> bool:
         """Whether there is any user."""
@@ -88,9 +88,9 @@ class Users:
         disabled: bool | None = None,
         password: str | None = None,
     ) -> User:
-        """Changes what is given. Disabling and a new password end the user's sessions with all their tokens.
+        """Changes what is not ``None``. Disabling and a new password end the user's sessions with all their tokens.
 
-        The last enabled admin can be neither disabled nor demoted (:class:`Conflict`).
+        Raises :class:`Conflict` for disabling or demoting the last enabled admin.
         """
         if role is not None:
             _check_role(role)
@@ -126,32 +126,34 @@ def _check_new(name: str, role: str, tenant: str) -> None:
     _check_role(role)
 
 
-def _taken(name: str) -> Conflict:
+def _name_taken(name: str) -> Conflict:
     return Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
 
 
 def find_user(session: Session, name: str) -> UserRow | None:
-    """The user of that name, whatever its case."""
+    """The user with that name, in upper or lower case; ``None`` if there is none."""
     if _NAME.fullmatch(name) is None:
         return None
     return session.scalar(select(UserRow).where(UserRow.name == name))
 
 
 def require_user(session: Session, name: str) -> UserRow:
-    """The user of that name; raises :class:`NotFound` with the names there are."""
+    """The user with that name; raises :class:`NotFound` with the existing names."""
     row = find_user(session, name)
     if row is None:
-        raise NotFound(f"there is no user '{name[:64]}'; {_known(session)}", param="name", code="user_not_found")
+        raise NotFound(
+            f"there is no user '{name[:64]}'; {_existing_names(session)}", param="name", code="user_not_found"
+        )
     return row
 
 
 def end_sessions(session: Session, user_id: int, now: int) -> None:
-    """Revokes every session of a user. The caller bumps the revision."""
-    live = (SessionRow.user_id == user_id) & SessionRow.revoked_at.is_(None)
-    session.execute(update(SessionRow).where(live).values(revoked_at=now))
+    """Revokes every session of a user. The caller must increase the revision."""
+    is_live = (SessionRow.user_id == user_id) & SessionRow.revoked_at.is_(None)
+    session.execute(update(SessionRow).where(is_live).values(revoked_at=now))
 
 
-def _known(session: Session) -> str:
+def _existing_names(session: Session) -> str:
     names = session.scalars(select(UserRow.name).order_by(UserRow.name).limit(11)).all()
     if not names:
         return "there are no users yet; make the first: sage user add NAME --role admin"

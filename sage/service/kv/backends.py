@@ -1,4 +1,4 @@
-"""What keeps the entries of a key-value service: the protocol, and how values become bytes."""
+"""Where a key-value service stores its entries: the protocol of the backends, and how values become bytes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final, Protocol
 from sage.errors import Conflict, InvalidRequest
 
 MAX_KEY = 1024
-"""Characters of a key."""
+"""The most characters of a key."""
 MAX_VALUE = 2**28
-"""Bytes of a value that is stored: SQLite and Redis take little more than that."""
+"""The most bytes of a stored value; SQLite and Redis take little more than that."""
 _LAST = chr(sys.maxunicode)
 MISSING: Final = object()
-"""Instead of a value: there is none."""
+"""Stands for the value of a key that has no entry."""
 
 
 class KeyValueBackend(Protocol):
-    """Entries of tenants. Safe to call from several threads; ``ttl`` is in seconds, ``None`` for ever.
+    """The entries of tenants. Safe to call from several threads. ``ttl`` is in seconds; ``None`` means without end.
 
-    What has expired is not there.
+    An expired entry counts as one that does not exist.
     """
 
     def get(self, tenant: str, key: str) -> Any: ...
@@ -39,7 +39,7 @@ class KeyValueBackend(Protocol):
     def exists(self, tenant: str, key: str) -> bool: ...
 
     def incr(self, tenant: str, key: str, amount: int, ttl: float | None) -> int:
-        """A new entry begins at 0 and lives ``ttl``; an old one keeps its time."""
+        """A new entry starts at 0 and gets ``ttl``; an existing one keeps its own time."""
 
     def compare_and_set(self, tenant: str, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
         """``expected`` may be :data:`MISSING`."""
@@ -50,9 +50,9 @@ class KeyValueBackend(Protocol):
 
 
 def encode(value: Any) -> bytes:
-    """JSON, or bytes as they are, with a letter before that tells which; equal values give equal bytes.
+    """The bytes to store: a letter for the kind, then JSON, or bytes as they are. Equal values give equal bytes.
 
-    Raises :class:`InvalidRequest` that names what is neither.
+    Raises :class:`InvalidRequest` for a value that is neither.
     """
     if isinstance(value, bytes):
         _check_length(len(value))
@@ -62,7 +62,7 @@ def encode(value: Any) -> bytes:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
         stored = b"j" + text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("the value has a lone surrogate, which is no text", param="value") from None
+        raise InvalidRequest("the value has a lone surrogate, which is not text", param="value") from None
     except RecursionError:
         raise InvalidRequest("the value is nested too deep, or holds itself", param="value") from None
     except ValueError as exc:  # a whole number of thousands of digits
@@ -73,11 +73,11 @@ def encode(value: Any) -> bytes:
 
 def _check_length(length: int) -> None:
     if length > MAX_VALUE:
-        raise InvalidRequest(f"the value has {length:,} bytes; at most {MAX_VALUE:,} are kept", param="value")
+        raise InvalidRequest(f"the value has {length:,} bytes; at most {MAX_VALUE:,} are stored", param="value")
 
 
 def decode(stored: bytes) -> Any:
-    """Raises :class:`Conflict` for what :func:`encode` did not write."""
+    """The value of stored bytes. Raises :class:`Conflict` for bytes that :func:`encode` did not write."""
     kind, content = stored[:1], stored[1:]
     if kind == b"b":
         return content
@@ -86,7 +86,7 @@ def decode(stored: bytes) -> Any:
             return json.loads(content)
     except (ValueError, RecursionError):
         pass
-    raise Conflict("a value is none that this service wrote; delete its key or put it anew", code="kv_foreign_value")
+    raise Conflict("a value was not written by this service; delete its key or put it again", code="kv_foreign_value")
 
 
 def _check_json(value: Any) -> None:
@@ -94,14 +94,14 @@ def _check_json(value: Any) -> None:
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidRequest(f"the value holds {value}, which JSON cannot say", param="value")
+            raise InvalidRequest(f"the value holds {value}, which JSON cannot express", param="value")
     elif isinstance(value, list | tuple):
         for item in value:
             _check_json(item)
     elif isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str):
-                raise InvalidRequest(f"the value has the key {name!r}; keys of JSON objects are texts", param="value")
+                raise InvalidRequest(f"the value has the key {name!r}; keys of JSON objects are strings", param="value")
             _check_json(item)
     else:
         raise InvalidRequest(
@@ -111,28 +111,28 @@ def _check_json(value: Any) -> None:
         )
 
 
-def added(key: str, value: Any, amount: int) -> int:
-    """``value`` and ``amount``. Raises :class:`Conflict` when ``value`` is no whole number."""
+def add(key: str, value: Any, amount: int) -> int:
+    """``value`` plus ``amount``. Raises :class:`Conflict` when ``value`` is not a whole number."""
     if value is MISSING:
         return amount
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Conflict(f"the value of '{key}' is no whole number, and nothing can be added to it", param="key")
+        raise Conflict(f"the value of '{key}' is not a whole number, so nothing can be added to it", param="key")
     return value + amount
 
 
-def following(prefix: str) -> str:
-    """A text greater than each key that begins with ``prefix``, and than no other that is greater than those.
+def end_of_prefix(prefix: str) -> str:
+    """The end of the range of keys that begin with ``prefix``: the smallest text that is greater than all of them.
 
-    Texts are ordered by code points, as SQLite and Python do.
+    Texts are ordered by code points, as in SQLite and Python.
     """
     stem = prefix.rstrip(_LAST)
     if not stem:
         return _LAST * (MAX_KEY + 1)
     last = ord(stem[-1]) + 1
-    return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # between them: surrogates, which are no text
+    return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # skips the surrogates, which are not text
 
 
 def page(keys: list[str], after: str | None, limit: int | None) -> list[str]:
-    """Of unordered ``keys``, those that follow ``after``, in order."""
-    found = sorted(keys if after is None else (key for key in keys if key > after))
-    return found if limit is None else found[:limit]
+    """The first ``limit`` of the unordered ``keys`` that follow ``after``, in order."""
+    ordered = sorted(keys if after is None else (key for key in keys if key > after))
+    return ordered if limit is None else ordered[:limit]

@@ -15,19 +15,22 @@ from sage.service.kv.memory_backend import MemoryBackend
 DEFAULT_TENANT = "default"
 BACKENDS = ("memory", "sqlite", "redis")
 MAX_TTL = 1e10
-"""Seconds, some three centuries."""
+"""Seconds: about three centuries."""
 _MAX_LIMIT = 2**63 - 1
 
 
 class KVService(BaseServiceTask):
-    """``backend_type``: ``memory``, ``sqlite`` (a file in ``persist_directory``, durable once a write has returned) or
-    ``redis`` (at ``redis_url``, every key under ``prefix``; its database is never flushed).
+    """A key-value store.
 
-    In memory values are any objects, kept by reference and compared by ``==`` (of one type); elsewhere JSON (tuples
-    come back as lists), compared as such, or bytes.
-    ``max_size``: entries of a tenant, of which the least recently used go first (not on Redis: its server's
-    ``maxmemory`` decides). ``ttl_seconds``: how long an entry lives that was given no ``ttl``; none: for ever. Every
-    method stays inside its ``tenant``. Keys are texts of 1 to 1,024 characters, whatever they hold.
+    ``backend_type`` is ``memory``, ``sqlite`` (a file in ``persist_directory``; a write is durable once it has
+    returned) or ``redis`` (at ``redis_url``; every key begins with ``prefix``, and the database is never flushed).
+
+    In memory, values are any objects, stored by reference and compared by type and ``==``. Elsewhere they are JSON
+    (tuples come back as lists) or bytes, and are compared as such. Keys are texts of 1 to 1,024 characters.
+
+    ``max_size`` is the most entries of a tenant; the least recently used go first. On Redis, the server's ``maxmemory``
+    decides instead. ``ttl_seconds`` is the lifetime of an entry without a ``ttl`` of its own; ``None`` means without
+    end. No method touches another tenant than ``tenant``.
     """
 
     max_workers = 4
@@ -42,7 +45,7 @@ class KVService(BaseServiceTask):
         prefix: str = "sage:kv:",
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """``clock`` gives seconds, for tests. Raises :class:`InvalidRequest` for what does not fit together."""
+        """``clock`` gives seconds, for tests. Raises :class:`InvalidRequest` for options that do not fit together."""
         if backend_type not in BACKENDS:
             raise InvalidRequest(
                 f"there is no backend_type '{backend_type}'; there are {', '.join(BACKENDS)}", param="backend_type"
@@ -104,15 +107,15 @@ class KVService(BaseServiceTask):
 
     def get(self, key: str, default: Any = None, *, tenant: str = DEFAULT_TENANT) -> Any:
         """The value, or ``default``."""
-        found = (self._backend or self._open()).get(tenant, _checked(key, tenant))
-        return default if found is MISSING else found
+        value = (self._backend or self._open()).get(tenant, _checked(key, tenant))
+        return default if value is MISSING else value
 
     def put(self, key: str, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> None:
-        """Sets the value, which lives ``ttl`` seconds."""
-        self._open().put(tenant, _checked(key, tenant), value, self._lives(ttl))
+        """Sets the value, which expires after ``ttl`` seconds."""
+        self._open().put(tenant, _checked(key, tenant), value, self._lifetime(ttl))
 
     def delete(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
-        """Whether it was there."""
+        """Deletes the entry; returns whether it existed."""
         return self._open().delete(tenant, _checked(key, tenant))
 
     def list_keys(
@@ -123,77 +126,79 @@ class KVService(BaseServiceTask):
         after: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[str]:
-        """Keys that begin with ``prefix``, taken literally, in order; ``after``: those that follow that key."""
+        """Keys that begin with ``prefix``, taken literally, in order; with ``after`` only those that follow it."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InvalidRequest("'limit' must be a whole number from 1", param="limit")
         if after is not None and not isinstance(after, str):
             raise InvalidRequest(f"'after' must be a key, not {after!r:.80}", param="after")
-        most = None if limit is None else min(limit, _MAX_LIMIT)
-        return self._open().keys(_named(tenant), _checked_prefix(prefix), after and _whole(after), most)
+        bounded = None if limit is None else min(limit, _MAX_LIMIT)
+        return self._open().keys(
+            _checked_tenant(tenant), _checked_prefix(prefix), after and _checked_text(after), bounded
+        )
 
     def clear(self, prefix: str = "", *, tenant: str = DEFAULT_TENANT) -> int:
-        """Deletes the tenant's entries whose keys begin with ``prefix``; how many there were."""
-        return self._open().clear(_named(tenant), _checked_prefix(prefix))
+        """Deletes the tenant's entries whose keys begin with ``prefix``; returns their number."""
+        return self._open().clear(_checked_tenant(tenant), _checked_prefix(prefix))
 
     def size(self, *, tenant: str = DEFAULT_TENANT) -> int:
         """How many entries the tenant has."""
-        return self._open().size(_named(tenant))
+        return self._open().size(_checked_tenant(tenant))
 
     def exists(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
         return self._open().exists(tenant, _checked(key, tenant))
 
     def incr(self, key: str, amount: int = 1, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> int:
-        """Adds to a whole number; an entry that is not there begins at 0 and lives ``ttl`` seconds. Raises
-        :class:`sage.errors.Conflict` when the value is no whole number."""
+        """Adds to a whole number and returns the sum; a new entry starts at 0 and expires after ``ttl`` seconds. Raises
+        :class:`sage.errors.Conflict` when the value is not a whole number."""
         if isinstance(amount, bool) or not isinstance(amount, int):
             raise InvalidRequest("'amount' must be a whole number", param="amount")
-        return self._open().incr(tenant, _checked(key, tenant), amount, self._lives(ttl))
+        return self._open().incr(tenant, _checked(key, tenant), amount, self._lifetime(ttl))
 
     def compare_and_set(
         self, key: str, expected: Any, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT
     ) -> bool:
-        """Whether the value was ``expected`` (``None``: not there, or ``None``) and is ``value`` now."""
-        backend, key, lives = self._open(), _checked(key, tenant), self._lives(ttl)
-        if expected is None and backend.compare_and_set(tenant, key, MISSING, value, lives):
+        """Sets ``value`` if the value is ``expected``, where ``None`` also means no entry; returns whether it did."""
+        backend, key, lifetime = self._open(), _checked(key, tenant), self._lifetime(ttl)
+        if expected is None and backend.compare_and_set(tenant, key, MISSING, value, lifetime):
             return True
-        return backend.compare_and_set(tenant, key, expected, value, lives)
+        return backend.compare_and_set(tenant, key, expected, value, lifetime)
 
-    def _lives(self, ttl: float | None) -> float | None:
+    def _lifetime(self, ttl: float | None) -> float | None:
         return self._ttl if ttl is None else _checked_ttl(ttl, "ttl")
 
 
 def create_kv_service_factory(**options: Any) -> ServiceFactory:
-    """For ``env.register_service("kv_service", KVService, create_kv_service_factory(backend_type="sqlite", …))``: the
-    keywords of :class:`KVService`."""
+    """A factory for ``env.register_service("kv_service", KVService,
+    create_kv_service_factory(backend_type="sqlite"))``; takes the keywords of :class:`KVService`."""
     return ServiceFactory.checked(KVService, options)
 
 
 def _checked(key: Any, tenant: Any) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
-        told = f"one of {len(key):,}" if isinstance(key, str) else f"{key!r:.80}"
-        raise InvalidRequest(f"a key must be a text of 1 to {MAX_KEY:,} characters, not {told}", param="key")
+        actual = f"one of {len(key):,}" if isinstance(key, str) else f"{key!r:.80}"
+        raise InvalidRequest(f"a key must be a text of 1 to {MAX_KEY:,} characters, not {actual}", param="key")
     if not isinstance(tenant, str) or not tenant.isascii():
-        _named(tenant)
-    return key if key.isascii() else _whole(key)
+        _checked_tenant(tenant)
+    return key if key.isascii() else _checked_text(key)
 
 
-def _named(tenant: Any) -> str:
+def _checked_tenant(tenant: Any) -> str:
     if not isinstance(tenant, str):
         raise InvalidRequest(f"'tenant' must be a text, not {tenant!r:.80}", param="tenant")
-    return _whole(tenant, "tenant")
+    return _checked_text(tenant, "tenant")
 
 
 def _checked_prefix(prefix: Any) -> str:
     if not isinstance(prefix, str):
         raise InvalidRequest(f"'prefix' must be a text, not {prefix!r:.80}", param="prefix")
-    return _whole(prefix, "prefix")
+    return _checked_text(prefix, "prefix")
 
 
-def _whole(text: str, what: str = "key") -> str:
+def _checked_text(text: str, what: str = "key") -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"the {what} has a lone surrogate, which is no text", param=what) from None
+        raise InvalidRequest(f"the {what} has a lone surrogate, which is not text", param=what) from None
     return text
 
 

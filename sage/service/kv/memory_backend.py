@@ -9,26 +9,26 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from sage.service.kv.backends import MISSING, added, page
+from sage.service.kv.backends import MISSING, add, page
 
-_SOME = 16
-"""Expired entries that one write takes away at most, so that none of them waits for many."""
-_SPARE = 1024
-"""Ends of replaced entries that are kept at least, before they are sorted out."""
+_SWEEP_LIMIT = 16
+"""The most expired entries that one write removes, so that no write is slow."""
+_SPARE_EXPIRIES = 1024
+"""How many expiry times of replaced entries may pile up before they are removed."""
 Entry = tuple[Any, float | None]
-"""A value, and when it ends."""
+"""A value and the time at which it expires."""
 
 
 class MemoryBackend:
-    """``max_size`` entries a tenant; the least recently used one goes for a new one."""
+    """At most ``max_size`` entries a tenant; a new one displaces the least recently used one."""
 
     def __init__(self, max_size: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_size = max_size
         self._clock = clock
-        self._lock = threading.RLock()  # a value's own __del__ or __eq__ may call us from within
+        self._lock = threading.RLock()  # a value's own __del__ or __eq__ may call this backend
         self._tenants: dict[str, OrderedDict[str, Entry]] = {}
-        self._ends: list[tuple[float, str, str]] = []  # a heap; also of entries that were replaced since
-        self._most_ends = _SPARE
+        self._expiries: list[tuple[float, str, str]] = []  # a heap; also has the times of replaced entries
+        self._expiries_limit = _SPARE_EXPIRIES
 
     def get(self, tenant: str, key: str) -> Any:
         with self._lock:
@@ -56,44 +56,44 @@ class MemoryBackend:
         with self._lock:
             self._put(tenant, key, value, None if ttl is None else self._clock() + ttl)
 
-    def _put(self, tenant: str, key: str, value: Any, end: float | None) -> None:
+    def _put(self, tenant: str, key: str, value: Any, expires_at: float | None) -> None:
         entries = self._tenants.get(tenant)
         if entries is None:
             entries = self._tenants[tenant] = OrderedDict()
-        entries[key] = (value, end)
-        if end is not None:
-            self._note_end(end, tenant, key)
+        entries[key] = (value, expires_at)
+        if expires_at is not None:
+            self._add_expiry(expires_at, tenant, key)
         if self._max_size is not None:
             entries.move_to_end(key)
             if len(entries) > self._max_size:
                 self._sweep()
                 while len(entries) > self._max_size:
                     entries.popitem(last=False)
-        elif self._ends:
-            self._sweep(_SOME)
+        elif self._expiries:
+            self._sweep(_SWEEP_LIMIT)
 
-    def _note_end(self, end: float, tenant: str, key: str) -> None:
-        heapq.heappush(self._ends, (end, tenant, key))
-        if len(self._ends) > self._most_ends:
-            self._ends = [
-                (ends, name, key)
+    def _add_expiry(self, expires_at: float, tenant: str, key: str) -> None:
+        heapq.heappush(self._expiries, (expires_at, tenant, key))
+        if len(self._expiries) > self._expiries_limit:
+            self._expiries = [
+                (expires_at, name, key)
                 for name, entries in self._tenants.items()
-                for key, (_, ends) in entries.items()
-                if ends is not None
+                for key, (_, expires_at) in entries.items()
+                if expires_at is not None
             ]
-            heapq.heapify(self._ends)
-            self._most_ends = 2 * len(self._ends) + _SPARE
+            heapq.heapify(self._expiries)
+            self._expiries_limit = 2 * len(self._expiries) + _SPARE_EXPIRIES
 
-    def _sweep(self, most: int | None = None) -> None:
-        """Takes expired entries away, ``most`` of them."""
-        now, ends = self._clock(), self._ends
-        while ends and ends[0][0] <= now and most != 0:
-            _, tenant, key = heapq.heappop(ends)
+    def _sweep(self, limit: int | None = None) -> None:
+        """Removes expired entries: at most ``limit``, or all."""
+        now, expiries = self._clock(), self._expiries
+        while expiries and expiries[0][0] <= now and limit != 0:
+            _, tenant, key = heapq.heappop(expiries)
             entries = self._tenants.get(tenant)
             entry = entries.get(key) if entries is not None else None
             if entry is not None and entry[1] is not None and entry[1] <= now:
                 self._drop(tenant, key)
-            most = None if most is None else most - 1
+            limit = None if limit is None else limit - 1
 
     def delete(self, tenant: str, key: str) -> bool:
         with self._lock:
@@ -127,17 +127,19 @@ class MemoryBackend:
 
     def incr(self, tenant: str, key: str, amount: int, ttl: float | None) -> int:
         with self._lock:
-            value, end = self._live(tenant, key)
+            value, expires_at = self._live(tenant, key)
             if value is MISSING and ttl is not None:
-                end = self._clock() + ttl
-            total = added(key, value, amount)
-            self._put(tenant, key, total, end)
+                expires_at = self._clock() + ttl
+            total = add(key, value, amount)
+            self._put(tenant, key, total, expires_at)
             return total
 
     def compare_and_set(self, tenant: str, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
         with self._lock:
-            found = self._live(tenant, key)[0]
-            if (found is MISSING) != (expected is MISSING) or (found is not expected and not _same(found, expected)):
+            current = self._live(tenant, key)[0]
+            if (current is MISSING) != (expected is MISSING):
+                return False
+            if current is not expected and not _same(current, expected):
                 return False
             self._put(tenant, key, value, None if ttl is None else self._clock() + ttl)
             return True
@@ -148,8 +150,8 @@ class MemoryBackend:
     def close(self) -> None:
         with self._lock:
             self._tenants.clear()
-            self._ends.clear()
+            self._expiries.clear()
 
 
-def _same(found: Any, expected: Any) -> bool:
-    return type(found) is type(expected) and bool(found == expected)  # 1 is not True
+def _same(current: Any, expected: Any) -> bool:
+    return type(current) is type(expected) and bool(current == expected)  # 1 is not True

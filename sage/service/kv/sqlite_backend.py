@@ -1,4 +1,4 @@
-"""Entries in one SQLite file: durable once a write has returned, for several processes at a time."""
+"""Entries in one SQLite file, which several processes may use: a write is durable once it has returned."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from sage.errors import Unavailable
-from sage.service.kv.backends import MISSING, added, decode, encode, following
+from sage.service.kv.backends import MISSING, add, decode, encode, end_of_prefix
 from sage.sqlite.connection import connect, open_wal, write_transaction
 from sage.sqlite.failures import cause_of, is_damaged
 from sage.sqlite.group_commit import LeaderCommit, QueuedWrite, run_each
 
 _BUSY_SECONDS = 10.0
 """How long a write waits for other processes."""
-_SWEEP = 5.0
-"""Seconds between two sweeps of what has expired."""
-_TOUCHED = 10_000
+_SWEEP_SECONDS = 5.0
+"""Time between two sweeps of expired entries."""
+_MAX_TOUCHED = 10_000
+"""How many reads between two writes count for the order of use."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     tenant TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, ends REAL, used INTEGER NOT NULL,
@@ -38,7 +39,7 @@ Work = Callable[[sqlite3.Connection], Any]
 
 
 class _KVWrite(QueuedWrite):
-    """A write with its work."""
+    """A write as a function of the connection."""
 
     __slots__ = ("work",)
 
@@ -48,16 +49,18 @@ class _KVWrite(QueuedWrite):
 
 
 class SqliteBackend:
-    """Writers that come while one commits share the next commit; readers wait for none. ``max_size`` entries a tenant;
-    the least recently used go first, reads counted with the next write."""
+    """Writes that wait while one commits share the next commit; reads wait for no write.
+
+    At most ``max_size`` entries a tenant; the least recently used go first. The next write notes which were read.
+    """
 
     def __init__(self, path: Path, max_size: int | None, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._max_size = max_size
         self._clock = clock
         self._reading = threading.Lock()
-        self._noting = threading.Lock()
-        """Guards what was touched, and ticks; held for moments only."""
+        self._usage_lock = threading.Lock()
+        """Guards ``_touched`` and ``_ticks``; held for moments only."""
         self._touched: dict[tuple[str, str], int] = {}
         self._swept = 0.0
         self._ticks = time.time_ns()
@@ -92,7 +95,7 @@ class SqliteBackend:
         connection = self._connection
         try:
             with write_transaction(connection):
-                self._keep_house()
+                self._clean_up()
                 run_each(connection, group, lambda write: write.work(connection))
         except BaseException as exc:
             for write in group:
@@ -105,12 +108,13 @@ class SqliteBackend:
             for write in group:
                 write.answer()
 
-    def _keep_house(self) -> None:
+    def _clean_up(self) -> None:
+        """Within each commit: deletes expired entries when it is time, and notes which entries were read."""
         now = self._clock()
-        if abs(now - self._swept) >= _SWEEP:
+        if abs(now - self._swept) >= _SWEEP_SECONDS:
             self._swept = now
             self._connection.execute("DELETE FROM entries WHERE ends <= ?", (now,))
-        with self._noting:
+        with self._usage_lock:
             touched, self._touched = self._touched, {}
         self._connection.executemany(
             "UPDATE entries SET used = max(used, ?) WHERE tenant = ? AND key = ?",
@@ -118,7 +122,7 @@ class SqliteBackend:
         )
 
     def _tick(self) -> int:
-        """Under ``_noting``."""
+        """A number greater than all before it; to be called under ``_usage_lock``."""
         self._ticks = max(self._ticks + 1, time.time_ns())  # several processes share the order
         return self._ticks
 
@@ -130,53 +134,55 @@ class SqliteBackend:
         if not rows:
             return MISSING
         if self._max_size is not None:
-            with self._noting:
-                if len(self._touched) < _TOUCHED:
+            with self._usage_lock:
+                if len(self._touched) < _MAX_TOUCHED:
                     self._touched[tenant, key] = self._tick()
         return decode(rows[0][0])
 
-    def _found(self, connection: sqlite3.Connection, tenant: str, key: str) -> tuple[Any, float | None]:
+    def _current(self, connection: sqlite3.Connection, tenant: str, key: str) -> tuple[Any, float | None]:
         row = connection.execute(
             "SELECT value, ends FROM entries WHERE tenant = ? AND key = ? AND (ends IS NULL OR ends > ?)",
             (tenant, key, self._clock()),
         ).fetchone()
         return (MISSING, None) if row is None else (bytes(row[0]), row[1])
 
-    def _set(self, connection: sqlite3.Connection, tenant: str, key: str, stored: bytes, ends: float | None) -> None:
-        with self._noting:
+    def _set(
+        self, connection: sqlite3.Connection, tenant: str, key: str, stored: bytes, expires_at: float | None
+    ) -> None:
+        with self._usage_lock:
             tick = self._tick()
-        connection.execute(  # not OR REPLACE, for which no trigger counts
+        connection.execute(  # not OR REPLACE, which does not run the triggers that count
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET value = excluded.value, ends = excluded.ends, used = excluded.used",
-            (tenant, key, stored, ends, tick),
+            (tenant, key, stored, expires_at, tick),
         )
         if self._max_size is not None:
             self._make_room(connection, tenant, self._max_size)
 
-    def _make_room(self, connection: sqlite3.Connection, tenant: str, most: int) -> None:
+    def _make_room(self, connection: sqlite3.Connection, tenant: str, limit: int) -> None:
         counted = "SELECT entries FROM counts WHERE tenant = ?"
-        if connection.execute(counted, (tenant,)).fetchone()[0] <= most:
+        if connection.execute(counted, (tenant,)).fetchone()[0] <= limit:
             return
         connection.execute("DELETE FROM entries WHERE ends <= ?", (self._clock(),))
-        left = connection.execute(counted, (tenant,)).fetchone()  # none, when all had expired
+        remaining = connection.execute(counted, (tenant,)).fetchone()  # ``None`` when all had expired
         connection.execute(
             "DELETE FROM entries WHERE tenant = ? AND key IN "
             "(SELECT key FROM entries WHERE tenant = ? ORDER BY used LIMIT ?)",
-            (tenant, tenant, 0 if left is None else max(0, left[0] - most)),
+            (tenant, tenant, 0 if remaining is None else max(0, remaining[0] - limit)),
         )
 
-    def _end(self, ttl: float | None) -> float | None:
+    def _expiry(self, ttl: float | None) -> float | None:
         return None if ttl is None else self._clock() + ttl
 
     def put(self, tenant: str, key: str, value: Any, ttl: float | None) -> None:
-        stored, ends = encode(value), self._end(ttl)
-        self._write(lambda connection: self._set(connection, tenant, key, stored, ends))
+        stored, expires_at = encode(value), self._expiry(ttl)
+        self._write(lambda connection: self._set(connection, tenant, key, stored, expires_at))
 
     def delete(self, tenant: str, key: str) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
-            there = self._found(connection, tenant, key)[0] is not MISSING
+            existed = self._current(connection, tenant, key)[0] is not MISSING
             connection.execute("DELETE FROM entries WHERE tenant = ? AND key = ?", (tenant, key))
-            return there
+            return existed
 
         deleted: bool = self._write(work)
         return deleted
@@ -185,7 +191,7 @@ class SqliteBackend:
         rows = self._read(
             "SELECT key FROM entries WHERE tenant = ? AND key >= ? AND key < ? AND key > ? "
             "AND (ends IS NULL OR ends > ?) ORDER BY key LIMIT ?",
-            tenant, prefix, following(prefix), after or "", self._clock(), -1 if limit is None else limit,
+            tenant, prefix, end_of_prefix(prefix), after or "", self._clock(), -1 if limit is None else limit,
         )  # fmt: skip
         return [row[0] for row in rows]
 
@@ -193,7 +199,7 @@ class SqliteBackend:
         def work(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM entries WHERE ends <= ?", (self._clock(),))
             return connection.execute(
-                "DELETE FROM entries WHERE tenant = ? AND key >= ? AND key < ?", (tenant, prefix, following(prefix))
+                "DELETE FROM entries WHERE tenant = ? AND key >= ? AND key < ?", (tenant, prefix, end_of_prefix(prefix))
             ).rowcount
 
         deleted: int = self._write(work)
@@ -210,29 +216,29 @@ class SqliteBackend:
 
     def incr(self, tenant: str, key: str, amount: int, ttl: float | None) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            stored, ends = self._found(connection, tenant, key)
+            stored, expires_at = self._current(connection, tenant, key)
             if stored is MISSING:
-                ends = self._end(ttl)
-            total = added(key, stored if stored is MISSING else decode(stored), amount)
-            self._set(connection, tenant, key, encode(total), ends)
+                expires_at = self._expiry(ttl)
+            total = add(key, stored if stored is MISSING else decode(stored), amount)
+            self._set(connection, tenant, key, encode(total), expires_at)
             return total
 
         total: int = self._write(work)
         return total
 
     def compare_and_set(self, tenant: str, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
-        wanted = MISSING if expected is MISSING else encode(expected)
+        required = MISSING if expected is MISSING else encode(expected)
         stored = encode(value)
 
         def work(connection: sqlite3.Connection) -> bool:
-            found = self._found(connection, tenant, key)[0]
-            if found is not wanted and (found is MISSING or wanted is MISSING or found != wanted):
+            current = self._current(connection, tenant, key)[0]
+            if current is not required and (current is MISSING or required is MISSING or current != required):
                 return False
-            self._set(connection, tenant, key, stored, self._end(ttl))
+            self._set(connection, tenant, key, stored, self._expiry(ttl))
             return True
 
-        done: bool = self._write(work)
-        return done
+        swapped: bool = self._write(work)
+        return swapped
 
     def health(self) -> dict[str, Any]:
         return {"backend": "sqlite", "path": str(self._path)}

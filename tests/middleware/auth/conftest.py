@@ -17,7 +17,7 @@ from sage.middleware.settings.settings import Settings
 
 
 class Clock:
-    """Unix seconds that only move when told to."""
+    """Unix seconds that move only when a test sets them."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0

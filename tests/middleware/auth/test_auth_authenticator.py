@@ -55,8 +55,8 @@ def test_a_verified_credential_is_cached_and_an_unknown_one_is_not(accounts: Acc
 
     async def main(authenticator: Authenticator) -> None:
         assert authenticator.cached(bearer(secret)) is None
-        who = await authenticator.authenticate(bearer(secret))
-        assert authenticator.cached(bearer(secret)) is who
+        caller = await authenticator.authenticate(bearer(secret))
+        assert authenticator.cached(bearer(secret)) is caller
         for wrong in (secret[:-1], secret + "x", secret.upper(), ""):
             assert authenticator.cached(bearer(wrong)) is None
             with pytest.raises(AuthenticationFailed):
@@ -258,8 +258,8 @@ def test_headers_that_carry_no_credential_of_ours_are_refused(accounts, header: 
 def test_the_scheme_is_read_whatever_its_case(accounts: Accounts, root: str) -> None:
     token = accounts.sessions.issue(root)
     for scheme in ("Bearer", "bearer", "BEARER"):
-        who = asyncio.run(Authenticator(accounts).authenticate(f"{scheme} {token}".encode()))
-        assert who.user == "root"
+        caller = asyncio.run(Authenticator(accounts).authenticate(f"{scheme} {token}".encode()))
+        assert caller.user == "root"
 
 
 def test_the_follower_lets_a_setup_token_expire(data_dir: Path, clock) -> None:

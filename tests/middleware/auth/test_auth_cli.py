@@ -80,10 +80,10 @@ def test_the_first_user_a_token_and_a_key(sage: Sage, data_dir: Path) -> None:
 
     accounts = Accounts(data_dir)
     assert accounts.verifier.verify(token.stdout.strip()).principal.user == "me"
-    who = accounts.verifier.verify(key.stdout.strip()).principal
-    assert (who.models, sorted(who.scopes)) == (("gpt-*", "x"), ["generate"])
-    assert who.expires_at is not None
-    assert 29.9 < (who.expires_at - accounts.clock()) / 86400 <= 30
+    caller = accounts.verifier.verify(key.stdout.strip()).principal
+    assert (caller.models, sorted(caller.scopes)) == (("gpt-*", "x"), ["generate"])
+    assert caller.expires_at is not None
+    assert 29.9 < (caller.expires_at - accounts.clock()) / 86400 <= 30
     assert accounts.sessions.login("me", PASSWORD).expires_in == 900
 
     listed = json.loads(sage("key", "list", "--json").stdout)["keys"]
@@ -162,7 +162,7 @@ def test_the_data_directory_comes_from_the_configuration(sage: Sage, tmp_path: P
 
 
 @pytest.mark.parametrize(("second", "made"), [(PASSWORD, True), ("something else entirely", False)])
-def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(
+def test_a_terminal_prompts_twice_for_the_password_and_hides_it(
     data_dir: Path, tmp_path: Path, second: str, made: bool
 ) -> None:
     pid, terminal = pty.fork()
@@ -223,7 +223,7 @@ def test_a_token_from_the_command_line_opens_the_server_and_a_revoked_key_does_n
     assert "revoked" in running.get("/auth/me", key=key).json()["error"]["message"]
 
 
-def test_a_taken_name_is_told_before_a_password_is_asked_for(sage: Sage) -> None:
+def test_a_taken_name_is_refused_before_the_password_prompt(sage: Sage) -> None:
     sage("user", "add", "me", "--password-stdin", stdin=PASSWORD + "\n")
     assert_failed(sage("user", "add", "me"), "the user name 'me' is taken")
     assert_failed(sage("user", "add", "you", "--role", "king"), "king")

@@ -40,13 +40,13 @@ def test_the_revisions_in_the_code_are_those_of_the_migrations() -> None:
     assert tuple(reversed([step.revision for step in script.walk_revisions()])) == REVISIONS
 
 
-def test_what_was_stored_is_there_when_opened_again(accounts: Accounts, root: str, data_dir: Path) -> None:
+def test_stored_users_survive_a_restart(accounts: Accounts, root: str, data_dir: Path) -> None:
     again = Accounts(data_dir)
     assert [user.name for user in again.users.list()] == [root]
     again.close()
 
 
-def test_an_older_database_is_led_on_without_loss(accounts: Accounts, root: str, data_dir: Path) -> None:
+def test_an_older_database_is_migrated_without_loss(accounts: Accounts, root: str, data_dir: Path) -> None:
     accounts.close()
     with closing(sqlite3.connect(data_dir / "sage.db")) as raw:  # as one that was made before any migration ran
         raw.execute("DELETE FROM alembic_version")
@@ -76,7 +76,7 @@ def test_a_database_newer_than_the_code_is_refused_unchanged(accounts: Accounts,
 def test_a_file_that_is_no_database_is_refused(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "sage.db").write_text("not a database, but longer than a header of one hundred bytes " * 4)
-    with pytest.raises(ConfigError, match=r"sage\.db cannot be read as accounts database"):
+    with pytest.raises(ConfigError, match=r"sage\.db cannot be read as the accounts database"):
         Accounts(data_dir)
 
 
@@ -132,7 +132,7 @@ def _add_user(data_dir: Path, name: str) -> None:
     accounts.close()
 
 
-def test_what_another_process_writes_is_seen_by_all_that_are_open_here(accounts: Accounts, data_dir: Path) -> None:
+def test_writes_of_another_process_reach_all_open_accounts(accounts: Accounts, data_dir: Path) -> None:
     beside = Accounts(data_dir)  # opening a second time must not drop the locks of the first
     assert accounts.users.list() == beside.users.list() == []
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -143,7 +143,7 @@ def test_what_another_process_writes_is_seen_by_all_that_are_open_here(accounts:
     beside.close()
 
 
-def test_a_held_write_lock_is_an_error_to_try_again(accounts: Accounts, data_dir: Path) -> None:
+def test_a_write_that_finds_the_lock_taken_is_an_error_to_try_again(accounts: Accounts, data_dir: Path) -> None:
     database = Database(data_dir, busy_seconds=0.05)
     with closing(sqlite3.connect(data_dir / "sage.db", isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")

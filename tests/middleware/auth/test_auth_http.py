@@ -165,9 +165,9 @@ def test_the_published_keys_have_no_private_part(running) -> None:
 def test_what_another_process_revokes_is_refused_within_a_second(running) -> None:
     key = running.new_key(scopes=["account"])
     for _ in range(3):
-        who = running.get("/auth/me", key=key).json()
+        me = running.get("/auth/me", key=key).json()
     beside = Accounts(running.settings.data_dir)
-    beside.keys.revoke(who["credential"].removeprefix("key:"))
+    beside.keys.revoke(me["credential"].removeprefix("key:"))
     beside.close()
     revoked_at = time.monotonic()
     while running.get("/auth/me", key=key).status_code == 200:

@@ -120,21 +120,21 @@ def test_malformed_patterns_are_refused(pattern: str) -> None:
 
 def test_a_key_made_without_wishes_reaches_as_far_as_its_user_but_not_to_admin(accounts: Accounts, root: str) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
-    who = principal(accounts, made.secret)
-    assert who.scopes == frozenset(Scope) - {Scope.ADMIN}
-    assert (who.user, who.tenant, who.models, who.expires_at) == ("root", "default", ("*",), None)
-    assert who.credential == f"key:{made.key.id}"
-    assert who.by_key
+    caller = principal(accounts, made.secret)
+    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN}
+    assert (caller.user, caller.tenant, caller.models, caller.expires_at) == ("root", "default", ("*",), None)
+    assert caller.credential == f"key:{made.key.id}"
+    assert caller.by_key
 
 
 def test_a_key_holds_its_scopes_models_tenant_and_expiry(accounts: Accounts, root: str, clock) -> None:
     wish = KeyRequest("ci", ["generate"], ["gpt-*"], "lab", int(clock.now) + 60)
     secret = accounts.keys.create_for(root, wish).secret
-    who = principal(accounts, secret)
-    assert (who.scopes, who.models, who.tenant) == (frozenset({Scope.GENERATE}), ("gpt-*",), "lab")
-    assert who.expires_at == clock.now + 60
+    caller = principal(accounts, secret)
+    assert (caller.scopes, caller.models, caller.tenant) == (frozenset({Scope.GENERATE}), ("gpt-*",), "lab")
+    assert caller.expires_at == clock.now + 60
     clock.now += 59.9
-    assert principal(accounts, secret) == who
+    assert principal(accounts, secret) == caller
     clock.now += 0.1
     assert refusal(accounts, secret) == "the API key is not valid: it has expired"
 
@@ -170,7 +170,7 @@ def test_a_key_of_another_tenant_ends_with_its_owners_admin_role(accounts: Accou
     accounts.users.add("second", password, role="admin")
     secret = accounts.keys.create_for("second", KeyRequest(tenant="lab")).secret
     accounts.users.change("second", role="user")
-    assert "no longer of its tenant" in refusal(accounts, secret)
+    assert "has moved to another tenant" in refusal(accounts, secret)
     with pytest.raises(PermissionDenied, match="only an admin's login"):
         accounts.keys.create_for("second", KeyRequest(tenant="lab"))
 
@@ -242,7 +242,7 @@ def test_revoking_a_key_revokes_all_that_it_made(accounts: Accounts, root: str) 
         accounts.keys.create(maker, KeyRequest())
 
 
-def test_others_keys_are_unknown_to_who_is_no_admin(accounts: Accounts, root: str, password: str) -> None:
+def test_keys_of_other_users_are_not_found_without_admin(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("bob", password)
     roots = accounts.keys.create_for(root, KeyRequest(scopes=["admin"]))
     bobs = accounts.keys.create_for("bob", KeyRequest())

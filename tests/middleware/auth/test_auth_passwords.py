@@ -146,17 +146,17 @@ def test_a_full_line_is_refused_and_places_come_free_again() -> None:
     async def main() -> None:
         passwords = Passwords(running=2, waiting=1)
         release = threading.Event()
-        held = [asyncio.create_task(passwords.run(release.wait, 10)) for _ in range(3)]
+        calls = [asyncio.create_task(passwords.run(release.wait, 10)) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(RateLimited) as caught:
             await passwords.run(release.wait, 10)
         assert caught.value.status == 429
         assert caught.value.retry_after == 1.0
-        held[0].cancel()  # its thread still runs: the place is not free
+        calls[0].cancel()  # its thread still runs: the place is not free
         with pytest.raises(RateLimited):
             await passwords.run(release.wait, 10)
         release.set()
-        await asyncio.gather(*held, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
         while passwords.taken:
             await asyncio.sleep(0)
         assert await passwords.run(lambda: "in") == "in"

@@ -28,11 +28,11 @@ def assert_ended(accounts: Accounts, token: str) -> None:
 
 def test_a_login_gives_the_users_own_reach(accounts: Accounts, root: str, password: str, clock) -> None:
     login = accounts.sessions.login("root", password)
-    who = principal(accounts, login.access_token)
-    assert (who.user, who.tenant, who.role, who.scopes) == ("root", "default", "admin", frozenset(Scope))
-    assert who.expires_at == clock.now + 900 == clock.now + login.expires_in
-    assert who.session is not None
-    assert not who.by_key
+    caller = principal(accounts, login.access_token)
+    assert (caller.user, caller.tenant, caller.role, caller.scopes) == ("root", "default", "admin", frozenset(Scope))
+    assert caller.expires_at == clock.now + 900 == clock.now + login.expires_in
+    assert caller.session is not None
+    assert not caller.by_key
     assert login.access_token not in repr(login)
     assert login.refresh_token not in repr(login)
 
@@ -157,8 +157,8 @@ def test_a_new_role_and_tenant_hold_for_tokens_that_are_out(accounts: Accounts, 
     accounts.users.add("bob", password)
     token = accounts.sessions.issue("bob")
     accounts.users.change("bob", role="admin", tenant="lab")
-    who = principal(accounts, token)
-    assert (who.role, who.tenant, who.scopes) == ("admin", "lab", frozenset(Scope))
+    caller = principal(accounts, token)
+    assert (caller.role, caller.tenant, caller.scopes) == ("admin", "lab", frozenset(Scope))
 
 
 def test_issue_asks_for_a_name_only_when_there_is_a_choice(accounts: Accounts, password: str) -> None:

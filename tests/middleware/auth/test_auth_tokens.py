@@ -1,4 +1,4 @@
-"""Access tokens: what is refused, and that nothing of a refused token is told."""
+"""Access tokens: which are refused, and that no error repeats anything from a refused token."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def open_kv(tmp_path: Path, server: Valkey) -> Iterator[Open]:
         yield start
 
 
-def test_what_is_put_is_there(open_kv: Open, backend: str) -> None:
+def test_values_come_back_as_they_were_put(open_kv: Open, backend: str) -> None:
     kv = open_kv(backend)
     for key, value in {
         "a": 1,
@@ -183,7 +183,7 @@ def test_counting_and_comparing(open_kv: Open, backend: str) -> None:
     assert [kv.incr("n"), kv.incr("n", 5), kv.incr("n", -7)] == [1, 6, -1]
     assert kv.incr("n", 2**80) == 2**80 - 1
     kv.put("text", "1")
-    with pytest.raises(Conflict, match="'text' is no whole number"):
+    with pytest.raises(Conflict, match="'text' is not a whole number"):
         kv.incr("text")
     assert kv.get("text") == "1"
     assert not kv.compare_and_set("absent", 1, 2)
@@ -224,19 +224,30 @@ def test_bad_input_is_refused_and_nothing_written(
     assert kv.size() == 0
 
 
-def itself() -> list[Any]:
-    found: list[Any] = []
-    found.append(found)
-    return found
+def recursive_list() -> list[Any]:
+    items: list[Any] = []
+    items.append(items)
+    return items
 
 
 @pytest.mark.parametrize(
     "value",
-    [object(), {1: 2}, float("nan"), {"a": [float("inf")]}, {1, 2}, "\ud800", 1j, 10**5000, itself(), bytearray(b"")],
+    [
+        object(),
+        {1: 2},
+        float("nan"),
+        {"a": [float("inf")]},
+        {1, 2},
+        "\ud800",
+        1j,
+        10**5000,
+        recursive_list(),
+        bytearray(b""),
+    ],
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-def test_what_json_cannot_say_is_refused(open_kv: Open, kind: str, value: Any) -> None:
+def test_values_that_json_cannot_express_are_refused(open_kv: Open, kind: str, value: Any) -> None:
     kv = open_kv(kind)
     with pytest.raises(InvalidRequest, match="the value"):
         kv.put("a", value)
@@ -274,7 +285,7 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
         thread.join(60)
 
 
-def test_what_has_expired_makes_room_before_what_lives(open_kv: Open) -> None:
+def test_expired_entries_make_room_before_live_ones(open_kv: Open) -> None:
     now = [0.0]
     for kind in ("memory", "sqlite"):
         kv = open_kv(kind, max_size=3, clock=lambda: now[0])
@@ -307,7 +318,7 @@ def test_in_memory_objects_go_by_reference(open_kv: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"backend_type": "postgres"}, "there is no backend_type 'postgres'; there are memory, sqlite, redis"),
         ({"backend_type": "redis"}, "backend_type='redis' needs 'redis_url'"),
@@ -318,8 +329,8 @@ def test_in_memory_objects_go_by_reference(open_kv: Open) -> None:
         ({"backend_type": "redis", "redis_url": "redis://x", "max_size": 5}, "maxmemory"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidRequest, match=told):
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         KVService(**options)
 
 
@@ -340,7 +351,7 @@ def test_sixteen_writers_lose_nothing(open_kv: Open, backend: str) -> None:
     def work(number: int) -> None:
         for round in range(rounds):
             kv.incr("count")
-            while not kv.compare_and_set("list", seen := kv.get("list"), [*(seen or []), [number, round]]):
+            while not kv.compare_and_set("list", current := kv.get("list"), [*(current or []), [number, round]]):
                 pass
 
     in_threads(work, 16)
@@ -436,18 +447,18 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         place = tmp_path / str(time.monotonic_ns())
         process = subprocess.Popen([sys.executable, "-c", program, str(place)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        seen = [process.stdout.readline() for _ in range(50)]
+        lines = [process.stdout.readline() for _ in range(50)]
         process.send_signal(signal.SIGKILL)
-        seen += process.stdout.readlines()
+        lines += process.stdout.readlines()
         process.wait()
         process.stdout.close()
-        acknowledged = [int(line) for line in seen if line.endswith("\n")]
+        acknowledged = [int(line) for line in lines if line.endswith("\n")]
         with KVService("sqlite", persist_directory=str(place)) as kv:
             assert [kv.get(str(number)) for number in acknowledged] == acknowledged
             assert kv.size() - len(acknowledged) in (0, 1)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "kv.sqlite").write_bytes(b"no database at all" * 1000)
     with (
         pytest.raises(Unavailable, match=r"'kv.sqlite' is damaged or no database"),
@@ -456,20 +467,20 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_what_cannot_be_opened_is_told(tmp_path: Path, server: Valkey) -> None:
+def test_a_backend_that_cannot_be_opened_is_reported(tmp_path: Path, server: Valkey) -> None:
     (tmp_path / "file").write_text("in its way")
-    for options, told in (
+    for options, message in (
         ({"backend_type": "sqlite", "persist_directory": str(tmp_path / "file")}, "cannot be used now"),
         ({"backend_type": "redis", "redis_url": "redis://:s3cret@127.0.0.1:1/0"}, "does not answer"),
         ({"backend_type": "redis", "redis_url": server.url.replace("//", "//nobody:s3cret@")}, "does not answer"),
     ):
-        with pytest.raises(Unavailable, match=told) as caught:
+        with pytest.raises(Unavailable, match=message) as caught:
             KVService(**options).setup()
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.slow
-def test_a_full_redis_is_told_as_it_is() -> None:
+def test_a_full_redis_is_reported_as_full() -> None:
     with valkey() as own, KVService("redis", redis_url=own.url) as kv:
         with own.client as client:
             client.config_set("maxmemory", 1)
@@ -484,13 +495,13 @@ def test_a_value_that_is_too_large_is_refused(open_kv: Open) -> None:
     assert not kv.exists("a")
 
 
-def test_a_value_that_another_program_wrote_is_told(open_kv: Open, server: Valkey) -> None:
+def test_a_value_of_another_program_is_reported(open_kv: Open, server: Valkey) -> None:
     kv = open_kv("redis")
     with server.client as client:
         for foreign in (b"", b"5", b"j{", b"jjj"):
             client.set(f"{kv._prefix}default:a", foreign)
             for call in (kv.get, kv.incr):
-                with pytest.raises(Conflict, match="a value is none that this service wrote"):
+                with pytest.raises(Conflict, match="a value was not written by this service"):
                     call("a")
     kv.put("a", 1)
     assert kv.get("a") == 1
