@@ -1,4 +1,4 @@
-"""Services: what a call through the queue costs, beside the bare thing it is made of, in turns in one run.
+"""What a call of a service costs, compared with its bare parts (threads and queues), in turns in one run.
 
 Prints rates and their ratios. Every result is checked; exit status 1 if one was wrong, never because of speed.
 """
@@ -27,7 +27,7 @@ _QUIET: dict[str, Any] = {"discovery": None}
 
 @dataclass
 class Row:
-    """One thing measured, a second; ``ratio`` to ``beside`` in the same round, the median over the rounds."""
+    """The rate of one way, per second, and its ``ratio`` to that of ``beside`` in the same round: medians of the rounds."""
 
     name: str
     rate: float
@@ -51,23 +51,23 @@ def a_second(work: Callable[[int], None], count: int) -> float:
 @contextmanager
 def bare_worker(table: dict[int, int]) -> Iterator[Callable[[int], int]]:
     """A call as one would write it by hand: a queue to a thread, and a queue back."""
-    asked: queue.Queue[int | None] = queue.Queue()
-    told: queue.Queue[int] = queue.Queue()
+    requests: queue.Queue[int | None] = queue.Queue()
+    responses: queue.Queue[int] = queue.Queue()
 
     def serve() -> None:
-        while (key := asked.get()) is not None:
-            told.put(table[key])
+        while (key := requests.get()) is not None:
+            responses.put(table[key])
 
     def call(key: int) -> int:
-        asked.put(key)
-        return told.get()
+        requests.put(key)
+        return responses.get()
 
     thread = threading.Thread(target=serve)
     thread.start()
     try:
         yield call
     finally:
-        asked.put(None)
+        requests.put(None)
         thread.join()
 
 
@@ -127,20 +127,22 @@ def compare(
     for _ in range(rounds):
         for name, work, count, *_ in (bare, *ours):
             rates[name].append(a_second(work, count))
-    found = []
+    rows = []
     for name, _, _, goal in ours:
-        ratio = statistics.median(mine / theirs for mine, theirs in zip(rates[name], rates[bare[0]], strict=True))
+        ratio = statistics.median(
+            our_rate / bare_rate for our_rate, bare_rate in zip(rates[name], rates[bare[0]], strict=True)
+        )
         median = statistics.median(rates[name])
-        found.append(Row(name, median, bare[0], statistics.median(rates[bare[0]]), ratio, goal))
-    return found
+        rows.append(Row(name, median, bare[0], statistics.median(rates[bare[0]]), ratio, goal))
+    return rows
 
 
 class Lookup(BaseFunction):
     """One call of the key-value service for each record."""
 
     def process(self, record: int) -> int:
-        found: int = self.call_service["kv_service"].get(str(record % _KEYS))
-        return found
+        value: int = self.call_service["kv_service"].get(str(record % _KEYS))
+        return value
 
 
 def pipeline(count: int) -> None:

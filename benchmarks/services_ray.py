@@ -24,8 +24,8 @@ class Table:
 
 def rows(rounds: int, count: int) -> list[dict[str, Any]]:
     """For each way of calling: its rate, that of the bare actor, and the median of their ratios in the same round."""
-    with tempfile.TemporaryDirectory(prefix="ray") as place:
-        ray_config = {"num_cpus": 2, "object_store_memory": _MEMORY, "temp_dir": place}
+    with tempfile.TemporaryDirectory(prefix="ray") as directory:
+        ray_config = {"num_cpus": 2, "object_store_memory": _MEMORY, "temp_dir": directory}
         env = RayEnvironment("benchmark", {"discovery": None, "ray": ray_config})
         env.register_service("table", Table)
         with env:
@@ -65,10 +65,10 @@ def _row(
     pairs = [(_rate(ours, size, count), _rate(bare, size, count)) for _ in range(rounds)]
     return {
         "name": name,
-        "rate": statistics.median(mine for mine, _ in pairs),
+        "rate": statistics.median(our_rate for our_rate, _ in pairs),
         "beside": beside,
-        "bare": statistics.median(theirs for _, theirs in pairs),
-        "ratio": statistics.median(mine / theirs for mine, theirs in pairs),
+        "bare": statistics.median(bare_rate for _, bare_rate in pairs),
+        "ratio": statistics.median(our_rate / bare_rate for our_rate, bare_rate in pairs),
         "goal": 0.9,
     }
 

@@ -32,13 +32,13 @@ SECONDS = 30.0
 
 def wait_for(condition: Callable[[], Any]) -> Any:
     end = time.monotonic() + SECONDS
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end
         time.sleep(0.005)
-    return found
+    return value
 
 
-class Odd(Exception):
+class UnusualError(Exception):
     """Its constructor takes other things than it keeps, and it keeps what no process can carry."""
 
     def __init__(self, one: int, two: int) -> None:
@@ -47,7 +47,7 @@ class Odd(Exception):
 
 
 class Store(BaseServiceTask):
-    """Keeps things, blocks and fails as it is told; says by files what it does."""
+    """Keeps things, blocks and fails on request; writes files to show what it does."""
 
     max_workers = 3
 
@@ -118,7 +118,7 @@ class Pair(BaseServiceTask):
         with self.lock:
             self.inside -= 1
 
-    def seen(self) -> int:
+    def most_at_once(self) -> int:
         return self.most
 
     def hang(self) -> None:
@@ -132,15 +132,15 @@ class Unready(BaseServiceTask):
 
 @pytest.fixture(scope="module")
 def ray_config() -> Iterator[dict[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="ray") as place, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory(prefix="ray") as directory, pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"):
             patch.setenv(name, "set, so that it is restored")
             patch.delenv(name)
-        patch.setenv("SAGE_DATA_DIR", f"{place}/data")
-        patch.setenv("HOME", place)  # no token of this user's
+        patch.setenv("SAGE_DATA_DIR", f"{directory}/data")
+        patch.setenv("HOME", directory)  # it has no Ray token
         yield {
             "discovery": None,
-            "ray": {"num_cpus": 2, "object_store_memory": 80 * 2**20, "temp_dir": f"{place}/ray"},
+            "ray": {"num_cpus": 2, "object_store_memory": 80 * 2**20, "temp_dir": f"{directory}/ray"},
         }
 
 
@@ -151,8 +151,8 @@ def env(ray_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     env.register_service("other", Store)
     env.register_service("three", Store, replicas=3)
     env.register_service("small", Store, max_workers=1, queue_size=2)
-    place = tmp_path_factory.mktemp("kv")
-    factory = create_kv_service_factory(backend_type="sqlite", persist_directory=str(place))
+    directory = tmp_path_factory.mktemp("kv")
+    factory = create_kv_service_factory(backend_type="sqlite", persist_directory=str(directory))
     env.register_service("kv", KVService, factory)
     with env:
         yield env
@@ -168,10 +168,10 @@ def test_a_service_runs_in_a_process_of_its_own_behind_a_token(env: RayEnvironme
     assert token.parent == Path(os.environ["SAGE_DATA_DIR"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert len(token.read_text()) == 64
-    found = {one["name"]: one for one in env.services()}
-    assert found["store"]["class"] == "Store"
-    assert found["three"]["replicas"] == found["three"]["health"]["replicas_answering"] == 3
-    assert found["kv"]["statistics"]["calls"] == 2
+    descriptions = {description["name"]: description for description in env.services()}
+    assert descriptions["store"]["class"] == "Store"
+    assert descriptions["three"]["replicas"] == descriptions["three"]["health"]["replicas_answering"] == 3
+    assert descriptions["kv"]["statistics"]["calls"] == 2
 
 
 def test_errors_arrive_as_what_was_raised(env: RayEnvironment) -> None:
@@ -190,14 +190,14 @@ def test_errors_arrive_as_what_was_raised(env: RayEnvironment) -> None:
         store.fail(FileNotFoundError, 2, "nothing")
     assert nothing.value.errno == 2
     with pytest.raises(RemoteError, match=r"Odd: 1 and 2 \(an error that cannot be carried"):
-        store.fail(Odd, 1, 2)
+        store.fail(UnusualError, 1, 2)
     with pytest.raises(SystemExit):  # it ends the call, not the actor
         store.fail(SystemExit, 3)
     with pytest.raises(NotFound, match="has no public method 'nothing'; it has: add, all"):
         store.nothing()
 
 
-def test_what_cannot_be_carried_is_said_and_hurts_no_other_call(env: RayEnvironment) -> None:
+def test_an_argument_or_result_that_cannot_be_carried_fails_its_call_alone(env: RayEnvironment) -> None:
     store, soon = env.call_service["store"], env.call_service_async["store"]
     with pytest.raises(RemoteError, match=r"'store'\.lock gave what cannot be carried to another process"):
         store.lock()
@@ -282,6 +282,14 @@ def test_a_deadline_ends_the_work_and_what_it_would_do_next(env: RayEnvironment,
     wait_for((tmp_path / "c-ended").exists)
 
 
+def kill_service(env: RayEnvironment, name: str, number: signal.Signals) -> int:
+    """Sends a signal to the process of a service's only actor; returns its pid."""
+    description = next(description for description in env.services() if description["name"] == name)
+    pid = int(description["host"].rpartition(":")[2])
+    os.kill(pid, number)
+    return pid
+
+
 def call_until_deadline(inside: Path, call: Callable[[Any], Any], service: Any) -> DeadlineExceeded:
     """Makes a call that has begun, and writes ``inside`` then, when its deadline passes. A slow machine needs a longer
     one: a call that arrives too late never begins."""
@@ -298,8 +306,6 @@ def call_until_deadline(inside: Path, call: Callable[[Any], Any], service: Any) 
 @pytest.mark.parametrize("way", ["waited for", "a future", "a batch", "a future of a batch"])
 def test_a_write_that_arrives_after_its_deadline_is_refused(env: RayEnvironment, way: str) -> None:
     """The actor's process is stopped while the call is on its way to it, until the deadline is over."""
-    (description,) = [one for one in env.services() if one["name"] == "kv"]
-    pid = int(description["host"].rpartition(":")[2])
     kv, soon = (caller["kv"].options(timeout=0.3) for caller in (env.call_service, env.call_service_async))
     calls: dict[str, Callable[[], Any]] = {
         "waited for": lambda: kv.put(way, 1),
@@ -307,7 +313,7 @@ def test_a_write_that_arrives_after_its_deadline_is_refused(env: RayEnvironment,
         "a batch": lambda: kv.put.starmap([(way, 1)]),
         "a future of a batch": lambda: soon.put.starmap([(way, 1)]).result(),
     }
-    os.kill(pid, signal.SIGSTOP)
+    pid = kill_service(env, "kv", signal.SIGSTOP)
     try:
         with pytest.raises(DeadlineExceeded):
             calls[way]()
@@ -335,23 +341,23 @@ def test_a_full_queue_is_refused(env: RayEnvironment, tmp_path: Path) -> None:
 def test_no_more_calls_run_than_there_are_workers_and_stop_ends_all(
     ray_config: dict[str, Any], env: RayEnvironment
 ) -> None:
-    mine = RayEnvironment("pairs", {**ray_config, "grace": 0.3})
-    mine.register_service("pair", Pair)
-    with mine:
-        pair, soon = mine.call_service["pair"], mine.call_service_async["pair"]
-        pair.enter()  # one worker is made, and sleeps
+    environment = RayEnvironment("pairs", {**ray_config, "grace": 0.3})
+    environment.register_service("pair", Pair)
+    with environment:
+        pair, soon = environment.call_service["pair"], environment.call_service_async["pair"]
+        pair.enter()  # now there is one worker, and it sleeps
         with ThreadPoolExecutor(6) as threads:
             for waiting in [threads.submit(pair.enter, True) for _ in range(60)]:
                 waiting.result(SECONDS)
-        assert pair.seen() == 2
+        assert pair.most_at_once() == 2
         hanging = [soon.hang() for _ in range(50)]
         begun = time.monotonic()
     assert time.monotonic() - begun < SECONDS
     assert {type(call.exception(SECONDS)) for call in hanging} == {Unavailable}
     with pytest.raises(NotFound, match="runs no service 'pair'"):
-        mine.call_service["pair"]
+        environment.call_service["pair"]
     with pytest.raises(Unavailable, match="is stopped"):
-        pair.seen()
+        pair.most_at_once()
 
 
 def test_a_killed_actor_fails_its_calls_clearly_and_comes_back(env: RayEnvironment, tmp_path: Path) -> None:
@@ -382,48 +388,47 @@ def test_a_call_that_may_run_twice_survives_a_death(env: RayEnvironment, tmp_pat
     assert call.result() not in (pid, os.getpid())
 
 
-def test_what_is_durable_outlives_the_actor(env: RayEnvironment) -> None:
+def test_durable_values_outlive_the_actor(env: RayEnvironment) -> None:
     kv = env.call_service["kv"]
     for n in range(20):
         kv.put(f"durable{n}", n)
-    found = next(one for one in env.services() if one["name"] == "kv")
-    os.kill(int(found["host"].rpartition(":")[2]), signal.SIGKILL)
-    kept = env.call_service["kv"].options(retries=5, timeout=SECONDS).get.map([f"durable{n}" for n in range(20)])
-    assert kept == list(range(20))
+    kill_service(env, "kv", signal.SIGKILL)
+    values = env.call_service["kv"].options(retries=5, timeout=SECONDS).get.map([f"durable{n}" for n in range(20)])
+    assert values == list(range(20))
 
 
 class Poisoned:
     """Dies with one record the first time, with another each time."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     def process(self, record: int) -> tuple[int, bool]:
-        first = self.place / f"seen{record}"
+        first = self.directory / f"seen{record}"
         if record == 13 or (record == 5 and not first.exists()):
             first.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if record == 17:
             raise KeyError(record)
-        return record, os.getpid() != int((self.place / "driver").read_text())
+        return record, os.getpid() != int((self.directory / "driver").read_text())
 
 
 def test_a_pipeline_outlives_the_death_of_its_workers(
     ray_config: dict[str, Any], env: RayEnvironment, tmp_path: Path
 ) -> None:
     (tmp_path / "driver").write_text(str(os.getpid()))
-    mine = LocalEnvironment("pipeline", ray_config, platform="ray")
-    mine.register_service("kv", KVService)
-    found: list[Any] = []
-    mine.from_batch(range(40)).map(Poisoned, tmp_path, on_error="skip").filter(lambda one: one[0] % 2).sink(
-        found.append
-    )
-    job = mine.execute()
-    assert found == [(n, True) for n in range(1, 40, 2) if n not in (13, 17)]
+    environment = LocalEnvironment("pipeline", ray_config, platform="ray")
+    environment.register_service("kv", KVService)
+    results: list[Any] = []
+    environment.from_batch(range(40)).map(Poisoned, tmp_path, on_error="skip").filter(
+        lambda record: record[0] % 2
+    ).sink(results.append)
+    job = environment.execute()
+    assert results == [(n, True) for n in range(1, 40, 2) if n not in (13, 17)]
     assert sum(stage["skipped"] for stage in job.metrics.values()) == 2
 
 
-def test_two_environments_never_meet(ray_config: dict[str, Any], env: RayEnvironment) -> None:
+def test_two_environments_with_the_same_names_are_apart(ray_config: dict[str, Any], env: RayEnvironment) -> None:
     import ray
 
     with _with_kv(ray_config) as twin:
@@ -444,22 +449,22 @@ def _with_kv(ray_config: dict[str, Any]) -> RayEnvironment:
 
 
 def test_a_service_that_cannot_start_says_why(ray_config: dict[str, Any], env: RayEnvironment) -> None:
-    mine = RayEnvironment("unready", ray_config)
-    mine.register_service("unready", Unready)
+    environment = RayEnvironment("unready", ray_config)
+    environment.register_service("unready", Unready)
     with pytest.raises(ServiceStartFailed, match="no such model") as failed:
-        mine.start()
+        environment.start()
     assert isinstance(failed.value.__cause__, FileNotFoundError)
-    mine = RayEnvironment("unplaced", {**ray_config, "ray": {**ray_config["ray"], "start_timeout": 0.5}})
-    mine.register_service("far", Store, placement={"resources": {"moon": 1}})
+    environment = RayEnvironment("unplaced", {**ray_config, "ray": {**ray_config["ray"], "start_timeout": 0.5}})
+    environment.register_service("far", Store, placement={"resources": {"moon": 1}})
     with pytest.raises(ServiceStartFailed, match="not placed within"):
-        mine.start()
-    mine = RayEnvironment("misplaced", ray_config)
-    mine.register_service("far", Store, placement={"name": "mine"})
+        environment.start()
+    environment = RayEnvironment("misplaced", ray_config)
+    environment.register_service("far", Store, placement={"name": "mine"})
     with pytest.raises(ServiceStartFailed, match="cannot set 'name'"):
-        mine.start()
+        environment.start()
 
 
-def test_nothing_runs_open(ray_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_without_a_token_is_refused(ray_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     env = RayEnvironment("open", ray_config)
     with pytest.raises(ConfigError, match="RAY_AUTH_MODE is 'disabled'"):
@@ -472,9 +477,9 @@ def test_nothing_runs_open(ray_config: dict[str, Any], monkeypatch: pytest.Monke
 
 def test_a_ray_of_our_own_listens_on_loopback_only(env: RayEnvironment) -> None:
     assert env.call_service["store"].options(timeout=60).pid() != os.getpid()
-    found = [address for pid in family() for address in listening(pid)]
-    assert len(found) >= 4  # its servers, a worker, this process
-    assert {address[-8:] for address in found} == {"0100007F"}
+    addresses = [address for pid in family() for address in listening(pid)]
+    assert len(addresses) >= 4  # its servers, a worker, this process
+    assert {address[-8:] for address in addresses} == {"0100007F"}
 
 
 def family() -> list[int]:
@@ -483,10 +488,10 @@ def family() -> list[int]:
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError, IndexError):
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = [os.getpid()]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
+    pids = [os.getpid()]
+    for pid in pids:
+        pids += [child for child, parent in parents.items() if parent == pid]
+    return pids
 
 
 def listening(pid: int) -> list[str]:

@@ -31,8 +31,8 @@ class Store(BaseServiceTask):
         self.things: dict[str, Any] = {}
         self.open = threading.Event()
         self.inside = threading.Semaphore(0)
-        self.seen: list[Any] = []
-        self.ended: list[str] = []
+        self.results: list[Any] = []
+        self.cancelled_methods: list[str] = []
 
     def put(self, key: str, value: Any) -> None:
         self.things[key] = value
@@ -47,7 +47,7 @@ class Store(BaseServiceTask):
     def wait(self, value: Any = None) -> Any:
         self.inside.release()
         assert self.open.wait(20)
-        self.seen.append(value)
+        self.results.append(value)
         return value
 
     async def sleep(self) -> None:
@@ -55,7 +55,7 @@ class Store(BaseServiceTask):
         try:
             await asyncio.sleep(3600)
         finally:
-            self.ended.append("sleep")
+            self.cancelled_methods.append("sleep")
 
     def sleep_by(self, seconds: float, *, timeout: float) -> float:
         return seconds + timeout
@@ -68,7 +68,7 @@ class Store(BaseServiceTask):
         call = current_call()
         assert call is not None
         assert self.open.wait(20)
-        self.seen.append(call.abandoned)
+        self.results.append(call.abandoned)
 
     def _private(self) -> None:
         raise AssertionError("private")
@@ -108,14 +108,14 @@ class Caller(BaseServiceTask):
 def run() -> Iterator[Callable[..., Services]]:
     with ExitStack() as stack:
 
-        def start(**services: Any) -> Services:
-            made = Services("test", LocalHost)
-            for name, given in services.items():
-                kind, options = given if isinstance(given, tuple) else (given, {})
-                made.register(name, kind, **options)
-            made.start()
-            stack.callback(made.stop, 5)
-            return made
+        def start(**descriptions: Any) -> Services:
+            services = Services("test", LocalHost)
+            for name, description in descriptions.items():
+                kind, options = description if isinstance(description, tuple) else (description, {})
+                services.register(name, kind, **options)
+            services.start()
+            stack.callback(services.stop, 5)
+            return services
 
         yield start
 
@@ -188,7 +188,7 @@ def test_an_error_arrives_as_its_type_with_the_remote_traceback(
     assert caught.type is kind
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "in fail" in str(caught.value.__cause__)
-    assert services.call["store"].get("a") is None  # the worker lives
+    assert services.call["store"].get("a") is None  # the worker goes on
 
 
 def test_an_error_in_a_batch_ends_it(run: Callable[..., Services]) -> None:
@@ -254,18 +254,18 @@ def test_calls_with_one_order_run_one_after_another(run: Callable[..., Services]
         max_workers = 4
 
         def __init__(self) -> None:
-            self.seen: dict[str, list[int]] = {"a": [], "b": []}
+            self.results: dict[str, list[int]] = {"a": [], "b": []}
 
         def note(self, key: str, number: int) -> None:
             time.sleep(0.0005 * (number % 3))
-            self.seen[key].append(number)
+            self.results[key].append(number)
 
     services = run(slow=Slow)
     proxies = {key: services.call_async["slow"].options(order=key) for key in "ab"}
     futures = [proxies[key].note(key, number) for number in range(50) for key in "ab"]
     for future in futures:
         future.result(20)
-    assert service_of(services, "slow").seen == {"a": list(range(50)), "b": list(range(50))}
+    assert service_of(services, "slow").results == {"a": list(range(50)), "b": list(range(50))}
 
 
 def test_a_full_queue_refuses_at_once(run: Callable[..., Services]) -> None:
@@ -282,7 +282,7 @@ def test_a_full_queue_refuses_at_once(run: Callable[..., Services]) -> None:
     assert services.call["store"].wait(4) == 4
 
 
-def test_a_call_whose_time_is_over_while_it_waits_never_runs(run: Callable[..., Services]) -> None:
+def test_a_call_that_times_out_while_it_waits_never_runs(run: Callable[..., Services]) -> None:
     services = run(store=(Store, {"max_workers": 1}))
     store = service_of(services, "store")
     running = services.call_async["store"].wait("first")
@@ -292,16 +292,16 @@ def test_a_call_whose_time_is_over_while_it_waits_never_runs(run: Callable[..., 
     store.open.set()
     running.result(20)
     assert services.call["store"].wait("third") == "third"
-    assert store.seen == ["first", "third"]
+    assert store.results == ["first", "third"]
 
 
-def test_a_deadline_cancels_an_async_method_and_further_calls_of_a_plain_one(run: Callable[..., Services]) -> None:
+def test_a_deadline_cancels_an_async_method_and_refuses_further_calls_of_another(run: Callable[..., Services]) -> None:
     services = run(store=Store, caller=Caller)
     store, caller = service_of(services, "store"), service_of(services, "caller")
     with pytest.raises(DeadlineExceeded):
         services.call["store"].sleep(timeout=0.05)
-    services.call["store"].get_soon("a")  # the loop has gone on since
-    assert store.ended == ["sleep"]
+    services.call["store"].get_soon("a")  # by now the event loop has cancelled it
+    assert store.cancelled_methods == ["sleep"]
     go = threading.Event()
     with pytest.raises(DeadlineExceeded):
         services.call["caller"].work_on(go, timeout=0.05)
@@ -336,10 +336,10 @@ def test_cancelling_keeps_a_waiting_call_from_running_and_ends_an_async_one(run:
     assert store.inside.acquire(timeout=20)
     assert sleeping.cancel()
     assert services.call["store"].get_soon("a") is None
-    assert (store.seen, store.ended) == ([1], ["sleep"])
+    assert (store.results, store.cancelled_methods) == ([1], ["sleep"])
 
 
-def test_work_can_ask_whether_it_is_still_wanted(run: Callable[..., Services]) -> None:
+def test_a_method_can_see_whether_its_call_was_abandoned(run: Callable[..., Services]) -> None:
     services = run(store=(Store, {"max_workers": 1}))
     store = service_of(services, "store")
     for wanted in (True, False):
@@ -350,7 +350,7 @@ def test_work_can_ask_whether_it_is_still_wanted(run: Callable[..., Services]) -
         store.open.set()
         services.call["store"].get("a")  # after it: there is one worker
         store.open.clear()
-    assert store.seen == [False, True]
+    assert store.results == [False, True]
 
 
 def test_awaiting_can_be_cancelled_and_ends_the_call(run: Callable[..., Services]) -> None:
@@ -366,7 +366,7 @@ def test_awaiting_can_be_cancelled_and_ends_the_call(run: Callable[..., Services
 
     asyncio.run(leave())
     assert services.call["store"].get_soon("a") is None
-    assert store.ended == ["sleep", "sleep"]
+    assert store.cancelled_methods == ["sleep", "sleep"]
 
 
 def test_a_blocking_call_on_a_running_loop_is_refused(run: Callable[..., Services]) -> None:
@@ -395,7 +395,7 @@ def test_services_call_services_but_never_in_a_circle(run: Callable[..., Service
         services.call["self"].ask_soon("k")
 
 
-def test_retries_are_asked_for(run: Callable[..., Services]) -> None:
+def test_a_call_is_made_again_only_with_retries(run: Callable[..., Services]) -> None:
     class Weak(BaseServiceTask):
         def __init__(self) -> None:
             self.calls = 0
@@ -420,7 +420,7 @@ def test_retries_are_asked_for(run: Callable[..., Services]) -> None:
     assert services.call_async["weak"].options(retries=9, timeout=20).work(8).result() == 9
 
 
-def test_what_stands_in_line_at_a_stop_is_done_and_what_blocks_is_failed(run: Callable[..., Services]) -> None:
+def test_queued_calls_are_done_at_a_stop_and_blocked_ones_are_failed(run: Callable[..., Services]) -> None:
     services = run(store=(Store, {"max_workers": 1}))
     store = service_of(services, "store")
     calls = [services.call_async["store"].wait(number) for number in range(3)]

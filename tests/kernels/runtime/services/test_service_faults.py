@@ -1,4 +1,4 @@
-"""What goes wrong around calls: odd errors, callbacks, keys and time-outs, workers and loops that die, stops."""
+"""What can go wrong around calls: unusual errors, callbacks, keys, time-outs, workers and loops that die, stops."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from sage.kernels.runtime.services.registry import Services, ServiceStartFailed
 
 
 @dataclass(frozen=True)
-class Frozen(Exception):
+class FrozenError(Exception):
     """Lets nobody set its attributes."""
 
     word: str
 
 
-class Odd(Exception):
-    """Has no arguments, and nothing that could be told of it."""
+class UnusualError(Exception):
+    """Has no arguments, and no text."""
 
     __slots__ = ("only",)
 
@@ -63,16 +63,16 @@ class Desk(BaseServiceTask):
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.inside = threading.Semaphore(0)
-        self.seen: list[Any] = []
+        self.results: list[Any] = []
 
     def echo(self, value: Any = None) -> Any:
-        self.seen.append(value)
+        self.results.append(value)
         return value
 
     def wait(self, value: Any = None) -> Any:
         self.inside.release()
         assert self.gate.wait(20)
-        self.seen.append(value)
+        self.results.append(value)
         return value
 
     def fail(self, error: BaseException) -> None:
@@ -89,7 +89,7 @@ class Desk(BaseServiceTask):
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             await asyncio.sleep(0.02)
-            self.seen.append("stayed")
+            self.results.append("stayed")
             raise
 
     async def never_leave(self) -> None:
@@ -106,7 +106,7 @@ class Desk(BaseServiceTask):
 
     async def echo_soon(self, value: Any) -> Any:
         await asyncio.sleep(0)
-        self.seen.append(value)
+        self.results.append(value)
         return value
 
     def run_a_loop(self, value: Any) -> Any:
@@ -124,12 +124,12 @@ def run() -> Iterator[Callable[..., Services]]:
     with ExitStack() as stack:
 
         def start(**options: Any) -> Services:
-            made = Services("test", LocalHost)
-            made.register("desk", Desk, **options)
-            made.start()
-            stack.callback(made.stop, 0.2)
-            stack.callback(lambda: desk_of(made).gate.set() if made._hosts else None)
-            return made
+            services = Services("test", LocalHost)
+            services.register("desk", Desk, **options)
+            services.start()
+            stack.callback(services.stop, 0.2)
+            stack.callback(lambda: desk_of(services).gate.set() if services._hosts else None)
+            return services
 
         yield start
 
@@ -141,7 +141,7 @@ def desk_of(services: Services) -> Any:
 # Errors
 
 
-@pytest.mark.parametrize("error", [Frozen("w"), Odd(only=1), ExceptionGroup("g", [ValueError("x")])])
+@pytest.mark.parametrize("error", [FrozenError("w"), UnusualError(only=1), ExceptionGroup("g", [ValueError("x")])])
 @pytest.mark.parametrize("method", ["fail", "fail_soon"])
 def test_unusual_errors_arrive_too(run: Callable[..., Services], error: Exception, method: str) -> None:
     services = run(max_workers=1)
@@ -160,19 +160,19 @@ def test_one_error_raised_again_and_again_does_not_grow(run: Callable[..., Servi
     assert len(str(ONCE.__cause__)) < 30_000
 
 
-class Held:
-    """What can be seen to go."""
+class Payload:
+    """An object whose end can be observed."""
 
 
 def test_an_error_that_is_kept_holds_nothing_of_its_method(run: Callable[..., Services]) -> None:
     services = run()
-    gone: list[weakref.ref[Held]] = []
+    references: list[weakref.ref[Payload]] = []
 
     def fail() -> None:
-        held = Held()
-        gone.append(weakref.ref(held))
+        payload = Payload()
+        references.append(weakref.ref(payload))
         try:
-            raise KeyError("inner", id(held))
+            raise KeyError("inner", id(payload))
         except KeyError as exc:
             raise ValueError("outer") from exc
 
@@ -183,7 +183,7 @@ def test_an_error_that_is_kept_holds_nothing_of_its_method(run: Callable[..., Se
     assert "KeyError: ('inner'" in str(caught.value.__cause__)
     services.call["desk"].run_a_loop(1)  # the worker has let go of it
     gc.collect()
-    assert gone[0]() is None
+    assert references[0]() is None
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
@@ -209,17 +209,17 @@ def test_a_method_may_run_a_loop_give_a_generator_or_recur_for_ever(run: Callabl
 def test_a_callback_that_fails_harms_nothing(run: Callable[..., Services], caplog: pytest.LogCaptureFixture) -> None:
     services = run(max_workers=1)
     later = services.call_async["desk"].options(order="key")
-    desk, seen = desk_of(services), []
+    desk, results = desk_of(services), []
     first = later.wait(1)
     assert desk.inside.acquire(timeout=20)
     with caplog.at_level(logging.ERROR):
         first.add_done_callback(lambda _: 1 / 0)
-        first.add_done_callback(lambda call: seen.append(call.result()))
+        first.add_done_callback(lambda call: results.append(call.result()))
         second = later.echo(2)
         desk.gate.set()
         assert (first.result(20), second.result(20)) == (1, 2)
     assert "a callback of the call of 'desk'.wait failed" in caplog.text
-    assert seen == [1]
+    assert results == [1]
 
 
 def test_a_callback_may_call_the_same_service_but_not_wait_for_it(run: Callable[..., Services]) -> None:
@@ -267,8 +267,8 @@ def test_a_call_ends_once_whichever_end_is_first() -> None:
     """Result, cancellation and deadline at one time."""
     for turn in range(2000 if os.environ.get("SAGE_TEST_FULL") else 200):
         call = ServiceCall("work", (), {}, ("desk",), time.monotonic() + 0.0002 if turn % 2 else None, waits=True)
-        seen: list[ServiceCall] = []
-        call.add_done_callback(seen.append)
+        results: list[ServiceCall] = []
+        call.add_done_callback(results.append)
         if not call.begin():  # a slow machine: its time was over before
             assert call.settled
             continue
@@ -278,7 +278,7 @@ def test_a_call_ends_once_whichever_end_is_first() -> None:
             thread.start()
         for thread in threads:
             thread.join(20)
-        assert seen == [call]
+        assert results == [call]
         error = call.exception()
         assert isinstance(error, CancelledError | DeadlineExceeded) if error else call.result() == 5
 
@@ -301,7 +301,7 @@ def test_an_async_method_does_not_begin_after_its_deadline() -> None:
     call = ServiceCall("echo_soon", (1,), {}, ("desk",), time.monotonic())
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(in_time(call, desk.echo_soon(1)))
-    assert desk.seen == []
+    assert desk.results == []
     assert isinstance(call.exception(), DeadlineExceeded)
 
 
@@ -352,7 +352,7 @@ def test_calls_behind_their_key_count_as_waiting(run: Callable[..., Services]) -
     waiting[1].cancel()
     desk.gate.set()
     assert [call.result(20) for call in (first, waiting[0], waiting[2])] == [0, 0, 2]
-    assert desk.seen == [0, 0, 2]
+    assert desk.results == [0, 0, 2]
 
 
 def test_a_stop_fails_what_waits_behind_a_key(run: Callable[..., Services]) -> None:
@@ -374,7 +374,7 @@ def test_the_next_call_of_a_key_never_runs_beside_a_cancelled_one(run: Callable[
     assert desk.inside.acquire(timeout=20)
     first.cancel()
     assert second.result(20) == "next"
-    assert desk.seen == ["stayed", "next"]
+    assert desk.results == ["stayed", "next"]
 
 
 def test_a_worker_that_dies_leaves_its_ordered_key_to_another() -> None:
@@ -402,7 +402,7 @@ def test_a_call_cancelled_between_two_attempts_is_not_made_again(run: Callable[.
     failed = threading.Event()
 
     def fail_once(_: Any = None) -> None:
-        desk.seen.append("tried")
+        desk.results.append("tried")
         failed.set()
         raise Unavailable("not now")
 
@@ -416,7 +416,7 @@ def test_a_call_cancelled_between_two_attempts_is_not_made_again(run: Callable[.
             thread.join(20)  # the next attempt would be made by it
     services.call["desk"].run_a_loop(1)
     services.call["desk"].run_a_loop(1)
-    assert desk.seen == ["tried", 1, 1]
+    assert desk.results == ["tried", 1, 1]
 
 
 def test_retries_are_refused_on_a_loop_before_anything_runs(run: Callable[..., Services]) -> None:
@@ -428,7 +428,7 @@ def test_retries_are_refused_on_a_loop_before_anything_runs(run: Callable[..., S
 
     asyncio.run(block())
     services.call["desk"].echo("after")
-    assert desk_of(services).seen == ["after"]
+    assert desk_of(services).results == ["after"]
 
 
 class Clerk(BaseServiceTask):
@@ -444,7 +444,7 @@ class Clerk(BaseServiceTask):
             self.errors.append(exc)
             raise
 
-    def asked(self) -> list[BaseException]:
+    def errors_so_far(self) -> list[BaseException]:
         return self.errors
 
 
@@ -461,12 +461,12 @@ def test_a_cancelled_call_ends_what_it_waits_for() -> None:
         while not len(services._hosts["desk"]._mailbox):  # type: ignore[attr-defined]
             time.sleep(0)
         assert call.cancel()
-        (error,) = services.call["clerk"].asked(timeout=20)  # its one worker is free again
+        (error,) = services.call["clerk"].errors_so_far(timeout=20)  # its one worker is free again
         assert isinstance(error, CancelledError)
         desk.gate.set()
         blocking.result(20)
         services.call["desk"].echo("last")
-        assert desk.seen == ["first", "last"]
+        assert desk.results == ["first", "last"]
     finally:
         desk.gate.set()
         services.stop()
@@ -542,15 +542,15 @@ def test_a_start_that_fails_says_why_also_when_the_cleanup_fails() -> None:
 
 def test_proxies_that_were_kept_over_a_restart_work_again(run: Callable[..., Services]) -> None:
     services = run()
-    kept, keyed = services.call["desk"], services.call["desk"].options(order=1)
-    echo, later = kept.echo, services.call_async["desk"].options(retries=1)
+    proxy, keyed = services.call["desk"], services.call["desk"].options(order=1)
+    echo, later = proxy.echo, services.call_async["desk"].options(retries=1)
     assert (echo(1), keyed.echo(1)) == (1, 1)
     services.stop()
     with pytest.raises(Unavailable, match="is stopped"):
-        kept.echo(2)
+        proxy.echo(2)
     services.start()
-    assert [echo(3), kept.echo(3), keyed.echo(3), later.echo(3).result(20)] == [3] * 4
-    assert desk_of(services).seen == [3] * 4
+    assert [echo(3), proxy.echo(3), keyed.echo(3), later.echo(3).result(20)] == [3] * 4
+    assert desk_of(services).results == [3] * 4
 
 
 def test_a_built_in_class_can_be_a_service() -> None:
@@ -595,7 +595,7 @@ def test_without_threads_a_call_fails(run: Callable[..., Services], monkeypatch:
         with pytest.raises(Unavailable, match="no worker can be made for the service 'desk': can't start new thread"):
             services.call["desk"].echo(1, timeout=20)
     assert services.call["desk"].echo(2, timeout=20) == 2
-    assert desk_of(services).seen == [2]
+    assert desk_of(services).results == [2]
 
 
 def test_the_process_ends_without_waiting_for_calls() -> None:
@@ -649,22 +649,22 @@ def test_a_stop_under_load_settles_every_call(run: Callable[..., Services], grac
     calls: list[list[ServiceCall]] = [[] for _ in range(4)]
     full = threading.Barrier(5)
 
-    def load(mine: list[ServiceCall], number: int) -> None:
+    def load(own_calls: list[ServiceCall], number: int) -> None:
         proxies = [services.call_async["desk"].options(order=key) for key in (None, number, "all")]
         for turn in range(10**6):
             if turn == 100:
                 full.wait(20)
             try:
-                mine.append(
+                own_calls.append(
                     proxies[turn % 3].options(timeout=20).echo_soon(turn) if turn % 5 else proxies[turn % 3].echo(turn)
                 )
             except Unavailable as exc:
                 if exc.code == "service_stopped":
                     return
-            if turn % 7 == 0 and mine:
-                mine[-1].cancel()
+            if turn % 7 == 0 and own_calls:
+                own_calls[-1].cancel()
 
-    threads = [threading.Thread(target=load, args=(mine, number)) for number, mine in enumerate(calls)]
+    threads = [threading.Thread(target=load, args=(own_calls, number)) for number, own_calls in enumerate(calls)]
     for thread in threads:
         thread.start()
     full.wait(20)
@@ -672,7 +672,7 @@ def test_a_stop_under_load_settles_every_call(run: Callable[..., Services], grac
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
-    for call in [call for mine in calls for call in mine]:
+    for call in [call for own_calls in calls for call in own_calls]:
         error = call.exception(timeout=10)
         assert error is None or isinstance(error, CancelledError | Unavailable)
         if grace and error is not None:

@@ -1,4 +1,4 @@
-"""Services of an environment: registered in any order, started by need, stopped the other way, alone."""
+"""Services of an environment: registered in any order, started by need, stopped in reverse; and services alone."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from sage.kernels.runtime.services.registry import Services, ServiceStartFailed
 Log = list[tuple[str, str]]
 
 
-class Noting(BaseServiceTask):
-    """Notes its life, under its name, in a log of the test."""
+class LoggingService(BaseServiceTask):
+    """Writes its setup and cleanup, with its name, into a log of the test."""
 
     def __init__(self, log: Log, name: str, fails: str = "", answer: Any = None) -> None:
         self.log = log
         self.name = name
         self.fails = fails
-        self.given = answer
+        self._answer = answer
 
     def setup(self) -> None:
-        self._note("setup")
+        self._log("setup")
 
     def cleanup(self) -> None:
-        self._note("cleanup")
+        self._log("cleanup")
 
     def answer(self) -> Any:
-        return self.given
+        return self._answer
 
-    def _note(self, what: str) -> None:
+    def _log(self, what: str) -> None:
         self.log.append((what, self.name))
         if what == self.fails:
             raise OSError(f"no {what} today")
 
 
 def factory(log: Log, name: str, *needs: str, **more: Any) -> ServiceFactory:
-    return ServiceFactory(Noting, (log, name), more, needs)
+    return ServiceFactory(LoggingService, (log, name), more, needs)
 
 
-def test_services_start_by_need_and_stop_the_other_way() -> None:
+def test_services_start_after_what_they_need_and_stop_in_reverse() -> None:
     log: Log = []
     services = Services("test", LocalHost)
     services.register("c", factory(log, "c", "b", "a"))
     services.register("a", factory(log, "a"))
-    services.register("b", Noting, factory(log, "b", "a"))
+    services.register("b", LoggingService, factory(log, "b", "a"))
     services.start()
     assert [name for _, name in log] == ["a", "b", "c"]
     services.stop()
@@ -59,10 +59,10 @@ def test_all_ways_of_registering_make_the_same_service() -> None:
     log: Log = []
     services = Services("test", LocalHost)
     services.register("by_factory", factory(log, "1", answer=1))
-    services.register("by_class_and_factory", Noting, factory(log, "2", answer=2))
-    services.register("by_class", Noting, log, "3", answer=3, max_workers=2)
-    services.register("by_function", partial(Noting, log, "4", answer=4))
-    services.register("by_lambda", lambda: Noting(log, "5", answer=5))
+    services.register("by_class_and_factory", LoggingService, factory(log, "2", answer=2))
+    services.register("by_class", LoggingService, log, "3", answer=3, max_workers=2)
+    services.register("by_function", partial(LoggingService, log, "4", answer=4))
+    services.register("by_lambda", lambda: LoggingService(log, "5", answer=5))
     services.register("with_more", factory(log, "6"), answer=6)
     services.start()
     try:
@@ -76,7 +76,7 @@ def test_all_ways_of_registering_make_the_same_service() -> None:
         services.stop()
 
 
-def test_a_circle_of_needs_or_a_missing_one_fails_the_start() -> None:
+def test_a_circle_of_needs_or_a_missing_need_fails_the_start() -> None:
     log: Log = []
     services = Services("test", LocalHost)
     services.register("a", factory(log, "a", "b"))
@@ -106,7 +106,7 @@ def test_a_service_that_cannot_start_fails_the_start_with_its_cause_and_nothing_
 
 def test_a_constructor_that_fails_is_a_service_that_cannot_start() -> None:
     services = Services("test", LocalHost)
-    services.register("a", Noting)
+    services.register("a", LoggingService)
     with pytest.raises(ServiceStartFailed, match="missing 2 required positional arguments"):
         services.start()
 
@@ -114,19 +114,19 @@ def test_a_constructor_that_fails_is_a_service_that_cannot_start() -> None:
 @pytest.mark.parametrize("name", ["", "  ", 5, "x" * 201])
 def test_a_bad_name_is_refused(name: Any) -> None:
     with pytest.raises(InvalidRequest, match="a service's name must be a text"):
-        Services("test", LocalHost).register(name, Noting)
+        Services("test", LocalHost).register(name, LoggingService)
 
 
-@pytest.mark.parametrize("given", [None, 5, "KVService"])
-def test_what_makes_no_service_is_refused(given: Any) -> None:
+@pytest.mark.parametrize("service", [None, 5, "KVService"])
+def test_an_object_that_is_neither_class_nor_factory_is_refused(service: Any) -> None:
     with pytest.raises(InvalidRequest, match="by a class or a factory"):
-        Services("test", LocalHost).register("a", given)
+        Services("test", LocalHost).register("a", service)
 
 
 @pytest.mark.parametrize(("word", "value"), [("max_workers", 0), ("queue_size", -1), ("max_workers", "two")])
-def test_bad_hosting_is_refused(word: str, value: Any) -> None:
+def test_bad_hosting_options_are_refused(word: str, value: Any) -> None:
     services = Services("test", LocalHost)
-    services.register("a", Noting, [], "a", **{word: value})
+    services.register("a", LoggingService, [], "a", **{word: value})
     with pytest.raises(ServiceStartFailed, match=f"a whole number from 1 as {word}"):
         services.start()
 
@@ -142,7 +142,7 @@ def test_a_name_is_taken_once_and_never_while_services_run() -> None:
     services.stop()
 
 
-def test_two_environments_never_meet() -> None:
+def test_two_environments_with_the_same_names_are_apart() -> None:
     first, second = (Services(name, LocalHost) for name in ("first", "second"))
     first.register("a", factory([], "a", answer="first"))
     second.register("a", factory([], "a", answer="second"))
@@ -164,11 +164,11 @@ def test_services_run_until_their_last_user_stops_and_may_start_again() -> None:
     services.start()
     services.start()
     services.stop()
-    kept = services.call["a"]
-    assert kept.answer() == 1
+    proxy = services.call["a"]
+    assert proxy.answer() == 1
     services.stop()
     with pytest.raises(Unavailable, match="the service 'a' is stopped"):
-        kept.answer()
+        proxy.answer()
     services.start()
     assert services.call["a"].answer() == 1
     services.stop()
@@ -176,16 +176,16 @@ def test_services_run_until_their_last_user_stops_and_may_start_again() -> None:
     assert log == [("setup", "a"), ("cleanup", "a")] * 2
 
 
-def test_a_service_stands_alone() -> None:
+def test_a_service_works_without_an_environment() -> None:
     log: Log = []
-    with Noting(log, "alone", answer=3) as service:
+    with LoggingService(log, "alone", answer=3) as service:
         assert service.answer() == 3
         with pytest.raises(InvalidRequest, match="Noting stands alone"):
             _ = service.call_service
     assert log == [("setup", "alone"), ("cleanup", "alone")]
 
 
-def test_a_health_that_fails_shows() -> None:
+def test_a_health_check_that_fails_shows() -> None:
     class Sick(BaseServiceTask):
         def health(self) -> dict[str, Any]:
             raise OSError("disk full")
