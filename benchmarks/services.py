@@ -27,7 +27,7 @@ _QUIET: dict[str, Any] = {"discovery": None}
 
 @dataclass
 class Row:
-    """The rate of one way, per second, and its ``ratio`` to that of ``beside`` in the same round: medians of the rounds."""
+    """A rate per second, and its ``ratio`` to that of ``beside`` in the same round; medians over the rounds."""
 
     name: str
     rate: float
@@ -129,9 +129,8 @@ def compare(
             rates[name].append(a_second(work, count))
     rows = []
     for name, _, _, goal in ours:
-        ratio = statistics.median(
-            our_rate / bare_rate for our_rate, bare_rate in zip(rates[name], rates[bare[0]], strict=True)
-        )
+        pairs = zip(rates[name], rates[bare[0]], strict=True)
+        ratio = statistics.median(our_rate / bare_rate for our_rate, bare_rate in pairs)
         median = statistics.median(rates[name])
         rows.append(Row(name, median, bare[0], statistics.median(rates[bare[0]]), ratio, goal))
     return rows

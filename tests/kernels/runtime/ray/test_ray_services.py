@@ -420,9 +420,8 @@ def test_a_pipeline_outlives_the_death_of_its_workers(
     environment = LocalEnvironment("pipeline", ray_config, platform="ray")
     environment.register_service("kv", KVService)
     results: list[Any] = []
-    environment.from_batch(range(40)).map(Poisoned, tmp_path, on_error="skip").filter(
-        lambda record: record[0] % 2
-    ).sink(results.append)
+    stream = environment.from_batch(range(40)).map(Poisoned, tmp_path, on_error="skip")
+    stream.filter(lambda record: record[0] % 2).sink(results.append)
     job = environment.execute()
     assert results == [(n, True) for n in range(1, 40, 2) if n not in (13, 17)]
     assert sum(stage["skipped"] for stage in job.metrics.values()) == 2

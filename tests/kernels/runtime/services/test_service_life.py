@@ -180,7 +180,7 @@ def test_a_service_works_without_an_environment() -> None:
     log: Log = []
     with LoggingService(log, "alone", answer=3) as service:
         assert service.answer() == 3
-        with pytest.raises(InvalidRequest, match="Noting stands alone"):
+        with pytest.raises(InvalidRequest, match="LoggingService stands alone"):
             _ = service.call_service
     assert log == [("setup", "alone"), ("cleanup", "alone")]
 
