@@ -10,6 +10,9 @@ LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11
 # Tests of one file stay together, since they share what takes long to start.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python

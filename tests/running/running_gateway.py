@@ -8,7 +8,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +26,44 @@ LOW_COST = HashCost(memory_kib=64)
 """Passwords are hashed in a moment; the full cost is tested in ``tests/middleware/auth``."""
 
 
-@dataclass
 class Running:
-    """A gateway that serves at ``url``; ``key`` is an API key of its admin."""
+    """A gateway that serves at ``url``; ``key`` is an API key of its admin ``root``."""
 
-    url: str
-    key: str
-    settings: Settings
-    server: GatewayServer
-    accounts: Accounts | None = None
-    edge: Any = None
+    def __init__(self, url: str, key: str, settings: Settings, server: GatewayServer, edge: Any) -> None:
+        self.url = url
+        self.key = key
+        self.settings = settings
+        self.server = server
+        self.edge = edge
+        self._session = requests.Session()
+        self._session.trust_env = False  # else each request looks for proxies and a .netrc
+
+    @functools.cached_property
+    def accounts(self) -> Accounts | None:
+        """The gateway's accounts, opened beside it; ``None`` where there are none."""
+        settings = self.settings
+        return Accounts(settings.data_dir, settings.auth, hash_cost=LOW_COST) if settings.auth.enabled else None
+
+    def close(self) -> None:
+        self._session.close()
+        if (accounts := self.__dict__.get("accounts")) is not None:
+            accounts.close()
 
     def headers(self, key: str | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {key or self.key}"}
 
     def post(self, path: str, json: Any = None, *, key: str | None = None, **options: Any) -> requests.Response:
-        options.setdefault("timeout", 30)
-        headers = {**self.headers(key), **options.pop("headers", {})}
-        return requests.post(self.url + path, json=json, headers=headers, **options)
+        return self.request("POST", path, key=key, json=json, **options)
 
     def get(self, path: str, *, key: str | None = None, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, headers=self.headers(key), timeout=30, **options)
+        return self.request("GET", path, key=key, **options)
+
+    def request(self, method: str, path: str, *, key: str | None = None, **options: Any) -> requests.Response:
+        """Over a connection that is kept, unless the answer is a stream, which a test may leave half read."""
+        options.setdefault("timeout", 30)
+        headers = {**self.headers(key), **options.pop("headers", {})}
+        send = requests.request if options.get("stream") else self._session.request
+        return send(method, self.url + path, headers=headers, **options)
 
     def new_key(self, **fields: Any) -> str:
         """A further key of the admin: ``scopes``, ``models``, ``tenant``."""
@@ -62,33 +78,39 @@ class Running:
 
 
 @functools.cache
-def _prepared() -> tuple[bytes, str]:
-    """A database with the admin ``root`` in it, and a key of theirs: each gateway starts with a copy."""
+def _prepared() -> tuple[dict[Path, bytes], str]:
+    """The files of accounts with the admin ``root``, and a key of theirs: each gateway starts with a copy."""
     with tempfile.TemporaryDirectory() as scratch:
         accounts = Accounts(Path(scratch), Auth(), hash_cost=LOW_COST)
         accounts.users.add("root", PASSWORD, role="admin")
         key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
         accounts.close()
-        return (Path(scratch) / "sage.db").read_bytes(), key
+        names = (file.relative_to(scratch) for file in Path(scratch).rglob("*") if file.is_file())
+        return {name: (Path(scratch) / name).read_bytes() for name in names}, key
 
 
-def _accounts(settings: Settings, hash_cost: HashCost) -> tuple[Accounts, str]:
-    """The accounts under ``settings.data_dir``, with ``root`` in them, and a key of theirs."""
-    database = settings.data_dir / "sage.db"
-    if not database.exists():
-        content, key = _prepared()
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        database.touch(mode=0o600)
-        database.write_bytes(content)
-        return Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost), key
-    accounts = Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost)
-    return accounts, accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
+def _prepare(settings: Settings) -> str:
+    """Puts accounts under ``settings.data_dir`` if there are none yet; returns a key of their admin."""
+    if (settings.data_dir / "sage.db").exists():
+        accounts = Accounts(settings.data_dir, settings.auth, hash_cost=LOW_COST)
+        try:
+            return accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
+        finally:
+            accounts.close()
+    files, key = _prepared()
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in files.items():
+        file = settings.data_dir / name
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(content)
+    return key
 
 
 @contextmanager
 def run_gateway(settings: Settings, *, hash_cost: HashCost = LOW_COST) -> Iterator[Running]:
     """The real server with the real application, on a thread of its own; ends with the block."""
-    accounts, key = _accounts(settings, hash_cost) if settings.auth.enabled else (None, "")
+    key = _prepare(settings) if settings.auth.enabled else ""
     sock = bind(settings.api.host, settings.api.port)
     ready = threading.Event()
     edge = create_app(settings, hash_cost=hash_cost)
@@ -108,13 +130,13 @@ def run_gateway(settings: Settings, *, hash_cost: HashCost = LOW_COST) -> Iterat
     thread.start()
     assert ready.wait(30)
     assert not failures, failures
+    running = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", key, settings, server, edge)
     try:
-        yield Running(f"http://127.0.0.1:{sock.getsockname()[1]}", key, settings, server, accounts, edge)
+        yield running
     finally:
+        running.close()
         server.should_exit = True
         thread.join(30)
         sock.close()
-        if accounts is not None:
-            accounts.close()
     assert not thread.is_alive()
     assert not failures, failures
