@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from sage.api.kafka_options import KafkaOptions
+from sage.api.kafka_package import load_aiokafka
 from sage.errors import UpstreamFailed
 
 _log = logging.getLogger(__name__)
@@ -45,8 +46,7 @@ class GroupConsumer:
 
     async def join(self, seconds: float) -> None:
         """Makes one attempt. Raises :class:`BrokerAway`."""
-        from aiokafka import errors
-
+        errors = load_aiokafka().errors
         self._consumer = self._make_consumer()
         try:
             await asyncio.wait_for(self._consumer.start(), seconds)
@@ -57,12 +57,12 @@ class GroupConsumer:
         self._mark_connected()
 
     def _make_consumer(self) -> Any:
-        from aiokafka import AIOKafkaConsumer
-
         arguments = {"auto_offset_reset": "earliest", **self._options.consumer, "enable_auto_commit": False}
         servers = self._options.bootstrap_servers
         servers = servers if isinstance(servers, str) else list(servers)
-        consumer = AIOKafkaConsumer(bootstrap_servers=servers, group_id=self._options.group_id, **arguments)
+        consumer = load_aiokafka().AIOKafkaConsumer(
+            bootstrap_servers=servers, group_id=self._options.group_id, **arguments
+        )
         consumer.subscribe(list(self._options.topics), listener=_listener(self._before_revocation))
         return consumer
 
@@ -79,8 +79,7 @@ class GroupConsumer:
     async def poll(self, limit: int, interruption: asyncio.Event) -> list[Any]:
         """Up to ``limit`` records. Returns none after :data:`_POLL` seconds, and when ``interruption`` is set, which it
         clears. Raises :class:`BrokerAway` for errors that may pass, :class:`UpstreamFailed` for others."""
-        from aiokafka import errors
-
+        errors = load_aiokafka().errors
         poll = asyncio.ensure_future(self._consumer.getmany(timeout_ms=int(_POLL * 1000), max_records=limit))
         interrupted = asyncio.ensure_future(interruption.wait())
         await asyncio.wait((poll, interrupted), timeout=2 * _POLL, return_when=asyncio.FIRST_COMPLETED)
@@ -152,9 +151,7 @@ def _is_temporary(exc: Any) -> bool:
 
 
 def _listener(before_revocation: Callable[[], Awaitable[None]]) -> Any:
-    from aiokafka import ConsumerRebalanceListener
-
-    class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    class Listener(load_aiokafka().ConsumerRebalanceListener):  # type: ignore[misc]
         async def on_partitions_revoked(self, revoked: Any) -> None:
             if revoked:
                 await before_revocation()

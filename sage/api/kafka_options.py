@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
+from sage.api.kafka_package import load_aiokafka
 from sage.api.kafka_records import Decode, decode_key, decode_value
-from sage.errors import InvalidRequest, MissingExtra
+from sage.errors import InvalidRequest
 
 _RESERVED = ("loop", "enable_auto_commit", "key_deserializer", "value_deserializer", "group_id", "bootstrap_servers")
 """Arguments of ``aiokafka.AIOKafkaConsumer`` that the source sets itself."""
@@ -61,11 +62,8 @@ def kafka_options(servers: Any, topic: Any, group_id: Any, options: Mapping[str,
 
 
 def _check_consumer(options: Mapping[str, Any]) -> None:
-    try:
-        from aiokafka import AIOKafkaConsumer
-    except ImportError:
-        raise MissingExtra("a Kafka source", "kafka") from None
-    names = [name for name in inspect.signature(AIOKafkaConsumer).parameters if name not in ("topics", *_RESERVED)]
+    parameters = inspect.signature(load_aiokafka().AIOKafkaConsumer).parameters
+    names = [name for name in parameters if name not in ("topics", *_RESERVED)]
     for name in options:
         if name not in names and name != "enable_auto_commit":
             nearest = difflib.get_close_matches(name, names, 1)

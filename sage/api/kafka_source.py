@@ -11,6 +11,7 @@ from typing import Any
 from sage.api.kafka_consumer import BrokerAway, GroupConsumer
 from sage.api.kafka_offsets import KafkaOffsets
 from sage.api.kafka_options import KafkaOptions
+from sage.api.kafka_package import load_aiokafka
 from sage.api.kafka_records import KafkaRecord, raw_record
 from sage.errors import Unavailable
 from sage.kernels.runtime.services.callers import Callers
@@ -115,11 +116,10 @@ class KafkaSource:
             await self._consumer.check_broker()
 
     async def _put(self, task: SourceTask, messages: list[Any]) -> None:
-        from aiokafka import TopicPartition
-
+        make_partition = load_aiokafka().TopicPartition
         records = []
         for message in messages:
-            done = self._offsets.add(TopicPartition(message.topic, message.partition), message.offset)
+            done = self._offsets.add(make_partition(message.topic, message.partition), message.offset)
             record = raw_record(message)
             try:
                 self._decode(record)
