@@ -141,7 +141,7 @@ class LeaderCommit(Generic[W]):
         return len(self._waiting)
 
 
-class _Task(QueuedWrite):
+class _QueuedTask(QueuedWrite):
     """Something to call between two commits."""
 
     __slots__ = ("_task",)
@@ -173,7 +173,7 @@ class ThreadCommit(Generic[W]):
         self._thread_name = thread_name
         self._max_weight = max_weight
         self._gather_seconds = gather_seconds
-        self._waiting: deque[W | _Task] = deque()
+        self._waiting: deque[W | _QueuedTask] = deque()
         self._changed = threading.Condition()
         """Guards all that follows and what waits."""
         self._thread: threading.Thread | None = None
@@ -192,14 +192,14 @@ class ThreadCommit(Generic[W]):
 
         Raises :class:`WriterClosed` after :meth:`close`.
         """
-        return self._run(_Task(task))
+        return self._run(_QueuedTask(task))
 
     @property
     def waiting(self) -> int:
         """How many writes and tasks wait for their turn."""
         return len(self._waiting)
 
-    def _run(self, write: W | _Task) -> Any:
+    def _run(self, write: W | _QueuedTask) -> Any:
         write.start_waiting()
         with self._changed:
             if self._closed:
@@ -222,13 +222,13 @@ class ThreadCommit(Generic[W]):
 
     def _serve(self) -> None:
         while group := self._next_group():
-            if isinstance(group, _Task):
+            if isinstance(group, _QueuedTask):
                 group.call()
             else:
                 with suppress(BaseException):  # its callers got it
                     _commit_or_fail(self._commit, group)
 
-    def _next_group(self) -> list[W] | _Task | None:
+    def _next_group(self) -> list[W] | _QueuedTask | None:
         """What is done next; ``None`` means that the thread may end."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._waiting or self._closed, _IDLE_SECONDS) or not self._waiting:
@@ -239,7 +239,7 @@ class ThreadCommit(Generic[W]):
                     lambda: len(self._waiting) >= self._last_size or self._closed, self._gather_seconds
                 )
             first = self._waiting.popleft()
-            if isinstance(first, _Task):
+            if isinstance(first, _QueuedTask):
                 self._last_size = 1
                 return first
             group = self._group_of(first)
@@ -251,7 +251,7 @@ class ThreadCommit(Generic[W]):
         group, weight = [first], first.weight
         while self._waiting:
             write = self._waiting[0]
-            if isinstance(write, _Task) or weight + write.weight > self._max_weight:
+            if isinstance(write, _QueuedTask) or weight + write.weight > self._max_weight:
                 break
             self._waiting.popleft()
             group.append(write)

@@ -11,6 +11,8 @@ from sage.errors import InvalidRequest, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
 from sage.service.kv.backends import MAX_KEY, MISSING, KeyValueBackend
 from sage.service.kv.memory_backend import MemoryBackend
+from sage.service.kv.redis_backend import RedisBackend
+from sage.service.kv.sqlite_backend import SqliteBackend
 
 DEFAULT_TENANT = "default"
 BACKENDS = ("memory", "sqlite", "redis")
@@ -77,14 +79,10 @@ class KVService(BaseServiceTask):
         if self._backend_type == "memory":
             self._backend = MemoryBackend(self._max_size, self._clock or time.monotonic)
         elif self._backend_type == "sqlite":
-            from sage.service.kv.sqlite_backend import SqliteBackend
-
             assert self._directory is not None
             path = Path(self._directory) / "kv.sqlite"
             self._backend = SqliteBackend(path, self._max_size, self._clock or time.time)
         else:
-            from sage.service.kv.redis_backend import RedisBackend
-
             assert self._redis_url is not None
             self._backend = RedisBackend(self._redis_url, self._prefix)
 
