@@ -113,8 +113,8 @@ class UpstreamModel:
 class UpstreamRequest:
     """One HTTP request to an upstream, ready to send; ``provider`` is its name, for errors.
 
-    Dispatch sets ``timeouts`` and ``socket`` from the deployment, and ``total`` when less than the whole
-    ``timeouts.total`` is left, in seconds.
+    Dispatch sets ``timeouts`` and ``socket`` from the deployment, and ``total``, in seconds, when less than
+    ``timeouts.total`` remains.
     """
 
     provider: str

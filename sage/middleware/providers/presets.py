@@ -14,7 +14,7 @@ from sage.middleware.settings.providers import RemoteProvider
 
 
 class PresetProvider(OpenAIProvider):
-    """OpenAI's wire, less the operations and fields that the vendor's row says it does not have."""
+    """OpenAI's wire without the operations and fields that the vendor's row excludes."""
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         preset = KINDS[settings.kind]
@@ -35,8 +35,8 @@ class PresetProvider(OpenAIProvider):
 
     def _unsupported_in(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for field, value in self._unsupported:
-            given = body.get(field)
-            if given is not None and (not value or value == _choice(given)):
+            requested = body.get(field)
+            if requested is not None and (not value or value == _choice(requested)):
                 yield field, value
 
 

@@ -38,7 +38,7 @@ class UpstreamResponse(Protocol):
     headers: Mapping[str, str]
 
     async def read(self) -> bytes:
-        """The whole body. Raises :class:`UpstreamFailed` if it is cut off, :class:`DeadlineExceeded` if it stalls."""
+        """The full body. Raises :class:`UpstreamFailed` if it is cut off, :class:`DeadlineExceeded` if it stalls."""
         ...
 
     async def chunk(self) -> bytes:

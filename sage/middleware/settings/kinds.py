@@ -1,7 +1,7 @@
 """Every kind of provider, one row each: its section, its variables, its address, its models' names, its adapter.
 
-All that goes by the kind is made from these rows: the sections under ``llm.providers``, the vendors' variables, the
-vendor of a model's name, the adapter of a provider, what an error tells the reader to set, the tests' list of vendors
+Everything that depends on the kind is made from these rows: the sections under ``llm.providers``, the vendors'
+variables, the vendor of a model's name, the adapter of a provider, the advice in errors, the tests' list of vendors,
 and the tables in docs/providers.md and docs/configuration.md.
 
 A vendor that speaks OpenAI's wire is one row in :data:`PRESETS` and nothing else. A vendor with a wire of its own is
@@ -36,7 +36,7 @@ from sage.middleware.settings.quantities import ollama_url
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderKind:
-    """What there is to know of a kind of provider before one is configured."""
+    """The facts of a kind of provider that do not depend on a configuration."""
 
     name: str
     adapter: str
@@ -44,13 +44,13 @@ class ProviderKind:
     settings: type[ProviderCommon] = RemoteProvider
     """Its section of the configuration."""
     needs: tuple[str, ...] = ("api_key",)
-    """It is configured when one of these keys is given; empty means always."""
+    """A provider is configured when one of these keys is set; empty means always."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """The vendor's own environment variables, each with the key that it fills. Of two for one key the first wins."""
     read_variable: Callable[[str], str] = str
     """Makes the key's value of a variable's text."""
     default_url: str | None = None
-    """Where it is when no ``base_url`` is given; ``None`` means that the vendor has no fixed address."""
+    """The address without a ``base_url``; ``None`` means that the vendor has no fixed address."""
     families: tuple[str, ...] = ()
     """Patterns (``gpt-*``) of the model names that are the vendor's own."""
     starts_engines: bool = False
@@ -77,11 +77,11 @@ class ProviderKind:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(ProviderKind):
-    """A vendor that speaks OpenAI's wire at an address of its own. What it cannot do is refused before it is asked."""
+    """A vendor that speaks OpenAI's wire at an address of its own. What it cannot do is refused without a request."""
 
     adapter: str = "presets:PresetProvider"
     operations: tuple[str, ...] = ("chat/completions",)
-    """What it can be asked for, by the path below the address (``embeddings``, ``completions``, ``rerank``)."""
+    """The operations that it has, by their paths below the address (``embeddings``, ``completions``, ``rerank``)."""
     unsupported: tuple[str, ...] = ()
     """OpenAI's fields that it does not have (``n``), or values of them (``response_format:json_schema``; of an object,
     the value is its ``type``): refused with 400, or left out for a model with ``drop_unsupported``."""
@@ -131,7 +131,7 @@ VENDORS: tuple[ProviderKind, ...] = (
         name="local", adapter="local.provider:LocalEngineProvider", settings=LocalProvider, needs=(), keeps_files=True
     ),
 )
-"""Those with a wire or an adapter of their own."""
+"""Kinds with an adapter of their own."""
 
 PRESETS: tuple[Preset, ...] = (
     Preset(  # api-docs.deepseek.com
@@ -173,7 +173,7 @@ PRESETS: tuple[Preset, ...] = (
         operations=("chat/completions", "completions", "embeddings"),
     ),
 )
-"""Those that speak OpenAI's wire. Each row says which page of the vendor's it was read from."""
+"""Vendors that speak OpenAI's wire. The comment in each row names the vendor's page that it was read from."""
 
 KINDS: Mapping[str, ProviderKind] = {kind.name: kind for kind in (*VENDORS, *PRESETS)}
 """All of them, by name."""

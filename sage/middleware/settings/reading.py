@@ -30,13 +30,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    keys: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, str) and key in seen:
+        if isinstance(key, str) and key in keys:
             raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
         if isinstance(key, str):
-            seen.add(key)
+            keys.add(key)
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 
@@ -140,20 +140,20 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> Origins:
     """Puts the settings of the environment into ``data``. An empty variable counts as not set."""
-    known = sorted(Settings.model_fields)
+    sections = sorted(Settings.model_fields)
     origins: Origins = {}
     for name in sorted(environ):
         if not name.startswith("SAGE_") or name in _NOT_SETTINGS or not environ[name]:
             continue
         path = [part.lower() for part in name[len("SAGE_") :].split("__")]
         label = f"environment variable {name}"
-        if path[0] not in known:
+        if path[0] not in sections:
             # SAGE_ROOT and its like belong to other programs; a nested or nearly right name is a slip.
             section = path[0].partition("_")[0]
-            if section in known:
+            if section in sections:
                 right = f"SAGE_{section}__{name[len('SAGE_') + len(section) + 1 :]}".upper()
                 raise ConfigError(f"{label}: levels are parted by two underscores; did you mean {right}?")
-            hint = nearest(path[0], known)
+            hint = nearest(path[0], sections)
             if len(path) > 1 or hint.startswith("did"):
                 raise ConfigError(f"{label}: unknown key '{path[0]}'; {hint}")
             continue

@@ -1,7 +1,7 @@
-"""What can be configured: `config.yaml`, then ``SAGE_…`` from the environment, then flags, all typed.
+"""All settings, typed, with their defaults.
 
-The defaults here are the built-in configuration; the repository's `config.yaml` states them line for line and a test
-holds the two together. How the sources are read and merged is in :mod:`sage.middleware.settings.reading`.
+The defaults here are the built-in configuration; the repository's `config.yaml` states them line for line, and a test
+keeps the two equal. :mod:`sage.middleware.settings.reading` reads and merges the sources.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Api(SettingsSection):
     port: int = Field(8000, ge=0, le=65535)
     max_body_bytes: Size = 32 * 2**20
     allowed_hosts: tuple[str, ...] = ()
-    """Host names that requests may be addressed to; empty: any with auth on, loopback names only without."""
+    """Host names that requests may be addressed to. Empty means any with auth on, and loopback names without."""
     shutdown_grace: Duration = 30.0
-    """How long requests that run may go on after SIGTERM, in seconds."""
+    """How long running requests may go on after SIGTERM, in seconds."""
     access_log: bool = True
 
 
@@ -47,53 +47,53 @@ class ManagedServer(SettingsSection):
 
     args: tuple[str, ...] = ()
     memory: Size | None = None
-    """What it takes of ``llm.memory_budget``; none: measured once it serves."""
+    """How much of ``llm.memory_budget`` it takes; ``None`` means measured once it serves."""
 
 
 class DeploymentSettings(SettingsSection):
-    """One place that answers for a model."""
+    """A provider's model that answers for one of ours."""
 
     provider: Text
     model: Text
     weight: float = Field(1.0, gt=0)
     priority: int = Field(0, ge=0)
-    """Lower goes first; equals are chosen by weight."""
+    """The lower goes first; among equals the weight decides."""
     engine: ManagedServer | None = None
     """A server that the gateway starts itself (vLLM)."""
     lora: Text | None = None
     """A LoRA adapter over ``model``: the name of a directory in the provider's ``lora_dir`` (vLLM)."""
 
 
-def _some(deployments: tuple[DeploymentSettings, ...]) -> tuple[DeploymentSettings, ...]:
-    # No Field(min_length=1): pydantic counts only the good ones, and complains twice.
+def _at_least_one(deployments: tuple[DeploymentSettings, ...]) -> tuple[DeploymentSettings, ...]:
+    # Not Field(min_length=1): pydantic counts only the valid ones, and reports the fault twice.
     if not deployments:
         raise ValueError("give at least one, such as {provider: openai, model: gpt-4o-mini}")
     return deployments
 
 
 class Model(SettingsSection):
-    """A public name and what answers for it."""
+    """A public name, and the deployments that answer for it."""
 
-    deployments: Annotated[tuple[DeploymentSettings, ...], AfterValidator(_some)]
+    deployments: Annotated[tuple[DeploymentSettings, ...], AfterValidator(_at_least_one)]
     fallbacks: tuple[str, ...] = ()
     """Models that answer when this one cannot, in this order, before the first byte only."""
     keep_alive: Duration | None = None
-    """Managed models: seconds of idleness after which it unloads; none: ``llm.keep_alive``."""
+    """Managed models: seconds without a request after which it unloads; ``None`` means ``llm.keep_alive``."""
     pin: bool = False
-    """Managed models: never unloaded by idleness or to make room for another."""
+    """Managed models: never unloaded when idle or to make room for another."""
     preload: bool = False
     """Managed models: loaded when the gateway starts."""
     drop_unsupported: bool = False
     """Leaves out what a deployment's vendor cannot do, instead of refusing the request."""
     timeouts: TimeoutOverrides = TimeoutOverrides()
     max_concurrency: int | None = Field(None, ge=1)
-    """Requests at a time for each of its deployments; none: only the provider's bound."""
+    """Requests at a time for each of its deployments; ``None`` means no bound but the provider's."""
     retries: int = Field(2, ge=0, le=2)
     """Further attempts after the first; the provider's, if that is less."""
 
 
 class RequestLimits(SettingsSection):
-    """Bounds on what a single request may multiply."""
+    """Bounds on how much work one request may ask for."""
 
     max_tokens: int = Field(131072, ge=1)
     max_choices: int = Field(8, ge=1)
@@ -101,7 +101,7 @@ class RequestLimits(SettingsSection):
     max_inputs: int = Field(2048, ge=1)
     """Texts in one embeddings request."""
     image_hosts: tuple[str, ...] = ()
-    """Hosts whose media URLs an upstream may be told to fetch; ``data:`` URLs always go."""
+    """Hosts whose media URLs a request may have an upstream fetch; ``data:`` URLs are always allowed."""
 
 
 class Routing(SettingsSection):
@@ -112,10 +112,9 @@ class Routing(SettingsSection):
     queue_size: int = Field(1000, ge=0)
     """Requests that may wait for one model at a time; one more is refused at once."""
     breaker_failures: int = Field(5, ge=1)
-    """Failures in a row after which a deployment is left alone."""
+    """Failures in a row after which a deployment gets no requests for a while."""
     breaker_pause: Duration = 5.0
-    """How long it is left alone before one request probes it, in seconds; doubled each time the probe fails, up to
-    twelve times this."""
+    """Seconds until one request probes it; doubled each time the probe fails, up to twelve times this."""
 
 
 class Llm(SettingsSection):
@@ -125,23 +124,23 @@ class Llm(SettingsSection):
     models: dict[str, Model] = Field(default_factory=dict)
     keep_alive: Duration = 600.0
     memory_budget: Size | None = None
-    """Bytes that managed models may take together; none: no bound."""
+    """Bytes that managed models may take together; ``None`` means no bound."""
     routing: Routing = Routing()
     limits: RequestLimits = RequestLimits()
 
     @model_validator(mode="before")
     @classmethod
     def _kinds(cls, data: Any) -> Any:
-        """A provider named after a kind is of that kind; ``local`` is always there."""
+        """Gives each provider that bears the name of a kind that kind; adds ``local``."""
         if data is None:
             data = {}
         if not isinstance(data, dict):
             return data
-        given = data.get("providers") or {}
-        if not isinstance(given, dict):
+        configured = data.get("providers") or {}
+        if not isinstance(configured, dict):
             return data
         providers: dict[str, Any] = {}
-        for name, value in {"local": {}, **given}.items():
+        for name, value in {"local": {}, **configured}.items():
             if value is None:
                 value = {}
             if isinstance(value, dict) and "kind" not in value:
@@ -173,7 +172,7 @@ class Llm(SettingsSection):
 
 
 class Queue(SettingsSection):
-    """Where jobs will run; read already so that a configuration written for them works."""
+    """Where jobs will run. This version has none; it reads the keys, so that a configuration with them works."""
 
     broker: SecretStr | None = None
     """A URL, which may hold a password."""
@@ -185,7 +184,7 @@ def _data_dir() -> Path:
 
 
 class Settings(SettingsSection):
-    """Everything. Two applications with different settings can live in one process."""
+    """All settings. Two applications with different settings can run in one process."""
 
     data_dir: Annotated[Path, AfterValidator(expand)] = Field(default_factory=_data_dir)
     api: Api = Api()
@@ -196,7 +195,7 @@ class Settings(SettingsSection):
     queue: Queue = Queue()
 
     @model_validator(mode="after")
-    def _no_open_door(self) -> Self:
+    def _open_on_loopback_only(self) -> Self:
         if not self.auth.enabled and self.api.host not in LOOPBACK:
             raise ValueError(
                 f"auth.enabled: false (--no-auth) goes only with a loopback host, not '{self.api.host}'; "

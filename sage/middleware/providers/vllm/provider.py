@@ -108,9 +108,7 @@ class VllmProvider(OpenAIProvider):
         )
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
-        if (
-            status == 404 and isinstance(body, dict) and "error" not in body
-        ):  # FastAPI's own 404: the server has no such route
+        if status == 404 and isinstance(body, dict) and "error" not in body:  # FastAPI's own: there is no such route
             return Unsupported(
                 f"the vLLM server of '{self.name}' does not have this operation: it offers what its model and --runner "
                 "(generate or pooling) can do",
