@@ -1,4 +1,4 @@
-"""Where memories lie: one collection of a vector service, own or called, in each tenant."""
+"""The collection of a vector service in which memories are stored: one in each tenant."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from contextlib import suppress
 from typing import Any
 
 from sage.errors import NotFound, Unsupported
-from sage.service.memory_orchestrator.records import MemoryRecord
+from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
 
 _PAGE = 500
+_IDS_PER_QUERY = 500
 
 
 class MemoryCollection:
-    """``vdb`` is a :class:`VDBService` or a proxy of one. A collection that is not there yet is an empty one."""
+    """``vdb`` is a :class:`VDBService` or a proxy of one. A collection that does not exist yet counts as empty."""
 
     def __init__(self, vdb: Any, collection: str) -> None:
         self._vdb = vdb
         self._collection = collection
         self.bytes_may_stay = False
-        """The engine cannot erase: what was deleted is not found, but may lie in its files."""
+        """Whether the engine could not erase deleted memories: no search finds them, but its files may hold them."""
 
-    def find(self, tenant: str, id: str, *, vector: bool = False) -> MemoryRecord | None:
-        found = self._vdb.find([id], vector=vector, collection=self._collection, tenant=tenant)
-        return MemoryRecord.read(tenant, found[0]) if found else None
+    def get(self, tenant: str, id: str, *, vector: bool = False) -> MemoryRecord | None:
+        items = self._vdb.find([id], vector=vector, collection=self._collection, tenant=tenant)
+        return MemoryRecord.from_item(tenant, items[0]) if items else None
 
     def put(self, tenant: str, records: Sequence[MemoryRecord]) -> None:
-        """All or none of them."""
-        items = [record.item() for record in records]
+        """Writes all of ``records`` or none. Records with the same ids are replaced."""
+        items = [record.to_item() for record in records]
         self._vdb.add(items, collection=self._collection, tenant=tenant)
 
     def search(
@@ -39,16 +40,16 @@ class MemoryCollection:
         where: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
-        place = {"collection": self._collection, "tenant": tenant}
+        target = {"collection": self._collection, "tenant": tenant}
         try:
-            found: list[dict[str, Any]] = self._vdb.search(vector, limit, where, text=text, options=options, **place)
+            results: list[dict[str, Any]] = self._vdb.search(vector, limit, where, text=text, options=options, **target)
         except NotFound:
             return []
-        except Unsupported:  # an engine of vectors alone
+        except Unsupported:  # the engine searches by vectors only
             if vector is None:
                 raise
-            found = self._vdb.search(vector, limit, where, **place)
-        return found
+            results = self._vdb.search(vector, limit, where, **target)
+        return results
 
     def all(
         self, tenant: str, where: Mapping[str, Any] | None = None, *, vectors: bool = False
@@ -70,14 +71,30 @@ class MemoryCollection:
         *,
         vectors: bool = True,
     ) -> tuple[list[MemoryRecord], str | None]:
-        """And the cursor of the next page, which the last has not."""
+        """A page of memories, and the cursor of the next page; ``None`` means that this is the last one."""
         try:
             page = self._vdb.list_items(
                 where, limit=limit, cursor=cursor, vectors=vectors, collection=self._collection, tenant=tenant
             )
         except NotFound:
             return [], None
-        return [MemoryRecord.read(tenant, item) for item in page["items"]], page["cursor"]
+        return [MemoryRecord.from_item(tenant, item) for item in page["items"]], page["cursor"]
+
+    def session(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord]:
+        """The current memories of a session, in the order in which they were stored."""
+        where = {**scope.filter(), "session": session, "superseded": {"$gte": NEVER}}
+        records = [record for record in self.all(scope.tenant, where) if record.is_current(now)]
+        return sorted(records, key=lambda record: record.created)
+
+    def referring(
+        self, scope: MemoryScope, field: str, ids: Sequence[str], *, vectors: bool = False
+    ) -> list[MemoryRecord]:
+        """The memories whose list ``field`` (``sources``, ``context``) names one of ``ids``."""
+        records: dict[str, MemoryRecord] = {}
+        for start in range(0, len(ids), _IDS_PER_QUERY):
+            where = {**scope.filter(), field: {"$in": list(ids[start : start + _IDS_PER_QUERY])}}
+            records.update({record.id: record for record in self.all(scope.tenant, where, vectors=vectors)})
+        return list(records.values())
 
     def count(self, tenant: str, where: Mapping[str, Any]) -> int:
         try:
@@ -90,7 +107,7 @@ class MemoryCollection:
             self._vdb.delete(list(ids), collection=self._collection, tenant=tenant)
 
     def purge(self, tenant: str) -> None:
-        """Every byte of what was ever deleted or rewritten goes, where the engine can promise that."""
+        """Erases from its files every byte of what was ever deleted or rewritten, where the engine can promise that."""
         try:
             self._vdb.purge(collection=self._collection, tenant=tenant)
         except NotFound:

@@ -1,13 +1,12 @@
-"""A thread that forgets what has expired. Searches never see it anyway: this is about the bytes."""
+"""A thread that removes expired memories for good. Searches never return them anyway: this frees the bytes."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
-from sage.service.memory_orchestrator.writes import MemoryWriter
+from sage.service.memory_orchestrator.removal import MemoryRemover
 
 _PAUSE = 30.0
 """Seconds between two rounds."""
@@ -15,42 +14,41 @@ _log = logging.getLogger(__name__)
 
 
 class ExpiryThread:
-    """Sweeps the tenants that were met in this process."""
+    """Serves the tenants that used the service since it started."""
 
-    def __init__(self, keeper: MemoryWriter, clock: Callable[[], float]) -> None:
-        self._keeper = keeper
-        self._clock = clock
+    def __init__(self, remover: MemoryRemover) -> None:
+        self._remover = remover
         self._tenants: set[str] = set()
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._swept = 0
+        self._removed = 0
         self._error: str | None = None
 
-    def know(self, tenant: str) -> None:
+    def watch(self, tenant: str) -> None:
         self._tenants.add(tenant)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._go_on, name="sage-memory-sweep", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sage-memory-expiry", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        self._ended.set()
+        self._stopped.set()
         if self._thread is not None:
             self._thread.join()
 
     def state(self) -> dict[str, Any]:
-        return {"forgotten": self._swept, "error": self._error}
+        return {"forgotten": self._removed, "error": self._error}
 
-    def _go_on(self) -> None:
-        while not self._ended.wait(_PAUSE):
+    def _run(self) -> None:
+        while not self._stopped.wait(_PAUSE):
             try:
-                self.sweep()
+                self.run_round()
                 self._error = None
             except Exception as exc:
                 if self._error is None:
-                    _log.warning("what has expired cannot be forgotten now, and is tried again: %s", exc)
+                    _log.warning("expired memories could not be removed; the next round tries again: %s", exc)
                 self._error = f"{type(exc).__name__}: {exc}"
 
-    def sweep(self) -> None:
+    def run_round(self) -> None:
         for tenant in sorted(self._tenants):
-            self._swept += self._keeper.expire(tenant)
+            self._removed += self._remover.expire(tenant)

@@ -1,37 +1,39 @@
-"""Memories as lines of JSON, whole: vectors, times, corrections, sources."""
+"""Memories as lines of JSON with all that they have: vectors, times, corrections, sources."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import orjson
 
 from sage.errors import InvalidRequest
+from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_vector
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.records import MemoryRecord
 
 _FORMAT = 1
-_TEXTS = ("id", "session", "content", "type", "user", "agent", "superseded_by", "supersedes", "keywords")
-_LISTS = ("sources", "context", "keys", "uses")
+_NAMES = ("id", "session", "type")
+_OPTIONAL_NAMES = ("user", "agent", "superseded_by", "supersedes")
 _TIMES = ("created", "expires", "superseded")
-_APART = ("id", "content", "keywords")
+_LISTS = ("sources", "context", "keys", "uses")
 
 
 class Exported(TypedDict):
-    """Lines, and where to go on; ``None``: that was all."""
+    """Lines, and the cursor of the next page; ``None`` means that this is the last one."""
 
     lines: list[str]
     cursor: str | None
 
 
-def written_page(shelf: MemoryCollection, tenant: str, limit: int, cursor: str | None) -> Exported:
-    records, further = shelf.page(tenant, limit, cursor)
-    return {"lines": [written(record) for record in records], "cursor": further}
+def export_page(collection: MemoryCollection, tenant: str, limit: int, cursor: str | None) -> Exported:
+    records, next_cursor = collection.page(tenant, limit, cursor)
+    return {"lines": [_line_of(record) for record in records], "cursor": next_cursor}
 
 
-def written(record: MemoryRecord) -> str:
-    """One line, without its end."""
+def _line_of(record: MemoryRecord) -> str:
+    """Without a line break at its end."""
     return orjson.dumps(
         {
             "format": _FORMAT,
@@ -61,44 +63,68 @@ def read_lines(lines: Sequence[str], tenant: str) -> list[MemoryRecord]:
     """Raises :class:`InvalidRequest` that names the first line at fault."""
     if isinstance(lines, str) or not isinstance(lines, Sequence):
         raise InvalidRequest("'lines' must be a list of lines", param="lines")
-    for place, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, 1):
         if not isinstance(line, str):
-            raise InvalidRequest(f"line {place} is no text", param="lines")
-    return [_read(line, place, tenant) for place, line in enumerate(lines, 1) if line.strip()]
+            raise InvalidRequest(f"line {number} is not a text", param="lines")
+    return [_read_line(line, number, tenant) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _read(line: str, place: int, tenant: str) -> MemoryRecord:
+def _read_line(line: str, number: int, tenant: str) -> MemoryRecord:
     try:
-        found = orjson.loads(line)
+        fields = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(f"line {place} is no JSON: {exc}", param="lines") from None
-    if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise InvalidRequest(f"line {place} is no exported memory of format {_FORMAT}", param="lines")
-    _check(found, place)
-    item: dict[str, Any] = {
-        "id": found["id"],
-        "text": f"{found['keywords']}\n{found['content']}" if found["keywords"] else found["content"],
-        "vector": found["vector"],
+        raise InvalidRequest(f"line {number} is not JSON: {exc}", param="lines") from None
+    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+        raise InvalidRequest(f"line {number} is not an exported memory of format {_FORMAT}", param="lines")
+    try:
+        _check_fields(fields)
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"line {number}: {exc.message}", param="lines") from None
+    return MemoryRecord.from_item(tenant, _item_of(fields))
+
+
+def _item_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    keywords, content = fields["keywords"], fields["content"]
+    stored = ("session", "type", *_OPTIONAL_NAMES, *_TIMES, *_LISTS)
+    return {
+        "id": fields["id"],
+        "text": f"{keywords}\n{content}" if keywords else content,
+        "vector": fields["vector"],
         "metadata": {
-            **{name: found[name] for name in (*_TEXTS, *_TIMES, *_LISTS) if name not in _APART},
-            "start": len(found["keywords"]) + 1 if found["keywords"] else 0,
-            "metadata": orjson.dumps(found["metadata"]).decode(),
+            **{name: fields[name] for name in stored},
+            "start": len(keywords) + 1 if keywords else 0,
+            "metadata": orjson.dumps(fields["metadata"]).decode(),
         },
     }
-    return MemoryRecord.read(tenant, item)
 
 
-def _check(found: dict[str, Any], place: int) -> None:
-    fits = {
-        **{name: isinstance(found.get(name), str) for name in _TEXTS},
-        **{name: isinstance(found.get(name), int | float) for name in _TIMES},
-        "metadata": isinstance(found.get("metadata"), dict),
-        **{name: _are_texts(found.get(name)) for name in _LISTS},
-        "vector": "vector" in found and (found["vector"] is None or isinstance(found["vector"], list)),
-    }
-    wrong = [name for name, right in fits.items() if not right]
-    if wrong:
-        raise InvalidRequest(f"line {place}: '{wrong[0]}' is missing or of another kind", param="lines")
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """By the rules that hold for a memory that is stored. Raises :class:`InvalidRequest`."""
+    for name in _NAMES:
+        check_name(fields.get(name), name)
+    for name in _OPTIONAL_NAMES:
+        if fields.get(name) != "":
+            check_name(fields.get(name), name)
+    check_content(fields.get("content"))
+    _require(isinstance(fields.get("keywords"), str), "keywords", "a text")
+    for name in _TIMES:
+        _require(_is_time(fields.get(name)), name, "a time in Unix seconds")
+    for name in _LISTS:
+        _require(_are_texts(fields.get(name)), name, "a list of texts")
+    _require(len(fields["keys"]) == len(fields["uses"]), "uses", "as long as 'keys'")
+    _require(isinstance(fields.get("metadata"), dict), "metadata", "an object")
+    check_metadata(fields["metadata"])
+    _require("vector" in fields, "vector", "a list of numbers or null")
+    check_vector(fields["vector"])
+
+
+def _require(is_right: bool, name: str, expected: str) -> None:
+    if not is_right:
+        raise InvalidRequest(f"'{name}' must be {expected}", param=name)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _are_texts(value: Any) -> bool:

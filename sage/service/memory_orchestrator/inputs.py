@@ -1,17 +1,21 @@
-"""What is to be stored, and what came of it."""
+"""A memory that is to be stored, and the outcome of storing it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope, fingerprint
+from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope, fingerprint, key_use
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryInput:
-    """What is to be stored, checked. ``expires`` in Unix seconds, ``ttl`` in seconds from when it is stored."""
+    """A memory that is to be stored; its fields are checked already.
+
+    ``expires`` is in Unix seconds, ``ttl`` in seconds from when it is stored. ``metadata=None`` means that the caller
+    gave none. ``key`` is the idempotency key, or empty.
+    """
 
     scope: MemoryScope
     session: str
@@ -23,20 +27,41 @@ class MemoryInput:
     expires: float | None = None
     key: str = ""
 
+    @property
+    def key_use(self) -> str:
+        return key_use(self.session, self.content)
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A memory, and whether it was not there before."""
+    def matches(self, record: MemoryRecord) -> bool:
+        """Whether ``record`` is this memory already, so that there is nothing to correct."""
+        return (
+            record.session == self.session
+            and record.type == self.type
+            and fingerprint(record.content) == fingerprint(self.content)
+            and (self.metadata is None or dict(record.metadata) == dict(self.metadata))
+        )
+
+    def record(self, id: str, now: float) -> MemoryRecord:
+        """The memory as it is stored at the time ``now``."""
+        expires = self.expires
+        if expires is None:
+            expires = NEVER if self.ttl is None else now + self.ttl
+        return MemoryRecord(
+            id,
+            self.scope,
+            self.session,
+            self.content,
+            self.type,
+            self.metadata or {},
+            created=now,
+            expires=expires,
+            keys=(self.key,) if self.key else (),
+            uses=(self.key_use,) if self.key else (),
+            vector=self.vector,
+        )
+
+
+class Stored(NamedTuple):
+    """The memory that holds the text now. ``is_new=False`` means that it was there before."""
 
     record: MemoryRecord
-    new: bool
-
-
-def says(record: MemoryRecord, said: MemoryInput) -> bool:
-    """Whether ``record`` is what is to be stored, so that nothing is corrected."""
-    return (
-        record.session == said.session
-        and record.type == said.type
-        and fingerprint(record.content) == fingerprint(said.content)
-        and (said.metadata is None or dict(record.metadata) == dict(said.metadata))
-    )
+    is_new: bool

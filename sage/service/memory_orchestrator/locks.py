@@ -1,5 +1,13 @@
-"""Who may change a scope's memories at a time: stores together, one by one in a session; what links or removes,
-alone."""
+"""Who may write a scope's memories at the same time.
+
+- A write that adds one memory and touches no other takes :meth:`ScopeLocks.shared`: several run at once in a scope, but
+  one after another in a session, and under an idempotency key.
+- A write that links, supersedes or removes memories takes :meth:`ScopeLocks.exclusive`: it runs alone in its scope.
+- Reads take no lock: each write is one write of the collection, so readers see all of it or nothing.
+
+The locks act within one process. Across processes, equal texts of a session meet in one memory because they have the
+same id.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +16,68 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 _STRIPES = 64
-_Key = tuple[str, str, str]
+_ScopeKey = tuple[str, str, str]
 
 
-class _Gate:
-    """Many may pass together, or one alone; who waits to be alone lets no more in."""
+class _SharedLock:
+    """Held by many threads together, or by one alone. While a thread waits to be alone, no further threads enter."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside = 0
-        self._alone = False
-        self._wanting = 0
+        self._holders = 0
+        self._is_exclusive = False
+        self._waiting_for_exclusive = 0
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone and not self._wanting)
-            self._inside += 1
+            self._changed.wait_for(lambda: not self._is_exclusive and not self._waiting_for_exclusive)
+            self._holders += 1
         try:
             yield
         finally:
             with self._changed:
-                self._inside -= 1
+                self._holders -= 1
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with self._changed:
-            self._wanting += 1
+            self._waiting_for_exclusive += 1
             try:
-                self._changed.wait_for(lambda: not self._alone and not self._inside)
+                self._changed.wait_for(lambda: not self._is_exclusive and not self._holders)
             finally:
-                self._wanting -= 1
+                self._waiting_for_exclusive -= 1
                 self._changed.notify_all()
-            self._alone = True
+            self._is_exclusive = True
         try:
             yield
         finally:
             with self._changed:
-                self._alone = False
+                self._is_exclusive = False
                 self._changed.notify_all()
 
 
-class Locks:
-    """Scopes share a fixed number of locks. Never taken twice by one thread."""
+class ScopeLocks:
+    """A fixed number of locks that all scopes share. A thread must not take a second one while it holds one."""
 
     def __init__(self) -> None:
-        self._gates = [_Gate() for _ in range(_STRIPES)]
+        self._scopes = [_SharedLock() for _ in range(_STRIPES)]
         self._mutexes = [threading.Lock() for _ in range(_STRIPES)]
 
     @contextmanager
-    def storing(self, scope: _Key, *names: str) -> Iterator[None]:
-        """For a write that concerns nothing but ``names``: a session, an idempotency key."""
-        with self._gates[hash(scope) % _STRIPES].together(), ExitStack() as stack:
-            for place in sorted({hash((scope, name)) % _STRIPES for name in names}):
-                stack.enter_context(self._mutexes[place])
+    def shared(self, scope: _ScopeKey, *names: str) -> Iterator[None]:
+        """For a write that touches nothing but ``names``: a session, an idempotency key."""
+        stripes = sorted(
+            {hash((scope, name)) % _STRIPES for name in names}
+        )  # sorted: no two threads can block each other
+        with self._scopes[hash(scope) % _STRIPES].shared(), ExitStack() as stack:
+            for stripe in stripes:
+                stack.enter_context(self._mutexes[stripe])
             yield
 
     @contextmanager
-    def alone(self, scope: _Key) -> Iterator[None]:
-        """For one that reads or writes several memories of the scope."""
-        with self._gates[hash(scope) % _STRIPES].alone():
+    def exclusive(self, scope: _ScopeKey) -> Iterator[None]:
+        """For a write that reads or changes several memories of the scope."""
+        with self._scopes[hash(scope) % _STRIPES].exclusive():
             yield

@@ -1,46 +1,43 @@
-"""The memory of agents as a service: what was said is stored once, found at once, corrected, and forgotten."""
+"""The memory of agents as a service: memories are stored once, found at once, corrected and removed."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
-from sage.service.memory_orchestrator.collection import MemoryCollection
-from sage.service.memory_orchestrator.expiry import ExpiryThread
-from sage.service.memory_orchestrator.export import Exported, read_lines, written_page
-from sage.service.memory_orchestrator.extraction import FactExtractor, Generate
+from sage.service.kv.kv_service import KVService
+from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_ttl, check_vector
+from sage.service.memory_orchestrator.embedder import MemoryEmbedder
+from sage.service.memory_orchestrator.engine import MemoryEngine
+from sage.service.memory_orchestrator.export import Exported, export_page, read_lines
+from sage.service.memory_orchestrator.extraction import Generate
 from sage.service.memory_orchestrator.inputs import MemoryInput
-from sage.service.memory_orchestrator.recall import Question, recall
-from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
-from sage.service.memory_orchestrator.records import (
-    MemoryScope,
-    check_content,
-    check_metadata,
-    check_name,
-    check_ttl,
-    check_vector,
-)
-from sage.service.memory_orchestrator.sessions import SessionCache
-from sage.service.memory_orchestrator.vectors import Vectors
-from sage.service.memory_orchestrator.writes import MemoryWriter
+from sage.service.memory_orchestrator.options import MemoryOptions
+from sage.service.memory_orchestrator.query import MemoryQuery
+from sage.service.memory_orchestrator.records import MemoryScope
+from sage.service.vdb.vdb_service import VDBService
 
 DEFAULT_TENANT = "default"
 _MAX_PAGE = 1000
+_MAX_RECALLED = 100_000
+"""Recalled texts that a key-value store of its own remembers."""
 
 
 class MemoryOrchestratorService(BaseServiceTask):
-    """Memories of sessions, each one item of a vector collection, so that it is there whole or not at all.
+    """Memories of sessions. Each is one item of a vector collection, so that it is stored completely or not at all.
 
-    A scope is a ``tenant``, a ``user``, an ``agent``: what is stored in one is found only in exactly that one;
-    without a user (or agent) only what was stored without. A session belongs to its scope.
+    A scope is a ``tenant``, with a ``user``, an ``agent``, both or neither. A memory is found only in exactly the scope
+    in which it was stored. Sessions belong to their scope.
 
-    The same text of one type twice in a session adds nothing and gives the first id, and so does, anywhere in the
-    scope, a text that a search has just recalled. ``supersedes`` corrects: the old one stays, and is found by ``as_of``
-    and :meth:`history` only. Every time is in Unix seconds. Search is hybrid: words over a turn and the two before it
-    in its session, vectors over the turn; where the vectors lie in Chroma, vectors alone.
+    Storing the same text of the same type again in a session adds nothing and gives the first id; so does storing,
+    anywhere in the scope, a text that a search recalled within the last day. ``supersedes`` corrects a memory: the old
+    one is kept, but found only by ``as_of`` and :meth:`history`. All times are in Unix seconds. Search is hybrid:
+    keywords over a turn and the two turns before it in its session, vectors over the turn alone. With Chroma, search is
+    by vectors alone.
     """
 
     max_workers = 4
@@ -63,107 +60,68 @@ class MemoryOrchestratorService(BaseServiceTask):
         generate: Generate | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without names of services it has stores of its own, in ``persist_directory`` (none: in memory).
+        """Without names of services it has stores of its own, in ``persist_directory``; ``None`` means in memory.
 
-        ``ttl_seconds``: of memories that are given no ``ttl``. ``max_size``: memories of a scope, superseded ones
-        counted; beyond it what was superseded is forgotten for good, then the ``oldest`` or the least ``important``
-        (a fiftieth at a time). ``facts_model``, ``summary_model``: models that
-        make facts of what was said and summaries of each ``summary_after`` turns, in the background, by
+        ``ttl_seconds`` holds for memories that are stored without a ``ttl``. ``max_size`` bounds the memories of a
+        scope, superseded ones included; beyond it superseded ones are removed for good, then the ``oldest`` or the
+        least ``important`` (``evict``), a fiftieth of the bound at a time. ``facts_model`` and ``summary_model`` are
+        models that make facts of memories and a summary of each ``summary_after`` turns, in the background, by
         ``generate(model, messages) -> str``. Raises :class:`InvalidRequest`.
         """
-        check_name(collection_name, "collection_name")
-        if persist_directory is not None and vdb_service_name is not None:
-            raise InvalidRequest(
-                f"memories lie where '{vdb_service_name}' keeps them; give 'persist_directory' to that service",
-                param="persist_directory",
-            )
-        if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
-            raise InvalidRequest("'max_size' must be a whole number from 1", param="max_size")
-        if evict not in ("oldest", "important"):
-            raise InvalidRequest("'evict' must be 'oldest' or 'important'", param="evict")
-        if isinstance(summary_after, bool) or not isinstance(summary_after, int) or summary_after < 2:
-            raise InvalidRequest("'summary_after' must be a whole number from 2", param="summary_after")
-        if (facts_model or summary_model) and generate is None:
-            raise InvalidRequest("facts and summaries are made by a model: give 'generate', too", param="generate")
-        self._kv_name = kv_service_name
-        self._vdb_name = vdb_service_name
-        self._collection = collection_name
-        self._dimension = dimension
-        self._directory = persist_directory
-        self._embedder = embedder
-        self._models = models
-        self._ttl = check_ttl(ttl_seconds)
-        self._max_size = max_size
-        self._evict = evict
-        self._deriving = (facts_model, summary_model, summary_after, generate)
-        self._clock = clock
-        self._own: list[Any] = []
-        self._keeper: MemoryWriter | None = None
+        self._options = MemoryOptions(
+            kv_service_name, vdb_service_name, collection_name, dimension, persist_directory, embedder, ttl_seconds,
+            max_size, evict, models, facts_model, summary_model, summary_after, generate, clock,
+        )  # fmt: skip
+        self._own_services: list[BaseServiceTask] = []
+        self._engine: MemoryEngine | None = None
 
     def setup(self) -> None:
-        self._vectors = Vectors(self._embedder, self._models)
-        self._shelf = MemoryCollection(self._vdb(), self._collection)
-        self._sessions = SessionCache(self._shelf)
-        self._recalled = RecentlyRecalled(self._kv(), self._collection)
-        keeper = MemoryWriter(
-            self._shelf, self._sessions, self._vectors, self._recalled, self._clock, self._max_size, self._evict
-        )
-        self._sweeper = ExpiryThread(keeper, self._clock)
-        self._deriver = FactExtractor(keeper, *self._deriving)
-        self._keeper = keeper
-        self._sweeper.start()
+        embedder = MemoryEmbedder(self._options.embedder, self._options.models)
+        self._engine = MemoryEngine(self._vdb(), self._kv(), embedder, self._options)
+        self._engine.start()
 
     def _vdb(self) -> Any:
-        if self._vdb_name is not None:
-            return self.call_service[self._vdb_name]
-        from sage.service.vdb.vdb_service import VDBService
-
-        return self._opened(
-            VDBService(dimension=self._dimension, persist_directory=self._directory, models=self._models)
+        options = self._options
+        if options.vdb_service_name is not None:
+            return self.call_service[options.vdb_service_name]
+        return self._open(
+            VDBService(dimension=options.dimension, persist_directory=options.persist_directory, models=options.models)
         )
 
     def _kv(self) -> Any:
-        if self._kv_name is not None:
-            return self.call_service[self._kv_name]
-        from sage.service.kv.kv_service import KVService
+        if self._options.kv_service_name is not None:
+            return self.call_service[self._options.kv_service_name]
+        return self._open(KVService(max_size=_MAX_RECALLED))
 
-        return self._opened(KVService(max_size=100_000))
-
-    def _opened(self, service: Any) -> Any:
+    def _open(self, service: BaseServiceTask) -> BaseServiceTask:
         service.__enter__()
-        self._own.append(service)
+        self._own_services.append(service)
         return service
 
     def cleanup(self) -> None:
-        if self._keeper is not None:
-            self._keeper = None
-            self._deriver.stop()
-            self._sweeper.stop()
-        while self._own:
-            self._own.pop().cleanup()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.stop()
+        while self._own_services:
+            self._own_services.pop().cleanup()
 
     def health(self) -> dict[str, Any]:
-        self._running()
-        return {
-            "embedder": self._vectors.name,
-            "sweep": self._sweeper.state(),
-            "derived": self._deriver.state(),
-            "bytes_may_stay": self._shelf.bytes_may_stay,
-        }
+        return self._running().health()
 
-    def _running(self) -> MemoryWriter:
-        if self._keeper is None:
+    def _running(self) -> MemoryEngine:
+        if self._engine is None:
             raise Unavailable(
-                "the memory service does not run; register it in an environment, or use it in a 'with' block",
+                "the memory service is not running; register it in an environment, or use it in a 'with' block",
                 code="service_stopped",
                 retry_after=None,
             )
-        return self._keeper
+        return self._engine
 
-    def _keep(self, scope: MemoryScope) -> MemoryWriter:
-        keeper = self._running()
-        self._sweeper.know(scope.tenant)
-        return keeper
+    def _running_for(self, tenant: str) -> MemoryEngine:
+        """The engine, which from now on removes what expires in ``tenant``."""
+        engine = self._running()
+        engine.expiry.watch(tenant)
+        return engine
 
     def store_memory(
         self,
@@ -180,23 +138,25 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> str:
-        """The memory's id; found by searches from then on. ``ttl`` in seconds. ``supersedes``: the id of the memory
-        that this one corrects. The same ``idempotency_key`` again gives the same id, and
-        :class:`sage.errors.Conflict` with another text."""
-        said = MemoryInput(
+        """Stores a memory, which searches find from then on; its id.
+
+        ``ttl`` is in seconds. ``supersedes`` is the id of the memory that this one corrects. The same
+        ``idempotency_key`` again gives the same id; with another text it raises :class:`sage.errors.Conflict`.
+        """
+        input = MemoryInput(
             MemoryScope.of(tenant, user, agent),
             check_name(session_id, "session_id"),
             check_content(content),
             check_name(memory_type, "memory_type"),
             None if metadata is None else check_metadata(metadata),
             check_vector(vector),
-            self._ttl if ttl is None else check_ttl(ttl),
+            self._options.ttl_seconds if ttl is None else check_ttl(ttl),
             key="" if idempotency_key is None else check_name(idempotency_key, "idempotency_key"),
         )
-        keeper = self._keep(said.scope)
-        stored = keeper.store(said) if supersedes is None else keeper.correct(said, supersedes)
-        if stored.new:
-            self._deriver.stored(stored.record)
+        engine = self._running_for(tenant)
+        stored = engine.writer.store(input) if supersedes is None else engine.writer.correct(input, supersedes)
+        if stored.is_new:
+            engine.extractor.submit(stored.record)
         return stored.record.id
 
     def search_memories(
@@ -219,28 +179,27 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
-        """``[{id, session_id, content, memory_type, metadata, score, created_at}]``, best first; higher is nearer.
+        """``[{id, session_id, content, memory_type, metadata, score, created_at}]``, best first; a higher score is
+        better.
 
-        ``filter`` is over the memories' own metadata (the language of collections) and acts before the best are chosen.
-        ``as_of``: as it was then. ``recency``, ``importance`` (of the metadata, 0 to 1) and ``diversity`` weigh 0 to 1;
-        ``rerank`` names a model. ``explain`` adds the parts of the score.
+        ``filter`` is on the memories' own metadata, in the filter language of collections, and acts before the best
+        are chosen. ``as_of`` (Unix seconds) searches the memories that were current then. ``recency``, ``importance``
+        (``importance`` of the metadata, 0 to 1) and ``diversity`` are weights from 0 (off) to 1. ``rerank`` names a
+        model. ``explain`` adds the parts of each score.
         """
-        scope = MemoryScope.of(tenant, user, agent)
-        question = Question(
-            scope, query, vector, session_id, memory_type, limit, score_threshold, filter, as_of, explain, recency,
-            importance, diversity, rerank,
+        question = MemoryQuery(
+            MemoryScope.of(tenant, user, agent), query, vector, session_id, memory_type, limit, score_threshold,
+            filter, as_of, explain, recency, importance, diversity, rerank,
         )  # fmt: skip
-        self._keep(scope)
-        found = recall(self._shelf, self._vectors, question, self._running().now())
-        self._recalled.note(scope, [one.record for one in found])
-        return [one.shown(explain) for one in found]
+        results = self._running_for(tenant).search(question)
+        return [result.to_dict(explain=explain) for result in results]
 
     def get_memory(
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> dict[str, Any]:
-        """Also a superseded one. Raises :class:`NotFound`."""
+        """Also a superseded memory. Raises :class:`NotFound`."""
         scope = MemoryScope.of(tenant, user, agent)
-        return self._keep(scope).get(scope, id).shown()
+        return self._running_for(tenant).reader.get(scope, id).to_dict()
 
     def update_memory(
         self,
@@ -252,9 +211,9 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> str:
-        """A correction in the same session, of the same type: the new one's id; the old one is kept."""
+        """Corrects a memory in the same session and with the same type. The new memory's id; the old one is kept."""
         scope = MemoryScope.of(tenant, user, agent)
-        old = self._keep(scope).get(scope, id)
+        old = self._running_for(tenant).reader.get(scope, id)
         return self.store_memory(
             old.session, content, None, old.type, old.metadata if metadata is None else metadata, supersedes=id,
             user=user, agent=agent, tenant=tenant,
@@ -269,11 +228,15 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> bool:
-        """Whether it was there. ``hard``: it goes with all that it corrects and that corrects it, and with what was
-        derived from them, and no byte of them stays in any file of ours (Chroma's it cannot erase); else it is only
-        found no more, and :meth:`restore_memory` brings it back."""
+        """``False`` means that it was not there (with ``hard=False``: that it was not current).
+
+        With ``hard=True`` it is removed together with all that it corrects and that corrects it, and with what was
+        derived from them, and none of our files holds a byte of them (Chroma's files cannot be erased). With
+        ``hard=False`` it is only no longer found, and :meth:`restore_memory` brings it back.
+        """
         scope = MemoryScope.of(tenant, user, agent)
-        return self._keep(scope).delete(scope, id, hard=hard)
+        engine = self._running_for(tenant)
+        return engine.remover.delete(scope, id) if hard else engine.writer.retire(scope, id)
 
     def get_session_memories(
         self,
@@ -286,40 +249,43 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
-        """In the order in which they were stored; ``cursor``: those after the memory of that id."""
+        """The current memories of a session, in the order in which they were stored; with ``cursor``, the id of a
+        memory, those after it. Facts and summaries are included only when ``memory_type`` asks for them."""
         _check_page(limit)
         scope = MemoryScope.of(tenant, user, agent)
-        records = self._keep(scope).session(scope, check_name(session_id, "session_id"))
+        reader = self._running_for(tenant).reader
+        records = reader.session(scope, check_name(session_id, "session_id"))
         if cursor is not None:
-            after = self._running().after(scope, session_id, cursor)
+            after = reader.time_stored(scope, session_id, cursor)
             records = [record for record in records if record.created > after]
-        if memory_type is None:  # what was said, without what was derived from it
-            return [record.shown() for record in records if not record.sources][:limit]
-        return [record.shown() for record in records if record.type == memory_type][:limit]
+        if memory_type is None:
+            records = [record for record in records if not record.sources]
+        else:
+            records = [record for record in records if record.type == memory_type]
+        return [record.to_dict() for record in records[:limit]]
 
     def get_session_metadata(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> dict[str, Any]:
         """``{session_id, memories, first_at, last_at, types}``. Raises :class:`NotFound`."""
         scope = MemoryScope.of(tenant, user, agent)
-        records = self._keep(scope).session(scope, check_name(session_id, "session_id"))
+        records = self._running_for(tenant).reader.session(scope, check_name(session_id, "session_id"))
         if not records:
             raise NotFound(f"there is no session '{session_id}'", param="session_id", code="session_not_found")
-        kinds = sorted({record.type for record in records})
         return {
             "session_id": session_id,
             "memories": len(records),
             "first_at": records[0].created,
             "last_at": records[-1].created,
-            "types": {kind: sum(record.type == kind for record in records) for kind in kinds},
+            "types": dict(sorted(Counter(record.type for record in records).items())),
         }
 
     def clear_session(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> int:
-        """Forgets a session for good; how many memories it had."""
+        """Removes a session for good. The number of memories that it had, superseded ones included."""
         scope = MemoryScope.of(tenant, user, agent)
-        return self._keep(scope).clear(scope, check_name(session_id, "session_id"))
+        return self._running_for(tenant).remover.clear(scope, check_name(session_id, "session_id"))
 
     def list_sessions(
         self,
@@ -330,48 +296,48 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
-        """``[{session_id, memories, first_at, last_at}]`` by name; ``after``: those that follow that one."""
+        """``[{session_id, memories, first_at, last_at}]`` by name; with ``after``, those whose names follow it."""
         _check_page(limit)
         if after is not None:
             check_name(after, "after")
         scope = MemoryScope.of(tenant, user, agent)
-        self._keep(scope)
-        sessions = self._sessions.listed(scope, self._running().now())
-        return [one for one in sessions if after is None or one["session_id"] > after][:limit]
+        engine = self._running_for(tenant)
+        sessions = engine.sessions.summaries(scope, engine.clock.now())
+        return [session for session in sessions if after is None or session["session_id"] > after][:limit]
 
     def history(
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> list[dict[str, Any]]:
-        """A memory with all that it corrects and that corrects it, oldest first."""
+        """A memory, all that it corrects and all that corrects it, oldest first."""
         scope = MemoryScope.of(tenant, user, agent)
-        return [record.shown() for record in self._keep(scope).history(scope, id)]
+        return [record.to_dict() for record in self._running_for(tenant).reader.history(scope, id)]
 
     def restore_memory(
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> str:
-        """Makes what an old one says current again: the id of a new memory that corrects the last, or of this one when
-        it was only deleted softly."""
+        """Makes the text of a superseded memory current again, in a new memory that corrects the last of its history.
+        The id of the memory that has the text then; a memory that is current keeps its id."""
         scope = MemoryScope.of(tenant, user, agent)
-        return self._keep(scope).restore(scope, id)
+        return self._running_for(tenant).writer.restore(scope, id)
 
     def export_memories(
         self, *, limit: int = 1000, cursor: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> Exported:
-        """``{lines, cursor}``: memories of every scope of the tenant, whole, as lines of JSON; ``cursor`` is None at
-        the end."""
+        """``{lines, cursor}``: memories of every scope of the tenant with all that they have, as lines of JSON.
+        ``cursor`` is that of the next page; ``None`` means that this is the last one."""
         _check_page(limit)
-        self._keep(MemoryScope(tenant))
-        return written_page(self._shelf, tenant, limit, cursor)
+        return export_page(self._running_for(tenant).collection, tenant, limit, cursor)
 
     def import_memories(self, lines: Sequence[str], *, tenant: str = DEFAULT_TENANT) -> int:
-        """Takes lines of :meth:`export_memories`, all or none; how many. One that is there is replaced."""
+        """Stores lines of :meth:`export_memories`, all or none; their number. Memories of the same ids are replaced.
+        Raises :class:`InvalidRequest` that names the first bad line."""
         records = read_lines(lines, tenant)
-        return self._keep(MemoryScope(tenant)).take(tenant, records)
+        return self._running_for(tenant).writer.put_imported(tenant, records)
 
 
 def create_memory_service_factory(**options: Any) -> ServiceFactory:
-    """For ``env.register_service("memory_service", MemoryOrchestratorService, create_memory_service_factory(…))``: the
-    keywords of :class:`MemoryOrchestratorService`; the services that it names start before it."""
+    """For ``env.register_service("memory_service", MemoryOrchestratorService, create_memory_service_factory(…))``.
+    Takes the keywords of :class:`MemoryOrchestratorService`; the services that they name start before it."""
     names = (options.get("kv_service_name"), options.get("vdb_service_name"))
     needs = tuple(name for name in names if name is not None)
     return ServiceFactory.checked(MemoryOrchestratorService, options, needs)

@@ -1,4 +1,4 @@
-"""What searches have recalled lately, so that an agent that stores it again adds nothing."""
+"""The memories that searches have recalled lately, so that an agent that stores one again adds nothing."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from typing import Any
 from sage.kernels.runtime.services.callers import ServiceProxy
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope, fingerprint
 
-_DAY = 86400.0
-_SHORT = 20
-"""Characters under which a text may well be said anew ("yes, please")."""
+_TTL = 86400.0
+"""Seconds."""
+_MIN_LENGTH = 20
+"""Characters. People say a shorter text twice and mean it both times ("yes, please")."""
 
 
 class RecentlyRecalled:
-    """Marks in a key-value service, own or called: of each text its fingerprint alone, for a day."""
+    """Entries in a key-value service, which is a :class:`KVService` or a proxy of one. An entry holds the fingerprint
+    of a text and the memory's id, for a day."""
 
     def __init__(self, kv: Any, collection: str) -> None:
         self._kv = kv
         self._collection = collection
 
-    def note(self, scope: MemoryScope, records: Sequence[MemoryRecord]) -> None:
-        marks = [(self._key(scope, one.content), one.id, _DAY) for one in records if len(one.content) >= _SHORT]
-        if not marks:
+    def add(self, scope: MemoryScope, records: Sequence[MemoryRecord]) -> None:
+        long_enough = [record for record in records if len(record.content) >= _MIN_LENGTH]
+        entries = [(self._key(scope, record.content), record.id, _TTL) for record in long_enough]
+        if not entries:
             return
         if isinstance(self._kv, ServiceProxy):
-            self._kv.put.starmap(marks, tenant=scope.tenant)  # all in one crossing of its queue
+            self._kv.put.starmap(entries, tenant=scope.tenant)  # one crossing of the service's queue for all entries
             return
-        for mark in marks:
-            self._kv.put(*mark, tenant=scope.tenant)
+        for entry in entries:
+            self._kv.put(*entry, tenant=scope.tenant)
 
-    def find(self, scope: MemoryScope, content: str) -> str | None:
+    def id_of(self, scope: MemoryScope, content: str) -> str | None:
         """The id of the memory that was recalled with this text."""
-        if len(content) < _SHORT:
+        if len(content) < _MIN_LENGTH:
             return None
-        found: str | None = self._kv.get(self._key(scope, content), tenant=scope.tenant)
-        return found
+        id: str | None = self._kv.get(self._key(scope, content), tenant=scope.tenant)
+        return id
 
-    def forget(self, scope: MemoryScope, contents: Sequence[str]) -> None:
+    def remove(self, scope: MemoryScope, contents: Sequence[str]) -> None:
         for content in contents:
             self._kv.delete(self._key(scope, content), tenant=scope.tenant)
 

@@ -1,4 +1,4 @@
-"""One memory, as it lies in the vector service and as callers see it."""
+"""One memory: as it is stored in the vector service, and as callers see it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest
+from sage.middleware.retrieval.filters.language import leaves_of
+from sage.service.memory_orchestrator.checks import check_name
 
 NEVER = 1e18
-"""The end of what has none, in Unix seconds: a number, so that one comparison decides."""
-MAX_CONTENT = 1_000_000
-"""Bytes of one memory."""
-MAX_METADATA = 16 * 1024
-"""Bytes of its metadata as JSON."""
-MAX_NAME = 512
-"""Characters of a session's, user's, agent's or type's name."""
+"""Unix seconds that mean "no end": a number, so that a filter needs one comparison only."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryScope:
-    """Whose memories. A part that is not given is bound to nobody: what was stored for a user is not found without
-    naming that user, and the other way round."""
+    """Whose memories they are: those of a tenant, and of a user, an agent, both or neither. A scope sees exactly its
+    own memories: the scope without a user does not see those of a user, nor the other way round."""
 
     tenant: str
     user: str | None = None
@@ -49,8 +44,7 @@ class MemoryScope:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord:
-    """``created``, ``expires`` and ``superseded`` are Unix seconds. ``keywords``: the turns before it in its session,
-    which it is found by, too. ``sources``: ids of the memories that a fact or summary was made from."""
+    """``created``, ``expires`` and ``superseded`` are Unix seconds, :data:`NEVER` where there is no such time."""
 
     id: str
     scope: MemoryScope
@@ -64,20 +58,24 @@ class MemoryRecord:
     superseded_by: str = ""
     supersedes: str = ""
     keys: tuple[str, ...] = ()
-    """The idempotency keys that gave it."""
+    """The idempotency keys under which it was stored."""
     uses: tuple[str, ...] = ()
-    """Of each key, what was stored under it, and where (:func:`use_of`)."""
+    """For each of ``keys``, the text and session that it stands for (:func:`key_use`)."""
     sources: tuple[str, ...] = ()
+    """The ids of the memories that this fact or summary was made from. Other memories have none."""
     keywords: str = ""
+    """The words of the turns before it in its session: searches find it by these, too."""
     context: tuple[str, ...] = ()
-    """Ids of those turns."""
+    """The ids of these turns."""
     vector: Sequence[float] | None = None
 
-    def lives(self, now: float) -> bool:
+    def is_current(self, now: float) -> bool:
+        """Neither superseded nor expired at the time ``now``."""
         return self.superseded > now and self.expires > now
 
-    def item(self) -> dict[str, Any]:
-        """As the vector service takes it. What the user says stands apart, and can replace nothing of ours."""
+    def to_item(self) -> dict[str, Any]:
+        """As the vector service takes it. The caller's metadata is kept under ``metadata`` and ``meta.…``, so that it
+        can replace none of our own fields."""
         text = f"{self.keywords}\n{self.content}" if self.keywords else self.content
         item: dict[str, Any] = {
             "id": self.id,
@@ -109,32 +107,32 @@ class MemoryRecord:
         return item
 
     @classmethod
-    def read(cls, tenant: str, item: Mapping[str, Any]) -> MemoryRecord:
-        found = item["metadata"]
-        start = int(found["start"])
+    def from_item(cls, tenant: str, item: Mapping[str, Any]) -> MemoryRecord:
+        metadata = item["metadata"]
+        start = int(metadata["start"])
         return cls(
             item["id"],
-            MemoryScope(tenant, found["user"] or None, found["agent"] or None),
-            found["session"],
+            MemoryScope(tenant, metadata["user"] or None, metadata["agent"] or None),
+            metadata["session"],
             item["text"][start:],
-            found["type"],
-            orjson.loads(found["metadata"]),
-            float(found["created"]),
-            float(found["expires"]),
-            float(found["superseded"]),
-            found["superseded_by"],
-            found["supersedes"],
-            tuple(found.get("keys") or ()),
-            tuple(found.get("uses") or ()),
-            tuple(found.get("sources") or ()),
+            metadata["type"],
+            orjson.loads(metadata["metadata"]),
+            float(metadata["created"]),
+            float(metadata["expires"]),
+            float(metadata["superseded"]),
+            metadata["superseded_by"],
+            metadata["supersedes"],
+            tuple(metadata.get("keys") or ()),
+            tuple(metadata.get("uses") or ()),
+            tuple(metadata.get("sources") or ()),
             item["text"][: max(0, start - 1)],
-            tuple(found.get("context") or ()),
+            tuple(metadata.get("context") or ()),
             item.get("vector"),
         )
 
-    def shown(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """``{id, session_id, content, memory_type, metadata, created_at, …}``; what does not apply is left out."""
-        shown: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "id": self.id,
             "session_id": self.session,
             "content": self.content,
@@ -143,110 +141,57 @@ class MemoryRecord:
             "created_at": self.created,
         }
         if self.scope.user is not None:
-            shown["user"] = self.scope.user
+            fields["user"] = self.scope.user
         if self.scope.agent is not None:
-            shown["agent"] = self.scope.agent
+            fields["agent"] = self.scope.agent
         if self.expires < NEVER:
-            shown["expires_at"] = self.expires
+            fields["expires_at"] = self.expires
         if self.superseded < NEVER:
-            shown["superseded_at"] = self.superseded
+            fields["superseded_at"] = self.superseded
         if self.superseded_by:
-            shown["superseded_by"] = self.superseded_by
+            fields["superseded_by"] = self.superseded_by
         if self.supersedes:
-            shown["supersedes"] = self.supersedes
+            fields["supersedes"] = self.supersedes
         if self.sources:
-            shown["sources"] = list(self.sources)
-        return shown
+            fields["sources"] = list(self.sources)
+        return fields
 
-    def ended(self, now: float, by: str) -> MemoryRecord:
+    def superseded_copy(self, now: float, by: str) -> MemoryRecord:
+        """The memory as superseded by the one of the id ``by``; an empty ``by`` means that it was deleted."""
         return replace(self, superseded=now, superseded_by=by)
 
 
 def fingerprint(content: str) -> str:
-    """The same for texts that differ only in how they are written: composed or not, and spaced how."""
+    """Equal for texts that differ only in white space or in how their characters are composed (Unicode NFC)."""
     return hashlib.blake2b(" ".join(unicodedata.normalize("NFC", content).split()).encode(), digest_size=16).hexdigest()
 
 
-def id_of(scope: MemoryScope, session: str, kind: str, content: str, generation: int) -> str:
-    """Of a memory by what it says and where: two processes that store the same meet in one."""
+def memory_id(scope: MemoryScope, session: str, kind: str, content: str, generation: int) -> str:
+    """Made from the text and where it is stored, so that two processes that store the same make one memory.
+
+    ``generation`` counts up while memories of lower generations hold the text but are no longer current.
+    """
     parts = (scope.user or "", scope.agent or "", session, kind, fingerprint(content), str(generation))
-    told = "".join(f"{len(part)}:{part}" for part in parts)
-    return "mem_" + hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    return "mem_" + hashlib.blake2b(joined.encode(), digest_size=12).hexdigest()
 
 
-def use_of(session: str, content: str) -> str:
-    """What an idempotency key stands for."""
+def key_use(session: str, content: str) -> str:
+    """What an idempotency key stands for: a text in a session."""
     return f"{fingerprint(content)}/{session}"
 
 
-def check_name(value: Any, param: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME or not is_text(value):
-        raise InvalidRequest(f"'{param}' must be a text of 1 to {MAX_NAME} characters", param=param)
-    return value
-
-
-def is_text(value: str) -> bool:
-    """Whether it can be written: without a lone surrogate."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def check_content(content: Any) -> str:
-    if not isinstance(content, str) or not content.strip() or not is_text(content):
-        raise InvalidRequest("'content' must be a text that says something", param="content")
-    if len(content) * 4 > MAX_CONTENT and (size := len(content.encode())) > MAX_CONTENT:
-        raise InvalidRequest(f"'content' has {size:,} bytes; a memory has {MAX_CONTENT:,} at most", param="content")
-    return content
-
-
-def check_ttl(ttl: Any) -> float | None:
-    if ttl is None:
-        return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl) or ttl <= 0:
-        raise InvalidRequest("'ttl' must be a number of seconds above 0", param="ttl")
-    return float(ttl)
-
-
-def check_metadata(metadata: Any) -> dict[str, Any]:
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, Mapping):
-        raise InvalidRequest("'metadata' must be an object", param="metadata")
-    try:
-        size = len(orjson.dumps(dict(metadata)))
-    except (TypeError, ValueError) as exc:
-        raise InvalidRequest(f"'metadata' must be JSON: {exc}", param="metadata") from None
-    if size > MAX_METADATA:
-        raise InvalidRequest(f"'metadata' has {size:,} bytes; {MAX_METADATA:,} at most", param="metadata")
-    return dict(metadata)
-
-
-def check_vector(vector: Any) -> list[float] | None:
-    """``vector`` as numbers; its dimension is the collection's matter."""
-    from sage.middleware.retrieval.types.documents import check_vector as checked
-    from sage.middleware.settings.retrieval import RetrievalLimits
-
-    found = checked(vector, "memory", RetrievalLimits(), "vector")
-    numbers: list[float] | None = None if found is None else found.tolist()
-    return numbers
-
-
 def _leaves(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values that filters can ask for, by path: flat, as every engine keeps them. Null is kept by none."""
-    from sage.middleware.retrieval.filters.language import leaves_of
-
+    """The values that filters can ask for, by path: flat and without null, so that every engine can store them."""
     for path, values in leaves_of(metadata).items():
-        known = [value for value in values if isinstance(value, str | int | float)]
-        if known:
-            yield path, known[0] if len(known) == 1 else known
+        storable = [value for value in values if isinstance(value, str | int | float)]
+        if storable:
+            yield path, storable[0] if len(storable) == 1 else storable
 
 
 def importance_of(record: MemoryRecord) -> float:
-    """``importance`` of its metadata, 0 to 1; else a half."""
-    given = record.metadata.get("importance")
-    if isinstance(given, bool) or not isinstance(given, int | float) or given != given:
+    """``importance`` of its metadata, 0 to 1; 0.5 without one."""
+    importance = record.metadata.get("importance")
+    if isinstance(importance, bool) or not isinstance(importance, int | float) or math.isnan(importance):
         return 0.5
-    return min(1.0, max(0.0, float(given)))
+    return min(1.0, max(0.0, float(importance)))

@@ -1,4 +1,4 @@
-"""The turns of sessions: which came before a new one, and which sessions there are."""
+"""The turns of sessions: which ones came before a new turn, and which sessions exist."""
 
 from __future__ import annotations
 
@@ -11,95 +11,92 @@ from typing import Any
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
 
-BEFORE = 2
-"""Turns before a memory whose words it is found by, too. Measured on two LoCoMo conversations (benchmarks/memory.py):
-evidence recall@5 .653 with one, .694 with two, .682 with three."""
-_CUT = 2000
-"""Characters of such a turn that count."""
-_KEPT = 4096
-"""Sessions whose last turns are remembered here."""
-_ASKED = 500
-"""Ids in one question to the shelf."""
-_Place = tuple[str, str, str, str]
+CONTEXT_TURNS = 2
+"""A search finds a turn also by the words of so many turns before it. Measured on two LoCoMo conversations
+(benchmarks/memory.py): evidence recall@5 .653 with one, .694 with two, .682 with three."""
+_CONTEXT_CHARACTERS = 2000
+"""Of each of these turns, its last characters that count."""
+_MAX_SESSIONS = 4096
+"""Sessions whose last turns are cached."""
+_SessionKey = tuple[str, str, str, str]
 
 
 class SessionCache:
-    """A cache over the shelf, which is the truth: another process's turns are seen when a session is first met here."""
+    """The last turns of sessions, cached. The collection is the truth: turns that another process stored are seen when
+    this process first meets the session."""
 
-    def __init__(self, shelf: MemoryCollection) -> None:
-        self._shelf = shelf
+    def __init__(self, collection: MemoryCollection) -> None:
+        self._collection = collection
         self._lock = threading.Lock()
-        self._last: OrderedDict[_Place, deque[MemoryRecord]] = OrderedDict()
+        self._last_turns: OrderedDict[_SessionKey, deque[MemoryRecord]] = OrderedDict()
 
-    def in_context(self, record: MemoryRecord) -> MemoryRecord:
-        """``record`` with the words of the last turns of its session. The caller holds the session."""
-        return self.in_context_of(record, self._turns(record))
+    def with_context(self, record: MemoryRecord) -> MemoryRecord:
+        """``record`` with the words of the last turns of its session. The caller holds the session's lock."""
+        return _with_context_of(record, self._turns_before(record))
 
-    def in_context_of(self, record: MemoryRecord, turns: Sequence[MemoryRecord]) -> MemoryRecord:
-        """With the words of the last of ``turns``."""
-        before = [turn for turn in turns if turn.lives(record.created)][-BEFORE:]
-        return replace(record, keywords=_words(before), context=tuple(turn.id for turn in before))
+    def with_context_without(self, record: MemoryRecord, superseded: str) -> MemoryRecord:
+        """As :meth:`with_context`, from the collection, without the turn of the id ``superseded``."""
+        turns = self.turns(record.scope, record.session, record.created)
+        return _with_context_of(record, [turn for turn in turns if turn.id != superseded])
 
-    def _turns(self, record: MemoryRecord) -> list[MemoryRecord]:
-        place = (*record.scope.key(), record.session)
+    def _turns_before(self, record: MemoryRecord) -> list[MemoryRecord]:
+        key = (*record.scope.key(), record.session)
         with self._lock:
-            if (known := self._last.get(place)) is not None:
-                self._last.move_to_end(place)
-                return list(known)
-        turns = deque(self.turns(record.scope, record.session, record.created), maxlen=BEFORE)
+            if (cached := self._last_turns.get(key)) is not None:
+                self._last_turns.move_to_end(key)
+                return list(cached)
+        turns = deque(self.turns(record.scope, record.session, record.created), maxlen=CONTEXT_TURNS)
         with self._lock:
-            self._last[place] = turns
-            while len(self._last) > _KEPT:
-                self._last.popitem(last=False)
+            self._last_turns[key] = turns
+            while len(self._last_turns) > _MAX_SESSIONS:
+                self._last_turns.popitem(last=False)
             return list(turns)
 
-    def said(self, record: MemoryRecord) -> None:
-        """``record`` is the session's newest turn."""
+    def append(self, record: MemoryRecord) -> None:
+        """``record`` is the newest turn of its session."""
         with self._lock:
-            if (known := self._last.get((*record.scope.key(), record.session))) is not None:
-                known.append(replace(record, vector=None, keywords=""))
+            if (cached := self._last_turns.get((*record.scope.key(), record.session))) is not None:
+                cached.append(replace(record, vector=None, keywords=""))
 
-    def forget(self, scope: MemoryScope, sessions: Sequence[str]) -> None:
-        """Something but a new turn has changed in them."""
+    def invalidate(self, scope: MemoryScope, sessions: Sequence[str]) -> None:
+        """These sessions changed by something other than a new turn: the next use reads them from the collection."""
         with self._lock:
             for session in sessions:
-                self._last.pop((*scope.key(), session), None)
+                self._last_turns.pop((*scope.key(), session), None)
 
     def turns(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord]:
-        """All that live, in order; derived memories are none."""
-        where = {**scope.filter(), "session": session, "superseded": {"$gte": NEVER}}
-        found = [record for record in self._shelf.all(scope.tenant, where) if record.lives(now) and not record.sources]
-        return sorted(found, key=lambda record: record.created)
+        """All current turns, in order. Derived memories are not turns."""
+        return [record for record in self._collection.session(scope, session, now) if not record.sources]
 
-    def without(self, scope: MemoryScope, gone: Sequence[str]) -> list[MemoryRecord]:
-        """The turns whose keywords hold what those in ``gone`` said, with keywords that do not."""
-        changed: dict[str, MemoryRecord] = {}
-        for start in range(0, len(gone), _ASKED):
-            where = {**scope.filter(), "context": {"$in": list(gone[start : start + _ASKED])}}
-            for record in self._shelf.all(scope.tenant, where, vectors=True):
-                changed[record.id] = record
-        return [self._rewritten(record, gone) for record in changed.values() if record.id not in gone]
+    def rewritten_without(self, scope: MemoryScope, removed: Sequence[str]) -> list[MemoryRecord]:
+        """The turns that are found by the words of memories in ``removed`` (ids), rewritten without these words."""
+        records = self._collection.referring(scope, "context", removed, vectors=True)
+        return [self._rewritten(record, removed) for record in records if record.id not in removed]
 
-    def _rewritten(self, record: MemoryRecord, gone: Sequence[str]) -> MemoryRecord:
-        kept = [self._shelf.find(record.scope.tenant, id) for id in record.context if id not in gone]
-        before = [turn for turn in kept if turn is not None]
-        return replace(record, keywords=_words(before), context=tuple(turn.id for turn in before))
+    def _rewritten(self, record: MemoryRecord, removed: Sequence[str]) -> MemoryRecord:
+        remaining = [self._collection.get(record.scope.tenant, id) for id in record.context if id not in removed]
+        return _in_context(record, [turn for turn in remaining if turn is not None])
 
-    def listed(self, scope: MemoryScope, now: float) -> list[dict[str, Any]]:
-        """``{session_id, memories, first_at, last_at}`` by name. Looks at every memory of the scope."""
-        found: dict[str, dict[str, Any]] = {}
-        for record in self._shelf.all(scope.tenant, {**scope.filter(), "superseded": {"$gte": NEVER}}):
-            if not record.lives(now):
+    def summaries(self, scope: MemoryScope, now: float) -> list[dict[str, Any]]:
+        """``{session_id, memories, first_at, last_at}`` by name. Reads every memory of the scope."""
+        sessions: dict[str, dict[str, Any]] = {}
+        for record in self._collection.all(scope.tenant, {**scope.filter(), "superseded": {"$gte": NEVER}}):
+            if not record.is_current(now):
                 continue
-            session = found.setdefault(
+            session = sessions.setdefault(
                 record.session,
                 {"session_id": record.session, "memories": 0, "first_at": record.created, "last_at": record.created},
             )
             session["memories"] += 1
             session["first_at"] = min(session["first_at"], record.created)
             session["last_at"] = max(session["last_at"], record.created)
-        return [found[name] for name in sorted(found)]
+        return [sessions[name] for name in sorted(sessions)]
 
 
-def _words(turns: Sequence[MemoryRecord]) -> str:
-    return "\n".join(turn.content[-_CUT:] for turn in turns)
+def _with_context_of(record: MemoryRecord, turns: Sequence[MemoryRecord]) -> MemoryRecord:
+    return _in_context(record, [turn for turn in turns if turn.is_current(record.created)][-CONTEXT_TURNS:])
+
+
+def _in_context(record: MemoryRecord, turns: Sequence[MemoryRecord]) -> MemoryRecord:
+    words = "\n".join(turn.content[-_CONTEXT_CHARACTERS:] for turn in turns)
+    return replace(record, keywords=words, context=tuple(turn.id for turn in turns))

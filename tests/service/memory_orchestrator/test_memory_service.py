@@ -15,6 +15,7 @@ import pytest
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
 from sage.service import KVService, MemoryOrchestratorService, VDBService, create_memory_service_factory
+from sage.service.memory_orchestrator.engine import MemoryEngine
 
 Open = Callable[..., MemoryOrchestratorService]
 
@@ -56,8 +57,13 @@ def memory(clock: Clock) -> Iterator[Open]:
         yield start
 
 
-def contents(found: list[dict[str, Any]]) -> list[str]:
-    return [one["content"] for one in found]
+def contents(memories: list[dict[str, Any]]) -> list[str]:
+    return [memory["content"] for memory in memories]
+
+
+def running_engine(memory: MemoryOrchestratorService) -> MemoryEngine:
+    assert memory._engine is not None
+    return memory._engine
 
 
 def test_a_memory_is_found_as_soon_as_it_is_stored(memory: Open) -> None:
@@ -158,7 +164,7 @@ def test_a_memory_ends_to_the_second(memory: Open, clock: Clock) -> None:
     for id in (kept, again):
         with pytest.raises(NotFound, match="no memory"):
             m.get_memory(id)
-    m._sweeper.sweep()
+    running_engine(m).expiry.run_round()
     assert m.export_memories() == {"lines": [], "cursor": None}
     assert m.health()["sweep"] == {"forgotten": 2, "error": None}
 
@@ -538,7 +544,7 @@ def test_large_neighbours_keep_nothing_out(memory: Open) -> None:
         ({"evict": "random"}, "evict"),
         ({"facts_model": "m"}, "generate"),
         ({"ttl_seconds": -1}, "ttl"),
-        ({"vdb_service_name": "v", "persist_directory": "p"}, "memories lie where 'v' keeps them"),
+        ({"vdb_service_name": "v", "persist_directory": "p"}, "the service 'v' stores the memories"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str) -> None:
@@ -590,5 +596,5 @@ def test_the_old_home_warns_and_works() -> None:
 
 
 def test_it_must_run() -> None:
-    with pytest.raises(SageError, match="does not run"):
+    with pytest.raises(SageError, match="is not running"):
         MemoryOrchestratorService().search_memories("x")

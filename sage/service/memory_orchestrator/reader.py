@@ -1,0 +1,66 @@
+"""Reading single memories, sessions and the history of corrections. Takes no locks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage.errors import Conflict, NotFound
+from sage.service.memory_orchestrator.clock import WriteClock
+from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
+
+
+class MemoryReader:
+    def __init__(self, collection: MemoryCollection, clock: WriteClock) -> None:
+        self._collection = collection
+        self._clock = clock
+
+    def get(self, scope: MemoryScope, id: Any, *, vector: bool = False) -> MemoryRecord:
+        """Also a superseded memory. Raises :class:`NotFound`, also for one of another scope or one that has expired."""
+        record = self._collection.get(scope.tenant, id, vector=vector) if isinstance(id, str) and id else None
+        if record is None or record.scope.key() != scope.key() or record.expires <= self._clock.now():
+            raise NotFound(f"there is no memory '{id}' in this scope", param="id", code="memory_not_found")
+        return record
+
+    def correctable(self, scope: MemoryScope, id: str) -> MemoryRecord:
+        """With its vector. Raises :class:`NotFound`, and :class:`Conflict` for a superseded memory."""
+        record = self.get(scope, id, vector=True)
+        if record.superseded < NEVER:
+            by = f"by '{record.superseded_by}'; correct that one" if record.superseded_by else "when it was deleted"
+            raise Conflict(f"the memory '{id}' was superseded already, {by}", param="supersedes", code="superseded")
+        return record
+
+    def with_vector(self, record: MemoryRecord) -> MemoryRecord:
+        return self._collection.get(record.scope.tenant, record.id, vector=True) or record
+
+    def session(self, scope: MemoryScope, session: str) -> list[MemoryRecord]:
+        """Its current memories, in the order in which they were stored."""
+        return self._collection.session(scope, session, self._clock.now())
+
+    def time_stored(self, scope: MemoryScope, session: str, id: str) -> float:
+        """When the memory ``id`` of this session was stored, also if it was superseded. Raises :class:`NotFound`."""
+        record = self._collection.get(scope.tenant, id)
+        if record is None or record.scope.key() != scope.key() or record.session != session:
+            raise NotFound(f"there is no memory '{id}' in the session", param="cursor", code="memory_not_found")
+        return record.created
+
+    def history(self, scope: MemoryScope, id: str) -> list[MemoryRecord]:
+        """The memory, those that it corrects and those that correct it, oldest first."""
+        start = record = self.get(scope, id)
+        visited, chain = {start.id}, [start]
+        while (older := self._linked(scope, record.supersedes, visited)) is not None:
+            chain.insert(0, older)
+            record = older
+        record = start
+        while (newer := self._linked(scope, record.superseded_by, visited)) is not None:
+            chain.append(newer)
+            record = newer
+        return chain
+
+    def _linked(self, scope: MemoryScope, id: str, visited: set[str]) -> MemoryRecord | None:
+        """``None`` also for a memory that was visited: the links of imported memories may form a circle."""
+        if not id or id in visited:
+            return None
+        visited.add(id)
+        record = self._collection.get(scope.tenant, id)
+        return record if record is not None and record.scope.key() == scope.key() else None
