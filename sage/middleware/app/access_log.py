@@ -1,4 +1,4 @@
-"""The access log: one line of JSON a request, written by a thread of its own so that a slow pipe stalls nobody."""
+"""The access log: one line of JSON for each request, written by a thread, so that a slow pipe delays no request."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TextIO
 
 import orjson
 
-_MOST_WAITING = 10_000
-_EVERY = 0.1
+_MAX_WAITING = 10_000  # lines
+_INTERVAL = 0.1  # seconds
 
 
 class AccessLog:
-    """Lines wait in memory for a tenth of a second; when the writer cannot keep up, lines are dropped and counted."""
+    """Lines wait in memory for a tenth of a second. When the thread cannot keep up, lines are dropped and counted."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
@@ -26,13 +26,14 @@ class AccessLog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        """Starts the thread."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
     def write(self, line: dict[str, Any]) -> None:
-        """Takes one request's line; never blocks."""
-        if len(self._waiting) >= _MOST_WAITING:
+        """Queues the line of one request; never blocks."""
+        if len(self._waiting) >= _MAX_WAITING:
             self._dropped += 1
             return
         self._waiting.append(line)
@@ -40,7 +41,7 @@ class AccessLog:
             self._wake.set()
 
     def stop(self) -> None:
-        """Writes what waits and ends."""
+        """Writes the lines that wait, and ends the thread."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
@@ -49,7 +50,7 @@ class AccessLog:
     def _run(self) -> None:
         while not self._stopping:
             self._wake.wait()
-            time.sleep(0.0 if self._stopping else _EVERY)
+            time.sleep(0.0 if self._stopping else _INTERVAL)
             self._wake.clear()
             self._flush()
         self._flush()
@@ -69,4 +70,4 @@ class AccessLog:
             stream.write(text.decode())
             stream.flush()
         except (OSError, ValueError):
-            pass  # nobody reads the log; serving goes on
+            pass  # the log cannot be written; the gateway goes on

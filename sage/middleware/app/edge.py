@@ -1,6 +1,6 @@
-"""The pure ASGI layer around everything: request id, host check, body limit, hot routes, errors, headers, access log.
+"""The ASGI layer around everything: request id, host check, body limit, hot routes, errors, headers, access log.
 
-One layer with one wrapped ``send``, since each further one costs every request and every chunk of a stream.
+It is a single layer with one wrapped ``send``: each further layer costs every request and every chunk of a stream.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class EdgeMiddleware:
         self.app = app
         self._hot = hot
         self._limit = settings.api.max_body_bytes
-        self._open_door = not settings.auth.enabled
-        names = settings.api.allowed_hosts or (tuple(LOOPBACK) if self._open_door else ())
+        self._without_auth = not settings.auth.enabled
+        names = settings.api.allowed_hosts or (tuple(LOOPBACK) if self._without_auth else ())
         self._hosts = frozenset(name.lower().encode() for name in names)
         self._log = log
         self._prefix = secrets.token_hex(6).encode()
@@ -55,14 +55,14 @@ class EdgeMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         headers = scope["headers"]
         request_id = self._request_id(headers)
         facts: dict[str, Any] = {}
         scope.setdefault("state", {})["log"] = facts
         status = 0
 
-        async def answer(message: Message) -> None:
+        async def send_answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -72,25 +72,25 @@ class EdgeMiddleware:
         try:
             receive = self._admit(scope, headers, receive)
             inner = scope
-            if scope["method"] == "HEAD":  # as GET, in a scope of its own: by this one uvicorn leaves the body out
+            if scope["method"] == "HEAD":  # run as GET; uvicorn reads the method from `scope` and omits the body
                 inner = {**scope, "method": "GET"}
             app = self._hot.get((inner["method"], inner["path"]), self.app)
-            await app(inner, receive, answer)
+            await app(inner, receive, send_answer)
         except ClientLeft:
             status = CLIENT_LEFT
         except asyncio.CancelledError:
-            # Only the end of the server's patience at shutdown comes this far, and the task ends here anyway.
+            # Only the server at shutdown cancels a task from outside, and the task ends here anyway.
             ending = Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
-            await self._fail(ending, status, answer, facts)
+            await self._fail(ending, status, send_answer, facts)
         except SageError as error:
-            await self._fail(error, status, answer, facts)
+            await self._fail(error, status, send_answer, facts)
         except Exception:
             logger.exception("request %s failed", request_id.decode())
-            broken = SageError("an error of the gateway's own; its log has more under this request id")
-            await self._fail(broken, status, answer, facts)
+            internal = SageError("an internal error of the gateway; its log has more under this request id")
+            await self._fail(internal, status, send_answer, facts)
         finally:
             if self._log is not None:
-                self._write(scope, request_id, status, begun, facts)
+                self._write(scope, request_id, status, started, facts)
 
     def _request_id(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         for name, value in headers:
@@ -99,8 +99,8 @@ class EdgeMiddleware:
         return b"%s-%x" % (self._prefix, next(self._numbers))
 
     def _admit(self, scope: Scope, headers: list[tuple[bytes, bytes]], receive: Receive) -> Receive:
-        """Checks what can be told from the head alone; returns what reads the body, bounded."""
-        host = length = origin = kind = b""
+        """Checks the head of a request; returns a ``receive`` that enforces the limit on the body."""
+        host = length = origin = content_type = b""
         chunked = False
         for name, value in headers:
             if name == b"host":
@@ -114,23 +114,22 @@ class EdgeMiddleware:
             elif name == b"origin":
                 origin = value
             elif name == b"content-type":
-                kind = value
-            elif self._open_door and name in _FORWARDED:
+                content_type = value
+            elif self._without_auth and name in _FORWARDED:
                 raise InvalidRequest(
-                    f"the header '{name.decode()}' is refused without auth: the gateway is not to stand behind a proxy "
+                    f"the header '{name.decode()}' is refused without auth: the gateway must not run behind a proxy "
                     "with --no-auth",
                     code="forwarded",
                 )
         if self._hosts and _host_name(host) not in self._hosts:
             raise InvalidRequest(
-                f"the host '{host[:200].decode('latin-1')}' is not one that this gateway answers to "
-                "(api.allowed_hosts)",
+                f"the host '{host[:200].decode('latin-1')}' is not one that this gateway accepts (api.allowed_hosts)",
                 code="host_not_allowed",
             )
         if length and int(length) > self._limit and not _is_file(scope):
             raise self._too_large()
-        if self._open_door:
-            _check_browser(scope, host, origin, kind, bool(length.strip(b"0")) or chunked)
+        if self._without_auth:
+            _check_browser(scope, host, origin, content_type, bool(length.strip(b"0")) or chunked)
         return self._bounded(receive) if chunked and not _is_file(scope) else receive
 
     def _too_large(self) -> PayloadTooLarge:
@@ -149,12 +148,13 @@ class EdgeMiddleware:
 
         return bounded
 
-    async def _fail(self, error: SageError, begun: int, answer: Send, facts: dict[str, Any]) -> None:
+    async def _fail(self, error: SageError, status: int, send: Send, facts: dict[str, Any]) -> None:
+        """Answers with ``error``, unless an answer has begun with ``status``."""
         facts["error"] = error.code
-        if not begun:  # else only the connection can still tell: uvicorn closes it when a body ends short
-            await answer_error(error, answer)
+        if not status:  # otherwise uvicorn closes the connection, because the body ends too early
+            await answer_error(error, send)
 
-    def _write(self, scope: Scope, request_id: bytes, status: int, begun: float, facts: dict[str, Any]) -> None:
+    def _write(self, scope: Scope, request_id: bytes, status: int, started: float, facts: dict[str, Any]) -> None:
         principal = scope["state"].get("principal")
         line: dict[str, Any] = {
             "time": time.time(),
@@ -162,7 +162,7 @@ class EdgeMiddleware:
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
-            "ms": int((time.perf_counter() - begun) * 100_000) / 100,
+            "ms": int((time.perf_counter() - started) * 100_000) / 100,
         }
         if principal is not None:
             line["user"] = principal.user
@@ -175,7 +175,7 @@ class EdgeMiddleware:
 
 
 async def answer_error(error: SageError, send: Send) -> None:
-    """Answers with the envelope of ``error``."""
+    """Sends an answer with the envelope of ``error``."""
     body = orjson.dumps(error.envelope())
     headers = error_headers(error, len(body))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -190,22 +190,22 @@ def _host_name(host: bytes) -> bytes:
 
 
 def _is_file(scope: Scope) -> bool:
-    """Whether the body goes to disk as it comes, under a bound of its own: a snapshot that is restored."""
+    """Whether the body is a snapshot to restore: it goes to disk as it comes, and has a limit of its own."""
     path: str = scope["path"]
     return scope["method"] == "PUT" and path.startswith("/collections/") and path.endswith("/snapshot")
 
 
-def _check_browser(scope: Scope, host: bytes, origin: bytes, kind: bytes, has_body: bool) -> None:
-    """Without auth, no page of another site may reach us through its visitor's browser."""
+def _check_browser(scope: Scope, host: bytes, origin: bytes, content_type: bytes, has_body: bool) -> None:
+    """Refuses requests that a page of another site makes through its visitor's browser; for a gateway without auth."""
     if origin and origin.partition(b"://")[2].lower() != host.lower():
         raise InvalidRequest(
             f"requests from the origin '{origin[:200].decode('latin-1')}' are refused without auth", code="origin"
         )
-    media = kind.partition(b";")[0].strip().lower()
-    # A page can send none of these to another site without asking it first, which gets no answer here.
+    media_type = content_type.partition(b";")[0].strip().lower()
+    # A page may send these to another site only after a preflight request, which is refused here.
     allowed = (b"application/octet-stream",) if _is_file(scope) else (b"application/json", b"application/x-ndjson")
-    if scope["method"] in _WITH_BODY and (has_body or kind) and media not in allowed:
+    if scope["method"] in _WITH_BODY and (has_body or content_type) and media_type not in allowed:
         raise InvalidRequest(
-            f"without auth, this body must be sent as such: add the header 'Content-Type: {allowed[0].decode()}'",
+            f"without auth, a body needs its media type: add the header 'Content-Type: {allowed[0].decode()}'",
             code="content_type",
         )

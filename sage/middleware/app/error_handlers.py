@@ -1,4 +1,4 @@
-"""The one place where errors become answers, for the routes that the framework runs."""
+"""Errors of framework routes as answers, in one place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sage.middleware.routers.http.asgi import Message
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error of a framework route is answered with our envelope, and none with 422."""
+    """Answers every error of a framework route with our envelope, and invalid bodies with 400 instead of 422."""
     app.add_exception_handler(SageError, _on_sage_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -31,12 +31,12 @@ async def _on_sage_error(request: Request, exc: Exception) -> Response:
 
 async def _on_invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    first = exc.errors()[0]
-    loc = [str(part) for part in first["loc"]]
+    error = exc.errors()[0]
+    loc = [str(part) for part in error["loc"]]
     field = ".".join(loc[1:] if loc[0] in ("body", "query", "path", "header") else loc)
-    if first["type"] == "json_invalid":
+    if error["type"] == "json_invalid":
         return await _respond(InvalidRequest("the body is not JSON", code="invalid_json"))
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ")
     return await _respond(InvalidRequest(f"'{field}': {message}" if field else message, param=field or None))
 
 
@@ -46,7 +46,7 @@ async def _on_http(request: Request, exc: Exception) -> Response:
         return await _respond(exc.__cause__)
     path = request.url.path
     if exc.status_code == HTTPStatus.NOT_FOUND:
-        return await _respond(NotFound(f"there is nothing at {path}; /docs lists what there is", code="no_such_route"))
+        return await _respond(NotFound(f"there is no route {path}; /docs lists the routes", code="no_such_route"))
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         response = await _respond(MethodNotAllowed(f"{request.method} is not allowed at {path}"))
         response.headers.update(exc.headers or {})
@@ -55,7 +55,7 @@ async def _on_http(request: Request, exc: Exception) -> Response:
 
 
 async def _on_unexpected(request: Request, exc: Exception) -> Response:
-    return await _respond(SageError("an error of the gateway's own; its log has more under this request's id"))
+    return await _respond(SageError("an internal error of the gateway; its log has more under this request id"))
 
 
 async def _respond(error: SageError) -> Response:

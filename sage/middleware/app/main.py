@@ -1,4 +1,4 @@
-"""The composition root: :func:`create_app` builds everything once and hands it down."""
+"""The composition root: :func:`create_app` builds everything once and passes it on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def create_app(
 ) -> EdgeMiddleware:
     """The whole gateway as one ASGI application.
 
-    Nothing runs before its lifespan begins. A ``gateway`` that is handed in is used, and closed by who made it.
+    Nothing runs before its lifespan begins. A ``gateway`` that is passed in is used, and closed by its owner.
     ``hash_cost`` is for tests: passwords are hashed at the full cost without it.
     Raises :class:`sage.errors.ConfigError` when the data directory cannot be used.
     """
@@ -84,9 +84,9 @@ def create_app(
 
 
 def openapi_document() -> dict[str, Any]:
-    """The OpenAPI document of a gateway with accounts; leaves nothing behind."""
-    with tempfile.TemporaryDirectory() as scratch:
-        app = create_app(Settings(data_dir=Path(scratch))).app
+    """The OpenAPI document of a gateway with accounts. Leaves no files behind."""
+    with tempfile.TemporaryDirectory() as directory:
+        app = create_app(Settings(data_dir=Path(directory))).app
         assert isinstance(app, FastAPI)
         try:
             return describe(app)
@@ -95,15 +95,15 @@ def openapi_document() -> dict[str, Any]:
 
 
 def make_gateway(settings: Settings, *, transport: Transport | None = None) -> Gateway:
-    """The gateway below HTTP, with every model of the configuration and those that providers know of themselves.
+    """The gateway below HTTP, with every model of the configuration and those that providers list themselves.
 
     ``transport`` replaces the HTTP client towards upstreams.
     """
     transport = transport or HttpTransport()
     providers, absent = make_providers(settings.llm, settings.data_dir)
     fleet = Fleet(settings.llm.keep_alive, MemoryBudget(settings.llm.memory_budget), transport)
-    kept = RuntimeModels(settings.data_dir / "models.json", partial(write_private, replace=True))
-    registry = Registry(providers, absent, ModelLists(transport), fleet, kept)
+    runtime_models = RuntimeModels(settings.data_dir / "models.json", partial(write_private, replace=True))
+    registry = Registry(providers, absent, ModelLists(transport), fleet, runtime_models)
     for name, model in settings.llm.models.items():
         registry.register(name, model, source="config")
     registry.register_known()

@@ -1,4 +1,4 @@
-"""The OpenAPI document: the framework's routes and the hot ones, our errors, and the way to log in."""
+"""The OpenAPI document: framework routes, hot routes, errors, and how to log in."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import EVENTS, NDJSON, SCHEMA_REF, JsonBody, schema_ref
 
 _TAGS = (
-    ("Generate", "The gateway's own, smallest way to an answer."),
+    ("Generate", "The gateway's own and simplest way to an answer."),
     ("OpenAI", "For every client of OpenAI's API: its `base_url` is this server's address and `/v1`."),
     ("Cohere", "For Cohere's own clients: their `base_url` is this server's address. Any model answers."),
     ("Ollama", "For Ollama's own clients: their `host` is this server's address. Any model answers."),
-    ("vLLM", "vLLM's own additions to OpenAI's API, for every provider that can."),
-    ("Models", "What can answer, and what is in memory."),
+    ("vLLM", "vLLM's own additions to OpenAI's API, for every provider that offers them."),
+    ("Models", "Which models there are, and which are in memory."),
     ("Search", "Collections of documents, found by their words and by what they mean."),
-    ("Services", "Values by key, vectors, and the memory of agents: each tenant has its own."),
+    ("Services", "Values by key, vectors, and the memory of agents, separate for each tenant."),
     ("Accounts", "Login, keys and users."),
-    ("Operation", "For who runs the gateway."),
+    ("Operation", "For operators of the gateway."),
 )
 _STREAMS = {
     EVENTS: "The answer, or with `stream: true` server-sent events.",
@@ -35,7 +35,7 @@ _STREAMS = {
 
 
 def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
-    """The OpenAPI document of ``app``; made once, and kept in it."""
+    """The OpenAPI document of ``app``; made once, then cached in ``app``."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -48,8 +48,8 @@ def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
         document["paths"][hot.path] = {"post": _hot_operation(hot)}
     for operations in document["paths"].values():
         for operation in operations.values():
-            _entitle(operation)
-            _complete(operation, by_name[operation["operationId"]], with_accounts)
+            _set_title(operation)
+            _add_errors_and_security(operation, by_name[operation["operationId"]], with_accounts)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(_schemas(routes))
     for name in ("HTTPValidationError", "ValidationError"):
@@ -64,7 +64,7 @@ def describe(app: FastAPI, *, with_accounts: bool = True) -> dict[str, Any]:
 
 
 def _schemas(routes: Iterable[HotRoute | GuardedRoute]) -> dict[str, Any]:
-    """The schemas of the models that the framework knows nothing of."""
+    """The schemas of the models that the framework does not find in its routes."""
     models: dict[type[BaseModel], None] = {}  # a set in order
     for route in routes:
         models[route.error_model] = None
@@ -80,7 +80,7 @@ def _schemas(routes: Iterable[HotRoute | GuardedRoute]) -> dict[str, Any]:
 
 
 def _hot_operation(route: HotRoute) -> dict[str, Any]:
-    # Only what has an example of its own: every optional field as null would be refused upstream.
+    # Only fields with an example: upstreams would refuse optional fields that are null.
     example = {field: info.examples[0] for field, info in route.request.model_fields.items() if info.examples}
     return {
         "tags": [route.tag],
@@ -104,8 +104,8 @@ def _hot_answer(route: HotRoute) -> dict[str, Any]:
     return {"description": _STREAMS[route.stream_media], "content": content}
 
 
-def _entitle(operation: dict[str, Any]) -> None:
-    """The framework makes a title of the function's name; the first sentence of what it promises reads better."""
+def _set_title(operation: dict[str, Any]) -> None:
+    """Makes the first sentence of the description the title, where the framework made one of the function's name."""
     if operation["summary"] == operation["operationId"].replace("_", " ").title():
         text = operation.get("description", operation["summary"]).replace("``", "`")
         first, *rest = re.split(r"\.\s+", text, maxsplit=1)
@@ -113,8 +113,8 @@ def _entitle(operation: dict[str, Any]) -> None:
         operation["description"] = "".join(rest)
 
 
-def _complete(operation: dict[str, Any], route: HotRoute | GuardedRoute, with_accounts: bool) -> None:
-    """Adds the errors of ``route`` and whether it asks for a credential."""
+def _add_errors_and_security(operation: dict[str, Any], route: HotRoute | GuardedRoute, with_accounts: bool) -> None:
+    """Adds the errors of ``route``, and whether it requires a credential."""
     responses = operation["responses"]
     responses.pop("422", None)
     errors = {"application/json": {"schema": schema_ref(route.error_model)}}

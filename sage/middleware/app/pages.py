@@ -17,16 +17,16 @@ from starlette.types import Scope
 from sage.middleware.app.openapi import describe
 
 _STATIC = "/docs/static"
-# The one address of another host in the bundle: a picture beside its maker's name, which hides itself when it is none.
+# The only address of another host in the bundle: a logo, which hides itself when it cannot be loaded.
 _REDOC, _REDOC_PICTURE = "redoc.standalone.js", "https://cdn.redoc.ly/redoc/logo-mini.svg"
-# People type passwords here: the pages' scripts come from us and speak to us only. Both are set up by inline scripts.
+# People type passwords here, so scripts come from the gateway and connect to it only. Both pages need inline scripts.
 _POLICY = {
     "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; connect-src 'self'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; worker-src blob:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 }
-# In the dialog of *Authorize*, name and password come first and have the cursor; OAuth's client, which we have none of,
-# and the text on scopes, which the password form gives all of, are left out.
+# In the dialog of *Authorize*, name and password come first and have the cursor. Hidden are the fields of an OAuth
+# client, which we do not have, and the text about scopes: a password gives all of them.
 _STYLE = """<style>
 .swagger-ui .scope-def, .swagger-ui .auth-container .flow,
 .swagger-ui .auth-container .wrapper:has(> [for=client_id_password]),

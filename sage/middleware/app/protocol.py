@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol with what it leaves open.
+"""uvicorn's HTTP protocol with what it lacks.
 
-A head has a bound in size and time; trailers are no headers; what cannot be parsed is answered with our envelope; and a
-client's departure reaches every request of its connection, also when further requests were sent behind the one that
-runs (uvicorn then stops reading, and tells only the newest). It leans on `HttpToolsProtocol`'s attributes, which
-tests/gateway/test_protocol.py holds.
+The size of a head and the time it takes are limited; trailers are not taken for headers; requests that cannot be parsed
+are answered with our envelope; and a disconnect reaches every request of the connection, also when further requests
+were sent behind the running one (uvicorn then stops reading, and notifies only the newest). The class depends on
+attributes of `HttpToolsProtocol`, which tests/middleware/app/test_protocol.py checks.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers."""
 HEAD_SECONDS = 30.0
 """How long a head may take."""
-_MOST_WAITING = 16  # requests behind the one that runs
+_MAX_WAITING = 16  # requests behind the running one
 
 
 class JoinedWrites:
-    """Sends an answer's head together with the first piece of its body: one write less on every request.
+    """Sends an answer's head together with the first piece of its body, which saves one write on every request.
 
-    A head is held until that piece comes or the answer ends: an endpoint sends its head when it has something to say.
+    The head is held back until that piece comes or the answer ends.
     """
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self._held = b""
-        self._begun = False
+        self._head = b""
+        self._started = False
 
     def write(self, data: bytes) -> None:
-        if self._held:
-            data, self._held = self._held + data, b""
-        elif not self._begun and not data.startswith(b"HTTP/1.1 1"):
-            self._held, self._begun = data, True
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif not self._started and not data.startswith(b"HTTP/1.1 1"):
+            self._head, self._started = data, True
             return
         self._transport.write(data)
 
     def end(self) -> None:
-        """The answer is whole; the next write is another's head."""
-        if self._held:
-            self._transport.write(self._held)
-        self._held, self._begun = b"", False
+        """Ends an answer; the next write is the head of another."""
+        if self._head:
+            self._transport.write(self._head)
+        self._head, self._started = b"", False
 
     def close(self) -> None:
         self.end()
@@ -57,10 +57,10 @@ class JoinedWrites:
 class GatewayProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
-    _head = 0  # bytes of the head that were understood
-    _unread = 0  # bytes that came since, without ending it
-    _began = False  # a message began in the bytes that are being read
-    _head_is_whole = False
+    _head_size = 0  # bytes of the head that were parsed
+    _unparsed = 0  # bytes that came since then
+    _message_began = False  # in the bytes that are being read
+    _head_complete = False
     _too_large = False
     _running: Any = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -75,47 +75,47 @@ class GatewayProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
-        self._began = False
+        self._message_began = False
         super().data_received(data)
-        if self._head_is_whole or self.transport.is_closing():
+        if self._head_complete or self.transport.is_closing():
             return
         self._expect_head()
-        if not self._began:  # what stood before a message that began is no part of its head
-            self._unread += len(data)
-            if self._unread > MAX_HEAD:
+        if not self._message_began:  # otherwise some of the bytes belong to the message before
+            self._unparsed += len(data)
+            if self._unparsed > MAX_HEAD:
                 self._too_large = True
                 self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head, self._unread, self._began, self._head_is_whole = 0, 0, True, False
+        self._head_size, self._unparsed, self._message_began, self._head_complete = 0, 0, True, False
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_is_whole:
-            return  # a trailer, which is no header: nobody has checked it
+        if self._head_complete:
+            return  # a trailer, which must not be taken for a checked header
         super().on_header(name, value)
         self._count(len(name) + len(value) + 4)
 
     def _count(self, size: int) -> None:
-        self._head += size
-        if self._head > MAX_HEAD:
+        self._head_size += size
+        if self._head_size > MAX_HEAD:
             self._too_large = True
-            raise ValueError("the head is too large")  # ends the parsing; uvicorn then asks for a 400
+            raise ValueError("the head is too large")  # ends the parsing; uvicorn then calls send_400_response
 
     def on_headers_complete(self) -> None:
-        self._head_is_whole = True
+        self._head_complete = True
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
         self.cycle.transport = self._writes
         if self.pipeline:
-            self.flow.resume_reading()  # else the client's departure is never read
-            if len(self.pipeline) > _MOST_WAITING:
+            self.flow.resume_reading()  # otherwise a disconnect is never noticed
+            if len(self.pipeline) > _MAX_WAITING:
                 self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -142,11 +142,11 @@ class GatewayProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         if self.transport.is_closing():
             return
-        if self._running is None or self._running.response_complete:  # else it would stand in another's answer
+        if self._running is None or self._running.response_complete:  # otherwise it would end up inside another answer
             if self._too_large:
                 message, code, status = f"the request's head is larger than {MAX_HEAD} bytes", "head_too_large", 431
             else:
-                message, code, status = "this is no HTTP request that can be understood", "invalid_http", 400
+                message, code, status = "this is not a valid HTTP request", "invalid_http", 400
             self._refuse(status, message, code)
         self.transport.close()
 

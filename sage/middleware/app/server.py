@@ -1,4 +1,4 @@
-"""The HTTP server: binds its port, says where it listens, and lets requests end when it is told to stop."""
+"""The HTTP server: binds its port, prints its address, and lets requests finish at shutdown."""
 
 from __future__ import annotations
 
@@ -31,51 +31,51 @@ _BACKLOG = 2048
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; raises :class:`ConfigError` with what to do when the address cannot be had."""
+    """A listening socket; raises :class:`ConfigError` with advice, when the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # taken over by every accepted connection
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
     try:
         sock.bind((host, port))
         sock.listen(_BACKLOG)
     except OSError as exc:
         sock.close()
         if exc.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} on {host} is taken; end what uses it or choose another port") from exc
+            raise ConfigError(f"port {port} on {host} is taken; end its program or choose another port") from exc
         raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
     return sock
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn that says when it is ready, and ends with status 0 after SIGTERM or Ctrl-C."""
+    """uvicorn's server that reports when it is ready, and exits with status 0 after SIGTERM or Ctrl-C."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        self._exits = False
+        self._exiting = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told = asyncio.Event()
+        self._exit_requested = asyncio.Event()
         super().__init__(config)
         self._on_ready = on_ready
 
     @property
     def should_exit(self) -> bool:
-        """Setting it, from any thread or a signal's handler, ends the server at once: nobody polls for it."""
-        return self._exits
+        """Whether the server is to end. It may be set from any thread or signal handler, and takes effect at once."""
+        return self._exiting
 
     @should_exit.setter
     def should_exit(self, value: bool) -> None:
-        self._exits = value
+        self._exiting = value
         if value and self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._told.set)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._exit_requested.set)
 
     async def main_loop(self) -> None:
-        """Sets the answers' date once a second until it is told to end."""
+        """Updates the date of answers once a second, until the server is to end."""
         self._loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await self._told.wait()
+                    await self._exit_requested.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -84,14 +84,14 @@ class GatewayServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but it raises no signal anew and stays in place: all that comes after is the process's end."""
+        """Handles signals as uvicorn does, but does not raise them again, and stays active until the process ends."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
         yield
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.should_exit:  # the second one does not wait for requests any more
+        if self.should_exit:  # the second signal ends running requests
             self.force_exit = True
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.should_exit = True
@@ -100,7 +100,7 @@ class GatewayServer(uvicorn.Server):
         running = len(self.server_state.tasks)
         if running:
             grace = self.config.timeout_graceful_shutdown
-            sys.stderr.write(f"waiting {grace} s at most for {running} running request(s); Ctrl-C again ends them\n")
+            sys.stderr.write(f"waiting at most {grace} s for {running} running request(s); Ctrl-C again ends them\n")
             sys.stderr.flush()
         for server in self.servers:
             server.close()
@@ -110,15 +110,15 @@ class GatewayServer(uvicorn.Server):
             connection.shutdown()
         try:
             async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                await self._settled()
+                await self._wait_for_requests()
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel("the time for running requests is over")
         if not self.force_exit:
             await self.lifespan.shutdown()
 
-    async def _settled(self) -> None:
-        """Returns once every connection is closed and every request has ended, or nobody is to be waited for."""
+    async def _wait_for_requests(self) -> None:
+        """Returns when every connection is closed and every request has ended, or at a second signal."""
         state, pause = self.server_state, 0.001
         while (state.connections or state.tasks) and not self.force_exit:
             await asyncio.sleep(pause)
@@ -148,14 +148,14 @@ def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -
 
 
 def serve(settings: Settings, config: Path | None) -> None:
-    """Runs the gateway until SIGTERM or Ctrl-C. Raises :class:`ConfigError` when it cannot begin."""
+    """Runs the gateway until SIGTERM or Ctrl-C. Raises :class:`ConfigError` when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     sock = bind(settings.api.host, settings.api.port)
     try:
         app = create_app(settings)
 
         def on_ready() -> None:
-            # What start-up made lives as long as the process: looking through it again is wasted work.
+            # Objects from start-up live as long as the process: the collector need not look at them again.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 50)
@@ -164,21 +164,21 @@ def serve(settings: Settings, config: Path | None) -> None:
 
         make_server(app, settings, on_ready).run(sockets=[sock])
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # all is done; one that comes while Python ends is not to kill it
+            signal.signal(number, signal.SIG_IGN)  # everything is closed; a signal must not kill Python while it exits
     finally:
         sock.close()
 
 
 def _models(app: EdgeMiddleware) -> list[str]:
-    """The models that can serve, those that need nobody else first."""
+    """The names of the models that can serve, those that run here first."""
     registry = app.app.state.gateway.registry  # type: ignore[attr-defined]
-    found = [model for model in registry.models() if model.deployments]
-    found.sort(key=lambda model: model.deployments[0].managed is None)
-    return [model.name for model in found]
+    models = [model for model in registry.models() if model.deployments]
+    models.sort(key=lambda model: model.deployments[0].managed is None)
+    return [model.name for model in models]
 
 
 def welcome(settings: Settings, port: int, config: Path | None, models: list[str]) -> list[str]:
-    """At most four lines: where it listens, where the docs are, how to make the first user, what to paste next."""
+    """At most four lines: the address, the docs, how to add the first user, and a first request to paste."""
     host = "127.0.0.1" if settings.api.host in ("0.0.0.0", "::", "localhost") else settings.api.host  # noqa: S104
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     lines = [f"SAGE listens on {url} (docs: {url}/docs)"]
@@ -202,13 +202,13 @@ def welcome(settings: Settings, port: int, config: Path | None, models: list[str
 
 
 def _command(config: Path | None) -> str:
-    """How ``sage`` is called from the user's own shell, on this data directory."""
-    here = Path(sys.argv[0])
+    """How the user calls ``sage`` from their shell, with this configuration and data directory."""
+    program = Path(sys.argv[0])
     name = "sage"
-    if here.name == "sage" and shutil.which("sage") is None:
+    if program.name == "sage" and shutil.which("sage") is None:
         with contextlib.suppress(ValueError):
-            here = here.absolute().relative_to(Path.cwd())
-        name = shlex.quote(str(here))
+            program = program.absolute().relative_to(Path.cwd())
+        name = shlex.quote(str(program))
     parts = []
     if config is not None and config != Path("config.yaml"):
         parts.append(f"SAGE_CONFIG={shlex.quote(str(config))}")

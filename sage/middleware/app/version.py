@@ -1,4 +1,4 @@
-"""The version of what is installed."""
+"""The installed version."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version as installed_version
 
 
 def version() -> str:
-    """The distribution's version; ``0+source`` when run from a source tree that is not installed."""
+    """The distribution's version; ``0+source`` for a source tree that is not installed."""
     try:
         return installed_version("intellistream-sage-middleware")
     except PackageNotFoundError:

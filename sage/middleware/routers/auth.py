@@ -30,42 +30,42 @@ def _accounts(request: Request) -> Accounts:
 AccountsDep = Annotated[Accounts, Depends(_accounts)]
 
 
-class Body(BaseModel):
+class StrictBody(BaseModel):
     """A JSON body: unknown fields are refused, and no input is shown in errors."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class RefreshBody(Body):
-    """Asks for the next tokens of a session."""
+class RefreshBody(StrictBody):
+    """A request for the next tokens of a session."""
 
     refresh_token: str
 
 
-class SetupBody(Body):
-    """Makes the first admin. ``token`` stands in ``data_dir/setup-token`` for 15 minutes from the server's start."""
+class SetupBody(StrictBody):
+    """Makes the first admin. ``token`` is in ``data_dir/setup-token`` for 15 minutes after the server's start."""
 
     token: str
     username: str
     password: str
 
 
-class KeyBody(Body):
-    """A new key of one's own; what is left out is as far as the caller reaches (scopes: all but ``admin``)."""
+class KeyBody(StrictBody):
+    """A new key of the caller. What is left out is taken from the caller's own rights (all scopes but ``admin``)."""
 
     name: str = ""
     scopes: list[str] | None = None
     models: list[str] | None = Field(None, description="Patterns of public model names; '*' is the only wildcard.")
     tenant: str | None = None
     expires_at: int | None = Field(
-        None, description="Unix seconds; none: never, or with the key that makes it.", le=2**53
+        None, description="Unix seconds; left out, never, or with the key that makes it.", le=2**53
     )
 
 
 UserName = Annotated[str, Field(validation_alias=AliasChoices("username", "name"))]  # shown as "name" in listings
 
 
-class NewUserBody(Body):
+class NewUserBody(StrictBody):
     """A new user."""
 
     username: UserName
@@ -74,8 +74,8 @@ class NewUserBody(Body):
     tenant: str = DEFAULT_TENANT
 
 
-class UserChangeBody(Body):
-    """What to change of the user ``username``; disabling and a new password end all its sessions."""
+class UserChangeBody(StrictBody):
+    """Changes to the user ``username``. Disabling it, or a new password, ends all its sessions."""
 
     username: UserName
     role: str | None = None
@@ -125,7 +125,7 @@ class NewKeyAnswer(KeyAnswer):
 
 
 class MeAnswer(BaseModel):
-    """Who the caller is and how far its credential reaches."""
+    """Who the caller is, and what its credential may do."""
 
     user: str
     role: str
@@ -176,7 +176,7 @@ async def auth_logout(accounts: AccountsDep, caller: Caller) -> None:
 @public
 async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
     """Makes the first admin with the one-time setup token."""
-    accounts.first_admin.check(body.token)  # before a place among the hashings is taken
+    accounts.first_admin.check(body.token)  # before it waits for a free thread to hash the password
     user = await accounts.passwords.run(accounts.first_admin.complete, body.token, body.username, body.password)
     return UserAnswer(**asdict(user))
 
@@ -184,7 +184,7 @@ async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
 @router.get("/auth/me", name="auth_me")
 @requires(Scope.ACCOUNT)
 async def auth_me(caller: Caller) -> MeAnswer:
-    """Who is calling, and how far the credential reaches."""
+    """Who the caller is, and what its credential may do."""
     return MeAnswer(
         user=caller.user,
         role=caller.role,
@@ -203,24 +203,24 @@ async def auth_keys_list(accounts: AccountsDep, caller: Caller, user: str | None
     if user is not None and user != caller.user and Scope.ADMIN not in caller.scopes:
         raise PermissionDenied("only admins see other users' keys", param="user", code="missing_scope")
     keys = await asyncio.to_thread(accounts.keys.list, user or caller.user)
-    return KeyList(keys=[KeyAnswer(**_plain(key)) for key in keys])
+    return KeyList(keys=[KeyAnswer(**_fields(key)) for key in keys])
 
 
 @router.post("/auth/keys", name="auth_keys_create", status_code=201)
 @requires(Scope.ACCOUNT)
 async def auth_keys_create(body: KeyBody, accounts: AccountsDep, caller: Caller, response: Response) -> NewKeyAnswer:
-    """Makes a key of the caller's own; its secret is in this answer only."""
-    wish = KeyRequest(body.name, body.scopes, body.models, body.tenant, body.expires_at)
-    made = await asyncio.to_thread(accounts.keys.create, caller, wish)
+    """Makes a key of the caller; only this answer contains its secret."""
+    request = KeyRequest(body.name, body.scopes, body.models, body.tenant, body.expires_at)
+    created = await asyncio.to_thread(accounts.keys.create, caller, request)
     response.headers["cache-control"] = "no-store"
-    return NewKeyAnswer(**_plain(made.key), key=made.secret)
+    return NewKeyAnswer(**_fields(created.key), key=created.secret)
 
 
 @router.delete("/auth/keys/{id}", name="auth_keys_revoke")
 @requires(Scope.ACCOUNT)
 async def auth_keys_revoke(id: str, accounts: AccountsDep, caller: Caller) -> KeyAnswer:
-    """Revokes a key and all that it made: one's own, or any by an admin."""
-    return KeyAnswer(**_plain(await asyncio.to_thread(accounts.keys.revoke, id, caller)))
+    """Revokes a key and all keys that were made with it. Admins may revoke any key, others their own."""
+    return KeyAnswer(**_fields(await asyncio.to_thread(accounts.keys.revoke, id, caller)))
 
 
 @router.get("/auth/users", name="auth_users_list")
@@ -265,5 +265,6 @@ def _tokens(login: Login, response: Response) -> TokenAnswer:
     return TokenAnswer(access_token=login.access_token, expires_in=login.expires_in, refresh_token=login.refresh_token)
 
 
-def _plain(view: Any) -> dict[str, Any]:
+def _fields(view: Any) -> dict[str, Any]:
+    """The fields of a dataclass, with lists in place of tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(view).items()}

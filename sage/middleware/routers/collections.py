@@ -16,7 +16,7 @@ from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
 from sage.middleware.routers.http.guard import GuardedRoute, requires
 from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
-from sage.middleware.routers.ollama.pulls import PullStream
+from sage.middleware.routers.http.progress import ProgressStream
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
 from sage.middleware.settings.retrieval import CollectionOptions
 
@@ -137,7 +137,7 @@ async def reembed_collection(
     note(request.scope, collection=collection)
     running = await collections.reembed(principal, collection, wanted.embedder)
     if wait:
-        return PullStream(running.progress())
+        return ProgressStream(running.progress())
     return JSONResponse(await collections.describe(principal, collection), status_code=202)
 
 

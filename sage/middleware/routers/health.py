@@ -1,4 +1,4 @@
-"""``/health``: alive. ``/ready``: can serve, or what cannot. ``/metrics``: Prometheus."""
+"""``/health``: the process is alive. ``/ready``: whether it can serve. ``/metrics``: numbers for Prometheus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def health() -> dict[str, str]:
 
 
 class ReadyReport(BaseModel):
-    """Whether anything can serve; the details are for who has a credential."""
+    """Whether anything can serve; the details are for callers with a credential."""
 
     status: Literal["ready", "not_ready"]
     serves: list[str] | None = None

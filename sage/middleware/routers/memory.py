@@ -23,22 +23,24 @@ router = any_path_router("Services")
 _MAX_NAME = 256
 
 
-class _Scoped(BaseModel):
+class ScopedBody(BaseModel):
+    """A body that may name the user and the agent whose memory it is about."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     user: str | None = Field(None, min_length=1, max_length=_MAX_NAME, description="Whose memory it is.")
     agent: str | None = Field(None, min_length=1, max_length=_MAX_NAME, description="Which agent's memory it is.")
 
 
-class NewMemory(_Scoped):
-    """What is to be remembered. The same text twice adds nothing and answers with the `id` that it has."""
+class NewMemory(ScopedBody):
+    """A memory to store. A text that is stored already adds nothing, and the answer is the `id` that it has."""
 
     session_id: str = Field(min_length=1, max_length=_MAX_NAME)
     content: str = Field(min_length=1)
-    vector: list[float] | None = Field(None, description="In place of one that the embedder makes.")
+    vector: list[float] | None = Field(None, description="Replaces the one that the embedder would make.")
     memory_type: str = Field("conversation", min_length=1, max_length=_MAX_NAME)
     metadata: dict[str, Any] | None = None
-    ttl: float | None = Field(None, gt=0, description="Seconds after which it is forgotten.")
+    ttl: float | None = Field(None, gt=0, description="Seconds after which it is deleted.")
     supersedes: str | None = Field(None, description="The memory that this one corrects; both are kept.")
     idempotency_key: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
 
@@ -49,8 +51,8 @@ class MemoryStored(BaseModel):
     id: str
 
 
-class MemorySearchRequest(_Scoped):
-    """By text, by vector, or by both."""
+class MemorySearchRequest(ScopedBody):
+    """A search by text, by vector, or by both."""
 
     query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
     vector: list[float] | None = None
@@ -59,7 +61,7 @@ class MemorySearchRequest(_Scoped):
     limit: int = Field(10, ge=1)
     score_threshold: float | None = None
     filter: dict[str, Any] | None = Field(None, description="On metadata, as in `/search`.")
-    as_of: float | None = Field(None, description="What was held then, in Unix seconds.")
+    as_of: float | None = Field(None, description="Search the memories of that time, in Unix seconds.")
     explain: bool = False
     recency: float = Field(0.0, ge=0)
     importance: float = Field(0.0, ge=0)
@@ -81,13 +83,13 @@ class Remembered(BaseModel):
 
 
 class MemoryFound(Remembered):
-    """Of `score`, higher is nearer; `created_at` is in Unix seconds."""
+    """One memory; a higher `score` is nearer, `created_at` is in Unix seconds."""
 
     score: float
 
 
 class MemoriesFound(BaseModel):
-    """The nearest first."""
+    """Memories, the nearest first."""
 
     results: list[MemoryFound]
 
@@ -115,7 +117,7 @@ class SessionList(BaseModel):
 
 
 class History(BaseModel):
-    """What a memory superseded and what superseded it, the oldest first."""
+    """The memories that a memory superseded and those that superseded it, the oldest first."""
 
     history: list[Remembered]
 
@@ -147,11 +149,11 @@ async def store_memory(
     memory: TheMemory,
     idempotency_key: Annotated[str | None, Header(description="As the field of that name.")] = None,
 ) -> Response:
-    """Stores a memory; found by every search from then on."""
-    wish = parse(NewMemory, await read_json(request.receive))
-    check_size(wish.content, memory.limits.max_value, "content")
-    check_size(wish.metadata, memory.limits.max_value, "metadata")
-    fields = wish.model_dump(exclude_none=True)
+    """Stores a memory. Every later search finds it."""
+    body = parse(NewMemory, await read_json(request.receive))
+    check_size(body.content, memory.limits.max_value, "content")
+    check_size(body.metadata, memory.limits.max_value, "metadata")
+    fields = body.model_dump(exclude_none=True)
     if idempotency_key:
         fields.setdefault("idempotency_key", idempotency_key)
     return reply({"id": await memory.store(**fields)})
@@ -166,18 +168,18 @@ async def store_memory(
 @requires(Scope.MEMORY)
 async def search_memories(request: Request, memory: TheMemory) -> Response:
     """The memories nearest to a text or a vector; without `session_id` those of every session of the scope."""
-    wish = parse(MemorySearchRequest, await read_json(request.receive))
-    if wish.query is None and wish.vector is None:
+    body = parse(MemorySearchRequest, await read_json(request.receive))
+    if body.query is None and body.vector is None:
         raise InvalidRequest("give a 'query', or a 'vector'", param="query")
-    return reply({"results": await memory.search(**wish.model_dump(exclude_none=True))})
+    return reply({"results": await memory.search(**body.model_dump(exclude_none=True))})
 
 
 @router.get("/memory/sessions", name="memory_sessions", response_model=SessionList)
 @requires(Scope.MEMORY)
 async def list_sessions(memory: TheMemory, scope: TheScope, limit: int = 100, after: str | None = None) -> Response:
     """The sessions that have memories."""
-    found, following = await memory.sessions(limit, after, **scope)
-    return reply({"sessions": found, "next": following})
+    sessions, cursor = await memory.sessions(limit, after, **scope)
+    return reply({"sessions": sessions, "next": cursor})
 
 
 @router.get("/memory/sessions/{session:path}", name="memory_session", response_model=SessionShown)
@@ -191,15 +193,15 @@ async def show_session(
     memory_type: str | None = None,
 ) -> Response:
     """One session: what is known of it, and its memories."""
-    told = await memory.session(session, **scope)
-    turns, following = await memory.turns(session, limit, after, memory_type, **scope)
-    return reply({**told, "session_id": session, "memories": turns, "next": following})
+    fields = await memory.session(session, **scope)
+    memories, cursor = await memory.turns(session, limit, after, memory_type, **scope)
+    return reply({**fields, "session_id": session, "memories": memories, "next": cursor})
 
 
 @router.delete("/memory/sessions/{session:path}", name="memory_clear_session", response_model=Cleared)
 @requires(Scope.MEMORY)
 async def clear_session(session: str, memory: TheMemory, scope: TheScope) -> Response:
-    """Forgets a session: no trace of its memories is left."""
+    """Deletes a session with all its memories for good."""
     if not session:
         raise InvalidRequest("name the session: /memory/sessions/{session}", param="session")
     return reply({"deleted": await memory.clear_session(session, **scope)})
@@ -215,19 +217,19 @@ async def show_history(id: str, memory: TheMemory, scope: TheScope) -> Response:
 @router.post("/memory/{id}/restore", name="memory_restore", response_model=MemoryStored)
 @requires(Scope.MEMORY)
 async def restore_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
-    """Makes a memory that was superseded hold again."""
+    """Makes a superseded memory current again."""
     return reply({"id": await memory.restore(id, **scope)})
 
 
 @router.get("/memory/{id}", name="memory_get", response_model=Remembered)
 @requires(Scope.MEMORY)
 async def get_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
-    """One memory, whether it still holds or was superseded."""
+    """One memory, current or superseded."""
     return reply(await memory.get(id, **scope))
 
 
 @router.delete("/memory/{id}", name="memory_delete", response_model=Deleted)
 @requires(Scope.MEMORY)
 async def delete_memory(id: str, memory: TheMemory, scope: TheScope) -> Response:
-    """Forgets a memory: no trace of it is left."""
+    """Deletes a memory for good."""
     return reply({"deleted": await memory.delete(id, **scope)})

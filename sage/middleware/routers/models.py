@@ -1,4 +1,4 @@
-"""``/models``: what there is, in which state, the switch to load and unload it, and models that come at run time."""
+"""``/models``: the models and their states, loading and unloading, and models that are registered at run time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import GuardedRoute, requires
-from sage.middleware.routers.ollama.pulls import PullStream
+from sage.middleware.routers.http.progress import ProgressStream
 
 router = APIRouter(route_class=GuardedRoute, tags=["Models"])
 
-# Which operation is meant, by the field that only it has; without any of them a plain chat.
-_MEANT = {
+# The operation that a request is for, by a field that no other operation has; without any of them it is a chat.
+_OPERATION_FIELDS = {
     "input": Operation.EMBEDDINGS,
     "text_1": Operation.SCORE,
     "query": Operation.RERANK,
     "prompt": Operation.COMPLETIONS,
 }
-_PLAIN = [{"role": "user", "content": "?"}]
+_EMPTY_CHAT = [{"role": "user", "content": "?"}]
 
 
 class BreakerState(BaseModel):
-    """Whether a deployment is left alone because it failed: ``closed`` (it is not), ``open``, or ``half_open``, when
-    one request may probe it. ``opens_for``: seconds until then."""
+    """Whether a deployment is skipped because it failed. ``closed``: it is not; ``open``: it is; ``half_open``: one
+    request may probe it. ``opens_for``: seconds until then."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,10 +63,10 @@ class DeploymentState(BaseModel):
 
 
 class ModelState(BaseModel):
-    """A model; ``state``: ``unloaded``, ``loading``, ``ready``, ``draining``, ``failed``, or ``unknown`` where its own
-    server was not heard. Times are Unix seconds, ``memory`` is in bytes. ``source`` tells who named it: ``config``,
-    ``runtime``, ``provider`` or ``program``; ``shadows``: one of the same name was registered at run time, and waits
-    until this one is gone."""
+    """A model. ``state`` is ``unloaded``, ``loading``, ``ready``, ``draining``, ``failed``, or ``unknown`` if its own
+    server does not answer. Times are Unix seconds, ``memory`` is in bytes. ``source`` tells where its name comes from:
+    ``config``, ``runtime``, ``provider`` or ``program``. ``shadows`` tells that another model of this name was
+    registered at run time, and takes effect when this one is removed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -99,14 +99,14 @@ Registration = Annotated[
 ]
 Question = Annotated[
     dict[str, Any] | None,
-    Body(description="A request as for `/v1/chat/completions`; without it, a plain chat.", examples=[{"stream": True}]),
+    Body(description="A request as for `/v1/chat/completions`; left out, a chat.", examples=[{"stream": True}]),
 ]
 
 
 @router.get("/models", name="models_list")
 @requires(Scope.MODELS_READ)
 async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
-    """The registered models that this credential reaches, with their states."""
+    """The registered models that this credential may use, with their states."""
     models = [model for model in gateway.registry.models() if principal.allows_model(model.name)]
     await gateway.registry.refresh(models)
     return ModelStates(models=[ModelState.model_validate(model.describe()) for model in models])
@@ -117,8 +117,8 @@ async def list_models(principal: Caller, gateway: TheGateway) -> ModelStates:
 )
 @requires(Scope.MODELS_WRITE)
 async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bool = True) -> JSONResponse:
-    """Brings a model into memory; answers once it is ready, or at once with 202 under ``?wait=false``."""
-    _reach(principal, name)
+    """Loads a model into memory; answers when it is ready, or at once with 202 under ``?wait=false``."""
+    require_model_access(principal, name)
     model = await gateway.registry.load(name, wait=wait)
     state = model.describe()
     return JSONResponse(state, status_code=200 if wait or state["state"] == "ready" else 202)
@@ -127,8 +127,8 @@ async def load_model(name: str, principal: Caller, gateway: TheGateway, wait: bo
 @router.post("/models/{name:path}/unload", name="models_unload")
 @requires(Scope.MODELS_WRITE)
 async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
-    """Takes a model out of memory; requests that run have 30 s to end. Its memory is free once this answers."""
-    _reach(principal, name)
+    """Removes a model from memory; running requests have 30 s to end. The memory is free when this answers."""
+    require_model_access(principal, name)
     model = await gateway.registry.unload(name)
     return ModelState.model_validate(model.describe())
 
@@ -136,9 +136,9 @@ async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> Mod
 @router.post("/models/{name:path}/explain", name="models_explain")
 @requires(Scope.MODELS_READ)
 async def explain_model(name: str, principal: Caller, gateway: TheGateway, question: Question = None) -> dict[str, Any]:
-    """Who would answer a request now, in which order, and why; nothing is sent to anyone."""
-    _reach(principal, name)
-    return await gateway.explain(principal, _asked(name, dict(question or {})))
+    """Which deployments would answer a request now, in which order, and why; nothing is sent to them."""
+    require_model_access(principal, name)
+    return await gateway.explain(principal, _explained_call(name, dict(question or {})))
 
 
 @router.post(
@@ -149,16 +149,16 @@ async def explain_model(name: str, principal: Caller, gateway: TheGateway, quest
 )
 @requires(Scope.MODELS_WRITE)
 async def pull_model(name: str, principal: Caller, gateway: TheGateway) -> Response:
-    """Fetches a model to where it runs (Ollama); its progress comes as events, and who leaves ends it."""
-    _reach(principal, name)
-    return PullStream(gateway.registry.pull(name))
+    """Fetches a model to its server (Ollama). Its progress comes as events; a client that disconnects ends it."""
+    require_model_access(principal, name)
+    return ProgressStream(gateway.registry.pull(name))
 
 
 @router.get("/models/{name:path}", name="models_show")
 @requires(Scope.MODELS_READ)
 async def show_model(name: str, principal: Caller, gateway: TheGateway) -> ModelState:
     """One model and its state."""
-    _reach(principal, name)
+    require_model_access(principal, name)
     model = await gateway.registry.resolve(name)
     await gateway.registry.refresh([model])
     return ModelState.model_validate(model.describe())
@@ -171,10 +171,10 @@ async def show_model(name: str, principal: Caller, gateway: TheGateway) -> Model
 async def register_model(name: str, body: Registration, principal: Caller, gateway: TheGateway) -> JSONResponse:
     """Registers a model over deployments of configured providers, or replaces one that was registered so.
 
-    A URL, a path, a command or an engine's argument is refused, and so is what the credential itself does not reach.
-    Models of the configuration stay as they are.
+    A URL, a path, a command or an argument of an engine is refused, and so is a model that the credential may not use.
+    Models of the configuration cannot be replaced.
     """
-    _check_reach(principal, name, body)
+    _check_registration(principal, name, body)
     model, created = await gateway.registry.add(name, body)
     return JSONResponse(model.describe(), status_code=201 if created else 200)
 
@@ -182,26 +182,26 @@ async def register_model(name: str, body: Registration, principal: Caller, gatew
 @router.delete("/models/{name:path}", name="models_remove", status_code=204)
 @requires(Scope.MODELS_WRITE)
 async def remove_model(name: str, principal: Caller, gateway: TheGateway) -> None:
-    """Removes a model that was registered at run time; requests that run go on to their end."""
-    _reach(principal, name)
+    """Removes a model that was registered at run time; running requests finish."""
+    require_model_access(principal, name)
     await gateway.registry.remove(name)
 
 
-def _reach(principal: Principal, name: str) -> None:
-    """A model beyond the credential's reach looks like one that is not there."""
+def require_model_access(principal: Principal, name: str) -> None:
+    """Raises :class:`NotFound` for a model that the caller may not use, as if it did not exist."""
     if not principal.allows_model(name):
         raise NotFound(f"model '{name}' is not one that this credential reaches", param="name", code="model_not_found")
 
 
-def _check_reach(principal: Principal, name: str, body: Mapping[str, Any]) -> None:
-    """A name of one's own must not open what the caller may not use under its real name."""
-    used = [("name", name)]
-    used += [("fallbacks", str(model)) for model in _list(body.get("fallbacks"))]
-    for wanted in _list(body.get("deployments")):
-        if isinstance(wanted, dict):
-            names = (wanted.get("model"), wanted.get("lora"))
-            used += [("deployments", f"{wanted.get('provider')}/{model}") for model in names if model is not None]
-    for field, model in used:
+def _check_registration(principal: Principal, name: str, body: Mapping[str, Any]) -> None:
+    """Raises :class:`PermissionDenied` when the new name would give access to a model that the caller may not use."""
+    names = [("name", name)]
+    names += [("fallbacks", str(model)) for model in _list(body.get("fallbacks"))]
+    for deployment in _list(body.get("deployments")):
+        if isinstance(deployment, dict):
+            models = (deployment.get("model"), deployment.get("lora"))
+            names += [("deployments", f"{deployment.get('provider')}/{model}") for model in models if model is not None]
+    for field, model in names:
         if not principal.allows_model(model):
             raise PermissionDenied(
                 f"this credential does not reach '{model}', so it cannot register a model of it; it reaches: "
@@ -212,15 +212,15 @@ def _check_reach(principal: Principal, name: str, body: Mapping[str, Any]) -> No
 
 
 def _list(value: Any) -> list[Any]:
-    """What is no list is refused by the registry."""
+    """``value`` if it is a list; the registry refuses anything else."""
     return value if isinstance(value, list) else []
 
 
-def _asked(name: str, body: dict[str, Any]) -> ModelCall:
-    """The request that is to be explained."""
+def _explained_call(name: str, body: dict[str, Any]) -> ModelCall:
+    """The call that is to be explained."""
     if body.setdefault("model", name) != name:
         raise InvalidRequest(f"'model' is '{name}' here, by the path; leave it out", param="model")
-    operation = next((meant for field, meant in _MEANT.items() if field in body), Operation.CHAT)
+    operation = next((kind for field, kind in _OPERATION_FIELDS.items() if field in body), Operation.CHAT)
     if operation is Operation.CHAT:
-        body.setdefault("messages", _PLAIN)
+        body.setdefault("messages", _EMPTY_CHAT)
     return ModelCall(operation, body, name, stream=take_flag(body, "stream"), fallbacks=admission.fallbacks(body))

@@ -1,4 +1,4 @@
-"""``/services``: which services live, here and in other environments."""
+"""``/services``: which services there are, in this gateway and in other environments."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ router = APIRouter(route_class=GuardedRoute, tags=["Services"])
 
 
 class ServiceState(BaseModel):
-    """A service. `state`: stopped (it starts when it is needed), setup, running, stopping or failed, which `error` says
-    the cause of. `statistics`: calls, errors and latency of all tenants together, and the queue. `kind`: whether it
-    belongs to a gateway or to an environment of tasks; `node` is one run of that."""
+    """A service. `state` is stopped (it starts when it is needed), setup, running, stopping or failed, of which `error`
+    tells the cause. `statistics` are calls, errors and latency of all tenants together, and the queue. `kind` tells
+    whether it belongs to a gateway or to an environment of tasks, and `node` is one run of that."""
 
     name: str
     class_: str | None = Field(None, alias="class")
@@ -35,7 +35,7 @@ class ServiceState(BaseModel):
 
 
 class ServiceStates(BaseModel):
-    """This gateway's services first; `warnings` say what could not be asked."""
+    """Services, this gateway's first; `warnings` tell which could not be reached."""
 
     services: list[ServiceState]
     warnings: list[str] = []
@@ -45,8 +45,8 @@ class ServiceStates(BaseModel):
 @requires(Scope.SERVICES_READ)
 async def list_services(gateway: TheGateway) -> JSONResponse:
     """The services of this gateway, and those that others announce."""
-    found, warnings = await gateway.services.directory.describe()
-    return JSONResponse({"services": found, "warnings": warnings})
+    services, warnings = await gateway.services.directory.describe()
+    return JSONResponse({"services": services, "warnings": warnings})
 
 
 @router.get("/services/{name}", name="services_show", response_model=ServiceState)
@@ -55,7 +55,7 @@ async def show_service(
     name: str,
     gateway: TheGateway,
     environment: Annotated[
-        str | None, Query(description="Of that environment; else this gateway's goes first.")
+        str | None, Query(description="The environment that it runs in; left out, this gateway is preferred.")
     ] = None,
 ) -> JSONResponse:
     """One service."""

@@ -84,7 +84,7 @@ def test_framework_routes_answer_with_the_same_envelope(up: Upstream, upstreams:
     assert "refresh" in bad.json()["error"]["param"]
     missing = requests.get(f"{running.url}/nothing/here", timeout=10)
     assert missing.status_code == 404
-    assert missing.json()["error"]["message"].startswith("there is nothing at /nothing/here")
+    assert missing.json()["error"]["message"].startswith("there is no route /nothing/here")
     wrong = requests.get(f"{running.url}/generate", timeout=10)
     assert wrong.status_code == 405
     assert wrong.json()["error"]["code"] == "method_not_allowed"

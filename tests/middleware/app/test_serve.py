@@ -118,7 +118,7 @@ def test_at_the_end_of_patience_streams_and_calls_are_told(tmp_path: Path) -> No
             assert whole.result().headers["retry-after"]
         log = running.log.read_text()
         assert "Traceback" not in log
-        assert "waiting 1 s at most for 2 running request(s)" in log
+        assert "waiting at most 1 s for 2 running request(s)" in log
         assert log.count('"error":"shutting_down"') == 2
 
 

@@ -1,4 +1,4 @@
-"""The progress of a pull as server-sent events, for as long as the client listens."""
+"""The progress of long work as server-sent events, for as long as the client listens."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from sage.middleware.routers.http.asgi import Receive, Scope, Send, note
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
 
 
-class PullStream(Response):
-    """Events ``{"status", "completed", "total"}``, then ``[DONE]``. A pull that breaks ends with an error event.
+class ProgressStream(Response):
+    """Events ``{"status", "completed", "total"}``, then ``[DONE]``. Work that fails ends with an error event.
 
-    An error before the first event is raised, so that it gets its own status. A client that disconnects ends the pull.
+    An error before the first event is raised, so that it gets its own status. A client that disconnects
+    ends ``progress``.
     """
 
     def __init__(self, progress: AsyncGenerator[PullProgress, None]) -> None:
