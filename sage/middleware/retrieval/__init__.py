@@ -1,6 +1,6 @@
-"""Search as a library: collections of documents, found by their words and by what they mean.
+"""Search as a library: collections of documents, searched by keywords and by meaning.
 
-What is named here is imported when it is first asked for, so that a gateway that nobody searches does not pay for it.
+The names below are imported at their first use, so that a gateway that nobody searches loads nothing for them.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class Collections:
             raise InvalidRequest(f"'{field}': {message}" if field else message, param=field) from None
 
     def directory_of(self, tenant: str, name: str) -> Path:
-        """Where a collection of that name lies, whether there is one or not. Raises :class:`InvalidRequest`."""
+        """The directory of a collection of that name, whether it exists or not. Raises :class:`InvalidRequest`."""
         if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
             raise InvalidRequest(
                 f"'{str(name)[:80]}' cannot be a collection's name: letters of any script, digits, '.', '_' and '-', "
@@ -311,6 +311,6 @@ def new_store(directory: Path | None, name: str, options: CollectionOptions, mod
     """The store of a new collection in ``directory``; ``None`` means in memory. Raises what :func:`made_with` does, and
     what ``models`` does for an unknown embedder."""
     embedder = models.embedder(options.embedder)
-    kept, dimension = made_with(options, embedder)
+    settled, dimension = made_with(options, embedder)
     name_of, languages = (embedder.name, embedder.languages) if embedder is not None else (None, None)
-    return DocumentStore.create(directory, name, kept, name_of, languages, dimension)
+    return DocumentStore.create(directory, name, settled, name_of, languages, dimension)

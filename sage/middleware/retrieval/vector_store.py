@@ -148,14 +148,14 @@ class VectorStore:
         self.close()
 
 
-def store_at(directory: Path | None, name: str, wanted: CollectionOptions, models: ModelsByName) -> DocumentStore:
-    """The store in ``directory``, or a new one with ``wanted``; ``None`` means in memory."""
+def store_at(directory: Path | None, name: str, options: CollectionOptions, models: ModelsByName) -> DocumentStore:
+    """The store in ``directory``, or a new one with ``options``; ``None`` means in memory."""
     if directory is not None:
         try:
             return DocumentStore.open(directory)
         except NotFound:
             pass  # a new one
-    return new_store(directory, name, wanted, models)
+    return new_store(directory, name, options, models)
 
 
 def _one_of(kind: type[_Choice], value: str, param: str) -> _Choice:

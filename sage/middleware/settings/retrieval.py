@@ -1,4 +1,4 @@
-"""What can be said of retrieval: the defaults of new collections, and the bounds on what a request may ask for."""
+"""Settings of retrieval: the defaults of new collections, and limits on requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_QUERY = 16_384
 
 
 class Metric(StrEnum):
-    """How near two vectors are. Of each, a higher score is nearer: Euclidean scores are distances made negative."""
+    """How near two vectors are. A higher score is always nearer: Euclidean scores are negative distances."""
 
     COSINE = "cosine"
     DOT = "dot"
@@ -23,7 +23,7 @@ class Metric(StrEnum):
 
 
 class Variant(StrEnum):
-    """Which BM25: the formulas are in :mod:`sage.middleware.retrieval.keywords.bm25`."""
+    """Which variant of BM25; the formulas are in :mod:`sage.middleware.retrieval.keywords.bm25`."""
 
     LUCENE = "lucene"
     OKAPI = "okapi"
@@ -38,19 +38,19 @@ class KeywordOptions(SettingsSection):
     k1: float = Field(1.5, ge=0, le=100)
     b: float = Field(0.75, ge=0, le=1)
     epsilon: float = Field(0.25, ge=0, le=100)
-    """``okapi``: the share of the average idf that words in more than half of the documents get."""
+    """Of ``okapi``: the share of the average idf that words in more than half of the documents get."""
     delta: float | None = Field(None, ge=0, le=100)
-    """``plus`` and ``l``; none: 1 and 0.5."""
+    """Of ``plus`` and ``l``; ``None`` means 1 and 0.5."""
     engine: Literal["arrays", "rank-bm25"] = "arrays"
 
 
 class AnalysisOptions(SettingsSection):
-    """How text becomes words; documents and queries go the same way."""
+    """How text becomes terms, the same for documents and queries."""
 
     stem: bool = True
-    """English words are reduced to their stems (Snowball)."""
+    """Reduce English words to their stems (Snowball)."""
     stop_words: bool = True
-    """Words such as "the" do not count in a query that has others."""
+    """Leave words such as "the" out of a query that has others."""
     chinese: Literal["bigrams", "rjieba"] = "bigrams"
     """``bigrams``: single characters and pairs; ``rjieba``: words of a dictionary (extra 'chinese')."""
     script: Literal["as-is", "simplified"] = "as-is"
@@ -58,13 +58,13 @@ class AnalysisOptions(SettingsSection):
 
 
 class CollectionOptions(SettingsSection):
-    """What a collection is made with, and keeps."""
+    """The options with which a collection is made. It keeps them."""
 
     embedder: Text = "auto"
-    """``auto``: the local one when it is installed, else none; ``none``: keywords, and vectors that come with the
-    documents; ``local``; or ``provider/model``, or a model's name."""
+    """A name of :mod:`sage.middleware.retrieval.embedding.builtin` (``auto``, ``none``, ``local``,
+    ``local-multilingual``), ``provider/model``, or a model's name."""
     dimension: int | None = Field(None, ge=1, le=65536)
-    """Of its vectors; none: the embedder's, or that of the first vector."""
+    """Of its vectors; ``None`` means the embedder's, or that of the first vector."""
     metric: Metric = Metric.COSINE
     target_recall: float = Field(0.98, gt=0, le=1)
     """The share of the true nearest neighbours that a search among many must find."""
@@ -73,7 +73,7 @@ class CollectionOptions(SettingsSection):
 
 
 class RetrievalLimits(SettingsSection):
-    """Bounds on what one request may carry or ask for."""
+    """Limits on one request."""
 
     max_documents: int = Field(10_000, ge=1)
     """In one request."""
@@ -85,20 +85,20 @@ class RetrievalLimits(SettingsSection):
     max_results: int = Field(10_000, ge=1)
     """``offset`` and ``top_k`` together."""
     max_answer: Size = 64 * 2**20
-    """Of text and metadata in the answer to one request."""
+    """Bytes of text and metadata in the answer to one request."""
     max_searches: int = Field(100, ge=1)
     """In one batch."""
     max_collections: int = Field(1000, ge=1)
     """Of one tenant."""
     max_snapshot: Size = 64 * 2**30
-    """Bytes of a snapshot that is restored: ``api.max_body_bytes`` does not hold for it."""
+    """Bytes of a snapshot that is restored; ``api.max_body_bytes`` does not apply to it."""
 
 
 class Retrieval(SettingsSection):
     """Collections and search."""
 
     defaults: CollectionOptions = CollectionOptions()
-    """What a new collection is made with where the request says nothing."""
+    """The options of a new collection that the request leaves out."""
     shards: int = Field(0, ge=0, le=1024)
     """Over how many shards a new collection is spread where the request says nothing; 0 means one store. Shards run as
     ``services.runtime`` says."""

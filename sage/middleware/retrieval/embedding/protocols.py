@@ -1,4 +1,4 @@
-"""What makes vectors of texts, and what puts texts in order: protocols, so that nothing of the registry is needed."""
+"""Protocols of embedders and rerankers, so that retrieval does not depend on the registry of models."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, exactly enough that vectors of equal names are comparable (``local/minilm-l6-v2-int8``)."""
+        """Exact enough that vectors of one name are comparable (``local/minilm-l6-v2-int8``)."""
 
     @property
     def dimension(self) -> int | None:
-        """Of its vectors; ``None``: known with the first."""
+        """Of its vectors; ``None`` means that it is not known before the first vector."""
 
     @property
     def languages(self) -> frozenset[str] | None:
-        """ISO 639-1 codes of the languages it speaks; ``None``: not known to be limited."""
+        """ISO 639-1 codes of the languages that it knows; ``None`` means that no limit is known."""
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
-        """``(len(texts), dimension) float32``. ``query``: the texts are questions, not documents.
+        """``(len(texts), dimension) float32``. ``query`` means that the texts are queries, not documents.
 
         Raises :class:`sage.errors.SageError` when it cannot.
         """
 
 
 class Reranker(Protocol):
-    """Says how well texts answer a query."""
+    """Scores how well texts answer a query."""
 
     def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         """One score a text, higher is better. Raises :class:`sage.errors.SageError` when it cannot."""
 
 
 class Models(Protocol):
-    """Where names of embedders and rerankers are looked up; ``app`` hands one in."""
+    """Where embedders and rerankers are looked up by name."""
 
     def embedder(self, name: str) -> Embedder | None:
-        """``auto`` and ``none`` may give none. Raises :class:`sage.errors.SageError` for a name that is none."""
+        """``None`` for ``none``, perhaps for ``auto``. Raises :class:`sage.errors.SageError` for an unknown name."""
 
     def reranker(self, name: str) -> Reranker: ...
 

@@ -1,4 +1,4 @@
-"""Embedders and rerankers where there is no registry."""
+"""Embedders and rerankers by name, for stores without a gateway."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_bui
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
 from sage.middleware.retrieval.embedding.protocols import Embedder, EmbedFunction, Models, Reranker
 
-_OFFERED = "sage.search_models"
-"""The entry point of who has models by name."""
+_ENTRY_POINT = "sage.search_models"
+"""The entry point of a package that offers :class:`Models`."""
 FUNCTION = "function"
-"""What a collection's options say of an embedder that is a callable."""
+"""The name in a collection's options for an embedder that is a callable."""
 
 
 class ModelsByName:
@@ -20,8 +20,8 @@ class ModelsByName:
     embedder already), and the models that were handed in."""
 
     def __init__(self, function: EmbedFunction | Embedder | None, models: Models | None) -> None:
-        own = function is None or hasattr(function, "embed")
-        self._function: Embedder | None = function if own else FunctionEmbedder(function)  # type: ignore[assignment, arg-type]
+        is_embedder = function is None or hasattr(function, "embed")
+        self._function: Embedder | None = function if is_embedder else FunctionEmbedder(function)  # type: ignore[assignment, arg-type]
         self._models = models
 
     def embedder(self, name: str) -> Embedder | None:
@@ -35,13 +35,13 @@ class ModelsByName:
         return self._named(name, "rerank").reranker(name)
 
     def _named(self, name: str, param: str) -> Models:
-        """Those that were handed in, else those of the configuration: the gateway's own room offers them, which this
-        one knows nothing of."""
+        """The models that were handed in, else those of the configuration, which the gateway offers by an entry point:
+        retrieval does not import the gateway."""
         if self._models is None:
-            offered = next(iter(importlib.metadata.entry_points(group=_OFFERED)), None)
-            if offered is None:
+            entry_point = next(iter(importlib.metadata.entry_points(group=_ENTRY_POINT)), None)
+            if entry_point is None:
                 raise _no_models(name, param)
-            self._models = offered.load()()
+            self._models = entry_point.load()()
         return self._models
 
 

@@ -1,4 +1,4 @@
-"""Passages of a text that show why it was found, with ``<em>`` around the words that match."""
+"""Passages of a result's text, with ``<em>`` around the words that match the query."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sage.middleware.retrieval.text.query_syntax import parse_query
 
 PASSAGES = 3
 WIDTH = 160
-"""Characters of a passage, about: it ends with a sentence or a word."""
-MOST = 4_000_000
-"""Characters of all texts of a search that are looked through: some ten seconds of work."""
+"""Characters of a passage, roughly: it ends with a sentence or a word."""
+MOST_CHARACTERS = 4_000_000
+"""Characters that are searched for matches in all texts of a search: some ten seconds of work."""
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n+")
 _GAP = re.compile(r"\s|(?<=[\u3000-\u303f\uff00-\uffef])")
 
@@ -34,22 +34,22 @@ class _Window:
 
 
 class Highlighter:
-    """For one query, over the texts that it found, in order; behind their first :data:`MOST` characters nothing is
-    looked for."""
+    """For one query, over the texts of its results in their order. Behind their first :data:`MOST_CHARACTERS` in all,
+    nothing is highlighted."""
 
     def __init__(self, analyzer: Analyzer, query: str) -> None:
         self._analyzer = analyzer
-        self._left = MOST
+        self._remaining = MOST_CHARACTERS
         parsed = parse_query(query, analyzer)
         words = {*parsed.terms, *(term for clause in parsed.required for term in clause.terms)}
         paired = {character for word in words if len(word) == 2 and ord(word[0]) >= 0x2E80 for character in word}
-        self._wanted, self._singles = words - paired, paired & words
+        self._words, self._singles = words - paired, paired & words
 
     def passages(self, text: str) -> list[str]:
-        """At most three, as they follow each other in ``text``, which is HTML-escaped but for the ``<em>`` around what
-        matches; none where nothing does. ``…`` stands where a passage begins or ends within a sentence."""
-        text = text[: self._left]
-        self._left -= len(text)
+        """At most three passages in the order of ``text``; none when nothing matches. They are HTML-escaped, except for
+        the ``<em>`` around matches. ``…`` stands where a passage begins or ends within a sentence."""
+        text = text[: self._remaining]
+        self._remaining -= len(text)
         matches = self._matches(text)
         if not matches:
             return []
@@ -63,14 +63,14 @@ class Highlighter:
         return [_marked(text, window, matches, *edges) for window in sorted(chosen, key=lambda window: window.start)]
 
     def _matches(self, text: str) -> list[_Match]:
-        """What matches, from left to right; overlapping and touching ones are one. Single characters that the query
-        has as parts of words count only where no such pair stands."""
+        """The matches from left to right; those that overlap or touch are one. A single character that is only part of
+        a pair in the query counts only when no such pair is in the text."""
         tokens = self._analyzer.tokens(text)
-        found = [token for token in tokens if token.term in self._wanted]
-        if not found:
-            found = [token for token in tokens if token.term in self._singles]
+        tokens_found = [token for token in tokens if token.term in self._words]
+        if not tokens_found:
+            tokens_found = [token for token in tokens if token.term in self._singles]
         joined: list[_Match] = []
-        for token in sorted(found, key=lambda token: (token.start, token.end)):
+        for token in sorted(tokens_found, key=lambda token: (token.start, token.end)):
             last = joined[-1] if joined else None
             if last is not None and token.start <= last.end:
                 last.end = max(last.end, token.end)
@@ -81,46 +81,46 @@ class Highlighter:
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:
-    """Their starts and ends, without the space around them."""
-    found, start = [], 0
+    """``(start, end)`` of each sentence, without the space around it."""
+    sentences, start = [], 0
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     for end in [*ends, len(text)]:
         piece = text[start:end]
         if stripped := piece.strip():
             begin = start + piece.index(stripped[0])
-            found.append((begin, begin + len(stripped)))
+            sentences.append((begin, begin + len(stripped)))
         start = end
-    return found
+    return sentences
 
 
 def _windows(text: str, sentences: list[tuple[int, int]], matches: list[_Match]) -> list[_Window]:
-    """Of each sentence with a match: itself and as many that follow as fit, or pieces of it where it is too long."""
+    """For each sentence with a match: the sentence and as many following ones as fit, or parts of a long sentence."""
     starts = [match.start for match in matches]
-    found: list[_Window] = []
-    for place, (start, end) in enumerate(sentences):
+    windows: list[_Window] = []
+    for index, (start, end) in enumerate(sentences):
         low, high = bisect_left(starts, start), bisect_left(starts, end)
         if low == high:
             continue
         if end - start > WIDTH:
-            found.extend(_window(*_piece(text, start, end, match), matches, starts) for match in matches[low:high])
+            windows.extend(_window(*_piece(text, start, end, match), matches, starts) for match in matches[low:high])
             continue
-        following = place + 1
+        following = index + 1
         while following < len(sentences) and sentences[following][1] - start <= WIDTH:
             end = sentences[following][1]
             following += 1
-        found.append(_window(start, end, matches, starts))
-    return found
+        windows.append(_window(start, end, matches, starts))
+    return windows
 
 
 def _window(start: int, end: int, matches: list[_Match], starts: list[int]) -> _Window:
-    """Different words count more than repeated ones."""
+    """A window and its score: different words count more than repeated ones."""
     inside = matches[bisect_left(starts, start) : bisect_left(starts, end)]
     different = set().union(*(match.terms for match in inside))
     return _Window(start, end, len(different) + 0.1 * len(inside) / (1 + len(inside)))
 
 
 def _piece(text: str, start: int, end: int, match: _Match) -> tuple[int, int]:
-    """Some 160 characters of a long sentence from shortly before a match; cut at spaces where there are any."""
+    """About 160 characters of a long sentence, from shortly before a match; cut at spaces if there are any."""
     begin = max(start, match.start - WIDTH // 4)
     if begin > start:
         gap = _GAP.search(text, begin, match.start)
@@ -134,13 +134,13 @@ def _piece(text: str, start: int, end: int, match: _Match) -> tuple[int, int]:
 
 def _marked(text: str, window: _Window, matches: list[_Match], starts: set[int], ends: set[int]) -> str:
     parts = [] if window.start in starts else ["…"]
-    place = window.start
+    position = window.start
     for match in matches:
-        start, end = max(match.start, place), min(match.end, window.end)
+        start, end = max(match.start, position), min(match.end, window.end)
         if start < end:
-            parts.append(f"{escape(text[place:start])}<em>{escape(text[start:end])}</em>")
-            place = end
-    parts.append(escape(text[place : window.end]))
+            parts.append(f"{escape(text[position:start])}<em>{escape(text[start:end])}</em>")
+            position = end
+    parts.append(escape(text[position : window.end]))
     if window.end not in ends:
         parts.append("…")
     return "".join(parts)

@@ -1,7 +1,7 @@
 """Which languages a text is in: a guess from its letters and commonest words, in microseconds, without a model.
 
-It answers one question, how far an embedder that speaks some languages can be believed about a text; so what it cannot
-tell counts as English when it is written in plain Latin letters, and a text without letters as spoken by all.
+It answers one question: how far an embedder that knows some languages can be trusted with a text. So what it cannot
+tell counts as English when it is written in plain Latin letters, and a text without letters as known to all.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import functools
 import re
 from collections.abc import Iterable
 
-_LOOKED_AT = 4000  # characters; the rest of a long text is taken to be in the same languages
+_EXAMINED = 4000  # characters; the rest of a long text is assumed to be in the same languages
 UNKNOWN = "und"
-"""ISO 639-2's code of a language that could not be told."""
+"""ISO 639-2's code of an unknown language."""
 
 # First and last code point of a block, and the language (ISO 639-1) that is mostly written in it.
 _BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -34,11 +34,11 @@ _BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
     "km": ((0x1780, 0x17FF),),
     "hy": ((0x0530, 0x058F),),
 }
-# These are written without spaces between words: so many characters are about one word.
+# Languages without spaces between words: about so many characters make a word.
 _CHARACTERS_A_WORD = {"zh": 1.6, "ja": 2.0, "th": 4.0, "my": 4.0, "km": 4.0}
 
 # Frequent words of languages in Latin letters. None has one letter, as those are names of things too (type I, vitamin
-# E), and a word that two of them share tells nothing and is left out.
+# E), and a word that two of them share is left out.
 _COMMON = {
     "en": "the of and to is that it for with are this from by be not have has was were which or what how does do can "
     "when where who why their they we you between there than but into these been its should would could will did your "
@@ -72,7 +72,7 @@ _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
 def share_spoken(text: str, languages: frozenset[str] | None) -> float:
     """How much of ``text`` is in ``languages`` (ISO 639-1), from 0 to 1: by words, or what stands for them.
 
-    ``None``: every language, so 1. A text without letters gives 1 as well.
+    ``None`` means every language, so 1. A text without letters gives 1 as well.
     """
     if languages is None:
         return 1.0
@@ -82,23 +82,23 @@ def share_spoken(text: str, languages: frozenset[str] | None) -> float:
 
 def language_shares(text: str) -> dict[str, float]:
     """The share of each language in the words of ``text``; they add up to 1. Empty for a text without letters."""
-    text = text[:_LOOKED_AT]
+    text = text[:_EXAMINED]
     latin = _LATIN_WORD.findall(text)
     words: dict[str, float] = {} if text.isascii() else _words_by_script(text)
     if latin:
         language = _latin_language(latin)
         words[language] = words.get(language, 0.0) + len(latin)
-    whole = sum(words.values())
-    return {language: count / whole for language, count in words.items()}
+    total = sum(words.values())
+    return {language: count / total for language, count in words.items()}
 
 
 def _words_by_script(text: str) -> dict[str, float]:
-    """About how many words there are in other letters than Latin ones, by language."""
+    """The number of words in other than Latin letters, roughly, by language."""
     words: dict[str, float] = {}
     for language, pattern in _scripts().items():
         if runs := pattern.findall(text):
             per_word = _CHARACTERS_A_WORD.get(language)
-            # A single letter of an alphabet is a sign within another language, such as a Greek one in English.
+            # A single letter is a symbol in a text of another language, such as a Greek one in English.
             count = sum(len(run) > 1 for run in runs) if per_word is None else sum(map(len, runs)) / per_word
             if count:
                 words[language] = count
@@ -117,7 +117,7 @@ def _scripts() -> dict[str, re.Pattern[str]]:
 
 @functools.cache
 def _common_words() -> dict[str, str]:
-    """The language that a frequent word belongs to alone."""
+    """The frequent words that belong to one language only, and that language."""
     owners: dict[str, list[str]] = {}
     for language, words in _COMMON.items():
         for word in words.split():
@@ -126,8 +126,8 @@ def _common_words() -> dict[str, str]:
 
 
 def _latin_language(words: Iterable[str]) -> str:
-    """Of the words of one text: the language whose frequent words are most, or English when there are none of them and
-    most words have no accent."""
+    """The language with the most frequent words among ``words``, those of one text. English when there are hardly any,
+    and most words have no accent."""
     common = _common_words()
     counts: dict[str, int] = {}
     count = accented = 0
@@ -137,6 +137,6 @@ def _latin_language(words: Iterable[str]) -> str:
         if (language := common.get(word.lower())) is not None:
             counts[language] = counts.get(language, 0) + 1
     best = max(counts.values(), default=0)
-    if best * 8 < count:  # a name, an abbreviation: of another language, one word in five or so is a frequent one
+    if best * 8 < count:  # a name or an abbreviation: in a sentence, about one word in five is a frequent one
         return UNKNOWN if accented * 2 > count else "en"
     return "en" if counts.get("en") == best else max(counts, key=lambda language: counts[language])

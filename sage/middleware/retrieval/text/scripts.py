@@ -1,4 +1,4 @@
-"""What writing looks like: Unicode forms, and the patterns that cut a text into words and runs of one script."""
+"""Scripts: Unicode forms, and the patterns that cut a text into words and runs of one script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _KANA = "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
 _HANGUL = "\u1100-\u11ff\uac00-\ud7ff"
 _UNSPACED = "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
-"""Thai, Lao, Burmese and Khmer letters, which stand without spaces between words."""
+"""Thai, Lao, Burmese and Khmer letters, which are written without spaces between words."""
 _EMOJI = "\u2600-\u27bf\u2b50\u2b55\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff"
 _EMOJI_SEQUENCE = (
     f"[\U0001f1e6-\U0001f1ff]{{2}}|[{_EMOJI}](?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d[{_EMOJI}\u2640\u2642])*"
@@ -54,22 +54,22 @@ def _words(letter: str) -> str:
 
 
 def _marks() -> str:
-    """A character class of the combining marks, which stand within words (vowels of Hindi, say)."""
-    found: list[list[int]] = []
+    """A character class of the combining marks, which are parts of words (vowels in Hindi, for example)."""
+    ranges: list[list[int]] = []
     for code in range(0x300, min(sys.maxunicode, 0x1FFFF)):
         character = chr(code)
         if unicodedata.category(character)[0] == "M" and not 0xFE00 <= code <= 0xFE0F:
-            if found and found[-1][1] == code - 1:
-                found[-1][1] = code
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
             else:
-                found.append([code, code])
+                ranges.append([code, code])
     unspaced = re.compile(f"[{_UNSPACED}]")
-    spans = ((low, high) for low, high in found if not unspaced.match(chr(low)))
+    spans = ((low, high) for low, high in ranges if not unspaced.match(chr(low)))
     return "".join(f"{chr(low)}-{chr(high)}" for low, high in spans)
 
 
 def normalize(text: str) -> str:
-    """One form of what looks alike: full-width and composed forms (NFKC), lower case, plain apostrophes and hyphens."""
+    """One form for characters that look alike: NFKC, lower case, plain apostrophes and hyphens."""
     if text.isascii():
         return text.lower()
     text = _SILENT.sub("", text)
@@ -79,11 +79,11 @@ def normalize(text: str) -> str:
 
 
 def fold(word: str) -> str:
-    """``word`` without what is written or left out at will: accents of Latin and Greek, vowel points of Arabic and
-    Hebrew. Other marks make other letters (``й``, ``が``) and stay."""
+    """``word`` without marks that writers may leave out: accents of Latin and Greek, vowel points of Arabic and Hebrew.
+    Other marks make other letters (``й``, ``が``) and stay."""
     if word.isascii():
         return word
-    kept: list[str] = []
+    characters: list[str] = []
     base = ""
     for character in unicodedata.normalize("NFD", word.casefold()):
         if "\u0300" <= character <= "\u036f" and (base < "\u0400" or "\u1e00" <= base <= "\u1fff"):
@@ -91,21 +91,21 @@ def fold(word: str) -> str:
         if "\u0591" <= character <= "\u05c7" or "\u064b" <= character <= "\u065f" or character in "\u0640\u0670":
             continue
         base = base if unicodedata.combining(character) else character
-        kept.append(character)
-    return unicodedata.normalize("NFC", "".join(kept)).translate(_LATIN)
+        characters.append(character)
+    return unicodedata.normalize("NFC", "".join(characters)).translate(_LATIN)
 
 
 def clusters(text: str) -> list[tuple[int, int, str]]:
-    """``(start, end, normalized)`` of each smallest piece of ``text`` that :func:`normalize` treats by itself."""
+    """``(start, end, normalized)`` of each smallest part of ``text`` that :func:`normalize` changes by itself."""
     starts = [
-        place
-        for place, character in enumerate(text)
-        if place == 0 or not (unicodedata.combining(character) or _continues(character))
+        index
+        for index, character in enumerate(text)
+        if index == 0 or not (unicodedata.combining(character) or _continues(character))
     ]
     ends = [*starts[1:], len(text)]
     return [(start, end, normalize(text[start:end])) for start, end in zip(starts, ends, strict=True)]
 
 
 def _continues(character: str) -> bool:
-    """Conjoining vowels and finals of Hangul, half-width voicing marks, and marks of no class."""
+    """Whether it belongs to the character before: vowels and finals of Hangul, half-width voicing marks and others."""
     return "\u1160" <= character <= "\u11ff" or character in "\uff9e\uff9f" or unicodedata.category(character)[0] == "M"

@@ -1,4 +1,4 @@
-"""Words as they stand in a text, and the terms each is found by: parts and wholes of codes, addresses and numbers."""
+"""From a word of a text to its terms: the parts and the whole of codes, addresses and numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sage.middleware.retrieval.text.scripts import fold
 
 LONGEST = 100
-"""Characters of a term; what is longer is cut, in documents and queries alike."""
+"""Characters of a term; longer ones are cut, in documents and queries alike."""
 _LONGEST_WHOLE = 40
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _VERSION = re.compile(r"v?\d+(?:\.\d+)+")
@@ -33,7 +33,7 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 
 class Token(NamedTuple):
-    """A term, where it stands, and whether it is one of the words in a row (``atom``) or made of several."""
+    """A term, where it stands, and whether it is a single word (``atom``) or made of several that are atoms."""
 
     term: str
     start: int
@@ -41,8 +41,8 @@ class Token(NamedTuple):
     atom: bool
 
 
-def pieces(word: str) -> list[Token]:
-    """The terms of one ``word`` (as :attr:`scripts.Patterns.word` finds them), before stemming; places are in it.
+def tokens_of(word: str) -> list[Token]:
+    """The terms of one ``word`` (as :attr:`scripts.Patterns.word` finds them), before stemming, with offsets in it.
 
     ``rtx-4090`` gives ``rtx``, ``4090`` and ``rtx4090``; ``1,234.5`` gives ``1234.5``; ``a.b@c.org`` its parts, the
     host and itself; ``l'été`` gives ``ete``.
@@ -51,21 +51,21 @@ def pieces(word: str) -> list[Token]:
         return [Token(term[:LONGEST], 0, len(word), True)]
     if word[-1] in "+#":
         return [Token(word, 0, len(word), True)]
-    if word[0] >= "\u2600" and not word[0].isalnum():  # an emoji: its tone of skin and its style are passed over
+    if word[0] >= "\u2600" and not word[0].isalnum():  # an emoji: its skin tone and its style do not count
         return [Token(_TONE.sub("", word)[:LONGEST] or word, 0, len(word), True)]
     start = word.find("://") + 3 if "://" in word else 0
     if word.startswith("www.", start):
         start += 4
-    found = [piece for part in _PIECE.finditer(word, start) for piece in _dotted(part[0], part.start())]
+    tokens = [token for part in _PIECE.finditer(word, start) for token in _dotted(part[0], part.start())]
     if "'" in word:
-        found = _apostrophes(word, found)
-    whole = _whole(word, start, [piece for piece in found if piece.atom])
-    found.extend(Token(term, begin, end, False) for term, begin, end in whole)
-    return [piece for piece in found if piece.term]
+        tokens = _apostrophes(word, tokens)
+    wholes = _whole_terms(word, start, [token for token in tokens if token.atom])
+    tokens.extend(Token(term, begin, end, False) for term, begin, end in wholes)
+    return [token for token in tokens if token.term]
 
 
 def _dotted(part: str, start: int) -> list[Token]:
-    """Numbers, versions and acronyms are one; of other dotted names, the words and the name."""
+    """Numbers, versions and acronyms are one term; other dotted names are their words and the whole."""
     end = start + len(part)
     if "." not in part and "," not in part:
         return [Token(fold(part)[:LONGEST], start, end, True)]
@@ -84,44 +84,44 @@ def _dotted(part: str, start: int) -> list[Token]:
     return words
 
 
-def _apostrophes(word: str, found: list[Token]) -> list[Token]:
+def _apostrophes(word: str, tokens: list[Token]) -> list[Token]:
     """``dog's`` is ``dog``, ``we'll`` ``we``, ``l'eau`` ``eau``; ``don't`` is ``dont``, ``o'neill`` ``oneill``."""
-    kept: list[Token] = []
-    for piece in found:
-        after = piece.start > 0 and word[piece.start - 1] == "'"
-        before = piece.end < len(word) and word[piece.end] == "'"
-        if after and kept and (piece.term == "s" or piece.term in _CONTRACTION):
+    result: list[Token] = []
+    for token in tokens:
+        after = token.start > 0 and word[token.start - 1] == "'"
+        before = token.end < len(word) and word[token.end] == "'"
+        if after and result and (token.term == "s" or token.term in _CONTRACTION):
             continue
-        if before and piece.term in _ELISION:
+        if before and token.term in _ELISION:
             continue
-        if after and kept and kept[-1].end == piece.start - 1:
-            last = kept.pop()
-            piece = Token((last.term + piece.term)[:LONGEST], last.start, piece.end, True)
-        kept.append(piece)
-    return kept
+        if after and result and result[-1].end == token.start - 1:
+            last = result.pop()
+            token = Token((last.term + token.term)[:LONGEST], last.start, token.end, True)
+        result.append(token)
+    return result
 
 
-def _whole(word: str, start: int, atoms: list[Token]) -> list[tuple[str, int, int]]:
-    """What a code or an address is found by as a whole. Words that a hyphen or a slash joins have none."""
+def _whole_terms(word: str, start: int, atoms: list[Token]) -> list[tuple[str, int, int]]:
+    """The terms of a whole code or address, with offsets. Plain words joined by a hyphen or a slash have none."""
     if len(atoms) < 2 or len(word) - start > 2 * LONGEST:
         return []
     name = word[start:]
     if "@" in word or start:
         return [(fold(name), start, len(word))]
-    found = []
+    terms = []
     if "/" in word:
-        place = 0
+        position = 0
         for side in word.split("/"):
             if len(side) < len(word) and (term := _code(side)):
-                found.append((term, place, place + len(side)))
-            place += len(side) + 1
+                terms.append((term, position, position + len(side)))
+            position += len(side) + 1
     if term := _code(word):
-        found.append((term, 0, len(word)))
-    return found
+        terms.append((term, 0, len(word)))
+    return terms
 
 
 def _code(name: str) -> str | None:
-    """``rtx-4090`` is found as ``rtx4090``; where it is digits alone (dates, fractions), it stays as it is written."""
+    """``rtx-4090`` becomes ``rtx4090``; digits alone (dates, fractions) stay as they are. ``None`` means no code."""
     if len(name) > _LONGEST_WHOLE or not any(joint in name for joint in "-_/"):
         return None
     if not any(character.isdigit() for character in name):

@@ -1,4 +1,4 @@
-"""What goes into a collection and comes out of it. Everything is checked here, before anything is written."""
+"""Documents on their way into a collection and out of it. All are checked here, before anything is written."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class NewDocument:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A document as the collection holds it.
+    """A document as the collection stores it.
 
-    ``number`` is the sequence number of the operation that added it: never used twice, and growing, so that an updated
-    document is a new row. Where a reader did not ask for vectors, ``vector`` is ``None``.
+    ``number`` is the sequence number of the operation that added it. Numbers grow and are never used twice, so an
+    updated document is a new row. ``vector`` is ``None`` when vectors were not requested.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document as its owner sees it."""
+    """A document as users see it."""
 
     id: str
     text: str
@@ -59,7 +59,7 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an acknowledged write did: the ids in the order of the request."""
+    """The result of a write. ``ids`` are in the order of the request."""
 
     ids: list[str] = field(default_factory=list)
     inserted: int = 0
@@ -68,113 +68,113 @@ class Written:
 
 
 def new_id() -> str:
-    """Unique, and in the order of time (its first 12 digits are milliseconds)."""
+    """A unique id; ids sort by time, as the first 12 digits are milliseconds."""
     return f"{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
 
 
-def check_documents(given: Sequence[Mapping[str, Any]], limits: RetrievalLimits) -> list[NewDocument]:
-    """The documents of one request, all of them good; raises :class:`InvalidRequest` that names the first at fault."""
-    if not given:
+def check_documents(documents: Sequence[Mapping[str, Any]], limits: RetrievalLimits) -> list[NewDocument]:
+    """The documents of one request, all valid. Raises :class:`InvalidRequest` that names the first invalid one."""
+    if not documents:
         raise InvalidRequest('\'documents\' is empty; give at least one, such as {"text": "…"}', param="documents")
-    if len(given) > limits.max_documents:
+    if len(documents) > limits.max_documents:
         raise InvalidRequest(
-            f"{len(given)} documents are more than the {limits.max_documents} that one request may carry "
+            f"{len(documents)} documents are more than the {limits.max_documents} that one request may carry "
             "(retrieval.limits.max_documents); send them in parts",
             param="documents",
         )
-    checked = [_check(document, f"documents[{place}]", limits) for place, document in enumerate(given)]
-    seen: set[str] = set()
-    for place, document in enumerate(checked):
-        if document.id in seen:
+    checked = [_check(document, f"documents[{index}]", limits) for index, document in enumerate(documents)]
+    ids: set[str] = set()
+    for index, document in enumerate(checked):
+        if document.id in ids:
             raise InvalidRequest(
-                f"documents[{place}]: the id '{document.id}' stands twice in this request", param="documents"
+                f"documents[{index}]: the id '{document.id}' stands twice in this request", param="documents"
             )
-        seen.add(document.id)
+        ids.add(document.id)
     return checked
 
 
-def _check(document: Mapping[str, Any], place: str, limits: RetrievalLimits) -> NewDocument:
+def _check(document: Mapping[str, Any], where: str, limits: RetrievalLimits) -> NewDocument:
     if not isinstance(document, Mapping):
-        raise InvalidRequest(f'{place} must be an object such as {{"text": "…"}}', param="documents")
+        raise InvalidRequest(f'{where} must be an object such as {{"text": "…"}}', param="documents")
     for key in document:
         if key not in ("id", "text", "metadata", "vector"):
             raise InvalidRequest(
-                f"{place}: unknown field '{key}'; a document has id, text, metadata and vector (fields of your own "
+                f"{where}: unknown field '{key}'; a document has id, text, metadata and vector (fields of your own "
                 "belong into metadata)",
                 param="documents",
             )
     return NewDocument(
-        check_id(document.get("id"), place),
-        check_text(document.get("text"), place, limits),
-        check_metadata(document.get("metadata"), place, limits),
-        check_vector(document.get("vector"), place, limits),
+        check_id(document.get("id"), where),
+        check_text(document.get("text"), where, limits),
+        check_metadata(document.get("metadata"), where, limits),
+        check_vector(document.get("vector"), where, limits),
     )
 
 
-def check_id(given: Any, place: str, param: str = "documents") -> str:
-    """The id, or a new one for none."""
-    if given is None:
+def check_id(value: Any, where: str, param: str = "documents") -> str:
+    """The id, or a new one for ``None``."""
+    if value is None:
         return new_id()
-    if not isinstance(given, str) or not given or _bytes_of(given, place, "id", param) > MAX_ID or "\x00" in given:
-        raise InvalidRequest(f"{place}: 'id' must be text of 1 to {MAX_ID} bytes", param=param)
-    return given
+    if not isinstance(value, str) or not value or _bytes_of(value, where, "id", param) > MAX_ID or "\x00" in value:
+        raise InvalidRequest(f"{where}: 'id' must be text of 1 to {MAX_ID} bytes", param=param)
+    return value
 
 
-def check_text(given: Any, place: str, limits: RetrievalLimits, param: str = "documents") -> str:
-    if not isinstance(given, str):
-        raise InvalidRequest(f"{place}: 'text' must be text", param=param)
-    if (size := _bytes_of(given, place, "text", param)) > limits.max_text:
+def check_text(value: Any, where: str, limits: RetrievalLimits, param: str = "documents") -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{where}: 'text' must be text", param=param)
+    if (size := _bytes_of(value, where, "text", param)) > limits.max_text:
         raise InvalidRequest(
-            f"{place}: 'text' has {size} bytes, more than {limits.max_text} (retrieval.limits.max_text); split it",
+            f"{where}: 'text' has {size} bytes, more than {limits.max_text} (retrieval.limits.max_text); split it",
             param=param,
         )
-    return given
+    return value
 
 
-def _bytes_of(text: str, place: str, field_name: str, param: str) -> int:
+def _bytes_of(text: str, where: str, field_name: str, param: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError as exc:
-        raise InvalidRequest(f"{place}: '{field_name}' is not valid Unicode: {exc.reason}", param=param) from None
+        raise InvalidRequest(f"{where}: '{field_name}' is not valid Unicode: {exc.reason}", param=param) from None
 
 
-def check_metadata(given: Any, place: str, limits: RetrievalLimits, param: str = "documents") -> bytes:
+def check_metadata(value: Any, where: str, limits: RetrievalLimits, param: str = "documents") -> bytes:
     """Metadata as canonical JSON bytes."""
-    if given is None:
+    if value is None:
         return b"{}"
-    if not isinstance(given, Mapping):
-        raise InvalidRequest(f"{place}: 'metadata' must be an object", param=param)
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{where}: 'metadata' must be an object", param=param)
     try:
-        encoded = orjson.dumps(dict(given))
+        encoded = orjson.dumps(dict(value))
     except (TypeError, ValueError) as exc:
-        raise InvalidRequest(f"{place}: 'metadata' is not JSON: {exc}", param=param) from None
+        raise InvalidRequest(f"{where}: 'metadata' is not JSON: {exc}", param=param) from None
     if len(encoded) > limits.max_metadata:
         raise InvalidRequest(
-            f"{place}: 'metadata' has {len(encoded)} bytes, more than {limits.max_metadata} "
+            f"{where}: 'metadata' has {len(encoded)} bytes, more than {limits.max_metadata} "
             "(retrieval.limits.max_metadata)",
             param=param,
         )
     return encoded
 
 
-def check_vector(given: Any, place: str, limits: RetrievalLimits, param: str = "documents") -> Vector | None:
+def check_vector(value: Any, where: str, limits: RetrievalLimits, param: str = "documents") -> Vector | None:
     """``(dim,) float32`` of finite numbers."""
-    if given is None:
+    if value is None:
         return None
     try:
-        wide = np.asarray(given)
+        array = np.asarray(value)
     except (TypeError, ValueError, OverflowError):
-        wide = np.empty(0)
-    if wide.ndim != 1 or not wide.size or wide.dtype.kind not in "iuf":  # text such as "1" would be a number, too
-        raise InvalidRequest(f"{place}: 'vector' must be a list of numbers", param=param)
-    if wide.size > limits.max_dimension:
+        array = np.empty(0)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iuf":  # else text such as "1" would be a number
+        raise InvalidRequest(f"{where}: 'vector' must be a list of numbers", param=param)
+    if array.size > limits.max_dimension:
         raise InvalidRequest(
-            f"{place}: 'vector' has {wide.size} dimensions, more than {limits.max_dimension} "
+            f"{where}: 'vector' has {array.size} dimensions, more than {limits.max_dimension} "
             "(retrieval.limits.max_dimension)",
             param=param,
         )
     with np.errstate(over="ignore"):
-        vector = wide.astype(np.float32)
+        vector = array.astype(np.float32)
     if not np.isfinite(vector).all():
-        raise InvalidRequest(f"{place}: 'vector' holds a number that is not finite as float32", param=param)
+        raise InvalidRequest(f"{where}: 'vector' holds a number that is not finite as float32", param=param)
     return vector

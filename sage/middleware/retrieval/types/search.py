@@ -1,4 +1,4 @@
-"""A search and its answer, as every surface states them."""
+"""Searches and their answers, the same for every surface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sage.middleware.settings.retrieval import MAX_QUERY
 
 
 class Mode(StrEnum):
-    """Which legs a search goes on."""
+    """Which legs a search uses."""
 
     HYBRID = "hybrid"
     DENSE = "dense"
@@ -22,10 +22,10 @@ class Mode(StrEnum):
 
 
 class Fusion(StrEnum):
-    """How the two legs of a hybrid search become one order."""
+    """How the scores of the two legs of a hybrid search are combined."""
 
     MINMAX = "minmax"
-    """Completed min-max: every candidate is scored on both legs, then both are scaled to 0…1."""
+    """Every candidate is scored by both legs, then the scores of both are scaled to 0…1."""
     RRF = "rrf"
     DBSF = "dbsf"
     ZSCORE = "zscore"
@@ -33,7 +33,8 @@ class Fusion(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is asked. ``filter`` is as in the contract; ``vector`` replaces the query's embedding."""
+    """What to search for. ``vector`` replaces the query's embedding. The language of ``filter`` is described in
+    :mod:`sage.middleware.retrieval.filters.language`."""
 
     query: str = ""
     vector: Vector | None = None
@@ -43,11 +44,12 @@ class Search:
     filter: Mapping[str, Any] | None = None
     fusion: Fusion = Fusion.MINMAX
     alpha: float | None = None
-    """The weight of the dense leg, 0 to 1; none: 0.5, less where the words or the language call for it."""
+    """The weight of the dense leg, 0 to 1. ``None`` means that it follows from the query: 0.5, or less in a language
+    that the embedder does not know, or more where few words of the query match."""
     exact: bool = False
-    """Vectors are compared exactly, one by one."""
+    """Compare all vectors, one by one, in place of an approximate search."""
     rerank: str | None = None
-    """A model that puts the best candidates in order."""
+    """The name of a model that puts the best candidates in a new order."""
     rerank_depth: int = 50
     explain: bool = False
     highlight: bool = False
@@ -55,10 +57,10 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One document found. Of ``score``, higher is better; ``scores`` are those of the legs (``dense``, ``bm25``;
-    ``None``: that leg has none for this document, and after reranking ``rerank``). ``explanation`` comes with
-    ``explain``: of each leg the raw and the normalised score and its weight, and the terms that matched.
-    ``highlights``: passages of the text, with ``<em>`` around what matched."""
+    """One document of an answer. A higher ``score`` is better. ``scores`` are those of the legs (``dense``, ``bm25``;
+    ``None`` where a leg has none for this document) and, after reranking, ``rerank``. ``explanation`` comes with
+    ``explain``: for each leg the raw score, the normalised score and its weight, and the terms that matched.
+    ``highlights`` are passages of the text, with ``<em>`` around matches."""
 
     id: str
     score: float
@@ -69,8 +71,8 @@ class SearchResult:
     highlights: list[str] | None = None
 
     def shown(self) -> dict[str, Any]:
-        """As every surface answers with it; what was not asked for is left out."""
-        shown: dict[str, Any] = {
+        """The result as JSON, the same for every surface; parts that were not requested are left out."""
+        fields: dict[str, Any] = {
             "id": self.id,
             "score": self.score,
             "text": self.text,
@@ -78,16 +80,16 @@ class SearchResult:
             "scores": self.scores,
         }
         if self.explanation is not None:
-            shown["explanation"] = self.explanation
+            fields["explanation"] = self.explanation
         if self.highlights is not None:
-            shown["highlights"] = self.highlights
-        return shown
+            fields["highlights"] = self.highlights
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """``total``: how many documents match in all; in dense and hybrid searches, every document with a vector that
-    the filter lets through does."""
+    """``total`` is how many documents match in all. In dense and hybrid searches, every document that has a vector and
+    passes the filter matches."""
 
     results: list[SearchResult]
     total: int
@@ -98,16 +100,16 @@ MAX_RERANK_DEPTH = 1000
 
 
 def check_search(search: Search, *, dimension: int | None, max_results: int) -> None:
-    """Raises :class:`InvalidRequest` that names the field at fault."""
-    _check_whole("top_k", search.top_k, 1, max_results)
-    _check_whole("offset", search.offset, 0, max_results)
+    """Raises :class:`InvalidRequest` that names the invalid field."""
+    _check_integer("top_k", search.top_k, 1, max_results)
+    _check_integer("offset", search.offset, 0, max_results)
     if search.offset + search.top_k > max_results:
         raise InvalidRequest(
             f"'offset' and 'top_k' together go to result {search.offset + search.top_k}, beyond {max_results} "
             "(retrieval.limits.max_results); narrow the search with a filter, or list the documents",
             param="offset",
         )
-    _check_whole("rerank_depth", search.rerank_depth, 1, MAX_RERANK_DEPTH)
+    _check_integer("rerank_depth", search.rerank_depth, 1, MAX_RERANK_DEPTH)
     if not isinstance(search.query, str) or len(search.query) > MAX_QUERY:
         raise InvalidRequest(f"'query' must be a text of up to {MAX_QUERY} characters", param="query")
     if not search.query.strip() and (search.vector is None or search.mode is Mode.BM25):
@@ -128,8 +130,8 @@ def check_search(search: Search, *, dimension: int | None, max_results: int) -> 
 
 
 def mode_of(search: Search, query: KeywordQuery, has_vector: bool, dense_weight: float) -> Mode:
-    """On which legs it goes: a hybrid search without a vector, or in words that the embedder does not speak, goes by
-    words alone, and one without words by vectors alone."""
+    """Which legs a search uses in the end. A hybrid search uses keywords alone when it has no vector, or when the
+    embedder does not know its language; without words it uses vectors alone."""
     mode = search.mode
     if mode is Mode.HYBRID and (not has_vector or (dense_weight == 0 and search.alpha is None and query.terms)):
         mode = Mode.BM25
@@ -138,6 +140,6 @@ def mode_of(search: Search, query: KeywordQuery, has_vector: bool, dense_weight:
     return mode
 
 
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidRequest(f"'{name}' must be a whole number, {least} to {most}", param=name)
+def _check_integer(name: str, value: Any, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise InvalidRequest(f"'{name}' must be a whole number, {lowest} to {highest}", param=name)
