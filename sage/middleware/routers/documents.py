@@ -7,37 +7,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
-from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.guard import any_path_router, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type
+from sage.middleware.routers.items import (
+    Cleared,
+    Item,
+    ItemsWritten,
+    NewItem,
+    Selection,
+    filter_of,
+    list_of,
+    reply,
+    select,
+)
 from sage.middleware.settings.retrieval import RetrievalLimits
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.types.documents import StoredDocument
 
-router = APIRouter(route_class=GuardedRoute, prefix="/collections/{collection}/documents", tags=["Search"])
+router = any_path_router("Search", "/collections/{collection}/documents")
 _PLACE = re.compile(r"documents\[(\d+)\]")
 _EXAMPLE = {"documents": [{"id": "1", "text": "This is document 1", "metadata": {"lang": "en"}}]}
 
 
-class DocumentBody(BaseModel):
+class DocumentBody(NewItem):
     """A document; one with the `id` of another replaces it. Without an `id` it gets one."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    id: str | None = Field(None, max_length=512)
     text: str
-    metadata: dict[str, Any] | None = None
-    vector: list[float] | None = Field(None, description="In place of one that the collection's embedder makes.")
 
 
 class DocumentsRequest(BaseModel):
@@ -48,49 +52,30 @@ class DocumentsRequest(BaseModel):
     documents: list[DocumentBody]
 
 
-class WriteReply(BaseModel):
+class DocumentsWritten(ItemsWritten):
     """What an acknowledged write did; `ids` are in the order of the request."""
 
-    ids: list[str]
     inserted: int
     updated: int
-
-
-class DocumentAnswer(BaseModel):
-    """A document as it is in the collection; its `vector` (null: it has none) comes with `?vector=true`."""
-
-    id: str
-    text: str
-    metadata: dict[str, Any]
-    vector: list[float] | None = None
 
 
 class DocumentPage(BaseModel):
     """Documents in the order in which they came; `cursor` gives the next page, and is null at the last."""
 
-    documents: list[DocumentAnswer]
+    documents: list[Item]
     cursor: str | None
 
 
-class DeleteRequest(BaseModel):
-    """Which documents to delete: by `ids`, or by a `filter` on metadata."""
+class DeleteDocuments(Selection):
+    """Which documents: by `ids`, or by a `filter` on metadata."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    ids: list[str] | None = Field(None, min_length=1)
     filter: dict[str, Any] | None = None
-
-
-class DeleteReply(BaseModel):
-    """How many documents were there and are gone."""
-
-    deleted: int
 
 
 @router.post(
     "",
     name="documents_add",
-    response_model=WriteReply,
+    response_model=DocumentsWritten,
     openapi_extra=json_body(DocumentsRequest, _EXAMPLE, others=(NDJSON,)),
 )
 @requires(Scope.COLLECTIONS_WRITE)
@@ -107,8 +92,8 @@ async def add_documents(collection: str, request: Request, principal: Caller, co
         with lines.naming():
             written = await collections.add(principal, collection, lambda: lines.parse(body))
     else:
-        written = await collections.add(principal, collection, lambda: _listed(body))
-    return _json({"ids": written.ids, "inserted": written.inserted, "updated": written.updated})
+        written = await collections.add(principal, collection, lambda: list_of(body, "documents", '{"text": "…"}'))
+    return reply({"ids": written.ids, "inserted": written.inserted, "updated": written.updated})
 
 
 @router.get("", name="documents_list", response_model=DocumentPage)
@@ -122,40 +107,39 @@ async def list_documents(
     filter: Annotated[str | None, Query(description='As JSON: `{"lang": "en"}`.')] = None,
 ) -> Response:
     """A page of the documents, in the order in which they came."""
-    condition = _filter(filter) if filter is not None else None
-    found, following = await collections.page(principal, collection, cursor, limit, condition)
-    return _json({"documents": [_document(document) for document in found], "cursor": following})
+    condition = filter_of(filter, "filter")
+    page, following = await collections.page(principal, collection, cursor, limit, condition)
+    return reply({"documents": [_document(document) for document in page], "cursor": following})
 
 
 @router.post(
     "/delete",
     name="documents_delete_many",
-    response_model=DeleteReply,
-    openapi_extra=json_body(DeleteRequest, {"ids": ["1"]}),
+    response_model=Cleared,
+    openapi_extra=json_body(DeleteDocuments, {"ids": ["1"]}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
 async def delete_documents(
     collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> Response:
     """Deletes documents by id or by filter. Ids that are not there are passed over."""
-    wanted = parse(DeleteRequest, await read_json(request.receive))
     note(request.scope, collection=collection)
-    if (wanted.ids is None) == (wanted.filter is None):
-        raise InvalidRequest("give either 'ids' or 'filter'", param="ids")
-    return _json({"deleted": await collections.delete_documents(principal, collection, wanted.ids, wanted.filter)})
+    selection = select(DeleteDocuments, await read_json(request.receive), "filter")
+    deleted = await collections.delete_documents(principal, collection, selection.ids, selection.filter)
+    return reply({"deleted": deleted})
 
 
-@router.get("/{id:path}", name="documents_show", response_model=DocumentAnswer)
+@router.get("/{id:path}", name="documents_show", response_model=Item)
 @requires(Scope.SEARCH)
 async def show_document(
     collection: str, id: str, principal: Caller, collections: TheCollections, vector: bool = False
 ) -> Response:
     """One document by its id, which may contain `/`."""
-    found = await collections.document(principal, collection, id, vector=vector)
-    shown = _document(found)
+    document = await collections.document(principal, collection, id, vector=vector)
+    content = _document(document)
     if vector:
-        shown["vector"] = found.vector.tolist() if found.vector is not None else None
-    return _json(shown)
+        content["vector"] = document.vector.tolist() if document.vector is not None else None
+    return reply(content)
 
 
 @router.delete("/{id:path}", name="documents_delete", status_code=204)
@@ -163,7 +147,7 @@ async def show_document(
 async def delete_document(collection: str, id: str, principal: Caller, collections: TheCollections) -> None:
     """Deletes one document by its id."""
     if not await collections.delete_documents(principal, collection, [id], None):
-        await collections.document(principal, collection, id)  # says that it is not there
+        await collections.document(principal, collection, id)  # raises that it is not there
 
 
 class JsonLinesBody:
@@ -172,7 +156,7 @@ class JsonLinesBody:
     def __init__(self, limits: RetrievalLimits) -> None:
         self._most = limits.max_documents
         self._numbers: list[int] = []
-        """Of each document the line that it stands on."""
+        """The line of each document."""
 
     def parse(self, body: bytes) -> list[dict[str, Any]]:
         """The documents; raises :class:`InvalidRequest` that names the line."""
@@ -187,24 +171,23 @@ class JsonLinesBody:
             try:
                 documents.append(parse_object(line))
             except InvalidRequest as exc:
-                said = (
-                    exc.message.removeprefix("the body") if exc.message.startswith("the body") else f": {exc.message}"
-                )
-                raise InvalidRequest(f"line {number}{said}", param="documents", code=exc.code) from None
+                own = exc.message.startswith("the body")
+                reason = exc.message.removeprefix("the body") if own else f": {exc.message}"
+                raise InvalidRequest(f"line {number}{reason}", param="documents", code=exc.code) from None
             self._numbers.append(number)
         return documents
 
     @contextmanager
     def naming(self) -> Iterator[None]:
-        """Errors of a write that name a document by its place name its line."""
+        """Makes errors of a write that name a document by its place in the list name its line."""
         try:
             yield
         except InvalidRequest as exc:
-            found = _PLACE.match(exc.message)
-            if found is None or int(found[1]) >= len(self._numbers):
+            match = _PLACE.match(exc.message)
+            if match is None or int(match[1]) >= len(self._numbers):
                 raise
-            said = f"line {self._numbers[int(found[1])]}{exc.message[found.end() :]}"
-            raise InvalidRequest(said, param=exc.param, code=exc.code) from None
+            message = f"line {self._numbers[int(match[1])]}{exc.message[match.end() :]}"
+            raise InvalidRequest(message, param=exc.param, code=exc.code) from None
 
 
 def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
@@ -220,27 +203,5 @@ def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
         start = end + 1
 
 
-def _listed(body: bytes) -> list[Any]:
-    given = parse_object(body)
-    unknown = next((name for name in given if name != "documents"), None)
-    if unknown is not None:
-        raise InvalidRequest(f"unknown field '{unknown}'; give 'documents'", param=unknown)
-    documents = given.get("documents")
-    if not isinstance(documents, list):
-        raise InvalidRequest('\'documents\' must be a list such as [{"text": "…"}]', param="documents")
-    return documents
-
-
-def _filter(text: str) -> dict[str, Any]:
-    try:
-        return parse_object(text.encode())
-    except InvalidRequest:
-        raise InvalidRequest('\'filter\' must be a JSON object such as {"lang": "en"}', param="filter") from None
-
-
 def _document(document: StoredDocument) -> dict[str, Any]:
     return {"id": document.id, "text": document.text, "metadata": document.metadata}
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

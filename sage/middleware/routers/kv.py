@@ -18,6 +18,7 @@ from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import any_path_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
+from sage.middleware.routers.items import Cleared, Deleted, reply
 
 router = any_path_router("Services")
 
@@ -51,18 +52,6 @@ class KeyPage(BaseModel):
 
     keys: list[str]
     next: str | None
-
-
-class Deleted(BaseModel):
-    """Whether it was there."""
-
-    deleted: bool
-
-
-class Cleared(BaseModel):
-    """How many were there and are gone."""
-
-    deleted: int
 
 
 def _view(gateway: TheGateway, principal: Caller) -> KVView:
@@ -115,12 +104,12 @@ async def get_value(key: TheKey, kv: TheKV) -> Response:
 @requires(Scope.KV)
 async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
     """Puts a value; answers once it is as durable as the configured store makes it."""
-    wish = parse(PutEntry, await read_json(request.receive))
-    check_size(wish.value, kv.limits.max_value, "value")
-    if "expected" in wish.model_fields_set:
-        await kv.replace(key, wish.expected, wish.value, wish.ttl)
+    wanted = parse(PutEntry, await read_json(request.receive))
+    check_size(wanted.value, kv.limits.max_value, "value")
+    if "expected" in wanted.model_fields_set:
+        await kv.replace(key, wanted.expected, wanted.value, wanted.ttl)
     else:
-        await kv.put(key, wish.value, wish.ttl)
+        await kv.put(key, wanted.value, wanted.ttl)
     return reply({"key": key})
 
 
@@ -129,11 +118,6 @@ async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
 async def delete_value(key: TheKey, kv: TheKV) -> Response:
     """Deletes a key."""
     return reply({"deleted": await kv.delete(key)})
-
-
-def reply(value: Any) -> Response:
-    """``value`` as a JSON answer."""
-    return Response(orjson.dumps(value), media_type="application/json")
 
 
 def check_size(value: Any, most: int, param: str) -> None:

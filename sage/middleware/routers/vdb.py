@@ -12,27 +12,26 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import VDBView
-from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
+from sage.middleware.routers.http.asgi import note, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import any_path_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
-from sage.middleware.routers.kv import Cleared, Deleted, reply
+from sage.middleware.routers.items import (
+    Cleared,
+    Deleted,
+    Item,
+    ItemsWritten,
+    NewItem,
+    Selection,
+    filter_of,
+    list_of,
+    reply,
+    select,
+)
 from sage.middleware.settings.retrieval import MAX_QUERY
 
 router = any_path_router("Services")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class NewItem(BaseModel):
-    """An item; one with the `id` of another replaces it. Without an `id` it gets one. `text` may be left out where
-    there is a vector, and the vector where the service has an embedder."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str | None = Field(None, max_length=512)
-    vector: list[float] | None = None
-    metadata: dict[str, Any] | None = None
-    text: str | None = None
 
 
 class ItemsRequest(BaseModel):
@@ -41,12 +40,6 @@ class ItemsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     items: list[NewItem]
-
-
-class ItemsWritten(BaseModel):
-    """The items' ids, in the order of the request."""
-
-    ids: list[str]
 
 
 class VectorSearchRequest(BaseModel):
@@ -76,15 +69,6 @@ class ItemsFound(BaseModel):
     results: list[ItemFound]
 
 
-class Item(BaseModel):
-    """An item as it is stored; its `vector` comes with `?vector=true`."""
-
-    id: str
-    text: str
-    metadata: dict[str, Any]
-    vector: list[float] | None = None
-
-
 class ItemPage(BaseModel):
     """Items in the order in which they came; `cursor` gives the next page, and is null at the last."""
 
@@ -102,12 +86,9 @@ class ItemChange(BaseModel):
     text: str | None = None
 
 
-class DeleteItems(BaseModel):
+class DeleteItems(Selection):
     """Which items: by `ids`, or by `where` on metadata."""
 
-    model_config = _STRICT
-
-    ids: list[str] | None = Field(None, min_length=1)
     where: dict[str, Any] | None = None
 
 
@@ -157,11 +138,11 @@ async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: The
 async def search_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """The items nearest to a vector or a text."""
     note(request.scope, collection=collection)
-    wish = parse(VectorSearchRequest, await read_json(request.receive))
-    if wish.vector is None and wish.text is None:
+    wanted = parse(VectorSearchRequest, await read_json(request.receive))
+    if wanted.vector is None and wanted.text is None:
         raise InvalidRequest("give a 'vector', or a 'text'", param="vector")
-    found = await vdb.search(collection, wish.vector, wish.n_results, wish.where, wish.text, wish.mode)
-    return reply({"results": found})
+    results = await vdb.search(collection, wanted.vector, wanted.n_results, wanted.where, wanted.text, wanted.mode)
+    return reply({"results": results})
 
 
 @router.post(
@@ -174,10 +155,8 @@ async def search_items(collection: str, request: Request, vdb: TheVDB) -> Respon
 async def delete_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """Deletes items by id or by filter. Ids that are not there are passed over."""
     note(request.scope, collection=collection)
-    wish = parse(DeleteItems, await read_json(request.receive))
-    if (wish.ids is None) == (wish.where is None):
-        raise InvalidRequest("give either 'ids' or 'where'", param="ids")
-    return reply({"deleted": await vdb.delete(collection, wish.ids, wish.where)})
+    selection = select(DeleteItems, await read_json(request.receive), "where")
+    return reply({"deleted": await vdb.delete(collection, selection.ids, selection.where)})
 
 
 @router.get("/vdb/{collection}", name="vdb_list", response_model=ItemPage)
@@ -191,8 +170,7 @@ async def list_items(
     vector: WithVector = False,
 ) -> Response:
     """A page of a collection's items, in the order in which they came."""
-    condition = filter_of(where, "where") if where is not None else None
-    return reply(await vdb.page(collection, condition, limit, cursor, vector))
+    return reply(await vdb.page(collection, filter_of(where, "where"), limit, cursor, vector))
 
 
 @router.delete("/vdb/{collection}", name="vdb_drop", status_code=204)
@@ -220,8 +198,8 @@ async def get_item(collection: str, id: str, vdb: TheVDB, vector: WithVector = F
 async def update_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
     """Changes what is given of one item; the item as it is then."""
     note(request.scope, collection=collection)
-    wish = parse(ItemChange, await read_json(request.receive))
-    changes = {name: getattr(wish, name) for name in wish.model_fields_set if getattr(wish, name) is not None}
+    wanted = parse(ItemChange, await read_json(request.receive))
+    changes = {name: getattr(wanted, name) for name in wanted.model_fields_set if getattr(wanted, name) is not None}
     if not changes:
         raise InvalidRequest("give 'vector', 'metadata' or 'text' to change")
     await vdb.update(collection, id, changes)
@@ -236,31 +214,17 @@ async def delete_item(collection: str, id: str, request: Request, vdb: TheVDB) -
     return reply({"deleted": bool(await vdb.delete(collection, [id]))})
 
 
-def filter_of(text: str, param: str) -> dict[str, Any]:
-    """The filter in a query parameter. Raises :class:`InvalidRequest`."""
-    try:
-        return parse_object(text.encode())
-    except InvalidRequest:
-        raise InvalidRequest(f'\'{param}\' must be a JSON object such as {{"lang": "en"}}', param=param) from None
-
-
 def _items(body: bytes, most: int) -> list[dict[str, Any]]:
-    """The items of a body, whose vectors the service checks: pydantic would take seconds for thousands of them."""
-    given = parse_object(body)
-    unknown = next((name for name in given if name != "items"), None)
-    if unknown is not None:
-        raise InvalidRequest(f"unknown field '{unknown}'; give 'items'", param=unknown)
-    items = given.get("items")
-    if not isinstance(items, list):
-        raise InvalidRequest("'items' must be a list such as [{\"vector\": [0.1, 0.2]}]", param="items")
+    """The items of a body, whose fields have names that are known."""
+    items = list_of(body, "items", '{"vector": [0.1, 0.2]}')
     if len(items) > most:
         raise InvalidRequest(
             f"'items' holds {len(items)}; one request may hold {most} (services.limits.max_items)", param="items"
         )
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         if not isinstance(item, dict):
-            raise InvalidRequest(f"items[{place}] must be an object", param="items")
+            raise InvalidRequest(f"items[{index}] must be an object", param="items")
         unknown = next((name for name in item if name not in NewItem.model_fields), None)
         if unknown is not None:
-            raise InvalidRequest(f"items[{place}]: unknown field '{unknown}'", param=f"items[{place}].{unknown}")
+            raise InvalidRequest(f"items[{index}]: unknown field '{unknown}'", param=f"items[{index}].{unknown}")
     return items

@@ -47,6 +47,17 @@ def error(answer: requests.Response, status: int = 400) -> dict[str, Any]:
     return dict(answer.json()["error"])
 
 
+def test_an_id_may_be_any_text(running: Running) -> None:
+    ids = ["a\n", "a", "\nb\n\n", "a/b", "delete", " ", "茶"]
+    assert add(running, *({"id": id, "text": f"text of {id}"} for id in ids)).status_code == 200
+    for id in ids:
+        found = running.get(f"/collections/default/documents/{quote(id, safe='')}")
+        assert (found.status_code, found.json()["id"]) == (200, id)
+    url = f"{running.url}/collections/default/documents/{quote(ids[0], safe='')}"
+    assert requests.delete(url, headers=running.headers(), timeout=30).status_code == 204
+    assert sorted(document["id"] for document in listed(running)) == sorted(ids[1:])
+
+
 def test_documents_go_in_and_come_out(running: Running) -> None:
     first = {"id": "a/b c", "text": "斜线 and a space", "metadata": {"n": 1, "deep": {"x": [1, None, "y"]}}}
     answer = add(running, first, {"text": "without an id"})

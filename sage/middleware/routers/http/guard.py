@@ -140,6 +140,8 @@ class AnyPathRoute(GuardedRoute):
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
-def any_path_router(tag: str) -> APIRouter:
+def any_path_router(tag: str, prefix: str = "") -> APIRouter:
     """A router of :class:`AnyPathRoute`."""
-    return APIRouter(route_class=AnyPathRoute, tags=[tag], generate_unique_id_function=lambda route: route.name)
+    return APIRouter(
+        prefix=prefix, route_class=AnyPathRoute, tags=[tag], generate_unique_id_function=lambda route: route.name
+    )
