@@ -1,0 +1,54 @@
+"""CONTRIBUTING.md: what it shows is so. The row for Mistral can be read, the route stands in the code, the service runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from project import ROOT
+from sage_process import environment
+
+from sage.middleware.settings.kinds import KINDS, Preset
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+def block(words: str) -> str:
+    [found] = [code for code in BLOCKS if words in code]
+    return found
+
+
+def test_the_example_vendor_is_a_row_that_is_not_there_yet() -> None:
+    row = eval(f"({textwrap.dedent(block('MISTRAL_API_KEY'))})", {"Preset": Preset})[0]
+    assert (row.name, row.default_url) == ("mistral", "https://api.mistral.ai/v1")
+    assert row.name not in KINDS, "it is in the product now: show another vendor"
+
+
+def test_the_example_route_stands_in_the_code() -> None:
+    router, route = block("services_list").split("\n\n\n")
+    code = (ROOT / "sage/middleware/routers/services.py").read_text(encoding="utf-8")
+    assert router in code
+    assert route.rstrip() in code
+
+
+@pytest.mark.slow
+def test_the_example_service_runs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block("class Counter")],
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:sage|tests|docs|benchmarks)/[\w./]+)`", TEXT))))
+def test_every_file_that_it_names_is_there(path: str) -> None:
+    assert (ROOT / path).exists()
