@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: what it shows is so. The row for Mistral can be read, the route stands in the code, the service runs."""
+"""CONTRIBUTING.md shows what is so: the row for Mistral can be read, the route is real, the service runs."""
 
 from __future__ import annotations
 
