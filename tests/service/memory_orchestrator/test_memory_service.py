@@ -1,4 +1,4 @@
-"""Agents' memory: found at once, stored once, corrected without loss, scoped, forgotten to the second and for good."""
+"""The memory service: storing, correcting, searching, scopes, expiry, removal, export and import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Open = Callable[..., MemoryOrchestratorService]
 
 
 class Clock:
-    """Goes on by a millisecond each time it is looked at, and as far as it is told."""
+    """Advances by a millisecond at each call, and by :meth:`advance`."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -30,12 +30,12 @@ class Clock:
         self.now += 0.001
         return self.now
 
-    def go(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
 
 def letters(texts: Sequence[str]) -> np.ndarray:
-    """Vectors that anyone can work out: how often each letter stands in a text."""
+    """Vectors that are easy to check by hand: how often a text has each letter."""
     return np.array(
         [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnop"] for text in texts], np.float32
     )
@@ -69,18 +69,18 @@ def running_engine(memory: MemoryOrchestratorService) -> MemoryEngine:
 def test_a_memory_is_found_as_soon_as_it_is_stored(memory: Open) -> None:
     m = memory(embedder=letters)
     id = m.store_memory("s", "Mei lives in Lyon.", metadata={"place": "Lyon", "n": 1}, memory_type="profile")
-    (found,) = m.search_memories("Where does Mei live?")
-    score = found.pop("score")
+    (result,) = m.search_memories("Where does Mei live?")
+    score = result.pop("score")
     assert 0 <= score <= 1
-    assert found == {
+    assert result == {
         "id": id,
         "session_id": "s",
         "content": "Mei lives in Lyon.",
         "memory_type": "profile",
         "metadata": {"place": "Lyon", "n": 1},
-        "created_at": found["created_at"],
+        "created_at": result["created_at"],
     }
-    assert m.get_memory(id) == found
+    assert m.get_memory(id) == result
     assert contents(m.search_memories(vector=letters(["Mei"])[0].tolist())) == ["Mei lives in Lyon."]
 
 
@@ -94,23 +94,23 @@ def test_the_same_text_twice_adds_nothing(memory: Open) -> None:
     assert len(m.get_session_memories("s")) == 2
 
 
-def test_a_recall_that_is_stored_again_adds_nothing(memory: Open) -> None:
+def test_storing_a_recalled_text_again_adds_nothing(memory: Open) -> None:
     m = memory()
-    told = "The base on the moon is called Selene."
-    first = m.store_memory("s", told)
-    assert m.store_memory("unasked", told) != first  # nobody had recalled it
-    m.clear_session("unasked")
+    text = "The base on the moon is called Selene."
+    first = m.store_memory("s", text)
+    assert m.store_memory("before", text) != first  # no search has recalled it yet
+    m.clear_session("before")
     m.search_memories("base moon")
-    assert m.store_memory("another", told) == first
+    assert m.store_memory("another", text) == first
     assert m.get_session_memories("another") == []
-    assert m.store_memory("another", told, user="tom") != first
+    assert m.store_memory("another", text, user="tom") != first
 
 
 def test_a_correction_supersedes_and_keeps_both(memory: Open, clock: Clock) -> None:
     m = memory()
     first = m.store_memory("s", "Mei lives in Lyon.")
     then = clock()
-    clock.go(10)
+    clock.advance(10)
     second = m.store_memory("s", "Mei lives in Paris.", supersedes=first)
     assert contents(m.search_memories("Mei lives")) == ["Mei lives in Paris."]
     assert contents(m.search_memories("Mei lives", as_of=then)) == ["Mei lives in Lyon."]
@@ -127,7 +127,7 @@ def test_a_correction_supersedes_and_keeps_both(memory: Open, clock: Clock) -> N
     assert contents(m.get_session_memories("s")) == ["Mei lives in Oslo."]
 
 
-def test_a_correction_to_what_is_said_already_leaves_that_as_it_is(memory: Open) -> None:
+def test_a_correction_to_a_text_that_is_stored_already_keeps_that_memory(memory: Open) -> None:
     m = memory()
     first = m.store_memory("s", "Mei lives in Lyon.")
     second = m.store_memory("s", "Mei moved to Paris.", metadata={"n": 2})
@@ -147,21 +147,21 @@ def test_an_update_of_metadata_alone_is_kept(memory: Open) -> None:
     assert m.update_memory(second, content="Mei lives in Lyon.") == second
 
 
-def test_a_memory_ends_to_the_second(memory: Open, clock: Clock) -> None:
+def test_a_memory_expires_to_the_second(memory: Open, clock: Clock) -> None:
     m = memory(ttl_seconds=100)
     m.store_memory("s", "for a while", ttl=10)
-    kept = m.store_memory("s", "for longer")
-    clock.go(9.9)
+    longer = m.store_memory("s", "for longer")
+    clock.advance(9.9)
     assert len(m.search_memories("for")) == 2
-    clock.go(0.1)
+    clock.advance(0.1)
     assert contents(m.search_memories("for")) == ["for longer"]
     assert contents(m.get_session_memories("s")) == ["for longer"]
     assert m.list_sessions()[0]["memories"] == 1
     again = m.store_memory("s", "for a while")
     assert len(m.search_memories("for")) == 2
-    clock.go(100)
+    clock.advance(100)
     assert m.search_memories("for") == []
-    for id in (kept, again):
+    for id in (longer, again):
         with pytest.raises(NotFound, match="no memory"):
             m.get_memory(id)
     running_engine(m).expiry.run_round()
@@ -169,40 +169,40 @@ def test_a_memory_ends_to_the_second(memory: Open, clock: Clock) -> None:
     assert m.health()["sweep"] == {"forgotten": 2, "error": None}
 
 
-def test_it_is_found_though_the_clock_be_set_back(memory: Open, clock: Clock) -> None:
+def test_memories_are_found_when_the_clock_was_set_back(memory: Open, clock: Clock) -> None:
     m = memory()
     m.store_memory("s", "first words")
-    clock.go(-60)
+    clock.advance(-60)
     m.store_memory("s", "second words")
     assert contents(m.get_session_memories("s")) == ["first words", "second words"]
     assert m.search_memories("second")[0]["content"] == "second words"
 
 
 @pytest.mark.parametrize("evict", ["oldest", "important"])
-def test_a_scope_keeps_no_more_than_it_may(memory: Open, evict: str) -> None:
+def test_a_scope_keeps_at_most_max_size_memories(memory: Open, evict: str) -> None:
     m = memory(max_size=3, evict=evict)
     for number, importance in enumerate([0.9, 0.1, 0.5, 0.7]):
         m.store_memory(f"s{number}", f"memory number {number}", metadata={"importance": importance})
     m.store_memory("s", "of somebody else", user="tom")
-    left = sorted(contents(m.search_memories("memory number")))
-    gone = {"oldest": "memory number 0", "important": "memory number 1"}[evict]
-    assert left == sorted({f"memory number {number}" for number in range(4)} - {gone})
+    remaining = sorted(contents(m.search_memories("memory number")))
+    removed = {"oldest": "memory number 0", "important": "memory number 1"}[evict]
+    assert remaining == sorted({f"memory number {number}" for number in range(4)} - {removed})
     old = m.search_memories("number 3")[0]["id"]
     m.store_memory("s3", "memory number 3, corrected", supersedes=old)
-    assert len(m.export_memories()["lines"]) == 4  # what was superseded went first
+    assert len(m.export_memories()["lines"]) == 4  # the superseded one was removed first
     assert "memory number 3, corrected" in contents(m.search_memories("memory number"))
 
 
-def test_the_oldest_go_whatever_was_rewritten_since(memory: Open) -> None:
+def test_the_oldest_are_removed_even_if_they_were_rewritten_later(memory: Open) -> None:
     m = memory(max_size=100)
     for number in range(130):
         m.store_memory("s", f"turn {number}")
-    left = contents(m.get_session_memories("s", limit=200))
-    assert left == [f"turn {number}" for number in range(130 - len(left), 130)]
-    assert 98 <= len(left) <= 100
+    remaining = contents(m.get_session_memories("s", limit=200))
+    assert remaining == [f"turn {number}" for number in range(130 - len(remaining), 130)]
+    assert 98 <= len(remaining) <= 100
 
 
-def test_writers_with_a_bound_do_not_wait_for_each_other_for_ever(memory: Open) -> None:
+def test_writers_of_a_bounded_scope_do_not_deadlock(memory: Open) -> None:
     m = memory(max_size=3)
 
     def write(writer: int) -> None:
@@ -214,13 +214,13 @@ def test_writers_with_a_bound_do_not_wait_for_each_other_for_ever(memory: Open) 
 
 
 def in_parallel(count: int, work: Callable[[int], None]) -> None:
-    failed: list[BaseException] = []
+    failures: list[BaseException] = []
 
     def guarded(number: int) -> None:
         try:
             work(number)
         except BaseException as exc:
-            failed.append(exc)
+            failures.append(exc)
 
     threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
     for thread in threads:
@@ -228,7 +228,7 @@ def in_parallel(count: int, work: Callable[[int], None]) -> None:
     for thread in threads:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
-    assert failed == []
+    assert failures == []
 
 
 def test_sixteen_writers_lose_nothing(memory: Open, tmp_path: Path) -> None:
@@ -253,16 +253,18 @@ def test_an_idempotency_key_gives_the_same_memory(memory: Open, clock: Clock) ->
     with pytest.raises(Conflict, match=f"'k' was used for another memory \\('{first}'\\)"):
         m.store_memory("s", "other text", idempotency_key="k")
     second = m.store_memory("s", "corrected", supersedes=first)
-    assert m.store_memory("s", "hello there", idempotency_key="k") == first  # a late repetition says nothing anew
+    assert (
+        m.store_memory("s", "hello there", idempotency_key="k") == first
+    )  # a late retry does not bring the old text back
     assert contents(m.search_memories("hello corrected")) == ["corrected"]
-    clock.go(60)
+    clock.advance(60)
     assert m.store_memory("s", "anything", idempotency_key="k") not in (first, second)
-    told = "a text that was recalled elsewhere"
-    third = m.store_memory("s", told)
+    recalled = "a text that was recalled elsewhere"
+    third = m.store_memory("s", recalled)
     m.search_memories("recalled elsewhere")
-    assert [m.store_memory("t", told, idempotency_key="once") for _ in range(2)] == [third, third]
-    m.store_memory("s", "said without", idempotency_key="soon")
-    m.store_memory("s", "said without", idempotency_key="later")
+    assert [m.store_memory("t", recalled, idempotency_key="once") for _ in range(2)] == [third, third]
+    m.store_memory("s", "the same text", idempotency_key="soon")
+    m.store_memory("s", "the same text", idempotency_key="later")
     with pytest.raises(Conflict):
         m.store_memory("s", "something else", idempotency_key="later")
 
@@ -291,10 +293,18 @@ def test_scopes_never_leak(memory: Open) -> None:
 
 def test_metadata_replaces_neither_session_nor_type(memory: Open) -> None:
     m = memory()
-    told = {"session": "x", "session_id": "x", "type": "x", "user": "x", "tenant": "x", "expires": 0, "meta": {"a": 1}}
-    id = m.store_memory("s", "hello", metadata=told, user="u")
-    found = m.get_memory(id, user="u")
-    assert (found["session_id"], found["memory_type"], found["metadata"]) == ("s", "conversation", told)
+    metadata = {
+        "session": "x",
+        "session_id": "x",
+        "type": "x",
+        "user": "x",
+        "tenant": "x",
+        "expires": 0,
+        "meta": {"a": 1},
+    }
+    id = m.store_memory("s", "hello", metadata=metadata, user="u")
+    stored = m.get_memory(id, user="u")
+    assert (stored["session_id"], stored["memory_type"], stored["metadata"]) == ("s", "conversation", metadata)
     assert m.search_memories("hello", user="u", filter={"meta.a": 1, "session": "x"})
 
 
@@ -302,15 +312,15 @@ def test_filters_act_before_the_best_are_chosen(memory: Open) -> None:
     m = memory(embedder=letters)
     for number in range(60):
         m.store_memory(f"s{number % 3}", f"tea number {number}", metadata={"n": number, "tags": ["x", str(number % 2)]})
-    found = m.search_memories("tea number 1", limit=5, filter={"n": {"$gte": 50}, "tags": "1"}, session_id="s0")
-    assert sorted(one["metadata"]["n"] for one in found) == [51, 57]
-    found = m.search_memories("tea", limit=20, filter={"$or": [{"n": 3}, {"$not": {"n": {"$lt": 58}}}]})
-    assert sorted(one["metadata"]["n"] for one in found) == [3, 58, 59]
+    results = m.search_memories("tea number 1", limit=5, filter={"n": {"$gte": 50}, "tags": "1"}, session_id="s0")
+    assert sorted(result["metadata"]["n"] for result in results) == [51, 57]
+    results = m.search_memories("tea", limit=20, filter={"$or": [{"n": 3}, {"$not": {"n": {"$lt": 58}}}]})
+    assert sorted(result["metadata"]["n"] for result in results) == [3, 58, 59]
     with pytest.raises(InvalidRequest, match=r"filter.n.\$near"):
         m.search_memories("tea", filter={"n": {"$near": 3}})
 
 
-def test_it_is_found_by_the_turns_before_it_too(memory: Open) -> None:
+def test_a_turn_is_also_found_by_the_turns_before_it(memory: Open) -> None:
     m = memory()
     m.store_memory("s", "Shall we talk about zebras?")
     answer = m.store_memory("s", "Yes, they are my favourite.")
@@ -319,30 +329,39 @@ def test_it_is_found_by_the_turns_before_it_too(memory: Open) -> None:
     assert m.get_memory(answer)["content"] == "Yes, they are my favourite."
 
 
-def test_what_is_forgotten_leaves_the_words_of_others(memory: Open, clock: Clock) -> None:
+def test_words_of_removed_memories_leave_the_context_of_other_turns(memory: Open, clock: Clock) -> None:
     m = memory()
-    said = m.store_memory("s", "My zebra is ill.")
+    zebra = m.store_memory("s", "My zebra is ill.")
     for text in ("Oh no.", "Poor thing.", "Is it?"):
         m.store_memory("s", text)
     assert len(m.search_memories("zebra")) == 3
-    m.store_memory("s", "My cat is ill.", supersedes=said)
+    m.store_memory("s", "My cat is ill.", supersedes=zebra)
     assert m.search_memories("zebra") == []
-    short = m.store_memory("s", "The giraffe, for a moment.", ttl=1)
-    assert short
-    clock.go(2)
+    assert m.store_memory("s", "The giraffe, for a moment.", ttl=1)
+    clock.advance(2)
     m.store_memory("s", "After the moment.")
     assert m.search_memories("giraffe") == []
 
 
-def test_deleting_softly_can_be_undone(memory: Open, clock: Clock) -> None:
+def test_restoring_a_text_that_is_current_elsewhere_takes_the_latest_out_of_the_context(memory: Open) -> None:
+    m = memory()
+    first = m.store_memory("s", "My zebra is ill.")
+    m.store_memory("s", "My giraffe is ill.", supersedes=first)
+    same_text = m.store_memory("s", "My zebra is ill.")
+    assert m.restore_memory(first) == same_text
+    m.store_memory("s", "And then?")
+    assert m.search_memories("giraffe") == []
+
+
+def test_a_soft_delete_can_be_undone(memory: Open, clock: Clock) -> None:
     m = memory()
     id = m.store_memory("s", "hello there my friend")
-    clock.go(1)
+    clock.advance(1)
     assert m.delete_memory(id, hard=False)
     assert not m.delete_memory(id, hard=False)
     assert m.search_memories("hello") == []
     deleted = clock()
-    clock.go(1)
+    clock.advance(1)
     again = m.restore_memory(id)
     assert contents(m.search_memories("hello")) == ["hello there my friend"]
     assert m.search_memories("hello", as_of=deleted) == []
@@ -368,8 +387,8 @@ def test_after_a_hard_delete_no_trace_is_in_any_file(memory: Open, tmp_path: Pat
     assert not m.delete_memory(corrected)
 
 
-def traces(place: Path, words: list[str]) -> set[str]:
-    data = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
+def traces(directory: Path, words: list[str]) -> set[str]:
+    data = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
     assert data
     return {word for word in words if word.encode() in data}
 
@@ -396,7 +415,7 @@ def test_export_and_import_lose_nothing(memory: Open, tmp_path: Path, clock: Clo
 
 
 @pytest.mark.parametrize("spoil", ["{", "[]", '{"format": 2}', '{"format": 1, "id": "x"}'])
-def test_a_bad_line_is_named_and_nothing_is_taken(memory: Open, spoil: str) -> None:
+def test_a_bad_line_is_named_and_nothing_is_imported(memory: Open, spoil: str) -> None:
     m = memory()
     m.store_memory("s", "hello")
     (line,) = m.export_memories()["lines"]
@@ -406,33 +425,72 @@ def test_a_bad_line_is_named_and_nothing_is_taken(memory: Open, spoil: str) -> N
     assert m.export_memories()["lines"] == []
 
 
-def test_imported_circles_hang_nobody(memory: Open) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("id", "", "'id' must be a text of 1 to 512"),
+        ("session", "x" * 513, "'session' must be"),
+        ("type", " ", "'type' must be"),
+        ("user", 5, "'user' must be"),
+        ("agent", "x" * 513, "'agent' must be"),
+        ("supersedes", None, "'supersedes' must be"),
+        ("content", "  ", "'content' must be a text that is not empty"),
+        ("content", "x" * 1_000_001, "'content' has 1,000,001 bytes"),
+        ("keywords", None, "'keywords' must be a text"),
+        ("created", True, "'created' must be a time"),
+        ("expires", "soon", "'expires' must be a time"),
+        ("superseded", None, "'superseded' must be a time"),
+        ("sources", ["a", 1], "'sources' must be a list of texts"),
+        ("uses", [], "'uses' must be as long as 'keys'"),
+        ("metadata", [1], "'metadata' must be an object"),
+        ("metadata", None, "'metadata' must be an object"),
+        ("metadata", {"a": "y" * 20_000}, "'metadata' has 20,008 bytes"),
+        ("vector", ["1", "2"], "'vector' must be a list of numbers"),
+        ("vector", [1e300], "not finite"),
+    ],
+)
+def test_an_imported_memory_is_checked_like_a_stored_one(memory: Open, field: str, value: Any, message: str) -> None:
+    m = memory()
+    m.store_memory("s", "hello", [1.0, 0.0], idempotency_key="k")
+    (line,) = m.export_memories()["lines"]
+    m.clear_session("s")
+    bad = {**orjson.loads(line), field: value}
+    with pytest.raises(InvalidRequest, match=f"^line 2: .*{message}"):
+        m.import_memories([line, orjson.dumps(bad).decode()])
+    del bad[field]
+    with pytest.raises(InvalidRequest, match=f"^line 1: .*'{field}'"):
+        m.import_memories([orjson.dumps(bad).decode()])
+    assert m.export_memories()["lines"] == []
+    assert m.import_memories([line]) == 1
+
+
+def test_a_circle_of_imported_corrections_ends(memory: Open) -> None:
     m = memory()
     ids = [m.store_memory("s", text) for text in ("one", "two")]
-    found = {line["id"]: line for line in map(orjson.loads, m.export_memories()["lines"])}
+    exported = {line["id"]: line for line in map(orjson.loads, m.export_memories()["lines"])}
     for id, other in (ids, reversed(ids)):
-        found[id]["supersedes"] = found[id]["superseded_by"] = other
-    m.import_memories([orjson.dumps(line).decode() for line in found.values()])
+        exported[id]["supersedes"] = exported[id]["superseded_by"] = other
+    m.import_memories([orjson.dumps(line).decode() for line in exported.values()])
     assert {one["id"] for one in m.history(ids[0])} == set(ids)
 
 
 def test_recency_importance_and_diversity_are_options(memory: Open, clock: Clock) -> None:
     m = memory(embedder=letters)
     old = m.store_memory("a", "green tea is good", metadata={"importance": 1})
-    clock.go(90 * 86400)
+    clock.advance(90 * 86400)
     new = m.store_memory("b", "green tea is good.", metadata={"importance": 0})
     same = m.store_memory("c", "green tea is good!", metadata={"importance": 0.2})
     far = m.store_memory("d", "tea from China")
     assert m.search_memories("green tea", recency=1.0)[0]["id"] in (new, same)
     assert m.search_memories("green tea", importance=1.0)[0]["id"] == old
-    found = m.search_memories("green tea", diversity=0.9, limit=2)
-    assert found[1]["id"] == far
+    diverse = m.search_memories("green tea", diversity=0.9, limit=2)
+    assert diverse[1]["id"] == far
     (best, *_) = m.search_memories("green tea", recency=0.5, importance=0.5, explain=True)
     assert {"relevance", "recency", "importance", "dense", "bm25", "detail"} <= best["explanation"].keys()
     assert "explanation" not in m.search_memories("green tea")[0]
 
 
-def test_a_threshold_leaves_out_what_is_far(memory: Open) -> None:
+def test_results_below_the_threshold_are_left_out(memory: Open) -> None:
     m = memory()
     m.store_memory("s", "east", [1.0, 0.0])
     m.store_memory("s", "north", [0.0, 1.0])
@@ -452,8 +510,7 @@ def test_sessions_are_listed_and_described(memory: Open) -> None:
     assert contents(m.get_session_memories("b", memory_type="note")) == ["four"]
     with pytest.raises(NotFound, match="no memory 'nowhere' in the session"):
         m.get_session_memories("b", cursor="nowhere")
-    told = m.get_session_metadata("b")
-    assert told == {
+    assert m.get_session_metadata("b") == {
         "session_id": "b",
         "memories": 3,
         "first_at": turns[0]["created_at"],
@@ -478,12 +535,12 @@ def test_a_store_that_fails_leaves_nothing(memory: Open) -> None:
     assert contents(m.search_memories("good")) == ["good"]
     assert "superseded_at" not in m.get_memory(first)
     assert len(m.export_memories()["lines"]) == 1
-    found = m.search_memories("bad good", explain=True)  # a query goes on by words alone, and says so
-    assert contents(found) == ["good"]
-    assert "the embedder is down" in found[0]["explanation"]["warning"]
+    results = m.search_memories("bad good", explain=True)  # a search continues by keywords alone, with a warning
+    assert contents(results) == ["good"]
+    assert "the embedder is down" in results[0]["explanation"]["warning"]
 
 
-def test_vectors_of_the_callers_own_kind_are_kept_apart_from_the_embedders(memory: Open) -> None:
+def test_the_embedders_vectors_yield_to_vectors_of_the_caller(memory: Open) -> None:
     m = memory(embedder=letters)
     m.store_memory("s", "with a vector of two", [1.0, 0.0])
     m.store_memory("s", "with no vector")
@@ -530,7 +587,7 @@ def test_bad_input_is_refused_and_nothing_stored(memory: Open, call: Callable[[A
     assert m.export_memories()["lines"] == []
 
 
-def test_large_neighbours_keep_nothing_out(memory: Open) -> None:
+def test_large_memories_of_one_session_are_all_stored(memory: Open) -> None:
     m = memory()
     for number in range(3):
         m.store_memory("s", chr(0x4E00 + number) * 300_000)
@@ -538,7 +595,7 @@ def test_large_neighbours_keep_nothing_out(memory: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"max_size": 0}, "max_size"),
         ({"evict": "random"}, "evict"),
@@ -547,8 +604,8 @@ def test_large_neighbours_keep_nothing_out(memory: Open) -> None:
         ({"vdb_service_name": "v", "persist_directory": "p"}, "the service 'v' stores the memories"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidRequest, match=told):
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         MemoryOrchestratorService(**options)
 
 
@@ -561,7 +618,7 @@ def test_a_factory_names_its_needs_and_the_nearest_keyword() -> None:
 
 @pytest.mark.parametrize("backend", ["retrieval", pytest.param("chroma", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_it_goes_through_the_services_that_it_names(backend: str) -> None:
+def test_the_named_services_store_the_memories(backend: str) -> None:
     env = LocalEnvironment("memory", {"discovery": None})
     env.register_service(
         "m", create_memory_service_factory(kv_service_name="k", vdb_service_name="v", embedder=letters)
@@ -570,11 +627,11 @@ def test_it_goes_through_the_services_that_it_names(backend: str) -> None:
     env.register_service("k", KVService)
     with env:
         m = env.call_service["m"]
-        told = "hello there my dear friend"
-        first = m.store_memory("s", told, metadata={"k": 1, "deep": {"er": ["x"]}})
+        text = "hello there my dear friend"
+        first = m.store_memory("s", text, metadata={"k": 1, "deep": {"er": ["x"]}})
         m.store_memory("s", "something quite different")
         assert m.search_memories("hello", filter={"deep.er": "x"}, explain=True)[0]["id"] == first
-        assert m.store_memory("s2", told) == first
+        assert m.store_memory("s2", text) == first
         second = m.store_memory("s", "hello, corrected", supersedes=first)
         assert [one["id"] for one in m.history(first)] == [first, second]
         assert m.delete_memory(second)
@@ -586,7 +643,7 @@ def test_it_goes_through_the_services_that_it_names(backend: str) -> None:
         assert health["bytes_may_stay"] is (backend == "chroma")
 
 
-def test_the_old_home_warns_and_works() -> None:
+def test_the_old_module_warns_and_works() -> None:
     import sage.service.memory as old
 
     with pytest.warns(DeprecationWarning, match="from sage.service import MemoryOrchestratorService"):
@@ -595,6 +652,6 @@ def test_the_old_home_warns_and_works() -> None:
         _ = old.nothing
 
 
-def test_it_must_run() -> None:
+def test_a_service_that_is_not_running_refuses_calls() -> None:
     with pytest.raises(SageError, match="is not running"):
         MemoryOrchestratorService().search_memories("x")
