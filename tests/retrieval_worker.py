@@ -46,8 +46,8 @@ class Here:
         return self._store.collection
 
     def _add(self, documents: list[dict[str, Any]]) -> list[str]:
-        found: list[str] = self._collection.add(documents).ids
-        return found
+        ids: list[str] = self._collection.add(documents).ids
+        return ids
 
     def _delete(self, **which: Any) -> int:
         return int(self._collection.delete(**which))
@@ -59,12 +59,12 @@ class Here:
         self._collection.purge()
 
     def _search(self, mode: str, vector: list[float] | None = None, **arguments: Any) -> dict[str, Any]:
-        given = None if vector is None else np.array(vector, np.float32)
-        answer = self._collection.search(Search(mode=Mode(mode), vector=given, **arguments))
+        query_vector = None if vector is None else np.array(vector, np.float32)
+        answer = self._collection.search(Search(mode=Mode(mode), vector=query_vector, **arguments))
         return {"results": [[result.id, result.score] for result in answer.results], "total": answer.total}
 
     def _limit(self, bytes: int | None) -> None:
-        """On the size of files that this process writes; ``None``: none any more."""
+        """Limits the size of files that this process writes; ``None`` means no limit."""
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard if bytes is None else bytes, hard))
 
@@ -75,8 +75,8 @@ class Here:
             raise OSError("the capabilities of root cannot be given up here")
 
     def _index(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._collection.describe()["index"]
-        return found
+        description: dict[str, Any] = self._collection.describe()["index"]
+        return description
 
 
 class Process:

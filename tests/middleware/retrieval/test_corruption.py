@@ -1,4 +1,4 @@
-"""Index files that something else has changed are found when a collection is opened, and no answer is ever wrong."""
+"""Index files that another program has changed are detected when a collection is opened, and no answer is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from retrieval_parts import documents, opened
+from retrieval_index import documents, opened
 
 from sage.middleware.retrieval.index.index import DIRECTORY
 
@@ -19,22 +19,22 @@ ROUNDS = 500 if os.environ.get("SAGE_TEST_FULL") else 25
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A collection of several segments with dead rows, and another one."""
-    found = []
+    directories = []
     for name, shift in (("one", 0), ("other", 5)):
         directory = tmp_path_factory.mktemp(name) / "c"
-        with opened(directory) as held:
-            held.write(documents(shift, 900))
-            held.index.optimize()
-            held.write(documents(2000, 400))
-            held.delete([str(number) for number in range(shift, 100)])
-        with opened(directory) as held:
-            held.write(documents(3000, 300))
-            held.delete(["2001", "2002"])
-        with opened(directory) as held:
-            assert held.index.describe()["segments"] == 3
-            assert held.index.describe()["problems"] == []
-        found.append(directory)
-    return found[0], found[1]
+        with opened(directory) as collection:
+            collection.write(documents(shift, 900))
+            collection.index.optimize()
+            collection.write(documents(2000, 400))
+            collection.delete([str(number) for number in range(shift, 100)])
+        with opened(directory) as collection:
+            collection.write(documents(3000, 300))
+            collection.delete(["2001", "2002"])
+        with opened(directory) as collection:
+            assert collection.index.describe()["segments"] == 3
+            assert collection.index.describe()["problems"] == []
+        directories.append(directory)
+    return directories[0], directories[1]
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -111,7 +111,9 @@ CORRUPTIONS: list[Corruption] = [
 
 
 @pytest.mark.slow
-def test_every_corruption_is_found_and_mended_and_no_answer_is_wrong(closed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_corruption_is_detected_and_repaired_and_no_answer_is_wrong(
+    closed: tuple[Path, Path], tmp_path: Path
+) -> None:
     pristine, other = closed
     generator = random.Random(4)
     for number in range(ROUNDS):
@@ -122,22 +124,22 @@ def test_every_corruption_is_found_and_mended_and_no_answer_is_wrong(closed: tup
         path = generator.choice(files)
         before = {p.name for p in (directory / DIRECTORY).iterdir()}
         corrupt(path, other / DIRECTORY, generator)
-        with opened(directory) as held:
-            told = held.index.describe()["problems"]
-            assert isinstance(told, list)
+        with opened(directory) as collection:
+            problems = collection.index.describe()["problems"]
+            assert isinstance(problems, list)
             if corrupt is stray:
-                (problem,) = told
+                (problem,) = problems
                 assert problem.endswith("is in no manifest; it was removed")
-                assert set(held.files()) <= before
+                assert set(collection.files()) <= before
             else:
-                assert any(path.name in problem for problem in told), (corrupt, path, told)
-            held.check()
-            held.write(documents(5000 + number, 3))
-            held.index.rebuild_vectors()
-            assert held.index.describe()["rebuilding"] is False
-            held.check()
-        with opened(directory) as held:
-            assert held.index.describe()["problems"] == []
-            assert held.analyzer.calls <= 3
-            held.check()
+                assert any(path.name in problem for problem in problems), (corrupt, path, problems)
+            collection.check()
+            collection.write(documents(5000 + number, 3))
+            collection.index.rebuild_vectors()
+            assert collection.index.describe()["rebuilding"] is False
+            collection.check()
+        with opened(directory) as collection:
+            assert collection.index.describe()["problems"] == []
+            assert collection.analyzer.calls <= 3
+            collection.check()
         shutil.rmtree(directory)

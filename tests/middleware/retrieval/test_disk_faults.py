@@ -1,4 +1,4 @@
-"""Disks that are full, failing or not for writing: no false acknowledgement, and no restart afterwards."""
+"""Disks that are full, failing or read-only: no false acknowledgement, and no restart is needed afterwards."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def fill(store: VectorStore, acknowledged: list[str]) -> Unavailable:
 
 def check(store: VectorStore, acknowledged: list[str]) -> None:
     assert len(store) == len(acknowledged)
-    found, cursor = [], None
+    ids, cursor = [], None
     while True:
         page, cursor = store.collection.page(cursor, 1000)
-        found += [document.id for document in page]
+        ids += [document.id for document in page]
         if cursor is None:
             break
-    assert found == acknowledged
+    assert ids == acknowledged
     last = acknowledged[-1]
     assert [result.id for result in store.search(f"n{last}", mode="bm25")] == [last]
     assert store.search(vector=[1.0, 1.0], mode="dense", top_k=1)
 
 
 @pytest.mark.slow
-def test_a_full_disk_refuses_and_takes_again_when_there_is_room(small_disk: Path) -> None:
+def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> None:
     acknowledged: list[str] = []
     filler = small_disk / "filler"
     filler.write_bytes(bytes(SIZE // 2))
@@ -124,13 +124,13 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
         assert process.do("search", mode="bm25", query="words", top_k=1)["total"] == acknowledged + 10
         process.do("close")
     with VectorStore(tmp_path / "c", embedder=None) as store:
-        found, _ = store.collection.page(limit=1000)
-        assert [document.id for document in found] == [f"d{n}" for n in range(acknowledged + 10)]
+        page, _ = store.collection.page(limit=1000)
+        assert [document.id for document in page] == [f"d{n}" for n in range(acknowledged + 10)]
         assert store.search("words", mode="bm25", top_k=1)
 
 
 @pytest.mark.slow
-def test_files_that_may_only_be_read(tmp_path: Path) -> None:
+def test_read_only_files(tmp_path: Path) -> None:
     with VectorStore(tmp_path / "c", embedder=None) as store:
         store.add_documents(["alpha", "beta"])
     database = tmp_path / "c" / "truth.db"
@@ -150,7 +150,7 @@ def test_files_that_may_only_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_directory_that_may_only_be_read(tmp_path: Path) -> None:
+def test_a_read_only_directory(tmp_path: Path) -> None:
     with VectorStore(tmp_path / "c", embedder=None) as store:
         store.add_documents(["alpha"])
     (tmp_path / "c").chmod(0o500)
@@ -164,8 +164,8 @@ def test_a_directory_that_may_only_be_read(tmp_path: Path) -> None:
         process.do("close")
 
 
-def test_a_database_that_is_gone_is_told(tmp_path: Path) -> None:
-    """Not silently made anew, and nothing goes on into a file that nobody will find."""
+def test_a_deleted_database_is_reported(tmp_path: Path) -> None:
+    """It is not silently made again, and nothing is written to the deleted file."""
     with VectorStore(tmp_path / "c", embedder=None) as store:
         store.add_documents(["alpha"])
         for file in (tmp_path / "c").glob("truth.db*"):

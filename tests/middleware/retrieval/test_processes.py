@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from retrieval_parts import opened
+from retrieval_index import opened
 from retrieval_worker import Process
 
 from sage.middleware.retrieval.vector_store import VectorStore
@@ -22,14 +22,14 @@ SEARCHES = 10_000 if FULL else 1000
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[list[Process]]:
     with ExitStack() as stack:
-        found = [stack.enter_context(Process()) for _ in range(3)]
-        for process in found:
+        processes = [stack.enter_context(Process()) for _ in range(3)]
+        for process in processes:
             process.do("open", path=str(tmp_path / "c"))
-        yield found
+        yield processes
 
 
 @pytest.mark.slow
-def test_what_one_process_was_acknowledged_all_find_at_once(processes: list[Process], tmp_path: Path) -> None:
+def test_all_processes_find_at_once_what_one_has_written(processes: list[Process], tmp_path: Path) -> None:
     generator = random.Random(1)
     written = 0
     for number in range(60 if FULL else 20):
@@ -62,13 +62,13 @@ def test_what_one_process_was_acknowledged_all_find_at_once(processes: list[Proc
         assert index["problems"] == []
         assert index["error"] is None
         process.do("close")
-    with opened(tmp_path / "c") as held:
-        assert held.index.current().documents == written
-        held.check()
+    with opened(tmp_path / "c") as collection:
+        assert collection.index.current().documents == written
+        collection.check()
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_while_it_merges_leaves_nothing_wrong(tmp_path: Path) -> None:
+def test_a_process_that_dies_while_it_merges_does_no_harm(tmp_path: Path) -> None:
     generator = random.Random(2)
     path = tmp_path / "c"
     with Process() as survivor:
@@ -85,16 +85,16 @@ def test_a_process_that_dies_while_it_merges_leaves_nothing_wrong(tmp_path: Path
         survivor.do("optimize")  # nobody has the lease any more
         assert survivor.do("index")["segments"] == 1
         survivor.do("close")
-    with opened(path) as held:
-        assert all("was removed" in problem for problem in _problems(held.index.describe()))
-        held.check()
-        assert len(held.files()) == 1
+    with opened(path) as collection:
+        assert all("was removed" in problem for problem in _problems(collection.index.describe()))
+        collection.check()
+        assert len(collection.files()) == 1
 
 
 def _problems(description: dict[str, object]) -> list[str]:
-    found = description["problems"]
-    assert isinstance(found, list)
-    return found
+    problems = description["problems"]
+    assert isinstance(problems, list)
+    return problems
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_searches_while_ingesting_find_every_acknowledged_document(tmp_path: Pat
                 store.add_documents(texts, ids=ids, vectors=[[writer, 1.0, number + i] for i in range(10)])
                 number += 10
                 acknowledged[writer] = number
-                (found,) = store.search(f"w{writer}n{number - 1}", mode="bm25")
-                assert found.id == ids[-1]
+                (result,) = store.search(f"w{writer}n{number - 1}", mode="bm25")
+                assert result.id == ids[-1]
         except BaseException as exc:
             failures.append(exc)
             over.set()
@@ -129,8 +129,8 @@ def test_searches_while_ingesting_find_every_acknowledged_document(tmp_path: Pat
                 writer = generator.randrange(2)
                 number = acknowledged[writer] - 1
                 if generator.random() < 0.5 and number >= 0:
-                    found = store.search(f"w{writer}n{number}", mode="bm25", top_k=1)
-                    assert len(found) == 1 or acknowledged[writer] - number > 1000
+                    results = store.search(f"w{writer}n{number}", mode="bm25", top_k=1)
+                    assert len(results) == 1 or acknowledged[writer] - number > 1000
                 else:
                     store.search("common", vector=[1.0, 2.0, 3.0], top_k=5)
         except BaseException as exc:

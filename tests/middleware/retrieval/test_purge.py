@@ -27,12 +27,12 @@ FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[VectorStore]:
-    with VectorStore(tmp_path / "c", embedder=None) as found:
-        yield found
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        yield store
 
 
 def secret(word: str) -> dict[str, Any]:
-    """A document that is recognised in every file by what it consists of."""
+    """A document whose id, text, metadata and vector can be recognised in any file."""
     return {
         "id": f"id-of-{word}",
         "text": f"text {word}text and more of it",
@@ -46,7 +46,7 @@ def vector_of(word: str) -> np.ndarray:
 
 
 def traces(directory: Path, word: str) -> list[str]:
-    """The files in which a word of the document, or its vector, still stands."""
+    """The files that still contain a word of the document, or its vector."""
     marks = [word.encode(), vector_of(word).tobytes(), vector_of(word)[5:9].tobytes()]
     marks += [word.encode("utf-16-le"), word.upper().encode()]
     files = [path for path in directory.rglob("*") if path.is_file()]
@@ -68,7 +68,7 @@ def plain(start: int, count: int, words: str = "some plain words") -> list[dict[
 
 
 def check(store: VectorStore, expected: list[str], *, killed: bool = False) -> None:
-    """What is left is whole: found by words, by vectors and by id. Who was ``killed`` may have left files behind."""
+    """All remaining documents are found by words, by vectors and by id. A ``killed`` one may have left files."""
     collection = store.collection
     listed, _ = collection.page(limit=1000)
     assert [document.id for document in listed] == expected
@@ -116,7 +116,7 @@ def test_after_merges_and_updates_nothing_is_left(store: VectorStore, tmp_path: 
 def test_large_documents_and_rows_that_pages_were_cut_around_leave_nothing(store: VectorStore, tmp_path: Path) -> None:
     generator = random.Random(2)
     living: list[str] = []
-    gone: list[str] = []
+    removed: list[str] = []
     for step in range(30):
         ids = [
             f"<{(step * 150 + n) * 7919 % 100_003:06d}{'x' * generator.choice([0, 5, 400, 30])}#{step}-{n}>"
@@ -129,19 +129,19 @@ def test_large_documents_and_rows_that_pages_were_cut_around_leave_nothing(store
         living += ids
         generator.shuffle(living)
         some = len(living) // generator.choice([3, 10])
-        gone += [*living[:some], f"id-of-quixotry{step}z"]
+        removed += [*living[:some], f"id-of-quixotry{step}z"]
         store.delete([*living[:some], f"id-of-quixotry{step}z"])
         del living[:some]
     store.purge()
     content = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert [id for id in gone if id[-12:].encode() in content] == []
+    assert [id for id in removed if id[-12:].encode() in content] == []
     assert b"quixotry" not in content
     assert len(store) == len(living)
 
 
-def test_what_was_searched_last_is_let_go_of(store: VectorStore) -> None:
+def test_the_last_search_is_not_kept_in_memory(store: VectorStore) -> None:
     store.collection.add([*plain(0, 5), secret("quixotry")])
-    assert [found.id for found in store.search("quixotrytext", mode="bm25")] == ["id-of-quixotry"]
+    assert [result.id for result in store.search("quixotrytext", mode="bm25")] == ["id-of-quixotry"]
     store.delete(["id-of-quixotry"])
     store.purge()
     segments = store.collection._files.index.current().segments  # type: ignore[union-attr]
@@ -149,7 +149,7 @@ def test_what_was_searched_last_is_let_go_of(store: VectorStore) -> None:
     assert all(segment.keywords.postings("quixotrytext")[0].size == 0 for segment in segments)
 
 
-def test_only_what_holds_dead_rows_is_rewritten(store: VectorStore, tmp_path: Path) -> None:
+def test_only_segments_with_dead_rows_are_rewritten(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add(plain(0, 400))
     store.optimize()
     segments = {path.name for path in (tmp_path / "c" / "segments").iterdir()}
@@ -179,19 +179,19 @@ def test_a_store_in_memory_is_purged_too() -> None:
             assert b"quixotry" not in connection.serialize()
 
 
-def test_files_that_a_crash_left_go_as_well(store: VectorStore, tmp_path: Path) -> None:
+def test_files_that_a_crash_left_are_removed_as_well(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 300), secret("quixotry")])
     store.optimize()
     directory = tmp_path / "c" / "segments"
-    found = next(directory.glob("*.seg"))
-    (directory / f"{found.stem[:-8]}deadbeef.seg").write_bytes(found.read_bytes())
-    (directory / f"{found.name}.tmp").write_bytes(found.read_bytes())
+    file = next(directory.glob("*.seg"))
+    (directory / f"{file.stem[:-8]}deadbeef.seg").write_bytes(file.read_bytes())
+    (directory / f"{file.name}.tmp").write_bytes(file.read_bytes())
     store.delete(["id-of-quixotry"])
     store.purge()
     assert traces(tmp_path, "quixotry") == []
 
 
-def test_a_file_that_cannot_be_removed_is_told(store: VectorStore, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_removed_is_reported(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 300), secret("quixotry")])
     store.optimize()
     stray = tmp_path / "c" / "segments" / f"{'0' * 16}-{'0' * 16}-deadbeef.seg"
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_removed_is_told(store: VectorStore, tmp_path: Pat
     assert traces(tmp_path, "quixotry") == []
 
 
-def test_whoever_reads_an_older_state_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
+def test_a_reader_of_an_older_state_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 20), secret("quixotry")])
     files = store.collection._files
     assert files is not None
@@ -221,7 +221,7 @@ def test_whoever_reads_an_older_state_delays_it_for_a_bounded_time(store: Vector
     assert traces(tmp_path, "quixotry") == []
 
 
-def test_whoever_works_on_the_index_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
+def test_maintenance_of_the_index_delays_it_for_a_bounded_time(store: VectorStore, tmp_path: Path) -> None:
     store.collection.add([*plain(0, 20), secret("quixotry")])
     store.delete(["id-of-quixotry"])
     with MergeLease(tmp_path / "c" / "segments" / "lease").attempt() as acquired:
@@ -321,18 +321,20 @@ steps = st.lists(
 @pytest.mark.slow
 @settings(deadline=None)
 @given(steps=steps)
-def test_whatever_was_done_before(steps: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_after_any_history_nothing_is_left(
+    steps: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     directory = tmp_path_factory.mktemp("purge")
     store = VectorStore(directory / "c", embedder=None)
     living: dict[int, str] = {}
-    gone: set[str] = set()
+    removed: set[str] = set()
     try:
         for version, (step, start, count) in enumerate([*steps, ("purge", 0, 0)]):
             if step in ("add", "large"):
                 documents = []
                 for number in range(start, start + count):
                     if number in living:
-                        gone.add(living[number])
+                        removed.add(living[number])
                     living[number] = f"zyx{number}v{version}q"
                     document = {**secret(living[number]), "id": str(number)}
                     if step == "large":
@@ -340,9 +342,9 @@ def test_whatever_was_done_before(steps: list[tuple[str, int, int]], tmp_path_fa
                     documents.append(document)
                 store.collection.add(documents)
             elif step == "delete":
-                doomed = [number for number in range(start, start + count) if number in living]
-                gone |= {living.pop(number) for number in doomed}
-                assert store.delete([str(number) for number in range(start, start + count)]) == len(doomed)
+                chosen = [number for number in range(start, start + count) if number in living]
+                removed |= {living.pop(number) for number in chosen}
+                assert store.delete([str(number) for number in range(start, start + count)]) == len(chosen)
             elif step == "optimize":
                 store.optimize()
             elif step == "reopen":
@@ -350,7 +352,7 @@ def test_whatever_was_done_before(steps: list[tuple[str, int, int]], tmp_path_fa
                 store = VectorStore(directory / "c", embedder=None)
             else:
                 store.purge()
-                assert [word for word in gone if traces(directory, word)] == []
+                assert [word for word in removed if traces(directory, word)] == []
         for number, word in living.items():
             assert store.get(str(number)).metadata[f"key{word}"] == f"value{word}"
         assert len(store) == len(living)

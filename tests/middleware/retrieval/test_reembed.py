@@ -1,4 +1,4 @@
-"""All vectors made anew by another embedder, while the old ones serve."""
+"""Another embedder makes all vectors, while the old ones serve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 class Hashed:
-    """An embedder whose vectors are a matter of the text and its own name; it waits and fails as it is told."""
+    """An embedder whose vectors depend on the text and its own name only. ``before`` may wait or fail."""
 
     languages: frozenset[str] | None = None
 
@@ -48,7 +48,7 @@ class Hashed:
         return np.frombuffer(digest, np.uint8)[: self._size].astype(np.float32) - 127.5
 
 
-class Known:
+class HashedModels:
     """Embedders by name."""
 
     def __init__(self, *embedders: Hashed) -> None:
@@ -73,7 +73,7 @@ def new() -> Hashed:
 
 @pytest.fixture
 def collections(tmp_path: Path, old: Hashed, new: Hashed) -> Iterator[Collections]:
-    opened = Collections(tmp_path, Retrieval(), Known(old, new, Hashed("third", 6)))
+    opened = Collections(tmp_path, Retrieval(), HashedModels(old, new, Hashed("third", 6)))
     yield opened
     opened.close()
 
@@ -86,7 +86,7 @@ def made(collections: Collections, count: int = 50, embedder: str = "old") -> Co
 
 
 def assert_embedded(collection: Collection, embedder: Hashed, texts: dict[str, str]) -> None:
-    """Every document has that embedder's vector, and exactly these are there and found by it."""
+    """Every document has that embedder's vector and is found by it, and there are no others."""
     found = {}
     cursor = None
     while True:
@@ -113,7 +113,7 @@ def texts_of(count: int) -> dict[str, str]:
 
 
 def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Starts ``work``; what is returned waits for its end, and gives its result or raises what it raised."""
+    """Starts ``work``. The returned function waits for its end, and returns its result or raises what it raised."""
     outcome: list[tuple[Any, BaseException | None]] = []
 
     def run() -> None:
@@ -137,7 +137,7 @@ def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 class Gate:
-    """Holds an embedder back at its ``at``-th batch until it is opened."""
+    """Stops an embedder at its ``at``-th batch until the gate is opened."""
 
     def __init__(self, at: int = 1) -> None:
         self._left = at
@@ -150,24 +150,24 @@ class Gate:
             assert self.opened.wait(30)
 
 
-def test_all_vectors_are_made_anew(collections: Collections, new: Hashed) -> None:
+def test_all_vectors_are_replaced(collections: Collections, new: Hashed) -> None:
     collection = made(collections)
-    told: list[tuple[int, int]] = []
-    collection.reembed("new", lambda done, total: told.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    collection.reembed("new", lambda done, total: reports.append((done, total)))
     assert_embedded(collection, new, texts_of(50))
     assert collection.options.embedder == "new"
-    assert told == sorted(told)
-    assert told[-1] == (50, 50)
+    assert reports == sorted(reports)
+    assert reports[-1] == (50, 50)
     collection.add([{"id": "later", "text": "after all"}])
     assert_embedded(collection, new, texts_of(50) | {"later": "after all"})
 
 
-def test_what_is_made_anew_is_there_after_a_restart(
+def test_new_vectors_are_there_after_a_restart(
     collections: Collections, tmp_path: Path, old: Hashed, new: Hashed
 ) -> None:
     made(collections).reembed("new")
     collections.close()
-    again = Collections(tmp_path, Retrieval(), Known(old, new))
+    again = Collections(tmp_path, Retrieval(), HashedModels(old, new))
     assert_embedded(again.open("t", "c"), new, texts_of(50))
     again.close()
 
@@ -203,13 +203,13 @@ def test_writes_meanwhile_end_up_embedded_too(collections: Collections, new: Has
 
 
 @pytest.mark.parametrize("writes", [1, 25])
-def test_it_ends_though_somebody_writes_all_the_time(collections: Collections, new: Hashed, writes: int) -> None:
+def test_it_ends_with_writes_all_the_time(collections: Collections, new: Hashed, writes: int) -> None:
     collection = made(collections, 20)
     expected = texts_of(20)
     here, count = threading.current_thread(), 0
 
     def write(texts: Sequence[str]) -> None:
-        """With every batch that is embedded, documents come in."""
+        """Writes documents while each batch is embedded."""
         nonlocal count
         if threading.current_thread() is not here or count > 500:
             return  # the last few are embedded within the transaction
@@ -227,7 +227,7 @@ def test_it_ends_though_somebody_writes_all_the_time(collections: Collections, n
     assert_embedded(collection, new, expected)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
+def test_an_interrupted_run_is_resumed_where_it_stopped(
     collections: Collections, tmp_path: Path, old: Hashed, new: Hashed
 ) -> None:
     collection = made(collections, 100)
@@ -245,16 +245,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert collection.describe()["embedder"] == "old"
     collections.close()
     new.before = lambda texts: None
-    again = Collections(tmp_path, Retrieval(), Known(old, new))
-    told: list[tuple[int, int]] = []
-    again.open("t", "c").reembed("new", lambda done, total: told.append((done, total)))
+    again = Collections(tmp_path, Retrieval(), HashedModels(old, new))
+    reports: list[tuple[int, int]] = []
+    again.open("t", "c").reembed("new", lambda done, total: reports.append((done, total)))
     assert len(new.seen) == 100
-    assert told[0] == (reached, 100)
+    assert reports[0] == (reached, 100)
     assert_embedded(again.open("t", "c"), new, texts_of(100))
     again.close()
 
 
-def test_whoever_watches_can_end_it(collections: Collections, new: Hashed) -> None:
+def test_the_progress_callback_can_end_it(collections: Collections, new: Hashed) -> None:
     collection = made(collections, 100)
 
     def stop(done: int, total: int) -> None:
@@ -269,7 +269,7 @@ def test_whoever_watches_can_end_it(collections: Collections, new: Hashed) -> No
     assert_embedded(collection, new, texts_of(100))
 
 
-def test_another_target_discards_what_is_unfinished(collections: Collections, new: Hashed) -> None:
+def test_another_embedder_discards_an_unfinished_run(collections: Collections, new: Hashed) -> None:
     collection = made(collections, 100)
 
     def fail(texts: Sequence[str]) -> None:
@@ -288,14 +288,14 @@ def test_another_target_discards_what_is_unfinished(collections: Collections, ne
     assert_embedded(collection, new, texts_of(100))
 
 
-def test_two_at_once_are_a_conflict(collections: Collections, tmp_path: Path, old: Hashed, new: Hashed) -> None:
+def test_two_runs_at_once_are_a_conflict(collections: Collections, tmp_path: Path, old: Hashed, new: Hashed) -> None:
     collection = made(collections)
     gate = new.before = Gate()
     join = in_thread(lambda: collection.reembed("new"))
     assert gate.reached.wait(30)
-    other = Collections(tmp_path, Retrieval(), Known(old, new, Hashed("third", 6)))  # as another process has it
+    other = Collections(tmp_path, Retrieval(), HashedModels(old, new, Hashed("third", 6)))  # as another process has it
     for opened in (collection, other.open("t", "c")):
-        with pytest.raises(Conflict, match="made anew already") as caught:
+        with pytest.raises(Conflict, match="being made already") as caught:
             opened.reembed("third")
         assert caught.value.code == "reembedding_runs"
     gate.opened.set()
@@ -334,7 +334,7 @@ def test_vectors_that_came_with_documents_are_replaced_and_blank_texts_have_none
     assert_embedded(collection, new, {"a": "with its own", "c": "without"})
 
 
-def test_the_same_embedder_makes_them_anew(collections: Collections, old: Hashed) -> None:
+def test_the_same_embedder_may_make_them_again(collections: Collections, old: Hashed) -> None:
     collection = made(collections)
     old.seen.clear()
     collection.reembed("old")
@@ -344,9 +344,9 @@ def test_the_same_embedder_makes_them_anew(collections: Collections, old: Hashed
 
 def test_an_empty_collection_changes_its_embedder(collections: Collections, new: Hashed) -> None:
     collection = made(collections, 0)
-    told: list[tuple[int, int]] = []
-    collection.reembed("new", lambda done, total: told.append((done, total)))
-    assert told[-1] == (0, 0)
+    reports: list[tuple[int, int]] = []
+    collection.reembed("new", lambda done, total: reports.append((done, total)))
+    assert reports[-1] == (0, 0)
     collection.add([{"id": "d0", "text": "text 0"}])
     assert_embedded(collection, new, texts_of(1))
 
@@ -387,7 +387,7 @@ _KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from middleware.retrieval.test_reembed import Hashed, Known
+from middleware.retrieval.test_reembed import Hashed, HashedModels
 from sage.middleware.retrieval.collections import Collections
 from sage.middleware.retrieval.vector_store import VectorStore
 from sage.middleware.settings.retrieval import Retrieval
@@ -397,19 +397,19 @@ def die(texts):
     if len(new.seen) >= 60:
         os.kill(os.getpid(), signal.SIGKILL)
 new.before = die
-Collections(Path(sys.argv[1]), Retrieval(), Known(Hashed("old", 4), new)).open("t", "c").reembed("new")
+Collections(Path(sys.argv[1]), Retrieval(), HashedModels(Hashed("old", 4), new)).open("t", "c").reembed("new")
 """
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on(collections: Collections, tmp_path: Path, old: Hashed, new: Hashed) -> None:
+def test_a_killed_run_is_resumed(collections: Collections, tmp_path: Path, old: Hashed, new: Hashed) -> None:
     made(collections, 200)
     collections.close()
     tests = ROOT / "tests"
     paths = [str(tests), str(tests.parent)]
     ended = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path), *paths], check=False, timeout=60)
     assert ended.returncode == -9
-    again = Collections(tmp_path, Retrieval(), Known(old, new))
+    again = Collections(tmp_path, Retrieval(), HashedModels(old, new))
     collection = again.open("t", "c")
     answer = collection.search(Search(query="text 7", mode=Mode.DENSE, top_k=1, exact=True))
     assert answer.results[0].scores["dense"] == pytest.approx(1, abs=1e-5)
@@ -422,12 +422,12 @@ def test_a_run_that_was_killed_goes_on(collections: Collections, tmp_path: Path,
 
 
 def test_a_store_in_memory_too(old: Hashed, new: Hashed) -> None:
-    with VectorStore(embedder="old", models=Known(old, new)) as store:
+    with VectorStore(embedder="old", models=HashedModels(old, new)) as store:
         store.add_documents([f"text {number}" for number in range(30)], [f"d{number}" for number in range(30)])
         gate = new.before = Gate()
         join = in_thread(lambda: store.collection.reembed("new"))
         assert gate.reached.wait(30)
-        with pytest.raises(Conflict, match="made anew already"):
+        with pytest.raises(Conflict, match="being made already"):
             store.collection.reembed("new")
         store.add_documents(["text 30"], ["d30"])
         gate.opened.set()

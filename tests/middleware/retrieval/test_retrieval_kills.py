@@ -1,4 +1,4 @@
-"""``kill -9`` in the midst of ingesting: what was acknowledged is there, whole, found, and at once."""
+"""``kill -9`` while documents are added: all that was acknowledged is there, complete, and found at once."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ START_SECONDS = 2.0
 SLACK = 8.0
 
 
-def ingest(path: str, life: int) -> None:
-    """The child: threads that add new documents, write the same ones anew and delete some, and tell of each
-    acknowledgement in a line of its own."""
+def ingest(path: str, run: int) -> None:
+    """The child: threads that add new documents, replace the same ones again and again, and delete some. It reports
+    each acknowledgement in a line of its own."""
     store = VectorStore(path, embedder=None)
 
-    def tell(*words: object) -> None:
+    def report(*words: object) -> None:
         os.write(1, " ".join(map(str, words)).encode() + b"\n")  # in one piece: shorter than PIPE_BUF
 
     def work(thread: int) -> None:
         for n in range(100_000):
-            mark = f"b{life}x{thread}x{n}"
+            mark = f"b{run}x{thread}x{n}"
             ids = [f"{mark}-{i}" for i in range(BATCH)]
-            store.add_documents([f"{mark} all"] * BATCH, ids=ids, vectors=[[life, thread, n, 1.0]] * BATCH)
-            tell("added", mark)
-            again = [f"again{thread}-{i}" for i in range(BATCH)]
-            store.add_documents([f"v{life}x{n} all"] * BATCH, ids=again, vectors=[[life, thread, n, 2.0]] * BATCH)
-            tell("again", thread, life, n)
+            store.add_documents([f"{mark} all"] * BATCH, ids=ids, vectors=[[run, thread, n, 1.0]] * BATCH)
+            report("added", mark)
+            versions = [f"again{thread}-{i}" for i in range(BATCH)]
+            store.add_documents([f"v{run}x{n} all"] * BATCH, ids=versions, vectors=[[run, thread, n, 2.0]] * BATCH)
+            report("again", thread, run, n)
             if n % 5 == 4:
-                gone = f"b{life}x{thread}x{n - 2}"
-                store.collection.delete([f"{gone}-{i}" for i in range(BATCH)])
-                tell("deleted", gone)
+                deleted = f"b{run}x{thread}x{n - 2}"
+                store.collection.delete([f"{deleted}-{i}" for i in range(BATCH)])
+                report("deleted", deleted)
 
-    tell("ready")
+    report("ready")
     for thread in range(THREADS):
         threading.Thread(target=work, args=(thread,)).start()
 
 
 @dataclass
-class Told:
-    """What the children of all lives told of."""
+class Acknowledged:
+    """What the children of all runs reported."""
 
     added: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
-    again: dict[int, tuple[int, int]] = field(default_factory=dict)
+    versions: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def take(self, line: bytes) -> None:
         kind, *words = line.decode().split()
@@ -65,14 +65,16 @@ class Told:
         elif kind == "deleted":
             self.deleted.add(words[0])
         elif kind == "again":
-            thread, life, n = map(int, words)
-            self.again[thread] = (life, n)
+            thread, run, n = map(int, words)
+            self.versions[thread] = (run, n)
 
 
-def live(path: Path, life: int, acknowledgements: int, told: Told, generator: random.Random) -> None:
-    """A child from its start to its violent end."""
+def run_and_kill(
+    path: Path, run: int, acknowledgements: int, acknowledged: Acknowledged, generator: random.Random
+) -> None:
+    """Starts a child, and kills it after some acknowledgements."""
     child = subprocess.Popen(
-        [sys.executable, __file__, str(path), str(life)],
+        [sys.executable, __file__, str(path), str(run)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
@@ -81,51 +83,51 @@ def live(path: Path, life: int, acknowledgements: int, told: Told, generator: ra
         for _ in range(acknowledgements + 1):
             line = child.stdout.readline()
             assert line.endswith(b"\n"), "the child ended by itself"
-            told.take(line)
+            acknowledged.take(line)
         threading.Event().wait(generator.random() * 0.01)  # anywhere in a commit, not only behind one
         child.kill()
         for line in child.stdout.read().splitlines(keepends=True):
             if line.endswith(b"\n"):
-                told.take(line)
+                acknowledged.take(line)
     child.wait()
 
 
-def check(store: VectorStore, told: Told, recent: int) -> None:
+def check(store: VectorStore, acknowledged: Acknowledged, recent: int) -> None:
     batches: dict[str, int] = {}
-    again: dict[int, set[str]] = {}
+    versions: dict[int, set[str]] = {}
     vectors = total = 0
     collection = store.collection
-    with collection._open() as held, held.store.reading() as reading:
+    with collection._open() as opened, opened.store.reading() as reading:
         for rows in reading.rows(0):
             for row in rows:
                 total += 1
                 mark = row.text.split()[0]
                 vectors += row.vector is not None and row.vector.size == 4
                 if row.id.startswith("again"):
-                    again.setdefault(int(row.id[5:].split("-")[0]), set()).add(mark)
+                    versions.setdefault(int(row.id[5:].split("-")[0]), set()).add(mark)
                     continue
                 assert row.id.startswith(f"{mark}-")
                 batches[mark] = batches.get(mark, 0) + 1
     assert set(batches.values()) <= {BATCH}  # none is half there
-    assert told.added - told.deleted <= set(batches) | _perhaps_deleted(told)
-    assert not told.deleted & set(batches)
+    assert acknowledged.added - acknowledged.deleted <= set(batches) | _perhaps_deleted(acknowledged)
+    assert not acknowledged.deleted & set(batches)
     assert vectors == total == len(store)
-    for thread, (life, n) in told.again.items():
-        (version,) = again[thread]  # all documents of one write
-        assert tuple(map(int, version[1:].split("x"))) >= (life, n)
+    for thread, (run, n) in acknowledged.versions.items():
+        (version,) = versions[thread]  # all documents of one write
+        assert tuple(map(int, version[1:].split("x"))) >= (run, n)
     assert collection.search_many([_words("all")])[0].total == total
     for mark in sorted(batches)[-recent:]:
         assert collection.search_many([_words(mark)])[0].total == BATCH
 
 
-def _perhaps_deleted(told: Told) -> set[str]:
-    """A child may die between a deletion and telling of it."""
-    found = set()
-    for mark in told.added:
-        life, thread, n = mark.split("x")
-        if int(n) % 5 == 2 and f"{life}x{thread}x{int(n) + 2}" in told.added:
-            found.add(mark)
-    return found
+def _perhaps_deleted(acknowledged: Acknowledged) -> set[str]:
+    """A child may die between a deletion and its report."""
+    marks = set()
+    for mark in acknowledged.added:
+        run, thread, n = mark.split("x")
+        if int(n) % 5 == 2 and f"{run}x{thread}x{int(n) + 2}" in acknowledged.added:
+            marks.add(mark)
+    return marks
 
 
 def _words(query: str) -> Search:
@@ -135,18 +137,18 @@ def _words(query: str) -> Search:
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
     generator = random.Random(os.environ.get("SAGE_TEST_SEED", "kills"))
-    told, path = Told(), tmp_path / "c"
-    for life in range(KILLS):
-        if life % 40 == 39:  # so that what is checked does not grow for ever
-            told, path = Told(), tmp_path / f"c{life}"
-        live(path, life, generator.randrange(1, 80), told, generator)
+    acknowledged, path = Acknowledged(), tmp_path / "c"
+    for run in range(KILLS):
+        if run % 40 == 39:  # so that what is checked does not grow for ever
+            acknowledged, path = Acknowledged(), tmp_path / f"c{run}"
+        run_and_kill(path, run, generator.randrange(1, 80), acknowledged, generator)
         started = time.monotonic()
         with VectorStore(path, embedder=None) as store:
             assert store.search("all", mode="bm25", top_k=1)
             assert time.monotonic() - started < START_SECONDS + SLACK
-            check(store, told, 5)
-    assert told.added
-    assert told.again
+            check(store, acknowledged, 5)
+    assert acknowledged.added
+    assert acknowledged.versions
 
 
 if __name__ == "__main__":

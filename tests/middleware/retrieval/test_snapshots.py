@@ -1,4 +1,4 @@
-"""Snapshots of a collection: whole there and back, and refused when they are anything else."""
+"""Snapshots of a collection: complete there and back, and refused when they are anything else."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from sage.middleware.settings.retrieval import CollectionOptions, Metric
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.EUCLIDEAN)
 
 
-def unseen(_: object) -> None:
-    """For writes whose commits nobody follows."""
+def no_index(_: object) -> None:
+    """For writes whose commits no index follows."""
 
 
 def make() -> DocumentStore:
@@ -37,9 +37,9 @@ def make() -> DocumentStore:
     texts = ["plain", "", "zero\x00, line\nend", "表情 🙂", "x" * 10_000]
     vectors = [np.array([n, -0.5, 1e-30], np.float32) if n % 3 else None for n in range(30)]
     store.write(
-        Change([NewDocument(f"d{n}", texts[n % 5], b'{"n":%d,"f":0.1}' % n, vectors[n]) for n in range(30)]), unseen
+        Change([NewDocument(f"d{n}", texts[n % 5], b'{"n":%d,"f":0.1}' % n, vectors[n]) for n in range(30)]), no_index
     )
-    store.write(Change([NewDocument("d3", "new")], delete_ids=["d7", "d29"]), unseen)
+    store.write(Change([NewDocument("d3", "new")], delete_ids=["d7", "d29"]), no_index)
     return store
 
 
@@ -72,7 +72,7 @@ def refused(packed: bytes, directory: Path) -> InvalidRequest:
 
 
 def rewritten(snapshot: bytes, change: Callable[[list[dict[str, Any]]], object]) -> bytes:
-    """The snapshot with its lines changed, and a trailer that is right for them."""
+    """The snapshot with changed lines, and a trailer that is right for them."""
     lines = [orjson.loads(line) for line in gzip.decompress(snapshot).splitlines()]
     change(lines)
     body = b"".join(orjson.dumps(line) + b"\n" for line in lines[:-1])
@@ -94,7 +94,7 @@ def test_everything_survives(tmp_path: Path) -> None:
         )
         with back.reading() as reading, store.reading() as wanted:
             assert (reading.sequence, reading.count()) == (wanted.sequence, wanted.count()) == (34, 28)
-        written = back.write(Change([NewDocument("d3", "newer"), NewDocument("e", "text")]), unseen)
+        written = back.write(Change([NewDocument("d3", "newer"), NewDocument("e", "text")]), no_index)
         assert (written.updated, written.inserted) == (1, 1)
         assert [row[:2] for row in contents(back)][-2:] == [(36, "d3"), (37, "e")]
     with closing(DocumentStore.open(tmp_path / "c")) as back:
@@ -121,20 +121,20 @@ def test_only_the_vectors_that_serve_are_in_it(tmp_path: Path) -> None:
                 assert reading.state("reembedding") is None
 
 
-def test_one_state_though_others_write(tmp_path: Path) -> None:
+def test_it_has_one_state_while_others_write(tmp_path: Path) -> None:
     old = [NewDocument(f"d{n}", random.Random(n).randbytes(300).hex()) for n in range(3000)]
     with closing(DocumentStore.create(tmp_path / "a", "a", OPTIONS, None, None, None)) as store:
-        store.write(Change(old), unseen)
+        store.write(Change(old), no_index)
 
         class Interrupted(io.BytesIO):
-            """All documents are written anew while the snapshot goes out."""
+            """Replaces all documents while the snapshot is written."""
 
             interrupted = False
 
             def write(self, data: Any) -> int:
                 if self.tell() > 100_000 and not self.interrupted:
                     self.interrupted = True
-                    store.write(Change([NewDocument(f"d{n}", "new") for n in range(3000)]), unseen)
+                    store.write(Change([NewDocument(f"d{n}", "new") for n in range(3000)]), no_index)
                 return super().write(data)
 
         stream = Interrupted()
@@ -146,14 +146,14 @@ def test_one_state_though_others_write(tmp_path: Path) -> None:
         assert [row[1:3] for row in contents(back)] == [(each.id, each.text) for each in old]
 
 
-def test_a_taken_place_is_a_conflict(snapshot: bytes, tmp_path: Path) -> None:
+def test_an_existing_directory_is_a_conflict(snapshot: bytes, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with pytest.raises(Conflict):
         read_snapshot(io.BytesIO(snapshot), tmp_path / "c", "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_of_two_at_once_one_wins(snapshot: bytes, tmp_path: Path) -> None:
+def test_of_two_restores_at_once_one_succeeds(snapshot: bytes, tmp_path: Path) -> None:
     def restore(name: str) -> DocumentStore | Conflict:
         try:
             return read_snapshot(io.BytesIO(snapshot), tmp_path / "c", name)
@@ -161,20 +161,20 @@ def test_of_two_at_once_one_wins(snapshot: bytes, tmp_path: Path) -> None:
             return exc
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(restore, "abcd"))
-    (winner,) = [each for each in found if isinstance(each, DocumentStore)]
+        outcomes = list(pool.map(restore, "abcd"))
+    (winner,) = [each for each in outcomes if isinstance(each, DocumentStore)]
     assert len(contents(winner)) == 28
     winner.close()
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_whatever_is_cut_is_refused(snapshot: bytes, tmp_path: Path) -> None:
+def test_a_cut_snapshot_is_refused(snapshot: bytes, tmp_path: Path) -> None:
     for length in [*range(0, 40), *range(40, len(snapshot) - 40, 37), *range(len(snapshot) - 40, len(snapshot))]:
         assert refused(snapshot[:length], tmp_path).code == "bad_snapshot"
 
 
 @given(st.data())
-def test_whatever_is_damaged_is_refused_or_as_it_was(
+def test_a_damaged_snapshot_is_refused_or_reads_the_same(
     snapshot: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """A flip in gzip's own header, or to another way of packing the same bytes, changes nothing."""
@@ -204,13 +204,13 @@ def test_whatever_is_damaged_is_refused_or_as_it_was(
         (gzip.compress(b"[" * 100_000 + b"\n"), "not a JSON object"),
     ],
 )
-def test_what_is_none_is_refused(packed: bytes, reason: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(packed: bytes, reason: str, tmp_path: Path) -> None:
     refusal = refused(packed, tmp_path)
     assert refusal.code == "bad_snapshot"
     assert reason in refusal.message
 
 
-def test_a_newer_one_is_told(snapshot: bytes, tmp_path: Path) -> None:
+def test_a_newer_snapshot_is_reported(snapshot: bytes, tmp_path: Path) -> None:
     packed = rewritten(snapshot, lambda lines: lines[0].update(version=2, news=True))
     refusal = refused(packed, tmp_path)
     assert refusal.code == "newer_snapshot"
@@ -258,8 +258,8 @@ def test_a_lie_is_refused(snapshot: bytes, lie: str, tmp_path: Path) -> None:
     assert refused(rewritten(snapshot, LIES[lie]), tmp_path).code == "bad_snapshot"
 
 
-def test_the_same_lines_are_taken(snapshot: bytes, tmp_path: Path) -> None:
-    """The lies above are refused for what they change, not for being packed anew."""
+def test_the_same_lines_are_accepted(snapshot: bytes, tmp_path: Path) -> None:
+    """The lies above are refused for what they change, not because they are packed again."""
     with closing(read_snapshot(io.BytesIO(rewritten(snapshot, lambda lines: None)), tmp_path / "c", "c")) as back:
         assert len(contents(back)) == 28
 

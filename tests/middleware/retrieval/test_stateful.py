@@ -1,4 +1,4 @@
-"""Whatever is done in whatever order by two processes, answers are those of a brute-force model."""
+"""After any operations of two processes in any order, answers are those of a brute-force model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 
 texts = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
 ids = st.integers(0, 15).map(lambda number: f"d{number}")
-vectors = st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any).map(lambda found: [float(n) for n in found])
+vectors = (
+    st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any).map(lambda numbers: [float(n) for n in numbers])
+)
 metadata = st.fixed_dictionaries({}, optional={"n": st.integers(0, 3), "tag": st.sampled_from(["a", "b"])})
 batches = st.lists(
     st.fixed_dictionaries({"id": ids, "text": texts, "metadata": metadata}, optional={"vector": vectors}),
@@ -37,14 +39,14 @@ batches = st.lists(
 filters = st.none() | st.sampled_from([{"tag": "a"}, {"n": {"$gte": 2}}, {"$or": [{"n": 0}, {"tag": "b"}]}])
 
 
-def passes(given: dict[str, Any] | None, found: dict[str, Any]) -> bool:
-    if given is None:
+def passes(condition: dict[str, Any] | None, metadata: dict[str, Any]) -> bool:
+    if condition is None:
         return True
-    if "$or" in given:
-        return any(passes(one, found) for one in given["$or"])
-    if given == {"n": {"$gte": 2}}:
-        return bool(found.get("n", -1) >= 2)
-    return all(key in found and found[key] == value for key, value in given.items())
+    if "$or" in condition:
+        return any(passes(one, metadata) for one in condition["$or"])
+    if condition == {"n": {"$gte": 2}}:
+        return bool(metadata.get("n", -1) >= 2)
+    return all(key in metadata and metadata[key] == value for key, value in condition.items())
 
 
 @dataclass
@@ -69,9 +71,9 @@ class Model:
             self.documents[one["id"]] = Document(terms, one.get("metadata", {}), one.get("vector"))
 
     def bm25(self, query: str, condition: dict[str, Any] | None) -> dict[str, float]:
-        """As ``bm25.py`` states it, document by document."""
-        found = self.documents.values()
-        mean = sum(document.terms.total() for document in found) / max(1, len(found))
+        """As ``bm25.py`` defines it, document by document."""
+        documents = self.documents.values()
+        mean = sum(document.terms.total() for document in documents) / max(1, len(documents))
         scores = {}
         for name, document in self.documents.items():
             wanted = [term for term in self.analyzer.query_terms(query) if term in document.terms]
@@ -101,8 +103,8 @@ def check(answer: dict[str, Any], expected: dict[str, float], top_k: int, offset
     assert answer["total"] == len(expected)
     best = sorted(expected.values(), reverse=True)[offset : offset + top_k]
     assert [score for _, score in answer["results"]] == pytest.approx(best, rel=tolerance, abs=tolerance)
-    found = [name for name, _ in answer["results"]]
-    assert len(set(found)) == len(found)
+    names = [name for name, _ in answer["results"]]
+    assert len(set(names)) == len(names)
     for name, score in answer["results"]:
         assert score == pytest.approx(expected[name], rel=tolerance, abs=tolerance)
 
@@ -133,15 +135,15 @@ def machine(second: Worker) -> type[RuleBasedStateMachine]:
 
         @rule(who=st.integers(0, 1), names=st.lists(ids, min_size=1, max_size=5))
         def delete(self, who: int, names: list[str]) -> None:
-            gone = [name for name in set(names) if self.model.documents.pop(name, None)]
-            assert self.workers[who].do("delete", ids=names) == len(gone)
+            removed = [name for name in set(names) if self.model.documents.pop(name, None)]
+            assert self.workers[who].do("delete", ids=names) == len(removed)
 
         @rule(who=st.integers(0, 1), condition=filters.filter(bool))
         def delete_by_filter(self, who: int, condition: dict[str, Any]) -> None:
-            gone = [name for name, found in self.model.documents.items() if passes(condition, found.metadata)]
-            for name in gone:
+            removed = [name for name, document in self.model.documents.items() if passes(condition, document.metadata)]
+            for name in removed:
                 del self.model.documents[name]
-            assert self.workers[who].do("delete", filter=condition) == len(gone)
+            assert self.workers[who].do("delete", filter=condition) == len(removed)
 
         @rule(
             who=st.integers(0, 1),

@@ -31,13 +31,13 @@ def some_arrays() -> dict[str, NDArray[Any]]:
 
 def test_arrays_come_back_as_they_went_in(tmp_path: Path) -> None:
     size, checksum = write_arrays(tmp_path / "a", WHAT, some_arrays())
-    found = read_arrays(tmp_path / "a", size, checksum, WHAT)
-    assert list(found) == list(some_arrays())
+    arrays = read_arrays(tmp_path / "a", size, checksum, WHAT)
+    assert list(arrays) == list(some_arrays())
     for name, array in some_arrays().items():
-        assert found[name].dtype == array.dtype
-        assert found[name].shape == array.shape
-        assert (found[name] == array).all()
-        assert not found[name].flags.writeable
+        assert arrays[name].dtype == array.dtype
+        assert arrays[name].shape == array.shape
+        assert (arrays[name] == array).all()
+        assert not arrays[name].flags.writeable
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o400
     assert (tmp_path / "a").stat().st_size == size
 
@@ -45,14 +45,14 @@ def test_arrays_come_back_as_they_went_in(tmp_path: Path) -> None:
 def test_large_files_are_mapped_and_checked(tmp_path: Path) -> None:
     large = {"a": np.arange(arrays_file.MAP_FROM // 8 + 1000)}
     size, checksum = write_arrays(tmp_path / "a", WHAT, large)
-    found = read_arrays(tmp_path / "a", size, checksum, WHAT)
-    assert (found["a"] == large["a"]).all()
+    arrays = read_arrays(tmp_path / "a", size, checksum, WHAT)
+    assert (arrays["a"] == large["a"]).all()
     (tmp_path / "a").unlink()
-    assert (found["a"] == large["a"]).all()  # who has it open keeps it
+    assert (arrays["a"] == large["a"]).all()  # a reader that has it open keeps its content
 
 
 @given(place=st.integers(0, 2**32), bit=st.integers(0, 7))
-def test_a_flipped_bit_anywhere_is_found(tmp_path_factory: pytest.TempPathFactory, place: int, bit: int) -> None:
+def test_a_flipped_bit_anywhere_is_detected(tmp_path_factory: pytest.TempPathFactory, place: int, bit: int) -> None:
     path = tmp_path_factory.mktemp("flip") / "a"
     size, checksum = write_arrays(path, WHAT, some_arrays())
     content = bytearray(path.read_bytes())
@@ -64,7 +64,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"\0", lambda content: b""])
-def test_a_cut_or_longer_file_is_found(tmp_path: Path, change: Any) -> None:
+def test_a_cut_or_longer_file_is_detected(tmp_path: Path, change: Any) -> None:
     size, checksum = write_arrays(tmp_path / "a", WHAT, some_arrays())
     content = (tmp_path / "a").read_bytes()
     (tmp_path / "a").unlink()
@@ -79,7 +79,7 @@ def test_a_file_of_another_purpose_is_refused_even_with_its_own_checksum(tmp_pat
         read_arrays(tmp_path / "a", size, checksum, {**WHAT, "collection": "other"})
 
 
-def test_a_missing_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_damaged_one_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_arrays(tmp_path / "a", 1, "", WHAT)
     (tmp_path / "a").symlink_to("/dev/zero")

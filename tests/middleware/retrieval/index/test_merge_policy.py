@@ -21,18 +21,18 @@ from sage.middleware.retrieval.index.merge_policy import (
 )
 
 
-def sizes(*given: int) -> list[Extent]:
-    return [Extent(size) for size in given]
+def sizes(*rows: int) -> list[Extent]:
+    return [Extent(size) for size in rows]
 
 
-def test_the_tail_becomes_a_segment_when_it_is_long_or_nobody_writes() -> None:
+def test_unmerged_rows_become_a_segment_when_many_or_when_idle() -> None:
     assert plan([], sizes(1024, 1024), idle=False) is None
     assert plan([], sizes(1024, 1024), idle=True) == (0, 2)
     assert plan(sizes(9000), sizes(*[1024] * 8), idle=False) == (1, 9)
     assert plan([], sizes(IDLE_FROM - 1), idle=True) is None
 
 
-def test_eight_of_like_size_become_one() -> None:
+def test_eight_segments_of_similar_size_become_one() -> None:
     assert plan(sizes(*[8192] * 7), [], idle=False) is None
     assert plan(sizes(70_000, *[8192] * 8), [], idle=False) == (1, 9)
     assert plan(sizes(*[66_000] * 8), [], idle=False) == (0, 8)
@@ -77,8 +77,8 @@ def test_documents_are_merged_a_few_times_only_and_segments_stay_few(batches: li
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1)), max_size=40), st.booleans())
-def test_a_plan_always_leads_to_less(given: list[tuple[int, float]], idle: bool) -> None:
-    segments = [Extent(size, int(size * share)) for size, share in given]
+def test_a_plan_always_leads_to_fewer_segments_or_dead_rows(shares: list[tuple[int, float]], idle: bool) -> None:
+    segments = [Extent(size, int(size * share)) for size, share in shares]
     run = plan(segments, [], idle=idle)
     if run is not None:
         first, last = run
@@ -87,7 +87,7 @@ def test_a_plan_always_leads_to_less(given: list[tuple[int, float]], idle: bool)
         assert last - first > 1 or dead > DEAD_SHARE * segments[first].size
 
 
-def test_one_has_the_lease_and_its_death_frees_it(tmp_path: Path) -> None:
+def test_one_process_has_the_lease_and_its_end_frees_it(tmp_path: Path) -> None:
     path = tmp_path / "lease"
     holder = subprocess.Popen(
         [

@@ -1,4 +1,4 @@
-"""A commit that fails without saying whether it took place: nobody is answered before that is found out."""
+"""A commit that fails without saying whether it took place. No caller gets an answer before that is known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sage.middleware.settings.retrieval import CollectionOptions
 
 
 class Failing(InFiles):
-    """Its next commit takes place, or does not, and is said to have failed; then it may not be readable."""
+    """Its next commit takes place, or does not, and fails in either case. Then it may not be readable."""
 
     commits = True
     fails = False
@@ -74,7 +74,7 @@ def ids(failing: Failing) -> list[str]:
         return [id for (id,) in connection.execute("SELECT id FROM documents ORDER BY number")]
 
 
-def test_one_that_took_place_is_acknowledged(failing: Failing) -> None:
+def test_a_commit_that_took_place_is_acknowledged(failing: Failing) -> None:
     commits: list[Commit] = []
     writer = GroupCommit(failing, "c")
     failing.fails = True
@@ -85,7 +85,7 @@ def test_one_that_took_place_is_acknowledged(failing: Failing) -> None:
     writer.close()
 
 
-def test_one_that_did_not_is_refused(failing: Failing) -> None:
+def test_a_commit_that_did_not_take_place_is_refused(failing: Failing) -> None:
     commits: list[Commit] = []
     writer = GroupCommit(failing, "c")
     failing.fails, failing.commits = True, False
@@ -111,7 +111,7 @@ def test_a_write_with_an_unknown_outcome_gets_an_error_that_says_so(failing: Fai
 
 
 def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
-    """As when another process commits before this one has found out what became of its own."""
+    """As if another process committed before this one has looked for its own commit."""
     store = DocumentStore.create(tmp_path / "c", "c", CollectionOptions(embedder="none"), None, None, None)
     commits: list[Commit] = []
     store.write(Change([NewDocument("a", "1"), NewDocument("b", "1")]), commits.append)
@@ -123,8 +123,8 @@ def test_a_commit_is_recognised_though_others_followed(tmp_path: Path) -> None:
         assert was_committed(connection, last, third.before, third)
         assert was_committed(connection, "other", second.before, second)
         assert was_committed(connection, "other", third.before, third)
-        theirs = Commit(second.before, second.sequence, [Row(second.sequence, "c", "2", b"{}")])
-        assert not was_committed(connection, "other", theirs.before, theirs)
+        foreign = Commit(second.before, second.sequence, [Row(second.sequence, "c", "2", b"{}")])
+        assert not was_committed(connection, "other", foreign.before, foreign)
         assert not was_committed(connection, "other", third.before, Commit(third.before, third.sequence, [], [77]))
         later = Commit(third.sequence, third.sequence + 1, [Row(third.sequence + 1, "d", "3", b"{}")])
         assert not was_committed(connection, "other", later.before, later)

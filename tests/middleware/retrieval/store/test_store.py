@@ -1,4 +1,4 @@
-"""The documents of a collection: what was acknowledged is there, and what was refused is not."""
+"""The documents of a collection: it has what was acknowledged, and nothing that was refused."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OPTIONS = CollectionOptions(embedder="none")
 Make = Callable[..., DocumentStore]
 
 
-def unseen(_: Commit) -> None:
-    """For writes whose commits nobody follows."""
+def no_index(_: Commit) -> None:
+    """For writes whose commits no index follows."""
 
 
 def vector(*numbers: float) -> np.ndarray:
@@ -58,13 +58,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DocumentSt
 
 def test_documents_come_back_as_they_were(store: DocumentStore) -> None:
     texts = ["plain", "", "zero\x00byte", "表情 🙂", "a" * 100_000]
-    given = [NewDocument(f"id {n}", text, b'{"n":%d}' % n, vector(n, 1)) for n, text in enumerate(texts)]
-    written = store.write(Change(given), unseen)
-    assert written.ids == [each.id for each in given]
+    new = [NewDocument(f"id {n}", text, b'{"n":%d}' % n, vector(n, 1)) for n, text in enumerate(texts)]
+    written = store.write(Change(new), no_index)
+    assert written.ids == [each.id for each in new]
     assert (written.inserted, written.updated, written.deleted) == (5, 0, 0)
     rows = rows_of(store)
     assert [(row.number, row.id, row.text, row.metadata) for row in rows] == [
-        (n + 1, each.id, each.text, each.metadata) for n, each in enumerate(given)
+        (n + 1, each.id, each.text, each.metadata) for n, each in enumerate(new)
     ]
     assert [row.vector.tolist() for row in rows if row.vector is not None] == [[n, 1] for n in range(5)]
     with store.reading() as reading:
@@ -75,9 +75,9 @@ def test_documents_come_back_as_they_were(store: DocumentStore) -> None:
 
 
 def test_counters_say_what_a_write_did(store: DocumentStore) -> None:
-    store.write(Change([document("a"), document("b"), document("c"), document("d")]), unseen)
+    store.write(Change([document("a"), document("b"), document("c"), document("d")]), no_index)
     written = store.write(
-        Change([document("b", "new"), document("e"), document("a")], ["a", "x", "a"], [3, 3, 77]), unseen
+        Change([document("b", "new"), document("e"), document("a")], ["a", "x", "a"], [3, 3, 77]), no_index
     )
     assert written.ids == ["b", "e", "a"]
     assert (written.inserted, written.updated, written.deleted) == (2, 1, 2)
@@ -90,7 +90,7 @@ def test_counters_say_what_a_write_did(store: DocumentStore) -> None:
 
 
 def test_a_change_without_effect_is_no_commit(store: DocumentStore) -> None:
-    store.write(Change([document("a")]), unseen)
+    store.write(Change([document("a")]), no_index)
     before, commits = store.version(), []
     assert store.write(Change(delete_ids=["no such", "a\x00"]), commits.append).deleted == 0
     assert commits == []
@@ -101,13 +101,13 @@ def test_a_change_without_effect_is_no_commit(store: DocumentStore) -> None:
 
 
 def test_the_first_vector_decides_the_dimension(store: DocumentStore) -> None:
-    store.write(Change([document("a"), document("b", "text", 1, 2, 3)]), unseen)
+    store.write(Change([document("a"), document("b", "text", 1, 2, 3)]), no_index)
     assert store.identity.dimension == 3
     with pytest.raises(InvalidRequest, match=r"documents\[1\].* 2 dimensions.* have 3") as caught:
-        store.write(Change([document("c", "text", 1, 2, 3), document("d", "text", 1, 2)]), unseen)
+        store.write(Change([document("c", "text", 1, 2, 3), document("d", "text", 1, 2)]), no_index)
     assert caught.value.code == "wrong_dimension"
     with pytest.raises(InvalidRequest, match="is given twice"):
-        store.write(Change([document("c"), document("c")]), unseen)
+        store.write(Change([document("c"), document("c")]), no_index)
     assert [row.id for row in rows_of(store)] == ["a", "b"]
     with store.reading() as reading:
         matrix, present = reading.vectors(np.array([2, 1, 9]))
@@ -116,13 +116,13 @@ def test_the_first_vector_decides_the_dimension(store: DocumentStore) -> None:
 
 
 def test_vectors_of_another_generation_are_refused(store: DocumentStore) -> None:
-    store.write(Change([document("a", "text", 1, 2)], generation=0), unseen)
+    store.write(Change([document("a", "text", 1, 2)], generation=0), no_index)
     number = store.begin_generation("other", frozenset({"en"}), 1)
     store.put_vectors(number, {1: vector(7)}, 1)
     assert store.switch_generation(number, "other", 1, 0, lambda rows: {})
     with pytest.raises(StaleVectors):
-        store.write(Change([document("b", "text", 1, 2)], generation=0), unseen)
-    store.write(Change([document("b", "text", 9)], generation=number), unseen)
+        store.write(Change([document("b", "text", 1, 2)], generation=0), no_index)
+    store.write(Change([document("b", "text", 9)], generation=number), no_index)
     assert [row.vector.tolist() for row in rows_of(store)] == [[7], [9]]
     assert store.identity.embedder == "other"
     assert store.identity.options.embedder == "other"
@@ -132,11 +132,11 @@ def test_vectors_of_another_generation_are_refused(store: DocumentStore) -> None
 
 
 def test_a_generation_that_is_filled_follows_deletions(store: DocumentStore) -> None:
-    store.write(Change([document(f"d{n}", "text", n) for n in range(40)]), unseen)
+    store.write(Change([document(f"d{n}", "text", n) for n in range(40)]), no_index)
     number = store.begin_generation("other", None, None)
     store.put_vectors(number, {n: vector(n, 0) for n in range(1, 31)}, 30)
-    store.write(Change([document("d0", "new", 5)], delete_ids=["d5", "d35"]), unseen)
-    store.put_vectors(number, {6: vector(6, 0), 32: vector(32, 0)}, 31)  # 6 is gone: not kept
+    store.write(Change([document("d0", "new", 5)], delete_ids=["d5", "d35"]), no_index)
+    store.put_vectors(number, {6: vector(6, 0), 32: vector(32, 0)}, 31)  # 6 was deleted, so it is not stored
     with store.reading() as reading:
         assert reading.numbers_without_vectors(number).tolist() == [31, *range(33, 36), *range(37, 41), 44]
         assert reading.numbers_without_vectors(number, 33, 2).tolist() == [34, 35]
@@ -149,13 +149,13 @@ def test_a_generation_that_is_filled_follows_deletions(store: DocumentStore) -> 
         store.put_vectors(number, {2: vector(1, 1)}, 1)
 
 
-def test_a_reading_is_one_state(make: Callable[[], DocumentStore]) -> None:
+def test_a_reading_sees_one_state(make: Callable[[], DocumentStore]) -> None:
     store = make()
-    store.write(Change([document(f"d{n}", "old", n) for n in range(2500)]), unseen)
+    store.write(Change([document(f"d{n}", "old", n) for n in range(2500)]), no_index)
     with store.reading() as reading:
         batches = reading.rows(0)
         first = next(batches)
-        store.write(Change([document(f"d{n}", "new", n) for n in range(2500)]), unseen)
+        store.write(Change([document(f"d{n}", "new", n) for n in range(2500)]), no_index)
         rows = first + [row for batch in batches for row in batch]
         assert reading.count() == 2500
         assert reading.vectors(np.arange(1, 2501))[1].all()
@@ -169,7 +169,7 @@ def test_in_memory_a_reader_keeps_the_writer_waiting() -> None:
     store = DocumentStore.create(None, "memory", OPTIONS, None, None, None)
     with ThreadPoolExecutor(1) as pool:
         with store.reading() as reading:
-            writing = pool.submit(store.write, Change([document("a")]), unseen)
+            writing = pool.submit(store.write, Change([document("a")]), no_index)
             with store.reading() as inner:
                 assert inner.count() == reading.count() == 0
             assert not writing.done()
@@ -179,7 +179,7 @@ def test_in_memory_a_reader_keeps_the_writer_waiting() -> None:
 
 
 def test_batches_are_bounded_by_bytes_too(store: DocumentStore) -> None:
-    store.write(Change([document(f"d{n}", "x" * 2**20) for n in range(40)] + [document("e")]), unseen)
+    store.write(Change([document(f"d{n}", "x" * 2**20) for n in range(40)] + [document("e")]), no_index)
     with store.reading() as reading:
         sizes = [len(batch) for batch in reading.rows(0, vectors=False)]
         assert [row.number for batch in reading.rows(3, through=5) for row in batch] == [4, 5]
@@ -187,22 +187,22 @@ def test_batches_are_bounded_by_bytes_too(store: DocumentStore) -> None:
     assert max(sizes) < 41 or sizes == [41]
 
 
-def test_the_version_tells_of_any_commit(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
+def test_the_version_changes_with_any_commit(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
     store = make()
     before = store.version()
     assert store.version() == before
-    store.write(Change([document("a")]), unseen)
+    store.write(Change([document("a")]), no_index)
     own = store.version()
     assert own != before
     other = DocumentStore.open(tmp_path / "c")
-    other.write(Change([document("b", "text", 1, 2)]), unseen)
+    other.write(Change([document("b", "text", 1, 2)]), no_index)
     assert store.version() != own
     assert store.identity.dimension == 2
     other.close()
 
 
-def test_commits_are_published_in_order_and_whole(store: DocumentStore) -> None:
-    """Many threads add, update and delete; what was published, one after the other, is what is there."""
+def test_commits_are_published_completely_and_in_order(store: DocumentStore) -> None:
+    """Many threads add, update and delete; all published commits together are what is stored."""
     live: dict[int, Row] = {}
     sequences = [0]
 
@@ -232,8 +232,8 @@ def test_commits_are_published_in_order_and_whole(store: DocumentStore) -> None:
         assert reading.count() == len(there)
 
 
-def test_a_bad_write_does_not_spoil_those_that_share_its_commit(store: DocumentStore) -> None:
-    store.write(Change([document("first", "text", 1, 2)]), unseen)
+def test_a_bad_write_does_not_fail_the_others_of_its_commit(store: DocumentStore) -> None:
+    store.write(Change([document("first", "text", 1, 2)]), no_index)
     entered, go_on = threading.Event(), threading.Event()
     commits: list[Commit] = []
 
@@ -272,7 +272,7 @@ def test_an_index_that_fails_does_not_undo_what_is_durable(store: DocumentStore)
         raise RuntimeError("the index is broken")
 
     assert store.write(Change([document("a")]), fail).inserted == 1
-    assert store.write(Change([document("b")]), unseen).inserted == 1
+    assert store.write(Change([document("b")]), no_index).inserted == 1
     assert [row.id for row in rows_of(store)] == ["a", "b"]
 
 
@@ -286,7 +286,7 @@ def test_closing_waits_for_what_is_being_written(store: DocumentStore) -> None:
     with ThreadPoolExecutor(3) as pool:
         writing = pool.submit(store.write, Change([document("a")]), slow)
         assert entered.wait(30)
-        waiting = pool.submit(store.write, Change([document("b")]), unseen)
+        waiting = pool.submit(store.write, Change([document("b")]), no_index)
         while not store._writer.waiting:
             threading.Event().wait(0.001)
         closing = pool.submit(store.close)
@@ -294,7 +294,7 @@ def test_closing_waits_for_what_is_being_written(store: DocumentStore) -> None:
         closing.result()
         assert writing.result().inserted == waiting.result().inserted == 1
     with pytest.raises(Unavailable, match="closed"):
-        store.write(Change([document("c")]), unseen)
+        store.write(Change([document("c")]), no_index)
     with pytest.raises(Unavailable, match="closed"), store.reading():
         pass
     store.close()
@@ -305,8 +305,8 @@ def segment(name: str, low: int, high: int) -> SegmentRecord:
 
 
 def test_the_manifest_changes_at_once_or_not_at_all(store: DocumentStore) -> None:
-    store.write(Change([document(f"d{n}") for n in range(10)]), unseen)
-    store.write(Change(delete_ids=["d1", "d2", "d7"]), unseen)
+    store.write(Change([document(f"d{n}") for n in range(10)]), no_index)
+    store.write(Change(delete_ids=["d1", "d2", "d7"]), no_index)
     none = np.empty(0, np.int64)
     assert store.replace_segments([], [segment("b", 6, 10), segment("a", 1, 5)], np.array([2, 3]))
     with store.reading() as reading:
@@ -325,20 +325,20 @@ def test_the_manifest_changes_at_once_or_not_at_all(store: DocumentStore) -> Non
         assert reading.segments() == [segment("a", 1, 10)]
 
 
-def test_only_one_makes_vectors_anew(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
+def test_only_one_run_reembeds(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
     store, other = make(), DocumentStore.open(tmp_path / "c")
-    with store.reembedding() as mine:
-        assert mine
+    with store.reembedding() as acquired:
+        assert acquired
         with store.reembedding() as second, other.reembedding() as third:
             assert not second
             assert not third
-    with other.reembedding() as mine:
-        assert mine
+    with other.reembedding() as acquired:
+        assert acquired
     other.close()
 
 
 @pytest.mark.slow
-def test_the_log_stays_short_though_there_is_always_a_reader(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
+def test_the_log_stays_short_with_readers_all_the_time(make: Callable[[], DocumentStore], tmp_path: Path) -> None:
     store = make()
     log = tmp_path / "c" / "truth.db-wal"
     over = threading.Event()
@@ -352,7 +352,7 @@ def test_the_log_stays_short_though_there_is_always_a_reader(make: Callable[[], 
     with ThreadPoolExecutor(3) as pool:
         readers = [pool.submit(read) for _ in range(3)]
         for n in range(160):
-            store.write(Change([document(f"{n} {i}", f"{n} {i} " * 20_000) for i in range(10)]), unseen)
+            store.write(Change([document(f"{n} {i}", f"{n} {i} " * 20_000) for i in range(10)]), no_index)
             largest = max(largest, log.stat().st_size)
         over.set()
         for reader in readers:

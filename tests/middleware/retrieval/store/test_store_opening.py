@@ -1,4 +1,4 @@
-"""Databases that are whole, older, newer, damaged, of somebody else, or hardly begun."""
+"""Databases that are sound, older, newer, damaged, of another program, or half made."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_an_identity_survives(tmp_path: Path) -> None:
     assert len(identity.uuid) == 36
 
 
-def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+def test_only_their_owner_may_read_the_files(tmp_path: Path) -> None:
     store = DocumentStore.create(tmp_path / "c", "c", OPTIONS, None, None, None)
     store.write(Change([NewDocument("a", "text")]), lambda commit: None)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "c").iterdir()}
@@ -73,7 +73,7 @@ def test_a_missing_one_is_not_found(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_a_creation_that_never_ended_is_none(tmp_path: Path) -> None:
+def test_an_interrupted_creation_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "truth.db").touch()
     with pytest.raises(NotFound):
@@ -83,7 +83,7 @@ def test_a_creation_that_never_ended_is_none(tmp_path: Path) -> None:
         assert reading.count() == 3
 
 
-def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     file = tmp_path / "c" / "truth.db"
     file.write_bytes(b"my notes\n" * 1000)
@@ -94,7 +94,7 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
     assert file.read_bytes() == b"my notes\n" * 1000
 
 
-def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+def test_the_database_of_another_program_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     file = tmp_path / "c" / "truth.db"
     with closing(sqlite3.connect(file)) as connection:
@@ -111,7 +111,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     assert Path(file).read_bytes()[:16] == before[:16]
 
 
-def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
+def test_a_newer_schema_is_not_changed(tmp_path: Path) -> None:
     make(tmp_path / "c")
     with closing(sqlite3.connect(tmp_path / "c" / "truth.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -159,7 +159,7 @@ def use_all_of(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [1, 3, 6])
-def test_a_damaged_page_is_told(tmp_path: Path, place: int) -> None:
+def test_a_damaged_page_is_reported(tmp_path: Path, place: int) -> None:
     make(tmp_path / "c", 500)
     file = tmp_path / "c" / "truth.db"
     content = bytearray(file.read_bytes())
@@ -171,7 +171,7 @@ def test_a_damaged_page_is_told(tmp_path: Path, place: int) -> None:
     assert "snapshot" in caught.value.message
 
 
-def test_a_cut_database_is_told(tmp_path: Path) -> None:
+def test_a_cut_database_is_reported(tmp_path: Path) -> None:
     make(tmp_path / "c", 500)
     file = tmp_path / "c" / "truth.db"
     file.write_bytes(file.read_bytes()[: 5 * 8192 + 100])
@@ -180,7 +180,7 @@ def test_a_cut_database_is_told(tmp_path: Path) -> None:
     assert caught.value.code == "collection_damaged"
 
 
-def test_a_wrong_write_to_a_closed_door_names_the_collection(tmp_path: Path) -> None:
+def test_a_write_to_a_closed_store_names_the_collection(tmp_path: Path) -> None:
     make(tmp_path / "c")
     with opened(tmp_path / "c") as store, pytest.raises(InvalidRequest, match="have 4"):
         store.write(Change([NewDocument("x", "t", b"{}", np.zeros(3, np.float32))]), lambda commit: None)

@@ -1,4 +1,4 @@
-"""Vectors in blocks: any order of putting, replacing and removing reads as a dictionary would."""
+"""Vectors in blocks: after any order of storing, replacing and removing they read as from a dictionary."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ numbers = st.lists(st.integers(1, 120), unique=True, max_size=50)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 1), numbers), max_size=8), st.sampled_from([1, 3, 384]), numbers
 )
-def test_blocks_hold_what_was_put(
-    connection: sqlite3.Connection, steps: list[tuple[bool, int, list[int]]], dimension: int, asked: list[int]
+def test_blocks_have_what_was_stored(
+    connection: sqlite3.Connection, steps: list[tuple[bool, int, list[int]]], dimension: int, numbers: list[int]
 ) -> None:
     connection.execute("DELETE FROM vectors")
     block = vector_blocks.block_size(dimension)
@@ -44,19 +44,19 @@ def test_blocks_hold_what_was_put(
             vector_blocks.remove(connection, generations[which], some)
             model[which] = {n: v for n, v in model[which].items() if n not in some}
     for which, generation in enumerate(generations):
-        matrix, present = vector_blocks.read(connection, generation, np.array(asked, np.int64))
-        assert present.tolist() == [n in model[which] for n in asked]
-        for row, n in zip(matrix, asked, strict=True):
+        matrix, present = vector_blocks.read(connection, generation, np.array(numbers, np.int64))
+        assert present.tolist() == [n in model[which] for n in numbers]
+        for row, n in zip(matrix, numbers, strict=True):
             assert row.tolist() == model[which].get(n, np.zeros(dimension)).tolist()
-        held = vector_blocks.numbers_with(connection, generation, 10, 77)
-        assert held.tolist() == sorted(n for n in model[which] if 10 <= n <= 77)
-    left = connection.execute("SELECT count(*) FROM vectors WHERE mask = 0").fetchone()
-    assert left == (0,)
+        stored = vector_blocks.numbers_with(connection, generation, 10, 77)
+        assert stored.tolist() == sorted(n for n in model[which] if 10 <= n <= 77)
+    empty = connection.execute("SELECT count(*) FROM vectors WHERE mask = 0").fetchone()
+    assert empty == (0,)
 
 
 @pytest.mark.parametrize("dimension", [1, 8, 384, 512, 768, 1024, 1536, 4096, 8192])
 def test_pages_are_filled(dimension: int) -> None:
-    """What SQLite really takes for a thousand vectors is little more than their bytes."""
+    """SQLite takes little more for a thousand vectors than their bytes."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
         made.execute(f"PRAGMA page_size = {vector_blocks.PAGE}")
         made.execute("CREATE TABLE vectors (key INTEGER PRIMARY KEY, mask INTEGER NOT NULL, vectors BLOB NOT NULL)")

@@ -40,13 +40,13 @@ def nearest(
     query: Matrix, vectors: Matrix, metric: Metric, k: int, allowed: NDArray[np.bool_] | None = None
 ) -> list[int]:
     """The brute force, ties by place."""
-    wide, asked = vectors.astype(np.float64), query.astype(np.float64)
+    wide, wide_query = vectors.astype(np.float64), query.astype(np.float64)
     if metric is Metric.EUCLIDEAN:
-        scores = -np.linalg.norm(wide - asked, axis=1)
+        scores = -np.linalg.norm(wide - wide_query, axis=1)
     else:
-        scores = wide @ asked
+        scores = wide @ wide_query
         if metric is Metric.COSINE:
-            lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(asked)
+            lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(wide_query)
             scores = np.where(lengths > 0, scores / np.where(lengths > 0, lengths, 1), 0)
     order = np.argsort(-scores, kind="stable")
     return [int(place) for place in order if allowed is None or allowed[place]][:k]
@@ -59,15 +59,15 @@ def recall(
     hits = wanted = 0
     for query in queries:
         expected = set(nearest(query, vectors, metric, k, allowed))
-        found, _ = index.candidates(query, k, allowed)
-        assert allowed is None or allowed[found].all()
-        hits, wanted = hits + len(expected & set(found.tolist())), wanted + len(expected)
+        ordinals, _ = index.candidates(query, k, allowed)
+        assert allowed is None or allowed[ordinals].all()
+        hits, wanted = hits + len(expected & set(ordinals.tolist())), wanted + len(expected)
     return hits / wanted
 
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_finds_its_share_in_every_metric(kind: str, metric: Metric) -> None:
+def test_each_kind_reaches_its_recall_in_every_metric(kind: str, metric: Metric) -> None:
     vectors, index = clustered(6000), built(kind, 6000, metric)
     assert index.kind == kind
     assert recall(index, vectors, metric, 10) >= 0.97
@@ -88,7 +88,7 @@ def test_filters_of_every_selectivity_keep_recall(kind: str, share: float) -> No
 
 @pytest.mark.parametrize("kind", ["rabitq", "ivf"])
 @pytest.mark.parametrize("nearest_kept", [True, False])
-def test_a_filter_that_goes_with_the_query_keeps_recall(kind: str, nearest_kept: bool) -> None:
+def test_a_filter_that_is_correlated_with_the_query_keeps_recall(kind: str, nearest_kept: bool) -> None:
     vectors, index = clustered(20_000), built(kind, 20_000, Metric.COSINE)
     assert index.kind == kind
     likeness = exact_scores(vectors[7], vectors, Metric.COSINE)
@@ -128,12 +128,12 @@ def test_arrays_give_the_same_index_and_the_same_vectors_the_same_arrays(kind: s
     assert (opened.present == present).all()
     for query in clustered(5, seed=4):
         for k, allowed in ((10, None), (100, present & (np.arange(6000) % 2 == 0))):
-            found, scores = index.search(query, k, allowed)
+            ordinals, scores = index.search(query, k, allowed)
             other, other_scores = opened.search(query, k, allowed)
-            assert found.tolist() == other.tolist()
+            assert ordinals.tolist() == other.tolist()
             assert scores.tolist() == other_scores.tolist()
-            assert present[found].all()
-            np.testing.assert_allclose(opened.scores(query, found), scores, rtol=1e-5, atol=1e-6)
+            assert present[ordinals].all()
+            np.testing.assert_allclose(opened.scores(query, ordinals), scores, rtol=1e-5, atol=1e-6)
     assert np.isnan(opened.scores(vectors[1], np.array([0, 7]))).all()
 
 
@@ -143,15 +143,15 @@ def test_of_equal_vectors_the_oldest_come_first(kind: str, metric: Metric) -> No
     vectors = np.tile(np.linspace(1, 2, 24, dtype=np.float32), (5000, 1))
     vectors[4000:4500] *= -1
     index = VectorIndex.build(vectors, None, metric, 0.98, kind=kind)
-    found, scores = index.search(vectors[0], 10, None)
-    assert found.tolist() == list(range(10))
+    ordinals, scores = index.search(vectors[0], 10, None)
+    assert ordinals.tolist() == list(range(10))
     assert len(set(scores.tolist())) == 1
 
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("count", [1, 2, 5, 40, 300])
 @pytest.mark.parametrize("kind", KINDS)
-def test_few_vectors_are_no_trouble(kind: str, count: int, metric: Metric, capfd: pytest.CaptureFixture[str]) -> None:
+def test_few_vectors_work(kind: str, count: int, metric: Metric, capfd: pytest.CaptureFixture[str]) -> None:
     vectors = clustered(count, 8)
     index = VectorIndex.build(vectors, None, metric, 0.98, kind=kind)
     for query in vectors[:5]:
@@ -173,16 +173,16 @@ def test_every_dimension(width: int) -> None:
 def test_zeros_score_zero_by_cosine() -> None:
     vectors = np.array([[-1, 0], [0, 0], [1, 0], [0, 0]], np.float32)
     index = VectorIndex.build(vectors, None, Metric.COSINE, 0.98)
-    found, scores = index.search(np.array([2, 0], np.float32), 4, None)
-    assert found.tolist() == [2, 1, 3, 0]
+    ordinals, scores = index.search(np.array([2, 0], np.float32), 4, None)
+    assert ordinals.tolist() == [2, 1, 3, 0]
     assert scores.tolist() == [1, 0, 0, -1]
-    found, scores = index.search(np.zeros(2, np.float32), 3, np.array([False, True, True, True]))
-    assert (found.tolist(), scores.tolist()) == ([1, 2, 3], [0, 0, 0])
+    ordinals, scores = index.search(np.zeros(2, np.float32), 3, np.array([False, True, True, True]))
+    assert (ordinals.tolist(), scores.tolist()) == ([1, 2, 3], [0, 0, 0])
 
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("trouble", ["heavy tails", "a common offset", "one giant", "many norms"])
-def test_awkward_vectors_keep_recall_by_a_kind_that_holds_it(trouble: str, metric: Metric) -> None:
+def test_difficult_vectors_get_a_kind_that_keeps_recall(trouble: str, metric: Metric) -> None:
     vectors = clustered(6000, 32, offset=100.0 if trouble == "a common offset" else 0.0)
     chance = np.random.default_rng(5)
     if trouble == "heavy tails":
@@ -196,22 +196,24 @@ def test_awkward_vectors_keep_recall_by_a_kind_that_holds_it(trouble: str, metri
     for place in range(100, 130):
         query = vectors[place] + (vectors[place + 1] - vectors[place + 2]) / 2
         expected = nearest(query, vectors, metric, 10)
-        found = index.candidates(query, 10, None)[0]
-        bar = exact_scores(query, vectors[expected], metric)[-1]
-        hits += min(10, int((exact_scores(query, vectors[found], metric) >= bar - abs(bar) * 1e-6).sum()))
+        ordinals = index.candidates(query, 10, None)[0]
+        threshold = exact_scores(query, vectors[expected], metric)[-1]
+        hits += min(
+            10, int((exact_scores(query, vectors[ordinals], metric) >= threshold - abs(threshold) * 1e-6).sum())
+        )
     assert hits / 300 >= 0.97
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 3e37])
 @pytest.mark.parametrize("metric", list(Metric))
-def test_the_range_of_float32_is_no_trouble(metric: Metric, scale: float) -> None:
+def test_the_whole_range_of_float32_works(metric: Metric, scale: float) -> None:
     vectors = (clustered(500, 8) / 20 * scale).astype(np.float32)
     index = VectorIndex.build(vectors, None, metric, 0.98, kind="ivf")
     assert index.kind == "flat"
     if metric is Metric.COSINE:
         for query in vectors[:5]:
-            found, scores = index.search(query, 5, None)
-            assert found.tolist() == nearest(query / np.float32(scale), vectors / np.float32(scale), metric, 5)
+            ordinals, scores = index.search(query, 5, None)
+            assert ordinals.tolist() == nearest(query / np.float32(scale), vectors / np.float32(scale), metric, 5)
             assert np.isfinite(scores).all()
 
 
@@ -235,7 +237,7 @@ def test_the_kind_follows_from_the_number() -> None:
     assert kinds == ["flat", "sq8", "rabitq", "ivf"]
 
 
-def test_an_unwanted_build_ends_at_its_next_checkpoint() -> None:
+def test_an_abandoned_build_ends_at_its_next_checkpoint() -> None:
     class Unwanted(Exception):
         pass
 
@@ -260,29 +262,29 @@ def test_growing_vectors_are_a_fixed_view_that_answers_as_a_brute_force(
     for vector in given_vectors:
         growing.append(None if vector is None else np.array(vector, np.float32))
         views.append(growing.at(len(views) + 1))
-    asked = np.array(query, np.float32)
+    question = np.array(query, np.float32)
     for size, view in enumerate(views, 1):
         if size % 17 and size != len(views):
             continue
-        there = [place for place in range(size) if given_vectors[place] is not None]
-        assert (view.size, view.count(None)) == (size, len(there))
-        matrix = np.array([given_vectors[place] for place in there], np.float32).reshape(len(there), 3)
-        found, scores = view.search(asked, k, None)
-        expected = exact_scores(asked, matrix, metric)
-        assert len(found) == min(k, len(there))
+        with_vector = [place for place in range(size) if given_vectors[place] is not None]
+        assert (view.size, view.count(None)) == (size, len(with_vector))
+        matrix = np.array([given_vectors[place] for place in with_vector], np.float32).reshape(len(with_vector), 3)
+        ordinals, scores = view.search(question, k, None)
+        expected = exact_scores(question, matrix, metric)
+        assert len(ordinals) == min(k, len(with_vector))
         np.testing.assert_allclose(scores, np.sort(expected)[::-1][:k], atol=1e-6)
-        assert set(found.tolist()) <= set(there)
-        assert all(a < b for a, b, s, t in zip(found, found[1:], scores, scores[1:], strict=False) if s == t)
+        assert set(ordinals.tolist()) <= set(with_vector)
+        assert all(a < b for a, b, s, t in zip(ordinals, ordinals[1:], scores, scores[1:], strict=False) if s == t)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_threads_get_the_answers_of_one(kind: str) -> None:
     vectors, index = clustered(6000), built(kind, 6000, Metric.COSINE)
     some = np.arange(6000) % 3 == 0
-    asked = [(query, k, allowed) for query in vectors[:40] for k in (10, 100) for allowed in (None, some)]
-    alone = [index.search(*question)[0].tolist() for question in asked]
+    questions = [(query, k, allowed) for query in vectors[:40] for k in (10, 100) for allowed in (None, some)]
+    alone = [index.search(*question)[0].tolist() for question in questions]
     with ThreadPoolExecutor(8) as threads:
-        together = threads.map(lambda question: index.search(*question)[0].tolist(), asked)
+        together = threads.map(lambda question: index.search(*question)[0].tolist(), questions)
         assert list(together) == alone
 
 

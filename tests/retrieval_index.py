@@ -88,9 +88,9 @@ class Opened:
         count = 0
         for segment in view.segments:
             places = np.arange(segment.size) if segment.live is None else np.flatnonzero(segment.live)
-            held = [next(rows) for _ in places]
-            count += len(held)
-            _check_segment(segment, places, held, self.analyzer)
+            segment_rows = [next(rows) for _ in places]
+            count += len(segment_rows)
+            _check_segment(segment, places, segment_rows, self.analyzer)
         assert next(rows, None) is None
         assert view.documents == count
 
@@ -119,8 +119,8 @@ def _check_segment(segment: Segment, places: np.ndarray, rows: Sequence[Row], an
     alive = set(places.tolist())
     for term in {*expected, *analyzer.terms(" ".join(WORDS)), "nowhere"}:
         ordinals, frequencies = segment.keywords.postings(term)
-        found = {o: f for o, f in zip(ordinals.tolist(), frequencies.tolist(), strict=True) if o in alive}
-        assert found == expected.get(term, {})
+        postings = {o: f for o, f in zip(ordinals.tolist(), frequencies.tolist(), strict=True) if o in alive}
+        assert postings == expected.get(term, {})
     if segment.vectors is not None:
         _check_vectors(segment, places, rows)
 
@@ -132,8 +132,8 @@ def _check_vectors(segment: Segment, places: np.ndarray, rows: Sequence[Row]) ->
     if not vectors:
         return
     query = np.random.default_rng(5).normal(size=len(vectors[0])).astype(np.float32)
-    found = segment.vectors.scores(query, places.astype(np.int64))
-    for score, row in zip(found.tolist(), rows, strict=True):
+    scores = segment.vectors.scores(query, places.astype(np.int64))
+    for score, row in zip(scores.tolist(), rows, strict=True):
         if row.vector is None:
             assert np.isnan(score)
         else:
@@ -143,8 +143,8 @@ def _check_vectors(segment: Segment, places: np.ndarray, rows: Sequence[Row]) ->
 
 @contextmanager
 def opened(directory: Path | None) -> Iterator[Opened]:
-    held = Opened(directory)
+    collection = Opened(directory)
     try:
-        yield held
+        yield collection
     finally:
-        held.close()
+        collection.close()
