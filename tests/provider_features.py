@@ -83,8 +83,8 @@ class Proven:
         """Counts one mark; raises :class:`ValueError` for one that :func:`check` would not pass."""
         check(mark)
         vendor, *features = mark.args
-        found = self.refused if mark.kwargs.get("refused") else self.apart if apart else self.works
-        found.update((vendor, feature) for feature in features)
+        pairs = self.refused if mark.kwargs.get("refused") else self.apart if apart else self.works
+        pairs.update((vendor, feature) for feature in features)
 
     def contradictions(self) -> list[str]:
         """What is said to work and to be refused."""

@@ -183,14 +183,14 @@ def _embeddings(body: dict[str, Any]) -> dict[str, Any]:
             item if "texts" in body else "".join(p.get("text", "") for p in item["content"]) if "inputs" in body else ""
         )
         vectors.append([float(len(text)) if text else -1.0, float(index), 1.0][: body.get("output_dimension", 3)])
-    made: dict[str, Any] = {}
+    by_type: dict[str, Any] = {}
     for kind in body.get("embedding_types", ["float"]):
         if kind == "base64":
-            made[kind] = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode() for v in vectors]
+            by_type[kind] = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode() for v in vectors]
         else:
-            made[kind] = vectors if kind == "float" else [[int(number) for number in v] for v in vectors]
+            by_type[kind] = vectors if kind == "float" else [[int(number) for number in v] for v in vectors]
     meta = {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 5 * len(vectors)}}
-    return {"id": "e5", "embeddings": made, "texts": body.get("texts", []), "meta": meta}
+    return {"id": "e5", "embeddings": by_type, "texts": body.get("texts", []), "meta": meta}
 
 
 def _ranking(body: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from running_gateway import Running
 @contextmanager
 def asking(running: Running, path: str = "/v1/chat/completions", **body: Any) -> Iterator[socket.socket]:
     """Sends a request for the model ``bench``, a chat unless ``body`` says else; the client leaves with the block."""
-    told = {"model": "bench", **(body or {"messages": [{"role": "user", "content": "hello"}]})}
-    data = json.dumps(told).encode()
+    payload = {"model": "bench", **(body or {"messages": [{"role": "user", "content": "hello"}]})}
+    data = json.dumps(payload).encode()
     host, port = running.url.removeprefix("http://").split(":")
     head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {running.key}\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as sock:

@@ -208,8 +208,8 @@ class OllamaStandIn:
             post = self._client.post(endpoint.base_url + path, json=wanted, headers=endpoint.headers)
             async with post as upstream:
                 if upstream.status != 200:
-                    found = await upstream.json()
-                    raise Refused(upstream.status, str(found["error"]["message"]))
+                    answer = await upstream.json()
+                    raise Refused(upstream.status, str(answer["error"]["message"]))
                 lines = parts(upstream.content, body["model"], started, plain=plain)
                 if body.get("stream", True):
                     return await _stream(request, lines)
@@ -225,10 +225,10 @@ class OllamaStandIn:
                 f"{endpoint.base_url}/v1/embeddings", json={"input": body["input"]}, headers=endpoint.headers
             )
             async with post as upstream:
-                found = await upstream.json()
+                answer = await upstream.json()
                 if upstream.status != 200:
-                    raise Refused(400, str(found["error"]["message"]))
-                return _json(embed_answer(found, body, started))
+                    raise Refused(400, str(answer["error"]["message"]))
+                return _json(embed_answer(answer, body, started))
 
     # Coming and going
 
@@ -316,7 +316,7 @@ async def _stream(request: web.Request, lines: AsyncIterator[dict[str, Any]]) ->
 
 async def _whole(lines: AsyncIterator[dict[str, Any]], *, plain: bool) -> dict[str, Any]:
     """One answer of all lines of a stream."""
-    whole: dict[str, Any] = {}
+    complete: dict[str, Any] = {}
     texts: dict[str, str] = {}
     calls: list[Any] = []
     chances: list[Any] = []
@@ -326,9 +326,9 @@ async def _whole(lines: AsyncIterator[dict[str, Any]], *, plain: bool) -> dict[s
             texts[key] = texts.get(key, "") + said.get(key, "")
         calls += said.get("tool_calls", [])
         chances += line.get("logprobs", [])
-        whole = line
-    said = whole if plain else whole["message"]
+        complete = line
+    said = complete if plain else complete["message"]
     said.update({key: text for key, text in texts.items() if text or key != "thinking"})
     if calls:
         said["tool_calls"] = calls
-    return {**whole, "logprobs": chances} if chances else whole
+    return {**complete, "logprobs": chances} if chances else complete

@@ -38,8 +38,8 @@ class StandInModel:
     def capabilities(self) -> list[str]:
         if self.task == "embed":
             return ["embedding"]
-        found = {"tools": "tools", "thinking": "reasoning_content"}
-        return ["completion", *(name for name, word in found.items() if word in (self.template or ""))]
+        words = {"tools": "tools", "thinking": "reasoning_content"}
+        return ["completion", *(name for name, word in words.items() if word in (self.template or ""))]
 
 
 @dataclass

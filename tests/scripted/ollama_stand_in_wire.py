@@ -22,10 +22,10 @@ def seconds(keep_alive: Any, default: float) -> float | None:
     if keep_alive is None:
         return default
     if isinstance(keep_alive, str):
-        found = re.findall(r"([\d.]+)(ns|us|ms|s|m|h)", keep_alive)
-        if not found:
+        amounts = re.findall(r"([\d.]+)(ns|us|ms|s|m|h)", keep_alive)
+        if not amounts:
             raise ValueError(f"time: invalid duration {keep_alive!r}")
-        total = sum(float(number) * _UNITS[unit] for number, unit in found)
+        total = sum(float(number) * _UNITS[unit] for number, unit in amounts)
         return None if keep_alive.startswith("-") else total
     return None if keep_alive < 0 else float(keep_alive)
 
@@ -101,9 +101,9 @@ async def parts(
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {"content": choice.get("text")}
             for call in delta.get("tool_calls") or ():
-                whole = calls.setdefault(call["index"], {"name": "", "arguments": ""})
-                whole["name"] += call["function"].get("name") or ""
-                whole["arguments"] += call["function"].get("arguments") or ""
+                tool_call = calls.setdefault(call["index"], {"name": "", "arguments": ""})
+                tool_call["name"] += call["function"].get("name") or ""
+                tool_call["arguments"] += call["function"].get("arguments") or ""
             text, thinking = delta.get("content") or "", delta.get("reasoning_content") or ""
             chances = ((choice.get("logprobs") or {}).get("content")) or []
             if text or thinking:

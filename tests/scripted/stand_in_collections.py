@@ -53,9 +53,9 @@ class StandIn:
     def page(self, query: dict[str, list[str]]) -> dict[str, Any]:
         begin = int(query.get("cursor", ["0"])[0])
         limit = int(query["limit"][0])
-        found = self.passing(json.loads(query["filter"][0]))
-        rest = str(begin + limit) if begin + limit < len(found) else None
-        return {"documents": found[begin : begin + limit], "cursor": rest}
+        documents = self.passing(json.loads(query["filter"][0]))
+        rest = str(begin + limit) if begin + limit < len(documents) else None
+        return {"documents": documents[begin : begin + limit], "cursor": rest}
 
 
 def _error(message: str) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def payload(answer: bytes) -> bytes:
 
 def test_unscripted_answers_satisfy_the_official_client():
     with Upstream() as up, openai.OpenAI(base_url=up.url, api_key="k", max_retries=0) as client:
-        whole = client.chat.completions.create(**CHAT)
-        assert whole.choices[0].message.content == "one two three"
-        assert (whole.model, whole.usage.total_tokens) == ("m", 7)
+        answer = client.chat.completions.create(**CHAT)
+        assert answer.choices[0].message.content == "one two three"
+        assert (answer.model, answer.usage.total_tokens) == ("m", 7)
         chunks = list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "one two three"
         assert [c.choices[0].finish_reason for c in chunks if c.choices] == [None, None, None, "stop"]

@@ -117,8 +117,8 @@ def _whole_words() -> list[str]:
 
 def _beginnings() -> list[str]:
     """What SentencePiece joins step by step to whole words: letters, and the first letters of each word."""
-    whole = _whole_words()
-    joined = {word[:length] for word in whole for length in range(2, len(word))} - set(whole)
+    vocabulary = _whole_words()
+    joined = {word[:length] for word in vocabulary for length in range(2, len(word))} - set(vocabulary)
     return [*(chr(code) for code in range(33, 127)), "▁", *sorted(joined)]
 
 

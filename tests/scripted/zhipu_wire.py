@@ -148,8 +148,8 @@ def _calls(body: dict[str, Any]) -> Script:
         return reply(answer(body["model"], {"role": "assistant", "content": "", "tool_calls": calls}, "tool_calls"))
     deltas = []
     for i, call in enumerate(calls):
-        whole = call["function"]["arguments"]
-        pieces = [whole[:5], whole[5:]] if body.get("tool_stream") else [whole]
+        complete = call["function"]["arguments"]
+        pieces = [complete[:5], complete[5:]] if body.get("tool_stream") else [complete]
         deltas.append([{"index": i, **call, "function": {**call["function"], "arguments": pieces[0]}}])
         deltas += [[{"index": i, "function": {"arguments": piece}}] for piece in pieces[1:]]
     events = [chunk(body["model"], {"role": "assistant", "tool_calls": delta}) for delta in deltas]

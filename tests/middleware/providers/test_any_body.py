@@ -82,15 +82,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             for end in ("", "-easy")
         }
         data = {"data_dir": tmp_path_factory.mktemp("data"), "api": {"port": 0, "access_log": False}}
-        with run_gateway(Settings.model_validate({**data, "llm": {"providers": providers, "models": models}})) as found:
-            yield found
+        with run_gateway(
+            Settings.model_validate({**data, "llm": {"providers": providers, "models": models}})
+        ) as running_gateway:
+            yield running_gateway
 
 
 @pytest.fixture(scope="module")
 def session(running: Running) -> Iterator[requests.Session]:
-    with requests.Session() as found:
-        found.headers.update(running.headers())
-        yield found
+    with requests.Session() as client:
+        client.headers.update(running.headers())
+        yield client
 
 
 @given(
@@ -109,14 +111,14 @@ def test_any_body_is_refused_in_our_envelope(
     messages: list[dict[str, Any]],
     further: dict[str, Any],
 ) -> None:
-    told: dict[str, Any] = {ROUTES[path]: messages if ROUTES[path] == "messages" else about}
-    answer = session.post(running.url + path, json={**further, **told, "model": model}, timeout=60)
+    body: dict[str, Any] = {ROUTES[path]: messages if ROUTES[path] == "messages" else about}
+    answer = session.post(running.url + path, json={**further, **body, "model": model}, timeout=60)
     if answer.status_code == 200:
         assert path.startswith("/api/"), answer.text  # Ollama's way to load a model that is always there
         assert "load" in answer.json()["done_reason"]
         return
     assert 400 <= answer.status_code < 500, answer.text
-    found = answer.json()
-    detail = {"message": found["error"], **found} if path.startswith("/api/") else found["error"]
+    response = answer.json()
+    detail = {"message": response["error"], **response} if path.startswith("/api/") else response["error"]
     assert detail["code"]
     assert isinstance(detail["message"], str)

@@ -91,21 +91,21 @@ def _nameless(answer: Any) -> Any:
 
 @pytest.fixture
 def pair(up: Upstream, upstreams: Callable) -> Iterator[Pair]:
-    found = Pair(up, upstreams(up))
-    yield found
-    found.direct.close()
-    found.through.close()
+    clients = Pair(up, upstreams(up))
+    yield clients
+    clients.direct.close()
+    clients.through.close()
 
 
 def answer(*choices: dict[str, Any], **extra: Any) -> dict[str, Any]:
     """A whole chat answer."""
-    whole = [
+    complete = [
         {"index": i, "finish_reason": "stop", "logprobs": None, **choice, "message": {"role": "assistant", **message}}
         for i, choice in enumerate(choices)
         for message in [choice["message"]]
     ]
     head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "theirs-0-2026"}
-    return {**head, "choices": whole, "usage": usage(3, 2), **extra}
+    return {**head, "choices": complete, "usage": usage(3, 2), **extra}
 
 
 def delta(fields: dict[str, Any], index: int = 0, finish: str | None = None, **extra: Any) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def test_chat(pair: Pair) -> None:
         {"role": "assistant", "content": "two"},
         {"role": "user", "content": [{"type": "text", "text": "three"}, {"type": "text", "text": " four"}]},
     ]
-    found = pair.chat(
+    response = pair.chat(
         messages=turns,
         stop=["END", "\n"],
         seed=7,
@@ -137,18 +137,18 @@ def test_chat(pair: Pair) -> None:
         service_tier="auto",
         prediction={"type": "content", "content": "x"},
     )
-    assert found.choices[0].message.content == "three four"
-    assert (found.model, found.usage.prompt_tokens, found.usage.completion_tokens) == ("bench", 3, 2)
-    ChatCompletion.model_validate(found.to_dict(), strict=True)
+    assert response.choices[0].message.content == "three four"
+    assert (response.model, response.usage.prompt_tokens, response.usage.completion_tokens) == ("bench", 3, 2)
+    ChatCompletion.model_validate(response.to_dict(), strict=True)
 
 
 @pytest.mark.proves("openai", "streaming", "usage")
 def test_stream(pair: Pair) -> None:
-    found = pair.chat(stream=True, stream_options={"include_usage": True})
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in found if chunk.choices) == "hello out there"
-    assert {chunk.model for chunk in found} == {"bench"}
-    assert found[-1].usage.total_tokens == 7
-    for chunk in found:
+    response = pair.chat(stream=True, stream_options={"include_usage": True})
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in response if chunk.choices) == "hello out there"
+    assert {chunk.model for chunk in response} == {"bench"}
+    assert response[-1].usage.total_tokens == 7
+    for chunk in response:
         ChatCompletionChunk.model_validate(chunk.to_dict(), strict=True)
 
 
@@ -159,14 +159,14 @@ def test_stream(pair: Pair) -> None:
 def test_tools(pair: Pair, choice: Any) -> None:
     pair.up.reply(answer({"message": {"content": None, "tool_calls": CALLS}, "finish_reason": "tool_calls"}))
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "5"} for call in CALLS]
-    found = pair.chat(
+    response = pair.chat(
         messages=[*HELLO, {"role": "assistant", "content": None, "tool_calls": CALLS}, *results],
         tools=TOOLS,
         tool_choice=choice,
         parallel_tool_calls=True,
     )
-    assert [call.to_dict() for call in found.choices[0].message.tool_calls] == CALLS
-    assert found.choices[0].finish_reason == "tool_calls"
+    assert [call.to_dict() for call in response.choices[0].message.tool_calls] == CALLS
+    assert response.choices[0].finish_reason == "tool_calls"
     assert pair.up.requests[1].body["tool_choice"] == choice
     assert pair.up.requests[1].body["tools"] == TOOLS
 
@@ -176,15 +176,15 @@ def test_arguments_of_tools_in_streams(pair: Pair) -> None:
     events = []
     for i, call in enumerate(CALLS):
         events.append(delta({"tool_calls": [{"index": i, **call, "function": {"name": f"f{i}", "arguments": ""}}]}))
-        whole = call["function"]["arguments"]
-        events += [delta({"tool_calls": [{"index": i, "function": {"arguments": c}}]}) for c in whole]
+        argument_text = call["function"]["arguments"]
+        events += [delta({"tool_calls": [{"index": i, "function": {"arguments": c}}]}) for c in argument_text]
     pair.up.stream([*events, delta({}, finish="tool_calls")])
-    found = pair.chat(tools=TOOLS, stream=True)
+    response = pair.chat(tools=TOOLS, stream=True)
     said: dict[int, str] = {}
-    for call in (call for chunk in found for call in chunk.choices[0].delta.tool_calls or ()):
+    for call in (call for chunk in response for call in chunk.choices[0].delta.tool_calls or ()):
         said[call.index] = said.get(call.index, "") + call.function.arguments
     assert said == {0: '{"city": "Köln"}', 1: '{"city": "Köln"}'}
-    assert len(found) == len(events) + 1  # none joined, none lost
+    assert len(response) == len(events) + 1  # none joined, none lost
 
 
 @pytest.mark.proves("openai", "images")
@@ -199,8 +199,8 @@ def test_images(pair: Pair) -> None:
 @pytest.mark.proves("openai", "response_format json_object", "response_format json_schema")
 def test_response_formats(pair: Pair) -> None:
     pair.up.reply(answer({"message": {"content": '{"city": "Köln", "people": 1}', "refusal": None}}))
-    found = pair.chat(response_format={"type": "json_object"})
-    assert found.choices[0].message.content == '{"city": "Köln", "people": 1}'
+    response = pair.chat(response_format={"type": "json_object"})
+    assert response.choices[0].message.content == '{"city": "Köln", "people": 1}'
     parsed = pair.both(
         lambda client, model: client.chat.completions.parse(model=model, messages=HELLO, response_format=City)
     )
@@ -213,9 +213,9 @@ def test_response_formats(pair: Pair) -> None:
 @pytest.mark.proves("openai", "logprobs", "n")
 def test_logprobs_and_several_answers(pair: Pair) -> None:
     pair.up.reply(answer(*({"message": {"content": text}, "logprobs": LOGPROBS} for text in ("Hi", "Ho"))), times=2)
-    found = pair.chat(n=2, logprobs=True, top_logprobs=1)
-    assert [choice.message.content for choice in found.choices] == ["Hi", "Ho"]
-    assert found.choices[1].logprobs.content[0].top_logprobs[0].logprob == -0.25
+    response = pair.chat(n=2, logprobs=True, top_logprobs=1)
+    assert [choice.message.content for choice in response.choices] == ["Hi", "Ho"]
+    assert response.choices[1].logprobs.content[0].top_logprobs[0].logprob == -0.25
     events = [delta({"content": text}, i, logprobs=LOGPROBS) for i, text in enumerate(("Hi", "Ho"))]
     pair.up.stream([*events, *(delta({}, i, finish="stop") for i in (0, 1)), usage_chunk(3, 2)])
     asked = {"n": 2, "logprobs": True, "top_logprobs": 1, "stream": True, "stream_options": {"include_usage": True}}
@@ -230,9 +230,9 @@ def test_reasoning(pair: Pair) -> None:
     pair.up.reply(
         answer({"message": {"content": "4", "reasoning_content": "2+2"}}, usage=usage(3, 5) | details), times=2
     )
-    found = pair.chat(reasoning_effort="low", verbosity="low", extra_body={"thinking": {"type": "enabled"}})
-    assert found.choices[0].message.reasoning_content == "2+2"
-    assert found.usage.completion_tokens_details.reasoning_tokens == 4
+    response = pair.chat(reasoning_effort="low", verbosity="low", extra_body={"thinking": {"type": "enabled"}})
+    assert response.choices[0].message.reasoning_content == "2+2"
+    assert response.usage.completion_tokens_details.reasoning_tokens == 4
     pair.up.stream(
         [delta({"reasoning_content": "2+"}), delta({"reasoning": "2"}), delta({"content": "4"}, finish="stop")]
     )
@@ -244,8 +244,8 @@ def test_reasoning(pair: Pair) -> None:
 @pytest.mark.proves("openai", "completions")
 def test_completions(pair: Pair) -> None:
     fields = {"prompt": "once upon", "suffix": "end", "logprobs": 1, "echo": False, "stop": "x", "seed": 3}
-    found = pair.both(lambda client, model: client.completions.create(model=model, **fields))
-    assert (found.choices[0].text, found.model) == ("once upon", "bench")
+    answer = pair.both(lambda client, model: client.completions.create(model=model, **fields))
+    assert (answer.choices[0].text, answer.model) == ("once upon", "bench")
     chunks = pair.both(
         lambda client, model: client.completions.create(
             model=model, stream=True, stream_options={"include_usage": True}, **fields
@@ -258,13 +258,13 @@ def test_completions(pair: Pair) -> None:
 def test_embeddings(pair: Pair) -> None:
     vectors = [[1.0, 0.0, 1.0], [3.0, 1.0, 1.0]]
     for fields in ({"encoding_format": "float"}, {"encoding_format": "base64"}, {}, {"dimensions": 3, "user": "ann"}):
-        found = pair.both(
+        answer = pair.both(
             lambda client, model, f=fields: client.embeddings.create(model=model, input=["a", "bcd"], **f)
         )
         if fields.get("encoding_format") == "base64":
-            assert base64.b64decode(found.data[1].embedding) == b"\0\0@@\0\0\x80?\0\0\x80?"
+            assert base64.b64decode(answer.data[1].embedding) == b"\0\0@@\0\0\x80?\0\0\x80?"
         else:
-            assert [item.embedding for item in found.data] == vectors
+            assert [item.embedding for item in answer.data] == vectors
     assert pair.up.requests[-1].body["dimensions"] == 3
     tokens = pair.both(lambda client, model: client.embeddings.create(model=model, input=[[1, 2], [3]]))
     assert len(tokens.data) == 2
@@ -274,13 +274,13 @@ def test_embeddings(pair: Pair) -> None:
 def test_rerank_is_passed_on_as_it_is(up: Upstream, upstreams: Callable) -> None:
     """The shape of Jina, of vLLM and of llama.cpp's server."""
     results = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": -2.5}]
-    whole = {"id": "rank-1", "model": "theirs-0", "usage": {"prompt_tokens": 4, "total_tokens": 4}, "results": results}
-    up.reply(whole, times=1)
+    answer = {"id": "rank-1", "model": "theirs-0", "usage": {"prompt_tokens": 4, "total_tokens": 4}, "results": results}
+    up.reply(answer, times=1)
     body = {"model": "bench", "query": "q", "documents": ["a", "b"], "top_n": 2}
     running = upstreams(up)
-    found = running.post("/v1/rerank", body | {"truncate_prompt_tokens": 5})
-    assert found.status_code == 200, found.text
-    assert found.json() == whole | {"model": "bench"}
+    response = running.post("/v1/rerank", body | {"truncate_prompt_tokens": 5})
+    assert response.status_code == 200, response.text
+    assert response.json() == answer | {"model": "bench"}
     assert up.requests[0].path == "/v1/rerank"
     assert up.requests[0].body == body | {"model": "theirs-0", "truncate_prompt_tokens": 5}
     up.reply({"detail": "no ranking here"})
@@ -292,16 +292,16 @@ def test_operations_that_are_not_of_openais_wire(up: Upstream, upstreams: Callab
     running = upstreams(up)
     asked = {"score": {"text_1": "a", "text_2": "b"}, "tokenize": {"prompt": "a"}, "detokenize": {"tokens": [1]}}
     for operation, body in asked.items():
-        found = running.post(f"/v1/{operation}", {"model": "bench", **body})
-        assert (found.status_code, found.json()["error"]["code"]) == (400, "unsupported_operation"), operation
-        assert found.json()["error"]["message"].startswith(f"the provider 'up0' (openai) has no {operation};")
+        response = running.post(f"/v1/{operation}", {"model": "bench", **body})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_operation"), operation
+        assert response.json()["error"]["message"].startswith(f"the provider 'up0' (openai) has no {operation};")
     assert up.requests == []
 
 
 @pytest.mark.proves("openai", "list models")
 def test_a_model_that_only_the_upstream_lists(pair: Pair) -> None:
-    found = pair.through.chat.completions.create(model="upstream-model", messages=HELLO)
-    assert found.model == "upstream-model"
+    answer = pair.through.chat.completions.create(model="upstream-model", messages=HELLO)
+    assert answer.model == "upstream-model"
     assert [request.path for request in pair.up.requests] == ["/v1/models", "/v1/chat/completions"]
 
 
@@ -341,8 +341,8 @@ def test_organization_and_project_are_told(up: Upstream, upstreams: Callable) ->
     assert (headers["openai-organization"], headers["openai-project"]) == ("org-abcdefgh", "proj_12345678")
     assert headers["authorization"] == "Bearer sk-upstream"
     up.reply({"error": {"message": "no proj_12345678 in org-abcdefgh"}}, status=400, times=1)
-    told = running.chat().json()["error"]["message"]
-    assert told == "the provider 'up0' answered 400: no [key] in [key]"
+    report = running.chat().json()["error"]["message"]
+    assert report == "the provider 'up0' answered 400: no [key] in [key]"
     with openai.OpenAI(base_url=up.url, api_key="k", organization="org-abcdefgh", project="proj_12345678") as client:
         client.models.list()  # as the SDK names them
     names = {name for name in up.requests[-1].headers if name.startswith("openai-")}

@@ -148,13 +148,13 @@ def test_a_stream(row: Preset, client: openai.OpenAI) -> None:
 @each(FIELDS, lacks_field)
 def test_a_field_goes_through_or_is_refused(row: Preset, feature: str, running: Running, up: Upstream) -> None:
     word, fields = FIELDS[feature]
-    found = running.post("/v1/chat/completions", {"model": f"{row.name}/theirs", "messages": HELLO, **fields})
+    response = running.post("/v1/chat/completions", {"model": f"{row.name}/theirs", "messages": HELLO, **fields})
     if not lacks_field(row, word):
-        assert found.status_code == 200, found.text
+        assert response.status_code == 200, response.text
         assert up.requests[0].body == {"model": "theirs", "messages": HELLO, **fields}
         return
-    error = found.json()["error"]
-    assert (found.status_code, error["param"]) == (400, word.partition(":")[0])
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, word.partition(":")[0])
     assert f"'{error['param']}' is not something that the provider '{row.name}' ({row.name}) can do" in error["message"]
     assert up.requests == []
 
@@ -166,28 +166,28 @@ def test_a_lenient_model_leaves_out_what_its_vendor_lacks(row: Preset, running: 
         if lacks_field(row, word):
             lacking |= fields
     assert lacking
-    found = running.post("/v1/chat/completions", {"model": f"{row.name}-lenient", "messages": HELLO, **lacking})
-    assert found.status_code == 200, found.text
+    response = running.post("/v1/chat/completions", {"model": f"{row.name}-lenient", "messages": HELLO, **lacking})
+    assert response.status_code == 200, response.text
     assert up.requests[0].body == {"model": "theirs", "messages": HELLO}
 
 
 @vendors(when=lambda row: "n" in row.unsupported)
 def test_what_happens_anyway_may_be_asked_for(row: Preset, running: Running, up: Upstream) -> None:
-    found = running.post("/v1/chat/completions", {"model": f"{row.name}/theirs", "messages": HELLO, "n": 1})
-    assert found.status_code == 200, found.text
+    response = running.post("/v1/chat/completions", {"model": f"{row.name}/theirs", "messages": HELLO, "n": 1})
+    assert response.status_code == 200, response.text
     assert up.requests[0].body == {"model": "theirs", "messages": HELLO}
 
 
 @each(OPERATIONS, lacks_operation)
 def test_an_operation_goes_through_or_is_refused(row: Preset, feature: str, running: Running, up: Upstream) -> None:
     word, fields = OPERATIONS[feature]
-    found = running.post(f"/v1/{word}", {"model": f"{row.name}/theirs", **fields})
+    response = running.post(f"/v1/{word}", {"model": f"{row.name}/theirs", **fields})
     if not lacks_operation(row, word):
-        assert found.status_code == 200, found.text
+        assert response.status_code == 200, response.text
         assert (up.requests[0].path, up.requests[0].body) == (f"/v1/{word}", {"model": "theirs", **fields})
         return
-    error = found.json()["error"]
-    assert (found.status_code, error["code"]) == (400, "unsupported_operation")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "unsupported_operation")
     assert error["message"] == f"the provider '{row.name}' ({row.name}) has no {word}; ask another model"
     assert up.requests == []
 

@@ -181,8 +181,8 @@ def test_calls_of_tools_that_come_without_a_number_get_one(up: Upstream, client:
     ]
     up.stream([wire.chunk("glm-4.6", {"tool_calls": calls}), wire.last("glm-4.6", "tool_calls")], times=1)
     first, _ = ask(client, stream=True)
-    found = strict(first).choices[0].delta.tool_calls
-    assert [(call.index, json.loads(call.function.arguments)) for call in found] == [
+    result = strict(first).choices[0].delta.tool_calls
+    assert [(call.index, json.loads(call.function.arguments)) for call in result] == [
         (0, {"city": "weather"}),
         (1, {"city": "time"}),
     ]
@@ -307,8 +307,8 @@ def test_embeddings(up: Upstream, client: openai.OpenAI, running: Any) -> None:
 def test_packed_vectors_hold_the_same_numbers(vectors: list[list[float]]) -> None:
     provider = ZhipuProvider("zhipu", RemoteProvider(kind="zhipu", api_key=wire.PLAIN_KEY))
     call = ModelCall(Operation.EMBEDDINGS, {"input": "x", "encoding_format": "base64"}, "embed")
-    whole = {"object": "list", "data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]}
-    body, _ = provider.decode(call, json.dumps(whole).encode())
+    answer = {"object": "list", "data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]}
+    body, _ = provider.decode(call, json.dumps(answer).encode())
     packed = [base64.b64decode(item["embedding"]) for item in json.loads(body)["data"]]
     assert packed == [np.array(vector, "<f4").tobytes() for vector in vectors]
 

@@ -44,12 +44,12 @@ def running(up: Upstream, gateway: Callable) -> Any:
 def client(request: pytest.FixtureRequest, up: Upstream) -> Iterator[Any]:
     """The SDK at the wire itself, and at the gateway with the wire behind it."""
     if request.param == "wire":
-        found = Client(base_url=wire.base_url(up), api_key=wire.PLAIN_KEY, max_retries=0)
+        sdk = Client(base_url=wire.base_url(up), api_key=wire.PLAIN_KEY, max_retries=0)
     else:
         running = request.getfixturevalue("running")
-        found = Client(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
-    yield found
-    found.close()
+        sdk = Client(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+    yield sdk
+    sdk.close()
 
 
 def ask(client: Any, **fields: Any) -> Any:

@@ -216,14 +216,14 @@ def test_a_model_narrows_its_providers_bounds(ups: Callable, gateway: Callable) 
 
 
 def test_a_models_retries_bound_its_attempts(ups: Callable, gateway: Callable) -> None:
-    found = [ups(), ups()]
-    for up in found:
+    upstream_servers = [ups(), ups()]
+    for up in upstream_servers:
         up.reply(status=500)
     deployments = [{"provider": f"p{number}", "model": "m"} for number in range(2)]
-    providers = {f"p{number}": provider(up) for number, up in enumerate(found)}
+    providers = {f"p{number}": provider(up) for number, up in enumerate(upstream_servers)}
     models = {"bench": {"deployments": deployments, "retries": 0}}
     assert gateway(llm={"providers": providers, "models": models}).chat().status_code == 502
-    assert sum(len(up.requests) for up in found) == 1
+    assert sum(len(up.requests) for up in upstream_servers) == 1
 
 
 def test_limits_can_only_be_narrowed() -> None:

@@ -226,9 +226,9 @@ def test_a_broken_file_is_named_at_start_and_left_as_it_is(
 
 
 def test_a_disk_that_takes_nothing_leaves_nothing_registered(up: Upstream, settings: Callable[..., Settings]) -> None:
-    made = settings()
-    made.data_dir.joinpath("models.json.lock").mkdir()
-    with run_gateway(made) as running:
+    configured = settings()
+    configured.data_dir.joinpath("models.json.lock").mkdir()
+    with run_gateway(configured) as running:
         answer = running.post("/models/mine", body())
         assert answer.status_code == 500
         assert running.get("/models/mine").status_code == 404

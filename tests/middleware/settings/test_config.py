@@ -83,9 +83,9 @@ def sage(
 
 
 def provider(settings: Settings, name: str) -> RemoteProvider:
-    found = settings.llm.providers[name]
-    assert isinstance(found, RemoteProvider)
-    return found
+    section = settings.llm.providers[name]
+    assert isinstance(section, RemoteProvider)
+    return section
 
 
 def key_of(settings: Settings, name: str) -> str | None:

@@ -101,8 +101,8 @@ def test_a_stream_comes_piece_by_piece_and_usage_to_who_asks(up: Upstream, sdk: 
 
 def test_answers_are_openais_types(start: Callable[..., Any]) -> None:
     running = start()
-    whole = ChatCompletion.model_validate(running.chat().json(), strict=True)
-    assert whole.choices[0].message.content == "hello"
+    answer = ChatCompletion.model_validate(running.chat().json(), strict=True)
+    assert answer.choices[0].message.content == "hello"
     lines = running.chat(stream=True, stream_options={"include_usage": True}).text.split("\n\n")
     chunks = [ChatCompletionChunk.model_validate_json(line.removeprefix("data: ")) for line in lines[:-2]]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "hello "
@@ -322,12 +322,12 @@ def test_log_probabilities(up: Upstream, sdk: openai.OpenAI) -> None:
         {"text": "é", "token_ids": [6, 7], "logprobs": [-1.0, -2.0]},
     ]
     up.reply(chat_answer("Heé", logprobs=items), times=1)
-    whole = ask(sdk, logprobs=True).choices[0].logprobs.content
+    entries = ask(sdk, logprobs=True).choices[0].logprobs.content
     events = said("He", "é")
     events[1]["logprobs"], events[2]["logprobs"] = items
     up.use(chat_stream(*events, end()), times=1)
     streamed = [chunk.choices[0].logprobs for chunk in ask(sdk, logprobs=True, stream=True)]
-    for content in (whole, [entry for part in streamed if part for entry in part.content]):
+    for content in (entries, [entry for part in streamed if part for entry in part.content]):
         assert [(entry.token, entry.logprob, entry.token_id) for entry in content] == [
             ("He", -0.5, 5),
             ("é", -1.0, 6),
@@ -533,8 +533,8 @@ def test_nonsense_is_no_answer(up: Upstream, start: Callable[..., Any], answer: 
 def test_cached_tokens_and_billed_units_stand_in_for_tokens(up: Upstream, sdk: openai.OpenAI) -> None:
     counted = {"billed_units": {"input_tokens": 2.0, "output_tokens": 1.0}, "cached_tokens": 1}
     up.reply(chat_answer("x", counted=counted))
-    told = ask(sdk).usage
-    assert (told.prompt_tokens, told.completion_tokens, told.prompt_tokens_details.cached_tokens) == (2, 1, 1)
+    report = ask(sdk).usage
+    assert (report.prompt_tokens, report.completion_tokens, report.prompt_tokens_details.cached_tokens) == (2, 1, 1)
     assert usage(4, 3)["tokens"] == {"input_tokens": 4, "output_tokens": 3}
 
 

@@ -174,19 +174,21 @@ WHOLE = [
 
 def read(stream: bytes) -> dict[str, Any]:
     """What a whole stream of OpenAI's chunks says."""
-    told: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_plan": "", "calls": {}, "finish": None}
+    report: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_plan": "", "calls": {}, "finish": None}
     for chunk in payloads(stream):
         for choice in chunk.get("choices", []) if isinstance(chunk, dict) else []:
             for name in ("content", "reasoning_content", "tool_plan"):
-                told[name] += choice["delta"].get(name) or ""
+                report[name] += choice["delta"].get(name) or ""
             for call in choice["delta"].get("tool_calls", []):
-                found = told["calls"].setdefault(call["index"], {"id": call.get("id"), "name": "", "arguments": ""})
-                found["name"] += call["function"].get("name") or ""
-                found["arguments"] += call["function"]["arguments"]
-            told["finish"] = choice["finish_reason"] or told["finish"]
+                tool_call = report["calls"].setdefault(
+                    call["index"], {"id": call.get("id"), "name": "", "arguments": ""}
+                )
+                tool_call["name"] += call["function"].get("name") or ""
+                tool_call["arguments"] += call["function"]["arguments"]
+            report["finish"] = choice["finish_reason"] or report["finish"]
         if isinstance(chunk, dict) and chunk.get("usage"):
-            told["usage"] = chunk["usage"]
-    return told
+            report["usage"] = chunk["usage"]
+    return report
 
 
 def relayed(data: bytes, cuts: list[int]) -> bytes:
@@ -201,14 +203,14 @@ def relayed(data: bytes, cuts: list[int]) -> bytes:
 
 @given(st.lists(st.integers(0, 10_000), max_size=12))
 def test_a_stream_says_the_same_however_its_bytes_are_torn(cuts: list[int]) -> None:
-    told = read(relayed(sse(WHOLE), cuts))
-    assert (told["content"], told["reasoning_content"], told["tool_plan"]) == ("你好 there", "hm", "plan")
-    assert told["calls"] == {
+    report = read(relayed(sse(WHOLE), cuts))
+    assert (report["content"], report["reasoning_content"], report["tool_plan"]) == ("你好 there", "hm", "plan")
+    assert report["calls"] == {
         0: {"id": "f_0", "name": "f", "arguments": '{"a":1}'},
         1: {"id": "g_1", "name": "g", "arguments": "{}"},
     }
-    assert told["finish"] == "tool_calls"
-    assert told["usage"]["total_tokens"] == 7
+    assert report["finish"] == "tool_calls"
+    assert report["usage"]["total_tokens"] == 7
 
 
 pieces = st.lists(

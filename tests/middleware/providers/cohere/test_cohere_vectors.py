@@ -188,10 +188,10 @@ def test_errors_of_a_rerank(up: Upstream, running: Any) -> None:
 @pytest.mark.proves("cohere", "tokenize")
 def test_tokenize_and_back(up: Upstream, running: Any) -> None:
     plain = running.post("/v1/tokenize", {"model": "bench", "prompt": "añ"}).json()
-    told = running.post("/v1/tokenize", {"model": "bench", "prompt": "ab", "return_token_strs": True}).json()
+    report = running.post("/v1/tokenize", {"model": "bench", "prompt": "ab", "return_token_strs": True}).json()
     back = running.post("/v1/detokenize", {"model": "bench", "tokens": [97, 241]}).json()
     assert plain == {"count": 2, "max_model_len": None, "tokens": [97, 241]}
-    assert told["token_strs"] == ["a", "b"]
+    assert report["token_strs"] == ["a", "b"]
     assert back == {"prompt": "añ"}
     assert up.requests[0].body == {"model": "theirs-0", "text": "añ"}
 

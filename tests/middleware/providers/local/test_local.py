@@ -59,17 +59,17 @@ def test_chat_and_its_stream_say_the_same(llama):
         {"role": "user", "content": "and the moon"},
     ]
     with client(llama) as sdk:
-        whole = sdk.chat.completions.create(model="tiny", messages=messages)
-        usage = whole.usage
+        answer = sdk.chat.completions.create(model="tiny", messages=messages)
+        usage = answer.usage
         alone = sdk.chat.completions.create(model="tiny", messages=messages[-1:])
         chunks = list(
             sdk.chat.completions.create(
                 model="tiny", messages=messages, stream=True, stream_options={"include_usage": True}
             )
         )
-    text = whole.choices[0].message.content
+    text = answer.choices[0].message.content
     assert len(text.split()) == 6
-    assert (whole.model, whole.choices[0].finish_reason) == ("tiny", "length")
+    assert (answer.model, answer.choices[0].finish_reason) == ("tiny", "length")
     assert text != alone.choices[0].message.content, "what was said before counts"
     assert usage.prompt_tokens > alone.usage.prompt_tokens + 10
     assert usage.completion_tokens == 6
@@ -106,15 +106,15 @@ def test_logprobs_come_in_both_of_openais_shapes(llama):
             assert token.logprob == token.top_logprobs[0].logprob > token.top_logprobs[1].logprob
         plain = sdk.completions.create(model="tiny", prompt="the cat", logprobs=2, max_tokens=3)
         streamed = list(sdk.completions.create(model="tiny", prompt="the cat", logprobs=2, max_tokens=3, stream=True))
-    found = plain.choices[0].logprobs
-    assert "".join(found.tokens) == plain.choices[0].text
-    assert all(value < 0 for value in found.token_logprobs)
-    assert found.text_offset == [0, len(found.tokens[0]), len(found.tokens[0] + found.tokens[1])]
-    assert [len(top) for top in found.top_logprobs] == [2, 2, 2]
-    assert all(top[token] == max(top.values()) for token, top in zip(found.tokens, found.top_logprobs, strict=True))
+    lists = plain.choices[0].logprobs
+    assert "".join(lists.tokens) == plain.choices[0].text
+    assert all(value < 0 for value in lists.token_logprobs)
+    assert lists.text_offset == [0, len(lists.tokens[0]), len(lists.tokens[0] + lists.tokens[1])]
+    assert [len(top) for top in lists.top_logprobs] == [2, 2, 2]
+    assert all(top[token] == max(top.values()) for token, top in zip(lists.tokens, lists.top_logprobs, strict=True))
     parts = [chunk.choices[0].logprobs for chunk in streamed if chunk.choices and chunk.choices[0].logprobs]
-    assert [offset for part in parts for offset in part.text_offset] == found.text_offset
-    assert [token for part in parts for token in part.tokens] == found.tokens
+    assert [offset for part in parts for offset in part.text_offset] == lists.text_offset
+    assert [token for part in parts for token in part.tokens] == lists.tokens
 
 
 @pytest.mark.proves("local", "completions")
@@ -146,23 +146,23 @@ def test_answers_follow_a_schema(llama):
 @pytest.mark.proves("local", "tools", "parallel tools", "streamed tool arguments")
 def test_tool_calls_are_read_whole_and_streamed(parrot):
     with parrot(CALLS) as sdk:
-        whole = sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=True)
+        answer = sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=True)
         chunks = list(
             sdk.chat.completions.create(
                 model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=True, stream=True
             )
         )
-        calls = whole.choices[0].message.tool_calls
-        turns = [*USER, whole.choices[0].message.model_dump(exclude_none=True)]
+        calls = answer.choices[0].message.tool_calls
+        turns = [*USER, answer.choices[0].message.model_dump(exclude_none=True)]
         turns += [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in calls]
         again = sdk.chat.completions.create(model="parrot", messages=turns, tools=TOOLS)
         with pytest.raises(openai.BadRequestError, match="reads as many calls as there are"):
             sdk.chat.completions.create(model="parrot", messages=USER, tools=TOOLS, parallel_tool_calls=False)
-    assert whole.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].finish_reason == "tool_calls"
     assert [call.function.name for call in calls] == ["paint", "paint"]
     assert [json.loads(call.function.arguments) for call in calls] == [{"colour": "red"}, {"colour": "blue"}]
     assert len({call.id for call in calls}) == 2
-    assert again.usage.prompt_tokens > whole.usage.prompt_tokens, "the answers of the tools are read"
+    assert again.usage.prompt_tokens > answer.usage.prompt_tokens, "the answers of the tools are read"
     arguments: dict[int, list[str]] = {}
     for chunk in chunks:
         for call in chunk.choices[0].delta.tool_calls or ():
@@ -186,18 +186,18 @@ def test_a_tool_choice_that_is_not_enforced_is_refused(parrot, choice):
 
 
 def test_tools_are_refused_where_the_template_has_no_place_for_them(llama):
-    found = error(llama.chat("tiny", tools=TOOLS))
-    assert found["param"] == "tools"
-    assert "the model's chat template has no place for them" in found["message"]
+    fault = error(llama.chat("tiny", tools=TOOLS))
+    assert fault["param"] == "tools"
+    assert "the model's chat template has no place for them" in fault["message"]
     assert llama.chat("tiny", tools=[], tool_choice=None).status_code == 200
 
 
 @pytest.mark.proves("local", "reasoning")
 def test_reasoning_is_told_apart(parrot):
     with parrot("<think>\nTwo and two.\n</think>\n\nFour it is.") as sdk:
-        whole = sdk.chat.completions.create(model="parrot", messages=USER).choices[0].message
+        answer = sdk.chat.completions.create(model="parrot", messages=USER).choices[0].message
         chunks = list(sdk.chat.completions.create(model="parrot", messages=USER, stream=True))
-    assert (whole.reasoning_content.strip(), whole.content) == ("Two and two.", "Four it is.")
+    assert (answer.reasoning_content.strip(), answer.content) == ("Two and two.", "Four it is.")
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas).strip() == "Two and two."
     assert "".join(delta.content or "" for delta in deltas).strip() == "Four it is."
@@ -229,9 +229,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw
 )
 def test_what_llama_cpp_does_not_heed_is_refused(llama, path, fields, param):
     body = {"messages": USER} if path.startswith("chat") else {"prompt": "x"}
-    found = error(llama.post(f"/v1/{path}", {"model": "tiny", **body, **fields}))
-    assert (found["param"], found["code"]) == (param, "unsupported_field")
-    assert "the provider 'local' (local)" in found["message"]
+    fault = error(llama.post(f"/v1/{path}", {"model": "tiny", **body, **fields}))
+    assert (fault["param"], fault["code"]) == (param, "unsupported_field")
+    assert "the provider 'local' (local)" in fault["message"]
 
 
 def test_what_asks_for_nothing_is_no_fault(llama):
@@ -259,9 +259,9 @@ def test_a_model_that_drops_what_is_unsupported_answers(gateway, tmp_path):
 @pytest.mark.proves("local", "errors")
 def test_a_prompt_longer_than_the_context_is_a_400(local, tmp_path):
     running = local(tiny={"path": str(write_llama(tmp_path / "llama.gguf")), "context": 256})
-    found = error(running.chat("tiny", messages=[{"role": "user", "content": "cat " * 300}]))
-    assert (found["code"], found["param"]) == ("context_length_exceeded", "messages")
-    assert "a context of 256" in found["message"]
+    fault = error(running.chat("tiny", messages=[{"role": "user", "content": "cat " * 300}]))
+    assert (fault["code"], fault["param"]) == ("context_length_exceeded", "messages")
+    assert "a context of 256" in fault["message"]
 
 
 # Several

@@ -70,8 +70,8 @@ def test_tokens_embed_as_their_text(embedder):
 
 @pytest.mark.proves("local", "dimensions", refused=True)
 def test_dimensions_are_refused(embedder):
-    found = error(embedder.post("/v1/embeddings", {"model": "vectors", "input": "x", "dimensions": 8}))
-    assert (found["param"], found["code"]) == ("dimensions", "unsupported_field")
+    fault = error(embedder.post("/v1/embeddings", {"model": "vectors", "input": "x", "dimensions": 8}))
+    assert (fault["param"], fault["code"]) == ("dimensions", "unsupported_field")
 
 
 @pytest.mark.parametrize(("context", "words"), [(128, 200), (1024, 300)])
@@ -79,10 +79,10 @@ def test_a_text_that_is_too_long_is_a_400_and_no_fault_of_the_engine(local, tmp_
     """The file's own bound is 256 tokens: the smaller of the two holds."""
     path = str(write_embedder(tmp_path / "e.gguf", context=256))
     running = local(vectors={"path": path, "task": "embed", "context": context})
-    found = error(running.post("/v1/embeddings", {"model": "vectors", "input": ["x", "cat " * words]}))
-    assert found["code"] == "context_length_exceeded"
-    assert f"{words + 2} tokens" in found["message"]
-    assert f"a context of {min(context, 256)}" in found["message"]
+    fault = error(running.post("/v1/embeddings", {"model": "vectors", "input": ["x", "cat " * words]}))
+    assert fault["code"] == "context_length_exceeded"
+    assert f"{words + 2} tokens" in fault["message"]
+    assert f"a context of {min(context, 256)}" in fault["message"]
     longest = {"model": "vectors", "input": "cat " * (min(context, 256) - 3)}
     answer = running.post("/v1/embeddings", longest)
     assert answer.status_code == 200, answer.text
@@ -121,10 +121,10 @@ def test_a_model_that_is_there_for_something_else_says_so(local, tmp_path, path,
         "vectors": {"path": str(write_embedder(tmp_path / "e.gguf")), "task": "embed"},
         "order": {"path": str(write_reranker(tmp_path / "r.gguf")), "task": "rerank"},
     }
-    found = error(local(**{model: models[model]}).post(f"/v1/{path}", {"model": model, **body}))
-    assert (found["param"], found["code"]) == ("model", "unsupported_operation")
-    assert f"the local model '{model}' has task: {models[model].get('task', 'generate')}" in found["message"]
-    assert f"task: {needed}" in found["message"]
+    fault = error(local(**{model: models[model]}).post(f"/v1/{path}", {"model": model, **body}))
+    assert (fault["param"], fault["code"]) == ("model", "unsupported_operation")
+    assert f"the local model '{model}' has task: {models[model].get('task', 'generate')}" in fault["message"]
+    assert f"task: {needed}" in fault["message"]
 
 
 # Rerank, score, tokens
@@ -147,16 +147,16 @@ DOCUMENTS = ["bread and water", "paris", "the king of france", "a red fish"]
 @pytest.mark.proves("local", "rerank", "SDK at the gateway")
 def test_documents_come_in_the_order_of_their_scores(reranker, cohere_sdk):
     sdk = cohere_sdk(reranker)
-    whole = sdk.rerank(model="order", query="what is the capital", documents=DOCUMENTS)
-    scores = [result.relevance_score for result in whole.results]
-    assert sorted(result.index for result in whole.results) == [0, 1, 2, 3]
+    answer = sdk.rerank(model="order", query="what is the capital", documents=DOCUMENTS)
+    scores = [result.relevance_score for result in answer.results]
+    assert sorted(result.index for result in answer.results) == [0, 1, 2, 3]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == 4
-    assert whole.meta.tokens.input_tokens > 20
+    assert answer.meta.tokens.input_tokens > 20
     best = sdk.rerank(model="order", query="what is the capital", documents=DOCUMENTS, top_n=2)
-    assert [result.index for result in best.results] == [result.index for result in whole.results[:2]]
+    assert [result.index for result in best.results] == [result.index for result in answer.results[:2]]
     # A document's score is its own: alone it is the same.
-    for result in whole.results:
+    for result in answer.results:
         alone = sdk.rerank(model="order", query="what is the capital", documents=[DOCUMENTS[result.index]])
         assert math.isclose(alone.results[0].relevance_score, result.relevance_score, abs_tol=1e-4)
 
@@ -176,11 +176,11 @@ def test_scores_are_those_of_the_rerank_in_the_order_of_the_texts(reranker):
 
 @pytest.mark.proves("local", "tokenize")
 def test_tokens_become_text_again(llama):
-    whole = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the red cat"}).json()
-    assert whole["count"] == len(whole["tokens"]) == 4
-    assert whole["tokens"][0] == 1, "the model's own first token"
+    answer = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the red cat"}).json()
+    assert answer["count"] == len(answer["tokens"]) == 4
+    assert answer["tokens"][0] == 1, "the model's own first token"
     bare = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the red cat", "add_special_tokens": False}).json()
-    assert bare["tokens"] == whole["tokens"][1:]
+    assert bare["tokens"] == answer["tokens"][1:]
     strings = llama.post("/v1/tokenize", {"model": "tiny", "prompt": "the é", "return_token_strs": True}).json()
     assert strings["token_strs"][1] == " the"
     assert len(strings["token_strs"]) == strings["count"]

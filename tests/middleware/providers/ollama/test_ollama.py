@@ -50,8 +50,8 @@ def running(up: Upstream, upstreams: Callable) -> Any:
 
 @pytest.fixture
 def client(running: Any) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as found:
-        yield found
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as sdk:
+        yield sdk
 
 
 def sent(up: Upstream) -> dict[str, Any]:
@@ -355,11 +355,11 @@ def test_a_suffix_needs_the_models_template(up: Upstream, client: openai.OpenAI)
 @pytest.mark.proves("ollama", "completions", "logprobs")
 def test_logprobs_of_completions(up: Upstream, client: openai.OpenAI) -> None:
     up.reply({**whole_text("Hey"), "logprobs": LOGPROBS}, times=1)
-    found = client.completions.create(model="bench", prompt="x", logprobs=1).choices[0].logprobs
-    assert found.tokens == ["He", "y"]
-    assert found.token_logprobs == [-0.25, -0.5]
-    assert found.top_logprobs == [{"Ha": -1.5}, {}]
-    assert found.text_offset == [0, 2]
+    answer = client.completions.create(model="bench", prompt="x", logprobs=1).choices[0].logprobs
+    assert answer.tokens == ["He", "y"]
+    assert answer.token_logprobs == [-0.25, -0.5]
+    assert answer.top_logprobs == [{"Ha": -1.5}, {}]
+    assert answer.text_offset == [0, 2]
     assert (sent(up)["logprobs"], sent(up)["top_logprobs"]) == (True, 1)
     up.use(lines({**text_line("Hey"), "logprobs": LOGPROBS}, {**text_line("y"), "logprobs": LOGPROBS[1:]}, text_end()))
     chunks = list(client.completions.create(model="bench", prompt="x", logprobs=0, stream=True))

@@ -36,18 +36,18 @@ async def pulled(host: OllamaHost, model: str) -> list[PullProgress]:
 
 @pytest.mark.proves("ollama", "load and unload")
 def test_load_unload_and_what_is_in_memory(up: Upstream) -> None:
-    found = host(up, api_key="sk-ollama", headers={"x-team": "blue"})
-    assert asyncio.run(found.loaded()) == {}
-    asyncio.run(found.load("llama3"))
+    model_host = host(up, api_key="sk-ollama", headers={"x-team": "blue"})
+    assert asyncio.run(model_host.loaded()) == {}
+    asyncio.run(model_host.load("llama3"))
     assert up.requests[-1].body == {"model": "llama3", "prompt": "", "stream": False}
-    asyncio.run(found.load("qwen3:0.6b", pin=True))
+    asyncio.run(model_host.load("qwen3:0.6b", pin=True))
     assert up.requests[-1].body["keep_alive"] == -1
-    held = asyncio.run(found.loaded())
+    held = asyncio.run(model_host.loaded())
     assert set(held) == {"llama3", "llama3:latest", "qwen3:0.6b"}
     assert held["llama3"]["context_length"] == 4096
-    asyncio.run(found.unload("llama3:latest"))
+    asyncio.run(model_host.unload("llama3:latest"))
     assert up.requests[-1].body["keep_alive"] == 0
-    assert set(asyncio.run(found.loaded())) == {"qwen3:0.6b"}
+    assert set(asyncio.run(model_host.loaded())) == {"qwen3:0.6b"}
     for request in up.requests:
         assert request.headers["authorization"] == "Bearer sk-ollama"
         assert request.headers["x-team"] == "blue"
@@ -92,22 +92,22 @@ def test_a_pull_tells_its_progress(up: Upstream) -> None:
 )
 @pytest.mark.proves("ollama", "pull")
 def test_only_what_a_pattern_allows_is_pulled(patterns: list[str], model: str, allowed: bool, up: Upstream) -> None:
-    found = host(up, allow_pull=patterns)
+    model_host = host(up, allow_pull=patterns)
     if allowed:
-        assert asyncio.run(pulled(found, model))[-1].status == "success"
+        assert asyncio.run(pulled(model_host, model))[-1].status == "success"
         return
     with pytest.raises(PermissionDenied, match=r"llm\.providers\.ollama\.allow_pull"):
-        asyncio.run(pulled(found, model))
+        asyncio.run(pulled(model_host, model))
     assert up.requests == []
 
 
 def test_a_pull_that_fails_or_breaks_off_is_no_success(up: Upstream) -> None:
-    found = host(up, allow_pull=["*"])
+    model_host = host(up, allow_pull=["*"])
     with pytest.raises(UpstreamFailed, match="file does not exist"):
-        asyncio.run(pulled(found, "absent"))
+        asyncio.run(pulled(model_host, "absent"))
     up.use(reply(body=b'{"status": "pulling manifest"}\n'), 1)
     with pytest.raises(UpstreamFailed, match="before it was done"):
-        asyncio.run(pulled(found, "phi"))
+        asyncio.run(pulled(model_host, "phi"))
 
 
 def test_a_pull_that_is_left_ends_upstream(up: Upstream) -> None:
@@ -129,15 +129,15 @@ def test_show(up: Upstream) -> None:
 
 @pytest.mark.proves("ollama", "errors")
 def test_every_failure_is_one_of_ours(up: Upstream) -> None:
-    found = host(up, api_key="sk-ollama-key", timeouts={"first_byte": 0.2, "total": 0.2})
+    model_host = host(up, api_key="sk-ollama-key", timeouts={"first_byte": 0.2, "total": 0.2})
 
     def raised() -> SageError:
         with pytest.raises(SageError) as caught:
-            asyncio.run(found.loaded())
+            asyncio.run(model_host.loaded())
         return caught.value
 
     with pytest.raises(NotFound, match="model 'absent' not found"):
-        asyncio.run(found.load("absent"))
+        asyncio.run(model_host.load("absent"))
     up.reply({"error": "wrong key sk-ollama-key"}, status=401, times=1)
     refused = raised()
     assert (type(refused), refused.code) == (UpstreamFailed, "upstream_credential_refused")
@@ -151,9 +151,9 @@ def test_every_failure_is_one_of_ours(up: Upstream) -> None:
 
 
 def test_no_server_is_one_of_ours_too() -> None:
-    found = OllamaProvider("ollama", OllamaSettings(base_url="http://127.0.0.1:9")).host
+    model_host = OllamaProvider("ollama", OllamaSettings(base_url="http://127.0.0.1:9")).host
     with pytest.raises(UpstreamFailed, match="'ollama' cannot be reached"):
-        asyncio.run(found.loaded())
+        asyncio.run(model_host.loaded())
 
 
 def test_a_key_in_the_environment_goes_to_nobody(up: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:

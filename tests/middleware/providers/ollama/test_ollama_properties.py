@@ -65,11 +65,11 @@ def test_any_request_is_refused_or_made(operation: Operation, body: dict[str, An
         request = PROVIDER.encode(call, TARGET, PROVIDER.endpoints[0])
     except InvalidRequest:
         return
-    made = orjson.loads(request.body)
-    assert made["model"] == "theirs"
+    sent = orjson.loads(request.body)
+    assert sent["model"] == "theirs"
     if operation is Operation.CHAT:
-        assert [message["role"] for message in made["messages"]] == [message["role"] for message in messages]
-        assert all(isinstance(message["content"], str) for message in made["messages"])
+        assert [message["role"] for message in sent["messages"]] == [message["role"] for message in messages]
+        assert all(isinstance(message["content"], str) for message in sent["messages"])
 
 
 @given(operation=OPERATIONS, answer=OBJECTS | JSON)
@@ -111,8 +111,8 @@ def test_where_the_bytes_are_torn_changes_nothing(cuts: list[int]) -> None:
     def events(edges: list[int]) -> list[Any]:
         relay = PROVIDER.relay(call_of(Operation.CHAT, {}, stream=True))
         pieces = [STREAM[a:b] for a, b in zip([0, *edges], [*edges, len(STREAM)], strict=True)]
-        made = b"".join(relay.feed(piece) for piece in pieces) + relay.close()
-        chunks = [line[6:] for line in made.split(b"\n") if line.startswith(b"data: {")]
+        relayed = b"".join(relay.feed(piece) for piece in pieces) + relay.close()
+        chunks = [line[6:] for line in relayed.split(b"\n") if line.startswith(b"data: {")]
         return [{**orjson.loads(chunk), "id": "", "created": 0} for chunk in chunks]
 
     assert events(sorted(cuts)) == events([])
@@ -134,10 +134,10 @@ def test_any_request_of_ollamas_is_refused_or_made(asked: dict[str, Any], messag
 def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
     reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}), chat=True)
     try:
-        told = orjson.loads(reply.body(orjson.dumps(answer)))
+        report = orjson.loads(reply.body(orjson.dumps(answer)))
     except SageError:
         return
-    assert sdk.ChatResponse(**told).done is True
+    assert sdk.ChatResponse(**report).done is True
 
 
 @pytest.mark.slow
@@ -145,10 +145,10 @@ def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
 def test_any_stream_of_openais_is_told_or_an_error(chunks: list[Any]) -> None:
     reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}, stream=True), chat=True)
     try:
-        told = b"".join(reply.translate(b"data: " + orjson.dumps(chunk) + b"\n\n") for chunk in chunks) + reply.end()
+        report = b"".join(reply.translate(b"data: " + orjson.dumps(chunk) + b"\n\n") for chunk in chunks) + reply.end()
     except SageError:
         return
-    parts = [sdk.ChatResponse(**orjson.loads(line)) for line in told.splitlines()]
+    parts = [sdk.ChatResponse(**orjson.loads(line)) for line in report.splitlines()]
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
 
 
@@ -182,12 +182,12 @@ def test_ollamas_messages_come_back_as_they_were(talk: list[dict[str, Any]]) -> 
     """Through OpenAI's shape and back; only the calls' ids are new."""
     body = surface.chat_body({"messages": talk})
     request = PROVIDER.encode(call_of(Operation.CHAT, body), UpstreamModel("theirs"), PROVIDER.endpoints[0])
-    made = orjson.loads(request.body)
-    assert check(sdk.ChatRequest, made) is None
-    for message in made["messages"]:
+    sent = orjson.loads(request.body)
+    assert check(sdk.ChatRequest, sent) is None
+    for message in sent["messages"]:
         for call in message.get("tool_calls", ()):
             assert call.pop("id").startswith("call_")
-    assert made["messages"] == talk
+    assert sent["messages"] == talk
 
 
 @pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s", "0m"])

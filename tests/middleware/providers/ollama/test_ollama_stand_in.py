@@ -99,13 +99,13 @@ def test_ollamas_sdk_reads_all_that_the_stand_in_says(stand_in):
             *("tiny:latest", "vectors:latest", "caller:latest", "thinker:latest", "gemma:latest")
         ]
         assert client.ps().models == []
-        whole = client.chat("tiny", USER, options={"num_predict": 5})
-        assert (whole.done_reason, whole.eval_count) == ("length", 5)
-        assert len(whole.message.content.split()) == 5
+        answer = client.chat("tiny", USER, options={"num_predict": 5})
+        assert (answer.done_reason, answer.eval_count) == ("length", 5)
+        assert len(answer.message.content.split()) == 5
         lines = list(client.chat("tiny", USER, options={"num_predict": 5}, stream=True))
-        assert "".join(line.message.content for line in lines) == whole.message.content
+        assert "".join(line.message.content for line in lines) == answer.message.content
         assert [line.done for line in lines] == [False] * (len(lines) - 1) + [True]
-        assert client.generate("tiny", "hello", options={"num_predict": 5}).response == whole.message.content
+        assert client.generate("tiny", "hello", options={"num_predict": 5}).response == answer.message.content
         assert [model.model for model in client.ps().models] == ["tiny:latest"]
         call = client.chat("caller", USER, tools=TOOLS).message.tool_calls[0].function
         assert (call.name, dict(call.arguments)) == ("paint", {"colour": "red"})
@@ -139,17 +139,17 @@ def test_a_model_goes_when_its_time_is_over_and_stays_when_it_is_pinned(stand_in
 
 @pytest.mark.proves("ollama", "chat", "streaming", "usage", "completions", "seed")
 def test_chat_streams_what_it_says_whole(running, sdk, stand_in):
-    whole = sdk.chat.completions.create(model="ollama/tiny", messages=USER, max_tokens=5, seed=1)
+    answer = sdk.chat.completions.create(model="ollama/tiny", messages=USER, max_tokens=5, seed=1)
     chunks = list(
         sdk.chat.completions.create(
             model="tiny-sage", messages=USER, max_tokens=5, seed=1, stream=True, stream_options={"include_usage": True}
         )
     )
-    text = whole.choices[0].message.content
+    text = answer.choices[0].message.content
     assert len(text.split()) == 5
-    assert (whole.model, whole.choices[0].finish_reason) == ("ollama/tiny", "length")
-    assert whole.usage.completion_tokens == chunks[-1].usage.completion_tokens == 5
-    assert whole.usage.prompt_tokens == chunks[-1].usage.prompt_tokens > 10
+    assert (answer.model, answer.choices[0].finish_reason) == ("ollama/tiny", "length")
+    assert answer.usage.completion_tokens == chunks[-1].usage.completion_tokens == 5
+    assert answer.usage.prompt_tokens == chunks[-1].usage.prompt_tokens > 10
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
     assert [body["options"]["seed"] for path, body in stand_in.requests if path == "/api/chat"] == [1, 1]
     plain = sdk.completions.create(model="tiny-sage", prompt="hello", max_tokens=5)

@@ -21,13 +21,13 @@ def up() -> Iterator[Upstream]:
 
 @pytest.fixture
 def client(up: Upstream) -> Iterator[ollama.Client]:
-    with ollama.Client(host=f"http://127.0.0.1:{up.port}", trust_env=False) as found:
-        yield found
+    with ollama.Client(host=f"http://127.0.0.1:{up.port}", trust_env=False) as sdk:
+        yield sdk
 
 
 def test_chat_and_its_stream(client: ollama.Client) -> None:
-    whole = client.chat("llama3", HELLO)
-    assert (whole.message.content, whole.done_reason, whole.eval_count) == ("hello out there", "stop", 3)
+    answer = client.chat("llama3", HELLO)
+    assert (answer.message.content, answer.done_reason, answer.eval_count) == ("hello out there", "stop", 3)
     parts = list(client.chat("llama3", HELLO, stream=True))
     assert "".join(part.message.content or "" for part in parts) == "hello out there"
     assert [part.done for part in parts] == [False, False, False, True]

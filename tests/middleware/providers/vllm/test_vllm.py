@@ -136,9 +136,9 @@ def test_what_the_model_thinks_is_reasoning_content(up: Upstream, client: openai
         {"content": "hello"},
     ]
     client.chat.completions.create(model="bench", messages=[*HELLO, message, {"role": "user", "content": "why"}])
-    told = up.requests[-1].body["messages"]
-    assert told[1] == {**message, "reasoning": "15 letters"}
-    assert told[0] == HELLO[0]
+    sent = up.requests[-1].body["messages"]
+    assert sent[1] == {**message, "reasoning": "15 letters"}
+    assert sent[0] == HELLO[0]
 
 
 def test_a_server_that_says_both_names_is_left_alone(up: Upstream, client: openai.OpenAI) -> None:
@@ -164,13 +164,13 @@ def test_tools(up: Upstream, client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="bench", messages=HELLO, tools=TOOLS, tool_choice="auto", parallel_tool_calls=True
     )
-    made = answer.choices[0].message.tool_calls
-    assert [(call.id, call.function.name, json.loads(call.function.arguments)) for call in made] == [
+    calls = answer.choices[0].message.tool_calls
+    assert [(call.id, call.function.name, json.loads(call.function.arguments)) for call in calls] == [
         ("chatcmpl-tool-0", "weather", {"city": "Köln"}),
         ("chatcmpl-tool-1", "time", {"city": "Köln"}),
     ]
     assert up.requests[0].body["tools"] == TOOLS
-    results = [{"role": "tool", "tool_call_id": call.id, "content": "12"} for call in made]
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "12"} for call in calls]
     asked = [*HELLO, {"role": "assistant", "content": None, "tool_calls": CALLS}, *results]
     client.chat.completions.create(model="bench", messages=asked, tools=TOOLS)
     assert up.requests[1].body["messages"] == asked
@@ -187,9 +187,9 @@ def test_streamed_tool_arguments(up: Upstream, client: openai.OpenAI) -> None:
     events += [event({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}) for piece in pieces]
     up.stream([*events, event({}, "tool_calls"), usage_chunk(3, 4)])
     chunks = list(client.chat.completions.create(model="bench", messages=HELLO, tools=TOOLS, stream=True))
-    made = [chunk.choices[0].delta.tool_calls[0] for chunk in chunks if chunk.choices[0].delta.tool_calls]
-    assert made[0].function.name == "time"
-    assert [call.function.arguments for call in made] == ["", *pieces]
+    calls = [chunk.choices[0].delta.tool_calls[0] for chunk in chunks if chunk.choices[0].delta.tool_calls]
+    assert calls[0].function.name == "time"
+    assert [call.function.arguments for call in calls] == ["", *pieces]
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
@@ -199,8 +199,8 @@ def test_completions(up: Upstream, client: openai.OpenAI) -> None:
     assert answer.choices[0].text == "once upon"
     assert answer.model == "bench"
     assert up.requests[0].body == {"model": "theirs", "prompt": "once upon", "top_k": 3}
-    told = client.completions.create(model="bench", prompt="once upon", stream=True)
-    assert "".join(chunk.choices[0].text for chunk in told) == "once upon"
+    chunks = client.completions.create(model="bench", prompt="once upon", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "once upon"
 
 
 @pytest.mark.proves("vllm", "embeddings", "embeddings base64", "dimensions")

@@ -119,8 +119,8 @@ def test_a_model_that_changes_its_name_in_mid_stream_keeps_ours() -> None:
 def test_a_stream_that_ends_early_is_never_whole(cut: int, borders: list[int]) -> None:
     sent = [chunk("first"), chunk("second"), chunk("third")]
     data = encode([*sent, chunk(None, "stop"), b"data: [DONE]"])
-    whole = len(encode(sent))
-    data = data[: min(cut, whole)]
+    complete = len(encode(sent))
+    data = data[: min(cut, complete)]
     with pytest.raises(UpstreamFailed, match="before the answer was whole"):
         run(relay(), data, borders)
 
