@@ -31,13 +31,13 @@ GOALS = {5: 0.60, 10: 0.69}
 SERVICE = "memory service"
 CATEGORIES = {1: "several turns", 2: "time", 3: "open", 4: "one turn", 5: "adversarial"}
 ADVERSARIAL = 5
-"""Its questions have no answer in the conversation: the turn that they name says something else."""
+"""Questions of this category have no answer in the conversation: the turn that they name says something else."""
 
 _EVIDENCE = re.compile(r"D:?(\d+):(\d+)")
-"""Of the labels some are misspelt (``D:11:26``, ``D30:05``), or two in one text."""
+"""Some labels are misspelt (``D:11:26``, ``D30:05``), and some texts hold two."""
 
 Search = Callable[[str, int], Sequence[tuple[Sequence[str], float]]]
-"""The best memories of a question: of each the turns that it holds, and its score."""
+"""``search(question, limit)`` returns the best memories: for each, the ids of its turns and its score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +59,27 @@ class Conversation:
     name: str
     turns: list[Turn]
     questions: list[Question]
-    """Those that name evidence which is there, without the adversarial ones."""
+    """Those that name turns of the conversation as evidence, without the adversarial ones."""
     left_out: int
 
 
 @dataclass(slots=True)
 class Recall:
-    """Of one way of searching: of every question the share of its evidence that was found, by cut-off."""
+    """Of one way of searching, by cut-off: for every question, the share of its evidence among the best results."""
 
     shares: dict[int, list[float]] = field(default_factory=lambda: {cutoff: [] for cutoff in CUTOFFS})
     categories: list[int] = field(default_factory=list)
 
     def mean(self, cutoff: int, category: int | None = None) -> float:
-        kept = [
+        shares = [
             share
             for share, kind in zip(self.shares[cutoff], self.categories, strict=True)
             if category is None or kind == category
         ]
-        return statistics.fmean(kept) if kept else math.nan
+        return statistics.fmean(shares) if shares else math.nan
 
     def margin(self, cutoff: int) -> float:
-        """Half the 95 % interval of the mean, had the questions been drawn at random."""
+        """Half the 95 % interval of the mean, as if the questions were a random sample."""
         shares = self.shares[cutoff]
         return 1.96 * statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan
 
@@ -95,40 +95,41 @@ class Report:
 
 
 def read(path: Path, *, captions: bool = True) -> list[Conversation]:
-    """``captions``: a turn that shares a picture holds its caption, as in the set's own evaluation."""
-    given = json.loads(path.read_text(encoding="utf-8"))
-    samples = given if isinstance(given, list) else [given]
-    return [_conversation(sample, f"{path.stem}/{place}", captions) for place, sample in enumerate(samples)]
+    """With ``captions``, the text of a turn that shares a picture includes its caption, as in the data set's own
+    evaluation."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    samples = content if isinstance(content, list) else [content]
+    return [_conversation(sample, f"{path.stem}/{index}", captions) for index, sample in enumerate(samples)]
 
 
-def _conversation(sample: Mapping[str, Any], place: str, captions: bool) -> Conversation:
+def _conversation(sample: Mapping[str, Any], name: str, captions: bool) -> Conversation:
     turns = list(_turns(sample["conversation"], captions))
-    known = {turn.id for turn in turns}
+    turn_ids = {turn.id for turn in turns}
     questions = [
-        Question(asked["question"], _labels(asked.get("evidence") or ()) & known, int(asked["category"]))
-        for asked in sample["qa"]
+        Question(entry["question"], _labels(entry.get("evidence") or ()) & turn_ids, int(entry["category"]))
+        for entry in sample["qa"]
     ]
-    kept = [question for question in questions if question.evidence and question.category != ADVERSARIAL]
-    return Conversation(str(sample.get("sample_id", place)), turns, kept, len(questions) - len(kept))
+    usable = [question for question in questions if question.evidence and question.category != ADVERSARIAL]
+    return Conversation(str(sample.get("sample_id", name)), turns, usable, len(questions) - len(usable))
 
 
 def _turns(conversation: Mapping[str, Any], captions: bool) -> Iterator[Turn]:
     sessions = [key for key, value in conversation.items() if re.fullmatch(r"session_\d+", key) and value]
     for session in sorted(sessions, key=lambda key: int(key.rpartition("_")[2])):
-        for said in conversation[session]:
-            content = f"{said['speaker']}: {said['text'].strip()}"
-            if captions and said.get("blip_caption"):
-                content += f" [{said['blip_caption']}]"
-            yield Turn(said["dia_id"], session, content)
+        for turn in conversation[session]:
+            content = f"{turn['speaker']}: {turn['text'].strip()}"
+            if captions and turn.get("blip_caption"):
+                content += f" [{turn['blip_caption']}]"
+            yield Turn(turn["dia_id"], session, content)
 
 
 def _labels(evidence: Sequence[str]) -> frozenset[str]:
-    found = (match for label in evidence for match in _EVIDENCE.finditer(str(label)))
-    return frozenset(f"D{int(match[1])}:{int(match[2])}" for match in found)
+    matches = (match for label in evidence for match in _EVIDENCE.finditer(str(label)))
+    return frozenset(f"D{int(match[1])}:{int(match[2])}" for match in matches)
 
 
 def measure(conversations: Sequence[Conversation], embed: EmbedFunction | None = None) -> Report:
-    """All ways of searching. ``embed``: in place of the local embedder."""
+    """All ways of searching. ``embed`` takes the place of the local embedder."""
     report = measure_arrangements(conversations, embed)
     for conversation in conversations:
         with MemoryOrchestratorService(embedder=embed or "local") as memory:
@@ -137,7 +138,7 @@ def measure(conversations: Sequence[Conversation], embed: EmbedFunction | None =
 
 
 def measure_arrangements(conversations: Sequence[Conversation], embed: EmbedFunction | None = None) -> Report:
-    """The service's own way taken apart, and others beside it, on bare collections."""
+    """The parts of the service's own way of searching, and other ways, on collections without the service."""
     report = Report()
     for conversation in conversations:
         report.conversations += 1
@@ -180,55 +181,55 @@ _WAYS: dict[int, dict[str, dict[str, Any]]] = {
 
 
 def joined(turns: Sequence[Turn], reach: int) -> list[str]:
-    """Of every turn its text after those before it in its session, ``reach`` turns in all."""
+    """For every turn, its text after those of the turns before it in its session, ``reach`` turns in all."""
     texts = []
-    for place, turn in enumerate(turns):
-        before = turns[max(0, place - reach + 1) : place + 1]
+    for index, turn in enumerate(turns):
+        before = turns[max(0, index - reach + 1) : index + 1]
         texts.append("\n".join(other.content for other in before if other.session == turn.session))
     return texts
 
 
 def _searched(store: VectorStore, options: Mapping[str, Any]) -> Search:
     def search(question: str, limit: int) -> list[tuple[list[str], float]]:
-        return [([found.id], found.score) for found in store.search(question, top_k=limit, **options)]
+        return [([result.id], result.score) for result in store.search(question, top_k=limit, **options)]
 
     return search
 
 
 def _remembered(memory: MemoryOrchestratorService, conversation: Conversation) -> Search:
-    """What is said twice in a session is one memory, which holds both turns."""
-    held: dict[str, list[str]] = {}
+    """Two turns with the same text in a session are one memory, which stands for both turns."""
+    turns_of: dict[str, list[str]] = {}
     for turn in conversation.turns:
-        held.setdefault(memory.store_memory(turn.session, turn.content), []).append(turn.id)
+        turns_of.setdefault(memory.store_memory(turn.session, turn.content), []).append(turn.id)
 
     def search(question: str, limit: int) -> list[tuple[list[str], float]]:
-        return [(held[found["id"]], found["score"]) for found in memory.search_memories(question, limit=limit)]
+        return [(turns_of[result["id"]], result["score"]) for result in memory.search_memories(question, limit=limit)]
 
     return search
 
 
 def ask(conversation: Conversation, way: str, search: Search, report: Report) -> None:
-    """Asks all questions; ``report`` gets the shares found under ``way``, and what was malformed."""
+    """Asks all questions. ``report`` gets the shares of evidence under ``way``, and the malformed answers."""
     recall = report.recall.setdefault(way, Recall())
     for question in conversation.questions:
-        found = search(question.text, CUTOFFS[-1])
-        for wrong in _faults(found):
+        results = search(question.text, CUTOFFS[-1])
+        for wrong in _faults(results):
             report.failures.append(f"{conversation.name}: {way}: {wrong} for {question.text!r}")
         for cutoff in CUTOFFS:
-            best = {turn for turns, _ in found[:cutoff] for turn in turns}
+            best = {turn for turns, _ in results[:cutoff] for turn in turns}
             recall.shares[cutoff].append(len(question.evidence & best) / len(question.evidence))
         recall.categories.append(question.category)
 
 
-def _faults(found: Sequence[tuple[Sequence[str], float]]) -> Iterator[str]:
-    scores = [score for _, score in found]
+def _faults(results: Sequence[tuple[Sequence[str], float]]) -> Iterator[str]:
+    scores = [score for _, score in results]
     if scores != sorted(scores, reverse=True) or not all(map(math.isfinite, scores)):
         yield "scores out of order"
-    turns = [turn for turns, _ in found for turn in turns]
+    turns = [turn for turns, _ in results for turn in turns]
     if len(set(turns)) < len(turns):
-        yield "a turn stands twice"
-    if len(found) > CUTOFFS[-1]:
-        yield f"{len(found)} memories where {CUTOFFS[-1]} were asked for"
+        yield "a turn is given twice"
+    if len(results) > CUTOFFS[-1]:
+        yield f"{len(results)} memories instead of at most {CUTOFFS[-1]}"
 
 
 def main() -> int:
@@ -245,11 +246,11 @@ def main() -> int:
 
 
 def _figures(report: Report) -> dict[str, Any]:
-    plain = dataclasses.asdict(report)
-    plain["recall"] = {
+    figures = dataclasses.asdict(report)
+    figures["recall"] = {
         way: {f"recall@{cutoff}": recall.mean(cutoff) for cutoff in CUTOFFS} for way, recall in report.recall.items()
     }
-    return plain
+    return figures
 
 
 def _print(report: Report) -> None:

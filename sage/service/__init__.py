@@ -1,6 +1,6 @@
-"""Services that are tasks: a key-value store, a vector database, and the memory of agents.
+"""Services that run as tasks: a key-value store, a vector database, and the memory of agents.
 
-What is named here is imported when it is first asked for.
+Each name is imported when it is first used, so that a program imports only the services that it needs.
 """
 
 from __future__ import annotations

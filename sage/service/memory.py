@@ -1,9 +1,11 @@
-"""The old home of the integrated memory service: names that warn and lead to the new one."""
+"""The old module of the memory service: its names give a warning and the classes of the new module."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
+
+import sage.service
 
 _NOW = {
     "MemoryService": "MemoryOrchestratorService",
@@ -20,6 +22,4 @@ def __getattr__(name: str) -> Any:
         DeprecationWarning,
         stacklevel=2,
     )
-    from sage.service.memory_orchestrator import memory_service
-
-    return getattr(memory_service, _NOW[name])
+    return getattr(sage.service, _NOW[name])

@@ -1,4 +1,4 @@
-"""The benchmark of memory: it reads LoCoMo's layout with its flaws, and counts recall rightly."""
+"""The benchmark of memory: it reads LoCoMo's layout, misspelt labels included, and computes recall correctly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from benchmarks import memory
 LANTERNS = [f"lantern number {number}" for number in range(6)]
 
 
-def said(session: int, *texts: str) -> list[dict[str, Any]]:
+def turns_of(session: int, *texts: str) -> list[dict[str, Any]]:
     return [
-        {"speaker": "Ann" if place % 2 else "Ben", "dia_id": f"D{session}:{place + 1}", "text": text}
-        for place, text in enumerate(texts)
+        {"speaker": "Ann" if index % 2 else "Ben", "dia_id": f"D{session}:{index + 1}", "text": text}
+        for index, text in enumerate(texts)
     ]
 
 
-def asked(question: str, category: int, *evidence: str) -> dict[str, Any]:
-    return {"question": question, "category": category, "evidence": list(evidence), "answer": "not looked at"}
+def question_of(question: str, category: int, *evidence: str) -> dict[str, Any]:
+    return {"question": question, "category": category, "evidence": list(evidence), "answer": "not used"}
 
 
 SAMPLE = {
@@ -33,21 +33,23 @@ SAMPLE = {
         "speaker_a": "Ann",
         "speaker_b": "Ben",
         "session_10_date_time": "noon on 3 May, 2023",
-        "session_10": said(10, "no wind at all", "so the harbour stayed quiet"),
+        "session_10": turns_of(10, "no wind at all", "so the harbour stayed quiet"),
         "session_2_date_time": "noon on 2 May, 2023",
-        "session_2": said(2, "what does your boat look like?", "a ketch, painted green", "lovely"),
+        "session_2": turns_of(2, "what does your boat look like?", "a ketch, painted green", "lovely"),
         "session_1_date_time": "noon on 1 May, 2023",
-        "session_1": said(1, *LANTERNS, "among a great many other things that were on my mind there was a lantern"),
+        "session_1": turns_of(1, *LANTERNS, "among a great many other things that were on my mind there was a lantern"),
         "session_11_date_time": "noon on 4 May, 2023",
     },
     "qa": [
-        asked("harbour?", 1, "D10:2", "D2:2"),  # half of it holds the word
-        asked("boat", 4, "D2:2"),  # only the turn before it holds the word
-        asked("lantern", 2, "D1:7"),  # the longest of seven, hence the last
-        asked("wind", 3, "D:10:1; D010:01", "D99:1"),  # misspelt, twice, and beside one that is not there
-        asked("ketch", 5, "D2:2"),  # adversarial
-        asked("nothing", 3),
-        asked("wind", 4, "D99:1"),
+        question_of("harbour?", 1, "D10:2", "D2:2"),  # one of its two turns has the word
+        question_of("boat", 4, "D2:2"),  # only the turn before it has the word
+        question_of("lantern", 2, "D1:7"),  # the longest of seven, so it is ranked last
+        question_of(
+            "wind", 3, "D:10:1; D010:01", "D99:1"
+        ),  # misspelt, given twice, and next to one that does not exist
+        question_of("ketch", 5, "D2:2"),  # adversarial
+        question_of("nothing", 3),
+        question_of("wind", 4, "D99:1"),
     ],
 }
 
@@ -63,12 +65,12 @@ def embed(texts: list[str]) -> NDArray[np.float32]:
 
 @pytest.fixture
 def conversations(tmp_path: Path) -> list[memory.Conversation]:
-    path = tmp_path / "made.json"
+    path = tmp_path / "conversations.json"
     path.write_text(json.dumps([SAMPLE]))
     return memory.read(path)
 
 
-def test_turns_stand_in_the_order_of_their_sessions(conversations: list[memory.Conversation]) -> None:
+def test_turns_are_in_the_order_of_their_sessions(conversations: list[memory.Conversation]) -> None:
     (conversation,) = conversations
     assert [turn.id for turn in conversation.turns] == [
         *(f"D1:{number}" for number in range(1, 8)),
@@ -77,7 +79,7 @@ def test_turns_stand_in_the_order_of_their_sessions(conversations: list[memory.C
     assert conversation.turns[8].content == "Ann: a ketch, painted green"
 
 
-def test_questions_are_those_whose_evidence_is_there(conversations: list[memory.Conversation]) -> None:
+def test_only_questions_with_evidence_in_the_conversation_count(conversations: list[memory.Conversation]) -> None:
     (conversation,) = conversations
     assert [(question.text, question.evidence) for question in conversation.questions] == [
         ("harbour?", {"D10:2", "D2:2"}),
@@ -96,7 +98,7 @@ def test_a_picture_is_read_by_its_caption(tmp_path: Path) -> None:
     assert [one.turns[0].content for one in memory.read(path, captions=False)] == ["Ann: look"]
 
 
-def test_what_was_said_before_stays_within_its_session(conversations: list[memory.Conversation]) -> None:
+def test_joined_turns_stay_within_their_session(conversations: list[memory.Conversation]) -> None:
     turns = conversations[0].turns[-3:]
     assert memory.joined(turns, 1) == [turn.content for turn in turns]
     assert memory.joined(turns, 3) == [
@@ -118,16 +120,16 @@ def test_recall_is_the_share_of_the_evidence_among_the_best(conversations: list[
     assert report.recall["keywords on two turns"].shares[10] == [0.5, 1.0, 1.0, 1.0]
 
 
-def test_the_service_is_measured_beside_them(conversations: list[memory.Conversation]) -> None:
+def test_the_service_is_measured_too(conversations: list[memory.Conversation]) -> None:
     report = memory.measure(conversations, embed)
     assert report.failures == []
     assert report.recall[memory.SERVICE].categories == [1, 4, 2, 3]
     assert report.recall[memory.SERVICE].shares[10][1] == 1.0
 
 
-def test_a_malformed_answer_is_told() -> None:
-    found = [(["D1:1"], 0.5), (["D1:1"], 0.7)]
+def test_a_malformed_answer_is_reported() -> None:
+    results = [(["D1:1"], 0.5), (["D1:1"], 0.7)]
     conversation = memory.Conversation("c", [], [memory.Question("q", frozenset({"D1:1"}), 4)], 0)
     report = memory.Report()
-    memory.ask(conversation, "a way", lambda question, limit: found, report)
-    assert report.failures == ["c: a way: scores out of order for 'q'", "c: a way: a turn stands twice for 'q'"]
+    memory.ask(conversation, "a way", lambda question, limit: results, report)
+    assert report.failures == ["c: a way: scores out of order for 'q'", "c: a way: a turn is given twice for 'q'"]
