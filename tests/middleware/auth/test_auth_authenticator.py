@@ -66,7 +66,7 @@ def test_a_verified_credential_is_cached_and_an_unknown_one_is_not(accounts: Acc
     following(accounts, main)
 
 
-def test_the_cache_knows_a_credential_by_all_of_it(accounts: Accounts, root: str) -> None:
+def test_the_cache_compares_the_whole_credential(accounts: Accounts, root: str) -> None:
     token = accounts.sessions.issue(root)
     middle = len(token) // 2
     twin = token[:middle] + ("A" if token[middle] != "A" else "B") + token[middle + 1 :]
@@ -100,7 +100,7 @@ def test_without_the_follower_every_request_gets_the_full_check(accounts: Accoun
         (lambda other, key: other.users.change("bob", role="user"), None),
     ],
 )
-def test_what_another_process_takes_away_is_refused_within_a_second(
+def test_rights_that_another_process_removes_are_refused_within_a_second(
     accounts, root, password, data_dir, revoke, reason
 ) -> None:
     accounts.users.add("bob", password, role="admin")
@@ -123,7 +123,7 @@ def test_what_another_process_takes_away_is_refused_within_a_second(
     other.close()
 
 
-def test_what_this_process_takes_away_is_refused_at_once(accounts: Accounts, root: str) -> None:
+def test_rights_that_this_process_removes_are_refused_at_once(accounts: Accounts, root: str) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
 
     async def main(authenticator: Authenticator) -> None:
@@ -137,7 +137,7 @@ def test_what_this_process_takes_away_is_refused_at_once(accounts: Accounts, roo
     following(accounts, main)
 
 
-def test_a_check_that_began_before_a_revocation_is_not_kept(accounts: Accounts, root: str) -> None:
+def test_a_check_that_began_before_a_revocation_is_not_cached(accounts: Accounts, root: str) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     verify, read, release = accounts.verifier.verify, threading.Event(), threading.Event()
 
@@ -181,7 +181,7 @@ def test_an_expired_credential_is_not_taken_from_the_cache(accounts: Accounts, r
     following(accounts, main)
 
 
-def test_the_cache_is_bounded_and_keeps_what_was_used_last(accounts: Accounts, root: str) -> None:
+def test_the_cache_is_bounded_and_keeps_the_most_recently_used(accounts: Accounts, root: str) -> None:
     headers = [bearer(accounts.keys.create_for(root, KeyRequest()).secret) for _ in range(4)]
 
     async def main(authenticator: Authenticator) -> None:
@@ -195,7 +195,7 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(accounts: Accounts, r
     following(accounts, main, capacity=3)
 
 
-def test_when_the_revision_cannot_be_read_nothing_is_taken_from_the_cache(accounts: Accounts, root: str) -> None:
+def test_the_cache_is_not_used_when_the_revision_cannot_be_read(accounts: Accounts, root: str) -> None:
     header = bearer(accounts.keys.create_for(root, KeyRequest()).secret)
     read = accounts.database.read_revision
 
@@ -214,7 +214,7 @@ def test_when_the_revision_cannot_be_read_nothing_is_taken_from_the_cache(accoun
 
 
 @pytest.mark.slow
-def test_a_look_that_hangs_makes_the_cache_stale_within_a_second(accounts: Accounts, root: str) -> None:
+def test_a_read_of_the_revision_that_hangs_makes_the_cache_stale_within_a_second(accounts: Accounts, root: str) -> None:
     header = bearer(accounts.keys.create_for(root, KeyRequest()).secret)
     release, read = threading.Event(), accounts.database.read_revision
 
@@ -249,13 +249,13 @@ def test_a_look_that_hangs_makes_the_cache_stale_within_a_second(accounts: Accou
         (b"Bearer sk-sage-nope", "invalid_api_key"),
     ],
 )
-def test_headers_that_carry_no_credential_of_ours_are_refused(accounts, header: bytes | None, code: str) -> None:
+def test_headers_without_a_key_or_token_are_refused(accounts, header: bytes | None, code: str) -> None:
     with pytest.raises(AuthenticationFailed) as caught:
         asyncio.run(Authenticator(accounts).authenticate(header))
     assert caught.value.code == code
 
 
-def test_the_scheme_is_read_whatever_its_case(accounts: Accounts, root: str) -> None:
+def test_the_scheme_may_be_in_upper_or_lower_case(accounts: Accounts, root: str) -> None:
     token = accounts.sessions.issue(root)
     for scheme in ("Bearer", "bearer", "BEARER"):
         caller = asyncio.run(Authenticator(accounts).authenticate(f"{scheme} {token}".encode()))

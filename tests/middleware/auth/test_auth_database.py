@@ -93,7 +93,7 @@ def test_the_directory_and_all_files_are_the_owners_alone(accounts: Accounts, ro
     assert set(files.values()) == {0o600}
 
 
-def test_a_database_that_others_could_read_is_taken_back(accounts: Accounts, data_dir: Path) -> None:
+def test_a_database_that_others_could_read_is_made_private(accounts: Accounts, data_dir: Path) -> None:
     accounts.close()
     (data_dir / "sage.db").chmod(0o644)
     Accounts(data_dir).close()

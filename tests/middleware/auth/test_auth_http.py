@@ -80,8 +80,8 @@ def test_logging_out_with_a_key_is_400(running) -> None:
 
 def test_a_key_is_shown_once_listed_and_revoked(running) -> None:
     token = token_of(running.url)
-    wish = {"name": "ci", "scopes": ["generate", "account"], "models": ["gpt-*"]}
-    made = running.post("/auth/keys", wish, key=token)
+    body = {"name": "ci", "scopes": ["generate", "account"], "models": ["gpt-*"]}
+    made = running.post("/auth/keys", body, key=token)
     assert made.status_code == 201
     assert made.headers["cache-control"] == "no-store"
     secret, key_id = made.json()["key"], made.json()["id"]
@@ -97,7 +97,7 @@ def test_a_key_is_shown_once_listed_and_revoked(running) -> None:
     assert "revoked" in error(running.get("/auth/me", key=secret), 401)["message"]
 
 
-def test_a_key_makes_no_greater_key_over_http(running) -> None:
+def test_a_key_cannot_make_a_key_with_more_rights_over_http(running) -> None:
     small = running.new_key(scopes=["account"], models=["gpt-*"])
     assert error(running.post("/auth/keys", {"scopes": ["generate"]}, key=small), 403)["param"] == "scopes"
     assert error(running.post("/auth/keys", {"models": ["*"]}, key=small), 403)["param"] == "models"
@@ -162,7 +162,7 @@ def test_the_published_keys_have_no_private_part(running) -> None:
     assert set(key) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
 
 
-def test_what_another_process_revokes_is_refused_within_a_second(running) -> None:
+def test_a_key_that_another_process_revokes_is_refused_within_a_second(running) -> None:
     key = running.new_key(scopes=["account"])
     for _ in range(3):
         me = running.get("/auth/me", key=key).json()
@@ -176,15 +176,15 @@ def test_what_another_process_revokes_is_refused_within_a_second(running) -> Non
 
 
 @pytest.fixture
-def costly(tmp_path: Path) -> Iterator[Running]:
+def full_cost_gateway(tmp_path: Path) -> Iterator[Running]:
     """A gateway that hashes at the full cost."""
     data = {"data_dir": tmp_path / "data", "api": {"port": 0, "access_log": False}}
     with run_gateway(Settings.model_validate(data), hash_cost=HashCost()) as running:
         yield running
 
 
-def test_health_answers_while_many_log_in_and_too_many_are_429(costly: Running) -> None:
-    running = costly
+def test_health_answers_while_many_log_in_and_too_many_are_429(full_cost_gateway: Running) -> None:
+    running = full_cost_gateway
     answers: list[requests.Response] = []
     threads = [threading.Thread(target=lambda: answers.append(login(running.url, "eve"))) for _ in range(40)]
     for thread in threads:

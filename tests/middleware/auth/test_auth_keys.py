@@ -62,7 +62,7 @@ def test_a_covered_pattern_matches_nothing_beyond_its_parent(parent: str, child:
 
 
 @given(SMALL, SMALL)
-def test_a_pattern_that_is_not_covered_does_reach_further(parent: str, child: str) -> None:
+def test_a_pattern_that_is_not_covered_matches_further_names(parent: str, child: str) -> None:
     if not covers(parent, child):
         witness = child.replace("*", "\u2603")
         assert fnmatchcase(witness, child)
@@ -79,12 +79,12 @@ def test_a_pattern_that_is_not_covered_does_reach_further(parent: str, child: st
     st.one_of(st.none(), st.integers(1, 100)),
     NAMES,
 )
-def test_a_key_never_reaches_beyond_the_key_that_makes_it(
-    models, wished, scopes, wished_scopes, tenant, limit, expiry, name
+def test_a_key_never_has_more_rights_than_the_key_that_makes_it(
+    models, requested, scopes, requested_scopes, tenant, limit, expiry, name
 ) -> None:
     creator = Principal("me", "t", frozenset(scopes), tuple(models), "key:k", limit, "admin")
     try:
-        grant = decide(creator, KeyRequest("", sorted(wished_scopes), wished, tenant, expiry), now=0)
+        grant = decide(creator, KeyRequest("", sorted(requested_scopes), requested, tenant, expiry), now=0)
     except SageError:
         return
     child = Principal("me", grant.tenant, frozenset(grant.scopes), grant.models, "key:c", grant.expires_at, "admin")
@@ -118,7 +118,7 @@ def test_malformed_patterns_are_refused(pattern: str) -> None:
     assert caught.value.param == "models"
 
 
-def test_a_key_made_without_wishes_reaches_as_far_as_its_user_but_not_to_admin(accounts: Accounts, root: str) -> None:
+def test_a_key_without_options_has_the_rights_of_its_user_except_admin(accounts: Accounts, root: str) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     caller = principal(accounts, made.secret)
     assert caller.scopes == frozenset(Scope) - {Scope.ADMIN}
@@ -127,9 +127,9 @@ def test_a_key_made_without_wishes_reaches_as_far_as_its_user_but_not_to_admin(a
     assert caller.by_key
 
 
-def test_a_key_holds_its_scopes_models_tenant_and_expiry(accounts: Accounts, root: str, clock) -> None:
-    wish = KeyRequest("ci", ["generate"], ["gpt-*"], "lab", int(clock.now) + 60)
-    secret = accounts.keys.create_for(root, wish).secret
+def test_a_key_has_its_scopes_models_tenant_and_expiry(accounts: Accounts, root: str, clock) -> None:
+    key_request = KeyRequest("ci", ["generate"], ["gpt-*"], "lab", int(clock.now) + 60)
+    secret = accounts.keys.create_for(root, key_request).secret
     caller = principal(accounts, secret)
     assert (caller.scopes, caller.models, caller.tenant) == (frozenset({Scope.GENERATE}), ("gpt-*",), "lab")
     assert caller.expires_at == clock.now + 60
@@ -157,7 +157,7 @@ def test_a_wrong_secret_for_a_real_id_is_unknown(accounts: Accounts, root: str) 
     assert "mistyped" in refusal(accounts, other.text[:-1] + "!")
 
 
-def test_the_role_of_now_bounds_an_old_key(accounts: Accounts, root: str, password: str) -> None:
+def test_the_current_role_bounds_an_old_key(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("second", password, role="admin")
     secret = accounts.keys.create_for("second", KeyRequest(scopes=["generate", "models:write", "admin"])).secret
     assert Scope.ADMIN in principal(accounts, secret).scopes
@@ -166,7 +166,9 @@ def test_the_role_of_now_bounds_an_old_key(accounts: Accounts, root: str, passwo
     assert principal(accounts, secret).role == "user"
 
 
-def test_a_key_of_another_tenant_ends_with_its_owners_admin_role(accounts: Accounts, root: str, password: str) -> None:
+def test_a_key_of_another_tenant_is_refused_without_its_owners_admin_role(
+    accounts: Accounts, root: str, password: str
+) -> None:
     accounts.users.add("second", password, role="admin")
     secret = accounts.keys.create_for("second", KeyRequest(tenant="lab")).secret
     accounts.users.change("second", role="user")
@@ -186,11 +188,11 @@ def test_a_disabled_users_keys_are_refused_until_it_is_enabled(accounts: Account
     assert principal(accounts, secret).user == "bob"
 
 
-def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -> None:
+def test_a_key_cannot_give_rights_that_it_lacks(accounts: Accounts, root: str, clock) -> None:
     limit = int(clock.now) + 100
     parent = accounts.keys.create_for(root, KeyRequest("p", ["generate", "account"], ["gpt-*", "x"], None, limit))
     maker = principal(accounts, parent.secret)
-    for wish, param in [
+    for key_request, param in [
         (KeyRequest(scopes=["models:read"]), "scopes"),
         (KeyRequest(scopes=["generate", "admin"]), "scopes"),
         (KeyRequest(models=["*"]), "models"),
@@ -199,7 +201,7 @@ def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -
         (KeyRequest(expires_at=limit + 1), "expires_at"),
     ]:
         with pytest.raises(PermissionDenied) as caught:
-            accounts.keys.create(maker, wish)
+            accounts.keys.create(maker, key_request)
         assert caught.value.param == param
     child = principal(accounts, accounts.keys.create(maker, KeyRequest()).secret)
     assert (child.scopes, child.models, child.tenant) == (maker.scopes, maker.models, maker.tenant)
@@ -208,7 +210,7 @@ def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -
 
 
 @pytest.mark.parametrize(
-    ("wish", "param"),
+    ("key_request", "param"),
     [
         (KeyRequest(scopes=["everything"]), "scopes"),
         (KeyRequest(scopes=[]), "scopes"),
@@ -219,9 +221,11 @@ def test_a_key_gives_no_more_than_it_has(accounts: Accounts, root: str, clock) -
         (KeyRequest(tenant="a b"), "tenant"),
     ],
 )
-def test_wishes_without_sense_are_refused(accounts: Accounts, root: str, wish: KeyRequest, param: str) -> None:
+def test_key_requests_without_sense_are_refused(
+    accounts: Accounts, root: str, key_request: KeyRequest, param: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        accounts.keys.create_for(root, wish)
+        accounts.keys.create_for(root, key_request)
     assert caught.value.param == param
     assert accounts.keys.list() == []
 
@@ -257,7 +261,7 @@ def test_keys_of_other_users_are_not_found_without_admin(accounts: Accounts, roo
     assert "revoked" in refusal(accounts, bobs.secret)
 
 
-def test_roles_hold_the_scopes_they_should() -> None:
+def test_roles_have_their_scopes() -> None:
     everyday = {Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}
     everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY}
     assert ROLES["user"] == everyday

@@ -1,4 +1,4 @@
-"""Passwords: bounds, cost, and the door in front of the hashing."""
+"""Passwords: their bounds, the cost of a hash, and how many are hashed at once."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_hash_that_an_earlier_release_stored_still_fits(passwords: Passwords) 
     assert not passwords.verify(PASSWORD + "!", STORED)
 
 
-def test_hashes_of_another_cost_want_a_new_hash(passwords: Passwords) -> None:
+def test_hashes_of_another_cost_need_a_new_hash(passwords: Passwords) -> None:
     weak = argon2.using(type="ID", memory_cost=1024, rounds=1, parallelism=1).hash("p" * 15)
     assert passwords.verify("p" * 15, weak)
     assert passwords.needs_rehash(weak)
@@ -142,7 +142,7 @@ def test_at_most_two_run_at_once_and_the_event_loop_stays_free() -> None:
     assert ticks > 1
 
 
-def test_a_full_line_is_refused_and_places_come_free_again() -> None:
+def test_too_many_waiting_calls_are_refused_until_some_have_ended() -> None:
     async def main() -> None:
         passwords = Passwords(running=2, waiting=1)
         release = threading.Event()
@@ -152,7 +152,7 @@ def test_a_full_line_is_refused_and_places_come_free_again() -> None:
             await passwords.run(release.wait, 10)
         assert caught.value.status == 429
         assert caught.value.retry_after == 1.0
-        calls[0].cancel()  # its thread still runs: the place is not free
+        calls[0].cancel()  # its thread still runs, so it still counts
         with pytest.raises(RateLimited):
             await passwords.run(release.wait, 10)
         release.set()

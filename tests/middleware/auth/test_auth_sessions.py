@@ -26,7 +26,7 @@ def assert_ended(accounts: Accounts, token: str) -> None:
         accounts.verifier.verify(token)
 
 
-def test_a_login_gives_the_users_own_reach(accounts: Accounts, root: str, password: str, clock) -> None:
+def test_a_login_gives_the_rights_of_the_user(accounts: Accounts, root: str, password: str, clock) -> None:
     login = accounts.sessions.login("root", password)
     caller = principal(accounts, login.access_token)
     assert (caller.user, caller.tenant, caller.role, caller.scopes) == ("root", "default", "admin", frozenset(Scope))
@@ -37,7 +37,7 @@ def test_a_login_gives_the_users_own_reach(accounts: Accounts, root: str, passwo
     assert login.refresh_token not in repr(login)
 
 
-def test_a_wrong_login_says_the_same_for_every_cause(accounts: Accounts, root: str, password: str) -> None:
+def test_a_wrong_login_gets_the_same_error_for_every_cause(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("gone", password)
     accounts.users.change("gone", disabled=True)
     attempts = [("root", "wrong" * 5), ("root", ""), ("nobody", password), ("gone", password), ("\ud800", password)]
@@ -49,7 +49,7 @@ def test_a_wrong_login_says_the_same_for_every_cause(accounts: Accounts, root: s
     assert messages == {("wrong user name or password", "wrong_password")}
 
 
-def test_an_unknown_user_costs_a_hashing_too(accounts: Accounts, root: str, password: str) -> None:
+def test_an_unknown_user_costs_a_hash_too(accounts: Accounts, root: str, password: str) -> None:
     checked: list[str | None] = []
     verify = accounts.passwords.verify
 
@@ -76,7 +76,7 @@ def test_an_old_hash_is_renewed_at_login(accounts: Accounts, root: str, password
     assert accounts.sessions.login("root", password).expires_in == 900
 
 
-def test_a_refresh_goes_on_with_the_session(accounts: Accounts, root: str, password: str) -> None:
+def test_a_refresh_continues_the_session(accounts: Accounts, root: str, password: str) -> None:
     first = accounts.sessions.login("root", password)
     second = accounts.sessions.refresh(first.refresh_token)
     third = accounts.sessions.refresh(second.refresh_token)
@@ -153,7 +153,7 @@ def test_disabling_and_a_new_password_end_every_session(accounts, root, password
     assert principal(accounts, mine).user == "root"
 
 
-def test_a_new_role_and_tenant_hold_for_tokens_that_are_out(accounts: Accounts, root: str, password: str) -> None:
+def test_a_new_role_and_tenant_apply_to_tokens_already_issued(accounts: Accounts, root: str, password: str) -> None:
     accounts.users.add("bob", password)
     token = accounts.sessions.issue("bob")
     accounts.users.change("bob", role="admin", tenant="lab")
@@ -177,7 +177,7 @@ def test_issue_asks_for_a_name_only_when_there_is_a_choice(accounts: Accounts, p
         accounts.sessions.issue("eve")
 
 
-def test_names_are_unique_whatever_their_case(accounts: Accounts, root: str, password: str) -> None:
+def test_names_are_unique_in_upper_and_lower_case(accounts: Accounts, root: str, password: str) -> None:
     with pytest.raises(Conflict, match="'ROOT' is taken"):
         accounts.users.add("ROOT", password)
     assert principal(accounts, accounts.sessions.login("Root", password).access_token).user == "root"
@@ -267,7 +267,7 @@ def test_setup_is_over_when_the_command_line_made_a_user(accounts, data_dir: Pat
     assert [user.name for user in accounts.users.list()] == ["ann"]
 
 
-def test_a_stale_setup_file_is_cleared_at_start_when_there_are_users(accounts, root: str, data_dir: Path) -> None:
+def test_a_stale_setup_file_is_removed_at_start_when_there_are_users(accounts, root: str, data_dir: Path) -> None:
     (data_dir / "setup-token").write_text("old")
     assert accounts.prepare_setup() is None
     assert not (data_dir / "setup-token").exists()

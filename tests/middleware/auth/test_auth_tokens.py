@@ -66,13 +66,13 @@ def refusal(tokens: Tokens, token: str) -> str:
     return caught.value.message
 
 
-def test_a_made_token_is_read_back(tokens: Tokens) -> None:
+def test_a_new_token_can_be_read(tokens: Tokens) -> None:
     read = tokens.read(tokens.make("me", "session-1", 60))
     assert (read.subject, read.session, read.expires_at) == ("me", "session-1", NOW + 60)
     assert read.token_id
 
 
-def test_the_forging_hand_of_these_tests_makes_good_tokens(tokens: Tokens) -> None:
+def test_the_forge_of_these_tests_makes_valid_tokens(tokens: Tokens) -> None:
     read = tokens.read(forge(tokens, header(tokens), claims(nbf=NOW)))
     assert (read.subject, read.session, read.token_id, read.expires_at) == ("me", "s1", "j1", NOW + 60)
 
@@ -85,7 +85,7 @@ def test_tokens_verify_with_the_published_keys_alone(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("name", ["crit", "jku", "x5u", "jwk", "x5c", "x5t", "cty", "zip"])
-def test_headers_that_could_divert_are_refused(tokens: Tokens, name: str) -> None:
+def test_headers_that_could_point_to_another_key_are_refused(tokens: Tokens, name: str) -> None:
     assert "fields that are not accepted" in refusal(tokens, forge(tokens, header(tokens, **{name: ["exp"]}), claims()))
 
 
@@ -137,7 +137,7 @@ def test_every_changed_character_is_refused(tokens: Tokens) -> None:
         refusal(tokens, changed)
 
 
-def test_a_token_has_one_spelling(tokens: Tokens) -> None:
+def test_a_token_cannot_be_respelled(tokens: Tokens) -> None:
     token = tokens.make("me", "s", 60)
     letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
     last = letters.index(token[-1])
@@ -145,7 +145,7 @@ def test_a_token_has_one_spelling(tokens: Tokens) -> None:
         assert "base64url" in refusal(tokens, token[:-1] + letters[other])
 
 
-def test_a_doubled_claim_or_header_is_refused(tokens: Tokens) -> None:
+def test_a_repeated_claim_or_header_is_refused(tokens: Tokens) -> None:
     pem = tokens.keys.signer.private_pem
     doubled_claim = json.dumps(claims())[:-1] + ', "sub": "root"}'
     doubled_header = json.dumps(header(tokens))[:-1] + ', "alg": "ES256"}'
@@ -159,7 +159,7 @@ def test_a_doubled_claim_or_header_is_refused(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "1", '"x"', "", "{", "null", "[" * 3000, '{"a": NaN}', b"\xff{}", "9" * 5000])
-def test_parts_that_are_no_json_object_are_refused(tokens: Tokens, text: str | bytes) -> None:
+def test_parts_that_are_not_json_objects_are_refused(tokens: Tokens, text: str | bytes) -> None:
     pem = tokens.keys.signer.private_pem
     refusal(tokens, sign(pem, json.dumps(header(tokens)), text))
     refusal(tokens, sign(pem, text, json.dumps(claims())))
@@ -167,7 +167,7 @@ def test_parts_that_are_no_json_object_are_refused(tokens: Tokens, text: str | b
 
 @pytest.mark.parametrize("name", ["iat", "exp", "nbf"])
 @pytest.mark.parametrize("value", [True, False, float(NOW + 30), str(NOW + 30), -1, 2**60, [NOW], {}])
-def test_times_that_are_no_whole_seconds_are_refused(tokens: Tokens, name: str, value: Any) -> None:
+def test_times_that_are_not_whole_seconds_are_refused(tokens: Tokens, name: str, value: Any) -> None:
     assert f"'{name}'" in refusal(tokens, forge(tokens, header(tokens), claims(**{name: value})))
 
 
@@ -184,7 +184,7 @@ def test_claims_of_another_kind_are_refused(tokens: Tokens, changes: dict[str, A
     refusal(tokens, forge(tokens, header(tokens), claims(**changes)))
 
 
-def test_times_are_held_to_the_second(tokens: Tokens) -> None:
+def test_times_are_exact_to_the_second(tokens: Tokens) -> None:
     assert "not valid yet" in refusal(tokens, forge(tokens, header(tokens), claims(nbf=NOW + 1)))
     assert "not valid yet" in refusal(tokens, forge(tokens, header(tokens), claims(iat=NOW + 61, exp=NOW + 90)))
     assert tokens.read(forge(tokens, header(tokens), claims(iat=NOW + 60, exp=NOW + 90))).subject == "me"
@@ -192,7 +192,7 @@ def test_times_are_held_to_the_second(tokens: Tokens) -> None:
     assert tokens.read(forge(tokens, header(tokens), claims(exp=NOW + 1))).subject == "me"
 
 
-def test_a_token_over_8_kib_is_refused_unseen(tokens: Tokens) -> None:
+def test_a_token_over_8_kib_is_refused_without_parsing(tokens: Tokens) -> None:
     fitting = forge(tokens, header(tokens), claims(pad="x" * 5000))
     assert tokens.read(fitting).subject == "me"
     assert "8192 bytes" in refusal(tokens, forge(tokens, header(tokens), claims(pad="x" * 6500)))
@@ -203,7 +203,7 @@ def test_what_is_not_three_base64url_parts_is_refused(tokens: Tokens, token: str
     assert "three base64url parts" in refusal(tokens, token)
 
 
-def test_refusals_say_nothing_of_the_token(tokens: Tokens) -> None:
+def test_errors_repeat_nothing_of_the_token(tokens: Tokens) -> None:
     marked = [
         forge(tokens, header(tokens, crit="s3cret"), claims()),
         forge(tokens, header(tokens, kid="s3cret"), claims()),

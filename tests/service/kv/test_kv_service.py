@@ -1,4 +1,4 @@
-"""The key-value service: one behaviour on three backends, durable where it says so."""
+"""The key-value service: the same behaviour on three backends, and durability where it is promised."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_prefix_is_taken_literally(open_kv: Open, backend: str, prefix: str) -
     assert kv.size(tenant="other") == len(keys)
 
 
-def test_tenants_never_meet(open_kv: Open, backend: str) -> None:
+def test_tenants_share_no_entries(open_kv: Open, backend: str) -> None:
     kv = open_kv(backend)
     for tenant, key in (("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("", "c")):
         kv.put(key, tenant, tenant=tenant)
@@ -127,7 +127,7 @@ def test_tenants_never_meet(open_kv: Open, backend: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_entries_end_to_the_moment(open_kv: Open, kind: str) -> None:
+def test_entries_expire_to_the_moment(open_kv: Open, kind: str) -> None:
     now = [1000.0]
     kv = open_kv(kind, ttl_seconds=10, clock=lambda: now[0])
     kv.put("default", 1)
@@ -148,7 +148,7 @@ def test_entries_end_to_the_moment(open_kv: Open, kind: str) -> None:
     assert kv.clear() == 2
 
 
-def test_entries_end_on_redis(open_kv: Open, server: Valkey) -> None:
+def test_entries_expire_on_redis(open_kv: Open, server: Valkey) -> None:
     kv = open_kv("redis", ttl_seconds=100)
     kv.put("default", 1)
     kv.put("short", 1, ttl=0.05)
@@ -256,7 +256,7 @@ def test_values_that_json_cannot_express_are_refused(open_kv: Open, kind: str, v
     assert not kv.exists("a")
 
 
-def test_a_number_too_long_to_be_written_loses_no_neighbours(open_kv: Open) -> None:
+def test_a_number_that_is_too_long_spoils_no_other_write_of_its_commit(open_kv: Open) -> None:
     """Writers whose commits are shared: what is wrong with one is its own."""
     kv, started = open_kv("sqlite"), threading.Barrier(8)
     refused = []
@@ -339,7 +339,7 @@ def test_a_factory_names_the_nearest_keyword() -> None:
         create_kv_service_factory(max_sizes=5)
 
 
-def test_it_must_run(tmp_path: Path) -> None:
+def test_calls_before_the_start_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="does not run"):
         KVService().get("a")
 
@@ -373,7 +373,7 @@ OPERATIONS = st.lists(
 
 @given(operations=OPERATIONS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_it_does_what_a_dictionary_does(
+def test_it_behaves_like_a_dictionary(
     backend: str, operations: list[Any], tmp_path_factory: pytest.TempPathFactory, server: Valkey
 ) -> None:
     now = [0.0]
@@ -437,7 +437,7 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom sage.service import KVService\n"
         "with KVService('sqlite', persist_directory=sys.argv[1]) as kv:\n"
@@ -507,7 +507,7 @@ def test_a_value_of_another_program_is_reported(open_kv: Open, server: Valkey) -
     assert kv.get("a") == 1
 
 
-def test_a_value_may_use_the_service_when_it_goes(open_kv: Open) -> None:
+def test_a_value_may_use_the_service_when_it_is_deleted(open_kv: Open) -> None:
     class Closing:
         def __del__(self) -> None:
             kv.delete("its key")
@@ -552,7 +552,7 @@ def test_a_frozen_redis_fails_calls_within_seconds() -> None:
         assert "127.0.0.1" not in str(caught.value)
 
 
-def test_it_is_called_through_its_queue(server: Valkey) -> None:
+def test_it_works_as_a_registered_service(server: Valkey) -> None:
     services = Services("test", LocalHost)
     services.register("kv_service", KVService, create_kv_service_factory(backend_type="redis", redis_url=server.url))
     services.start()
