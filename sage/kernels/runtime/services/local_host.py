@@ -252,8 +252,9 @@ class LocalHost:
 
     def _run_batch(self, call: ServiceCall, method: Callable[..., Any], is_async: bool) -> list[Any]:
         results = []
+        deadline, clock = call.deadline, time.monotonic  # a call of has_timed_out for each costs a quarter of the rate
         for args in call.args:
-            if call.abandoned or call.has_timed_out():
+            if call.abandoned or (deadline is not None and clock() >= deadline):
                 call.expire()
                 break
             result = method(*args, **call.kwargs)
