@@ -192,8 +192,8 @@ class IndexMaintenance:
     def _merge(self, state: IndexState, run: Run, checkpoint: Callable[[], None] | None = None) -> None:
         """Makes one segment of the live rows of some. ``checkpoint`` is called now and then and may raise; by default
         it raises :class:`Abandoned` when the index closes."""
-        first, last = run
-        sources = state.all_segments[first:last]
+        first, end = run
+        sources = state.all_segments[first:end]
         low = sources[0].low if first < len(state.segments) else state.covered + 1
         high = sources[-1].high
         generation = state.view.generation

@@ -32,7 +32,7 @@ class Extent:
 
 
 Run = tuple[int, int]
-"""``(first, last)``: from the first segment to the one before the last, counted over merged ones, then sealed ones."""
+"""``(first, end)``: a slice of all segments, which are the merged ones and then the sealed ones."""
 
 
 def plan(segments: Sequence[Extent], sealed: Sequence[Extent], *, idle: bool) -> Run | None:

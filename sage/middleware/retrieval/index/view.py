@@ -37,7 +37,7 @@ class View:
     sequence: int
     """The number of the last operation on the database that it shows."""
     generation: int
-    """The generation of the vectors; it grows when all documents are embedded anew."""
+    """The generation of the vectors; it grows with each reembedding."""
     segments: tuple[Segment, ...]
     documents: int
     """How many documents are live."""

@@ -118,7 +118,7 @@ class DocumentStore:
 
     @property
     def recent(self) -> Identity:
-        """As it was last read. Spares a look at the database, for callers that check the generation later anyhow."""
+        """As it was last read. Spares a read of the database, for callers that check the generation later anyhow."""
         return self.identity if self._identity is None else self._identity[1]
 
     def write(self, change: Change, publish: Callable[[Commit], None]) -> Written:

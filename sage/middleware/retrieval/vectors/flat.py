@@ -78,7 +78,7 @@ class Flat:
         return self.vectors[ordinals]
 
     def head(self) -> dict[str, Any]:
-        return {"tame": self.float32_safe}
+        return {"tame": self.float32_safe}  # files of older releases have this key
 
     def arrays(self) -> Arrays:
         return {"vectors": self.vectors, "lengths": self.lengths}

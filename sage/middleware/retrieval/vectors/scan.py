@@ -23,7 +23,7 @@ Found = tuple[Ordinals, NDArray[np.float32]]
 """Ordinals and their scores, best first."""
 
 DEPTHS = (10, 100)
-"""The values of ``k`` for which a kind that looks at some vectors only measures how many it has to look at."""
+"""The values of ``k`` for which a staged kind measures how widely it has to search."""
 
 
 class Scan(Protocol):

@@ -131,6 +131,7 @@ class Staged(ABC):
         return None
 
     def head(self) -> dict[str, Any]:
+        # "looks" is the key that files of older releases have
         return {"looks": [asdict(setting) for setting in self.settings], **self.codes.head()}
 
     def arrays(self) -> Arrays:

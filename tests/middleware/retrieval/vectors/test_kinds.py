@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from sage.middleware.retrieval.vectors.exact import Matrix
+from sage.middleware.retrieval.vectors.exact import Matrix, best, exact_scores
 from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.retrieval.vectors.kinds import KINDS, Kind, build_scan, kind_for, restore_scan
 from sage.middleware.retrieval.vectors.scan import Scan
@@ -19,7 +19,7 @@ FILES = {
     "rabitq": ({"looks", "coding"}, {"base", "codes"}),
     "ivf": ({"looks", "coding"}, {"base", "codes"}),
 }
-"""The names in a head and of the arrays, as files of collections that exist have them."""
+"""The names in a head and of the arrays, as files of existing collections have them: they must not change."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -58,7 +58,7 @@ def test_a_kind_opens_again_from_its_head_and_arrays(kind: Kind) -> None:
             assert restored.scores(query, ordinals).tolist() == scan.scores(query, ordinals).tolist()
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name in FILES], ids=lambda kind: kind.name)
 def test_the_format_of_files_stays(kind: Kind) -> None:
     scan = built(kind)
     assert (scan.head().keys(), scan.arrays().keys()) == FILES[kind.name]
@@ -66,6 +66,22 @@ def test_the_format_of_files_stays(kind: Kind) -> None:
     head = orjson.loads(arrays["head"].tobytes())
     assert head == {"kind": kind.name, "metric": "euclidean", "size": 3000, **scan.head()}
     assert VectorIndex.from_arrays(arrays).kind == kind.name
+
+
+def test_no_kind_of_existing_files_is_dropped() -> None:
+    assert FILES.keys() <= {kind.name for kind in KINDS}
+
+
+@every_kind
+@pytest.mark.parametrize("metric", list(Metric))
+def test_a_kind_finds_what_a_brute_force_finds(kind: Kind, metric: Metric) -> None:
+    vectors, scan = vectors_for(kind), built(kind, metric)
+    hits = 0
+    for place in range(20):
+        query = vectors[place] + vectors[place + 100] / 2
+        nearest = best(exact_scores(query, vectors, metric), 10)
+        hits += len(set(nearest.tolist()) & set(scan.nearest(query, 10, None)[0].tolist()))
+    assert hits / 200 >= 0.9
 
 
 @every_kind
