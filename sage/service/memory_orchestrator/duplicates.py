@@ -64,7 +64,7 @@ class DuplicateFinder:
         raise AssertionError("unreachable")
 
     def _recalled_lately(self, input: MemoryInput, now: float) -> MemoryRecord | None:
-        """An agent that stores what a search told it repeats the memory, whatever type it has."""
+        """The memory that an agent repeats when it stores a search result as a turn, or with the result's own type."""
         id = self._recalled.id_of(input.scope, input.content)
         record = None if id is None else self._collection.get(input.scope.tenant, id)
         if record is None or not record.is_current(now) or input.type not in (record.type, "conversation"):

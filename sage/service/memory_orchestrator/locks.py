@@ -1,8 +1,9 @@
-"""Who may write a scope's memories at the same time.
+"""Which writes of a scope's memories may run at the same time.
 
 - A write that adds one memory and touches no other takes :meth:`ScopeLocks.shared`: several run at once in a scope, but
   one after another in a session, and under an idempotency key.
 - A write that links, supersedes or removes memories takes :meth:`ScopeLocks.exclusive`: it runs alone in its scope.
+- An import takes no lock: its lines are written as they are, in one write.
 - Reads take no lock: each write is one write of the collection, so readers see all of it or nothing.
 
 The locks act within one process. Across processes, equal texts of a session meet in one memory because they have the

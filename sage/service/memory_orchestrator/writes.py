@@ -23,6 +23,8 @@ from sage.service.memory_orchestrator.sessions import SessionCache
 
 
 class MemoryWriter:
+    """Changes memories. Each method takes the locks that it needs; its caller holds none."""
+
     def __init__(
         self,
         collection: MemoryCollection,
