@@ -1,17 +1,13 @@
-"""What tests of engines share: specs of the fake engine, and waiting for processes to be gone."""
+"""What tests of engines share: specs of the fake engine, and the fixtures of engine_process."""
 
-import json
-import os
-import select
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
+from engine_process import get, gone  # noqa: F401 (fixtures)
 from project import SCRIPTED
 
-from sage.middleware.providers.base import Endpoint, EngineSpec
+from sage.middleware.providers.base import EngineSpec
 
 FAKE = str(SCRIPTED / "fake_engine.py")
 
@@ -22,44 +18,3 @@ def fake() -> Callable[..., EngineSpec]:
         return EngineSpec((sys.executable, "-I", "-S", FAKE, mode, argument), start_timeout=start_timeout)
 
     return spec
-
-
-def _is_gone(pid: int, within: float) -> bool:
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select((handle,), (), (), within)[0])
-    finally:
-        os.close(handle)
-
-
-@pytest.fixture
-def gone() -> Callable[..., bool]:
-    """Whether all these processes have ended, waiting up to ``within`` seconds for each."""
-
-    def all_gone(pids: Iterable[int], within: float = 15) -> bool:
-        return all(_is_gone(pid, within) for pid in list(pids))
-
-    return all_gone
-
-
-@pytest.fixture
-def get() -> Callable[..., tuple[int, object]]:
-    """Status and JSON of a GET, or of a POST when there is a body; blocking."""
-
-    def send(endpoint: Endpoint, path: str, body: object = None, key: str | None = None) -> tuple[int, object]:
-        headers = {**endpoint.headers, "Content-Type": "application/json"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(endpoint.base_url + path, data, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as exc:
-            with exc:
-                return exc.code, None
-
-    return send
