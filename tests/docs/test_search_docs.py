@@ -63,7 +63,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
 
 
 def test_every_shell_block_does_what_it_says(answers: list[list[Any]]) -> None:
-    first, documents, searching, signs, filters, made, moved, chinese, sourced = answers
+    first, documents, searching, signs, filters, made, moved, sharded, chinese, sourced = answers
     assert first[0] == {"ids": ["tea", "cha", "moon"], "inserted": 3, "updated": 0}
     assert ids(first[1])[0] == "tea"
     assert documents[0]["inserted"] == 2
@@ -79,6 +79,7 @@ def test_every_shell_block_does_what_it_says(answers: list[list[Any]]) -> None:
     assert [found["name"] for found in made[1]["collections"]] == ["default", "文章"]
     assert (moved[0]["name"], moved[0]["documents"]) == ("copy", 3)
     assert moved[1]["name"] == "copy"
+    assert (sharded[0]["shards"], sharded[1]["inserted"], ids(sharded[2])) == (4, 2, ["1", "2"])
     assert ids(chinese[0])[0] == "cha"
     assert "Selene" in sourced[0]["text"]
     assert [source["id"] for source in sourced[0]["sources"]] == ["moon"]
