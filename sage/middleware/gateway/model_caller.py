@@ -17,7 +17,7 @@ class ModelAnswer(Protocol):
 
     @property
     def body(self) -> bytes:
-        """The whole answer, or the first events of the stream."""
+        """The complete answer, or the first events of the stream."""
 
     @property
     def deployment(self) -> str:

@@ -54,9 +54,7 @@ class Readiness:
             else:
                 report.cannot_serve[provider.name] = fault
         if self._queue.broker is not None:
-            report.cannot_serve["queue"] = (
-                "jobs are not part of this version; the setting is kept for the one that has them"
-            )
+            report.cannot_serve["queue"] = "jobs are not part of this version; the setting has no effect yet"
         return report
 
 

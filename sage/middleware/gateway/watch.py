@@ -38,7 +38,7 @@ class Watch:
         "_receive",
         "_start_timer",
         "_task",
-        "left",
+        "client_left",
     )
 
     def __init__(
@@ -54,7 +54,7 @@ class Watch:
         self._task = task or asyncio.current_task(self._loop)
         self._disconnect_watcher: asyncio.Task[None] | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self.left = False
+        self.client_left = False
         """Whether the client has disconnected, and the work was cancelled because of that."""
 
     def __enter__(self) -> Watch:
@@ -73,7 +73,7 @@ class Watch:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None
-        if self.left or call.timed_out or call.deadline == math.inf:
+        if self.client_left or call.timed_out or call.deadline == math.inf:
             return
         remaining = call.deadline - time.monotonic()
         if remaining > 0:
@@ -85,7 +85,7 @@ class Watch:
     async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.left, self._call.timed_out = True, False  # no other attempt: nobody waits for it
+        self.client_left, self._call.timed_out = True, False  # no other attempt: nobody waits for it
         self._cancel()
 
     def _cancel(self) -> None:
@@ -98,14 +98,14 @@ class Watch:
         self._call.on_deadline = None
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        if self._disconnect_watcher is not None and not self.left:
+        if self._disconnect_watcher is not None and not self.client_left:
             self._disconnect_watcher.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if self.left and self._task is not None:
+        if self.client_left and self._task is not None:
             self._task.uncancel()
             if kind is None or issubclass(kind, asyncio.CancelledError | SageError):
                 raise ClientLeft

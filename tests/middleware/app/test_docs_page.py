@@ -75,7 +75,7 @@ def test_docs_page_logs_in_by_password_and_calls(gateway: Callable[..., Running]
     asyncio.run(visit())
 
 
-def test_docs_page_tells_a_wrong_password(gateway: Callable[..., Running], tmp_path: Path) -> None:
+def test_docs_page_reports_a_wrong_password(gateway: Callable[..., Running], tmp_path: Path) -> None:
     running = gateway()
 
     async def visit() -> None:
@@ -147,5 +147,5 @@ def test_titles_are_sentences(gateway: Callable[..., Running]) -> None:
     assert [tag["name"] for tag in document["tags"]] == tags
     assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document["tags"]}
     titles = {operation["operationId"]: operation["summary"] for operation in operations}
-    assert titles["auth_me"] == "Who is calling, and how far the credential reaches"
+    assert titles["auth_me"] == "Who the caller is, and what its credential may do"
     assert not [name for name, title in titles.items() if title == name.replace("_", " ").title()]

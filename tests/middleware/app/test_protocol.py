@@ -67,7 +67,7 @@ def test_a_body_does_not_count_as_head(up: Upstream, upstreams: Callable) -> Non
     assert upstreams(up).chat(filler="x" * 300_000).status_code == 200
 
 
-def test_what_is_no_http_gets_the_envelope(gateway: Callable) -> None:
+def test_an_invalid_http_request_gets_the_envelope(gateway: Callable) -> None:
     with connect(gateway()) as sock:
         sock.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
         answer = read_all(sock)
@@ -88,7 +88,7 @@ def test_pipelined_requests_are_answered_in_order(up: Upstream, upstreams: Calla
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
 
 
-def test_a_departure_behind_a_pipelined_request_ends_the_call(up: Upstream, upstreams: Callable) -> None:
+def test_a_disconnect_behind_a_pipelined_request_ends_the_call(up: Upstream, upstreams: Callable) -> None:
     up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
     running = upstreams(up)
     with connect(running) as sock:
@@ -140,7 +140,7 @@ def test_no_redirect_is_made_from_the_host_header(gateway: Callable) -> None:
     assert b"evil.example" not in answer
 
 
-def test_a_departure_reaches_the_stream_between_two_requests(up: Upstream, upstreams: Callable) -> None:
+def test_a_disconnect_reaches_the_stream_between_two_requests(up: Upstream, upstreams: Callable) -> None:
     up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
     running = upstreams(up)
     body = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"x"}]}'

@@ -96,7 +96,7 @@ def test_streams_that_run_finish_after_sigterm(tmp_path: Path) -> None:
         assert running.process.returncode == 0
 
 
-def test_at_the_end_of_patience_streams_and_calls_are_told(tmp_path: Path) -> None:
+def test_after_the_shutdown_grace_streams_and_calls_get_an_error(tmp_path: Path) -> None:
     with Upstream() as up:
         up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1, times=1)
         up.hang()
@@ -133,8 +133,8 @@ def test_a_fresh_server_knows_no_credential_and_prints_none(tmp_path: Path) -> N
         token = setup.read_text().strip()
         assert token not in "\n".join(running.welcome)
         body = {"token": token, "username": "me", "password": "a password of my own"}
-        made = requests.post(f"{running.url}/auth/setup", json=body, timeout=30)
-        assert made.status_code in (200, 201), made.text
+        created = requests.post(f"{running.url}/auth/setup", json=body, timeout=30)
+        assert created.status_code in (200, 201), created.text
         assert not setup.exists()
         assert requests.post(f"{running.url}/auth/setup", json=body, timeout=30).status_code == 401
         login = requests.post(

@@ -135,7 +135,7 @@ def test_every_spelling_of_a_fetch_is_seen(part: dict[str, Any]) -> None:
     assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": part}]}) is not None
 
 
-def test_what_is_only_said_is_no_fetch() -> None:
+def test_a_url_in_plain_text_is_not_fetched() -> None:
     parts = [
         {"type": "text", "text": "see http://evil.example/ and file:///etc/passwd"},
         {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
@@ -172,7 +172,7 @@ def test_whatever_comes_is_admitted_or_refused_with_a_field(operation: Operation
     assert error is None or error.param
 
 
-def test_refusals_reach_the_caller_and_nothing_goes_upstream(up: Upstream, upstreams: Callable) -> None:
+def test_refusals_reach_the_caller_and_nothing_is_sent_upstream(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up, llm={"limits": {"max_choices": 2, "max_tokens": 10}})
     for fields, param in (({"n": 3}, "n"), ({"max_completion_tokens": 11}, "max_completion_tokens")):
         answer = running.chat(**fields)

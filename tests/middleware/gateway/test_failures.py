@@ -46,7 +46,7 @@ def events(answer: requests.Response) -> list[str]:
         ("/generate", {"prompt": "x", "stream": True}),
     ],
 )
-def test_a_client_that_leaves_before_the_first_byte_ends_the_call(
+def test_a_client_that_disconnects_before_the_first_byte_ends_the_call(
     ups: Callable, upstreams: Callable, path: str, body: dict
 ) -> None:
     up = ups()
@@ -61,7 +61,7 @@ def test_a_client_that_leaves_before_the_first_byte_ends_the_call(
 
 
 @pytest.mark.parametrize("path", [CHAT, "/generate"])
-def test_a_client_that_leaves_in_mid_stream_ends_the_call(ups: Callable, upstreams: Callable, path: str) -> None:
+def test_a_client_that_disconnects_in_mid_stream_ends_the_call(ups: Callable, upstreams: Callable, path: str) -> None:
     up = ups()
     up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
     running = upstreams(up)
@@ -148,7 +148,7 @@ def test_a_cut_stream_says_so_and_never_finishes(ups: Callable, upstreams: Calla
             list(stream)
 
 
-def test_generate_tells_of_a_cut_stream_too(ups: Callable, upstreams: Callable) -> None:
+def test_generate_reports_a_cut_stream_too(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.stream([chat_chunk("one"), chat_chunk(" two")], cut_after=1, delay=0.02)
     answer = upstreams(up).post("/generate", {"model": "bench", "prompt": "x", "stream": True})
@@ -231,12 +231,12 @@ def test_a_refused_key_of_ours_is_a_502_that_quotes_nothing(ups: Callable, upstr
 
 
 def test_never_more_than_three_attempts_and_none_twice(ups: Callable, upstreams: Callable) -> None:
-    found = [ups() for _ in range(5)]
-    for up in found:
+    servers = [ups() for _ in range(5)]
+    for up in servers:
         up.reply(status=500)
-    answer = upstreams(*found).chat()
+    answer = upstreams(*servers).chat()
     assert answer.status_code == 502
-    assert [len(up.requests) for up in found] == [1, 1, 1, 0, 0]
+    assert [len(up.requests) for up in servers] == [1, 1, 1, 0, 0]
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def test_fields_that_divert_the_call_never_go_on(ups: Callable, upstreams: Calla
     assert up.requests == []
 
 
-def test_the_callers_credential_never_goes_upstream(ups: Callable, upstreams: Callable) -> None:
+def test_the_callers_credential_is_never_sent_upstream(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     running = upstreams(up)
     running.chat(headers={"x-api-key": "mine", "cookie": "a=b"})
@@ -451,7 +451,7 @@ def test_numbers_go_on_as_they_are_or_not_at_all(ups: Callable, upstreams: Calla
     assert "more than 64 bits" in answer.json()["error"]["message"]
 
 
-def test_an_upstream_that_stays_open_after_done_holds_nobody(ups: Callable, upstreams: Callable) -> None:
+def test_an_upstream_that_stays_open_after_done_delays_no_answer(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.stream([chat_chunk("a"), chat_chunk(None, "stop"), b"data: [DONE]\n\n", chat_chunk("x")], hang_after=3)
     running = upstreams(up)

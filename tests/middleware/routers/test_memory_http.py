@@ -41,11 +41,11 @@ def error(answer: requests.Response, status: int = 400) -> dict[str, Any]:
 def test_a_memory_is_stored_found_shown_and_forgotten(running: Running) -> None:
     tea = store(running, "I prefer tea to coffee.", metadata={"mood": "calm"})
     store(running, "The train leaves at nine.", session="s2", memory_type="fact")
-    (found,) = search(running, "tea", limit=1)
-    assert {"id", "session_id", "content", "memory_type", "metadata", "score", "created_at"} <= set(found)
-    assert (found["id"], found["session_id"], found["content"]) == (tea, "s1", "I prefer tea to coffee.")
-    assert (found["memory_type"], found["metadata"]) == ("conversation", {"mood": "calm"})
-    assert abs(found["created_at"] - time.time()) < 60
+    (memory,) = search(running, "tea", limit=1)
+    assert {"id", "session_id", "content", "memory_type", "metadata", "score", "created_at"} <= set(memory)
+    assert (memory["id"], memory["session_id"], memory["content"]) == (tea, "s1", "I prefer tea to coffee.")
+    assert (memory["memory_type"], memory["metadata"]) == ("conversation", {"mood": "calm"})
+    assert abs(memory["created_at"] - time.time()) < 60
     assert [memory["session_id"] for memory in search(running, "train", memory_type="fact")] == ["s2"]
     assert search(running, "train", session_id="s1") == [] or search(running, "train", session_id="s1")[0]["id"] == tea
     assert running.get(f"/memory/{tea}").json()["content"] == "I prefer tea to coffee."
@@ -67,11 +67,11 @@ def test_a_correction_supersedes_and_keeps_both(running: Running) -> None:
     old = store(running, "The meeting is on Monday.")
     new = store(running, "The meeting is on Tuesday.", supersedes=old)
     assert [memory["id"] for memory in search(running, "meeting")] == [new]
-    told = running.get(f"/memory/{new}/history").json()["history"]
-    assert [memory["id"] for memory in told] == [old, new]
+    history = running.get(f"/memory/{new}/history").json()["history"]
+    assert [memory["id"] for memory in history] == [old, new]
     restored = running.post(f"/memory/{old}/restore").json()["id"]
-    (found,) = search(running, "meeting")
-    assert (found["id"], found["content"]) == (restored, "The meeting is on Monday.")
+    (memory,) = search(running, "meeting")
+    assert (memory["id"], memory["content"]) == (restored, "The meeting is on Monday.")
 
 
 def test_sessions_are_listed_shown_and_cleared(running: Running) -> None:
@@ -138,22 +138,22 @@ def test_unknown_memories_are_not_found(running: Running) -> None:
 
 def test_a_reranker_is_within_the_callers_models(running: Running) -> None:
     key = running.new_key(scopes=["memory"], models=["only"])
-    told = error(running.post("/memory/search", {"query": "x", "rerank": "other"}, key=key), 403)
-    assert told["code"] == "model_not_allowed"
+    refusal = error(running.post("/memory/search", {"query": "x", "rerank": "other"}, key=key), 403)
+    assert refusal["code"] == "model_not_allowed"
 
 
 def test_tenants_never_meet(running: Running) -> None:
     one, two = running.new_key(tenant="one"), running.new_key(tenant="two")
-    mine = store(running, "the tea of one", key=one)
+    own = store(running, "the tea of one", key=one)
     store(running, "the tea of two", key=two)
     assert [memory["content"] for memory in search(running, "tea", key=one)] == ["the tea of one"]
-    for path in (f"/memory/{mine}", f"/memory/{mine}/history"):
+    for path in (f"/memory/{own}", f"/memory/{own}/history"):
         error(running.get(path, key=two), 404)
-    error(running.post(f"/memory/{mine}/restore", key=two), 404)
-    error(running.post("/memory", {"session_id": "s1", "content": "x", "supersedes": mine}, key=two), 404)
-    assert delete(running, mine, key=two).json() == {"deleted": False}
+    error(running.post(f"/memory/{own}/restore", key=two), 404)
+    error(running.post("/memory", {"session_id": "s1", "content": "x", "supersedes": own}, key=two), 404)
+    assert delete(running, own, key=two).json() == {"deleted": False}
     assert delete(running, "sessions/s1", key=two).json() == {"deleted": 1}
-    assert [memory["id"] for memory in search(running, "tea", key=one)] == [mine]
+    assert [memory["id"] for memory in search(running, "tea", key=one)] == [own]
     assert search(running, "tea") == []
 
 

@@ -65,10 +65,10 @@ def test_scores_under_every_name_that_vllm_has_for_them(up: Upstream, vllm: Runn
 
 @pytest.mark.proves("vllm", "tokenize")
 def test_tokens_there_and_back(up: Upstream, vllm: Running) -> None:
-    made = vllm.post("/v1/tokenize", {"model": "bench", "prompt": "héé", "add_special_tokens": False})
-    assert made.json()["tokens"] == [104, 233, 233]
-    assert (made.json()["count"], made.json()["max_model_len"]) == (3, 256)
-    back = vllm.post("/v1/detokenize", {"model": "bench", "tokens": made.json()["tokens"]})
+    tokenized = vllm.post("/v1/tokenize", {"model": "bench", "prompt": "héé", "add_special_tokens": False})
+    assert tokenized.json()["tokens"] == [104, 233, 233]
+    assert (tokenized.json()["count"], tokenized.json()["max_model_len"]) == (3, 256)
+    back = vllm.post("/v1/detokenize", {"model": "bench", "tokens": tokenized.json()["tokens"]})
     assert back.json()["prompt"] == "héé"
     chat = vllm.post("/v1/tokenize", {"model": "bench", "messages": [{"role": "user", "content": "a"}]})
     assert chat.json()["tokens"] == [97]
@@ -129,7 +129,7 @@ HELLO = {"role": "user", "content": "x"}
         ("/v2/embed", {"images": ["http://169.254.169.254/"]}, "input[0]"),
     ],
 )
-def test_what_a_translation_leaves_out_is_not_fetched_either(
+def test_urls_that_a_translation_omits_are_not_fetched_either(
     up: Upstream, upstreams: Callable, path: str, body: dict[str, Any], param: str
 ) -> None:
     """A body in Cohere's wire goes to Cohere as it came: what is checked is that body, not only its translation."""
@@ -140,7 +140,7 @@ def test_what_a_translation_leaves_out_is_not_fetched_either(
     assert up.requests == []
 
 
-def test_the_page_of_the_api_tells_which_operations_stream() -> None:
+def test_openapi_says_which_operations_stream() -> None:
     paths = openapi_document()["paths"]
     streaming = {
         path
@@ -162,10 +162,10 @@ def deployment(model: str = "other-model", **fields: Any) -> dict[str, Any]:
 
 def test_a_model_is_made_used_replaced_and_removed(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up)
-    made = running.post("/models/team/quick", {"deployments": [deployment(weight=2)], "fallbacks": ["bench"]})
-    assert made.status_code == 201, made.text
-    assert made.json()["name"] == "team/quick"
-    assert made.json()["source"] == "runtime"
+    created = running.post("/models/team/quick", {"deployments": [deployment(weight=2)], "fallbacks": ["bench"]})
+    assert created.status_code == 201, created.text
+    assert created.json()["name"] == "team/quick"
+    assert created.json()["source"] == "runtime"
     assert running.get("/models/bench").json()["source"] == "config"
     assert running.chat("team/quick").headers["x-sage-deployment"] == "up0/other-model"
     assert up.requests[-1].body["model"] == "other-model"
@@ -175,8 +175,8 @@ def test_a_model_is_made_used_replaced_and_removed(up: Upstream, upstreams: Call
     assert again.status_code == 200
     assert running.chat("team/quick").headers["x-sage-deployment"] == "up0/third-model"
     assert "team/quick" in [model["name"] for model in running.get("/models").json()["models"]]
-    gone = _delete(running, "/models/team/quick")
-    assert (gone.status_code, gone.content) == (204, b"")
+    removed = _delete(running, "/models/team/quick")
+    assert (removed.status_code, removed.content) == (204, b"")
     assert running.chat("team/quick").status_code == 404
     assert _delete(running, "/models/team/quick").status_code == 404
 
@@ -186,8 +186,8 @@ def test_a_second_name_stands_on_the_engine_that_runs(gateway: Callable[..., Run
     """Also when the model's file came only with its load, after which more is known of it."""
     running = gateway()
     assert running.post("/models/gemma-3-270m/load").json()["state"] == "ready"
-    made = running.post("/models/fast", {"deployments": [{"provider": "local", "model": "gemma-3-270m"}]})
-    assert (made.status_code, made.json()["state"], made.json()["error"]) == (201, "ready", None)
+    created = running.post("/models/fast", {"deployments": [{"provider": "local", "model": "gemma-3-270m"}]})
+    assert (created.status_code, created.json()["state"], created.json()["error"]) == (201, "ready", None)
     answer = running.post("/generate", {"model": "fast", "prompt": "What is the capital of France?"})
     assert "Paris" in answer.json()["text"]
     assert _delete(running, "/models/fast").status_code == 204
@@ -215,15 +215,17 @@ def test_the_models_of_the_configuration_stay(up: Upstream, upstreams: Callable)
         {},
     ],
 )
-def test_nobody_registers_what_it_may_not_use(up: Upstream, upstreams: Callable, body: dict[str, Any]) -> None:
+def test_a_caller_cannot_register_models_that_it_may_not_use(
+    up: Upstream, upstreams: Callable, body: dict[str, Any]
+) -> None:
     running = upstreams(up)
     key = running.new_key(models=["mine*", "up0/open-*"], scopes=["models:write", "models:read", "generate"])
     refused = running.post("/models/mine", body, key=key)
     assert refused.status_code in (400, 403), refused.text
     assert running.get("/models/mine").status_code == 404
     assert running.post("/models/yours", {"deployments": [deployment("open-model")]}, key=key).status_code == 403
-    made = running.post("/models/mine", {"deployments": [deployment("open-model")]}, key=key)
-    assert made.status_code == 201, made.text
+    created = running.post("/models/mine", {"deployments": [deployment("open-model")]}, key=key)
+    assert created.status_code == 201, created.text
     assert running.chat("mine", key=key).status_code == 200
     assert _delete(running, "/models/bench", key).status_code == 404  # as one that is not there
 
@@ -252,15 +254,15 @@ def _delete(running: Running, path: str, key: str | None = None) -> requests.Res
 # What would be chosen
 
 
-def test_explain_names_who_would_answer_and_asks_nobody(up: Upstream, upstreams: Callable) -> None:
+def test_explain_names_the_deployments_and_sends_nothing(up: Upstream, upstreams: Callable) -> None:
     with Upstream() as spare:
         running = upstreams(up, spare)
         for body in (None, {}, {"messages": [HELLO], "stream": True}, {"input": "x"}, {"prompt": "x"}):
             answer = running.post("/models/bench/explain", body)
             assert answer.status_code == 200, answer.text
-            told = answer.json()
-            assert (told["model"], told["chosen"]) == ("bench", "up0/theirs-0")
-            assert [(c["of"], c["deployment"]) for c in told["candidates"]] == [
+            explanation = answer.json()
+            assert (explanation["model"], explanation["chosen"]) == ("bench", "up0/theirs-0")
+            assert [(c["of"], c["deployment"]) for c in explanation["candidates"]] == [
                 ("bench", "up0/theirs-0"),
                 ("bench1", "up1/theirs-1"),
             ]
@@ -272,7 +274,7 @@ def test_explain_names_who_would_answer_and_asks_nobody(up: Upstream, upstreams:
         assert up.requests == spare.requests == []
 
 
-def test_explain_says_what_the_request_itself_would_be_told(up: Upstream, upstreams: Callable) -> None:
+def test_explain_gives_the_error_that_the_request_would_get(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up)
     for body, param in (
         ({"n": 1000}, "n"),
@@ -332,7 +334,7 @@ def events(answer) -> list[Any]:
 
 @pytest.mark.proves("ollama", "pull")
 @pytest.mark.parametrize("name", ["house/llama3:1b", "small"])
-def test_a_pull_tells_its_steps(up: Upstream, ollama: OllamaLike, running: Running, name: str) -> None:
+def test_a_pull_reports_its_steps(up: Upstream, ollama: OllamaLike, running: Running, name: str) -> None:
     ollama.pulls(MANIFEST, HALF, DONE)
     answer = running.post(f"/models/{name}/pull", stream=True)
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -342,8 +344,8 @@ def test_a_pull_tells_its_steps(up: Upstream, ollama: OllamaLike, running: Runni
         {"status": "success", "completed": None, "total": None},
         "[DONE]",
     ]
-    asked = [request.body for request in up.requests if request.path == "/api/pull"]
-    assert [body.get("model") or body.get("name") for body in asked] == ["llama3:1b"]
+    pulls = [request.body for request in up.requests if request.path == "/api/pull"]
+    assert [body.get("model") or body.get("name") for body in pulls] == ["llama3:1b"]
 
 
 def test_a_pull_that_cannot_begin_has_a_status_of_its_own(up: Upstream, ollama: OllamaLike, running: Running) -> None:
@@ -364,12 +366,12 @@ def test_a_pull_that_breaks_says_so_and_never_done(ollama: OllamaLike, running: 
     assert first["status"] == "pulling manifest"
     assert "disk full" in last["error"]["message"]
     ollama.pulls(MANIFEST, HALF, DONE, cut_after=1)
-    told = events(running.post("/models/small/pull", stream=True))
-    assert told[0]["status"] == "pulling manifest"
-    assert told[-1]["error"]["type"] in ("upstream_error", "timeout_error")
+    received = events(running.post("/models/small/pull", stream=True))
+    assert received[0]["status"] == "pulling manifest"
+    assert received[-1]["error"]["type"] in ("upstream_error", "timeout_error")
 
 
-def test_who_leaves_ends_the_pull(up: Upstream, ollama: OllamaLike, running: Running) -> None:
+def test_a_client_that_disconnects_ends_the_pull(up: Upstream, ollama: OllamaLike, running: Running) -> None:
     ollama.pulls(MANIFEST, HALF, hang_after=1)
     with running.post("/models/small/pull", stream=True) as answer:
         assert next(answer.iter_lines()).startswith(b"data: ")
@@ -378,18 +380,18 @@ def test_who_leaves_ends_the_pull(up: Upstream, ollama: OllamaLike, running: Run
 
 
 @pytest.mark.slow
-def test_a_pull_that_runs_at_shutdown_is_told(
+def test_a_pull_that_runs_at_shutdown_gets_an_error(
     ollama: OllamaLike, gateway: Callable[..., Running], up: Upstream
 ) -> None:
     provider = {"kind": "ollama", "base_url": ollama.url, "allow_pull": ["*"]}
     running = gateway(llm={"providers": {"house": provider}}, api={"shutdown_grace": "200ms"})
     ollama.pulls(MANIFEST, HALF, hang_after=1)
-    told: list[Any] = []
+    received: list[Any] = []
     with running.post("/models/house/m/pull", stream=True) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith(b"data: ")
-        reader = threading.Thread(target=lambda: told.extend(events(answer)))
+        reader = threading.Thread(target=lambda: received.extend(events(answer)))
         running.server.should_exit = True
         reader.start()
         reader.join(20)
-    assert told[-1]["error"]["code"] == "shutting_down"
+    assert received[-1]["error"]["code"] == "shutting_down"

@@ -89,11 +89,11 @@ def _call(url: str, method: str, path: str, headers: dict[str, str]) -> requests
     return requests.request(method, url + path, json={}, headers=headers, timeout=10)
 
 
-def _told(answer: requests.Response) -> tuple[str, str]:
+def _error(answer: requests.Response) -> tuple[str, str]:
     """Code and message of an error, in our envelope or in Ollama's."""
-    told = answer.json()
-    error = told["error"]
-    return (error["code"], error["message"]) if isinstance(error, dict) else (told["code"], error)
+    body = answer.json()
+    error = body["error"]
+    return (error["code"], error["message"]) if isinstance(error, dict) else (body["code"], error)
 
 
 def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
@@ -113,7 +113,7 @@ def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
             assert answer.status_code != 401, (name, scope)
             assert (answer.status_code == 403) == (scope != needed), (name, scope, answer.text)
             if scope != needed:
-                code, message = _told(answer)
+                code, message = _error(answer)
                 assert code == "missing_scope"
                 assert f"'{needed}'" in message
 

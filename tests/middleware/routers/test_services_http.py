@@ -38,8 +38,8 @@ def test_services_start_when_they_are_needed(gateway: Callable[..., Running]) ->
     running = gateway()
     assert not (running.settings.data_dir / "services").exists()
     listed = running.get("/services").json()
-    assert [found["name"] for found in listed["services"]] == NAMES
-    assert {found["state"] for found in listed["services"]} == {"stopped"}
+    assert [described["name"] for described in listed["services"]] == NAMES
+    assert {described["state"] for described in listed["services"]} == {"stopped"}
     assert listed["warnings"] == []
     put(running, "k", 1)
     running.get("/kv/k")
@@ -78,19 +78,19 @@ def test_statistics_are_not_for_everyone(gateway: Callable[..., Running]) -> Non
 
 def test_a_service_that_cannot_start_says_why_and_others_go_on(gateway: Callable[..., Running]) -> None:
     running = gateway()
-    place = running.settings.data_dir / "services"
-    place.mkdir(parents=True)
-    (place / "kv").write_text("in its way")
+    path = running.settings.data_dir / "services"
+    path.mkdir(parents=True)
+    (path / "kv").write_text("in its way")
     first = put(running, "k", 1)
-    told = error(first, 503)
-    assert told["code"] == "service_start_failed"
-    assert "kv" in told["message"]
+    refusal = error(first, 503)
+    assert refusal["code"] == "service_start_failed"
+    assert "kv" in refusal["message"]
     assert 1 <= int(first.headers["retry-after"]) <= 2
     failed = service(running, "kv_service")
-    assert (failed["state"], failed["error"]) == ("failed", told["message"])
+    assert (failed["state"], failed["error"]) == ("failed", refusal["message"])
     assert running.get("/vdb").json() == {"collections": []}
     assert running.get("/health").status_code == 200
-    (place / "kv").unlink()
+    (path / "kv").unlink()
     while (answer := put(running, "k", 1)).status_code == 503:  # until its pause is over
         time.sleep(0.1)
     assert answer.status_code == 200
@@ -111,7 +111,7 @@ def test_many_first_requests_share_one_start(gateway: Callable[..., Running]) ->
 
 
 @pytest.mark.slow
-def test_redis_holds_the_values_and_a_frozen_one_stops_nobody_else(gateway: Callable[..., Running]) -> None:
+def test_redis_keeps_the_values_and_a_frozen_one_delays_no_other_gateway(gateway: Callable[..., Running]) -> None:
     from valkey_server import valkey
 
     with valkey() as server:
@@ -144,13 +144,18 @@ def test_gateways_and_environments_see_each_other_on_one_board(gateway: Callable
     board = str(tmp_path / "board.sqlite")
     one, two = gateway(services={"discovery": board}), gateway(services={"discovery": board})
     put(one, "k", 1)
-    names = [(found["name"], found["kind"]) for found in two.get("/services").json()["services"]]
+    names = [(described["name"], described["kind"]) for described in two.get("/services").json()["services"]]
     assert names == [(name, "gateway") for name in NAMES] * 2
-    told = {"name": "tools", "class": "Tools", "host": "h:1", "state": "running", "replicas": 2, "methods": ["cut"]}
+    tools = {"name": "tools", "class": "Tools", "host": "h:1", "state": "running", "replicas": 2, "methods": ["cut"]}
     hung = open_board(board)
-    hung.announce(Announcement("n1", "etl", "elsewhere", 1, services=[{**told, "health": {}, "statistics": {}}]))
-    found = service(two, "tools")
-    assert (found["environment"], found["node"], found["replicas"], found["kind"]) == ("etl", "n1", 2, "environment")
+    hung.announce(Announcement("n1", "etl", "elsewhere", 1, services=[{**tools, "health": {}, "statistics": {}}]))
+    described = service(two, "tools")
+    assert (described["environment"], described["node"], described["replicas"], described["kind"]) == (
+        "etl",
+        "n1",
+        2,
+        "environment",
+    )
     missing = running_in(two, "tools", "gateway")
     assert error(missing, 404)["code"] == "service_not_found"
     hung.withdraw("n1")
@@ -165,7 +170,7 @@ def running_in(running: Running, name: str, environment: str) -> requests.Respon
 def test_a_board_that_cannot_be_reached_is_a_warning(gateway: Callable[..., Running]) -> None:
     running = gateway(services={"discovery": "redis://127.0.0.1:9/0"})
     answer = running.get("/services").json()
-    assert [found["name"] for found in answer["services"]] == NAMES
+    assert [described["name"] for described in answer["services"]] == NAMES
     assert len(answer["warnings"]) == 1
     assert put(running, "k", 1).status_code == 200
 

@@ -69,7 +69,7 @@ class MemoryRequest(BaseModel):
 
 
 @dataclass(frozen=True)
-class RecalledMemory:
+class MemoryCandidate:
     """A memory of the service as :func:`choose` takes it, and its ``record`` without the content."""
 
     id: str
@@ -119,7 +119,7 @@ class ChatMemory:
             return room
         return min(room, free.tokens // 3 if share_room else free.tokens)
 
-    async def _search(self, query: str, messages: Sequence[dict[str, Any]]) -> list[RecalledMemory]:
+    async def _search(self, query: str, messages: Sequence[dict[str, Any]]) -> list[MemoryCandidate]:
         """The best memories for ``query`` whose text is not in ``messages`` already."""
         request = self._request
         present = {_normalized(text_of(message.get("content"))) for message in messages}
@@ -170,14 +170,14 @@ async def add_memories(
     return memory
 
 
-def _recalled(record: dict[str, Any]) -> RecalledMemory:
+def _recalled(record: dict[str, Any]) -> MemoryCandidate:
     """``record`` with the metadata that the model is shown: the date, and who said it."""
     metadata = {"date": datetime.fromtimestamp(record["created_at"], UTC).date().isoformat()}
     role = record["metadata"].get("role")
     if isinstance(role, str):
         metadata["said_by"] = role[:50]
     rest = {name: value for name, value in record.items() if name != "content"}
-    return RecalledMemory(record["id"], record["content"], dict(metadata), record["score"], rest)
+    return MemoryCandidate(record["id"], record["content"], dict(metadata), record["score"], rest)
 
 
 def _normalized(text: str) -> str:

@@ -51,7 +51,7 @@ async def stream(
     except SageError as error:
         await _break(answer, scope, send, error, error_event or _error_event)
     except asyncio.CancelledError:
-        if not watching.left and not answer.timed_out:
+        if not watching.client_left and not answer.timed_out:
             closing = Unavailable("the gateway is shutting down", code="shutting_down")
             await _break(answer, scope, send, closing, error_event or _error_event)
             await end_stream(send)

@@ -28,8 +28,8 @@ def test_the_services_run_as_actors(gateway: Callable[..., Running]) -> None:
     assert running.get("/kv/a/b", key=two).status_code == 404
     body = {"session_id": "s", "content": "I drink tea."}
     assert running.post("/memory", body, key=one, timeout=120).status_code == 200
-    found = running.post("/memory/search", {"query": "tea"}, key=one).json()["results"]
-    assert [memory["content"] for memory in found] == ["I drink tea."]
+    memories = running.post("/memory/search", {"query": "tea"}, key=one).json()["results"]
+    assert [memory["content"] for memory in memories] == ["I drink tea."]
     bad = running.post("/vdb/notes", {"items": [{"id": 5, "vector": [1.0]}]}, key=one, timeout=120)
     assert (bad.status_code, bad.json()["error"]["type"]) == (400, "invalid_request_error")
     states = {service["name"]: service["state"] for service in running.get("/services").json()["services"]}

@@ -70,7 +70,7 @@ def same(cohere_up: Upstream, upstreams: Callable) -> Iterator[cohere.ClientV2]:
         yield client
 
 
-def known(kind: Any, data: Any) -> Any:
+def validated(kind: Any, data: Any) -> Any:
     """``data`` read by the SDK's type with its validation switched on, and without a field that it does not know."""
     read = pydantic.TypeAdapter(kind).validate_python(data)
     assert not extras(read)
@@ -106,9 +106,9 @@ def test_chat_before_another_wire(openai_up: Upstream, other: cohere.ClientV2) -
 
 
 @pytest.mark.proves("cohere", "SDK at the gateway")
-def test_chat_before_coheres_wire_goes_as_it_came(cohere_up: Upstream, same: cohere.ClientV2) -> None:
+def test_chat_is_sent_unchanged_to_providers_of_coheres_wire(cohere_up: Upstream, same: cohere.ClientV2) -> None:
     cohere_up.reply(chat_answer("Paris", citations=[CITATION]), times=1)
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "messages": [
             *HELLO,
             {"role": "assistant", "tool_calls": [CALL], "tool_plan": "I look."},
@@ -131,16 +131,16 @@ def test_chat_before_coheres_wire_goes_as_it_came(cohere_up: Upstream, same: coh
         "k": 5,
         "logprobs": True,
     }
-    answer = same.chat(model="bench", **given)
+    answer = same.chat(model="bench", **fields)
     assert answer.message.content[0].text == "Paris"
     assert answer.message.citations[0].sources[0].id == "d1"
-    assert cohere_up.requests[0].body == {**given, "model": "theirs-0", "stream": False}
+    assert cohere_up.requests[0].body == {**fields, "model": "theirs-0", "stream": False}
 
 
 def test_both_wires_answer_in_coheres_shape(openai_up: Upstream, cohere_up: Upstream, upstreams: Callable) -> None:
     for running in (upstreams(openai_up), upstreams(cohere_up, provider=COHERE)):
         answer = running.post("/v2/chat", {"model": "bench", "messages": HELLO})
-        read = known(cohere.V2ChatResponse, answer.json())
+        read = validated(cohere.V2ChatResponse, answer.json())
         assert read.message.content[0].text == "hello out there"
         assert answer.headers["x-sage-deployment"] == "up0/theirs-0"
 
@@ -181,11 +181,11 @@ def read_events(text: str) -> list[dict[str, Any]]:
     names = [line[7:] for line in text.split("\n") if line.startswith("event: ")]
     assert names == [item["type"] for item in events]
     for item in events[1:]:  # the first one carries more than the SDK knows, at Cohere too
-        known(cohere.V2ChatStreamResponse, item)
+        validated(cohere.V2ChatStreamResponse, item)
     return events
 
 
-def test_every_kind_of_event_goes_through_and_back(cohere_up: Upstream, upstreams: Callable) -> None:
+def test_every_kind_of_event_is_translated_there_and_back(cohere_up: Upstream, upstreams: Callable) -> None:
     sent = [
         *said("h", "m", kind="thinking"),
         event("tool-plan-delta", {"tool_plan": "I look."}),
@@ -327,7 +327,7 @@ def test_log_probabilities_go_through_and_back(cohere_up: Upstream, upstreams: C
         deltas = [item for item in read_events(answer.text) if item["type"] == "content-delta"]
         assert [item["logprobs"] for item in deltas] == items
     else:
-        assert known(cohere.V2ChatResponse, answer.json()).logprobs[1].token_ids == [6, 7]
+        assert validated(cohere.V2ChatResponse, answer.json()).logprobs[1].token_ids == [6, 7]
         assert answer.json()["logprobs"] == items
 
 
@@ -355,7 +355,7 @@ def test_embed_before_another_wire(openai_up: Upstream, other: cohere.ClientV2) 
     ]
 
 
-def test_embed_before_coheres_wire_goes_as_it_came(cohere_up: Upstream, same: cohere.ClientV2) -> None:
+def test_embed_is_sent_unchanged_to_providers_of_coheres_wire(cohere_up: Upstream, same: cohere.ClientV2) -> None:
     answer = same.embed(
         model="bench",
         input_type="classification",
@@ -504,16 +504,16 @@ def test_a_stream_that_breaks_ends_with_coheres_error(wire: str, request: pytest
     else:
         up.use(chat_stream(*said("half"), end("ERROR", error="the model broke"), gate=gate, no_done=True))
     events = client.chat_stream(model="bench", messages=HELLO)
-    seen = [next(events), next(events), next(events)]
+    received = [next(events), next(events), next(events)]
     gate.set()
-    seen += events
-    assert seen[2].delta.message.content.text == "half"
-    assert seen[-1].type == "message-end"
-    assert seen[-1].delta.finish_reason == "ERROR"
-    assert "the model broke" in seen[-1].delta.error
+    received += events
+    assert received[2].delta.message.content.text == "half"
+    assert received[-1].type == "message-end"
+    assert received[-1].delta.finish_reason == "ERROR"
+    assert "the model broke" in received[-1].delta.error
 
 
-def test_a_cut_stream_is_no_complete_one(openai_up: Upstream, other: cohere.ClientV2) -> None:
+def test_a_cut_stream_is_not_taken_for_a_complete_one(openai_up: Upstream, other: cohere.ClientV2) -> None:
     openai_up.stream([chat_chunk("half"), chat_chunk("more"), chat_chunk(None, "stop")], cut_after=1)
     events = list(other.chat_stream(model="bench", messages=HELLO))
     assert events[-1].delta.finish_reason == "ERROR"

@@ -229,8 +229,8 @@ def test_thinking(client: ollama.Client, up: Upstream, down: Upstream) -> None:
 
 @pytest.mark.proves("ollama", "SDK at the gateway", "logprobs")
 def test_logprobs(client: ollama.Client, down: Upstream) -> None:
-    told = [{"token": "x", "logprob": -0.5, "top_logprobs": [{"token": "y", "logprob": -1.0}]}]
-    down.reply({**whole_chat("x"), "logprobs": told}, times=1)
+    logprobs = [{"token": "x", "logprob": -0.5, "top_logprobs": [{"token": "y", "logprob": -1.0}]}]
+    down.reply({**whole_chat("x"), "logprobs": logprobs}, times=1)
     (token,) = client.chat("llama", HELLO, logprobs=True, top_logprobs=1).logprobs
     assert (token.token, token.logprob, token.top_logprobs[0].token) == ("x", -0.5, "y")
     assert down.requests[-1].body["top_logprobs"] == 1
@@ -356,7 +356,7 @@ FORM = b'{"model": "bench", "messages": [{"role": "user", "content": "x"}], "for
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 5}', b'{"model": "bench", "messages": "x"}', b"{}", FORM])
-def test_what_is_no_request_is_refused(body: bytes, running: Any) -> None:
+def test_invalid_requests_are_refused(body: bytes, running: Any) -> None:
     for path in ("chat", "generate", "embed", "embeddings", "show", "pull"):
         if path == "generate" and body.endswith(b'"messages": "x"}'):
             continue  # a request to load the model
@@ -384,7 +384,7 @@ def test_a_stream_that_breaks_ends_with_an_error_line(client: ollama.Client, up:
     assert not any(part.done for part in parts)
 
 
-def test_a_client_that_leaves_ends_the_upstreams_work(running: Any, up: Upstream) -> None:
+def test_a_client_that_disconnects_ends_the_upstreams_work(running: Any, up: Upstream) -> None:
     up.stream([chat_chunk("Hel")] * 3, hang_after=1)
     with requests.post(
         f"{running.url}/api/chat",
@@ -397,7 +397,7 @@ def test_a_client_that_leaves_ends_the_upstreams_work(running: Any, up: Upstream
     assert up.wait_closed().path == "/v1/chat/completions"
 
 
-def test_a_client_that_leaves_ends_its_pull(running: Any, down: Upstream) -> None:
+def test_a_client_that_disconnects_ends_its_pull(running: Any, down: Upstream) -> None:
     down.use(lines({"status": "pulling manifest"}, {"status": "pulling aabb"}, hang_after=1), 1)
     answer = running.post("/api/pull", {"model": "ollama/phi"}, stream=True)
     with answer:

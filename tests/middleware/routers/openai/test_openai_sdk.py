@@ -123,9 +123,9 @@ def test_unknown_fields_pass_through_both_ways(up: Upstream, upstreams: Callable
         "vendor_field": [1, {"deep": None}],
         "temperature": 0.1,
     }
-    seen = running.post("/v1/chat/completions", body).json()
+    received = running.post("/v1/chat/completions", body).json()
     assert up.requests[0].body == body | {"model": "theirs-0"}
-    assert seen == answer | {"model": "bench"}
+    assert received == answer | {"model": "bench"}
 
 
 def test_nothing_is_added_to_a_request(up: Upstream, upstreams: Callable) -> None:
