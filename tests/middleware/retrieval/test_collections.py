@@ -38,9 +38,9 @@ class Shortest:
 
 @pytest.fixture
 def collections(tmp_path: Path) -> Iterator[Collections]:
-    found = Collections(tmp_path, Retrieval(), NoModels())
-    yield found
-    found.close()
+    opened = Collections(tmp_path, Retrieval(), NoModels())
+    yield opened
+    opened.close()
 
 
 def test_tenants_do_not_meet(collections: Collections) -> None:
@@ -48,8 +48,8 @@ def test_tenants_do_not_meet(collections: Collections) -> None:
     collections.create("blue", "notes").add([{"id": "1", "text": "secret of blue"}])
     assert collections.names("red") == ["notes"]
     assert collections.names("nobody") == []
-    found = collections.open("red", "notes").search(Search("secret"))
-    assert [result.text for result in found.results] == ["secret of red"]
+    opened = collections.open("red", "notes").search(Search("secret"))
+    assert [result.text for result in opened.results] == ["secret of red"]
     collections.delete("red", "notes")
     assert collections.open("blue", "notes").get("1").text == "secret of blue"
 
@@ -79,8 +79,8 @@ def test_a_missing_one_is_named_with_those_that_are_there(collections: Collectio
 def test_options_are_the_settings_where_the_request_says_nothing(tmp_path: Path) -> None:
     settings = Retrieval.model_validate({"defaults": {"keywords": {"k1": 0.9, "b": 0.4}}})
     collections = Collections(tmp_path, settings, NoModels())
-    made = collections.create("t", "c", {"keywords": {"b": 0.5}, "metric": "dot"})
-    assert (made.options.keywords.k1, made.options.keywords.b, made.options.metric) == (0.9, 0.5, "dot")
+    created = collections.create("t", "c", {"keywords": {"b": 0.5}, "metric": "dot"})
+    assert (created.options.keywords.k1, created.options.keywords.b, created.options.metric) == (0.9, 0.5, "dot")
     with pytest.raises(InvalidRequest, match="metric"):
         collections.create("t", "d", {"metrics": "dot"})
     assert collections.names("t") == ["c"]
@@ -88,47 +88,47 @@ def test_options_are_the_settings_where_the_request_says_nothing(tmp_path: Path)
 
 
 def test_one_that_another_process_deleted_and_made_anew(tmp_path: Path) -> None:
-    ours, theirs = (Collections(tmp_path, Retrieval(), NoModels()) for _ in range(2))
-    ours.create("t", "c").add([{"id": "old", "text": "old"}])
-    theirs.delete("t", "c")
+    first, second = (Collections(tmp_path, Retrieval(), NoModels()) for _ in range(2))
+    first.create("t", "c").add([{"id": "old", "text": "old"}])
+    second.delete("t", "c")
     with pytest.raises(NotFound):
-        ours.open("t", "c")
-    theirs.create("t", "c").add([{"id": "new", "text": "new"}])
-    assert ours.open("t", "c").get("new").text == "new"
+        first.open("t", "c")
+    second.create("t", "c").add([{"id": "new", "text": "new"}])
+    assert first.open("t", "c").get("new").text == "new"
     with pytest.raises(NotFound):
-        ours.open("t", "c").get("old")
-    ours.close()
-    theirs.close()
+        first.open("t", "c").get("old")
+    first.close()
+    second.close()
 
 
 def test_pages_of_documents_have_no_gaps(collections: Collections) -> None:
-    made = collections.create("t", "c")
-    made.add([{"id": f"d{number}", "text": "x", "metadata": {"even": number % 2 == 0}} for number in range(25)])
+    created = collections.create("t", "c")
+    created.add([{"id": f"d{number}", "text": "x", "metadata": {"even": number % 2 == 0}} for number in range(25)])
     for condition, expected in ((None, 25), ({"even": True}, 13)):
-        seen: list[str] = []
+        seen_ids: list[str] = []
         cursor = None
         while True:
-            documents, cursor = made.page(cursor, 4, condition)
-            seen += [document.id for document in documents]
+            documents, cursor = created.page(cursor, 4, condition)
+            seen_ids += [document.id for document in documents]
             if cursor is None:
                 break
-        assert len(seen) == expected
-        assert seen == [f"d{number}" for number in range(0, 25, 1 if condition is None else 2)]
+        assert len(seen_ids) == expected
+        assert seen_ids == [f"d{number}" for number in range(0, 25, 1 if condition is None else 2)]
     with pytest.raises(InvalidRequest, match="cursor"):
-        made.page("nonsense")
+        created.page("nonsense")
 
 
 def test_a_snapshot_is_restored_under_another_name(collections: Collections) -> None:
-    made = collections.create("t", "c", {"keywords": {"variant": "okapi"}})
-    made.add([{"id": "a", "text": "alpha", "metadata": {"n": 1}, "vector": [1, 2]}, {"id": "b", "text": "beta"}])
+    created = collections.create("t", "c", {"keywords": {"variant": "okapi"}})
+    created.add([{"id": "a", "text": "alpha", "metadata": {"n": 1}, "vector": [1, 2]}, {"id": "b", "text": "beta"}])
     stream = io.BytesIO()
-    made.snapshot(stream)
-    made.delete(["a"])
+    created.snapshot(stream)
+    created.delete(["a"])
     stream.seek(0)
-    again = collections.restore("other", "copy", stream)
-    assert list(again.get("a", vector=True).vector) == [1.0, 2.0]
-    assert again.describe()["documents"] == 2
-    assert again.options.keywords.variant == "okapi"
+    restored = collections.restore("other", "copy", stream)
+    assert list(restored.get("a", vector=True).vector) == [1.0, 2.0]
+    assert restored.describe()["documents"] == 2
+    assert restored.options.keywords.variant == "okapi"
     stream.seek(0)
     with pytest.raises(Conflict):
         collections.restore("other", "copy", stream)
@@ -138,8 +138,8 @@ def test_a_snapshot_is_restored_under_another_name(collections: Collections) -> 
 
 
 def test_a_deletion_does_not_wait_for_who_reads_a_snapshot(collections: Collections) -> None:
-    made = collections.create("t", "c")
-    made.add([{"text": random.randbytes(1000).hex()} for _ in range(100)])
+    created = collections.create("t", "c")
+    created.add([{"text": random.randbytes(1000).hex()} for _ in range(100)])
     deleting: list[threading.Thread] = []
 
     class Reader(io.RawIOBase):
@@ -151,32 +151,32 @@ def test_a_deletion_does_not_wait_for_who_reads_a_snapshot(collections: Collecti
                 deleting[0].start()
                 while True:
                     try:
-                        made.page(limit=1)
+                        created.page(limit=1)
                     except NotFound:
                         break
             return len(data)  # type: ignore[arg-type]
 
     with pytest.raises(NotFound, match="was deleted"):
-        made.snapshot(Reader())  # type: ignore[arg-type]
+        created.snapshot(Reader())  # type: ignore[arg-type]
     deleting[0].join(10)
     assert not deleting[0].is_alive()
     assert collections.names("t") == []
 
 
 def test_reranked_pages_are_one_list(collections: Collections) -> None:
-    made = collections.create("t", "c")
-    made.add([{"id": f"d{number:02}", "text": "word " * (1 + number * 7 % 20)} for number in range(20)])
-    whole = made.search(Search("word", mode=Mode.BM25, top_k=20, rerank="any", rerank_depth=12)).results
-    assert [len(result.text) for result in whole[:12]] == sorted(len(result.text) for result in whole[:12])
-    assert [result.score for result in whole] == sorted((result.score for result in whole), reverse=True)
+    created = collections.create("t", "c")
+    created.add([{"id": f"d{number:02}", "text": "word " * (1 + number * 7 % 20)} for number in range(20)])
+    all_results = created.search(Search("word", mode=Mode.BM25, top_k=20, rerank="any", rerank_depth=12)).results
+    assert [len(result.text) for result in all_results[:12]] == sorted(len(result.text) for result in all_results[:12])
+    assert [result.score for result in all_results] == sorted((result.score for result in all_results), reverse=True)
     pages = [
         result.id
         for offset in range(0, 20, 3)
-        for result in made.search(
+        for result in created.search(
             Search("word", mode=Mode.BM25, top_k=3, offset=offset, rerank="any", rerank_depth=12)
         ).results
     ]
-    assert pages == [result.id for result in whole]
+    assert pages == [result.id for result in all_results]
 
 
 def test_many_collections_take_turns_being_open(collections: Collections) -> None:
@@ -190,26 +190,26 @@ def test_many_collections_take_turns_being_open(collections: Collections) -> Non
 
 
 def test_no_more_than_a_hundred_are_open_whoever_asks(collections: Collections) -> None:
-    made = [collections.create("t", f"c{number}") for number in range(120)]
+    created = [collections.create("t", f"c{number}") for number in range(120)]
     for _ in range(2):
-        for collection in made:
+        for collection in created:
             assert collections.open("t", collection.name).page()[0] == []
-        assert sum(not collection.resting for collection in made) == 100
+        assert sum(not collection.resting for collection in created) == 100
 
 
 def test_an_outline_leaves_the_index_closed(collections: Collections) -> None:
-    made = collections.create("t", "c")
-    made.add([{"text": "one"}, {"text": "two"}])
-    assert made.rest()
-    outline = made.outline()
-    assert made.resting
-    described = made.describe()
+    created = collections.create("t", "c")
+    created.add([{"text": "one"}, {"text": "two"}])
+    assert created.rest()
+    outline = created.outline()
+    assert created.resting
+    described = created.describe()
     assert outline["documents"] == 2
     assert outline | {"bytes": 0} == {key: value for key, value in described.items() if key != "index"} | {"bytes": 0}
-    assert made.outline()["documents"] == 2
+    assert created.outline()["documents"] == 2
     collections.delete("t", "c")
     with pytest.raises(NotFound, match="was deleted"):
-        made.outline()
+        created.outline()
 
 
 def test_a_collection_begins_with_its_first_documents_or_not_at_all(tmp_path: Path) -> None:
@@ -256,62 +256,62 @@ def test_what_a_crash_left_is_swept_away_after_a_day(collections: Collections, t
 def test_a_page_goes_on_behind_what_was_deleted_meanwhile(
     collections: Collections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = collections.create("t", "c")
-    made.add([{"id": f"d{number}", "text": "x", "metadata": {"n": 1}} for number in range(10)])
-    found = collection_room.numbers_passing
+    created = collections.create("t", "c")
+    created.add([{"id": f"d{number}", "text": "x", "metadata": {"n": 1}} for number in range(10)])
+    opened = collection_room.numbers_passing
 
     def and_then_deleted(view: View, condition: Filter, after: int = 0) -> object:
-        numbers = found(view, condition, after)
-        made.delete(["d1", "d2", "d3"])
+        numbers = opened(view, condition, after)
+        created.delete(["d1", "d2", "d3"])
         return numbers
 
     monkeypatch.setattr(collection_room, "numbers_passing", and_then_deleted)
-    documents, cursor = made.page(None, 4, {"n": 1})
+    documents, cursor = created.page(None, 4, {"n": 1})
     assert [document.id for document in documents] == ["d0"]
-    documents, cursor = made.page(cursor, 4, {"n": 1})
+    documents, cursor = created.page(cursor, 4, {"n": 1})
     assert [document.id for document in documents] == ["d4", "d5", "d6", "d7"]
-    documents, cursor = made.page(cursor, 4, {"n": 1})
+    documents, cursor = created.page(cursor, 4, {"n": 1})
     assert ([document.id for document in documents], cursor) == (["d8", "d9"], None)
 
 
 @pytest.mark.parametrize("condition", [None, {"n": 1}])
 def test_a_page_of_large_documents_is_shorter(collections: Collections, condition: dict[str, object] | None) -> None:
-    made = collections.create("t", "c")
+    created = collections.create("t", "c")
     for number in range(5):
-        made.add([{"id": f"{number}{n}", "text": "x" * 2**20, "metadata": {"n": 1}} for n in range(8)])
+        created.add([{"id": f"{number}{n}", "text": "x" * 2**20, "metadata": {"n": 1}} for n in range(8)])
     sizes, cursor = [], None
     while not sizes or cursor is not None:
-        documents, cursor = made.page(cursor, 100, condition)
+        documents, cursor = created.page(cursor, 100, condition)
         sizes.append(len(documents))
     assert sizes == [16, 16, 8]
 
 
 def test_an_answer_holds_no_more_than_the_limit(tmp_path: Path) -> None:
     collections = Collections(tmp_path, Retrieval.model_validate({"limits": {"max_answer": 10_000}}), NoModels())
-    made = collections.create("t", "c")
-    made.add([{"text": f"word {'x' * 990}"} for _ in range(20)])
-    assert len(made.search(Search("word", top_k=9)).results) == 9
-    assert [len(each.results) for each in made.search_many([Search("word", top_k=4)] * 2)] == [4, 4]
+    created = collections.create("t", "c")
+    created.add([{"text": f"word {'x' * 990}"} for _ in range(20)])
+    assert len(created.search(Search("word", top_k=9)).results) == 9
+    assert [len(each.results) for each in created.search_many([Search("word", top_k=4)] * 2)] == [4, 4]
     for searches in ([Search("word", top_k=11)], [Search("word", top_k=4)] * 3):
         with pytest.raises(InvalidRequest, match=r"max_answer") as refused:
-            made.search_many(searches)
+            created.search_many(searches)
         assert (refused.value.code, refused.value.param) == ("answer_too_large", "top_k")
     collections.close()
 
 
 def test_what_another_process_deleted_is_not_found(tmp_path: Path) -> None:
-    here, there = (Collections(tmp_path, Retrieval(), NoModels()) for _ in range(2))
-    here.create("t", "c").add([{"id": "1", "text": "word"}])
-    found = there.open("t", "c")
-    assert found.search(Search("word")).total == 1
-    here.delete("t", "c")
+    one_process, other_process = (Collections(tmp_path, Retrieval(), NoModels()) for _ in range(2))
+    one_process.create("t", "c").add([{"id": "1", "text": "word"}])
+    opened = other_process.open("t", "c")
+    assert opened.search(Search("word")).total == 1
+    one_process.delete("t", "c")
     with pytest.raises(NotFound) as refused:
-        found.add([{"text": "more"}])
+        opened.add([{"text": "more"}])
     assert refused.value.code == "collection_not_found"
-    assert found.rest()
+    assert opened.rest()
     with pytest.raises(NotFound):
-        found.search(Search("word"))
-    here.create("t", "c").add([{"id": "2", "text": "word"}])
-    assert [result.id for result in there.open("t", "c").search(Search("word")).results] == ["2"]
-    here.close()
-    there.close()
+        opened.search(Search("word"))
+    one_process.create("t", "c").add([{"id": "2", "text": "word"}])
+    assert [result.id for result in other_process.open("t", "c").search(Search("word")).results] == ["2"]
+    one_process.close()
+    other_process.close()

@@ -43,9 +43,9 @@ def ids(results: Sequence[object]) -> list[str]:
 def test_the_first_documents_example(make: Callable[..., VectorStore]) -> None:
     with make(embedder=None) as store:
         store.add_documents(["This is document 1", "This is document 2"])
-        found = store.search("document", top_k=5)
-        assert {result.text for result in found} == {"This is document 1", "This is document 2"}
-        assert all(math.isfinite(result.score) for result in found)
+        results = store.search("document", top_k=5)
+        assert {result.text for result in results} == {"This is document 1", "This is document 2"}
+        assert all(math.isfinite(result.score) for result in results)
 
 
 def test_words_and_meaning_come_together(make: Callable[..., VectorStore]) -> None:
@@ -60,9 +60,9 @@ def test_words_and_meaning_come_together(make: Callable[..., VectorStore]) -> No
 def test_vectors_may_come_with_the_documents(make: Callable[..., VectorStore]) -> None:
     with make(embedder=None) as store:
         store.add_documents(["one", "two"], ids=["a", "b"], vectors=[[1, 0], [0, 1]])
-        found = store.search(vector=[0.9, 0.1], mode="dense")
-        assert ids(found) == ["a", "b"]
-        assert found[0].score == pytest.approx(0.9 / math.hypot(0.9, 0.1), abs=1e-5)
+        results = store.search(vector=[0.9, 0.1], mode="dense")
+        assert ids(results) == ["a", "b"]
+        assert results[0].score == pytest.approx(0.9 / math.hypot(0.9, 0.1), abs=1e-5)
         assert store.get("b").vector is not None
 
 
@@ -72,8 +72,8 @@ def test_the_same_id_again_replaces(make: Callable[..., VectorStore]) -> None:
         assert store.add_documents(["blue"], ids=["x"], metadatas=[{"n": 2}]) == ["x"]
         assert len(store) == 1
         assert store.search("red", mode="bm25") == []
-        found = store.search("blue", mode="bm25")
-        assert [(result.text, result.metadata) for result in found] == [("blue", {"n": 2})]
+        results = store.search("blue", mode="bm25")
+        assert [(result.text, result.metadata) for result in results] == [("blue", {"n": 2})]
 
 
 def test_deleting_and_filtering(make: Callable[..., VectorStore]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from sage.middleware.retrieval.filters.index import GrowingFilters
 from sage.middleware.retrieval.index.view import Segment
-from sage.middleware.retrieval.keywords.postings import GrowingKeywords, Mask
+from sage.middleware.retrieval.keywords.growing import GrowingKeywords
+from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.retrieval.vectors.growing import GrowingVectors
 from sage.middleware.settings.retrieval import Metric

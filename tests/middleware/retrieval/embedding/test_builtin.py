@@ -66,6 +66,7 @@ def test_stores_and_gateways_know_it_by_both_names(kind: EmbedderKind) -> None:
 
 
 def test_the_documentation_lists_them_as_they_are() -> None:
+    page = (ROOT / "docs/embedders.md").read_text()
     names, rows = [], {}
     for name, *row in table_of("docs/embedders.md"):
         names.append(name.split("`")[1])
@@ -75,6 +76,7 @@ def test_the_documentation_lists_them_as_they_are() -> None:
     for kind in KINDS:
         description, languages, dimension = rows[kind.name]
         assert kind.model in description
+        assert f"`{kind.full_name}`" in page
         assert f"(extra `{kind.extra}`)" in description
         assert (languages, dimension) == (LANGUAGES[kind.languages], str(kind.dimension))
 

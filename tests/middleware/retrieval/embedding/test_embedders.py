@@ -55,9 +55,9 @@ def test_a_text_has_one_vector_in_whatever_company(minilm: MiniLMEmbedder) -> No
     texts = [text_of(length, length) for length in (1, 250, 3, 40, 41, 120, 7, 7, 90, 2, 12)]
     together = minilm.embed(texts)
     alone = np.concatenate([minilm.embed([text]) for text in texts])
-    asked = minilm.embed(texts, query=True)
+    as_queries = minilm.embed(texts, query=True)
     assert np.allclose(together, alone, atol=1e-5)
-    assert np.allclose(together, asked, atol=1e-5)
+    assert np.allclose(together, as_queries, atol=1e-5)
     assert minilm.embed([]).shape == minilm.embed([], query=True).shape == (0, 384)
 
 
@@ -76,10 +76,10 @@ def test_any_text_has_a_finite_vector(minilm: MiniLMEmbedder) -> None:
 def test_batches_are_small_and_of_like_lengths() -> None:
     lengths = [256, 3, 256, 4, 100, 5, 90, 3, 3, 3, 3, 3, 3, 3, 3, 120]
     batches = list(local._batches(lengths))
-    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert max(map(len, batches)) == 8
-    assert all(len(batch) * max(lengths[place] for place in batch) <= 384 for batch in batches)
-    assert [[lengths[place] for place in batch] for batch in batches] == [
+    assert all(len(batch) * max(lengths[index] for index in batch) <= 384 for batch in batches)
+    assert [[lengths[index] for index in batch] for batch in batches] == [
         [3] * 8,
         [3, 4, 5],
         [90, 100, 120],
@@ -90,11 +90,11 @@ def test_batches_are_small_and_of_like_lengths() -> None:
 
 def test_queries_that_were_asked_before_are_remembered_and_are_the_callers_own(minilm: MiniLMEmbedder) -> None:
     first = minilm.embed(["what is remembered"], query=True)
-    kept = first.copy()
+    copied = first.copy()
     first[:] = 0  # the caller may do what it likes with its answer
-    again = minilm.embed(["new", "what is remembered", "new"], query=True)
-    assert np.array_equal(again[1], kept[0])
-    assert np.array_equal(again[0], again[2])
+    repeated = minilm.embed(["new", "what is remembered", "new"], query=True)
+    assert np.array_equal(repeated[1], copied[0])
+    assert np.array_equal(repeated[0], repeated[2])
 
 
 def test_remembered_queries_are_bounded() -> None:
@@ -114,14 +114,14 @@ def test_threads_share_the_model(minilm: MiniLMEmbedder) -> None:
     expected = minilm.embed(texts)
     start = threading.Barrier(4)
 
-    def work(place: int) -> np.ndarray:
+    def work(index: int) -> np.ndarray:
         start.wait(10)
-        return minilm.embed(texts[place::4], query=place % 2 == 0)
+        return minilm.embed(texts[index::4], query=index % 2 == 0)
 
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(work, range(4)))
-    for place, vectors in enumerate(made):
-        assert np.allclose(vectors, expected[place::4], atol=1e-5)
+        results = list(pool.map(work, range(4)))
+    for index, vectors in enumerate(results):
+        assert np.allclose(vectors, expected[index::4], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -224,7 +224,7 @@ def test_a_callables_name_is_where_it_was_written_or_what_its_owner_says() -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("result", "message"),
     [
         ([[1.0, 2.0]], r"an array of shape \(2, dimension\), not \(1, 2\)"),
         ([1.0, 2.0], r"not \(2,\)"),
@@ -238,9 +238,9 @@ def test_a_callables_name_is_where_it_was_written_or_what_its_owner_says() -> No
         ([[1e300], [1.0]], r"not finite as float32 \(for text 0 of 2\)"),
     ],
 )
-def test_a_callables_nonsense_is_told(given: object, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as caught:
-        FunctionEmbedder(lambda texts: given, "mine").embed(["a", "b"])
+def test_a_callables_nonsense_is_told(result: object, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        FunctionEmbedder(lambda texts: result, "mine").embed(["a", "b"])
     assert "'function/mine'" in caught.value.message
     assert caught.value.code == "embedder_nonsense"
 

@@ -27,9 +27,9 @@ PLACE = {
 
 
 def parsed(condition: Any) -> Filter:
-    found = parse_filter(condition)
-    assert found is not None
-    return found
+    result = parse_filter(condition)
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_what_filters_mean(condition: dict[str, Any], passes: bool) -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(condition: Any, place: str) -> None:
-    with pytest.raises(InvalidRequest, match=place) as refused:
+    with pytest.raises(InvalidRequest, match=place) as error:
         parse_filter(condition)
-    assert refused.value.param == "filter"
+    assert error.value.param == "filter"
 
 
 def test_depth_is_bounded() -> None:
@@ -150,9 +150,9 @@ PATHS = st.sampled_from(["a", "b", "a.b", "c", "b.c", "nowhere"])
 FILTERS = st.recursive(
     st.dictionaries(PATHS, FIELDS, min_size=1, max_size=2),
     lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(lambda found: {"$or": found}),
-        st.lists(inner, min_size=1, max_size=3).map(lambda found: {"$and": found}),
-        inner.map(lambda found: {"$not": found}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda result: {"$or": result}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda result: {"$and": result}),
+        inner.map(lambda result: {"$not": result}),
     ),
     max_leaves=4,
 )
@@ -163,17 +163,17 @@ def test_the_index_says_of_each_document_what_the_filter_says(
     documents: list[dict[str, Any]], condition: dict[str, Any], data: st.DataObject
 ) -> None:
     encoded = [orjson.dumps(document) for document in documents]
-    wanted = parsed(condition)
-    expected = [wanted.matches(orjson.loads(document)) for document in encoded]
+    checked = parsed(condition)
+    expected = [checked.matches(orjson.loads(document)) for document in encoded]
     index = FilterIndex.build(encoded)
-    assert index.mask(wanted).tolist() == expected, json.dumps(condition)
-    again = FilterIndex.from_arrays(index.arrays())
-    assert again.mask(wanted).tolist() == expected
+    assert index.mask(checked).tolist() == expected, json.dumps(condition)
+    reread = FilterIndex.from_arrays(index.arrays())
+    assert reread.mask(checked).tolist() == expected
     growing = GrowingFilters()
     for document in encoded:
         growing.append(document)
-    assert growing.at(len(encoded)).mask(wanted).tolist() == expected
-    assert growing.at(1).mask(wanted).tolist() == expected[:1]
+    assert growing.at(len(encoded)).mask(checked).tolist() == expected
+    assert growing.at(1).mask(checked).tolist() == expected[:1]
 
     cut = data.draw(st.integers(0, len(encoded)))
     live = np.array(data.draw(st.lists(st.booleans(), min_size=len(encoded), max_size=len(encoded))))
@@ -184,9 +184,9 @@ def test_the_index_says_of_each_document_what_the_filter_says(
             (FilterIndex.build(encoded[cut:]), live[cut:]),
         ]
     )
-    kept = [passes for passes, lives in zip(expected, live, strict=True) if lives]
+    remaining = [passes for passes, is_live in zip(expected, live, strict=True) if is_live]
     split = int(np.count_nonzero(live[:cut]))
-    assert merged.mask(wanted).tolist() == kept[:split] + expected + kept[split:]
+    assert merged.mask(checked).tolist() == remaining[:split] + expected + remaining[split:]
 
 
 def test_documents_without_metadata_cost_nothing() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.retrieval.keywords import compiled as compiled_kernels
-from sage.middleware.retrieval.keywords.postings import GrowingKeywords, KeywordIndex, Mask, Postings
+from sage.middleware.retrieval.keywords.growing import GrowingKeywords
+from sage.middleware.retrieval.keywords.postings import KeywordIndex, Mask, Postings
 from sage.middleware.retrieval.keywords.search import Hits, KeywordLeg
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.settings.retrieval import KeywordOptions, Variant
@@ -42,8 +43,8 @@ def all_scores(leg: KeywordLeg, terms: list[str], size: int) -> np.ndarray[Any, 
     return leg.scores(KeywordQuery(tuple(terms)), np.arange(size))
 
 
-def relative(ours: Any, theirs: Any) -> None:
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=0)
+def relative(our_scores: Any, reference: Any) -> None:
+    np.testing.assert_allclose(our_scores, reference, rtol=1e-12, atol=0)
 
 
 def in_any_order(*documents: str) -> list[list[str]]:
@@ -55,11 +56,11 @@ def test_okapi_is_rank_bm25(documents: list[list[str]], terms: list[str]) -> Non
     if not any(documents):
         return
     leg = KeywordLeg([(index_of(documents), None)], KeywordOptions(variant=Variant.OKAPI, k1=1.5, epsilon=0.3))
-    theirs = rank_bm25.BM25Okapi(documents, epsilon=0.3).get_scores(terms)
-    ours = all_scores(leg, terms, len(documents))
+    reference = rank_bm25.BM25Okapi(documents, epsilon=0.3).get_scores(terms)
+    our_scores = all_scores(leg, terms, len(documents))
     matching = np.array([any(term in words for term in terms) for words in documents])
-    assert (np.isnan(ours) == ~matching).all()
-    relative(ours[matching], theirs[matching])
+    assert (np.isnan(our_scores) == ~matching).all()
+    relative(our_scores[matching], reference[matching])
 
 
 @given(corpora, queries, st.data())
@@ -67,23 +68,23 @@ def test_okapi_is_rank_bm25_over_the_live_documents_of_all_parts(
     documents: list[list[str]], terms: list[str], data: st.DataObject
 ) -> None:
     live = np.array(data.draw(st.lists(st.booleans(), min_size=len(documents), max_size=len(documents))), np.bool_)
-    living = [words for words, lives in zip(documents, live, strict=True) if lives]
-    if not any(living):
+    live_documents = [words for words, is_live in zip(documents, live, strict=True) if is_live]
+    if not any(live_documents):
         return
     leg = KeywordLeg(cut(documents, live, data), KeywordOptions(variant=Variant.OKAPI))
-    theirs = rank_bm25.BM25Okapi(living, k1=leg._options.k1).get_scores(terms)
-    matching = np.array([any(term in words for term in terms) for words in living])
+    reference = rank_bm25.BM25Okapi(live_documents, k1=leg._options.k1).get_scores(terms)
+    matching = np.array([any(term in words for term in terms) for words in live_documents])
     np.testing.assert_allclose(
-        all_scores(leg, terms, len(documents))[live][matching], theirs[matching], rtol=1e-12, atol=1e-15
+        all_scores(leg, terms, len(documents))[live][matching], reference[matching], rtol=1e-12, atol=1e-15
     )
 
 
 def cut(documents: list[list[str]], live: Mask, data: st.DataObject) -> list[tuple[Postings, Mask | None]]:
     """The documents in segments of several kinds."""
-    places = sorted(data.draw(st.sets(st.integers(1, len(documents)), max_size=3)) | {0, len(documents)})
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(documents)), max_size=3)) | {0, len(documents)})
     kinds: list[Callable[[list[list[str]]], Postings]] = [index_of, grown]
     segments: list[tuple[Postings, Mask | None]] = []
-    for start, end in pairwise(places):
+    for start, end in pairwise(cuts):
         mask = live[start:end].copy()
         segments.append((data.draw(st.sampled_from(kinds))(documents[start:end]), None if mask.all() else mask))
     return segments
@@ -93,33 +94,33 @@ def test_plus_is_rank_bm25_where_every_word_stands_and_l_where_each_stands_once(
     documents = in_any_order("a b c", "a b d e f", "b c", "a a b g g g", "h", "i j")
     terms = ["a", "b", "b"]
     plus = KeywordLeg([(index_of(documents), None)], KeywordOptions(variant=Variant.PLUS, k1=1.5))
-    theirs = rank_bm25.BM25Plus(documents).get_scores(terms)
+    reference = rank_bm25.BM25Plus(documents).get_scores(terms)
     both = np.array([0, 1, 3])
-    relative(all_scores(plus, terms, 6)[both], theirs[both])
+    relative(all_scores(plus, terms, 6)[both], reference[both])
     once = KeywordLeg([(index_of(documents), None)], KeywordOptions(variant=Variant.L, k1=1.5))
-    theirs = rank_bm25.BM25L(documents).get_scores(terms)
+    reference = rank_bm25.BM25L(documents).get_scores(terms)
     single = np.array([0, 1, 2])
-    relative(all_scores(once, terms, 6)[single], theirs[single])
+    relative(all_scores(once, terms, 6)[single], reference[single])
 
 
 def test_lucene_by_hand() -> None:
     leg = KeywordLeg([(index_of(in_any_order("a a b", "b", "c c")), None)], KeywordOptions(k1=1.2, b=0.75))
-    found = leg.top(KeywordQuery(("a", "b")), 10, [None])
+    hits = leg.top(KeywordQuery(("a", "b")), 10, [None])
     norm = [0.25 + 0.75 * length / 2 for length in (3, 1)]
     idf = {"a": np.log(1 + 2.5 / 1.5), "b": np.log(1 + 1.5 / 2.5)}
     expected = [idf["a"] * 2 / (2 + 1.2 * norm[0]) + idf["b"] / (1 + 1.2 * norm[0]), idf["b"] / (1 + 1.2 * norm[1])]
-    assert found.rows.tolist() == [0, 1]
-    relative(found.scores, expected)
-    assert found.total == 2
+    assert hits.rows.tolist() == [0, 1]
+    relative(hits.scores, expected)
+    assert hits.total == 2
 
 
 def test_a_match_is_a_match_whatever_its_score() -> None:
     documents = in_any_order("a", "a b")
     for options in (KeywordOptions(variant=Variant.OKAPI), KeywordOptions(variant=Variant.OKAPI, epsilon=0)):
-        found = KeywordLeg([(index_of(documents), None)], options).top(KeywordQuery(("a",)), 5, [None])
-        assert sorted(found.rows.tolist()) == [0, 1]
-        assert found.total == 2
-        assert np.isfinite(found.scores).all()
+        hits = KeywordLeg([(index_of(documents), None)], options).top(KeywordQuery(("a",)), 5, [None])
+        assert sorted(hits.rows.tolist()) == [0, 1]
+        assert hits.total == 2
+        assert np.isfinite(hits.scores).all()
 
 
 @given(corpora, queries, variants, st.integers(0, 6), st.data())
@@ -136,15 +137,15 @@ def test_scores_do_not_depend_on_how_parts_are_cut(
     allowed = [chosen[start : start + postings.size] for start, (postings, _) in zip(starts, segments, strict=False)]
     query = KeywordQuery(tuple(terms))
     leg, whole = KeywordLeg(segments, options), KeywordLeg([(index_of(documents), live)], options)
-    found, expected = leg.top(query, k, allowed), whole.top(query, k, [chosen])
-    assert found.rows.tolist() == expected.rows.tolist()
-    assert found.scores.tolist() == expected.scores.tolist()
+    hits, expected = leg.top(query, k, allowed), whole.top(query, k, [chosen])
+    assert hits.rows.tolist() == expected.rows.tolist()
+    assert hits.scores.tolist() == expected.scores.tolist()
     matching = {i for i in range(size) if chosen[i] and set(terms) & set(documents[i])}
-    assert found.total == expected.total == len(matching)
+    assert hits.total == expected.total == len(matching)
     every = leg.scores(query, np.arange(size))
     best = sorted(matching, key=lambda row: (-every[row], row))[:k]
-    assert found.rows.tolist() == best
-    assert found.scores.tolist() == every[best].tolist()
+    assert hits.rows.tolist() == best
+    assert hits.scores.tolist() == every[best].tolist()
 
 
 @given(corpora, queries)
@@ -165,21 +166,21 @@ def test_rank_bm25_as_the_engine(
     documents: list[list[str]], terms: list[str], variant: Variant, data: st.DataObject
 ) -> None:
     live = np.array(data.draw(st.lists(st.booleans(), min_size=len(documents), max_size=len(documents))), np.bool_)
-    living = [words for words, lives in zip(documents, live, strict=True) if lives]
+    live_documents = [words for words, is_live in zip(documents, live, strict=True) if is_live]
     options = KeywordOptions(variant=variant, engine="rank-bm25")
     leg = KeywordLeg(cut(documents, live, data), options)
     query = KeywordQuery(tuple(terms))
-    found = leg.top(query, 3, [None] * len(leg._segments))
+    hits = leg.top(query, 3, [None] * len(leg._segments))
     matching = [i for i in range(len(documents)) if live[i] and set(terms) & set(documents[i])]
-    assert found.total == len(matching)
+    assert hits.total == len(matching)
     if not matching:
         return
     kind = {Variant.PLUS: rank_bm25.BM25Plus, Variant.L: rank_bm25.BM25L}.get(variant, rank_bm25.BM25Okapi)
-    theirs = np.full(len(documents), np.nan)
-    theirs[live] = kind(living, k1=options.k1).get_scores(terms)
-    best = sorted(matching, key=lambda row: (-round(theirs[row], 9), row))[:3]
-    np.testing.assert_allclose(found.scores, theirs[best], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(leg.scores(query, np.array(matching)), theirs[matching], rtol=1e-9, atol=1e-12)
+    reference = np.full(len(documents), np.nan)
+    reference[live] = kind(live_documents, k1=options.k1).get_scores(terms)
+    best = sorted(matching, key=lambda row: (-round(reference[row], 9), row))[:3]
+    np.testing.assert_allclose(hits.scores, reference[best], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(leg.scores(query, np.array(matching)), reference[matching], rtol=1e-9, atol=1e-12)
 
 
 def test_deleting_changes_the_statistics_at_once() -> None:
@@ -197,10 +198,10 @@ def test_deleting_changes_the_statistics_at_once() -> None:
 @pytest.fixture(scope="module")
 def compiled() -> compiled_kernels.CompiledKernel:
     pytest.importorskip("numba")
-    made = compiled_kernels.CompiledKernel("uint16")
-    made.wait()
-    assert made.is_ready
-    return made
+    kernel = compiled_kernels.CompiledKernel("uint16")
+    kernel.wait()
+    assert kernel.is_ready
+    return kernel
 
 
 @pytest.fixture(scope="module")
@@ -230,15 +231,15 @@ def test_compiled_gives_the_same_numbers(
     def search(words: list[int], k: int) -> Hits:
         return leg.top(KeywordQuery(tuple(f"w{w}" for w in words)), k, [None])
 
-    asked = [(random.zipf(1.2, size=random.integers(1, 6)).clip(1, 3500).tolist(), k) for k in (1, 3, 10, 500) * 8]
-    asked += [([1, 2, 3], 10), ([3000], 10), ([2999, 2998], 0), ([9999], 5)]
+    requests = [(random.zipf(1.2, size=random.integers(1, 6)).clip(1, 3500).tolist(), k) for k in (1, 3, 10, 500) * 8]
+    requests += [([1, 2, 3], 10), ([3000], 10), ([2999, 2998], 0), ([9999], 5)]
     monkeypatch.setattr(compiled_kernels, "kernel_of_process", lambda frequency: None)
-    by_numpy = [search(*each) for each in asked]
+    by_numpy = [search(*each) for each in requests]
     monkeypatch.setattr(
         compiled_kernels, "kernel_of_process", lambda frequency: compiled if frequency == "uint16" else None
     )
-    for each, expected in zip(asked, by_numpy, strict=True):
-        found = search(*each)
-        assert found.rows.tolist() == expected.rows.tolist(), each
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-12, atol=0)
-        assert found.total == expected.total
+    for each, expected in zip(requests, by_numpy, strict=True):
+        hits = search(*each)
+        assert hits.rows.tolist() == expected.rows.tolist(), each
+        np.testing.assert_allclose(hits.scores, expected.scores, rtol=1e-12, atol=0)
+        assert hits.total == expected.total

@@ -11,7 +11,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.keywords.postings import GrowingKeywords, KeywordIndex, Postings, document_frequencies
+from sage.middleware.retrieval.keywords.growing import GrowingKeywords
+from sage.middleware.retrieval.keywords.postings import KeywordIndex, Postings, document_frequencies
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +29,17 @@ def assert_holds(postings: Postings, documents: Sequence[Sequence[str]]) -> None
 
 
 def in_order_of_appearance(index: KeywordIndex) -> list[bytes]:
-    return [index.vocabulary.term(place) for place in np.argsort(index.ranks)]
+    return [index.vocabulary.term(position) for position in np.argsort(index.ranks)]
 
 
 @given(documents_of_words)
 def test_an_index_holds_what_it_was_built_of_and_reads_back(documents: list[list[str]]) -> None:
     index = KeywordIndex.build(documents)
     assert_holds(index, documents)
-    again = KeywordIndex.from_arrays({name: array.copy() for name, array in index.arrays().items()})
-    assert_holds(again, documents)
+    reread = KeywordIndex.from_arrays({name: array.copy() for name, array in index.arrays().items()})
+    assert_holds(reread, documents)
     first = dict.fromkeys(word.encode("utf-8", "surrogatepass") for words in documents for word in words)
-    assert in_order_of_appearance(again) == list(first)
+    assert in_order_of_appearance(reread) == list(first)
 
 
 @given(st.lists(documents_of_words, max_size=4), st.randoms())
@@ -48,19 +49,19 @@ def test_merging_is_building_anew_of_what_lives(segments: list[list[list[str]]],
         for segment in segments
     ]
     merged = KeywordIndex.merge([(KeywordIndex.build(p), mask) for p, mask in zip(segments, masks, strict=True)])
-    living = [
+    live_documents = [
         words
         for segment, mask in zip(segments, masks, strict=True)
-        for place, words in enumerate(segment)
-        if mask is None or mask[place]
+        for position, words in enumerate(segment)
+        if mask is None or mask[position]
     ]
-    anew = KeywordIndex.build(living)
-    assert_holds(merged, living)
-    assert len(merged.vocabulary) == len(anew.vocabulary)
-    assert [merged.vocabulary.term(i) for i in range(len(anew.vocabulary))] == anew.vocabulary.terms()
+    rebuilt = KeywordIndex.build(live_documents)
+    assert_holds(merged, live_documents)
+    assert len(merged.vocabulary) == len(rebuilt.vocabulary)
+    assert [merged.vocabulary.term(i) for i in range(len(rebuilt.vocabulary))] == rebuilt.vocabulary.terms()
     if segments:
         counted = document_frequencies([(KeywordIndex.build(p), m) for p, m in zip(segments, masks, strict=True)])
-        assert sorted(counted.tolist()) == sorted(np.diff(anew.starts.astype(int)).tolist())
+        assert sorted(counted.tolist()) == sorted(np.diff(rebuilt.starts.astype(int)).tolist())
 
 
 def test_frequencies_in_order_of_appearance_over_parts() -> None:
@@ -86,22 +87,22 @@ def test_what_grows_is_seen_as_it_was(documents: list[list[str]], data: st.DataO
     growing = GrowingKeywords()
     for words in documents[:size]:
         growing.append(words)
-    seen = growing.at(size)
+    view = growing.at(size)
     for words in documents[size:]:
         growing.append(words)
-    assert_holds(seen, documents[:size])
+    assert_holds(view, documents[:size])
     assert_holds(growing.at(len(documents)), documents)
     frozen, built = growing.freeze(size), KeywordIndex.build(documents[:size])
     assert {n: a.tolist() for n, a in frozen.arrays().items()} == {n: a.tolist() for n, a in built.arrays().items()}
-    assert_holds(seen, documents[:size])
+    assert_holds(view, documents[:size])
 
 
 def test_growing_past_its_first_buffer_keeps_earlier_views() -> None:
     growing = GrowingKeywords()
     growing.append(["first"])
     early = growing.at(1)
-    for place in range(600):
-        growing.append(["word", str(place)])
+    for position in range(600):
+        growing.append(["word", str(position)])
     assert early.lengths.tolist() == [1]
     assert early.postings("word")[0].tolist() == []
     assert len(growing.at(601).postings("word")[0]) == 600

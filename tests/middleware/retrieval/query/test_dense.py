@@ -29,19 +29,19 @@ Mask = NDArray[np.bool_]
 class Kept:
     """The vectors of a document store, by number, without its database."""
 
-    def __init__(self, vectors: Matrix, there: Mask) -> None:
-        self.matrix, self.there = vectors, there.copy()
+    def __init__(self, vectors: Matrix, has_vector: Mask) -> None:
+        self.matrix, self.has_vector = vectors, has_vector.copy()
 
     @contextmanager
     def reading(self) -> Iterator[Kept]:
         yield self
 
     def vectors(self, numbers: NDArray[np.int64]) -> tuple[Matrix, Mask]:
-        return self.matrix[numbers], self.there[numbers]
+        return self.matrix[numbers], self.has_vector[numbers]
 
 
 def cut(
-    vectors: Matrix, there: Mask, live: Mask, sizes: Sequence[int], kinds: Sequence[str], metric: Metric
+    vectors: Matrix, has_vector: Mask, live: Mask, sizes: Sequence[int], kinds: Sequence[str], metric: Metric
 ) -> list[Segment]:
     """Parts of these sizes; the number of a row is its place."""
     segments, start = [], 0
@@ -50,11 +50,11 @@ def cut(
         index: VectorIndex | None = None
         if kind == "growing":
             growing = GrowingVectors(metric)
-            for vector, present in zip(vectors[rows], there[rows], strict=True):
+            for vector, present in zip(vectors[rows], has_vector[rows], strict=True):
                 growing.append(vector if present else None)
             index = growing.at(size)
         elif kind != "missing":
-            index = VectorIndex.build(vectors[rows], there[rows], metric, 0.98, kind=kind)
+            index = VectorIndex.build(vectors[rows], has_vector[rows], metric, 0.98, kind=kind)
         none = cast(Any, None)
         mask = None if live[rows].all() else live[rows]
         segments.append(Segment(np.arange(start, start + size, dtype=np.int64), mask, none, none, index))
@@ -77,14 +77,14 @@ def test_top_and_scores_are_those_of_a_brute_force_however_parts_are_cut(data: s
     count = sum(sizes)
     chance = np.random.default_rng(data.draw(st.integers(0, 1000)))
     vectors = chance.standard_normal((count, 6)).astype(np.float32)
-    there, live, passing = (chance.random(count) < share for share in (0.9, 0.8, 0.7))
-    vectors[~there] = 0
-    segments = cut(vectors, there, live, sizes, kinds, metric)
-    leg = DenseLeg(segments, cast(DocumentStore, Kept(vectors, there)), metric)
+    has_vector, live, passing = (chance.random(count) < share for share in (0.9, 0.8, 0.7))
+    vectors[~has_vector] = 0
+    segments = cut(vectors, has_vector, live, sizes, kinds, metric)
+    leg = DenseLeg(segments, cast(DocumentStore, Kept(vectors, has_vector)), metric)
     query, k = chance.standard_normal(6).astype(np.float32), data.draw(st.integers(1, 30))
     bounds = np.cumsum([0, *sizes])
     masks = [passing[a:b] if number % 2 else None for number, (a, b) in enumerate(pairwise(bounds))]
-    allowed = there & live
+    allowed = has_vector & live
     for number, (a, b) in enumerate(pairwise(bounds)):
         if number % 2:
             allowed[a:b] &= passing[a:b]
@@ -95,8 +95,8 @@ def test_top_and_scores_are_those_of_a_brute_force_however_parts_are_cut(data: s
         assert rows.tolist() == expected[:k]
         assert scores.tolist() == expected_scores[:k].tolist()
     everywhere = leg.scores(query, np.arange(count)[::-1])[::-1]
-    assert np.isnan(everywhere).tolist() == (~there).tolist()
-    assert everywhere[there].tolist() == exact_scores(query, vectors[there], metric).tolist()
+    assert np.isnan(everywhere).tolist() == (~has_vector).tolist()
+    assert everywhere[has_vector].tolist() == exact_scores(query, vectors[has_vector], metric).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -125,25 +125,25 @@ def test_pages_of_a_large_part_follow_each_other_without_gaps_or_repeats(many: M
 def test_what_left_the_truth_keeps_the_score_of_its_codes(many: Matrix) -> None:
     every = np.ones(len(many), np.bool_)
     segments = cut(many, every, every, [12_000], ["sq8"], Metric.EUCLIDEAN)
-    kept = Kept(many, every)
-    leg = DenseLeg(segments, cast(DocumentStore, kept), Metric.EUCLIDEAN)
+    stored = Kept(many, every)
+    leg = DenseLeg(segments, cast(DocumentStore, stored), Metric.EUCLIDEAN)
     before, scores, _ = leg.top(many[3], 10, [None])
-    kept.there[before[4]] = False
+    stored.has_vector[before[4]] = False
     after, others, _ = leg.top(many[3], 10, [None])
     assert sorted(after.tolist()) == sorted(before.tolist())
     np.testing.assert_allclose(np.sort(others), np.sort(scores), rtol=0.05)
 
 
 def test_the_nearest_come_with_the_scores_of_other_rows(many: Matrix) -> None:
-    there = np.arange(len(many)) % 7 != 0
-    segments = cut(many, there, np.ones(len(many), np.bool_), [len(many)], ["rabitq"], Metric.COSINE)
-    leg = DenseLeg(segments, cast(DocumentStore, Kept(many, there)), Metric.COSINE)
+    has_vector = np.arange(len(many)) % 7 != 0
+    segments = cut(many, has_vector, np.ones(len(many), np.bool_), [len(many)], ["rabitq"], Metric.COSINE)
+    leg = DenseLeg(segments, cast(DocumentStore, Kept(many, has_vector)), Metric.COSINE)
     rows, scores, total = leg.top(many[3], 10, [None])
     others = np.array([5000, 7, int(rows[0]), 14, 2], np.int64)
-    found = leg.top_and(others, many[3], 10, [None], paged=True)
-    assert (found[0].tolist(), found[1].tolist(), found[2]) == (rows.tolist(), scores.tolist(), total)
-    assert np.array_equal(found[3], leg.scores(many[3], others), equal_nan=True)
-    assert np.isnan(found[3]).tolist() == [False, True, False, True, False]
+    result = leg.top_and(others, many[3], 10, [None], paged=True)
+    assert (result[0].tolist(), result[1].tolist(), result[2]) == (rows.tolist(), scores.tolist(), total)
+    assert np.array_equal(result[3], leg.scores(many[3], others), equal_nan=True)
+    assert np.isnan(result[3]).tolist() == [False, True, False, True, False]
 
 
 def test_vectors_of_another_dimension_in_the_truth_are_not_compared(many: Matrix) -> None:

@@ -20,10 +20,10 @@ LINEAR = [kind for kind in Fusion if kind is not Fusion.RRF]
 
 
 def reference(kind: Fusion, scores: list[float], floor: float | None) -> list[float]:
-    known = [score for score in scores if not math.isnan(score)]
-    if not known:
+    with_score = [score for score in scores if not math.isnan(score)]
+    if not with_score:
         return [0.0] * len(scores)
-    lowest = min(known) if floor is None else min(floor, *known)
+    lowest = min(with_score) if floor is None else min(floor, *with_score)
     complete = [lowest if math.isnan(score) else score for score in scores]
     mean, deviation = statistics.fmean(complete), statistics.pstdev(complete)
     low, high = min(complete), max(complete)
@@ -41,24 +41,24 @@ def reference(kind: Fusion, scores: list[float], floor: float | None) -> list[fl
 def test_each_kind_is_its_formula(kind: Fusion, scores: list[float], floor: float | None) -> None:
     spread = [score for score in scores if not math.isnan(score)] + ([0.0] if floor == 0.0 else [])
     tiny = bool(spread) and 0 < max(spread) - min(spread) < 1e-6  # where rounding is all there is
-    found = fit(kind, np.array(scores), floor=floor)(np.array(scores))
-    assert np.isfinite(found).all()
+    scaled = fit(kind, np.array(scores), floor=floor)(np.array(scores))
+    assert np.isfinite(scaled).all()
     if not tiny:
-        assert found == pytest.approx(reference(kind, scores, floor), abs=1e-6)
+        assert scaled == pytest.approx(reference(kind, scores, floor), abs=1e-6)
     if kind is not Fusion.ZSCORE:
-        assert (found >= -1e-9).all()
-        assert (found <= 1 + 1e-9).all()
+        assert (scaled >= -1e-9).all()
+        assert (scaled <= 1 + 1e-9).all()
 
 
 @given(st.sampled_from(LINEAR), SCORES)
 def test_a_higher_score_is_never_worth_less(kind: Fusion, scores: list[float]) -> None:
     given_scores = np.array(scores)
-    found = fit(kind, given_scores, floor=0.0)(given_scores)
-    known = [place for place, score in enumerate(scores) if not math.isnan(score)]
-    for first in known:
-        for second in known:
+    scaled = fit(kind, given_scores, floor=0.0)(given_scores)
+    with_score = [index for index, score in enumerate(scores) if not math.isnan(score)]
+    for first in with_score:
+        for second in with_score:
             if scores[first] > scores[second]:
-                assert found[first] >= found[second]
+                assert scaled[first] >= scaled[second]
 
 
 def test_equal_scores_do_not_divide_by_zero() -> None:
@@ -70,14 +70,14 @@ def test_equal_scores_do_not_divide_by_zero() -> None:
 
 def test_a_word_that_matches_is_worth_more_than_none_though_its_score_is_negative() -> None:
     scores = np.array([-0.2, math.nan, -0.1])
-    found = fit(Fusion.MINMAX, scores)(scores)
-    assert found[2] > found[0] >= found[1]
+    scaled = fit(Fusion.MINMAX, scores)(scores)
+    assert scaled[2] > scaled[0] >= scaled[1]
 
 
 def test_reciprocal_ranks_are_those_of_the_paper() -> None:
     scores = np.array([0.5, math.nan, 0.9, 0.5])
-    found = reciprocal_ranks(scores, np.array([7, 1, 9, 3]))
-    assert found == pytest.approx([61 / 63, 0.0, 1.0, 61 / 62])  # equal ones by row
+    scaled = reciprocal_ranks(scores, np.array([7, 1, 9, 3]))
+    assert scaled == pytest.approx([61 / 63, 0.0, 1.0, 61 / 62])  # equal ones by row
     assert reciprocal_ranks(scores, np.array([7, 1, 9, 3]), 10)[2] == pytest.approx(61 / 71)
 
 

@@ -21,7 +21,7 @@ def store() -> VectorStore:
     """1,500 documents of a few words; every tenth without a vector."""
     chance = random.Random(7)
     rng = np.random.default_rng(7)
-    found = VectorStore(embedder=None)
+    results = VectorStore(embedder=None)
     documents = [
         {
             "id": f"d{number}",
@@ -31,9 +31,9 @@ def store() -> VectorStore:
         }
         for number in range(1500)
     ]
-    found.collection.add(documents)
-    found.delete([f"d{number}" for number in range(5, 1500, 50)])
-    return found
+    results.collection.add(documents)
+    results.delete([f"d{number}" for number in range(5, 1500, 50)])
+    return results
 
 
 VECTOR = [1.0, 0.5, -0.3, 0.1, 0.0, 0.9, -1.0, 0.2]
@@ -124,6 +124,6 @@ def test_without_a_vector_a_hybrid_search_goes_by_words(store: VectorStore) -> N
 
 
 def test_highlights_show_where_it_matched(store: VectorStore) -> None:
-    found = store.search("apples", mode="bm25", top_k=1, highlight=True)[0]
-    assert found.highlights
-    assert "<em>apple</em>" in found.highlights[0]
+    results = store.search("apples", mode="bm25", top_k=1, highlight=True)[0]
+    assert results.highlights
+    assert "<em>apple</em>" in results.highlights[0]

@@ -79,8 +79,8 @@ def test_chinese_words_of_a_dictionary_by_option() -> None:
     pytest.importorskip("rjieba")
     words = Analyzer(AnalysisOptions(chinese="rjieba"))
     assert words.terms("我来到北京清华大学") == ["我", "来到", "北京", "清华", "华大", "大学", "清华大学"]
-    found = words.tokens("在清华大学")
-    assert all("在清华大学"[t.start : t.end] == t.term for t in found)
+    results = words.tokens("在清华大学")
+    assert all("在清华大学"[t.start : t.end] == t.term for t in results)
     assert words.atoms("北京大学") == list("北京大学")
 
 
@@ -130,5 +130,5 @@ def test_several_threads_get_what_one_gets() -> None:
     analyzer = Analyzer(AnalysisOptions())
     texts = [f"running word{i}s-{i} generalizations of node{i % 7}" for i in range(400)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(analyzer.terms, texts))
-    assert found == [ANALYZER.terms(text) for text in texts]
+        results = list(pool.map(analyzer.terms, texts))
+    assert results == [ANALYZER.terms(text) for text in texts]

@@ -64,8 +64,8 @@ def test_a_sentence_without_end_is_cut_at_words() -> None:
 def test_a_passage_is_the_text_itself(text: str, query: str) -> None:
     passages = Highlighter(ANALYZER, query).passages(text)
     assert len(passages) <= PASSAGES
-    place = 0
+    position = 0
     for passage in passages:
         assert "<em>" in passage
         plain = html.unescape(passage.replace("<em>", "").replace("</em>", "").strip("…"))
-        place = text.index(plain, place) + len(plain)
+        position = text.index(plain, position) + len(plain)

@@ -20,7 +20,7 @@ from sage.middleware.settings.retrieval import AnalysisOptions, KeywordOptions
 ANALYZER = Analyzer(AnalysisOptions())
 
 
-def found(query: str, texts: Sequence[str], live: list[bool] | None = None) -> list[int] | None:
+def matching(query: str, texts: Sequence[str], live: list[bool] | None = None) -> list[int] | None:
     """The rows that the query's constraints leave, over two segments; ``None``: it has none."""
     middle = len(texts) // 2
     mask = np.array([True] * len(texts) if live is None else live, np.bool_)
@@ -68,13 +68,13 @@ def test_constraints(query: str, left: list[int] | None) -> None:
         "an RTX-4090 card",
         "an RTX 4090 card",
     ]
-    assert found(query, texts) == left
+    assert matching(query, texts) == left
 
 
 def test_the_dead_are_neither_asked_for_nor_found() -> None:
     texts = ["brown fox", "brown fox", "brown fox", "x"]
-    assert found('"brown fox"', texts, [False, True, False, True]) == [1]
-    assert found("-unknown", texts, [False, True, False, True]) == [1, 3]
+    assert matching('"brown fox"', texts, [False, True, False, True]) == [1]
+    assert matching("-unknown", texts, [False, True, False, True]) == [1, 3]
 
 
 def test_a_text_that_is_gone_is_not_found() -> None:
@@ -128,9 +128,9 @@ def test_what_is_malformed_is_plain(query: str) -> None:
 @given(st.text(st.sampled_from('ab北京"“”「」+-＋－ .!'), max_size=30))
 def test_no_query_is_an_error_and_none_of_its_words_is_lost(query: str) -> None:
     parsed = parse_query(query, ANALYZER)
-    said = {*ANALYZER.atoms(parsed.text), *(atom for c in parsed.excluded for atom in ANALYZER.atoms(c.text))}
-    assert said == set(ANALYZER.atoms(query))
-    found(query, ["a b", "北京", ""])
+    words = {*ANALYZER.atoms(parsed.text), *(atom for c in parsed.excluded for atom in ANALYZER.atoms(c.text))}
+    assert words == set(ANALYZER.atoms(query))
+    matching(query, ["a b", "北京", ""])
 
 
 def test_behind_the_fiftieth_sign_all_is_plain_text() -> None:
