@@ -154,7 +154,7 @@ async def receive_file(request: Request, collections: CollectionGateway) -> Asyn
     most = collections.limits.max_snapshot
     if int(request.headers.get("content-length", 0)) > most:
         raise _too_large(most)
-    file = await collections.upload(lambda: tempfile.TemporaryFile(dir=collections.place()))  # noqa: SIM115
+    file = await collections.upload(lambda: tempfile.TemporaryFile(dir=collections.upload_directory()))  # noqa: SIM115
     try:
         size, held = 0, bytearray()
         async for data in request.stream():

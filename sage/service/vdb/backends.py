@@ -1,4 +1,4 @@
-"""What a vector service asks of the engine behind it."""
+"""The engine behind a vector service: its protocol, and the errors that all engines share."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class CollectionDefaults:
     dimension: int | None
     metric: Metric
     embedder: str
-    """A name that ``models`` knows; ``none``: vectors come with the items."""
+    """A name that ``models`` finds; ``none`` means that vectors come with the items."""
     models: Models
 
 
 class VectorBackend(Protocol):
-    """Collections of tenants. Everything comes checked; safe to call from several threads.
+    """Collections of tenants. All arguments are checked already; safe to call from several threads.
 
     Where the collection does not exist, everything but :meth:`add` and :meth:`collections` raises
     :class:`sage.errors.NotFound`.
     """
 
     keywords: bool
-    """It searches by words, too."""
+    """Whether it searches by words, too."""
 
     def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None: ...
 
@@ -70,10 +70,10 @@ class VectorBackend(Protocol):
     def close(self) -> None: ...
 
 
-def no_collection(collection: str, known: Sequence[str]) -> NotFound:
-    there = f"there are: {', '.join(known[:20])}" if known else "there are none yet"
+def no_collection(collection: str, names: Sequence[str]) -> NotFound:
+    hint = f"there are: {', '.join(names[:20])}" if names else "there are none yet"
     return NotFound(
-        f"there is no collection '{collection}'; {there} (adding items makes it)",
+        f"there is no collection '{collection}'; {hint} (adding items makes it)",
         param="collection",
         code="collection_not_found",
     )

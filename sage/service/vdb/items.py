@@ -1,4 +1,4 @@
-"""What is put into a vector service and asked of it, checked before anything is done."""
+"""Checks of all arguments of a vector service, before anything is done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sage.middleware.retrieval.updates import Revision
 from sage.middleware.settings.retrieval import RetrievalLimits
 
 LIMITS = RetrievalLimits(max_documents=2**31)
-"""As a library: a request may carry any number of items."""
+"""In Python a request may carry any number of items."""
 _COLLECTION = re.compile(r"[^\W_][\w.-]{0,63}")
 MAX_NAME = 80
 """Bytes of a tenant's or a collection's name: escaped, three times as many still are a file's name."""
@@ -58,42 +58,42 @@ def check_items(given: Any) -> list[NewDocument]:
     """The items of one request, all of them good; raises :class:`InvalidRequest` that names the first at fault."""
     if isinstance(given, Mapping | str) or not isinstance(given, Sequence):
         raise InvalidRequest("'items' must be a list of items, such as [{\"vector\": […]}]", param="items")
-    checked = [_item(item, f"items[{place}]") for place, item in enumerate(given)]
-    seen: set[str] = set()
-    for place, item in enumerate(checked):
-        if item.id in seen:
-            raise InvalidRequest(f"items[{place}]: the id '{item.id}' stands twice in this request", param="items")
-        seen.add(item.id)
+    checked = [_item(item, f"items[{index}]") for index, item in enumerate(given)]
+    ids: set[str] = set()
+    for index, item in enumerate(checked):
+        if item.id in ids:
+            raise InvalidRequest(f"items[{index}]: the id '{item.id}' stands twice in this request", param="items")
+        ids.add(item.id)
     return checked
 
 
-def _item(given: Any, place: str) -> NewDocument:
+def _item(given: Any, path: str) -> NewDocument:
     if not isinstance(given, Mapping):
-        raise InvalidRequest(f'{place} must be an object such as {{"vector": […]}}', param="items")
+        raise InvalidRequest(f'{path} must be an object such as {{"vector": […]}}', param="items")
     for key in given:
         if key not in _FIELDS:
             raise InvalidRequest(
-                f"{place}: unknown field '{key}'; an item has {', '.join(_FIELDS)} (fields of your own belong into "
+                f"{path}: unknown field '{key}'; an item has {', '.join(_FIELDS)} (fields of your own belong into "
                 "metadata)",
                 param="items",
             )
     text, vector = given.get("text"), given.get("vector")
     if vector is None and (text is None or (isinstance(text, str) and not text.strip())):
-        raise InvalidRequest(f"{place} has neither 'vector' nor 'text'; give at least one", param="items")
+        raise InvalidRequest(f"{path} has neither 'vector' nor 'text'; give at least one", param="items")
     return NewDocument(
-        check_id(given.get("id"), place, "items"),
-        "" if text is None else check_text(text, place, LIMITS, "items"),
-        check_metadata(given.get("metadata"), place, LIMITS, "items"),
-        check_vector(vector, place, LIMITS, "items"),
+        check_id(given.get("id"), path, "items"),
+        "" if text is None else check_text(text, path, LIMITS, "items"),
+        check_metadata(given.get("metadata"), path, LIMITS, "items"),
+        check_vector(vector, path, LIMITS, "items"),
     )
 
 
 def check_dimensions(items: Sequence[NewDocument], dimension: int) -> None:
     """Raises :class:`InvalidRequest` that names the item, its dimension, and that of the collection."""
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         if item.vector is not None and item.vector.size != dimension:
             raise InvalidRequest(
-                f"items[{place}]: 'vector' has {item.vector.size} dimensions, but the vectors of this collection have "
+                f"items[{index}]: 'vector' has {item.vector.size} dimensions, but the vectors of this collection have "
                 f"{dimension}",
                 param="items",
                 code="wrong_dimension",
@@ -110,18 +110,18 @@ def check_revision(vector: Any, metadata: Any, text: Any) -> Revision:
     )
 
 
-def check_known_id(id: Any) -> str:
-    """One that an item may have."""
+def check_given_id(id: Any) -> str:
+    """An id that an item may have. Raises :class:`InvalidRequest`."""
     if id is None:
         raise InvalidRequest("'id' is missing: say which item", param="id")
     return check_id(id, "item", "id")
 
 
 def check_ids(ids: Any) -> list[str]:
-    """Those of items that may be there, each once."""
+    """The ids, each once. Raises :class:`InvalidRequest`."""
     if isinstance(ids, str) or not isinstance(ids, Sequence) or any(id is None for id in ids):
         raise InvalidRequest("'ids' must be a list of ids", param="ids")
-    return list(dict.fromkeys(check_id(id, f"ids[{place}]", "ids") for place, id in enumerate(ids)))
+    return list(dict.fromkeys(check_id(id, f"ids[{index}]", "ids") for index, id in enumerate(ids)))
 
 
 def check_where(where: Mapping[str, Any] | None) -> None:
@@ -139,8 +139,9 @@ def check_query(
     *,
     keywords: bool,
 ) -> Search:
-    """A search by what is given: a vector alone is dense; text alone, or both, is hybrid (where no vector can be made
-    of the text, by words). ``keywords``: the engine searches by words at all; else everything is dense."""
+    """The search. Without ``mode``, a vector alone is searched dense; text alone, or both, hybrid (by words where no
+    vector can be made of the text). Without ``keywords``, the engine searches by vectors only. Raises
+    :class:`InvalidRequest`."""
     if vector is None and text is None:
         raise InvalidRequest("give 'vector', 'text' or both to search for", param="vector")
     if isinstance(n_results, bool) or not isinstance(n_results, int) or not 1 <= n_results <= LIMITS.max_results:
@@ -156,18 +157,18 @@ def check_query(
     if "fusion" in more:
         more["fusion"] = _one_of(Fusion, more["fusion"], "options.fusion")
     check_where(where)
-    chosen = (
+    search_mode = (
         (Mode.DENSE if text is None or not keywords else Mode.HYBRID) if mode is None else _one_of(Mode, mode, "mode")
     )
-    if chosen is Mode.BM25 and text is None:
+    if search_mode is Mode.BM25 and text is None:
         raise InvalidRequest("mode 'bm25' goes by words: give 'text'", param="text")
-    found = check_vector(vector, "search", LIMITS, "vector")
-    return Search(query=text or "", vector=found, mode=chosen, top_k=n_results, filter=where, **more)
+    query_vector = check_vector(vector, "search", LIMITS, "vector")
+    return Search(query=text or "", vector=query_vector, mode=search_mode, top_k=n_results, filter=where, **more)
 
 
 def _one_of(kind: type[Any], given: Any, param: str) -> Any:
     try:
         return kind(given)
     except ValueError:
-        known = ", ".join(choice.value for choice in kind)
-        raise InvalidRequest(f"'{given}' is no {param}; there are: {known}", param=param.partition(".")[0]) from None
+        choices = ", ".join(choice.value for choice in kind)
+        raise InvalidRequest(f"'{given}' is no {param}; there are: {choices}", param=param.partition(".")[0]) from None

@@ -23,43 +23,45 @@ class InMemoryCollections:
         self._models = models
         self._limits = limits
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], Collection] = {}
+        self._collections: dict[tuple[str, str], Collection] = {}
 
     def names(self, tenant: str) -> list[str]:
         with self._lock:
-            return sorted(name for owner, name in self._known if owner == tenant)
+            return sorted(name for owner, name in self._collections if owner == tenant)
 
     def open(self, tenant: str, name: str) -> Collection:
         with self._lock:
-            found = self._known.get((tenant, name))
-        if found is None:
+            collection = self._collections.get((tenant, name))
+        if collection is None:
             raise NotFound(f"there is no collection '{name}'", param="collection", code="collection_not_found")
-        return found
+        return collection
 
     def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
-        """A new collection that holds ``documents`` from its first moment on. Raises :class:`Conflict` when it is
-        there."""
-        made = Collection(name, partial(new_store, None, name, self._options, self._models), self._models, self._limits)
+        """A new collection that holds ``documents`` from its first moment on. Raises :class:`Conflict` when the
+        name is taken."""
+        created = Collection(
+            name, partial(new_store, None, name, self._options, self._models), self._models, self._limits
+        )
         try:
-            written = made.add(documents)
+            written = created.add(documents)
             with self._lock:
-                if self._known.setdefault((tenant, name), made) is not made:
+                if self._collections.setdefault((tenant, name), created) is not created:
                     raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
         except BaseException:
-            made.close()
+            created.close()
             raise
         return written
 
     def delete(self, tenant: str, name: str) -> None:
         self.open(tenant, name)
         with self._lock:
-            found = self._known.pop((tenant, name), None)
-        if found is not None:
-            found.close(f"collection '{name}' was deleted")
+            collection = self._collections.pop((tenant, name), None)
+        if collection is not None:
+            collection.close(f"collection '{name}' was deleted")
 
     def close(self) -> None:
         with self._lock:
-            found = list(self._known.values())
-            self._known.clear()
-        for collection in found:
+            remaining = list(self._collections.values())
+            self._collections.clear()
+        for collection in remaining:
             collection.close()

@@ -72,18 +72,18 @@ class RetrievalBackend:
             raise
 
     def search(self, tenant: str, collection: str, search: Search) -> list[SearchResult]:
-        with self._opened(tenant, collection) as found:
-            if search.mode is Mode.DENSE and search.vector is None and found.identity.embedder is None:
+        with self._opened(tenant, collection) as opened:
+            if search.mode is Mode.DENSE and search.vector is None and opened.identity.embedder is None:
                 raise InvalidRequest(
                     f"collection '{collection}' has no embedder, so a dense search must bring its 'vector'; or use "
                     "mode 'bm25', or give the service an 'embedder' before the collection is made",
                     param="vector",
                 )
-            return found.search(search).results
+            return opened.search(search).results
 
     def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument:
-        with self._opened(tenant, collection, id) as found:
-            return found.get(id, vector=vector)
+        with self._opened(tenant, collection, id) as opened:
+            return opened.get(id, vector=vector)
 
     def page(
         self,
@@ -94,25 +94,25 @@ class RetrievalBackend:
         cursor: str | None,
         vectors: bool,
     ) -> tuple[list[StoredDocument], str | None]:
-        with self._opened(tenant, collection) as found:
-            items, further = found.page(cursor, limit, where)
-            return [*_with_vectors(found, items)] if vectors else items, further
+        with self._opened(tenant, collection) as opened:
+            items, cursor_after = opened.page(cursor, limit, where)
+            return [*_with_vectors(opened, items)] if vectors else items, cursor_after
 
     def update(self, tenant: str, collection: str, id: str, revision: Revision) -> None:
-        with self._opened(tenant, collection, id) as found:
-            found.update(id, text=revision.text, metadata=revision.metadata, vector=revision.vector)
+        with self._opened(tenant, collection, id) as opened:
+            opened.update(id, text=revision.text, metadata=revision.metadata, vector=revision.vector)
 
     def delete(self, tenant: str, collection: str, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> int:
-        with self._opened(tenant, collection) as found:
-            return found.delete(ids, where)
+        with self._opened(tenant, collection) as opened:
+            return opened.delete(ids, where)
 
     def purge(self, tenant: str, collection: str) -> None:
-        with self._opened(tenant, collection) as found:
-            found.purge()
+        with self._opened(tenant, collection) as opened:
+            opened.purge()
 
     def count(self, tenant: str, collection: str, where: Mapping[str, Any] | None) -> int:
-        with self._opened(tenant, collection) as found:
-            return found.count(where)
+        with self._opened(tenant, collection) as opened:
+            return opened.count(where)
 
     def collections(self, tenant: str) -> list[str]:
         return self._collections.names(tenant)
@@ -144,10 +144,10 @@ def _first_dimension(items: Sequence[NewDocument]) -> int | None:
 
 
 def _document(item: NewDocument) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": item.id, "text": item.text, "metadata": orjson.loads(item.metadata)}
+    document: dict[str, Any] = {"id": item.id, "text": item.text, "metadata": orjson.loads(item.metadata)}
     if item.vector is not None:
-        found["vector"] = item.vector
-    return found
+        document["vector"] = item.vector
+    return document
 
 
 def _with_vectors(collection: AnyCollection, items: Sequence[StoredDocument]) -> Iterator[StoredDocument]:

@@ -29,7 +29,7 @@ class VDBService(BaseServiceTask):
 
     Vectors come with the items, or from ``embedder`` (``none``; ``auto``, ``local``, or the name of one of ``models``;
     a callable ``(list[str]) -> (n, dim) float32``; or an embedder). A collection is made by the first items that are
-    added to it, with the service's ``dimension`` (none: that of its first vector), ``distance_metric`` (``cosine``,
+    added to it, with the service's ``dimension`` (``None``: that of its first vector), ``distance_metric`` (``cosine``,
     ``dot`` or ``ip``, ``euclidean`` or ``l2``) and embedder, and keeps to them.
 
     ``shards`` spreads each new collection over so many shards in ``persist_directory``, for more documents than one
@@ -96,15 +96,16 @@ class VDBService(BaseServiceTask):
         named = self._embedder is None or isinstance(self._embedder, str)
         models = ModelsByName(None if named else self._embedder, self._models)
         spec = (self._embedder or "none") if named else FUNCTION
-        made = models.embedder(spec)  # what is wrong is said now
-        if made is not None and made.dimension is not None and self._dimension not in (None, made.dimension):
+        embedder = models.embedder(spec)  # what is wrong is raised now
+        if embedder is None:
+            return CollectionDefaults(self._dimension, Metric(self._metric), "none", models)
+        if embedder.dimension is not None and self._dimension not in (None, embedder.dimension):
             raise InvalidRequest(
-                f"'dimension' is {self._dimension}, but the embedder '{made.name}' makes vectors of {made.dimension}; "
-                "leave it out, or take another embedder",
+                f"'dimension' is {self._dimension}, but the embedder '{embedder.name}' makes vectors of "
+                f"{embedder.dimension}; leave it out, or take another embedder",
                 param="dimension",
             )
-        dimension = self._dimension or (made.dimension if made is not None else None)
-        return CollectionDefaults(dimension, Metric(self._metric), spec if made is not None else "none", models)
+        return CollectionDefaults(self._dimension or embedder.dimension, Metric(self._metric), spec, models)
 
     def cleanup(self) -> None:
         backend, self._backend = self._backend, None
@@ -121,7 +122,7 @@ class VDBService(BaseServiceTask):
             raise Unavailable("the vector service is not running; use it as a context, or register it")
         return self._backend
 
-    def _place(self, tenant: str, collection: str | None) -> tuple[str, str]:
+    def _target(self, tenant: str, collection: str | None) -> tuple[str, str]:
         from sage.service.vdb.items import check_names
 
         name = self._collection if collection is None else collection
@@ -139,9 +140,9 @@ class VDBService(BaseServiceTask):
         """Upserts, all or nothing; the ids. ``text`` may be left out when a vector is given."""
         from sage.service.vdb.items import check_items
 
-        place, checked = self._place(tenant, collection), check_items(items)
+        target, checked = self._target(tenant, collection), check_items(items)
         if checked:
-            self._running.add(*place, checked)
+            self._running.add(*target, checked)
         return [item.id for item in checked]
 
     def search(
@@ -156,23 +157,23 @@ class VDBService(BaseServiceTask):
         collection: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
-        """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; none: by what is
-        given. ``where`` acts before the best are chosen. ``options``: further fields of
+        """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; ``None`` means by
+        what is given. ``where`` acts before the best are chosen. ``options``: further fields of
         :class:`sage.middleware.retrieval.types.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
         from sage.service.vdb.items import check_query
 
-        place = self._place(tenant, collection)
+        target = self._target(tenant, collection)
         search = check_query(vector, text, mode, n_results, where, options, keywords=self._running.keywords)
-        return [result.shown() for result in self._running.search(*place, search)]
+        return [result.shown() for result in self._running.search(*target, search)]
 
     def get(
         self, id: str, *, vector: bool = False, collection: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> dict[str, Any]:
         """``{id, metadata, text}``, and ``vector`` when asked for. Raises :class:`sage.errors.NotFound`."""
-        from sage.service.vdb.items import check_known_id
+        from sage.service.vdb.items import check_given_id
 
-        place = self._place(tenant, collection)
-        return _item(self._running.get(*place, check_known_id(id), vector), vector)
+        target = self._target(tenant, collection)
+        return _item(self._running.get(*target, check_given_id(id), vector), vector)
 
     def find(
         self,
@@ -182,12 +183,12 @@ class VDBService(BaseServiceTask):
         collection: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
-        """As :meth:`get`, of those that are there."""
-        place, found = self._place(tenant, collection), []
+        """As :meth:`get`, for the ids that exist."""
+        target, items = self._target(tenant, collection), []
         for id in ids:
             with suppress(NotFound):
-                found.append(_item(self._running.get(*place, id, vector), vector))
-        return found
+                items.append(_item(self._running.get(*target, id, vector), vector))
+        return items
 
     def list_items(
         self,
@@ -201,12 +202,12 @@ class VDBService(BaseServiceTask):
     ) -> dict[str, Any]:
         """``{items, cursor}``, in the order in which they came (to our own engine, what is changed comes anew);
         ``cursor`` is None at the end."""
-        place = self._place(tenant, collection)
+        target = self._target(tenant, collection)
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE:
             raise InvalidRequest(f"'limit' must be a whole number, 1 to {_MAX_PAGE}", param="limit")
         self._check_where(where)
-        items, further = self._running.page(*place, where, limit, cursor, vectors)
-        return {"items": [_item(item, vectors) for item in items], "cursor": further}
+        page, cursor_after = self._running.page(*target, where, limit, cursor, vectors)
+        return {"items": [_item(item, vectors) for item in page], "cursor": cursor_after}
 
     def update(
         self,
@@ -220,10 +221,10 @@ class VDBService(BaseServiceTask):
     ) -> None:
         """Changes what is given of one item (metadata as a whole; where there is an embedder, a new text has a new
         vector). Raises :class:`sage.errors.NotFound`."""
-        from sage.service.vdb.items import check_known_id, check_revision
+        from sage.service.vdb.items import check_given_id, check_revision
 
-        place = self._place(tenant, collection)
-        self._running.update(*place, check_known_id(id), check_revision(vector, metadata, text))
+        target = self._target(tenant, collection)
+        self._running.update(*target, check_given_id(id), check_revision(vector, metadata, text))
 
     def delete(
         self,
@@ -236,24 +237,24 @@ class VDBService(BaseServiceTask):
         """Deletes by id or by filter; how many there were of them."""
         from sage.service.vdb.items import check_ids
 
-        place = self._place(tenant, collection)
+        target = self._target(tenant, collection)
         if (ids is None) == (where is None):
             raise InvalidRequest("give either 'ids' or 'where'", param="ids")
         if where is not None and not where:
             raise InvalidRequest("an empty 'where' would delete every item; drop the collection instead", param="where")
         self._check_where(where)
-        return self._running.delete(*place, None if ids is None else check_ids(ids), where)
+        return self._running.delete(*target, None if ids is None else check_ids(ids), where)
 
     def purge(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> None:
         """After it no byte of what was deleted or replaced is left in any file."""
-        self._running.purge(*self._place(tenant, collection))
+        self._running.purge(*self._target(tenant, collection))
 
     def count(
         self, where: Mapping[str, Any] | None = None, *, collection: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> int:
-        place = self._place(tenant, collection)
+        target = self._target(tenant, collection)
         self._check_where(where)
-        return self._running.count(*place, where)
+        return self._running.count(*target, where)
 
     def collections(self, *, tenant: str = DEFAULT_TENANT) -> list[str]:
         """In order."""
@@ -264,7 +265,7 @@ class VDBService(BaseServiceTask):
 
     def drop(self, collection: str, *, tenant: str = DEFAULT_TENANT) -> None:
         """Deletes a collection with all that is in it. Raises :class:`sage.errors.NotFound`."""
-        self._running.drop(*self._place(tenant, collection))
+        self._running.drop(*self._target(tenant, collection))
 
 
 def create_vdb_service_factory(**options: Any) -> ServiceFactory:
@@ -273,9 +274,9 @@ def create_vdb_service_factory(**options: Any) -> ServiceFactory:
     return ServiceFactory.checked(VDBService, options)
 
 
-def _check_choice(name: str, given: Any, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise InvalidRequest(f"there is no {name} '{given}'; there are: {', '.join(known)}", param=name)
+def _check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise InvalidRequest(f"there is no {name} '{given}'; there are: {', '.join(choices)}", param=name)
 
 
 def _check_collection(name: Any) -> None:
@@ -299,7 +300,7 @@ def _check_dimension(given: Any) -> None:
 
 
 def _item(stored: StoredDocument, vector: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": stored.id, "metadata": stored.metadata, "text": stored.text}
+    item: dict[str, Any] = {"id": stored.id, "metadata": stored.metadata, "text": stored.text}
     if vector:
-        found["vector"] = None if stored.vector is None else stored.vector.tolist()
-    return found
+        item["vector"] = None if stored.vector is None else stored.vector.tolist()
+    return item

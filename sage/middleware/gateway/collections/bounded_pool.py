@@ -1,4 +1,4 @@
-"""Threads for work that blocks, so that the event loop never does: few of them, named, and a bounded line before.
+"""Threads for work that blocks, so that the event loop never does: few of them, named, with a bounded queue.
 
 Not the standard library's pool: that one takes nothing more once the main thread has ended, while a service that a
 program has started lives on.
@@ -19,34 +19,34 @@ T = TypeVar("T")
 
 
 class BoundedPool:
-    """``workers`` threads, made as they are needed; ``waiting`` further pieces of work may stand in line."""
+    """``workers`` threads, made as they are needed; ``waiting`` further pieces of work may wait."""
 
     def __init__(self, name: str, workers: int, waiting: int) -> None:
         self._name = name
         self._workers = workers
         self._waiting = waiting
         self._changed = threading.Condition()
-        self._line: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._queue: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._running = 0
         self._closed = False
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of ``work``. Who is cancelled while it runs leaves it running to its end; while it stands in line,
-        it never begins. Raises :class:`Unavailable` when the line is full or the threads have ended."""
+        """The result of ``work``. A caller that is cancelled leaves it running to its end; work that still waits
+        then never begins. Raises :class:`Unavailable` when the queue is full or the pool is closed."""
         return await asyncio.wrap_future(self.submit(work))
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """As :meth:`run`, for who does not wait."""
+        """As :meth:`run`, for callers that do not wait."""
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
                 raise Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
-            if self._running + len(self._line) >= self._workers + self._waiting:
+            if self._running + len(self._queue) >= self._workers + self._waiting:
                 raise Unavailable(f"too many requests wait for {self._name}; try again", code="overloaded")
-            self._line.append((work, future))
-            if len(self._line) > self._idle and len(self._threads) < self._workers:
+            self._queue.append((work, future))
+            if len(self._queue) > self._idle and len(self._threads) < self._workers:
                 name = f"sage-{self._name.replace(' ', '-')}_{len(self._threads)}"
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 self._threads.append(thread)
@@ -55,34 +55,34 @@ class BoundedPool:
         return future
 
     def close(self, timeout: float | None = None) -> None:
-        """Waits for what runs, ``timeout`` seconds at most for each thread; what stands in line never begins."""
+        """Waits for what runs, ``timeout`` seconds at most for each thread; what waits never begins."""
         with self._changed:
             self._closed = True
-            line = list(self._line)
-            self._line.clear()
+            waiting = list(self._queue)
+            self._queue.clear()
             self._changed.notify_all()
-        for _, future in line:
+        for _, future in waiting:
             future.cancel()
         for thread in self._threads:
             thread.join(timeout)
 
     def _serve(self) -> None:
-        while (found := self._next()) is not None:
-            _do(*found)
-            del found  # nothing of it is held while the next is waited for
+        while (item := self._next()) is not None:
+            _do(*item)
+            del item  # nothing of it stays in memory while the next is waited for
             with self._changed:
                 self._running -= 1
 
     def _next(self) -> tuple[Callable[[], Any], Future[Any]] | None:
-        """``None``: there will be nothing more."""
+        """``None`` means that there will be nothing more."""
         with self._changed:
             self._idle += 1
-            self._changed.wait_for(lambda: self._line or self._closed)
+            self._changed.wait_for(lambda: self._queue or self._closed)
             self._idle -= 1
-            if not self._line:
+            if not self._queue:
                 return None
             self._running += 1
-            return self._line.popleft()
+            return self._queue.popleft()
 
 
 def _do(work: Callable[[], Any], future: Future[Any]) -> None:

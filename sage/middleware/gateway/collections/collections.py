@@ -59,15 +59,15 @@ class CollectionGateway:
         self._reading = BoundedPool("searches", 8, 256)
         self._writing = BoundedPool("writes", 16, 64)  # many at a time: they share commits
         self._working = BoundedPool("work on collections", 4, 4)
-        self._copying = BoundedPool("snapshots", 4, 4)  # as slow as who reads them
-        self._embedding = BoundedPool("reembeddings", 4, 16)  # hours long: nothing else stands behind them
+        self._copying = BoundedPool("snapshots", 4, 4)  # as slow as their readers
+        self._embedding = BoundedPool("reembeddings", 4, 16)  # hours long: nothing else waits behind them
         self._reembeddings = Reembeddings(self._embedding)
 
     async def search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
         """One answer a search; those of one collection on one state of it."""
         for search in searches:
             if search.rerank is not None:
-                _reach(principal, search.rerank.model, "rerank")
+                _require_model_access(principal, search.rerank.model, "rerank")
         begun, status = time.perf_counter(), 200
         try:
             return await self._reading.run(partial(self._search, principal, searches))
@@ -81,17 +81,17 @@ class CollectionGateway:
             self._metrics.searched(status, time.perf_counter() - begun, len(searches))
 
     def _search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
-        places: dict[str, list[int]] = {}
-        for place, search in enumerate(searches):
-            places.setdefault(search.collection, []).append(place)
-        found: dict[int, SearchAnswer] = {}
-        for name, wanted in places.items():
+        by_name: dict[str, list[int]] = {}
+        for index, search in enumerate(searches):
+            by_name.setdefault(search.collection, []).append(index)
+        answers: dict[int, SearchAnswer] = {}
+        for name, indexes in by_name.items():
             collection = self.open(principal, name)
-            if any(searches[place].vector is None and searches[place].mode != "bm25" for place in wanted):
-                _reach_embedder(principal, collection.options.embedder, "collection")
-            answers = collection.search_many([searches[place].search(self.limits) for place in wanted])
-            found.update(zip(wanted, answers, strict=True))
-        return [found[place] for place in range(len(searches))]
+            if any(searches[index].vector is None and searches[index].mode != "bm25" for index in indexes):
+                _require_embedder_access(principal, collection.options.embedder, "collection")
+            found = collection.search_many([searches[index].search(self.limits) for index in indexes])
+            answers.update(zip(indexes, found, strict=True))
+        return [answers[index] for index in range(len(searches))]
 
     async def add(
         self, principal: Principal, name: str, documents: Callable[[], Sequence[Mapping[str, Any]]]
@@ -109,7 +109,7 @@ class CollectionGateway:
             from sage.middleware.retrieval.types.documents import check_documents
 
             check_documents(documents, self.limits)
-            _reach_embedder(principal, self._settings.defaults.embedder, "collection")
+            _require_embedder_access(principal, self._settings.defaults.embedder, "collection")
             try:
                 return self._collections().create_with(principal.tenant, name, documents)
             except Conflict as exc:
@@ -117,13 +117,13 @@ class CollectionGateway:
                     raise
             collection = self.open(principal, name)  # another was first
         if any(isinstance(document, Mapping) and document.get("vector") is None for document in documents):
-            _reach_embedder(principal, collection.options.embedder, "collection")
+            _require_embedder_access(principal, collection.options.embedder, "collection")
         return collection.add(documents)
 
     async def delete_documents(
         self, principal: Principal, name: str, ids: Sequence[str] | None, filter: Mapping[str, Any] | None
     ) -> int:
-        """How many there were of them."""
+        """How many documents there were."""
 
         def delete() -> int:
             return self.open(principal, name).delete(ids, filter)
@@ -141,11 +141,11 @@ class CollectionGateway:
         return await self._reading.run(lambda: self.open(principal, name).page(cursor, limit, filter))
 
     async def describe(self, principal: Principal, name: str) -> dict[str, Any]:
-        """One collection, as ``GET /collections/{name}`` tells it."""
+        """One collection, as ``GET /collections/{name}`` shows it."""
         return await self._reading.run(lambda: self._described(principal, name))
 
     async def describe_all(self, principal: Principal) -> list[dict[str, Any]]:
-        """Every collection of the tenant, without the state of its index; one that cannot be opened says why."""
+        """Every collection of the tenant, without the state of its index; one that does not open has an ``error``."""
         return await self._reading.run(partial(self._all, principal))
 
     def _all(self, principal: Principal) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ class CollectionGateway:
         def create() -> dict[str, Any]:
             embedder = options.get("embedder") or self._settings.defaults.embedder
             if isinstance(embedder, str):
-                _reach_embedder(principal, embedder, "embedder")
+                _require_embedder_access(principal, embedder, "embedder")
             return _with_shards(self._collections().create(principal.tenant, name, options, shards).describe())
 
         return await self._writing.run(create)
@@ -188,10 +188,10 @@ class CollectionGateway:
         await self._working.run(lambda: self._collections().delete(principal.tenant, name))
 
     async def reembed(self, principal: Principal, name: str, embedder: str) -> Reembedding:
-        """Begins to make all vectors anew, or joins who does."""
+        """Begins to make all vectors anew, or joins the run that does."""
 
         def find() -> Collection:
-            _reach_embedder(principal, embedder, "embedder")
+            _require_embedder_access(principal, embedder, "embedder")
             return self._collections().to_reembed(principal.tenant, name)
 
         collection = await self._reading.run(find)
@@ -224,15 +224,15 @@ class CollectionGateway:
         """Runs ``work`` on a body that is being received, away from the event loop."""
         return await self._writing.run(work)
 
-    def place(self) -> Path:
-        """Where bodies that are being received may lie, on the disk that they will end on."""
+    def upload_directory(self) -> Path:
+        """The directory for bodies that are being received, on the disk of the collections."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._root
 
     def open(self, principal: Principal, name: str, *, create: bool = False) -> AnyCollection:
         """The collection of that name of the caller's tenant. Blocks."""
         if create:
-            _reach_embedder(principal, self._settings.defaults.embedder, "collection")
+            _require_embedder_access(principal, self._settings.defaults.embedder, "collection")
         return self._collections().open(principal.tenant, name, create=create)
 
     def _collections(self) -> TenantCollections:
@@ -280,7 +280,7 @@ def _with_shards(described: dict[str, Any]) -> dict[str, Any]:
     return {**described, "shards": described.get("shards")}
 
 
-def _reach(principal: Principal, model: str, param: str) -> None:
+def _require_model_access(principal: Principal, model: str, param: str) -> None:
     if not principal.allows_model(model):
         raise PermissionDenied(
             f"this credential does not reach the model '{model}'; it reaches: {', '.join(principal.models)}",
@@ -289,9 +289,9 @@ def _reach(principal: Principal, model: str, param: str) -> None:
         )
 
 
-def _reach_embedder(principal: Principal, name: str, param: str) -> None:
+def _require_embedder_access(principal: Principal, name: str, param: str) -> None:
     """Built-in embedders are everybody's; the others are models of the registry."""
     from sage.middleware.retrieval.embedding.builtin import is_builtin
 
     if not is_builtin(name):
-        _reach(principal, name, param)
+        _require_model_access(principal, name, param)

@@ -33,7 +33,7 @@ _BATCH_BYTES = 256 * 1024
 _IN_FLIGHT = 4
 _RESOLVE_WITHIN = 30.0
 _SLACK = 5.0  # for the loop to end a call whose time is over, before it is given up
-_REMEMBERED = 256
+_MAX_EMBEDDERS = 256
 
 
 class RegistryModels:
@@ -62,7 +62,7 @@ class RegistryModels:
             return builtin_embedder(name)
         exact = _exact_name(name, self._resolved(name))
         with self._lock:
-            while len(self._embedders) > _REMEMBERED:
+            while len(self._embedders) > _MAX_EMBEDDERS:
                 del self._embedders[next(iter(self._embedders))]
             return self._embedders.setdefault((name, exact), RegistryEmbedder(self, name, exact))
 
@@ -82,7 +82,7 @@ class RegistryModels:
 
     def _resolved(self, name: str) -> PublicModel:
         gateway, _ = self._running_gateway()
-        return gateway.registry.get(name) or self._run(lambda found: found.registry.resolve(name), _RESOLVE_WITHIN)
+        return gateway.registry.get(name) or self._run(lambda gateway: gateway.registry.resolve(name), _RESOLVE_WITHIN)
 
     async def _ask_all(self, gateway: ModelCaller, calls: Sequence[ModelCall]) -> list[bytes]:
         turn = asyncio.Semaphore(_IN_FLIGHT)
@@ -228,7 +228,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _exact_name(name: str, model: PublicModel) -> str:
-    """The name that vectors are known by. Raises :class:`Unavailable` when no deployment tells what is behind it."""
+    """The exact name of the embedder. Raises :class:`Unavailable` when no deployment says which model it is."""
     behind = sorted({deployment.model for deployment in model.deployments})
     if not behind:
         reason = "; ".join(model.faults) or "it has no deployment"

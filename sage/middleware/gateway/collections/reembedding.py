@@ -1,4 +1,4 @@
-"""Collections whose vectors are being made anew: one run each, which goes on whoever watches it."""
+"""Collections whose vectors are being made anew: one run each, which goes on without a watcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sage.middleware.retrieval.collection import Collection
 
 _PAUSE = 0.5
-"""Seconds between two looks at how far it is."""
+"""Seconds between two reports of progress."""
 _SHUTTING_DOWN = "the gateway is shutting down; ask again to go on where it was"
 
 
@@ -49,22 +49,22 @@ class Reembedding:
         if self._stopped is not None:
             raise Unavailable(self._stopped, code="reembedding_stopped")
 
-    def ended(self, work: Future[None]) -> None:
+    def finish(self, work: Future[None]) -> None:
         """Called on the loop, once."""
         self._failure = Unavailable(_SHUTTING_DOWN, code="shutting_down") if work.cancelled() else work.exception()
         self._ended.set()
 
     async def progress(self) -> AsyncGenerator[PullProgress, None]:
         """How far it is, as it goes on; raises what it failed with. Leaving does not end it."""
-        told: PullProgress | None = None
+        shown: PullProgress | None = None
         while not self._ended.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE if told is not None else 0.02):
+                async with asyncio.timeout(_PAUSE if shown is not None else 0.02):
                     await self._ended.wait()
                     break
             now = PullProgress("embedding", self._done, self._total)
-            if now != told:
-                told = now
+            if now != shown:
+                shown = now
                 yield now
         if self._failure is not None:
             raise self._failure
@@ -104,7 +104,7 @@ class Reembeddings:
 
         def ended() -> None:
             del self._running[key]
-            begun.ended(work)
+            begun.finish(work)
 
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
         return begun

@@ -1,4 +1,4 @@
-"""What a request may say of a search, and of the sources of an answer: checked before anything is looked up."""
+"""The fields of searches and of the sources of an answer: checked before anything is looked up."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SearchRequest(SearchFields):
     highlight: bool = Field(False, description="Passages of each text with `<em>` around what matched.")
 
     def search(self, limits: RetrievalLimits) -> Search:
-        """What the collection is asked. Raises :class:`InvalidRequest` for a vector that is none."""
+        """The search of the collection. Raises :class:`InvalidRequest` for a bad vector."""
         from sage.middleware.retrieval.types.documents import check_vector
         from sage.middleware.retrieval.types.search import Fusion, Mode, Search
 
@@ -97,14 +97,14 @@ class SourcesRequest(SearchFields):
     top_k: int = Field(5, ge=1, le=50, description="How many sources at most.")
     query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
 
-    def asked(self, query: str) -> SearchRequest:
+    def request_for(self, query: str) -> SearchRequest:
         """The search for ``query``."""
         given = {name: getattr(self, name) for name in SearchFields.model_fields}
         return SearchRequest.model_construct(**given, query=query)
 
 
 def parse_search(given: Any, place: str = "") -> SearchRequest:
-    """A search of a request; ``place`` is where it stands, such as ``searches[1]``."""
+    """A search of a request; ``place`` is its path in the request, such as ``searches[1]``."""
     search = parse(SearchRequest, given, place)
     if not search.query and search.vector is None:
         raise InvalidRequest("give a 'query', or a 'vector'", param=_path(place, "query"))
@@ -122,8 +122,8 @@ def parse(kind: type[Body], given: Any, place: str = "") -> Body:
     path = _path(place, ".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])
-        known = RerankOptions if len(error["loc"]) > 1 else kind
-        raise InvalidRequest(f"unknown field '{path}'; {nearest(name, list(known.model_fields))}", param=path)
+        model = RerankOptions if len(error["loc"]) > 1 else kind
+        raise InvalidRequest(f"unknown field '{path}'; {nearest(name, list(model.model_fields))}", param=path)
     message = str(error["msg"]).removeprefix("Value error, ")
     raise InvalidRequest(f"'{path}': {message}" if path else message, param=path or None)
 

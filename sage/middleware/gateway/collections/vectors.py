@@ -39,8 +39,8 @@ def read_scores(answer: bytes, count: int, model: str) -> list[float]:
 
 def _by_index(answer: bytes, field: str, count: int, model: str) -> list[dict[str, Any]]:
     try:
-        found = orjson.loads(answer)[field]
-        items = sorted(found, key=lambda item: item["index"])
+        entries = orjson.loads(answer)[field]
+        items = sorted(entries, key=lambda item: item["index"])
     except (KeyError, TypeError, ValueError) as exc:
         raise _nonsense(model, f"a list '{field}'") from exc
     if [item["index"] for item in items] != list(range(count)):

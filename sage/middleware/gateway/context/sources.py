@@ -68,7 +68,7 @@ async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, r
             "the last message of the user has no text to search for; give 'search.query'", param="search"
         )
     room = _room(models, call.body, gateway.retrieval.source_tokens)
-    answer = (await gateway.collections.search(principal, [request.asked(query)]))[0]
+    answer = (await gateway.collections.search(principal, [request.request_for(query)]))[0]
     sources = choose(answer.results, request.collection, room)
     put_before(call.body, index, render(sources, room))
     return sources

@@ -31,6 +31,7 @@ from sage.service.vdb.chroma.records import (
     replacing,
     scores_of,
 )
+from sage.service.vdb.embedded import embedded
 from sage.service.vdb.items import LIMITS, check_dimensions
 
 _PREFIX = "sage"
@@ -58,21 +59,21 @@ class ChromaBackend:
             self._most = int(self._client.get_max_batch_size())
 
     def add(self, tenant: str, collection: str, items: Sequence[NewDocument]) -> None:
-        metadatas = [encoded_metadata(item, f"items[{place}]") for place, item in enumerate(items)]
-        whole = self._with_vectors(items)
+        metadatas = [encoded_metadata(item, f"items[{index}]") for index, item in enumerate(items)]
+        complete = self._with_vectors(items)
 
         def run(handle: Any) -> None:
-            check_dimensions(whole, _dimension(handle))
-            for start in range(0, len(whole), self._most):
+            check_dimensions(complete, _dimension(handle))
+            for start in range(0, len(complete), self._most):
                 part = slice(start, start + self._most)
-                _upsert(handle, whole[part], metadatas[part])
+                _upsert(handle, complete[part], metadatas[part])
 
         with self._writing:
             try:
                 self._on(tenant, collection, run)
             except NotFound:
-                dimension = self._defaults.dimension or _size_of(whole[0])
-                check_dimensions(whole, dimension)
+                dimension = self._defaults.dimension or _size_of(complete[0])
+                check_dimensions(complete, dimension)
                 self._make(tenant, collection, dimension)
                 self._on(tenant, collection, run)
 
@@ -87,29 +88,23 @@ class ChromaBackend:
             )
 
     def _with_vectors(self, items: Sequence[NewDocument]) -> list[NewDocument]:
-        found = list(items)
-        missing = [place for place, item in enumerate(items) if item.vector is None]
-        if not missing:
-            return found
-        embedder = self._defaults.models.embedder(self._defaults.embedder)
-        if embedder is None:
-            raise Unsupported(
-                f"items[{missing[0]}] has no 'vector', which Chroma needs of each; give it one, or the service an "
-                "'embedder'",
-                param="items",
-            )
-        made = embedder.embed([items[place].text for place in missing])
-        for place, vector in zip(missing, made, strict=True):
-            found[place] = replace(found[place], vector=vector)
-        return found
+        complete = embedded(items, self._defaults.models.embedder(self._defaults.embedder))
+        for index, item in enumerate(complete):
+            if item.vector is None:
+                raise Unsupported(
+                    f"items[{index}] has no 'vector', which Chroma needs of each; give it one, or the service an "
+                    "'embedder'",
+                    param="items",
+                )
+        return complete
 
     def search(self, tenant: str, collection: str, search: Search) -> list[SearchResult]:
         query = self._query_vector(search)
         where = chroma_where(search.filter)
 
         def run(handle: Any) -> list[SearchResult]:
-            asked = replace(search, vector=query)
-            check_search(asked, dimension=_dimension(handle), max_results=LIMITS.max_results)
+            with_vector = replace(search, vector=query)
+            check_search(with_vector, dimension=_dimension(handle), max_results=LIMITS.max_results)
             if where is False:
                 return []
             return _nearest(handle, query, search, None if where is True else where)
@@ -117,9 +112,9 @@ class ChromaBackend:
         return self._on(tenant, collection, run)
 
     def _query_vector(self, search: Search) -> Vector:
-        plain = Search()
+        default = Search()
         for name in _OURS:
-            if getattr(search, name) != getattr(plain, name):
+            if getattr(search, name) != getattr(default, name):
                 raise Unsupported(
                     f"'{name}' is of the backend 'retrieval'; Chroma searches by vectors alone", param="options"
                 )
@@ -145,10 +140,10 @@ class ChromaBackend:
 
     def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument:
         def run(handle: Any) -> StoredDocument:
-            found = _stored(handle.get(ids=[id], include=_included(vector)))
-            if not found:
+            items = _stored(handle.get(ids=[id], include=_included(vector)))
+            if not items:
                 raise no_item(collection, id)
-            return found[0]
+            return items[0]
 
         return self._on(tenant, collection, run)
 
@@ -161,51 +156,52 @@ class ChromaBackend:
         cursor: str | None,
         vectors: bool,
     ) -> tuple[list[StoredDocument], str | None]:
-        said, offset = chroma_where(where), _offset(cursor)
+        condition, offset = chroma_where(where), _offset(cursor)
 
         def run(handle: Any) -> tuple[list[StoredDocument], str | None]:
-            if said is False:
+            if condition is False:
                 return [], None
-            narrowed = None if said is True else said
-            found = handle.get(where=narrowed, limit=limit + 1, offset=offset, include=_included(vectors))
-            items = _stored(found)
+            narrowed = None if condition is True else condition
+            items = _stored(handle.get(where=narrowed, limit=limit + 1, offset=offset, include=_included(vectors)))
             return items[:limit], f"o{offset + limit:x}" if len(items) > limit else None
 
         return self._on(tenant, collection, run)
 
     def update(self, tenant: str, collection: str, id: str, revision: Revision) -> None:
         with self._writing:
-            held = self.get(tenant, collection, id, True)
+            stored = self.get(tenant, collection, id, True)
             changed = NewDocument(
                 id,
-                held.text if revision.text is None else revision.text,
-                orjson.dumps(held.metadata) if revision.metadata is None else revision.metadata,
-                held.vector if revision.vector is None else revision.vector,
+                stored.text if revision.text is None else revision.text,
+                orjson.dumps(stored.metadata) if revision.metadata is None else revision.metadata,
+                stored.vector if revision.vector is None else revision.vector,
             )
             if revision.text is not None and revision.vector is None and self._defaults.embedder != "none":
                 changed = replace(changed, vector=None)
-            whole = self._with_vectors([changed])
+            (changed,) = self._with_vectors([changed])
             metadata = encoded_metadata(changed, "update")
 
             def run(handle: Any) -> None:
-                check_dimensions(whole, _dimension(handle))
-                _upsert(handle, whole, [metadata])
+                check_dimensions([changed], _dimension(handle))
+                _upsert(handle, [changed], [metadata])
 
             self._on(tenant, collection, run)
 
     def delete(self, tenant: str, collection: str, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> int:
-        said = chroma_where(where) if ids is None else True
+        condition = chroma_where(where) if ids is None else True
 
         def run(handle: Any) -> int:
-            found = _ids_passing(handle, said) if ids is None else self._ids_there(handle, list(dict.fromkeys(ids)))
-            for start in range(0, len(found), self._most):
-                handle.delete(ids=found[start : start + self._most])
-            return len(found)
+            matching = (
+                _ids_passing(handle, condition) if ids is None else self._existing_ids(handle, list(dict.fromkeys(ids)))
+            )
+            for start in range(0, len(matching), self._most):
+                handle.delete(ids=matching[start : start + self._most])
+            return len(matching)
 
         with self._writing:
             return self._on(tenant, collection, run)
 
-    def _ids_there(self, handle: Any, ids: Sequence[str]) -> list[str]:
+    def _existing_ids(self, handle: Any, ids: Sequence[str]) -> list[str]:
         parts = (ids[start : start + self._most] for start in range(0, len(ids), self._most))
         return [id for part in parts for id in handle.get(ids=part, include=[])["ids"]]
 
@@ -218,10 +214,10 @@ class ChromaBackend:
         )
 
     def count(self, tenant: str, collection: str, where: Mapping[str, Any] | None) -> int:
-        said = chroma_where(where)
+        condition = chroma_where(where)
 
         def run(handle: Any) -> int:
-            return int(handle.count()) if said is True else len(_ids_passing(handle, said))
+            return int(handle.count()) if condition is True else len(_ids_passing(handle, condition))
 
         return self._on(tenant, collection, run)
 
@@ -231,9 +227,9 @@ class ChromaBackend:
     def _names(self) -> Iterator[str]:
         with translated(self._url):
             offset = 0
-            while found := self._client.list_collections(limit=1000, offset=offset):
-                yield from (collection.name for collection in found)
-                offset += len(found)
+            while page := self._client.list_collections(limit=1000, offset=offset):
+                yield from (collection.name for collection in page)
+                offset += len(page)
 
     def drop(self, tenant: str, collection: str) -> None:
         name = encoded_name(self._prefix, tenant, collection)
@@ -260,17 +256,17 @@ class ChromaBackend:
     def _on(self, tenant: str, collection: str, run: Callable[[Any], Result]) -> Result:
         """With the collection; once more when it may have been made anew since it was last used."""
         name = encoded_name(self._prefix, tenant, collection)
-        known = self._handles.get(name)
+        handle = self._handles.get(name)
         try:
             with translated(self._url):
-                if known is not None:
+                if handle is not None:
                     try:
-                        return run(known)
+                        return run(handle)
                     except Exception as exc:
                         if not made_anew(exc):
                             raise
-                known = self._handles[name] = self._client.get_collection(name, embedding_function=None)
-                return run(known)
+                handle = self._handles[name] = self._client.get_collection(name, embedding_function=None)
+                return run(handle)
         except NotFound as exc:
             if exc.code != GONE:
                 raise
@@ -279,14 +275,14 @@ class ChromaBackend:
 
 
 def _upsert(handle: Any, items: Sequence[NewDocument], metadatas: Sequence[Mapping[str, Any]]) -> None:
-    """One batch; of items that were there, the metadata as a whole is replaced."""
+    """One batch; of items that were existing, the metadata as a complete is replaced."""
     ids = [item.id for item in items]
-    there = handle.get(ids=ids, include=["metadatas"])
-    held = dict(zip(there["ids"], there["metadatas"], strict=True))
+    existing = handle.get(ids=ids, include=["metadatas"])
+    stored = dict(zip(existing["ids"], existing["metadatas"], strict=True))
     handle.upsert(
         ids=ids,
         embeddings=[item.vector for item in items],
-        metadatas=[replacing(metadata, held.get(id)) for id, metadata in zip(ids, metadatas, strict=True)],
+        metadatas=[replacing(metadata, stored.get(id)) for id, metadata in zip(ids, metadatas, strict=True)],
         documents=[item.text for item in items],
     )
 
@@ -295,42 +291,42 @@ def _nearest(handle: Any, query: Vector, search: Search, where: dict[str, Any] |
     wanted = search.offset + search.top_k
     metric = Metric(handle.metadata[METRIC])
     if not search.exact:
-        found = handle.query(
+        rows = handle.query(
             query_embeddings=[query], n_results=wanted, where=where, include=["metadatas", "documents", "distances"]
         )
-        ids = found["ids"][0]
+        ids = rows["ids"][0]
         if len(ids) == wanted or len(ids) == len(_ids_passing(handle, where or True)):
-            scores = scores_of(np.asarray(found["distances"][0], np.float64), metric)
-            return _results(ids, scores, found["documents"][0], found["metadatas"][0], search)
-    # Chroma's graph may find fewer than there are, of those that a filter lets through.
-    found = handle.get(where=where, include=["embeddings", "metadatas", "documents"])
-    if not found["ids"]:
+            scores = scores_of(np.asarray(rows["distances"][0], np.float64), metric)
+            return _results(ids, scores, rows["documents"][0], rows["metadatas"][0], search)
+    # Chroma's graph may find fewer than existing are, of those that a filter lets through.
+    rows = handle.get(where=where, include=["embeddings", "metadatas", "documents"])
+    if not rows["ids"]:
         return []
-    scores = exact_scores(query, found["embeddings"], metric)
+    scores = exact_scores(query, rows["embeddings"], metric)
     order = np.argsort(-scores, kind="stable")[:wanted].tolist()
-    columns = ([found[key][place] for place in order] for key in ("ids", "documents", "metadatas"))
+    columns = ([rows[key][place] for place in order] for key in ("ids", "documents", "metadatas"))
     ids, documents, metadatas = columns
     return _results(ids, scores[order], documents, metadatas, search)
 
 
 def _results(ids: Sequence[str], scores: Any, documents: Any, metadatas: Any, search: Search) -> list[SearchResult]:
-    rows = zip(ids, scores.tolist(), documents, metadatas, strict=True)
+    results = zip(ids, scores.tolist(), documents, metadatas, strict=True)
     return [
         SearchResult(id, score, text or "", dict(metadata or {}), {"dense": score, "bm25": None})
-        for id, score, text, metadata in list(rows)[search.offset :]
+        for id, score, text, metadata in list(results)[search.offset :]
     ]
 
 
-def _stored(found: Mapping[str, Any]) -> list[StoredDocument]:
-    vectors = found["embeddings"]
+def _stored(rows: Mapping[str, Any]) -> list[StoredDocument]:
+    vectors = rows["embeddings"]
     return [
         StoredDocument(
             id,
-            found["documents"][place] or "",
-            dict(found["metadatas"][place] or {}),
+            rows["documents"][place] or "",
+            dict(rows["metadatas"][place] or {}),
             None if vectors is None else np.asarray(vectors[place], np.float32),
         )
-        for place, id in enumerate(found["ids"])
+        for place, id in enumerate(rows["ids"])
     ]
 
 

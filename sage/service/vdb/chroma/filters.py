@@ -1,9 +1,9 @@
-"""Our filters in Chroma's words.
+"""Our filters, translated into Chroma's.
 
-Chroma tells single values from lists, and compares a whole number with a fraction cut off at its point (of 0, it says
-that it is 0.5, and not that it is below 0.5): each condition is said so that it means what it means to our own engine.
-What Chroma cannot say is refused: whether a field is there, null, order among texts, and the opposite of an order. An
-order does not look into lists.
+Chroma tells single values from lists, and compares a whole number with a fraction cut off at its point (0 equals 0.5,
+and is not below 0.5): each condition is translated so that it means what it means to our own engine. What Chroma cannot
+express is refused: whether a field exists, null, order among texts, and the opposite of an order. An order does not
+look into lists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sage.errors import Unsupported
 from sage.middleware.retrieval.filters.language import All, Compare, Condition, Equal, Not, Scalar, Some, parse_filter
 from sage.service.vdb.chroma.records import RESERVED
 
-_SAID = "with Chroma 'where' takes $and, $or, $eq, $ne, $in, $nin and, of numbers, $gt, $gte, $lt, $lte"
+_SUPPORTED = "with Chroma 'where' takes $and, $or, $eq, $ne, $in, $nin and, of numbers, $gt, $gte, $lt, $lte"
 _OPPOSITES = {"$eq": "$ne", "$ne": "$eq", "$in": "$nin", "$contains": "$not_contains"}
 _MOST_TERMS = 400
 """Chroma 1.5 fails from about 1,000 on, and from some thousands on it takes its process with it."""
@@ -27,49 +27,49 @@ Where = dict[str, Any] | bool
 
 def chroma_where(given: Mapping[str, Any] | None) -> Where:
     """Raises :class:`sage.errors.InvalidRequest` for what is no filter, and :class:`Unsupported` for what Chroma
-    cannot say."""
+    cannot express."""
     parsed = parse_filter(given, "where")
-    found = True if parsed is None else _said(parsed.condition)
-    if (size := _size(found)) > _MOST_TERMS:
+    where: Where = True if parsed is None else _translated(parsed.condition)
+    if (size := _size(where)) > _MOST_TERMS:
         raise Unsupported(
             f"'where' becomes {size} comparisons in Chroma, which takes {_MOST_TERMS}; ask in parts, with fewer values "
             "in $in and $nin",
             param="where",
         )
-    return found
+    return where
 
 
 def _size(where: Where) -> int:
     if isinstance(where, bool):
         return 0
-    ((key, said),) = where.items()
-    return sum(map(_size, said)) if key in ("$and", "$or") else 1
+    ((key, operands),) = where.items()
+    return sum(map(_size, operands)) if key in ("$and", "$or") else 1
 
 
-def _said(condition: Condition) -> Where:
+def _translated(condition: Condition) -> Where:
     if isinstance(condition, All):
-        return _all(_said(inner) for inner in condition.inner)
+        return _all(_translated(inner) for inner in condition.inner)
     if isinstance(condition, Some):
-        return _some(_said(inner) for inner in condition.inner)
+        return _some(_translated(inner) for inner in condition.inner)
     if isinstance(condition, Equal):
         return _equal(condition)
     if isinstance(condition, Compare):
         return _compared(condition)
     if isinstance(condition, Not):
         return _denied(condition.inner)
-    raise Unsupported(f"{_SAID}; whether a field is there ($exists) it cannot say", param="where")
+    raise Unsupported(f"{_SUPPORTED}; whether a field exists ($exists) it cannot express", param="where")
 
 
 def _denied(condition: Condition) -> Where:
     if isinstance(condition, Not):
-        return _said(condition.inner)
+        return _translated(condition.inner)
     if isinstance(condition, All):
         return _some(_denied(inner) for inner in condition.inner)
     if isinstance(condition, Some):
         return _all(_denied(inner) for inner in condition.inner)
     if isinstance(condition, Equal):
         return _opposite(_equal(condition))
-    raise Unsupported(f"{_SAID}; $not of an order or of $exists it cannot say", param="where")
+    raise Unsupported(f"{_SUPPORTED}; $not of an order or of $exists it cannot express", param="where")
 
 
 def _equal(condition: Equal) -> Where:
@@ -81,7 +81,7 @@ def _equal(condition: Equal) -> Where:
     parts: list[Where] = []
     for value in condition.values:
         if value is None:
-            raise Unsupported(f"{_SAID}; it holds no null (field '{path}')", param="where")
+            raise Unsupported(f"{_SUPPORTED}; it holds no null (field '{path}')", param="where")
         variants = _variants(value)
         parts += [{path: {"$contains": variant}} for variant in variants]
         if isinstance(value, float) and not value.is_integer():
@@ -106,7 +106,7 @@ def _fraction(path: str, value: float) -> dict[str, Any]:
 def _compared(condition: Compare) -> Where:
     operand, operator, path = condition.operand, f"${condition.operator}", condition.path
     if isinstance(operand, str):
-        raise Unsupported(f"{_SAID}; text has no order there (field '{path}')", param="where")
+        raise Unsupported(f"{_SUPPORTED}; text has no order there (field '{path}')", param="where")
     if path.startswith(RESERVED):
         return False
     if isinstance(operand, int) or operand.is_integer():
@@ -124,25 +124,25 @@ def _opposite(where: Where) -> Where:
     """Of equalities."""
     if isinstance(where, bool):
         return not where
-    ((key, said),) = where.items()
+    ((key, operands),) = where.items()
     if key in ("$and", "$or"):
-        return {"$or" if key == "$and" else "$and": [_opposite(part) for part in said]}
-    ((operator, operand),) = said.items()
+        return {"$or" if key == "$and" else "$and": [_opposite(part) for part in operands]}
+    ((operator, operand),) = operands.items()
     return {key: {_OPPOSITES[operator]: operand}}
 
 
 def _all(parts: Iterable[Where]) -> Where:
-    found = [part for part in parts if part is not True]
-    if any(part is False for part in found):
+    remaining = [part for part in parts if part is not True]
+    if any(part is False for part in remaining):
         return False
-    return _joined("$and", found) if found else True
+    return _joined("$and", remaining) if remaining else True
 
 
 def _some(parts: Iterable[Where]) -> Where:
-    found = [part for part in parts if part is not False]
-    if any(part is True for part in found):
+    remaining = [part for part in parts if part is not False]
+    if any(part is True for part in remaining):
         return True
-    return _joined("$or", found) if found else False
+    return _joined("$or", remaining) if remaining else False
 
 
 def _joined(operator: str, parts: Sequence[Where]) -> Where:

@@ -35,22 +35,22 @@ def collection_of(name: str, prefix: str, tenant: str) -> str | None:
     if not name.startswith(head) or "." in (rest := name[len(head) :]):
         return None
     # An escape is one byte: the bytes of a character come back together.
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), rest).encode("latin-1").decode(errors="replace")
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), rest).encode("latin-1").decode(errors="replace")
 
 
 def _escaped(part: str) -> str:
     return "".join(chr(b) if chr(b).isalnum() and b < 128 else f"_{b:02X}" for b in part.encode())
 
 
-def encoded_metadata(item: NewDocument, place: str) -> dict[str, Any]:
+def encoded_metadata(item: NewDocument, path: str) -> dict[str, Any]:
     """Raises :class:`Unsupported` for what Chroma cannot hold."""
     metadata: dict[str, Any] = orjson.loads(item.metadata)
     for key, value in metadata.items():
         if not key or key.startswith(RESERVED):
-            raise Unsupported(f"{place}: Chroma cannot hold metadata under the name '{key}'", param="metadata")
+            raise Unsupported(f"{path}: Chroma cannot hold metadata under the name '{key}'", param="metadata")
         if not _holdable(value):
             raise Unsupported(
-                f"{place}: metadata '{key}': Chroma holds text, numbers, truth values, and lists of one kind of these "
+                f"{path}: metadata '{key}': Chroma holds text, numbers, truth values, and lists of one kind of these "
                 "(neither empty lists, nor null, objects or whole numbers beyond 64 bits)",
                 param="metadata",
             )
@@ -64,9 +64,9 @@ def _holdable(value: Any) -> bool:
     return isinstance(value, str | float | bool) or (isinstance(value, int) and -_INT64 <= value < _INT64)
 
 
-def replacing(metadata: Mapping[str, Any], held: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Chroma keeps what an upsert does not name: the fields ``held`` so far are taken away by name."""
-    return {**dict.fromkeys(held or ()), **metadata} or None
+def replacing(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Chroma keeps what an upsert does not name: the fields of the ``previous`` metadata are taken away by name."""
+    return {**dict.fromkeys(previous or ()), **metadata} or None
 
 
 def scores_of(distances: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
