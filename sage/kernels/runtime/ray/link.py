@@ -32,8 +32,8 @@ _PAUSE = 0.1
 _CLOSE = 5.0
 """Seconds that the link's thread has to end."""
 _ROUNDING = 0.001
-"""Seconds that a wait is longer, since Ray rounds it down to milliseconds: nobody is to be told too early that a
-deadline has passed."""
+"""Seconds added to a wait, since Ray rounds it down to milliseconds: no call may end with ``DeadlineExceeded`` before
+its deadline."""
 _NEW_LIFE = "it has begun a new life"
 
 

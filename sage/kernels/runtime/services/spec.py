@@ -1,4 +1,4 @@
-"""A service as those see it who register, host or call it: how it is made, how it is hosted, what can be called."""
+"""A service as its registry, its hosts and its callers see it: how it is made and hosted, and what can be called."""
 
 from __future__ import annotations
 
