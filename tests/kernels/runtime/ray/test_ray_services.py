@@ -189,7 +189,7 @@ def test_errors_arrive_as_what_was_raised(env: RayEnvironment) -> None:
     with pytest.raises(FileNotFoundError) as nothing:
         store.fail(FileNotFoundError, 2, "nothing")
     assert nothing.value.errno == 2
-    with pytest.raises(RemoteError, match=r"Odd: 1 and 2 \(an error that cannot be carried"):
+    with pytest.raises(RemoteError, match=r"UnusualError: 1 and 2 \(an error that cannot be carried"):
         store.fail(UnusualError, 1, 2)
     with pytest.raises(SystemExit):  # it ends the call, not the actor
         store.fail(SystemExit, 3)
