@@ -61,23 +61,23 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- made by tests/provider_features.py: begin -->", "<!-- made by tests/provider_features.py: end -->"
 COMMAND = "python tests/provider_features.py --write"
 _APART = ROOT / "tests" / "vllm"
-"""Tests that `make check` does not run: they need a vendor's own server (`make test-vllm`)."""
+"""Tests that `make check` does not run, since they need a vendor's own server (`make test-vllm`)."""
 _LEGEND = """\
-✓ a test that `make check` runs proves that it works. ✗ a test proves that it is refused by a clear error: a 400 that
-names the field and the provider, unless the model says `drop_unsupported: true`, or for a pull a 409. Blank: nothing
-is proven. `local` runs on real llama.cpp engines; the other vendors are scripted upstreams of their wires, held to the
-vendors' own SDKs, which also drive the gateway."""
-_LEGEND_APART = " ● is proven on a real vLLM, too (`make test-vllm`)."
+✓ means that a test in `make check` proves that it works. ✗ means that a test proves that it is refused by a clear
+error: a 400 that names the field and the provider, unless the model has `drop_unsupported: true`; for a pull, a 409.
+Blank means that nothing is proven. `local` runs on real llama.cpp engines; the other vendors are scripted upstreams of
+their wires, which the vendors' own SDKs read without fault. The SDKs also drive the gateway."""
+_LEGEND_APART = " ● means that it is also proven on a real vLLM (`make test-vllm`)."
 
 
 @dataclass
 class Proven:
-    """What is proven: (vendor, feature) pairs, by what proves them."""
+    """The (vendor, feature) pairs that are proven, by the kind of proof."""
 
     works: set[tuple[str, str]] = field(default_factory=set)
     refused: set[tuple[str, str]] = field(default_factory=set)
     apart: set[tuple[str, str]] = field(default_factory=set)
-    """What works at a real server that `make check` does not start."""
+    """The pairs that work at a real server, which `make check` does not start."""
 
     def add(self, mark: pytest.Mark, *, apart: bool = False) -> None:
         """Counts one mark; raises :class:`ValueError` for one that :func:`check` would not pass."""
@@ -87,7 +87,7 @@ class Proven:
         pairs.update((vendor, feature) for feature in features)
 
     def contradictions(self) -> list[str]:
-        """What is said to work and to be refused."""
+        """The pairs that are marked both as working and as refused."""
         both = (self.works | self.apart) & self.refused
         return [f"{vendor}: '{feature}' is proven to work and to be refused" for vendor, feature in sorted(both)]
 
@@ -170,12 +170,12 @@ def marked() -> list[Path]:
 
 def collect(modules: Iterable[Path]) -> Proven:
     """The marks in ``modules``; raises :class:`SystemExit` when they cannot be collected or contradict each other."""
-    collector, said = Collector(), io.StringIO()
+    collector, output = Collector(), io.StringIO()
     options = ["--collect-only", f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(output):
         status = pytest.main([*options, *map(str, modules)], plugins=[collector])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise SystemExit(f"the tests could not be collected:\n{said.getvalue()}")
+        raise SystemExit(f"the tests could not be collected:\n{output.getvalue()}")
     wrong = collector.proven.contradictions()
     if wrong:
         raise SystemExit("\n".join(wrong))
