@@ -1,4 +1,4 @@
-"""What can be said of the gateway's own services: where they run, what they keep, what one request may carry."""
+"""The settings of the gateway's own services: where they run, what they store, and bounds on one request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class ServiceHosting(SettingsSection):
     """How one service is hosted."""
 
     max_workers: int = Field(4, ge=1, le=256)
-    """Calls that it works on at once."""
+    """Calls that it runs at the same time."""
     queue_size: int = Field(10_000, ge=1)
-    """Calls that may wait for it; one more is refused (503)."""
+    """Calls that may wait for it; one more is refused with 503."""
     replicas: int = Field(1, ge=1)
-    """On Ray: actors that share its calls."""
+    """On Ray, the actors that share its calls."""
     placement: dict[str, Any] = Field(default_factory=dict)
-    """On Ray: options of its actors (``num_cpus``, ``resources``, …)."""
+    """On Ray, the options of its actors (``num_cpus``, ``resources``, …)."""
 
 
 class KVSettings(ServiceHosting):
@@ -30,11 +30,11 @@ class KVSettings(ServiceHosting):
     redis_url: SecretStr | None = None
     """May hold a password."""
     prefix: Text = "sage:kv:"
-    """``redis``: what all its keys begin with."""
+    """All its keys in Redis begin with this."""
     max_size: int | None = Field(None, ge=1)
-    """Entries; those least used make room. None: no bound."""
+    """The most entries; beyond it, those least used are removed. ``None`` means no bound."""
     ttl_seconds: Duration | None = None
-    """What an entry lives that was given no time of its own; none: for ever."""
+    """How long an entry without a ``ttl`` of its own is stored; ``None`` means for ever."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -48,12 +48,12 @@ class VDBSettings(ServiceHosting):
 
     backend: Literal["retrieval", "chroma"] = "retrieval"
     url: Text | None = None
-    """``chroma``: a Chroma server; none: embedded."""
+    """The address of a Chroma server; ``None`` means that Chroma runs in this process."""
     dimension: int | None = Field(None, ge=1, le=65536)
-    """Of the vectors of new collections; none: that of the first."""
+    """The dimension of new collections; ``None`` means that of the first vector."""
     distance_metric: Literal["cosine", "dot", "euclidean"] = "cosine"
     embedder: Text = "none"
-    """What makes vectors of texts; ``none``: vectors come with the items."""
+    """Makes the vectors of texts; ``none`` means that the vectors come with the items."""
     shards: int = Field(0, ge=0, le=1024)
     """Over how many shards a new collection of the backend 'retrieval' is spread; 0 means one store."""
 
@@ -62,29 +62,29 @@ class MemorySettings(ServiceHosting):
     """The memory of agents."""
 
     embedder: Text = "auto"
-    """What makes vectors of memories: as for collections."""
+    """Makes the vectors of memories, as for collections."""
     dimension: int | None = Field(None, ge=1, le=65536)
     ttl_seconds: Duration | None = None
-    """What a memory lives that was given no time of its own; none: for ever."""
+    """How long a memory without a ``ttl`` of its own is stored; ``None`` means for ever."""
     max_size: int | None = Field(None, ge=1)
-    """Memories of one scope (tenant, user, agent); none: no bound."""
+    """The most memories of one scope (tenant, user, agent); ``None`` means no bound."""
     evict: Literal["oldest", "important"] = "oldest"
-    """What is forgotten beyond ``max_size``: the oldest, or the least important."""
+    """Which memories are removed beyond ``max_size``: the oldest, or the least important."""
     facts_model: Text | None = None
-    """A model that finds facts in what is stored, in the background; none: nothing asks a model."""
+    """A model that extracts facts from memories, in the background; ``None`` means that no model does."""
     summary_model: Text | None = None
-    """A model that sums up old turns, in the background."""
+    """A model that summarises old turns, in the background; ``None`` means that no model does."""
     summary_after: int = Field(50, ge=2)
-    """Turns that make a summary."""
+    """The number of turns that are summarised together."""
     recall_tokens: int = Field(1000, ge=100)
     """How much of a model's context the memories of one answer may take."""
 
 
 class RaySettings(SettingsSection):
-    """Where the services run under ``runtime: ray``."""
+    """Where the services run with ``runtime: ray``."""
 
     address: Text | None = None
-    """Of a running cluster; none: one is started on this machine."""
+    """The address of a running cluster; ``None`` means that one is started on this machine."""
 
 
 class ServiceLimits(SettingsSection):
@@ -103,12 +103,11 @@ class ServicesSettings(SettingsSection):
 
     runtime: Literal["local", "ray"] = "local"
     start: Literal["on-demand", "eager"] = "on-demand"
-    """``on-demand``: with the first request that needs one; ``eager``: with the gateway."""
+    """``on-demand`` means with the first request that needs one, ``eager`` with the gateway."""
     timeout: Duration = 30.0
-    """Of one call of a service, in seconds; then 504."""
+    """Seconds that one call of a service may take; then 504."""
     discovery: SecretStr | None = None
-    """The board on which services are announced: the path of a SQLite file, or ``redis://…``; none: one in
-    ``data_dir``."""
+    """Where services are announced: the path of a SQLite file, or ``redis://…``; ``None`` means one in ``data_dir``."""
     kv: KVSettings = KVSettings()
     vdb: VDBSettings = VDBSettings()
     memory: MemorySettings = MemorySettings()
