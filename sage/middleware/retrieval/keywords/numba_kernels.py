@@ -157,6 +157,7 @@ def _by_document(postings: Any, words: Any, gains: Any, allowed: Any, best: Any)
     """``(how many are in the heap, how many match)``: over all words at once, one document after the other."""
     ordinals, frequencies, lengths = postings
     curve, table = gains
+    rows, scores = best
     count, total = np.int64(0), np.int64(0)
     cursors = words[:, START].astype(np.int64)
     while True:
@@ -172,7 +173,7 @@ def _by_document(postings: Any, words: Any, gains: Any, allowed: Any, best: Any)
                 cursors[number] += 1
         if len(allowed) == 0 or allowed[document]:
             total += 1
-            count = _offer(best, count, document, score)
+            count = _offer(rows, scores, count, document, score)
 
 
 def _next_document(ordinals: Any, words: Any, cursors: Any) -> Any:
@@ -345,7 +346,7 @@ def _offer_block(
                 if score <= lowest:
                     continue
                 score = _score(postings, words, gains, cursors, document)
-            count = _offer(best, count, document, score)
+            count = _offer(rows, best_scores, count, document, score)
     return count
 
 
@@ -372,9 +373,9 @@ def _score(postings: Any, words: Any, gains: Any, cursors: Any, document: Any) -
 # The heap of the best
 
 
-def _offer(best: Any, count: Any, row: Any, score: Any) -> Any:
-    """Puts a document into the heap if it is among the best; returns how many are in it."""
-    rows, scores = best
+def _offer(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> Any:
+    """Puts a document into the heap if it is among the best; returns how many are in it. Called for single documents,
+    so it gets arrays, not tuples of them."""
     if count < len(rows):
         hole = count
         while hole > 0:
@@ -386,13 +387,12 @@ def _offer(best: Any, count: Any, row: Any, score: Any) -> Any:
         rows[hole], scores[hole] = row, score
         return count + 1
     if count > 0 and (score > scores[0] or (score == scores[0] and row < rows[0])):
-        _replace_worst(best, count, row, score)
+        _replace_worst(rows, scores, count, row, score)
     return count
 
 
-def _replace_worst(best: Any, count: Any, row: Any, score: Any) -> None:
+def _replace_worst(rows: Any, scores: Any, count: Any, row: Any, score: Any) -> None:
     """Takes the worst from the top of the heap and puts a document in."""
-    rows, scores = best
     hole = 0
     while True:
         child = 2 * hole + 1
@@ -416,7 +416,7 @@ def _sort(best: Any, count: Any) -> None:
     for last in range(count - 1, 0, -1):
         row, score = rows[last], scores[last]
         rows[last], scores[last] = rows[0], scores[0]
-        _replace_worst(best, last, row, score)
+        _replace_worst(rows, scores, last, row, score)
 
 
 _CALLED = (
