@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,9 @@ from provider_features import check_items
 from running_gateway import Running, run_gateway
 
 from sage.middleware.settings.settings import Settings
+
+# Garbage is collected only once all modules are loaded, and then rarely: it was a fifth of what the fast tests took.
+gc.disable()
 
 # `make check-full` sets SAGE_TEST_FULL; without it, property tests look at fewer examples.
 hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)
@@ -32,6 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A mark that names an unknown vendor or feature fails the collection."""
     check_items(items)
+
+
+def pytest_collection_finish() -> None:
+    """From here on, garbage is collected again, but never among what the modules hold."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import re
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ class ModelFiles:
         """
         head = self._head(options)
         if head is None:
-            installed = _installed(options.package) if options.package is not None else 0
+            version = None if options.package is None else _version(options.package)
+            installed = 0 if version is None else _installed(options.package or "", version)
             return installed + _PROGRAM if installed else None
         cache = head.cache * context * options.parallel
         logits = 0 if options.task == "generate" or not head.predicts else _LOGIT * head.vocabulary * context
@@ -60,14 +62,24 @@ class ModelFiles:
         return self._heads[path]
 
     def _assembled(self, package: str) -> Path | None:
-        try:
-            return package_file(package, importlib.metadata.version(package), self.directory)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        version = _version(package)
+        return None if version is None else package_file(package, version, self.directory)
 
 
-def _installed(package: str) -> int:
-    """Bytes of the package and of the packages that it is split into, whose names begin with its own."""
+def _version(package: str) -> str | None:
+    """The version of ``package`` that is installed; ``None`` means that it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.lru_cache
+def _installed(package: str, version: str) -> int:
+    """Bytes of this version of the package and of the packages that it is split into, whose names begin with its own.
+
+    They are added up once, since the lists of files take milliseconds to read.
+    """
     return sum(file.size or 0 for name in _parts(package) for file in importlib.metadata.files(name) or ())
 
 
