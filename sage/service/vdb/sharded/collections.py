@@ -6,8 +6,10 @@ import logging
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,10 +27,14 @@ from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
 from sage.middleware.retrieval.types.documents import NewDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.sharded.collection import ShardedCollection, check_shardable
-from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting, ShardPlatform
+from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting, ShardPlatform, choose_nodes
 
 AnyCollection = Collection | ShardedCollection
 _FILE = "shards.json"
+_START_PATIENCE = 10.0
+"""Seconds that a request waits for shards that another request starts."""
+_START_PAUSE = 5.0
+"""Seconds after a failed start before another is tried."""
 _log = logging.getLogger(__name__)
 
 
@@ -112,11 +118,7 @@ class TenantCollections:
             running = self._running.get(directory)
             if running is None or running.inode != inode:
                 running = self._running[directory] = _Running(inode)
-        with running.lock:
-            if running.collection is None:
-                running.start(lambda: self._started(directory, name, Manifest.read(directory)))
-            assert running.collection is not None
-            return running.collection
+        return running.opened(name, lambda: self._started(directory, name, Manifest.read(directory)))
 
     def outline(self, tenant: str, name: str) -> dict[str, Any]:
         """As :meth:`Collection.outline`. Of a sharded collection whose shards do not run, ``documents`` and ``bytes``
@@ -249,6 +251,8 @@ class TenantCollections:
             raise Conflict(f"collection '{name}' exists already", param="name", code=EXISTS)
         self._single.make_room_for(tenant)
         scratch = self._single.scratch_of(tenant)
+        self._start_platform(name)
+        manifest = replace(manifest, nodes=choose_nodes(self._hosting, len(manifest.nodes)))
         shards = self._shards(directory, name, manifest, create=True)
         try:
             collection = self._collection(name, shards, manifest)
@@ -256,7 +260,7 @@ class TenantCollections:
                 if fill is not None:
                     fill(collection)
                 scratch.mkdir(mode=0o700)
-                replace(manifest, nodes=shards.nodes).write(scratch)
+                manifest.write(scratch)
                 self._single.settle(scratch, directory, name)
             except BaseException:
                 collection.close()
@@ -269,11 +273,8 @@ class TenantCollections:
         self._keep_running(directory, shards, collection)
 
     def _keep_running(self, directory: Path, shards: RunningShards, collection: ShardedCollection) -> None:
-        """Shards that were just made are not started again, unless Ray could move one away from its files."""
+        """Shards that were just made need not start again."""
         running = _Running(_inode(directory) or 0, shards, collection)
-        if self._hosting.joins_a_cluster:
-            running.close()
-            return
         with self._lock:
             if directory not in self._running:
                 self._running[directory] = running
@@ -290,16 +291,13 @@ class TenantCollections:
 
     def _shards(self, directory: Path, name: str, manifest: Manifest, *, create: bool = False) -> RunningShards:
         options = manifest.options.model_copy(update={"dimension": manifest.dimension or manifest.options.dimension})
-        path, nodes = directory.with_name(manifest.key), manifest.nodes
-        try:
+        self._start_platform(name)
+        with _start_failures(name):
+            return RunningShards(self._hosting, directory.with_name(manifest.key), manifest.nodes, options, create)
+
+    def _start_platform(self, name: str) -> None:
+        with _start_failures(name):
             self._platform.start()
-            return RunningShards(self._hosting, path, len(nodes), options, None if create else nodes)
-        except SageError as exc:
-            if exc.code != "service_start_failed":
-                raise
-            cause = exc.__cause__ or exc
-            message = f"the shards of collection '{name}' cannot start: {str(cause) or type(cause).__name__}"
-            raise Unavailable(message, code="shard_unavailable") from exc
 
     def _collection(self, name: str, shards: RunningShards, manifest: Manifest) -> ShardedCollection:
         return ShardedCollection(
@@ -332,9 +330,30 @@ class _Running:
         """Held while the shards start, so that they start once."""
         self.shards = shards
         self.collection = collection
+        self.failure: tuple[float, SageError] | None = None
+        """Of the last start, and until when no other is tried."""
 
-    def start(self, start: Callable[[], tuple[RunningShards, ShardedCollection]]) -> None:
-        self.shards, self.collection = start()
+    def opened(self, name: str, start: Callable[[], tuple[RunningShards, ShardedCollection]]) -> ShardedCollection:
+        """The collection, whose shards start if they do not run. Raises :class:`Unavailable` when they cannot, also for
+        a few seconds after a start that failed, and when another thread's start takes long."""
+        if (collection := self.collection) is not None:
+            return collection
+        if not self.lock.acquire(timeout=_START_PATIENCE):
+            raise Unavailable(
+                f"the shards of collection '{name}' are still starting; try again soon", code="shard_starting"
+            )
+        try:
+            if self.collection is None:
+                if self.failure is not None and time.monotonic() < self.failure[0]:
+                    raise Unavailable(self.failure[1].message, code=self.failure[1].code)
+                try:
+                    self.shards, self.collection = start()
+                except SageError as exc:
+                    self.failure = time.monotonic() + _START_PAUSE, exc
+                    raise
+            return self.collection
+        finally:
+            self.lock.release()
 
     def let_go(self) -> None:
         with self.lock:
@@ -372,6 +391,19 @@ class _NamedEmbedder:
                 code="embedder_mismatch",
             )
         return embedder.embed(texts, query=query)
+
+
+@contextmanager
+def _start_failures(name: str) -> Iterator[None]:
+    """Makes the failed start of a service one of the collection's shards."""
+    try:
+        yield
+    except SageError as exc:
+        if exc.code != "service_start_failed":
+            raise
+        cause = exc.__cause__ or exc
+        message = f"the shards of collection '{name}' cannot start: {str(cause) or type(cause).__name__}"
+        raise Unavailable(message, code="shard_unavailable") from exc
 
 
 def _key() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 import sys
 import threading
@@ -13,12 +14,15 @@ from typing import Any
 
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import SageError
+from sage.kernels.runtime.ray.package import load_ray
 from sage.middleware.settings.retrieval import CollectionOptions
 from sage.service.vdb.sharded.shard import Shard
 from sage.service.vdb.sharded.shard_service import register_shards, shard_names, shards_of
 
 _NAME = "collection"
 _GRACE = 5.0
+_ERASE_WITHIN = 10.0
+"""Seconds that a shard has to delete its files; its machine may be gone."""
 _log = logging.getLogger(__name__)
 
 
@@ -75,41 +79,22 @@ class RunningShards:
     """The shards of one collection while they run; ended by :meth:`stop` or :meth:`erase`."""
 
     def __init__(
-        self,
-        hosting: ShardHosting,
-        path: Path,
-        count: int,
-        options: CollectionOptions,
-        nodes: Sequence[str | None] | None = None,
+        self, hosting: ShardHosting, path: Path, nodes: Sequence[str | None], options: CollectionOptions, create: bool
     ) -> None:
-        """Starts them. ``nodes`` are the machines that their files are on, as :attr:`nodes` was; ``None`` means that
-        the shards are new. Raises :class:`sage.errors.Unavailable` when they cannot start."""
+        """Starts one on each of the machines ``nodes`` (see :func:`choose_nodes`), with its files under ``path`` there.
+        ``create``: they are new. Raises :class:`sage.errors.Unavailable` when they cannot start."""
         self._path = path
-        self._count = count
-        self._environment = hosting.environment(path.name)
-        register_shards(
-            self._environment,
-            _NAME,
-            count,
-            path,
-            [_placement(node) for node in nodes or [None] * count],
-            create=nodes is None,
-            **options.model_dump(mode="json"),
-        )
-        self._environment.start()
+        self._count = len(nodes)
         self._timeout = hosting.timeout
-        self.nodes: list[str | None] = list(nodes) if nodes is not None else self._found_nodes(hosting)
+        self._environment = hosting.environment(path.name)
+        placements = [_placement(node) for node in nodes]
+        given = options.model_dump(mode="json")
+        register_shards(self._environment, _NAME, self._count, path, placements, create=create, **given)
+        self._environment.start()
 
     @property
     def shards(self) -> list[Shard]:
         return shards_of(self._environment.call_service, _NAME, self._count, self._timeout)
-
-    def _found_nodes(self, hosting: ShardHosting) -> list[str | None]:
-        """The machine of each shard, where there may be several: it is to run there for ever."""
-        if not hosting.joins_a_cluster:
-            return [None] * self._count
-        call = self._environment.call_service
-        return [call[name].node() for name in shard_names(_NAME, self._count)]
 
     def stop(self) -> None:
         self._environment.stop()
@@ -118,15 +103,23 @@ class RunningShards:
         """Ends them and deletes their files, on whatever machine they are."""
         for name in shard_names(_NAME, self._count):
             try:
-                self._environment.call_service[name].erase()
+                self._environment.call_service[name].options(timeout=_ERASE_WITHIN).erase()
             except SageError as exc:
                 _log.warning("a shard of a deleted collection was not erased (%s): %s", self._path, exc.message)
         self.stop()
         shutil.rmtree(self._path, ignore_errors=True)
 
 
+def choose_nodes(hosting: ShardHosting, count: int) -> list[str | None]:
+    """A machine for each new shard, in turns: its files stay there, and so does it. ``None`` where there is only this
+    one. The platform must have started."""
+    if not hosting.joins_a_cluster:
+        return [None] * count
+    nodes = sorted({str(node["NodeManagerAddress"]) for node in load_ray().nodes() if node["Alive"]})
+    first = secrets.randbelow(len(nodes))
+    return [nodes[(first + index) % len(nodes)] for index in range(count)]
+
+
 def _placement(node: str | None) -> dict[str, Any]:
-    """Ray's options of an actor: on the machine ``node``, which Ray has a resource for, or spread over all."""
-    if node is None:
-        return {"scheduling_strategy": "SPREAD"}
-    return {"resources": {f"node:{node}": 0.001}}
+    """Ray's options of an actor: on the machine ``node``, for which Ray has a resource."""
+    return {} if node is None else {"resources": {f"node:{node}": 0.001}}

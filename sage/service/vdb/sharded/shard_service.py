@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -42,11 +41,6 @@ class ShardService(BaseServiceTask):
 
     def health(self) -> Mapping[str, Any]:
         return {"documents": self._running.count()}
-
-    def node(self) -> str | None:
-        """The address of its machine in the Ray cluster; ``None`` outside of Ray."""
-        ray = sys.modules.get("ray")
-        return str(ray.util.get_node_ip_address()) if ray is not None and ray.is_initialized() else None
 
     def erase(self) -> None:
         """Ends it and deletes its files."""
