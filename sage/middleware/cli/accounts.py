@@ -1,15 +1,15 @@
-"""The commands ``sage user``, ``sage key`` and ``sage token``: accounts on the data directory, server or none.
+"""The commands ``sage user``, ``sage key`` and ``sage token``: they work on the data directory, with or without a
+server.
 
-The auth room is imported when a command runs: ``sage`` itself, its help and every other command start without it.
+``sage.middleware.auth`` is imported when a command runs, so that ``sage --help`` and all other commands start fast.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.errors import SageError
+from sage.middleware.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from sage.middleware.auth.accounts import Accounts
@@ -27,7 +28,6 @@ user_app = typer.Typer(no_args_is_help=True, help="Users of this installation.")
 key_app = typer.Typer(no_args_is_help=True, help="API keys of this installation.")
 
 Config = Annotated[Path | None, typer.Option("--config", help="config.yaml to read.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password as one line from stdin.")]
 
 
@@ -39,26 +39,26 @@ def user_add(
     password_stdin: PasswordStdin = False,
     config: Config = None,
 ) -> None:
-    """Make a user; the password is asked for twice."""
+    """Create a user; the password is asked for twice."""
     with _accounts(config) as accounts:
         accounts.users.check_new(name, role, tenant)
         user = accounts.users.add(name, _new_password(password_stdin), role, tenant)
-    _say(f"user '{user.name}' made: {user.role}, tenant {user.tenant}")
+    _tell(f"user '{user.name}' created: {user.role}, tenant {user.tenant}")
 
 
 @user_app.command("list")
-def user_list(as_json: Json = False, config: Config = None) -> None:
+def user_list(as_json: AsJson = False, config: Config = None) -> None:
     """List the users."""
     with _accounts(config) as accounts:
         users = [asdict(user) for user in accounts.users.list()]
     if as_json:
-        typer.echo(json.dumps({"users": users}))
+        print_json({"users": users})
         return
     rows = [
         (user["name"], user["role"], user["tenant"], "disabled" if user["disabled"] else "", _date(user["created_at"]))
         for user in users
     ]
-    _table(("NAME", "ROLE", "TENANT", "STATE", "CREATED"), rows)
+    print_table(("NAME", "ROLE", "TENANT", "STATE", "CREATED"), rows)
 
 
 @user_app.command("disable")
@@ -66,7 +66,7 @@ def user_disable(name: str, config: Config = None) -> None:
     """Disable a user: all its sessions end and its keys are refused."""
     with _accounts(config) as accounts:
         user = accounts.users.change(name, disabled=True)
-    _say(f"user '{user.name}' is disabled")
+    _tell(f"user '{user.name}' is disabled")
 
 
 @user_app.command("enable")
@@ -74,7 +74,7 @@ def user_enable(name: str, config: Config = None) -> None:
     """Enable a disabled user; its keys work again."""
     with _accounts(config) as accounts:
         user = accounts.users.change(name, disabled=False)
-    _say(f"user '{user.name}' is enabled")
+    _tell(f"user '{user.name}' is enabled")
 
 
 @user_app.command("passwd")
@@ -83,45 +83,45 @@ def user_passwd(name: str, password_stdin: PasswordStdin = False, config: Config
     password = _new_password(password_stdin)
     with _accounts(config) as accounts:
         user = accounts.users.change(name, password=password)
-    _say(f"user '{user.name}' has a new password; its sessions have ended")
+    _tell(f"user '{user.name}' has a new password; its sessions have ended")
 
 
 @key_app.command("add")
 def key_add(
-    user: Annotated[str, typer.Option("--user", help="Whose key.")],
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    user: Annotated[str, typer.Option("--user", help="The user that the key belongs to.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     scope: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; default: all of the user's but admin.")
+        list[str] | None, typer.Option(help="May be repeated; default: all scopes of the user except admin.")
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Pattern with '*'; may be repeated; default: all.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Another tenant than the user's; admins' keys only.")] = None,
     expires: Annotated[str | None, typer.Option(help="Lifetime such as 30d or 12h; default: never expires.")] = None,
     config: Config = None,
 ) -> None:
-    """Make an API key; its secret is printed this once, alone on stdout."""
+    """Create an API key; its secret is printed only now, alone on stdout."""
     expires_at = None if expires is None else _expiry(expires)
     with _accounts(config) as accounts:
         from sage.middleware.auth.grants import KeyRequest
 
-        made = accounts.keys.create_for(user, KeyRequest(name, scope or None, model or None, tenant, expires_at))
-    key = made.key
+        created = accounts.keys.create_for(user, KeyRequest(name, scope or None, model or None, tenant, expires_at))
+    key = created.key
     until = f"expires {_date(key.expires_at)}" if key.expires_at else "never expires"
-    _say(f"key {key.id} of '{key.user}': scopes {', '.join(key.scopes)}; models {', '.join(key.models)}; {until}")
-    _say("keep the secret now, it is not shown again:")
-    typer.echo(made.secret)
+    _tell(f"key {key.id} of '{key.user}': scopes {', '.join(key.scopes)}; models {', '.join(key.models)}; {until}")
+    _tell("keep the secret now, it is not shown again:")
+    typer.echo(created.secret)
 
 
 @key_app.command("list")
 def key_list(
     user: Annotated[str | None, typer.Option("--user", help="Only this user's keys.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """List the API keys, without their secrets."""
     with _accounts(config) as accounts:
         keys = [asdict(key) for key in accounts.keys.list(user)]
     if as_json:
-        typer.echo(json.dumps({"keys": keys}))
+        print_json({"keys": keys})
         return
     rows = [
         (
@@ -137,20 +137,20 @@ def key_list(
         )
         for key in keys
     ]
-    _table(("ID", "USER", "TENANT", "NAME", "ENDS", "SCOPES", "MODELS", "EXPIRES", "STATE"), rows)
+    print_table(("ID", "USER", "TENANT", "NAME", "ENDS", "SCOPES", "MODELS", "EXPIRES", "STATE"), rows)
 
 
 @key_app.command("revoke")
 def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], config: Config = None) -> None:
-    """Revoke an API key and every key it made; a running server refuses them within a second."""
+    """Revoke an API key and every key created with it; a running server refuses them within a second."""
     with _accounts(config) as accounts:
         key = accounts.keys.revoke(key_id)
-    _say(f"key {key.id} of '{key.user}' is revoked")
+    _tell(f"key {key.id} of '{key.user}' is revoked")
 
 
 def token_command(
     user: Annotated[
-        str | None, typer.Option("--user", help="Whose token; may be left out when there is one user.")
+        str | None, typer.Option("--user", help="The user that the token belongs to; needed only with several users.")
     ] = None,
     config: Config = None,
 ) -> None:
@@ -162,7 +162,7 @@ def token_command(
 
 @contextmanager
 def _accounts(config: Path | None) -> Iterator[Accounts]:
-    """The accounts of the configured data directory; an error of ours ends the command with one line."""
+    """The accounts of the configured data directory; a :class:`SageError` ends the command with one line on stderr."""
     from sage.middleware.auth.accounts import Accounts
     from sage.middleware.settings.reading import find_config, load_settings
 
@@ -187,7 +187,9 @@ def _new_password(from_stdin: bool) -> str:
             raise _failed("--password-stdin: there is no password on stdin")
         return line.removesuffix("\n").removesuffix("\r")
     if not sys.stdin.isatty():
-        raise _failed("stdin is no terminal to ask for a password on; pipe one line in with --password-stdin", status=2)
+        raise _failed(
+            "stdin is not a terminal, so no password can be asked for; pipe one line in with --password-stdin", status=2
+        )
     return str(typer.prompt("Password (15 to 128 characters)", hide_input=True, confirmation_prompt=True, err=True))
 
 
@@ -204,11 +206,11 @@ def _expiry(text: str) -> int:
 
 
 def _failed(message: str, status: int = 1) -> typer.Exit:
-    _say(f"sage: {' '.join(message.splitlines())}")
+    _tell(f"sage: {' '.join(message.splitlines())}")
     return typer.Exit(status)
 
 
-def _say(text: str) -> None:
+def _tell(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -220,9 +222,3 @@ def _key_state(key: dict[str, Any]) -> str:
     if key["revoked_at"] is not None:
         return "revoked"
     return "expired" if key["expires_at"] is not None and key["expires_at"] <= time.time() else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,22 +12,24 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from sage.errors import SageError
+from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.settings import LOOPBACK, Settings
 
 _TIMEOUT = 660.0  # above the gateway's own limit for one call
 
 
 class CallFailed(SageError):
-    """The gateway refused, or was not there. ``answered``: the status of its answer, if there was one."""
+    """The gateway refused the call, or did not answer. ``answer_status`` is ``None`` without an answer."""
 
     default_code = "call_failed"
 
-    def __init__(self, message: str, *, answered: int | None = None, **details: Any) -> None:
+    def __init__(self, message: str, *, answer_status: int | None = None, **details: Any) -> None:
         super().__init__(message, **details)
-        self.answered = answered
+        self.answer_status = answer_status
 
 
 class Client:
-    """A client of the gateway at ``url``; ``credential`` is a token or a key, or none."""
+    """A client of the gateway at ``url``; ``credential`` is a token, an API key or ``None``."""
 
     def __init__(self, url: str, credential: str | None, hint: str = "") -> None:
         """``hint`` says what to do when the gateway asks for a credential."""
@@ -50,7 +53,7 @@ class Client:
         return self._json(self._open("GET", path, None, query))
 
     def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
-        """``body`` as bytes is JSON already."""
+        """``body`` may be JSON already, as bytes."""
         return self._json(self._open("POST", path, body or {}))
 
     def put_stream(self, path: str, parts: Iterable[bytes]) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Client:
                         return
                     event = json.loads(data)
                     if isinstance(event, dict) and event.get("error"):
-                        raise CallFailed(_said(event["error"]))
+                        raise CallFailed(_error_message(event["error"]))
                     yield event
             except (OSError, ValueError, http.client.HTTPException) as exc:
                 raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
@@ -108,7 +111,7 @@ class Client:
                 hint = f"; {self._hint}" if exc.code == 401 and self._hint else ""
                 raise _refusal(exc, hint) from None
         except TimeoutError:
-            raise CallFailed(f"{self._url} took the request and has not answered in {_TIMEOUT:.0f} s") from None
+            raise CallFailed(f"{self._url} took the request and did not answer within {_TIMEOUT:.0f} s") from None
         except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "reason", exc)
             raise CallFailed(
@@ -124,8 +127,51 @@ class Client:
             except (ValueError, OSError, http.client.HTTPException):
                 value = None
         if not isinstance(value, dict):
-            raise CallFailed(f"{self._url} answered with something that no gateway of ours says; check SAGE_URL")
+            raise CallFailed(f"{self._url} did not answer as a SAGE gateway does; check SAGE_URL")
         return value
+
+
+def connect() -> Client:
+    """A client of the gateway at ``SAGE_URL`` with the key ``SAGE_API_KEY``.
+
+    Without ``SAGE_URL`` it is the gateway of this machine's configuration; without a key, a gateway on this machine
+    gets a token of the installation's only user.
+    """
+    settings = load_settings(find_config(None, os.environ), os.environ)
+    host = settings.api.host if settings.api.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+    default = f"http://[{host}]:{settings.api.port}" if ":" in host else f"http://{host}:{settings.api.port}"
+    url = os.environ.get("SAGE_URL") or default
+    credential, hint = os.environ.get("SAGE_API_KEY", "").strip() or None, ""
+    if credential is None and settings.auth.enabled and _is_loopback(url):
+        credential, hint = _own_token(settings)
+    return Client(url, credential, hint)
+
+
+def set_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value: without ``None``, and without groups in which nothing is set."""
+    return {name: value for name, value in options.items() if value is not None and value != {}}
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in LOOPBACK
+    except ValueError:
+        return False
+
+
+def _own_token(settings: Settings) -> tuple[str | None, str]:
+    """A token of this installation's only user; or ``None`` and what to do if the gateway asks for one."""
+    if not (settings.data_dir / "sage.db").exists():
+        return None, "this installation has no users: sage user add NAME --role admin"
+    from sage.middleware.auth.accounts import Accounts
+
+    accounts = Accounts(settings.data_dir, settings.auth)
+    try:
+        return accounts.sessions.issue(None), ""
+    except SageError as exc:
+        return None, f"{exc.message}, as in SAGE_API_KEY=$(sage token --user NAME)"
+    finally:
+        accounts.close()
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -138,15 +184,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _refusal(answer: urllib.error.HTTPError, hint: str) -> CallFailed:
     try:
         error = json.loads(answer.read())["error"]
-        message, code = _said(error), error.get("code") if isinstance(error, dict) else None
+        message, code = _error_message(error), error.get("code") if isinstance(error, dict) else None
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
         message, code = f"the gateway answered {answer.code}", None
     wait = answer.headers.get("Retry-After", "")
     retry_after = float(wait) if wait.isdecimal() else None
-    return CallFailed(message + hint, answered=answer.code, code=code, retry_after=retry_after)
+    return CallFailed(message + hint, answer_status=answer.code, code=code, retry_after=retry_after)
 
 
-def _said(error: Any) -> str:
+def _error_message(error: Any) -> str:
     """An error's message, on one line."""
     message = error.get("message") if isinstance(error, dict) else error
     return " ".join(str(message).split())

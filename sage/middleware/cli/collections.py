@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -13,91 +12,91 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from sage.errors import SageError
-from sage.middleware.cli.client import CallFailed
-from sage.middleware.cli.columns import plain, table
-from sage.middleware.cli.models import AsJson, client
+from sage.middleware.cli.client import CallFailed, connect, set_options
+from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.cli.progress import counting_bytes, showing_steps, size_text, waiting_for
 from sage.middleware.settings.retrieval import Metric, Variant
 
-collections_app = typer.Typer(help="The collections of a running gateway: what can be searched.", no_args_is_help=True)
+collections_app = typer.Typer(help="The collections of a running gateway, which can be searched.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A collection's name.", show_default=False)]
 
 
 def path_of(name: str) -> str:
-    """``/collections/NAME``."""
+    """``/collections/NAME``; raises for a name that cannot be part of a path."""
     if "/" in name or name in ("", ".", ".."):
-        raise typer.BadParameter(f"'{name}' is no name of a collection", param_hint="COLLECTION")
+        raise typer.BadParameter(f"'{name}' is not a name of a collection", param_hint="COLLECTION")
     return f"/collections/{name}"
 
 
 @collections_app.command("list")
 def list_collections(as_json: AsJson = False) -> None:
-    """Your collections."""
-    answer = client().get("/collections")
+    """List your collections."""
+    answer = connect().get("/collections")
     if as_json:
-        _print(answer)
-        return
-    rows: list[tuple[str, ...]] = [("NAME", "DOCUMENTS", "EMBEDDER", "DIMENSION", "METRIC", "SIZE")]
-    rows += [_row(found) for found in answer["collections"]]
-    for line in table(rows):
-        typer.echo(line)
+        print_json(answer)
+    else:
+        head = ("NAME", "DOCUMENTS", "EMBEDDER", "DIMENSION", "METRIC", "SIZE")
+        print_table(head, map(_row, answer["collections"]))
 
 
-def _row(found: dict[str, Any]) -> tuple[str, ...]:
-    if found.get("error"):
-        return plain(found["name"]), "-", plain(found["error"]), "-", "-", "-"
+def _row(collection: dict[str, Any]) -> tuple[object, ...]:
+    if collection.get("error"):
+        return collection["name"], "-", collection["error"], "-", "-", "-"
     return (
-        plain(found["name"]),
-        str(found["documents"] if found["documents"] is not None else "-"),
-        plain(found["embedder"] or "none"),
-        str(found["dimension"] or "-"),
-        found["metric"],
-        size_text(found["bytes"]) if found["bytes"] is not None else "-",
+        collection["name"],
+        collection["documents"] if collection["documents"] is not None else "-",
+        collection["embedder"] or "none",
+        collection["dimension"] or "-",
+        collection["metric"],
+        size_text(collection["bytes"]) if collection["bytes"] is not None else "-",
     )
 
 
 @collections_app.command("show")
 def show_collection(name: Name, as_json: AsJson = False) -> None:
-    """One collection: its documents, what makes its vectors, how its words are scored, the state of its index."""
-    found = client().get(path_of(name))
+    """Show one collection: its size, embedder, keyword scoring, text analysis and the state of its index."""
+    _print_collection(connect().get(path_of(name)), as_json)
+
+
+def _print_collection(collection: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print(found)
+        print_json(collection)
     else:
-        typer.echo("\n".join(describe(found)))
+        typer.echo("\n".join(describe(collection)))
 
 
-def describe(found: dict[str, Any]) -> list[str]:
-    """What ``sage collections show`` says of the answer of ``GET /collections/{name}``."""
-    options = found.get("options") or {}
+def describe(collection: dict[str, Any]) -> list[str]:
+    """The answer of ``GET /collections/{name}`` as the lines of ``sage collections show``."""
+    options = collection.get("options") or {}
     keywords, analysis = options.get("keywords") or {}, options.get("analysis") or {}
-    languages = found.get("languages")
-    vectors = plain(found["embedder"] or "none; they come with the documents, if at all")
-    if found["dimension"]:
-        vectors += f", {found['dimension']} dimensions, {found['metric']}"
+    languages = collection.get("languages")
+    vectors = plain(collection["embedder"] or "none; documents may bring their own")
+    if collection["dimension"]:
+        vectors += f", {collection['dimension']} dimensions, {collection['metric']}"
     if languages is not None:
-        vectors += f"; speaks {', '.join(languages)}"
+        vectors += f"; languages {', '.join(languages)}"
     lines = [
-        f"{plain(found['name'])}: {found['documents']} documents, {size_text(found['bytes'])}",
-        f"  made: {time.strftime('%Y-%m-%d %H:%M', time.localtime(found['created_at']))}",
+        f"{plain(collection['name'])}: {collection['documents']} documents, {size_text(collection['bytes'])}",
+        f"  created: {time.strftime('%Y-%m-%d %H:%M', time.localtime(collection['created_at']))}",
         f"  vectors: {vectors}",
         f"  keywords: {_pairs(keywords)}",
         f"  analysis: {_pairs(analysis)}",
-        f"  index: {_pairs(found.get('index') or {})}",
+        f"  index: {_pairs(collection.get('index') or {})}",
     ]
-    if found.get("shards"):
-        lines.append(f"  shards: {found['shards']}")
-    if found.get("reembedding"):
+    if collection.get("shards"):
+        lines.append(f"  shards: {collection['shards']}")
+    if collection.get("reembedding"):
         lines.append(
-            f"  being embedded anew: {_pairs(found['reembedding'])} (sage collections reembed goes on with it)"
+            f"  being re-embedded: {_pairs(collection['reembedding'])} (sage collections reembed continues it)"
         )
     return lines
 
 
-def _pairs(found: dict[str, Any]) -> str:
-    """``variant lucene, k1 1.2``: what is simple of it."""
-    told = [f"{key} {plain(value)}" for key, value in found.items() if isinstance(value, str | int | float)]
-    return ", ".join(told) or "-"
+def _pairs(fields: dict[str, Any]) -> str:
+    """``variant lucene, k1 1.2``: the fields that are text or numbers."""
+    pairs = [f"{key} {plain(value)}" for key, value in fields.items() if isinstance(value, str | int | float)]
+    return ", ".join(pairs) or "-"
 
 
 @collections_app.command("create")
@@ -106,55 +105,51 @@ def create_collection(
     embedder: Annotated[
         str | None, typer.Option(help="auto, none, local, or a model of the gateway (provider/model).")
     ] = None,
-    dimension: Annotated[int | None, typer.Option(min=1, help="Of vectors that come with the documents.")] = None,
-    metric: Annotated[Metric | None, typer.Option(help="How near two vectors are.")] = None,
+    dimension: Annotated[
+        int | None, typer.Option(min=1, help="The dimension of vectors that come with the documents.")
+    ] = None,
+    metric: Annotated[Metric | None, typer.Option(help="How the distance of two vectors is measured.")] = None,
     target_recall: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="The share of the nearest vectors that a search must find.")
     ] = None,
-    variant: Annotated[Variant | None, typer.Option(help="Which BM25.")] = None,
+    variant: Annotated[Variant | None, typer.Option(help="The variant of BM25.")] = None,
     k1: Annotated[float | None, typer.Option(min=0, help="BM25's k1.")] = None,
     b: Annotated[float | None, typer.Option("--b", min=0, max=1, help="BM25's b.")] = None,
-    stem: Annotated[bool | None, typer.Option(help="English words by their stems.")] = None,
-    stop_words: Annotated[bool | None, typer.Option(help="English words such as 'the' are left out.")] = None,
-    chinese: Annotated[str | None, typer.Option(help="bigrams, or rjieba: words of a dictionary.")] = None,
-    script: Annotated[str | None, typer.Option(help="as-is, or simplified: traditional counts as simplified.")] = None,
+    stem: Annotated[bool | None, typer.Option(help="Reduce English words to their stems.")] = None,
+    stop_words: Annotated[bool | None, typer.Option(help="Leave out English words such as 'the'.")] = None,
+    chinese: Annotated[str | None, typer.Option(help="bigrams, or rjieba, which finds words by a dictionary.")] = None,
+    script: Annotated[
+        str | None, typer.Option(help="as-is, or simplified, which reads traditional characters as simplified ones.")
+    ] = None,
     shards: Annotated[
-        int | None, typer.Option(min=0, help="Spread it over so many shards; 0 is one store, without shards.")
+        int | None, typer.Option(min=0, help="The number of shards; 0 makes one store without shards.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a collection; what is not said is the gateway's configuration (retrieval.defaults)."""
+    """Create a collection; options that are left out come from the gateway's configuration (retrieval.defaults)."""
     analysis = {"stem": stem, "stop_words": stop_words, "chinese": chinese, "script": script}
     options = {
         "embedder": embedder,
         "dimension": dimension,
         "metric": metric,
         "target_recall": target_recall,
-        "keywords": _given({"variant": variant, "k1": k1, "b": b}),
-        "analysis": _given(analysis),
+        "keywords": set_options({"variant": variant, "k1": k1, "b": b}),
+        "analysis": set_options(analysis),
         "shards": shards,
     }
-    found = client().post("/collections", {"name": name, **_given(options)})
-    if as_json:
-        _print(found)
-    else:
-        typer.echo("\n".join(describe(found)))
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None and value != {}}
+    _print_collection(connect().post("/collections", {"name": name, **set_options(options)}), as_json)
 
 
 @collections_app.command("delete")
 def delete_collection(
-    name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+    name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
 ) -> None:
-    """Delete a collection with all its documents; on a terminal it asks first."""
+    """Delete a collection with all its documents; on a terminal you are asked first."""
     path = path_of(name)
     if not yes and sys.stdin.isatty():
-        documents = client().get(path)["documents"]
+        documents = connect().get(path)["documents"]
         typer.confirm(f"delete '{name}' with its {documents} documents?", abort=True)
-    client().delete(path)
+    connect().delete(path)
     typer.echo(f"{name}: deleted")
 
 
@@ -163,35 +158,35 @@ def reembed_collection(
     name: Name,
     embedder: Annotated[str, typer.Argument(help="local, or a model of the gateway.", show_default=False)],
 ) -> None:
-    """Make all vectors anew with another embedder; searches use the old ones until it is done.
+    """Make all vectors again with another embedder; searches use the old ones until it is done.
 
-    Interrupted, it goes on in the gateway; asked for again, it shows how far that is.
+    If you interrupt the command, the gateway continues; run it again to see the progress.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     with showing_steps("documents") as show:
-        for step in client().events(f"{path_of(name)}/reembed", {"embedder": embedder}):
+        for step in connect().events(f"{path_of(name)}/reembed", {"embedder": embedder}):
             show(step)
-    typer.echo(f"{name}: embedded by {embedder} ({time.monotonic() - begun:.1f} s)")
+    typer.echo(f"{name}: embedded by {embedder} ({time.monotonic() - start:.1f} s)")
 
 
 @collections_app.command("optimize")
 def optimize_collection(name: Name, as_json: AsJson = False) -> None:
-    """Bring the index into its fastest shape now; it happens by itself, too."""
-    begun = time.monotonic()
+    """Bring the index into its fastest shape now; the gateway also does it by itself."""
+    start = time.monotonic()
     with waiting_for(f"optimizing {name}"):
-        found = client().post(f"{path_of(name)}/optimize")
+        collection = connect().post(f"{path_of(name)}/optimize")
     if as_json:
-        _print(found)
+        print_json(collection)
     else:
-        typer.echo(f"{name}: optimized ({time.monotonic() - begun:.1f} s)")
+        typer.echo(f"{name}: optimized ({time.monotonic() - start:.1f} s)")
 
 
 @collections_app.command("snapshot")
 def snapshot_collection(
-    name: Name, file: Annotated[Path, typer.Argument(help="Where to write; '-' is stdout.", show_default=False)]
+    name: Name, file: Annotated[Path, typer.Argument(help="The file to write; '-' is stdout.", show_default=False)]
 ) -> None:
-    """Copy a collection into a file, as it is at one moment, while others write."""
-    parts = client().download(f"{path_of(name)}/snapshot")
+    """Copy a collection into a file: one consistent state, even while others write."""
+    parts = connect().download(f"{path_of(name)}/snapshot")
     if str(file) == "-":
         for part in parts:
             sys.stdout.buffer.write(part)
@@ -202,56 +197,52 @@ def snapshot_collection(
 
 
 def _store(parts: Iterator[bytes], file: Path) -> int:
-    """Writes beside the file, then takes its place, so that half a snapshot never has its name."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    """Writes a temporary file beside ``file`` and renames it, so that a partial snapshot never has its name."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with fresh.open("wb") as out, counting_bytes(f"to {file.name}", None) as count:
+        with temporary.open("wb") as out, counting_bytes(f"to {file.name}", None) as count:
             for part in parts:
                 out.write(part)
                 count(len(part))
             out.flush()
             os.fsync(out.fileno())
-        size = fresh.stat().st_size
-        fresh.replace(file)
+        size = temporary.stat().st_size
+        temporary.replace(file)
     except OSError as exc:
         raise SageError(f"{file}: {exc.strerror or exc}") from exc
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return size
 
 
 @collections_app.command("restore")
 def restore_collection(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="What 'snapshot' wrote; '-' is stdin.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A file that 'snapshot' wrote; '-' is stdin.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Make a new collection of a snapshot, whole or not at all."""
-    path, gateway = path_of(name), client()
+    """Make a new collection from a snapshot, completely or not at all."""
+    path, gateway = path_of(name), connect()
     try:
         gateway.get(path)
         raise SageError(f"collection '{name}' exists already; restore under another name, or delete it first")
     except CallFailed as exc:
-        if exc.answered != 404:
+        if exc.answer_status != 404:
             raise
     try:
         with sys.stdin.buffer if str(file) == "-" else file.open("rb") as source:
             total = None if str(file) == "-" else file.stat().st_size
-            found = gateway.put_stream(f"{path}/snapshot", _sent(source, f"from {file.name}", total))
+            collection = gateway.put_stream(f"{path}/snapshot", _read_parts(source, f"from {file.name}", total))
     except OSError as exc:
         raise SageError(f"{file}: {exc.strerror or exc}") from exc
     if as_json:
-        _print(found)
+        print_json(collection)
     else:
-        typer.echo(f"{name}: {found['documents']} documents restored")
+        typer.echo(f"{name}: {collection['documents']} documents restored")
 
 
-def _sent(source: BinaryIO, what: str, total: int | None) -> Iterator[bytes]:
-    with counting_bytes(what, total) as count:
+def _read_parts(source: BinaryIO, title: str, total: int | None) -> Iterator[bytes]:
+    with counting_bytes(title, total) as count:
         while part := source.read(2**18):
             yield part
             count(len(part))
-
-
-def _print(found: dict[str, Any]) -> None:
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The ``sage`` command. Exit codes: 0 done, 1 refused or failed with one clear line on stderr, 2 usage."""
+"""The ``sage`` command. Exit codes: 0 done; 1 failed, with one clear line on stderr; 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.errors import ConfigError, SageError
+from sage.errors import SageError
 from sage.middleware.app.version import version
 from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.collections import collections_app
@@ -40,16 +40,18 @@ app.command("search")(search)
 app.command("ingest")(ingest)
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="The configuration file; else SAGE_CONFIG, ./config.yaml.")
+    Path | None, typer.Option("--config", help="The configuration file; default: SAGE_CONFIG, then ./config.yaml.")
 ]
 
 
 @app.command("serve")
 def serve_command(
     config: ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="Where to listen; beyond loopback only with auth.")] = None,
-    port: Annotated[int | None, typer.Option(help="0 takes a free one.", min=0, max=65535)] = None,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Loopback only: everyone is the user 'local'.")] = False,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on; other than loopback only with auth.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Everyone is the user 'local'; on loopback only.")] = False,
 ) -> None:
     """Run the gateway: one process, and a child for each local model that is loaded."""
     overrides: dict[str, Any] = {}
@@ -61,16 +63,17 @@ def serve_command(
         overrides["auth.enabled"] = False
     path = find_config(config, os.environ)
     settings = load_settings(path, os.environ, overrides)
-    from sage.middleware.app.server import serve  # only here: `sage token` is not to pay for the server
+    from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server
 
     serve(settings, path)
 
 
 @config_app.command("check")
 def config_check(
-    config: ConfigFile = None, as_json: Annotated[bool, typer.Option("--json", help="Print what holds.")] = False
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the settings that apply, as JSON.")] = False,
 ) -> None:
-    """Read the configuration as the server would, and say what is wrong with it, or that nothing is."""
+    """Read the configuration as the server would, and report what is wrong with it."""
     path = find_config(config, os.environ)
     settings = load_settings(path, os.environ)
     if as_json:
@@ -101,21 +104,15 @@ def version_command() -> None:
 
 
 def main() -> None:
-    """The entry point: an error of ours is one line on stderr and exit code 1."""
+    """The entry point: a :class:`SageError` becomes one line on stderr and exit code 1."""
     try:
         app()
-    except ConfigError as exc:
-        _fail(exc.message)
     except SageError as exc:
-        _fail(exc.message)
+        sys.stderr.write(f"sage: {exc.message}\n")
+        raise SystemExit(1) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-
-
-def _fail(message: str) -> None:
-    sys.stderr.write(f"sage: {message}\n")
-    raise SystemExit(1)
 
 
 if __name__ == "__main__":

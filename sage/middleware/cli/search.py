@@ -12,16 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.cli.columns import BEGIN, END, emphasised, plain, printable, wrapped
-from sage.middleware.cli.models import AsJson, client
+from sage.middleware.cli.client import connect, set_options
+from sage.middleware.cli.output import BEGIN, END, AsJson, emphasised, plain, print_json, printable, wrapped
 
 _WIDEST = 100
 _INDENT = "    "
-_SHOWN = 300  # characters of a text without a passage that matched
+_EXCERPT = 300  # characters that are shown of a text without a passage that matched
 
 
 class SearchModeOption(StrEnum):
-    """By meaning, by words, or by both."""
+    """Which index is searched: vectors (``dense``), keywords (``bm25``), or both."""
 
     HYBRID = "hybrid"
     DENSE = "dense"
@@ -32,17 +32,22 @@ def search(
     collection: Annotated[str, typer.Argument(help="A collection's name.", show_default=False)],
     query: Annotated[str, typer.Argument(help="What to look for; '-' reads it from stdin.", show_default=False)],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many results.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="How many results to pass over.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="How many results to skip.")] = 0,
     mode: Annotated[
-        SearchModeOption, typer.Option(help="By meaning and words, by meaning, or by words.")
+        SearchModeOption, typer.Option(help="By meaning and by words, only by meaning, or only by words.")
     ] = SearchModeOption.HYBRID,
     filter_text: Annotated[
-        str | None, typer.Option("--filter", metavar="JSON", help='On metadata: \'{"year": {"$gte": 2020}}\'.')
+        str | None,
+        typer.Option("--filter", metavar="JSON", help='A condition on metadata: \'{"year": {"$gte": 2020}}\'.'),
     ] = None,
     fusion: Annotated[str | None, typer.Option(help="minmax, rrf, dbsf or zscore.")] = None,
-    alpha: Annotated[float | None, typer.Option(min=0, max=1, help="The weight of meaning against words.")] = None,
-    rerank: Annotated[str | None, typer.Option(metavar="MODEL", help="A model that puts the best in order.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say how each score came about.")] = False,
+    alpha: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The weight of meaning; words get the rest.")
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model that sorts the best results again.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show how each score is made.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search a collection; the best come first, with the passages that matched."""
@@ -53,69 +58,67 @@ def search(
         "mode": mode.value,
         "highlight": True,
     }
-    given = {"offset": offset or None, "fusion": fusion, "alpha": alpha, "rerank": rerank, "explain": explain or None}
-    body |= {key: value for key, value in given.items() if value is not None}
+    options = {"offset": offset or None, "fusion": fusion, "alpha": alpha, "rerank": rerank, "explain": explain or None}
+    body |= set_options(options)
     if filter_text is not None:
         body["filter"] = _filter(filter_text)
-    answer = client().post("/search", body)
+    answer = connect().post("/search", body)
     if as_json:
-        typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        print_json(answer)
         return
-    room = min(shutil.get_terminal_size().columns, _WIDEST)
+    columns = min(shutil.get_terminal_size().columns, _WIDEST)
     for warning in answer.get("warnings") or ():
         typer.echo(f"sage: {plain(warning)}", err=True)
-    typer.echo("\n".join(describe(answer, room=room, bold=sys.stdout.isatty(), first=offset + 1)))
+    typer.echo("\n".join(describe(answer, columns=columns, bold=sys.stdout.isatty(), first=offset + 1)))
 
 
 def _filter(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        condition = json.loads(text)
     except ValueError as exc:
         raise typer.BadParameter(f"is not JSON: {exc}", param_hint="--filter") from None
-    if not isinstance(found, dict):
+    if not isinstance(condition, dict):
         raise typer.BadParameter('is not an object such as {"lang": "zh"}', param_hint="--filter")
-    return found
+    return condition
 
 
-def describe(answer: dict[str, Any], *, room: int = 80, bold: bool = False, first: int = 1) -> list[str]:
-    """What ``sage search`` says of the answer of ``POST /search``, in lines of at most ``room`` cells."""
+def describe(answer: dict[str, Any], *, columns: int = 80, bold: bool = False, first: int = 1) -> list[str]:
+    """The answer of ``POST /search`` as ``sage search`` prints it, in lines of at most ``columns`` cells."""
     lines: list[str] = []
-    for place, result in enumerate(answer["results"], first):
-        lines += [*_result(place, result, room, bold), ""]
-    shown = len(answer["results"])
-    if not shown:
+    for rank, result in enumerate(answer["results"], first):
+        lines += [*_result(rank, result, columns, bold), ""]
+    count = len(answer["results"])
+    if not count:
         lines.append("nothing found" if not answer["total"] else f"no more than {answer['total']} documents match")
     else:
-        lines.append(f"{first} to {first + shown - 1} of {answer['total']} ({answer['took_ms']:.1f} ms)")
+        lines.append(f"{first} to {first + count - 1} of {answer['total']} ({answer['took_ms']:.1f} ms)")
     return lines
 
 
-def _result(place: int, result: dict[str, Any], room: int, bold: bool) -> list[str]:
-    head = f"{place}. {_bold(plain(_title(result)), bold)}  {result['score']:.4g}"
-    where = _where(result)
-    lines = [head]
-    if where:
-        lines += [_INDENT + line for line in wrapped(where, room - len(_INDENT))]
+def _result(rank: int, result: dict[str, Any], columns: int, bold: bool) -> list[str]:
+    lines = [f"{rank}. {_bold(plain(_title(result)), bold)}  {result['score']:.4g}"]
+    if location := _location(result):
+        lines += [_INDENT + line for line in wrapped(location, columns - len(_INDENT))]
     passages = [_passage(passage) for passage in result.get("highlights") or ()]
     text = " … ".join(passages) if passages else _beginning(plain(result["text"]))
-    lines += [_INDENT + line for line in _styled(list(wrapped(text, max(room - len(_INDENT), 20))), bold)]
+    lines += [_INDENT + line for line in _styled(list(wrapped(text, max(columns - len(_INDENT), 20))), bold)]
     if result.get("explanation") is not None:
         lines += [_INDENT + line for line in _explained(result)]
     return lines
 
 
 def _styled(lines: list[str], bold: bool) -> list[str]:
-    """Bold type ends with each line and goes on with the next, so that the indent stays plain."""
+    """Bold type ends with each line and begins again on the next, so that the indent is not bold."""
     styled, open_before = [], False
     for line in lines:
-        whole = f"{BEGIN if open_before else ''}{line}"
-        open_before = whole.count(BEGIN) > whole.count(END)
-        styled.append(emphasised(f"{whole}{END if open_before else ''}", bold=bold))
+        marked = f"{BEGIN if open_before else ''}{line}"
+        open_before = marked.count(BEGIN) > marked.count(END)
+        styled.append(emphasised(f"{marked}{END if open_before else ''}", bold=bold))
     return styled
 
 
 def _passage(text: str) -> str:
-    """A highlight, which is HTML, as plain text with marks of emphasis."""
+    """A highlight, which is HTML, as text with marks of emphasis."""
     parts = re.split("(</?em>)", text)
     marks = {"<em>": BEGIN, "</em>": END}
     return " ".join("".join(marks.get(part) or printable(html.unescape(part)) for part in parts).split())
@@ -133,26 +136,27 @@ def _title(result: dict[str, Any]) -> str:
     return str(metadata.get("title") or result["id"])
 
 
-def _where(result: dict[str, Any]) -> str:
-    """The file and the page, for what came by ``sage ingest``; else the id where the title is not that."""
+def _location(result: dict[str, Any]) -> str:
+    """The file and page of a document of ``sage ingest``; of others the id, unless the title is the id already."""
     metadata = result.get("metadata") or {}
-    place = metadata.get("path") or metadata.get("source")
-    if not isinstance(place, str):
+    path = metadata.get("path") or metadata.get("source")
+    if not isinstance(path, str):
         return "" if _title(result) == result["id"] else plain(result["id"])
     page = f", page {metadata['page']}" if metadata.get("page") is not None else ""
-    return f"{plain(place)}{page}"
+    return f"{plain(path)}{page}"
 
 
 def _beginning(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN].rstrip()} …"
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT].rstrip()} …"
 
 
 def _explained(result: dict[str, Any]) -> list[str]:
     """Each part of the explanation on a line of its own."""
     lines = []
     for key, value in result["explanation"].items():
-        told = json.dumps(_rounded(value), ensure_ascii=False) if isinstance(value, dict | list) else _rounded(value)
-        lines.append(f"{plain(key)}: {plain(told)}")
+        value = _rounded(value)
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+        lines.append(f"{plain(key)}: {plain(text)}")
     return lines
 
 

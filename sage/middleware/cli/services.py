@@ -1,4 +1,4 @@
-"""``sage services …``: which services live, from a running gateway (``SAGE_URL``, ``SAGE_API_KEY``)."""
+"""``sage services …``: the services that a running gateway knows (``SAGE_URL``, ``SAGE_API_KEY``)."""
 
 from __future__ import annotations
 
@@ -8,48 +8,42 @@ from urllib.parse import quote
 
 import typer
 
-from sage.middleware.cli.columns import plain, table
-from sage.middleware.cli.models import AsJson, client
+from sage.middleware.cli.client import connect
+from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 
-services_app = typer.Typer(help="The services of a running gateway, and those it sees.", no_args_is_help=True)
+services_app = typer.Typer(help="The services that a running gateway has or can reach.", no_args_is_help=True)
 
 
 @services_app.command("list")
 def list_services(as_json: AsJson = False) -> None:
-    """The services that live, here and in other environments."""
-    answer = client().get("/services")
+    """List the services that run, in this and in other environments."""
+    answer = connect().get("/services")
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
         return
-    rows: list[tuple[str, ...]] = [("NAME", "ENVIRONMENT", "STATE", "CLASS", "HOST", "REPLICAS", "CALLS", "ERRORS")]
-    rows += [_row(service) for service in answer["services"]]
-    for line in table(rows):
-        typer.echo(line)
+    head = ("NAME", "ENVIRONMENT", "STATE", "CLASS", "HOST", "REPLICAS", "CALLS", "ERRORS")
+    print_table(head, map(_row, answer["services"]))
     for warning in answer["warnings"]:
         typer.echo(f"note: {plain(warning)}", err=True)
 
 
-def _row(service: dict[str, Any]) -> tuple[str, ...]:
-    counted = service.get("statistics") or {}
-    shown = ("name", "environment", "state", "class", "host", "replicas")
-    return (
-        *(plain(service.get(field) or "-") for field in shown),
-        str(counted.get("calls", "-")),
-        str(counted.get("errors", "-")),
-    )
+def _row(service: dict[str, Any]) -> tuple[object, ...]:
+    statistics = service.get("statistics") or {}
+    fields = [service.get(field) or "-" for field in ("name", "environment", "state", "class", "host", "replicas")]
+    return *fields, statistics.get("calls", "-"), statistics.get("errors", "-")
 
 
 @services_app.command("show")
 def show_service(
     name: Annotated[str, typer.Argument(help="A service's name, as 'sage services list' shows it.")],
-    environment: Annotated[str | None, typer.Option(help="Of that environment.")] = None,
+    environment: Annotated[str | None, typer.Option(help="The environment that it runs in.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """One service: its state, its methods, what it counted."""
-    where = f"?environment={quote(environment, safe='')}" if environment is not None else ""
-    service = client().get(f"/services/{quote(name, safe='')}{where}")
+    """Show one service: its state, its methods, its statistics."""
+    query = f"?environment={quote(environment, safe='')}" if environment is not None else ""
+    service = connect().get(f"/services/{quote(name, safe='')}{query}")
     if as_json:
-        typer.echo(json.dumps(service, indent=2))
+        print_json(service)
         return
     for field, value in service.items():
         if value is not None:

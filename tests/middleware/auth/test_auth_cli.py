@@ -52,7 +52,7 @@ def assert_failed(ran: subprocess.CompletedProcess[str], words: str, status: int
 def test_the_first_user_a_token_and_a_key(sage: Sage, data_dir: Path) -> None:
     assert_failed(sage("token"), "make the first: sage user add NAME --role admin")
     added = sage("user", "add", "me", "--role", "admin", "--password-stdin", stdin=PASSWORD + "\n")
-    assert (added.returncode, added.stdout, added.stderr) == (0, "", "user 'me' made: admin, tenant default\n")
+    assert (added.returncode, added.stdout, added.stderr) == (0, "", "user 'me' created: admin, tenant default\n")
 
     token = sage("token")
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", token.stdout)

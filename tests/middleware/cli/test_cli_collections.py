@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from running_gateway import Running
 from sage_process import environment, sage
 
-from sage.middleware.cli.columns import emphasised, table, width, wrapped
+from sage.middleware.cli.output import emphasised, table, width, wrapped
 from sage.middleware.cli.search import describe
 
 pytestmark = pytest.mark.slow
@@ -140,7 +140,7 @@ ANSWER = {
 
 
 def test_an_answer_for_people() -> None:
-    assert describe(ANSWER, room=60) == [
+    assert describe(ANSWER, columns=60) == [
         "1. Guide > Install  0.9123",
         "    a.pdf, page 4",
         "    words <em> with one match here",
@@ -156,10 +156,10 @@ def test_an_answer_for_people() -> None:
 
 
 def test_matches_are_bold_on_a_terminal_line_by_line() -> None:
-    lines = describe(ANSWER, room=33, bold=True)
+    lines = describe(ANSWER, columns=33, bold=True)
     assert lines[2:4] == ["    words <em> with \x1b[1mone match\x1b[22m", "    here"]
     split = {**ANSWER, "results": [{**ANSWER["results"][0], "highlights": ["a <em>" + "match " * 8 + "</em> b"]}]}
-    bold = [line for line in describe(split, room=28, bold=True) if "match" in line]
+    bold = [line for line in describe(split, columns=28, bold=True) if "match" in line]
     assert len(bold) > 1
     assert all(line.count("\x1b[1m") == line.count("\x1b[22m") == 1 for line in bold if "match match" in line)
 

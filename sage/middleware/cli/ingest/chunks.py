@@ -1,4 +1,4 @@
-"""Chunks: passages of about one size that keep paragraphs, sentences, tables and code together.
+"""Chunks: passages of similar size that keep paragraphs, sentences, tables and code together.
 
 The splitter is semantic-text-splitter: Rust, no dependencies, linear in time (0.07 s of CPU a megabyte here), cuts at
 the largest unit that fits, knows Unicode's sentences and words (Chinese ones by dictionary) and CommonMark's blocks.
@@ -15,15 +15,15 @@ from typing import Protocol
 from sage.errors import MissingExtra
 from sage.middleware.cli.ingest.document import OVERLAP, SIZE, ParsedDocument, TextSection
 
-_CHINESE_COUNTS = 3
+_CHINESE_SIZE = 3
 _CHINESE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
-_BETWEEN = " > "
+_SEPARATOR = " > "
 _LONGEST_LINE = 240  # characters of a heading path above a chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """``text`` begins with the heading path on a line of its own, where there is one; ``page`` is where it begins."""
+    """``text`` begins with the heading path on a line of its own, if any; ``page`` is the page of its start."""
 
     text: str
     heading: tuple[str, ...]
@@ -35,8 +35,8 @@ class _Splitter(Protocol):
 
 
 def measure(text: str) -> int:
-    """Size in characters, of which a Chinese, Japanese or Korean one counts as three: it is about one token."""
-    return len(text) + (_CHINESE_COUNTS - 1) * len(_CHINESE.findall(text))
+    """Size in characters. A Chinese, Japanese or Korean character counts as three, because it is about one token."""
+    return len(text) + (_CHINESE_SIZE - 1) * len(_CHINESE.findall(text))
 
 
 def chunks(document: ParsedDocument, size: int = SIZE, overlap: int = OVERLAP) -> Iterator[Chunk]:
@@ -47,15 +47,15 @@ def chunks(document: ParsedDocument, size: int = SIZE, overlap: int = OVERLAP) -
     splitters: dict[int, _Splitter] = {}
     for section in document.sections:
         line = heading_line(section.heading)
-        room = max(size - measure(line), size // 2, 1)
-        if room not in splitters:
-            splitters[room] = _splitter(document.markdown, room, min(overlap, room - 1))
-        yield from _of_section(section, line, splitters[room])
+        available = max(size - measure(line), size // 2, 1)
+        if available not in splitters:
+            splitters[available] = _splitter(document.markdown, available, min(overlap, available - 1))
+        yield from _of_section(section, line, splitters[available])
 
 
 def heading_line(heading: tuple[str, ...]) -> str:
-    """``Guide > Install > Docker``; of long ones the end."""
-    line = _BETWEEN.join(heading)
+    """``Guide > Install > Docker``; a long path is cut at its beginning."""
+    line = _SEPARATOR.join(heading)
     return line if len(line) <= _LONGEST_LINE else f"…{line[-_LONGEST_LINE:]}"
 
 
@@ -63,10 +63,10 @@ def _of_section(section: TextSection, line: str, splitter: _Splitter) -> Iterato
     if not section.text.strip():
         yield Chunk(line, section.heading, None)
         return
-    begins = [offset for offset, _ in section.pages]
+    starts = [offset for offset, _ in section.pages]
     for offset, text in splitter.chunk_indices(section.text):
-        place = bisect.bisect_right(begins, offset) - 1
-        page = section.pages[place][1] if place >= 0 else None
+        index = bisect.bisect_right(starts, offset) - 1
+        page = section.pages[index][1] if index >= 0 else None
         yield Chunk(f"{line}\n\n{text}" if line else text, section.heading, page)
 
 

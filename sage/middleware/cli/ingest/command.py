@@ -1,10 +1,9 @@
-"""What ``sage ingest`` does once its words are understood."""
+"""What ``sage ingest`` does once its arguments are checked."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from sage.middleware.cli.ingest.records import Recipe, Spool
 from sage.middleware.cli.ingest.run import Ingestion, fill
 from sage.middleware.cli.ingest.summary import Display, Summary
 from sage.middleware.cli.ingest.target import IngestTarget
+from sage.middleware.cli.output import print_json
 
 Connect = Callable[[], Client]
 
@@ -31,59 +31,59 @@ __all__ = ["IngestOptions", "ParsingLimits", "Recipe", "Walk", "ingest"]
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """What the command line asks for, checked."""
+    """The arguments of the command line, checked."""
 
     collection: str
     recipe: Recipe
     limits: ParsingLimits
     walk: Walk
-    again: bool = False
+    reingest: bool = False
     prune: bool = False
     dry_run: bool = False
 
 
-def ingest(wish: IngestOptions, files: Sequence[Path], connect: Connect, *, as_json: bool = False) -> None:
-    """Brings the files in and tells what became of them. Raises :class:`SageError` if any failed."""
-    summary = Summary(wish.collection, wish.dry_run, skipped=wish.walk.skipped)
-    with _with_stdin(files, wish.walk) as found:
-        for file, reason in wish.walk.failed:
+def ingest(options: IngestOptions, arguments: Sequence[Path], connect: Connect, *, as_json: bool = False) -> None:
+    """Ingests the files and prints a summary. Raises :class:`SageError` if any file failed."""
+    summary = Summary(options.collection, options.dry_run, skipped=options.walk.skipped)
+    with _files_and_stdin(arguments, options.walk) as files:
+        for file, reason in options.walk.failed:
             summary.fail(file, reason)
         try:
-            _carry_out(wish, found, summary, connect)
+            _run(options, files, summary, connect)
         except KeyboardInterrupt:
-            raise SageError(f"interrupted; {_go_on(summary)}") from None
+            raise SageError(f"interrupted; {_continue_hint(summary)}") from None
         except CallFailed as exc:
-            raise SageError(f"{exc.message}; {_go_on(summary)}" if summary.sent else exc.message) from exc
+            raise SageError(f"{exc.message}; {_continue_hint(summary)}" if summary.sent else exc.message) from exc
     _report(summary, as_json)
 
 
-def _carry_out(wish: IngestOptions, found: Sequence[FileEntry], summary: Summary, connect: Connect) -> None:
-    total = sum(file.size for file in found)
-    with Parser(wish.limits) as parser:
-        if wish.dry_run:
+def _run(options: IngestOptions, files: Sequence[FileEntry], summary: Summary, connect: Connect) -> None:
+    total = sum(file.size for file in files)
+    with Parser(options.limits) as parser:
+        if options.dry_run:
             with showing(total, "chunks") as display:
-                _try_out(wish, found, parser, summary, display)
+                _dry_run(options, files, parser, summary, display)
             return
-        target = IngestTarget(connect(), wish.collection)
+        target = IngestTarget(connect(), options.collection)
         if target.open():
             embedder = target.description.get("embedder") or "none: keywords only"
-            typer.echo(f"sage: collection '{wish.collection}' is new (embedder: {embedder})", err=True)
+            typer.echo(f"sage: collection '{options.collection}' is new (embedder: {embedder})", err=True)
         with showing(total) as display:
-            ingestion = Ingestion(target, parser, wish.recipe, summary, display, wish.again)
-            ingestion.run(found)
-            if wish.prune:
-                ingestion.prune(wish.walk.roots)
+            ingestion = Ingestion(target, parser, options.recipe, summary, display, options.reingest)
+            ingestion.run(files)
+            if options.prune:
+                ingestion.prune(options.walk.roots)
 
 
-def _try_out(
-    wish: IngestOptions, found: Sequence[FileEntry], parser: Parser, summary: Summary, display: Display
+def _dry_run(
+    options: IngestOptions, files: Sequence[FileEntry], parser: Parser, summary: Summary, display: Display
 ) -> None:
-    """What could be read, and how many documents it would be."""
-    for file in found:
+    """Reads the files and counts the documents that would be sent."""
+    for file in files:
         try:
-            count = _count(wish, file, parser, summary)
+            count = _count(options, file, parser, summary)
         except Unreadable as exc:
-            summary.fail(file.shown, str(exc))
+            summary.fail(file.label, str(exc))
         else:
             summary.chunks += count
             summary.added += bool(count)
@@ -92,27 +92,27 @@ def _try_out(
         display.sent(summary.chunks)
 
 
-def _count(wish: IngestOptions, file: FileEntry, parser: Parser, summary: Summary) -> int:
+def _count(options: IngestOptions, file: FileEntry, parser: Parser, summary: Summary) -> int:
     if file.kind is not FileKind.JSONL:
         with Spool() as spool:
-            fill(spool, parser, wish.recipe, file)
+            fill(spool, parser, options.recipe, file)
             return spool.count
-    good = 0
-    for record in parser.records(wish.recipe.order(file)):
-        good += "document" in record
+    count = 0
+    for record in parser.records(options.recipe.order(file)):
+        count += "document" in record
         if "error" in record:
-            summary.fail(file.shown, record["error"], record["line"])
-    return good
+            summary.fail(file.label, record["error"], record["line"])
+    return count
 
 
 @contextlib.contextmanager
-def _with_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[FileEntry]]:
-    """The files of the arguments. What comes from stdin is a file for as long as the block lasts; without ``--as`` its
-    content is its name, so that another stdin does not take its place."""
-    named = [path for path in arguments if str(path) != "-"]
-    found = walk.find(named)
-    if len(named) == len(arguments):
-        yield found
+def _files_and_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[FileEntry]]:
+    """The files of the arguments. Stdin is kept in a temporary file while the block runs; without ``--as`` its source
+    is named after its content, so that another stdin does not replace it."""
+    paths = [path for path in arguments if str(path) != "-"]
+    files = walk.find(paths)
+    if len(paths) == len(arguments):
+        yield files
         return
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "stdin")
@@ -123,18 +123,18 @@ def _with_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[FileEntr
                 digest.update(part)
         with path.open("rb") as file:
             kind = walk.kind or kind_of_stdin(file.read(8192))
-        source = walk.called or f"stdin:{digest.hexdigest()}"
-        yield [*found, FileEntry(path, source, walk.called or "stdin", kind, path.stat().st_size, "stdin")]
+        source = walk.alias or f"stdin:{digest.hexdigest()}"
+        yield [*files, FileEntry(path, source, walk.alias or "stdin", kind, path.stat().st_size, "stdin")]
 
 
-def _go_on(summary: Summary) -> str:
-    return f"{summary.sent} documents were sent and stay; run the same command again to go on"
+def _continue_hint(summary: Summary) -> str:
+    return f"{summary.sent} documents were sent and stay; run the same command again to continue"
 
 
 def _report(summary: Summary, as_json: bool) -> None:
     summary.close()
     if as_json:
-        typer.echo(json.dumps(summary.as_json(), indent=2, ensure_ascii=False))
+        print_json(summary.as_json())
     else:
         for file, reason in summary.failures:
             typer.echo(f"failed: {file}: {reason}", err=True)

@@ -1,4 +1,4 @@
-"""Text from bytes: byte order marks, UTF-8, UTF-16, GB18030; what is none of them is Windows-1252 or binary."""
+"""Text from bytes: byte order marks, UTF-8, UTF-16 and GB18030 are detected; else it is Windows-1252 or binary."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is no text: NULs outside UTF-16, or many control characters."""
-    if not head or _marked(head) or _wide(head):
+    """Whether a file that begins with ``head`` is not text: it has NULs outside UTF-16, or many control characters."""
+    if not head or _by_mark(head) or _unmarked_utf16(head):
         return False
     return b"\x00" in head or len(_CONTROL.findall(head)) > len(head) // 20
 
 
 def decode(data: bytes, encoding: str | None = None) -> str:
-    """The text, with line ends as ``\\n``. ``encoding``: it is known. Raises :class:`Unreadable`."""
-    found = encoding or detect(data)
+    """The text, with line ends as ``\\n``. ``None`` means to detect the encoding. Raises :class:`Unreadable`."""
+    codec = encoding or detect(data)
     try:
-        text = data.decode(found)
+        text = data.decode(codec)
     except (UnicodeDecodeError, LookupError) as exc:
-        raise Unreadable(f"is not {found} text: {exc}; name its encoding with --encoding") from None
+        raise Unreadable(f"is not {codec} text: {exc}; name its encoding with --encoding") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
 
 
 def detect(data: bytes) -> str:
-    """The name of a codec. UTF-8 wins where it fits: text of another kind hardly ever does."""
-    if marked := _marked(data):
-        return marked
-    if wide := _wide(data[:_SAMPLE]):
-        return wide
+    """The name of a codec. UTF-8 is tried first: text in another encoding is hardly ever valid UTF-8."""
+    if by_mark := _by_mark(data):
+        return by_mark
+    if utf16 := _unmarked_utf16(data[:_SAMPLE]):
+        return utf16
     try:
         data.decode("utf-8")
         return "utf-8"
@@ -51,12 +51,12 @@ def detect(data: bytes) -> str:
     return "gb18030" if _chinese(data) else "cp1252" if _decodes(data, "cp1252") else "latin-1"
 
 
-def _marked(data: bytes) -> str | None:
+def _by_mark(data: bytes) -> str | None:
     return next((name for mark, name in _MARKS if data.startswith(mark)), None)
 
 
-def _wide(data: bytes) -> str | None:
-    """UTF-16 without a mark: Latin text has a NUL in every other byte, Chinese text at least none of odd length."""
+def _unmarked_utf16(data: bytes) -> str | None:
+    """The byte order of UTF-16 without a mark, or ``None``. Latin text has a NUL in every other byte."""
     if len(data) < 4 or b"\x00" not in data:
         return None
     even, odd = data[0::2].count(0), data[1::2].count(0)
@@ -66,8 +66,8 @@ def _wide(data: bytes) -> str | None:
     if few * 20 > many or not _decodes(sample[:-2], name):
         return None
     text = sample[:-2].decode(name)
-    odd_ones = sum(1 for char in text if not (char.isprintable() or char.isspace()))
-    return name if odd_ones * 50 <= len(text) else None
+    unprintable = sum(1 for char in text if not (char.isprintable() or char.isspace()))
+    return name if unprintable * 50 <= len(text) else None
 
 
 def _chinese(data: bytes) -> bool:

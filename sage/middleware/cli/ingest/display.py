@@ -1,4 +1,4 @@
-"""How far ``sage ingest`` has come: a bar on a terminal, else a line now and then, on stderr."""
+"""The progress of ``sage ingest`` on stderr: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -9,70 +9,65 @@ from contextlib import contextmanager
 from typing import Any
 
 from sage.middleware.cli.ingest.summary import Display
-from sage.middleware.cli.progress import on_terminal, size_text
+from sage.middleware.cli.progress import rich_progress, size_text
 
-_EVERY = 10.0  # seconds between lines
+_INTERVAL = 10.0  # seconds between lines
 
 
 @contextmanager
-def showing(total: int, what: str = "documents") -> Iterator[Display]:
-    """``total``: bytes of all files. ``what``: they are sent, or only read."""
-    progress = _rich(what) if on_terminal() else None
+def showing(total: int, unit: str = "documents") -> Iterator[Display]:
+    """Shows progress in the block. ``total`` is the bytes of all files, ``unit`` what is counted beside them."""
+    progress = rich_progress(
+        lambda rich: (
+            rich.BarColumn(),
+            rich.DownloadColumn(),
+            rich.TextColumn(f"{{task.fields[documents]}} {unit}, {{task.fields[rate]:.0f}}/s", markup=False),
+            rich.TimeRemainingColumn(),
+        )
+    )
     if progress is None:
-        yield _Lines(total, what)
+        yield _IngestLines(total, unit)
         return
     with progress:
-        yield _Bar(progress, total)
+        yield _IngestBar(progress, total)
 
 
-def _rich(what: str) -> Any:
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        return None
-    count = TextColumn(f"{{task.fields[documents]}} {what}, {{task.fields[rate]:.0f}}/s", markup=False)
-    return Progress(BarColumn(), DownloadColumn(), count, TimeRemainingColumn(), console=Console(stderr=True))
-
-
-class _Bar:
+class _IngestBar:
     def __init__(self, progress: Any, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=total, documents=0, rate=0.0)
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
 
     def advance(self, size: int) -> None:
         self._progress.update(self._task, advance=size)
 
     def sent(self, documents: int) -> None:
-        rate = documents / max(time.monotonic() - self._begun, 0.001)
+        rate = documents / max(time.monotonic() - self._start, 0.001)
         self._progress.update(self._task, documents=documents, rate=rate)
 
 
-class _Lines:
-    def __init__(self, total: int, what: str) -> None:
+class _IngestLines:
+    def __init__(self, total: int, unit: str) -> None:
         self._total = total
-        self._what = what
+        self._unit = unit
         self._done = self._documents = 0
-        self._begun = self._last = time.monotonic()
+        self._start = self._last = time.monotonic()
 
     def advance(self, size: int) -> None:
         self._done += size
-        self._tell()
+        self._print()
 
     def sent(self, documents: int) -> None:
         self._documents = documents
-        self._tell()
+        self._print()
 
-    def _tell(self) -> None:
+    def _print(self) -> None:
         now = time.monotonic()
-        if now - self._last < _EVERY:
+        if now - self._last < _INTERVAL:
             return
         self._last = now
-        rate = self._documents / (now - self._begun)
-        left = (self._total - self._done) * (now - self._begun) / self._done if self._done else None
-        eta = f", {left:.0f} s left" if left is not None else ""
-        sys.stderr.write(
-            f"{size_text(self._done)} of {size_text(self._total)}, {self._documents} {self._what}, {rate:.0f}/s{eta}\n"
-        )
+        seconds = now - self._start
+        eta = f", {(self._total - self._done) * seconds / self._done:.0f} s left" if self._done else ""
+        size, rate = f"{size_text(self._done)} of {size_text(self._total)}", f"{self._documents / seconds:.0f}/s"
+        sys.stderr.write(f"{size}, {self._documents} {self._unit}, {rate}{eta}\n")
         sys.stderr.flush()

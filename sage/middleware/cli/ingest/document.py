@@ -1,4 +1,4 @@
-"""What a parser makes of a file: sections under their headings, in the order in which they stand."""
+"""What a parser makes of a file: sections under their headings, in the order of the file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 SIZE = 900
-"""Of a chunk: about 200 tokens of English, or 300 Chinese characters: what small embedders read whole (256 tokens) and
-what their vectors tell apart best."""
+"""Size of a chunk: about 200 tokens of English, or 300 Chinese characters. Small embedders can read it completely (they
+read 256 tokens), and their vectors distinguish texts of this size best."""
 OVERLAP = 100
 OWN_FIELDS = ("source", "path", "title", "page", "heading", "chunk", "chunks", "digest")
 """Metadata that ``sage ingest`` writes itself."""
@@ -26,14 +26,14 @@ class FileKind(StrEnum):
 
 
 class Unreadable(Exception):
-    """A file that cannot be taken in. The message says why, without the file's name."""
+    """A file cannot be ingested. The message says why, without the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSection:
     """The text under one heading, without the heading's own line.
 
-    ``pages``: where in ``text`` a page begins, as ``(offset in characters, page number from 1)``, ascending.
+    ``pages`` are the starts of pages in ``text`` as ``(offset in characters, page number from 1)``, ascending.
     """
 
     heading: tuple[str, ...]
@@ -43,7 +43,7 @@ class TextSection:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """One file, parsed. ``markdown``: the texts are Markdown, so that lists, tables and code hold together."""
+    """One parsed file. ``markdown`` texts are Markdown, so lists, tables and code stay together."""
 
     sections: list[TextSection]
     title: str | None = None
@@ -53,7 +53,7 @@ class ParsedDocument:
 
 @dataclass
 class HeadingPath:
-    """The headings that a text stands under, outermost first, while a document is read from top to bottom."""
+    """The headings above a text, outermost first, while a document is read from top to bottom."""
 
     _open: list[tuple[int, str]] = field(default_factory=list)
 
@@ -66,17 +66,17 @@ class HeadingPath:
         return tuple(name for _, name in self._open if name)
 
 
-def gather(found: Iterable[tuple[tuple[str, ...], str]], tidy: Callable[[str], str] = str.strip) -> list[TextSection]:
-    """Sections of ``(heading, text)``; a heading without text stays only where nothing stands under it."""
-    pairs = [(heading, tidy(text)) for heading, text in found]
-    kept = []
-    for place, (heading, text) in enumerate(pairs):
-        following = pairs[place + 1][0] if place + 1 < len(pairs) else ()
+def gather(texts: Iterable[tuple[tuple[str, ...], str]], tidy: Callable[[str], str] = str.strip) -> list[TextSection]:
+    """Sections of ``(heading, text)``; a heading without text is kept only if no section is below it."""
+    pairs = [(heading, tidy(text)) for heading, text in texts]
+    sections = []
+    for number, (heading, text) in enumerate(pairs):
+        following = pairs[number + 1][0] if number + 1 < len(pairs) else ()
         if text or (heading and following[: len(heading)] != heading):
-            kept.append(TextSection(heading, text))
-    return kept
+            sections.append(TextSection(heading, text))
+    return sections
 
 
-def one_line(text: str, most: int = 200) -> str:
-    """A heading or title on one line, cut where it is too long to be one."""
-    return " ".join(text.split())[:most]
+def one_line(text: str, max_length: int = 200) -> str:
+    """A heading or title on one line, cut after ``max_length`` characters."""
+    return " ".join(text.split())[:max_length]

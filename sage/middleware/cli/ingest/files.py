@@ -1,4 +1,4 @@
-"""Which files are meant, what they are, and what they are called in a collection."""
+"""The files that the arguments name: their kinds, and their names in a collection."""
 
 from __future__ import annotations
 
@@ -21,87 +21,87 @@ _KINDS = {
     FileKind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings}
-_HEAD = 8192  # bytes that say what a file is
+_HEAD = 8192  # bytes that decide the kind of a file
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file to take in. ``source`` is its lasting name in the collection, ``relative`` its path under the directory
-    that was given; ``shown``: what messages call it."""
+    """A file to ingest. ``source`` is its name in the collection, ``relative`` its path under the directory of the
+    arguments, and ``label`` its name in messages."""
 
     path: Path
     source: str
     relative: str
     kind: FileKind
     size: int
-    shown: str
+    label: str
 
 
 @dataclass
 class Walk:
-    """Files of the arguments, and how many were passed over, by reason."""
+    """Finds the files of the arguments and counts skipped ones by reason. ``alias`` is the value of ``--as``."""
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    called: str | None = None
+    alias: str | None = None
     kind: FileKind | None = None
     skipped: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[str, str]] = field(default_factory=list)
     roots: dict[str, Path] = field(default_factory=dict)
-    """Directories by how the sources of their files begin."""
+    """Directories, by the prefix of their files' sources."""
 
     def find(self, arguments: Sequence[Path]) -> list[FileEntry]:
-        """Every file once, those of a directory in the order of their names.
+        """Every file once; files of a directory are sorted by name.
 
-        Raises :class:`InvalidRequest` for an argument that is not there.
+        Raises :class:`InvalidRequest` for an argument that does not exist.
         """
-        found: dict[str, FileEntry] = {}
+        entries: dict[str, FileEntry] = {}
         for argument in arguments:
             if not argument.exists():
                 raise InvalidRequest(f"{argument}: there is no such file or directory")
             for file in self._directory(argument) if argument.is_dir() else self._named(argument):
-                found.setdefault(file.source, file)
-        return list(found.values())
+                entries.setdefault(file.source, file)
+        return list(entries.values())
 
     def _named(self, path: Path) -> Iterator[FileEntry]:
         if not path.is_file():
-            self.failed.append((str(path), "is no regular file; pipe it in: sage ingest COLLECTION -"))
+            self.failed.append((str(path), "is not a regular file; pipe it in: sage ingest COLLECTION -"))
             return
-        source = self.called if self.called is not None else printable(path.resolve())
-        file = self._look(path, source, path.name, named=True)
+        source = self.alias if self.alias is not None else printable(path.resolve())
+        file = self._entry(path, source, path.name, named=True)
         if file is not None:
             yield file
 
     def _directory(self, root: Path) -> Iterator[FileEntry]:
-        base = self.called if self.called is not None else printable(root.resolve()).rstrip("/")
+        base = self.alias if self.alias is not None else printable(root.resolve()).rstrip("/")
         self.roots[f"{base}/"] = root
 
-        def missed(error: OSError) -> None:
+        def record_failure(error: OSError) -> None:
             self.failed.append((printable(Path(error.filename)), f"cannot be read: {error.strerror}"))
 
-        for directory, names, files in os.walk(root, onerror=missed):
-            self._passed_over(Path(directory), names)
+        for directory, names, files in os.walk(root, onerror=record_failure):
+            self._prune_directories(Path(directory), names)
             for name in sorted(files):
                 path = Path(directory, name)
                 relative = printable(path.relative_to(root))
-                if self._wanted(path, relative):
-                    file = self._look(path, f"{base}/{relative}", relative, named=False)
+                if self._is_selected(path, relative):
+                    file = self._entry(path, f"{base}/{relative}", relative, named=False)
                     if file is not None:
                         yield file
 
-    def _passed_over(self, directory: Path, names: list[str]) -> None:
-        """Leaves hidden directories and links out of what :func:`os.walk` enters."""
-        kept = []
+    def _prune_directories(self, directory: Path, names: list[str]) -> None:
+        """Removes hidden directories and links from those that :func:`os.walk` will enter."""
+        entered = []
         for name in sorted(names):
             if name.startswith("."):
                 self.skipped["hidden"] += 1
             elif (directory / name).is_symlink():
                 self.skipped["link"] += 1
             else:
-                kept.append(name)
-        names[:] = kept
+                entered.append(name)
+        names[:] = entered
 
-    def _wanted(self, path: Path, relative: str) -> bool:
+    def _is_selected(self, path: Path, relative: str) -> bool:
         reason = None
         if path.name.startswith("."):
             reason = "hidden"
@@ -117,7 +117,7 @@ class Walk:
             self.skipped[reason] += 1
         return reason is None
 
-    def _look(self, path: Path, source: str, relative: str, *, named: bool) -> FileEntry | None:
+    def _entry(self, path: Path, source: str, relative: str, *, named: bool) -> FileEntry | None:
         try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
@@ -136,7 +136,7 @@ class Walk:
 
 
 def kind_of(name: str, head: bytes) -> FileKind | None:
-    """By its ending, and by how it begins; ``None``: it is binary."""
+    """The kind of a file by its name and first bytes; ``None`` means binary."""
     kind = _KIND_OF.get(os.path.splitext(name)[1].lower())
     if kind is FileKind.PDF or head.startswith(b"%PDF-"):
         return FileKind.PDF
@@ -146,7 +146,7 @@ def kind_of(name: str, head: bytes) -> FileKind | None:
 
 
 def kind_of_stdin(head: bytes) -> FileKind:
-    """What comes without a name."""
+    """The kind of a file without a name, by its first bytes."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith(b"%pdf-"):
         return FileKind.PDF
@@ -156,21 +156,21 @@ def kind_of_stdin(head: bytes) -> FileKind:
 
 
 def digest_of(path: Path, recipe: str) -> str:
-    """Of the file's bytes and of how they are made into chunks."""
-    found = hashlib.blake2b(recipe.encode(), digest_size=16)
+    """The digest of the file's bytes and of the recipe that makes chunks of them."""
+    digest = hashlib.blake2b(recipe.encode(), digest_size=16)
     with path.open("rb") as file:
         while part := file.read(2**20):
-            found.update(part)
-    return found.hexdigest()
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def printable(path: Path) -> str:
-    """A path as Unicode, ``/`` between its parts; bytes that are no UTF-8 as ``\\xff``."""
+    """A path as Unicode with ``/`` between its parts; bytes that are not UTF-8 are written as ``\\xff``."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _matches(relative: str, patterns: Sequence[str]) -> bool:
-    """Globs on the path under the directory or on the name; ``*`` goes over ``/`` too, ``dir/`` means all in it."""
+    """Whether a glob matches the relative path or the name; ``*`` also matches ``/``, ``dir/`` all files in it."""
     name = relative.rpartition("/")[2]
     return any(
         fnmatch.fnmatchcase(relative, pattern)

@@ -1,4 +1,4 @@
-"""HTML: the main text with its headings, as simple Markdown; no scripts, no navigation, nothing that is hidden."""
+"""HTML: the main text with its headings, as simple Markdown, without scripts, navigation and hidden elements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage.errors import MissingExtra
 from sage.middleware.cli.ingest.decoding import decode, detect
 from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, Unreadable, gather, one_line
 
-_LEFT_OUT = (
+_REMOVED = (
     "script,style,noscript,template,nav,aside,footer,form,button,select,dialog,iframe,object,svg,canvas,video,audio,"
     "[hidden],[aria-hidden=true],[role=navigation],[role=banner],[role=contentinfo],[role=search],[role=complementary]"
 )
@@ -41,32 +41,32 @@ def parse_html(data: bytes, encoding: str | None = None) -> ParsedDocument:
 
 
 def _text(data: bytes, encoding: str | None) -> str:
-    """By the encoding given, the byte order mark, what the page declares, or what it looks like."""
-    found = detect(data)
+    """Decodes by ``encoding``, else the byte order mark, else what the page declares, else what is detected."""
+    detected = detect(data)
     declared = _DECLARED.search(data[:4096])
-    if encoding is None and declared and not found.startswith("utf"):
+    if encoding is None and declared and not detected.startswith("utf"):
         try:
             return decode(data, _browsers_name(declared[1].decode()))
         except Unreadable:
             pass
-    return decode(data, encoding or found)
+    return decode(data, encoding or detected)
 
 
 def _browsers_name(name: str) -> str:
-    """As browsers read it (WHATWG Encoding): the labels of a small set mean the larger one."""
+    """The encoding that browsers use for a label (WHATWG Encoding): it may be a larger one than the label names."""
     name = name.lower()
     larger = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin1": "cp1252", "ascii": "cp1252"}
     return larger.get(name, name)
 
 
 def _main(tree: Any) -> Any:
-    """What holds the page's own text: its ``<main>``, else its only ``<article>``, else the body."""
-    for node in tree.css(_LEFT_OUT):
+    """The element with the page's own text: its ``<main>``, else its only ``<article>``, else the body."""
+    for node in tree.css(_REMOVED):
         node.decompose()
     for selector in ("main,[role=main]", "article"):
-        found = tree.css(selector)
-        if len(found) == 1 and found[0].text().strip():
-            return found[0]
+        matches = tree.css(selector)
+        if len(matches) == 1 and matches[0].text().strip():
+            return matches[0]
     for header in tree.css("body > header"):
         if header.css_first("h1") is None:
             header.decompose()
@@ -75,7 +75,7 @@ def _main(tree: Any) -> Any:
 
 @dataclass
 class _Reader:
-    """Walks a tree without recursion: pages nest as deep as they like."""
+    """Walks a tree without recursion, since pages may be nested very deeply."""
 
     _headings: HeadingPath = field(default_factory=HeadingPath)
     _blocks: list[str] = field(default_factory=list)
@@ -164,14 +164,14 @@ class _Reader:
     def _section(self) -> tuple[tuple[str, ...], str]:
         self._end_block()
         self._inline.clear()
-        found = self._headings.path(), "\n\n".join(self._blocks)
+        section = self._headings.path(), "\n\n".join(self._blocks)
         self._blocks = []
         self._rows = 0
-        return found
+        return section
 
 
 def _collapsed(text: str) -> str:
-    """White space as a browser shows it; ``<br>`` stays a line end."""
+    """The text with white space as a browser shows it; ``<br>`` becomes a line end."""
     return "\n".join(line for part in text.split(_LINE_END) if (line := " ".join(part.split())))
 
 

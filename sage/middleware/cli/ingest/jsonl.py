@@ -1,4 +1,4 @@
-"""JSON lines: documents as they are, each checked for what a collection would refuse."""
+"""JSON lines: unchanged documents, each checked for what a collection would refuse."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ _FIELDS = frozenset({"id", "text", "metadata", "vector"})
 
 
 def read_lines(path: Path, offset: int = 0, line: int = 0) -> Iterator[dict[str, Any]]:
-    """``{"line", "end", "whole", "document"}`` or with ``error`` of each line that is not empty.
-
-    ``offset`` and ``line``: bytes and lines that were read before; ``end``: the offset behind the line.
+    """``{"line", "end", "ends_line", "document"}`` for each line that is not empty, with ``error`` in place of
+    ``document`` for an invalid one. ``offset`` and ``line`` are bytes and lines to skip; ``end`` is the offset after
+    the line, ``ends_line`` whether it has a line end.
     """
     with path.open("rb") as file:
         file.seek(offset)
         end = offset
-        while raw := file.readline(_LONGEST + 1):
+        while content := file.readline(_LONGEST + 1):
             line += 1
-            end += len(raw)
-            if len(raw) > _LONGEST:
-                while raw and not raw.endswith(b"\n"):
-                    raw = file.readline(_LONGEST)
-                    end += len(raw)
+            end += len(content)
+            if len(content) > _LONGEST:
+                while content and not content.endswith(b"\n"):
+                    content = file.readline(_LONGEST)
+                    end += len(content)
                 yield {
                     "line": line,
                     "end": end,
-                    "whole": raw.endswith(b"\n"),
+                    "ends_line": content.endswith(b"\n"),
                     "error": f"is longer than {_LONGEST} bytes",
                 }
                 continue
-            if raw.startswith(b"\xef\xbb\xbf") and line == 1:
-                raw = raw[3:]
-            if raw.strip():
-                yield {"line": line, "end": end, "whole": raw.endswith(b"\n"), **_checked(raw)}
+            if content.startswith(b"\xef\xbb\xbf") and line == 1:
+                content = content[3:]
+            if content.strip():
+                yield {"line": line, "end": end, "ends_line": content.endswith(b"\n"), **_checked(content)}
 
 
-def _checked(raw: bytes) -> dict[str, Any]:
+def _checked(content: bytes) -> dict[str, Any]:
     try:
-        found = orjson.loads(raw)
+        document = orjson.loads(content)
     except orjson.JSONDecodeError as exc:
         return {"error": f"is not JSON: {exc.args[0] if exc.args else exc}"}
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         return {"error": 'is not an object such as {"text": "…"}'}
-    if unknown := sorted(found.keys() - _FIELDS):
+    if unknown := sorted(document.keys() - _FIELDS):
         return {"error": f"has the unknown field '{unknown[0]}'; a document has id, text, metadata and vector"}
-    if not isinstance(found.get("text"), str):
+    if not isinstance(document.get("text"), str):
         return {"error": "has no 'text'"}
-    if found.get("id") is not None and not (isinstance(found["id"], str) and found["id"]):
+    if document.get("id") is not None and not (isinstance(document["id"], str) and document["id"]):
         return {"error": "'id' is not text"}
-    if not isinstance(found.get("metadata") or {}, dict):
+    if not isinstance(document.get("metadata") or {}, dict):
         return {"error": "'metadata' is not an object"}
-    if found.get("vector") is not None and not _is_vector(found["vector"]):
+    if document.get("vector") is not None and not _is_vector(document["vector"]):
         return {"error": "'vector' is not a list of numbers"}
-    return {"document": found}
+    return {"document": document}
 
 
-def _is_vector(given: Any) -> bool:
+def _is_vector(value: Any) -> bool:
     return (
-        isinstance(given, list)
-        and bool(given)
-        and all(isinstance(number, float | int) and not isinstance(number, bool) for number in given)
-        and all(map(math.isfinite, given))
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(number, float | int) and not isinstance(number, bool) for number in value)
+        and all(map(math.isfinite, value))
     )

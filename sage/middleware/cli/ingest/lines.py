@@ -1,4 +1,4 @@
-"""JSON lines into a collection: every good line as it is, in order; what was acknowledged is in the journal."""
+"""JSON lines into a collection: valid lines are stored unchanged and in order; a journal records the progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BATCH_BYTES = 4 * 2**20
 
 @dataclass
 class _Batch:
-    """Documents with their lines, and how far into the file they reach."""
+    """Documents with their line numbers; ``end`` and ``line`` are the end of the batch in the file."""
 
     documents: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
@@ -25,50 +25,57 @@ class _Batch:
     bytes: int = 0
     end: int = 0
     line: int = 0
-    whole: bool = True
+    ends_line: bool = True
     clean: bool = True
-    """No line up to here failed: a later run may begin behind it."""
+    """No line up to ``end`` failed: a later run may continue there."""
 
 
 class JsonLinesIngest:
-    """Takes in one file of JSON lines."""
+    """Ingests files of JSON lines."""
 
     def __init__(
-        self, target: IngestTarget, parser: Parser, recipe: Recipe, summary: Summary, display: Display, most: int
+        self,
+        target: IngestTarget,
+        parser: Parser,
+        recipe: Recipe,
+        summary: Summary,
+        display: Display,
+        max_documents: int,
     ) -> None:
         self._target = target
         self._parser = parser
         self._recipe = recipe
         self._summary = summary
         self._display = display
-        self._most = most
+        self._max_documents = max_documents
 
-    def take(self, found: FileEntry, again: bool) -> None:
-        """Goes on where the journal says that an earlier run stopped, if the file begins as it did then."""
-        journal = Journal(self._target.identity, found.source)
-        with found.path.open("rb") as file:
-            prefix = Prefix(file, self._recipe.text(found.kind))
-            position = Position() if again else journal.read()
-            if not _holds(position, prefix, found.size):
+    def ingest(self, entry: FileEntry, reingest: bool) -> None:
+        """Continues where the journal says that an earlier run stopped, if the file still has the same beginning."""
+        journal = Journal(self._target.identity, entry.source)
+        with entry.path.open("rb") as file:
+            prefix = Prefix(file, self._recipe.text(entry.kind))
+            position = Position() if reingest else journal.read()
+            if not _is_prefix_stored(position, prefix, entry.size):
                 position = Position()
-                prefix = Prefix(file, self._recipe.text(found.kind))
-            if position.offset and position.offset == found.size:
+                prefix = Prefix(file, self._recipe.text(entry.kind))
+            if position.offset and position.offset == entry.size:
                 self._summary.unchanged += 1
-                self._display.advance(found.size)
+                self._display.advance(entry.size)
                 return
-            self._rest(found, position, prefix, journal)
+            self._send_from(entry, position, prefix, journal)
 
-    def _rest(self, found: FileEntry, position: Position, prefix: Prefix, journal: Journal) -> None:
+    def _send_from(self, entry: FileEntry, position: Position, prefix: Prefix, journal: Journal) -> None:
         batch = _Batch(end=position.offset, line=position.line)
         reached = position.offset
         self._display.advance(reached)
         count = 0
-        for record in self._parser.records(self._recipe.order(found, position.offset, position.line)):
+        for record in self._parser.records(self._recipe.order(entry, position.offset, position.line)):
             document, size = record.get("document"), record["end"] - batch.end
             if document is not None:
-                document = self._finished(document, found, record["line"])
-                if document["id"] in batch.ids or len(batch.ids) >= self._most or batch.bytes + size > _BATCH_BYTES:
-                    self._send(batch, found, prefix, journal)
+                document = self._completed(document, entry, record["line"])
+                is_full = len(batch.ids) >= self._max_documents or batch.bytes + size > _BATCH_BYTES
+                if is_full or document["id"] in batch.ids:
+                    self._send(batch, entry, prefix, journal)
                     self._display.advance(batch.end - reached)
                     reached = batch.end
                     batch = _Batch(end=batch.end, line=batch.line, clean=batch.clean)
@@ -78,42 +85,42 @@ class JsonLinesIngest:
                 batch.bytes += size
                 count += 1
             else:
-                self._summary.fail(found.shown, record["error"], record["line"])
+                self._summary.fail(entry.label, record["error"], record["line"])
                 if batch.clean:
-                    self._send(batch, found, prefix, journal)
+                    self._send(batch, entry, prefix, journal)
                     batch = _Batch(end=batch.end, line=batch.line, clean=False)
-            batch.end, batch.line, batch.whole = record["end"], record["line"], record["whole"]
-        self._send(batch, found, prefix, journal)
-        self._display.advance(found.size - reached)
-        self._count(found, count, position)
+            batch.end, batch.line, batch.ends_line = record["end"], record["line"], record["ends_line"]
+        self._send(batch, entry, prefix, journal)
+        self._display.advance(entry.size - reached)
+        self._count(entry, count, position)
 
-    def _finished(self, document: dict[str, Any], found: FileEntry, line: int) -> dict[str, Any]:
-        """With an id, by its place in the file, and ``--metadata`` under its own."""
-        done = {key: value for key, value in document.items() if value is not None}
-        done.setdefault("id", chunk_id(found.source, line))
+    def _completed(self, document: dict[str, Any], entry: FileEntry, line: int) -> dict[str, Any]:
+        """The document with an id (default: source and line) and ``--metadata``, which yields to its own."""
+        completed = {key: value for key, value in document.items() if value is not None}
+        completed.setdefault("id", chunk_id(entry.source, line))
         if self._recipe.metadata:
-            done["metadata"] = {**self._recipe.metadata, **(done.get("metadata") or {})}
-        return done
+            completed["metadata"] = {**self._recipe.metadata, **(completed.get("metadata") or {})}
+        return completed
 
-    def _send(self, batch: _Batch, found: FileEntry, prefix: Prefix, journal: Journal) -> None:
-        """Writes the batch without the documents that the gateway refuses, which fail by their lines."""
+    def _send(self, batch: _Batch, entry: FileEntry, prefix: Prefix, journal: Journal) -> None:
+        """Writes the batch; each document that the gateway refuses is recorded as a failed line."""
         pending = list(zip(batch.documents, batch.lines, strict=True))
         while pending:
             try:
                 self._target.put([document for document, _ in pending])
                 break
             except Refused as exc:
-                self._summary.fail(found.shown, str(exc), pending[exc.place][1])
+                self._summary.fail(entry.label, str(exc), pending[exc.position][1])
                 batch.clean = False
-                del pending[exc.place]
+                del pending[exc.position]
         self._summary.sent += len(pending)
         self._display.sent(self._summary.sent)
         if batch.clean and batch.end and (digest := prefix.up_to(batch.end)):
-            journal.write(Position(batch.end, batch.line, digest, batch.whole))
+            journal.write(Position(batch.end, batch.line, digest, batch.ends_line))
 
-    def _count(self, found: FileEntry, count: int, position: Position) -> None:
+    def _count(self, entry: FileEntry, count: int, position: Position) -> None:
         self._summary.chunks += count
-        if found.shown in self._summary.failed_files:
+        if entry.label in self._summary.failed_files:
             return
         if not count and not position.offset:
             self._summary.empty += 1
@@ -123,8 +130,8 @@ class JsonLinesIngest:
             self._summary.added += 1
 
 
-def _holds(position: Position, prefix: Prefix, size: int) -> bool:
-    """Whether the file still begins with what the journal says is in."""
-    if not position.offset or position.offset > size or (not position.whole and position.offset != size):
+def _is_prefix_stored(position: Position, prefix: Prefix, size: int) -> bool:
+    """Whether the file still begins with the bytes that the journal says are stored."""
+    if not position.offset or position.offset > size or (not position.ends_line and position.offset != size):
         return False
     return prefix.up_to(position.offset) == position.digest

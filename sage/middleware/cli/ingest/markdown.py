@@ -1,4 +1,4 @@
-"""Markdown: front matter, headings as CommonMark sees them, sections between them."""
+"""Markdown: front matter, headings after CommonMark, and the sections between them."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ def _sections(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """First line, line after the last, level and text of each heading that is in no quote, list or code."""
+    """First line, line after the last, level and text of each heading outside quotes, lists and code."""
     try:
         from markdown_it import MarkdownIt
     except ImportError as exc:
         raise MissingExtra("sage ingest of Markdown", "ingest") from exc
     tokens = MarkdownIt("commonmark", {"maxNesting": 20}).disable(["entity"]).parse(text)
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if token.type == "heading_open" and token.level == 0 and token.map:
-            inline = tokens[place + 1]
+            inline = tokens[index + 1]
             parts = [" " if child.type.endswith("break") else child.content for child in inline.children or ()]
             yield token.map[0], token.map[1], int(token.tag[1]), "".join(parts) or inline.content
 
 
 def _front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """The YAML between ``---`` lines at the very top as flat metadata, and the rest. What is no YAML stays text."""
+    """The YAML between ``---`` lines at the very top as flat metadata, and the rest. Invalid YAML stays text."""
     match = _FRONT_MATTER.match(text)
     if match is None:
         return {}, text
     import yaml
 
     try:
-        found = yaml.safe_load(match[1] or "")
+        fields = yaml.safe_load(match[1] or "")
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}, text
-    if not isinstance(found, dict):
-        return {}, text if found is not None else text[match.end() :]
-    kept = {str(key): value for key, given in found.items() if (value := _plain(given)) is not None}
-    return dict(list(kept.items())[:_MOST_VALUES]), text[match.end() :]
+    if not isinstance(fields, dict):
+        return {}, text if fields is not None else text[match.end() :]
+    metadata = {str(key): value for key, raw in fields.items() if (value := _metadata_value(raw)) is not None}
+    return dict(list(metadata.items())[:_MOST_VALUES]), text[match.end() :]
 
 
-def _plain(value: Any) -> Any:
-    """A value that a filter can ask for: text, number, truth value, or a list of them; else ``None``."""
+def _metadata_value(value: Any) -> Any:
+    """The value if a filter can match it: text, number, truth value, or a list of them; else ``None``."""
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, str):
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, list):  # of lists in lists nothing is kept: aliases make them endless
+    if isinstance(value, list):  # nested lists are dropped: aliases can make them endless
         flat = [item for item in value[:_MOST_VALUES] if not isinstance(item, list | dict)]
-        return [plain for item in flat if (plain := _plain(item)) is not None]
+        return [entry for item in flat if (entry := _metadata_value(item)) is not None]
     return None

@@ -1,9 +1,9 @@
 """The process that parses files for ``sage ingest``: ``python -P -m sage.middleware.cli.ingest.parser``.
 
-It reads an order a line from stdin, forks a child for each, and writes what that says to stdout: records as JSON lines,
-then ``{"outcome": …}`` with what became of the child. The child has limits of memory, of CPU time and of time by the
-clock, cannot write files, and dies by the kernel's hand when it passes one, so that a bomb or a hang costs one file.
-One thread, so that forking is sound; libraries are imported before the fork, once for all files. Nothing is unpickled.
+It reads one order a line from stdin and forks a child for each. The child writes records as JSON lines to stdout; then
+``{"outcome": …}`` tells how the child ended. The child has limits of memory, CPU time and wall time and cannot write
+files; the kernel ends it when it exceeds one, so a bomb or a hang costs one file only. The process has one thread,
+which makes forking safe; libraries are imported before the fork, once for all files. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from sage.middleware.cli.ingest.document import FileKind, Unreadable, one_line
 from sage.middleware.cli.ingest.reading import Order, load, read
 
 MOST_OUTPUT = 256 * 2**20
-"""Bytes of records from one file other than JSON lines: no file that people write has more text."""
+"""Limit of the records from one file other than JSON lines, in bytes: no file that people write has more text."""
 
 
 def main() -> None:
-    """Takes orders until stdin ends."""
+    """Runs orders until stdin ends."""
     for line in sys.stdin.buffer:
-        order = orjson.loads(line)
-        limits = order.pop("limits")
-        wanted = Order(**{**order, "kind": FileKind(order["kind"])})
+        fields = orjson.loads(line)
+        limits = fields.pop("limits")
+        order = Order(**{**fields, "kind": FileKind(fields["kind"])})
         try:
-            load(wanted.kind)
+            load(order.kind)
         except SageError as exc:
-            _say({"outcome": "missing", "message": exc.message})
+            _write_record({"outcome": "missing", "message": exc.message})
             continue
         child = os.fork()
         if child == 0:
-            _be_child(wanted, limits)
+            _run_child(order, limits)
         _, status = os.waitpid(child, 0)
-        _say(_end(status))
+        _write_record(_outcome(status))
 
 
-def _be_child(order: Order, limits: dict[str, float]) -> NoReturn:
+def _run_child(order: Order, limits: dict[str, float]) -> NoReturn:
     status = 1
     try:
         _limit(limits)
@@ -53,30 +53,30 @@ def _be_child(order: Order, limits: dict[str, float]) -> NoReturn:
     except MemoryError:
         status = 3
     except (Unreadable, SageError) as exc:
-        _say({"unreadable": str(exc)})
+        _write_record({"unreadable": str(exc)})
     except OSError as exc:
-        _say({"unreadable": f"cannot be read: {exc.strerror or exc}"})
+        _write_record({"unreadable": f"cannot be read: {exc.strerror or exc}"})
     except RecursionError:
-        _say({"unreadable": "is nested too deeply"})
-    except Exception as exc:  # a parser's own fault, whatever it is, costs this file only
-        _say({"unreadable": f"its parser failed: {type(exc).__name__}: {one_line(str(exc))}"})
+        _write_record({"unreadable": "is nested too deeply"})
+    except Exception as exc:  # any error of a parser costs this file only
+        _write_record({"unreadable": f"its parser failed: {type(exc).__name__}: {one_line(str(exc))}"})
     finally:
         os._exit(status)
 
 
 def _records(order: Order) -> None:
-    said = 0
+    size = 0
     for record in read(order):
         line = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS) + b"\n"
-        said += len(line)
-        if said > MOST_OUTPUT and order.kind is not FileKind.JSONL:
+        size += len(line)
+        if size > MOST_OUTPUT and order.kind is not FileKind.JSONL:
             raise Unreadable(f"has more than {MOST_OUTPUT // 2**20} MiB of text")
-        with _clock_stopped():
+        with _paused_timer():
             _write(line)
 
 
 def _limit(limits: dict[str, float]) -> None:
-    """Memory in bytes of address space, seconds of CPU, seconds by the clock; no files and no core."""
+    """Sets the limits: bytes of address space, seconds of CPU, seconds of wall time, no files and no core dump."""
     for signum in (signal.SIGALRM, signal.SIGXCPU, signal.SIGPIPE):
         signal.signal(signum, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
@@ -88,26 +88,26 @@ def _limit(limits: dict[str, float]) -> None:
         (resource.RLIMIT_FSIZE, 0, 0),
         (resource.RLIMIT_CORE, 0, 0),
     ):
-        with contextlib.suppress(ValueError, OSError):  # macOS has no limit of address space
+        with contextlib.suppress(ValueError, OSError):  # macOS cannot limit the address space
             resource.setrlimit(kind, (soft, hard))
     signal.setitimer(signal.ITIMER_REAL, limits["wall"])
 
 
 @contextlib.contextmanager
-def _clock_stopped() -> Iterator[None]:
-    """Waiting for whoever takes the records does not count."""
-    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+def _paused_timer() -> Iterator[None]:
+    """Stops the timer while the block waits for the reader of the records."""
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, 0)
     yield
-    signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(remaining, 0.001))
 
 
-def _end(status: int) -> dict[str, Any]:
+def _outcome(status: int) -> dict[str, Any]:
     if os.WIFSIGNALED(status):
         return {"outcome": "killed", "signal": os.WTERMSIG(status)}
     return {"outcome": {0: "done", 3: "memory"}.get(os.WEXITSTATUS(status), "failed")}
 
 
-def _say(record: dict[str, Any]) -> None:
+def _write_record(record: dict[str, Any]) -> None:
     _write(orjson.dumps(record) + b"\n")
 
 

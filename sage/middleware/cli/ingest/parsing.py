@@ -1,4 +1,4 @@
-"""This side of the process that parses files: hands it one file after another, and says what became of each."""
+"""Runs the process that parses files: gives it one file after another and reads the records."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _SECONDS_A_MEGABYTE = 1.0
 
 
 def _environment() -> dict[str, str]:
-    """What it needs, and no credential: it reads what others wrote."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-    home = str(Path(sage.errors.__file__).parents[1])
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
+    """The variables that the process needs, without credentials: it parses files from untrusted sources."""
+    variables = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
+    root = str(Path(sage.errors.__file__).parents[1])
+    return {**variables, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 @dataclass(frozen=True, slots=True)
 class ParsingLimits:
-    """On the parsing of one file: bytes of memory, seconds (and one more for each megabyte of the file)."""
+    """Limits for parsing one file: bytes of memory, and seconds (plus one for each megabyte of the file)."""
 
     memory: int = 2**30
     seconds: float = 60.0
 
 
 class Parser:
-    """A context: the process runs from the first file to the end of the block. For one thread."""
+    """A context manager: the process runs from the first file to the end of the block. Use it from one thread."""
 
     def __init__(self, limits: ParsingLimits) -> None:
         self._limits = limits
@@ -54,16 +54,16 @@ class Parser:
         self.close()
 
     def records(self, order: Order) -> Iterator[dict[str, Any]]:
-        """What :func:`sage.middleware.cli.ingest.reading.read` gives. One file at a time; leaving early ends the
-        process, and the next file starts another.
+        """The records of :func:`sage.middleware.cli.ingest.reading.read`, for one file at a time. Leaving the iteration
+        early ends the process; the next file starts another.
 
-        Raises :class:`Unreadable` that says why the file cannot be taken in, :class:`sage.errors.ConfigError` where a
+        Raises :class:`Unreadable` that says why the file cannot be read, :class:`sage.errors.ConfigError` where a
         package is missing.
         """
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        ended = False
+        is_complete = False
         try:
             seconds = self._seconds(order)
             limits = {"memory": self._limits.memory, "cpu": seconds, "wall": seconds}
@@ -71,24 +71,24 @@ class Parser:
                 process.stdin.write(orjson.dumps({**asdict(order), "limits": limits}) + b"\n")
                 process.stdin.flush()
             except OSError as exc:
-                raise Unreadable(f"the process that was to parse it is gone: {exc}") from None
-            refusal: str | None = None
+                raise Unreadable(f"its parser process has ended: {exc}") from None
+            error: str | None = None
             for line in process.stdout:
                 record = orjson.loads(line)
                 if "outcome" in record:
-                    ended = True
-                    self._judge(record, refusal, seconds)
+                    is_complete = True
+                    self._check_outcome(record, error, seconds)
                     return
-                refusal = record.get("unreadable", refusal)
+                error = record.get("unreadable", error)
                 if "unreadable" not in record:
                     yield record
-            raise Unreadable("the process that parsed it was ended from outside (out of memory?)")
+            raise Unreadable("the process that parsed it was killed from outside (out of memory?)")
         finally:
-            if not ended:
+            if not is_complete:
                 self.close()
 
     def close(self) -> None:
-        """Ends the process, and the child in which it parses."""
+        """Ends the process and its child."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -118,17 +118,17 @@ class Parser:
             size = 0
         return self._limits.seconds + _SECONDS_A_MEGABYTE * size / 2**20
 
-    def _judge(self, end: dict[str, Any], refusal: str | None, seconds: float) -> None:
-        """Raises what stands for the child's end, if it was not a good one."""
+    def _check_outcome(self, end: dict[str, Any], error: str | None, seconds: float) -> None:
+        """Raises the error that the outcome of the child means, if there is one."""
         memory = f"needs more than {self._limits.memory // 2**20} MiB of memory to be parsed (--max-memory)"
-        what = end["outcome"]
-        if what == "done":
+        outcome = end["outcome"]
+        if outcome == "done":
             return
-        if what == "missing":
+        if outcome == "missing":
             raise ConfigError(end["message"])
-        if refusal is not None:
-            raise Unreadable(refusal)
-        if what == "memory" or end.get("signal") in (signal.SIGABRT, signal.SIGKILL):
+        if error is not None:
+            raise Unreadable(error)
+        if outcome == "memory" or end.get("signal") in (signal.SIGABRT, signal.SIGKILL):
             raise Unreadable(memory)
         if end.get("signal") in (signal.SIGALRM, signal.SIGXCPU):
             raise Unreadable(f"takes more than {seconds:.0f} s to be parsed (--timeout)")

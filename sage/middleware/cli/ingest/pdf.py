@@ -1,4 +1,4 @@
-"""PDF: the text of each page, with the outline's entries as headings."""
+"""PDF: the text of each page, with the entries of the outline as headings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_ENTRIES = 10_000
 
 
 def load_pypdf() -> tuple[type[Any], type[Exception]]:
-    """The reader and its errors' base; raises :class:`MissingExtra`."""
+    """The reader and the base class of its errors; raises :class:`MissingExtra`."""
     try:
         from pypdf import PdfReader
         from pypdf.errors import PyPdfError
@@ -26,9 +26,9 @@ def load_pypdf() -> tuple[type[Any], type[Exception]]:
 
 
 def parse_pdf(path: Path) -> ParsedDocument:
-    """One section an outline entry (or one in all), with the places where pages begin.
+    """One section for each outline entry (or one for all pages), with the starts where pages begin.
 
-    Raises :class:`Unreadable` for what is encrypted, has no text, or is no PDF.
+    Raises :class:`Unreadable` for a file that is encrypted, has no text, or is not a PDF.
     """
     reader_of, error = load_pypdf()
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -37,36 +37,36 @@ def parse_pdf(path: Path) -> ParsedDocument:
         if reader.is_encrypted and not reader.decrypt(""):
             raise Unreadable("is encrypted: it opens with a password only")
         pages = [_tidy(page.extract_text()) for page in reader.pages]
-        title, begins = _title(reader), _outline(reader)
+        title, headings_by_page = _title(reader), _outline(reader)
     except error as exc:
         raise Unreadable(f"cannot be read as PDF: {one_line(str(exc))}") from None
     if not any(pages):
         raise Unreadable(f"has no text in its {len(pages)} pages (scanned?): recognise its text (OCR) first")
-    return ParsedDocument(_sections(pages, begins), title)
+    return ParsedDocument(_sections(pages, headings_by_page), title)
 
 
-def _sections(pages: list[str], begins: dict[int, tuple[str, ...]]) -> list[TextSection]:
-    """Pages joined under the last outline entry that begins on them or before."""
-    found: list[TextSection] = []
+def _sections(pages: list[str], headings_by_page: dict[int, tuple[str, ...]]) -> list[TextSection]:
+    """Pages joined under the last outline entry that headings_by_page on them or before."""
+    sections: list[TextSection] = []
     heading: tuple[str, ...] = ()
     texts: list[str] = []
-    places: list[tuple[int, int]] = []
+    starts: list[tuple[int, int]] = []
     length = 0
 
     def close() -> None:
         if texts:
-            found.append(TextSection(heading, "\n\n".join(texts), tuple(places)))
+            sections.append(TextSection(heading, "\n\n".join(texts), tuple(starts)))
 
     for number, text in enumerate(pages, 1):
-        if (entered := begins.get(number, heading)) != heading:
+        if (entered := headings_by_page.get(number, heading)) != heading:
             close()
-            heading, texts, places, length = entered, [], [], 0
+            heading, texts, starts, length = entered, [], [], 0
         if text:
-            places.append((length, number))
+            starts.append((length, number))
             texts.append(text)
             length += len(text) + 2
     close()
-    return found
+    return sections
 
 
 def _tidy(text: str) -> str:
@@ -78,14 +78,14 @@ def _tidy(text: str) -> str:
 def _title(reader: Any) -> str | None:
     try:
         title = reader.metadata.title if reader.metadata else None
-    except Exception:  # a title is not worth the file
+    except Exception:  # a broken title must not cost the file
         return None
     return one_line(title) or None if isinstance(title, str) else None
 
 
 def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
     """The path of the first outline entry of each page that has one."""
-    found: dict[int, tuple[str, ...]] = {}
+    headings_by_page: dict[int, tuple[str, ...]] = {}
     headings = HeadingPath()
     try:
         stack: list[tuple[Any, int]] = [(entry, 1) for entry in reversed(reader.outline)]
@@ -99,7 +99,7 @@ def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
             headings.enter(level, str(entry.title))
             number = reader.get_destination_page_number(entry)
             if number is not None and number >= 0:
-                found.setdefault(number + 1, headings.path())
-    except Exception:  # an outline that is broken is not worth the file
-        return found
-    return found
+                headings_by_page.setdefault(number + 1, headings.path())
+    except Exception:  # a broken outline must not cost the file
+        return headings_by_page
+    return headings_by_page

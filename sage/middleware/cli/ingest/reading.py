@@ -1,4 +1,4 @@
-"""One file to records: what the child of :mod:`sage.middleware.cli.ingest.parser` does, without its limits."""
+"""Reads one file into records: the work of the child of :mod:`.parser`, without its limits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sage.middleware.cli.ingest.markdown import parse_markdown
 from sage.middleware.cli.ingest.pdf import load_pypdf, parse_pdf
 
 RECIPE = 1
-"""Grows when the same file would give other chunks; what an older recipe made is then made anew."""
+"""Increase this when the same file gives other chunks; files that were ingested before are then ingested again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a child is to read, and how. ``offset`` and ``line``: of JSON lines, what was read before."""
+    """The file that a child reads, and how. ``offset`` and ``line`` are bytes and lines of JSON lines to skip."""
 
     path: str
     kind: FileKind
@@ -33,7 +33,7 @@ class Order:
 
 
 def read(order: Order) -> Iterator[dict[str, Any]]:
-    """Of JSON lines, one record a line; of others ``{"title", "metadata"}`` and then one record a chunk:
+    """For JSON lines, one record a line; for other kinds ``{"title", "metadata"}`` and then one record a chunk:
     ``{"text", "heading"?, "page"?}``. Raises :class:`Unreadable`, and :class:`OSError`.
     """
     path = Path(order.path)
@@ -52,7 +52,7 @@ def read(order: Order) -> Iterator[dict[str, Any]]:
 
 
 def parse(path: Path, kind: FileKind, encoding: str | None = None) -> ParsedDocument:
-    """Raises :class:`Unreadable` for what cannot be read as ``kind``."""
+    """Raises :class:`Unreadable` for a file that cannot be read as ``kind``."""
     if kind is FileKind.PDF:
         return parse_pdf(path)
     data = path.read_bytes()
@@ -67,7 +67,7 @@ def parse(path: Path, kind: FileKind, encoding: str | None = None) -> ParsedDocu
 
 
 def load(kind: FileKind) -> None:
-    """Imports what ``kind`` needs; raises :class:`sage.errors.MissingExtra`."""
+    """Imports the packages that ``kind`` needs; raises :class:`sage.errors.MissingExtra`."""
     if kind is FileKind.JSONL:
         return
     if kind is FileKind.PDF:

@@ -1,4 +1,4 @@
-"""What became of the files of one ``sage ingest``."""
+"""The outcome of one ``sage ingest``: counts of files and documents, and the failures."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-_MOST_LINES = 10  # failures of one file that are told one by one
+_MOST_LINES = 10  # failures of one file that are listed
 
 
 class Display(Protocol):
-    """Shows how far it has come."""
+    """Shows the progress."""
 
     def advance(self, size: int) -> None:
-        """So many bytes of files are done."""
+        """``size`` more bytes of files are done."""
 
     def sent(self, documents: int) -> None:
-        """So many documents are durable, all in all."""
+        """``documents`` documents are durable in total."""
 
 
 @dataclass
 class Summary:
-    """Counts of files by what became of them, of documents, and why what failed did."""
+    """Counts of files by outcome, counts of documents, and the reasons of failures."""
 
     collection: str
     dry_run: bool = False
@@ -38,22 +38,22 @@ class Summary:
     skipped: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)
     failed_files: set[str] = field(default_factory=set)
-    untold: Counter[str] = field(default_factory=Counter)
-    begun: float = field(default_factory=time.monotonic)
+    omitted: Counter[str] = field(default_factory=Counter)
+    start: float = field(default_factory=time.monotonic)
 
     def fail(self, file: str, reason: str, line: int | None = None) -> None:
-        """``line``: one line of it, while others may be good; of many the first are told."""
+        """Records a failure of a file, or of one ``line`` of it. Only the first failed lines of a file are listed."""
         self.failed_files.add(file)
         if line is not None and sum(1 for name, _ in self.failures if name.startswith(f"{file}:")) >= _MOST_LINES:
-            self.untold[file] += 1
+            self.omitted[file] += 1
             return
         self.failures.append((file if line is None else f"{file}:{line}", reason))
 
     def close(self) -> None:
-        """Tells how many failures of each file were left out."""
-        for file, count in sorted(self.untold.items()):
+        """Adds how many failed lines of each file are not listed."""
+        for file, count in sorted(self.omitted.items()):
             self.failures.append((file, f"{count} more lines failed"))
-        self.untold.clear()
+        self.omitted.clear()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -72,21 +72,21 @@ class Summary:
             "sent": self.sent,
             "deleted": self.deleted,
             "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
-            "seconds": round(time.monotonic() - self.begun, 3),
+            "seconds": round(time.monotonic() - self.start, 3),
         }
 
     def lines(self) -> list[str]:
-        """For people, failures aside."""
+        """The summary for people, without the failures."""
         would = "would be " if self.dry_run else ""
         files = [("new", self.added), ("changed", self.changed), ("unchanged", self.unchanged), ("empty", self.empty)]
         files += [("failed", len(self.failed_files)), ("no longer there", self.pruned)]
-        told = ", ".join(f"{count} {what}" for what, count in files if count) or "none"
-        seconds = time.monotonic() - self.begun
+        counts = ", ".join(f"{count} {what}" for what, count in files if count) or "none"
+        seconds = time.monotonic() - self.start
         lines = [
-            f"{self.collection}: files: {told}",
+            f"{self.collection}: files: {counts}",
             f"documents: {self.chunks} read, {self.sent} {would}sent, {self.deleted} deleted; {seconds:.1f} s",
         ]
         if self.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            lines.append(f"passed over: {skipped}")
+            lines.append(f"skipped: {skipped}")
         return lines

@@ -1,4 +1,4 @@
-"""The collection that files go into, over HTTP: what it holds of them already, and writes that are tried again."""
+"""The collection that files are written to, over HTTP: what it already has of them, and writes with retries."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from urllib.parse import quote
 import orjson
 
 from sage.middleware.cli.client import CallFailed, Client
+from sage.middleware.cli.ingest.records import batches
 
 _PAGE = 200
-_FILTER_BYTES = 6000  # of the sources in one question: it stands in a URL
-_PASSING = (429, 502, 503, 504)
-_GONE_FOR = 60.0  # seconds without an answer after which it is told
-_BUSY_FOR = 900.0  # seconds of refusals after which it is told
+_FILTER_BYTES = 6000  # of the sources in one filter, which is part of a URL
+_TEMPORARY = (429, 502, 503, 504)
+_MAX_UNREACHABLE = 60.0  # seconds without an answer before giving up
+_MAX_BUSY = 900.0  # seconds of temporary refusals before giving up
 _AT_FAULT = re.compile(r"documents\[(\d+)\]:? ?")
 T = TypeVar("T")
 
 
 class Refused(Exception):
-    """The gateway refuses one document of a batch. ``place`` is its place in it."""
+    """The gateway refused the document at ``position`` of a batch."""
 
-    def __init__(self, place: int, message: str) -> None:
+    def __init__(self, position: int, message: str) -> None:
         super().__init__(message)
-        self.place = place
+        self.position = position
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """What the first chunk of a source says: how it was made, and how many chunks there are."""
+class SourceMark:
+    """What the first chunk of a source records: the digest of its bytes and options, and the number of chunks."""
 
     digest: str
     chunks: int
 
 
 class IngestTarget:
-    """One collection. Each call is tried again while the gateway is away or too busy."""
+    """One collection. Every call is repeated while the gateway is unreachable or too busy."""
 
     def __init__(self, client: Client, collection: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client = client
@@ -51,55 +52,57 @@ class IngestTarget:
 
     @property
     def embeds(self) -> bool:
-        """Whether the gateway makes vectors of what comes without one, which takes time."""
+        """Whether the gateway embeds documents that come without a vector, which takes time."""
         return self.description.get("embedder") not in (None, "none")
 
     @property
     def identity(self) -> str:
-        """Tells it from an earlier collection of its name, and from others elsewhere."""
+        """Differs from the identity of an earlier collection of the same name, and of every other collection."""
         return f"{self._client.url} {self.name} {self.description.get('created_at')}"
 
     def open(self) -> bool:
-        """Sees to it that the collection is there; whether it had to be made. Refused connections are not waited
-        for here: a wrong address should be told at once."""
+        """Creates the collection if it does not exist; returns whether it was created.
+
+        Not repeated when the connection is refused: a wrong address should be reported at once.
+        """
         try:
             self.description = self._client.get(self._path)
             return False
         except CallFailed as exc:
-            if exc.answered != 404:
+            if exc.answer_status != 404:
                 raise
         self.description = self._client.post("/collections", {"name": self.name})
         return True
 
-    def marks(self, sources: Sequence[str]) -> dict[str, Mark]:
-        """Of those sources that the collection holds something of."""
-        found: dict[str, Mark] = {}
-        for some in _in_urls(sources):
-            for document in self._documents({"chunk": 0, "source": {"$in": some}}):
+    def marks(self, sources: Sequence[str]) -> dict[str, SourceMark]:
+        """The marks of those sources that the collection has chunks of."""
+        marks: dict[str, SourceMark] = {}
+        for part in batches(sources, lambda source: len(quote(source)) + 10, _FILTER_BYTES):
+            for document in self._documents({"chunk": 0, "source": {"$in": part}}):
                 metadata = document["metadata"]
-                found[metadata["source"]] = Mark(str(metadata.get("digest", "")), int(metadata.get("chunks", 0)))
-        return found
+                marks[metadata["source"]] = SourceMark(str(metadata.get("digest", "")), int(metadata.get("chunks", 0)))
+        return marks
 
     def chunks_of(self, source: str) -> dict[str, bytes]:
-        """Ids of the source's chunks, each with :func:`fingerprint`."""
-        found = self._documents({"source": source, "chunk": {"$gte": 0}})
-        return {document["id"]: fingerprint(document) for document in found}
+        """The ids of the source's chunks, each with its :func:`fingerprint`."""
+        documents = self._documents({"source": source, "chunk": {"$gte": 0}})
+        return {document["id"]: fingerprint(document) for document in documents}
 
     def sources(self) -> list[str]:
         """Every source that came by ``sage ingest``."""
-        found = self._documents({"chunk": 0, "digest": {"$exists": True}})
-        return [document["metadata"]["source"] for document in found if "source" in document["metadata"]]
+        documents = self._documents({"chunk": 0, "digest": {"$exists": True}})
+        return [document["metadata"]["source"] for document in documents if "source" in document["metadata"]]
 
     def put(self, documents: Sequence[dict[str, Any]]) -> None:
-        """Writes them, whole or in halves where they are too many at once; durable when this returns.
+        """Writes the documents, in halves where they are too many at once; they are durable when this returns.
 
-        Raises :class:`Refused` for the first that the gateway will not have; then nothing of its part was written.
+        Raises :class:`Refused` for the first document that the gateway refuses; then nothing of its half was written.
         """
         body = orjson.dumps({"documents": documents}, option=orjson.OPT_NON_STR_KEYS)
         try:
-            self._tried(lambda: self._client.post(f"{self._path}/documents", body))
+            self._with_retries(lambda: self._client.post(f"{self._path}/documents", body))
         except CallFailed as exc:
-            if exc.answered not in (400, 413):
+            if exc.answer_status not in (400, 413):
                 raise
             at_fault = _AT_FAULT.search(exc.message)
             if at_fault and int(at_fault[1]) < len(documents):
@@ -111,63 +114,45 @@ class IngestTarget:
             try:
                 self.put(documents[middle:])
             except Refused as refused:
-                raise Refused(middle + refused.place, str(refused)) from None
+                raise Refused(middle + refused.position, str(refused)) from None
 
     def remove(self, ids: Sequence[str]) -> int:
-        """How many there were of them."""
-        removed = 0
-        for begin in range(0, len(ids), 1000):
-            some = list(ids[begin : begin + 1000])
-            answer = self._tried(lambda some=some: self._client.post(f"{self._path}/documents/delete", {"ids": some}))  # type: ignore[misc]
-            removed += int(answer.get("deleted", len(some)))
-        return removed
+        """Deletes documents; returns how many existed."""
+        return sum(self._delete({"ids": part}) for part in batches(ids, lambda _: 1, 1000))
 
     def remove_source(self, source: str) -> int:
-        """Every chunk of it, at once."""
-        condition = {"filter": {"source": source, "chunk": {"$gte": 0}}}
-        answer = self._tried(lambda: self._client.post(f"{self._path}/documents/delete", condition))
-        return int(answer.get("deleted", 0))
+        """Deletes all chunks of a source; returns how many existed."""
+        return self._delete({"filter": {"source": source, "chunk": {"$gte": 0}}})
+
+    def _delete(self, body: dict[str, Any]) -> int:
+        return int(self._with_retries(lambda: self._client.post(f"{self._path}/documents/delete", body))["deleted"])
 
     def _documents(self, condition: dict[str, Any]) -> Iterator[dict[str, Any]]:
         query: dict[str, str | int] = {"limit": _PAGE, "filter": orjson.dumps(condition).decode()}
         while True:
-            page = self._tried(lambda: self._client.get(f"{self._path}/documents", **query))
+            page = self._with_retries(lambda: self._client.get(f"{self._path}/documents", **query))
             yield from page["documents"]
             cursor = page.get("cursor")
             if not cursor:
                 return
             query["cursor"] = cursor
 
-    def _tried(self, call: Callable[[], T]) -> T:
-        """The call, repeated while there is reason to hope: every write here may be repeated, ids are ours."""
-        begun = time.monotonic()
+    def _with_retries(self, call: Callable[[], T]) -> T:
+        """The result of the call, repeated on temporary errors: every write may be repeated, since the ids are ours."""
+        start = time.monotonic()
         pause = 0.5
         while True:
             try:
                 return call()
             except CallFailed as exc:
-                patience = _GONE_FOR if exc.answered is None else _BUSY_FOR
-                if exc.answered not in (None, *_PASSING) or time.monotonic() - begun > patience:
+                patience = _MAX_UNREACHABLE if exc.answer_status is None else _MAX_BUSY
+                if exc.answer_status not in (None, *_TEMPORARY) or time.monotonic() - start > patience:
                     raise
                 self._sleep(min(exc.retry_after or pause, 60.0))
                 pause = min(pause * 2, 15.0)
 
 
 def fingerprint(document: dict[str, Any]) -> bytes:
-    """Equal for equal text and metadata."""
+    """A digest of text and metadata."""
     content = orjson.dumps([document["text"], document.get("metadata") or {}], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _in_urls(sources: Sequence[str]) -> Iterator[list[str]]:
-    some: list[str] = []
-    length = 0
-    for source in sources:
-        size = len(quote(source)) + 10
-        if some and length + size > _FILTER_BYTES:
-            yield some
-            some, length = [], 0
-        some.append(source)
-        length += size
-    if some:
-        yield some

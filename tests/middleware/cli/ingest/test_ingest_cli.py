@@ -175,7 +175,7 @@ def test_a_dry_run_sends_nothing_and_needs_no_gateway(run: Sage, tmp_path: Path)
     [
         (["ingest", "kb", "nowhere"], 1, "nowhere: there is no such file"),
         (["ingest", "kb"], 2, "Missing argument"),
-        (["ingest", "a/b", "."], 2, "is no name of a collection"),
+        (["ingest", "a/b", "."], 2, "is not a name of a collection"),
         (["ingest", "kb", ".", "--overlap", "900"], 2, "--chunk-size 900"),
         (["ingest", "kb", ".", "--metadata", "plain"], 2, "KEY=VALUE"),
         (["ingest", "kb", ".", "--metadata", "chunk=1"], 2, "written by sage ingest"),

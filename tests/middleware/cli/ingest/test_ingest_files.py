@@ -70,9 +70,9 @@ def test_globs(tree: Path, include: list[str], exclude: list[str], names: list[s
 
 
 def test_a_name_of_ones_own_is_the_same_on_every_machine(tree: Path) -> None:
-    (file,) = Walk(["z.md"], called="handbook").find([tree])
+    (file,) = Walk(["z.md"], alias="handbook").find([tree])
     assert (file.source, file.relative) == ("handbook/sub/deep/z.md", "sub/deep/z.md")
-    (file,) = Walk(called="notes").find([tree / "a.md"])
+    (file,) = Walk(alias="notes").find([tree / "a.md"])
     assert (file.source, file.relative) == ("notes", "a.md")
 
 
@@ -86,7 +86,7 @@ def test_what_is_named_and_cannot_be_read_is_a_failure(tree: Path) -> None:
     assert walk.find([tree / "sub/data.bin", tree / "pipe"]) == []
     assert walk.failed == [
         (str(tree / "sub/data.bin"), "is neither text nor PDF"),
-        (str(tree / "pipe"), "is no regular file; pipe it in: sage ingest COLLECTION -"),
+        (str(tree / "pipe"), "is not a regular file; pipe it in: sage ingest COLLECTION -"),
     ]
     with pytest.raises(InvalidRequest, match=r"nope: there is no such file"):
         walk.find([tree / "nope"])

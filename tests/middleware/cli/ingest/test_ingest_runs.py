@@ -82,7 +82,7 @@ def run(collection: StandIn, parser: Parser, docs: Path, monkeypatch: pytest.Mon
     ) -> Summary:
         target = IngestTarget(Stopping(collection.url, calls), "docs", lambda seconds: pytest.fail("waited"))
         target.open()
-        walk, summary, display = Walk(called="kb"), Summary("docs"), Quiet()
+        walk, summary, display = Walk(alias="kb"), Summary("docs"), Quiet()
         files = walk.find([docs])
         ingestion = Ingestion(target, parser, Recipe(size, 20, None, metadata), summary, display, again, batch=10)
         ingestion.run(files)
@@ -235,7 +235,7 @@ def test_what_is_wrong_for_good_is_not_tried_again(collection: StandIn) -> None:
     collection.faults = [403]
     with pytest.raises(CallFailed, match="not now") as caught:
         target.put([{"id": "a", "text": "x"}])
-    assert caught.value.answered == 403
+    assert caught.value.answer_status == 403
 
 
 def test_batches_that_are_too_large_are_halved(collection: StandIn) -> None:
@@ -244,7 +244,7 @@ def test_batches_that_are_too_large_are_halved(collection: StandIn) -> None:
     collection.refused = {"7"}
     with pytest.raises(Refused) as caught:
         target.put([{"id": str(number), "text": "x"} for number in range(10)])
-    assert caught.value.place == 7
+    assert caught.value.position == 7
     assert str(caught.value) == "'text' is refused"
     assert set(collection.documents) >= {"0", "1", "2", "3", "4"}
 
