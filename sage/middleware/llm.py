@@ -38,9 +38,9 @@ _OLLAMA = "http://localhost:11434"
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole answer. ``usage`` holds ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; ``sources`` what
-    the model was shown where ``search`` was asked for (``{number, id, collection, text, metadata, score}``),
-    ``memories`` what it was shown where ``memory`` was; ``warnings`` say why a turn was not stored."""
+    """A complete answer. ``usage`` has ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``. With ``search``,
+    ``sources`` lists the documents that the model got (``{number, id, collection, text, metadata, score}``); with
+    ``memory``, ``memories`` lists the memories that it got. ``warnings`` say why a turn was not stored."""
 
     id: str
     model: str
@@ -56,9 +56,9 @@ class Generation:
 class LLMService:
     """The gateway in this process: call it from Python, and :meth:`start` it to serve HTTP too.
 
-    Reads the configuration as ``sage serve`` does, unless ``settings`` are given. All methods may be called from any
-    thread that runs no event loop. The work is done on an event loop in a thread of its own, which begins with the
-    first call and ends with :meth:`stop`.
+    Without ``settings`` it reads the configuration as ``sage serve`` does. All methods may be called from any thread
+    that runs no event loop. The work runs on an event loop in a separate thread, which starts with the first call and
+    ends with :meth:`stop`.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -71,35 +71,35 @@ class LLMService:
         self._serving: Any = None
         self._previous_handler: Any = None
         self._registered: dict[str, tuple[Model, str]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()  # the loop's own
+        self._tasks: set[asyncio.Task[Any]] = set()  # used on the loop only
         self.url: str | None = None
-        """Where it listens, once started."""
+        """The address that it listens on; ``None`` while it does not serve."""
 
     def register_model(
         self, name: str, provider: str, model: str | None = None, *, fallbacks: Sequence[str] = ()
     ) -> None:
-        """Adds the public name ``name``, answered by ``provider`` under its own name ``model`` (the same if left out).
+        """Adds the public name ``name`` for the model that ``provider`` calls ``model`` (default: the same name).
 
-        A provider that is not configured is no error here: the model then says what is missing when it is called.
-        ``ollama`` needs no configuration: it is looked for at its default address.
+        A provider that is not configured raises no error here: a call of the model then says what is missing.
+        ``ollama`` needs no configuration: its default address is used.
         """
         settings = Model(
             deployments=(DeploymentSettings(provider=provider, model=model or name),), fallbacks=tuple(fallbacks)
         )
-        self._run(lambda gateway: _registering(gateway, name, settings, provider))
+        self._run(lambda gateway: _register_on_loop(gateway, name, settings, provider))
         self._registered[name] = settings, provider
 
     def start(self, host: str = "127.0.0.1", port: int = 8000, *, auth: bool = False) -> None:
-        """Serves HTTP at ``host:port`` and returns once ready; lives until :meth:`stop` or Ctrl-C.
+        """Serves HTTP at ``host:port`` until :meth:`stop` or Ctrl-C; returns once ready.
 
-        Without ``auth`` only on loopback, open to everyone on this machine. Raises :class:`ConfigError` when the port
-        is taken or the address is not allowed.
+        Without ``auth`` it serves on loopback only, open to everyone on this machine. Raises :class:`ConfigError` when
+        the port is taken or the address is not allowed.
         """
         with self._lock:
             if self._server is not None:
-                raise ConfigError(f"this service runs already at {self.url}; stop() it first")
+                raise ConfigError(f"this service already runs at {self.url}; stop() it first")
             settings = _server_settings(self._settings, host, port, auth)
-            gateway = self._opened()
+            gateway = self._open_gateway()
             sock = bind(host, port)
             ready = threading.Event()
             self._server = make_server(create_app(settings, gateway=gateway), settings, ready.set)
@@ -112,20 +112,20 @@ class LLMService:
                 sock.close()
                 self._serving.result()
                 raise ConfigError(f"the service did not start at {host}:{port}")
-            shown = f"[{host}]" if ":" in host else host
-            self.url = f"http://{shown}:{sock.getsockname()[1]}"
-            self._take_interrupts()
+            address = f"[{host}]" if ":" in host else host
+            self.url = f"http://{address}:{sock.getsockname()[1]}"
+            self._install_interrupt_handler()
 
     def stop(self) -> None:
-        """Ends serving once requests that run have ended, and every engine. Doing it twice is no error."""
+        """Stops serving once the running requests have ended, and stops every engine. May be called again."""
         with self._lock:
-            self._give_interrupts_back()
+            self._restore_interrupt_handler()
             if self._server is not None:
                 self._server.should_exit = True
                 self._serving.result()
                 self._server, self.url = None, None
             if self._loop is not None and self._thread is not None:
-                asyncio.run_coroutine_threadsafe(self._wind_up(self._gateway), self._loop).result()
+                asyncio.run_coroutine_threadsafe(self._close_all(self._gateway), self._loop).result()
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join()
                 self._loop.close()
@@ -139,9 +139,9 @@ class LLMService:
         messages: Sequence[dict[str, Any]] | None = None,
         **parameters: Any,
     ) -> Generation:
-        """The whole answer of ``model`` to a prompt or to messages; ``parameters`` as in ``POST /generate``.
+        """The complete answer of ``model`` to a prompt or to messages; ``parameters`` as in ``POST /generate``.
 
-        Raises :class:`sage.errors.SageError`, as HTTP's envelope would say it.
+        Raises :class:`sage.errors.SageError` with the message and code that HTTP would give.
         """
         body = _body(model, prompt, messages, parameters)
         return self._run(lambda gateway: _generate(gateway, body))
@@ -154,46 +154,50 @@ class LLMService:
         messages: Sequence[dict[str, Any]] | None = None,
         **parameters: Any,
     ) -> Iterator[str]:
-        """The answer's text, piece by piece as it comes. Leaving the loop ends the work upstream."""
+        """The text of the answer in parts, as it arrives. Leaving the loop cancels the call upstream."""
         body = _body(model, prompt, messages, parameters, stream=True)
         with self._lock:
-            pieces = _stream(self._opened(), body)
+            texts = _stream(self._open_gateway(), body)
             loop = self._loop
         try:
             while True:
                 try:
-                    yield self._run(lambda _: _next(pieces), loop)
+                    yield self._run(lambda _: _next(texts), loop)
                 except StopAsyncIteration:
                     return
         finally:
-            if self._loop is loop:  # else stop() has ended the call, and nothing is to be started for it
-                self._run(lambda _: _close(pieces), loop)
+            if self._loop is loop:  # else stop() has ended the call already
+                self._run(lambda _: _close(texts), loop)
 
     def collection(self, name: str = "default") -> AnyCollection:
-        """The collection of that name of the user ``local``, made if it is not there, for ``search`` to answer from.
+        """The collection of that name of the user ``local``, for ``search`` to use; it is created if it does not exist.
 
-        Its methods block, and ask models of this service where they need any. It is closed by :meth:`stop`.
+        Its methods block, and use models of this service if they need any. :meth:`stop` closes it.
         """
-        return self._opened().collections.open(LOCAL, name, create=True)
+        return self._open_gateway().collections.open(LOCAL, name, create=True)
 
     @property
     def search_models(self) -> Models:
-        """Its models as embedders and rerankers, for ``VectorStore(path, embedder="provider/model", models=…)``."""
-        from sage.middleware.gateway.collections.embedders import RegistryModels  # brings what only collections need
+        """The models of this service as embedders and rerankers.
 
-        return RegistryModels(self._opened().running_gateway)
+        For ``VectorStore(path, embedder="provider/model", models=service.search_models)``.
+        """
+        # imported here: only collections need it
+        from sage.middleware.gateway.collections.embedders import RegistryModels
+
+        return RegistryModels(self._open_gateway().running_gateway)
 
     def load(self, model: str) -> dict[str, Any]:
-        """Makes a local model ready; its state, as ``GET /models/{name}`` tells it."""
+        """Loads a local model; returns its state as ``GET /models/{name}`` does."""
         return self._run(lambda gateway: gateway.registry.load(model)).describe()
 
     def unload(self, model: str) -> dict[str, Any]:
-        """Ends a local model's process; its state."""
+        """Ends a local model's process; returns its state."""
         return self._run(lambda gateway: gateway.registry.unload(model)).describe()
 
     def models(self) -> list[dict[str, Any]]:
         """The state of every registered model."""
-        return [model.describe() for model in self._opened().registry.models()]
+        return [model.describe() for model in self._open_gateway().registry.models()]
 
     def __enter__(self) -> Self:
         return self
@@ -203,7 +207,7 @@ class LLMService:
     ) -> None:
         self.stop()
 
-    def _opened(self) -> Gateway:
+    def _open_gateway(self) -> Gateway:
         with self._lock:
             if self._gateway is None:
                 self._gateway = make_gateway(self._settings)
@@ -218,9 +222,9 @@ class LLMService:
     def _run(
         self, work: Callable[[Gateway], Coroutine[Any, Any, T]], loop: asyncio.AbstractEventLoop | None = None
     ) -> T:
-        """The result of ``work`` on the loop; with ``loop`` only if it is still that one.
+        """The result of ``work`` on the loop. With ``loop`` it raises if the service now has another loop, or none.
 
-        What runs on the loop never takes the lock: whoever holds it may be waiting for the loop.
+        Code that runs on the loop never takes the lock, because the thread that has the lock may wait for the loop.
         """
         try:
             asyncio.get_running_loop()
@@ -228,10 +232,10 @@ class LLMService:
             pass
         else:
             raise InvalidRequest("LLMService blocks: call it from a thread that runs no event loop (asyncio.to_thread)")
-        with self._lock:  # also while it is handed over, so that stop() sees it
+        with self._lock:  # held while the work is submitted, so that stop() sees it
             if loop is not None and self._loop is not loop:
                 raise _stopped()
-            gateway = self._opened()
+            gateway = self._open_gateway()
             assert self._loop is not None
             future = asyncio.run_coroutine_threadsafe(self._tracked(work(gateway)), self._loop)
         try:
@@ -251,8 +255,8 @@ class LLMService:
         finally:
             self._tasks.discard(task)
 
-    async def _wind_up(self, gateway: Gateway | None) -> None:
-        """Ends what runs, the gateway, and streams that were left half read."""
+    async def _close_all(self, gateway: Gateway | None) -> None:
+        """Cancels the running calls, closes the gateway, and ends streams that were not read to their end."""
         running = list(self._tasks)
         for task in running:
             task.cancel()
@@ -261,34 +265,34 @@ class LLMService:
             await gateway.close()
         await asyncio.get_running_loop().shutdown_asyncgens()
 
-    def _take_interrupts(self) -> None:
-        """Ctrl-C stops the service, and then does what it did before."""
+    def _install_interrupt_handler(self) -> None:
+        """Lets Ctrl-C stop the service first."""
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
 
-    def _give_interrupts_back(self) -> None:
+    def _restore_interrupt_handler(self) -> None:
         if self._previous_handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._previous_handler)
             self._previous_handler = None
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self.stop()
-        if threading.main_thread().is_alive():  # else the program has ended and only waits for this service
+        if threading.main_thread().is_alive():  # else the program has ended and waits only for this service
             raise KeyboardInterrupt
 
 
 def default_search_models() -> Models:
-    """The models of the configuration, for a ``VectorStore`` that names one (entry point ``sage.search_models``).
+    """The models of the configuration, for a ``VectorStore`` with a model's name (entry point ``sage.search_models``).
 
-    Their service ends with the program.
+    Their service stops when the program ends.
     """
     service = LLMService()
 
-    def end() -> None:
+    def stop_at_exit() -> None:
         threading.main_thread().join()
         service.stop()
 
-    threading.Thread(target=end, name="end of the models", daemon=True).start()
+    threading.Thread(target=stop_at_exit, name="stop search models", daemon=True).start()
     return service.search_models
 
 
@@ -306,7 +310,7 @@ async def _generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
 
 
 async def _call_with_context(gateway: Gateway, body: dict[str, Any]) -> tuple[ModelCall, Context]:
-    """The call, with what ``search`` and ``memory`` put into it."""
+    """The call, with the context that ``search`` and ``memory`` add to it."""
     request = parse_generate(body)
     call = request.call()
     return call, await add_context(gateway, LOCAL, call, request.search, request.memory)
@@ -327,7 +331,7 @@ async def _stream(gateway: Gateway, body: dict[str, Any]) -> AsyncIterator[str]:
         await stream.store_turn()
 
 
-async def _registering(gateway: Gateway, name: str, model: Model, provider: str) -> None:
+async def _register_on_loop(gateway: Gateway, name: str, model: Model, provider: str) -> None:
     _register(gateway, name, model, provider)
 
 
@@ -336,8 +340,8 @@ def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:
     if provider == "ollama" and provider not in registry.providers:
         registry.providers[provider] = OllamaProvider(provider, OllamaSettings(base_url=_OLLAMA))
     elif provider not in registry.providers and provider not in registry.absent and provider != "openai":
-        known = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
-        raise ConfigError(f"there is no provider '{provider}'; there are: {known}")
+        names = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
+        raise ConfigError(f"there is no provider '{provider}'; there are: {names}")
     registry.register(name, model)
 
 
@@ -357,7 +361,7 @@ def _body(
     stream: bool = False,
 ) -> dict[str, Any]:
     if "stream" in parameters:
-        raise InvalidRequest("'stream' is no parameter here: call stream() or generate()", param="stream")
+        raise InvalidRequest("'stream' is not a parameter here: call stream() or generate()", param="stream")
     body: dict[str, Any] = {"model": model, **parameters}
     if stream:
         body["stream"] = True
@@ -378,9 +382,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _next(pieces: AsyncIterator[str]) -> str:
-    return await pieces.__anext__()
+async def _next(texts: AsyncIterator[str]) -> str:
+    return await texts.__anext__()
 
 
-async def _close(pieces: Any) -> None:
-    await pieces.aclose()
+async def _close(texts: Any) -> None:
+    await texts.aclose()
