@@ -108,23 +108,23 @@ def test_stop_and_start_wait_for_nobody_and_nobody_for_them(service: LLMService)
 
 def test_a_stream_that_another_thread_reads_ends_with_the_service(service: LLMService, up: Upstream) -> None:
     up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
-    seen: list[object] = []
+    events: list[object] = []
     first = threading.Event()
 
     def read() -> None:
         try:
             for piece in service.stream("mine", "x"):
-                seen.append(piece)
+                events.append(piece)
                 first.set()
         except Unavailable as exc:
-            seen.append(exc.code)
+            events.append(exc.code)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     assert first.wait(10)
     service.stop()
     thread.join(10)
-    assert seen == ["one", "shutting_down"]
+    assert events == ["one", "shutting_down"]
 
 
 def test_errors_are_those_of_http(service: LLMService) -> None:
@@ -240,8 +240,8 @@ def test_answers_from_sources(tmp_path: Path, up: Upstream) -> None:
         with pytest.raises(NotFound, match="there are: facts"):
             service.generate("mine", "x", search={"collection": "nope"})
         service.start(port=0)
-        found = requests.post(f"{service.url}/search", json={"query": "base", "collection": "facts"}, timeout=10)
-        assert [result["id"] for result in found.json()["results"]] == ["moon"]
+        answer = requests.post(f"{service.url}/search", json={"query": "base", "collection": "facts"}, timeout=10)
+        assert [result["id"] for result in answer.json()["results"]] == ["moon"]
 
 
 def test_collections_work_after_the_main_thread_has_ended(tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ class PageFailed(AssertionError):
 
 def chromium() -> str:
     """The browser's program. Without one the test fails in CI, and elsewhere is skipped."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
+    program = next(filter(None, map(shutil.which, _NAMES)), None)
+    if program is None:
         reason = "this test needs a Chromium: apt-get install chromium"
         pytest.fail(reason, pytrace=False) if os.environ.get("CI") else pytest.skip(reason)
-    return found
+    return program
 
 
 class Page:
@@ -73,13 +73,13 @@ class Page:
     async def listen(self) -> None:
         """Reads what the browser says until it ends."""
         async for message in self._socket:
-            said = json.loads(message.data)
-            if "id" in said:
-                answer = self._answers.pop(said["id"])
+            content = json.loads(message.data)
+            if "id" in content:
+                answer = self._answers.pop(content["id"])
                 if not answer.done():
-                    answer.set_result(said)
+                    answer.set_result(content)
             else:
-                self._note(said["method"], said["params"])
+                self._note(content["method"], content["params"])
 
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
@@ -102,10 +102,10 @@ class Page:
             message["sessionId"] = self._session
         await self._socket.send_json(message)
         async with asyncio.timeout(_DEADLINE):
-            said = await self._answers[number]
-        if "error" in said:
-            raise PageFailed(f"{method}: {said['error']['message']}")
-        result: dict[str, Any] = said["result"]
+            answer = await self._answers[number]
+        if "error" in answer:
+            raise PageFailed(f"{method}: {answer['error']['answer']}")
+        result: dict[str, Any] = answer["result"]
         return result
 
     async def go(self, url: str) -> None:
@@ -119,11 +119,11 @@ class Page:
 
     async def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""
-        said = await self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in said:
-            details = said["exceptionDetails"]
+        answer = await self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            details = answer["exceptionDetails"]
             raise PageFailed(f"{script}: {details.get('exception', {}).get('description', details['text'])}")
-        return said["result"].get("value")
+        return answer["result"].get("value")
 
     async def wait_for(self, condition: str) -> None:
         """Until a JavaScript expression is true; it is looked at whenever the document changes."""
@@ -147,13 +147,13 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """A click of the mouse on the first element of that CSS selector, once it is there, still and uncovered."""
-        found = json.dumps(selector)
-        await self.wait_for(f"document.querySelector({found})")
+        quoted = json.dumps(selector)
+        await self.wait_for(f"document.querySelector({quoted})")
         x, y = await self.evaluate(
             f"""new Promise(done => {{
                 let before = "", still = 0;
                 const look = () => {{
-                    const element = document.querySelector({found});
+                    const element = document.querySelector({quoted});
                     element.scrollIntoView({{block: "center", behavior: "instant"}});
                     const box = element.getBoundingClientRect();
                     const place = [box.left + box.width / 2, box.top + box.height / 2];
@@ -216,11 +216,11 @@ async def open_page(profile: Path) -> AsyncIterator[Page]:
 
 async def _devtools(stderr: asyncio.StreamReader) -> str:
     """The address that the browser says it listens on."""
-    said = b""
+    output = b""
     async with asyncio.timeout(_DEADLINE):
         while line := await stderr.readline():
-            said += line
-            found = re.search(rb"DevTools listening on (ws://\S+)", line)
-            if found:
-                return found[1].decode()
-    raise PageFailed(f"Chromium did not start: {said.decode(errors='replace')}")
+            output += line
+            match = re.search(rb"DevTools listening on (ws://\S+)", line)
+            if match:
+                return match[1].decode()
+    raise PageFailed(f"Chromium did not start: {output.decode(errors='replace')}")

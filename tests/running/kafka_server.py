@@ -21,9 +21,9 @@ QUICK = {"session_timeout_ms": 1000, "heartbeat_interval_ms": 100, "commit_inter
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 

@@ -34,11 +34,11 @@ SOON = {
 
 def wait_for(condition: Callable[[], Any]) -> Any:
     end = time.monotonic() + SECONDS
-    while not (found := condition()):
+    while not (result := condition()):
         if time.monotonic() >= end:
             raise TimeoutError
         time.sleep(0.02)
-    return found
+    return result
 
 
 def free_port(address: str) -> int:
@@ -64,10 +64,10 @@ class Node:
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError, IndexError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        found = [self._process.pid]
-        for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid]
-        return found
+        result = [self._process.pid]
+        for pid in result:
+            result += [child for child, parent in parents.items() if parent == pid]
+        return result
 
     def kill(self) -> None:
         """As if its machine lost its power."""
@@ -78,7 +78,7 @@ class Node:
 
 
 @contextmanager
-def nodes(place: Path) -> Iterator[tuple[str, Node, Callable[[], Node], str]]:
+def nodes(directory: Path) -> Iterator[tuple[str, Node, Callable[[], Node], str]]:
     """The address of the head, the other node, what starts one in its place, the address of one that runs open."""
     port, open_port = free_port("127.0.0.2"), free_port("127.0.0.4")
     started: list[Node] = []
@@ -89,8 +89,8 @@ def nodes(place: Path) -> Iterator[tuple[str, Node, Callable[[], Node], str]]:
 
     head = ("--head", "--include-dashboard=false")
     try:
-        start("127.0.0.2", *head, f"--port={port}", f"--temp-dir={place}/a", **SOON)
-        start("127.0.0.4", *head, f"--port={open_port}", f"--temp-dir={place}/b", RAY_AUTH_MODE="disabled")
+        start("127.0.0.2", *head, f"--port={port}", f"--temp-dir={directory}/a", **SOON)
+        start("127.0.0.4", *head, f"--port={open_port}", f"--temp-dir={directory}/b", RAY_AUTH_MODE="disabled")
         wait_for(lambda: listens("127.0.0.2", port))
         joins = (f"--address=127.0.0.2:{port}", '--resources={"home": 1}')
         other = start("127.0.0.3", *joins)
@@ -127,37 +127,39 @@ def refusal(call: Callable[[], Any]) -> list[str]:
     return []
 
 
-def run(place: Path) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    with nodes(place) as (address, other, start_third, open_address):
+def run(directory: Path) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    with nodes(directory) as (address, other, start_third, open_address):
         config = {"discovery": None, "ray": {"address": open_address}}
-        told["open"] = refusal(RayEnvironment("open", config).start)
+        report["open"] = refusal(RayEnvironment("open", config).start)
         config = {"discovery": None, "grace": 2.0, "ray": {"address": address}}
-        told |= on_two_nodes(config, other, start_third, place)
-    return told
+        report |= on_two_nodes(config, other, start_third, directory)
+    return report
 
 
-def on_two_nodes(config: dict[str, Any], other: Node, start_third: Callable[[], Node], place: Path) -> dict[str, Any]:
+def on_two_nodes(
+    config: dict[str, Any], other: Node, start_third: Callable[[], Node], directory: Path
+) -> dict[str, Any]:
     there = {"resources": {"home": 0.1}}
     env = RayEnvironment("nodes", config)
-    kept = create_kv_service_factory(backend_type="sqlite", persist_directory=str(place / "kv"))
-    env.register_service("kv", KVService, kept, placement=there)
+    service = create_kv_service_factory(backend_type="sqlite", persist_directory=str(directory / "kv"))
+    env.register_service("kv", KVService, service, placement=there)
     env.register_service("where", Where, placement=there)
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     with env:
         kv, where = env.call_service["kv"], env.call_service["where"]
-        told["placed"] = where.address()
+        report["placed"] = where.address()
         before = host_of(env, "kv")
         kv.put.starmap([(f"k{n}", n) for n in range(50)])
-        blocked = env.call_service_async["where"].block(place / "in")
-        wait_for((place / "in").exists)
+        blocked = env.call_service_async["where"].block(directory / "in")
+        wait_for((directory / "in").exists)
         other.kill()
         start_third()
-        told["blocked"] = refusal(lambda: blocked.result(SECONDS))
-        told["kept"] = kv.options(retries=50, timeout=SECONDS).get.map([f"k{n}" for n in range(50)])
-        told["restarted"] = host_of(env, "kv") != before
-        told["moved"] = where.options(retries=50, timeout=SECONDS).address()
-    return told
+        report["blocked"] = refusal(lambda: blocked.result(SECONDS))
+        report["kept"] = kv.options(retries=50, timeout=SECONDS).get.map([f"k{n}" for n in range(50)])
+        report["restarted"] = host_of(env, "kv") != before
+        report["moved"] = where.options(retries=50, timeout=SECONDS).address()
+    return report
 
 
 def host_of(env: RayEnvironment, service: str) -> str:
@@ -168,8 +170,8 @@ def main() -> None:
     for name in ("RAY_AUTH_TOKEN_PATH", "SAGE_DATA_DIR"):
         os.environ.pop(name, None)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    told = run(Path(sys.argv[1]))
-    sys.stdout.buffer.write(b"\n" + orjson.dumps(told) + b"\n")
+    report = run(Path(sys.argv[1]))
+    sys.stdout.buffer.write(b"\n" + orjson.dumps(report) + b"\n")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ _VENDOR = ("OPENAI_", "OLLAMA_", "ZHIPUAI_", "ZAI_", "CO_API", "COHERE_", "VLLM_
 
 def environment(data_dir: Path, **extra: str) -> dict[str, str]:
     """This process's environment without any vendor's or our own settings, on ``data_dir``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_VENDOR)}
-    return {**kept, "SAGE_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT), **extra}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(_VENDOR)}
+    return {**variables, "SAGE_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT), **extra}
 
 
 def sage(
@@ -94,13 +94,13 @@ def children(pid: int) -> set[int]:
             except OSError:
                 continue
             parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: set[int] = set()
+    children: set[int] = set()
     waiting = [pid]
     while waiting:
         for child in parents.get(waiting.pop(), []):
-            found.add(child)
+            children.add(child)
             waiting.append(child)
-    return found
+    return children
 
 
 def wait_gone(pids: set[int], timeout: float = 30) -> None:

@@ -30,7 +30,7 @@ def valkey() -> Iterator[Valkey]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as directory:
         command = [
             str(get_binary_path()),
             "--port",
@@ -42,7 +42,7 @@ def valkey() -> Iterator[Valkey]:
             "--appendonly",
             "no",
         ]
-        process = subprocess.Popen([*command, "--dir", place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, "--dir", directory], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             running = Valkey(f"redis://127.0.0.1:{port}/0", process)
             with running.client as client:

@@ -115,11 +115,11 @@ def _last_text(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def usage(used: int, made: int) -> dict[str, Any]:
+def usage(used: int, generated: int) -> dict[str, Any]:
     """Cohere bills fewer tokens than it uses."""
     return {
-        "billed_units": {"input_tokens": used - 1, "output_tokens": made},
-        "tokens": {"input_tokens": used, "output_tokens": made},
+        "billed_units": {"input_tokens": used - 1, "output_tokens": generated},
+        "tokens": {"input_tokens": used, "output_tokens": generated},
     }
 
 

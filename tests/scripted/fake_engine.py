@@ -68,9 +68,9 @@ def main(mode: str, argument: str = "") -> None:
     if mode == "serve":
         serve()
     elif mode == "large":
-        held = bytearray(os.urandom(1)) * int(argument)
+        memory = bytearray(os.urandom(1)) * int(argument)
         serve()
-        del held
+        del memory
     elif mode == "daemon":
         daemon(argument)
         serve()

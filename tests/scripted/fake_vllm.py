@@ -124,25 +124,27 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     if "no-uds" not in sys.argv:
         parser.add_argument("--uds")
-    given, _ = parser.parse_known_args() if "--some-option" in sys.argv else (parser.parse_args(), [])
-    if given.notes:
+    arguments, _ = parser.parse_known_args() if "--some-option" in sys.argv else (parser.parse_args(), [])
+    if arguments.notes:
         note = {
             "argv": sys.argv[1:],
             "env": dict(os.environ),
             "pid": os.getpid(),
-            "daemon": _daemon(given.misbehave == "stubborn"),
+            "daemon": _daemon(arguments.misbehave == "stubborn"),
         }
-        with open(given.notes, "a") as file:
+        with open(arguments.notes, "a") as file:
             file.write(json.dumps(note) + "\n")
-    if given.misbehave in FAILURES:
-        sys.exit(FAILURES[given.misbehave])
-    if given.misbehave == "silent":
+    if arguments.misbehave in FAILURES:
+        sys.exit(FAILURES[arguments.misbehave])
+    if arguments.misbehave == "silent":
         print("INFO loading, and loading", flush=True)
         time.sleep(600)
-    Handler.model, Handler.crashes = given.served_model_name[0], given.misbehave == "crashes"
-    Handler.hangs_up = given.misbehave == "hangs-up"
+    Handler.model, Handler.crashes = arguments.served_model_name[0], arguments.misbehave == "crashes"
+    Handler.hangs_up = arguments.misbehave == "hangs-up"
     server = (
-        UnixServer(given.uds, Handler) if "uds" in given and given.uds else TcpServer((given.host, given.port), Handler)
+        UnixServer(arguments.uds, Handler)
+        if "uds" in arguments and arguments.uds
+        else TcpServer((arguments.host, arguments.port), Handler)
     )
     server.serve_forever()
 

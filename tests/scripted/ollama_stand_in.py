@@ -283,8 +283,8 @@ class OllamaStandIn:
 
 def _check(name: str, model: StandInModel, body: dict[str, Any]) -> None:
     """Refuses as Ollama does what the model has not."""
-    asked = {"completion": True, "tools": body.get("tools"), "thinking": body.get("think")}
-    for capability, wanted in asked.items():
+    requested = {"completion": True, "tools": body.get("tools"), "thinking": body.get("think")}
+    for capability, wanted in requested.items():
         if wanted and capability not in model.capabilities:
             verb = {"completion": "generate", "tools": "tools", "thinking": "thinking"}[capability]
             raise Refused(400, f'"{name}" does not support {verb}')
@@ -321,14 +321,14 @@ async def _whole(lines: AsyncIterator[dict[str, Any]], *, plain: bool) -> dict[s
     calls: list[Any] = []
     chances: list[Any] = []
     async for line in lines:
-        said = line if plain else line["message"]
+        message = line if plain else line["message"]
         for key in ("response", "thinking") if plain else ("content", "thinking"):
-            texts[key] = texts.get(key, "") + said.get(key, "")
-        calls += said.get("tool_calls", [])
+            texts[key] = texts.get(key, "") + message.get(key, "")
+        calls += message.get("tool_calls", [])
         chances += line.get("logprobs", [])
         complete = line
-    said = complete if plain else complete["message"]
-    said.update({key: text for key, text in texts.items() if text or key != "thinking"})
+    message = complete if plain else complete["message"]
+    message.update({key: text for key, text in texts.items() if text or key != "thinking"})
     if calls:
-        said["tool_calls"] = calls
+        message["tool_calls"] = calls
     return {**complete, "logprobs": chances} if chances else complete

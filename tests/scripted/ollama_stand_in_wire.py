@@ -50,8 +50,8 @@ def generate_request(body: dict[str, Any], stop: tuple[str, ...]) -> dict[str, A
 def _common(body: dict[str, Any], stop: tuple[str, ...]) -> dict[str, Any]:
     options = body.get("options") or {}
     wanted: dict[str, Any] = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS}
-    given = options.get("stop") or []
-    wanted["stop"] = [*([given] if isinstance(given, str) else given), *stop]
+    requested = options.get("stop") or []
+    wanted["stop"] = [*([requested] if isinstance(requested, str) else requested), *stop]
     wanted |= {"stream": True, "stream_options": {"include_usage": True}}
     shape = body.get("format")
     if shape == "json":

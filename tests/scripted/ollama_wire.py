@@ -32,15 +32,15 @@ REQUESTS = {
 }
 
 
-def lines(*told: dict[str, Any] | bytes, **options: Any) -> Script:
+def lines(*records: dict[str, Any] | bytes, **options: Any) -> Script:
     """A stream of one line each; ``options`` as for :func:`upstream.stream`."""
-    encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in told]
+    encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in records]
     return stream(encoded, no_done=True, headers=NDJSON, **options)
 
 
 def chat_line(text: str = "", model: str = "theirs-0", **message: Any) -> dict[str, Any]:
-    said = {"role": "assistant", "content": text, **message}
-    return {"model": model, "created_at": WHEN, "message": said, "done": False}
+    message = {"role": "assistant", "content": text, **message}
+    return {"model": model, "created_at": WHEN, "message": message, "done": False}
 
 
 def chat_end(reason: str = "stop", model: str = "theirs-0", **fields: Any) -> dict[str, Any]:
@@ -100,10 +100,10 @@ class OllamaScript:
             case "/api/tags":
                 return reply({"models": [card(name) for name in sorted(self.models)]})
             case "/api/ps":
-                held = [
+                loaded = [
                     {**card(name), "expires_at": WHEN, "size_vram": 5, "context_length": 4096} for name in self.loaded
                 ]
-                return reply({"models": held})
+                return reply({"models": loaded})
         return reply({"error": "404 page not found"}, status=404)
 
     def _full(self, name: str) -> str:
@@ -187,7 +187,7 @@ def check(kind: type[types.BaseRequest], body: Any) -> str | None:
     if unknown:
         return f"unknown fields {sorted(unknown)}"
     try:
-        asked = kind.model_validate(body)
+        request = kind.model_validate(body)
         for message in body.get("messages") or ():
             # `tool_call_id` is newer than the SDK's type.
             unknown = set(message) - set(types.Message.model_fields) - {"tool_call_id"}
@@ -203,4 +203,4 @@ def check(kind: type[types.BaseRequest], body: Any) -> str | None:
         types.Options.model_validate(body.get("options") or {})
     except ValueError as exc:
         return str(exc)
-    return None if asked.model else "no model"
+    return None if request.model else "no model"

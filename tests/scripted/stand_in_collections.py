@@ -25,25 +25,25 @@ class StandIn:
         self.refused: set[str] = set()
         self.url = ""
 
-    def add(self, given: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
-        if len(given) > self.most:
+    def add(self, documents: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        if len(documents) > self.most:
             return 413, _error("the body is too large")
-        for place, document in enumerate(given):
+        for position, document in enumerate(documents):
             if document["id"] in self.refused:
-                return 400, _error(f"documents[{place}]: 'text' is refused")
-        for document in given:
+                return 400, _error(f"documents[{position}]: 'text' is refused")
+        for document in documents:
             self.documents.pop(document["id"], None)
             self.documents[document["id"]] = {"metadata": {}, **document}
-        self.writes.append([document["id"] for document in given])
-        return 200, {"ids": self.writes[-1], "inserted": len(given), "updated": 0}
+        self.writes.append([document["id"] for document in documents])
+        return 200, {"ids": self.writes[-1], "inserted": len(documents), "updated": 0}
 
     def delete(self, body: dict[str, Any]) -> dict[str, Any]:
-        gone = [key for key in body.get("ids") or () if key in self.documents]
+        ids = [key for key in body.get("ids") or () if key in self.documents]
         if "filter" in body:
-            gone = [document["id"] for document in self.passing(body["filter"])]
-        for key in gone:
+            ids = [document["id"] for document in self.passing(body["filter"])]
+        for key in ids:
             del self.documents[key]
-        return {"deleted": len(gone)}
+        return {"deleted": len(ids)}
 
     def passing(self, condition: dict[str, Any]) -> list[dict[str, Any]]:
         parsed = parse_filter(condition)

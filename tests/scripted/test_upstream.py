@@ -77,15 +77,15 @@ def test_requests_are_recorded_as_they_came():
     with Upstream() as up:
         with send(up, {"model": "é", "x": 1}, "/v1/nothing") as connection:
             assert connection.recv(65536).startswith(b"HTTP/1.1 404 Not Found\r\n")
-        seen = up.wait_requests(1)[0]
-        assert (seen.method, seen.path, seen.body, seen.headers["x-own"]) == (
+        request = up.wait_requests(1)[0]
+        assert (request.method, request.path, request.body, request.headers["x-own"]) == (
             "POST",
             "/v1/nothing",
             {"model": "é", "x": 1},
             "Yes",
         )
-        assert seen.answered.wait(5)
-        assert not seen.closed.is_set()
+        assert request.answered.wait(5)
+        assert not request.closed.is_set()
 
 
 def test_a_chunked_request_body_is_read():
@@ -171,11 +171,11 @@ def test_hang_takes_the_request_and_notices_the_client_leaving():
         connection = send(up)
         request = up.wait_requests(1)[0]
         assert not request.closed.is_set()
-        left = time.monotonic()
+        departure = time.monotonic()
         connection.close()
         closed = up.wait_closed()
         assert closed is request
-        assert left <= closed.closed_at < left + 1
+        assert departure <= closed.closed_at < departure + 1
         assert not closed.answered.is_set()
 
 

@@ -53,20 +53,20 @@ def write_llama(path: Path, *, seed: int = 0, context: int = 2048, template: str
     return _write_llama(path, pieces, tensors, context, template, space=True)
 
 
-def write_parrot(path: Path, says: str, *, context: int = 2048, template: str = CHAT_TEMPLATE) -> Path:
+def write_parrot(path: Path, answer: str, *, context: int = 2048, template: str = CHAT_TEMPLATE) -> Path:
     """A Llama that answers ``says``, whatever it is asked, and ends: each of its tokens leads to just one other.
 
     Its layers do nothing. The embedding of a token is a direction of its own, and the output looks for that direction.
     """
-    said = _cut(says)
-    width = -(-(len(said) + 1) // 32) * 32
-    pieces = [*_BYTES, *said]
+    tokens = _cut(answer)
+    width = -(-(len(tokens) + 1) // 32) * 32
+    pieces = [*_BYTES, *tokens]
     embedding, output = np.zeros((2, len(pieces), width), np.float16)
     embedding[: len(_BYTES), 0] = 1  # whatever the prompt ends with leads to the first
-    for place in range(len(said)):
-        embedding[len(_BYTES) + place, place + 1] = 1
-        output[len(_BYTES) + place, place] = _SURE
-    output[_END, len(said)] = _SURE
+    for position in range(len(tokens)):
+        embedding[len(_BYTES) + position, position + 1] = 1
+        output[len(_BYTES) + position, position] = _SURE
+    output[_END, len(tokens)] = _SURE
     tensors: dict[str, Matrix] = {"token_embd.weight": embedding, "output.weight": output}
     tensors["output_norm.weight"] = _ones(width)
     for layer in range(_LAYERS):
@@ -75,10 +75,10 @@ def write_parrot(path: Path, says: str, *, context: int = 2048, template: str = 
     return _write_llama(path, pieces, tensors, context, template, space=False)
 
 
-def _cut(says: str) -> list[str]:
+def _cut(answer: str) -> list[str]:
     """Pieces of at least three letters, each another: a prompt is never read as one of them, and none is two."""
     pieces: list[str] = []
-    rest = says.replace(" ", "▁")
+    rest = answer.replace(" ", "▁")
     while rest:
         length = next((n for n in range(3, len(rest)) if rest[:n] not in pieces and len(rest) - n >= 3), len(rest))
         pieces.append(rest[:length])

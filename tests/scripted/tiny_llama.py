@@ -68,9 +68,9 @@ def make_adapter(directory: Path, config: LlamaConfig) -> None:
     weights = {}
     for layer in range(config.num_hidden_layers):
         for name, out in (("q_proj", config.hidden_size), ("v_proj", width)):
-            place = f"base_model.model.model.layers.{layer}.self_attn.{name}"
-            weights[f"{place}.lora_A.weight"] = torch.randn(RANK, config.hidden_size)
-            weights[f"{place}.lora_B.weight"] = torch.randn(out, RANK)
+            name_of_layer = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{name_of_layer}.lora_A.weight"] = torch.randn(RANK, config.hidden_size)
+            weights[f"{name_of_layer}.lora_B.weight"] = torch.randn(out, RANK)
     save_file(weights, directory / "adapter_model.safetensors")
     described = {
         "peft_type": "LORA",

@@ -70,8 +70,8 @@ def test_a_gateway_asks_for_a_credential(running: Running, tmp_path: Path) -> No
 def test_several_users_are_told_how_to_choose_only_when_it_matters(running: Running, tmp_path: Path) -> None:
     env = environment(tmp_path / "mine")
     for name in ("one", "two"):
-        made = sage(["user", "add", name, "--password-stdin"], env, cwd=tmp_path, stdin="a long password\n")
-        assert made.returncode == 0
+        created = sage(["user", "add", name, "--password-stdin"], env, cwd=tmp_path, stdin="a long password\n")
+        assert created.returncode == 0
     failed(run(running, tmp_path, "models", "list"), "SAGE_API_KEY=$(sage token --user NAME)")
     failed(sage(["models", "list"], {**env, "SAGE_URL": "http://127.0.0.1:9"}, cwd=tmp_path), "no gateway answers")
 
@@ -154,7 +154,7 @@ def _lines(*steps: dict) -> Script:
 
 
 @pytest.fixture
-def house(ollama: Upstream, gateway: Callable[..., Running]) -> Running:
+def ollama_gateway(ollama: Upstream, gateway: Callable[..., Running]) -> Running:
     provider = {"kind": "ollama", "base_url": ollama.url.removesuffix("/v1"), "allow_pull": ["llama3*"]}
     models = {"small": {"deployments": [{"provider": "house", "model": "llama3:1b"}], "fallbacks": ["spare"]}}
     models["spare"] = {"deployments": [{"provider": "house", "model": "spare"}]}
@@ -163,9 +163,9 @@ def house(ollama: Upstream, gateway: Callable[..., Running]) -> Running:
     )
 
 
-def test_models_load_show_list_and_unload(house: Running, tmp_path: Path) -> None:
+def test_models_load_show_list_and_unload(ollama_gateway: Running, tmp_path: Path) -> None:
     def ask(*words: str):
-        done = run(house, tmp_path, "models", *words, SAGE_API_KEY=house.key)
+        done = run(ollama_gateway, tmp_path, "models", *words, SAGE_API_KEY=ollama_gateway.key)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
 
@@ -201,17 +201,17 @@ def test_what_show_says_of_a_model_in_trouble() -> None:
     ]
 
 
-def test_a_pull_tells_each_step_on_a_line_of_stderr(house: Running, tmp_path: Path) -> None:
-    done = run(house, tmp_path, "models", "pull", "small", SAGE_API_KEY=house.key)
+def test_a_pull_tells_each_step_on_a_line_of_stderr(ollama_gateway: Running, tmp_path: Path) -> None:
+    done = run(ollama_gateway, tmp_path, "models", "pull", "small", SAGE_API_KEY=ollama_gateway.key)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == ["pulling manifest", "pulling abc (3 MiB)", "success"]
     assert done.stdout.startswith("small: pulled (")
 
 
-def test_a_pull_that_fails_ends_with_one_line(house: Running, ollama: Upstream, tmp_path: Path) -> None:
-    failed(run(house, tmp_path, "models", "pull", "house/qwen", SAGE_API_KEY=house.key), "allow_pull")
+def test_a_pull_that_fails_ends_with_one_line(ollama_gateway: Running, ollama: Upstream, tmp_path: Path) -> None:
+    failed(run(ollama_gateway, tmp_path, "models", "pull", "house/qwen", SAGE_API_KEY=ollama_gateway.key), "allow_pull")
     ollama.handler.pull = _lines({"status": "pulling manifest"}, {"error": "no space\nleft"})
-    done = run(house, tmp_path, "models", "pull", "small", SAGE_API_KEY=house.key)
+    done = run(ollama_gateway, tmp_path, "models", "pull", "small", SAGE_API_KEY=ollama_gateway.key)
     assert (done.returncode, done.stdout) == (1, "")
     first, last = done.stderr.splitlines()
     assert first == "pulling manifest"
@@ -221,69 +221,69 @@ def test_a_pull_that_fails_ends_with_one_line(house: Running, ollama: Upstream, 
 
 def on_a_terminal(running: Running, tmp_path: Path, *words: str, command: Sequence[str] = SAGE) -> tuple[int, str, str]:
     """``sage WORDS…`` with its stderr on a terminal: status, stdout, and what the terminal shows."""
-    ours, theirs = pty.openpty()
+    terminal, stderr = pty.openpty()
     env = environment(tmp_path / "mine", SAGE_URL=running.url, SAGE_API_KEY=running.key, TERM="xterm", COLUMNS="120")
     process = subprocess.Popen(
-        [*command, *words], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True
+        [*command, *words], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True
     )
-    os.close(theirs)
+    os.close(stderr)
     drawn = b""
     try:
-        while data := os.read(ours, 65536):
+        while data := os.read(terminal, 65536):
             drawn += data
     except OSError:
         pass  # the terminal's other side is closed
     finally:
-        os.close(ours)
-    said, _ = process.communicate(timeout=60)
-    return process.returncode, said, re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", drawn.decode())
+        os.close(terminal)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output, re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", drawn.decode())
 
 
-def test_a_terminal_shows_bars(house: Running, ollama: Upstream, tmp_path: Path) -> None:
-    status, said, drawn = on_a_terminal(house, tmp_path, "models", "pull", "small")
-    assert (status, said.startswith("small: pulled (")) == (0, True)
+def test_a_terminal_shows_bars(ollama_gateway: Running, ollama: Upstream, tmp_path: Path) -> None:
+    status, output, drawn = on_a_terminal(ollama_gateway, tmp_path, "models", "pull", "small")
+    assert (status, output.startswith("small: pulled (")) == (0, True)
     assert "pulling abc" in drawn
     assert "3.1/3.1 MB" in drawn
     assert "━━━" in drawn
     ollama.handler.pull = _lines({"status": "pulling manifest"}, {"error": "disk full"})
-    status, said, drawn = on_a_terminal(house, tmp_path, "models", "pull", "small")
-    assert (status, said) == (1, "")
+    status, output, drawn = on_a_terminal(ollama_gateway, tmp_path, "models", "pull", "small")
+    assert (status, output) == (1, "")
     assert drawn.rstrip().splitlines()[-1].startswith("sage: ")
     assert "disk full" in drawn.rstrip().splitlines()[-1]
 
 
-def test_without_rich_a_terminal_shows_lines(house: Running, tmp_path: Path) -> None:
+def test_without_rich_a_terminal_shows_lines(ollama_gateway: Running, tmp_path: Path) -> None:
     script = "import sys; sys.modules['rich.progress'] = None; from sage.middleware.cli.main import main; main()"
     command = [sys.executable, "-c", script]
-    status, said, drawn = on_a_terminal(house, tmp_path, "models", "pull", "small", command=command)
-    assert (status, said.startswith("small: pulled (")) == (0, True), drawn
+    status, output, drawn = on_a_terminal(ollama_gateway, tmp_path, "models", "pull", "small", command=command)
+    assert (status, output.startswith("small: pulled (")) == (0, True), drawn
     assert drawn.splitlines() == ["pulling manifest", "pulling abc (3 MiB)", "success"]
-    status, said, drawn = on_a_terminal(house, tmp_path, "models", "load", "small", command=command)
-    assert (status, said.startswith("small: ready ("), drawn) == (0, True, "")
+    status, output, drawn = on_a_terminal(ollama_gateway, tmp_path, "models", "load", "small", command=command)
+    assert (status, output.startswith("small: ready ("), drawn) == (0, True, "")
 
 
-def test_a_terminal_shows_that_a_load_goes_on(house: Running, tmp_path: Path) -> None:
-    status, said, drawn = on_a_terminal(house, tmp_path, "models", "load", "small")
-    assert (status, said.startswith("small: ready (")) == (0, True)
+def test_a_terminal_shows_that_a_load_goes_on(ollama_gateway: Running, tmp_path: Path) -> None:
+    status, output, drawn = on_a_terminal(ollama_gateway, tmp_path, "models", "load", "small")
+    assert (status, output.startswith("small: ready (")) == (0, True)
     assert "loading small" in drawn
     assert "0:00:0" in drawn
 
 
-def test_models_are_added_and_removed(house: Running, tmp_path: Path) -> None:
+def test_models_are_added_and_removed(ollama_gateway: Running, tmp_path: Path) -> None:
     def ask(*words: str):
-        return run(house, tmp_path, "models", *words, SAGE_API_KEY=house.key)
+        return run(ollama_gateway, tmp_path, "models", *words, SAGE_API_KEY=ollama_gateway.key)
 
-    made = ask(
+    created = ask(
         "add", "team/mix", "--deployment", "house/llama3:1b:3", "--deployment", "house/qwen:half", "--fallback", "small"
     )
-    assert made.returncode == 0, made.stderr
-    shown = house.get("/models/team/mix").json()
+    assert created.returncode == 0, created.stderr
+    shown = ollama_gateway.get("/models/team/mix").json()
     assert [(d["model"], d["weight"]) for d in shown["deployments"]] == [("llama3:1b", 3), ("qwen:half", 1)]
     assert shown["fallbacks"] == ["small"]
     failed(ask("remove", "team/mix?v=2"), "team/mix?v=2")
-    gone = ask("remove", "team/mix")
-    assert (gone.returncode, gone.stdout) == (0, "team/mix: removed\n")
-    assert house.get("/models/team/mix").status_code == 404
+    removed = ask("remove", "team/mix")
+    assert (removed.returncode, removed.stdout) == (0, "team/mix: removed\n")
+    assert ollama_gateway.get("/models/team/mix").status_code == 404
     failed(ask("remove", "team/mix"), "team/mix")
     failed(ask("add", "small", "--deployment", "house/x"), "small")
     assert ask("add", "x", "--deployment", "house").returncode == 2

@@ -43,9 +43,9 @@ def add(running: Running, *texts: str, collection: str = "notes") -> None:
 
 @pytest.mark.slow
 def test_the_life_of_a_collection(running: Running, run: Sage, tmp_path: Path) -> None:
-    made = run("collections", "create", "notes", "--variant", "okapi", "--k1", "1.5", "--metric", "dot", "--json")
-    assert made.returncode == 0, made.stderr
-    options = json.loads(made.stdout)["options"]
+    created = run("collections", "create", "notes", "--variant", "okapi", "--k1", "1.5", "--metric", "dot", "--json")
+    assert created.returncode == 0, created.stderr
+    options = json.loads(created.stdout)["options"]
     assert (options["keywords"]["variant"], options["keywords"]["k1"], options["metric"]) == ("okapi", 1.5, "dot")
     add(running, "alpha beta", "gamma", "混合检索")
     listed = run("collections", "list").stdout.splitlines()
@@ -55,8 +55,8 @@ def test_the_life_of_a_collection(running: Running, run: Sage, tmp_path: Path) -
     assert shown.startswith("notes: 3 documents, ")
     assert "keywords: variant okapi, k1 1.5" in shown
     assert run("collections", "optimize", "notes").stdout.startswith("notes: optimized")
-    kept = run("collections", "snapshot", "notes", "notes.snapshot")
-    assert kept.returncode == 0, kept.stderr
+    snapshot = run("collections", "snapshot", "notes", "notes.snapshot")
+    assert snapshot.returncode == 0, snapshot.stderr
     assert {path.name for path in tmp_path.glob("*snap*")} == {"notes.snapshot"}
     assert run("collections", "delete", "notes").stdout == "notes: deleted\n"
     assert run("collections", "show", "notes").returncode == 1

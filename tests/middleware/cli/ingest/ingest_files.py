@@ -23,10 +23,10 @@ def write_pdf(
         _add_page(writer, _drawing(text))
     if title is not None:
         writer.add_metadata({"/Title": title})
-    made: list[object] = []
+    entries: list[object] = []
     for name, page, parent in outline:
-        made.append(
-            writer.add_outline_item(title=name, page_number=page, parent=None if parent is None else made[parent])
+        entries.append(
+            writer.add_outline_item(title=name, page_number=page, parent=None if parent is None else entries[parent])
         )
     if password is not None:
         writer.encrypt(password, algorithm="AES-256")

@@ -22,38 +22,38 @@ def test_a_short_text_is_one_chunk() -> None:
 
 def test_sentences_stay_whole_and_neighbours_overlap() -> None:
     sentences = [f"This is sentence number {number} of the text." for number in range(100)]
-    found = [chunk.text for chunk in of_text(" ".join(sentences), 300, 60)]
-    assert all(text.startswith("This is") and text.endswith("text.") and len(text) <= 300 for text in found)
-    for before, after in itertools.pairwise(found):
+    texts = [chunk.text for chunk in of_text(" ".join(sentences), 300, 60)]
+    assert all(text.startswith("This is") and text.endswith("text.") and len(text) <= 300 for text in texts)
+    for before, after in itertools.pairwise(texts):
         shared = after[: after.index(".") + 1]
         assert before.endswith(shared)
-    assert {part for text in found for part in text.split(". ")} >= {part.rstrip(".") for part in sentences[:-1]}
+    assert {part for text in texts for part in text.split(". ")} >= {part.rstrip(".") for part in sentences[:-1]}
 
 
 def test_chinese_counts_three_and_is_cut_at_sentences() -> None:
     sentence = "检索增强生成把找到的文档交给模型来回答问题。"
-    found = [chunk.text for chunk in of_text(sentence * 100, 900, 0)]
+    texts = [chunk.text for chunk in of_text(sentence * 100, 900, 0)]
     assert measure(sentence) == 3 * len(sentence)
-    assert all(len(text) <= 300 and text.startswith("检索") and text.endswith("。") for text in found)
-    assert "".join(found) == sentence * 100
+    assert all(len(text) <= 300 and text.startswith("检索") and text.endswith("。") for text in texts)
+    assert "".join(texts) == sentence * 100
 
 
 def test_each_chunk_begins_with_its_headings() -> None:
     body = "\n\n".join(f"Paragraph {number} has several words in it." for number in range(30))
-    found = list(chunks(parse_markdown(f"# Guide\n\n## Install\n\n{body}\n\n## Use\n\nRun it."), 300, 0))
-    assert len(found) > 4
-    for chunk in found[:-1]:
+    texts = list(chunks(parse_markdown(f"# Guide\n\n## Install\n\n{body}\n\n## Use\n\nRun it."), 300, 0))
+    assert len(texts) > 4
+    for chunk in texts[:-1]:
         assert chunk.heading == ("Guide", "Install")
         assert chunk.text.startswith("Guide > Install\n\nParagraph ")
         assert measure(chunk.text) <= 300 + 2
-    assert found[-1] == Chunk("Guide > Use\n\nRun it.", ("Guide", "Use"), None)
+    assert texts[-1] == Chunk("Guide > Use\n\nRun it.", ("Guide", "Use"), None)
 
 
 def test_a_code_block_that_fits_stays_whole() -> None:
     code = "```python\n" + "\n".join(f"value_{number} = {number}" for number in range(20)) + "\n```"
     words = "Some words stand here before the code. " * 12
-    found = [chunk.text for chunk in of_text(f"{words}\n\n{code}\n\n{words}", 600, 50, markdown=True)]
-    assert [text for text in found if code in text]
+    texts = [chunk.text for chunk in of_text(f"{words}\n\n{code}\n\n{words}", 600, 50, markdown=True)]
+    assert [text for text in texts if code in text]
 
 
 def test_long_heading_paths_show_their_end() -> None:
@@ -68,8 +68,8 @@ def test_long_heading_paths_show_their_end() -> None:
 @given(st.text(max_size=2000), st.integers(50, 400), st.integers(0, 49), st.booleans())
 def test_no_chunk_is_too_large_and_no_word_is_lost(text: str, size: int, overlap: int, markdown: bool) -> None:
     text = text.encode("utf-8", "ignore").decode()
-    found = of_text(text, size, overlap, markdown=markdown) if text.strip() else []
-    assert all(measure(chunk.text) <= size for chunk in found)
-    assert all(chunk.text.strip() for chunk in found)
+    texts = of_text(text, size, overlap, markdown=markdown) if text.strip() else []
+    assert all(measure(chunk.text) <= size for chunk in texts)
+    assert all(chunk.text.strip() for chunk in texts)
     letters = {char for char in text if char.isalnum()}
-    assert letters <= {char for chunk in found for char in chunk.text}
+    assert letters <= {char for chunk in texts for char in chunk.text}

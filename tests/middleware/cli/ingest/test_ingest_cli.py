@@ -165,8 +165,8 @@ def test_a_dry_run_sends_nothing_and_needs_no_gateway(run: Sage, tmp_path: Path)
     write_tree(tmp_path / "docs")
     done = sage(["ingest", "kb", "docs", "--dry-run", "--json"], environment(tmp_path / "mine"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["dry_run"], told["chunks"], told["sent"], told["files"]["added"]) == (True, 7, 0, 5)
+    report = json.loads(done.stdout)
+    assert (report["dry_run"], report["chunks"], report["sent"], report["files"]["added"]) == (True, 7, 0, 5)
     assert json.loads(run("collections", "list", "--json").stdout) == {"collections": []}
 
 
@@ -235,14 +235,14 @@ def test_a_client_that_is_killed_goes_on_without_doubles(
     process = started(env, tmp_path)
     until_some_are_in(running, process, 4500)
     process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)
     if signum == signal.SIGINT:
         assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("sage: interrupted; ")
+        assert errors.splitlines()[-1].startswith("sage: interrupted; ")
     before = stored(running)
     done = run("ingest", "kb", "docs", "--as", "d", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     documents = stored(running)
     sources: dict[str, int] = {}
     for document in documents.values():
@@ -252,8 +252,8 @@ def test_a_client_that_is_killed_goes_on_without_doubles(
     assert sources == {"rows": 4000, "d/large.txt": large["chunks"]} | {f"d/small{n}.txt": 1 for n in range(30)}
     assert documents.keys() >= before.keys()
     assert len(large["digest"]) == 32
-    assert told["files"]["unchanged"] == 1, "the rows were all in"
-    assert told["sent"] == len(documents) - len(before) + 1, "what was missing, and the first chunk for its digest"
+    assert report["files"]["unchanged"] == 1, "the rows were all in"
+    assert report["sent"] == len(documents) - len(before) + 1, "what was missing, and the first chunk for its digest"
     ends = [document["text"].split("sentence ")[-1] for document in stored(running, source="d/large.txt").values()]
     assert any(end.startswith("29999 ") for end in ends)
     assert run("ingest", "kb", "docs", "--as", "d", "--json").returncode == 0

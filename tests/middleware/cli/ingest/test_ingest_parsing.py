@@ -170,8 +170,8 @@ def test_pdfs_that_cannot_be_read(tmp_path: Path, parser: Parser) -> None:
     assert "encrypted" in reason(write_pdf(tmp_path / "locked.pdf", ["secret"], password="a password"))
     assert "no text in its 2 pages (scanned?)" in reason(write_pdf(tmp_path / "scan.pdf", ["", ""]))
     assert "cannot be read as PDF" in reason(write(tmp_path / "bad.pdf", b"%PDF-1.7\nnonsense"))
-    whole = write_pdf(tmp_path / "whole.pdf", ["text"] * 3).read_bytes()
-    assert reason(write(tmp_path / "cut.pdf", whole[:200]))
+    complete = write_pdf(tmp_path / "whole.pdf", ["text"] * 3).read_bytes()
+    assert reason(write(tmp_path / "cut.pdf", complete[:200]))
     assert reason(tmp_path / "none.pdf") == "cannot be read: No such file or directory"
 
 

@@ -107,7 +107,7 @@ def test_metadata_and_ids(run: Run, collection: StandIn, docs: Path) -> None:
     (docs / "sub").mkdir()
     (docs / "sub/a.md").write_text(f"---\ntitle: T\nlang: en\nchunk: 9\n---\n# A\n\n## B\n\n{words(12)}")
     assert counts(run(year=2024, lang="de")) == (1, 0, 0, 2, 0)
-    first, second = (collection.documents[f"kb/sub/a.md#{place}"] for place in (0, 1))
+    first, second = (collection.documents[f"kb/sub/a.md#{position}"] for position in (0, 1))
     common = {"source": "kb/sub/a.md", "path": "sub/a.md", "title": "T", "lang": "de", "year": 2024}
     assert second["metadata"] == {**common, "heading": ["A", "B"], "chunk": 1}
     digest = first["metadata"].pop("digest")
@@ -146,11 +146,11 @@ def test_files_that_are_gone_are_deleted_when_asked(run: Run, collection: StandI
         (docs / name).write_text(words(20, name))
     collection.documents["other#0"] = {"id": "other#0", "text": "", "metadata": {"source": "other", "chunk": 0}}
     run()
-    held = sum(key.startswith("kb/b") for key in collection.documents)
+    stored = sum(key.startswith("kb/b") for key in collection.documents)
     (docs / "b.txt").unlink()
     assert run().pruned == 0
     pruned = run(prune=True)
-    assert (pruned.pruned, pruned.deleted) == (1, held)
+    assert (pruned.pruned, pruned.deleted) == (1, stored)
     assert {key.partition("#")[0] for key in collection.documents} == {"kb/a.txt", "other"}
 
 
@@ -210,11 +210,11 @@ def test_a_large_file_goes_on_where_it_stopped(run: Run, collection: StandIn, do
     collection.faults = [None] * 5 + [401]
     with pytest.raises(CallFailed, match="not now"):
         run()
-    held = len(collection.documents)
-    assert held == 41
+    stored = len(collection.documents)
+    assert stored == 41
     assert collection.documents["kb/a.txt#0"]["metadata"]["digest"] == ""
     summary = run()
-    assert summary.sent == summary.chunks - held + 1
+    assert summary.sent == summary.chunks - stored + 1
 
 
 # A gateway that is busy, away or strict
