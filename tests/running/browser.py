@@ -104,7 +104,7 @@ class Page:
         async with asyncio.timeout(_DEADLINE):
             answer = await self._answers[number]
         if "error" in answer:
-            raise PageFailed(f"{method}: {answer['error']['answer']}")
+            raise PageFailed(f"{method}: {answer['error']['message']}")
         result: dict[str, Any] = answer["result"]
         return result
 

@@ -106,7 +106,7 @@ def cohere_like(request: Received) -> Script:
     text = _last_text(body)
     counted = usage(len(text.split()) + 1, len(text.split()))
     if body.get("stream"):
-        return chat_stream(*said(*(word + " " for word in text.split(" "))), end(counted=counted))
+        return chat_stream(*text_events(*(word + " " for word in text.split(" "))), end(counted=counted))
     return reply(chat_answer(text, counted=counted))
 
 
@@ -146,7 +146,7 @@ def start() -> dict[str, Any]:
     return event("message-start", message, id="29f14a5a")
 
 
-def said(*pieces: str, index: int = 0, kind: str = "text") -> list[dict[str, Any]]:
+def text_events(*pieces: str, index: int = 0, kind: str = "text") -> list[dict[str, Any]]:
     """One content block."""
     deltas = [event("content-delta", {"content": {kind: piece}}, index=index) for piece in pieces]
     begin = event("content-start", {"content": {"type": kind, kind: ""}}, index=index)

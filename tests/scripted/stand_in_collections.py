@@ -1,4 +1,4 @@
-"""A gateway's collections in memory, over HTTP, for what a real one does seldom: being busy, being gone, refusing."""
+"""Collections of a gateway in memory, over HTTP, for rare events: it is busy, unreachable, or refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sage.middleware.retrieval.filters.language import parse_filter
 
 
 class StandIn:
-    """``documents``: of the one collection ``docs``, by id. ``faults``: what the next writes are answered with instead:
-    a status (429 and 503 with ``Retry-After: 7``), or ``"drop"``, a connection closed after the write was done."""
+    """``documents`` are those of the one collection ``docs``, by id. ``faults`` are the answers of the next writes: a
+    status (429 and 503 with ``Retry-After: 7``), or ``"drop"``, which writes and then closes the connection."""
 
     def __init__(self) -> None:
         self.documents: dict[str, dict[str, Any]] = {}
@@ -62,48 +62,51 @@ def _error(message: str) -> dict[str, Any]:
     return {"error": {"message": message, "code": "x"}}
 
 
+class _Handler(BaseHTTPRequestHandler):
+    stand_in: StandIn
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        if unquote(parts.path) == "/collections/docs":
+            self._answer(200, {"name": "docs", "embedder": None, "created_at": 1.5, "documents": 0})
+        elif parts.path == "/collections/docs/documents":
+            self._answer(200, self.stand_in.page(parse_qs(parts.query)))
+        else:
+            self._answer(404, _error(f"nothing at {parts.path}"))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fault = self.stand_in.faults.pop(0) if self.stand_in.faults else None
+        if isinstance(fault, int):
+            self._answer(fault, _error("not now"))
+            return
+        if self.path.endswith("/delete"):
+            status, answer = 200, self.stand_in.delete(body)
+        else:
+            status, answer = self.stand_in.add(body["documents"])
+        if fault == "drop":
+            self.close_connection = True
+            return
+        self._answer(status, answer)
+
+    def _answer(self, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        if status in (429, 503):
+            self.send_header("Retry-After", "7")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
 @contextmanager
 def standing_in() -> Iterator[StandIn]:
     stand_in = StandIn()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            if unquote(parts.path) == "/collections/docs":
-                self._answer(200, {"name": "docs", "embedder": None, "created_at": 1.5, "documents": 0})
-            elif parts.path == "/collections/docs/documents":
-                self._answer(200, stand_in.page(parse_qs(parts.query)))
-            else:
-                self._answer(404, _error(f"nothing at {parts.path}"))
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fault = stand_in.faults.pop(0) if stand_in.faults else None
-            if isinstance(fault, int):
-                self._answer(fault, _error("not now"))
-                return
-            if self.path.endswith("/delete"):
-                status, answer = 200, stand_in.delete(body)
-            else:
-                status, answer = stand_in.add(body["documents"])
-            if fault == "drop":
-                self.close_connection = True
-                return
-            self._answer(status, answer)
-
-        def _answer(self, status: int, value: dict[str, Any]) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            if status in (429, 503):
-                self.send_header("Retry-After", "7")
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    handler = type("Handler", (_Handler,), {"stand_in": stand_in})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         stand_in.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -118,7 +118,7 @@ def _wrong(path: str, body: dict[str, Any]) -> str | None:
     return None
 
 
-def said(body: dict[str, Any]) -> str:
+def echo_text(body: dict[str, Any]) -> str:
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
@@ -127,7 +127,7 @@ def _chat(body: dict[str, Any]) -> Script:
     thinks = (body.get("thinking") or {}).get("type") == "enabled"
     if body.get("tools") and body["messages"][-1]["role"] == "user":
         return _calls(body)
-    text = '{"echo": true}' if (body.get("response_format") or {}).get("type") == "json_object" else said(body)
+    text = '{"echo": true}' if (body.get("response_format") or {}).get("type") == "json_object" else echo_text(body)
     if not body.get("stream"):
         message = {"role": "assistant", "content": text} | ({"reasoning_content": "hm"} if thinks else {})
         return reply(answer(body["model"], message))

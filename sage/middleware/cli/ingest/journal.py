@@ -54,7 +54,7 @@ class Journal:
             "offset": position.offset,
             "line": position.line,
             "digest": position.digest,
-            "whole": position.ends_line,
+            "whole": position.ends_line,  # the name in files that exist already
         }
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

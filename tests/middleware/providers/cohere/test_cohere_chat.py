@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, event, said, usage
+from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, event, text_events, usage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from upstream import Upstream, reply
 
@@ -111,7 +111,7 @@ def test_answers_are_openais_types(start: Callable[..., Any]) -> None:
 
 def test_a_piece_is_with_the_client_before_the_next_is_there(up: Upstream, sdk: openai.OpenAI) -> None:
     gate = threading.Event()
-    up.use(chat_stream(*said("first ", "second"), end(), gate=gate, no_done=True))
+    up.use(chat_stream(*text_events("first ", "second"), end(), gate=gate, no_done=True))
     chunks = iter(ask(sdk, stream=True))
     assert next(chunks).choices[0].delta.content == "first "
     gate.set()
@@ -323,7 +323,7 @@ def test_log_probabilities(up: Upstream, sdk: openai.OpenAI) -> None:
     ]
     up.reply(chat_answer("Heé", logprobs=items), times=1)
     entries = ask(sdk, logprobs=True).choices[0].logprobs.content
-    events = said("He", "é")
+    events = text_events("He", "é")
     events[1]["logprobs"], events[2]["logprobs"] = items
     up.use(chat_stream(*events, end()), times=1)
     streamed = [chunk.choices[0].logprobs for chunk in ask(sdk, logprobs=True, stream=True)]
@@ -343,7 +343,7 @@ def test_reasoning(up: Upstream, sdk: openai.OpenAI) -> None:
     up.reply(chat_answer(content=blocks), times=1)
     message = ask(sdk, reasoning_effort="high").choices[0].message
     assert (message.reasoning_content, message.content) == ("hm", "yes")
-    up.use(chat_stream(*said("h", "m", kind="thinking"), *said("yes", index=1), end()), times=1)
+    up.use(chat_stream(*text_events("h", "m", kind="thinking"), *text_events("yes", index=1), end()), times=1)
     thinking = {"type": "enabled", "token_budget": 50}
     deltas = [c.choices[0].delta for c in ask(sdk, stream=True, extra_body={"thinking": thinking})]
     assert [getattr(delta, "reasoning_content", None) for delta in deltas] == ["h", "m", None, None]
@@ -375,7 +375,7 @@ def test_documents_go_and_citations_come(up: Upstream, sdk: openai.OpenAI) -> No
     up.reply(chat_answer("Paris", citations=[CITATION]), times=1)
     assert ask(sdk, extra_body=native).choices[0].message.citations == [CITATION]
     cited = [event("citation-start", {"citations": CITATION}, index=0), event("citation-end", index=0)]
-    up.use(chat_stream(*said("Paris"), *cited, end()), times=1)
+    up.use(chat_stream(*text_events("Paris"), *cited, end()), times=1)
     deltas = [chunk.choices[0].delta for chunk in ask(sdk, stream=True, extra_body=native)]
     assert [getattr(delta, "citations", None) for delta in deltas] == [None, [CITATION], None]
     for request in up.requests:
@@ -486,7 +486,7 @@ def test_an_error_in_mid_stream_ends_it_without_a_finish(
     up: Upstream, start: Callable[..., Any], last: dict[str, Any]
 ) -> None:
     gate = threading.Event()
-    up.use(chat_stream(*said("half"), last, gate=gate, no_done=True))
+    up.use(chat_stream(*text_events("half"), last, gate=gate, no_done=True))
     answer = start().chat(stream=True)
     lines = answer.iter_lines(decode_unicode=True)
     first = next(lines)
@@ -501,7 +501,7 @@ def test_an_error_in_mid_stream_ends_it_without_a_finish(
 
 @pytest.mark.parametrize("clean", [False, True])
 def test_a_cut_stream_has_no_finish(up: Upstream, start: Callable[..., Any], clean: bool) -> None:
-    up.use(chat_stream(*said("half", "more"), end(), cut_after=4, clean=clean))
+    up.use(chat_stream(*text_events("half", "more"), end(), cut_after=4, clean=clean))
     text = start().chat(stream=True).text
     assert '"content":"half"' in text
     assert '"error"' in text.rpartition("data: ")[2]
@@ -510,7 +510,7 @@ def test_a_cut_stream_has_no_finish(up: Upstream, start: Callable[..., Any], cle
 
 
 def test_a_whole_stream_without_done_is_whole(up: Upstream, start: Callable[..., Any]) -> None:
-    up.use(chat_stream(*said("all"), end(), no_done=True))
+    up.use(chat_stream(*text_events("all"), end(), no_done=True))
     text = start().chat(stream=True).text
     assert '"finish_reason":"stop"' in text
     assert text.endswith("data: [DONE]\n\n")
@@ -518,7 +518,7 @@ def test_a_whole_stream_without_done_is_whole(up: Upstream, start: Callable[...,
 
 def test_torn_bytes_are_put_together(up: Upstream, sdk: openai.OpenAI) -> None:
     text = "你好，世界 🙂"
-    up.use(chat_stream(*said(text), end(), split=tuple(range(1, 900, 11))))
+    up.use(chat_stream(*text_events(text), end(), split=tuple(range(1, 900, 11))))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in ask(sdk, stream=True)) == text
 
 

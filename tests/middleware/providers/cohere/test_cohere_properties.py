@@ -7,7 +7,7 @@ import itertools
 import json
 from typing import Any
 
-from cohere_wire import called, end, event, fault, said
+from cohere_wire import called, end, event, fault, text_events
 from cohere_wire import start as begin
 from hypothesis import given
 from hypothesis import strategies as st
@@ -163,9 +163,9 @@ def test_any_chunk_of_another_wire_becomes_events(items: list[Any]) -> None:
 
 WHOLE = [
     begin(),
-    *said("h", "m", kind="thinking"),
+    *text_events("h", "m", kind="thinking"),
     event("tool-plan-delta", {"tool_plan": "plan"}),
-    *said("你好", " there", index=1),
+    *text_events("你好", " there", index=1),
     *called(0, "f", '{"a"', ":1}"),
     *called(1, "g", "{}"),
     end("TOOL_CALL"),

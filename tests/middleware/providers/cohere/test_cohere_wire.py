@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import cohere
 import pytest
 from cohere.errors import UnauthorizedError, UnprocessableEntityError
-from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, said
+from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, text_events
 from upstream import Upstream
 
 HELLO = [{"role": "user", "content": "hello out there"}]
@@ -33,7 +33,7 @@ def test_the_sdk_reads_a_chat(up: Upstream) -> None:
 
 
 def test_the_sdk_reads_a_stream(up: Upstream) -> None:
-    up.use(chat_stream(*said("a ", "b"), *called(0, "look", '{"q":', "1}"), end("TOOL_CALL")))
+    up.use(chat_stream(*text_events("a ", "b"), *called(0, "look", '{"q":', "1}"), end("TOOL_CALL")))
     with client(up) as sdk:
         events = list(sdk.chat_stream(model="command-a", messages=HELLO))
     assert [item.type for item in events] == [
