@@ -182,7 +182,7 @@ def test_a_terminal_prompts_twice_for_the_password_and_hides_it(
     read_until(b"confirmation: ")
     os.write(terminal, second.encode() + b"\n")
     if made:
-        read_until(b"user 'me' made")
+        read_until(b"user 'me' created")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     else:
         read_until(b"do not match")
