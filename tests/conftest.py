@@ -19,13 +19,15 @@ from sage.middleware.settings.settings import Settings
 # Garbage is collected only once all modules are loaded, and then rarely: it was a fifth of what the fast tests took.
 gc.disable()
 
-# `make check-full` sets SAGE_TEST_FULL; without it, property tests look at fewer examples.
+# How many examples property tests look at: `make check-full` sets SAGE_TEST_FULL, `make check` has the reduced ones.
 hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)
 hypothesis.settings.register_profile("reduced", max_examples=60, deadline=None)
-hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else "reduced")
+hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    reduced = "fast" if config.option.markexpr == "not slow" else "reduced"
+    hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)
     config.addinivalue_line(
         "markers",
         "proves(vendor, *features, refused=False): what the test establishes of a vendor (docs/providers.md); refused: "

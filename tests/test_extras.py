@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,17 @@ def name_of(requirement: str) -> str:
     return normal(match[0])
 
 
+@functools.cache
+def installed_modules() -> Mapping[str, list[str]]:
+    """Top-level module → the distributions that have it."""
+    return importlib.metadata.packages_distributions()
+
+
 def import_names(distributions: set[str]) -> set[str]:
     """The top-level modules of those distributions, as they are installed here."""
-    provided = importlib.metadata.packages_distributions()
-    return {module for module, owners in provided.items() if distributions & {normal(owner) for owner in owners}}
+    return {
+        module for module, owners in installed_modules().items() if distributions & {normal(owner) for owner in owners}
+    }
 
 
 CORE = {name_of(requirement) for requirement in PROJECT["project"]["dependencies"]}
@@ -58,6 +66,14 @@ class Guard:
     modules: set[str] = field(default_factory=set)
 
 
+def is_call(node: ast.AST, name: str) -> bool:
+    """Whether ``node`` calls ``name(…)`` or ``….name(…)``."""
+    called = node.func if isinstance(node, ast.Call) else None
+    return (isinstance(called, ast.Name) and called.id == name) or (
+        isinstance(called, ast.Attribute) and called.attr == name
+    )
+
+
 def imported(nodes: list[ast.stmt]) -> Iterator[str]:
     """Top-level names of the modules that these statements import, also through ``import_module("…")``."""
     for node in (inner for statement in nodes for inner in ast.walk(statement)):
@@ -65,7 +81,7 @@ def imported(nodes: list[ast.stmt]) -> Iterator[str]:
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module.split(".")[0]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+        elif isinstance(node, ast.Call) and is_call(node, "import_module") and node.args:
             first = node.args[0]
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 yield first.value.split(".")[0]
@@ -73,12 +89,13 @@ def imported(nodes: list[ast.stmt]) -> Iterator[str]:
 
 def raised_extras(nodes: list[ast.stmt]) -> Iterator[tuple[int, str | None]]:
     for node in (inner for statement in nodes for inner in ast.walk(statement)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "MissingExtra":
+        if isinstance(node, ast.Call) and is_call(node, "MissingExtra"):
             extra = node.args[1] if len(node.args) > 1 else next(k.value for k in node.keywords if k.arg == "extra")
             constant = isinstance(extra, ast.Constant) and isinstance(extra.value, str)
             yield node.lineno, extra.value if constant else None  # type: ignore[attr-defined]
 
 
+@functools.cache
 def guards_of(source: str, file: str) -> list[Guard]:
     tree = ast.parse(source)
     found: dict[int, Guard] = {line: Guard(f"{file}:{line}", extra) for line, extra in raised_extras(tree.body)}
@@ -119,6 +136,7 @@ def top_level_imports(source: str) -> set[str]:
     return found
 
 
+@functools.cache
 def sources() -> list[tuple[str, str]]:
     files = sorted((ROOT / "sage").rglob("*.py"))
     return [(str(file.relative_to(ROOT)), file.read_text()) for file in files]

@@ -52,6 +52,7 @@ def test_a_mark_in_unknown_words_is_refused(mark: pytest.Mark, says: str) -> Non
         features.check(mark)
 
 
+@pytest.mark.slow
 def test_an_unknown_word_ends_the_collection(tmp_path: Path) -> None:
     """As pytest itself does it, with the conftest of this directory."""
     (tmp_path / "conftest.py").write_text((SCRIPT.parent / "conftest.py").read_text())
@@ -92,6 +93,7 @@ def test_what_works_cannot_be_refused() -> None:
     assert proven.contradictions() == ["cohere: 'n' is proven to work and to be refused"]
 
 
+@pytest.mark.slow
 def test_only_tests_that_run_count(tmp_path: Path) -> None:
     test = tmp_path / "test_some.py"
     test.write_text(

@@ -244,6 +244,7 @@ def test_answers_from_sources(tmp_path: Path, up: Upstream) -> None:
         assert [result["id"] for result in answer.json()["results"]] == ["moon"]
 
 
+@pytest.mark.slow
 def test_collections_work_after_the_main_thread_has_ended(tmp_path: Path) -> None:
     """A program that only starts a service lives on by it; the standard library's thread pools refuse work then."""
     code = """if True:

@@ -44,10 +44,12 @@ class Collections:
     Several processes may work on one root. Safe to call from several threads.
     """
 
-    def __init__(self, root: Path, settings: Retrieval, models: Models) -> None:
+    def __init__(self, root: Path, settings: Retrieval, models: Models, *, max_open: int = _MAX_OPEN) -> None:
+        """``max_open`` is how many collections have their files open at once, besides those in use."""
         self._root = root
         self._settings = settings
         self._models = models
+        self._max_open = max_open
         self._lock = threading.Lock()
         self._opened: OrderedDict[Path, tuple[int, Collection]] = OrderedDict()
         """With the inode of its database: another process may have deleted the collection, and made a new one of that
@@ -252,7 +254,7 @@ class Collections:
             return
         with self._lock:
             open_ones = [collection for _, collection in self._opened.values() if not collection.resting]
-        over = len(open_ones) + 1 - _MAX_OPEN
+        over = len(open_ones) + 1 - self._max_open
         for collection in open_ones:
             if over <= 0:
                 break

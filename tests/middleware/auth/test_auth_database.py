@@ -132,6 +132,7 @@ def _add_user(data_dir: Path, name: str) -> None:
     accounts.close()
 
 
+@pytest.mark.slow
 def test_writes_of_another_process_reach_all_open_accounts(accounts: Accounts, data_dir: Path) -> None:
     beside = Accounts(data_dir)  # opening a second time must not drop the locks of the first
     assert accounts.users.list() == beside.users.list() == []

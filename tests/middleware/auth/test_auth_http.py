@@ -183,6 +183,7 @@ def full_cost_gateway(tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
+@pytest.mark.slow
 def test_health_answers_while_many_log_in_and_too_many_are_429(full_cost_gateway: Running) -> None:
     running = full_cost_gateway
     answers: list[requests.Response] = []

@@ -284,6 +284,7 @@ def _kid(directory: Path) -> str:
     return KeySet(directory).signer.kid
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         kids = pool.map(_kid, [tmp_path / "keys"] * 8, chunksize=1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import Unavailable
@@ -439,7 +439,6 @@ async def storm(
     assert model.in_flight == 0
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((0.0, 0.0005, 1000.0)))
 def test_any_order_of_events_keeps_one_process_and_every_lease(seed, keep_alive):
     async def scenario():

@@ -179,22 +179,26 @@ def test_reranked_pages_are_one_list(collections: Collections) -> None:
     assert pages == [result.id for result in all_results]
 
 
-def test_many_collections_take_turns_being_open(collections: Collections) -> None:
-    for number in range(120):
-        collections.create("t", f"c{number}").add([{"id": "x", "text": f"text {number}"}])
-    assert [collections.open("t", f"c{number}").get("x").text for number in (0, 60, 119)] == [
-        "text 0",
-        "text 60",
-        "text 119",
-    ]
+@pytest.fixture
+def five_open(tmp_path: Path) -> Iterator[Collections]:
+    """Keeps five open instead of a hundred."""
+    opened = Collections(tmp_path, Retrieval(), NoModels(), max_open=5)
+    yield opened
+    opened.close()
 
 
-def test_no_more_than_a_hundred_are_open_whoever_asks(collections: Collections) -> None:
-    created = [collections.create("t", f"c{number}") for number in range(120)]
+def test_many_collections_take_turns_being_open(five_open: Collections) -> None:
+    for number in range(12):
+        five_open.create("t", f"c{number}").add([{"id": "x", "text": f"text {number}"}])
+    assert [five_open.open("t", f"c{number}").get("x").text for number in (0, 6, 11)] == ["text 0", "text 6", "text 11"]
+
+
+def test_no_more_are_open_than_may_be_whoever_asks(five_open: Collections) -> None:
+    created = [five_open.create("t", f"c{number}") for number in range(12)]
     for _ in range(2):
         for collection in created:
-            assert collections.open("t", collection.name).page()[0] == []
-        assert sum(not collection.resting for collection in created) == 100
+            assert five_open.open("t", collection.name).page()[0] == []
+        assert sum(not collection.resting for collection in created) == 5
 
 
 def test_an_outline_leaves_the_index_closed(collections: Collections) -> None:

@@ -117,7 +117,7 @@ def test_large_documents_and_rows_that_pages_were_cut_around_leave_nothing(store
     generator = random.Random(2)
     living: list[str] = []
     removed: list[str] = []
-    for step in range(30):
+    for step in range(30 if FULL else 10):
         ids = [
             f"<{(step * 150 + n) * 7919 % 100_003:06d}{'x' * generator.choice([0, 5, 400, 30])}#{step}-{n}>"
             for n in range(generator.randrange(1, 150))
@@ -234,7 +234,7 @@ def test_maintenance_of_the_index_delays_it_for_a_bounded_time(store: VectorStor
 
 
 def test_writes_and_searches_go_on_meanwhile(store: VectorStore, tmp_path: Path) -> None:
-    store.collection.add([*plain(0, 300), *(secret(f"quixotry{number}x") for number in range(20))])
+    store.collection.add([*plain(0, 300), *(secret(f"quixotry{number}x") for number in range(8))])
     faults: list[BaseException] = []
     ended = threading.Event()
 
@@ -251,7 +251,7 @@ def test_writes_and_searches_go_on_meanwhile(store: VectorStore, tmp_path: Path)
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        for number in range(20):
+        for number in range(8):
             store.delete([f"id-of-quixotry{number}x"])
             store.purge()
             assert traces(tmp_path, f"quixotry{number}x") == []

@@ -169,7 +169,7 @@ def test_of_two_restores_at_once_one_succeeds(snapshot: bytes, tmp_path: Path) -
 
 
 def test_a_cut_snapshot_is_refused(snapshot: bytes, tmp_path: Path) -> None:
-    for length in [*range(0, 40), *range(40, len(snapshot) - 40, 37), *range(len(snapshot) - 40, len(snapshot))]:
+    for length in [*range(0, 40), *range(40, len(snapshot) - 40, 101), *range(len(snapshot) - 40, len(snapshot))]:
         assert refused(snapshot[:length], tmp_path).code == "bad_snapshot"
 
 
@@ -286,7 +286,7 @@ def test_a_collection_larger_than_the_disk_is_refused_at_once(snapshot: bytes, t
 def test_bombs_take_no_memory(snapshot: bytes, tmp_path: Path, place: str) -> None:
     lines = gzip.decompress(snapshot).splitlines(keepends=True)
     keep = {"first": 0, "document": 3, "trailer": len(lines) - 1}[place]
-    bomb = gzip.compress(b"".join(lines[:keep]) + b'{"text":"' + b"a" * 200_000_000, compresslevel=1)
+    bomb = gzip.compress(b"".join(lines[:keep]) + b'{"text":"' + b"a" * 50_000_000, compresslevel=1)
     tracemalloc.start()
     try:
         refusal = refused(bomb, tmp_path)

@@ -226,6 +226,7 @@ def test_summaries_of_old_turns_delete_nothing() -> None:
         assert [one["id"] for one in memory.get_session_memories("s")] == ids
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_does_not_keep_the_service_from_stopping() -> None:
     released = threading.Event()
 

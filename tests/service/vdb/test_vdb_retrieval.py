@@ -96,6 +96,7 @@ def test_another_embedders_vectors_are_not_mixed_in(tmp_path: Path) -> None:
         assert service.count() == 1
 
 
+@pytest.mark.slow
 def test_two_processes_write_to_one_directory_and_each_sees_all(tmp_path: Path) -> None:
     directory = str(tmp_path / "vectors")
     with VDBService(persist_directory=directory) as service:

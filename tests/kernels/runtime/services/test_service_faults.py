@@ -475,6 +475,7 @@ def test_a_cancelled_call_ends_what_it_waits_for() -> None:
 # Stops, starts, workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["never_leave", "block_the_loop"])
 def test_a_stop_leaves_behind_what_cannot_be_cancelled(
     run: Callable[..., Services], method: str, caplog: pytest.LogCaptureFixture
