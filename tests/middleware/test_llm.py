@@ -150,7 +150,7 @@ def test_start_serves_http_until_stop(service: LLMService) -> None:
     body = {"model": "mine", "prompt": "hello"}
     assert requests.post(f"{url}/generate", json=body, timeout=10).json()["text"] == "hello"
     assert service.generate("mine", "still here").text == "still here"
-    with pytest.raises(ConfigError, match="runs already"):
+    with pytest.raises(ConfigError, match="already runs"):
         service.start(port=0)
     before = threading.active_count()
     service.stop()
