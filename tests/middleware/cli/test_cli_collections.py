@@ -55,6 +55,9 @@ def test_the_life_of_a_collection(running: Running, run: Sage, tmp_path: Path) -
     assert shown.startswith("notes: 3 documents, ")
     assert "keywords: variant okapi, k1 1.5" in shown
     assert run("collections", "optimize", "notes").stdout.startswith("notes: optimized")
+    spread = run("collections", "create", "spread", "--shards", "2")
+    assert (spread.returncode, "  shards: 2" in spread.stdout.splitlines()) == (0, True), spread.stderr
+    assert run("collections", "delete", "spread", "--yes").returncode == 0
     snapshot = run("collections", "snapshot", "notes", "notes.snapshot")
     assert snapshot.returncode == 0, snapshot.stderr
     assert {path.name for path in tmp_path.glob("*snap*")} == {"notes.snapshot"}
