@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from project import ROOT
 
 SAGE = [sys.executable, "-m", "sage.middleware.cli.main"]
 _VENDOR = ("OPENAI_", "OLLAMA_", "ZHIPUAI_", "ZAI_", "CO_API", "COHERE_", "VLLM_", "SAGE_")
+
+Sage = Callable[..., subprocess.CompletedProcess[str]]
+"""``run("models", "list")``: runs one command to its end."""
 
 
 def environment(data_dir: Path, **extra: str) -> dict[str, str]:

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from running_gateway import Running
-from sage_process import environment, sage
+from sage_process import Sage
 
 from sage.middleware.cli.output import emphasised, table, width, wrapped
 from sage.middleware.cli.search import describe
 
 pytestmark = pytest.mark.slow
 
-Sage = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
-def running(gateway: Callable[..., Running]) -> Running:
-    return gateway(retrieval={"defaults": {"embedder": "none"}})
-
-
-@pytest.fixture
-def run(running: Running, tmp_path: Path) -> Sage:
-    env = environment(tmp_path / "mine", SAGE_URL=running.url, SAGE_API_KEY=running.key, COLUMNS="60")
-
-    def call(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return sage(words, env, cwd=tmp_path, stdin=stdin)
-
-    return call
+def env(env: dict[str, str]) -> dict[str, str]:
+    return {**env, "COLUMNS": "60"}
 
 
 def add(running: Running, *texts: str, collection: str = "notes") -> None:

@@ -6,42 +6,16 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ingest_files import write_bomb, write_pdf
 from running_gateway import Running
-from sage_process import SAGE, environment, sage
+from sage_process import SAGE, Sage, environment, sage
 
 pytestmark = pytest.mark.slow
-
-Sage = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def running(gateway: Callable[..., Running]) -> Running:
-    return gateway(retrieval={"defaults": {"embedder": "none"}})
-
-
-@pytest.fixture
-def env(running: Running, tmp_path: Path) -> dict[str, str]:
-    return environment(
-        tmp_path / "mine",
-        SAGE_URL=running.url,
-        SAGE_API_KEY=running.key,
-        XDG_STATE_HOME=str(tmp_path / "state"),
-        COLUMNS="100",
-    )
-
-
-@pytest.fixture
-def run(env: dict[str, str], tmp_path: Path) -> Sage:
-    def call(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return sage(words, env, cwd=tmp_path, stdin=stdin)
-
-    return call
 
 
 def stored(running: Running, collection: str = "kb", **condition: Any) -> dict[str, dict[str, Any]]:
