@@ -21,7 +21,7 @@ from cohere.errors import (
     TooManyRequestsError,
     UnauthorizedError,
 )
-from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, event, extras, said
+from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, event, extras, text_events
 from upstream import Upstream, chat_chunk, reply, usage, usage_chunk
 
 COHERE = {"kind": "cohere", "api_key": KEY}
@@ -187,9 +187,9 @@ def read_events(text: str) -> list[dict[str, Any]]:
 
 def test_every_kind_of_event_is_translated_there_and_back(cohere_up: Upstream, upstreams: Callable) -> None:
     sent = [
-        *said("h", "m", kind="thinking"),
+        *text_events("h", "m", kind="thinking"),
         event("tool-plan-delta", {"tool_plan": "I look."}),
-        *said("Paris", index=1),
+        *text_events("Paris", index=1),
         event("citation-start", {"citations": CITATION}, index=0),
         event("citation-end", index=0),
         *called(0, "weather", '{"city"', ':"Paris"}'),
@@ -316,7 +316,7 @@ def test_log_probabilities_go_through_and_back(cohere_up: Upstream, upstreams: C
         {"text": "é", "token_ids": [6, 7], "logprobs": [-1.0, -2.0]},
     ]
     if stream:
-        events = said("He", "é")
+        events = text_events("He", "é")
         events[1]["logprobs"], events[2]["logprobs"] = items
         cohere_up.use(chat_stream(*events, end()))
     else:
@@ -502,7 +502,7 @@ def test_a_stream_that_breaks_ends_with_coheres_error(wire: str, request: pytest
     if wire == "other":
         up.stream([chat_chunk("half"), {"error": {"message": "the model broke"}}], gate=gate, no_done=True)
     else:
-        up.use(chat_stream(*said("half"), end("ERROR", error="the model broke"), gate=gate, no_done=True))
+        up.use(chat_stream(*text_events("half"), end("ERROR", error="the model broke"), gate=gate, no_done=True))
     events = client.chat_stream(model="bench", messages=HELLO)
     received = [next(events), next(events), next(events)]
     gate.set()
