@@ -251,7 +251,7 @@ def test_the_gateway_starts_without_any_extra(tmp_path: Path) -> None:
         [sys.executable, "-c", script], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "built-in defaults: no fault found" in done.stdout
+    assert "built-in defaults: the configuration is good" in done.stdout
     assert "models: none" in done.stdout
     assert "intellistream-sage-middleware[local]" in done.stdout
 

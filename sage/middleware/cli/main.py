@@ -82,7 +82,7 @@ def config_check(
     from sage.middleware.app.main import make_gateway
 
     registry = make_gateway(settings).registry
-    typer.echo(f"{path or 'built-in defaults'}: no fault found")
+    typer.echo(f"{path or 'built-in defaults'}: the configuration is good")
     typer.echo(f"providers: {', '.join(sorted(registry.providers)) or 'none'}")
     typer.echo(f"models: {', '.join(model.name for model in registry.models() if model.deployments) or 'none'}")
     for line in registry.complaints():

@@ -37,6 +37,8 @@ class OpenAIProvider(Vendor):
         Operation.RERANK: "/rerank",  # Jina, vLLM and llama.cpp have it, with one shape
     }
     """The path of each operation below the base URL; the vendor cannot do what is not here."""
+    _requests_usage = True
+    """Whether a stream has to be asked for its usage (``stream_options``)."""
     _changes_answers = False
     """Whether :meth:`_adjust` changes answers. If not, an answer under the right name is passed on as it is."""
 
@@ -65,7 +67,7 @@ class OpenAIProvider(Vendor):
             raise self._no_such_operation(call)
         self._check_denied(call.body)
         body = {**call.body, "model": target.model}
-        if call.stream:
+        if call.stream and self._requests_usage:
             options = body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         return self._post(endpoint.base_url + path, endpoint, body)

@@ -16,10 +16,14 @@ from sage.middleware.settings.providers import RemoteProvider
 class PresetProvider(OpenAIProvider):
     """OpenAI's wire without the operations and fields that the vendor's row excludes."""
 
-    def __init__(self, name: str, settings: RemoteProvider) -> None:
-        preset = KINDS[settings.kind]
-        assert isinstance(preset, Preset)
+    def __init__(self, name: str, settings: RemoteProvider, preset: Preset | None = None) -> None:
+        """``preset`` is the row of the vendor; ``None`` means the one of ``settings.kind``."""
+        if preset is None:
+            row = KINDS[settings.kind]
+            assert isinstance(row, Preset)
+            preset = row
         super().__init__(name, settings)
+        self._requests_usage = not preset.always_streams_usage
         self.paths = {operation: f"/{operation}" for operation in map(Operation, preset.operations)}
         self._unsupported = [(field, value) for field, _, value in (text.partition(":") for text in preset.unsupported)]
 
@@ -31,6 +35,8 @@ class PresetProvider(OpenAIProvider):
         if dropped:
             fields = {field for field, _ in dropped}
             call = replace(call, body={name: value for name, value in call.body.items() if name not in fields})
+        if not self._requests_usage and "stream_options" in call.body:
+            call = replace(call, body={name: value for name, value in call.body.items() if name != "stream_options"})
         return super().encode(call, target, endpoint)
 
     def _unsupported_in(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -252,9 +252,9 @@ def _translate(exc: Exception, request: UpstreamRequest, what: str) -> SageError
         )
     if isinstance(exc, aiohttp.ClientConnectorError):
         if request.socket is not None:
-            return UpstreamFailed(f"{who} takes no connection at its socket", code="connect_failed")
+            return UpstreamFailed(f"{who} cannot be reached at its socket", code="connect_failed")
         address = URL(request.url)
-        return UpstreamFailed(f"{who} takes no connection at {address.host}:{address.port}", code="connect_failed")
+        return UpstreamFailed(f"{who} cannot be reached at {address.host}:{address.port}", code="connect_failed")
     return UpstreamFailed(f"{who} {what}", code="upstream_broken")
 
 

@@ -180,15 +180,20 @@ class Vendor:
         """Raises :class:`Unsupported` for ``field``, unless the model is to leave out what its vendor cannot do."""
         if not target.drop_unsupported:
             raise Unsupported(
-                f"'{field}' is not something that the provider '{self.name}' ({self.kind}) can do{why}; leave it out, "
-                "or have an administrator set drop_unsupported: true for the model",
+                f"{self._described} does not support '{field}'{why}; leave it out, or have an administrator set "
+                "drop_unsupported: true for the model",
                 param=field,
             )
+
+    @property
+    def _described(self) -> str:
+        kind = "" if self.kind == self.name else f" ({self.kind})"
+        return f"the provider '{self.name}'{kind}"
 
     def _no_such_operation(self, call: ModelCall) -> Unsupported:
         """The error for an operation that the vendor does not have."""
         return Unsupported(
-            f"the provider '{self.name}' ({self.kind}) has no {call.operation}; ask another model",
+            f"{self._described} has no {call.operation}; ask another model",
             param="model",
             code="unsupported_operation",
         )

@@ -82,6 +82,8 @@ class Preset(ProviderKind):
     adapter: str = "presets:PresetProvider"
     operations: tuple[str, ...] = ("chat/completions",)
     """The operations that it has, by their paths below the address (``embeddings``, ``completions``, ``rerank``)."""
+    always_streams_usage: bool = False
+    """It sends the usage in every stream and refuses ``stream_options``, which asks for it."""
     unsupported: tuple[str, ...] = ()
     """OpenAI's fields that it does not have (``n``), or values of them (``response_format:json_schema``; of an object,
     the value is its ``type``): refused with 400, or left out for a model with ``drop_unsupported``."""

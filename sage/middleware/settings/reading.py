@@ -131,7 +131,7 @@ def _fill(value: Any, variables: list[re.Match[str]], environ: Mapping[str, str]
         if default is None:
             position = f"{where[0]}: {'.'.join(where[1:])}"
             raise ConfigError(
-                f"{position}: the environment variable {name} is not set; write ${{{name}:-default}} to do without"
+                f"{position}: the environment variable {name} is not set; write ${{{name}:-default}} to have a default"
             )
         return str(default)
 

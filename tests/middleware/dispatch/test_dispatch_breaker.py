@@ -92,7 +92,7 @@ def test_a_port_where_nobody_listens_counts(ups: Callable, guarded: Callable) ->
     up.url = "http://127.0.0.1:9/v1"
     running = guarded(up, pause=60)
     open_it(running, up)
-    assert "takes no connection" in running.chat().json()["error"]["message"]
+    assert "cannot be reached" in running.chat().json()["error"]["message"]
 
 
 def test_streams_that_are_cut_after_the_first_byte_count(ups: Callable, guarded: Callable) -> None:

@@ -145,7 +145,7 @@ def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
     good = sage("config", "check", cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.splitlines() == [
-        "config.yaml: no fault found",
+        "config.yaml: the configuration is good",
         "providers: local",
         "models: gemma-3-270m",
         "provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url, or give a "
@@ -210,7 +210,7 @@ def test_an_unset_variable_is_named_with_its_place(read: Callable[..., Settings]
     for environ in ({}, {"MY_KEY": ""}):
         assert fault_of(read, text, environ) == (
             f"{tmp_path / 'config.yaml'}: llm.providers.openai.api_key: the environment variable MY_KEY is not set; "
-            "write ${MY_KEY:-default} to do without"
+            "write ${MY_KEY:-default} to have a default"
         )
 
 
