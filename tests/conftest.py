@@ -6,7 +6,7 @@ import gc
 import os
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,27 @@ def without_certificates() -> Iterator[None]:
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """``gateway(llm={…}, api={…}, auth={…})`` starts one; all end with the test."""
+    with gateways(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+    """Like ``gateway``, but they end with the module: for tests that change nothing in the gateway that they share."""
+    with gateways(tmp_path_factory.mktemp("module")) as start:
+        yield start
+
+
+@contextmanager
+def gateways(directory: Path) -> Iterator[Callable[..., Running]]:
+    """A function that starts gateways, whose data are in ``directory``; all end with the block."""
     with ExitStack() as stack:
         started = 0
 
         def start(**sections: Any) -> Running:
             nonlocal started
             started += 1
-            data = {"data_dir": tmp_path / f"data{started}", "api": {"port": 0, "access_log": False}}
+            data = {"data_dir": directory / f"data{started}", "api": {"port": 0, "access_log": False}}
             for name, section in sections.items():
                 data[name] = {**data.get(name, {}), **section} if isinstance(section, dict) else section
             return stack.enter_context(run_gateway(Settings.model_validate(data)))

@@ -24,12 +24,28 @@ DOCUMENTS = [
 ]
 
 
-@pytest.fixture
-def running(gateway: Callable[..., Running]) -> Running:
-    started = gateway(retrieval=KEYWORDS)
+def with_documents(start: Callable[..., Running]) -> Running:
+    started = start(retrieval=KEYWORDS)
     added = started.post("/collections/default/documents", {"documents": DOCUMENTS})
     assert added.status_code == 200, added.text
     return started
+
+
+@pytest.fixture(scope="module")
+def running(module_gateway: Callable[..., Running]) -> Running:
+    """For tests that change nothing in it."""
+    return with_documents(module_gateway)
+
+
+@pytest.fixture
+def own(gateway: Callable[..., Running]) -> Running:
+    return with_documents(gateway)
+
+
+@pytest.fixture(scope="module")
+def of_three(module_gateway: Callable[..., Running]) -> Running:
+    """Takes three searches in a batch."""
+    return module_gateway(retrieval={**KEYWORDS, "limits": {"max_searches": 3}})
 
 
 @pytest.fixture
@@ -150,11 +166,11 @@ def test_a_missing_collection_says_what_there_is(running: Running) -> None:
 # Batches
 
 
-def test_a_batch_answers_each_in_its_place(running: Running) -> None:
-    running.post("/collections/other/documents", {"documents": [{"id": "o", "text": "another document"}]})
+def test_a_batch_answers_each_in_its_place(own: Running) -> None:
+    own.post("/collections/other/documents", {"documents": [{"id": "o", "text": "another document"}]})
     searches = [{"query": "document"}, {"query": "document", "collection": "other"}, {"query": "学习", "top_k": 1}]
-    answers = running.post("/search/batch", {"searches": searches}).json()["answers"]
-    assert [ids(answer) for answer in answers] == [ids(search(running)), ["o"], ["3"]]
+    answers = own.post("/search/batch", {"searches": searches}).json()["answers"]
+    assert [ids(answer) for answer in answers] == [ids(search(own)), ["o"], ["3"]]
     assert all(answer["took_ms"] > 0 for answer in answers)
 
 
@@ -170,9 +186,8 @@ def test_a_batch_answers_each_in_its_place(running: Running) -> None:
         ({"searches": [{"query": "x"}], "more": 1}, "more"),
     ],
 )
-def test_bad_batches_name_their_place(gateway: Callable[..., Running], body: dict[str, Any], param: str) -> None:
-    running = gateway(retrieval={**KEYWORDS, "limits": {"max_searches": 3}})
-    assert error(running.post("/search/batch", body))["param"] == param
+def test_bad_batches_name_their_place(of_three: Running, body: dict[str, Any], param: str) -> None:
+    assert error(of_three.post("/search/batch", body))["param"] == param
 
 
 # Models of the registry
@@ -264,12 +279,12 @@ def test_the_line_before_searches_is_bounded(up: Upstream, upstreams: Callable[.
     assert ids(search(running, "apple")) == ["1"]
 
 
-def test_searches_and_writes_are_counted(running: Running) -> None:
-    search(running)
-    running.post("/search", {"query": "x", "collection": "nope"})
-    running.post("/search/batch", {"searches": [{"query": "a"}, {"query": "b"}]})
-    running.post("/collections/default/documents/delete", {"ids": ["1"]})
-    told = running.get("/metrics").text
+def test_searches_and_writes_are_counted(own: Running) -> None:
+    search(own)
+    own.post("/search", {"query": "x", "collection": "nope"})
+    own.post("/search/batch", {"searches": [{"query": "a"}, {"query": "b"}]})
+    own.post("/collections/default/documents/delete", {"ids": ["1"]})
+    told = own.get("/metrics").text
     assert 'sage_searches_total{status="200"} 3.0' in told
     assert 'sage_searches_total{status="404"} 1.0' in told
     assert 'sage_documents_total{operation="write"} 3.0' in told

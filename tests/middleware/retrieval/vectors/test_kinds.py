@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import orjson
 import pytest
@@ -32,6 +34,7 @@ def vectors_for(kind: Kind) -> Matrix:
     return vectors
 
 
+@functools.cache
 def built(kind: Kind, metric: Metric = Metric.EUCLIDEAN) -> Scan:
     first = "sq8" if kind.name == "bf16" else kind.name
     return build_scan(vectors_for(kind), metric, 0.9, first, lambda: None)
