@@ -35,7 +35,8 @@ EXISTS = "collection_exists"
 """The code of a :class:`Conflict` over a name that is taken."""
 _UNFINISHED = (".new-", ".restoring-", ".deleted-")
 """How the names of directories begin that are not yet, or no longer, collections. A killed process leaves them."""
-_DAY = 86_400.0
+ABANDONED_AFTER = 86_400.0
+"""Seconds without a change after which such a directory belongs to no process any more."""
 
 
 class Collections:
@@ -44,8 +45,18 @@ class Collections:
     Several processes may work on one root. Safe to call from several threads.
     """
 
-    def __init__(self, root: Path, settings: Retrieval, models: Models, *, max_open: int = _MAX_OPEN) -> None:
-        """``max_open`` is how many collections have their files open at once, besides those in use."""
+    def __init__(
+        self,
+        root: Path,
+        settings: Retrieval,
+        models: Models,
+        *,
+        max_open: int = _MAX_OPEN,
+        remove: Callable[[Path], None] | None = None,
+    ) -> None:
+        """``max_open`` is how many collections have their files open at once, besides those in use; ``remove`` removes
+        a directory that a killed process left; ``None`` means that its files are all there is to remove."""
+        self._remove = remove or partial(shutil.rmtree, ignore_errors=True)
         self._root = root
         self._settings = settings
         self._models = models
@@ -225,7 +236,7 @@ class Collections:
         """Where to write a new collection before it is complete: a directory beside the others, not made yet."""
         parent = self._root / _encoded(tenant)
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(parent)
+        self._remove_abandoned(parent)
         return parent / f".new-{secrets.token_hex(8)}"
 
     def settle(self, scratch: Path, directory: Path, name: str) -> None:
@@ -241,6 +252,12 @@ class Collections:
             os.fsync(parent)
         finally:
             os.close(parent)
+
+    def _remove_abandoned(self, parent: Path) -> None:
+        """Removes unfinished directories that have not changed for a day."""
+        for entry in os.scandir(parent):
+            if entry.name.startswith(_UNFINISHED) and time.time() - last_change(Path(entry.path)) > ABANDONED_AFTER:
+                self._remove(Path(entry.path))
 
     def _forget(self, directory: Path, reason: str) -> None:
         with self._lock:
@@ -267,14 +284,7 @@ def _encoded(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-def _sweep(parent: Path) -> None:
-    """Removes unfinished directories that have not changed for a day."""
-    for entry in os.scandir(parent):
-        if entry.name.startswith(_UNFINISHED) and time.time() - _changed(Path(entry.path)) > _DAY:
-            shutil.rmtree(entry.path, ignore_errors=True)
-
-
-def _changed(directory: Path) -> float:
+def last_change(directory: Path) -> float:
     """When something in it last changed; a directory's own time does not include writes to its files."""
     latest = 0.0
     for folder, _, names in os.walk(directory):  # not Path.rglob: its maker may be removing it

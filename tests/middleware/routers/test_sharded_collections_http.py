@@ -141,7 +141,7 @@ def test_what_is_refused_names_the_collection(running: Running) -> None:
     error(running.post("/collections/many/documents/delete", {"filter": {}}))
     told = error(running.post("/collections/many/reembed", {"embedder": "local"}))
     assert (told["code"], "?shards=0" in told["message"]) == ("unsupported_field", True)
-    for bad in (-1, 1025, 1.5, "3", True):
+    for bad in (-1, 65, 1025, 1.5, "3", True):
         assert error(running.post("/collections", {"name": "bad", "shards": bad}))["param"] == "shards"
     told = error(running.post("/collections", {"name": "bad", "shards": 2, "keywords": {"variant": "okapi"}}))
     assert "a sharded collection takes lucene, plus or l" in told["message"]

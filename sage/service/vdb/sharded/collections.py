@@ -10,56 +10,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable, Unsupported
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS, Collections, made_with
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
-from sage.middleware.retrieval.query.shard_merge import MAX_SHARDS
 from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
 from sage.middleware.retrieval.types.documents import NewDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.sharded.collection import ShardedCollection, check_shardable
 from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting, ShardPlatform, choose_nodes
+from sage.service.vdb.sharded.manifest import Manifest, manifest_version, new_key, remove_abandoned
 
 AnyCollection = Collection | ShardedCollection
-_FILE = "shards.json"
 _START_PATIENCE = 10.0
 """Seconds that a request waits for shards that another request starts."""
 _START_PAUSE = 5.0
 """Seconds after a failed start before another is tried."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a sharded collection is; it exists while this is in its directory."""
-
-    key: str
-    """The name of the directory with the shards' files, beside the collections of the tenant."""
-    nodes: list[str | None]
-    """The machine of each shard; ``None`` means that there is only one."""
-    options: CollectionOptions
-    embedder: str | None
-    """The exact name of what makes its vectors; ``None`` means that they come with the documents."""
-    languages: list[str] | None
-    dimension: int | None
-
-    def write(self, directory: Path) -> None:
-        content = {**vars(self), "options": self.options.model_dump(mode="json")}
-        (directory / _FILE).write_bytes(orjson.dumps(content))
-
-    @classmethod
-    def read(cls, directory: Path) -> Manifest:
-        content = orjson.loads((directory / _FILE).read_bytes())
-        return cls(**{**content, "options": CollectionOptions.model_validate(content["options"])})
 
 
 class TenantCollections:
@@ -69,7 +43,7 @@ class TenantCollections:
     """
 
     def __init__(self, root: Path, settings: Retrieval, models: Models, hosting: ShardHosting) -> None:
-        self._single = Collections(root, settings, models)
+        self._single = Collections(root, settings, models, remove=remove_abandoned)
         self._settings = settings
         self._models = models
         self._hosting = hosting
@@ -84,8 +58,8 @@ class TenantCollections:
     def create(
         self, tenant: str, name: str, options: Mapping[str, Any] | None = None, shards: int | None = None
     ) -> AnyCollection:
-        """Raises :class:`Conflict` when it is there. ``shards``: how many; 0 means one store, ``None`` the settings'
-        number."""
+        """Raises :class:`Conflict` when it is there. ``shards``: how many, up to ``limits.max_shards``; 0 means one
+        store, ``None`` the settings' number."""
         if not (count := self._count(shards)):
             return self._single.create(tenant, name, options)
         self._create(tenant, name, self._new_manifest(name, self._single.options_of(options), count), None)
@@ -103,8 +77,8 @@ class TenantCollections:
     def open(self, tenant: str, name: str, *, create: bool = False) -> AnyCollection:
         """Raises :class:`NotFound` (code ``collection_not_found``). The caller does not close it."""
         directory = self._single.directory_of(tenant, name)
-        inode = _inode(directory)
-        if inode is None:
+        version = manifest_version(directory)
+        if version is None:
             self._forget(directory)
             if create and self._count(None) and not directory.exists():
                 try:
@@ -116,20 +90,24 @@ class TenantCollections:
             return self._single.open(tenant, name, create=create)
         with self._lock:
             running = self._running.get(directory)
-            if running is None or running.inode != inode:
-                running = self._running[directory] = _Running(inode)
-        return running.opened(name, lambda: self._started(directory, name, Manifest.read(directory)))
+            replaced = running if running is not None and running.version != version else None
+            if running is None or replaced is not None:
+                running = self._running[directory] = _Running(version)
+        if replaced is not None:
+            replaced.close()
+        return running.opened(name, lambda: self._started(directory, name, Manifest.read(directory, name)))
 
     def outline(self, tenant: str, name: str) -> dict[str, Any]:
         """As :meth:`Collection.outline`. Of a sharded collection whose shards do not run, ``documents`` and ``bytes``
         are ``None``: they are not started for this."""
         directory = self._single.directory_of(tenant, name)
-        if (inode := _inode(directory)) is None:
+        if (version := manifest_version(directory)) is None:
             return self._single.open(tenant, name).outline()
         running = self._running.get(directory)
-        if running is not None and running.inode == inode and running.collection is not None:
-            return running.collection.outline()
-        manifest = Manifest.read(directory)
+        collection = running.collection if running is not None and running.version == version else None
+        if collection is not None:
+            return collection.outline()
+        manifest = Manifest.read(directory, name)
         return {
             "name": name,
             "documents": None,
@@ -138,7 +116,7 @@ class TenantCollections:
             "languages": manifest.languages,
             "metric": manifest.options.metric.value,
             "bytes": None,
-            "created_at": (directory / _FILE).stat().st_mtime,
+            "created_at": version[1] / 1e9,
             "options": manifest.options.model_dump(mode="json"),
             "reembedding": None,
             "shards": len(manifest.nodes),
@@ -146,41 +124,40 @@ class TenantCollections:
 
     def to_reembed(self, tenant: str, name: str) -> Collection:
         """A collection whose vectors can be made anew. Raises :class:`Unsupported` for a sharded one."""
-        collection = None if _inode(self._single.directory_of(tenant, name)) else self._single.open(tenant, name)
-        if collection is None:
+        if manifest_version(self._single.directory_of(tenant, name)) is not None:
             raise Unsupported(
                 f"collection '{name}' is sharded, and its vectors cannot be made anew in place; make a new sharded "
                 "collection with that embedder and add the documents to it; or restore a snapshot of it without shards "
                 "(?shards=0), embed that collection anew, and restore a snapshot of that with shards",
                 param="embedder",
             )
-        return collection
+        return self._single.open(tenant, name)
 
     def delete(self, tenant: str, name: str) -> None:
         """Raises :class:`NotFound`. The files of shards whose machine does not answer stay there, and are logged."""
         directory = self._single.directory_of(tenant, name)
-        if _inode(directory) is None:
+        if manifest_version(directory) is None:
             self._single.delete(tenant, name)
             return
-        manifest = Manifest.read(directory)
-        with self._lock:
-            running = self._running.pop(directory, None)
+        manifest = Manifest.read(directory, name)
         removed = directory.with_name(f".deleted-{secrets.token_hex(8)}")
         try:
-            directory.rename(removed)
+            directory.rename(removed)  # with the manifest: if this process is killed now, it says what is to be erased
         except FileNotFoundError:
             raise NotFound(
                 f"there is no collection '{name}'", param="collection", code="collection_not_found"
             ) from None
-        shutil.rmtree(removed, ignore_errors=True)
+        with self._lock:
+            running = self._running.pop(directory, None)
         try:
-            shards = running.shards if running is not None else None
             if running is not None:
-                running.let_go()
+                running.let_go()  # first: another thread may be starting the shards
+            shards = running.shards if running is not None else None
             (shards or self._shards(directory, name, manifest)).erase()
         except SageError as exc:
             _log.warning("the shards of the deleted collection '%s' were not all erased: %s", name, exc.message)
             shutil.rmtree(directory.with_name(manifest.key), ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def restore(self, tenant: str, name: str, read: BinaryIO, shards: int | None = None) -> AnyCollection:
         """A new collection from a snapshot, which may be of a sharded collection or not; all or nothing."""
@@ -197,7 +174,7 @@ class TenantCollections:
         check_shardable(name, header.options)
         languages = sorted(header.languages) if header.languages is not None else None
         nodes: list[str | None] = [None] * count
-        manifest = Manifest(_key(), nodes, header.options, header.embedder, languages, header.dimension)
+        manifest = Manifest(new_key(), nodes, header.options, header.embedder, languages, header.dimension)
 
         def fill(collection: ShardedCollection) -> None:
             check_room(header, self._single.directory_of(tenant, name).parent, name)
@@ -230,8 +207,12 @@ class TenantCollections:
         """How many shards a new collection has; 0 means that it is not sharded."""
         if shards is None:
             return self._settings.shards
-        if isinstance(shards, bool) or not isinstance(shards, int) or not 0 <= shards <= MAX_SHARDS:
-            raise InvalidRequest(f"'shards' must be a whole number, 0 (one store) to {MAX_SHARDS}", param="shards")
+        most = self._settings.limits.max_shards
+        if isinstance(shards, bool) or not isinstance(shards, int) or not 0 <= shards <= most:
+            raise InvalidRequest(
+                f"'shards' must be a whole number, 0 (one store) to {most} (retrieval.limits.max_shards)",
+                param="shards",
+            )
         return shards
 
     def _new_manifest(self, name: str, options: CollectionOptions, count: int) -> Manifest:
@@ -240,7 +221,7 @@ class TenantCollections:
         options, dimension = made_with(options, embedder)
         languages = sorted(embedder.languages) if embedder is not None and embedder.languages is not None else None
         exact = embedder.name if embedder is not None else None
-        return Manifest(_key(), [None] * count, options, exact, languages, dimension)
+        return Manifest(new_key(), [None] * count, options, exact, languages, dimension)
 
     def _create(
         self, tenant: str, name: str, manifest: Manifest, fill: Callable[[ShardedCollection], None] | None
@@ -253,14 +234,33 @@ class TenantCollections:
         scratch = self._single.scratch_of(tenant)
         self._start_platform(name)
         manifest = replace(manifest, nodes=choose_nodes(self._hosting, len(manifest.nodes)))
-        shards = self._shards(directory, name, manifest, create=True)
+        try:
+            manifest.write(scratch)  # first: if this process is killed, it says which files are to be removed
+            shards, collection = self._filled(directory, name, manifest, fill, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._keep_running(directory, shards, collection)
+
+    def _filled(
+        self,
+        directory: Path,
+        name: str,
+        manifest: Manifest,
+        fill: Callable[[ShardedCollection], None] | None,
+        scratch: Path,
+    ) -> tuple[RunningShards, ShardedCollection]:
+        """New shards with what ``fill`` puts there, whose manifest has moved from ``scratch`` to ``directory``. When
+        that fails, nothing of them is left."""
+        try:
+            shards = self._shards(directory, name, manifest, create=True)
+        except BaseException:
+            shutil.rmtree(directory.with_name(manifest.key), ignore_errors=True)
+            raise
         try:
             collection = self._collection(name, shards, manifest)
             try:
                 if fill is not None:
                     fill(collection)
-                scratch.mkdir(mode=0o700)
-                manifest.write(scratch)
                 self._single.settle(scratch, directory, name)
             except BaseException:
                 collection.close()
@@ -268,13 +268,11 @@ class TenantCollections:
         except BaseException:
             shards.erase()
             raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        self._keep_running(directory, shards, collection)
+        return shards, collection
 
     def _keep_running(self, directory: Path, shards: RunningShards, collection: ShardedCollection) -> None:
         """Shards that were just made need not start again."""
-        running = _Running(_inode(directory) or 0, shards, collection)
+        running = _Running(manifest_version(directory), shards, collection)
         with self._lock:
             if directory not in self._running:
                 self._running[directory] = running
@@ -322,10 +320,13 @@ class _Running:
     """A sharded collection that is in use, or about to be."""
 
     def __init__(
-        self, inode: int, shards: RunningShards | None = None, collection: ShardedCollection | None = None
+        self,
+        version: tuple[int, int] | None,
+        shards: RunningShards | None = None,
+        collection: ShardedCollection | None = None,
     ) -> None:
-        self.inode = inode
-        """Of its manifest: another process may have deleted it, and made another one of that name."""
+        """``version`` is that of its manifest: see :func:`manifest_version`."""
+        self.version = version
         self.lock = threading.Lock()
         """Held while the shards start, so that they start once."""
         self.shards = shards
@@ -404,15 +405,3 @@ def _start_failures(name: str) -> Iterator[None]:
         cause = exc.__cause__ or exc
         message = f"the shards of collection '{name}' cannot start: {str(cause) or type(cause).__name__}"
         raise Unavailable(message, code="shard_unavailable") from exc
-
-
-def _key() -> str:
-    return f".shards-{secrets.token_hex(16)}"
-
-
-def _inode(directory: Path) -> int | None:
-    """Of the manifest in ``directory``; ``None`` where there is no sharded collection."""
-    try:
-        return (directory / _FILE).stat().st_ino
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -16,6 +16,7 @@ from sage.errors import Unavailable
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.embedding.registry import ModelsByName
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics
+from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import inode_of
 from sage.middleware.retrieval.types.documents import NewDocument, Row, StoredDocument, Written
 from sage.middleware.retrieval.vector_store import store_at
@@ -103,6 +104,8 @@ class LocalShard(Collection):
         limits = RetrievalLimits(max_documents=_ANY_NUMBER)
         super().__init__(name, partial(store_at, directory, name, made_with, models), models, limits)
         self.describe()  # what is wrong is raised now
+        if create and directory is not None:
+            sync_directory(directory.parent)  # else a crash might lose the shard with what it has acknowledged
         self._copies = ShardCopies(self, directory)
 
     def collection_options(self) -> CollectionOptions:
