@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 from provider_features import check_items
 from running_gateway import Running, run_gateway
+from shared_gateway import SharedGateway
 
 from sage.middleware.settings.settings import Settings
 
@@ -69,6 +70,12 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     """Like ``gateway``, but they end with the module: for tests that change nothing in the gateway that they share."""
     with gateways(tmp_path_factory.mktemp("module")) as start:
         yield start
+
+
+@pytest.fixture
+def renewed(shared: SharedGateway) -> None:
+    """To be used before ``up``, in a test whose gateway must not have served another one before."""
+    shared.close()
 
 
 @contextmanager

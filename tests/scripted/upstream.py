@@ -56,6 +56,11 @@ class Script:
     gate: threading.Event | None = None
     """The last write waits for it."""
 
+    @property
+    def fails(self) -> bool:
+        """Whether it is no whole answer of success."""
+        return self.end != "keep" or not self.writes or not self.writes[0][1].startswith(b"HTTP/1.1 2")
+
 
 def chat_chunk(text: str | None, finish_reason: str | None = None, **extra: Any) -> dict[str, Any]:
     """One chunk of a chat stream; ``extra`` goes to the top level, over what is there."""
@@ -232,6 +237,8 @@ class Upstream:
         self.requests: list[Received] = []
         self.accepted = 0
         """Connections so far."""
+        self.failed = False
+        """Whether an answer since :meth:`reset` was an error, or no whole answer."""
         self.handler: Callable[[Received], Script] = openai_like
         self._scripts: list[tuple[Script, int | None]] = []
         self._arrived = threading.Condition()
@@ -271,6 +278,13 @@ class Upstream:
     def use(self, script: Script, times: int | None = None) -> None:
         self._scripts.append((script, times))
 
+    def reset(self) -> None:
+        """Forgets the requests and what was scripted."""
+        self.requests = []
+        self._scripts = []
+        self.handler = openai_like
+        self.failed = False
+
     def wait_requests(self, count: int = 1, timeout: float = 10.0) -> list[Received]:
         """The requests so far, once there are ``count`` of them."""
         with self._arrived:
@@ -307,6 +321,7 @@ class Upstream:
                 with self._arrived:
                     self.requests.append(request)
                     script = self._next(request)
+                    self.failed = self.failed or script.fails
                     self._arrived.notify_all()
                 if not await self._answer(request, script, reader, writer):
                     break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from shared_gateway import PATIENT, SharedGateway, share_gateway
 from upstream import Upstream
 
 from sage.middleware.providers.base import ModelCall, Operation
@@ -30,23 +31,33 @@ WEATHER, TIME = (
 )
 
 
-@pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        upstream.handler = wire.zhipu_like
-        yield upstream
-
-
-@pytest.fixture
-def running(up: Upstream, gateway: Callable) -> Any:
-    """Its models: ``glm``, ``loose`` (drops what the vendor cannot do), ``embed`` and ``rank``."""
+def sections(up: Upstream) -> dict[str, Any]:
+    """A gateway's models: ``glm``, ``loose`` (drops what the vendor cannot do), ``embed`` and ``rank``."""
     upstreams = {"glm": "glm-4.6", "loose": "glm-4.6", "embed": "embedding-3", "rank": "rerank"}
     models: dict[str, Any] = {
         name: {"deployments": [{"provider": "zhipu", "model": model}]} for name, model in upstreams.items()
     }
     models["loose"]["drop_unsupported"] = True
     provider = {"api_key": wire.KEY, "base_url": wire.base_url(up), "retries": 0}
-    return gateway(llm={"providers": {"zhipu": provider}, "models": models})
+    return {"llm": {"providers": {"zhipu": provider}, "models": models, "routing": PATIENT}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
+        yield started
+
+
+@pytest.fixture
+def up(shared: SharedGateway) -> Upstream:
+    upstream = shared.up()
+    upstream.handler = wire.zhipu_like
+    return upstream
+
+
+@pytest.fixture
+def running(shared: SharedGateway, up: Upstream) -> Any:
+    return shared.running()
 
 
 @pytest.fixture
@@ -98,6 +109,7 @@ def test_chat(up: Upstream, client: openai.OpenAI) -> None:
     }
 
 
+@pytest.mark.usefixtures("renewed")
 @pytest.mark.proves("zhipu", "streaming", "usage")
 def test_stream(up: Upstream, client: openai.OpenAI, running: Any) -> None:
     for options in ({}, {"stream_options": {"include_usage": True}}):
@@ -258,7 +270,7 @@ def test_what_the_vendor_cannot_do_is_refused_by_name(
     assert refused.value.param == field
     assert refused.value.code == "unsupported_field"
     assert f"'{field}'" in refused.value.message
-    assert "'zhipu' (zhipu)" in refused.value.message
+    assert "the provider 'zhipu' " in refused.value.message
     assert up.requests == []
 
 
@@ -277,12 +289,12 @@ def test_what_the_vendor_cannot_do_is_left_out_where_the_model_says_so(up: Upstr
 
 @pytest.mark.proves("zhipu", "completions", "score", "tokenize", refused=True)
 def test_operations_that_the_vendor_has_not(up: Upstream, client: openai.OpenAI, running: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match=r"'zhipu' \(zhipu\) has no completions"):
+    with pytest.raises(openai.BadRequestError, match=r"the provider 'zhipu' has no completions"):
         client.completions.create(model="glm", prompt="once")
     for path, body in (("score", {"text_1": "a", "text_2": "b"}), ("tokenize", {"prompt": "a"})):
         answer = running.post(f"/v1/{path}", {"model": "glm", **body})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_operation")
-        assert f"'zhipu' (zhipu) has no {path}" in answer.json()["error"]["message"]
+        assert f"the provider 'zhipu' has no {path}" in answer.json()["error"]["message"]
     assert up.requests == []
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from running_gateway import Running
+from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream
 
 from sage.middleware.gateway.context.neutralise import cut, estimate_tokens, neutralise_control_tokens
@@ -59,16 +60,24 @@ DOCUMENTS = [
 ASKED = [{"role": "user", "content": "What is the base on the moon called?"}]
 
 
-@pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(
+        tmp_path_factory.mktemp("shared"), lambda up: {**one_model(up), "retrieval": {"defaults": {"embedder": "none"}}}
+    ) as started:
+        yield started
 
 
 @pytest.fixture
-def running(up: Upstream, upstreams: Callable[..., Running]) -> Running:
+def up(shared: SharedGateway) -> Upstream:
+    upstream = shared.up()
+    return upstream
+
+
+@pytest.fixture
+def running(shared: SharedGateway, up: Upstream) -> Running:
     """A gateway whose collection ``default`` holds :data:`DOCUMENTS`, found by their words."""
-    started = upstreams(up, retrieval={"defaults": {"embedder": "none"}})
+    started = shared.running()
     added = started.post("/collections/default/documents", {"documents": DOCUMENTS})
     assert added.status_code == 200, added.text
     return started

@@ -11,6 +11,8 @@ import openai
 import pytest
 from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, event, text_events, usage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from running_gateway import Running
+from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream, reply
 
 COHERE = {"kind": "cohere", "api_key": KEY}
@@ -28,11 +30,17 @@ CLOCK: dict[str, Any] = {"type": "function", "function": {"name": "clock"}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), lambda up: one_model(up, **COHERE)) as started:
+        yield started
+
+
 @pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        upstream.handler = cohere_like
-        yield upstream
+def up(shared: SharedGateway) -> Upstream:
+    upstream = shared.up()
+    upstream.handler = cohere_like
+    return upstream
 
 
 @pytest.fixture
@@ -44,8 +52,12 @@ def start(up: Upstream, upstreams: Callable) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def sdk(start: Callable[..., Any]) -> Iterator[openai.OpenAI]:
-    running = start()
+def running(shared: SharedGateway, up: Upstream) -> Running:
+    return shared.running()
+
+
+@pytest.fixture
+def sdk(running: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as client:
         yield client
 
@@ -118,6 +130,7 @@ def test_a_piece_is_with_the_client_before_the_next_is_there(up: Upstream, sdk: 
     assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
 
 
+@pytest.mark.usefixtures("renewed")
 def test_the_usage_of_a_stream_is_counted_though_nobody_asks(up: Upstream, start: Callable[..., Any]) -> None:
     running = start()
     assert running.chat(stream=True).text.endswith("data: [DONE]\n\n")

@@ -10,22 +10,29 @@ from typing import Any
 import openai
 import pytest
 from cohere_wire import KEY, cohere_like
+from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream, reply
 
 COHERE = {"kind": "cohere", "api_key": KEY}
 PIXEL = f"data:image/png;base64,{base64.b64encode(b'pixel').decode()}"
 
 
-@pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        upstream.handler = cohere_like
-        yield upstream
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), lambda up: one_model(up, **COHERE)) as started:
+        yield started
 
 
 @pytest.fixture
-def running(up: Upstream, upstreams: Callable) -> Any:
-    return upstreams(up, provider=COHERE)
+def up(shared: SharedGateway) -> Upstream:
+    upstream = shared.up()
+    upstream.handler = cohere_like
+    return upstream
+
+
+@pytest.fixture
+def running(shared: SharedGateway, up: Upstream) -> Any:
+    return shared.running()
 
 
 @pytest.fixture
@@ -131,6 +138,7 @@ def test_rerank_with_documents_and_bounds(up: Upstream, running: Any) -> None:
     assert "return_documents" not in up.requests[0].body
 
 
+@pytest.mark.usefixtures("renewed")
 def test_ranks_are_in_order_and_no_more_than_asked_for(up: Upstream, running: Any) -> None:
     given = [{"index": 0, "relevance_score": 0.1, "document": {"text": "x"}}, {"index": 2, "relevance_score": 0.9}]
     up.reply({"results": given, "meta": {"tokens": {"input_tokens": 7}}})

@@ -22,6 +22,7 @@ from ollama_wire import (
     whole_chat,
     whole_text,
 )
+from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream, reply
 
 HELLO = [{"role": "user", "content": "hello out there"}]
@@ -36,16 +37,22 @@ WEATHER = {
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(16)).decode()
 
 
-@pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        upstream.handler = OllamaScript()
-        yield upstream
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), lambda up: one_model(up, kind="ollama")) as started:
+        yield started
 
 
 @pytest.fixture
-def running(up: Upstream, upstreams: Callable) -> Any:
-    return upstreams(up, provider={"kind": "ollama"})
+def up(shared: SharedGateway) -> Upstream:
+    upstream = shared.up()
+    upstream.handler = OllamaScript()
+    return upstream
+
+
+@pytest.fixture
+def running(shared: SharedGateway, up: Upstream) -> Any:
+    return shared.running()
 
 
 @pytest.fixture
@@ -73,6 +80,7 @@ def test_chat(up: Upstream, client: openai.OpenAI) -> None:
     assert sent(up) == {"model": "theirs-0", "messages": HELLO, "stream": False}
 
 
+@pytest.mark.usefixtures("renewed")
 @pytest.mark.proves("ollama", "streaming", "usage")
 def test_a_stream_with_and_without_usage(up: Upstream, client: openai.OpenAI, running: Any) -> None:
     plain = list(client.chat.completions.create(model="bench", messages=HELLO, stream=True))

@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 import pytest
+from shared_gateway import PATIENT, SharedGateway, share_gateway
 from upstream import Upstream, reply, usage_chunk
 from vllm_wire import NO_ROUTE, VllmWire
 
@@ -24,18 +25,28 @@ TOOLS = [
 ]
 
 
-@pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        upstream.handler = VllmWire("theirs")
-        yield upstream
-
-
-@pytest.fixture
-def running(up: Upstream, gateway: Callable) -> Any:
+def sections(up: Upstream) -> dict[str, Any]:
     providers = {"gpu": {"kind": "vllm", "base_url": up.url, "api_key": "sk-upstream"}}
     models = {"bench": {"deployments": [{"provider": "gpu", "model": "theirs"}]}}
-    return gateway(llm={"providers": providers, "models": models})
+    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
+        yield started
+
+
+@pytest.fixture
+def up(shared: SharedGateway) -> Upstream:
+    upstream = shared.up()
+    upstream.handler = VllmWire("theirs")
+    return upstream
+
+
+@pytest.fixture
+def running(shared: SharedGateway, up: Upstream) -> Any:
+    return shared.running()
 
 
 @pytest.fixture
