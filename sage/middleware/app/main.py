@@ -113,9 +113,8 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
 
 
 def _search_models(running_gateway: RunningGateway) -> Models:
-    from sage.middleware.gateway.collections.embedders import (
-        RegistryModels,  # brings numpy, which start-up does without
-    )
+    # Here, since it brings numpy, which start-up does without.
+    from sage.middleware.gateway.collections.embedders import RegistryModels
 
     return RegistryModels(running_gateway)
 

@@ -53,7 +53,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
 
 
 def routers(*, with_accounts: bool = True) -> tuple[APIRouter, ...]:
-    """The routers of framework routes. Without accounts there is nobody to log in, and no route for that."""
+    """The routers of framework routes. Without accounts there are no routes to log in."""
     return (*_ROUTERS, auth.router) if with_accounts else _ROUTERS
 
 
@@ -66,7 +66,7 @@ def guarded_routes(*, with_accounts: bool = True) -> list[GuardedRoute]:
 def add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | None) -> dict[tuple[str, str], ASGIApp]:
     """Adds every route to ``app``; returns the endpoints of the hot ones by method and path.
 
-    Raises :class:`TypeError` for a framework route that no guard stands before.
+    Raises :class:`TypeError` for a framework route without a guard.
     """
     hot = [route.mount(gateway, authenticator) for route in HOT_ROUTES]
     app.router.routes.extend(hot)

@@ -76,7 +76,7 @@ class Deployment:
         self.in_flight = 0
         self.last_used: float | None = None
         self.hosted_state: str | None = None
-        """For a model that its own server loads: the last state that the server told; ``None`` means unknown."""
+        """For a model that its own server loads: the last state that the server reported; ``None`` means unknown."""
         self.hosted_error: dict[str, Any] | None = None
         self.hosted_memory: int | None = None
         self.breaker = Breaker()
@@ -91,7 +91,7 @@ class Deployment:
 
     @property
     def state(self) -> str:
-        """``unknown`` for a model whose own server has told nothing yet."""
+        """``unknown`` for a model whose own server has not reported it yet."""
         if self.managed is not None:
             return str(self.managed.state)
         return (self.hosted_state or "unknown") if self.provider.host is not None else "ready"

@@ -20,10 +20,10 @@ from sage.middleware.providers.transport import Transport, UpstreamResponse
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.settings import Routing
 
-# Another deployment may do better; any other error is the caller's to mend.
+# Errors after which another deployment is tried; after any other, the caller has to change the request.
 _RETRYABLE = (UpstreamFailed, DeadlineExceeded, RateLimited, Unavailable, NotFound)
 # The transport ends a call more gently, where it waits for the upstream's bytes. This much later the call is cancelled
-# wherever it stands: in a head that trickles, or before a client that does not read.
+# whatever it waits for: a head that comes slowly, or a client that does not read.
 _CANCEL_LATER = 0.1
 _NOWHERE = Endpoint("http://nowhere.invalid")
 

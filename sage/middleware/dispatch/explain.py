@@ -57,7 +57,7 @@ def _choice(plan: AttemptPlan, now: float, routing: Routing) -> tuple[str | None
 def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
     reason = plan.unavailability(deployment, now)
     managed = deployment.managed
-    in_time = reason not in (Unavailability.FULL, None)
+    frees_with_time = reason not in (Unavailability.FULL, None)
     return {
         "deployment": deployment.name,
         "of": model.name,
@@ -72,7 +72,7 @@ def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, no
         **deployment.health(now),
         "usable": reason is None,
         "reason": str(reason) if reason is not None else _why_usable(deployment),
-        "free_in": _seconds(plan.available_at(deployment, now) - now) if in_time else None,
+        "free_in": _seconds(plan.available_at(deployment, now) - now) if frees_with_time else None,
     }
 
 

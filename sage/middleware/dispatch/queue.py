@@ -62,7 +62,7 @@ class DeploymentQueue:
     ) -> DeploymentLease | None:
         """A lease of one of ``models`` if one becomes free by ``limit`` (``time.monotonic``), else ``None``.
 
-        Gives up early when no deployment can become free: all that are not full have failed or are cooling down.
+        Gives up early when no deployment is full, and none is available: all have failed or are cooling down.
         ``is_last_resort`` means that the request has no other models to turn to, so that it also waits for deployments
         that are cooling down.
         """

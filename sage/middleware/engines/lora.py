@@ -59,7 +59,7 @@ def adapter_server(provider: Provider) -> AdapterServer:
 
 
 class LoraAdapter:
-    """The :class:`~sage.middleware.engines.managed_model.RunningEngine` of one adapter."""
+    """The :class:`~sage.middleware.providers.base.RunningEngine` of one adapter."""
 
     def __init__(
         self,

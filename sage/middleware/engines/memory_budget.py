@@ -62,7 +62,7 @@ class Plan:
 def plan(budget: int, candidates: Sequence[EvictionCandidate], wanted: int, now: float, turns: Turns) -> Plan:
     """Whether ``wanted`` bytes are free, else which models unload: the longest idle first, then the longest in use.
 
-    None unloads unless enough of them can, since too little room helps nobody.
+    No model unloads unless enough of them can: too little room would not help.
     """
     free = budget - sum(candidate.size for candidate in candidates)
     if free >= wanted:

@@ -27,7 +27,7 @@ from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
 
-if TYPE_CHECKING:  # brings numpy, which a gateway that nobody searches does without
+if TYPE_CHECKING:  # brings numpy, which a gateway without searches does not load
     from sage.middleware.retrieval.embedding.protocols import Models
 
 _CLOSE_WITHIN = 5.0

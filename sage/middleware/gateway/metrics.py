@@ -119,7 +119,7 @@ class ServiceMetrics:
 
 
 class Metrics(Collector):
-    """All metrics of the gateway, in a registry of their retrieval. ``model`` is a label from the configuration.
+    """All metrics of the gateway, in a registry of their own. ``model`` is a label from the configuration.
 
     They are collected from plain numbers on request: prometheus_client's own counters take a lock for each change,
     which costs a request 6 µs more.

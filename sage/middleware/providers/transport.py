@@ -83,7 +83,7 @@ class HttpTransport:
     async def _open_socket(self, path: str) -> aiohttp.ClientSession:
         self._loop = asyncio.get_running_loop()
         session = self._by_socket[path] = _client(aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE))
-        removed = [known for known in self._by_socket if not os.path.lexists(known)]  # noqa: ASYNC240 (one lstat)
+        removed = [other for other in self._by_socket if not os.path.lexists(other)]  # noqa: ASYNC240 (one lstat)
         for other in removed:
             if other != path:
                 await self._by_socket.pop(other).close()  # its engine has ended, and the next one has another path

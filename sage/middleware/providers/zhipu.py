@@ -101,7 +101,7 @@ class ZhipuProvider(OpenAIProvider):
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         signed = [e.headers for e in self.endpoints if isinstance(e.headers, SignedHeaders)]
-        tokens = [token for headers in signed for token in headers.tokens]
+        tokens = [token for sent in signed for token in sent.tokens]
         return upstream_error(self.name, status, body, headers, [*tokens, *self._secrets])
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:

@@ -38,7 +38,7 @@ class HostedModels:
         await asyncio.gather(*(self._ask(name, host) for name, host in {d.provider.name: h for d, h in hosted}.items()))
         for deployment, _ in hosted:
             answer = self._answers.get(deployment.provider.name)
-            if answer is not None and deployment.hosted_state != "loading":  # without one, a load has just ended
+            if answer is not None and deployment.hosted_state != "loading":  # `load` drops the answer at its end
                 _note(deployment, answer[1])
 
     async def load(self, deployment: Deployment, host: ModelHost) -> None:

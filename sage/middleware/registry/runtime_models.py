@@ -136,7 +136,7 @@ class RuntimeModels:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ConfigError(
-                f"{self._path} with the models that were registered at run time cannot be read: {_fault(exc)}; mend "
+                f"{self._path} with the models that were registered at run time cannot be read: {_fault(exc)}; correct "
                 "it, or move it away to start without them"
             ) from exc
 

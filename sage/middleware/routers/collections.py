@@ -1,4 +1,4 @@
-"""``/collections``: what there is to search, how it is made, embedded anew, copied and brought back."""
+"""``/collections``: what there is to search, how it is made, embedded again, copied and restored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NewCollection(CollectionOptions):
 
 
 class ReembedRequest(BaseModel):
-    """With what to make all vectors anew: `local`, or a model's name, or `provider/model`."""
+    """What makes all vectors again: `local`, or a model's name, or `provider/model`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -127,11 +127,11 @@ async def delete_collection(collection: str, request: Request, principal: Caller
 async def reembed_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections, wait: bool = True
 ) -> Response:
-    """Makes all vectors anew with another embedder; searches go on with the old ones until it is done.
+    """Makes all vectors again, with another embedder; searches use the old ones until it is done.
 
-    Its progress comes as events `{"status", "completed", "total"}`, then `[DONE]`; who leaves does not end it. Under
-    `?wait=false` the answer is a 202 at once, and `reembedding` of the collection tells how far it is. One that was
-    interrupted goes on where it was when it is asked for again.
+    Its progress comes as events `{"status", "completed", "total"}`, then `[DONE]`; it goes on if the client leaves.
+    Under `?wait=false` the answer is a 202 at once, and `reembedding` of the collection tells how far it is. One that
+    was interrupted continues where it was when it is requested again.
     """
     wanted = parse(ReembedRequest, await read_json(request.receive))
     note(request.scope, collection=collection)

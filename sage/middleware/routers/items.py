@@ -84,11 +84,11 @@ def filter_of(text: str | None, param: str) -> dict[str, Any] | None:
 def list_of(body: bytes, field: str, example: str) -> list[Any]:
     """The list ``field``, alone in a body; what is in it is checked where it is stored: pydantic would take seconds for
     thousands of vectors. Raises :class:`InvalidRequest`."""
-    given = parse_object(body)
-    unknown = next((name for name in given if name != field), None)
+    fields = parse_object(body)
+    unknown = next((name for name in fields if name != field), None)
     if unknown is not None:
         raise InvalidRequest(f"unknown field '{unknown}'; give '{field}'", param=unknown)
-    items = given.get(field)
+    items = fields.get(field)
     if not isinstance(items, list):
         raise InvalidRequest(f"'{field}' must be a list such as [{example}]", param=field)
     return items

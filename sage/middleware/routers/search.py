@@ -67,9 +67,9 @@ class SearchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         search = parse_search(await read_json(receive))
         note(scope, collection=search.collection)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         answer = (await self._collections.search(caller(scope), [search]))[0]
-        await send_json(send, orjson.dumps(_reply(answer, begun)), [])
+        await send_json(send, orjson.dumps(_reply(answer, started)), [])
 
 
 class BatchEndpoint:
@@ -80,30 +80,30 @@ class BatchEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         searches = self._parse(await read_json(receive))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         answers = await self._collections.search(caller(scope), searches)
-        await send_json(send, orjson.dumps({"answers": [_reply(answer, begun) for answer in answers]}), [])
+        await send_json(send, orjson.dumps({"answers": [_reply(answer, started) for answer in answers]}), [])
 
     def _parse(self, body: dict[str, Any]) -> list[SearchRequest]:
-        given, most = body.get("searches"), self._collections.limits.max_searches
+        searches, most = body.get("searches"), self._collections.limits.max_searches
         unknown = next((name for name in body if name != "searches"), None)
         if unknown is not None:
             raise InvalidRequest(f"unknown field '{unknown}'; a batch has 'searches'", param=unknown)
-        if not isinstance(given, list) or not given:
+        if not isinstance(searches, list) or not searches:
             raise InvalidRequest('\'searches\' must be a list such as [{"query": "…"}]', param="searches")
-        if len(given) > most:
+        if len(searches) > most:
             raise InvalidRequest(
-                f"'searches' holds {len(given)}; one request may hold {most} (retrieval.limits.max_searches)",
+                f"'searches' holds {len(searches)}; one request may hold {most} (retrieval.limits.max_searches)",
                 param="searches",
             )
-        return [parse_search(search, f"searches[{place}]") for place, search in enumerate(given)]
+        return [parse_search(search, f"searches[{index}]") for index, search in enumerate(searches)]
 
 
-def _reply(answer: SearchAnswer, begun: float) -> dict[str, Any]:
+def _reply(answer: SearchAnswer, started: float) -> dict[str, Any]:
     reply: dict[str, Any] = {
         "results": [result.shown() for result in answer.results],
         "total": answer.total,
-        "took_ms": round((time.perf_counter() - begun) * 1000, 3),
+        "took_ms": round((time.perf_counter() - started) * 1000, 3),
     }
     if answer.warnings:
         reply["warnings"] = answer.warnings

@@ -24,7 +24,7 @@ _AHEAD = 4  # pieces that may be written before the client has read the first
 _PATIENCE = 60.0  # seconds that a client may take for a piece
 
 
-class _Gone(SageError):
+class _ReaderLeft(SageError):
     """The client left, or reads too slowly."""
 
 
@@ -35,24 +35,24 @@ class Pipe(io.RawIOBase):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue(_AHEAD)
-        self._held = bytearray()
+        self._unsent = bytearray()
         self._abandoned = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        """On the writer's thread; waits for the reader. Raises when nobody reads any more."""
-        self._held += data
-        while len(self._held) >= _PIECE:
-            piece = bytes(self._held[:_PIECE])
-            del self._held[:_PIECE]
+        """On the writer's thread; waits for the reader. Raises when the client no longer reads."""
+        self._unsent += data
+        while len(self._unsent) >= _PIECE:
+            piece = bytes(self._unsent[:_PIECE])
+            del self._unsent[:_PIECE]
             self._put(piece)
         return len(data)
 
     def _put(self, piece: bytes) -> None:
         if self._abandoned:
-            raise _Gone("nobody reads this snapshot any more")
+            raise _ReaderLeft("the client no longer reads this snapshot")
         try:
             asyncio.run_coroutine_threadsafe(self._take(piece), self._loop).result()
         except TimeoutError:
@@ -62,11 +62,11 @@ class Pipe(io.RawIOBase):
         async with asyncio.timeout(_PATIENCE):
             await self._pieces.put(piece)
         if self._abandoned:
-            raise _Gone("nobody reads this snapshot any more")
+            raise _ReaderLeft("the client no longer reads this snapshot")
 
     async def end(self) -> None:
         """On the loop, once the writer has written everything."""
-        for piece in (bytes(self._held), b""):
+        for piece in (bytes(self._unsent), b""):
             if not self._abandoned:
                 await self._pieces.put(piece)
 
@@ -95,7 +95,8 @@ class SnapshotStream(Response):
     async def begin(self, write: Callable[[BinaryIO], Awaitable[None]]) -> None:
         """Returns with the first piece; what fails before it is raised, so that it gets a status of its own."""
         self._work = asyncio.ensure_future(self._written(write))
-        self._work.add_done_callback(lambda work: work.cancelled() or work.exception())  # nobody may be there to ask
+        # Perhaps no caller is left to see its error.
+        self._work.add_done_callback(lambda work: work.cancelled() or work.exception())
         first = asyncio.ensure_future(self._pipe.piece())
         try:
             await asyncio.wait((self._work, first), return_when=asyncio.FIRST_COMPLETED)
@@ -112,17 +113,17 @@ class SnapshotStream(Response):
         await self._pipe.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        leaving = asyncio.ensure_future(_departure(receive))
+        disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))
         sending = asyncio.ensure_future(self._send(scope, send))
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, disconnect), return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise ClientLeft
         finally:
             self._pipe.abandon()
-            for task in (sending, leaving):
+            for task in (sending, disconnect):
                 task.cancel()
-            await asyncio.gather(sending, leaving, self._work, return_exceptions=True)
+            await asyncio.gather(sending, disconnect, self._work, return_exceptions=True)
         sending.result()
 
     async def _send(self, scope: Scope, send: Send) -> None:
@@ -143,7 +144,7 @@ class SnapshotStream(Response):
         return await coming
 
 
-async def _departure(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -156,18 +157,18 @@ async def receive_file(request: Request, collections: CollectionGateway) -> Asyn
         raise _too_large(most)
     file = await collections.upload(lambda: tempfile.TemporaryFile(dir=collections.upload_directory()))  # noqa: SIM115
     try:
-        size, held = 0, bytearray()
+        size, unwritten = 0, bytearray()
         async for data in request.stream():
             size += len(data)
             if size > most:
                 raise _too_large(most)
-            held += data
-            if len(held) >= _PIECE:
-                await _store(collections, file, bytes(held))
-                held.clear()
+            unwritten += data
+            if len(unwritten) >= _PIECE:
+                await _store(collections, file, bytes(unwritten))
+                unwritten.clear()
         if not size:
             raise InvalidRequest("the body must be a snapshot (GET /collections/{name}/snapshot)")
-        await _store(collections, file, bytes(held))
+        await _store(collections, file, bytes(unwritten))
         file.seek(0)
         yield cast(BinaryIO, file)
     except ClientDisconnect:

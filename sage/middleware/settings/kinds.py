@@ -8,9 +8,9 @@ A vendor that speaks OpenAI's wire is one row in :data:`PRESETS` and nothing els
 two places: a row in :data:`VENDORS`, and the file with the adapter that the row names (and a section class in
 :mod:`sage.middleware.settings.providers`, if it has options that no other kind has).
 
-A row *names* its adapter and does not import it: settings are the ground, and adapters stand on it. The registry's
-factory imports it, so a gateway only loads the adapters of the vendors that it is configured with. A test holds each
-row to its adapter.
+A row *names* its adapter and does not import it: adapters depend on settings, never the reverse. The registry's factory
+imports it, so a gateway only loads the adapters of the vendors that it is configured with. A test checks that each row
+fits its adapter.
 """
 
 from __future__ import annotations

@@ -52,10 +52,10 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A hint that names the known key nearest to ``name``, or all of them."""
-    match = difflib.get_close_matches(name, known, 1, 0.6)
-    return f"did you mean '{match[0]}'?" if match else f"known here: {', '.join(sorted(known))}"
+def nearest(name: str, keys: list[str]) -> str:
+    """A hint that names the one of ``keys`` nearest to ``name``, or all of them."""
+    match = difflib.get_close_matches(name, keys, 1, 0.6)
+    return f"did you mean '{match[0]}'?" if match else f"known here: {', '.join(sorted(keys))}"
 
 
 def header_value(value: SecretStr) -> SecretStr:

@@ -220,7 +220,7 @@ def test_a_broken_file_is_named_at_start_and_left_as_it_is(
 ) -> None:
     file = tmp_path / "models.json"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"models\.json .* cannot be read: .*; mend it, or move it away"):
+    with pytest.raises(ConfigError, match=r"models\.json .* cannot be read: .*; correct it, or move it away"):
         create_app(settings())
     assert file.read_text() == text
 

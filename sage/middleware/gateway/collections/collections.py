@@ -68,7 +68,7 @@ class CollectionGateway:
         for search in searches:
             if search.rerank is not None:
                 _require_model_access(principal, search.rerank.model, "rerank")
-        begun, status = time.perf_counter(), 200
+        started, status = time.perf_counter(), 200
         try:
             return await self._reading.run(partial(self._search, principal, searches))
         except SageError as exc:
@@ -78,7 +78,7 @@ class CollectionGateway:
             status = 500 if isinstance(exc, Exception) else 499
             raise
         finally:
-            self._metrics.searched(status, time.perf_counter() - begun, len(searches))
+            self._metrics.searched(status, time.perf_counter() - started, len(searches))
 
     def _search(self, principal: Principal, searches: Sequence[SearchRequest]) -> list[SearchAnswer]:
         by_name: dict[str, list[int]] = {}
@@ -89,8 +89,8 @@ class CollectionGateway:
             collection = self.open(principal, name)
             if any(searches[index].vector is None and searches[index].mode != "bm25" for index in indexes):
                 _require_embedder_access(principal, collection.options.embedder, "collection")
-            found = collection.search_many([searches[index].search(self.limits) for index in indexes])
-            answers.update(zip(indexes, found, strict=True))
+            results = collection.search_many([searches[index].search(self.limits) for index in indexes])
+            answers.update(zip(indexes, results, strict=True))
         return [answers[index] for index in range(len(searches))]
 
     async def add(
@@ -188,7 +188,7 @@ class CollectionGateway:
         await self._working.run(lambda: self._collections().delete(principal.tenant, name))
 
     async def reembed(self, principal: Principal, name: str, embedder: str) -> Reembedding:
-        """Begins to make all vectors anew, or joins the run that does."""
+        """Begins to make all vectors again, or joins the run that does."""
 
         def find() -> Collection:
             _require_embedder_access(principal, embedder, "embedder")

@@ -1,4 +1,4 @@
-"""Collections whose vectors are being made anew: one run each, which goes on without a watcher."""
+"""Collections whose vectors are being made again: one run each, which goes on when its client leaves."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ class Reembedding:
         return {"embedder": self.embedder, "done": self._done, "total": self._total, "running": True}
 
     def stop(self, reason: str) -> None:
-        """It ends after the batch that is being made, and goes on there when it is asked for again."""
+        """It ends after the current batch; the next run continues there."""
         self._stopped = reason
 
     def run(self) -> None:
         """Blocks until it is done."""
-        self._see(0, 0)
-        self._collection.reembed(self.embedder, self._see)
+        self._report(0, 0)
+        self._collection.reembed(self.embedder, self._report)
 
-    def _see(self, done: int, total: int) -> None:
+    def _report(self, done: int, total: int) -> None:
         self._done, self._total = done, total
         if self._stopped is not None:
             raise Unavailable(self._stopped, code="reembedding_stopped")
 
     def finish(self, work: Future[None]) -> None:
-        """Called on the loop, once."""
+        """``work`` has ended; called once, on the event loop."""
         self._failure = Unavailable(_SHUTTING_DOWN, code="shutting_down") if work.cancelled() else work.exception()
         self._ended.set()
 
     async def progress(self) -> AsyncGenerator[PullProgress, None]:
-        """How far it is, as it goes on; raises what it failed with. Leaving does not end it."""
+        """Reports how far it is until it ends; raises its failure. The run goes on when the caller stops reading."""
         shown: PullProgress | None = None
         while not self._ended.is_set():
             with suppress(TimeoutError):
@@ -72,7 +72,7 @@ class Reembedding:
 
 
 class Reembeddings:
-    """Those that run, by tenant and collection."""
+    """The current runs, by tenant and collection."""
 
     def __init__(self, threads: BoundedPool) -> None:
         self._threads = threads
@@ -82,32 +82,32 @@ class Reembeddings:
         return self._running.get((tenant, name))
 
     def begin(self, tenant: str, collection: Collection, embedder: str) -> Reembedding:
-        """Raises :class:`Conflict` when one with another embedder runs."""
+        """Starts a run, or joins the current one; raises :class:`Conflict` if that has another embedder."""
         key = tenant, collection.name
         running = self._running.get(key)
         if running is not None:
             if running.embedder != embedder:
                 raise Conflict(
-                    f"collection '{collection.name}' is embedded anew with '{running.embedder}' now; wait for its end",
+                    f"collection '{collection.name}' is being embedded again with '{running.embedder}'; wait for it",
                     param="embedder",
                     code="reembedding_runs",
                 )
             return running
-        begun = Reembedding(collection, embedder)
-        self._running[key] = begun
+        run = Reembedding(collection, embedder)
+        self._running[key] = run
         try:
-            work = self._threads.submit(begun.run)
+            work = self._threads.submit(run.run)
         except SageError:
             del self._running[key]
             raise
         loop = asyncio.get_running_loop()
 
-        def ended() -> None:
+        def finish() -> None:
             del self._running[key]
-            begun.finish(work)
+            run.finish(work)
 
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
-        return begun
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(finish))
+        return run
 
     def stop(self, tenant: str, name: str) -> None:
         running = self.of(tenant, name)
@@ -115,6 +115,6 @@ class Reembeddings:
             running.stop(f"collection '{name}' is being deleted")
 
     def close(self) -> None:
-        """Ends those that run; they go on when they are asked for again."""
+        """Stops all runs; the next run of each collection continues where it was."""
         for running in list(self._running.values()):
             running.stop(_SHUTTING_DOWN)

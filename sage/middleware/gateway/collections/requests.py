@@ -11,7 +11,7 @@ from sage.middleware.providers.base import MAX_NAME
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.retrieval import MAX_QUERY, RetrievalLimits
 
-if TYPE_CHECKING:  # they bring numpy, which a gateway that nobody searches does without
+if TYPE_CHECKING:  # they bring numpy, which a gateway without searches does not load
     from sage.middleware.retrieval.types.search import Search
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -28,10 +28,11 @@ class RerankOptions(BaseModel):
     depth: int = Field(_DEPTH, ge=1, le=1000)
 
 
-def _named(given: Any) -> Any:
-    if not isinstance(given, str | dict | RerankOptions | None):
+def _named(value: Any) -> Any:
+    """The options in ``value``, which may be the name of a model alone."""
+    if not isinstance(value, str | dict | RerankOptions | None):
         raise ValueError("must be a model's name, or {model, depth}")
-    return {"model": given} if isinstance(given, str) else given
+    return {"model": value} if isinstance(value, str) else value
 
 
 Reranking = Annotated[RerankOptions, BeforeValidator(_named, json_schema_input_type=ModelName | RerankOptions)]
@@ -99,27 +100,27 @@ class SourcesRequest(SearchFields):
 
     def request_for(self, query: str) -> SearchRequest:
         """The search for ``query``."""
-        given = {name: getattr(self, name) for name in SearchFields.model_fields}
-        return SearchRequest.model_construct(**given, query=query)
+        fields = {name: getattr(self, name) for name in SearchFields.model_fields}
+        return SearchRequest.model_construct(**fields, query=query)
 
 
-def parse_search(given: Any, place: str = "") -> SearchRequest:
-    """A search of a request; ``place`` is its path in the request, such as ``searches[1]``."""
-    search = parse(SearchRequest, given, place)
+def parse_search(value: Any, parent: str = "") -> SearchRequest:
+    """A search of a request; ``parent`` is its path in the request, such as ``searches[1]``."""
+    search = parse(SearchRequest, value, parent)
     if not search.query and search.vector is None:
-        raise InvalidRequest("give a 'query', or a 'vector'", param=_path(place, "query"))
+        raise InvalidRequest("give a 'query', or a 'vector'", param=_path(parent, "query"))
     return search
 
 
-def parse(kind: type[Body], given: Any, place: str = "") -> Body:
-    """``given`` as ``kind``; raises :class:`InvalidRequest` that names the first field at fault."""
-    if not isinstance(given, dict):
-        raise InvalidRequest(f"'{place}' must be an object", param=place or None)
+def parse(kind: type[Body], value: Any, parent: str = "") -> Body:
+    """``value`` as ``kind``; raises :class:`InvalidRequest` that names the first field at fault."""
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"'{parent}' must be an object", param=parent or None)
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(value)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
-    path = _path(place, ".".join(str(part) for part in error["loc"]))
+    path = _path(parent, ".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])
         model = RerankOptions if len(error["loc"]) > 1 else kind
@@ -128,5 +129,5 @@ def parse(kind: type[Body], given: Any, place: str = "") -> Body:
     raise InvalidRequest(f"'{path}': {message}" if path else message, param=path or None)
 
 
-def _path(place: str, field: str) -> str:
-    return f"{place}.{field}" if place and field else place or field
+def _path(parent: str, field: str) -> str:
+    return f"{parent}.{field}" if parent and field else parent or field

@@ -21,9 +21,9 @@ def read_vectors(answer: bytes, count: int, model: str) -> NDArray[np.float32]:
         rows = [_vector(item["embedding"]) for item in items]
         vectors = np.stack(rows)
     except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as exc:
-        raise _nonsense(model, "vectors of one dimension") from exc
+        raise _malformed(model, "vectors of one dimension") from exc
     if vectors.ndim != 2 or not vectors.shape[1] or not np.isfinite(vectors).all():
-        raise _nonsense(model, "vectors of finite numbers")
+        raise _malformed(model, "vectors of finite numbers")
     return vectors
 
 
@@ -33,7 +33,7 @@ def read_scores(answer: bytes, count: int, model: str) -> list[float]:
     items = _by_index(answer, "results", count, model)
     scores = [item.get("relevance_score") for item in items]
     if not all(isinstance(score, int | float) and np.isfinite(score) for score in scores):
-        raise _nonsense(model, "finite scores")
+        raise _malformed(model, "finite scores")
     return [float(score) for score in scores if score is not None]
 
 
@@ -42,20 +42,20 @@ def _by_index(answer: bytes, field: str, count: int, model: str) -> list[dict[st
         entries = orjson.loads(answer)[field]
         items = sorted(entries, key=lambda item: item["index"])
     except (KeyError, TypeError, ValueError) as exc:
-        raise _nonsense(model, f"a list '{field}'") from exc
+        raise _malformed(model, f"a list '{field}'") from exc
     if [item["index"] for item in items] != list(range(count)):
-        raise _nonsense(model, f"one entry for each of the {count} texts")
+        raise _malformed(model, f"one entry for each of the {count} texts")
     return items
 
 
-def _vector(given: Any) -> NDArray[np.float32]:
-    if isinstance(given, str):
-        return np.frombuffer(binascii.a2b_base64(given, strict_mode=True), dtype="<f4").astype(np.float32)
-    if not all(type(number) in (int, float) for number in given):
+def _vector(value: Any) -> NDArray[np.float32]:
+    if isinstance(value, str):
+        return np.frombuffer(binascii.a2b_base64(value, strict_mode=True), dtype="<f4").astype(np.float32)
+    if not all(type(number) in (int, float) for number in value):
         raise TypeError("a vector holds something else than numbers")
     with np.errstate(over="ignore"):
-        return np.asarray(given, dtype=np.float64).astype(np.float32)
+        return np.asarray(value, dtype=np.float64).astype(np.float32)
 
 
-def _nonsense(model: str, wanted: str) -> UpstreamFailed:
-    return UpstreamFailed(f"model '{model}' did not answer with {wanted}", code="upstream_nonsense")
+def _malformed(model: str, expected: str) -> UpstreamFailed:
+    return UpstreamFailed(f"model '{model}' did not answer with {expected}", code="upstream_nonsense")

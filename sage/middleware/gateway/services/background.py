@@ -16,7 +16,7 @@ class DetachedTasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task for ``work``. Its error is not reported as unseen when nobody awaits it."""
+        """A task for ``work``. asyncio does not log its error when no caller awaits it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -30,6 +30,6 @@ class DetachedTasks:
 
 
 def see_error(task: asyncio.Task[Any]) -> None:
-    """A callback for tasks that nobody may await: asyncio would log an error that was never retrieved."""
+    """A done callback for tasks that perhaps no caller awaits: without it, asyncio would log their errors."""
     if not task.cancelled():
         task.exception()

@@ -36,7 +36,7 @@ class StartFailure:
 
 
 class RunningServices:
-    """Each service has an environment of its own, so one that cannot start stands in no other's way.
+    """Each service has an environment of its own, so one that cannot start does not hinder the others.
 
     Every method is for the gateway's event loop, but :meth:`describe` and :meth:`stop`, which are for other threads.
     """

@@ -53,7 +53,7 @@ class GatewayServices:
     async def call(self, name: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """The result of one call. Raises what the method raised, :class:`Unavailable` when the service cannot start or
         is full, :class:`DeadlineExceeded` after ``services.timeout``."""
-        begun, status = time.perf_counter(), 200
+        started, status = time.perf_counter(), 200
         try:
             proxy = await self._running.proxy(name)
             return await getattr(proxy, method)(*args, **kwargs)
@@ -67,7 +67,7 @@ class GatewayServices:
             status = 500 if isinstance(exc, Exception) else CLIENT_LEFT
             raise
         finally:
-            self._metrics.called(name, status, time.perf_counter() - begun)
+            self._metrics.called(name, status, time.perf_counter() - started)
 
     async def read(self, work: Callable[[], T]) -> T:
         """The result of ``work`` on the large body of a request, away from the event loop."""

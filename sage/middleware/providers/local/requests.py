@@ -51,7 +51,7 @@ def drop_unsupported(body: dict[str, Any], operation: Operation, template: str |
     """
     for field in _IGNORED[operation]:
         if field in body and _asks(body.pop(field)):
-            cannot(field, ": llama.cpp does not heed it")
+            cannot(field, ": llama.cpp ignores it")
     for field in ("n", "n_cmpl"):
         if body.get(field) not in (None, 1):
             cannot(field, _ONE_ANSWER)

@@ -289,7 +289,7 @@ class VllmServerProcess:
                     [text, *(line.partition(" [type=")[0].strip() for line in lines[number + 1 : number + 2])]
                 )
             return text[:500]
-        return lines[-1].strip()[:500] if lines else "it said nothing"
+        return lines[-1].strip()[:500] if lines else "it wrote nothing"
 
 
 def _environment(options: VllmServerOptions, key: str) -> dict[str, str]:

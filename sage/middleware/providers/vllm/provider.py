@@ -150,7 +150,7 @@ class VllmProvider(OpenAIProvider):
             name = argument.partition("=")[0].replace("_", "-")
             if name in _GATEWAY_ONLY:
                 raise ConfigError(
-                    f"model '{model}' of the provider '{self.name}': '{name}' is the gateway's to say to a server "
+                    f"model '{model}' of the provider '{self.name}': '{name}' is the gateway's to set for a server "
                     "that it starts; take it out of engine.args"
                 )
         return engine.args
@@ -193,8 +193,8 @@ class VllmProvider(OpenAIProvider):
             )
         if name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
             raise InvalidRequest(
-                f"'{name[:100]}' is no plain name of a directory; a LoRA adapter is named as it stands in the "
-                "provider's lora_dir",
+                f"'{name[:100]}' is not the name of a directory; the name of a LoRA adapter is that of its directory "
+                "in the provider's lora_dir",
                 param="lora",
                 code="lora_not_found",
             )

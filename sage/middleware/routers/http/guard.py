@@ -44,7 +44,7 @@ def public(endpoint: Endpoint) -> Endpoint:
 def credential(scope: Scope) -> bytes | None:
     """The value of ``Authorization``, the only place that a credential is read from.
 
-    ``None`` means that there is no such header. Several of them are as good as an empty one.
+    ``None`` means that there is no such header. With several of them it is empty, which no check accepts.
     """
     value: bytes | None = None
     for name, content in scope["headers"]:
@@ -131,8 +131,8 @@ class GuardedRoute(APIRoute):
 class AnyPathRoute(GuardedRoute):
     """A :class:`GuardedRoute` whose ``:path`` parameter may be any text.
 
-    The framework's own drops a line end at the end of a key, and matches none within one. The framework makes the
-    patterns of an included router anew, so a router of these is added route by route (``app.router.routes``).
+    The framework's own drops a line end at the end of a key, and matches none within one. ``include_router`` would make
+    the framework's pattern again, so ``app/routes.py`` adds a router of these route by route.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -24,8 +24,11 @@ class HotRoute:
     """One hot route.
 
     ``request`` and ``answer`` are the models of its bodies, for OpenAPI only: the endpoint parses its body itself.
-    ``answer=None`` means that the answer is the upstream's, an object of any shape. ``errors`` wraps the guarded
-    endpoint where a surface writes errors in a shape of its own, which ``error_model`` describes.
+    ``answer=None`` means that the answer is the upstream's, an object of any shape. ``stream_media`` is the media type
+    of the answer to a request with ``stream``.
+
+    ``endpoint`` makes the ASGI application over a gateway. ``errors`` wraps the guarded endpoint where a surface writes
+    errors in a shape of its own, which ``error_model`` describes.
     """
 
     path: str
