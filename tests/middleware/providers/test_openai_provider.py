@@ -15,6 +15,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
+from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply, usage, usage_chunk
 
 HELLO = [{"role": "user", "content": "hello out there"}]
@@ -46,10 +47,15 @@ class City(BaseModel):
     people: int
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), one_model) as started:
+        yield started
+
+
 @pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
+def up(shared: SharedGateway) -> Upstream:
+    return shared.up()
 
 
 class Pair:
@@ -90,8 +96,8 @@ def _nameless(answer: Any) -> Any:
 
 
 @pytest.fixture
-def pair(up: Upstream, upstreams: Callable) -> Iterator[Pair]:
-    clients = Pair(up, upstreams(up))
+def pair(up: Upstream, shared: SharedGateway) -> Iterator[Pair]:
+    clients = Pair(up, shared.running())
     yield clients
     clients.direct.close()
     clients.through.close()
@@ -298,6 +304,7 @@ def test_operations_that_are_not_of_openais_wire(up: Upstream, upstreams: Callab
     assert up.requests == []
 
 
+@pytest.mark.usefixtures("renewed")
 @pytest.mark.proves("openai", "list models")
 def test_a_model_that_only_the_upstream_lists(pair: Pair) -> None:
     answer = pair.through.chat.completions.create(model="upstream-model", messages=HELLO)

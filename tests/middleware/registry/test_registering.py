@@ -30,6 +30,12 @@ def llm(up: Upstream, **models: Any) -> dict[str, Any]:
     return {"providers": {"east": {"kind": "openai", "base_url": up.url, "api_key": "k"}}, "models": models}
 
 
+@pytest.fixture(scope="module")
+def refusing(module_gateway: Callable[..., Running]) -> Running:
+    """For registrations that are refused."""
+    return module_gateway(llm={"providers": {"east": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}}})
+
+
 def body(model: str = "theirs", **fields: Any) -> dict[str, Any]:
     return {"deployments": [{"provider": "east", "model": model}], **fields}
 
@@ -81,16 +87,15 @@ def kept(tmp_path: Path) -> dict[str, Any]:
     ],
 )
 def test_a_deployment_says_only_what_a_request_may(
-    up: Upstream, gateway: Callable[..., Running], wrong: dict[str, Any], param: str, says: str
+    refusing: Running, wrong: dict[str, Any], param: str, says: str
 ) -> None:
-    running = gateway(llm=llm(up))
     deployment = {"provider": "east", "model": "theirs", **wrong}
-    answer = running.post("/models/mine", {"deployments": [deployment]})
+    answer = refusing.post("/models/mine", {"deployments": [deployment]})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
     assert says in answer.json()["error"]["message"]
-    assert running.get("/models/mine").status_code == 404
-    assert not (running.settings.data_dir / "models.json").exists()
+    assert refusing.get("/models/mine").status_code == 404
+    assert not (refusing.settings.data_dir / "models.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -106,10 +111,8 @@ def test_a_deployment_says_only_what_a_request_may(
         (body(retries=5), "less than or equal to 2"),
     ],
 )
-def test_a_model_says_only_what_a_request_may(
-    up: Upstream, gateway: Callable[..., Running], given: dict[str, Any], says: str
-) -> None:
-    answer = gateway(llm=llm(up)).post("/models/mine", given)
+def test_a_model_says_only_what_a_request_may(refusing: Running, given: dict[str, Any], says: str) -> None:
+    answer = refusing.post("/models/mine", given)
     assert answer.status_code == 400, answer.text
     assert says in answer.json()["error"]["message"]
 
@@ -130,11 +133,10 @@ def test_a_model_says_only_what_a_request_may(
         "a/%2e%2e/b",
     ],
 )
-def test_names_that_would_collide_are_refused(up: Upstream, gateway: Callable[..., Running], name: str) -> None:
-    running = gateway(llm=llm(up))
-    answer = running.post(f"/models/{name}", body())
+def test_names_that_would_collide_are_refused(refusing: Running, name: str) -> None:
+    answer = refusing.post(f"/models/{name}", body())
     assert answer.status_code in (400, 404, 409), answer.text
-    assert not (running.settings.data_dir / "models.json").exists()
+    assert not (refusing.settings.data_dir / "models.json").exists()
 
 
 def test_names_of_any_script_with_slashes_are_fine(up: Upstream, gateway: Callable[..., Running]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from running_gateway import Running
+from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Received, Script, Upstream, reply, stream
 
 from sage.middleware.app.main import openapi_document
@@ -18,10 +19,20 @@ QUESTION = "What is the capital of France?"
 DOCUMENTS = ["Paris.", "Bread is baked."]
 
 
+def sections(up: Upstream) -> dict[str, Any]:
+    model = one_model(up, kind="vllm")
+    return {"llm": {**model["llm"], "limits": {"max_inputs": 3, "max_tokens": 5}}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
+        yield started
+
+
 @pytest.fixture
-def up() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
+def up(shared: SharedGateway) -> Upstream:
+    return shared.up()
 
 
 # Scores and tokens
@@ -42,9 +53,9 @@ def vllm_like(request: Received) -> Script:
 
 
 @pytest.fixture
-def vllm(up: Upstream, upstreams: Callable[..., Running]) -> Running:
+def vllm(up: Upstream, shared: SharedGateway) -> Running:
     up.handler = vllm_like
-    return upstreams(up, provider={"kind": "vllm"}, llm={"limits": {"max_inputs": 3, "max_tokens": 5}})
+    return shared.running()
 
 
 @pytest.mark.proves("vllm", "score")

@@ -70,8 +70,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
 
 @pytest.fixture
 def up(shared: SharedGateway) -> Upstream:
-    upstream = shared.up()
-    return upstream
+    return shared.up()
 
 
 @pytest.fixture
