@@ -21,7 +21,7 @@ from sage.middleware.routers import (
 )
 from sage.middleware.routers.cohere import inference as cohere_inference
 from sage.middleware.routers.http.asgi import ASGIApp
-from sage.middleware.routers.http.guard import AnyPathRoute, GuardedRoute
+from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.ollama import inference as ollama_inference
 from sage.middleware.routers.ollama import models as ollama_models
@@ -73,9 +73,6 @@ def add_routes(app: FastAPI, gateway: Gateway, authenticator: Authenticator | No
     for router in routers(with_accounts=authenticator is not None):
         for route in router.routes:
             if not isinstance(route, GuardedRoute):
-                raise TypeError(f"the route {route} is not guarded: make its router with route_class=GuardedRoute")
-        if router.route_class is AnyPathRoute:
-            app.router.routes.extend(router.routes)
-        else:
-            app.include_router(router)
+                raise TypeError(f"the route {route} is not guarded: make its router with guarded_router")
+        app.router.routes.extend(router.routes)
     return {("POST", route.path): route.app for route in hot}

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.security import OAuth2PasswordRequestForm
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -17,9 +17,9 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.http.deps import Caller
-from sage.middleware.routers.http.guard import GuardedRoute, public, requires
+from sage.middleware.routers.http.guard import guarded_router, public, requires
 
-router = APIRouter(route_class=GuardedRoute, tags=["Accounts"])
+router = guarded_router("Accounts")
 
 
 def _accounts(request: Request) -> Accounts:

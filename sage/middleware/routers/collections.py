@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,13 +14,13 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
 from sage.middleware.routers.http.progress import ProgressStream
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
 from sage.middleware.settings.retrieval import CollectionOptions
 
-router = APIRouter(route_class=GuardedRoute, tags=["Search"])
+router = guarded_router("Search")
 
 
 class NewCollection(CollectionOptions):

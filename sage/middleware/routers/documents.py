@@ -15,7 +15,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import any_path_router, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type
 from sage.middleware.routers.items import (
     Cleared,
@@ -33,7 +33,7 @@ from sage.middleware.settings.retrieval import RetrievalLimits
 if TYPE_CHECKING:
     from sage.middleware.retrieval.types.documents import StoredDocument
 
-router = any_path_router("Search", "/collections/{collection}/documents")
+router = guarded_router("Search", prefix="/collections/{collection}/documents")
 _PLACE = re.compile(r"documents\[(\d+)\]")
 _EXAMPLE = {"documents": [{"id": "1", "text": "This is document 1", "metadata": {"lang": "en"}}]}
 

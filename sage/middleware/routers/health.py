@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.routers.http.deps import TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute, credential, identify, public, requires
+from sage.middleware.routers.http.guard import credential, guarded_router, identify, public, requires
 
-router = APIRouter(route_class=GuardedRoute, tags=["Operation"])
+router = guarded_router("Operation")
 
 
 @router.get("/health", name="health")

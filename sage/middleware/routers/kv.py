@@ -16,11 +16,11 @@ from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import KVView
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import any_path_router, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Cleared, Deleted, reply
 
-router = any_path_router("Services")
+router = guarded_router("Services")
 
 
 class PutEntry(BaseModel):

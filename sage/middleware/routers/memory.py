@@ -14,13 +14,13 @@ from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import any_path_router, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Cleared, Deleted, reply
 from sage.middleware.routers.kv import check_size
 from sage.middleware.settings.retrieval import MAX_QUERY
 
-router = any_path_router("Services")
+router = guarded_router("Services")
 _MAX_NAME = 256
 
 

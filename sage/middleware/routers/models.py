@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
@@ -15,10 +15,10 @@ from sage.middleware.gateway import admission
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.progress import ProgressStream
 
-router = APIRouter(route_class=GuardedRoute, tags=["Models"])
+router = guarded_router("Models")
 
 # The operation that a request is for, by a field that no other operation has; without any of them it is a chat.
 _OPERATION_FIELDS = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from sage.middleware.auth.principal import Scope
 from sage.middleware.routers.http.deps import TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 
-router = APIRouter(route_class=GuardedRoute, tags=["Services"])
+router = guarded_router("Services")
 
 
 class ServiceState(BaseModel):

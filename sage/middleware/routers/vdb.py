@@ -14,7 +14,7 @@ from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import VDBView
 from sage.middleware.routers.http.asgi import note, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import any_path_router, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import (
     Cleared,
@@ -30,7 +30,7 @@ from sage.middleware.routers.items import (
 )
 from sage.middleware.settings.retrieval import MAX_QUERY
 
-router = any_path_router("Services")
+router = guarded_router("Services")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 

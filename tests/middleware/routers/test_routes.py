@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 from fastapi import APIRouter, FastAPI
+from running_gateway import Running
 from starlette.routing import Mount, Route
 
 from sage.middleware.app import routes
@@ -132,3 +133,10 @@ def test_openapi_says_what_holds() -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
     chat = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
     assert {"model", "messages", "stream", "tools"} <= set(chat)
+
+
+@pytest.mark.parametrize("path", ["/models/gemma-3-270m", "/services/kv_service", "/v1/models/gemma-3-270m"])
+def test_a_name_in_a_path_is_taken_with_its_line_end(gateway: Callable[..., Running], path: str) -> None:
+    running = gateway()
+    assert running.get(path).status_code == 200
+    assert running.get(f"{path}%0A").status_code == 404

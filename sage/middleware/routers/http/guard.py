@@ -93,13 +93,18 @@ class Guard:
 
 
 class GuardedRoute(APIRoute):
-    """A framework route behind the check for its scope; for ``APIRouter(route_class=GuardedRoute)``.
+    """A framework route behind the check for its scope; made by a :func:`guarded_router`.
 
-    Raises :class:`TypeError` when the endpoint does not declare what it requires.
+    A ``:path`` parameter may be any text; the framework's own drops a line end at the end of it, and matches none
+    within. Raises :class:`TypeError` when the endpoint does not declare what it requires.
     """
 
     error_model: ClassVar[type[BaseModel]] = ErrorEnvelope
     """The shape of its errors, for OpenAPI."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
     @property
     def scope(self) -> Permission | None:
@@ -128,20 +133,12 @@ class GuardedRoute(APIRoute):
         return guarded
 
 
-class AnyPathRoute(GuardedRoute):
-    """A :class:`GuardedRoute` whose ``:path`` parameter may be any text.
+def guarded_router(tag: str, *, prefix: str = "", route_class: type[GuardedRoute] = GuardedRoute) -> APIRouter:
+    """A router of guarded routes. Its routes are added to an app one by one (``app.router.routes``).
 
-    The framework's own drops a line end at the end of a key, and matches none within one. ``include_router`` would make
-    the framework's pattern again, so ``app/routes.py`` adds a router of these route by route.
+    A router that is *included* would build its routes again with the first request, on whichever thread that is, and
+    with the framework's own patterns.
     """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
-
-
-def any_path_router(tag: str, prefix: str = "") -> APIRouter:
-    """A router of :class:`AnyPathRoute`."""
     return APIRouter(
-        prefix=prefix, route_class=AnyPathRoute, tags=[tag], generate_unique_id_function=lambda route: route.name
+        prefix=prefix, route_class=route_class, tags=[tag], generate_unique_id_function=lambda route: route.name
     )

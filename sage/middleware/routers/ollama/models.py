@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.routers.http.asgi import error_headers, note
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.guard import GuardedRoute, guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON
 from sage.middleware.routers.ollama.inference import OllamaError, error_body, error_line, registered_name
 
@@ -62,7 +62,7 @@ def _error_response(error: SageError) -> Response:
     return response
 
 
-router = APIRouter(route_class=OllamaRoute, tags=["Ollama"])
+router = guarded_router("Ollama", route_class=OllamaRoute)
 
 
 class ModelName(BaseModel):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sage.errors import NotFound
 from sage.middleware.auth.principal import Scope
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import GuardedRoute, requires
+from sage.middleware.routers.http.guard import guarded_router, requires
 
-router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
+router = guarded_router("OpenAI")
 
 
 class ModelCard(BaseModel):
