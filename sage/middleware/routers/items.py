@@ -26,7 +26,7 @@ class NewItem(BaseModel):
 
 
 class Item(BaseModel):
-    """An item as it is stored; its `vector` (null: it has none) comes with `?vector=true`."""
+    """An item as it is stored; its `vector` (null when it has none) comes with `?vector=true`."""
 
     id: str
     text: str
@@ -41,13 +41,13 @@ class ItemsWritten(BaseModel):
 
 
 class Deleted(BaseModel):
-    """Whether it was there."""
+    """Whether there was one to delete."""
 
     deleted: bool
 
 
 class Cleared(BaseModel):
-    """How many were there and are gone."""
+    """How many were deleted."""
 
     deleted: int
 

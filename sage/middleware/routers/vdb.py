@@ -215,7 +215,7 @@ async def delete_item(collection: str, id: str, request: Request, vdb: TheVDB) -
 
 
 def _items(body: bytes, most: int) -> list[dict[str, Any]]:
-    """The items of a body, whose fields have names that are known."""
+    """The items of a body. Raises :class:`InvalidRequest` for a field that items do not have."""
     items = list_of(body, "items", '{"vector": [0.1, 0.2]}')
     if len(items) > most:
         raise InvalidRequest(

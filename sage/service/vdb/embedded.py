@@ -14,10 +14,10 @@ from sage.middleware.retrieval.types.documents import NewDocument
 def embedded(documents: Sequence[NewDocument], embedder: Embedder | None) -> list[NewDocument]:
     """The same documents; those with text and without a vector have one of ``embedder``, if there is one."""
     complete = list(documents)
-    places = [place for place, d in enumerate(complete) if d.vector is None and d.text and not d.text.isspace()]
-    if embedder is None or not places:
+    missing = [index for index, d in enumerate(complete) if d.vector is None and d.text and not d.text.isspace()]
+    if embedder is None or not missing:
         return complete
-    vectors = embedder.embed([complete[place].text for place in places])
-    for place, vector in zip(places, vectors, strict=True):
-        complete[place] = replace(complete[place], vector=np.asarray(vector, np.float32))
+    vectors = embedder.embed([complete[index].text for index in missing])
+    for index, vector in zip(missing, vectors, strict=True):
+        complete[index] = replace(complete[index], vector=np.asarray(vector, np.float32))
     return complete

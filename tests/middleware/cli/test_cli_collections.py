@@ -51,8 +51,8 @@ def test_the_life_of_a_collection(running: Running, run: Sage, tmp_path: Path) -
     assert run("collections", "show", "notes").returncode == 1
     restored = run("collections", "restore", "copy", "notes.snapshot")
     assert restored.stdout == "copy: 3 documents restored\n", restored.stderr
-    found = json.loads(run("search", "copy", "检索", "--json").stdout)
-    assert [result["id"] for result in found["results"]] == ["2"]
+    answer = json.loads(run("search", "copy", "检索", "--json").stdout)
+    assert [result["id"] for result in answer["results"]] == ["2"]
     again = run("collections", "restore", "copy", "notes.snapshot")
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
     assert "exists already" in again.stderr
@@ -66,8 +66,8 @@ def test_reembedding_tells_its_steps(running: Running, run: Sage) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("notes: embedded by local (")
     assert "(2 documents)" in done.stderr
-    found = json.loads(run("search", "notes", "a kitten on a rug", "--mode", "dense", "--json").stdout)
-    assert found["results"][0]["id"] == "0"
+    answer = json.loads(run("search", "notes", "a kitten on a rug", "--mode", "dense", "--json").stdout)
+    assert answer["results"][0]["id"] == "0"
     refused = run("collections", "reembed", "notes", "nobody/nothing")
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
 
@@ -96,11 +96,11 @@ def test_refusals_are_one_line(run: Sage, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_search_shows_passages_and_explains(running: Running, run: Sage) -> None:
     add(running, "The quick brown fox jumps. " * 3, "混合检索把关键词和向量结合起来，" * 8, "nothing of it")
-    found = run("search", "notes", "fox", "--explain", "--mode", "bm25").stdout
-    lines = found.splitlines()
+    output = run("search", "notes", "fox", "--explain", "--mode", "bm25").stdout
+    lines = output.splitlines()
     assert lines[0].startswith("1. 0  ")
-    assert "fox jumps." in found
-    assert "<em>" not in found
+    assert "fox jumps." in output
+    assert "<em>" not in output
     assert "1 to 1 of 1 (" in lines[-1]
     chinese = run("search", "notes", "关键词").stdout
     assert all(width(line) <= 60 for line in chinese.splitlines())

@@ -34,13 +34,13 @@ class Hashed:
         self.name = name
         self.dimension: int | None = dimension
         self._size = dimension
-        self.seen: list[str] = []
+        self.embedded: list[str] = []
         self.before: Callable[[Sequence[str]], None] = lambda texts: None
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> np.ndarray:
         if not query:
             self.before(texts)
-            self.seen += texts
+            self.embedded += texts
         return np.stack([self.vector(text) for text in texts]) if texts else np.empty((0, self._size), np.float32)
 
     def vector(self, text: str) -> np.ndarray:
@@ -87,14 +87,14 @@ def made(collections: Collections, count: int = 50, embedder: str = "old") -> Co
 
 def assert_embedded(collection: Collection, embedder: Hashed, texts: dict[str, str]) -> None:
     """Every document has that embedder's vector and is found by it, and there are no others."""
-    found = {}
+    stored = {}
     cursor = None
     while True:
         page, cursor = collection.page(cursor)
-        found.update({document.id: document.text for document in page})
+        stored.update({document.id: document.text for document in page})
         if cursor is None:
             break
-    assert found == texts
+    assert stored == texts
     for id, text in texts.items():
         vector = collection.get(id, vector=True).vector
         assert vector is not None, id
@@ -233,13 +233,13 @@ def test_an_interrupted_run_is_resumed_where_it_stopped(
     collection = made(collections, 100)
 
     def fail(texts: Sequence[str]) -> None:
-        if len(new.seen) >= 40:
+        if len(new.embedded) >= 40:
             raise UpstreamFailed("the model went away")
 
     new.before = fail
     with pytest.raises(UpstreamFailed, match="the model went away"):
         collection.reembed("new")
-    reached = len(new.seen)
+    reached = len(new.embedded)
     assert 40 <= reached < 100
     assert collection.describe()["reembedding"] == {"embedder": "new", "done": reached, "total": 100}
     assert collection.describe()["embedder"] == "old"
@@ -248,7 +248,7 @@ def test_an_interrupted_run_is_resumed_where_it_stopped(
     again = Collections(tmp_path, Retrieval(), HashedModels(old, new))
     reports: list[tuple[int, int]] = []
     again.open("t", "c").reembed("new", lambda done, total: reports.append((done, total)))
-    assert len(new.seen) == 100
+    assert len(new.embedded) == 100
     assert reports[0] == (reached, 100)
     assert_embedded(again.open("t", "c"), new, texts_of(100))
     again.close()
@@ -265,7 +265,7 @@ def test_the_progress_callback_can_end_it(collections: Collections, new: Hashed)
         collection.reembed("new", stop)
     assert collection.describe()["embedder"] == "old"
     collection.reembed("new")
-    assert len(new.seen) == 100
+    assert len(new.embedded) == 100
     assert_embedded(collection, new, texts_of(100))
 
 
@@ -273,7 +273,7 @@ def test_another_embedder_discards_an_unfinished_run(collections: Collections, n
     collection = made(collections, 100)
 
     def fail(texts: Sequence[str]) -> None:
-        if len(new.seen) >= 40:
+        if len(new.embedded) >= 40:
             raise UpstreamFailed("away")
 
     new.before = fail
@@ -282,9 +282,9 @@ def test_another_embedder_discards_an_unfinished_run(collections: Collections, n
     collection.reembed("third")
     assert_embedded(collection, Hashed("third", 6), texts_of(100))
     new.before = lambda texts: None
-    new.seen.clear()
+    new.embedded.clear()
     collection.reembed("new")
-    assert len(new.seen) == 100
+    assert len(new.embedded) == 100
     assert_embedded(collection, new, texts_of(100))
 
 
@@ -336,9 +336,9 @@ def test_vectors_that_came_with_documents_are_replaced_and_blank_texts_have_none
 
 def test_the_same_embedder_may_make_them_again(collections: Collections, old: Hashed) -> None:
     collection = made(collections)
-    old.seen.clear()
+    old.embedded.clear()
     collection.reembed("old")
-    assert len(old.seen) == 50
+    assert len(old.embedded) == 50
     assert_embedded(collection, old, texts_of(50))
 
 
@@ -416,7 +416,7 @@ def test_a_killed_run_is_resumed(collections: Collections, tmp_path: Path, old: 
     reached = collection.describe()["reembedding"]["done"]
     assert 60 <= reached < 200
     collection.reembed("new")
-    assert len(new.seen) == 200 - reached
+    assert len(new.embedded) == 200 - reached
     assert_embedded(collection, new, texts_of(200))
     again.close()
 

@@ -44,7 +44,7 @@ def fill(running: Running, name: str = "default", count: int = 3) -> None:
 
 
 def names(running: Running, **options: Any) -> list[str]:
-    return [found["name"] for found in running.get("/collections", **options).json()["collections"]]
+    return [collection["name"] for collection in running.get("/collections", **options).json()["collections"]]
 
 
 def error(answer: requests.Response, status: int = 400) -> dict[str, Any]:
@@ -79,12 +79,12 @@ def test_a_collection_is_made_shown_and_deleted(running: Running) -> None:
     }
     made = running.post("/collections", {"name": "笔记", **options})
     assert made.status_code == 201, made.text
-    told = made.json()
-    assert (told["name"], told["documents"], told["dimension"], told["embedder"]) == ("笔记", 0, 2, None)
-    assert told["metric"] == "dot"
-    assert told["options"]["keywords"] | options["keywords"] == told["options"]["keywords"]
-    assert told["options"]["analysis"]["stem"] is False
-    assert abs(told["created_at"] - time.time()) < 60
+    created = made.json()
+    assert (created["name"], created["documents"], created["dimension"], created["embedder"]) == ("笔记", 0, 2, None)
+    assert created["metric"] == "dot"
+    assert created["options"]["keywords"] | options["keywords"] == created["options"]["keywords"]
+    assert created["options"]["analysis"]["stem"] is False
+    assert abs(created["created_at"] - time.time()) < 60
     fill(running, "笔记")
     shown = running.get(f"/collections/{quote('笔记')}").json()
     assert (shown["documents"], shown["bytes"] > 0, shown["reembedding"]) == (3, True, None)
@@ -150,8 +150,8 @@ def test_the_number_of_collections_is_bounded(gateway: Callable[..., Running]) -
     running = gateway(retrieval={**KEYWORDS, "limits": {"max_collections": 2}})
     fill(running, "a")
     fill(running, "b")
-    told = error(running.post("/collections", {"name": "c"}), 409)
-    assert told["code"] == "too_many_collections"
+    refusal = error(running.post("/collections", {"name": "c"}), 409)
+    assert refusal["code"] == "too_many_collections"
     assert names(running) == ["a", "b"]
 
 
@@ -167,8 +167,8 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
 
 def test_optimizing_keeps_what_is_found(running: Running) -> None:
     fill(running, count=50)
-    told = running.post("/collections/default/optimize")
-    assert (told.status_code, told.json()["documents"]) == (200, 50)
+    optimized = running.post("/collections/default/optimize")
+    assert (optimized.status_code, optimized.json()["documents"]) == (200, 50)
     assert running.post("/search", {"query": "document", "top_k": 100}).json()["total"] == 50
 
 
@@ -184,8 +184,8 @@ def test_a_snapshot_comes_back_under_another_name(running: Running) -> None:
     made = put(running, "复制", answer.content)
     assert made.status_code == 201, made.text
     assert (made.json()["name"], made.json()["documents"]) == ("复制", 300)
-    found = running.post("/search", {"query": "document", "collection": "复制", "top_k": 1})
-    assert found.json()["total"] == 300
+    answer = running.post("/search", {"query": "document", "collection": "复制", "top_k": 1})
+    assert answer.json()["total"] == 300
     assert error(put(running, "复制", answer.content), 409)["code"] == "collection_exists"
 
 
@@ -277,10 +277,10 @@ def embedding(up: Upstream, upstreams: Callable[..., Running]) -> Running:
 def test_embedding_anew_tells_its_progress(embedding: Running) -> None:
     fill(embedding)
     assert embedding.get("/collections/default").json()["dimension"] == 2
-    told = events(embedding.post("/collections/default/reembed", {"embedder": "second"}))
-    assert told[-1] == "[DONE]"
-    assert told[-2] == {"status": "done", "completed": 3, "total": 3}
-    assert {event["status"] for event in told[:-1]} <= {"embedding", "done"}
+    progress = events(embedding.post("/collections/default/reembed", {"embedder": "second"}))
+    assert progress[-1] == "[DONE]"
+    assert progress[-2] == {"status": "done", "completed": 3, "total": 3}
+    assert {event["status"] for event in progress[:-1]} <= {"embedding", "done"}
     shown = embedding.get("/collections/default").json()
     assert (shown["dimension"], shown["embedder"], shown["reembedding"]) == (3, "second@theirs-1", None)
     assert embedding.post("/search", {"query": "document", "mode": "dense"}).json()["total"] == 3
@@ -290,20 +290,20 @@ def test_embedding_anew_goes_on_without_its_client(embedding: Running, up: Upstr
     fill(embedding)
     gate = threading.Event()
 
-    def held(request: Received) -> Script:
+    def waiting(request: Received) -> Script:
         if request.path.endswith("/embeddings") and request.body["model"] == "theirs-1":
             answered = by_length(request)
             return Script(answered.writes, gate=gate)
         return by_length(request)
 
-    up.handler = held
+    up.handler = waiting
     begun = embedding.post("/collections/default/reembed?wait=false", {"embedder": "second"})
     assert begun.status_code == 202
     assert begun.json()["reembedding"]["embedder"] == "second"
-    told = error(embedding.post("/collections/default/reembed", {"embedder": "bench"}), 409)
-    assert told["code"] == "reembedding_runs"
-    found = embedding.post("/search", {"query": "document 1", "mode": "dense"}).json()
-    assert found["total"] == 3, "searches go on with the old vectors"
+    refusal = error(embedding.post("/collections/default/reembed", {"embedder": "bench"}), 409)
+    assert refusal["code"] == "reembedding_runs"
+    answer = embedding.post("/search", {"query": "document 1", "mode": "dense"}).json()
+    assert answer["total"] == 3, "searches go on with the old vectors"
     follower = embedding.post("/collections/default/reembed", {"embedder": "second"}, stream=True)
     gate.set()  # its head is here, so it has joined
     assert events(follower)[-1] == "[DONE]"
@@ -320,8 +320,8 @@ def test_embedding_anew_that_cannot_is_told(embedding: Running, up: Upstream) ->
     assert error(embedding.post("/collections/nope/reembed", {"embedder": "second"}), 404)
     up.handler = lambda request: reply(status=400)
     answer = embedding.post(path, {"embedder": "second"})
-    told = answer.json() if answer.status_code != 200 else events(answer)[-1]
-    assert told["error"]["type"] in ("upstream_error", "invalid_request_error")
+    failure = answer.json() if answer.status_code != 200 else events(answer)[-1]
+    assert failure["error"]["type"] in ("upstream_error", "invalid_request_error")
     up.handler = by_length
     assert events(embedding.post(path, {"embedder": "second"}))[-1] == "[DONE]"
 
@@ -334,9 +334,9 @@ def test_a_gateway_that_nobody_searches_loads_nothing_for_it() -> None:
         "import sys, tempfile; from pathlib import Path\n"
         "from sage.middleware.app.main import create_app\n"
         "from sage.middleware.settings.settings import Settings\n"
-        "with tempfile.TemporaryDirectory() as place:\n"
-        "    app = create_app(Settings(data_dir=Path(place)))\n"
-        "    assert not (Path(place) / 'collections').exists()\n"
+        "with tempfile.TemporaryDirectory() as directory:\n"
+        "    app = create_app(Settings(data_dir=Path(directory)))\n"
+        "    assert not (Path(directory) / 'collections').exists()\n"
         "    app.app.state.accounts.close()\n"
         "heavy = {'numpy', 'faiss', 'numba', 'onnxruntime', 'tokenizers', 'Stemmer', 'sqlite3.dump', 'xxhash'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
@@ -351,13 +351,13 @@ def test_deleting_waits_for_nobody_that_works_on_it(embedding: Running, up: Upst
     fill(embedding)
     gate, arrived = threading.Event(), threading.Event()
 
-    def held(request: Received) -> Script:
+    def waiting(request: Received) -> Script:
         if request.path.endswith("/embeddings") and request.body["model"] == "theirs-1":
             arrived.set()
             return Script(by_length(request).writes, gate=gate)
         return by_length(request)
 
-    up.handler = held
+    up.handler = waiting
     embedding.post("/collections/default/reembed?wait=false", {"embedder": "second"})
     assert arrived.wait(20)
     deleted: list[int] = []

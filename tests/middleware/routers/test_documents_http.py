@@ -51,8 +51,8 @@ def test_an_id_may_be_any_text(running: Running) -> None:
     ids = ["a\n", "a", "\nb\n\n", "a/b", "delete", " ", "茶"]
     assert add(running, *({"id": id, "text": f"text of {id}"} for id in ids)).status_code == 200
     for id in ids:
-        found = running.get(f"/collections/default/documents/{quote(id, safe='')}")
-        assert (found.status_code, found.json()["id"]) == (200, id)
+        answer = running.get(f"/collections/default/documents/{quote(id, safe='')}")
+        assert (answer.status_code, answer.json()["id"]) == (200, id)
     url = f"{running.url}/collections/default/documents/{quote(ids[0], safe='')}"
     assert requests.delete(url, headers=running.headers(), timeout=30).status_code == 204
     assert sorted(document["id"] for document in listed(running)) == sorted(ids[1:])
@@ -62,8 +62,8 @@ def test_documents_go_in_and_come_out(running: Running) -> None:
     first = {"id": "a/b c", "text": "斜线 and a space", "metadata": {"n": 1, "deep": {"x": [1, None, "y"]}}}
     answer = add(running, first, {"text": "without an id"})
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert (told["inserted"], told["updated"], told["ids"][0], len(told["ids"])) == (2, 0, "a/b c", 2)
+    written = answer.json()
+    assert (written["inserted"], written["updated"], written["ids"][0], len(written["ids"])) == (2, 0, "a/b c", 2)
     for path in ("/collections/default/documents/a/b%20c", "/collections/default/documents/a%2Fb%20c"):
         assert running.get(path).json() == first
     again = add(running, {"id": "a/b c", "text": "new"}).json()
@@ -73,7 +73,7 @@ def test_documents_go_in_and_come_out(running: Running) -> None:
         "text": "new",
         "metadata": {},
     }
-    assert [document["id"] for document in listed(running)] == [told["ids"][1], "a/b c"]
+    assert [document["id"] for document in listed(running)] == [written["ids"][1], "a/b c"]
 
 
 def test_vectors_come_when_asked_for(running: Running) -> None:
@@ -91,7 +91,7 @@ def test_lines_are_documents(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [
         ('{"text": "a"}\n\n{"text": }', "line 3 is not JSON"),
         ('{"text": "a"}\n["b"]', "line 2 must be a JSON object"),
@@ -104,16 +104,16 @@ def test_lines_are_documents(running: Running) -> None:
         ("\n\n", "'documents' is empty"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_is_written(gateway: Callable[..., Running], body: str, said: str) -> None:
+def test_a_bad_line_is_named_and_nothing_is_written(gateway: Callable[..., Running], body: str, reason: str) -> None:
     running = gateway(retrieval={**KEYWORDS, "limits": {"max_documents": 3}})
-    told = error(lines(running, body))
-    assert told["message"].startswith(said)
-    assert told["param"] == "documents"
+    refusal = error(lines(running, body))
+    assert refusal["message"].startswith(reason)
+    assert refusal["param"] == "documents"
     assert running.get("/collections").json() == {"collections": []}
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "said"),
+    ("body", "param", "reason"),
     [
         ({}, "documents", "must be a list"),
         ({"documents": {}}, "documents", "must be a list"),
@@ -129,10 +129,10 @@ def test_a_bad_line_is_named_and_nothing_is_written(gateway: Callable[..., Runni
         ({"documents": [{"text": "a"}], "more": 1}, "more", "unknown field"),
     ],
 )
-def test_bad_documents_name_their_place(running: Running, body: dict[str, Any], param: str | None, said: str) -> None:
-    told = error(running.post("/collections/default/documents", body))
-    assert told["param"] == param
-    assert said in told["message"]
+def test_bad_documents_name_their_place(running: Running, body: dict[str, Any], param: str | None, reason: str) -> None:
+    refusal = error(running.post("/collections/default/documents", body))
+    assert refusal["param"] == param
+    assert reason in refusal["message"]
     assert running.get("/collections").json() == {"collections": []}
 
 
@@ -156,12 +156,12 @@ def test_pages_go_through_all_documents(running: Running) -> None:
     add(running, *({"id": f"d{n}", "text": f"t{n}", "metadata": {"even": n % 2 == 0}} for n in range(25)))
     for condition in (None, {"even": True}):
         query: dict[str, Any] = {"limit": 4} | ({"filter": json.dumps(condition)} if condition else {})
-        seen, cursor = [], ""
+        ids, cursor = [], ""
         while cursor is not None:
             page = running.get("/collections/default/documents", params=query).json()
-            seen += [document["id"] for document in page["documents"]]
+            ids += [document["id"] for document in page["documents"]]
             cursor = query["cursor"] = page["cursor"]
-        assert seen == [f"d{n}" for n in range(25) if condition is None or n % 2 == 0]
+        assert ids == [f"d{n}" for n in range(25) if condition is None or n % 2 == 0]
 
 
 @pytest.mark.parametrize(

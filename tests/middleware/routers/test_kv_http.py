@@ -67,14 +67,14 @@ def test_lists_are_paged_in_order_and_patterns_mean_nothing(running: Running) ->
     assert keys(running, prefix="a/") == {"keys": ["a/1", "a/2", "a/3"], "next": None}
     assert keys(running, prefix="a*")["keys"] == ["a*"]
     assert keys(running, prefix="a_")["keys"] == ["a_"]
-    found, after = [], None
+    paged, after = [], None
     while True:
         page = keys(running, limit=2, **({"after": after} if after is not None else {}))
-        found += page["keys"]
+        paged += page["keys"]
         assert len(page["keys"]) <= 2
         if (after := page["next"]) is None:
             break
-    assert found == names
+    assert paged == names
     cleared = requests.delete(f"{running.url}/kv?prefix=a/", headers=running.headers(), timeout=30)
     assert cleared.json() == {"deleted": 3}
     assert keys(running)["keys"] == ["a%", "a*", "a_", "b"]

@@ -100,10 +100,10 @@ def test_filters_pages_explanations_and_highlights(running: Running) -> None:
     assert ids(search(running, filter={"n": {"$gte": 2}})) == ["2"]
     assert ids(search(running, filter={"lang": "zh"})) == []
     both = ids(search(running))
-    assert [ids(search(running, top_k=1, offset=place)) for place in range(3)] == [[both[0]], [both[1]], []]
-    told = search(running, explain=True, highlight=True, filter={"n": 1})["results"][0]
-    assert told["explanation"]
-    assert "<em>document</em>" in told["highlights"][0]
+    assert [ids(search(running, top_k=1, offset=offset)) for offset in range(3)] == [[both[0]], [both[1]], []]
+    result = search(running, explain=True, highlight=True, filter={"n": 1})["results"][0]
+    assert result["explanation"]
+    assert "<em>document</em>" in result["highlights"][0]
 
 
 @pytest.mark.parametrize("fusion", [kind.value for kind in Fusion])
@@ -146,8 +146,8 @@ def test_what_http_takes_is_what_collections_know() -> None:
     ],
 )
 def test_bad_searches_name_their_field(running: Running, body: dict[str, Any], param: str) -> None:
-    told = error(running.post("/search", body))
-    assert str(told["param"]).removesuffix(".$no") == param, told
+    refusal = error(running.post("/search", body))
+    assert str(refusal["param"]).removesuffix(".$no") == param, refusal
 
 
 @pytest.mark.parametrize("raw", ["", "[]", "{", '{"query": NaN}', '{"query": "x", "top_k": 99999999999999999999}'])
@@ -158,9 +158,9 @@ def test_what_is_no_json_is_refused(running: Running, raw: str) -> None:
 
 
 def test_a_missing_collection_says_what_there_is(running: Running) -> None:
-    told = error(running.post("/search", {"query": "x", "collection": "nope"}), 404)
-    assert told["code"] == "collection_not_found"
-    assert "there are: default" in told["message"]
+    refusal = error(running.post("/search", {"query": "x", "collection": "nope"}), 404)
+    assert refusal["code"] == "collection_not_found"
+    assert "there are: default" in refusal["message"]
 
 
 # Batches
@@ -225,11 +225,11 @@ def test_models_beyond_the_credential_are_not_used(up: Upstream, upstreams: Call
     up.handler = vectors
     running = upstreams(up, retrieval={"defaults": {"embedder": "bench"}})
     running.post("/collections/default/documents", {"documents": [{"text": "apple"}]})
-    asked = len(up.requests)
+    sent = len(up.requests)
     key = running.new_key(models=["chat-*"])
     assert error(running.post("/search", {"query": "x"}, key=key), 403)["code"] == "model_not_allowed"
-    told = error(running.post("/search", {"query": "x", "mode": "bm25", "rerank": "bench"}, key=key), 403)
-    assert told["param"] == "rerank"
+    refusal = error(running.post("/search", {"query": "x", "mode": "bm25", "rerank": "bench"}, key=key), 403)
+    assert refusal["param"] == "rerank"
     assert running.post("/search", {"query": "apple", "mode": "bm25"}, key=key).json()["total"] == 1
     assert running.post("/search", {"vector": [1, 0], "mode": "dense"}, key=key).json()["total"] == 1
     documents = {"documents": [{"text": "x"}]}
@@ -237,8 +237,8 @@ def test_models_beyond_the_credential_are_not_used(up: Upstream, upstreams: Call
     assert error(running.post("/collections/new/documents", documents, key=key), 403)["param"] == "collection"
     assert error(running.post("/collections", {"name": "new"}, key=key), 403)["param"] == "embedder"
     assert error(running.post("/collections/default/reembed", {"embedder": "bench"}, key=key), 403)
-    assert len(up.requests) == asked
-    assert [found["name"] for found in running.get("/collections").json()["collections"]] == ["default"]
+    assert len(up.requests) == sent
+    assert [collection["name"] for collection in running.get("/collections").json()["collections"]] == ["default"]
 
 
 def test_an_embedder_that_fails_leaves_the_words(up: Upstream, upstreams: Callable[..., Running]) -> None:
@@ -268,8 +268,8 @@ def test_the_line_before_searches_is_bounded(up: Upstream, upstreams: Callable[.
             blocked.append(collections._reading.submit(gate.wait))
     try:
         answer = running.post("/search", {"query": "apple"})
-        told = error(answer, 503)
-        assert told["code"] == "overloaded"
+        refusal = error(answer, 503)
+        assert refusal["code"] == "overloaded"
         assert int(answer.headers["retry-after"]) >= 1
         assert running.get("/health").status_code == 200
     finally:
@@ -284,9 +284,9 @@ def test_searches_and_writes_are_counted(own: Running) -> None:
     own.post("/search", {"query": "x", "collection": "nope"})
     own.post("/search/batch", {"searches": [{"query": "a"}, {"query": "b"}]})
     own.post("/collections/default/documents/delete", {"ids": ["1"]})
-    told = own.get("/metrics").text
-    assert 'sage_searches_total{status="200"} 3.0' in told
-    assert 'sage_searches_total{status="404"} 1.0' in told
-    assert 'sage_documents_total{operation="write"} 3.0' in told
-    assert 'sage_documents_total{operation="delete"} 1.0' in told
-    assert "sage_search_duration_seconds_count 3.0" in told
+    metrics = own.get("/metrics").text
+    assert 'sage_searches_total{status="200"} 3.0' in metrics
+    assert 'sage_searches_total{status="404"} 1.0' in metrics
+    assert 'sage_documents_total{operation="write"} 3.0' in metrics
+    assert 'sage_documents_total{operation="delete"} 1.0' in metrics
+    assert "sage_search_duration_seconds_count 3.0" in metrics

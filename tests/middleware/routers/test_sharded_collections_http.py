@@ -67,21 +67,21 @@ def check_same(running: Running, pair: tuple[str, str] = PAIR) -> None:
         one, many = (running.post("/search", {**search, "collection": name}).json() for name in pair)
         assert [result["id"] for result in many["results"]] == [result["id"] for result in one["results"]]
         assert many["total"] == one["total"]
-        for ours, theirs in zip(many["results"], one["results"], strict=True):
-            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-9)
-            assert ours.get("highlights") == theirs.get("highlights")
-            assert (ours.get("explanation") is None) == (theirs.get("explanation") is None)
+        for ours, expected in zip(many["results"], one["results"], strict=True):
+            assert ours["score"] == pytest.approx(expected["score"], abs=1e-9)
+            assert ours.get("highlights") == expected.get("highlights")
+            assert (ours.get("explanation") is None) == (expected.get("explanation") is None)
 
 
 def pages(running: Running, name: str, **query: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    documents_of_pages: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
         given = {"limit": "37", **query, **({"cursor": cursor} if cursor else {})}
         answer = running.get(f"/collections/{name}/documents", params=given).json()
-        found += answer["documents"]
+        documents_of_pages += answer["documents"]
         if (cursor := answer["cursor"]) is None:
-            return found
+            return documents_of_pages
 
 
 def error(answer: requests.Response, status: int = 400) -> dict[str, Any]:
@@ -139,12 +139,12 @@ def test_what_is_refused_names_the_collection(running: Running) -> None:
         one, many = (error(running.post("/search", {**search, "collection": name})) for name in PAIR)
         assert many == one
     error(running.post("/collections/many/documents/delete", {"filter": {}}))
-    told = error(running.post("/collections/many/reembed", {"embedder": "local"}))
-    assert (told["code"], "?shards=0" in told["message"]) == ("unsupported_field", True)
+    refusal = error(running.post("/collections/many/reembed", {"embedder": "local"}))
+    assert (refusal["code"], "?shards=0" in refusal["message"]) == ("unsupported_field", True)
     for bad in (-1, 65, 1025, 1.5, "3", True):
         assert error(running.post("/collections", {"name": "bad", "shards": bad}))["param"] == "shards"
-    told = error(running.post("/collections", {"name": "bad", "shards": 2, "keywords": {"variant": "okapi"}}))
-    assert "a sharded collection takes lucene, plus or l" in told["message"]
+    refusal = error(running.post("/collections", {"name": "bad", "shards": 2, "keywords": {"variant": "okapi"}}))
+    assert "a sharded collection takes lucene, plus or l" in refusal["message"]
     assert error(running.post("/collections", {"name": "many", "shards": 2}), 409)["code"] == "collection_exists"
     assert error(running.post("/collections", {"name": "one", "shards": 2}), 409)["code"] == "collection_exists"
     assert {c["name"] for c in running.get("/collections").json()["collections"]} == set(PAIR)
@@ -205,8 +205,8 @@ def test_a_restarted_gateway_finds_them_again(tmp_path: Path) -> None:
             if turn == 1:
                 listed = running.get("/collections").json()["collections"]
                 assert [(c["name"], c["shards"], c["documents"]) for c in listed] == [("default", 2, None)]
-            found = running.post("/search", {"query": "document", "top_k": 50}).json()
-            assert [result["id"] for result in found["results"]] == [f"d{n}" for n in range(30)]
+            answer = running.post("/search", {"query": "document", "top_k": 50}).json()
+            assert [result["id"] for result in answer["results"]] == [f"d{n}" for n in range(30)]
             assert running.get("/collections").json()["collections"][0]["documents"] == 30
         data["retrieval"] = KEYWORDS
 

@@ -111,8 +111,8 @@ def test_a_vector_service_in_an_actor_has_shards_that_are_actors(served: Serving
     items = [{"id": f"v{n}", "vector": [1.0, n], "metadata": {"n": n % 2}} for n in range(20)]
     assert len(post(served, "/vdb/notes", {"items": items})["ids"]) == 20
     assert len(actors(served)) == before + 3
-    found = post(served, "/vdb/notes/search", {"vector": [1.0, 0.1], "n_results": 2, "where": {"n": 0}})["results"]
-    assert [item["id"] for item in found] == ["v0", "v2"]
+    results = post(served, "/vdb/notes/search", {"vector": [1.0, 0.1], "n_results": 2, "where": {"n": 0}})["results"]
+    assert [item["id"] for item in results] == ["v0", "v2"]
     assert len(get(served, "/vdb/notes")["items"]) == 20
 
 

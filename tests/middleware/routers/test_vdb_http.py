@@ -39,7 +39,7 @@ def fill(running: Running, collection: str = "notes", credential: str | None = N
     assert answer.json() == {"ids": [item["id"] for item in ITEMS]}
 
 
-def found(running: Running, credential: str | None = None, **search: Any) -> list[str]:
+def search_ids(running: Running, credential: str | None = None, **search: Any) -> list[str]:
     answer = ask(running, "POST", "notes/search", {"vector": [1.0, 0.1], **search}, credential)
     assert answer.status_code == 200, answer.text
     return [result["id"] for result in answer.json()["results"]]
@@ -52,20 +52,20 @@ def test_items_are_added_searched_changed_and_deleted(running: Running) -> None:
     assert results[0]["score"] == pytest.approx(1.0, abs=1e-3)
     assert results[1]["score"] == pytest.approx(0.8, abs=1e-2)
     assert results[1]["metadata"] == {"lang": "zh", "year": 2021}
-    assert found(running, where={"lang": "en"}) == ["a/1", "b"]
-    assert found(running, where={"$or": [{"year": {"$gt": 2021}}, {"lang": "zh"}]}, n_results=1) == ["a/2"]
+    assert search_ids(running, where={"lang": "en"}) == ["a/1", "b"]
+    assert search_ids(running, where={"$or": [{"year": {"$gt": 2021}}, {"lang": "zh"}]}, n_results=1) == ["a/2"]
     item = ask(running, "GET", "notes/a/1?vector=true").json()
     assert (item["id"], item["text"], item["metadata"]) == ("a/1", "tea", {"lang": "en", "year": 2020})
     assert item["vector"] == pytest.approx([1.0, 0.0])
     changed = ask(running, "PATCH", "notes/a/1", {"metadata": {"lang": "de"}, "vector": [0.0, 1.0]})
     assert (changed.status_code, changed.json()["metadata"]) == (200, {"lang": "de"})
-    assert found(running, n_results=1) == ["a/2"]
+    assert search_ids(running, n_results=1) == ["a/2"]
     assert ask(running, "DELETE", "notes/a/1").json() == {"deleted": True}
     assert ask(running, "DELETE", "notes/a/1").json() == {"deleted": False}
     error(ask(running, "GET", "notes/a/1"), 404)
     error(ask(running, "PATCH", "notes/a/1", {"text": "x"}), 404)
     assert ask(running, "POST", "notes/delete", {"where": {"lang": "zh"}}).json() == {"deleted": 1}
-    assert found(running) == ["b"]
+    assert search_ids(running) == ["b"]
     assert ask(running, "DELETE", "notes").status_code == 204
     assert running.get("/vdb").json() == {"collections": []}
 
@@ -128,11 +128,11 @@ def test_tenants_never_meet(running: Running) -> None:
     assert running.get("/vdb", key=two).json() == {"collections": []}
     own = {"items": [{"id": "mine", "vector": [1.0, 0.0]}]}
     assert ask(running, "POST", "notes", own, two).status_code == 200
-    assert found(running, two) == ["mine"]
+    assert search_ids(running, two) == ["mine"]
     error(ask(running, "GET", "notes/mine", credential=one), 404)
     assert ask(running, "POST", "notes/delete", {"where": {}}, two).status_code in (200, 400)
     assert ask(running, "DELETE", "notes", credential=two).status_code == 204
-    assert found(running, one) == ["a/1", "a/2", "b"]
+    assert search_ids(running, one) == ["a/1", "a/2", "b"]
 
 
 def test_it_needs_its_scope(running: Running) -> None:

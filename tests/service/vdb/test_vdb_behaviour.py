@@ -36,8 +36,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         yield start
 
 
-def ids(found: list[dict[str, Any]]) -> list[str]:
-    return [result["id"] for result in found]
+def ids(results: list[dict[str, Any]]) -> list[str]:
+    return [result["id"] for result in results]
 
 
 def angle(degrees: float) -> list[float]:
@@ -57,14 +57,14 @@ def test_items_are_found_by_vector_best_first_and_come_back_whole(make: Make) ->
         {"id": "middle", "vector": angle(40), "metadata": {}},
     ]
     assert service.add(given) == ["far", "near", "middle"]
-    found = service.search(angle(0), n_results=3)
-    assert ids(found) == ["near", "middle", "far"]
-    assert [result["score"] for result in found] == pytest.approx([math.cos(math.radians(d)) for d in (10, 40, 80)])
-    assert found[2]["metadata"] == {"n": 1, "x": 1.5, "ok": True, "tags": ["a", "b"]}
-    assert found[2]["text"] == "hi"
-    assert found[0]["text"] == ""
-    assert found[0]["metadata"] == {}
-    assert found[0]["scores"]["dense"] == found[0]["score"]
+    results = service.search(angle(0), n_results=3)
+    assert ids(results) == ["near", "middle", "far"]
+    assert [result["score"] for result in results] == pytest.approx([math.cos(math.radians(d)) for d in (10, 40, 80)])
+    assert results[2]["metadata"] == {"n": 1, "x": 1.5, "ok": True, "tags": ["a", "b"]}
+    assert results[2]["text"] == "hi"
+    assert results[0]["text"] == ""
+    assert results[0]["metadata"] == {}
+    assert results[0]["scores"]["dense"] == results[0]["score"]
     assert ids(service.search(angle(0), n_results=2)) == ["near", "middle"]
     assert ids(service.search(angle(0), 2, options={"offset": 1})) == ["middle", "far"]
     assert ids(service.search(angle(0), 100, options={"exact": True})) == ["near", "middle", "far"]
@@ -95,9 +95,9 @@ def test_scores_are_the_metrics_and_higher_is_nearer(make: Make, metric: str, sc
     )
     wanted = dict(zip(["same", "long", "opposite"], scores, strict=True))
     for exact in (False, True):
-        found = service.search([1.0, 0.0], options={"exact": exact})
-        assert {result["id"]: result["score"] for result in found} == pytest.approx(wanted, abs=1e-6)
-        assert ids(found) == sorted(wanted, key=lambda id: -wanted[id])
+        results = service.search([1.0, 0.0], options={"exact": exact})
+        assert {result["id"]: result["score"] for result in results} == pytest.approx(wanted, abs=1e-6)
+        assert ids(results) == sorted(wanted, key=lambda id: -wanted[id])
 
 
 def test_an_add_replaces_items_of_the_same_id_as_a_whole(make: Make) -> None:
@@ -172,15 +172,15 @@ def test_pages_hold_every_item_once_in_the_order_in_which_they_came(make: Make) 
     service = make()
     names = [f"item {n}" for n in range(25)]
     service.add([{"id": name, "vector": [1, 0], "metadata": {"even": n % 2 == 0}} for n, name in enumerate(names)])
-    seen: list[str] = []
+    listed: list[str] = []
     cursor, pages = None, 0
     while True:
         page = service.list_items(limit=10, cursor=cursor)
-        seen += ids(page["items"])
+        listed += ids(page["items"])
         pages += 1
         if (cursor := page["cursor"]) is None:
             break
-    assert seen == names
+    assert listed == names
     assert pages == 3
     evens = service.list_items({"even": True}, limit=13, vectors=True)
     assert ids(evens["items"]) == names[::2]
@@ -316,9 +316,9 @@ def test_texts_have_vectors_of_the_embedder(make: Make) -> None:
     )
     assert service.get("short", vector=True)["vector"] == [2.0, 1.0]
     assert service.get("given", vector=True)["vector"] == [0.0, 5.0]
-    found = service.search(text="q" * 9, mode="dense", n_results=2)
-    assert ids(found) == ["long", "short"]
-    assert found[0]["score"] == pytest.approx(1.0)
+    results = service.search(text="q" * 9, mode="dense", n_results=2)
+    assert ids(results) == ["long", "short"]
+    assert results[0]["score"] == pytest.approx(1.0)
     service.update("short", text="y" * 9)
     assert service.get("short", vector=True)["vector"] == [9.0, 1.0]
     service.update("given", metadata={"n": 1})
@@ -340,8 +340,8 @@ def test_always_k_results_when_k_match(make: Make) -> None:
     for query in random.normal(size=(5, 8)):
         assert len(service.search(query, n_results=10, where={"rare": True})) == 10
         assert len(service.search(query, n_results=50, where={"rare": True})) == 10
-        found = ids(service.search(query, n_results=400))
-        assert len(set(found)) == 400
+        nearest = ids(service.search(query, n_results=400))
+        assert len(set(nearest)) == 400
 
 
 def test_sixteen_writers_lose_nothing(make: Make) -> None:

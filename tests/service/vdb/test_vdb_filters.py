@@ -41,23 +41,23 @@ VECTORS = RANDOM.normal(size=(ITEMS, DIMENSION)).astype(np.float32)
 
 
 def equals(metadata: Mapping[str, Any], field: str, value: Any) -> bool:
-    held = metadata.get(field, [])
-    found = held if isinstance(held, list) else [held]
-    return any(v == value and isinstance(v, bool) == isinstance(value, bool) for v in found)
+    values = metadata.get(field, [])
+    candidates = values if isinstance(values, list) else [values]
+    return any(v == value and isinstance(v, bool) == isinstance(value, bool) for v in candidates)
 
 
 def passes(where: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    return all(_passes(key, said, metadata) for key, said in where.items())
+    return all(_passes(key, condition, metadata) for key, condition in where.items())
 
 
-def _passes(key: str, said: Any, metadata: Mapping[str, Any]) -> bool:
+def _passes(key: str, condition: Any, metadata: Mapping[str, Any]) -> bool:
     if key == "$and":
-        return all(passes(each, metadata) for each in said)
+        return all(passes(each, metadata) for each in condition)
     if key == "$or":
-        return any(passes(each, metadata) for each in said)
-    if not isinstance(said, Mapping):
-        return equals(metadata, key, said)
-    return all(_meets(operator, operand, key, metadata) for operator, operand in said.items())
+        return any(passes(each, metadata) for each in condition)
+    if not isinstance(condition, Mapping):
+        return equals(metadata, key, condition)
+    return all(_meets(operator, operand, key, metadata) for operator, operand in condition.items())
 
 
 def _meets(operator: str, operand: Any, field: str, metadata: Mapping[str, Any]) -> bool:
@@ -65,8 +65,8 @@ def _meets(operator: str, operand: Any, field: str, metadata: Mapping[str, Any])
         return equals(metadata, field, operand) == (operator == "$eq")
     if operator in ("$in", "$nin"):
         return any(equals(metadata, field, value) for value in operand) == (operator == "$in")
-    held = metadata.get(field)
-    return isinstance(held, int | float) and not isinstance(held, bool) and _OPERATORS[operator](held, operand)
+    stored = metadata.get(field)
+    return isinstance(stored, int | float) and not isinstance(stored, bool) and _OPERATORS[operator](stored, operand)
 
 
 numbers = (
@@ -80,7 +80,9 @@ conditions = (
     | st.tuples(fields, st.sampled_from(["$in", "$nin"]), st.lists(scalars, max_size=4)).map(
         lambda p: {p[0]: {p[1]: p[2]}}
     )
-    | st.dictionaries(st.sampled_from(list(_OPERATORS)), numbers, min_size=1, max_size=2).map(lambda said: {"n": said})
+    | st.dictionaries(st.sampled_from(list(_OPERATORS)), numbers, min_size=1, max_size=2).map(
+        lambda condition: {"n": condition}
+    )
     | st.dictionaries(fields, scalars, max_size=2)
 )
 wheres = st.recursive(
@@ -116,9 +118,9 @@ def check(service: VDBService, where: dict[str, Any], count: int, place: int) ->
     units = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     scores = units @ (query / np.linalg.norm(query))
     best = sorted((float(scores[n]) for n in passing), reverse=True)[:count]
-    found = service.search(query, n_results=count, where=where)
-    assert [result["score"] for result in found] == pytest.approx(best, abs=1e-4)
-    assert {int(result["id"]) for result in found} <= set(passing)
+    results = service.search(query, n_results=count, where=where)
+    assert [result["score"] for result in results] == pytest.approx(best, abs=1e-4)
+    assert {int(result["id"]) for result in results} <= set(passing)
     assert service.count(where) == len(passing)
     assert [int(item["id"]) for item in service.list_items(where, limit=1000)["items"]] == passing
 

@@ -27,8 +27,8 @@ with VDBService(persist_directory=sys.argv[1]) as service:
 """
 
 
-def ids(found: list[dict[str, Any]]) -> list[str]:
-    return [result["id"] for result in found]
+def ids(results: list[dict[str, Any]]) -> list[str]:
+    return [result["id"] for result in results]
 
 
 def letters(texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -44,10 +44,10 @@ def test_text_is_found_by_words_without_an_embedder() -> None:
     with VDBService() as service:
         service.add([{"id": "cats", "text": "cats sleep all day"}, {"id": "dogs", "text": "dogs bark"}])
         service.add([{"id": "vector", "vector": [1, 0], "text": "a cat in vectors"}])
-        found = service.search(text="sleeping cats")
-        assert ids(found)[0] == "cats"
-        assert found[0]["scores"]["dense"] is None
-        assert found[0]["scores"]["bm25"] > 0
+        results = service.search(text="sleeping cats")
+        assert ids(results)[0] == "cats"
+        assert results[0]["scores"]["dense"] is None
+        assert results[0]["scores"]["bm25"] > 0
         assert ids(service.search(text="cat", mode="bm25", where={"x": 1})) == []
         with pytest.raises(InvalidRequest, match="has no embedder, so a dense search must bring its 'vector'"):
             service.search(text="cats", mode="dense")
@@ -158,10 +158,10 @@ def test_after_a_purge_no_file_has_a_byte_of_what_was_deleted(tmp_path: Path) ->
         service.delete(["0"])
         service.purge()
         assert service.count() == 49
-        held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-        assert b"secret2 text" in held
+        content = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        assert b"secret2 text" in content
         for trace in (b"secret0 ", b'hidden0"', b"secret1 ", b'hidden1"'):
-            assert trace not in held
+            assert trace not in content
 
 
 def test_what_is_in_memory_is_gone_with_the_service() -> None:

@@ -304,7 +304,7 @@ def _nearest(handle: Any, query: Vector, search: Search, where: dict[str, Any] |
         return []
     scores = exact_scores(query, rows["embeddings"], metric)
     order = np.argsort(-scores, kind="stable")[:wanted].tolist()
-    columns = ([rows[key][place] for place in order] for key in ("ids", "documents", "metadatas"))
+    columns = ([rows[key][index] for index in order] for key in ("ids", "documents", "metadatas"))
     ids, documents, metadatas = columns
     return _results(ids, scores[order], documents, metadatas, search)
 
@@ -322,11 +322,11 @@ def _stored(rows: Mapping[str, Any]) -> list[StoredDocument]:
     return [
         StoredDocument(
             id,
-            rows["documents"][place] or "",
-            dict(rows["metadatas"][place] or {}),
-            None if vectors is None else np.asarray(vectors[place], np.float32),
+            rows["documents"][index] or "",
+            dict(rows["metadatas"][index] or {}),
+            None if vectors is None else np.asarray(vectors[index], np.float32),
         )
-        for place, id in enumerate(rows["ids"])
+        for index, id in enumerate(rows["ids"])
     ]
 
 

@@ -148,12 +148,12 @@ class ShardedCollection:
         self._check_dimension(documents)
         first = self._reserve(2 * len(documents)) + len(documents)
         by_shard: dict[int, list[int]] = {}
-        for place, document in enumerate(documents):
-            by_shard.setdefault(self.shard_of(document.id), []).append(place)
+        for position, document in enumerate(documents):
+            by_shard.setdefault(self.shard_of(document.id), []).append(position)
 
         def put(index: int, shard: Shard) -> Written:
-            places = by_shard[index]
-            return shard.put([documents[place] for place in places], [first + place for place in places])
+            positions = by_shard[index]
+            return shard.put([documents[n] for n in positions], [first + n for n in positions])
 
         with self._writes.writing():
             written, failures = self._scatter.ask(put, by_shard)
@@ -336,14 +336,14 @@ class ShardedCollection:
 
     def _check_dimension(self, documents: Sequence[NewDocument]) -> None:
         """The first vector of the collection decides it: shard 0 keeps what it is."""
-        for place, document in enumerate(documents):
+        for position, document in enumerate(documents):
             if document.vector is None:
                 continue
             if self._dimension is None:
                 self._dimension = self._settled_dimension(document.vector.size)
             if document.vector.size != self._dimension:
                 raise InvalidRequest(
-                    f"documents[{place}]: 'vector' has {document.vector.size} dimensions, but the vectors of this "
+                    f"documents[{position}]: 'vector' has {document.vector.size} dimensions, but the vectors of this "
                     f"collection have {self._dimension}",
                     param="documents",
                     code="wrong_dimension",

@@ -20,16 +20,16 @@ pytestmark = pytest.mark.slow
 
 def stored(running: Running, collection: str = "kb", **condition: Any) -> dict[str, dict[str, Any]]:
     """Documents by id, read page by page."""
-    found: dict[str, dict[str, Any]] = {}
+    stored: dict[str, dict[str, Any]] = {}
     query: dict[str, Any] = {"limit": 1000}
     if condition:
         query["filter"] = json.dumps(condition)
     while True:
         page = running.get(f"/collections/{collection}/documents", params=query).json()
-        assert not found.keys() & {document["id"] for document in page["documents"]}
-        found |= {document["id"]: document for document in page["documents"]}
+        assert not stored.keys() & {document["id"] for document in page["documents"]}
+        stored |= {document["id"]: document for document in page["documents"]}
         if page["cursor"] is None:
-            return found
+            return stored
         query["cursor"] = page["cursor"]
 
 
@@ -78,12 +78,12 @@ def test_every_kind_goes_in_and_is_found(running: Running, run: Sage, tmp_path: 
     assert documents["d/paper.pdf#0"]["metadata"]["title"] == "Paper"
     assert documents["d/paper.pdf#0"]["metadata"]["page"] == 1
     assert documents["r1"]["metadata"] == {"n": 1, "team": "search"}
-    found = run("search", "kb", "install")
-    assert found.stdout.startswith("1. Guide > Install  ")
-    assert "    guide.md\n" in found.stdout
-    assert "Run pip to install it." in found.stdout
-    found = run("search", "kb", "国标", "--filter", '{"path": "old.txt"}', "--json")
-    assert [result["id"] for result in json.loads(found.stdout)["results"]] == ["d/old.txt#0"]
+    answer = run("search", "kb", "install")
+    assert answer.stdout.startswith("1. Guide > Install  ")
+    assert "    guide.md\n" in answer.stdout
+    assert "Run pip to install it." in answer.stdout
+    answer = run("search", "kb", "国标", "--filter", '{"path": "old.txt"}', "--json")
+    assert [result["id"] for result in json.loads(answer.stdout)["results"]] == ["d/old.txt#0"]
     assert files_of(run("ingest", "kb", "docs", "--as", "d", "--metadata", "team=search", "--json")) == {
         "unchanged": 5,
         "skipped": {"binary": 1, "hidden": 1},

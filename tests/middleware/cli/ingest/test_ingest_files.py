@@ -39,8 +39,8 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_directory_gives_its_readable_files_and_counts_the_rest(tree: Path) -> None:
     walk = Walk()
-    found = walk.find([tree])
-    assert [(file.relative, file.kind) for file in found] == [
+    files = walk.find([tree])
+    assert [(file.relative, file.kind) for file in files] == [
         ("a.md", FileKind.MARKDOWN),
         ("b.TXT", FileKind.TEXT),
         ("code.py", FileKind.TEXT),
@@ -52,7 +52,7 @@ def test_a_directory_gives_its_readable_files_and_counts_the_rest(tree: Path) ->
     ]
     assert walk.skipped == {"hidden": 2, "link": 2, "binary": 1, "special": 1}
     assert walk.failed == []
-    assert found[-1].source == f"{tree.resolve()}/sub/deep/z.md"
+    assert files[-1].source == f"{tree.resolve()}/sub/deep/z.md"
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_name_of_ones_own_is_the_same_on_every_machine(tree: Path) -> None:
 
 
 def test_a_file_is_taken_once_and_links_that_are_named_are_followed(tree: Path) -> None:
-    found = Walk(["a.md"]).find([tree, tree / "a.md", tree / "link.md"])
-    assert [file.relative for file in found] == ["a.md"]
+    files = Walk(["a.md"]).find([tree, tree / "a.md", tree / "link.md"])
+    assert [file.relative for file in files] == ["a.md"]
 
 
 def test_what_is_named_and_cannot_be_read_is_a_failure(tree: Path) -> None:

@@ -24,8 +24,8 @@ def test_local_models_embed_and_rerank_for_collections(tmp_path: Path) -> None:
     }
     settings = Settings.model_validate({"data_dir": tmp_path, "llm": {"providers": {"local": {"models": models}}}})
     with GatewayThread(settings) as running:
-        found = RegistryModels(running.running_gateway)
-        embedder = found.embedder("local/vectors")  # which loads it
+        models = RegistryModels(running.running_gateway)
+        embedder = models.embedder("local/vectors")  # which loads it
         assert embedder is not None
         texts = [f"the red cat {number}" for number in range(70)]
         vectors = embedder.embed([*texts, texts[0]])
@@ -34,8 +34,8 @@ def test_local_models_embed_and_rerank_for_collections(tmp_path: Path) -> None:
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
         assert np.allclose(vectors[0], vectors[70], atol=1e-5)
         assert np.allclose(embedder.embed(["the red cat 3"], query=True)[0], vectors[3], atol=1e-5)
-        scores = found.reranker("local/order").rerank("cat", ["the red cat", "bread and water", "the red cat"])
+        scores = models.reranker("local/order").rerank("cat", ["the red cat", "bread and water", "the red cat"])
         assert scores[0] == pytest.approx(scores[2], abs=1e-5)
         assert scores[0] != pytest.approx(scores[1], abs=1e-5)
         with pytest.raises(SageError):
-            found.embedder("local/order").embed(["a text for a model that reranks"])
+            models.embedder("local/order").embed(["a text for a model that reranks"])

@@ -54,7 +54,7 @@ def model(*deployments: str, **options: Any) -> dict[str, Any]:
 
 
 def vectors_reply(*vectors: Any, **options: Any) -> dict[str, Any]:
-    data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     return {"object": "list", "data": data, "model": "m", "usage": {"prompt_tokens": 1, "total_tokens": 1}, **options}
 
 
@@ -116,14 +116,14 @@ def test_cohere_is_told_queries_from_documents(opened: Open, up: Upstream) -> No
     embedder = opened(kind="cohere").embedder("up/embed-v4.0")
     assert embedder.embed(["question"], query=True).tolist() == [[1.0, 2.0]]
     embedder.embed(["text"])
-    asked, told = (request.body for request in up.requests)
-    assert asked == {
+    query, stored = (request.body for request in up.requests)
+    assert query == {
         "model": "embed-v4.0",
         "texts": ["question"],
         "input_type": "search_query",
         "embedding_types": ["float"],
     }
-    assert (told["texts"], told["input_type"]) == (["text"], "search_document")
+    assert (stored["texts"], stored["input_type"]) == (["text"], "search_document")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_model_reranks(opened: Open, up: Upstream) -> None:
 
 def test_many_texts_are_reranked_in_batches(opened: Open, up: Upstream) -> None:
     def handler(request: Received) -> Script:
-        lengths = [(place, float(len(text))) for place, text in enumerate(request.body["documents"])]
+        lengths = [(index, float(len(text))) for index, text in enumerate(request.body["documents"])]
         return reply(ranked(*reversed(lengths)))
 
     up.handler = handler

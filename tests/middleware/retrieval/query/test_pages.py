@@ -79,15 +79,15 @@ def test_totals_are_what_a_whole_list_holds(store: VectorStore, condition: dict[
 
 @pytest.mark.parametrize("fusion", list(Fusion))
 def test_an_explanation_adds_up_to_the_score(store: VectorStore, fusion: Fusion) -> None:
-    for place, result in enumerate(whole(store, fusion=fusion, explain=True)):
-        said = result.explanation
-        assert said is not None
-        added = sum(said[leg]["weight"] * said[leg]["normalised"] for leg in ("dense", "bm25"))
-        assert min(added, said.get("ceiling", math.inf)) == pytest.approx(result.score)
-        assert "ceiling" not in said or (place >= 100 and said["ceiling"] < added)
-        held = set(said["bm25"]["terms"])
-        assert held == {term for term, word in (("red", "red"), ("appl", "apple")) if word in result.text.split()}
-        assert (result.scores or {})["bm25"] == said["bm25"]["score"]
+    for rank, result in enumerate(whole(store, fusion=fusion, explain=True)):
+        explanation = result.explanation
+        assert explanation is not None
+        added = sum(explanation[leg]["weight"] * explanation[leg]["normalised"] for leg in ("dense", "bm25"))
+        assert min(added, explanation.get("ceiling", math.inf)) == pytest.approx(result.score)
+        assert "ceiling" not in explanation or (rank >= 100 and explanation["ceiling"] < added)
+        terms = set(explanation["bm25"]["terms"])
+        assert terms == {term for term, word in (("red", "red"), ("appl", "apple")) if word in result.text.split()}
+        assert (result.scores or {})["bm25"] == explanation["bm25"]["score"]
 
 
 def test_scores_of_the_legs_are_those_of_the_legs_alone(store: VectorStore) -> None:

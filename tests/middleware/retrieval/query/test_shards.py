@@ -35,14 +35,14 @@ def sharded(count: int, directory: Path | None = None, **options: Any) -> Iterat
         shards = [LocalShard(None if directory is None else directory / str(n), **options) for n in range(count)]
         for shard in shards:
             stack.callback(shard.close)
-        found = ShardedCollection("c", shards, embedder=embedder)
-        stack.callback(found.close)
-        yield found
+        collection = ShardedCollection("c", shards, embedder=embedder)
+        stack.callback(collection.close)
+        yield collection
 
 
 def documents(generator: random.Random, count: int) -> list[dict[str, Any]]:
     """Few words and few vectors, so that many scores are equal; some documents without either."""
-    found = []
+    some = []
     for id in generator.sample(range(200), count):
         document: dict[str, Any] = {
             "id": f"d{id}",
@@ -51,17 +51,17 @@ def documents(generator: random.Random, count: int) -> list[dict[str, Any]]:
         }
         if generator.random() < 0.8:
             document["vector"] = [generator.choice([-1.0, 0.0, 0.5, 2.0]) for _ in range(DIMENSION)]
-        found.append(document)
-    return found
+        some.append(document)
+    return some
 
 
-def check_same(ours: SearchAnswer, theirs: SearchAnswer) -> None:
-    assert [result.id for result in ours.results] == [result.id for result in theirs.results]
+def check_same(ours: SearchAnswer, expected: SearchAnswer) -> None:
+    assert [result.id for result in ours.results] == [result.id for result in expected.results]
     assert [result.score for result in ours.results] == pytest.approx(
-        [result.score for result in theirs.results], abs=1e-9
+        [result.score for result in expected.results], abs=1e-9
     )
-    assert ours.total == theirs.total
-    for one, other in zip(ours.results, theirs.results, strict=True):
+    assert ours.total == expected.total
+    for one, other in zip(ours.results, expected.results, strict=True):
         assert replace(one, score=0.0, scores=None, explanation=None) == replace(
             other, score=0.0, scores=None, explanation=None
         )
@@ -72,23 +72,23 @@ def check_same(ours: SearchAnswer, theirs: SearchAnswer) -> None:
 
 
 def pages(collection: ShardedCollection, filter: dict[str, Any] | None) -> list[str]:
-    found, cursor = collection.page(limit=37, filter=filter)
+    documents_of_pages, cursor = collection.page(limit=37, filter=filter)
     while cursor is not None:
         more, cursor = collection.page(cursor, 37, filter)
-        found += more
-    return [document.id for document in found]
+        documents_of_pages += more
+    return [document.id for document in documents_of_pages]
 
 
 def flat(explanation: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in explanation.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            flattened |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, float):
-            found[prefix + key] = value
+            flattened[prefix + key] = value
         else:
-            found[prefix + key] = hash(value) if isinstance(value, str) else value
-    return found
+            flattened[prefix + key] = hash(value) if isinstance(value, str) else value
+    return flattened
 
 
 vectors = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=DIMENSION, max_size=DIMENSION)
@@ -116,11 +116,11 @@ searches = st.builds(
     count=st.integers(1, 5),
     metric=st.sampled_from(["cosine", "dot", "euclidean"]),
     variant=st.sampled_from(["lucene", "plus", "l"]),
-    asked=st.lists(searches, min_size=1, max_size=4),
+    queries=st.lists(searches, min_size=1, max_size=4),
     near=vectors,
 )
 def test_the_answers_are_those_of_one_collection(
-    seed: int, count: int, metric: str, variant: str, asked: Sequence[Search], near: list[float]
+    seed: int, count: int, metric: str, variant: str, queries: Sequence[Search], near: list[float]
 ) -> None:
     generator = random.Random(seed)
     options = {"metric": metric, "keywords": {"variant": variant}, "dimension": DIMENSION}
@@ -136,7 +136,7 @@ def test_the_answers_are_those_of_one_collection(
             if generator.random() < 0.2:
                 assert ours.delete(filter={"n": 1}) == theirs.delete(filter={"n": 1})
         dense = Search(vector=np.array(near, np.float32), mode=Mode.DENSE, top_k=30, exact=True)
-        for search in [*asked, dense, replace(dense, offset=7, filter={"tag": "b"}, explain=True)]:
+        for search in [*queries, dense, replace(dense, offset=7, filter={"tag": "b"}, explain=True)]:
             check_same(ours.search(search), theirs.search(search))
         assert pages(ours, {"n": 2}) == [document.id for document in theirs.page(limit=1000, filter={"n": 2})[0]]
         assert pages(ours, None) == [document.id for document in theirs.page(limit=1000)[0]]
@@ -160,21 +160,21 @@ def test_pages_of_many_documents_are_those_of_one_collection(tmp_path: Path) -> 
         store.optimize()
         for shard in ours._scatter._shards[:2]:
             shard.optimize()  # type: ignore[attr-defined]
-        seen: list[str] = []
+        ids: list[str] = []
         for fusion in Fusion:
             search = Search("amber grove heath", vector=numbers[5], fusion=fusion, top_k=97, exact=True)
             for offset in range(0, 970, 97):
                 page = ours.search(replace(search, offset=offset))
                 check_same(page, store.collection.search(replace(search, offset=offset)))
-                seen += [result.id for result in page.results] if fusion is Fusion.RRF else []
-        assert len(seen) == len(set(seen)) == 970
+                ids += [result.id for result in page.results] if fusion is Fusion.RRF else []
+        assert len(ids) == len(set(ids)) == 970
 
 
 def test_what_comes_without_a_vector_gets_one_once(tmp_path: Path) -> None:
-    asked: list[str] = []
+    embedded: list[str] = []
 
     def embed(texts: list[str]) -> np.ndarray:
-        asked.extend(texts)
+        embedded.extend(texts)
         return np.array([[text.count(word) for word in WORDS] for text in texts], np.float32)
 
     function: EmbedFunction = embed
@@ -186,7 +186,7 @@ def test_what_comes_without_a_vector_gets_one_once(tmp_path: Path) -> None:
             {"id": "none", "text": " "}
         ]
         ours.add(some)
-        assert asked == [document["text"] for document in some[:-1]]
+        assert embedded == [document["text"] for document in some[:-1]]
         store.collection.add(some)
         for search in (
             Search("amber cedar", exact=True),
@@ -217,10 +217,10 @@ def test_documents_are_in_the_shard_of_their_id_and_come_back(tmp_path: Path) ->
         shards = ours.describe()["shard_documents"]
         assert sum(shards) == 40
         assert min(shards) > 0
-        found = ours.get(ids[7], vector=True)
-        assert (found.text, found.metadata) == ("amber 7", {"n": 7})
-        assert found.vector is not None
-        assert found.vector.tolist() == [7, 1, 0]
+        document = ours.get(ids[7], vector=True)
+        assert (document.text, document.metadata) == ("amber 7", {"n": 7})
+        assert document.vector is not None
+        assert document.vector.tolist() == [7, 1, 0]
         with pytest.raises(NotFound, match="has no document 'elsewhere'"):
             ours.get("elsewhere")
         before = ours.search(Search("amber", top_k=40)).results
@@ -243,13 +243,13 @@ def test_two_collections_on_the_same_shards_take_turns() -> None:
         second.add([{"id": "5-1", "text": "amber", "vector": [1, 2]}])
         with pytest.raises(InvalidRequest, match="has 3 dimensions, but the vectors of this collection have 2"):
             first.add([{"text": "birch", "vector": [1, 2, 3]}])
-        found = first.search(Search("amber", top_k=100))
-        assert found.total == 90
-        assert found == second.search(Search("amber", top_k=100))
-        for place in range(3):  # of one shard, in the order of arrival
-            ours = [result.id for result in found.results if first.shard_of(result.id) == place]
+        answer = first.search(Search("amber", top_k=100))
+        assert answer.total == 90
+        assert answer == second.search(Search("amber", top_k=100))
+        for index in range(3):  # of one shard, in the order of arrival
+            ours = [result.id for result in answer.results if first.shard_of(result.id) == index]
             expected = [f"{n}-{m}" for n in range(30) for m in range(3) if (n, m) != (5, 1)] + ["5-1"]
-            assert ours == [id for id in expected if first.shard_of(id) == place]
+            assert ours == [id for id in expected if first.shard_of(id) == index]
 
 
 def test_other_shards_than_those_it_was_made_with_are_refused(tmp_path: Path) -> None:

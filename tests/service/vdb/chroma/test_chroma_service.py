@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 _RUN = "from chromadb.cli.cli import app; app()"
 
 
-def ids(found: list[dict[str, Any]]) -> list[str]:
-    return [result["id"] for result in found]
+def ids(results: list[dict[str, Any]]) -> list[str]:
+    return [result["id"] for result in results]
 
 
 def free_port() -> int:
@@ -45,19 +45,19 @@ def chroma_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[str]]
         text=True,
         env={**os.environ, **home},
     )
-    said: list[str] = []
+    output: list[str] = []
     listens = threading.Event()
 
     def read() -> None:
         for line in process.stdout or ():
-            said.append(line)
+            output.append(line)
             if "listening on" in line:
                 listens.set()
 
     reader = threading.Thread(target=read)
     try:
         reader.start()
-        assert listens.wait(30), "".join(said)
+        assert listens.wait(30), "".join(output)
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()

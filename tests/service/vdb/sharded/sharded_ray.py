@@ -54,18 +54,18 @@ def documents() -> list[dict[str, Any]]:
 
 def searches() -> list[Search]:
     vector = np.array([1, 2, -1, 0.5, 0, 1], np.float32)
-    found = [Search("amber delta", vector=vector, fusion=fusion, top_k=60, exact=True) for fusion in Fusion]
-    found += [Search("+birch -cedar", vector=vector, offset=5, filter={"n": {"$gte": 2}}, exact=True)]
+    hybrid = [Search("amber delta", vector=vector, fusion=fusion, top_k=60, exact=True) for fusion in Fusion]
+    hybrid += [Search("+birch -cedar", vector=vector, offset=5, filter={"n": {"$gte": 2}}, exact=True)]
     return [
-        *found,
+        *hybrid,
         Search("ember", mode=Mode.BM25),
         Search(vector=vector, mode=Mode.DENSE, exact=True, top_k=30),
     ]
 
 
-def same(ours: SearchAnswer, theirs: SearchAnswer) -> bool:
-    near = all(abs(a.score - b.score) < 1e-9 for a, b in zip(ours.results, theirs.results, strict=True))
-    return near and ours.total == theirs.total and [r.id for r in ours.results] == [r.id for r in theirs.results]
+def same(ours: SearchAnswer, expected: SearchAnswer) -> bool:
+    near = all(abs(a.score - b.score) < 1e-9 for a, b in zip(ours.results, expected.results, strict=True))
+    return near and ours.total == expected.total and [r.id for r in ours.results] == [r.id for r in expected.results]
 
 
 def refused(call: Any, *args: Any) -> list[str]:
@@ -77,20 +77,20 @@ def refused(call: Any, *args: Any) -> list[str]:
 
 
 def run(root: Path) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     environments = [started(root, number) for number in range(COUNT)]
-    held: list[Any] = [env.call_service["shard"] for env in environments]
-    ours = ShardedCollection("c", held, timeout=30)
-    told["pids"] = len({shard.pid() for shard in held} | {os.getpid()})
+    shards: list[Any] = [env.call_service["shard"] for env in environments]
+    ours = ShardedCollection("c", shards, timeout=30)
+    report["pids"] = len({shard.pid() for shard in shards} | {os.getpid()})
     with VectorStore(embedder=None) as store:
         ours.add(documents())
         store.collection.add(documents())
-        told["same"] = [same(ours.search(search), store.collection.search(search)) for search in searches()]
-        told["bad filter"] = refused(ours.search, Search("amber", filter={"$what": 1}))
-        os.kill(held[1].pid(), signal.SIGKILL)
-        told["dead"] = refused(ours.search, Search("amber"))
+        report["same"] = [same(ours.search(search), store.collection.search(search)) for search in searches()]
+        report["bad filter"] = refused(ours.search, Search("amber", filter={"$what": 1}))
+        os.kill(shards[1].pid(), signal.SIGKILL)
+        report["dead"] = refused(ours.search, Search("amber"))
         partial = ours.search(Search("amber", top_k=500), partial=True)
-        told["partial"] = {
+        report["partial"] = {
             "warnings": partial.warnings,
             "shards": sorted({ours.shard_of(r.id) for r in partial.results}),
         }
@@ -98,26 +98,26 @@ def run(root: Path) -> dict[str, Any]:
         try:
             ours.add(more)
         except PartlyWritten as exc:
-            told["partly"] = [exc.message, exc.ids == [document["id"] for document in more]]
+            report["partly"] = [exc.message, exc.ids == [document["id"] for document in more]]
         ours.close()
         environments.append(started(root, 1))  # in the place of the dead one, with what that had
-        held[1] = environments[-1].call_service["shard"]
-        ours = ShardedCollection("c", held, timeout=30)
+        shards[1] = environments[-1].call_service["shard"]
+        ours = ShardedCollection("c", shards, timeout=30)
         ours.add(more)
         store.collection.add(more)
-        theirs = store.collection.search(Search("birch", mode=Mode.BM25, top_k=500))
+        expected = store.collection.search(Search("birch", mode=Mode.BM25, top_k=500))
         again = ours.search(Search("birch", mode=Mode.BM25, top_k=500))
-        told["again"] = [again.total == theirs.total, ours.count() == store.collection.count()]
-        told["same again"] = [same(ours.search(search), store.collection.search(search)) for search in searches()[:1]]
+        report["again"] = [again.total == expected.total, ours.count() == store.collection.count()]
+        report["same again"] = [same(ours.search(search), store.collection.search(search)) for search in searches()[:1]]
     ours.close()
     for env in environments:
         env.stop()
-    return told
+    return report
 
 
 def main() -> None:
-    told = run(Path(sys.argv[1]))
-    sys.stdout.buffer.write(b"\n" + orjson.dumps(told) + b"\n")
+    report = run(Path(sys.argv[1]))
+    sys.stdout.buffer.write(b"\n" + orjson.dumps(report) + b"\n")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ class Environment:
 
 @pytest.fixture
 def environment() -> Iterator[Environment]:
-    found = Environment()
-    yield found
-    found.services.stop()
+    environment = Environment()
+    yield environment
+    environment.services.stop()
 
 
 class Librarian(BaseServiceTask):

@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("sharded_ray.py")
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[str, Any]]:
+def report() -> Iterator[dict[str, Any]]:
     """What :mod:`sharded_ray` saw."""
     with tempfile.TemporaryDirectory(prefix="ray") as directory:  # short: it holds sockets
         environment = {
@@ -43,30 +43,30 @@ def told() -> Iterator[dict[str, Any]]:
         yield orjson.loads(run.stdout.splitlines()[-1])
 
 
-def test_the_answers_are_those_of_one_store(told: dict[str, Any]) -> None:
-    assert told["pids"] == 4  # three actors, each a process, and their caller
-    assert told["same"] == [True] * 7
+def test_the_answers_are_those_of_one_store(report: dict[str, Any]) -> None:
+    assert report["pids"] == 4  # three actors, each a process, and their caller
+    assert report["same"] == [True] * 7
 
 
-def test_a_fault_of_the_request_arrives_as_itself(told: dict[str, Any]) -> None:
-    assert told["bad filter"][0] == "InvalidRequest"
-    assert "$what" in told["bad filter"][1]
+def test_a_fault_of_the_request_arrives_as_itself(report: dict[str, Any]) -> None:
+    assert report["bad filter"][0] == "InvalidRequest"
+    assert "$what" in report["bad filter"][1]
 
 
-def test_a_killed_actor_is_named_and_never_passed_over_unasked(told: dict[str, Any]) -> None:
-    kind, message = told["dead"]
+def test_a_killed_actor_is_named_and_never_passed_over_unasked(report: dict[str, Any]) -> None:
+    kind, message = report["dead"]
     assert kind == "Unavailable"
     assert message.startswith("collection 'c': shard 1 of 3 failed (the actor of the service 'shard' died")
-    assert told["partial"]["shards"] == [0, 2]
-    assert told["partial"]["warnings"][0].startswith("of 2 of 3 shards only: shard 1 of 3 failed")
+    assert report["partial"]["shards"] == [0, 2]
+    assert report["partial"]["warnings"][0].startswith("of 2 of 3 shards only: shard 1 of 3 failed")
 
 
-def test_what_was_partly_written_is_finished_once_the_shard_is_back(told: dict[str, Any]) -> None:
-    message, same_ids = told["partly"]
+def test_what_was_partly_written_is_finished_once_the_shard_is_back(report: dict[str, Any]) -> None:
+    message, same_ids = report["partly"]
     assert "the documents of 2 other shards are written; send the same documents" in message
     assert same_ids
-    assert told["again"] == [True, True]
-    assert told["same again"] == [True]
+    assert report["again"] == [True, True]
+    assert report["same again"] == [True]
 
 
 def test_the_error_of_a_partial_write_crosses_processes_with_its_ids() -> None:
