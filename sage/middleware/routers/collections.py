@@ -30,7 +30,7 @@ class NewCollection(CollectionOptions):
         description="Letters of any script, digits, `.`, `_` and `-`, the first a letter or digit; up to 64."
     )
     shards: int | None = Field(
-        None, ge=0, le=1024, description="Over how many shards; 0: one store, none: the configuration's."
+        None, ge=0, le=1024, description="Over how many shards; 0 means one store, null the configuration's number."
     )
 
 
@@ -179,8 +179,8 @@ async def snapshot_collection(
 async def restore_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections, shards: int | None = None
 ) -> JSONResponse:
-    """A new collection from a snapshot, whole or not at all; over so many `shards` (0: one store, none: the
-    configuration's)."""
+    """A new collection from a snapshot, whole or not at all; over so many `shards` (0 means one store). Without
+    `shards`, their number is the configuration's."""
     note(request.scope, collection=collection)
     async with receive_file(request, collections) as file:
         restored: Mapping[str, Any] = await collections.restore(principal, collection, file, shards)

@@ -136,12 +136,12 @@ class SnapshotStream(Response):
 
     async def _next(self) -> bytes:
         """The next piece; raises what the writer failed with."""
-        coming = asyncio.ensure_future(self._pipe.piece())
-        await asyncio.wait((coming, self._work), return_when=asyncio.FIRST_COMPLETED)
-        if not coming.done() and self._work.done() and self._work.exception() is not None:
-            coming.cancel()
+        next_piece = asyncio.ensure_future(self._pipe.piece())
+        await asyncio.wait((next_piece, self._work), return_when=asyncio.FIRST_COMPLETED)
+        if not next_piece.done() and self._work.done() and self._work.exception() is not None:
+            next_piece.cancel()
             self._work.result()
-        return await coming
+        return await next_piece
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

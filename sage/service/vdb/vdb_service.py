@@ -137,7 +137,8 @@ class VDBService(BaseServiceTask):
     def add(
         self, items: Sequence[Mapping[str, Any]], *, collection: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> list[str]:
-        """Upserts, all or nothing; the ids. ``text`` may be left out when a vector is given."""
+        """Upserts, all or nothing (with ``shards``: on each shard); the ids. ``text`` may be left out when a
+        vector is given."""
         from sage.service.vdb.items import check_items
 
         target, checked = self._target(tenant, collection), check_items(items)

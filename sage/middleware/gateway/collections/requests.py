@@ -53,7 +53,10 @@ class SearchFields(BaseModel):
         "minmax", description="How the two orders of a hybrid search become one."
     )
     alpha: float | None = Field(
-        None, ge=0, le=1, description="The weight of meaning against words; none: 0.5, less where a query calls for it."
+        None,
+        ge=0,
+        le=1,
+        description="The weight of meaning against words; null means 0.5, or less where a query calls for it.",
     )
     rerank: Reranking | None = Field(
         None, description="A model that puts the best candidates in order, or `{model, depth}`."
