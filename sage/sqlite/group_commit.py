@@ -117,6 +117,8 @@ class LeaderCommit(Generic[W]):
         self._commit = commit
         self._waiting: list[W] = []
         self._waiting_lock = threading.Lock()
+        self._group: list[W] = []
+        """The newest group; only the leader uses it."""
         self._leading = threading.Lock()
 
     def run(self, write: W) -> Any:
@@ -125,10 +127,15 @@ class LeaderCommit(Generic[W]):
             self._waiting.append(write)
         with self._leading:
             if not write.is_answered:
-                with self._waiting_lock:
-                    group, self._waiting = self._waiting, []
-                _commit_or_fail(self._commit, group)
+                _commit_or_fail(self._commit, self._next_group())
         return write.outcome()
+
+    def _next_group(self) -> list[W]:
+        """What waits now; before it the writes of a leader that was interrupted before it answered them."""
+        with self._waiting_lock:
+            unanswered = [write for write in self._group if not write.is_answered]
+            self._group, self._waiting = [*unanswered, *self._waiting], []
+            return self._group
 
     def run_between(self, task: Callable[[], Any]) -> Any:
         """Calls ``task`` between two commits; returns its result or raises its error."""
@@ -204,12 +211,19 @@ class ThreadCommit(Generic[W]):
         with self._changed:
             if self._closed:
                 raise WriterClosed
-            self._waiting.append(write)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=self._thread_name, daemon=True)
-                self._thread.start()
+                self._start_thread()
+            self._waiting.append(write)
             self._changed.notify()
         return write.wait()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._serve, name=self._thread_name, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads can be started now; the next write tries again
+            self._thread = None
+            raise
 
     def close(self) -> None:
         """Takes no more writes, and returns when everything that waited is written."""

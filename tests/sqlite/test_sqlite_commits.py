@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sage.sqlite import group_commit
 from sage.sqlite.connection import open_wal, write_transaction
 from sage.sqlite.group_commit import LeaderCommit, QueuedWrite, ThreadCommit, WriterClosed, run_each
 
@@ -179,3 +180,49 @@ def test_closing_waits_for_what_is_queued_and_refuses_what_comes_later(
     assert numbers.stored() == [1, 2]
     with pytest.raises(WriterClosed):
         thread_commit.run(Insert(3))
+
+
+def test_what_an_interrupted_leader_took_is_written_by_the_next_one(
+    numbers: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader is interrupted when it has taken both writes and has not begun the commit."""
+    writer: LeaderCommit[Insert] = LeaderCommit(numbers.commit)
+    steps = [_interrupt, group_commit._commit_or_fail]
+    monkeypatch.setattr(group_commit, "_commit_or_fail", lambda *args: steps.pop(0)(*args))
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert go_on.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(writer.run_between, hold)
+        assert entered.wait(30)
+        calls = []
+        for n in (1, 2):
+            calls.append(pool.submit(writer.run, Insert(n)))
+            while writer.waiting < n:
+                threading.Event().wait(0.001)
+        go_on.set()
+        outcomes = [call.exception() or call.result() for call in calls]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["KeyboardInterrupt", "int"]
+    assert numbers.groups == [[1, 2]]
+    assert numbers.stored() == [1, 2]
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_writer_whose_thread_could_not_be_started_tries_again(
+    thread_commit: ThreadCommit[Insert], numbers: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            thread_commit.run(Insert(1))
+    assert thread_commit.run(Insert(2)) == 20
+    assert numbers.stored() == [2]

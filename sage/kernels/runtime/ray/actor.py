@@ -115,8 +115,8 @@ class ServiceActor:
         self._cancel_if_abandoned(caller, number, call)
         if not call.settled and not self._run_here(call) and self._submit(call):
             with _FreeThread(self._exchanges) as may_wait:
-                ended = call._ready.acquire(timeout=_WINDOW if may_wait else 0.0)  # type: ignore[union-attr]
-            if not ended:
+                is_settled = call._ready.acquire(timeout=_WINDOW if may_wait else 0.0)  # type: ignore[union-attr]
+            if not is_settled:
                 self._keep(caller, number, call)
                 return self._life
         running.pop(number, None)

@@ -31,6 +31,8 @@ _PAUSE = 0.1
 """Seconds between two attempts to reach an actor that died."""
 _CLOSE = 5.0
 """Seconds that the link's thread has to end."""
+_CLOCK_ANSWER = 1.0
+"""Seconds that the link's thread waits for the actor's time."""
 _ROUNDING = 0.001
 """Seconds added to a wait, since Ray rounds it down to milliseconds: no call may end with ``DeadlineExceeded`` before
 its deadline."""
@@ -38,7 +40,7 @@ _NEW_LIFE = "it has begun a new life"
 
 
 class Link:
-    """``about`` is what the actor told of itself. Safe for any threads."""
+    """``about`` is what :meth:`sage.kernels.runtime.ray.actor.ServiceActor.about` returned. Safe for any threads."""
 
     def __init__(self, service: str, actor: Any, about: dict[str, Any]) -> None:
         self.service = service
@@ -52,9 +54,8 @@ class Link:
         self._outgoing = OutgoingQueue(service, about["queue_size"])
         self._direct: set[int] = set()
         """Numbers of calls whose callers wait for the reply themselves."""
-        self._clock = RemoteClock()
+        self._clock = RemoteClock(about["clock"][0])  # not its moment: the answer lay here for a while
         self._events: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._reading_clock = False
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
@@ -73,19 +74,15 @@ class Link:
         self._collecting = False
         """A request is under way that waits for results of sent calls."""
 
-        self._clock.learn(*about["clock"])
-        if self._clock.is_elsewhere:
-            self._tell(self._read_clock)  # the answer lay here for a while, so that was not exact
-
     @property
     def load(self) -> int:
         """Calls that are under way from here."""
         return len(self._direct) + len(self._sent) + len(self._outgoing)
 
     @property
-    def ended(self) -> Unavailable | None:
+    def end_error(self) -> Unavailable | None:
         """Why the actor will never serve again; ``None`` while it may."""
-        return self._outgoing.ended
+        return self._outgoing.end_error
 
     # A caller that waits itself: no other thread takes part in its call, unless it takes longer
 
@@ -112,12 +109,11 @@ class Link:
             call.fail(unpacked(reply[1]))
 
     def _ask(self, number: int, call: ServiceCall) -> Any:
+        deadline = call.deadline
+        if deadline is not None and self._clock.is_stale:
+            self._read_clock(_remaining(deadline))
         message = [self._caller, *message_of(number, call, self._clock)]
-        if call.deadline is None:
-            return load_ray().get(self.actor.one.remote(message))
-        if self._clock.is_stale:
-            self._tell(self._read_clock)
-        timeout = max(call.deadline - time.monotonic(), 0.0) + _ROUNDING
+        timeout = _remaining(deadline) if deadline is not None else None
         return load_ray().get(self.actor.one.remote(message), timeout=timeout)
 
     def _fail_direct(self, number: int, call: ServiceCall, error: BaseException) -> None:
@@ -137,7 +133,7 @@ class Link:
     # Callers that have futures
 
     def submit(self, call: ServiceCall) -> None:
-        """Queues it for the next message. Raises :class:`Unavailable` when the queue is full or has ended."""
+        """Queues it for the next message. Raises :class:`Unavailable` when the queue is full or the link has ended."""
         number = next(self._numbers)
         is_first = self._outgoing.put(number, call)
         call.on_abandon = lambda: self._abandon(number)
@@ -167,11 +163,22 @@ class Link:
             with self._thread_lock:
                 if self._thread is None and not self._closed.is_set():
                     self._thread = threading.Thread(target=self._work, name=f"sage-{self.service}-link", daemon=True)
-                    self._thread.start()
+                    try:
+                        self._thread.start()
+                    except RuntimeError:  # no more threads can be started now; the next event tries again
+                        self._thread = None
+                        raise
         self._events.put(event)
 
+    def _read_clock(self, seconds: float) -> None:
+        """Asks the actor for its time, so that deadlines can be sent in it; waits up to ``seconds`` for the answer.
+        Raises what Ray raises."""
+        asked_at = time.monotonic()
+        answer = self.actor.clock.options(concurrency_group="control").remote()
+        self._clock.learn(asked_at, *load_ray().get(answer, timeout=seconds))
+
     def _as_call_error(self, error: BaseException, call: ServiceCall) -> BaseException:
-        """What ended a message, as the caller of one of its calls gets it."""
+        """The error that ended a message, as the caller of one of its calls gets it."""
         if isinstance(error, DeadlineExceeded | InvalidRequest):
             return error
         if _is_death(error):
@@ -215,17 +222,19 @@ class Link:
             self._send(batch)
 
     def _send(self, batch: list[NumberedCall]) -> None:
-        if self._clock.is_stale:
-            self._read_clock()
+        for number, call in batch:
+            self._sent.add(number, call)
+        if self._clock.is_stale and any(call.deadline is not None for _, call in batch):
+            with suppress(Exception):  # the message meets the same error
+                self._read_clock(_CLOCK_ANSWER)
         messages = [message_of(number, call, self._clock) for number, call in batch]
         try:
             ref = self.actor.exchange.remote(self._caller, messages)
         except Exception as exc:  # its arguments cannot be carried
-            for _, call in batch:
+            for number, call in batch:
+                self._sent.remove(number)
                 call.fail(_not_carried(call, exc))
             return
-        for number, call in batch:
-            self._sent.add(number, call)
         self._messages_under_way += 1
         if any(call.order is not None for _, call in batch):
             self._ordered_under_way = True
@@ -306,12 +315,13 @@ class Link:
         for call in lost:
             call.fail(self._as_call_error(error, call))
 
-    # The same thread: an actor that died, its clock, the end
+    # The same thread: an actor that died, the end
 
     def _await_actor(self) -> None:
         """Returns when the actor answers again; ends the link when it never will."""
         ray = load_ray()
         while not self._closed.is_set():
+            asked_at = time.monotonic()
             try:
                 about = ray.get(self.actor.about.options(concurrency_group="control").remote(), timeout=1.0)
             except ray.exceptions.ActorDiedError as exc:
@@ -323,28 +333,20 @@ class Link:
                 if not ray.is_initialized():
                     return
             else:
-                self._clock.learn(*about["clock"])
+                self._clock.learn(asked_at, *about["clock"])
                 self._connection += 1
                 self.up = True
                 return
             self._closed.wait(_PAUSE)
 
-    def _read_clock(self) -> None:
-        """Asks the actor for its time, so that deadlines can be told in it."""
-        if self._reading_clock:
-            return
-        self._reading_clock = True
-
-        def on_ray_thread(future: Any) -> None:
-            self._reading_clock = False
-            if future.exception() is None:
-                self._clock.learn(*future.result())  # at once: the sooner, the more exact
-
-        self.actor.clock.options(concurrency_group="control").remote().future().add_done_callback(on_ray_thread)
-
     def _end(self, error: Unavailable) -> None:
         for call in [*self._outgoing.end(error), *self._sent.remove_all()]:
             call.fail(error)
+
+
+def _remaining(deadline: float) -> float:
+    """Seconds to wait for an answer of Ray."""
+    return max(deadline - time.monotonic(), 0.0) + _ROUNDING
 
 
 def _nothing() -> None:

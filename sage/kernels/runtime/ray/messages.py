@@ -30,8 +30,8 @@ def call_of(message: Message, call_chain: tuple[str, ...], waits: bool = False) 
     if len(message) == 3:
         return ServiceCall(message[1], message[2], {}, call_chain, waits=waits)
     _, method, args, kwargs, chain, deadline, order, is_batch = message
-    until = from_wire(deadline) if deadline is not None else None
-    return ServiceCall(method, args, kwargs, tuple(chain), until, order, is_batch, waits)
+    moment = from_wire(deadline) if deadline is not None else None
+    return ServiceCall(method, args, kwargs, tuple(chain), moment, order, is_batch, waits)
 
 
 def reply_of(number: int, call: ServiceCall) -> Reply:

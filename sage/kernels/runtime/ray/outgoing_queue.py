@@ -23,17 +23,17 @@ class OutgoingQueue:
         self._limit = limit
         self._calls: deque[NumberedCall] = deque()
         self._lock = threading.Lock()
-        self.ended: Unavailable | None = None
+        self.end_error: Unavailable | None = None
         """Why the actor will never serve again; ``None`` while it may."""
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def put(self, number: int, call: ServiceCall) -> bool:
-        """Returns whether the queue was empty. Raises :class:`Unavailable` when it is full or has ended."""
+        """Returns whether the queue was empty. Raises :class:`Unavailable` when it is full, and after :meth:`end`."""
         with self._lock:
-            if self.ended is not None:
-                raise self.ended
+            if self.end_error is not None:
+                raise self.end_error
             if len(self._calls) >= self._limit:
                 raise Unavailable(
                     f"{self._limit} calls wait here for the service '{self._service}' and it takes no more; "
@@ -44,8 +44,8 @@ class OutgoingQueue:
             return len(self._calls) == 1
 
     def next_batch(self, ordered_may_go: bool) -> list[NumberedCall]:
-        """Calls that may go in one message; ``ordered_may_go`` tells whether calls with an ordered key may. What might
-        not be carried goes alone, so that it fails alone."""
+        """Calls that may go in one message; ``ordered_may_go`` says whether calls with an ordered key may. A
+        call that might not be carried goes alone, so that it fails alone."""
         batch: list[NumberedCall] = []
         with self._lock:
             while self._calls and len(batch) < _LARGEST:
@@ -67,7 +67,7 @@ class OutgoingQueue:
     def end(self, error: Unavailable) -> list[ServiceCall]:
         """Refuses all further calls with ``error`` and returns those that wait."""
         with self._lock:
-            self.ended = error
+            self.end_error = error
             calls = [call for _, call in self._calls]
             self._calls.clear()
         return calls

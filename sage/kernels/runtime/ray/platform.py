@@ -23,7 +23,7 @@ class RayPlatform:
 
     def __init__(self, environment: str, config: Mapping[str, Any]) -> None:
         self._cluster = RayCluster(environment, config)
-        self._lives = SharedInstances()
+        self._instances = SharedInstances()
 
     def start(self) -> None:
         self._cluster.open()
@@ -33,7 +33,7 @@ class RayPlatform:
 
     def make_worker(self, function: StageFunction, index: int) -> Worker:
         if function.kind is FunctionKind.SINK:
-            return LocalWorker(function, self._lives)
+            return LocalWorker(function, self._instances)
         return RayWorker(function, index, self._cluster)
 
     def stop(self) -> None:

@@ -35,7 +35,7 @@ class Replicas:
 
     def submit(self, call: ServiceCall) -> None:
         link = self._choose(call)
-        if call._ready is not None and call.order is None and link.up and link.ended is None:
+        if call._ready is not None and call.order is None and link.up and link.end_error is None:
             link.call(call)
         else:
             link.submit(call)
@@ -48,7 +48,7 @@ class Replicas:
         if call.order is not None:
             return links[key_hash(call.order) % len(links)]
         self._turn = turn = (self._turn + 1) % len(links)
-        return min(links[turn:] + links[:turn], key=lambda link: (link.ended is not None, not link.up, link.load))
+        return min(links[turn:] + links[:turn], key=lambda link: (link.end_error is not None, not link.up, link.load))
 
     def close(self) -> None:
         for link in self.links:
@@ -68,7 +68,7 @@ def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
             code="not_placed",
         ) from None
     except ray.exceptions.RayActorError as exc:
-        raise Unavailable(f"an actor of the service '{service}' died while it was made: {exc}") from exc
+        raise Unavailable(f"an actor of the service '{service}' died during its setup: {exc}") from exc
     for about in abouts:
         if about["error"] is not None:
             raise unpacked(about["error"])

@@ -95,7 +95,7 @@ class RayWorker:
                     code="not_placed",
                 ) from None
             except ray.exceptions.RayActorError as exc:
-                raise Unavailable(f"the actor of {self._function.name} died while it was made: {exc}") from exc
+                raise Unavailable(f"the actor of {self._function.name} died during its setup: {exc}") from exc
         if error is not None:
             raise unpacked(error)
 

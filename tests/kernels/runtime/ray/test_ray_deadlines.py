@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def call_of_write(method: str, name: str, deadline: float, is_batch: bool) -> Se
 def test_a_call_that_was_in_transport_until_its_deadline_never_runs(
     tmp_path: Path, method: str, is_batch: bool
 ) -> None:
-    actor, clock = actor_of(tmp_path), RemoteClock()
+    actor, clock = actor_of(tmp_path), RemoteClock(CLOCK)
     try:
         deadline = time.monotonic() + 0.05
         messages = [
@@ -100,7 +101,7 @@ def test_a_call_that_was_abandoned_before_it_arrived_never_runs(tmp_path: Path) 
 
 def test_a_deadline_is_the_same_moment_on_the_same_machine() -> None:
     deadline = time.monotonic() + 0.3
-    sent = RemoteClock().to_wire(deadline)
+    sent = RemoteClock(CLOCK).to_wire(deadline)
     time.sleep(0.01)
     assert from_wire(sent) == deadline
 
@@ -109,19 +110,53 @@ def test_a_deadline_is_never_later_on_another_machine(monkeypatch: pytest.Monkey
     """Its clock is 5000 s ahead; its answer took 0.25 s, a later one 0.01 s."""
     here = FixedClock(100.0)
     monkeypatch.setattr(deadlines, "time", here)
-    clock = RemoteClock()
-    clock.learn(ELSEWHERE, 5100.0 - 0.25)
+    clock = RemoteClock(ELSEWHERE)
+    clock.learn(99.5, ELSEWHERE, 5100.0 - 0.25)
     assert clock.to_wire(110.0) == [ELSEWHERE, 5109.75, 10.0]
-    clock.learn(ELSEWHERE, 5100.0 - 0.01)
+    clock.learn(99.98, ELSEWHERE, 5100.0 - 0.01)
     assert clock.to_wire(110.0)[1] == pytest.approx(5109.99)
-    clock.learn(ELSEWHERE, 5100.0 - 3.0)  # a slow answer makes nothing worse
+    clock.learn(96.0, ELSEWHERE, 5100.0 - 3.0)  # a slow answer makes nothing worse
     assert clock.to_wire(110.0)[1] == pytest.approx(5109.99)
+    here.now += 50.0
+    assert not clock.is_stale
+    assert 5159.9 < clock.to_wire(160.0)[1] < 5159.99  # the clocks may have parted meanwhile
+    clock.learn(149.9, ELSEWHERE, 5150.0)
+    assert clock.to_wire(160.0)[1] == pytest.approx(5160.0)
+
+
+def test_an_old_difference_of_clocks_refuses_no_call_that_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = FixedClock(100.0)
+    monkeypatch.setattr(deadlines, "time", here)
+    clock = RemoteClock(ELSEWHERE)
+    assert clock.is_stale
+    assert clock.to_wire(101.0) == [ELSEWHERE, math.inf, 1.0]
+    clock.learn(100.0, ELSEWHERE, 5100.0)
+    assert not clock.is_stale
+    here.now += 86_400.0
+    assert clock.is_stale
+    assert clock.to_wire(here.now + 1.0) == [ELSEWHERE, math.inf, 1.0]
+
+
+def test_a_machine_that_was_suspended_gives_no_call_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actor's clock stood still for 30 s."""
+    here = FixedClock(100.0)
+    monkeypatch.setattr(deadlines, "time", here)
+    clock = RemoteClock(ELSEWHERE)
+    clock.learn(100.0, ELSEWHERE, 5100.0)
+    here.now += 61.0
+    clock.learn(160.9, ELSEWHERE, 5131.0)
+    assert clock.to_wire(171.0)[1] == pytest.approx(5141.0)
+
+
+def test_an_actor_that_moved_to_another_machine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = FixedClock(100.0)
+    monkeypatch.setattr(deadlines, "time", here)
+    clock = RemoteClock(CLOCK)
     assert not clock.is_stale
     here.now += 61.0
     assert clock.is_stale
-    assert 5170.9 < clock.to_wire(171.0)[1] < 5170.99  # the clocks may have parted meanwhile
-    clock.learn(ELSEWHERE, 5161.0)
-    assert clock.to_wire(171.0)[1] == pytest.approx(5171.0)
+    clock.learn(161.0, ELSEWHERE, 5161.0)
+    assert clock.to_wire(171.0) == [ELSEWHERE, 5171.0, 10.0]
 
 
 def test_a_deadline_in_an_unknown_clock_is_counted_from_its_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +164,4 @@ def test_a_deadline_in_an_unknown_clock_is_counted_from_its_arrival(monkeypatch:
     assert from_wire([ELSEWHERE, 5000.0, 3.0]) == 10.0
     assert from_wire([CLOCK, 50.0, 3.0]) == 10.0  # it never gains time
     assert from_wire([CLOCK, 9.0, 3.0]) == 9.0
+    assert from_wire([CLOCK, math.inf, 3.0]) == 10.0

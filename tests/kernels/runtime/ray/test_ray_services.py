@@ -20,9 +20,11 @@ import pytest
 from sage.api.local_environment import LocalEnvironment
 from sage.api.ray_environment import RayEnvironment
 from sage.errors import ConfigError, Conflict, DeadlineExceeded, InvalidRequest, MissingExtra, NotFound, Unavailable
+from sage.kernels.runtime.ray import deadlines
 from sage.kernels.runtime.ray.errors import RemoteError
+from sage.kernels.runtime.ray.remote_service import find_service
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
-from sage.kernels.runtime.services.calls import RemoteTraceback
+from sage.kernels.runtime.services.calls import RemoteTraceback, ServiceCall
 from sage.kernels.runtime.services.registry import ServiceStartFailed
 from sage.service import KVService, create_kv_service_factory
 
@@ -323,6 +325,27 @@ def test_a_write_that_arrives_after_its_deadline_is_refused(env: RayEnvironment,
     assert store.put_elsewhere("after", 1) == 1
     wait_for(lambda: env.call_service["kv"].get("after") == 1)
     assert env.call_service["kv"].get(way) is None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_first_deadline_for_another_machine_is_sent_in_its_clock(
+    env: RayEnvironment, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """The actor is on this machine, which here gets another clock id."""
+    monkeypatch.setattr(deadlines, "CLOCK", "the clock of another machine")
+    replicas = find_service("kv", env._platform._cluster.namespace)  # type: ignore[attr-defined]
+    assert replicas is not None
+    (link,) = replicas.links
+    assert link._clock.is_stale
+    deadline = time.monotonic() + SECONDS
+    call = ServiceCall("get", ["nothing"], {}, ("kv",), deadline, waits=waits)
+    try:
+        replicas.submit(call)
+        assert call.result() is None
+        assert not link._clock.is_stale
+        assert deadline - 5 < link._clock.to_wire(deadline)[1] < deadline
+    finally:
+        replicas.close()
 
 
 def test_a_full_queue_is_refused(env: RayEnvironment, tmp_path: Path) -> None:
