@@ -20,7 +20,7 @@ from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import HostedModels
 from sage.middleware.registry.runtime_models import RuntimeModels, check_name, parse_registration
 from sage.middleware.registry.upstream_models import ModelLists
-from sage.middleware.settings.kinds import KINDS, vendors_of
+from sage.middleware.settings.kinds import KINDS, RESERVED_PREFIXES, vendors_of
 from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
 
@@ -215,7 +215,7 @@ class Registry:
         provider_name, _, rest = name.partition("/")
         if rest and provider_name in self.providers:
             return self._remember(name, self.providers[provider_name], rest)
-        if rest and (provider_name in self.absent or provider_name in KINDS):
+        if rest and (provider_name in self.absent or provider_name in RESERVED_PREFIXES):
             raise self._unservable(name, provider_name)
         for vendor in vendors_of(name):
             if vendor in self.providers:
@@ -239,8 +239,10 @@ class Registry:
 
     def _unknown(self, name: str) -> SageError:
         names = ", ".join(sorted(self._models)) or "none"
-        for vendor in vendors_of(name):
-            return self._unservable(name, vendor)
+        prefix, slash, _ = name.partition("/")
+        for vendor in (prefix,) if slash and prefix in KINDS else vendors_of(name):
+            if vendor not in self.providers:
+                return self._unservable(name, vendor)
         for provider in self.providers.values():
             reason = provider.missing(name)
             if reason is not None:

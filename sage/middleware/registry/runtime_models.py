@@ -17,7 +17,7 @@ from sage.errors import ConfigError, InvalidRequest, SageError
 from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
 from sage.middleware.registry.factory import unconfigured
-from sage.middleware.settings.kinds import KINDS
+from sage.middleware.settings.kinds import RESERVED_PREFIXES
 from sage.middleware.settings.settings import DeploymentSettings, Model
 
 _VERSION = 1
@@ -41,7 +41,7 @@ def check_name(name: str, providers: Mapping[str, object]) -> None:
         fault = "has an empty part, '.' or '..' between its slashes"
     elif any(part in _ACTIONS for part in parts):
         fault = f"has a part that is an action of its own: {', '.join(_ACTIONS)}"
-    elif len(parts) > 1 and (parts[0] in providers or parts[0] in KINDS):
+    elif len(parts) > 1 and (parts[0] in providers or parts[0] in RESERVED_PREFIXES):
         fault = f"begins with '{parts[0]}/', which stands for that provider's own models"
     else:
         return

@@ -180,6 +180,12 @@ PRESETS: tuple[Preset, ...] = (
 KINDS: Mapping[str, ProviderKind] = {kind.name: kind for kind in (*VENDORS, *PRESETS)}
 """All of them, by name."""
 
+RESERVED_PREFIXES = frozenset(kind.name for kind in VENDORS)
+"""``openai/…`` means a model of that kind, even where no provider of it is configured.
+
+Names of presets are not reserved, since servers for the models of many vendors list names such as ``deepseek/…``.
+"""
+
 VARIABLES: Mapping[str, tuple[ProviderKind, str]] = {
     variable: (kind, key) for kind in KINDS.values() for variable, key in kind.variables.items()
 }

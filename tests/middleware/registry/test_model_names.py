@@ -104,6 +104,18 @@ def test_the_one_provider_that_lists_a_model_answers_for_it(ups: Callable, gatew
     assert [request.path for request in east.requests].count("/v1/models") == 1
 
 
+def test_a_listed_name_may_begin_with_a_preset_that_is_not_configured(ups: Callable, gateway: Callable) -> None:
+    """Servers for the models of many vendors have such names; ``openai/…`` is reserved for the vendor itself."""
+    east = ups()
+    listing(east, "deepseek/deepseek-chat", "openai/gpt-4o")
+    running = gateway(llm={"providers": {"east": provider(east)}})
+    assert running.chat("deepseek/deepseek-chat").headers["x-sage-deployment"] == "east/deepseek/deepseek-chat"
+    missing = running.chat("deepseek/other")
+    assert missing.status_code == 404
+    assert "DEEPSEEK_API_KEY" in missing.json()["error"]["message"]
+    assert running.chat("openai/gpt-4o").status_code == 404
+
+
 def test_a_provider_that_is_down_lists_nothing(ups: Callable, gateway: Callable) -> None:
     east = ups()
     listing(east, "alpha")

@@ -203,6 +203,26 @@ def test_what_was_registered_is_there_after_a_restart(
         assert running.get("/models/other").status_code == 200
 
 
+def test_removing_a_vendors_model_does_not_call_its_provider_unconfigured(tmp_path: Path) -> None:
+    api = {"port": 0, "access_log": False}
+    llm = {"providers": {"openai": {"api_key": "k"}}}
+    data = {"data_dir": tmp_path, "api": api, "auth": {"enabled": False}, "llm": llm}
+    with run_gateway(Settings.model_validate(data)) as running:
+        for name in ("gpt-4o", "openai/gpt-4o"):
+            answer = delete(running, f"/models/{name}")
+            assert answer.status_code == 404
+            assert f"model '{name}' is not registered" in answer.json()["error"]["message"]
+
+
+def test_a_name_may_begin_with_a_preset_that_is_not_configured(settings: Callable[..., Settings]) -> None:
+    """A preset that a new version adds must not make a registered model disappear."""
+    with run_gateway(settings()) as running:
+        assert running.post("/models/deepseek/mine", body()).status_code == 201
+    with run_gateway(settings()) as running:
+        assert running.get("/models/deepseek/mine").json()["source"] == "runtime"
+        assert running.post("/models/openai/mine", body()).status_code == 400
+
+
 def test_many_registrations_at_once_are_all_kept(settings: Callable[..., Settings], tmp_path: Path) -> None:
     names = [f"m{number}" for number in range(24)]
     with run_gateway(settings()) as one, run_gateway(settings()) as two, ThreadPoolExecutor(8) as pool:
