@@ -21,7 +21,8 @@ EXCHANGES = 8
 COLLECTS = 32
 """Threads on which callers wait for what takes longer."""
 CONTROLS = 2
-GROUPS = {"collect": COLLECTS, "control": CONTROLS}
+GROUPS = {"collect": COLLECTS, "control": CONTROLS, "clock": 1}
+"""The clock has a thread of its own: calls wait for it, also while the service's ``health`` keeps the others busy."""
 
 _WINDOW = 0.02
 """Seconds that a message stays for the results of its calls; later ones are collected."""

@@ -174,7 +174,7 @@ class Link:
         """Asks the actor for its time, so that deadlines can be sent in it; waits up to ``seconds`` for the answer.
         Raises what Ray raises."""
         asked_at = time.monotonic()
-        answer = self.actor.clock.options(concurrency_group="control").remote()
+        answer = self.actor.clock.options(concurrency_group="clock").remote()
         self._clock.learn(asked_at, *load_ray().get(answer, timeout=seconds))
 
     def _as_call_error(self, error: BaseException, call: ServiceCall) -> BaseException:
