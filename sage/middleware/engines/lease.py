@@ -24,7 +24,7 @@ class LeaseCount:
         self.ended = 0
         """Leases that have ended so far."""
         self.last_used: float | None = None
-        """When the last lease ended, by the model's clock."""
+        """When the last lease ended, or the model became ready if that is later, by the model's clock."""
 
 
 class LeasedModel(Protocol):

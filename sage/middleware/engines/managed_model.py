@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 
 class ModelLifeState(StrEnum):
+    """The states of a managed model, as ``GET /models`` shows them."""
+
     UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"

@@ -221,7 +221,7 @@ class ZhipuProvider(OpenAIProvider):
         texts = call.body["input"]
         if not isinstance(texts, str) and not all(isinstance(text, str) for text in texts):
             raise Unsupported(
-                f"'input' must be text or a list of texts: the provider '{self.name}' (zhipu) takes no tokens",
+                f"'input' must be text or a list of texts: {self._described} takes no tokens",
                 param="input",
             )
         base64 = call.body.get("encoding_format") == "base64"  # which `_adjust` makes
