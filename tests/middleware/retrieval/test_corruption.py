@@ -59,9 +59,9 @@ def lengthen(path: Path, other: Path, generator: random.Random) -> None:
 
 def zero_a_page(path: Path, other: Path, generator: random.Random) -> None:
     content = bytearray(path.read_bytes())
-    places = [place for place in range(0, len(content), 4096) if any(content[place : place + 4096])]
-    place = generator.choice(places)
-    content[place : place + 4096] = bytes(len(content[place : place + 4096]))
+    offsets = [offset for offset in range(0, len(content), 4096) if any(content[offset : offset + 4096])]
+    offset = generator.choice(offsets)
+    content[offset : offset + 4096] = bytes(len(content[offset : offset + 4096]))
     _write(path, bytes(content))
 
 

@@ -25,15 +25,15 @@ OPTIONS = ["--no-auth", "--config", "config.json", "--port", "0"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sharded")
     (directory / "config.json").write_text(json.dumps(CONFIG))
     return directory
 
 
 @pytest.fixture(scope="module")
-def served(place: Path) -> Iterator[Serving]:
-    with serving(OPTIONS, environment(place / "data"), place, 60) as gateway:
+def served(directory: Path) -> Iterator[Serving]:
+    with serving(OPTIONS, environment(directory / "data"), directory, 60) as gateway:
         for name, shards in zip(PAIR, (0, 2), strict=True):
             assert post(gateway, "/collections", {"name": name, "shards": shards})["shards"] == (shards or None)
             assert post(gateway, f"/collections/{name}/documents", {"documents": documents()})["inserted"] == 120

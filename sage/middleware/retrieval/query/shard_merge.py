@@ -74,7 +74,7 @@ class _AllCandidates:
             _joined([each.dense for _, each in answers], np.float64)[order],
             _joined([each.keywords for _, each in answers], np.float64)[order],
             _joined([each.coverage for _, each in answers], np.float64)[order],
-            [matched[place] for place in order.tolist()],
+            [matched[index] for index in order.tolist()],
             sum(each.with_vector for _, each in answers),
             sum(each.with_keyword for _, each in answers),
             sum(each.total for _, each in answers),

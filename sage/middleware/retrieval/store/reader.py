@@ -87,8 +87,8 @@ class Reading:
     def _with_vectors(self, rows: Sequence[tuple[int, str, str, bytes]]) -> list[Row]:
         matrix, present = self.vectors(np.array([columns[0] for columns in rows], np.int64))
         return [
-            Row(*columns, matrix[place] if has_vector else None)
-            for place, (columns, has_vector) in enumerate(zip(rows, present.tolist(), strict=True))
+            Row(*columns, matrix[index] if has_vector else None)
+            for index, (columns, has_vector) in enumerate(zip(rows, present.tolist(), strict=True))
         ]
 
     def deletions(self, after: int) -> NDArray[np.int64]:

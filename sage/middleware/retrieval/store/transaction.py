@@ -136,14 +136,14 @@ def _with_dimension(
 ) -> TransactionState:
     """Checks the vectors of documents. The first vector of a collection decides its dimension."""
     dimension = state.serving.dimension
-    for place, document in enumerate(documents):
+    for index, document in enumerate(documents):
         if document.vector is None:
             continue
         if dimension is None:
             dimension = document.vector.size
         if document.vector.shape != (dimension,):
             raise InvalidRequest(
-                f"documents[{place}]: 'vector' has {document.vector.size} dimensions, but the vectors of this "
+                f"documents[{index}]: 'vector' has {document.vector.size} dimensions, but the vectors of this "
                 f"collection have {dimension}",
                 param="documents",
                 code="wrong_dimension",

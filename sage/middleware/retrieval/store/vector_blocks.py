@@ -85,7 +85,9 @@ def _load(
     )
     width = (generation.dimension or 0) * 4
     for block_key, mask, blob in rows:
-        blocks[block_key] = {bit: blob[place * width : (place + 1) * width] for place, bit in enumerate(_bits(mask))}
+        blocks[block_key] = {
+            bit: blob[position * width : (position + 1) * width] for position, bit in enumerate(_bits(mask))
+        }
     return blocks
 
 
@@ -126,10 +128,10 @@ def read(
     for stored, vectors in _runs(connection, generation, ascending):
         low, high = np.searchsorted(ascending, (stored[0], stored[-1] + 1))
         wanted = ascending[low:high]
-        places = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
-        has_vector = stored[places] == wanted
+        positions = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
+        has_vector = stored[positions] == wanted
         target = order[low:high][has_vector]
-        matrix[target] = vectors[places[has_vector]]
+        matrix[target] = vectors[positions[has_vector]]
         present[target] = True
     return matrix, present
 
@@ -151,16 +153,16 @@ def _pick(
             (orjson.dumps(sorted(set(keys))).decode(),),
         )
     }
-    vectors, places = [], []
-    for place, (block, bit) in enumerate(zip(keys, (numbers % generation.block).tolist(), strict=True)):
+    vectors, positions = [], []
+    for position, (block, bit) in enumerate(zip(keys, (numbers % generation.block).tolist(), strict=True)):
         mask, blob = blocks.get(block, _NONE)
         if mask >> bit & 1:
             start = (mask & ((1 << bit) - 1)).bit_count() * width
             vectors.append(blob[start : start + width])
-            places.append(place)
+            positions.append(position)
     if vectors:
-        matrix[places] = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), -1)
-        present[places] = True
+        matrix[positions] = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), -1)
+        present[positions] = True
 
 
 def _runs(

@@ -71,7 +71,7 @@ def test_what_filters_mean(condition: dict[str, Any], passes: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "place"),
+    ("condition", "path"),
     [
         ([], "'filter' must be an object"),
         ({"$near": 1}, r"'filter.\$near'"),
@@ -91,8 +91,8 @@ def test_what_filters_mean(condition: dict[str, Any], passes: bool) -> None:
         ({"$and": [{"a": 1}] * 1001}, "1000 conditions"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(condition: Any, place: str) -> None:
-    with pytest.raises(InvalidRequest, match=place) as error:
+def test_what_is_wrong_is_named_with_its_place(condition: Any, path: str) -> None:
+    with pytest.raises(InvalidRequest, match=path) as error:
         parse_filter(condition)
     assert error.value.param == "filter"
 

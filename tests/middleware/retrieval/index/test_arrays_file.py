@@ -51,12 +51,12 @@ def test_large_files_are_mapped_and_checked(tmp_path: Path) -> None:
     assert (arrays["a"] == large["a"]).all()  # a reader that has it open keeps its content
 
 
-@given(place=st.integers(0, 2**32), bit=st.integers(0, 7))
-def test_a_flipped_bit_anywhere_is_detected(tmp_path_factory: pytest.TempPathFactory, place: int, bit: int) -> None:
+@given(offset=st.integers(0, 2**32), bit=st.integers(0, 7))
+def test_a_flipped_bit_anywhere_is_detected(tmp_path_factory: pytest.TempPathFactory, offset: int, bit: int) -> None:
     path = tmp_path_factory.mktemp("flip") / "a"
     size, checksum = write_arrays(path, WHAT, some_arrays())
     content = bytearray(path.read_bytes())
-    content[place % size] ^= 1 << bit
+    content[offset % size] ^= 1 << bit
     path.chmod(0o600)
     path.write_bytes(content)
     with pytest.raises(DamagedFile, match="does not have the checksum"):

@@ -37,9 +37,11 @@ def live(view: View) -> list[int]:
     return [int(n) for p in view.segments for n in (p.numbers if p.live is None else p.numbers[p.live])]
 
 
-@pytest.mark.parametrize("place", ["c", None])
-def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(open_collection: Open, place: str | None) -> None:
-    collection = open_collection(place)
+@pytest.mark.parametrize("directory", ["c", None])
+def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(
+    open_collection: Open, directory: str | None
+) -> None:
+    collection = open_collection(directory)
     views = []
     for number in range(SEAL_AT // 100 * 3):
         collection.write(documents(number * 100, 100))
@@ -96,8 +98,8 @@ def test_after_a_crash_only_unmerged_rows_are_read_again(open_collection: Open) 
 
 def test_optimize_makes_one_segment_without_dead_rows(open_collection: Open) -> None:
     collection = open_collection()
-    for place in range(4):
-        collection.write(documents(place * 500, 500))
+    for batch in range(4):
+        collection.write(documents(batch * 500, 500))
         collection.index.optimize()
     collection.delete([str(number) for number in range(0, 2000, 3)])
     view = collection.index.current()
@@ -112,8 +114,8 @@ def test_optimize_makes_one_segment_without_dead_rows(open_collection: Open) -> 
 
 
 def test_everything_is_deleted_and_added_again(open_collection: Open) -> None:
-    for place in ("c", None):
-        collection = open_collection(place)
+    for directory in ("c", None):
+        collection = open_collection(directory)
         collection.write(documents(0, 600))
         collection.index.optimize()
         collection.delete([str(number) for number in range(600)])
@@ -205,8 +207,8 @@ def test_a_full_disk_leaves_no_half_written_file_and_searches_go_on(open_collect
 def test_maintenance_merges_by_itself_and_ends_with_the_index(open_collection: Open) -> None:
     collection = open_collection()
     threads = set(threading.enumerate())
-    for place in range(12):
-        collection.write(documents(place * 1000, 1000, dimension=4))
+    for batch in range(12):
+        collection.write(documents(batch * 1000, 1000, dimension=4))
     while not collection.index.describe()["segments"]:
         threading.Event().wait(0.01)
     collection.check()
@@ -227,8 +229,8 @@ def test_a_batch_that_fails_half_way_is_read_from_the_database(open_collection: 
 def test_documents_without_vectors_and_with(open_collection: Open) -> None:
     collection = open_collection()
     mixed: Sequence[NewDocument] = [
-        document if place % 3 else NewDocument(document.id, document.text, document.metadata)
-        for place, document in enumerate(documents(0, 700))
+        document if index % 3 else NewDocument(document.id, document.text, document.metadata)
+        for index, document in enumerate(documents(0, 700))
     ]
     collection.write(mixed)
     collection.index.optimize()
@@ -237,14 +239,14 @@ def test_documents_without_vectors_and_with(open_collection: Open) -> None:
     collection.check()
 
 
-@pytest.mark.parametrize("place", ["c", None])
+@pytest.mark.parametrize("directory", ["c", None])
 @pytest.mark.parametrize("prepared", [True, False])
-def test_other_vectors_take_over_all_at_once(open_collection: Open, place: str | None, prepared: bool) -> None:
-    collection = open_collection(place)
+def test_other_vectors_take_over_all_at_once(open_collection: Open, directory: str | None, prepared: bool) -> None:
+    collection = open_collection(directory)
     collection.write(documents(0, 500))
     collection.index.optimize()
     collection.write(documents(500, 300))
-    other = open_collection(place) if place else None
+    other = open_collection(directory) if directory else None
     before = collection.index.current()
     generation = collection.store.begin_generation("another", None, 5)
     rows = collection.rows()

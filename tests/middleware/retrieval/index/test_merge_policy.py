@@ -56,10 +56,10 @@ def test_documents_are_merged_a_few_times_only_and_segments_stay_few(batches: li
     segments: list[int] = []
     frozen: list[int] = []
     merged = written = 0
-    for place, batch in enumerate(batches):
+    for index, batch in enumerate(batches):
         frozen.append(batch)
         written += batch
-        idle = place in quiet
+        idle = index in quiet
         while (run := plan(sizes(*segments), sizes(*frozen), idle=idle)) is not None:
             pieces = segments + frozen
             first, last = run

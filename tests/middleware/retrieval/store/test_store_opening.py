@@ -158,12 +158,12 @@ def use_all_of(directory: Path) -> None:
         store.write(Change([NewDocument("new", "text")]), lambda commit: None)
 
 
-@pytest.mark.parametrize("place", [1, 3, 6])
-def test_a_damaged_page_is_reported(tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("page", [1, 3, 6])
+def test_a_damaged_page_is_reported(tmp_path: Path, page: int) -> None:
     make(tmp_path / "c", 500)
     file = tmp_path / "c" / "truth.db"
     content = bytearray(file.read_bytes())
-    content[place * 8192 : (place + 1) * 8192] = b"\xa5" * 8192
+    content[page * 8192 : (page + 1) * 8192] = b"\xa5" * 8192
     file.write_bytes(content)
     with pytest.raises(SageError) as caught:
         use_all_of(tmp_path / "c")
