@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,10 +27,16 @@ hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)
 hypothesis.settings.register_profile("reduced", max_examples=60, deadline=None)
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
 
+MEMORY = Path("/dev/shm")
+"""Where the files of the fast tests are, if it has room: thousands of small databases wait for no disk."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    reduced = "fast" if config.option.markexpr == "not slow" else "reduced"
+    fast = config.option.markexpr == "not slow"
+    reduced = "fast" if fast else "reduced"
     hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)
+    if fast and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= 4 * 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     config.addinivalue_line(
         "markers",
         "proves(vendor, *features, refused=False): what the test establishes of a vendor (docs/providers.md); refused: "
