@@ -33,22 +33,22 @@ def test_all_processes_find_at_once_what_one_has_written(processes: list[Process
     generator = random.Random(1)
     written = 0
     for number in range(60 if FULL else 20):
-        for place, process in enumerate(processes):
+        for index, process in enumerate(processes):
             count = generator.choice([1, 10, 400])
             written += count
             process.send(
                 "add",
-                documents=[{"text": f"word{number}p{place} shared", "vector": [1.0, number, place]}] * count,
+                documents=[{"text": f"word{number}p{index} shared", "vector": [1.0, number, index]}] * count,
             )
         for process in processes:
             process.receive()
         if number % 5 == 4:
             generator.choice(processes).send("optimize")
-        for place in range(3):
+        for index in range(3):
             searcher = generator.choice(processes[:2])  # the third one only follows from time to time
             if number % 5 == 4:
                 break
-            answer = searcher.do("search", mode="bm25", query=f"word{number}p{place}", top_k=1)
+            answer = searcher.do("search", mode="bm25", query=f"word{number}p{index}", top_k=1)
             assert answer["total"] in (1, 10, 400)
         else:
             continue

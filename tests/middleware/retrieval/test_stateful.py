@@ -113,11 +113,11 @@ def machine(second: Worker) -> type[RuleBasedStateMachine]:
     class TwoProcesses(RuleBasedStateMachine):
         @initialize()
         def begin(self) -> None:
-            self.place = tempfile.TemporaryDirectory()
+            self.directory = tempfile.TemporaryDirectory()
             self.workers: list[Worker] = [Here(), second]
             self.model = Model()
             for worker in self.workers:
-                worker.do("open", path=f"{self.place.name}/c")
+                worker.do("open", path=f"{self.directory.name}/c")
 
         @rule(who=st.integers(0, 1), documents=batches)
         def add(self, who: int, documents: list[dict[str, Any]]) -> None:
@@ -189,7 +189,7 @@ def machine(second: Worker) -> type[RuleBasedStateMachine]:
 
         @rule(who=st.integers(0, 1))
         def reopen(self, who: int) -> None:
-            self.workers[who].do("open", path=f"{self.place.name}/c")
+            self.workers[who].do("open", path=f"{self.directory.name}/c")
 
         @invariant()
         def both_count_the_same(self) -> None:
@@ -206,7 +206,7 @@ def machine(second: Worker) -> type[RuleBasedStateMachine]:
             if hasattr(self, "workers"):
                 for worker in self.workers:
                     worker.do("close")
-                self.place.cleanup()
+                self.directory.cleanup()
 
     return TwoProcesses
 

@@ -131,10 +131,10 @@ import threading
 from pathlib import Path
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder
 embedder = builtin_embedder("local")
-texts = [f"stone {place} " * 300 for place in range(32)]
-threads = [threading.Thread(target=embedder.embed, args=(texts[place::2],)) for place in range(2)]
+texts = [f"stone {index} " * 300 for index in range(32)]
+threads = [threading.Thread(target=embedder.embed, args=(texts[index::2],)) for index in range(2)]
 asked = {"query": True}
-threads += [threading.Thread(target=embedder.embed, args=(texts[place::8],), kwargs=asked) for place in range(8)]
+threads += [threading.Thread(target=embedder.embed, args=(texts[index::8],), kwargs=asked) for index in range(8)]
 for thread in threads:
     thread.start()
 for thread in threads:

@@ -125,23 +125,23 @@ def test_the_answers_are_those_of_one_collection(
     generator = random.Random(seed)
     options = {"metric": metric, "keywords": {"variant": variant}, "dimension": DIMENSION}
     with sharded(count, **options) as ours, VectorStore(embedder=None, **options) as store:
-        theirs = store.collection
+        one = store.collection
         for _ in range(generator.randrange(1, 6)):
             some = documents(generator, generator.choice([1, 3, 20, 100]))
-            wrote, expected = ours.add(some), theirs.add(some)
+            wrote, expected = ours.add(some), one.add(some)
             assert wrote == expected
             if generator.random() < 0.5:
                 ids = [document["id"] for document in generator.sample(some, len(some) // 3)]
-                assert ours.delete(ids) == theirs.delete(ids)
+                assert ours.delete(ids) == one.delete(ids)
             if generator.random() < 0.2:
-                assert ours.delete(filter={"n": 1}) == theirs.delete(filter={"n": 1})
+                assert ours.delete(filter={"n": 1}) == one.delete(filter={"n": 1})
         dense = Search(vector=np.array(near, np.float32), mode=Mode.DENSE, top_k=30, exact=True)
         for search in [*queries, dense, replace(dense, offset=7, filter={"tag": "b"}, explain=True)]:
-            check_same(ours.search(search), theirs.search(search))
-        assert pages(ours, {"n": 2}) == [document.id for document in theirs.page(limit=1000, filter={"n": 2})[0]]
-        assert pages(ours, None) == [document.id for document in theirs.page(limit=1000)[0]]
-        assert ours.count() == theirs.count()
-        assert ours.count({"n": {"$lt": 2}}) == theirs.count({"n": {"$lt": 2}})
+            check_same(ours.search(search), one.search(search))
+        assert pages(ours, {"n": 2}) == [document.id for document in one.page(limit=1000, filter={"n": 2})[0]]
+        assert pages(ours, None) == [document.id for document in one.page(limit=1000)[0]]
+        assert ours.count() == one.count()
+        assert ours.count({"n": {"$lt": 2}}) == one.count({"n": {"$lt": 2}})
 
 
 @pytest.mark.slow
@@ -342,7 +342,7 @@ def test_an_answer_of_too_many_bytes_is_refused() -> None:
 
 
 class Failing(LocalShard):
-    """Dies in the call that it is told, or blocks there."""
+    """Fails in the call named by ``fails_at``, or blocks there."""
 
     fails_at: str | None = None
     error: Exception = ConnectionError("the line is dead")
@@ -379,82 +379,82 @@ class Failing(LocalShard):
 def failing() -> Iterator[tuple[ShardedCollection, Failing]]:
     with ExitStack() as stack:
         shards: list[LocalShard] = [stack.enter_context(closing_shard()) for _ in range(2)]
-        bad = Failing()
-        stack.callback(bad.close)
-        found = ShardedCollection("c", [shards[0], bad, shards[1]], timeout=20)
-        stack.callback(found.close)
-        found.add([{"id": f"d{n}", "text": f"amber {n}", "vector": [n, 1]} for n in range(30)])
-        yield found, bad
+        broken = Failing()
+        stack.callback(broken.close)
+        collection = ShardedCollection("c", [shards[0], broken, shards[1]], timeout=20)
+        stack.callback(collection.close)
+        collection.add([{"id": f"d{n}", "text": f"amber {n}", "vector": [n, 1]} for n in range(30)])
+        yield collection, broken
 
 
 @pytest.mark.parametrize("step", ["statistics", "candidates", "fetch"])
 def test_a_dead_shard_is_named_and_never_passed_over_unasked(
     failing: tuple[ShardedCollection, Failing], step: str
 ) -> None:
-    ours, bad = failing
-    bad.fails_at = step
+    ours, broken = failing
+    broken.fails_at = step
     search = Search("amber", vector=np.array([1, 1], np.float32), top_k=30)
-    said = r"collection 'c': shard 1 of 3 failed \(ConnectionError: the line is dead\); an answer without it"
-    with pytest.raises(Unavailable, match=said) as refused:
+    reason = r"collection 'c': shard 1 of 3 failed \(ConnectionError: the line is dead\); an answer without it"
+    with pytest.raises(Unavailable, match=reason) as refusal:
         ours.search(search)
-    assert refused.value.code == "shard_unavailable"
-    assert isinstance(refused.value.__cause__, ConnectionError)
+    assert refusal.value.code == "shard_unavailable"
+    assert isinstance(refusal.value.__cause__, ConnectionError)
     answer = ours.search(search, partial=True)
-    theirs = [f"d{n}" for n in range(30) if ours.shard_of(f"d{n}") != 1]
-    assert sorted(result.id for result in answer.results) == sorted(theirs)
+    expected = [f"d{n}" for n in range(30) if ours.shard_of(f"d{n}") != 1]
+    assert sorted(result.id for result in answer.results) == sorted(expected)
     assert answer.warnings == ["of 2 of 3 shards only: shard 1 of 3 failed (ConnectionError: the line is dead)"]
-    bad.fails_at = None
+    broken.fails_at = None
     assert ours.search(search).total == 30
     assert ours.search(search, partial=True).warnings == []
 
 
 def test_when_every_shard_is_dead_a_partial_answer_is_none() -> None:
     with ExitStack() as stack:
-        bad = Failing()
-        stack.callback(bad.close)
-        ours = ShardedCollection("c", [bad])
+        broken = Failing()
+        stack.callback(broken.close)
+        ours = ShardedCollection("c", [broken])
         stack.callback(ours.close)
-        bad.fails_at = "all"
+        broken.fails_at = "all"
         with pytest.raises(Unavailable, match="shard 0 of 1 failed"):
             ours.search(Search("amber"), partial=True)
 
 
 def test_a_shard_that_hangs_is_given_up(failing: tuple[ShardedCollection, Failing]) -> None:
-    ours, bad = failing
+    ours, broken = failing
     ours._scatter._timeout = 0.2
-    bad.fails_at, bad.ready = "candidates", threading.Event()
+    broken.fails_at, broken.ready = "candidates", threading.Event()
     try:
         with pytest.raises(Unavailable, match=r"shard 1 of 3 failed \(it did not answer within 0.2 s\)"):
             ours.search(Search("amber"))
         assert ours.search(Search("amber"), partial=True).warnings
     finally:
-        bad.ready.set()
+        broken.ready.set()
 
 
 def test_what_was_partly_written_can_be_sent_again(failing: tuple[ShardedCollection, Failing]) -> None:
-    ours, bad = failing
-    bad.fails_at = "put"
+    ours, broken = failing
+    broken.fails_at = "put"
     some = [{"text": f"birch {n}"} for n in range(20)]
     with pytest.raises(PartlyWritten, match=r"shard 1 of 3 failed .* the documents of 2 other shards are written") as e:
         ours.add(some)
     assert e.value.status == 503
     assert len(e.value.ids) == 20
-    bad.fails_at = None
+    broken.fails_at = None
     again = [{**document, "id": id} for document, id in zip(some, e.value.ids, strict=True)]
     written = ours.add(again)
     assert written.ids == e.value.ids
     assert written.inserted + written.updated == 20
     assert 0 < written.inserted < 20
     assert ours.search(Search("birch", top_k=30)).total == 20
-    bad.fails_at = "put"
+    broken.fails_at = "put"
     alone = next(f"x{n}" for n in range(100) if ours.shard_of(f"x{n}") == 1)
     with pytest.raises(Unavailable, match="shard 1 of 3 failed") as refused:
         ours.add([{"id": alone, "text": "cedar"}])
     assert not isinstance(refused.value, PartlyWritten)
-    bad.fails_at = "delete"
+    broken.fails_at = "delete"
     with pytest.raises(Unavailable, match="shard 1 of 3 failed"):
         ours.delete(filter={"$not": {"n": 1}})
-    bad.fails_at = None
+    broken.fails_at = None
     assert ours.delete(filter={"$not": {"n": 1}}) > 0
     assert ours.count() == 0
 
@@ -477,8 +477,8 @@ def test_several_threads_write_and_search() -> None:
             try:
                 for n in range(15):
                     ours.add([{"id": f"{which}-{n}-{m}", "text": f"amber t{which}"} for m in range(4)])
-                    found = ours.search(Search(f"t{which}", mode=Mode.BM25, top_k=100))
-                    assert found.total == 4 * (n + 1) == len(found.results)
+                    answer = ours.search(Search(f"t{which}", mode=Mode.BM25, top_k=100))
+                    assert answer.total == 4 * (n + 1) == len(answer.results)
                     ours.delete([f"{which}-{n}-3"])
                     ours.add([{"id": f"{which}-{n}-3", "text": f"amber t{which}"}])
             except BaseException as exc:
@@ -496,10 +496,10 @@ def test_several_threads_write_and_search() -> None:
 def test_errors_of_shards_that_speak_of_the_request_stay_what_they_are(
     failing: tuple[ShardedCollection, Failing],
 ) -> None:
-    ours, bad = failing
-    bad.fails_at = "candidates"
+    ours, broken = failing
+    broken.fails_at = "candidates"
     for error in (InvalidRequest("not so", param="query"), Conflict("taken"), NotFound("gone")):
-        bad.error = error
+        broken.error = error
         with pytest.raises(SageError) as raised:
             ours.search(Search("amber"), partial=True)
         assert raised.value is error

@@ -80,8 +80,8 @@ def test_no_kind_of_existing_files_is_dropped() -> None:
 def test_a_kind_finds_what_a_brute_force_finds(kind: Kind, metric: Metric) -> None:
     vectors, scan = vectors_for(kind), built(kind, metric)
     hits = 0
-    for place in range(20):
-        query = vectors[place] + vectors[place + 100] / 2
+    for row in range(20):
+        query = vectors[row] + vectors[row + 100] / 2
         nearest = best(exact_scores(query, vectors, metric), 10)
         hits += len(set(nearest.tolist()) & set(scan.nearest(query, 10, None)[0].tolist()))
     assert hits / 200 >= 0.9

@@ -49,7 +49,7 @@ def nearest(
             lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(wide_query)
             scores = np.where(lengths > 0, scores / np.where(lengths > 0, lengths, 1), 0)
     order = np.argsort(-scores, kind="stable")
-    return [int(place) for place in order if allowed is None or allowed[place]][:k]
+    return [int(row) for row in order if allowed is None or allowed[row]][:k]
 
 
 def recall(
@@ -193,8 +193,8 @@ def test_difficult_vectors_get_a_kind_that_keeps_recall(trouble: str, metric: Me
         vectors *= np.exp(2 * chance.standard_normal((len(vectors), 1))).astype(np.float32)
     index = VectorIndex.build(vectors, None, metric, 0.98, kind="ivf")
     hits = 0
-    for place in range(100, 130):
-        query = vectors[place] + (vectors[place + 1] - vectors[place + 2]) / 2
+    for row in range(100, 130):
+        query = vectors[row] + (vectors[row + 1] - vectors[row + 2]) / 2
         expected = nearest(query, vectors, metric, 10)
         ordinals = index.candidates(query, 10, None)[0]
         threshold = exact_scores(query, vectors[expected], metric)[-1]
@@ -266,9 +266,9 @@ def test_growing_vectors_are_a_fixed_view_that_answers_as_a_brute_force(
     for size, view in enumerate(views, 1):
         if size % 17 and size != len(views):
             continue
-        with_vector = [place for place in range(size) if given_vectors[place] is not None]
+        with_vector = [row for row in range(size) if given_vectors[row] is not None]
         assert (view.size, view.count(None)) == (size, len(with_vector))
-        matrix = np.array([given_vectors[place] for place in with_vector], np.float32).reshape(len(with_vector), 3)
+        matrix = np.array([given_vectors[row] for row in with_vector], np.float32).reshape(len(with_vector), 3)
         ordinals, scores = view.search(question, k, None)
         expected = exact_scores(question, matrix, metric)
         assert len(ordinals) == min(k, len(with_vector))
@@ -292,6 +292,6 @@ def test_exact_scores_do_not_depend_on_neighbours() -> None:
     vectors, query = clustered(999, 385), clustered(1, 385, seed=9)[0]
     for metric in Metric:
         together = exact_scores(query, vectors, metric)
-        alone = np.concatenate([exact_scores(query, vectors[place : place + 1], metric) for place in range(999)])
+        alone = np.concatenate([exact_scores(query, vectors[row : row + 1], metric) for row in range(999)])
         assert together.tolist() == alone.tolist()
         assert together.argmax() == nearest(query, vectors, metric, 1)[0]
