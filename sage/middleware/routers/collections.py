@@ -46,8 +46,8 @@ class CollectionState(BaseModel):
     """A collection. `bytes` are on disk, `created_at` is in Unix seconds; `embedder` is the exact name of what made its
     vectors (null: they come with the documents), `languages` those that it speaks (null: not known to be limited), and
     `reembedding` how far new vectors are. `shards` is over how many shards it is spread (null: it is in one store);
-    while those do not run, its `documents` and `bytes` are null in the list. A collection that cannot be opened has
-    only its `name` and an `error`."""
+    while those do not run, its `documents` and `bytes` are null in the list, and so is a `dimension` that the first
+    vector decided. A collection that cannot be opened has only its `name` and an `error`."""
 
     model_config = ConfigDict(extra="allow")
 

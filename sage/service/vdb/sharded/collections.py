@@ -99,7 +99,7 @@ class TenantCollections:
 
     def outline(self, tenant: str, name: str) -> dict[str, Any]:
         """As :meth:`Collection.outline`. Of a sharded collection whose shards do not run, ``documents`` and ``bytes``
-        are ``None``: they are not started for this."""
+        are ``None``, and so is a ``dimension`` that the first vector decided: they are not started for this."""
         directory = self._single.directory_of(tenant, name)
         if (version := manifest_version(directory)) is None:
             return self._single.open(tenant, name).outline()
