@@ -56,7 +56,7 @@ def test_a_mark_in_unknown_words_is_refused(mark: pytest.Mark, says: str) -> Non
 def test_an_unknown_word_ends_the_collection(tmp_path: Path) -> None:
     """As pytest itself does it, with the conftest of this directory."""
     (tmp_path / "conftest.py").write_text((SCRIPT.parent / "conftest.py").read_text())
-    paths = " ".join(str(features.ROOT / path) for path in (".", "tests", "tests/running"))
+    paths = " ".join(str(features.ROOT / path) for path in (".", "tests", "tests/running", "tests/scripted"))
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {paths}\n")
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
