@@ -231,7 +231,7 @@ def test_what_llama_cpp_does_not_heed_is_refused(llama, path, fields, param):
     body = {"messages": USER} if path.startswith("chat") else {"prompt": "x"}
     fault = error(llama.post(f"/v1/{path}", {"model": "tiny", **body, **fields}))
     assert (fault["param"], fault["code"]) == (param, "unsupported_field")
-    assert "the provider 'local' (local)" in fault["message"]
+    assert "the provider 'local' " in fault["message"]
 
 
 def test_what_asks_for_nothing_is_no_fault(llama):
