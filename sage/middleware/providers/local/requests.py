@@ -79,7 +79,7 @@ def _drop_unsupported_tools(body: dict[str, Any], template: str | None, cannot: 
         return
     if choice not in (None, "auto"):
         # "required" is accepted but not enforced, and a function's name is read as "auto".
-        cannot("tool_choice", ", 'auto' and 'none' aside: llama.cpp does not enforce it")
+        cannot("tool_choice", " other than 'auto' and 'none': llama.cpp does not enforce it")
     if parallel is False:
         cannot("parallel_tool_calls", " as false: llama.cpp reads as many calls as there are")
 

@@ -124,7 +124,7 @@ async def version(request: Request) -> dict[str, str]:
 async def pull_model(body: PullRequest, principal: Caller, gateway: TheGateway) -> Response:
     """Fetches a model to its Ollama server, if the configuration allows it. A client that disconnects ends the pull."""
     if body.insecure:
-        raise InvalidRequest("'insecure' is not something that the gateway can do; leave it out", param="insecure")
+        raise InvalidRequest("the gateway does not support 'insecure'; leave it out", param="insecure")
     name = _pullable(gateway, principal, body.model)
     steps = gateway.registry.pull(name)
     if not body.stream:
