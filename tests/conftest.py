@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,9 @@ MEMORY = Path("/dev/shm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that started the tests in the background had it ignored, and the programs under test would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     fast = config.option.markexpr == "not slow"
     reduced = "fast" if fast else "reduced"
     hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -168,7 +167,6 @@ def test_a_terminal_prompts_twice_for_the_password_and_hides_it(
 ) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell may have started the tests with it ignored
         os.chdir(tmp_path)
         command = [sys.executable, "-m", "sage.middleware.cli.main", "user", "add", "me"]
         os.execve(sys.executable, command, environment(data_dir))

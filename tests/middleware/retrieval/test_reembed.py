@@ -394,7 +394,7 @@ from sage.middleware.settings.retrieval import Retrieval
 
 new = Hashed("new", 8)
 def die(texts):
-    if len(new.seen) >= 60:
+    if len(new.embedded) >= 60:
         os.kill(os.getpid(), signal.SIGKILL)
 new.before = die
 Collections(Path(sys.argv[1]), Retrieval(), HashedModels(Hashed("old", 4), new)).open("t", "c").reembed("new")
