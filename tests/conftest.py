@@ -34,7 +34,7 @@ MEMORY = Path("/dev/shm")
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell that started the tests in the background had it ignored, and the programs under test would inherit that.
+        # A shell that started the tests in the background had it ignored, and programs under test would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     fast = config.option.markexpr == "not slow"
     reduced = "fast" if fast else "reduced"
