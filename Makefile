@@ -7,8 +7,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q
 
-# Tests of one file stay together, since they share what takes long to start.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Tests of one file stay together, since they share what takes long to start. The fast ones often wait, so they get one
+# process more than there are processors.
+PYTEST := $(BIN)/python -m pytest --dist loadfile
+CPUS   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 # Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.
 export PYTHONDONTWRITEBYTECODE :=
@@ -26,7 +28,7 @@ serve: $(VENV)/serve.stamp  ## Run the gateway (ARGS='--port 9000' …).
 	@$(BIN)/sage serve $(ARGS)
 
 test: $(VENV)/dev.stamp  ## Run the fast tests, or some of them: make test TESTS=tests/api
-	$(PYTEST) -m "not slow" $(or $(TESTS),tests)
+	$(PYTEST) -n $$(($(CPUS) + 1)) -m "not slow" $(or $(TESTS),tests)
 
 lint: $(VENV)/dev.stamp  ## Run ruff and mypy.
 	$(BIN)/ruff check .
@@ -34,10 +36,10 @@ lint: $(VENV)/dev.stamp  ## Run ruff and mypy.
 	$(BIN)/mypy sage
 
 check: lint  ## Run everything that CI runs: lint, then every test with reduced counts.
-	$(PYTEST) tests
+	$(PYTEST) -n $(CPUS) tests
 
 check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 examples.
-	SAGE_TEST_FULL=1 $(PYTEST) tests
+	SAGE_TEST_FULL=1 $(PYTEST) -n $(CPUS) tests
 
 # No GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
 test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.

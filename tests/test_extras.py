@@ -142,12 +142,14 @@ def sources() -> list[tuple[str, str]]:
     return [(str(file.relative_to(ROOT)), file.read_text()) for file in files]
 
 
+@pytest.mark.slow
 def test_every_guard_names_the_extra_that_brings_the_module() -> None:
     guards = [guard for file, source in sources() for guard in guards_of(source, file)]
     assert any(guard.modules == {"xllamacpp"} and guard.extra == "local" for guard in guards)
     assert [fault for guard in guards for fault in faults_of(guard)] == []
 
 
+@pytest.mark.slow
 def test_every_optional_module_is_imported_under_a_guard() -> None:
     optional = import_names(OPTIONAL)
     assert "xllamacpp" in optional
@@ -160,6 +162,7 @@ def test_every_optional_module_is_imported_under_a_guard() -> None:
     assert found >= 1
 
 
+@pytest.mark.slow
 def test_no_optional_module_is_imported_with_ours() -> None:
     optional = import_names(OPTIONAL)
     assert {file: names for file, source in sources() if (names := top_level_imports(source) & optional)} == {}

@@ -213,6 +213,7 @@ def test_waiting_for_a_job_ends_in_time_and_stop_names_what_still_runs() -> None
     assert job.progress["done"] == 2
 
 
+@pytest.mark.slow
 def test_a_function_that_never_returns_does_not_keep_a_failed_job() -> None:
     env = environment(grace=0.1)
     entered, leave = threading.Event(), threading.Event()
@@ -233,6 +234,7 @@ def test_a_function_that_never_returns_does_not_keep_a_failed_job() -> None:
     leave.set()
 
 
+@pytest.mark.slow
 def test_a_source_that_blocks_does_not_keep_a_job_from_stopping() -> None:
     env = environment()
     silent, leave = threading.Event(), threading.Event()

@@ -195,6 +195,7 @@ def test_the_cache_is_bounded_and_keeps_the_most_recently_used(accounts: Account
     following(accounts, main, capacity=3)
 
 
+@pytest.mark.slow
 def test_the_cache_is_not_used_when_the_revision_cannot_be_read(accounts: Accounts, root: str) -> None:
     header = bearer(accounts.keys.create_for(root, KeyRequest()).secret)
     read = accounts.database.read_revision

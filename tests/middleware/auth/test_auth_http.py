@@ -162,6 +162,7 @@ def test_the_published_keys_have_no_private_part(running) -> None:
     assert set(key) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
 
 
+@pytest.mark.slow
 def test_a_key_that_another_process_revokes_is_refused_within_a_second(running) -> None:
     key = running.new_key(scopes=["account"])
     for _ in range(3):

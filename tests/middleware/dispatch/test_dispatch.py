@@ -166,6 +166,7 @@ def test_the_budget_forgets_after_a_minute() -> None:
 # Retry-After
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_request_waits_for_a_deployment_that_was_told_to_wait(ups: Callable, gateway: Callable, status: int) -> None:
     up = ups()
@@ -467,6 +468,7 @@ def test_streams_carry_what_was_chosen(ups: Callable, gateway: Callable) -> None
         assert answer.headers["x-sage-attempts"] in ("1", "2")
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_under_a_request_leaves_it_to_another_deployment(ups: Callable, gateway: Callable) -> None:
     fake = str(SCRIPTED / "fake_vllm.py")
     up = ups()

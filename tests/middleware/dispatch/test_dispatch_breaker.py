@@ -68,6 +68,7 @@ def test_failures_in_a_row_open_it_and_nobody_is_bothered(ups: Callable, guarded
     assert 55 < shown["opens_for"] <= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fail",
     [

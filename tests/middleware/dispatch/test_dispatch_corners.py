@@ -140,6 +140,7 @@ def test_a_full_queue_does_not_keep_a_request_from_an_idle_fallback(tmp_path: Pa
     run(work)
 
 
+@pytest.mark.slow
 def test_a_request_that_waits_for_a_fallback_takes_its_own_model_when_that_is_free_first(tmp_path: Path) -> None:
     models = {"bench": at("a", fallbacks=["spare"]), "spare": at("b", max_concurrency=1)}
     field = Field(tmp_path, models, {"queue_timeout": 3})

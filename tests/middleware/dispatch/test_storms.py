@@ -324,6 +324,7 @@ def test_slow_first_bytes_go_to_another_place_while_the_budget_lasts(ups: Callab
 # No text twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["close", "reset", "clean"])
 def test_cut_streams_are_told_and_never_begun_again(ups: Callable, field: Callable, cut: str) -> None:
     found = [ups(), ups()]
@@ -340,6 +341,7 @@ def test_cut_streams_are_told_and_never_begun_again(ups: Callable, field: Callab
         assert b"[DONE]" not in asked.content
 
 
+@pytest.mark.slow
 def test_streams_that_break_at_random_are_whole_once_or_cut_once(ups: Callable, field: Callable) -> None:
     found = [ups() for _ in range(3)]
     dice = random.Random(11)

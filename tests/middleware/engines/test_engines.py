@@ -258,6 +258,7 @@ def test_a_ctrl_c_in_the_terminal_does_not_reach_engines(fake, get):
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_flood_of_output_blocks_nothing_and_is_kept_in_bounds(fake):
     async def scenario():
         engine = Engine(fake("noisy"), "m")

@@ -102,6 +102,7 @@ class Overloaded(ScriptedEngine):
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answers", "state"), [(True, ModelLifeState.READY), (False, ModelLifeState.FAILED)])
 def test_an_engine_that_is_only_busy_is_left_alone(answers: bool, state: ModelLifeState) -> None:
     async def scenario() -> None:
@@ -210,6 +211,7 @@ def test_who_holds_a_lease_hears_why_its_engine_is_gone(fake) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
+@pytest.mark.slow
 def test_what_an_engine_takes_is_measured_and_one_that_outgrows_the_budget_is_ended(fake, gone) -> None:
     async def scenario() -> None:
         made: list[Engine] = []

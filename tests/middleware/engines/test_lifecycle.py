@@ -140,6 +140,7 @@ def test_a_defect_of_the_start_leaves_the_model_failed_not_loading():
     run(scenario)
 
 
+@pytest.mark.slow
 def test_a_crash_is_followed_by_restarts_with_growing_pauses(fake):
     async def scenario():
         clock = Clock()
@@ -219,6 +220,7 @@ def test_a_load_goes_on_when_the_last_waiter_leaves_and_unloads_when_nobody_come
     run(scenario)
 
 
+@pytest.mark.slow
 def test_an_idle_model_unloads_after_its_keep_alive_but_not_while_leased(fake):
     async def scenario():
         made = Factory(fake("serve"))
@@ -247,6 +249,7 @@ def test_a_very_short_keep_alive_still_serves(fake, keep_alive):
     run(scenario)
 
 
+@pytest.mark.slow
 def test_a_request_that_meets_an_idle_unload_waits_and_loads_again(fake):
     async def scenario():
         made = Factory(fake("stubborn"))  # so that the end takes its grace

@@ -462,6 +462,7 @@ def test_an_upstream_that_stays_open_after_done_delays_no_answer(ups: Callable, 
     _wait_metric(running, 'sage_requests_total{model="bench",status="200"} 1.0')
 
 
+@pytest.mark.slow
 def test_the_whole_time_of_a_call_is_bounded_whatever_it_waits_for(ups: Callable, upstreams: Callable) -> None:
     import socket
 

@@ -354,6 +354,7 @@ def test_rerank(up: Upstream, running: Any) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens_per_doc")
 
 
+@pytest.mark.slow
 @pytest.mark.proves("zhipu", "errors")
 @pytest.mark.parametrize(
     ("script", "status", "code"),

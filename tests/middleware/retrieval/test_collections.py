@@ -278,6 +278,7 @@ def test_a_page_goes_on_behind_what_was_deleted_meanwhile(
     assert ([document.id for document in documents], cursor) == (["d8", "d9"], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", [None, {"n": 1}])
 def test_a_page_of_large_documents_is_shorter(collections: Collections, condition: dict[str, object] | None) -> None:
     created = collections.create("t", "c")

@@ -88,6 +88,7 @@ def test_a_value_may_be_put_only_where_another_is(running: Running) -> None:
     assert ask(running, "GET", "n").json()["value"] == 2
 
 
+@pytest.mark.slow
 def test_a_value_with_a_time_goes_when_it_is_over(running: Running) -> None:
     ask(running, "PUT", "brief", {"value": 1, "ttl": 0.2})
     ask(running, "PUT", "long", {"value": 1, "ttl": 600})

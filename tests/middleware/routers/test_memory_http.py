@@ -96,6 +96,7 @@ def test_sessions_are_listed_shown_and_cleared(running: Running) -> None:
     error(delete(running, "sessions/"))
 
 
+@pytest.mark.slow
 def test_a_memory_with_a_time_is_forgotten_when_it_is_over(running: Running) -> None:
     store(running, "brief tea", ttl=1)
     lasting = store(running, "lasting tea")

@@ -97,6 +97,7 @@ def _error(answer: requests.Response) -> tuple[str, str]:
     return (error["code"], error["message"]) if isinstance(error, dict) else (body["code"], error)
 
 
+@pytest.mark.slow
 def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
     running = gateway()
     keys = {scope: running.new_key(scopes=[scope]) for scope in Scope}

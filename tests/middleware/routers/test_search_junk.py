@@ -76,6 +76,7 @@ def tells(running: Running, path: str, body: Any) -> None:
         assert answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @FEW
 @given(document=DOCUMENTS, search=SEARCHES)
 def test_documents_and_searches(running: Running, document: Any, search: Any) -> None:

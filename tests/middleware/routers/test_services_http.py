@@ -76,6 +76,7 @@ def test_statistics_are_not_for_everyone(gateway: Callable[..., Running]) -> Non
     assert running.get("/services", key=running.new_key(scopes=["services:read"])).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_service_that_cannot_start_says_why_and_others_go_on(gateway: Callable[..., Running]) -> None:
     running = gateway()
     path = running.settings.data_dir / "services"

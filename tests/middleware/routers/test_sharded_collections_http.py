@@ -168,6 +168,7 @@ def test_a_collection_is_described_optimized_and_deleted(running: Running, tmp_p
     assert running.post("/collections", {"name": "many", "shards": 2}).json()["documents"] == 0
 
 
+@pytest.mark.slow
 def test_snapshots_go_from_one_store_to_shards_and_back(running: Running) -> None:
     running.post("/collections/many/documents/delete", {"filter": {"n": 3}})
     running.post("/collections/one/documents/delete", {"filter": {"n": 3}})

@@ -344,6 +344,7 @@ def test_calls_before_the_start_are_refused(tmp_path: Path) -> None:
         KVService().get("a")
 
 
+@pytest.mark.slow
 def test_sixteen_writers_lose_nothing(open_kv: Open, backend: str) -> None:
     kv = open_kv(backend)
     rounds = 10

@@ -231,6 +231,7 @@ def in_parallel(count: int, work: Callable[[int], None]) -> None:
     assert failures == []
 
 
+@pytest.mark.slow
 def test_sixteen_writers_lose_nothing(memory: Open, tmp_path: Path) -> None:
     m = memory(persist_directory=str(tmp_path))
     ids: set[str] = set()
@@ -587,6 +588,7 @@ def test_bad_input_is_refused_and_nothing_stored(memory: Open, call: Callable[[A
     assert m.export_memories()["lines"] == []
 
 
+@pytest.mark.slow
 def test_large_memories_of_one_session_are_all_stored(memory: Open) -> None:
     m = memory()
     for number in range(3):

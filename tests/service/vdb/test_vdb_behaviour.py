@@ -344,6 +344,7 @@ def test_always_k_results_when_k_match(make: Make) -> None:
         assert len(set(nearest)) == 400
 
 
+@pytest.mark.slow
 def test_sixteen_writers_lose_nothing(make: Make) -> None:
     service = make()
 

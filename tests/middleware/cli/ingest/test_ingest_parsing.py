@@ -235,6 +235,7 @@ def test_a_bomb_and_a_hang_cost_themselves_only(tmp_path: Path) -> None:
             assert list(parser.records(Order(str(good), FileKind.MARKDOWN)))[1]["text"] == "A\n\ngood"
 
 
+@pytest.mark.slow
 def test_a_file_that_needs_more_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "many words " * 2**22)
     with (
@@ -270,6 +271,7 @@ def test_a_parser_that_is_killed_is_started_again(tmp_path: Path) -> None:
 # JSON lines
 
 
+@pytest.mark.slow
 def test_json_lines_are_taken_as_they_are_and_faults_are_named(tmp_path: Path, parser: Parser) -> None:
     lines: list[Any] = [
         {"id": "a", "text": "one", "metadata": {"k": [1, None]}, "vector": [0.5, 1]},

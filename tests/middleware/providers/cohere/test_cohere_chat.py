@@ -529,6 +529,7 @@ def test_a_whole_stream_without_done_is_whole(up: Upstream, start: Callable[...,
     assert text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.slow
 def test_torn_bytes_are_put_together(up: Upstream, sdk: openai.OpenAI) -> None:
     text = "你好，世界 🙂"
     up.use(chat_stream(*text_events(text), end(), split=tuple(range(1, 900, 11))))

@@ -7,6 +7,7 @@ import itertools
 import json
 from typing import Any
 
+import pytest
 from cohere_wire import called, end, event, fault, text_events
 from cohere_wire import start as begin
 from hypothesis import given
@@ -76,6 +77,7 @@ def test_any_chat_is_sent_or_refused(body: dict[str, Any], drop: bool) -> None:
         PROVIDER.encode(call, UpstreamModel("m", drop_unsupported=drop), ENDPOINT)
 
 
+@pytest.mark.slow
 @given(bodies)
 def test_any_chat_of_coheres_wire_is_sent_or_refused(body: dict[str, Any]) -> None:
     with contextlib.suppress(SageError):

@@ -121,6 +121,7 @@ def test_a_packages_model_is_put_together_once(package, tmp_path):
     assert (tmp_path / "assemblies").read_text() == "11"
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_put_a_model_together_once(package, tmp_path):
     async def scenario():
         options = {"package": "tiny-gguf", "directory": str(tmp_path / "models")}
@@ -137,6 +138,7 @@ def test_two_processes_at_once_put_a_model_together_once(package, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_damaged_package_is_no_model_and_can_be_repaired(package, tmp_path):
     options = {"package": "tiny-gguf", "directory": str(tmp_path / "models")}
     (tmp_path / "damage").touch()

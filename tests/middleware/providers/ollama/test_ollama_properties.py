@@ -58,6 +58,7 @@ def call_of(operation: Operation, body: dict[str, Any], *, stream: bool = False)
     return ModelCall(operation, {"model": "m", **body}, "m", stream=stream, wants_usage=True)
 
 
+@pytest.mark.slow
 @given(operation=OPERATIONS, body=OBJECTS, messages=MESSAGES)
 def test_any_request_is_refused_or_made(operation: Operation, body: dict[str, Any], messages: list[Any]) -> None:
     call = call_of(operation, {**body, "messages": messages} if operation is Operation.CHAT else body)

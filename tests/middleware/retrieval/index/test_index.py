@@ -37,6 +37,7 @@ def live(view: View) -> list[int]:
     return [int(n) for p in view.segments for n in (p.numbers if p.live is None else p.numbers[p.live])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directory", ["c", None])
 def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(
     open_collection: Open, directory: str | None
@@ -204,6 +205,7 @@ def test_a_full_disk_leaves_no_half_written_file_and_searches_go_on(open_collect
     collection.check()
 
 
+@pytest.mark.slow
 def test_maintenance_merges_by_itself_and_ends_with_the_index(open_collection: Open) -> None:
     collection = open_collection()
     threads = set(threading.enumerate())

@@ -43,6 +43,7 @@ def whole(store: VectorStore, **asked: object) -> list[SearchResult]:
     return store.search(**{"query": "red apple", "vector": VECTOR, "top_k": 1500, **asked})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(list(Mode)),
     st.sampled_from(list(Fusion)),

@@ -111,6 +111,7 @@ searches = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32),
     count=st.integers(1, 5),

@@ -163,6 +163,7 @@ def test_what_was_chosen_is_in_the_head(up: Upstream, upstreams: Callable) -> No
     assert answer.headers["x-sage-attempts"] == "1"
 
 
+@pytest.mark.slow
 def test_chinese_text_is_whole_however_the_bytes_are_torn(up: Upstream, upstreams: Callable) -> None:
     text = "你好，世界。模型 🙂"
     up.stream([chat_chunk(text), chat_chunk(None, "stop")], split=tuple(range(1, 600, 7)))
