@@ -206,6 +206,7 @@ def test_close_at_once_and_raw():
         assert read_all(send(up)) == b"nonsense\r\n\r\n"
 
 
+@pytest.mark.slow
 def test_delays_come_where_they_are_asked():
     with Upstream() as up:
         up.stream(["a", "b"], first_byte_delay=0.2, delay=0.1)

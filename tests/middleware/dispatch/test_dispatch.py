@@ -128,6 +128,7 @@ def test_a_failure_that_speaks_of_the_deployment_is_not_tried_with_another_key(
 # Further attempts
 
 
+@pytest.mark.slow
 def test_the_budget_of_further_attempts_is_a_fifth_of_the_requests(ups: Callable, gateway: Callable) -> None:
     found = [ups() for _ in range(3)]
     running = replicas(gateway, *found, routing={"breaker_failures": 100_000})
@@ -235,6 +236,7 @@ def test_a_refusal_whose_text_never_comes_does_not_keep_others_from_answering(up
     assert len(first.requests) == 1
 
 
+@pytest.mark.slow
 def test_the_time_of_a_wait_is_part_of_the_whole(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()

@@ -140,6 +140,7 @@ def test_a_success_ends_the_row(ups: Callable, guarded: Callable) -> None:
     assert breaker(running)["failures"] == 0
 
 
+@pytest.mark.slow
 def test_exactly_one_request_probes(ups: Callable, guarded: Callable) -> None:
     up = ups()
     up.reply(status=500, times=3)

@@ -129,6 +129,7 @@ def texts(content: bytes) -> list[str]:
 # Failures and refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 503, 504])
 def test_a_storm_of_failures_adds_at_most_a_fifth(ups: Callable, field: Callable, status: int) -> None:
     found = [ups() for _ in range(3)]

@@ -189,6 +189,7 @@ def test_a_cancelled_start_leaves_nothing(fake, gone):
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_a_start_cancelled_at_once_leaves_nothing(fake, loop):
     async def scenario(steps: int):

@@ -151,6 +151,7 @@ class Life(RuleBasedStateMachine):
         pytest.fail(f"'{name}' does not come back: {self.models[name].error}")
 
 
+@pytest.mark.slow
 def test_any_interleaving_keeps_one_process_every_lease_and_the_budget() -> None:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     run_state_machine_as_test(

@@ -119,6 +119,7 @@ def test_the_gateway_hears_how_an_engine_ended_whose_stub_was_killed(gone: Calla
             assert gone(it.family, within=0)
 
 
+@pytest.mark.slow
 def test_a_stub_needs_no_gateway_to_end_its_family(gone: Callable[..., bool], tmp_path: Path) -> None:
     with held(tmp_path / "pids") as it:
         it.process.send_signal(signal.SIGSTOP)

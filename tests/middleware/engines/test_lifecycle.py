@@ -89,6 +89,7 @@ def test_ten_concurrent_first_leases_start_one_process(fake):
     run(scenario)
 
 
+@pytest.mark.slow
 def test_unload_ends_the_process_and_frees_its_memory_and_the_next_lease_loads_again(fake, gone):
     async def scenario():
         made = Factory(fake("large", str(80 * 2**20)))

@@ -95,6 +95,7 @@ def session(running: Running) -> Iterator[requests.Session]:
         yield client
 
 
+@pytest.mark.slow
 @given(
     path=st.sampled_from(sorted(ROUTES)),
     model=st.sampled_from([vendor + end for vendor in VENDORS for end in ("", "-easy")]),

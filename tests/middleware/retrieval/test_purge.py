@@ -113,6 +113,7 @@ def test_after_merges_and_updates_nothing_is_left(store: VectorStore, tmp_path: 
     check(store, [f"p{number}" for number in range(650)])
 
 
+@pytest.mark.slow
 def test_large_documents_and_rows_that_pages_were_cut_around_leave_nothing(store: VectorStore, tmp_path: Path) -> None:
     generator = random.Random(2)
     living: list[str] = []

@@ -106,6 +106,7 @@ def test_searches_answer_as_one_store_would(running: Running) -> None:
     assert [result["id"] for result in one["results"]] == [result["id"] for result in many["results"]]
 
 
+@pytest.mark.slow
 def test_documents_are_listed_shown_and_deleted_as_in_one_store(running: Running) -> None:
     one, many = (pages(running, name) for name in PAIR)
     assert many == one == [{key: d[key] for key in ("id", "text", "metadata")} for d in documents()]

@@ -594,6 +594,7 @@ def test_no_auth_beyond_loopback_is_refused_however_it_is_said(read: Callable[..
     assert read("", {}, {"auth.enabled": False, "api.host": "::1"}).api.host == "::1"
 
 
+@pytest.mark.slow
 def test_serve_refuses_to_be_open_to_the_network(tmp_path: Path) -> None:
     done = sage("serve", "--no-auth", "--host", "0.0.0.0", "--port", "0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

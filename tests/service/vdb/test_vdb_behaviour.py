@@ -191,6 +191,7 @@ def test_pages_hold_every_item_once_in_the_order_in_which_they_came(make: Make) 
             service.list_items(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_tenants_and_collections_never_meet(make: Make) -> None:
     service = make()
     places = [

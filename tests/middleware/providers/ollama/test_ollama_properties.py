@@ -82,6 +82,7 @@ def test_any_answer_is_refused_or_read(operation: Operation, answer: Any) -> Non
     assert orjson.loads(body)["model"] == "m"
 
 
+@pytest.mark.slow
 @given(chat=st.booleans(), lines=st.lists(OBJECTS | JSON, max_size=5))
 def test_any_stream_ends_well_or_with_an_error(chat: bool, lines: list[Any]) -> None:
     relay = PROVIDER.relay(call_of(Operation.CHAT if chat else Operation.COMPLETIONS, {}, stream=True))
@@ -131,6 +132,7 @@ def test_any_request_of_ollamas_is_refused_or_made(asked: dict[str, Any], messag
         pass
 
 
+@pytest.mark.slow
 @given(answer=st.fixed_dictionaries({"choices": st.lists(st.fixed_dictionaries({"message": OBJECTS}), max_size=2)}))
 def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
     reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}), chat=True)

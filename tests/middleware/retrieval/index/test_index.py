@@ -128,6 +128,7 @@ def test_everything_is_deleted_and_added_again(open_collection: Open) -> None:
         collection.check()
 
 
+@pytest.mark.slow
 def test_two_openers_follow_each_other_through_merges(open_collection: Open) -> None:
     one, two = open_collection(), open_collection()
     generator = random.Random(7)

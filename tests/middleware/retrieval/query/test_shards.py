@@ -420,6 +420,7 @@ def test_when_every_shard_is_dead_a_partial_answer_is_none() -> None:
             ours.search(Search("amber"), partial=True)
 
 
+@pytest.mark.slow
 def test_a_shard_that_hangs_is_given_up(failing: tuple[ShardedCollection, Failing]) -> None:
     ours, broken = failing
     ours._scatter._timeout = 0.2
@@ -470,6 +471,7 @@ def test_a_purge_reaches_every_shard(tmp_path: Path) -> None:
         assert there == list(range(10, 20))
 
 
+@pytest.mark.slow
 def test_several_threads_write_and_search() -> None:
     with sharded(3) as ours:
         faults: list[BaseException] = []
