@@ -33,6 +33,17 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def _wait_until_it_accepts(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"no server accepts connections at port {port}"
+            time.sleep(0.05)
+
+
 @contextmanager
 def chroma_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Its address once it listens, and its process."""
@@ -57,7 +68,8 @@ def chroma_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[str]]
     reader = threading.Thread(target=read)
     try:
         reader.start()
-        assert listens.wait(30), "".join(output)
+        assert listens.wait(60), "".join(output)
+        _wait_until_it_accepts(port)  # on a starved machine it says so before it does
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()
