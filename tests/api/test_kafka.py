@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka_server import QUICK, Kafka, free_port, kafka_server
+from kafka_server import QUICK, Kafka, kafka_server
+from ports import free_port
 from project import ROOT
 
 from sage.api.function.base_function import BaseFunction

@@ -17,6 +17,7 @@ from pathlib import Path
 import openai
 import pytest
 import requests
+from ports import free_port
 from sage_process import ROOT, SAGE, Serving, children, environment, sage, serving, wait_gone
 from upstream import Upstream
 
@@ -280,12 +281,6 @@ def test_the_readmes_of_both_languages_have_the_same_code() -> None:
     ]
     assert len(blocks[0]) >= 4
     assert blocks[0] == blocks[1]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def port_free(port: int) -> bool:

