@@ -21,6 +21,8 @@ import pytest
 import requests
 from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply, stream
 
+pytestmark = pytest.mark.slow  # hundreds of requests
+
 FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 MANY = 1000 if FULL else 100
 SOME = 200 if FULL else 16
@@ -129,7 +131,6 @@ def texts(content: bytes) -> list[str]:
 # Failures and refusals
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 503, 504])
 def test_a_storm_of_failures_adds_at_most_a_fifth(ups: Callable, field: Callable, status: int) -> None:
     found = [ups() for _ in range(3)]
@@ -185,7 +186,6 @@ def test_a_storm_of_429_is_not_answered_by_more_requests(ups: Callable, field: C
         assert [at for request in up.requests if 1.2 < (at := request.at - first) < float(told or 1) - 0.05] == []
 
 
-@pytest.mark.slow
 def test_requests_that_can_wait_for_the_time_named_are_answered(ups: Callable, field: Callable) -> None:
     up = ups()
     up.reply(status=429, headers={"retry-after": "1"}, times=1)
@@ -227,7 +227,6 @@ def full_listener() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "limit", "code"),
     [
@@ -248,7 +247,6 @@ def test_black_holes(ups: Callable, field: Callable, limits: dict, limit: float,
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.slow
 def test_black_holes_with_others_to_ask_cost_one_deadline_and_a_fifth(ups: Callable, field: Callable) -> None:
     found = [ups() for _ in range(3)]
     for up in found:
@@ -259,21 +257,18 @@ def test_black_holes_with_others_to_ask_cost_one_deadline_and_a_fifth(ups: Calla
     assert SOME <= load(found) <= 1.2 * SOME + FEW
 
 
-@pytest.mark.slow
 def test_sockets_that_nobody_reads(field: Callable) -> None:
     with silent_listener() as url:
         answers, lag = storm(field(url, first_byte=0.4), SOME)
         check_deadline(answers, 0.4, lag, "read_timeout")
 
 
-@pytest.mark.slow
 def test_sockets_that_take_no_connection(field: Callable) -> None:
     with full_listener() as url:
         answers, lag = storm(field(url, connect=0.4), SOME)
         check_deadline(answers, 0.4, lag, "connect_timeout")
 
 
-@pytest.mark.slow
 def test_connections_that_die_without_a_word_after_the_head(ups: Callable, field: Callable) -> None:
     up = ups()
     up.use(Script(((0.0, HEAD),), end="hang"))
@@ -281,7 +276,6 @@ def test_connections_that_die_without_a_word_after_the_head(ups: Callable, field
     check_deadline(answers, 0.4, lag, "read_timeout")
 
 
-@pytest.mark.slow
 def test_streams_that_stop_in_the_middle(ups: Callable, field: Callable) -> None:
     up = ups()
     up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
@@ -295,7 +289,6 @@ def test_streams_that_stop_in_the_middle(ups: Callable, field: Callable) -> None
     check_took(answers, 0.4, lag)
 
 
-@pytest.mark.slow
 def test_streams_without_an_end_are_cut_at_their_deadline(ups: Callable, field: Callable) -> None:
     up = ups()
     up.stream([chat_chunk("x")] * 400, delay=0.02)
@@ -307,7 +300,6 @@ def test_streams_without_an_end_are_cut_at_their_deadline(ups: Callable, field: 
     check_took(answers, 1.2, lag)
 
 
-@pytest.mark.slow
 def test_slow_first_bytes_go_to_another_place_while_the_budget_lasts(ups: Callable, field: Callable) -> None:
     slow, quick = ups(), ups()
     slow.stream([chat_chunk("slow"), chat_chunk(None, "stop")], first_byte_delay=1.0)
@@ -325,7 +317,6 @@ def test_slow_first_bytes_go_to_another_place_while_the_budget_lasts(ups: Callab
 # No text twice
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["close", "reset", "clean"])
 def test_cut_streams_are_told_and_never_begun_again(ups: Callable, field: Callable, cut: str) -> None:
     found = [ups(), ups()]
@@ -342,7 +333,6 @@ def test_cut_streams_are_told_and_never_begun_again(ups: Callable, field: Callab
         assert b"[DONE]" not in asked.content
 
 
-@pytest.mark.slow
 def test_streams_that_break_at_random_are_whole_once_or_cut_once(ups: Callable, field: Callable) -> None:
     found = [ups() for _ in range(3)]
     dice = random.Random(11)
@@ -380,7 +370,6 @@ def test_streams_that_break_at_random_are_whole_once_or_cut_once(ups: Callable, 
 # Breakers
 
 
-@pytest.mark.slow
 def test_one_probe_at_a_time_whatever_the_load(ups: Callable, field: Callable) -> None:
     up = ups()
     pause = 0.2

@@ -14,6 +14,8 @@ from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 KEYWORDS = {"defaults": {"embedder": "none"}}
 WORDS = ("amber", "birch", "cedar", "delta", "ember")
 PAIR = ("one", "many")
@@ -106,7 +108,6 @@ def test_searches_answer_as_one_store_would(running: Running) -> None:
     assert [result["id"] for result in one["results"]] == [result["id"] for result in many["results"]]
 
 
-@pytest.mark.slow
 def test_documents_are_listed_shown_and_deleted_as_in_one_store(running: Running) -> None:
     one, many = (pages(running, name) for name in PAIR)
     assert many == one == [{key: d[key] for key in ("id", "text", "metadata")} for d in documents()]
@@ -169,7 +170,6 @@ def test_a_collection_is_described_optimized_and_deleted(running: Running, tmp_p
     assert running.post("/collections", {"name": "many", "shards": 2}).json()["documents"] == 0
 
 
-@pytest.mark.slow
 def test_snapshots_go_from_one_store_to_shards_and_back(running: Running) -> None:
     running.post("/collections/many/documents/delete", {"filter": {"n": 3}})
     running.post("/collections/one/documents/delete", {"filter": {"n": 3}})
