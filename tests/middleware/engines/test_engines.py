@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from sage.middleware.engines.process import Engine, EngineFailed, LineSplitter, describe_status, engine_environment
 
+pytestmark = pytest.mark.slow  # many processes
+
 
 def arguments(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -148,7 +150,6 @@ def test_a_program_that_does_not_exist_is_named(fake):
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_a_start_that_takes_too_long_leaves_nothing(fake, gone):
     async def scenario():
         engine = Engine(fake("silent", start_timeout=4), "m")
@@ -189,7 +190,6 @@ def test_a_cancelled_start_leaves_nothing(fake, gone):
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_a_start_cancelled_at_once_leaves_nothing(fake, loop):
     async def scenario(steps: int):
@@ -259,7 +259,6 @@ def test_a_ctrl_c_in_the_terminal_does_not_reach_engines(fake, get):
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_a_flood_of_output_blocks_nothing_and_is_kept_in_bounds(fake):
     async def scenario():
         engine = Engine(fake("noisy"), "m")

@@ -19,6 +19,8 @@ from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
 from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import Endpoint
 
+pytestmark = pytest.mark.slow  # many processes
+
 
 class Factory:
     """Makes real engines of one spec, and keeps them."""
@@ -89,7 +91,6 @@ def test_ten_concurrent_first_leases_start_one_process(fake):
     run(scenario)
 
 
-@pytest.mark.slow
 def test_unload_ends_the_process_and_frees_its_memory_and_the_next_lease_loads_again(fake, gone):
     async def scenario():
         made = Factory(fake("large", str(80 * 2**20)))
@@ -141,7 +142,6 @@ def test_a_defect_of_the_start_leaves_the_model_failed_not_loading():
     run(scenario)
 
 
-@pytest.mark.slow
 def test_a_crash_is_followed_by_restarts_with_growing_pauses(fake):
     async def scenario():
         clock = Clock()
@@ -221,7 +221,6 @@ def test_a_load_goes_on_when_the_last_waiter_leaves_and_unloads_when_nobody_come
     run(scenario)
 
 
-@pytest.mark.slow
 def test_an_idle_model_unloads_after_its_keep_alive_but_not_while_leased(fake):
     async def scenario():
         made = Factory(fake("serve"))
@@ -250,7 +249,6 @@ def test_a_very_short_keep_alive_still_serves(fake, keep_alive):
     run(scenario)
 
 
-@pytest.mark.slow
 def test_a_request_that_meets_an_idle_unload_waits_and_loads_again(fake):
     async def scenario():
         made = Factory(fake("stubborn"))  # so that the end takes its grace
@@ -465,7 +463,6 @@ def test_any_order_of_events_keeps_one_process_and_every_lease(seed, keep_alive)
     run(scenario, limit=30)
 
 
-@pytest.mark.slow
 def test_any_order_of_events_leaves_no_process_behind(fake, gone):
     async def scenario(seed: int):
         made = Factory(fake("serve"))

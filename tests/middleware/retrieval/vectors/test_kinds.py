@@ -14,6 +14,8 @@ from sage.middleware.retrieval.vectors.kinds import KINDS, Kind, build_scan, kin
 from sage.middleware.retrieval.vectors.scan import Scan
 from sage.middleware.settings.retrieval import Metric
 
+pytestmark = pytest.mark.slow  # builds every kind of index
+
 FILES = {
     "flat": ({"tame"}, {"vectors", "lengths"}),
     "bf16": ({"coding"}, {"codes"}),
