@@ -19,7 +19,7 @@ VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-.PHONY: help serve check check-full test test-vllm lint hooks bench image-test lock clean
+.PHONY: help serve check check-full test test-vllm lint hooks bench hostile image-test lock clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,10 @@ image-test:  ## Build and try the container images (needs buildah and podman).
 
 bench: $(VENV)/dev.stamp  ## Measure what a request through the gateway costs.
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+# Nothing else should run on the machine: each attack is to leave another user's requests under 250 ms.
+hostile: $(VENV)/dev.stamp  ## Attack a gateway as one user, while another one works (ARGS='--small NAME' …).
+	PYTHONPATH=tests:tests/scripted:tests/running $(BIN)/python -m hostile $(ARGS)
 
 hooks: $(VENV)/dev.stamp  ## Let git run the checks before a commit and a push.
 	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
