@@ -15,7 +15,7 @@ import pytest
 from project import ROOT
 
 FLOORS = [
-    {"sage.errors", "sage.sqlite"},
+    {"sage.errors", "sage.sqlite", "sage.strict_json"},
     {"sage.middleware.settings"},
     {"sage.kernels"},
     {"sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.api"},

@@ -24,7 +24,7 @@ router = guarded_router("Services")
 
 
 class PutEntry(BaseModel):
-    """A value, any JSON. With `expected` it is put only where that is (null: where nothing is), else 409."""
+    """A value, any JSON. With `expected` it is put only where that is (null: where no entry is), else 409."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

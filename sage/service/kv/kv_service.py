@@ -155,11 +155,10 @@ class KVService(BaseServiceTask):
     def compare_and_set(
         self, key: str, expected: Any, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT
     ) -> bool:
-        """Sets ``value`` if the value is ``expected``, where ``None`` also means no entry; returns whether it did."""
-        backend, key, lifetime = self._open(), _checked(key, tenant), self._lifetime(ttl)
-        if expected is None and backend.compare_and_set(tenant, key, MISSING, value, lifetime):
-            return True
-        return backend.compare_and_set(tenant, key, expected, value, lifetime)
+        """Sets ``value`` if the value is ``expected``; returns whether it did. ``None`` means that there is no entry:
+        an entry whose value is ``None`` is one, and can only be put anew."""
+        required = MISSING if expected is None else expected
+        return self._open().compare_and_set(tenant, _checked(key, tenant), required, value, self._lifetime(ttl))
 
     def _lifetime(self, ttl: float | None) -> float | None:
         return self._ttl if ttl is None else _checked_ttl(ttl, "ttl")

@@ -12,6 +12,7 @@ from sage.errors import InvalidRequest
 from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_vector
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.records import MemoryRecord
+from sage.strict_json import loads
 
 _FORMAT = 1
 _NAMES = ("id", "session", "type")
@@ -71,9 +72,9 @@ def read_lines(lines: Sequence[str], tenant: str) -> list[MemoryRecord]:
 
 def _read_line(line: str, number: int, tenant: str) -> MemoryRecord:
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(f"line {number} is not JSON: {exc}", param="lines") from None
+        fields = loads(line.encode())
+    except ValueError as exc:
+        raise InvalidRequest(f"line {number} is not JSON of ours: {exc}", param="lines") from None
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
         raise InvalidRequest(f"line {number} is not an exported memory of format {_FORMAT}", param="lines")
     try:

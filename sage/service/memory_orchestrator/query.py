@@ -87,8 +87,8 @@ def check_filter(filter: Any) -> None:
     """Raises :class:`InvalidRequest` that names what is wrong with a filter over metadata."""
     if filter is not None and not isinstance(filter, Mapping):
         raise InvalidRequest("'filter' must be an object", param="filter")
+    parse_filter(filter, "filter")  # first: it bounds the nesting
     _check_fields(filter)
-    parse_filter(filter, "filter")
 
 
 def _check_fields(condition: Any) -> None:

@@ -85,6 +85,8 @@ def test_a_value_may_be_put_only_where_another_is(running: Running) -> None:
     assert error(ask(running, "PUT", "n", {"value": 2, "expected": None}), 409)["code"] == "value_changed"
     assert error(ask(running, "PUT", "n", {"value": 2, "expected": 5}), 409)["param"] == "expected"
     assert ask(running, "PUT", "n", {"value": 2, "expected": 1}).status_code == 200
+    assert ask(running, "PUT", "null", {"value": None, "expected": None}).status_code == 200
+    assert error(ask(running, "PUT", "null", {"value": None, "expected": None}), 409)["code"] == "value_changed"
     assert ask(running, "GET", "n").json()["value"] == 2
 
 

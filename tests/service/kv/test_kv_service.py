@@ -194,6 +194,18 @@ def test_counting_and_comparing(open_kv: Open, backend: str) -> None:
     assert kv.get("k") == 1
 
 
+def test_an_entry_of_the_value_none_is_an_entry(open_kv: Open, backend: str) -> None:
+    kv = open_kv(backend)
+    assert [kv.compare_and_set("lock", None, None) for _ in range(2)] == [True, False]
+    assert kv.exists("lock")
+    assert not kv.compare_and_set("lock", None, 1)
+    kv.put("lock", 1)
+    assert kv.compare_and_set("lock", 1, None)
+    assert kv.get("lock", "absent") is None
+    kv.delete("lock")
+    assert kv.compare_and_set("lock", None, 2)
+
+
 @pytest.mark.parametrize(
     "call",
     [

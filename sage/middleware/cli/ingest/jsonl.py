@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from sage.strict_json import loads
+
 _LONGEST = 16 * 2**20  # bytes of one line
 _FIELDS = frozenset({"id", "text", "metadata", "vector"})
 
@@ -43,9 +45,11 @@ def read_lines(path: Path, offset: int = 0, line: int = 0) -> Iterator[dict[str,
 
 def _checked(content: bytes) -> dict[str, Any]:
     try:
-        document = orjson.loads(content)
+        document = loads(content)
     except orjson.JSONDecodeError as exc:
         return {"error": f"is not JSON: {exc.args[0] if exc.args else exc}"}
+    except ValueError as exc:
+        return {"error": f"cannot be taken: {exc}"}
     if not isinstance(document, dict):
         return {"error": 'is not an object such as {"text": "…"}'}
     if unknown := sorted(document.keys() - _FIELDS):

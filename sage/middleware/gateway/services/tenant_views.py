@@ -53,7 +53,7 @@ class KVView(TenantView):
         await self._call("put", key, value, ttl)
 
     async def replace(self, key: str, expected: Any, value: Any, ttl: float | None) -> None:
-        """Puts ``value`` in the place of ``expected``; ``None`` means that there is no value yet.
+        """Puts ``value`` in the place of ``expected``; ``None`` means that there is no entry yet.
 
         Raises :class:`Conflict` when the key holds something else.
         """

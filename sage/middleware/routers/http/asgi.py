@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -13,6 +11,7 @@ from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.watch import ClientLeft, Watch
 from sage.middleware.providers.base import MAX_NAME, ModelCall
+from sage.strict_json import NestedTooDeeply, loads
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -20,10 +19,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_MAX_CHECKED = 2**20
-"""Bytes. Long whole numbers are searched for in bodies below this size; larger bodies carry media."""
-_LONG_NUMBER = re.compile(rb"[-:,\[\s]\d{19}")
 
 
 async def read_json(receive: Receive) -> dict[str, Any]:
@@ -49,25 +44,15 @@ async def read_body(receive: Receive) -> bytes:
 def parse_object(body: bytes) -> dict[str, Any]:
     """``body`` as a JSON object; raises :class:`InvalidRequest` for anything else."""
     try:
-        value = orjson.loads(body)
-        if len(body) < _MAX_CHECKED and _LONG_NUMBER.search(body):
-            json.loads(body, parse_int=_check_size)
-    except ValueError as exc:
+        value = loads(body)
+    except orjson.JSONDecodeError as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}", code="invalid_json") from None
+    except ValueError as exc:
+        field = exc.field if isinstance(exc, NestedTooDeeply) else None
+        raise InvalidRequest(f"the body cannot be taken: {exc}", param=field, code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     return value
-
-
-def _check_size(digits: str) -> int:
-    """The number; raises :class:`InvalidRequest` when it takes more than 64 bits.
-
-    orjson would make a fraction of it, and a number that differs from the client's would go on to the provider.
-    """
-    number = int(digits)
-    if not -(2**63) <= number < 2**64:
-        raise InvalidRequest(f"the number {digits[:40]} takes more than 64 bits", code="invalid_json")
-    return number
 
 
 def take_model(body: dict[str, Any]) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel
 
+from sage.errors import InvalidRequest
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
@@ -96,7 +98,8 @@ class GuardedRoute(APIRoute):
     """A framework route behind the check for its scope; made by a :func:`guarded_router`.
 
     A ``:path`` parameter may be any text; the framework's own drops a line end at the end of it, and matches none
-    within. Raises :class:`TypeError` when the endpoint does not declare what it requires.
+    within. Bytes that are no text are refused; the framework reads U+FFFD, which may be another's id.
+    Raises :class:`TypeError` when the endpoint does not declare what it requires.
     """
 
     error_model: ClassVar[type[BaseModel]] = ErrorEnvelope
@@ -128,9 +131,20 @@ class GuardedRoute(APIRoute):
             principal = await identify(request.scope, request.app.state.authenticator)
             request.scope["state"]["principal"] = principal
             principal.require(required)
+            _check_address(request.scope)
             return await handle(request)
 
         return guarded
+
+
+def _check_address(scope: Scope) -> None:
+    """Raises :class:`InvalidRequest` for a path or a query that is not UTF-8."""
+    for part, name in ((scope.get("raw_path") or b"", "path"), (scope["query_string"], "query")):
+        if b"%" in part:
+            try:
+                unquote_to_bytes(part).decode()
+            except UnicodeDecodeError:
+                raise InvalidRequest(f"the {name} of the URL is not UTF-8", code="invalid_url") from None
 
 
 def guarded_router(tag: str, *, prefix: str = "", route_class: type[GuardedRoute] = GuardedRoute) -> APIRouter:
