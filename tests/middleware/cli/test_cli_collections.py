@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def test_refusals_are_one_line(run: Sage, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_search_takes_decomposed_words(running: Running, run: Sage) -> None:
+    add(running, "한국어 수업", "서울")
+    for query, found in (("+한국어", "0"), ("서울 -한국어", "1"), ('"한국어"', "0")):
+        output = run("search", "notes", "--json", "--", unicodedata.normalize("NFD", query)).stdout
+        assert [result["id"] for result in json.loads(output)["results"]] == [found]
+
+
 def test_search_shows_passages_and_explains(running: Running, run: Sage) -> None:
     add(running, "The quick brown fox jumps. " * 3, "混合检索把关键词和向量结合起来，" * 8, "nothing of it")
     output = run("search", "notes", "fox", "--explain", "--mode", "bm25").stdout

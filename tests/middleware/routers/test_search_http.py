@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, get_args
@@ -22,6 +23,7 @@ DOCUMENTS = [
     {"id": "2", "text": "This is document 2, a longer document", "metadata": {"lang": "en", "n": 2}, "vector": [0, 1]},
     {"id": "3", "text": "机器学习的文档", "metadata": {"lang": "zh", "n": 3}, "vector": [0.7, 0.7]},
 ]
+KOREAN = ("한국어", "+한국어", '"한국어"', "한국어 -서울")
 
 
 def with_documents(start: Callable[..., Running]) -> Running:
@@ -83,6 +85,18 @@ def test_words_find_documents(running: Running) -> None:
         (result["score"] for result in answer["results"]), reverse=True
     )
     assert ids(search(running, "学习")) == ["3"]
+
+
+def test_decomposed_words_are_found_as_composed_ones(own: Running) -> None:
+    documents = [{"id": "ko", "text": "한국어 수업"}, {"id": "seoul", "text": "한국어 서울"}]
+    assert own.post("/collections/default/documents", {"documents": documents}).status_code == 200
+    composed = [sorted(ids(search(own, query))) for query in KOREAN]
+    assert composed == [["ko", "seoul"]] * 3 + [["ko"]]
+    decomposed = [unicodedata.normalize("NFD", query) for query in KOREAN]
+    assert [sorted(ids(search(own, query, highlight=True))) for query in decomposed] == composed
+    answers = own.post("/search/batch", {"searches": [{"query": query} for query in decomposed]}).json()["answers"]
+    assert [sorted(ids(answer)) for answer in answers] == composed
+    assert own.post("/search", {"query": "+\u0e33"}).json()["results"] == []
 
 
 def test_vectors_find_documents(running: Running) -> None:

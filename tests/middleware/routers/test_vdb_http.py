@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -68,6 +69,17 @@ def test_items_are_added_searched_changed_and_deleted(running: Running) -> None:
     assert search_ids(running) == ["b"]
     assert ask(running, "DELETE", "notes").status_code == 204
     assert running.get("/vdb").json() == {"collections": []}
+
+
+def test_decomposed_words_are_found_as_composed_ones(running: Running) -> None:
+    items = [
+        {"id": "ko", "vector": [1.0, 0.0], "text": "한국어 수업"},
+        {"id": "seoul", "vector": [1.0, 0.0], "text": "서울"},
+        {"id": "en", "vector": [1.0, 0.0], "text": "tea"},
+    ]
+    assert ask(running, "POST", "notes", {"items": items}).status_code == 200
+    for text, found in (("+한국어", ["ko"]), ("-한국어 -tea", ["seoul"]), ('"한국어"', ["ko"])):
+        assert search_ids(running, text=unicodedata.normalize("NFD", text)) == found
 
 
 def test_items_are_listed_in_pages(running: Running) -> None:

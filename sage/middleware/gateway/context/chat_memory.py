@@ -23,14 +23,13 @@ from sage.middleware.gateway.context.prompts import (
     free_context,
     last_user_message,
     put_before,
+    query_of,
     text_of,
-    without_query_syntax,
 )
 from sage.middleware.gateway.context.sources import choose, numbered_list
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.settings.retrieval import MAX_QUERY
 
 Memory = dict[str, Any]
 """``{id, session_id, text, memory_type, metadata, score, created_at}``; ``text`` is what the model was shown of it."""
@@ -95,8 +94,8 @@ class ChatMemory:
 
     async def recall(self, call: ModelCall, models: Sequence[PublicModel], *, share_room: bool) -> None:
         """Puts memories into the messages of ``call``; with ``share_room`` two thirds of the room stay free."""
-        query = without_query_syntax(self.question[-MAX_QUERY:])
-        if not query.strip():
+        query = query_of(self.question)
+        if not query:
             return
         room = self._room(models, call.body, share_room)
         if room < _LEAST_TOKENS:

@@ -7,11 +7,10 @@ from typing import Any
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.requests import SourcesRequest
 from sage.middleware.gateway.context.chat_memory import ChatMemory, MemoryRequest, add_memories
-from sage.middleware.gateway.context.prompts import without_query_syntax
+from sage.middleware.gateway.context.prompts import query_of
 from sage.middleware.gateway.context.sources import Source, add_sources
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.settings.retrieval import MAX_QUERY
 
 
 class Context:
@@ -50,8 +49,8 @@ async def add_context(
     chat_memory = None
     if memory is not None:
         chat_memory = await add_memories(gateway, principal, call, memory, share_room=search is not None)
-        question = without_query_syntax(chat_memory.question[-MAX_QUERY:])
-        if search is not None and search.query is None and question.strip():
+        question = query_of(chat_memory.question)
+        if search is not None and search.query is None and question:
             search = search.model_copy(update={"query": question})  # without the memories that now stand before it
     sources = await add_sources(gateway, principal, call, search) if search is not None else None
     return Context(sources, chat_memory)

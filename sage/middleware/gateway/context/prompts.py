@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.gateway.admission import TOKEN_FIELDS
 from sage.middleware.gateway.context.neutralise import estimate_tokens
+from sage.middleware.settings.retrieval import MAX_QUERY
 
 _QUERY_SYNTAX = re.compile(r"[\"“”„＂「」『』]|(?<!\S)[+\-＋－](?=\w)")
 _OVERHEAD = 200
@@ -80,6 +82,13 @@ def text_of(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def without_query_syntax(text: str) -> str:
-    """``text`` without quotation marks, and signs before words: in a message to a model they are no query syntax."""
-    return _QUERY_SYNTAX.sub(" ", text)
+def query_of(text: str) -> str:
+    """The query that a message makes: its end, without quotation marks, and signs before words, which are no query
+    syntax in a message to a model. Empty where there is nothing to search for: no letter, digit or symbol such as an
+    emoji."""
+    query = _QUERY_SYNTAX.sub(" ", text[-MAX_QUERY:])
+    return query if any(map(_is_searchable, query)) else ""
+
+
+def _is_searchable(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character) in ("Mc", "Mn", "So")

@@ -24,12 +24,11 @@ from sage.middleware.gateway.context.prompts import (
     free_context,
     last_user_message,
     put_before,
+    query_of,
     text_of,
-    without_query_syntax,
 )
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.settings.retrieval import MAX_QUERY
 
 Source = dict[str, Any]
 """``{number, id, collection, text, metadata, score}``; ``text`` is what the model was shown of it."""
@@ -53,7 +52,8 @@ _MAX_FIELDS = 40
 
 
 async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, request: SourcesRequest) -> list[Source]:
-    """Puts sources into the messages of ``call``; returns those that it put there.
+    """Puts sources into the messages of ``call``; returns those that it put there. A message without a word, such as
+    ``+``, makes no search.
 
     Raises, before any model is asked, what admission raises, :class:`PermissionDenied` without the scope ``search``,
     what the search raises, and :class:`InvalidRequest` when the messages leave no room for sources.
@@ -62,11 +62,14 @@ async def add_sources(gateway: Gateway, principal: Principal, call: ModelCall, r
     models = await gateway.admit(principal, call)
     messages = call.body["messages"]
     index = last_user_message(messages, "search")
-    query = request.query or without_query_syntax(text_of(messages[index].get("content"))[-MAX_QUERY:])
-    if not query.strip():
+    text = text_of(messages[index].get("content"))
+    if not request.query and not text.strip():
         raise InvalidRequest(
             "the last message of the user has no text to search for; give 'search.query'", param="search"
         )
+    query = request.query or query_of(text)
+    if not query:
+        return []
     room = _room(models, call.body, gateway.retrieval.source_tokens)
     answer = (await gateway.collections.search(principal, [request.request_for(query)]))[0]
     sources = choose(answer.results, request.collection, room)

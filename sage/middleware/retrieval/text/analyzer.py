@@ -92,7 +92,7 @@ class Analyzer:
                     )
         if offsets is None:
             return tokens
-        return [Token(token.term, offsets[token.start][0], offsets[token.end - 1][1], token.atom) for token in tokens]
+        return [token._replace(start=offsets[token.start][0], end=offsets[token.end - 1][1]) for token in tokens]
 
     def _normalize(self, text: str) -> str:
         text = scripts.normalize(text)
@@ -130,7 +130,7 @@ class Analyzer:
         if self._jieba is not None and _is_han(run):
             return _dictionary_tokens(self._jieba.cut_for_search(run), run, start)
         singles = [Token(c, start + i, start + i + 1, True) for i, c in enumerate(run) if len(run) == 1 or _is_han(c)]
-        pairs = [Token(run[i : i + 2], start + i, start + i + 2, False) for i in range(len(run) - 1)]
+        pairs = [Token(run[i : i + 2], start + i, start + i + 2, False, True) for i in range(len(run) - 1)]
         return singles + pairs
 
 

@@ -9,6 +9,7 @@ from html import escape
 
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.query_syntax import parse_query
+from sage.middleware.retrieval.text.scripts import is_unspaced
 
 PASSAGES = 3
 WIDTH = 160
@@ -42,7 +43,7 @@ class Highlighter:
         self._remaining = MOST_CHARACTERS
         parsed = parse_query(query, analyzer)
         words = {*parsed.terms, *(term for clause in parsed.required for term in clause.terms)}
-        paired = {character for word in words if len(word) == 2 and ord(word[0]) >= 0x2E80 for character in word}
+        paired = {character for word in words if len(word) == 2 and is_unspaced(word) for character in word}
         self._words, self._singles = words - paired, paired & words
 
     def passages(self, text: str) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
+from sage.middleware.retrieval.text import scripts
 from sage.middleware.retrieval.text.analyzer import Analyzer
 
 _QUOTES = {'"': '"', "“": "”", "„": "”“", "「": "」", "『": "』", "＂": "＂"}
@@ -52,7 +54,7 @@ class _QueryPart:
 
 def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
     """Unclosed quotes, signs before nothing and the like are plain text."""
-    parts = _query_parts(text)
+    parts = _query_parts(text if text.isascii() else unicodedata.normalize("NFC", text))
     positive = [part for part in parts if part.sign != "-"]
     plain = " ".join(part.text for part in positive)
     terms = [
@@ -98,7 +100,7 @@ def _special(text: str, position: int) -> tuple[_QueryPart | None, int]:
         end = _closing(text, start)
         if end > 0 and text[start + 1 : end].strip():
             return _QueryPart(text[start + 1 : end].strip(), sign, phrase=True), end + 1
-    if sign and start < len(text) and text[start].isalnum():
+    if sign and start < len(text) and (text[start].isalnum() or scripts.is_unspaced(text[start])):
         end = start
         while end < len(text) and not text[end].isspace() and text[end] not in _QUOTES:
             end += 1
@@ -112,7 +114,7 @@ def _opens(text: str, position: int) -> bool:
         text[position] not in '"＂'
         or position == 0
         or not text[position - 1].isalnum()
-        or ord(text[position - 1]) >= 0x2E80
+        or scripts.is_unspaced(text[position - 1])
     )
 
 
@@ -127,9 +129,9 @@ def _clause(part: _QueryPart, analyzer: Analyzer) -> Clause | None:
     if not atoms:
         return None
     tokens = analyzer.tokens(part.text)
-    pairs = {token.term for token in tokens if not token.atom and len(token.term) == 2 == token.end - token.start}
+    pairs = {token.term for token in tokens if token.is_pair}
     singles = [token for token in tokens if token.atom]
-    if part.phrase or pairs:
+    if part.phrase or pairs or not singles:
         terms = tuple(dict.fromkeys([*sorted(pairs), *(token.term for token in singles)]))
         return Clause(part.text, terms, atoms if len(atoms) > 1 and "".join(atoms) not in pairs else ())
     low, high = min(token.start for token in singles), max(token.end for token in singles)

@@ -49,6 +49,11 @@ def patterns() -> Patterns:
     )
 
 
+def is_unspaced(text: str) -> bool:
+    """Whether ``text`` is one run of a script written without spaces between words."""
+    return patterns().run.fullmatch(text) is not None
+
+
 def _words(letter: str) -> str:
     return rf"{_SIGNED}(?!{letter}|[+#])|{letter}+(?:{_JOINT}{letter}+)*"
 

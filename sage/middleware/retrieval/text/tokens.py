@@ -33,12 +33,14 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 
 class Token(NamedTuple):
-    """A term, where it stands, and whether it is a single word (``atom``) or made of several that are atoms."""
+    """A term, where it stands, and whether it is a single word (``atom``) or made of several that are atoms.
+    ``is_pair`` means two neighbours in a script without spaces."""
 
     term: str
     start: int
     end: int
     atom: bool
+    is_pair: bool = False
 
 
 def tokens_of(word: str) -> list[Token]:

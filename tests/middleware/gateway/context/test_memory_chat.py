@@ -135,6 +135,15 @@ def test_storing_and_recalling_can_be_left_out(running: Running, up: Upstream) -
     assert last_prompt(up) == ASKED
 
 
+def test_a_message_without_a_word_is_answered_without_recall(running: Running, up: Upstream) -> None:
+    chat(running, PREFERENCE)
+    for prompt in ("+", "-", '"', "+ --", '"+"', "…"):
+        answer = chat(running, prompt, memory={"store": False}, search={})
+        assert (answer["memories"], answer["sources"]) == ([], [])
+        assert last_prompt(up) == prompt
+    assert chat(running, "+tea", memory={"store": False})["memories"] != []
+
+
 def test_what_stands_in_the_conversation_is_not_recalled_again(running: Running, up: Upstream) -> None:
     chat(running, PREFERENCE)
     messages = [

@@ -166,6 +166,13 @@ def test_a_message_is_searched_without_query_syntax(running: Running) -> None:
     assert [source["id"] for source in sources] == ["moon"]
 
 
+@pytest.mark.parametrize("prompt", ["+", "-", '"', '""', "+ -", "“„", "？！", "- \n -"])
+def test_a_message_without_a_word_is_answered_without_a_search(running: Running, up: Upstream, prompt: str) -> None:
+    answer = running.post("/generate", {"model": "bench", "prompt": prompt, "search": {}})
+    assert (answer.status_code, answer.json()["sources"]) == (200, []), answer.text
+    assert sent(up)["messages"] == [{"role": "user", "content": prompt}]
+
+
 def test_of_a_long_message_the_end_is_looked_for(running: Running) -> None:
     messages = [{"role": "user", "content": f"{'chatter ' * 10_000} What grows near 杭州?"}]
     answer = running.post("/generate", {"model": "bench", "messages": messages, "search": {}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -131,6 +132,59 @@ def test_no_query_is_an_error_and_none_of_its_words_is_lost(query: str) -> None:
     words = {*ANALYZER.atoms(parsed.text), *(atom for c in parsed.excluded for atom in ANALYZER.atoms(c.text))}
     assert words == set(ANALYZER.atoms(query))
     matching(query, ["a b", "北京", ""])
+
+
+COMPOSED = [
+    "한국어 수업",
+    "ガイドを買う",
+    "น้ำตก",
+    "क़लम",
+    "Tiếng Việt",
+    "Ελλάδα ᾧ",
+    "မြန်မာ",
+    "ড়োয়া",
+    "שָׁלוֹם",
+    "آب",
+    "plain",
+]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("+한국어", [0]),
+        ("-한국어", [*range(1, 11)]),
+        ('"한국어"', [0]),
+        ('"한국어 수업"', [0]),
+        ('수업"한국어"', [0]),
+        ("+ｶﾞｲﾄﾞ", [1]),
+        ('"ｶﾞｲﾄﾞ"', [1]),
+        ('-"ｶﾞｲﾄﾞ"', [0, *range(2, 11)]),
+        ("+น้ำ", [2]),
+        ("+ำ", [2]),
+        ("-ำ", [0, 1, *range(3, 11)]),
+        ('"ำ"', [2]),
+        ('ตก"น้ำ"', [2]),
+        ("+क़लम", [3]),
+        ('"Tiếng Việt"', [4]),
+        ("+ᾧ -plain", [5]),
+        ('"မြန်မာ"', [6]),
+        ("+ড়োয়া", [7]),
+        ("+שָׁלוֹם", [8]),
+        ("+آب", [9]),
+    ],
+)
+def test_decomposed_queries_are_as_composed_ones(query: str, left: list[int], form: str) -> None:
+    assert matching(unicodedata.normalize(form, query), COMPOSED) == left
+
+
+@given(st.text(st.sampled_from('한국ｶﾞパがンำเิက္ខ្ö̈יִ々aF1 "「」+-'), max_size=20), st.sampled_from(["NFC", "NFD"]))
+def test_a_query_of_any_script_is_never_an_error_in_either_form(query: str, form: str) -> None:
+    other = unicodedata.normalize(form, query)
+    assert matching(other, COMPOSED) == matching(query, COMPOSED)
+    parsed, composed = parse_query(other, ANALYZER), parse_query(query, ANALYZER)
+    assert parsed == composed
 
 
 def test_behind_the_fiftieth_sign_all_is_plain_text() -> None:
