@@ -18,6 +18,8 @@ import orjson
 
 from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.cors import AllowedOrigins, read_origin
+from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import ASGIApp, Message, Receive, Scope, Send, error_headers
@@ -28,6 +30,8 @@ logger = logging.getLogger("sage")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_LONGEST = 512
+"""Characters of one value in a line of the access log."""
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -36,13 +40,24 @@ _SECURITY_HEADERS = (
 
 
 class EdgeMiddleware:
-    """The outermost application. ``hot`` maps (method, path) to guarded ASGI endpoints that skip the framework."""
+    """The outermost application. ``hot`` maps (method, path) to guarded ASGI endpoints that skip the framework.
+
+    ``slashes`` knows the paths of all routes.
+    """
 
     def __init__(
-        self, app: ASGIApp, hot: Mapping[tuple[str, str], ASGIApp], settings: Settings, log: AccessLog | None
+        self,
+        app: ASGIApp,
+        hot: Mapping[tuple[str, str], ASGIApp],
+        slashes: Slashes,
+        settings: Settings,
+        log: AccessLog | None,
     ) -> None:
         self.app = app
         self._hot = hot
+        self._slashes = slashes
+        origins = settings.api.allowed_origins
+        self._origins = AllowedOrigins(origins) if origins else None
         self._limit = settings.api.max_body_bytes
         self._without_auth = not settings.auth.enabled
         names = settings.api.allowed_hosts or (tuple(LOOPBACK) if self._without_auth else ())
@@ -66,11 +81,19 @@ class EdgeMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), *_SECURITY_HEADERS]
+                answer = [*message.get("headers", ()), (b"x-request-id", request_id), *_SECURITY_HEADERS]
+                if self._origins is not None:
+                    answer += self._origins.headers(read_origin(headers), answer)
+                message["headers"] = answer
             await send(message)
 
+        path = scope["path"]
+        if "//" in path or path[-1:] == "/":
+            scope["path"] = self._slashes.without_extra(path)
         try:
             receive = self._admit(scope, headers, receive)
+            if scope["method"] == "OPTIONS" and await self._answer_preflight(headers, send_answer):
+                return
             inner = scope
             if scope["method"] == "HEAD":  # run as GET; uvicorn reads the method from `scope` and omits the body
                 inner = {**scope, "method": "GET"}
@@ -129,8 +152,21 @@ class EdgeMiddleware:
         if length and int(length) > self._limit and not _is_file(scope):
             raise self._too_large()
         if self._without_auth:
+            if self._origins is not None and self._origins.allows(origin):
+                origin = b""
             _check_browser(scope, host, origin, content_type, bool(length.strip(b"0")) or chunked)
         return self._bounded(receive) if chunked and not _is_file(scope) else receive
+
+    async def _answer_preflight(self, headers: list[tuple[bytes, bytes]], send: Send) -> bool:
+        """Answers a browser that asks what a page of another site may send; tells whether it was one."""
+        asked = dict(headers)
+        if b"access-control-request-method" not in asked or b"origin" not in asked:
+            return False
+        origins = self._origins or AllowedOrigins(())
+        answer = origins.preflight(read_origin(headers), asked.get(b"access-control-request-headers", b""))
+        await send({"type": "http.response.start", "status": 204, "headers": answer})
+        await send({"type": "http.response.body", "body": b""})
+        return True
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the body is larger than {self._limit} bytes (api.max_body_bytes)")
@@ -160,7 +196,7 @@ class EdgeMiddleware:
             "time": time.time(),
             "request_id": request_id.decode(),
             "method": scope["method"],
-            "path": scope["path"],
+            "path": _shortened(scope["path"]),
             "status": status,
             "ms": int((time.perf_counter() - started) * 100_000) / 100,
         }
@@ -168,10 +204,15 @@ class EdgeMiddleware:
             line["user"] = principal.user
             line["tenant"] = principal.tenant
             line["credential"] = principal.credential
-        if facts:
-            line.update(facts)
+        for name, value in facts.items():
+            line[name] = _shortened(value) if type(value) is str else value
         assert self._log is not None
         self._log.write(line)
+
+
+def _shortened(text: str) -> str:
+    """``text`` as a line of the log has it: what a client sends as a name may be megabytes long."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 async def answer_error(error: SageError, send: Send) -> None:

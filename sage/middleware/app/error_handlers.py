@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from sage.errors import InvalidRequest, MethodNotAllowed, NotFound, SageError
 from sage.middleware.app.edge import answer_error
@@ -49,9 +50,20 @@ async def _on_http(request: Request, exc: Exception) -> Response:
         return await _respond(NotFound(f"there is no route {path}; /docs lists the routes", code="no_such_route"))
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         response = await _respond(MethodNotAllowed(f"{request.method} is not allowed at {path}"))
-        response.headers.update(exc.headers or {})
+        response.headers["allow"] = ", ".join(_allowed_methods(request))
         return response
     return await _respond(InvalidRequest(str(exc.detail)))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes at the request's path; the framework names those of the first one only."""
+    methods: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    if "GET" in methods:
+        methods.add("HEAD")  # the edge answers it as GET
+    return sorted(methods)
 
 
 async def _on_unexpected(request: Request, exc: Exception) -> Response:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
@@ -18,6 +19,7 @@ from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
 from sage.middleware.app.routes import add_routes
+from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
@@ -80,7 +82,8 @@ def create_app(
     add_error_handlers(app)
     hot = add_routes(app, gateway, authenticator)
     add_pages(app, with_accounts=authenticator is not None)
-    return EdgeMiddleware(app, hot, settings, log)
+    slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
+    return EdgeMiddleware(app, hot, slashes, settings, log)
 
 
 def openapi_document() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``/docs``, ``/redoc`` and ``/openapi.json``: they work without the internet, and *Authorize* logs in by password."""
+"""``/``, ``/docs``, ``/redoc``, ``/openapi.json``: they work without the internet, *Authorize* logs in by password."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -40,6 +40,12 @@ _STYLE = """<style>
 def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
     """Adds the documentation routes to ``app``."""
 
+    async def root(request: Request) -> Response:
+        """Leads a browser to the docs; others learn that there is a gateway, as Ollama's clients ask first."""
+        if "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("/docs", headers={"vary": "accept"})
+        return PlainTextResponse("SAGE Middleware is running\n", headers={"vary": "accept"})
+
     async def docs(request: Request) -> Response:
         page = get_swagger_ui_html(
             openapi_url="/openapi.json",
@@ -69,6 +75,7 @@ def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
         return JSONResponse(describe(app, with_accounts=with_accounts))
 
     app.router.routes += [
+        Route("/", root, name="root"),
         Route("/docs", docs, name="docs"),
         Route("/docs/oauth2-redirect", redirect, name="docs_oauth2_redirect"),
         Route("/redoc", redoc, name="redoc"),

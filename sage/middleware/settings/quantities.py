@@ -69,6 +69,24 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 HeaderValue = Annotated[SecretStr, AfterValidator(header_value)]
 
 
+def _origin(value: str) -> str:
+    """The origin as browsers write it: in lower case, without the scheme's own port."""
+    origin = value.lower()
+    if origin == "*":
+        return origin
+    if re.fullmatch(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/:?#@*,\[\]]+)(:\d{1,5})?", origin) is None:
+        raise ValueError(
+            f"'{value[:200]}' is not an origin; write a scheme and a host, and a port if there is one, such as "
+            "https://app.example or http://localhost:3000, or '*'"
+        )
+    scheme, _, _ = origin.partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme)
+    return origin if port is None else origin.removesuffix(port)
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
 def check_base_url(url: str) -> None:
     """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
     try:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from sage.middleware.settings.kinds import KINDS, ProviderSection
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
-from sage.middleware.settings.quantities import Duration, Size, Text, expand, nearest
+from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
 
@@ -29,6 +29,9 @@ class Api(SettingsSection):
     max_body_bytes: Size = 32 * 2**20
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may be addressed to. Empty means any with auth on, and loopback names without."""
+    allowed_origins: tuple[Origin, ...] = ()
+    """Other sites whose pages may call the gateway from a browser (CORS), such as ``https://app.example``. ``*`` stands
+    for every site, without credentials of the browser's own."""
     shutdown_grace: Duration = 30.0
     """How long running requests may go on after SIGTERM, in seconds."""
     access_log: bool = True
@@ -200,5 +203,10 @@ class Settings(SettingsSection):
             raise ValueError(
                 f"auth.enabled: false (--no-auth) goes only with a loopback host, not '{self.api.host}'; "
                 "use --host 127.0.0.1 or leave auth on"
+            )
+        if not self.auth.enabled and "*" in self.api.allowed_origins:
+            raise ValueError(
+                "api.allowed_origins: '*' does not go with auth.enabled: false (--no-auth), since any page that you "
+                "visit could use the gateway; name the origins"
             )
         return self

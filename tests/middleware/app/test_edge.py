@@ -210,6 +210,24 @@ def test_the_access_log_is_one_line_of_json_without_secrets(up: Upstream, upstre
     assert "sk-upstream" not in err
 
 
+def test_a_line_of_the_log_is_short_whatever_a_client_sends_as_a_name(gateway: Callable) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        running = gateway(api={"access_log": True})
+        long = "x" * 2_000_000
+        assert running.post("/search", {"query": "a", "collection": long}).status_code in (400, 404)
+        answer = running.post("/v1/rerank", {"model": "m", "query": "a", "documents": ["b"], "collection": long})
+        assert answer.status_code in (400, 404)
+        assert running.get("/" + "y" * 30_000).status_code == 404
+        deadline = time.monotonic() + 20
+        while '"path":"/yyy' not in log.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        lines = log.getvalue().splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) < 2000
+    assert [json.loads(line)["status"] for line in lines][-1] == 404
+
+
 def test_a_log_that_is_not_read_delays_no_request() -> None:
     class Stuck(io.StringIO):
         def write(self, text: str) -> int:

@@ -24,6 +24,7 @@ PUBLIC = {
     "jwks",
     "health",
     "ready",
+    "root",
     "docs",
     "docs_oauth2_redirect",
     "redoc",
