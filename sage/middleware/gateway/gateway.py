@@ -119,6 +119,7 @@ class Gateway:
 
     async def explain(self, principal: Principal, call: ModelCall) -> Explanation:
         """Which deployments would be chosen now for ``call``, and why. Sends nothing; raises as a call would."""
+        call.caller = (principal.tenant, principal.user)
         return self._dispatch.explain(call, await self.admit(principal, call))
 
 
@@ -131,6 +132,7 @@ class GatewayCall:
         self._gateway = gateway
         self._principal = principal
         self._call = call
+        call.caller = (principal.tenant, principal.user)
         self._metrics: ModelMetrics | None = None
         self._upstream: UpstreamCall | None = None
         self._status = 200

@@ -67,6 +67,8 @@ class ModelCall:
     """Whether the watch has cancelled it for that."""
     on_deadline: Callable[[], None] | None = None
     """Called when ``deadline`` has changed; set while a watch is on the call."""
+    caller: tuple[str, str] = ("", "")
+    """The tenant and the user that it is made for; the gateway sets it."""
     native: Native | None = None
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
 

@@ -15,6 +15,7 @@ import orjson
 
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.vendor import Vendor
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
 
@@ -74,8 +75,8 @@ class OpenAIProvider(Vendor):
 
     def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
-        if answer.get("error") is not None:
-            raise self._stream_error(answer["error"])
+        if "error" in answer and (error := reported_error(answer)) is not None:
+            raise self._stream_error(error)
         if not _is_answer(call.operation, answer):
             raise self._malformed(call)
         usage = read_usage(answer.get("usage"))

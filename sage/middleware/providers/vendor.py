@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, EngineSpec, ModelCall, ModelHost, UpstreamModel, UpstreamRequest
-from sage.middleware.providers.wire.errors import upstream_error
+from sage.middleware.providers.wire.errors import first_error, status_of_error, upstream_error
 from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import DeploymentSettings
@@ -210,16 +210,15 @@ class Vendor:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
             raise self._malformed(call) from exc
+        answer = answer if isinstance(answer, dict) else first_error(answer)
         if not isinstance(answer, dict):
             raise self._malformed(call)
         return answer
 
     def _stream_error(self, error: Any) -> SageError:
-        """Our error for one inside a response of status 200; its ``code``, if it is a number, is the real status."""
+        """Our error for one inside a response of status 200; its ``code`` or ``type`` tells the real status."""
         detail = error if isinstance(error, dict) else {"message": str(error)}
-        code = detail.get("code")
-        status = code if isinstance(code, int) and 400 <= code <= 599 else 502
-        return self.make_error(status, {"error": detail}, {})
+        return self.make_error(status_of_error(detail), {"error": detail}, {})
 
 
 def has_effect(field: str, value: Any) -> bool:

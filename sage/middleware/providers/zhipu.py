@@ -20,7 +20,7 @@ from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import HINTS, has_effect
-from sage.middleware.providers.wire.errors import upstream_error
+from sage.middleware.providers.wire.errors import status_of_error, upstream_error
 from sage.middleware.settings.providers import RemoteProvider
 
 RENEW_AFTER = 180.0
@@ -275,7 +275,8 @@ class ZhipuProvider(OpenAIProvider):
 
     def _stream_error(self, error: Any) -> SageError:
         detail = error if isinstance(error, dict) else {"message": str(error)}
-        return self.make_error(_status(detail.get("code")), {"error": detail}, {})
+        status = _status(detail.get("code"))
+        return self.make_error(status_of_error(detail) if status == 502 else status, {"error": detail}, {})
 
 
 def _image_url(part: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from sage.middleware.providers.cohere.chat import chat_answer, chat_request, rea
 from sage.middleware.providers.cohere.stream import CohereRelay
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
 from sage.middleware.providers.wire.chunks import usage_object
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.settings.providers import RemoteProvider
 
 _PATHS = {
@@ -115,6 +116,8 @@ class CohereProvider(Vendor):
 
     def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
+        if isinstance(error := reported_error(answer), dict):
+            raise self._stream_error(error)
         match call.operation:
             case Operation.CHAT:
                 decoded = chat_answer(answer, call.model, self._fail)
@@ -134,7 +137,7 @@ class CohereProvider(Vendor):
             raise self._malformed(call) from exc
 
     def relay(self, call: ModelCall) -> Relay:
-        return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail)
+        return CohereRelay(call.model, keep_usage=call.wants_usage, fail=self._fail, on_error=self._stream_error)
 
     def _fail(self, status: int, message: str) -> SageError:
         """The error for an answer that reports a failure though its HTTP status is 200."""

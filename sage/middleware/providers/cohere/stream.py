@@ -12,6 +12,7 @@ from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.cohere.chat import Fail, finish_reason, logprobs, read_usage, usage_of
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream
+from sage.middleware.providers.wire.errors import first_error, reported_error
 
 
 class CohereRelay:
@@ -21,11 +22,12 @@ class CohereRelay:
     take over.
     """
 
-    def __init__(self, model: str, *, keep_usage: bool, fail: Fail) -> None:
+    def __init__(self, model: str, *, keep_usage: bool, fail: Fail, on_error: Callable[[Any], SageError]) -> None:
         self.usage: Usage | None = None
         self.finished = False
         self.error: SageError | None = None
         self._fail = fail
+        self._on_error = on_error
         self._events = JsonStream()
         self._writer = ChunkWriter(model, keep_usage=keep_usage)
         self._role: dict[str, Any] = {"role": "assistant"}
@@ -63,13 +65,14 @@ class CohereRelay:
         return b"".join(pieces)
 
     def _event(self, event: Any) -> bytes:
+        event = first_error(event)
         if not isinstance(event, dict):
             return b""
         translate = self._translate.get(str(event.get("type")))
         if translate is not None:
             return translate(event)
         if "type" not in event:  # an error, in the shape of errors outside of streams
-            raise self._fail(502, str(event.get("message") or event.get("error") or "an event without a type"))
+            raise self._on_error(reported_error(event) or event)
         return b""
 
     def _delta(self, delta: dict[str, Any], finish: str | None = None, /, **fields: Any) -> bytes:

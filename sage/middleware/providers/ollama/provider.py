@@ -24,6 +24,7 @@ from sage.middleware.providers.ollama.responses import (
     text_answer,
 )
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
+from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.settings.providers import OllamaSettings
 
 DEFAULT_URL = "http://127.0.0.1:11434"
@@ -145,8 +146,8 @@ class OllamaProvider(Vendor):
 
     def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
-        if answer.get("error") is not None:
-            raise self._stream_error(answer["error"])
+        if (error := reported_error(answer)) is not None:
+            raise self._stream_error(error)
         decoded: tuple[dict[str, Any], Usage | None] | None
         if call.operation is Operation.CHAT:
             decoded = chat_answer(call.model, answer)

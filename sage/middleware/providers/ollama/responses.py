@@ -17,6 +17,7 @@ import orjson
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
+from sage.middleware.providers.wire.errors import first_error, reported_error
 from sage.middleware.providers.wire.sse import count
 
 # `done_reason` → `finish_reason`. Without one (servers before 0.1.37) the model has ended by itself.
@@ -156,11 +157,11 @@ class OllamaRelay:
     def _events(self, lines: Iterable[Any]) -> bytes:
         events = []
         try:
-            for line in lines:
+            for line in map(first_error, lines):
                 if not isinstance(line, dict):
                     raise UpstreamFailed("the upstream sent a line that is no object", code="upstream_nonsense")
-                if line.get("error") is not None:
-                    raise self._on_error(line["error"])
+                if (error := reported_error(line)) is not None:
+                    raise self._on_error(error)
                 events.append(self._line(line))
                 if line.get("done"):
                     events.append(self._end(line))

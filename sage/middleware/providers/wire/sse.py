@@ -16,6 +16,7 @@ import orjson
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
+from sage.middleware.providers.wire.errors import first_error, reported_error
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 2**20
@@ -145,13 +146,16 @@ class EventRelay:
                 self.finished = True
                 kept_events.append(event + b"\n\n")
                 continue
-            chunk = _payload(event)
+            chunk = first_error(_payload(event))
             if not isinstance(chunk, dict):
                 kept_events.append(event + b"\n\n")
                 continue
-            if chunk.get("error") is not None or event.startswith((b"error:", b"event: error", b"event:error")):
-                self.error = self._on_error(chunk.get("error", chunk))
+            error = reported_error(chunk)
+            if error is not None or event.startswith((b"error:", b"event: error", b"event:error")):
+                self.error = self._on_error(chunk if error is None else error)
                 break
+            if chunk.get("error") is not None:
+                del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
             try:
                 kept_events.append(self._rewritten(event, chunk))
             except SageError as error:  # the events before it are good
@@ -192,9 +196,9 @@ class EventRelay:
             # Some servers leave out [DONE]; every answer has a finish_reason, so nothing is missing.
             self.finished = True
             return rest + DONE
-        answer = _json(tail)
-        if isinstance(answer, dict) and answer.get("error") is not None:
-            raise self._on_error(answer["error"])
+        answer = first_error(_json(tail))
+        if isinstance(answer, dict) and (error := reported_error(answer)) is not None:
+            raise self._on_error(error)
         raise UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
 
 
