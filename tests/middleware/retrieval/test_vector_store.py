@@ -171,3 +171,22 @@ def test_the_readmes_example_runs_as_written(readme: str, tmp_path: Path) -> Non
     assert {line.partition("Text: ")[2] for line in lines} == {"This is document 1", "This is document 2"}
     assert all(math.isfinite(float(line.split()[1].rstrip(","))) for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "dot", "cosine"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_no_score_is_minus_zero(make: Callable[..., VectorStore], metric: str, exact: bool) -> None:
+    with make(embedder=None, metric=metric) as store:
+        store.add_documents(["same", "none"], vectors=[[-1.0], [0.0]])
+        for vector in ([-1.0], [0.0]):
+            for result in store.search(vector=vector, mode="dense", exact=exact):
+                assert math.copysign(1, result.score) == 1 or result.score < 0
+
+
+def test_a_range_is_on_one_element_of_a_list(make: Callable[..., VectorStore]) -> None:
+    with make(embedder=None) as store:
+        store.add_documents(["tea", "tea"], ids=["apart", "within"], metadatas=[{"v": [1, 10]}, {"v": [1, 5]}])
+        for _ in range(2):
+            assert ids(store.search("tea", filter={"v": {"$gt": 2, "$lt": 9}})) == ["within"]
+            assert store.delete(filter={"v": {"$gt": 2, "$lt": 4}}) == 0
+            store.optimize()

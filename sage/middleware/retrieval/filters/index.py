@@ -103,8 +103,8 @@ class FilterIndex:
                 return mask
             case Equal(path, values):
                 return self._holding(self._terms.equal(path, values))
-            case Compare(path, operator, operand):
-                return self._holding(self._terms.compare(path, operator, operand))
+            case Compare(path, bounds):
+                return self._holding(self._terms.compare(path, bounds))
             case Exists(path):
                 return self._holding([self._terms.of_path(path)])
         raise TypeError(f"{condition!r} is no condition")

@@ -4,7 +4,9 @@ A filter is an object, such as ``{"lang": "zh", "year": {"$gte": 2020}}``; a doc
 ``$and`` and ``$or`` take lists of filters, ``$not`` takes one. A field is a path with dots into nested objects
 (``author.name``). A list counts as each of its elements, also where these are objects.
 
-A document meets a condition when one value of the field does:
+A document meets a condition when one value of the field does. The conditions of one object are on one value:
+``{"year": {"$gte": 2000, "$lt": 2010}}`` needs a year that meets both. Those of an ``$and`` may each have a value of
+their own.
 
 ========================  =============================================================================================
 ``v``, ``{"$eq": v}``     it equals the text, number, truth value or null; types never mix, but 1 equals 1.0
@@ -12,7 +14,8 @@ A document meets a condition when one value of the field does:
                           points, so that dates as ISO 8601 compare as dates
 ``$in``                   it equals one of the list
 ``$exists``               ``true``: the field is present, though it may be null or empty; ``false``: it is absent
-``$ne``, ``$nin``         not ``$eq``, not ``$in``: no value is equal, so documents without the field pass
+``$ne``, ``$nin``         not ``$eq``, not ``$in``: no value is equal, so documents without the field pass; these and
+                          ``$not`` are on all values together, whatever stands beside them
 ``$not``                  the condition is not met; of a field: ``{"year": {"$not": {"$gt": 2000}}}``
 ========================  =============================================================================================
 """
@@ -20,8 +23,9 @@ A document meets a condition when one value of the field does:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ge, gt, le, lt
 from typing import Any, Protocol
 
 from sage.errors import InvalidRequest
@@ -98,28 +102,29 @@ class Equal:
         object.__setattr__(self, "_wanted", frozenset((kind_of(value), value) for value in self.values))
 
     def passes(self, leaves: Leaves) -> bool:
-        wanted = self._wanted
-        return any((kind_of(value), value) in wanted for value in leaves.get(self.path, ()))
+        return any(map(self.holds, leaves.get(self.path, ())))
+
+    def holds(self, value: Any) -> bool:
+        return (kind_of(value), value) in self._wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """One value of the field has the operand's type and is on the right side of it. ``operator`` has no ``$``."""
+    """One value of the field is within all ``bounds``, whose operands are of one type, and of that type. Operators are
+    without ``$``."""
 
     path: str
-    operator: str
-    operand: str | int | float
+    bounds: tuple[tuple[str, str | int | float], ...]
 
     def passes(self, leaves: Leaves) -> bool:
-        kind = kind_of(self.operand)
-        return any(kind_of(value) == kind and self._holds(value) for value in leaves.get(self.path, ()))
+        return any(map(self.holds, leaves.get(self.path, ())))
 
-    def _holds(self, value: Any) -> bool:
-        if self.operator == "gt":
-            return bool(value > self.operand)
-        if self.operator == "gte":
-            return bool(value >= self.operand)
-        return bool(value < self.operand) if self.operator == "lt" else bool(value <= self.operand)
+    def holds(self, value: Any) -> bool:
+        kind = kind_of(value)
+        return all(kind == kind_of(operand) and _ON_SIDE[operator](value, operand) for operator, operand in self.bounds)
+
+
+_ON_SIDE: Mapping[str, Callable[[Any, Any], bool]] = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +215,7 @@ class _Parser:
         if not raw:
             raise _fault(where, 'is empty; give a condition, such as {"$exists": true}')
         conditions = [self._operator(path, key, value, f"{where}.{key}", depth) for key, value in raw.items()]
-        return conditions[0] if len(conditions) == 1 else All(tuple(conditions))
+        return conditions[0] if len(conditions) == 1 else _of_one_value(path, conditions)
 
     def _operator(self, path: str, operator: str, value: Any, where: str, depth: int) -> Condition:
         self._count(where, depth)
@@ -223,7 +228,7 @@ class _Parser:
         if operator in _ORDER:
             if kind_of(value) not in ("number", "text") or _scalar(value, where) is None:
                 raise _fault(where, "must be a number or a text")
-            return Compare(path, operator[1:], value)
+            return Compare(path, ((operator[1:], value),))
         if operator == "$exists":
             if not isinstance(value, bool):
                 raise _fault(where, "must be true or false")
@@ -238,6 +243,22 @@ class _Parser:
         self._conditions += 1
         if depth > MAX_DEPTH or self._conditions > MAX_CONDITIONS:
             raise _fault(where, f"goes too far: at most {MAX_CONDITIONS} conditions, {MAX_DEPTH} deep")
+
+
+def _of_one_value(path: str, conditions: Sequence[Condition]) -> Condition:
+    """The conditions of one object on a field: those that a single value can meet become one condition."""
+    equal = [condition for condition in conditions if isinstance(condition, Equal)]
+    bounds = [bound for condition in conditions if isinstance(condition, Compare) for bound in condition.bounds]
+    others = [condition for condition in conditions if not isinstance(condition, Equal | Compare)]
+    compare = Compare(path, tuple(bounds))
+    if equal:
+        checks = [compare, *equal[1:]]
+        others.insert(0, Equal(path, tuple(value for value in equal[0].values if all(c.holds(value) for c in checks))))
+    elif len({kind_of(operand) for _, operand in bounds}) > 1:  # no value is of two types
+        others.insert(0, Equal(path, ()))
+    elif bounds:
+        others.insert(0, compare)
+    return others[0] if len(others) == 1 else All(tuple(others))
 
 
 def _scalars(raw: Any, where: str) -> tuple[Scalar, ...]:

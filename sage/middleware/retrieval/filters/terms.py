@@ -144,9 +144,12 @@ class Terms:
         """The terms of a path that equal one of ``values``."""
         return [position.equal for value in values for position in self._positions(path, value)]
 
-    def compare(self, path: str, operator: str, operand: str | int | float) -> list[Range]:
-        """The terms of a path that are ``gt``, ``gte``, ``lt`` or ``lte`` the operand, and of its type."""
-        return [position.on_side(operator) for position in self._positions(path, operand)]
+    def compare(self, path: str, bounds: Sequence[tuple[str, str | int | float]]) -> list[Range]:
+        """The terms of a path that are within all ``bounds``, whose operands are of one type, and of that type. A bound
+        is an operator (``gt``, ``gte``, ``lt``, ``lte``) and its operand."""
+        sides = [[place.on_side(operator) for place in self._positions(path, operand)] for operator, operand in bounds]
+        sections = zip(*sides, strict=True)  # the same ones for each bound
+        return [(max(start for start, _ in section), min(end for _, end in section)) for section in sections]
 
     def sections(self) -> Iterator[tuple[str, str, Range]]:
         """``(path, type, terms)``, in order."""

@@ -17,15 +17,16 @@ _SLICE = 2**20  # numbers of float64 that are in memory at a time
 def exact_scores(query: Matrix, vectors: Matrix, metric: Metric) -> Scores:
     """``(n,)`` scores of ``(n, dim)`` vectors, which are not normalised: higher is nearer.
 
-    Cosine is in -1…1, and 0 where either side is all zeros. The Euclidean distance is made negative. All is computed in
-    float64, each row by itself: a row has the same score, to the last bit, whatever the other rows are.
+    Cosine is in -1…1, and 0 where either side is all zeros. The Euclidean distance is made negative; no score is -0.0.
+    All is computed in float64, each row by itself: a row has the same score, to the last bit, whatever the other rows
+    are.
     """
     scores = np.empty(len(vectors))
     wide_query = np.asarray(query, np.float64)
     step = max(1, _SLICE // max(1, vectors.shape[1]))
     for start in range(0, len(vectors), step):
         scores[start : start + step] = _scores(wide_query, vectors[start : start + step].astype(np.float64), metric)
-    return scores
+    return scores + 0.0  # -0.0 becomes 0.0
 
 
 def _scores(query: Scores, vectors: Scores, metric: Metric) -> Scores:

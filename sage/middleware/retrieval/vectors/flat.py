@@ -99,4 +99,5 @@ def float32_safe(vectors: Matrix) -> bool:
 def lengths_of(vectors: Matrix) -> NDArray[np.float32]:
     """``(n,)``: the length of each row, without the overflow of squares in float32."""
     with np.errstate(over="ignore"):
-        return (-exact_scores(np.zeros(vectors.shape[1], np.float32), vectors, Metric.EUCLIDEAN)).astype(np.float32)
+        scores = exact_scores(np.zeros(vectors.shape[1], np.float32), vectors, Metric.EUCLIDEAN)
+        return np.abs(scores).astype(np.float32)

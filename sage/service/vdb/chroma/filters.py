@@ -3,7 +3,7 @@
 Chroma tells single values from lists, and compares a whole number with a fraction cut off at its point (0 equals 0.5,
 and is not below 0.5): each condition is translated so that it means what it means to our own engine. What Chroma cannot
 express is refused: whether a field exists, null, order among texts, and the opposite of an order. An order does not
-look into lists.
+look into lists, unless ``$in`` or ``$eq`` stands beside it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _translated(condition: Condition) -> Where:
     if isinstance(condition, Equal):
         return _equal(condition)
     if isinstance(condition, Compare):
-        return _compared(condition)
+        return _all(_compared(condition.path, operator, operand) for operator, operand in condition.bounds)
     if isinstance(condition, Not):
         return _denied(condition.inner)
     raise Unsupported(f"{_SUPPORTED}; whether a field exists ($exists) it cannot express", param="where")
@@ -103,8 +103,8 @@ def _fraction(path: str, value: float) -> dict[str, Any]:
     return {"$and": [{path: {"$eq": value}}, {path: {"$ne": int(value)}}]}
 
 
-def _compared(condition: Compare) -> Where:
-    operand, operator, path = condition.operand, f"${condition.operator}", condition.path
+def _compared(path: str, name: str, operand: str | int | float) -> Where:
+    operator = f"${name}"
     if isinstance(operand, str):
         raise Unsupported(f"{_SUPPORTED}; text has no order there (field '{path}')", param="where")
     if path.startswith(RESERVED):

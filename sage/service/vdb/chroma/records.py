@@ -72,7 +72,7 @@ def replacing(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -
 def scores_of(distances: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
     """Higher is nearer, as our own engine has them: of Chroma's cosine and inner product 1 minus the distance, of its
     squared Euclidean distance the root made negative."""
-    scores = -np.sqrt(np.maximum(distances, 0.0)) if metric is Metric.EUCLIDEAN else 1.0 - distances
+    scores = 0.0 - np.sqrt(np.maximum(distances, 0.0)) if metric is Metric.EUCLIDEAN else 1.0 - distances
     return np.where(np.isfinite(scores), scores, 0.0)  # a vector of zeros has no direction
 
 
@@ -80,7 +80,7 @@ def exact_scores(query: Vector, vectors: NDArray[Any], metric: Metric) -> NDArra
     """The same, compared one by one. ``vectors``: ``(n, dim)``."""
     wide, wanted = np.asarray(vectors, np.float64), query.astype(np.float64)
     if metric is Metric.EUCLIDEAN:
-        return np.asarray(-np.linalg.norm(wide - wanted, axis=1))
+        return np.asarray(0.0 - np.linalg.norm(wide - wanted, axis=1))
     dots = wide @ wanted
     if metric is Metric.DOT:
         return np.asarray(dots)

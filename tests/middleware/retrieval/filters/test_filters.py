@@ -23,6 +23,8 @@ PLACE = {
     "gone": None,
     "author": {"name": "李白"},
     "e": [],
+    "sizes": [1, 10, 2**60, "m"],
+    "editions": [{"year": 1990}, {"year": 2010}],
 }
 
 
@@ -63,6 +65,22 @@ def parsed(condition: Any) -> Filter:
         ({"year": {"$not": {"$gt": 2000}}}, False),
         ({"lang": {"$in": []}}, False),
         ({"lang": {"$lt": "zi"}}, True),
+        ({"sizes": {"$gt": 2, "$lt": 9}}, False),
+        ({"sizes": {"$gt": 2, "$lt": 11}}, True),
+        ({"sizes": {"$gte": 1, "$lte": 1}}, True),
+        ({"sizes": {"$gt": 10, "$lt": 2**60}}, False),
+        ({"sizes": {"$gt": 10, "$gte": 2**60, "$lt": 2**61}}, True),
+        ({"sizes": {"$gt": 2, "$lt": "z"}}, False),
+        ({"sizes": {"$gt": "l", "$lt": "n"}}, True),
+        ({"sizes": {"$in": [1, 5], "$gt": 2}}, False),
+        ({"sizes": {"$in": [1, 10], "$gt": 2}}, True),
+        ({"sizes": {"$eq": 10, "$in": [1]}}, False),
+        ({"sizes": {"$gt": 2, "$ne": 1}}, False),
+        ({"sizes": {"$gt": 2, "$exists": True, "$not": {"$eq": 5}}}, True),
+        ({"sizes": {"$not": {"$gt": 2, "$lt": 9}}}, True),
+        ({"$and": [{"sizes": {"$gt": 2}}, {"sizes": {"$lt": 9}}]}, True),
+        ({"editions.year": {"$gt": 1995, "$lt": 2005}}, False),
+        ({"editions.year": {"$gt": 1995, "$lt": 2015}}, True),
     ],
 )
 def test_what_filters_mean(condition: dict[str, Any], passes: bool) -> None:
