@@ -11,7 +11,7 @@ from sage.api.environment_config import environment_config
 from sage.api.kafka_options import kafka_options
 from sage.api.kafka_source import KafkaSource
 from sage.api.service_discovery import ServiceDiscovery
-from sage.api.sources import IterableSource, check_source
+from sage.api.sources import IterableSource, SourceOfJobs, check_source
 from sage.api.stream import Stream
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.platform import LocalPlatform, Platform
@@ -145,10 +145,12 @@ class LocalEnvironment:
     # Streams
 
     def from_batch(self, records: Iterable[Any], *, name: str | None = None) -> Stream:
-        """The records of ``records``, once for each job."""
+        """The records of ``records``, once for each job. An iterator or a generator can be read by one job only: the
+        next one fails with :class:`sage.errors.InvalidRequest`."""
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise InvalidRequest(f"from_batch takes many records (a list, a generator), not {records!r}")
-        return self._add_source(lambda: IterableSource(lambda: records, self._shared), name, "batch")
+        source = SourceOfJobs(lambda: records)
+        return self._add_source(lambda: IterableSource(source, self._shared), name, "batch")
 
     def from_source(self, source: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Stream:
         """The records of ``source``, which is one of:
@@ -158,8 +160,8 @@ class LocalEnvironment:
         - an object with ``process`` or ``execute`` that returns a record at each call, and ``None`` at the end;
         - a class of such objects, made with ``args`` and ``kwargs`` for each job.
         """
-        make = check_source(source, args, kwargs)
-        return self._add_source(lambda: IterableSource(make, self._shared), name, "source")
+        checked = SourceOfJobs(check_source(source, args, kwargs))
+        return self._add_source(lambda: IterableSource(checked, self._shared), name, "source")
 
     def from_kafka_source(
         self,

@@ -19,19 +19,53 @@ _CONTAINERS = (list, tuple, range, set, frozenset, dict)
 """Iterables that are read in chunks, since reading them neither blocks nor does anything else."""
 
 
+class SourceOfJobs:
+    """Gives each job its source, which ``make`` returns: an iterable, or an object or function that
+    :func:`records_of` can read."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._read_to_its_end: Any = None
+        """The iterator that a job has read to its end, if it was one."""
+
+    def open(self) -> Any:
+        """Raises :class:`InvalidRequest` for a generator that has ended already."""
+        source = self._make()
+        if (inspect.isgenerator(source) and source.gi_frame is None) or (
+            inspect.isasyncgen(source) and source.ag_frame is None
+        ):
+            raise _is_spent(source)
+        return source
+
+    def end(self, source: Any, records: int) -> None:
+        """``source`` was read to its end, and gave so many ``records``. Raises :class:`InvalidRequest` for an iterator
+        that had none left, since another job had read them."""
+        if isinstance(source, Iterator | AsyncIterator):
+            if source is self._read_to_its_end and not records:
+                raise _is_spent(source)
+            self._read_to_its_end = source
+
+
+def _is_spent(source: Any) -> InvalidRequest:
+    return InvalidRequest(
+        f"the source {source!r} was read to its end before, so that it has no more records; for several jobs give a "
+        "list, or a function that returns a new iterator: from_source(function)"
+    )
+
+
 class IterableSource:
-    """Reads what ``make`` returns: an iterable, or an object or function that :func:`records_of` can read."""
+    """One reading of ``source``."""
 
     may_block = True
 
-    def __init__(self, make: Callable[[], Any], shared: SharedInstances) -> None:
-        self._make = make
+    def __init__(self, source: SourceOfJobs, shared: SharedInstances) -> None:
+        self._of_jobs = source
         self._shared = shared
         self._source: Any = None
         self._is_acquired = False
 
     def open(self, callers: Callers) -> None:
-        self._source = self._make()
+        self._source = self._of_jobs.open()
         if _has_lifecycle(self._source):
             self._is_acquired = True
             self._shared.acquire(self._source, callers)
@@ -40,13 +74,15 @@ class IterableSource:
         if isinstance(self._source, _CONTAINERS):
             self._read_chunks(task)
             return
-        records = records_of(self._source)
+        records, count = records_of(self._source), 0
         try:
             while not task.stopping:
                 try:
                     record = next(records)
                 except StopIteration:
+                    self._of_jobs.end(self._source, count)
                     return
+                count += 1
                 task.put((record,))
         finally:
             if (close := getattr(records, "close", None)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
@@ -223,6 +224,59 @@ def test_a_source_that_gives_no_records_is_refused(source: Any) -> None:
         environment().from_source(source)
     with pytest.raises(InvalidRequest, match="from_batch takes"):
         environment().from_batch(source)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (number for number in range(3)),
+        lambda: iter([0, 1, 2]),
+        lambda: map(int, "012"),
+        lambda: itertools.chain([0, 1], [2]),
+    ],
+)
+@pytest.mark.parametrize("add", ["from_batch", "from_source"])
+def test_an_iterator_gives_its_records_to_one_job(add: str, make: Any) -> None:
+    env = environment()
+    got: list[int] = []
+    getattr(env, add)(make()).sink(got.append)
+    env.execute()
+    assert got == [0, 1, 2]
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="was read to its end before"):
+            env.execute()
+    assert got == [0, 1, 2]
+
+
+def test_an_asynchronous_generator_gives_its_records_to_one_job() -> None:
+    env = environment()
+    got: list[int] = []
+    env.from_source(count_to_three()).sink(got.append)
+    env.execute()
+    with pytest.raises(InvalidRequest, match="was read to its end before"):
+        env.execute()
+    assert got == [1, 2, 3]
+
+
+def test_a_generator_that_a_job_left_half_read_is_spent() -> None:
+    def endless() -> Iterator[int]:
+        yield from itertools.count()
+
+    env = environment()
+    reached = threading.Event()
+    env.from_batch(endless()).sink(lambda record: reached.set() if record > 10 else None)
+    job = env.submit()
+    assert reached.wait(10)
+    job.stop()
+    job.wait()
+    with pytest.raises(InvalidRequest, match="read to its end before"):
+        env.execute()
+
+
+def test_an_empty_iterator_is_no_error() -> None:
+    env = environment()
+    env.from_batch(iter(())).sink(print)
+    assert env.execute().state is JobState.FINISHED
 
 
 # Order

@@ -57,6 +57,40 @@ def test_skipped_records_are_counted() -> None:
     assert job.metrics["checked"]["errors"] == 2
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("policy", ["skip", "dead letters", Retry(times=50, pause=0.0, then="skip")])
+@pytest.mark.parametrize("way", ["map", "service"])
+def test_no_policy_applies_to_what_ends_the_program(kind: type[BaseException], policy: Any, way: str) -> None:
+    seen: list[int] = []
+    letters: list[DeadLetter] = []
+
+    def ends(record: int) -> int:
+        seen.append(record)
+        if record == 3:
+            raise kind(record)
+        return record
+
+    class Ending:
+        def end(self, record: int) -> int:
+            return ends(record)
+
+    env = environment()
+    env.register_service("ending", Ending)
+    stream, on_error = env.from_batch([1, 2, 3, 4]), letters.append if policy == "dead letters" else policy
+    got: list[int] = []
+    if way == "map":
+        stream.map(ends, name="ends", on_error=on_error).sink(got.append)
+    else:
+        stream.through("ending", method="end", name="ends", on_error=on_error).sink(got.append)
+    with pytest.raises(kind) as caught:
+        env.execute()
+    assert caught.value.args == (3,)
+    assert "raised by 'ends' for the record 3" in caught.value.__notes__
+    assert seen[:3] == [1, 2, 3]
+    assert seen.count(3) == 1
+    assert not letters
+
+
 class StoringLetters(BaseFunction):
     """A sink of dead letters that stores them in a service."""
 

@@ -11,7 +11,7 @@ from sage.kernels.runtime.streams.nodes import StageNode
 from sage.kernels.runtime.streams.output import Output
 from sage.kernels.runtime.streams.records import StreamRecord, finish
 from sage.kernels.runtime.streams.stage_function import FunctionKind
-from sage.kernels.runtime.streams.task import Aborted, JobControl, Task
+from sage.kernels.runtime.streams.task import Aborted, JobControl, Task, ends_job
 from sage.kernels.runtime.streams.workers import Failure, Outcome, Worker
 
 _DROPPED: Any = object()
@@ -123,7 +123,7 @@ class StageTask(Task):
         that the job fails."""
         counts, retry = self.counts, self._policy.retry
         attempt = 1
-        while retry is not None and attempt <= retry.times:
+        while retry is not None and attempt <= retry.times and not ends_job(failure.error):
             counts.errors += 1
             counts.retried += 1
             if self.job.sleep(retry.pause_before(attempt)):

@@ -81,11 +81,11 @@ class Task(threading.Thread):
 
     def give_up(self, value: Any, error: BaseException, attempts: int) -> None:
         """Drops a record after ``attempts`` attempts: as a dead letter, or skipped and counted. Raises ``error`` when
-        the policy is that the job fails."""
-        if self._dead_letters is not None:
+        the policy is that the job fails, and when it means that the program is to end."""
+        if not ends_job(error) and self._dead_letters is not None:
             self._dead_letters.put(DeadLetter(value, error, self.stage, attempts))
             self.counts.dead_letters += 1
-        elif self._policy.skips:
+        elif not ends_job(error) and self._policy.skips:
             self.counts.skipped += 1
         else:
             suffix = f" in {attempts} attempts" if attempts > 1 else ""
@@ -98,6 +98,11 @@ class Task(threading.Thread):
         if since is None:
             return None
         return f"'{self.stage}' has been in its function for {time.monotonic() - since:.1f} s"
+
+
+def ends_job(error: BaseException) -> bool:
+    """Whether no error policy applies to it: it says that the program is to end, not what is wrong with a record."""
+    return isinstance(error, SystemExit | KeyboardInterrupt)
 
 
 def _short_repr(value: Any) -> str:

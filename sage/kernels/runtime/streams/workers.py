@@ -81,8 +81,11 @@ class LocalWorker:
         for record in batch:
             try:
                 outcomes.append(run(record))
-            except BaseException as exc:  # also SystemExit: it ends the record, not the worker
+            except Exception as exc:
                 outcomes.append(Failure(exc))
+            except BaseException as exc:  # the stage's task decides, before another record is processed
+                outcomes.append(Failure(exc))
+                break
             if clock() >= end:
                 break
         return outcomes
