@@ -252,7 +252,7 @@ def _of_one_value(path: str, conditions: Sequence[Condition]) -> Condition:
     others = [condition for condition in conditions if not isinstance(condition, Equal | Compare)]
     compare = Compare(path, tuple(bounds))
     if equal:
-        checks = [compare, *equal[1:]]
+        checks: list[Equal | Compare] = [compare, *equal[1:]]
         others.insert(0, Equal(path, tuple(value for value in equal[0].values if all(c.holds(value) for c in checks))))
     elif len({kind_of(operand) for _, operand in bounds}) > 1:  # no value is of two types
         others.insert(0, Equal(path, ()))
