@@ -16,7 +16,9 @@ import orjson
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.errors import reported_error
+from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
+from sage.middleware.providers.wire.vectors import normalise_embeddings
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
 
 _SHAPE = {
@@ -42,6 +44,8 @@ class OpenAIProvider(Vendor):
     """Whether a stream has to be asked for its usage (``stream_options``)."""
     _changes_answers = False
     """Whether :meth:`_adjust` changes answers. If not, an answer under the right name is passed on as it is."""
+    _keeps_reasoning = True
+    """Whether the server's own name for reasoning stays beside ``reasoning_content``."""
 
     def __init_subclass__(cls) -> None:
         cls._changes_answers = cls._adjust is not OpenAIProvider._adjust
@@ -77,12 +81,13 @@ class OpenAIProvider(Vendor):
         answer = self._object(call, body)
         if "error" in answer and (error := reported_error(answer)) is not None:
             raise self._stream_error(error)
-        if not _is_answer(call.operation, answer):
+        changed = self._normalise(call, answer)
+        if changed is None:
             raise self._malformed(call)
         usage = read_usage(answer.get("usage"))
         if self._changes_answers:
             self._adjust(call, answer)
-        elif answer.get("model") == call.model:
+        elif not changed and answer.get("model") == call.model:
             return body, usage
         answer["model"] = call.model
         try:
@@ -90,31 +95,41 @@ class OpenAIProvider(Vendor):
         except orjson.JSONEncodeError as exc:
             raise self._malformed(call) from exc
 
+    def _normalise(self, call: ModelCall, answer: dict[str, Any]) -> bool | None:
+        """Mends in place what SDKs of this wire cannot read; whether anything changed, ``None`` if it is no answer."""
+        shape = _SHAPE.get(call.operation)
+        if shape is None:
+            return False
+        items = answer.get(shape)
+        if not isinstance(items, list):
+            return None
+        for item in items:  # not a generator: every request comes through here
+            if not isinstance(item, dict):
+                return None
+        if call.operation is Operation.CHAT:
+            return normalise_choices(items, keep_reasoning=self._keeps_reasoning)
+        if call.operation is Operation.EMBEDDINGS:
+            return normalise_embeddings(call, items, answer.get("model"), self._requested_dimensions(call))
+        return False
+
+    def _requested_dimensions(self, call: ModelCall) -> Any:
+        """The length of vectors that the upstream was asked for; ``None`` means none."""
+        return call.body.get("dimensions")
+
     def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
         """Changes ``answer`` in place where a vendor of this wire differs from OpenAI."""
 
     def relay(self, call: ModelCall) -> Relay:
-        return EventRelay(
-            call.model,
-            keep_usage=call.wants_usage,
-            on_error=self._stream_error,
-            choices=call.answers,
-            transform=self._transform(call),
-        )
+        options: dict[str, Any] = {
+            "keep_usage": call.wants_usage,
+            "on_error": self._stream_error,
+            "choices": call.answers,
+            "transform": self._transform(call),
+        }
+        if call.operation is Operation.CHAT:
+            return NormalRelay(call.model, keep_reasoning=self._keeps_reasoning, **options)
+        return EventRelay(call.model, **options)
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         """What :meth:`_adjust` is for answers, for the chunks of a stream. With one, every chunk has to be parsed."""
         return None
-
-
-def _is_answer(operation: Operation, answer: dict[str, Any]) -> bool:
-    shape = _SHAPE.get(operation)
-    if shape is None:
-        return True
-    items = answer.get(shape)
-    if not isinstance(items, list):
-        return False
-    for item in items:  # not a generator: every request comes through here
-        if not isinstance(item, dict) or (operation is Operation.CHAT and not isinstance(item.get("message"), dict)):
-            return False
-    return True

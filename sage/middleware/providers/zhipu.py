@@ -6,13 +6,10 @@ its SDKs ``zai-sdk`` and ``zhipuai``, whose requests ours are equal to.
 
 from __future__ import annotations
 
-import struct
 import time
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
 from jose import jwt
 from multidict import CIMultiDict
 
@@ -54,8 +51,6 @@ _TRANSLATED = frozenset(
 _TOOLS = ("function", "web_search", "retrieval")
 _PARTS = ("image_url", "video_url", "file_url", "input_audio")
 _MESSAGE = ("name", "tool_calls", "tool_call_id", "reasoning_content")
-# The exceptions of reading an answer that does not have the documented shape.
-_MALFORMED = (AttributeError, KeyError, TypeError, OverflowError, struct.error)
 _FINISHES = {"sensitive": "content_filter", "model_context_window_exceeded": "length"}
 
 
@@ -224,7 +219,7 @@ class ZhipuProvider(OpenAIProvider):
                 f"'input' must be text or a list of texts: {self._described} takes no tokens",
                 param="input",
             )
-        base64 = call.body.get("encoding_format") == "base64"  # which `_adjust` makes
+        base64 = call.body.get("encoding_format") == "base64"  # which is made of the vendor's numbers
         translated = frozenset({"input", "encoding_format"}) if base64 else frozenset({"input"})
         return {"input": texts, **self._passed(call, target, translated)}
 
@@ -235,17 +230,11 @@ class ZhipuProvider(OpenAIProvider):
         return answer
 
     def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
-        try:
-            if call.operation is Operation.CHAT:
-                answer.setdefault("object", "chat.completion")
-                for choice in answer["choices"]:
-                    choice["message"].setdefault("role", "assistant")
-                    self._adjust_choice(choice, choice["message"])
-            elif call.operation is Operation.EMBEDDINGS and call.body.get("encoding_format") == "base64":
-                for item in answer["data"]:
-                    item["embedding"] = _to_base64(item["embedding"])
-        except _MALFORMED as exc:
-            raise self._malformed(call) from exc
+        if call.operation is Operation.CHAT:
+            answer.setdefault("object", "chat.completion")
+            for choice in answer["choices"]:
+                choice["message"].setdefault("role", "assistant")
+                self._adjust_finish(choice)
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None]:
         def adjust(chunk: dict[str, Any]) -> None:
@@ -253,25 +242,20 @@ class ZhipuProvider(OpenAIProvider):
             chunk.setdefault("model", call.model)
             try:
                 for choice in chunk.get("choices") or ():
-                    self._adjust_choice(choice, choice.setdefault("delta", {}))
-            except _MALFORMED as exc:
+                    choice.setdefault("delta", {})
+                    self._adjust_finish(choice)
+            except (AttributeError, TypeError) as exc:
                 raise self._malformed(call) from exc
 
         return adjust
 
-    def _adjust_choice(self, choice: dict[str, Any], message: Mapping[str, Any]) -> None:
-        """Gives ``choice`` OpenAI's ``finish_reason``, and its tool calls arguments that are texts."""
+    def _adjust_finish(self, choice: dict[str, Any]) -> None:
+        """Gives ``choice`` OpenAI's ``finish_reason``."""
         finish = choice.get("finish_reason")
         if finish == "network_error":
             raise UpstreamFailed(f"the provider '{self.name}' failed in the middle of its answer (network_error)")
-        if finish in _FINISHES:
+        if isinstance(finish, str) and finish in _FINISHES:
             choice["finish_reason"] = _FINISHES[finish]
-        for index, tool_call in enumerate(message.get("tool_calls") or ()):
-            function = tool_call.get("function")
-            if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
-                function["arguments"] = orjson.dumps(function["arguments"]).decode()
-            if "delta" in choice:
-                tool_call.setdefault("index", index)
 
     def _stream_error(self, error: Any) -> SageError:
         detail = error if isinstance(error, dict) else {"message": str(error)}
@@ -284,11 +268,6 @@ def _image_url(part: Mapping[str, Any]) -> Any:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     return url.split("base64,", 1)[-1] if isinstance(url, str) and url.startswith("data:image/") else url
-
-
-def _to_base64(vector: Any) -> str:
-    """The vector as OpenAI encodes it: float32, little-endian, in base64."""
-    return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _status(code: Any) -> int:

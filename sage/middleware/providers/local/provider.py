@@ -184,6 +184,9 @@ class LocalEngineProvider(OpenAIProvider):
         except (KeyError, TypeError, ValueError) as exc:
             raise self._malformed(call) from exc
 
+    def _requested_dimensions(self, call: ModelCall) -> None:
+        return None  # refused, or left out of the request
+
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         error = body.get("error") if isinstance(body, dict) else None
         if isinstance(error, dict) and status == 500:

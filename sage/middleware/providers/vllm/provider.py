@@ -9,7 +9,6 @@ Source: docs.vllm.ai, *OpenAI-Compatible Server*, *LoRA Adapters*, *Reasoning Ou
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +24,6 @@ from sage.middleware.providers.base import (
     EngineSpec,
     ModelCall,
     Operation,
-    Relay,
     UpstreamModel,
     UpstreamRequest,
     Usage,
@@ -33,7 +31,6 @@ from sage.middleware.providers.base import (
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.vllm.host import VllmHost, root_of
-from sage.middleware.providers.wire.sse import EventRelay
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import DeploymentSettings, ManagedServer
 
@@ -41,7 +38,6 @@ _GATEWAY_ONLY = frozenset(
     {"--api-key", "--host", "--port", "--served-model-name", "--ssl-certfile", "--ssl-keyfile", "--uds"}
 )
 """Arguments that only the gateway gives to a managed server."""
-_REASONING = re.compile(rb'"reasoning"\s*:')
 
 
 class VllmProvider(OpenAIProvider):
@@ -54,10 +50,10 @@ class VllmProvider(OpenAIProvider):
         Operation.TOKENIZE: "/tokenize",
         Operation.DETOKENIZE: "/detokenize",
     }
+    _keeps_reasoning = False
 
     def __init__(self, name: str, settings: VllmSettings) -> None:
         Vendor.__init__(self, name, settings)  # not OpenAI's: without base_url there is no server
-        self._changes_answers = True
         self._settings = settings
         self._server: VllmHost | None = None
         if settings.base_url is not None:
@@ -93,19 +89,6 @@ class VllmProvider(OpenAIProvider):
         if not isinstance(answer.get(field), kind):
             raise self._malformed(call)
         return body, None
-
-    def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
-        """Renames vLLM's ``reasoning`` to ``reasoning_content``."""
-        if call.operation is Operation.CHAT:
-            for choice in answer["choices"]:
-                message = choice["message"]
-                if "reasoning" in message and "reasoning_content" not in message:  # some versions send both
-                    message["reasoning_content"] = message.pop("reasoning")
-
-    def relay(self, call: ModelCall) -> Relay:
-        return ReasoningRelay(
-            call.model, keep_usage=call.wants_usage, on_error=self._stream_error, choices=call.answers
-        )
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:
         if status == 404 and isinstance(body, dict) and "error" not in body:  # FastAPI's own: there is no such route
@@ -231,13 +214,3 @@ def _with_reasoning(call: ModelCall) -> ModelCall:
         for m in messages
     ]
     return replace(call, body={**call.body, "messages": sent})
-
-
-class ReasoningRelay(EventRelay):
-    """Renames vLLM's ``reasoning`` to ``reasoning_content``; the bytes ``"reasoning":`` can only be a key."""
-
-    def feed(self, data: bytes) -> bytes:
-        events = super().feed(data)
-        if b'"reasoning"' not in events or b'"reasoning_content"' in events:  # some versions send both
-            return events
-        return _REASONING.sub(b'"reasoning_content":', events)

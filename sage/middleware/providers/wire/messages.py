@@ -1,0 +1,119 @@
+"""What a message or a delta of OpenAI's wire says: the one reader of text, reasoning, refusal and calls of tools.
+
+Every surface and every adapter reads through it, so that what one of them understands all of them do.
+
+Source: OpenAI's API reference (chat/completions), and the fields of other servers of its wire: ``reasoning_content``
+(DeepSeek), ``reasoning`` (vLLM, OpenRouter), ``content`` as parts, also of ``thinking`` (Mistral).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, ToolCall, ToolCalls, whole_calls
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""The names under which servers send reasoning; the first is the gateway's own."""
+
+
+class Message(NamedTuple):
+    """A whole message."""
+
+    text: str
+    reasoning: str
+    refusal: str
+    calls: list[ToolCall]
+
+    @property
+    def shown(self) -> str:
+        """The text, and the refusal where a surface has no field for it."""
+        return _shown(self.text, self.refusal)
+
+
+class Delta(NamedTuple):
+    """What one delta adds."""
+
+    text: str
+    reasoning: str
+    refusal: str
+    calls: list[CallFragment]
+
+    @property
+    def shown(self) -> str:
+        """The text, and the refusal where a surface has no field for it."""
+        return _shown(self.text, self.refusal)
+
+
+def read_message(message: Any) -> Message:
+    """What the ``message`` of a choice says, or a choice of ``completions``; nothing if it is no object."""
+    if not isinstance(message, dict):
+        return Message("", "", "", [])
+    text, reasoning, refusal = _texts(message)
+    has_calls = message.get("tool_calls") or message.get(LEGACY)
+    return Message(text, reasoning, refusal, whole_calls(message) if has_calls else [])
+
+
+class DeltaReader:
+    """Reads the deltas of one choice in turn, and gathers its calls in ``calls``."""
+
+    def __init__(self) -> None:
+        self._calls = ToolCalls()
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls so far."""
+        return self._calls.calls
+
+    def read(self, delta: Any) -> Delta:
+        """What ``delta`` adds: the one of a chat's chunk, or a choice of ``completions``."""
+        if not isinstance(delta, dict):
+            return Delta("", "", "", [])
+        text, reasoning, refusal = _texts(delta)
+        calls: list[CallFragment] = []
+        if delta.get("tool_calls"):
+            calls = self._calls.add(delta["tool_calls"])
+        elif delta.get(LEGACY):
+            calls = self._calls.add_legacy(delta[LEGACY])
+        return Delta(text, reasoning, refusal, calls)
+
+
+def reasoning_of(message: dict[str, Any]) -> str:
+    """The reasoning in a message or delta, under whatever name."""
+    for name in REASONING:
+        text = message.get(name)
+        if text and isinstance(text, str):
+            return text
+    content = message.get("content")
+    return _parts(content, "thinking") if isinstance(content, list) else ""
+
+
+def text_of(content: Any) -> str:
+    """The text of a ``content``, which some servers send as parts."""
+    if isinstance(content, str):
+        return content
+    return _parts(content, "text") if isinstance(content, list) else ""
+
+
+def _texts(message: dict[str, Any]) -> tuple[str, str, str]:
+    """``(text, reasoning, refusal)``."""
+    content = message.get("content") if "content" in message else message.get("text")
+    refusal = message.get("refusal")
+    if not isinstance(refusal, str):
+        refusal = _parts(content, "refusal") if isinstance(content, list) else ""
+    return text_of(content), reasoning_of(message), refusal
+
+
+def _parts(parts: list[Any], kind: str) -> str:
+    """The texts of the parts of that kind; the ``thinking`` of a part may be parts, too."""
+    texts = []
+    for part in parts:
+        value = part.get(kind) if isinstance(part, dict) else None
+        if isinstance(value, list):
+            value = _parts(value, "text")
+        if isinstance(value, str):
+            texts.append(value)
+    return "".join(texts)
+
+
+def _shown(text: str, refusal: str) -> str:
+    return text if not refusal or text == refusal else text + refusal

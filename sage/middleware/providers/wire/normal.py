@@ -1,0 +1,163 @@
+"""Answers and chunks of servers that speak OpenAI's wire, as OpenAI itself would send them, where its SDKs need that.
+
+Mended are: tool calls (:mod:`~sage.middleware.providers.wire.tool_calls`), reasoning, which is ``reasoning_content``
+beside the server's own name for it, and choices without a message or delta. All else goes on as it came, and an answer
+that needs nothing keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from sage.middleware.providers.wire.messages import DeltaReader, reasoning_of
+from sage.middleware.providers.wire.sse import EventRelay
+from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, arguments_text, call_id, functions_of
+
+_MENDABLE = frozenset({"tool_calls", LEGACY, "reasoning", "thinking"})
+"""The fields of a message that may need mending."""
+_MAY_NEED_MENDING = re.compile(
+    rb'"(?:tool_calls"|function_call"|reasoning"|thinking"|content_filter(?:_offsets)?"|delta"\s*:\s*null)'
+)
+"""What the bytes of a chunk have that has such a field, or may have no delta."""
+
+
+def normalise_choices(choices: list[dict[str, Any]], *, keep_reasoning: bool = True) -> bool | None:
+    """Mends the ``choices`` of a whole chat in place and tells whether any changed; ``None`` if one has no message.
+
+    A choice that has ended needs none: a content filter leaves nothing of it. ``keep_reasoning`` tells whether the
+    server's own field stays beside ``reasoning_content``.
+    """
+    changed = False
+    for choice in choices:
+        message = choice.get("message")
+        if isinstance(message, dict):
+            if not _MENDABLE.isdisjoint(message) or not isinstance(message.get("content"), str):
+                changed = _mend_message(message, keep_reasoning) or changed
+        elif message is None and isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
+            choice["message"], changed = {"role": "assistant", "content": None}, True
+        else:
+            return None
+    return changed
+
+
+def _mend_message(message: dict[str, Any], keep_reasoning: bool) -> bool:
+    changed = _mend_reasoning(message, keep_reasoning)
+    ids: set[str] = set()
+    if isinstance(message.get("tool_calls"), dict):
+        message["tool_calls"], changed = [message["tool_calls"]], True
+    for call in functions_of(message.get("tool_calls")):
+        if not isinstance(call.get("id"), str) or not call["id"] or call["id"] in ids:
+            call["id"], changed = call_id(), True
+        ids.add(call["id"])
+        if not call.get("type"):
+            call["type"], changed = "function", True
+        changed = _mend_arguments(call["function"]) or changed
+    if isinstance(message.get(LEGACY), dict):
+        changed = _mend_arguments(message[LEGACY]) or changed
+    return changed
+
+
+def _mend_arguments(function: dict[str, Any]) -> bool:
+    arguments = function.get("arguments")
+    function["arguments"] = arguments_text(arguments, empty="{}")
+    return bool(function["arguments"] != arguments)
+
+
+def _mend_reasoning(message: dict[str, Any], keep: bool) -> bool:
+    if message.get("reasoning_content"):
+        return False
+    reasoning = reasoning_of(message)
+    if reasoning:
+        message["reasoning_content"] = reasoning
+        if not keep:
+            message.pop("reasoning", None)
+    return bool(reasoning)
+
+
+class NormalRelay(EventRelay):
+    """Relays a chat whose chunks are mended. Only what bytes say may need it is parsed."""
+
+    def __init__(self, model: str, *, keep_reasoning: bool = True, **options: Any) -> None:
+        """``options`` are those of :class:`EventRelay`; ``keep_reasoning`` as in :func:`normalise_choices`."""
+        super().__init__(model, **options)
+        self._keep_reasoning = keep_reasoning
+        self._readers: dict[int, DeltaReader] = {}
+
+    def feed(self, data: bytes) -> bytes:
+        events = super().feed(data)
+        return self._mended(events) if events and _MAY_NEED_MENDING.search(events) is not None else events
+
+    def close(self) -> bytes:
+        events = super().close()
+        return self._mended(events) if events and _MAY_NEED_MENDING.search(events) is not None else events
+
+    def _mended(self, events: bytes) -> bytes:
+        return b"".join([self._mend_event(event) + b"\n\n" for event in events.split(b"\n\n")[:-1]])
+
+    def _mend_event(self, event: bytes) -> bytes:
+        lines = event.split(b"\n")
+        data = b"\n".join([line[5:] for line in lines if line.startswith(b"data:")])
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return event
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        if not isinstance(choices, list) or not sum(map(self._mend_choice, choices)):  # each of them
+            return event
+        others = [line for line in lines if not line.startswith(b"data:")]
+        return b"\n".join([*others, b"data: " + orjson.dumps(chunk)])
+
+    def _mend_choice(self, choice: Any) -> bool:
+        if not isinstance(choice, dict):
+            return False
+        delta = choice.get("delta")
+        if delta is None:
+            choice["delta"] = {}
+            return True
+        if not isinstance(delta, dict):
+            return False
+        changed = _mend_reasoning(delta, self._keep_reasoning)
+        if delta.get("tool_calls") or delta.get(LEGACY):
+            changed = self._mend_calls(choice.get("index"), delta) or changed
+        return changed
+
+    def _mend_calls(self, index: Any, delta: dict[str, Any]) -> bool:
+        number = index if isinstance(index, int) else 0
+        fragments = self._readers.setdefault(number, DeltaReader()).read(delta).calls
+        if not delta.get("tool_calls"):
+            return bool(fragments) and _mend_function(delta[LEGACY], fragments[0])
+        changed = False
+        if isinstance(delta["tool_calls"], dict):
+            delta["tool_calls"], changed = [delta["tool_calls"]], True
+        for entry, fragment in zip(functions_of(delta["tool_calls"]), fragments, strict=True):
+            changed = _mend_fragment(entry, fragment) or changed
+        return changed
+
+
+def _mend_fragment(entry: dict[str, Any], fragment: CallFragment) -> bool:
+    """Makes ``entry`` say what ``fragment`` adds, and nothing else."""
+    call, changed = fragment.call, False
+    if entry.get("index") != call.number:
+        entry["index"], changed = call.number, True
+    if fragment.starts and entry.get("id") != call.id:
+        entry["id"], changed = call.id, True
+    elif not fragment.starts and entry.get("id"):
+        del entry["id"]
+        changed = True
+    return _mend_function(entry["function"], fragment) or changed
+
+
+def _mend_function(function: dict[str, Any], fragment: CallFragment) -> bool:
+    changed = False
+    for name, value in (("name", fragment.name), ("arguments", fragment.arguments)):
+        if (function.get(name) or "") == value:
+            continue
+        changed = True
+        if value or name == "arguments":
+            function[name] = value
+        else:
+            del function[name]
+    return changed

@@ -1,0 +1,209 @@
+"""Calls of tools as servers of OpenAI's wire really send them, gathered from the fragments of a stream.
+
+OpenAI numbers each call by ``index`` and sends its id and name once. Others send every whole call under ``index: 0``,
+repeat id and name in each fragment, leave out the index or the id, or send ``arguments`` as an object.
+
+Source: OpenAI's API reference, *Chat completion chunk*.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, NamedTuple
+
+import orjson
+
+LEGACY = "function_call"
+"""The field that had the one call of an answer before ``tool_calls``."""
+
+
+class ToolCall:
+    """One call; ``number`` is its own in the answer: the upstream's index, unless another call has that."""
+
+    __slots__ = ("_parts", "id", "index", "name", "number", "upstream_id")
+
+    def __init__(self, number: int, index: Any = 0, identity: str = "") -> None:
+        self.number = number
+        self.index = index
+        """The upstream's own index of it."""
+        self.upstream_id = identity
+        self.id = identity or call_id()
+        self.name = ""
+        self._parts: list[str] = []
+
+    @property
+    def arguments(self) -> str:
+        """What has come of its arguments, which are JSON text."""
+        return "".join(self._parts)
+
+    @property
+    def started(self) -> bool:
+        """Whether any of its arguments have come: its name is complete then."""
+        return bool(self._parts)
+
+    def add(self, arguments: str) -> None:
+        """Adds a part of its arguments."""
+        if arguments:
+            self._parts.append(arguments)
+
+    def complete_before(self, arguments: str) -> bool:
+        """Whether it is complete and ``arguments`` begins another object: ``}{`` continues no JSON."""
+        if not self._parts or not self._parts[-1].endswith("}") or not arguments.startswith("{"):
+            return False
+        return _is_json(self.arguments)
+
+    def as_openai(self) -> dict[str, Any]:
+        """It as an entry of a message's ``tool_calls``."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+class CallFragment(NamedTuple):
+    """What a fragment of a stream adds to ``call``; a text is empty where it adds nothing."""
+
+    call: ToolCall
+    starts: bool
+    """Whether it is the first of its call."""
+    name: str
+    arguments: str
+
+
+class ToolCalls:
+    """Gathers the calls of one answer from the ``tool_calls`` of its deltas."""
+
+    def __init__(self) -> None:
+        self.calls: list[ToolCall] = []
+        self._by_index: dict[Any, ToolCall] = {}
+        """The call that a fragment with this index and without an id belongs to."""
+        self._by_id: dict[tuple[Any, str], ToolCall] = {}
+
+    def add(self, fragments: Any) -> list[CallFragment]:
+        """What the ``tool_calls`` of one delta add; what is no call is left out."""
+        added: list[CallFragment] = []
+        for item in functions_of(fragments):
+            added.append(self._add(item, {fragment.call for fragment in added}))
+        return added
+
+    def add_legacy(self, function: Any) -> list[CallFragment]:
+        """What the ``function_call`` of one delta adds."""
+        return self.add([{"index": LEGACY, "function": function}]) if isinstance(function, dict) else []
+
+    def _add(self, item: dict[str, Any], same_delta: set[ToolCall]) -> CallFragment:
+        index, identity, function = item.get("index"), _text(item.get("id")), item["function"]
+        name, arguments = _text(function.get("name")), arguments_text(function.get("arguments"))
+        call = self._call(index, identity, name)
+        if call is None or self._is_another(call, item, name, arguments, call in same_delta):
+            return self._start(index, identity, name, arguments)
+        if identity:
+            call.upstream_id = identity
+            self._by_id[call.index, identity] = call
+        self._by_index[call.index] = call
+        if call.complete_before(arguments) and call.arguments == arguments:
+            arguments = ""  # the whole call once more
+        name = name[len(call.name) :] if name.startswith(call.name) else name
+        call.name += name
+        call.add(arguments)
+        return CallFragment(call, False, name, arguments)
+
+    def _call(self, index: Any, identity: str, name: str) -> ToolCall | None:
+        """The call that a fragment names, if there is one already."""
+        if index is not None:
+            index = _hashable(index)
+            call = self._by_id.get((index, identity)) or self._by_index.get(index)
+            if call is not None or name:
+                return call
+        if identity:
+            return next((call for call in reversed(self.calls) if call.upstream_id == identity), None)
+        return self.calls[-1] if self.calls else None
+
+    @staticmethod
+    def _is_another(call: ToolCall, item: dict[str, Any], name: str, arguments: str, same_delta: bool) -> bool:
+        """Whether a fragment that names ``call`` begins another one nevertheless."""
+        identity = _text(item.get("id"))
+        if identity and call.upstream_id and identity != call.upstream_id:
+            return True
+        if not name:
+            return False
+        if same_delta and not identity:
+            return True
+        if name != call.name and (call.started or (item.get("index") is None and not name.startswith(call.name))):
+            return True
+        return call.complete_before(arguments) and call.arguments != arguments
+
+    def _start(self, index: Any, identity: str, name: str, arguments: str) -> CallFragment:
+        numbers = [call.number for call in self.calls]
+        free = max(numbers, default=-1) + 1
+        number = index if type(index) is int and index >= 0 and index not in numbers else free
+        index = number if index is None else _hashable(index)
+        taken = any(call.id == identity for call in self.calls)
+        call = ToolCall(number, index, identity)
+        if taken:
+            call.id = call_id()
+        call.name = name
+        call.add(arguments)
+        self.calls.append(call)
+        self._by_index[index] = call
+        if identity:
+            self._by_id[index, identity] = call
+        return CallFragment(call, True, name, arguments)
+
+
+def whole_calls(message: dict[str, Any]) -> list[ToolCall]:
+    """The calls of a whole message: each entry is one, whatever its index and id. Also the legacy one."""
+    calls: list[ToolCall] = []
+    entries = functions_of(message.get("tool_calls")) or functions_of([{"function": message.get(LEGACY)}])
+    for item in entries:
+        identity = _text(item.get("id"))
+        call = ToolCall(len(calls), identity="" if any(call.id == identity for call in calls) else identity)
+        call.name = _text(item["function"].get("name"))
+        call.add(arguments_text(item["function"].get("arguments"), empty="{}"))
+        calls.append(call)
+    return calls
+
+
+def functions_of(calls: Any) -> list[dict[str, Any]]:
+    """The entries of ``tool_calls`` that hold a function; some servers send one call without its list."""
+    entries = calls if isinstance(calls, list) else [calls]
+    return [call for call in entries if isinstance(call, dict) and isinstance(call.get("function"), dict)]
+
+
+def arguments_text(arguments: Any, empty: str = "") -> str:
+    """``arguments`` as JSON text, which is how OpenAI's wire has them; ``empty`` where there are none."""
+    if isinstance(arguments, str):
+        return arguments or empty
+    return empty if arguments is None else orjson.dumps(arguments).decode()
+
+
+def arguments_object(arguments: Any) -> dict[str, Any] | None:
+    """``arguments`` as an object, also if they are JSON text, even one that was encoded twice; ``None`` if they are
+    no object."""
+    for _ in range(2):
+        if not isinstance(arguments, str):
+            break
+        try:
+            arguments = orjson.loads(arguments) if arguments.strip() else {}
+        except orjson.JSONDecodeError:
+            return None
+    if arguments is None:
+        return {}
+    return arguments if isinstance(arguments, dict) else None
+
+
+def call_id() -> str:
+    """A new id, for a call to which the upstream gave none."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _hashable(index: Any) -> Any:
+    return index if isinstance(index, int | str) else 0
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
