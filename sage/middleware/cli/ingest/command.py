@@ -81,13 +81,15 @@ def _dry_run(
     """Reads the files and counts the documents that would be sent."""
     for file in files:
         try:
+            file.check()
             count = _count(options, file, parser, summary)
         except Unreadable as exc:
             summary.fail(file.label, str(exc))
         else:
             summary.chunks += count
             summary.added += bool(count)
-            summary.empty += not count
+            if not count:
+                summary.empty_files.append(file.label)
         display.advance(file.size)
         display.sent(summary.chunks)
 
@@ -138,6 +140,8 @@ def _report(summary: Summary, as_json: bool) -> None:
     else:
         for file, reason in summary.failures:
             typer.echo(f"failed: {file}: {reason}", err=True)
+        for line in summary.empty_lines():
+            typer.echo(line, err=True)
         typer.echo("\n".join(summary.lines()))
     if summary.failures:
         raise SageError(f"{len(summary.failed_files)} of the files failed")

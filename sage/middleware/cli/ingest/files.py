@@ -7,12 +7,12 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sage.errors import InvalidRequest
 from sage.middleware.cli.ingest.decoding import is_binary
-from sage.middleware.cli.ingest.document import FileKind
+from sage.middleware.cli.ingest.document import FileKind, Unreadable
 
 _KINDS = {
     FileKind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),
@@ -21,13 +21,15 @@ _KINDS = {
     FileKind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings}
+_NOT_UTF8 = "its name, or that of a directory above it, is not UTF-8; rename it, or give it a name with --as"
 _HEAD = 8192  # bytes that decide the kind of a file
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """A file to ingest. ``source`` is its name in the collection, ``relative`` its path under the directory of the
-    arguments, and ``label`` its name in messages."""
+    arguments, and ``label`` its name in messages. ``obstacle`` says why it cannot be ingested; ``None`` means that it
+    may be."""
 
     path: Path
     source: str
@@ -35,6 +37,12 @@ class FileEntry:
     kind: FileKind
     size: int
     label: str
+    obstacle: str | None = None
+
+    def check(self) -> None:
+        """Raises :class:`Unreadable` for a file with an obstacle."""
+        if self.obstacle is not None:
+            raise Unreadable(self.obstacle)
 
 
 @dataclass
@@ -58,22 +66,23 @@ class Walk:
         entries: dict[str, FileEntry] = {}
         for argument in arguments:
             if not argument.exists():
-                raise InvalidRequest(f"{argument}: there is no such file or directory")
+                raise InvalidRequest(f"{printable(argument)}: there is no such file or directory")
             for file in self._directory(argument) if argument.is_dir() else self._named(argument):
                 entries.setdefault(file.source, file)
         return list(entries.values())
 
     def _named(self, path: Path) -> Iterator[FileEntry]:
         if not path.is_file():
-            self.failed.append((str(path), "is not a regular file; pipe it in: sage ingest COLLECTION -"))
+            self.failed.append((printable(path), "is not a regular file; pipe it in: sage ingest COLLECTION -"))
             return
         source = self.alias if self.alias is not None else printable(path.resolve())
-        file = self._entry(path, source, path.name, named=True)
+        file = self._entry(path, source, printable(Path(path.name)), named=True)
         if file is not None:
-            yield file
+            yield file if self.alias is not None else _with_obstacle(file, path.resolve())
 
     def _directory(self, root: Path) -> Iterator[FileEntry]:
-        base = self.alias if self.alias is not None else printable(root.resolve()).rstrip("/")
+        above = Path() if self.alias is not None else root.resolve()
+        base = self.alias if self.alias is not None else printable(above).rstrip("/")
         self.roots[f"{base}/"] = root
 
         def record_failure(error: OSError) -> None:
@@ -87,7 +96,7 @@ class Walk:
                 if self._is_selected(path, relative):
                     file = self._entry(path, f"{base}/{relative}", relative, named=False)
                     if file is not None:
-                        yield file
+                        yield _with_obstacle(file, above / path.relative_to(root))
 
     def _prune_directories(self, directory: Path, names: list[str]) -> None:
         """Removes hidden directories and links from those that :func:`os.walk` will enter."""
@@ -167,6 +176,15 @@ def digest_of(path: Path, recipe: str) -> str:
 def printable(path: Path) -> str:
     """A path as Unicode with ``/`` between its parts; bytes that are not UTF-8 are written as ``\\xff``."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _with_obstacle(file: FileEntry, name: Path) -> FileEntry:
+    """``file``, whose source is made of ``name``. Two names that are not UTF-8 might make one source."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return replace(file, obstacle=_NOT_UTF8)
+    return file
 
 
 def _matches(relative: str, patterns: Sequence[str]) -> bool:

@@ -1,4 +1,5 @@
-"""HTML: the main text with its headings, as simple Markdown, without scripts, navigation and hidden elements."""
+"""HTML: the main text with its headings, as simple Markdown, without what a browser does not show, and without
+navigation where there is other text."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.cli.ingest.decoding import decode, detect
-from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, Unreadable, gather, one_line
+from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, gather, one_line
 
-_REMOVED = (
-    "script,style,noscript,template,nav,aside,footer,form,button,select,dialog,iframe,object,svg,canvas,video,audio,"
-    "[hidden],[aria-hidden=true],[role=navigation],[role=banner],[role=contentinfo],[role=search],[role=complementary]"
+_NOT_TEXT = "script,style,noscript,template,button,select,datalist,iframe,object,svg,canvas,video,audio"
+_HIDDEN = "[hidden],[style],dialog"  # those of them that a browser does not show
+_APART = (
+    "nav,aside,footer,search,[aria-hidden=true],[role=navigation],[role=banner],[role=contentinfo],[role=search],"
+    "[role=complementary]"
 )
 _BLOCKS = re.compile(
     "address|article|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|figcaption|figure|header|hr|legend|li|"
@@ -30,14 +33,18 @@ def parse_html(data: bytes, encoding: str | None = None) -> ParsedDocument:
         from selectolax.lexbor import LexborHTMLParser
     except ImportError as exc:
         raise MissingExtra("sage ingest of HTML", "ingest") from exc
-    tree = LexborHTMLParser(_text(data, encoding))
+    text = _text(data, encoding)
+    tree = LexborHTMLParser(text)
     title = tree.css_first("head > title") or tree.css_first("h1")
     name = one_line(title.text()) if title is not None else ""
     language = tree.root.attributes.get("lang") if tree.root is not None else None
-    root = _main(tree)
-    sections = gather(_Reader().sections(root)) if root is not None else []
+    sections = _sections(_without_navigation(tree)) or _sections(_main(LexborHTMLParser(text)))
     metadata = {"lang": language.lower()[:35]} if language else {}
     return ParsedDocument(sections, name or None, metadata, markdown=True)
+
+
+def _sections(root: Any) -> list[TextSection]:
+    return gather(_Reader().sections(root)) if root is not None else []
 
 
 def _text(data: bytes, encoding: str | None) -> str:
@@ -60,17 +67,56 @@ def _browsers_name(name: str) -> str:
 
 
 def _main(tree: Any) -> Any:
-    """The element with the page's own text: its ``<main>``, else its only ``<article>``, else the body."""
-    for node in tree.css(_REMOVED):
+    """The element with the page's own text, without what is no text and what a browser does not show: its ``<main>``,
+    else its only ``<article>``, else the body."""
+    for node in tree.css(_NOT_TEXT):
         node.decompose()
+    for node in tree.css(_HIDDEN):
+        if node.tag not in ("html", "body") and _is_hidden(node):
+            node.decompose()
     for selector in ("main,[role=main]", "article"):
         matches = tree.css(selector)
         if len(matches) == 1 and matches[0].text().strip():
             return matches[0]
-    for header in tree.css("body > header"):
+    return tree.body
+
+
+def _is_hidden(node: Any) -> bool:
+    """By its own attributes. What ``hidden=until-found`` hides, a browser finds and shows."""
+    attributes = node.attributes
+    if node.tag == "dialog" and "open" not in attributes:
+        return True
+    if "hidden" in attributes and (attributes["hidden"] or "").strip().lower() != "until-found":
+        return True
+    style = {}
+    for declaration in (attributes.get("style") or "").lower().split(";"):
+        name, _, value = declaration.partition(":")
+        style[name.strip()] = value.replace("!important", "").strip()
+    return (
+        style.get("display") == "none"
+        or style.get("visibility") in ("hidden", "collapse")
+        or style.get("content-visibility") == "hidden"
+    )
+
+
+def _without_navigation(tree: Any) -> Any:
+    """As :func:`_main`, without the parts around the page's own text."""
+    for node in tree.css(_APART):
+        node.decompose()
+    main = _main(tree)
+    for form in main.css("form") if main is not None else ():
+        if _only_asks(form):
+            form.decompose()
+    for header in tree.css("body > header, body > form > header"):
         if header.css_first("h1") is None:
             header.decompose()
-    return tree.body
+    return main
+
+
+def _only_asks(form: Any) -> bool:
+    """Whether a form has no text but the labels of what is to be filled in. Some pages are one form as a whole."""
+    labels = "".join(label.text() for label in form.css("label,legend"))
+    return len("".join(form.text().split())) <= len("".join(labels.split()))
 
 
 @dataclass

@@ -123,7 +123,7 @@ class JsonLinesIngest:
         if entry.label in self._summary.failed_files:
             return
         if not count and not position.offset:
-            self._summary.empty += 1
+            self._summary.empty_files.append(entry.label)
         elif position.offset:
             self._summary.changed += 1
         else:

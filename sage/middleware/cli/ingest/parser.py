@@ -9,6 +9,7 @@ which makes forking safe; libraries are imported before the fork, once for all f
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -29,7 +30,7 @@ MOST_OUTPUT = 256 * 2**20
 def main() -> None:
     """Runs orders until stdin ends."""
     for line in sys.stdin.buffer:
-        fields = orjson.loads(line)
+        fields = json.loads(line)
         limits = fields.pop("limits")
         order = Order(**{**fields, "kind": FileKind(fields["kind"])})
         try:

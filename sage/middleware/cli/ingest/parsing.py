@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json  # orjson refuses a path that is not UTF-8
 import os
 import signal
 import subprocess
@@ -68,7 +69,7 @@ class Parser:
             seconds = self._seconds(order)
             limits = {"memory": self._limits.memory, "cpu": seconds, "wall": seconds}
             try:
-                process.stdin.write(orjson.dumps({**asdict(order), "limits": limits}) + b"\n")
+                process.stdin.write(json.dumps({**asdict(order), "limits": limits}).encode() + b"\n")
                 process.stdin.flush()
             except OSError as exc:
                 raise Unreadable(f"its parser process has ended: {exc}") from None

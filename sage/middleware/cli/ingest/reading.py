@@ -15,7 +15,7 @@ from sage.middleware.cli.ingest.jsonl import read_lines
 from sage.middleware.cli.ingest.markdown import parse_markdown
 from sage.middleware.cli.ingest.pdf import load_pypdf, parse_pdf
 
-RECIPE = 1
+RECIPE = 2
 """Increase this when the same file gives other chunks; files that were ingested before are then ingested again."""
 
 

@@ -84,6 +84,7 @@ class Ingestion:
                 self.summary.pruned += 1
 
     def _file(self, entry: FileEntry, mark: SourceMark | None) -> None:
+        entry.check()
         if entry.kind is FileKind.JSONL:
             self._flush()
             lines = JsonLinesIngest(
@@ -180,7 +181,7 @@ class Ingestion:
         self.summary.chunks += chunks
         self.summary.sent += sent
         if not chunks:
-            self.summary.empty += 1
+            self.summary.empty_files.append(entry.label)
         elif existed:
             self.summary.changed += 1
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 _MOST_LINES = 10  # failures of one file that are listed
+_MOST_EMPTY = 50  # files without text that are named to people
 
 
 class Display(Protocol):
@@ -29,17 +30,22 @@ class Summary:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
-    empty: int = 0
     pruned: int = 0
     chunks: int = 0
     """Chunks and JSON lines of the files that were read."""
     sent: int = 0
     deleted: int = 0
+    empty_files: list[str] = field(default_factory=list)
+    """Those without text, by name."""
     skipped: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)
     failed_files: set[str] = field(default_factory=set)
     omitted: Counter[str] = field(default_factory=Counter)
     start: float = field(default_factory=time.monotonic)
+
+    @property
+    def empty(self) -> int:
+        return len(self.empty_files)
 
     def fail(self, file: str, reason: str, line: int | None = None) -> None:
         """Records a failure of a file, or of one ``line`` of it. Only the first failed lines of a file are listed."""
@@ -71,14 +77,26 @@ class Summary:
             "chunks": self.chunks,
             "sent": self.sent,
             "deleted": self.deleted,
+            "empty": self.empty_files,
             "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
             "seconds": round(time.monotonic() - self.start, 3),
         }
 
+    def empty_lines(self) -> list[str]:
+        """A line for each file without text, for people."""
+        lines = [f"empty: {file}: has no text" for file in self.empty_files[:_MOST_EMPTY]]
+        more = self.empty - len(lines)
+        return [*lines, f"empty: {more} more files have no text"] if more else lines
+
     def lines(self) -> list[str]:
         """The summary for people, without the failures."""
         would = "would be " if self.dry_run else ""
-        files = [("new", self.added), ("changed", self.changed), ("unchanged", self.unchanged), ("empty", self.empty)]
+        files = [
+            ("new", self.added),
+            ("changed", self.changed),
+            ("unchanged", self.unchanged),
+            ("empty", self.empty),
+        ]
         files += [("failed", len(self.failed_files)), ("no longer there", self.pruned)]
         counts = ", ".join(f"{count} {what}" for what, count in files if count) or "none"
         seconds = time.monotonic() - self.start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -124,6 +125,35 @@ def test_failures_are_told_and_cost_only_their_files(running: Running, run: Sage
     ]
     assert "takes more than 1 s to be parsed" in failures[1]
     assert stored(running).keys() == {"d/good.txt#0", "d/rows.jsonl#1"}
+
+
+def test_a_name_that_is_not_utf8_and_files_without_text_are_named(running: Running, run: Sage, tmp_path: Path) -> None:
+    root = tmp_path / "docs"
+    (root / "sub").mkdir(parents=True)
+    (root / "good.txt").write_text("good words")
+    (root / "app.html").write_text("<body><script>draw()</script></body>")
+    (root / "form.html").write_text("<body><form><p>words in a form</p></form></body>")
+    (root / "sub/none.txt").write_text(" \n")
+    bad = os.fsencode(root) + b"/caf\xe9.txt"
+    Path(os.fsdecode(bad)).write_text("lost words")
+    for _ in range(2):
+        done = run("ingest", "kb", "docs", "--as", "d")
+        assert done.returncode == 1
+        lines = done.stderr.splitlines()
+        assert "failed: docs/caf\\xe9.txt: its name, or that of a directory above it, is not UTF-8; rename it, or " in (
+            "\n".join(lines)
+        )
+        assert [line for line in lines if line.startswith("empty: ")] == [
+            "empty: docs/app.html: has no text",
+            "empty: docs/sub/none.txt: has no text",
+        ]
+        assert stored(running).keys() == {"d/good.txt#0", "d/form.html#0"}
+    report = json.loads(run("ingest", "kb", "docs", "--as", "d", "--json").stdout)
+    assert (report["empty"], report["files"]["failed"]) == (["docs/app.html", "docs/sub/none.txt"], 1)
+    assert run("ingest", "kb", os.fsdecode(bad), "--as", "cafe.txt").returncode == 0
+    assert stored(running)["cafe.txt#0"]["text"] == "lost words"
+    done = run("ingest", "kb", "docs", "--as", "d", "--dry-run", "--json")
+    assert (done.returncode, json.loads(done.stdout)["files"]["added"]) == (1, 2)
 
 
 def test_stdin(running: Running, run: Sage) -> None:

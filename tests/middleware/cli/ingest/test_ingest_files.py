@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sage.errors import InvalidRequest
-from sage.middleware.cli.ingest.document import FileKind
+from sage.middleware.cli.ingest.document import FileKind, Unreadable
 from sage.middleware.cli.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
 
 
@@ -98,6 +98,25 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     (file,) = Walk().find([tmp_path])
     assert file.relative == "caf\\xe9.txt"
     assert file.path.read_text() == "x"
+    with pytest.raises(Unreadable, match="not UTF-8"):
+        file.check()
+
+
+def test_a_name_that_is_no_unicode_above_a_name_of_ones_own(tmp_path: Path) -> None:
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    directory.mkdir()
+    (directory / "a.txt").write_text("x")
+    bad = Path(os.fsdecode(os.fsencode(directory) + b"/b\xe9.txt"))
+    bad.write_text("y")
+    for alias, arguments, exact in (
+        (None, [directory], [False, False]),
+        ("docs", [directory], [True, False]),
+        ("note", [bad], [True]),
+        (None, [bad], [False]),
+    ):
+        assert [file.obstacle is None for file in Walk(alias=alias).find(arguments)] == exact
+    with pytest.raises(InvalidRequest, match=r"no\\xe9: there is no such file"):
+        Walk().find([Path(os.fsdecode(os.fsencode(tmp_path) + b"/no\xe9"))])
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,49 @@ def test_html_without_main_or_headings(tmp_path: Path) -> None:
     assert sections(write(tmp_path / "a.html", page), FileKind.HTML) == [((), "a\n\nb\n\nc")]
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (
+            "<form action=x><input><p>All in a form</p><label>Name</label><button>Go</button></form>",
+            "All in a form Name",
+        ),
+        ("<form><header>menu</header><main><p>Page</p></main></form>", "Page"),
+        ("<form><div><form><p>deep</p></form></div></form>", "deep"),
+        ("<p>Page</p><form><p>You agree to this.</p></form>", "Page You agree to this."),
+        ("<p>Page</p><form><label>Search</label><input><select><option>all</select><button>Go</button></form>", "Page"),
+        ("<form role=search><label>Find</label></form><p>Page</p>", "Page"),
+        ("<form><label>Nothing else</label></form>", "Nothing else"),
+        ("<nav>Only navigation</nav>", "Only navigation"),
+        ("<footer><p>Only a footer</p></footer>", "Only a footer"),
+        ("<header>Only a header</header>", "Only a header"),
+        ("<aside>a</aside><p>b</p>", "b"),
+        ('<p>a</p><p style="display:none">b</p>', "a"),
+        ('<p>a</p><p style="color: red; DISPLAY : None !important">b</p>', "a"),
+        ('<p>a</p><p style="display:none; display:block">b</p>', "a b"),
+        ('<p>a</p><p style="border-style:none;display:inline">b</p>', "a b"),
+        ('<p>a</p><div style="visibility:hidden"><p>b</p></div>', "a"),
+        ('<p>a</p><p style="content-visibility: hidden">b</p>', "a"),
+        ("<p>a</p><p hidden>b</p><p hidden=until-found>c</p>", "a c"),
+        ("<p>a</p><dialog>b</dialog><dialog open>c</dialog>", "a c"),
+        ("<p>a</p><span aria-hidden=true>b</span>", "a"),
+        ("<div aria-hidden=true><p>behind a dialog</p></div>", "behind a dialog"),
+        ("<main aria-hidden=true><p>x</p></main><nav>y</nav>", "x"),
+        ('<p style="display:none">b</p><script>c()</script><noscript>d</noscript>', ""),
+    ],
+)
+def test_html_takes_what_a_browser_shows(tmp_path: Path, body: str, text: str) -> None:
+    shown = sections(write(tmp_path / "a.html", f"<body>{body}</body>"), FileKind.HTML)
+    assert " ".join(" ".join(part.split()) for _, part in shown) == text
+
+
+@pytest.mark.parametrize(
+    "body", ['<body style="display:none"><p>x</p>', "<body hidden><p>x</p>", "<html hidden><p>x</p>"]
+)
+def test_html_that_a_script_would_show_as_a_whole(tmp_path: Path, body: str) -> None:
+    assert sections(write(tmp_path / "a.html", body), FileKind.HTML) == [((), "x")]
+
+
 def test_html_says_its_encoding(tmp_path: Path) -> None:
     page = '<html><head><meta charset="gb2312"></head><body><p>中文网页</p></body></html>'
     assert sections(write(tmp_path / "a.html", page.encode("gb18030")), FileKind.HTML) == [((), "中文网页")]
