@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway import media
+from sage.middleware.gateway.body_walk import BodyWalk
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, count_prompts
 from sage.middleware.settings.settings import RequestLimits
 
@@ -21,30 +21,39 @@ TOKEN_FIELDS = (
     "min_tokens",
 )
 CHOICE_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
+_TOKEN_FIELDS, _CHOICE_FIELDS = frozenset(TOKEN_FIELDS), frozenset(CHOICE_FIELDS)
 _MAX_FALLBACKS = 8
+_MAX_MESSAGES = 10_000
 
 
 def check(call: ModelCall, limits: RequestLimits) -> None:
     """Raises :class:`InvalidRequest`, which names the field, for what ``limits`` do not allow."""
-    body = call.body
-    for field in TOKEN_FIELDS:
-        if field in body:
-            _check_count(body, field, limits.max_tokens)
+    body, walk = call.body, BodyWalk(limits)
+    if not _TOKEN_FIELDS.isdisjoint(body):
+        for field in TOKEN_FIELDS:
+            if field in body:
+                _check_count(body, field, limits.max_tokens)
     options = body.get("options")
     if isinstance(options, dict) and "num_predict" in options:  # where Ollama's clients put it
         _check_count(options, "num_predict", limits.max_tokens)
     if call.operation is Operation.CHAT or "messages" in body:
-        _check_messages(body, limits)
+        _check_messages(body, walk)
     if call.native is not None:
-        _check_native(call.native.body, limits)
+        _check_native_content(call.native.body, walk)
     check_inputs = _INPUTS.get(call.operation)
     if check_inputs is not None:
-        check_inputs(body, limits)
-        return
-    choices = 1
-    for field in CHOICE_FIELDS:
-        if field in body:
-            choices = max(choices, _check_count(body, field, limits.max_choices))
+        check_inputs(body, limits, walk)
+    else:
+        _check_choices(call, limits)
+    walk.check_fields(body)
+    if call.native is not None:
+        walk.check_fields(call.native.body)
+
+
+def _check_choices(call: ModelCall, limits: RequestLimits) -> None:
+    body, choices = call.body, 1
+    for field in _CHOICE_FIELDS.intersection(body):
+        choices = max(choices, _check_count(body, field, limits.max_choices))
     if call.operation is Operation.COMPLETIONS:
         _check_prompts(body, choices, limits)
 
@@ -63,39 +72,43 @@ def _check_count(body: dict[str, Any], field: str, most: int) -> int:
     return value
 
 
-def _check_messages(body: dict[str, Any], limits: RequestLimits) -> None:
+def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("'messages' must be a list with at least one message", param="messages")
+    if len(messages) > _MAX_MESSAGES:
+        raise InvalidRequest(f"'messages' may hold {_MAX_MESSAGES} messages, not {len(messages)}", param="messages")
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(
                 f"messages[{index}] must be an object with a 'role' and a 'content'", param=f"messages[{index}]"
             )
         content = message.get("content")
-        if isinstance(content, list):
-            media.check_parts(content, f"messages[{index}].content", limits.image_hosts)
-        elif content is not None and not isinstance(content, str):
+        if isinstance(content, str) and len(message) == 2:
+            continue  # it has nothing but these two
+        if content is not None and not isinstance(content, str | list):
             where = f"messages[{index}].content"
             raise InvalidRequest(f"{where} must be text or a list of parts", param=where)
+        walk.check_message(message, f"messages[{index}]")
 
 
-def _check_native(body: Mapping[str, Any], limits: RequestLimits) -> None:
-    """Checks media in a body that is sent unchanged: its translation, which is checked too, may lack some of them."""
+def _check_native_content(body: Mapping[str, Any], walk: BodyWalk) -> None:
+    """Checks a body that is sent unchanged: its translation, which is checked too, may lack some of it."""
     for field in ("messages", "inputs"):
         items = body.get(field)
         for index, item in enumerate(items if isinstance(items, list) else ()):
             content = item.get("content") if isinstance(item, dict) else None
             parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-            # A document is data: addresses in it are not fetched.
-            media_parts = [part for part in parts if part.get("type") != "document"]
-            media.check_parts(media_parts, f"{field}[{index}].content", limits.image_hosts)
+            walk.check_parts(parts, f"{field}[{index}].content")
+            if isinstance(item, dict):
+                walk.check_message({k: v for k, v in item.items() if k != "content"}, f"{field}[{index}]")
 
 
 def _check_prompts(body: dict[str, Any], choices: int, limits: RequestLimits) -> None:
     prompt = body.get("prompt")
     if not isinstance(prompt, str | list) or (not prompt and isinstance(prompt, list)):
         raise InvalidRequest("'prompt' must be text, or a list of texts or of tokens", param="prompt")
+    _check_token_lists(prompt, "prompt", limits)
     prompts = count_prompts(body)
     if prompts * choices > limits.max_choices:
         raise InvalidRequest(
@@ -105,19 +118,31 @@ def _check_prompts(body: dict[str, Any], choices: int, limits: RequestLimits) ->
         )
 
 
-def _check_inputs(body: dict[str, Any], limits: RequestLimits) -> None:
+def _check_token_lists(value: Any, field: str, limits: RequestLimits) -> None:
+    """Checks how many tokens ``value`` holds, where it is a list of them, or a list of such lists."""
+    if not isinstance(value, list):
+        return
+    for tokens in (value, *value) if isinstance(value[0], list) else (value,):
+        if isinstance(tokens, list) and tokens and isinstance(tokens[0], int) and len(tokens) > limits.max_tokens:
+            raise InvalidRequest(
+                f"'{field}' holds a text of {len(tokens)} tokens; at most {limits.max_tokens} are allowed", param=field
+            )
+
+
+def _check_inputs(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
     inputs = body.get("input")
     if not isinstance(inputs, str | list) or not inputs:
         raise InvalidRequest("'input' must be text, or a list of texts or of tokens", param="input")
+    _check_token_lists(inputs, "input", limits)
     if isinstance(inputs, list) and not isinstance(inputs[0], int) and len(inputs) > limits.max_inputs:
         raise InvalidRequest(
             f"'input' holds {len(inputs)} texts; at most {limits.max_inputs} are allowed", param="input"
         )
     if isinstance(inputs, list) and any(isinstance(item, dict) for item in inputs):
-        media.check_parts([item for item in inputs if isinstance(item, dict)], "input", limits.image_hosts)
+        walk.check_parts([item for item in inputs if isinstance(item, dict)], "input")
 
 
-def _check_pairs(body: dict[str, Any], limits: RequestLimits) -> None:
+def _check_pairs(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
     """Checks the two sides of vLLM's scores: one text against one or many, or two lists of the same length."""
     counts = []
     for field in ("text_1", "text_2"):
@@ -132,7 +157,7 @@ def _check_pairs(body: dict[str, Any], limits: RequestLimits) -> None:
         for text in texts:
             if isinstance(text, dict):
                 content = text.get("content")
-                media.check_parts(content if isinstance(content, list) else [text], field, limits.image_hosts)
+                walk.check_parts(content if isinstance(content, list) else [text], field)
             elif not isinstance(text, str):
                 raise InvalidRequest(f"'{field}' must hold texts, not {_kind(text)}", param=field)
         counts.append(len(texts))
@@ -143,14 +168,14 @@ def _check_pairs(body: dict[str, Any], limits: RequestLimits) -> None:
         )
 
 
-def _check_text(body: dict[str, Any], limits: RequestLimits) -> None:
+def _check_text(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
     if "messages" in body and "prompt" in body:
         raise InvalidRequest("give either 'prompt' or 'messages'", param="prompt")
     if "messages" not in body and not isinstance(body.get("prompt"), str):
         raise InvalidRequest("'prompt' must be text (or give 'messages')", param="prompt")
 
 
-def _check_tokens(body: dict[str, Any], limits: RequestLimits) -> None:
+def _check_tokens(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
     tokens = body.get("tokens")
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
         raise InvalidRequest("'tokens' must be a list of the numbers of tokens", param="tokens")
@@ -158,7 +183,7 @@ def _check_tokens(body: dict[str, Any], limits: RequestLimits) -> None:
         raise InvalidRequest(f"'tokens' may hold {limits.max_tokens} tokens, not {len(tokens)}", param="tokens")
 
 
-def _check_documents(body: dict[str, Any], limits: RequestLimits) -> None:
+def _check_documents(body: dict[str, Any], limits: RequestLimits, walk: BodyWalk) -> None:
     check_rerank(body, limits.max_inputs)
 
 
@@ -208,7 +233,7 @@ def _kind(value: Any) -> str:
 
 
 # The check of what an operation reads. Operations that generate have the checks above.
-_INPUTS: dict[Operation, Callable[[dict[str, Any], RequestLimits], None]] = {
+_INPUTS: dict[Operation, Callable[[dict[str, Any], RequestLimits, BodyWalk], None]] = {
     Operation.EMBEDDINGS: _check_inputs,
     Operation.RERANK: _check_documents,
     Operation.SCORE: _check_pairs,

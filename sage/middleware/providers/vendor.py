@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 import orjson
@@ -45,6 +46,33 @@ DENIED = frozenset(
         "vllm_xargs",
     }
 )
+# Fields that have the vendor search the web or call other servers, beside the hosted tools in `tools`.
+_HOSTED_FIELDS = frozenset(
+    {
+        "browse",
+        "compound_custom",
+        "connectors",
+        "enable_browsing",
+        "enable_search",
+        "google_search",
+        "grounding",
+        "mcp_servers",
+        "plugins",
+        "search_options",
+        "search_parameters",
+        "tool_servers",
+        "url_context",
+        "web_fetch",
+        "web_search",
+        "web_search_options",
+    }
+)
+# Tools that the caller runs, and tools at the vendor that reach nothing but what is stored there: never refused here.
+_FETCHES_NOTHING = (
+    *("function", "custom", "local_shell", "apply_patch", "computer*", "bash*", "text_editor*"),
+    *("retrieval", "file_search", "code_interpreter", "code_execution*", "image_generation"),
+)
+_FUNCTION_KEYS = frozenset({"function", "parameters", "input_schema", "parameter_definitions"})
 # Denied in `chat_template_kwargs`: there they would overrule the server's own arguments for the template's renderer.
 _RENDERING = frozenset({"chat_template", "tokenize"})
 # OpenAI's fields that do not change the answer: for a vendor that does not have them they are left out.
@@ -96,6 +124,7 @@ class Vendor:
         # A short value of a header is a word, not a secret.
         self._secrets = [v for v in self._headers.values() if len(v) >= 8 and v not in WIRE_HEADERS.values()]
         self._denied = DENIED | frozenset(settings.deny_fields)
+        self._hosted_tools = settings.hosted_tools
 
     def _open(self, base_url: str, settings: RemoteProvider) -> None:
         """Listens at ``base_url``, once for each key."""
@@ -158,6 +187,26 @@ class Vendor:
         options = body.get("chat_template_kwargs")
         if isinstance(options, dict) and not _RENDERING.isdisjoint(options):
             self._refuse_field(sorted(_RENDERING.intersection(options))[0])
+
+        if "tools" in body or not _HOSTED_FIELDS.isdisjoint(body):
+            self._check_hosted_tools(body)
+
+    def _check_hosted_tools(self, body: Mapping[str, Any]) -> None:
+        """Raises :class:`InvalidRequest` for a tool that runs at the vendor and fetches, unless it is allowed."""
+        for index, tool in enumerate(objects(body.get("tools"))):
+            self._check_hosted_tool(_tool_type(tool), f"tools[{index}]")
+        for field in sorted(_HOSTED_FIELDS.intersection(body)):
+            if body[field] is not None and body[field] is not False:
+                self._check_hosted_tool(field, field)
+
+    def _check_hosted_tool(self, kind: str, where: str) -> None:
+        if not any(fnmatchcase(kind, pattern) for pattern in (*_FETCHES_NOTHING, *self._hosted_tools)):
+            raise InvalidRequest(
+                f"{where}: '{kind[:100]}' fetches from elsewhere, which the provider '{self.name}' does not allow; "
+                f"leave it out, or have an administrator add it to llm.providers.{self.name}.hosted_tools",
+                param=where,
+                code="hosted_tool_not_allowed",
+            )
 
     def _refuse_field(self, field: str) -> NoReturn:
         raise InvalidRequest(
@@ -224,6 +273,14 @@ class Vendor:
 def has_effect(field: str, value: Any) -> bool:
     """Whether ``value`` changes the answer: ``n: 1`` is what a vendor without ``n`` does, too."""
     return field not in _NEUTRAL or value != _NEUTRAL[field]
+
+
+def _tool_type(tool: Mapping[str, Any]) -> str:
+    """What a tool is: its ``type``, or else, as in Google's API, its only key."""
+    kind = tool.get("type")
+    if isinstance(kind, str):
+        return kind
+    return "function" if not tool or not _FUNCTION_KEYS.isdisjoint(tool) else next(iter(tool))
 
 
 def objects(value: Any) -> list[dict[str, Any]]:

@@ -86,6 +86,8 @@ class ProviderCommon(SettingsSection):
     """Further attempts after the first, on other deployments, and only before the first byte to the client."""
     deny_fields: tuple[str, ...] = ()
     """Fields of a request that are refused for this provider, beside the built-in list of its kind."""
+    hosted_tools: tuple[Text, ...] = ()
+    """Patterns (``web_search*``, ``mcp``) of the tools that may run at the vendor though they fetch from elsewhere."""
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Sent with every request. Kept as secret as the key, since they may carry one."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running_gateway import Running
 from upstream import Upstream
 
 from sage.errors import InvalidRequest
@@ -146,6 +147,191 @@ def test_a_url_in_plain_text_is_not_fetched() -> None:
     assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": parts}]}) is None
 
 
+ELSEWHERE = "http://169.254.169.254/latest"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"image_url": ELSEWHERE},
+        {"image_url": {"url": ELSEWHERE}},
+        {"images": [ELSEWHERE]},
+        {"audio": {"voice": "https://evil.example/voice.wav"}},
+        {"extra_body": {"deep": [{"deeper": {"ref": ELSEWHERE}}]}},
+        {"documents": [{"text": "x", "url": ELSEWHERE}]},
+        {"documents": ["x", {"text": "x", "image": ELSEWHERE}]},
+        {"tools": [{"type": "mcp", "server_label": "x", "server_url": ELSEWHERE}]},
+        {"tools": [{"type": "function", "function": {"name": "f"}, "server_url": ELSEWHERE}]},
+        {"mcp_servers": [{"type": "url", "url": ELSEWHERE}]},
+        {"callback_url": "evil.example/hook"},
+        {"messages": [{"role": "user", "content": "x", "images": [ELSEWHERE]}]},
+        {"messages": [{"role": "user", "content": "x", "attachments": [{"path": "/etc/passwd"}]}]},
+        {"messages": [{"role": "user", "content": [], "image_url": {"url": ELSEWHERE}}]},
+    ],
+)
+def test_addresses_are_seen_wherever_they_stand(body: dict[str, Any]) -> None:
+    error = refused(Operation.CHAT, {"messages": MESSAGES, **body})
+    assert error is not None
+    assert error.code == "url_not_allowed"
+    allowed = "https://img.example/a"
+    changed = eval(repr(body).replace(ELSEWHERE, allowed))
+    if changed != body:
+        assert refused(Operation.CHAT, {"messages": MESSAGES, **changed}) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u3000http://evil.example/a",
+        "\ufeffhttp://evil.example/a",
+        "\u200b\u00a0\u2028http://evil.example/a",
+        " " * 1000 + "http://evil.example/a",
+        "h\u200bttp://evil.example/a",
+        "ｈｔｔｐ：／／evil.example/a",
+        "<URL:http://evil.example/a>",
+        '"http://evil.example/a"',
+        "view-source:http://evil.example/a",
+        "feed:https://evil.example/a",
+        "jar:file:/a.jar!/b",
+        "local_file:///etc/passwd",
+        "blob:x",
+        "/etc/passwd",
+        "/proc/self/environ" * 300,
+        "/9j/../etc/passwd",
+        "@/etc/passwd",
+        "~/.ssh/id_rsa",
+        "~root/x",
+        "../secret",
+        "./secret",
+        "$HOME/secret",
+        "%SystemRoot%\\win.ini",
+        "C:\\Windows\\win.ini",
+        "c:/windows/win.ini",
+        "\\\\host\\share\\a.png",
+        "//host/share/a.png",
+        "\\\\?\\C:\\a",
+        "file:secret",
+        "169.254.169.254/latest",
+        "localhost:9200/_search",
+        "[::1]:80/x",
+        "unix:/run/docker.sock",
+        "secret.png",
+    ],
+)
+def test_readers_of_urls_and_paths_forgive_much(text: str) -> None:
+    part = {"type": "image", "image": text}
+    for body in ({"messages": [{"role": "user", "content": [part]}]}, {"messages": MESSAGES, "image": text}):
+        error = refused(Operation.CHAT, body)
+        assert error is not None, text
+        assert error.code == "url_not_allowed"
+
+
+def test_words_and_data_are_no_addresses() -> None:
+    body = {
+        "messages": [
+            {"role": "system", "content": "see http://evil.example/", "name": "a/b"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "/x", "type": "function", "function": {"name": "f", "arguments": "http://x/"}}],
+                "annotations": [{"type": "url_citation", "url_citation": {"url": "https://evil.example/"}}],
+                "reasoning_content": "/think about http://x/",
+            },
+            {"role": "tool", "tool_call_id": "call/1", "content": "/etc/passwd"},
+        ],
+        "metadata": {"source": "https://evil.example/"},
+        "user": "https://evil.example/me",
+        "stop": ["</s>", "/", "http://"],
+        "stop_sequences": ["</think>"],
+        "tools": [
+            {"type": "function", "function": {"name": "f", "parameters": {"$schema": "http://json-schema.org/"}}}
+        ],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"$id": "https://x.example/a"}}},
+        "documents": ["https://evil.example/", {"id": "/a", "text": "http://x/", "data": {"url": "http://x/"}}],
+        "reasoning_effort": "low",
+        "image": "iVBORw0KGgoAAAANSUhEUgAA/+AA==",
+        "think_token": "</think>",
+    }
+    assert refused(Operation.CHAT, body) is None
+    assert refused(Operation.RERANK, {"query": "http://x/", "documents": ["http://x/", "/etc"]}) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"use_beam_search": True, "beam_width": 1_000_000},
+        {"num_beams": 5},
+        {"numBeams": 5},
+        {"candidateCount": 5},
+        {"generation_config": {"candidate_count": 5}},
+        {"options": {"n": 5}},
+        {"thinking": {"type": "enabled", "budget_tokens": 10**9}},
+        {"reasoning": {"max_tokens": 101}},
+        {"thinking_budget": 10**9},
+        {"max_thinking_tokens": 101.5},
+        {"maxOutputTokens": 101},
+        {"options": {"num_ctx": 10**9}},
+        {"options": {"num_ctx": "1000000000"}},
+        {"options": {"num_batch": 101}},
+        {"options": {"num_thread": 1000}},
+        {"repeat_last_n": 2147483647},
+        {"dry_penalty_last_n": -2147483648},
+        {"top_k": 10**30},
+        {"truncate_prompt_tokens": 1e308},
+        {"chat_template_kwargs": {"thinking_budget": 10**9}},
+        {"sizes": {"window": [1, 10**9]}},
+        {"top_logprobs": 21},
+        {"prompt_logprobs": -1},
+        {"n_probs": 100},
+        {"logprobs": 10**6},
+        {"top_n_tokens": 21},
+        {"logit_bias": {str(n): 1 for n in range(1025)}},
+        {"allowed_token_ids": list(range(1025))},
+        {"stop": [str(n) for n in range(65)]},
+        {"stop": ["x" * 1025]},
+        {"stop_token_ids": list(range(65))},
+        {"tools": [{"type": "function", "function": {}}] * 1025},
+        {"unknown": [[0] * 1000] * 101},
+        {"messages": MESSAGES * 10_001},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 100_001}]},
+    ],
+    ids=lambda body: ",".join(body),
+)
+def test_what_multiplies_work_is_bounded_by_its_name(body: dict[str, Any]) -> None:
+    error = refused(Operation.CHAT, {"messages": MESSAGES, **body})
+    assert error is not None
+    assert error.param.partition(".")[0].partition("[")[0] in body
+
+
+def test_usual_parameters_pass() -> None:
+    body = {
+        "top_k": 40,
+        "min_p": 0.05,
+        "top_logprobs": 20,
+        "logprobs": True,
+        "seed": 2**63 - 1,
+        "random_seed": 10**12,
+        "created": 1_760_000_000,
+        "max_time_ms": 600_000,
+        "repeat_last_n": -1,
+        "options": {"num_ctx": 100, "num_gpu": 99, "rope_frequency_base": 1e6, "seed": 2**40},
+        "thinking": {"type": "enabled", "budget_tokens": 100},
+        "logit_bias": {"50256": -100},
+        "service_tier": "auto",
+        "store": True,
+    }
+    parts = [{"type": "video", "video": "data:video/mp4;base64,AA", "fps": 2, "max_pixels": 1_003_520}]
+    assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": parts}], **body}) is None
+
+
+def test_lists_of_tokens_are_bounded() -> None:
+    assert refused(Operation.EMBEDDINGS, {"input": [1] * 101}).param == "input"
+    assert refused(Operation.EMBEDDINGS, {"input": [[1], [1] * 101]}).param == "input"
+    assert refused(Operation.COMPLETIONS, {"prompt": [1] * 101}).param == "prompt"
+    assert refused(Operation.EMBEDDINGS, {"input": [[1] * 100] * 3}) is None
+    assert refused(Operation.RERANK, {"query": "x", "documents": ["x"], "top_n": 101}).param == "top_n"
+
+
 def test_names_to_fall_back_on_are_bounded(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up)
     for path, body in (("/generate", {"prompt": "x"}), ("/v1/chat/completions", {"messages": MESSAGES})):
@@ -181,3 +367,71 @@ def test_refusals_reach_the_caller_and_nothing_is_sent_upstream(up: Upstream, up
     answer = running.post("/generate", {"model": "bench", "prompt": "x", "max_tokens": 11})
     assert answer.json()["error"]["param"] == "max_tokens"
     assert up.requests == []
+
+
+SEARCH = {"type": "web_search", "web_search": {"enable": True}}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tools": [{"type": "mcp", "server_label": "x", "connector_id": "y"}]}, "tools[0]"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}, SEARCH]}, "tools[1]"),
+        ({"tools": [{"type": "web_search_preview_2025_03_11"}]}, "tools[0]"),
+        ({"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}, "tools[0]"),
+        ({"tools": [{"google_search": {}}]}, "tools[0]"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"enable_search": True}, "enable_search"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"search_parameters": {"mode": "on"}}, "search_parameters"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["openai", "vllm", "zhipu"])
+def test_hosted_tools_that_fetch_are_refused(
+    kind: str, body: dict[str, Any], param: str, hosting: tuple[Running, Upstream]
+) -> None:
+    running, up = hosting
+    before = len(up.requests)
+    answer = running.chat(kind, **body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "hosted_tool_not_allowed"
+    assert answer.json()["error"]["param"] == param
+    assert f"llm.providers.{kind}.hosted_tools" in answer.json()["error"]["message"]
+    assert len(up.requests) == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tools": [SEARCH, {"type": "function", "function": {"name": "f"}}]},
+        {"tools": [{"type": "code_interpreter"}, {"type": "retrieval", "retrieval": {"knowledge_id": "x"}}]},
+        {"web_search_options": {}},
+        {"enable_search": False},
+        {"mcp_servers": None},
+    ],
+)
+def test_hosted_tools_go_where_the_provider_allows_them(
+    body: dict[str, Any], hosting: tuple[Running, Upstream]
+) -> None:
+    running, up = hosting
+    answer = running.chat("allowing", **body)
+    assert answer.status_code == 200, answer.text
+    assert {name: up.requests[-1].body[name] for name in body} == body
+
+
+def test_an_allowed_tool_reaches_allowed_hosts_only(hosting: tuple[Running, Upstream]) -> None:
+    running, _ = hosting
+    tool = {"type": "mcp", "server_url": "https://evil.example/"}
+    assert running.chat("allowing", tools=[tool]).json()["error"]["code"] == "url_not_allowed"
+    assert running.chat("allowing", tools=[{**tool, "server_url": "https://mcp.example/x"}]).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def hosting(module_gateway: Callable[..., Running]) -> Iterator[tuple[Running, Upstream]]:
+    """A gateway with models of several kinds at one upstream, and one whose provider allows hosted tools."""
+    kinds = {"openai": {}, "vllm": {}, "zhipu": {}, "allowing": {"kind": "openai", "hosted_tools": ["web_*", "mcp"]}}
+    with Upstream() as up:
+        providers = {name: {"base_url": up.url, "api_key": "id.secret", **more} for name, more in kinds.items()}
+        models = {name: {"deployments": [{"provider": name, "model": "theirs"}]} for name in kinds}
+        limits = {"image_hosts": ["mcp.example"]}
+        yield module_gateway(llm={"providers": providers, "models": models, "limits": limits}), up

@@ -1,0 +1,186 @@
+"""One walk over all of a request that is not plain words: addresses are checked, amounts and sizes are bounded.
+
+A chat of plain texts is not walked at all: :meth:`BodyWalk.check_fields` looks at the names of its fields, and
+admission at the form of each message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sage.errors import InvalidRequest
+from sage.middleware.gateway import media, parameters
+from sage.middleware.settings.settings import RequestLimits
+
+_MAX_VALUES = 100_000
+"""Values that one request may hold beside its texts and tokens: each costs the event loop a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMeanings:
+    """What the keys of objects mean somewhere in a request."""
+
+    words: frozenset[str]
+    """Under these a text is words, never an address."""
+    free: frozenset[str] = frozenset()
+    """Under these nothing is read as an address or an amount: schemas, the caller's own notes."""
+    is_bounded: bool = True
+    """Whether amounts and sizes have bounds here."""
+    is_named: bool = False
+    """Whether an error names the place within, rather than the whole."""
+
+
+_SCHEMAS = frozenset({"function", "functions", "custom", "parameters", "input_schema", "schema", "json_schema"})
+_PART = KeyMeanings(frozenset({"type", "text", "refusal", "thinking", "reasoning"}))
+_PARAMETER = KeyMeanings(
+    frozenset({"type", "text", "content", "name", "description", "instructions", "title", "role", "prompt"}),
+    _SCHEMAS | {"metadata"},
+    is_named=True,
+)
+_MESSAGE = KeyMeanings(
+    frozenset(
+        {"role", "content", "name", "refusal", "reasoning", "reasoning_content", "thinking", "id", "tool_call_id"}
+        | {"tool_name", "tool_plan", "signature", "thought_signature"}
+    ),
+    # What an earlier answer said, which is sent back as it was: the pages that it cites are not fetched again.
+    frozenset({"tool_calls", "function_call", "annotations", "citations", "reasoning_details", "metadata"}),
+)
+_DOCUMENT = KeyMeanings(
+    frozenset({"id", "type", "text", "title", "snippet", "content", "contents", "body"}),
+    frozenset({"data", "metadata"}),
+    is_bounded=False,
+    is_named=True,
+)
+_FUNCTION_TOOL = {"type", "function"}
+_PLAIN = frozenset(
+    {"model", "messages", "prompt", "input", "stream", "temperature", "top_p", "seed", "user", "suffix", "system"}
+    | {"query", "texts", "text_1", "text_2", "frequency_penalty", "presence_penalty", "stream_options", "tokens"}
+    | {"inputs", "metadata", "response_format", "functions", "format", "grammar", "guided_json", "guided_regex"}
+    | {"guided_grammar", "json_schema", "regex", "ebnf", "structured_outputs", "safety_identifier", "instruction"}
+    | {"prompt_cache_key", "preamble", "instructions", "template", "message", "chat_history"}
+    | {"max_tokens", "max_completion_tokens", "n"}
+)
+"""Fields at the top that are words, schemas or notes of the caller, or that have checks of their own."""
+
+
+class BodyWalk:
+    """The walk over one request. Its methods raise :class:`InvalidRequest`, naming the field."""
+
+    __slots__ = ("_left", "_limits")
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self._limits = limits
+        self._left = _MAX_VALUES
+
+    def check_fields(self, body: Mapping[str, Any]) -> None:
+        """Checks all fields at the top of ``body`` that are no plain words and have no checks of their own."""
+        if _PLAIN.issuperset(body):
+            return
+        for field in body.keys() - _PLAIN:
+            value = body[field]
+            if value is None or value is True or value is False:
+                continue
+            if field == "documents":
+                self.check_documents(value)
+            elif field == "tools" and isinstance(value, list):
+                self._check_tools(value)
+            else:
+                self._walk(value, field, field, _PARAMETER)
+
+    def check_message(self, message: dict[str, Any], where: str) -> None:
+        """Checks all of a message but a ``content`` that is text."""
+        for key, value in message.items():
+            if key in _MESSAGE.free or value is None or (key in _MESSAGE.words and isinstance(value, str)):
+                continue
+            if key == "content" and isinstance(value, list):
+                self.check_parts(value, f"{where}.content")
+            else:
+                self._walk(value, f"{where}.{key}", key, _PART)
+
+    def check_parts(self, parts: list[Any], where: str) -> None:
+        """Checks the parts of a message, or of an input: objects that each have a ``type``."""
+        self._count(parts, where)
+        for index, part in enumerate(parts):
+            field = f"{where}[{index}]"
+            if not isinstance(part, dict):
+                raise InvalidRequest(f"{field} must be an object with a 'type'", param=field)
+            if str(part.get("type", "")).endswith("_embeds"):
+                raise InvalidRequest(f"{field}: parts of embeddings are not passed on", param=field)
+            if isinstance(part.get("image_url"), dict):
+                media.restore_head(part["image_url"])
+            for key, value in part.items():
+                if key not in _PART.words or not isinstance(value, str):
+                    is_document = key == "document" and part.get("type") == "document"
+                    self._walk(value, f"{field}.{key}", key, _DOCUMENT if is_document else _PART)
+
+    def check_documents(self, documents: Any) -> None:
+        """Checks documents: texts, or objects of which ``data`` is the caller's own."""
+        if not isinstance(documents, list) or all(isinstance(document, str) for document in documents):
+            return
+        for index, document in enumerate(documents):
+            if not isinstance(document, str):
+                self._walk(document, f"documents[{index}]", "documents", _DOCUMENT)
+
+    def _check_tools(self, tools: list[Any]) -> None:
+        """Checks tools; a function is a schema, and it is the caller who runs it."""
+        parameters.check_entries(tools, "tools", "tools")
+        for index, tool in enumerate(tools):
+            if not (isinstance(tool, dict) and tool.keys() == _FUNCTION_TOOL and tool["type"] == "function"):
+                self._walk(tool, f"tools[{index}]", "tools", _PARAMETER)
+
+    def _walk(self, root: Any, where: str, key: str, position: KeyMeanings) -> None:
+        """Checks ``root``, which stands under ``key``, and all in it; not by recursion, since nesting has no bound."""
+        waiting: list[tuple[Any, str, str, bool]] = [(root, where, key, media.names_url(key))]
+        while waiting:
+            value, where, key, named = waiting.pop()
+            if isinstance(value, str):
+                self._check_text(value, where, key, position, named=named)
+            elif isinstance(value, dict | list):
+                self._count(value, where)
+                if position.is_bounded:
+                    parameters.check_entries(value, where, key)
+                    if parameters.holds_words(key):
+                        continue
+                waiting += _inner(value, where, key, position, named=named)
+            elif named:
+                raise InvalidRequest(f"{where} must carry a URL", param=where)
+            elif position.is_bounded and isinstance(value, int | float) and not isinstance(value, bool):
+                parameters.check_number(value, where, key, self._limits)
+
+    def _check_text(self, text: str, where: str, key: str, position: KeyMeanings, *, named: bool) -> None:
+        if position.is_bounded and parameters.holds_words(key):
+            parameters.check_word(text, where)
+            return
+        media.check_text(text, where, key, self._limits.image_hosts, named=named)
+        if position.is_bounded:
+            parameters.check_number_in_text(text, where, key, self._limits)
+
+    def _count(self, value: dict[str, Any] | list[Any], where: str) -> None:
+        self._left -= len(value)
+        if self._left < 0:
+            raise InvalidRequest(
+                f"'{where}': a request may hold {_MAX_VALUES} values beside its texts and tokens", param=where
+            )
+
+
+def _inner(
+    value: dict[str, Any] | list[Any], where: str, key: str, position: KeyMeanings, *, named: bool
+) -> list[tuple[Any, str, str, bool]]:
+    """What of ``value`` is to be checked, the first last."""
+    if isinstance(value, list):
+        if value and not named and set(map(type, value)) <= {int, float}:
+            return [(number, where, key, False) for number in (min(value), max(value))]
+        inner = [(item, f"{where}[{n}]" if position.is_named else where, key, named) for n, item in enumerate(value)]
+    else:
+        if named and not value.get("url"):
+            raise InvalidRequest(f"{where} must carry a URL", param=where)
+        inner = [
+            (item, f"{where}.{name}" if position.is_named else where, name, media.names_url(name))
+            for name, item in value.items()
+            if not (item is None and not media.names_url(name))
+            and not (name in position.free or (name in position.words and isinstance(item, str)))
+        ]
+    inner.reverse()
+    return inner
