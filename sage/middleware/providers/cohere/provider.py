@@ -17,6 +17,7 @@ from sage.middleware.providers.cohere.stream import CohereRelay
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.errors import reported_error
+from sage.middleware.providers.wire.vectors import encoded, normalise_embeddings, of_length
 from sage.middleware.settings.providers import RemoteProvider
 
 _PATHS = {
@@ -163,7 +164,12 @@ def _embeddings(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, A
     by_type = answer.get("embeddings")
     if not isinstance(by_type, dict):
         return None
-    lists = {kind: vectors for kind, vectors in by_type.items() if isinstance(vectors, list)}
+    dimensions = call.body.get("dimensions") or call.body.get("output_dimension")
+    lists = {
+        kind: _of_length(call, kind, vectors, dimensions)
+        for kind, vectors in by_type.items()
+        if isinstance(vectors, list)
+    }
     first = "base64" if call.body.get("encoding_format") == "base64" and "base64" in lists else "float"
     vectors = lists.get(first) or next(iter(lists.values()), None)
     items = call.body["input"]
@@ -179,9 +185,18 @@ def _embeddings(call: ModelCall, answer: Mapping[str, Any]) -> tuple[dict[str, A
         "usage": usage_of(meta, usage),
     }
     del translated["usage"]["completion_tokens"]
+    normalise_embeddings(call, translated["data"], None, None)
     if set(lists) != {first}:
         translated["embeddings"] = lists
     return translated, usage
+
+
+def _of_length(call: ModelCall, kind: str, vectors: list[Any], dimensions: Any) -> list[Any]:
+    """``vectors`` with as many numbers as were asked for. Those of other types than float32 stay as they are."""
+    if dimensions is None or kind not in ("float", "base64"):
+        return vectors
+    fitting = [of_length(vector, dimensions, call.model) for vector in vectors]
+    return [encoded(vector, as_base64=kind == "base64") for vector in fitting]
 
 
 def _ranking(call: ModelCall, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:

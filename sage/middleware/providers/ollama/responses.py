@@ -5,9 +5,7 @@ Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; Open
 
 from __future__ import annotations
 
-import base64
 import secrets
-import struct
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,6 +17,7 @@ from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
 from sage.middleware.providers.wire.errors import first_error, reported_error
 from sage.middleware.providers.wire.sse import count
+from sage.middleware.providers.wire.vectors import normalise_embeddings
 
 # `done_reason` → `finish_reason`. Without one (servers before 0.1.37) the model has ended by itself.
 _FINISHES = {"stop": "stop", "length": "length", "content_filter": "content_filter", "tool_calls": "tool_calls"}
@@ -71,30 +70,20 @@ def _completion(kind: str, identity: str, model: str, choice: dict[str, Any], an
 
 
 def embeddings_answer(call: ModelCall, answer: dict[str, Any]) -> Answer | None:
-    """OpenAI's list of embeddings, in the encoding of ``call``; ``None`` unless there is one for each text."""
+    """OpenAI's list of embeddings, as ``call`` asks for them; ``None`` unless there is one for each text."""
     texts, vectors = call.body["input"], answer.get("embeddings")
     if not isinstance(vectors, list) or len(vectors) != (len(texts) if isinstance(texts, list) else 1):
         return None
-    as_base64 = call.body.get("encoding_format") == "base64"
-    data = []
-    for index, vector in enumerate(vectors):
-        if not isinstance(vector, list) or not all(isinstance(number, int | float) for number in vector):
-            return None
-        data.append({"object": "embedding", "index": index, "embedding": _to_base64(vector) if as_base64 else vector})
+    if not all(isinstance(vector, list) and all(isinstance(n, int | float) for n in vector) for vector in vectors):
+        return None
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    normalise_embeddings(call, data, answer.get("model"), call.body.get("dimensions"))
     tokens = answer.get("prompt_eval_count")
     usage = Usage(prompt_tokens=count(tokens)) if tokens is not None else None
     translated: dict[str, Any] = {"object": "list", "data": data, "model": call.model}
     if usage is not None:
         translated["usage"] = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
     return translated, usage
-
-
-def _to_base64(vector: list[float]) -> str:
-    """The vector as OpenAI encodes it: float32, little-endian, in base64."""
-    try:
-        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-    except (OverflowError, struct.error) as exc:
-        raise UpstreamFailed("the upstream sent a number that no float32 holds", code="upstream_nonsense") from exc
 
 
 def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dict[str, Any]] | None:

@@ -52,15 +52,13 @@ def normalise_embeddings(call: ModelCall, data: list[dict[str, Any]], model: Any
     encoding = call.body.get("encoding_format")
     if encoding not in (None, "float", "base64") or any(call.body.get(field) for field in _OTHER_TYPES):
         return changed
-    as_text = encoding == "base64"
     for item in data:
         vector = item.get("embedding")
         if dimensions is not None:
             vector = of_length(vector, dimensions, call.model, model)
-        if isinstance(vector, list) and as_text:
-            vector = encode(vector)
-        elif isinstance(vector, str) and not as_text:
-            vector = decode(vector)
+        if not isinstance(vector, list | str):
+            raise _nonsense()
+        vector = encoded(vector, as_base64=encoding == "base64")
         if vector is not item.get("embedding"):
             item["embedding"], changed = vector, True
     return changed
@@ -95,6 +93,13 @@ def of_length(vector: Any, dimensions: Any, name: str, model: Any = None) -> Any
             param="dimensions",
         )
     return _cut(vector if isinstance(vector, list) else decode(vector), dimensions)
+
+
+def encoded(vector: Any, *, as_base64: bool) -> Any:
+    """``vector`` in that form; it stays the same object if it has it, or is no vector at all."""
+    if isinstance(vector, list) and as_base64:
+        return encode(vector)
+    return decode(vector) if isinstance(vector, str) and not as_base64 else vector
 
 
 def _cut(vector: list[float], dimensions: int) -> list[float]:

@@ -5,14 +5,13 @@ Bodies are checked later, by admission and the provider: what is malformed passe
 
 from __future__ import annotations
 
-import base64
 import secrets
-import struct
 from typing import Any
 
 import orjson
 
 from sage.errors import InvalidRequest, Unsupported, UpstreamFailed
+from sage.middleware.providers.wire.vectors import encoded
 
 _FINISH = {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL", "function_call": "TOOL_CALL"}
 _RENAMED = {"stop_sequences": "stop", "p": "top_p", "k": "top_k"}
@@ -234,13 +233,12 @@ def embed_answer(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]
     by_type = answer.get("embeddings")
     vectors = [item.get("embedding") for item in objects(answer["data"])]
     typed = by_type if isinstance(by_type, dict) else {}
-    try:
-        embeddings = {kind: typed.get(kind) or _as_type(kind, vectors, body["model"]) for kind in embedding_types(body)}
-    except (TypeError, ValueError, OverflowError, struct.error) as exc:
+    embeddings = {kind: typed.get(kind) or _as_type(kind, vectors, body["model"]) for kind in embedding_types(body)}
+    if not all(isinstance(vector, list | str) for kind in embeddings.values() for vector in kind):
         raise UpstreamFailed(
             f"model '{body['model']}' answered with something that is not a list of embeddings",
             code="upstream_nonsense",
-        ) from exc
+        )
     value = answer.get("usage")
     counts = value if isinstance(value, dict) else {}
     translated: dict[str, Any] = {
@@ -258,20 +256,9 @@ def embed_answer(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]
 
 
 def _as_type(kind: str, vectors: list[Any], model: str) -> list[Any]:
-    """Vectors as numbers, or as base64 of little-endian float32, as in OpenAI's and Cohere's wire formats."""
-    if kind == "float":
-        return [_decode(vector) if isinstance(vector, str) else vector for vector in vectors]
-    if kind == "base64":
-        return [vector if isinstance(vector, str) else _encode(vector) for vector in vectors]
+    """Vectors as numbers or as base64."""
+    if kind in ("float", "base64"):
+        return [encoded(vector, as_base64=kind == "base64") for vector in vectors]
     raise Unsupported(
         f"model '{model}' has no embeddings of type '{kind}'; it has float and base64", param="embedding_types"
     )
-
-
-def _decode(vector: str) -> list[float]:
-    data = base64.b64decode(vector)
-    return list(struct.unpack(f"<{len(data) // 4}f", data))
-
-
-def _encode(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -273,10 +273,7 @@ class OllamaAnswer:
 def embedding_answer(model: str, body: bytes, started: int) -> dict[str, Any]:
     """OpenAI's embeddings as the answer of ``/api/embed``; ``started`` is a value of ``time.perf_counter_ns``."""
     answer = orjson.loads(body)
-    items = sorted(
-        _objects(answer.get("data")), key=lambda item: item["index"] if type(item.get("index")) is int else 0
-    )
-    vectors = [item.get("embedding") for item in items]
+    vectors = [item.get("embedding") for item in _objects(answer.get("data"))]
     if not vectors or not all(isinstance(vector, list) for vector in vectors):
         raise UpstreamFailed("the upstream sent no vectors of numbers", code="upstream_nonsense")
     usage = read_usage(answer.get("usage"))

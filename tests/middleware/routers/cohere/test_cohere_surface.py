@@ -346,12 +346,12 @@ def test_embed_before_another_wire(openai_up: Upstream, other: cohere.ClientV2) 
         embedding_types=["base64"],
     )
     assert struct.unpack("<3f", base64.b64decode(packed.embeddings.base64[0])) == (2.0, 0.0, 1.0)
-    plain = other.embed(model="bench", input_type="x", texts=["abcd"], output_dimension=64)
+    plain = other.embed(model="bench", input_type="x", texts=["abcd"], output_dimension=3)
     assert plain.embeddings.float_ == [[4.0, 0.0, 1.0]]
     assert [request.body for request in openai_up.requests] == [
         {"model": "theirs-0", "input": ["a", "bcd"]},
         {"model": "theirs-0", "input": ["ab"], "encoding_format": "base64"},
-        {"model": "theirs-0", "input": ["abcd"], "dimensions": 64},
+        {"model": "theirs-0", "input": ["abcd"], "dimensions": 3},
     ]
 
 
