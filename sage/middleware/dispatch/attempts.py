@@ -170,6 +170,11 @@ class AttemptPlan:
         if model is not None and len(model.deployments) > 1 and self._call.operation is Operation.CHAT:
             self._prefixes.remember(model.name, self._call.body.get("messages"), lease.deployment.name)
 
+    def record_sent_again(self) -> None:
+        """The transport has sent the current request twice: it is a further attempt, though nobody's failure."""
+        self.attempts += 1
+        self.models[0].budget.retry()
+
     def record_unsupported(self, deployment: Deployment, error: Unsupported) -> None:
         """The vendor cannot do what is asked; nothing was sent."""
         self._ruled_out[deployment.name] = Unavailability.UNSUPPORTED

@@ -113,6 +113,7 @@ class Dispatch:
                 endpoint = await _ready_endpoint(lease, plan)
             request = deployment.provider.encode(call, deployment.target, endpoint)
             request.timeouts, request.socket = deployment.timeouts, endpoint.socket
+            request.whole = not call.stream
             if lease.model is not None:
                 request.total = plan.seconds_left(deployment)
             call.deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
@@ -122,7 +123,11 @@ class Dispatch:
             plan.attempts += 1
             if plan.attempts == 1:
                 plan.models[0].budget.request(plan.started_at)
-            response = await self._transport.send(request)
+            try:
+                response = await self._transport.send(request)
+            finally:
+                if request.sent_again:
+                    plan.record_sent_again()
             upstream = UpstreamCall(lease, response, call, self)
             await upstream.begin()
         except BaseException as exc:

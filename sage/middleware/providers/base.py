@@ -127,9 +127,13 @@ class UpstreamRequest:
     timeouts: Timeouts
     socket: str | None = None
     total: float | None = None
+    whole: bool = False
+    """Its answer is no stream: it has ``timeouts.total`` for all of it, and no limit on the first byte or between."""
+    sent_again: bool = False
+    """The transport has sent it twice, since the first connection broke."""
     retry_on_broken_connection: bool = False
-    """Sends the request once more when the connection breaks before the answer has begun, as it does when an engine
-    closes an idle connection just then. Only for requests that cost nothing and change nothing."""
+    """Sends the request once more whenever the connection breaks before the answer has begun, not only when a
+    connection that was used before breaks at once. Only for requests that cost nothing and change nothing."""
 
 
 @dataclass(slots=True)

@@ -10,25 +10,28 @@ import asyncio
 import io
 import math
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
 import aiohttp
+from aiohttp.hdrs import CONTENT_ENCODING
+from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
 from sage.middleware.providers.base import UpstreamRequest
+from sage.middleware.providers.connections import MAX_HEAD_LINE, MAX_HEADERS, UpstreamConnections, newest_connection
+from sage.middleware.providers.wire.compression import Decoder, decoder
 from sage.middleware.settings.providers import Timeouts
 
 _LARGE = 2**20
 _MAX_ANSWER = 256 * 2**20
-_URLS = 1000
-# Below the five seconds after which uvicorn, vLLM and llama.cpp drop an idle connection: a request never meets a
-# connection that is just being closed.
-_KEEP_ALIVE = 4.0
+_MOST_CACHED = 1000
+# A server that closes an idle connection just as it is used again does so within a round trip. A connection that breaks
+# later than this was at work on the request.
+_CLOSED_AS_USED = 5.0
 
 
 class UpstreamResponse(Protocol):
@@ -68,97 +71,96 @@ class HttpTransport:
     """
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-        self._by_socket: dict[str, aiohttp.ClientSession] = {}
+        self._connections = UpstreamConnections()
         self._urls: dict[str, URL] = {}
-        self._timeouts: dict[int, tuple[Timeouts, aiohttp.ClientTimeout]] = {}
-
-    def _open(self) -> aiohttp.ClientSession:
-        self._loop = asyncio.get_running_loop()
-        self._session = _client(
-            aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=_KEEP_ALIVE, socket_factory=_socket)
-        )
-        return self._session
-
-    async def _open_socket(self, path: str) -> aiohttp.ClientSession:
-        self._loop = asyncio.get_running_loop()
-        session = self._by_socket[path] = _client(aiohttp.UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE))
-        removed = [other for other in self._by_socket if not os.path.lexists(other)]  # noqa: ASYNC240 (one lstat)
-        for other in removed:
-            if other != path:
-                await self._by_socket.pop(other).close()  # its engine has ended, and the next one has another path
-        return session
+        self._timeouts: dict[int, tuple[Timeouts, aiohttp.ClientTimeout, aiohttp.ClientTimeout]] = {}
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        if request.socket is None:
-            session = self._session or self._open()
+        connections = self._connections
+        if request.socket is not None:
+            session = connections.of_socket(request.socket)
         else:
-            session = self._by_socket.get(request.socket) or await self._open_socket(request.socket)
-        limits = request.timeouts
-        total = limits.total if request.total is None else request.total
-        started = self._loop.time()
+            session = connections.kept or connections.open_kept()
+        loop = asyncio.get_running_loop()
+        started, before = loop.time(), newest_connection()
+        total = request.timeouts.total if request.total is None else request.total
         try:
-            response = await session.request(
-                request.method,
-                self._url(request.url),
-                data=_payload(request.body) if request.body else None,
-                headers=request.headers,
-                timeout=self._timeout(limits) if request.total is None else _timeout(limits, total),
-                allow_redirects=False,
-            )
+            response = await self._request(session, request)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            if isinstance(exc, aiohttp.ServerTimeoutError) and total <= _limit(exc, limits):
-                raise _total_timeout(request) from exc
-            if request.retry_on_broken_connection and _broke(exc):
-                return await self.send(replace(request, retry_on_broken_connection=False))
-            raise _translate(exc, request, "did not answer") from exc
-        return _HttpResponse(response, request, self._loop, started + total)
+            took = loop.time() - started
+            was_kept = newest_connection() is before and took < _CLOSED_AS_USED
+            if not (was_kept or request.retry_on_broken_connection) or not _broke_before_answer(exc):
+                raise _translate(exc, request, total) from exc
+            response = await self._send_again(request, max(total - took, 0.001))
+        encoding = response.headers.get(CONTENT_ENCODING)
+        if encoding is not None:
+            return _CompressedResponse(response, request, loop, started + total, encoding)
+        return _HttpResponse(response, request, loop, started + total)
+
+    async def _send_again(self, request: UpstreamRequest, total: float) -> aiohttp.ClientResponse:
+        """Sends ``request`` over a fresh connection, after a kept one broke before anything of an answer came.
+
+        Servers close idle connections when they like, perhaps as one is used again; then they have not read the
+        request, and have not failed (RFC 9112, 9.3.1).
+        """
+        request.sent_again = True
+        try:
+            return await self._request(self._connections.fresh(request.socket), replace(request, total=total))
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise _translate(exc, request, total) from exc
+
+    async def _request(self, session: aiohttp.ClientSession, request: UpstreamRequest) -> aiohttp.ClientResponse:
+        return await session.request(
+            request.method,
+            self._url(request.url),
+            data=_payload(request.body) if request.body else None,
+            headers=request.headers,
+            timeout=self._timeout(request) if request.total is None else _timeout(request, request.total),
+            allow_redirects=False,
+        )
 
     def _url(self, text: str) -> URL:
         url = self._urls.get(text)
         if url is None:
-            if len(self._urls) >= _URLS:
+            if len(self._urls) >= _MOST_CACHED:
                 self._urls.clear()  # engines listen at another port each time
             url = self._urls[text] = URL(text)
         return url
 
-    def _timeout(self, limits: Timeouts) -> aiohttp.ClientTimeout:
+    def _timeout(self, request: UpstreamRequest) -> aiohttp.ClientTimeout:
         # By identity: hashing a pydantic model costs more than all the rest here.
+        limits = request.timeouts
         cached = self._timeouts.get(id(limits))
         if cached is None:
+            if len(self._timeouts) >= _MOST_CACHED:
+                self._timeouts.clear()  # models come and go, each with limits of its own
+            of_stream, of_whole = (_timeout(replace(request, whole=whole), limits.total) for whole in (False, True))
             # The entry holds the limits, too: their id cannot become another object's.
-            cached = self._timeouts[id(limits)] = limits, _timeout(limits, limits.total)
-        return cached[1]
+            cached = self._timeouts[id(limits)] = limits, of_stream, of_whole
+        return cached[2] if request.whole else cached[1]
 
     async def close(self) -> None:
-        sessions = [*self._by_socket.values(), *((self._session,) if self._session is not None else ())]
-        self._session, self._by_socket = None, {}
-        for session in sessions:
-            await session.close()
+        await self._connections.close()
 
 
-def _timeout(limits: Timeouts, total: float) -> aiohttp.ClientTimeout:
+def _timeout(request: UpstreamRequest, total: float) -> aiohttp.ClientTimeout:
     """Without ``ceil_threshold``, aiohttp would round longer limits up to whole seconds of its clock."""
-    connect, read = min(limits.connect, total), min(limits.first_byte, total)
+    connect, read = min(request.timeouts.connect, total), _first_limit(request, total)
     return aiohttp.ClientTimeout(
         total=None, connect=connect, sock_connect=connect, sock_read=read, ceil_threshold=math.inf
     )
 
 
-def _broke(exc: Exception) -> bool:
-    """Whether the connection was established and then broke."""
-    return isinstance(exc, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError) and not isinstance(
-        exc, aiohttp.ClientConnectorError
-    )
+def _first_limit(request: UpstreamRequest, total: float) -> float:
+    """The seconds until the first byte: a model that thinks before a whole answer sends none until it has all."""
+    return total if request.whole else min(request.timeouts.first_byte, total)
 
 
-def _limit(exc: aiohttp.ServerTimeoutError, limits: Timeouts) -> float:
-    """The configured limit that ``exc`` is about."""
-    return limits.connect if isinstance(exc, aiohttp.ConnectionTimeoutError) else limits.first_byte
-
-
-def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+def _broke_before_answer(exc: Exception) -> bool:
+    """Whether the connection was established and then broke, before anything of an answer had come."""
+    if isinstance(exc, aiohttp.ServerDisconnectedError):
+        return isinstance(exc.message, str)  # else it is the part of a head that has come
+    return isinstance(exc, aiohttp.ClientOSError) and not isinstance(exc, aiohttp.ClientConnectorError)
 
 
 def _payload(body: bytes) -> aiohttp.payload.Payload:
@@ -166,14 +168,6 @@ def _payload(body: bytes) -> aiohttp.payload.Payload:
     if len(body) > _LARGE:
         return aiohttp.payload.BytesIOPayload(io.BytesIO(body), content_type="application/json")
     return aiohttp.BytesPayload(body, content_type="application/json")
-
-
-def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that sends at once: Nagle and delayed ACK together cost 40 ms on the first token."""
-    family, kind, protocol, _, _ = info
-    sock = socket.socket(family=family, type=kind, proto=protocol)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
 
 
 class _HttpResponse:
@@ -186,16 +180,17 @@ class _HttpResponse:
         self._request = request
         self._loop = loop
         self._ends = ends
-        self._limit = request.timeouts.first_byte
+        self._limit = math.inf if request.whole else request.timeouts.first_byte
         total = request.timeouts.total if request.total is None else request.total
-        self._read_timeout = min(request.timeouts.first_byte, total)  # aiohttp's current one
+        self._read_timeout = min(self._limit, total)  # aiohttp's current one
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
     async def read(self) -> bytes:
         first = await self.chunk()
-        if self._response.content.at_eof():
-            return first
+        return first if self._response.content.at_eof() else await self._read_on(first)
+
+    async def _read_on(self, first: bytes) -> bytes:
         parts, size = [first], len(first)
         while data := await self.chunk():
             parts.append(data)
@@ -216,8 +211,9 @@ class _HttpResponse:
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if isinstance(exc, aiohttp.SocketTimeoutError) and self._read_timeout == remaining:
                 raise _total_timeout(self._request) from exc
-            raise _translate(exc, self._request, "cut its answer off") from exc
-        self._limit = self._request.timeouts.between_chunks
+            raise _translate(exc, self._request, math.inf, "cut its answer off") from exc
+        if not self._request.whole:
+            self._limit = self._request.timeouts.between_chunks
         return data
 
     def _set_read_timeout(self, seconds: float) -> None:
@@ -233,29 +229,89 @@ class _HttpResponse:
         self._response.close()
 
 
+class _CompressedResponse(_HttpResponse):
+    """An answer that came compressed."""
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        request: UpstreamRequest,
+        loop: asyncio.AbstractEventLoop,
+        ends: float,
+        encoding: str,
+    ) -> None:
+        super().__init__(response, request, loop, ends)
+        self._encoding = encoding
+        self._decoder: Decoder | None = None
+        self._pieces: Iterator[bytes] = iter(())
+
+    async def read(self) -> bytes:
+        return await self._read_on(b"")
+
+    async def chunk(self) -> bytes:
+        try:
+            if self._decoder is None:
+                self._decoder = decoder(self._encoding)
+            while not (piece := next(self._pieces, b"")):
+                data = await super().chunk()
+                if not data:
+                    self._decoder.close()
+                    return b""
+                self._pieces = self._decoder.feed(data)
+        except ValueError as exc:
+            raise UpstreamFailed(f"the provider '{self._request.provider}': {exc}", code="upstream_encoding") from exc
+        return piece
+
+
 def _total_timeout(request: UpstreamRequest) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"the provider '{request.provider}' took longer than {request.timeouts.total:g} s in all", code="total_timeout"
     )
 
 
-def _translate(exc: Exception, request: UpstreamRequest, what: str) -> SageError:
-    """aiohttp's exceptions as ours, by type."""
+def _translate(exc: Exception, request: UpstreamRequest, total: float, what: str = "did not answer") -> SageError:
+    """aiohttp's exceptions as ours, by type. ``total``: the seconds that the request had for all of its answer."""
     limits, who = request.timeouts, f"the provider '{request.provider}'"
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
+        if total <= limits.connect:
+            return _total_timeout(request)
         return DeadlineExceeded(f"{who} took no connection within {limits.connect:g} s", code="connect_timeout")
     if isinstance(exc, aiohttp.SocketTimeoutError):
+        if total <= _first_limit(request, total):
+            return _total_timeout(request)
         return DeadlineExceeded(
             f"{who} was silent for too long (first byte {limits.first_byte:g} s, "
             f"then {limits.between_chunks:g} s between chunks)",
             code="read_timeout",
         )
     if isinstance(exc, aiohttp.ClientConnectorError):
-        if request.socket is not None:
-            return UpstreamFailed(f"{who} cannot be reached at its socket", code="connect_failed")
-        address = URL(request.url)
-        return UpstreamFailed(f"{who} cannot be reached at {address.host}:{address.port}", code="connect_failed")
+        url = URL(request.url)
+        where = f"{url.host}:{url.port}" if request.socket is None else "its socket"
+        return UpstreamFailed(f"{who} cannot be reached at {where}{_why_unreachable(exc)}", code="connect_failed")
+    if isinstance(exc, aiohttp.ClientResponseError):
+        fault, code = _fault_of_head(exc)
+        return UpstreamFailed(f"{who} answered with {fault}", code=code)
     return UpstreamFailed(f"{who} {what}", code="upstream_broken")
+
+
+def _why_unreachable(exc: aiohttp.ClientConnectorError) -> str:
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return f": its certificate is not accepted ({exc.certificate_error})"
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return ": there is no such host"
+    return f": {os.strerror(exc.os_error.errno)}" if exc.os_error.errno else ""
+
+
+def _fault_of_head(exc: aiohttp.ClientResponseError) -> tuple[str, str]:
+    """What is wrong with the head of an answer, and the code of the error. The head itself is never quoted."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, LineTooLong):
+            return f"a header of more than {MAX_HEAD_LINE} bytes", "upstream_head_too_large"
+        if str(getattr(cause, "message", "")).startswith("Too many headers"):
+            return f"more than {MAX_HEADERS} headers", "upstream_head_too_large"
+        cause = cause.__cause__
+    return "something that is not HTTP/1.1", "upstream_nonsense"
 
 
 class FakeResponse:

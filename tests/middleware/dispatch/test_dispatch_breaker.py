@@ -82,7 +82,7 @@ def test_failures_in_a_row_open_it_and_nobody_is_bothered(ups: Callable, guarded
 def test_every_kind_of_failure_counts(ups: Callable, guarded: Callable, fail: Callable) -> None:
     up = ups()
     fail(up)
-    running = guarded(up, provider={"timeouts": {"first_byte": 0.15}}, pause=60)
+    running = guarded(up, provider={"timeouts": {"total": 0.3}}, pause=60)
     open_it(running, up)
     assert running.chat().status_code == 503
     assert len(up.requests) == 3

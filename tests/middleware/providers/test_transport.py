@@ -60,18 +60,21 @@ def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
     assert response.closed
 
 
-def test_a_request_that_may_be_sent_again_survives_a_connection_that_was_just_closed() -> None:
-    """An engine closes connections that were idle for too long, perhaps in the moment in which one is used again."""
+def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> None:
+    """Servers close connections that were idle for too long, perhaps in the moment in which one is used again."""
 
-    async def run(retry: bool) -> tuple[list[bytes], int]:
+    async def run(retry: bool, good: int = 1) -> tuple[list[bytes], int]:
         asked = 0
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal asked
-            for turn in range(2):  # answers the first on a connection, and ends it on the second without a word
-                await reader.readuntil(b"{}")
+            for turn in range(good + 1):  # answers the first on a connection, and ends it on the second without a word
+                try:
+                    await reader.readuntil(b"{}")
+                except asyncio.IncompleteReadError:
+                    break
                 asked += 1
-                if turn == 0:
+                if turn < good:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
                     await writer.drain()
             writer.close()
@@ -91,5 +94,81 @@ def test_a_request_that_may_be_sent_again_survives_a_connection_that_was_just_cl
         return answers, asked
 
     assert asyncio.run(run(True)) == ([b"{}", b"{}"], 3)
+    assert asyncio.run(run(False)) == ([b"{}", b"{}"], 3)
     with pytest.raises(UpstreamFailed, match="did not answer"):
-        asyncio.run(run(False))
+        asyncio.run(run(False, good=0))  # a fresh connection that breaks is the server's failure
+
+
+@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"])
+def test_a_request_whose_answer_has_begun_is_never_sent_again(begun: bytes) -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        for data in (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", begun):
+            await reader.readuntil(b"{}")
+            asked += 1
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        transport = HttpTransport()
+        try:
+            for _ in range(2):
+                async with sending(transport, UpstreamRequest("up", "POST", url, {}, b"{}", Timeouts())) as response:
+                    await response.read()
+        finally:
+            await transport.close()
+            server.close()
+
+    with pytest.raises(UpstreamFailed):
+        asyncio.run(run())
+    assert asked == 2
+
+
+def test_sessions_of_ended_engines_are_closed_while_new_ones_open(tmp_path: Path) -> None:
+    """Of four engines all have ended; two new ones are asked at the same time."""
+
+    async def run() -> list[bytes]:
+        servers, transport = [], HttpTransport()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"{}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+            writer.close()
+
+        async def ask(name: str) -> bytes:
+            path = str(tmp_path / name)
+            request = UpstreamRequest("e", "POST", "http://engine/x", {}, b"{}", Timeouts(), socket=path)
+            async with sending(transport, request) as response:
+                return await response.read()
+
+        async def start(name: str) -> None:
+            servers.append(await asyncio.start_unix_server(serve, tmp_path / name))
+
+        try:
+            for name in ("a", "b", "c", "d"):
+                await start(name)
+            await asyncio.gather(*map(ask, ("a", "b", "c", "d")))
+            for name in ("a", "b", "c", "d"):
+                (tmp_path / name).unlink()
+            await start("e")
+            await start("f")
+            return await asyncio.gather(ask("e"), ask("f"))
+        finally:
+            await transport.close()
+            for server in servers:
+                server.close()
+
+    assert asyncio.run(run()) == [b"{}", b"{}"]
+
+
+def test_limits_of_models_that_come_and_go_are_forgotten() -> None:
+    transport = HttpTransport()
+    for _ in range(3000):
+        transport._timeout(UpstreamRequest("up", "POST", "http://x/", {}, b"", Timeouts()))
+    assert len(transport._timeouts) <= 1000
