@@ -8,12 +8,11 @@ import math
 import time
 from typing import Protocol
 
-import orjson
-
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease
 from sage.middleware.providers.base import ModelCall, Provider, Relay, Usage
 from sage.middleware.providers.transport import UpstreamResponse
+from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import retry_after
 
 _MAX_REFUSAL = 64 * 1024
@@ -170,7 +169,7 @@ async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
             while len(body) < _MAX_REFUSAL and (data := await response.chunk()):
                 body += data
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        parsed = lenient_json.read(body)
+    except ValueError:
         parsed = body[:500].decode("utf-8", "replace").strip() if not body.lstrip().startswith(b"<") else None
     return provider.make_error(response.status, parsed, response.headers)

@@ -9,6 +9,7 @@ Source: OpenAI's API reference (chat/completions, completions, embeddings, error
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -77,7 +78,7 @@ class OpenAIProvider(Vendor):
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         return self._post(endpoint.base_url + path, endpoint, body)
 
-    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
         if "error" in answer and (error := reported_error(answer)) is not None:
             raise self._stream_error(error)
@@ -125,6 +126,8 @@ class OpenAIProvider(Vendor):
             "on_error": self._stream_error,
             "choices": call.answers,
             "transform": self._transform(call),
+            "whole": partial(self._answer_as_stream, call),
+            "logprobs": "logprobs" in call.body,
         }
         if call.operation is Operation.CHAT:
             return NormalRelay(call.model, keep_reasoning=self._keeps_reasoning, **options)

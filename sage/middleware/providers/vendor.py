@@ -10,7 +10,19 @@ import orjson
 from multidict import CIMultiDict
 
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
-from sage.middleware.providers.base import Endpoint, EngineSpec, ModelCall, ModelHost, UpstreamModel, UpstreamRequest
+from sage.middleware.providers.base import (
+    Endpoint,
+    EngineSpec,
+    ModelCall,
+    ModelHost,
+    Operation,
+    Relay,
+    UpstreamModel,
+    UpstreamRequest,
+    Usage,
+)
+from sage.middleware.providers.wire import lenient_json
+from sage.middleware.providers.wire.chunks import answer_events
 from sage.middleware.providers.wire.errors import first_error, status_of_error, upstream_error
 from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
@@ -103,6 +115,10 @@ _NEUTRAL: Mapping[str, Any] = {
     "modalities": ["text"],
     "encoding_format": "float",
 }
+
+
+class _UnreadableError(Exception):
+    """A body is not JSON, or not by the letter. Never leaves :meth:`Vendor.decode`."""
 
 
 class Vendor:
@@ -253,12 +269,43 @@ class Vendor:
             code="upstream_nonsense",
         )
 
+    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+        """The answer in the operation's own shape, made of the vendor's, which need not be JSON by the letter."""
+        try:
+            return self._decode(call, body)
+        except _UnreadableError:
+            return self._decode(call, self._readable(call, body))
+
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+        """What :meth:`decode` is for; raises what :meth:`_object` raises."""
+        raise NotImplementedError
+
+    def relay(self, call: ModelCall) -> Relay:
+        """The translator of one stream."""
+        raise NotImplementedError
+
+    def _readable(self, call: ModelCall, body: bytes) -> bytes:
+        """``body``, which orjson cannot read, as JSON that it can."""
+        try:
+            return orjson.dumps(lenient_json.read(body))
+        except (ValueError, orjson.JSONEncodeError) as exc:
+            raise self._malformed(call) from exc
+
+    def _answer_as_stream(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+        """The events, and the usage, of an answer that came whole though a stream was asked for."""
+        decoded, usage = self.decode(call, body)
+        answer = orjson.loads(decoded)
+        if not answer["choices"]:
+            raise self._malformed(call)
+        chat = call.operation is Operation.CHAT
+        return answer_events(answer, keep_usage=call.wants_usage, chat=chat), usage
+
     def _object(self, call: ModelCall, body: bytes) -> dict[str, Any]:
-        """``body`` as a JSON object; raises :class:`UpstreamFailed` for anything else."""
+        """``body`` as a JSON object; raises :class:`UpstreamFailed` for anything else that is JSON."""
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
-            raise self._malformed(call) from exc
+            raise _UnreadableError from exc
         answer = answer if isinstance(answer, dict) else first_error(answer)
         if not isinstance(answer, dict):
             raise self._malformed(call)

@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
-
 from sage.errors import SageError
 from sage.middleware.providers.base import Provider, UpstreamRequest
 from sage.middleware.providers.transport import Transport, sending
+from sage.middleware.providers.wire import lenient_json
 from sage.middleware.settings.providers import Timeouts
 
 _FRESH = 60.0
@@ -67,6 +66,6 @@ class ModelLists:
 
 def _json(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return lenient_json.read(body)
+    except ValueError:
         return None

@@ -115,7 +115,7 @@ class CohereProvider(Vendor):
             f"the {call.operation} of the provider '{self.name}' ({self.kind}) {why}; see '{field}'", param=field
         )
 
-    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
         if isinstance(error := reported_error(answer), dict):
             raise self._stream_error(error)

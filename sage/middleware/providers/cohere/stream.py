@@ -10,8 +10,8 @@ from typing import Any
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.cohere.chat import Fail, finish_reason, logprobs, read_usage, usage_of
-from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream
+from sage.middleware.providers.cohere.chat import Fail, chat_answer, finish_reason, logprobs, read_usage, usage_of
+from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, answer_events
 from sage.middleware.providers.wire.errors import first_error, reported_error
 
 
@@ -26,6 +26,8 @@ class CohereRelay:
         self.usage: Usage | None = None
         self.finished = False
         self.error: SageError | None = None
+        self._model = model
+        self._keep_usage = keep_usage
         self._fail = fail
         self._on_error = on_error
         self._events = JsonStream()
@@ -71,9 +73,19 @@ class CohereRelay:
         translate = self._translate.get(str(event.get("type")))
         if translate is not None:
             return translate(event)
+        if "type" not in event and isinstance(event.get("message"), dict):
+            return self._whole(event)
         if "type" not in event:  # an error, in the shape of errors outside of streams
             raise self._on_error(reported_error(event) or event)
         return b""
+
+    def _whole(self, answer: dict[str, Any]) -> bytes:
+        """The stream of an answer that came whole."""
+        decoded = chat_answer(answer, self._model, self._fail)
+        assert decoded is not None
+        translated, self.usage = decoded
+        self.finished = True
+        return answer_events(translated, keep_usage=self._keep_usage)
 
     def _delta(self, delta: dict[str, Any], finish: str | None = None, /, **fields: Any) -> bytes:
         complete, self._role = {**self._role, **delta}, {}

@@ -174,9 +174,9 @@ class LocalEngineProvider(OpenAIProvider):
             body["max_tokens"] = options.max_tokens
         return body
 
-    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         if call.operation not in _TRANSLATED:
-            return super().decode(call, body)
+            return super()._decode(call, body)
         answer = self._object(call, body)
         usage = read_usage(answer.get("usage"))
         try:

@@ -144,7 +144,7 @@ class OllamaProvider(Vendor):
             wire["keep_alive"] = target.keep_alive
         return self._post(endpoint.base_url + path, endpoint, wire)
 
-    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
         if (error := reported_error(answer)) is not None:
             raise self._stream_error(error)

@@ -12,11 +12,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-import orjson
-
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, PullProgress, UpstreamRequest
 from sage.middleware.providers.transport import HttpTransport, Transport, sending
+from sage.middleware.providers.wire import lenient_json
 from sage.middleware.settings.providers import Timeouts
 
 MakeError = Callable[[int, Any, Mapping[str, str]], SageError]
@@ -139,8 +138,8 @@ async def ask(
     async with sending(transport, request) as response:
         body = await response.read()
         try:
-            parsed = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            parsed = lenient_json.read(body)
+        except ValueError:
             parsed = None
         if response.status == absent:
             return None

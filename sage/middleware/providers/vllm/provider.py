@@ -81,9 +81,9 @@ class VllmProvider(OpenAIProvider):
         request.headers = self._opening(endpoint)
         return request
 
-    def decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+    def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         if call.operation not in (Operation.TOKENIZE, Operation.DETOKENIZE):
-            return super().decode(call, body)
+            return super()._decode(call, body)
         answer = self._object(call, body)
         field, kind = ("tokens", list) if call.operation is Operation.TOKENIZE else ("prompt", str)
         if not isinstance(answer.get(field), kind):

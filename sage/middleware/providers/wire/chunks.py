@@ -5,6 +5,7 @@ Source of the shapes: OpenAI's API reference, *Chat completion chunk*.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,50 +15,81 @@ import orjson
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.base import Usage
+from sage.middleware.providers.wire.lenient_json import JsonReader
 from sage.middleware.providers.wire.sse import DONE, MAX_EVENT
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE = re.compile(rb"\S[^\n]*")
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\{")
 
 
 class JsonStream:
     """Takes the bytes of a stream as they come and yields each complete JSON object in it.
 
-    Reads both newline-delimited JSON and server-sent events, whose ``data:`` lines hold one object each.
+    Reads both newline-delimited JSON and server-sent events, whose ``data:`` lines hold one object each; and one object
+    on several lines, which is an answer in place of a stream.
     """
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        self._reader = JsonReader()
+        self._started = False
+        self._is_one_object = False
 
     def feed(self, data: bytes) -> Iterator[Any]:
         """The objects that ``data`` completes. A line that is neither JSON nor an SSE field raises in its turn."""
         searched = len(self._rest)
         self._rest += data
-        cut = self._rest.rfind(b"\n", searched) + 1
+        cut = 0 if self._is_one_object else self._rest.rfind(b"\n", searched) + 1
         if len(self._rest) - cut > MAX_EVENT:
             raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
         if not cut:
             return iter(())
         lines, self._rest = bytes(self._rest[:cut]), self._rest[cut:]
-        return (value for line in lines.split(b"\n") if (value := _value(line)) is not None)
+        return self._values(lines)
 
     def close(self) -> Iterator[Any]:
-        """The object in the last line, if the upstream left out the line end."""
+        """The object in the last line, if the upstream left out the line end, and what waited for more."""
         rest, self._rest = bytes(self._rest), bytearray()
-        return (value for line in (rest,) if (value := _value(line)) is not None)
+        yield from self._value(rest)
+        yield from self._reader.flush()
 
+    def _values(self, lines: bytes) -> Iterator[Any]:
+        for match in _LINE.finditer(lines):
+            line = match[0]
+            if line.startswith(b"{") and not self._reader.is_waiting:
+                try:
+                    value = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    pass  # read below
+                else:
+                    self._started = True
+                    yield value
+                    continue
+            try:
+                yield from self._value(line)
+            except UpstreamFailed:
+                if self._started or not _OBJECT.match(line):
+                    raise
+                self._is_one_object = True
+                self._rest[:0] = lines[match.start() :].removeprefix(_BYTE_ORDER_MARK)
+                return
+            self._started = True
 
-def _value(line: bytes) -> Any:
-    line = line.strip()
-    if line.startswith(b"data:"):
-        line = line[5:].strip()
-    elif not line.startswith((b"{", b"[")):
-        if not line or line.startswith((b":", b"event:", b"id:", b"retry:")):
-            return None
-        raise UpstreamFailed("the upstream sent something that is no event of a stream", code="upstream_nonsense")
-    if line == b"[DONE]":
-        return None
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as exc:
-        raise UpstreamFailed("the upstream sent a stream event that is no JSON", code="upstream_nonsense") from exc
+    def _value(self, line: bytes) -> list[Any]:
+        line = (line if self._started else line.removeprefix(_BYTE_ORDER_MARK)).strip()
+        if line.startswith(b"data:"):
+            line = line[5:].strip()
+        elif not line.startswith((b"{", b"[")):
+            if not line or line.startswith((b":", b"event:", b"id:", b"retry:")):
+                return []
+            raise UpstreamFailed("the upstream sent something that is no event of a stream", code="upstream_nonsense")
+        if not line or line == b"[DONE]":
+            return self._reader.flush()
+        try:
+            return self._reader.read(line)
+        except ValueError as exc:
+            raise UpstreamFailed("the upstream sent a stream event that is no JSON", code="upstream_nonsense") from exc
 
 
 class ChunkWriter:
@@ -90,6 +122,38 @@ class ChunkWriter:
 
     def _event(self, choices: list[dict[str, Any]], **extra: Any) -> bytes:
         return b"data: " + orjson.dumps({**self._head, "choices": choices, **extra}) + b"\n\n"
+
+
+def answer_events(answer: dict[str, Any], *, keep_usage: bool, chat: bool = True) -> bytes:
+    """The stream that says what ``answer`` says, a whole one of a chat, or of ``completions``, in OpenAI's shape.
+
+    For an upstream that sends one where a stream was asked for.
+    """
+    choices = [choice for choice in answer["choices"] if isinstance(choice, dict)]
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    head = {**{name: value for name, value in answer.items() if name not in ("choices", "usage")}, "object": kind}
+    chunks = [[_chunk_of(place, choice, chat)] for place, choice in enumerate(choices)]
+    for place, choice in enumerate(choices):
+        nothing: dict[str, Any] = {"delta": {}} if chat else {"text": "", "logprobs": None}
+        finish = choice.get("finish_reason")
+        chunks.append([{"index": choice.get("index", place), **nothing, "finish_reason": finish}])
+    events = [b"data: " + orjson.dumps({**head, "choices": chunk}) + b"\n\n" for chunk in chunks]
+    if keep_usage and isinstance(answer.get("usage"), dict):
+        events.append(b"data: " + orjson.dumps({**head, "choices": [], "usage": answer["usage"]}) + b"\n\n")
+    return b"".join(events) + DONE
+
+
+def _chunk_of(place: int, choice: dict[str, Any], chat: bool) -> dict[str, Any]:
+    """The first chunk of a choice, which has all of it but its end."""
+    chunk = {"index": place, **choice, "finish_reason": None}
+    if not chat:
+        return chunk
+    message = chunk.pop("message", None)
+    delta = dict(message) if isinstance(message, dict) else {}
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list):
+        delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls) if isinstance(call, dict)]
+    return {**chunk, "delta": delta}
 
 
 def usage_object(usage: Usage) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.messages import DeltaReader, reasoning_of
 from sage.middleware.providers.wire.sse import EventRelay
 from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, arguments_text, call_id, functions_of
@@ -101,8 +102,8 @@ class NormalRelay(EventRelay):
         lines = event.split(b"\n")
         data = b"\n".join([line[5:] for line in lines if line.startswith(b"data:")])
         try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            chunk = lenient_json.read(data)
+        except ValueError:
             return event
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         if not isinstance(choices, list) or not sum(map(self._mend_choice, choices)):  # each of them

@@ -1,7 +1,9 @@
 """Relays a stream of server-sent events in OpenAI's wire, complete events at a time, without parsing most of them.
 
 A quotation mark inside a JSON string is always escaped, so the bytes ``"model":`` can only be a key: looking for keys
-in the raw bytes is sound, and only the few events that matter are ever parsed.
+in the raw bytes is sound. What a key says of the answer is decided by the parsed event alone: the bytes only tell which
+few events have to be parsed. What goes on to the client are events that its SDK reads: one line of data each, which is
+JSON, and comments.
 
 Source of the format: the HTML standard, *Server-sent events*, and OpenAI's API reference, *chat/completions* streaming.
 """
@@ -9,21 +11,34 @@ Source of the format: the HTML standard, *Server-sent events*, and OpenAI's API 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
+from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import first_error, reported_error
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 2**20
 _MAX_COUNT = 2**53
-_DONE_LINE = re.compile(rb"^data: ?\[DONE\]", re.M)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_DONE_DATA = b"[DONE]"
+_ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_FINISH = re.compile(rb'"finish_reason"(?!\s*:\s*(?:null|""))')
+"""Where an answer may have ended; only the parsed event tells."""
+_PLAIN = re.compile(rb"(?:data: ?\{[^\n]*\}[ \t]*\n\n)*")
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""A half of a surrogate pair, or both halves of one."""
+_HALVES = re.compile(
+    rb"(?:\\[^u]|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u(?![dD][89a-fA-F]))|(\\u)", re.S
+)
+"""Escapes in a text; the group is there for a half without its other one."""
+_SSE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry|error)?:")
+_OBJECTS = re.compile(rb"\}\r?\n\{")
 
 
 class EventRelay:
@@ -31,7 +46,9 @@ class EventRelay:
 
     ``model`` is the public name that every chunk is to carry. ``keep_usage`` tells whether the chunk that carries
     nothing but usage goes on to the client. ``choices`` is how many answers must have ended before a stream without
-    ``[DONE]`` counts as complete. ``on_error`` makes our error of one that the upstream sent as an event.
+    ``[DONE]`` counts as complete. ``on_error`` makes our error of one that the upstream sent as an event. ``whole``
+    makes the events, and the usage, of an answer that came as one JSON in place of a stream. ``logprobs`` tells whether
+    there are numbers that may be none (``NaN``).
     """
 
     def __init__(
@@ -42,6 +59,8 @@ class EventRelay:
         on_error: Callable[[Any], SageError],
         choices: int = 1,
         transform: Callable[[dict[str, Any]], None] | None = None,
+        whole: Callable[[bytes], tuple[bytes, Usage | None]] | None = None,
+        logprobs: bool = False,
     ) -> None:
         self.usage: Usage | None = None
         self.finished = False
@@ -53,20 +72,25 @@ class EventRelay:
         self._keep_usage = keep_usage
         self._on_error = on_error
         self._choices = choices
-        self._finished_choices = 0
+        self._finished_choices: set[int] = set()
         self._transform = transform
-        self._started = False
+        self._whole = whole
+        self._has_numbers = logprobs
+        self._is_stream: bool | None = None
+        """Whether events come, or one JSON in place of them; ``None`` means that nothing has come yet."""
+        self._parses = transform is not None
+        """Whether every event is parsed now."""
+        self._reader = lenient_json.JsonReader()
         self._last_cr = b""
         """A carriage return at the end of the bytes so far, which may be the first half of a line end."""
         self._incomplete: list[bytes] = []
-        """The parts of an event that has not ended yet."""
+        """The parts of an event that has not ended yet, or of an answer that is no stream."""
         self._incomplete_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
         """The events that ``data`` completes. An error event of the upstream goes to ``error``, not to the client."""
-        if not self._started:
-            self._started = True
-            data = data.removeprefix(b"\xef\xbb\xbf")
+        if not self._is_stream:
+            data = self._begin(data)
         if self._last_cr or b"\r" in data:
             data = self._with_line_feeds(data)
         if self._incomplete and b"\n\n" not in self._incomplete[-1][-1:] + data:
@@ -82,6 +106,18 @@ class EventRelay:
             data = data[:cut]
         return self._relay(data)
 
+    def _begin(self, data: bytes) -> bytes:
+        """The beginning of a stream; empty, and ``data`` kept, while it may be a JSON in place of one."""
+        if self._is_stream is None:
+            data = b"".join((*self._incomplete, data)).removeprefix(_BYTE_ORDER_MARK).lstrip()
+            self._incomplete, self._incomplete_bytes = [], 0
+            if data and not _BYTE_ORDER_MARK.startswith(data):
+                self._is_stream = data[:1] not in b"{["
+                if self._is_stream:
+                    return data
+        self._keep_incomplete(data)
+        return b""
+
     def _with_line_feeds(self, data: bytes) -> bytes:
         data = self._last_cr + data
         self._last_cr = b"\r" if data.endswith(b"\r") else b""
@@ -96,23 +132,36 @@ class EventRelay:
         return b""
 
     def _relay(self, events: bytes) -> bytes:
-        if self._transform is not None or b'"error"' in events or b"\nerror:" in events or events.startswith(b"error:"):
+        count, is_last = 1, False
+        if events.count(b"\n") != 2 or not (events.startswith(b"data: {") and events.endswith(b"}\n\n")):
+            is_last = events.endswith(DONE)
+            count = _count_plain(events, is_last)
+        if not count or self._parses or b'"error"' in events or self._hides(events):
             return self._relay_parsed(events)
-        renamed = self._rename(events)
+        renamed = self._rename(events, count)
         if renamed is None:
             return self._relay_parsed(events)
-        if b"[DONE]" in events and _DONE_LINE.search(events):
+        if is_last:
             self.finished = True
-        if b'"finish_reason":"' in events or b'"finish_reason": "' in events:
-            self._finished_choices += len(_FINISH.findall(events))
+        if _FINISH.search(events):
+            self._find_finishes(events)
         return self._read_usage(renamed) if b'"usage"' in events else renamed
 
-    def _rename(self, events: bytes) -> bytes | None:
+    def _hides(self, events: bytes) -> bool:
+        """Whether a reader may find less in the events than there is: halves of characters, bytes that are no UTF-8, or
+        numbers that JSON does not have."""
+        if b"\\" in events and _HALF.search(events) and any(match[1] for match in _HALVES.finditer(events)):
+            return True
+        if self._has_numbers and (b"NaN" in events or b"Infinity" in events):
+            return True
+        return not (events.isascii() or _is_utf8(events))
+
+    def _rename(self, events: bytes, events_count: int) -> bytes | None:
         """``events`` under the public name; ``None`` where bytes do not tell which ``"model"`` is the answer's."""
         count = events.count(b'"model"')
         if not count:
             return events
-        if count > events.count(b"\n\n"):
+        if count > events_count:
             return None
         if self._upstream_model is None:
             match = _MODEL.search(events)
@@ -123,11 +172,25 @@ class EventRelay:
             events = events.replace(self._upstream_model, self._public_model)
         return events if events.count(self._public_model) == count else None
 
+    def _find_finishes(self, events: bytes) -> None:
+        for event in events.split(b"\n\n"):
+            if _FINISH.search(event):
+                self._note_finishes(_json(_data(event)))
+
+    def _note_finishes(self, chunk: Any) -> None:
+        """Notes the choices that end with ``chunk``, which can end more than once."""
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        for place, choice in enumerate(choices if isinstance(choices, list) else ()):
+            finish = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if finish and isinstance(finish, str):
+                index = choice.get("index")
+                self._finished_choices.add(index if isinstance(index, int) else place)
+
     def _read_usage(self, events: bytes) -> bytes:
         """Notes the usage, and drops the chunk that carries nothing else unless the caller asked for it."""
         kept_events = []
         for event in events.split(b"\n\n")[:-1]:
-            chunk = _payload(event) if b'"usage"' in event else None
+            chunk = _json(_data(event)) if b'"usage"' in event else None
             if not isinstance(chunk, dict) or not self._note_usage(chunk) or chunk.get("choices") or self._keep_usage:
                 kept_events.append(event + b"\n\n")
         return b"".join(kept_events)
@@ -140,66 +203,113 @@ class EventRelay:
 
     def _relay_parsed(self, events: bytes) -> bytes:
         """The slow way for what bytes do not tell: every event is parsed and serialised again."""
-        kept_events = []
-        for event in events.split(b"\n\n")[:-1]:
-            if _DONE_LINE.search(event):
-                self.finished = True
-                kept_events.append(event + b"\n\n")
-                continue
-            chunk = first_error(_payload(event))
-            if not isinstance(chunk, dict):
-                kept_events.append(event + b"\n\n")
-                continue
-            error = reported_error(chunk)
-            if error is not None or event.startswith((b"error:", b"event: error", b"event:error")):
-                self.error = self._on_error(chunk if error is None else error)
-                break
-            if chunk.get("error") is not None:
-                del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
-            try:
-                kept_events.append(self._rewritten(event, chunk))
-            except SageError as error:  # the events before it are good
-                self.error = error
-                break
+        kept_events: list[bytes] = []
+        try:
+            for event in events.split(b"\n\n"):
+                kept_events += self._event(event)
+        except SageError as error:  # the events before it are good
+            self.error = error
         return b"".join(kept_events)
 
-    def _rewritten(self, event: bytes, chunk: dict[str, Any]) -> bytes:
-        choices = chunk.get("choices")
-        if isinstance(choices, list):
-            self._finished_choices += sum(
-                1 for choice in choices if isinstance(choice, dict) and choice.get("finish_reason")
-            )
-        if self._note_usage(chunk) and not choices and not self._keep_usage:
-            return b""
-        if "model" in chunk:
-            chunk["model"] = self._model
-        if self._transform is not None:
-            self._transform(chunk)
+    def _event(self, event: bytes) -> Iterator[bytes]:
+        """What goes on to the client for ``event``, without ids, names and empty data, which SDKs trip over."""
+        data = _data(event)
+        if not data:
+            comments = [line for line in event.split(b"\n") if line.startswith(b":")]
+            if comments:
+                yield comments[-1] + b"\n\n"
+            return
+        if data.startswith(_DONE_DATA):
+            yield from self._flush()
+            self.finished = True
+            yield DONE
+            return
         try:
-            data = b"data: " + orjson.dumps(chunk)
+            chunks = self._reader.read(data)
+        except ValueError as exc:
+            yield from self._flush()
+            raise UpstreamFailed("the upstream sent an event that is no JSON", code="upstream_nonsense") from exc
+        self._parses = self._transform is not None or self._reader.is_waiting
+        for chunk in map(first_error, chunks):
+            if isinstance(chunk, dict):
+                error = reported_error(chunk)
+                if error is not None or _ERROR_NAME.search(event):
+                    raise self._on_error(chunk if error is None else error)
+                if chunk.get("error") is not None:
+                    del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
+            yield self._rewritten(chunk)
+
+    def _flush(self) -> Iterator[bytes]:
+        self._parses = self._transform is not None
+        return (self._rewritten(chunk) for chunk in self._reader.flush())
+
+    def _rewritten(self, chunk: Any) -> bytes:
+        if isinstance(chunk, dict):
+            self._note_finishes(chunk)
+            if self._note_usage(chunk) and not chunk.get("choices") and not self._keep_usage:
+                return b""
+            if "model" in chunk:
+                chunk["model"] = self._model
+            if self._transform is not None:
+                self._transform(chunk)
+        try:
+            return b"data: " + orjson.dumps(chunk) + b"\n\n"
         except orjson.JSONEncodeError as exc:
             raise UpstreamFailed(
                 "the upstream sent a chunk that cannot be passed on", code="upstream_nonsense"
             ) from exc
-        fields = [line for line in event.split(b"\n") if not line.startswith(b"data:")]  # `event:`, `id:`, comments
-        return b"\n".join((*fields, data)) + b"\n\n"
 
     def close(self) -> bytes:
         """What remains to be sent at the upstream's clean end of stream. Raises if the answer is incomplete."""
         tail = b"".join(self._incomplete) + self._last_cr.replace(b"\r", b"\n")
-        rest = self.feed(b"\n\n") if tail.strip() and _is_event(tail) else b""
+        if not self._is_stream:
+            return self._answer(tail)
+        rest = self.feed(b"\n\n") if _is_event(tail) else b""
+        rest += b"".join(self._flush())
         if self.error is not None:
             raise self.error
         if self.finished:
             return rest
-        if self._finished_choices >= self._choices:
+        if len(self._finished_choices) >= self._choices:
             # Some servers leave out [DONE]; every answer has a finish_reason, so nothing is missing.
             self.finished = True
             return rest + DONE
-        answer = first_error(_json(tail))
+        raise _broken()
+
+    def _answer(self, body: bytes) -> bytes:
+        """The events of ``body``, which is all that has come, and may be an answer that is no stream."""
+        answer = first_error(_json(body))
+        if answer is not None and self._whole is not None:
+            events, self.usage = self._whole(body)
+            self.finished = True
+            return events
         if isinstance(answer, dict) and (error := reported_error(answer)) is not None:
             raise self._on_error(error)
-        raise UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
+        raise _broken()
+
+
+def _count_plain(events: bytes, is_last: bool) -> int:
+    """How many events there are if each is one line of JSON as it goes on to the client, before ``[DONE]`` if that
+    ``is_last``; 0 if one is not."""
+    chunks = events[: -len(DONE)] if is_last else events
+    count = chunks.count(b"}\n\ndata: {") + 1
+    is_plain = chunks.startswith(b"data: {") and chunks.endswith(b"}\n\n") and chunks.count(b"\n") == 2 * count
+    if not is_plain and not _PLAIN.fullmatch(chunks):
+        return 0
+    return (chunks.count(b"\n") >> 1) + is_last
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether an answer is a stream: server-sent events, or JSON objects on lines of their own."""
+    return _SSE.match(body) is not None or _OBJECTS.search(body) is not None
 
 
 def read_usage(usage: Any) -> Usage | None:
@@ -215,23 +325,37 @@ def count(value: Any) -> int:
 
 
 def payloads(events: bytes) -> list[Any]:
-    """The JSON of each event in ``events``, which are complete, without ``[DONE]`` and what is not JSON."""
-    parsed = (_payload(event) for event in events.split(b"\n\n"))
-    return [payload for payload in parsed if payload is not None]
+    """The JSON of each event in ``events``, which are complete, without ``[DONE]`` and comments.
+
+    Raises :class:`UpstreamFailed` for data that is no JSON: left out, it would be missing in an answer that ends well.
+    """
+    data = (_data(event) for event in events.split(b"\n\n"))
+    try:
+        return [lenient_json.read(item) for item in data if item and not item.startswith(_DONE_DATA)]
+    except ValueError as exc:
+        raise UpstreamFailed("the upstream sent an event that is no JSON", code="upstream_nonsense") from exc
 
 
-def _payload(event: bytes) -> Any:
+def _data(event: bytes) -> bytes:
+    """The data of one event; empty if it has none."""
+    if event.startswith(b"data:") and b"\n" not in event:
+        return event[5:].strip()
     lines = [line for line in event.split(b"\n") if line.startswith((b"data:", b"error:"))]
-    return _json(b"\n".join(line.partition(b":")[2] for line in lines)) if lines else None
+    return b"\n".join(line.partition(b":")[2] for line in lines).strip()
 
 
 def _is_event(tail: bytes) -> bool:
     """Whether only the last line end of an event is missing."""
-    return tail.startswith(b"data:") and (_DONE_LINE.match(tail) is not None or _payload(tail) is not None)
+    data = _data(tail)
+    return data == _DONE_DATA or (data != b"" and _json(data) is not None)
 
 
 def _json(data: bytes) -> Any:
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
+        return lenient_json.read(data)
+    except ValueError:
         return None
+
+
+def _broken() -> UpstreamFailed:
+    return UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")

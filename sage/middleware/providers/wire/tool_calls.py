@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from sage.middleware.providers.wire import lenient_json
+
 LEGACY = "function_call"
 """The field that had the one call of an answer before ``tool_calls``."""
 
@@ -180,8 +182,8 @@ def arguments_object(arguments: Any) -> dict[str, Any] | None:
         if not isinstance(arguments, str):
             break
         try:
-            arguments = orjson.loads(arguments) if arguments.strip() else {}
-        except orjson.JSONDecodeError:
+            arguments = lenient_json.read(arguments) if arguments.strip() else {}
+        except ValueError:
             return None
     if arguments is None:
         return {}
@@ -199,8 +201,8 @@ def _hashable(index: Any) -> Any:
 
 def _is_json(text: str) -> bool:
     try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
+        lenient_json.read(text)
+    except ValueError:
         return False
     return True
 

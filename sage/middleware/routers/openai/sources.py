@@ -9,6 +9,7 @@ import orjson
 
 from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import GatewayCall
+from sage.middleware.providers.wire import lenient_json
 from sage.middleware.routers.http.respond import Events
 
 _CHUNK = re.compile(rb"^data: ?(\{.*\})$", re.MULTILINE)
@@ -33,6 +34,9 @@ class _FirstChunk:
         match = _CHUNK.search(events) if self._sources is not None else None
         if match is None:
             return events
-        chunk = orjson.dumps({**orjson.loads(match[1]), "sources": self._sources})
+        try:
+            chunk = orjson.dumps({**lenient_json.read(match[1]), "sources": self._sources})
+        except ValueError:
+            return events  # no reader takes it for a chunk
         self._sources = None
         return events[: match.start(1)] + chunk + events[match.end(1) :]

@@ -188,9 +188,9 @@ def test_a_model_within_comes_through_where_it_stands_first() -> None:
     assert [event["model"] for event in seen[:3]] == ["public"] * 3
 
 
-def test_names_and_ids_of_events_stay() -> None:
+def test_names_and_ids_of_events_are_left_out() -> None:
     data = b'event: delta\nid: 7\ndata: {"model":"m","error":null,"choices":[]}\n\n'
-    assert relay().feed(data) == b'event: delta\nid: 7\ndata: {"model":"public","error":null,"choices":[]}\n\n'
+    assert relay().feed(data) == b'data: {"model":"public","error":null,"choices":[]}\n\n'
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
