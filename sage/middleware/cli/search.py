@@ -47,6 +47,10 @@ def search(
     rerank: Annotated[
         str | None, typer.Option(metavar="MODEL", help="A model that sorts the best results again.")
     ] = None,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="The least relevance of a result; 0 means nothing in common with the query."),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show how each score is made.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +63,7 @@ def search(
         "highlight": True,
     }
     options = {"offset": offset or None, "fusion": fusion, "alpha": alpha, "rerank": rerank, "explain": explain or None}
-    body |= set_options(options)
+    body |= set_options({**options, "score_threshold": score_threshold})
     if filter_text is not None:
         body["filter"] = _filter(filter_text)
     answer = connect().post("/search", body)

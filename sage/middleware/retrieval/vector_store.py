@@ -101,6 +101,8 @@ class VectorStore:
         rerank: str | None = None,
         explain: bool = False,
         highlight: bool = False,
+        score_threshold: float | None = None,
+        cosine_range: tuple[float, float] | None = None,
     ) -> list[SearchResult]:
         """The best documents first; higher scores are better. :class:`Search` explains the arguments."""
         query_vector = check_vector(vector, "search", self._limits, param="vector")
@@ -117,6 +119,8 @@ class VectorStore:
             rerank=rerank,
             explain=explain,
             highlight=highlight,
+            score_threshold=score_threshold,
+            cosine_range=cosine_range,
         )
         return self._collection.search(search).results
 

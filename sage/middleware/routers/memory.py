@@ -60,7 +60,9 @@ class MemorySearchRequest(ScopedBody):
     session_id: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
     memory_type: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
     limit: int = Field(10, ge=1)
-    score_threshold: float | None = None
+    score_threshold: float | None = Field(
+        None, description="The least `relevance` of a result: 0 means nothing in common, 1 the same."
+    )
     filter: dict[str, Any] | None = Field(None, description="On metadata, as in `/search`.")
     as_of: float | None = Field(None, description="Search the memories of that time, in Unix seconds.")
     explain: bool = False
@@ -84,9 +86,11 @@ class Remembered(BaseModel):
 
 
 class MemoryFound(Remembered):
-    """One memory; a higher `score` is nearer, `created_at` is in Unix seconds."""
+    """One memory; a higher `score` is nearer, `created_at` is in Unix seconds. `relevance`, 0 to 1, is comparable
+    between questions, as `score` is not."""
 
     score: float
+    relevance: float
 
 
 class MemoriesFound(BaseModel):

@@ -48,7 +48,8 @@ class MemoryCollection:
         except Unsupported:  # the engine searches by vectors only
             if vector is None:
                 raise
-            results = self._vdb.search(vector, limit, where, **target)
+            relevance = {name: options[name] for name in ("score_threshold", "cosine_range") if name in options}
+            results = self._vdb.search(vector, limit, where, options=relevance, **target)
         return results
 
     def all(

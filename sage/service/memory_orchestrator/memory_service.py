@@ -179,8 +179,11 @@ class MemoryOrchestratorService(BaseServiceTask):
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
-        """``[{id, session_id, content, memory_type, metadata, score, created_at}]``, best first; a higher score is
-        better.
+        """``[{id, session_id, content, memory_type, metadata, score, relevance, created_at}]``, best first; a higher
+        score is better.
+
+        The score orders the results of one question. ``relevance``, 0 (nothing in common) to 1 (the same), is made of
+        meaning and matched words and can be compared between questions; ``score_threshold`` is its least value.
 
         ``filter`` is on the memories' own metadata, in the filter language of collections, and acts before the best
         are chosen. ``as_of`` (Unix seconds) searches the memories that were current then. ``recency``, ``importance``

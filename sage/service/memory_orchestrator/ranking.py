@@ -19,14 +19,15 @@ HALF_LIFE = 30 * 86400.0
 
 @dataclass
 class RecalledMemory:
-    """A result of a search. ``parts`` explain its score."""
+    """A result of a search. ``parts`` explain its score. ``relevance`` is 0 to 1, and comparable between questions."""
 
     record: MemoryRecord
     score: float
+    relevance: float
     parts: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self, *, explain: bool) -> dict[str, Any]:
-        fields = {**self.record.to_dict(), "score": self.score}
+        fields = {**self.record.to_dict(), "score": self.score, "relevance": self.relevance}
         return {**fields, "explanation": self.parts} if explain else fields
 
 
@@ -39,17 +40,17 @@ def rerank(results: list[RecalledMemory], text: str, reranker: Reranker) -> None
 
 
 def weigh(results: list[RecalledMemory], query: MemoryQuery, now: float) -> None:
-    """Sorts by the weighted mean of relevance (scaled to 0…1 among these results), recency and importance."""
+    """Sorts by the weighted mean of the score (scaled to 0…1 among these results), recency and importance."""
     if not results:
         return
     scores = [result.score for result in results]
     low, span = min(scores), (max(scores) - min(scores)) or 1.0
     total_weight = 1.0 + query.recency + query.importance
     for result in results:
-        relevance = (result.score - low) / span
+        scaled = (result.score - low) / span
         recency = math.exp2(-max(0.0, now - result.record.created) / HALF_LIFE)
         importance = importance_of(result.record)
-        result.score = (relevance + query.recency * recency + query.importance * importance) / total_weight
+        result.score = (scaled + query.recency * recency + query.importance * importance) / total_weight
         result.parts.update({"recency": recency, "importance": importance})
     _sort(results)
 

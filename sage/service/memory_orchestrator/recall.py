@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage.errors import InvalidRequest
+from sage.middleware.retrieval.embedding.builtin import cosine_range
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.embedder import MemoryEmbedder, QueryVector, without_operators
 from sage.service.memory_orchestrator.query import MAX_LIMIT, MemoryQuery
@@ -22,8 +23,10 @@ def recall(
     collection: MemoryCollection, embedder: MemoryEmbedder, query: MemoryQuery, now: float
 ) -> list[RecalledMemory]:
     """Best first. Scores of a hybrid search are min-max scaled over keywords and vectors, 0 to 1; those of a search by
-    vector alone are the scores of its metric. Raises :class:`InvalidRequest`."""
+    vector alone are the scores of its metric. The threshold is one of relevance. Raises :class:`InvalidRequest`."""
     query.check()
+    if query.threshold is not None and query.threshold > 1:
+        return []
     limit = min(MAX_LIMIT, max(_MIN_POOL, _POOL * query.limit)) if query.is_reordered else query.limit
     results = _search(collection, embedder, query, limit, now)
     if query.rerank is not None and query.text is not None:
@@ -33,7 +36,7 @@ def recall(
     if query.diversity:
         vectors = [_vector_of(collection, result.record) for result in results]
         results = diversify(results, vectors, query.diversity, query.limit)
-    return [result for result in results if query.threshold is None or result.score >= query.threshold][: query.limit]
+    return results[: query.limit]
 
 
 def _vector_of(collection: MemoryCollection, record: MemoryRecord) -> Any:
@@ -47,6 +50,9 @@ def _search(
     text = None if query.text is None else without_operators(query.text[:MAX_QUERY])
     target = _target(embedder, query, text)
     options: dict[str, Any] = {"explain": True} if query.explain else {}
+    options["score_threshold"] = max(0.0, query.threshold or 0.0)  # also to be told the relevance
+    if query.vector is None:
+        options["cosine_range"] = cosine_range(embedder.name)
     if target.weight is not None:
         options["alpha"] = target.weight
     tenant, where, warning = query.scope.tenant, query.where(now), target.warning
@@ -67,9 +73,9 @@ def _target(embedder: MemoryEmbedder, query: MemoryQuery, text: str | None) -> Q
 
 
 def _result(tenant: str, hit: dict[str, Any], explain: bool, warning: str | None) -> RecalledMemory:
-    parts = {"relevance": hit["score"], **(hit.get("scores") or {})}
+    parts = {"search": hit["score"], **hit["scores"]}
     if explain:
         parts["detail"] = hit.get("explanation")
         if warning is not None:
             parts["warning"] = warning
-    return RecalledMemory(MemoryRecord.from_item(tenant, hit), float(hit["score"]), parts)
+    return RecalledMemory(MemoryRecord.from_item(tenant, hit), float(hit["score"]), parts["relevance"], parts)

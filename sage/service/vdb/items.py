@@ -26,7 +26,18 @@ _COLLECTION = re.compile(r"[^\W_][\w.-]{0,63}")
 MAX_NAME = 80
 """Bytes of a tenant's or a collection's name: escaped, three times as many still are a file's name."""
 _FIELDS = ("id", "vector", "metadata", "text")
-_OPTIONS = ("alpha", "fusion", "exact", "explain", "highlight", "offset", "rerank", "rerank_depth")
+_OPTIONS = (
+    "alpha",
+    "fusion",
+    "exact",
+    "explain",
+    "highlight",
+    "offset",
+    "rerank",
+    "rerank_depth",
+    "score_threshold",
+    "cosine_range",
+)
 
 
 def check_names(tenant: Any, collection: Any) -> None:

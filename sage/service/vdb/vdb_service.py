@@ -155,15 +155,19 @@ class VDBService(BaseServiceTask):
         text: str | None = None,
         mode: str | None = None,
         options: Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
         collection: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
         """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; ``None`` means by
-        what is given. ``where`` acts before the best are chosen. ``options``: further fields of
+        what is given. ``where`` acts before the best are chosen. ``score_threshold`` is the least relevance, 0 (nothing
+        in common) to 1. ``options``: further fields of
         :class:`sage.middleware.retrieval.types.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
         from sage.service.vdb.items import check_query
 
         target = self._target(tenant, collection)
+        if score_threshold is not None:
+            options = {**(options or {}), "score_threshold": score_threshold}
         search = check_query(vector, text, mode, n_results, where, options, keywords=self._running.keywords)
         return [result.shown() for result in self._running.search(*target, search)]
 

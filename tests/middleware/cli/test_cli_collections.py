@@ -102,6 +102,13 @@ def test_search_takes_decomposed_words(running: Running, run: Sage) -> None:
         assert [result["id"] for result in json.loads(output)["results"]] == [found]
 
 
+def test_search_takes_a_threshold(running: Running, run: Sage) -> None:
+    add(running, "red apples", "green tea")
+    for query, found in (("red", ["0"]), ("red herring", [])):
+        output = run("search", "notes", query, "--score-threshold", "0.9", "--json").stdout
+        assert [result["id"] for result in json.loads(output)["results"]] == found
+
+
 def test_search_shows_passages_and_explains(running: Running, run: Sage) -> None:
     add(running, "The quick brown fox jumps. " * 3, "混合检索把关键词和向量结合起来，" * 8, "nothing of it")
     output = run("search", "notes", "fox", "--explain", "--mode", "bm25").stdout

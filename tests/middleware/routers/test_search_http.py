@@ -62,6 +62,23 @@ def search(running: Running, query: str = "document", **fields: Any) -> dict[str
     return dict(answer.json())
 
 
+def test_a_threshold_leaves_out_what_is_not_relevant(running: Running) -> None:
+    found = search(running, "longer document", score_threshold=0.9)
+    assert ids(found) == ["2"]
+    assert found["results"][0]["scores"]["relevance"] == pytest.approx(1)
+    assert search(running, "longer nonsense", mode="bm25", score_threshold=0.9)["results"] == []
+    near = search(running, vector=[1, 0], mode="dense", score_threshold=0.5)
+    assert {result["id"]: result["scores"]["relevance"] for result in near["results"]} == pytest.approx(
+        {"1": 1.0, "3": 0.5**0.5}
+    )
+    batch = [{"query": "longer document", "score_threshold": 0.9}, {"query": "longer document"}]
+    answers = running.post("/search/batch", {"searches": batch}).json()["answers"]
+    assert [ids(answer) for answer in answers] == [["2"], ["2", "1"]]
+    for threshold in (-0.1, 1.5, "0.5", True):
+        answer = running.post("/search", {"query": "document", "score_threshold": threshold})
+        assert error(answer)["param"] == "score_threshold"
+
+
 def ids(answer: dict[str, Any]) -> list[str]:
     return [result["id"] for result in answer["results"]]
 

@@ -150,3 +150,11 @@ def test_tenants_never_meet(running: Running) -> None:
 def test_it_needs_its_scope(running: Running) -> None:
     assert error(running.get("/vdb", key=running.new_key(scopes=["kv"])), 403)["code"] == "missing_scope"
     assert running.get("/vdb", key=running.new_key(scopes=["vdb"])).status_code == 200
+
+
+def test_a_threshold_leaves_out_what_is_not_relevant(running: Running) -> None:
+    fill(running)
+    found = ask(running, "POST", "notes/search", {"vector": [1, 0], "score_threshold": 0.7}).json()["results"]
+    assert {result["id"]: result["scores"]["relevance"] for result in found} == pytest.approx({"a/1": 1.0, "a/2": 0.8})
+    assert ask(running, "POST", "notes/search", {"text": "coffee", "score_threshold": 0.1}).json() == {"results": []}
+    assert error(ask(running, "POST", "notes/search", {"vector": [1, 0], "score_threshold": 2}))["param"]

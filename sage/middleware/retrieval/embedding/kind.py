@@ -29,6 +29,9 @@ class EmbedderKind:
     """The extra of this package that installs it."""
     packages: tuple[str, ...]
     """The import names of what the extra installs; without one of them it cannot run."""
+    cosine_range: tuple[float, float]
+    """The cosines of texts that have nothing in common (nine of ten have a lower one), and of texts that say the
+    same."""
     load: Callable[[EmbedderKind], Embedder]
     """Makes it; the model itself is read with the first text. Raises :class:`sage.errors.MissingExtra`."""
 

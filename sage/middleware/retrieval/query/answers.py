@@ -170,6 +170,8 @@ def result_of(
     scores: dict[str, float | None] = {"dense": _score(ranked.dense, index), "bm25": _score(ranked.bm25, index)}
     if reranked is not None:
         scores["rerank"] = reranked[index]
+    if ranked.relevance is not None:
+        scores["relevance"] = float(ranked.relevance[index])
     return SearchResult(
         id=row.id,
         score=float(ranked.scores[index]),

@@ -40,6 +40,8 @@ class RankedPage:
     bm25: Floats | None
     total: int
     explanations: list[dict[str, Any]] | None = None
+    relevance: Floats | None = None
+    """Of a search with a threshold."""
 
 
 class KeywordSource(Protocol):

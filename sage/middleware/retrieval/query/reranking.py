@@ -55,6 +55,7 @@ def _take(ranked: Ranked, indexes: Sequence[int], scores: Sequence[float]) -> Ra
         None if ranked.bm25 is None else ranked.bm25[chosen],
         ranked.total,
         None if ranked.explanations is None else [ranked.explanations[index] for index in indexes],
+        None if ranked.relevance is None else ranked.relevance[chosen],
     )
 
 
@@ -72,4 +73,5 @@ def _joined(head: Ranked, tail: Ranked) -> Ranked:
         both(head.bm25, tail.bm25),
         head.total,
         explanations,
+        both(head.relevance, tail.relevance),
     )

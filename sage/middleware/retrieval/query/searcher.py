@@ -15,7 +15,8 @@ from sage.middleware.retrieval.keywords.bm25 import QueryStatistics
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.query.dense import DenseLeg
-from sage.middleware.retrieval.query.hybrid import Legs, fused
+from sage.middleware.retrieval.query.hybrid import Legs, RankedPage, fused
+from sage.middleware.retrieval.query.relevance import RelevanceScale, relevant_page
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, candidates
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
@@ -37,6 +38,13 @@ class Ranked:
     """NaN means that no term matches, ``None`` that the keyword leg was not used."""
     total: int
     explanations: list[dict[str, Any]] | None = None
+    relevance: NDArray[np.float64] | None = None
+    """Of a search with a threshold."""
+
+
+def ranked(numbers: NDArray[np.int64], page: RankedPage) -> Ranked:
+    """``page`` with the numbers of its documents."""
+    return Ranked(numbers, page.scores, page.dense, page.bm25, page.total, page.explanations, page.relevance)
 
 
 class Searcher:
@@ -56,13 +64,18 @@ class Searcher:
         the embedder does not know the query's language (0 means keywords alone)."""
         legs = self._legs(view, search, vector, self._keyword_leg(view))
         mode = mode_of(search, legs.query, vector is not None, dense_weight)
-        if mode is Mode.HYBRID:
-            page = fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
-        elif mode is Mode.DENSE:
-            page = legs.by_vectors(search)
+
+        def page_of(search: Search) -> RankedPage:
+            if mode is Mode.HYBRID:
+                return fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
+            return legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
+
+        if search.score_threshold is None:
+            page = page_of(search)
         else:
-            page = legs.by_keywords(search)
-        return Ranked(_numbers(view, page.rows), page.scores, page.dense, page.bm25, page.total, page.explanations)
+            scale = RelevanceScale.of(self._metric, self._store.recent.embedder, search)
+            page = relevant_page(page_of, legs, search, mode, scale, dense_weight)
+        return ranked(_numbers(view, page.rows), page)
 
     def query_statistics(self, view: View, terms: Sequence[str]) -> QueryStatistics:
         """This shard's share of the statistics with which all shards of a collection are searched."""

@@ -107,8 +107,9 @@ def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], l
         if hits.total and (without := unvectored()) is not None:
             total += legs.keywords.top(legs.query, 1, without).total
     keywords = complete(rows, hits.rows, hits.scores, lambda missing: legs.keywords.scores(legs.query, missing))
-    hybrid = request.mode is Mode.HYBRID  # other modes weigh nothing against the keywords
-    coverage = legs.keywords.coverage(legs.query, rows) if hybrid else np.zeros(len(rows))
+    # Other modes weigh nothing against the keywords; a threshold asks how many of them a document has.
+    with_coverage = request.mode is Mode.HYBRID or request.search.score_threshold is not None
+    coverage = legs.keywords.coverage(legs.query, rows) if with_coverage else np.zeros(len(rows))
     matched = legs.keywords.matched(legs.query, rows) if request.search.explain else None
     return Candidates(rows, dense, keywords, coverage, with_vector, hits.total, total, matched)
 

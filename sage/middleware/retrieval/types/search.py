@@ -53,12 +53,18 @@ class Search:
     rerank_depth: int = 50
     explain: bool = False
     highlight: bool = False
+    score_threshold: float | None = None
+    """The least relevance of a result, 0 to 1: see :mod:`sage.middleware.retrieval.query.relevance`."""
+    cosine_range: tuple[float, float] | None = None
+    """For the relevance: the cosines of vectors that have nothing in common, and of those that say the same. ``None``
+    means those of the embedder, or 0 and 1 where it is not one of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """One document of an answer. A higher ``score`` is better. ``scores`` are those of the legs (``dense``, ``bm25``;
-    ``None`` where a leg has none for this document) and, after reranking, ``rerank``. ``explanation`` comes with
+    ``None`` where a leg has none for this document), after reranking ``rerank``, and with a ``score_threshold``
+    ``relevance``. ``explanation`` comes with
     ``explain``: for each leg the raw score, the normalised score and its weight, and the terms that matched.
     ``highlights`` are passages of the text, with ``<em>`` around matches."""
 
@@ -121,12 +127,31 @@ def check_search(search: Search, *, dimension: int | None, max_results: int) -> 
     alpha = search.alpha
     if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1):
         raise InvalidRequest("'alpha' must be 0 (words alone) to 1 (vectors alone)", param="alpha")
+    threshold = search.score_threshold
+    if threshold is not None and (
+        isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
+    ):
+        raise InvalidRequest(
+            "'score_threshold' must be 0 (nothing in common) to 1 (the same), of relevance", param="score_threshold"
+        )
+    if search.cosine_range is not None:
+        _check_cosines(search.cosine_range)
     if search.vector is not None and dimension is not None and search.vector.size != dimension:
         raise InvalidRequest(
             f"'vector' has {search.vector.size} dimensions, but those of this collection have {dimension}",
             param="vector",
             code="wrong_dimension",
         )
+
+
+def _check_cosines(given: Any) -> None:
+    if (
+        not isinstance(given, tuple | list)
+        or len(given) != 2
+        or any(isinstance(number, bool) or not isinstance(number, int | float) for number in given)
+        or not -1 <= given[0] < given[1] <= 1
+    ):
+        raise InvalidRequest("'cosine_range' must be two cosines, the lower one first", param="cosine_range")
 
 
 def mode_of(search: Search, query: KeywordQuery, has_vector: bool, dense_weight: float) -> Mode:

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, Unsupported
+from sage.middleware.retrieval.query.relevance import RelevanceScale
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Vector
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult, check_search
 from sage.middleware.retrieval.updates import Revision
@@ -107,9 +108,14 @@ class ChromaBackend:
             check_search(with_vector, dimension=_dimension(handle), max_results=LIMITS.max_results)
             if where is False:
                 return []
-            return _nearest(handle, query, search, None if where is True else where)
+            return _nearest(handle, query, search, self._embedder_name, None if where is True else where)
 
         return self._on(tenant, collection, run)
+
+    @property
+    def _embedder_name(self) -> str | None:
+        embedder = self._defaults.models.embedder(self._defaults.embedder)
+        return None if embedder is None else embedder.name
 
     def _query_vector(self, search: Search) -> Vector:
         default = Search()
@@ -287,9 +293,12 @@ def _upsert(handle: Any, items: Sequence[NewDocument], metadatas: Sequence[Mappi
     )
 
 
-def _nearest(handle: Any, query: Vector, search: Search, where: dict[str, Any] | None) -> list[SearchResult]:
+def _nearest(
+    handle: Any, query: Vector, search: Search, embedder: str | None, where: dict[str, Any] | None
+) -> list[SearchResult]:
     wanted = search.offset + search.top_k
     metric = Metric(handle.metadata[METRIC])
+    scale = RelevanceScale.of(metric, embedder, search)
     if not search.exact:
         rows = handle.query(
             query_embeddings=[query], n_results=wanted, where=where, include=["metadatas", "documents", "distances"]
@@ -297,7 +306,7 @@ def _nearest(handle: Any, query: Vector, search: Search, where: dict[str, Any] |
         ids = rows["ids"][0]
         if len(ids) == wanted or len(ids) == len(_ids_passing(handle, where or True)):
             scores = scores_of(np.asarray(rows["distances"][0], np.float64), metric)
-            return _results(ids, scores, rows["documents"][0], rows["metadatas"][0], search)
+            return _results(ids, scores, rows["documents"][0], rows["metadatas"][0], search, scale)
     # Chroma's graph may find fewer than existing are, of those that a filter lets through.
     rows = handle.get(where=where, include=["embeddings", "metadatas", "documents"])
     if not rows["ids"]:
@@ -306,15 +315,24 @@ def _nearest(handle: Any, query: Vector, search: Search, where: dict[str, Any] |
     order = np.argsort(-scores, kind="stable")[:wanted].tolist()
     columns = ([rows[key][index] for index in order] for key in ("ids", "documents", "metadatas"))
     ids, documents, metadatas = columns
-    return _results(ids, scores[order], documents, metadatas, search)
+    return _results(ids, scores[order], documents, metadatas, search, scale)
 
 
-def _results(ids: Sequence[str], scores: Any, documents: Any, metadatas: Any, search: Search) -> list[SearchResult]:
-    results = zip(ids, scores.tolist(), documents, metadatas, strict=True)
-    return [
+def _results(
+    ids: Sequence[str], scores: Any, documents: Any, metadatas: Any, search: Search, scale: RelevanceScale
+) -> list[SearchResult]:
+    results = [
         SearchResult(id, score, text or "", dict(metadata or {}), {"dense": score, "bm25": None})
-        for id, score, text, metadata in list(results)[search.offset :]
+        for id, score, text, metadata in zip(ids, scores.tolist(), documents, metadatas, strict=True)
     ]
+    if search.score_threshold is not None:  # relevance falls with the score: the best come first in either
+        relevances = scale.of_meaning(scores).tolist()
+        results = [
+            replace(result, scores={**(result.scores or {}), "relevance": relevance})
+            for result, relevance in zip(results, relevances, strict=True)
+            if relevance >= search.score_threshold
+        ]
+    return results[search.offset :]
 
 
 def _stored(rows: Mapping[str, Any]) -> list[StoredDocument]:

@@ -10,8 +10,9 @@ from typing import Protocol, TypeVar
 from sage.middleware.retrieval.embedding.protocols import Embedder, Reranker
 from sage.middleware.retrieval.query.answers import answer_too_large, result_of
 from sage.middleware.retrieval.query.query_vectors import query_vectors
+from sage.middleware.retrieval.query.relevance import RelevanceScale
 from sage.middleware.retrieval.query.reranking import reranked
-from sage.middleware.retrieval.query.searcher import Ranked
+from sage.middleware.retrieval.query.searcher import Ranked, ranked
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, Statistics, total_of
 from sage.middleware.retrieval.query.shard_merge import place_of, rank
 from sage.middleware.retrieval.store.records import Identity
@@ -111,8 +112,9 @@ class ShardedSearch:
             candidates = self._ask(lambda _, shard: shard.candidates(request))
             return [candidates.get(index) for index in range(len(self._scatter))]
 
-        page = rank(search, mode, parse_query(search.query, self._analyzer), search.vector, weight, gather)
-        return Ranked(page.rows, page.scores, page.dense, page.bm25, page.total, page.explanations)
+        scale = RelevanceScale.of(self._identity.options.metric, self._identity.embedder, search)
+        page = rank(search, mode, parse_query(search.query, self._analyzer), search.vector, weight, scale, gather)
+        return ranked(page.rows, page)
 
     def _fetched(self, rows: list[int]) -> dict[int, Row]:
         """The documents at these rows that still exist, by row; none of shards that failed."""

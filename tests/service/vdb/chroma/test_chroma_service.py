@@ -76,6 +76,19 @@ def test_what_is_in_files_is_there_again(tmp_path: Path) -> None:
             service.add([{"vector": [1, 2, 3]}], tenant="acme")
 
 
+def test_a_threshold_leaves_out_what_is_not_relevant() -> None:
+    for metric, exact in (("cosine", False), ("l2", False), ("cosine", True)):
+        with VDBService("chroma", distance_metric=metric) as service:
+            service.add(
+                [{"id": "a", "vector": [1, 0]}, {"id": "b", "vector": [0.8, 0.6]}, {"id": "c", "vector": [0, 1]}]
+            )
+            found = service.search([1, 0], score_threshold=0.7, options={"exact": exact})
+            assert {result["id"]: result["scores"]["relevance"] for result in found} == pytest.approx(
+                {"a": 1, "b": 0.8}
+            )
+            assert service.search([-1, 0], score_threshold=0.1) == []
+
+
 def test_more_items_than_one_batch_of_chroma_takes() -> None:
     with VDBService("chroma", distance_metric="l2") as service:
         service.add([{"id": f"{n}", "vector": [1, n], "metadata": {"n": n}} for n in range(6000)])
