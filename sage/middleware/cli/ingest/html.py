@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.decoding import decode, detect
+from sage.middleware.cli.ingest.decoding import decode, unicode_encoding
 from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, gather, one_line
 
 _NOT_TEXT = "script,style,noscript,template,button,select,datalist,iframe,object,svg,canvas,video,audio"
@@ -49,20 +49,22 @@ def _sections(root: Any) -> list[TextSection]:
 
 def _text(data: bytes, encoding: str | None) -> str:
     """Decodes by ``encoding``, else the byte order mark, else what the page declares, else what is detected."""
-    detected = detect(data)
+    encoding = encoding or unicode_encoding(data)
     declared = _DECLARED.search(data[:4096])
-    if encoding is None and declared and not detected.startswith("utf"):
+    if encoding is None and declared:
         try:
             return decode(data, _browsers_name(declared[1].decode()))
         except Unreadable:
             pass
-    return decode(data, encoding or detected)
+    return decode(data, encoding)
 
 
 def _browsers_name(name: str) -> str:
     """The encoding that browsers use for a label (WHATWG Encoding): it may be a larger one than the label names."""
     name = name.lower()
     larger = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin1": "cp1252", "ascii": "cp1252"}
+    larger |= {"shift_jis": "cp932", "sjis": "cp932", "euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "big5hkscs"}
+    larger |= {"x-sjis": "cp932", "tis-620": "cp874", "windows-874": "cp874", "iso-8859-9": "cp1254"}
     return larger.get(name, name)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sage.errors import MissingExtra
 from sage.middleware.cli.ingest.chunks import chunks
 from sage.middleware.cli.ingest.decoding import decode
 from sage.middleware.cli.ingest.document import OVERLAP, SIZE, FileKind, ParsedDocument, TextSection, Unreadable
 from sage.middleware.cli.ingest.html import parse_html
 from sage.middleware.cli.ingest.jsonl import read_lines
+from sage.middleware.cli.ingest.legacy_encodings import legacy_encoding
 from sage.middleware.cli.ingest.markdown import parse_markdown
 from sage.middleware.cli.ingest.pdf import load_pypdf, parse_pdf
 
@@ -76,4 +79,6 @@ def load(kind: FileKind) -> None:
         parse_html(b"x")
     elif kind is FileKind.MARKDOWN:
         parse_markdown("x")
+    with suppress(MissingExtra):  # most text needs no detection
+        legacy_encoding("é".encode("cp1252"))
     list(chunks(ParsedDocument([TextSection((), "x")])))

@@ -9,8 +9,11 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ingest_files import write_bomb, write_pdf
 
+from sage.middleware.cli.ingest.decoding import decode, is_binary
 from sage.middleware.cli.ingest.document import FileKind, Unreadable
 from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
 from sage.middleware.cli.ingest.reading import Order, parse
@@ -243,11 +246,78 @@ CHINESE = "检索增强生成把文档交给模型。The model reads them. 繁�
         ("cp1252", LATIN),
         ("cp1252", "“quoted” – and more"),
         ("ascii", "plain"),
+        ("utf-16-le", CHINESE),
+        ("utf-16-be", "日本語のテキストです。\n二行目"),
+        ("utf-16-le", "Привет, мир. Как дела?"),
+        ("utf-16-be", "안녕하세요 😀 세계"),
+        ("utf-32-le", "Plain words in thirty-two bits."),
+        ("utf-32-be", CHINESE),
+        ("cp932", "日本語のテキストです。"),
+        ("cp932", "価格は100円です。①②㈱ ｶﾅも。"),
+        ("euc_jp", "日本語のテキストです。検索できます。"),
+        ("iso2022_jp", "日本語のテキストです。"),
+        ("euc_kr", "안녕하세요, 한국어 문서입니다."),
+        ("cp949", "똠방각하와 펲시콜라는 한국어 문서입니다."),
+        ("big5", "這是一個繁體中文的測試文件，內容是搜尋引擎。"),
+        ("gb18030", "这是一个简体中文的测试文件，内容是搜索引擎。"),
+        ("gb18030", "這是一個繁體中文的測試文件，內容是搜尋引擎。"),
+        ("cp1251", "Привет, мир! Это документ на русском языке."),
+        ("cp1251", "Привіт, світе! Це документ українською мовою."),
+        ("koi8_r", "Привет, мир! Это документ на русском языке."),
+        ("koi8_u", "Привіт, світе! Це документ українською мовою."),
+        ("cp866", "Привет, мир! Это документ на русском языке."),
+        ("iso8859_5", "Привет, мир! Это документ на русском языке."),
+        ("cp1250", "Příliš žluťoučký kůň úpěl ďábelské ódy, a pak šel spát."),
+        ("iso8859_2", "Wyszukiwarka indeksuje dokumenty. Spotkanie odbyło się w Łodzi, dziś świeci słońce."),
+        ("cp1253", "Η μηχανή αναζήτησης ευρετηριάζει έγγραφα."),
+        ("cp1254", "Arama motoru belgeleri dizine ekler. Toplantı İstanbul'da yapıldı, bugün güneşli."),
+        ("cp1255", "מנוע החיפוש יוצר אינדקס של מסמכים."),
+        ("cp1256", "يقوم محرك البحث بفهرسة المستندات."),
+        ("cp874", "เครื่องมือค้นหาจัดทำดัชนีเอกสาร"),
+        ("cp1252", "Die Größe der Straße: 5 € für Übung."),
+        ("cp1252", "© 2024, 20 °C ± 2, £5"),
+        ("cp1252", "café"),
+        ("cp1251", "A long English introduction comes first. " * 3000 + "Потом идёт документ на русском языке."),
     ],
 )
 def test_encodings_are_found_out(tmp_path: Path, encoding: str, text: str) -> None:
     path = write(tmp_path / "a.txt", text.encode(encoding))
     assert sections(path, FileKind.TEXT) == [((), text.replace("\r\n", "\n"))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Київ".encode("cp1251"),  # four letters of any script
+        "שלום".encode("cp1255"),
+        "Поисковая система индексирует документы.".encode("mac_cyrillic"),  # capitals would be in other places
+        "Où sont les élèves? L'été dernier, nous étions à la mer.".encode("cp850"),
+    ],
+)
+def test_an_encoding_that_is_not_clear_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(Unreadable, match=r"encoding that cannot be told .* --encoding"):
+        sections(write(tmp_path / "a.txt", content), FileKind.TEXT)
+
+
+@pytest.mark.parametrize("text", ["中文的文档可以读。", "Le café des élèves, où il va", "Привет, мир!"])
+def test_utf8_with_a_fault_is_no_other_encoding(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "a.txt", text.encode() + "読".encode()[:2] + b" cut")
+    assert sections(path, FileKind.TEXT) == [((), f"{text}\ufffd cut")]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_text_of_one_encoding_or_refused(content: bytes) -> None:
+    is_binary(content)
+    try:
+        text = decode(content)
+    except Unreadable:
+        return
+    assert "\r" not in text
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=100))
+def test_utf8_is_always_found_out(text: str) -> None:
+    assert decode(text.encode()) == text.removeprefix("\ufeff")
 
 
 def test_an_encoding_that_is_given(tmp_path: Path) -> None:
