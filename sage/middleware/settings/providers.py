@@ -171,7 +171,7 @@ class LocalModel(SettingsSection):
     chat_template: str | None = None
     """Jinja text, or the name of one of ours (``question-answer``); ``None`` means the file's own."""
     stop: tuple[str, ...] = ()
-    """Ends every chat answer, beside the request's own ``stop``."""
+    """Ends every chat answer, beside the request's own ``stop``; not one with a ``response_format``."""
     temperature: float | None = Field(None, ge=0)
     """For requests that do not set it."""
     max_tokens: int | None = Field(None, ge=1)

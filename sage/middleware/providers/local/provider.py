@@ -168,7 +168,7 @@ class LocalEngineProvider(OpenAIProvider):
                 return body
         template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
         local_wire.drop_unsupported(body, call.operation, template, cannot)
-        if call.operation is Operation.CHAT and options.stop:
+        if call.operation is Operation.CHAT and options.stop and not local_wire.has_grammar(body):
             body["stop"] = [*_stops(body.get("stop")), *options.stop]
         if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
             body["max_tokens"] = options.max_tokens

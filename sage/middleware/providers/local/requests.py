@@ -64,6 +64,13 @@ def drop_unsupported(body: dict[str, Any], operation: Operation, template: str |
         raise InvalidRequest("'prompt' must be one text or the tokens of one: ask once for each", param="prompt")
 
 
+def has_grammar(body: dict[str, Any]) -> bool:
+    """Whether a grammar says where the answer ends. A model's stop words do not: they may stand within the JSON."""
+    form = body.get("response_format")
+    kind = form.get("type") if isinstance(form, dict) else None
+    return kind in ("json_object", "json_schema") or bool(body.get("grammar")) or bool(body.get("json_schema"))
+
+
 def _asks(value: Any) -> bool:
     return value is not False and not (type(value) is int and value == 1) and value not in _NEUTRAL
 
