@@ -71,6 +71,14 @@ class ModelCall:
     """The tenant and the user that it is made for; the gateway sets it."""
     native: Native | None = None
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
+    hints: Mapping[str, Any] | None = None
+    """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
+    think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""
+
+    @property
+    def not_to_think(self) -> bool:
+        """Whether a model that can think is asked not to."""
+        return self.hints is not None and self.hints.get("reasoning_effort") == "none"
 
     @property
     def answers(self) -> int:

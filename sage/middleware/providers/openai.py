@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
+from sage.middleware.providers.openai_fields import DOCUMENTED, MESSAGE
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices
@@ -41,6 +42,11 @@ class OpenAIProvider(Vendor):
         Operation.RERANK: "/rerank",  # Jina, vLLM and llama.cpp have it, with one shape
     }
     """The path of each operation below the base URL; the vendor cannot do what is not here."""
+    _documented: Mapping[Operation, frozenset[str]] = DOCUMENTED
+    """All fields that an operation of the vendor has: the others are left out for a model with ``drop_unsupported``.
+    Without an entry, none are."""
+    _aliases: Mapping[str, str] = {}
+    """Names that other servers have for a field → the vendor's name."""
     _requests_usage = True
     """Whether a stream has to be asked for its usage (``stream_options``)."""
     _changes_answers = False
@@ -73,10 +79,27 @@ class OpenAIProvider(Vendor):
             raise self._no_such_operation(call)
         self._check_denied(call.body)
         body = {**call.body, "model": target.model}
+        if self._aliases and not self._aliases.keys().isdisjoint(body):
+            _rename(body, self._aliases)
+        if target.drop_unsupported:
+            self._drop(body, call.operation)
         if call.stream and self._requests_usage:
             options = body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         return self._post(endpoint.base_url + path, endpoint, body)
+
+    def _drop(self, body: dict[str, Any], operation: Operation) -> None:
+        """Removes from ``body`` what the vendor does not have."""
+        documented = self._documented.get(operation)
+        if documented is None:
+            return
+        for field in [field for field in body if field not in documented]:
+            del body[field]
+        if "messages" in body:
+            body["messages"] = [
+                message if message.keys() <= MESSAGE else {key: message[key] for key in message if key in MESSAGE}
+                for message in body["messages"]
+            ]
 
     def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)
@@ -136,3 +159,11 @@ class OpenAIProvider(Vendor):
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         """What :meth:`_adjust` is for answers, for the chunks of a stream. With one, every chunk has to be parsed."""
         return None
+
+
+def _rename(body: dict[str, Any], aliases: Mapping[str, str]) -> None:
+    """Gives the fields of ``body`` the vendor's names, unless it has them already."""
+    for alias, name in aliases.items():
+        if alias in body:
+            value = body.pop(alias)
+            body.setdefault(name, value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
+from sage.middleware.providers.openai_fields import FOREIGN_SAMPLING
 from sage.middleware.providers.vendor import has_effect
 from sage.middleware.settings.kinds import KINDS, Preset
 from sage.middleware.settings.providers import RemoteProvider
@@ -15,6 +16,8 @@ from sage.middleware.settings.providers import RemoteProvider
 
 class PresetProvider(OpenAIProvider):
     """OpenAI's wire without the operations and fields that the vendor's row excludes."""
+
+    _documented: Mapping[Operation, frozenset[str]] = {}
 
     def __init__(self, name: str, settings: RemoteProvider, preset: Preset | None = None) -> None:
         """``preset`` is the row of the vendor; ``None`` means the one of ``settings.kind``."""
@@ -25,6 +28,9 @@ class PresetProvider(OpenAIProvider):
         super().__init__(name, settings)
         self._requests_usage = not preset.always_streams_usage
         self.paths = {operation: f"/{operation}" for operation in map(Operation, preset.operations)}
+        self._foreign = FOREIGN_SAMPLING.difference(preset.sampling)
+        if "repetition_penalty" in preset.sampling:
+            self._aliases = {"repeat_penalty": "repetition_penalty"}
         self._unsupported = [(field, value) for field, _, value in (text.partition(":") for text in preset.unsupported)]
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
@@ -38,6 +44,10 @@ class PresetProvider(OpenAIProvider):
         if not self._requests_usage and "stream_options" in call.body:
             call = replace(call, body={name: value for name, value in call.body.items() if name != "stream_options"})
         return super().encode(call, target, endpoint)
+
+    def _drop(self, body: dict[str, Any], operation: Operation) -> None:
+        for field in self._foreign.intersection(body):
+            del body[field]
 
     def _unsupported_in(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for field, value in self._unsupported:

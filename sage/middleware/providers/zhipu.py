@@ -134,6 +134,8 @@ class ZhipuProvider(OpenAIProvider):
         body["messages"] = [self._message(target, i, message) for i, message in enumerate(request["messages"])]
         if call.stream:
             body["stream"] = True
+        if call.not_to_think and "reasoning_effort" not in body:
+            body.setdefault("thinking", {"type": "disabled"})
         if request.get("max_completion_tokens") is not None:
             body["max_tokens"] = request["max_completion_tokens"]
         self._sampling(body, target, request)

@@ -84,6 +84,9 @@ class Preset(ProviderKind):
     """The operations that it has, by their paths below the address (``embeddings``, ``completions``, ``rerank``)."""
     always_streams_usage: bool = False
     """It sends the usage in every stream and refuses ``stream_options``, which asks for it."""
+    sampling: tuple[str, ...] = ()
+    """Fields beside OpenAI's that it has for choosing the next token (``top_k``, ``min_p``…). Others of that sort are
+    left out for a model with ``drop_unsupported``."""
     unsupported: tuple[str, ...] = ()
     """OpenAI's fields that it does not have (``n``), or values of them (``response_format:json_schema``; of an object,
     the value is its ``type``): refused with 400, or left out for a model with ``drop_unsupported``."""
@@ -154,6 +157,7 @@ PRESETS: tuple[Preset, ...] = (
         variables={"OPENROUTER_API_KEY": "api_key"},
         default_url="https://openrouter.ai/api/v1",
         operations=("chat/completions", "completions", "embeddings", "rerank"),
+        sampling=("top_k", "top_a", "min_p", "repetition_penalty"),
     ),
     Preset(  # platform.kimi.ai/docs; in China https://api.moonshot.cn/v1, with keys of its own
         name="moonshot",
@@ -166,6 +170,7 @@ PRESETS: tuple[Preset, ...] = (
         variables={"SILICONFLOW_API_KEY": "api_key"},
         default_url="https://api.siliconflow.cn/v1",
         operations=("chat/completions", "embeddings", "rerank"),
+        sampling=("top_k", "min_p"),
     ),
     Preset(  # help.aliyun.com/zh/model-studio; outside China https://dashscope-intl.aliyuncs.com/compatible-mode/v1
         name="dashscope",
@@ -173,6 +178,7 @@ PRESETS: tuple[Preset, ...] = (
         default_url="https://dashscope.aliyuncs.com/compatible-mode/v1",
         families=("qwen-*",),
         operations=("chat/completions", "completions", "embeddings"),
+        sampling=("top_k", "repetition_penalty"),
     ),
 )
 """Vendors that speak OpenAI's wire. The comment in each row names the vendor's page that it was read from."""

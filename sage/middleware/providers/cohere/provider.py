@@ -59,7 +59,10 @@ class CohereProvider(Vendor):
         match call.operation:
             case Operation.CHAT:
                 return chat_request(
-                    call.body, target.model, call.stream, lambda field, why="": self._cannot(target, field, why)
+                    {"reasoning_effort": "none", **call.body} if call.not_to_think else call.body,
+                    target.model,
+                    call.stream,
+                    lambda field, why="": self._cannot(target, field, why),
                 )
             case Operation.EMBEDDINGS:
                 return self._embed(call, target)
@@ -84,6 +87,8 @@ class CohereProvider(Vendor):
             self._cannot(target, "encoding_format", " (it has float and base64)")
         if body.get("dimensions") is not None:
             sent["output_dimension"] = body["dimensions"]
+        if call.hints is not None and call.hints.get("truncate") is False:
+            sent["truncate"] = "NONE"
         for field, value in body.items():
             if field in _EMBED_FIELDS and value is not None:
                 sent[field] = value

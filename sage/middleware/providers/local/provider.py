@@ -60,6 +60,7 @@ class LocalEngineProvider(OpenAIProvider):
 
     repeatable = True
     paths: Mapping[Operation, str] = {operation: f"/{operation}" for operation in Operation}
+    _documented: Mapping[Operation, frozenset[str]] = {}
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
         Vendor.__init__(self, name, settings)

@@ -123,6 +123,8 @@ class OllamaProvider(Vendor):
         path = _PATHS.get(call.operation)
         if path is None:
             raise self._no_such_operation(call)
+        if call.hints is not None:
+            call = _with_hints(call, call.hints)
         body, options = call.body, call.body.get("options")
         self._check_denied(body)
         if options is not None and not isinstance(options, dict):
@@ -330,6 +332,12 @@ class OllamaProvider(Vendor):
             else:
                 self._cannot(target, path, f": it has no parts of the type '{kind}'")
         return "\n".join(texts), images
+
+
+def _with_hints(call: ModelCall, hints: Mapping[str, Any]) -> ModelCall:
+    """``call`` with its hints among its fields: Ollama has all of them."""
+    options = {**hints.get("options", {}), **(call.body.get("options") or {})}
+    return replace(call, body={**hints, **call.body, **({"options": options} if options else {})})
 
 
 def _asks_nothing(field: str, value: Any) -> bool:

@@ -52,6 +52,9 @@ class VllmProvider(OpenAIProvider):
     }
     _keeps_reasoning = False
 
+    _documented: Mapping[Operation, frozenset[str]] = {}
+    _aliases: Mapping[str, str] = {"repeat_penalty": "repetition_penalty"}
+
     def __init__(self, name: str, settings: VllmSettings) -> None:
         Vendor.__init__(self, name, settings)  # not OpenAI's: without base_url there is no server
         self._settings = settings
@@ -75,6 +78,8 @@ class VllmProvider(OpenAIProvider):
     # The wire
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
+        if call.not_to_think:
+            call = _without_thinking(call)
         request = super().encode(_with_reasoning(call), target, endpoint)
         if call.operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
             request.url = root_of(endpoint.base_url) + self.paths[call.operation]
@@ -214,3 +219,12 @@ def _with_reasoning(call: ModelCall) -> ModelCall:
         for m in messages
     ]
     return replace(call, body={**call.body, "messages": sent})
+
+
+def _without_thinking(call: ModelCall) -> ModelCall:
+    """``call`` with what templates of models that can think are told by; others do not look at it."""
+    options = call.body.get("chat_template_kwargs")
+    given = options if isinstance(options, dict) else {}
+    return replace(
+        call, body={**call.body, "chat_template_kwargs": {"enable_thinking": False, "thinking": False, **given}}
+    )

@@ -53,6 +53,8 @@ def chat_call(body: dict[str, Any]) -> ModelCall:
     chat = translation.chat_body(body)
     call = ModelCall(Operation.CHAT, chat, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
     call.native = Native(_KIND, body)
+    if translation.disables_thinking(body):
+        call.hints = {"reasoning_effort": "none"}
     return call
 
 

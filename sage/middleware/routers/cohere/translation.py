@@ -34,12 +34,16 @@ def chat_body(body: dict[str, Any]) -> dict[str, Any]:
         chat["tool_choice"] = chat["tool_choice"].lower()
     if chat.pop("strict_tools", False) and isinstance(chat.get("tools"), list):
         chat["tools"] = [_strict(tool) for tool in chat["tools"]]
-    if isinstance(chat.get("thinking"), dict) and chat["thinking"].get("type") == "disabled":
+    if disables_thinking(body):
         del chat["thinking"]
-        chat["reasoning_effort"] = "none"
     if isinstance(chat.get("response_format"), dict):
         chat["response_format"] = _response_format(chat["response_format"])
     return chat
+
+
+def disables_thinking(body: dict[str, Any]) -> bool:
+    """Whether the model is not to think, which asks nothing of a vendor whose models do not."""
+    return isinstance(body.get("thinking"), dict) and body["thinking"].get("type") == "disabled"
 
 
 def _strict(tool: Any) -> Any:

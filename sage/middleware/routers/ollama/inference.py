@@ -40,6 +40,7 @@ from sage.middleware.routers.http.streaming import end_stream, send_events, star
 from sage.middleware.routers.ollama import translation
 
 _LATEST = ":latest"
+_OPTIONS = "Those that load a model (`num_ctx`, `num_gpu`…) are for models at an Ollama server, and ignored by others."
 
 
 def error_body(error: SageError) -> bytes:
@@ -116,7 +117,15 @@ class OllamaGeneration:
         body["model"] = model
         if stream:
             body["stream"] = True
-        return ModelCall(operation, body, model, stream=stream, wants_usage=True, fallbacks=fallbacks)
+        return ModelCall(
+            operation,
+            body,
+            model,
+            stream=stream,
+            wants_usage=True,
+            fallbacks=fallbacks,
+            hints=translation.hints(request),
+        )
 
     def _is_empty(self, request: dict[str, Any]) -> bool:
         """Whether there is no question. Ollama then loads the model, or unloads it."""
@@ -159,7 +168,7 @@ class OllamaEmbedding:
         model = registered_name(self._gateway, take_model(request))
         fallbacks = admission.fallbacks(request)
         body = {**translation.embed_body(request, "prompt" if self._one else "input"), "model": model}
-        call = ModelCall(Operation.EMBEDDINGS, body, model, fallbacks=fallbacks)
+        call = ModelCall(Operation.EMBEDDINGS, body, model, fallbacks=fallbacks, hints=translation.hints(request))
         note(scope, model=model)
 
         def make_body(answer: GatewayCall) -> bytes:
@@ -185,13 +194,13 @@ class OllamaError(BaseModel):
 
 
 class OllamaChatRequest(OpenBody):
-    """Ollama's chat, for any model. Unusual `options` are only for models at an Ollama server."""
+    """Ollama's chat, for any model."""
 
     model: str = Field(examples=["gemma-3-270m"])
     messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "What is the capital of France?"}]])
     tools: list[dict[str, Any]] | None = None
     format: str | dict[str, Any] | None = Field(None, description="`json`, or a JSON schema.")
-    options: dict[str, Any] | None = None
+    options: dict[str, Any] | None = Field(None, description=_OPTIONS)
     think: bool | str | None = None
     stream: bool = True
     logprobs: bool | None = None
@@ -209,7 +218,7 @@ class OllamaGenerateRequest(OpenBody):
     images: list[str] | None = None
     raw: bool | None = None
     format: str | dict[str, Any] | None = Field(None, description="`json`, or a JSON schema.")
-    options: dict[str, Any] | None = None
+    options: dict[str, Any] | None = Field(None, description=_OPTIONS)
     think: bool | str | None = None
     stream: bool = True
 

@@ -19,6 +19,7 @@ from sage.middleware.providers.wire.sse import payloads, read_usage
 _FIELDS = frozenset(
     {"temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty"}
     | {"top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n"}
+    | {"mirostat", "mirostat_eta", "mirostat_tau", "tfs_z", "penalize_newline"}
 )
 # Fields that are translated here. `keep_alive` is dropped: the gateway decides how long a model stays.
 _READ = frozenset(
@@ -69,9 +70,29 @@ def embed_body(request: dict[str, Any], field: str) -> dict[str, Any]:
     """A request for ``/api/embed`` (``field`` is ``input``) or ``/api/embeddings`` (``prompt``) as OpenAI's."""
     body = _common({name: value for name, value in request.items() if name not in _EMBED_READ})
     body["input"] = request.get(field)
-    if request.get("truncate") is False:  # Ollama cuts texts by default
-        body["truncate"] = False
     return body
+
+
+def hints(request: dict[str, Any]) -> dict[str, Any] | None:
+    """What ``request`` asks only of vendors that have such a thing (:attr:`ModelCall.hints`).
+
+    All options but those that change what the model says are about its loading, as ``num_ctx`` is.
+    """
+    found: dict[str, Any] = {}
+    options = request.get("options")
+    if options:
+        loading = {
+            name: value
+            for name, value in options.items()
+            if name not in _FIELDS and name != "num_predict" and isinstance(value, int | float)
+        }
+        if loading:
+            found["options"] = loading
+    if request.get("think") is False:
+        found["reasoning_effort"] = "none"
+    if request.get("truncate") is False:  # Ollama cuts texts by default, most vendors never do
+        found["truncate"] = False
+    return found or None
 
 
 def wants_unload(keep_alive: Any) -> bool:
@@ -87,7 +108,6 @@ def _common(request: dict[str, Any]) -> dict[str, Any]:
     options = request.get("options") or {}
     if not isinstance(options, dict):
         raise InvalidRequest("'options' must be an object", param="options")
-    others = {}
     for name, value in options.items():
         if name == "num_predict":
             if not isinstance(value, int) or isinstance(value, bool):
@@ -96,10 +116,6 @@ def _common(request: dict[str, Any]) -> dict[str, Any]:
                 body["max_tokens"] = value
         elif name in _FIELDS:
             body[name] = value
-        else:
-            others[name] = value
-    if others:
-        body["options"] = others
     form, think = request.get("format"), request.get("think")
     if form == "json":
         body["response_format"] = {"type": "json_object"}
@@ -107,8 +123,8 @@ def _common(request: dict[str, Any]) -> dict[str, Any]:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": form}}
     elif form:
         raise InvalidRequest("'format' must be 'json' or a JSON schema", param="format")
-    if think is not None:
-        body["reasoning_effort"] = think if isinstance(think, str) else "medium" if think else "none"
+    if think:
+        body["reasoning_effort"] = think if isinstance(think, str) else "medium"
     return body
 
 
