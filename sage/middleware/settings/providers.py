@@ -175,7 +175,7 @@ class LocalModel(SettingsSection):
     temperature: float | None = Field(None, ge=0)
     """For requests that do not set it."""
     max_tokens: int | None = Field(None, ge=1)
-    """For requests that do not set it; ``None`` means until the context is full."""
+    """For requests that do not set it and have no ``response_format``; ``None`` means until the context is full."""
     context: int = Field(4096, ge=64)
     """Tokens of context for each concurrent request. For ``embed`` and ``rerank`` the default is 1024: they compute a
     complete text at once, which takes memory for each of its tokens."""

@@ -169,7 +169,9 @@ class LocalEngineProvider(OpenAIProvider):
                 return body
         template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
         local_wire.drop_unsupported(body, call.operation, template, cannot)
-        if call.operation is Operation.CHAT and options.stop and not local_wire.has_grammar(body):
+        if local_wire.has_grammar(body):
+            return body  # it says where the answer ends: neither the model's stop words nor its own bound may cut it
+        if call.operation is Operation.CHAT and options.stop:
             body["stop"] = [*_stops(body.get("stop")), *options.stop]
         if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
             body["max_tokens"] = options.max_tokens

@@ -65,7 +65,7 @@ def drop_unsupported(body: dict[str, Any], operation: Operation, template: str |
 
 
 def has_grammar(body: dict[str, Any]) -> bool:
-    """Whether a grammar says where the answer ends. A model's stop words do not: they may stand within the JSON."""
+    """Whether the answer has to follow a grammar, which also says where it ends."""
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, dict) else None
     return kind in ("json_object", "json_schema") or bool(body.get("grammar")) or bool(body.get("json_schema"))
