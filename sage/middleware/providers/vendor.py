@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
@@ -24,6 +25,8 @@ from sage.middleware.providers.base import (
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import answer_events
 from sage.middleware.providers.wire.errors import first_error, status_of_error, upstream_error
+from sage.middleware.providers.wire.gathering import AnswerGathering
+from sage.middleware.providers.wire.sse import is_stream, payloads
 from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import DeploymentSettings
@@ -274,6 +277,8 @@ class Vendor:
         try:
             return self._decode(call, body)
         except _UnreadableError:
+            if call.operation in (Operation.CHAT, Operation.COMPLETIONS) and is_stream(body):
+                return self._gathered(call, body)
             return self._decode(call, self._readable(call, body))
 
     def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
@@ -290,6 +295,22 @@ class Vendor:
             return orjson.dumps(lenient_json.read(body))
         except (ValueError, orjson.JSONEncodeError) as exc:
             raise self._malformed(call) from exc
+
+    def _gathered(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
+        """The answer, and the usage, in a stream that came though a whole answer was asked for."""
+        relay = self.relay(replace(call, stream=True, wants_usage=True))
+        events = relay.feed(body)
+        if relay.error is None and not relay.finished:
+            events += relay.close()
+        if relay.error is not None:
+            raise relay.error
+        gathering = AnswerGathering(chat=call.operation is Operation.CHAT)
+        for chunk in payloads(events):
+            gathering.add(chunk)
+        answer = gathering.answer()
+        if not answer["choices"]:
+            raise self._malformed(call)
+        return orjson.dumps(answer), relay.usage
 
     def _answer_as_stream(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         """The events, and the usage, of an answer that came whole though a stream was asked for."""

@@ -423,3 +423,119 @@ def test_an_error_in_place_of_a_stream_is_that_error(up: Upstream, running: Runn
         told = ask(running, "/v1/chat/completions", kind)
         assert not told.ended
         assert "no such stream" in told.raw, kind
+
+
+# A stream where a whole answer was asked for
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_in_place_of_a_whole_answer_is_gathered(
+    up: Upstream, running: Running, kind: str, ends: bytes
+) -> None:
+    written = script(kind, ["a\\ud83d", "\\ude00", "b"])
+    body = b"".join(data.split(b"\r\n", 1)[1] for _, data in written.writes[1:])  # without sizes of HTTP's chunks
+    events = b"".join(part for part in body.split(b"\r\n") if part and part != b"0")
+    noise = b"" if kind == "ollama" else b": ping\n\nid: 1\n"
+    up.reply(body=(noise + events).replace(b"\n", ends), headers={"content-type": "text/event-stream"})
+    for surface in CHATS:
+        told = ask(running, surface, kind, stream=False)
+        assert (told.text, told.ended, told.error) == (f"a{EMOJI}b", True, None), (surface, told.raw)
+        assert told.finish in ("stop", "COMPLETE")
+
+
+def test_all_of_a_stream_is_in_the_whole_answer(up: Upstream, running: Running) -> None:
+    def sent(delta: dict[str, Any], index: int = 0, finish: str | None = None, **beside: Any) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, **beside}
+        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "theirs", "choices": [choice]}
+
+    def call(identity: str, name: str, arguments: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return {"tool_calls": [{"index": 0, "id": identity, "type": "function", "function": function}]}
+
+    token = {"token": "x", "logprob": -0.5, "bytes": [120], "top_logprobs": []}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    up.stream(
+        [
+            sent({"role": "assistant", "content": ""}),
+            sent({"reasoning_content": "h"}),
+            sent({"reasoning_content": "m"}),
+            sent(call("t1", "f", '{"a":')),
+            sent({"content": "x"}, 1, logprobs={"content": [token]}),
+            sent(call("t1", "f", "1}")),
+            sent(call("t2", "g", "{}")),
+            sent({"content": "y"}, 1, logprobs={"content": [token]}),
+            sent({"refusal": "I can"}, 2),
+            sent({"refusal": "not"}, 2),
+            sent({}, 2, "stop"),
+            sent({}, 0, "tool_calls"),
+            sent({}, 1, "length"),
+            {**sent({}), "choices": [], "usage": usage, "system_fingerprint": "fp"},
+        ]
+    )
+    with sdk(running) as client:
+        question = [{"role": "user", "content": "x"}]
+        answer = client.chat.completions.create(model="openai", messages=question, n=3)
+    first, second, third = answer.choices
+    assert (first.message.content, first.message.reasoning_content) == (None, "hm")
+    assert first.finish_reason == "tool_calls"
+    assert [(call.id, call.function.name, call.function.arguments) for call in first.message.tool_calls] == [
+        ("t1", "f", '{"a":1}'),
+        ("t2", "g", "{}"),
+    ]
+    assert (second.message.content, second.finish_reason) == ("xy", "length")
+    assert [item.logprob for item in second.logprobs.content] == [-0.5, -0.5]
+    assert third.message.refusal == "I cannot"
+    assert (answer.usage.total_tokens, answer.model, answer.system_fingerprint) == (5, "openai", "fp")
+    assert (answer.id, answer.object) == ("c1", "chat.completion")
+    assert "stream" not in up.requests[0].body
+
+
+def test_a_stream_of_completions_is_gathered(up: Upstream, running: Running) -> None:
+    logprobs = {"tokens": ["a"], "token_logprobs": [-0.1], "text_offset": [0], "top_logprobs": None}
+    chunks = [
+        {"model": "theirs", "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}]}
+        for text, finish in (("a", None), ("b", "stop"))
+    ]
+    up.stream(chunks)
+    with sdk(running) as client:
+        answer = client.completions.create(model="openai", prompt="x", logprobs=1)
+    assert (answer.choices[0].text, answer.object) == ("ab", "text_completion")
+    assert answer.choices[0].logprobs.token_logprobs == [-0.1, -0.1]
+    assert ask(running, "/api/generate raw", "openai", stream=False).text == "ab"
+
+
+def test_what_only_cohere_streams_is_gathered_too(up: Upstream, running: Running) -> None:
+    plan = [{"type": "tool-plan-delta", "delta": {"message": {"tool_plan": text}}} for text in ("I ", "will")]
+    function = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    calls = [{"type": "tool-call-start", "index": 0, "delta": {"message": {"tool_calls": function}}}]
+    up.stream([*plan, *calls, COHERE_END], no_done=True)
+    message = running.post("/v2/chat", {"model": "cohere", "messages": [{"role": "user", "content": "x"}]}).json()[
+        "message"
+    ]
+    assert message["tool_plan"] == "I will"
+    assert message["tool_calls"][0]["function"]["name"] == "f"
+
+
+def test_a_stream_that_breaks_is_no_whole_answer(up: Upstream, running: Running) -> None:
+    for kind in KINDS:
+        part = ollama_line("a") * 2 if kind == "ollama" else cohere_event("a") if kind == "cohere" else event("a")
+        up.reset()
+        up.reply(body=part)
+        for surface in CHATS:
+            told = ask(running, surface, kind, stream=False)
+            assert (told.ended, told.error) == (False, "upstream_broken"), (kind, surface, told.raw)
+    up.reset()
+    up.reply(body=event("a") + b'data: {"error":{"message":"slow down","code":429}}\n\n')
+    assert running.chat("openai").status_code == 429
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_message_in_a_chunk_is_said_once(up: Upstream, running: Running, stream: bool) -> None:
+    whole = event("ab", '"stop"').replace(b'"delta"', b'"message"').replace(b'"text":"ab",', b"")
+    for events in ([whole], [event("a"), event("b"), whole]):
+        up.reset()
+        up.stream(events)
+        for surface in CHATS:
+            told = ask(running, surface, "openai", stream=stream)
+            assert (told.text, told.ended) == ("ab", True), (surface, told.raw)

@@ -149,11 +149,16 @@ def _chunk_of(place: int, choice: dict[str, Any], chat: bool) -> dict[str, Any]:
     if not chat:
         return chunk
     message = chunk.pop("message", None)
-    delta = dict(message) if isinstance(message, dict) else {}
-    calls = delta.get("tool_calls")
-    if isinstance(calls, list):
-        delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls) if isinstance(call, dict)]
-    return {**chunk, "delta": delta}
+    return {**chunk, "delta": delta_of(message) if isinstance(message, dict) else {}}
+
+
+def delta_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The one delta that says what ``message`` says."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return dict(message)
+    numbered = [{"index": number, **call} for number, call in enumerate(calls) if isinstance(call, dict)]
+    return {**message, "tool_calls": numbered}
 
 
 def usage_object(usage: Usage) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from sage.middleware.providers.wire import lenient_json
+from sage.middleware.providers.wire.chunks import delta_of
 from sage.middleware.providers.wire.messages import DeltaReader, reasoning_of
 from sage.middleware.providers.wire.sse import EventRelay
 from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, arguments_text, call_id, functions_of
@@ -20,7 +21,7 @@ from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, argu
 _MENDABLE = frozenset({"tool_calls", LEGACY, "reasoning", "thinking"})
 """The fields of a message that may need mending."""
 _MAY_NEED_MENDING = re.compile(
-    rb'"(?:tool_calls"|function_call"|reasoning"|thinking"|content_filter(?:_offsets)?"|delta"\s*:\s*null)'
+    rb'"(?:tool_calls"|function_call"|reasoning"|thinking"|message"|content_filter(?:_offsets)?"|delta"\s*:\s*null)'
 )
 """What the bytes of a chunk have that has such a field, or may have no delta."""
 
@@ -86,10 +87,18 @@ class NormalRelay(EventRelay):
         super().__init__(model, **options)
         self._keep_reasoning = keep_reasoning
         self._readers: dict[int, DeltaReader] = {}
+        self._has_deltas = False
+        """Whether a delta has said something: a message after that says it once more."""
 
     def feed(self, data: bytes) -> bytes:
         events = super().feed(data)
-        return self._mended(events) if events and _MAY_NEED_MENDING.search(events) is not None else events
+        if not events:
+            return events
+        if _MAY_NEED_MENDING.search(events) is not None:
+            return self._mended(events)
+        if not self._has_deltas:
+            self._has_deltas = b'"delta"' in events
+        return events
 
     def close(self) -> bytes:
         events = super().close()
@@ -116,10 +125,14 @@ class NormalRelay(EventRelay):
             return False
         delta = choice.get("delta")
         if delta is None:
-            choice["delta"] = {}
+            message = choice.pop("message", None)
+            choice["delta"] = {} if self._has_deltas or not isinstance(message, dict) else delta_of(message)
+            self._mend_delta(choice, choice["delta"])
             return True
-        if not isinstance(delta, dict):
-            return False
+        return isinstance(delta, dict) and self._mend_delta(choice, delta)
+
+    def _mend_delta(self, choice: dict[str, Any], delta: dict[str, Any]) -> bool:
+        self._has_deltas = self._has_deltas or bool(delta)
         changed = _mend_reasoning(delta, self._keep_reasoning)
         if delta.get("tool_calls") or delta.get(LEGACY):
             changed = self._mend_calls(choice.get("index"), delta) or changed
