@@ -18,6 +18,8 @@ from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Upstr
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import HINTS, has_effect
 from sage.middleware.providers.wire.errors import status_of_error, upstream_error
+from sage.middleware.providers.wire.messages import content_of, reasoning_of
+from sage.middleware.providers.wire.tool_calls import with_arguments_text
 from sage.middleware.settings.providers import RemoteProvider
 
 RENEW_AFTER = 180.0
@@ -190,11 +192,15 @@ class ZhipuProvider(OpenAIProvider):
         if message.get("function_call") is not None:
             self._cannot(target, f"messages[{index}].function_call", " (it has tool_calls)")
         role = "system" if message["role"] == "developer" else message["role"]
-        content = message.get("content")
+        content = content_of(message)
         if isinstance(content, list):
             content = self._content(target, f"messages[{index}].content", content)
         # Other fields are those of answers that clients send back (refusal, annotations, audio): left out.
         fields = {field: message[field] for field in _MESSAGE if message.get(field) is not None}
+        if isinstance(fields.get("tool_calls"), list):
+            fields["tool_calls"] = [with_arguments_text(call) for call in fields["tool_calls"]]
+        if role == "assistant" and (reasoning := reasoning_of(message)):
+            fields["reasoning_content"] = reasoning
         return {"role": role, "content": content, **fields}
 
     def _content(self, target: UpstreamModel, where: str, parts: list[dict[str, Any]]) -> Any:

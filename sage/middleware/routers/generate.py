@@ -17,7 +17,9 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, Usage
+from sage.middleware.providers.wire.messages import DeltaReader, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
+from sage.middleware.providers.wire.tool_calls import ToolCall
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
@@ -106,6 +108,7 @@ class MemoryShown(BaseModel):
 
 class GenerateAnswer(BaseModel):
     """The answer of ``/generate``, with `sources` if the request has `search`, and `memories` if it has `memory`.
+    A model that refuses does so in `text`, and `refusal` says that it is one. `tool_calls` have OpenAI's shape.
     `warnings` tell what did not work in the memory, such as a turn that could not be stored."""
 
     id: str
@@ -114,6 +117,8 @@ class GenerateAnswer(BaseModel):
     finish_reason: str | None
     usage: TokenUsage
     provider: str
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
     sources: list[SourceShown] | None = None
     memories: list[MemoryShown] | None = None
     warnings: list[str] | None = None
@@ -180,16 +185,19 @@ def parse_generate(body: dict[str, Any]) -> GenerateRequest:
 
 
 def complete_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
-    """``{id, model, text, finish_reason, usage, provider, sources?, memories?}`` from a complete chat answer."""
+    """``{id, model, text, finish_reason, usage, provider, refusal?, tool_calls?, sources?, memories?}`` from a complete
+    chat answer."""
     chat = orjson.loads(answer.body)
     choice = chat["choices"][0] if chat["choices"] else {}
+    message = read_message(choice.get("message"))
     return {
         "id": chat.get("id") or f"gen-{secrets.token_hex(12)}",
         "model": chat["model"],
-        "text": _text(choice["message"].get("content")) if choice else "",
+        "text": message.shown,
         "finish_reason": choice.get("finish_reason"),
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
+        **_beside_text(message.refusal, message.calls),
         **context.fields(),
     }
 
@@ -203,6 +211,8 @@ class TextStream:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._first = context.fields()
+        self._reader = DeltaReader()
+        self._refusal: list[str] = []
         self._pieces: list[str] = []
         self._finish_reason: str | None = None
         self._usage: Any = None
@@ -218,9 +228,10 @@ class TextStream:
             if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
                 continue
             self._finish_reason = choices[0].get("finish_reason") or self._finish_reason
-            delta = choices[0].get("delta")
-            text = _text(delta.get("content")) if isinstance(delta, dict) else ""
-            if text:
+            delta = self._reader.read(choices[0].get("delta"))
+            if delta.refusal:
+                self._refusal.append(delta.refusal)
+            if text := delta.shown:
                 pieces.append(text)
         if self._context.memory is not None:
             self._pieces += pieces
@@ -239,6 +250,7 @@ class TextStream:
             "text": "",
             "finish_reason": self._finish_reason,
             "usage": _usage(self._usage),
+            **_beside_text("".join(self._refusal), self._reader.calls),
             **self._context.warnings(),
         }
         return b"data: " + orjson.dumps(last) + b"\n\ndata: [DONE]\n\n"
@@ -253,12 +265,10 @@ class TextStream:
         await self._context.store_turn("".join(self._pieces))
 
 
-def _text(content: Any) -> str:
-    """A message's text, which some servers send as a list of parts."""
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+def _beside_text(refusal: str, calls: list[ToolCall]) -> dict[str, Any]:
+    """What a model said that is no plain text, if it did."""
+    fields: dict[str, Any] = {"refusal": refusal} if refusal else {}
+    return fields | ({"tool_calls": [call.as_openai() for call in calls]} if calls else {})
 
 
 def _usage(usage: Any) -> dict[str, int]:

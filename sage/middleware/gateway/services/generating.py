@@ -13,6 +13,7 @@ from sage.middleware.gateway.model_caller import ModelCaller, RunningGateway
 from sage.middleware.gateway.services.plans import Messages
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.providers.wire.messages import text_of
 
 _WITHIN = 300.0
 """Seconds that one answer may take, with all that comes before it (a local model may have to be loaded)."""
@@ -43,9 +44,9 @@ async def _ask(gateway: ModelCaller, call: ModelCall) -> str:
     with Watch(call):
         async with gateway.call(_PRINCIPAL, call) as answer:
             try:
-                text = orjson.loads(answer.body)["choices"][0]["message"]["content"]
+                content = orjson.loads(answer.body)["choices"][0]["message"]["content"]
             except (ValueError, LookupError, TypeError):
-                text = None
-            if not isinstance(text, str):
+                content = None
+            if not isinstance(content, str | list):
                 raise UpstreamFailed(f"model '{call.model}' answered with no text", code="upstream_nonsense")
-            return text
+            return text_of(content)

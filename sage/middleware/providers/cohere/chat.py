@@ -13,7 +13,9 @@ from sage.errors import InvalidRequest, SageError
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.vendor import HINTS
 from sage.middleware.providers.wire.chunks import completion_id, usage_object
+from sage.middleware.providers.wire.messages import REASONING, content_of, reasoning_of
 from sage.middleware.providers.wire.sse import count
+from sage.middleware.providers.wire.tool_calls import whole_calls, with_arguments_text
 
 FINISH = {"COMPLETE": "stop", "STOP_SEQUENCE": "stop", "MAX_TOKENS": "length", "TOOL_CALL": "tool_calls"}
 _FAILED = {"ERROR": 502, "TIMEOUT": 504}
@@ -181,7 +183,7 @@ _KEYS = {
     "system": frozenset({"role", "content"}),
     "user": frozenset({"role", "content"}),
     "assistant": frozenset(
-        {"role", "content", "tool_calls", "tool_plan", "citations", "reasoning_content", "refusal", "annotations"}
+        {"role", "content", "tool_calls", "tool_plan", "citations", "refusal", "annotations", *REASONING}
     ),
     "tool": frozenset({"role", "content", "tool_call_id", "name"}),
 }
@@ -216,14 +218,14 @@ def _call_id(message: dict[str, Any], where: str) -> str:
 
 
 def _assistant(message: dict[str, Any], where: str, refuse: Refuse) -> dict[str, Any]:
-    text = message.get("content") or str(message.get("refusal") or "")
+    text = content_of(message) or ""
     if isinstance(text, list):
         parts = _content(text, where, _PARTS["assistant"], refuse)
         text = "".join(str(part["text"]) for part in parts)
-    thinking, calls = message.get("reasoning_content"), message.get("tool_calls")
+    thinking, calls = reasoning_of(message), message.get("tool_calls")
     translated: dict[str, Any] = {"role": "assistant"}
     if calls:
-        translated["tool_calls"] = calls
+        translated["tool_calls"] = [with_arguments_text(call) for call in calls] if isinstance(calls, list) else calls
         # "text content is not allowed when tool_calls are provided": a text beside calls is the plan.
         if plan := "\n".join(str(part) for part in (message.get("tool_plan"), text) if part):
             translated["tool_plan"] = plan
@@ -309,11 +311,13 @@ def _answer_message(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
     text = content if isinstance(content, str) else "".join(_text_of(block, "text") for block in blocks)
-    calls = message.get("tool_calls")
+    calls = [call.as_openai() for call in whole_calls(message)]
     translated: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
     if thinking := "".join(_text_of(block, "thinking") for block in blocks):
         translated["reasoning_content"] = thinking
-    for field in ("tool_calls", "tool_plan", "citations"):
+    if calls:
+        translated["tool_calls"] = calls
+    for field in ("tool_plan", "citations"):
         if message.get(field):
             translated[field] = message[field]
     return translated

@@ -13,6 +13,7 @@ from sage.middleware.providers.base import Usage
 from sage.middleware.providers.cohere.chat import Fail, chat_answer, finish_reason, logprobs, read_usage, usage_of
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, answer_events
 from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCalls, call_id
 
 
 class CohereRelay:
@@ -33,7 +34,7 @@ class CohereRelay:
         self._events = JsonStream()
         self._writer = ChunkWriter(model, keep_usage=keep_usage)
         self._role: dict[str, Any] = {"role": "assistant"}
-        self._calls: dict[str, int] = {}  # Cohere's index of a tool call → OpenAI's
+        self._calls = ToolCalls()
         self._translate: dict[str, Callable[[dict[str, Any]], bytes]] = {
             "content-start": self._content,
             "content-delta": self._content,
@@ -108,17 +109,21 @@ class CohereRelay:
         call = _message(event).get("tool_calls")
         if not isinstance(call, dict):
             return b""
-        starts, index = event["type"] == "tool-call-start", str(event.get("index"))
-        if starts:
-            self._calls[index] = len(self._calls)
-        function = call.get("function")
-        function = function if isinstance(function, dict) else {}
-        delta: dict[str, Any] = {"index": self._calls.get(index, max(len(self._calls) - 1, 0))}
-        if starts:
-            delta.update(id=call.get("id"), type="function")
-        delta["function"] = {"name": function.get("name")} if starts else {}
-        delta["function"]["arguments"] = function.get("arguments") or ""
-        return self._delta({"tool_calls": [delta]})
+        starts, function = event["type"] == "tool-call-start", call.get("function")
+        identity = call.get("id") or (call_id() if starts else None)
+        entry = {
+            "index": event.get("index"),
+            "id": identity,
+            "function": function if isinstance(function, dict) else {},
+        }
+        return b"".join([self._fragment(fragment) for fragment in self._calls.add([entry])])
+
+    def _fragment(self, fragment: CallFragment) -> bytes:
+        call, function = fragment.call, {"arguments": fragment.arguments}
+        if not fragment.starts:
+            return self._delta({"tool_calls": [{"index": call.number, "function": function}]})
+        started = {"index": call.number, "id": call.id, "type": "function"}
+        return self._delta({"tool_calls": [{**started, "function": {"name": fragment.name, **function}}]})
 
     def _citation(self, event: dict[str, Any]) -> bytes:
         citation = _message(event).get("citations")

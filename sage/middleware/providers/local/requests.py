@@ -15,6 +15,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.providers.base import ModelCall, Operation, Usage, count_prompts
 from sage.middleware.providers.vendor import HINTS
 from sage.middleware.providers.wire.chunks import usage_object
+from sage.middleware.providers.wire.messages import content_of
 
 Cannot = Callable[[str, str], None]
 """``cannot(field, why)`` raises for a field, or returns if the model is to leave out what its vendor cannot do."""
@@ -92,14 +93,16 @@ def _drop_unsupported_tools(body: dict[str, Any], template: str | None, cannot: 
 
 
 def _only_text(message: dict[str, Any], number: int, cannot: Cannot) -> dict[str, Any]:
-    parts = message.get("content")
+    parts = content_of(message)
     if not isinstance(parts, list):
-        return message
+        return message if parts is message.get("content") else {**message, "content": parts}
     texts = []
     for index, part in enumerate(parts):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if kind == "text":
             texts.append(part)
+        elif kind == "refusal":
+            texts.append({"type": "text", "text": part.get("refusal")})
         else:
             where = f"messages[{number}].content[{index}]"
             cannot(where, f": its models read text, and this is '{kind}'")

@@ -25,6 +25,8 @@ from sage.middleware.providers.ollama.responses import (
 )
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
 from sage.middleware.providers.wire.errors import reported_error
+from sage.middleware.providers.wire.messages import content_of, reasoning_of
+from sage.middleware.providers.wire.tool_calls import arguments_object
 from sage.middleware.settings.providers import OllamaSettings
 
 DEFAULT_URL = "http://127.0.0.1:11434"
@@ -293,12 +295,11 @@ class OllamaProvider(Vendor):
             if key not in _MESSAGE_KEYS and not _asks_nothing(key, value):
                 self._cannot(target, f"{where}.{key}")
         role = message["role"]
-        text, images = self._content(message.get("content"), f"{where}.content", target)
+        text, images = self._content(content_of(message), f"{where}.content", target)
         sent: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
         if images:
             sent["images"] = images
-        thinking = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
-        if role == "assistant" and isinstance(thinking, str):
+        if role == "assistant" and (thinking := reasoning_of(message)):
             sent["thinking"] = thinking
         calls = [
             _tool_call(call, f"{where}.tool_calls[{index}]", names)
@@ -383,16 +384,11 @@ def _tool_call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidRequest(f"'{where}' must be an object with a 'function' that has a 'name'", param=where)
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = orjson.loads(arguments) if arguments.strip() else {}
-        except orjson.JSONDecodeError as exc:
-            where += ".function.arguments"
-            raise InvalidRequest(f"'{where}' is no JSON: {exc}", param=where) from None
-    if not isinstance(arguments, dict | None):
-        raise InvalidRequest(f"'{where}.function.arguments' must hold an object", param=f"{where}.function.arguments")
-    sent: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments or {}}}
+    arguments = arguments_object(function.get("arguments"))
+    if arguments is None:
+        where += ".function.arguments"
+        raise InvalidRequest(f"'{where}' must hold an object, or one as JSON text", param=where)
+    sent: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments}}
     if isinstance(call.get("id"), str):
         names[call["id"]] = function["name"]
         sent["id"] = call["id"]

@@ -5,18 +5,16 @@ Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; Open
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
-
-import orjson
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
 from sage.middleware.providers.wire.errors import first_error, reported_error
 from sage.middleware.providers.wire.sse import count
+from sage.middleware.providers.wire.tool_calls import arguments_text, call_id
 from sage.middleware.providers.wire.vectors import normalise_embeddings
 
 # `done_reason` → `finish_reason`. Without one (servers before 0.1.37) the model has ended by itself.
@@ -96,11 +94,10 @@ def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dic
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             return None
-        arguments = function.get("arguments") or {}
-        text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+        text = arguments_text(function.get("arguments"), empty="{}")
         identity = call.get("id")
         entry: dict[str, Any] = {"index": number} if indexed else {}
-        entry["id"] = identity if isinstance(identity, str) and identity else f"call_{secrets.token_hex(12)}"
+        entry["id"] = identity if isinstance(identity, str) and identity else call_id()
         entry |= {"type": "function", "function": {"name": function["name"], "arguments": text}}
         translated.append(entry)
     return translated

@@ -31,6 +31,7 @@ from sage.middleware.providers.base import (
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.vllm.host import VllmHost, root_of
+from sage.middleware.providers.wire.messages import content_of
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import DeploymentSettings, ManagedServer
 
@@ -210,15 +211,20 @@ class VllmProvider(OpenAIProvider):
 
 
 def _with_reasoning(call: ModelCall) -> ModelCall:
-    """``call`` with the reasoning of earlier answers under vLLM's name, too."""
+    """``call`` with the reasoning of earlier answers under vLLM's name, too, and with refusals as text."""
     messages = call.body.get("messages")
-    if not isinstance(messages, list) or not any(isinstance(m, dict) and "reasoning_content" in m for m in messages):
+    if not isinstance(messages, list) or not any(
+        isinstance(m, dict) and ("reasoning_content" in m or m.get("refusal")) for m in messages
+    ):
         return call
-    sent = [
-        {"reasoning": m["reasoning_content"], **m} if isinstance(m, dict) and "reasoning_content" in m else m
-        for m in messages
-    ]
+    sent = [_earlier(message) if isinstance(message, dict) else message for message in messages]
     return replace(call, body={**call.body, "messages": sent})
+
+
+def _earlier(message: dict[str, Any]) -> dict[str, Any]:
+    named = {"reasoning": message["reasoning_content"]} if "reasoning_content" in message else {}
+    content = {"content": content_of(message)} if message.get("refusal") else {}
+    return {**named, **message, **content}
 
 
 def _without_thinking(call: ModelCall) -> ModelCall:

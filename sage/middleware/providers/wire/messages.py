@@ -8,6 +8,7 @@ Source: OpenAI's API reference (chat/completions), and the fields of other serve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, ToolCall, ToolCalls, whole_calls
@@ -77,7 +78,13 @@ class DeltaReader:
         return Delta(text, reasoning, refusal, calls)
 
 
-def reasoning_of(message: dict[str, Any]) -> str:
+def content_of(message: Mapping[str, Any]) -> Any:
+    """The ``content`` of an assistant's earlier message, or its refusal, for vendors that have no field for that."""
+    content, refusal = message.get("content"), message.get("refusal")
+    return refusal if not content and refusal and isinstance(refusal, str) else content
+
+
+def reasoning_of(message: Mapping[str, Any]) -> str:
     """The reasoning in a message or delta, under whatever name."""
     for name in REASONING:
         text = message.get(name)

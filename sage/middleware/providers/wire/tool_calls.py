@@ -18,11 +18,13 @@ from sage.middleware.providers.wire import lenient_json
 LEGACY = "function_call"
 """The field that had the one call of an answer before ``tool_calls``."""
 
+_MAX_CHECKS = 100
+
 
 class ToolCall:
     """One call; ``number`` is its own in the answer: the upstream's index, unless another call has that."""
 
-    __slots__ = ("_parts", "id", "index", "name", "number", "upstream_id")
+    __slots__ = ("_checks", "_parts", "id", "index", "name", "number", "upstream_id")
 
     def __init__(self, number: int, index: Any = 0, identity: str = "") -> None:
         self.number = number
@@ -32,6 +34,7 @@ class ToolCall:
         self.id = identity or call_id()
         self.name = ""
         self._parts: list[str] = []
+        self._checks = 0
 
     @property
     def arguments(self) -> str:
@@ -43,6 +46,14 @@ class ToolCall:
         """Whether any of its arguments have come: its name is complete then."""
         return bool(self._parts)
 
+    @property
+    def complete(self) -> bool:
+        """Whether what has come of its arguments is a whole object. It is not looked at for ever: each look costs."""
+        if not self._parts or not self._parts[-1].rstrip().endswith("}") or self._checks >= _MAX_CHECKS:
+            return False
+        self._checks += 1
+        return _is_json(self.arguments)
+
     def add(self, arguments: str) -> None:
         """Adds a part of its arguments."""
         if arguments:
@@ -50,13 +61,12 @@ class ToolCall:
 
     def complete_before(self, arguments: str) -> bool:
         """Whether it is complete and ``arguments`` begins another object: ``}{`` continues no JSON."""
-        if not self._parts or not self._parts[-1].endswith("}") or not arguments.startswith("{"):
-            return False
-        return _is_json(self.arguments)
+        return arguments.startswith("{") and self.complete
 
     def as_openai(self) -> dict[str, Any]:
         """It as an entry of a message's ``tool_calls``."""
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        function = {"name": self.name, "arguments": self.arguments or "{}"}
+        return {"id": self.id, "type": "function", "function": function}
 
 
 class CallFragment(NamedTuple):
@@ -77,12 +87,17 @@ class ToolCalls:
         self._by_index: dict[Any, ToolCall] = {}
         """The call that a fragment with this index and without an id belongs to."""
         self._by_id: dict[tuple[Any, str], ToolCall] = {}
+        self._latest_by_id: dict[str, ToolCall] = {}
+        self._ids: set[str] = set()
+        self._numbers: set[int] = set()
 
     def add(self, fragments: Any) -> list[CallFragment]:
         """What the ``tool_calls`` of one delta add; what is no call is left out."""
         added: list[CallFragment] = []
+        calls: set[ToolCall] = set()
         for item in functions_of(fragments):
-            added.append(self._add(item, {fragment.call for fragment in added}))
+            added.append(self._add(item, calls))
+            calls.add(added[-1].call)
         return added
 
     def add_legacy(self, function: Any) -> list[CallFragment]:
@@ -97,7 +112,7 @@ class ToolCalls:
             return self._start(index, identity, name, arguments)
         if identity:
             call.upstream_id = identity
-            self._by_id[call.index, identity] = call
+            self._by_id[call.index, identity] = self._latest_by_id[identity] = call
         self._by_index[call.index] = call
         if call.complete_before(arguments) and call.arguments == arguments:
             arguments = ""  # the whole call once more
@@ -114,7 +129,7 @@ class ToolCalls:
             if call is not None or name:
                 return call
         if identity:
-            return next((call for call in reversed(self.calls) if call.upstream_id == identity), None)
+            return self._latest_by_id.get(identity)
         return self.calls[-1] if self.calls else None
 
     @staticmethod
@@ -132,32 +147,35 @@ class ToolCalls:
         return call.complete_before(arguments) and call.arguments != arguments
 
     def _start(self, index: Any, identity: str, name: str, arguments: str) -> CallFragment:
-        numbers = [call.number for call in self.calls]
-        free = max(numbers, default=-1) + 1
-        number = index if type(index) is int and index >= 0 and index not in numbers else free
-        index = number if index is None else _hashable(index)
-        taken = any(call.id == identity for call in self.calls)
-        call = ToolCall(number, index, identity)
-        if taken:
+        free = self.calls[-1].number + 1 if self.calls else 0
+        while free in self._numbers:
+            free += 1
+        number = index if type(index) is int and index >= 0 and index not in self._numbers else free
+        call = ToolCall(number, number if index is None else _hashable(index), identity)
+        if call.id in self._ids:
             call.id = call_id()
         call.name = name
         call.add(arguments)
         self.calls.append(call)
-        self._by_index[index] = call
+        self._numbers.add(number)
+        self._ids.add(call.id)
+        self._by_index[call.index] = call
         if identity:
-            self._by_id[index, identity] = call
+            self._by_id[call.index, identity] = self._latest_by_id[identity] = call
         return CallFragment(call, True, name, arguments)
 
 
 def whole_calls(message: dict[str, Any]) -> list[ToolCall]:
     """The calls of a whole message: each entry is one, whatever its index and id. Also the legacy one."""
     calls: list[ToolCall] = []
+    ids: set[str] = set()
     entries = functions_of(message.get("tool_calls")) or functions_of([{"function": message.get(LEGACY)}])
     for item in entries:
         identity = _text(item.get("id"))
-        call = ToolCall(len(calls), identity="" if any(call.id == identity for call in calls) else identity)
+        call = ToolCall(len(calls), identity="" if identity in ids else identity)
         call.name = _text(item["function"].get("name"))
         call.add(arguments_text(item["function"].get("arguments"), empty="{}"))
+        ids.add(call.id)
         calls.append(call)
     return calls
 
@@ -173,6 +191,14 @@ def arguments_text(arguments: Any, empty: str = "") -> str:
     if isinstance(arguments, str):
         return arguments or empty
     return empty if arguments is None else orjson.dumps(arguments).decode()
+
+
+def with_arguments_text(call: Any) -> Any:
+    """A call of an earlier message, for vendors that take its arguments as JSON text alone."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or isinstance(function.get("arguments"), str):
+        return call
+    return {**call, "function": {**function, "arguments": arguments_text(function.get("arguments"), empty="{}")}}
 
 
 def arguments_object(arguments: Any) -> dict[str, Any] | None:

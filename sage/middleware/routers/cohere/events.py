@@ -10,7 +10,9 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
+from sage.middleware.providers.wire.messages import DeltaReader
 from sage.middleware.providers.wire.sse import payloads
+from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.cohere import translation
 
 
@@ -21,8 +23,10 @@ class ChatEvents:
         self._started = False
         self._block: str | None = None  # the kind of the content block that is open
         self._blocks = 0
-        self._call: str | None = None  # OpenAI's index of the tool call that is open
-        self._calls: dict[str, int] = {}
+        self._reader = DeltaReader()
+        self._call: ToolCall | None = None  # the call that is open
+        self._waiting: list[ToolCall] = []  # calls that have not been opened
+        self._calls: dict[ToolCall, int] = {}
         self._citations = 0
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
@@ -33,10 +37,12 @@ class ChatEvents:
 
     def end(self) -> bytes:
         """The last events of a complete answer."""
-        delta: dict[str, Any] = {"finish_reason": translation.finish_reason(self._finish_reason)}
+        finish = translation.finish_reason(self._finish_reason, calls=bool(self._reader.calls))
+        delta: dict[str, Any] = {"finish_reason": finish}
         if self._usage is not None:
             delta["usage"] = translation.usage(self._usage)
-        return self._start(None) + self._close() + _event("message-end", delta=delta) + b"data: [DONE]\n\n"
+        last = self._start(None) + self._open_waiting() + self._close()
+        return last + _event("message-end", delta=delta) + b"data: [DONE]\n\n"
 
     def error_event(self, error: SageError) -> bytes:
         """The last event of an answer that broke; Cohere's clients find the error in it."""
@@ -61,19 +67,19 @@ class ChatEvents:
         return _event("message-start", id=name or translation.answer_id(), delta={"message": message})
 
     def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> bytes:
-        events = b""
-        if thinking := translation.reasoning(delta):
-            events += self._content("thinking", thinking, {})
+        read, events = self._reader.read(delta), b""
+        if read.reasoning:
+            events += self._content("thinking", read.reasoning, {})
         logprobs = choice.get("logprobs")
         items = translation.logprob_items(logprobs) if isinstance(logprobs, dict) else []
-        if isinstance(delta.get("content"), str) and (delta["content"] or items):
+        if read.shown or (items and isinstance(delta.get("content"), str)):
             # An event has the log probabilities of one text.
-            pieces = [(item["text"], {"logprobs": item}) for item in items] or [(delta["content"], {})]
+            pieces = [(item["text"], {"logprobs": item}) for item in items] or [(read.shown, {})]
             events += b"".join(self._content("text", text, fields) for text, fields in pieces)
         if delta.get("tool_plan"):
             events += _event("tool-plan-delta", delta={"message": {"tool_plan": delta["tool_plan"]}})
-        for call in translation.objects(delta.get("tool_calls")):
-            events += self._tool_call(call)
+        for fragment in read.calls:
+            events += self._tool_call(fragment)
         for citation in translation.objects(delta.get("citations")):
             events += _event("citation-start", index=self._citations, delta={"message": {"citations": citation}})
             events += _event("citation-end", index=self._citations)
@@ -90,21 +96,36 @@ class ChatEvents:
         delta = {"message": {"content": {kind: text}}}
         return events + _event("content-delta", index=self._blocks, delta=delta, **fields)
 
-    def _tool_call(self, call: dict[str, Any]) -> bytes:
-        value = call.get("function")
-        function: dict[str, Any] = value if isinstance(value, dict) else {}
-        index, arguments = str(call.get("index")), function.get("arguments") or ""
-        events = b""
-        if index not in self._calls:
-            events = self._close()
-            self._call, self._calls[index] = index, len(self._calls)
-            head = {"id": call.get("id") or f"call_{translation.answer_id()}", "type": "function"}
-            opened = {**head, "function": {"name": function.get("name"), "arguments": ""}}
-            events += _event("tool-call-start", index=self._calls[index], delta={"message": {"tool_calls": opened}})
+    def _tool_call(self, fragment: CallFragment) -> bytes:
+        """Calls come one after the other, in the order in which they began, each with its whole name: a call opens
+        with its first arguments, or when there is more of a later one, and that waits until this one is whole."""
+        call = fragment.call
+        if fragment.starts:
+            self._waiting.append(call)
+        if not fragment.arguments:
+            return b""
+        events = self._arguments(call, fragment.arguments) if call in self._calls else b""
+        while self._waiting and (self._call is None or self._call.complete):
+            events += self._open(self._waiting[0])
+        return events
+
+    def _open(self, call: ToolCall) -> bytes:
+        events = self._close()
+        self._waiting.remove(call)
+        self._call, self._calls[call] = call, len(self._calls)
+        opened = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
+        events += _event("tool-call-start", index=self._calls[call], delta={"message": {"tool_calls": opened}})
+        return events + self._arguments(call, call.arguments)
+
+    def _arguments(self, call: ToolCall, arguments: str) -> bytes:
         if not arguments:
-            return events
+            return b""
         delta = {"message": {"tool_calls": {"function": {"arguments": arguments}}}}
-        return events + _event("tool-call-delta", index=self._calls[index], delta=delta)
+        return _event("tool-call-delta", index=self._calls[call], delta=delta)
+
+    def _open_waiting(self) -> bytes:
+        """The calls that are left at the end of the answer; the last ones may have no arguments."""
+        return b"".join([self._open(call) for call in tuple(self._waiting)])
 
     def _close(self) -> bytes:
         """Ends the block or the tool call that is open."""

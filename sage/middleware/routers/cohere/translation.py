@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, Unsupported, UpstreamFailed
+from sage.middleware.providers.wire.messages import Message, read_message
 from sage.middleware.providers.wire.vectors import encoded
 
 _FINISH = {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL", "function_call": "TOOL_CALL"}
@@ -99,10 +100,11 @@ def _assistant(message: dict[str, Any], content: Any) -> dict[str, Any]:
 def chat_answer(chat: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's complete answer as Cohere's."""
     choice = chat["choices"][0] if chat["choices"] else {"message": {}}
+    message = read_message(choice["message"])
     answer: dict[str, Any] = {
         "id": chat.get("id") or answer_id(),
-        "message": _answer_message(choice["message"]),
-        "finish_reason": finish_reason(choice.get("finish_reason")),
+        "message": _answer_message(message, choice["message"]),
+        "finish_reason": finish_reason(choice.get("finish_reason"), calls=bool(message.calls)),
     }
     if isinstance(chat.get("usage"), dict):
         answer["usage"] = usage(chat["usage"])
@@ -111,37 +113,34 @@ def chat_answer(chat: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _answer_message(message: dict[str, Any]) -> dict[str, Any]:
-    calls, plan, text = message.get("tool_calls"), message.get("tool_plan"), _text(message.get("content"))
+def _answer_message(message: Message, sent: dict[str, Any]) -> dict[str, Any]:
+    """Cohere's message for what ``message`` says; ``sent`` has the fields that are Cohere's own."""
+    calls, plan, text = message.calls, sent.get("tool_plan"), message.shown
     if calls and text and not plan:
         plan, text = text, ""
     blocks: list[dict[str, Any]] = []
-    if thinking := reasoning(message):
-        blocks.append({"type": "thinking", "thinking": thinking})
+    if message.reasoning:
+        blocks.append({"type": "thinking", "thinking": message.reasoning})
     if text or not calls:
         blocks.append({"type": "text", "text": text})
     translated: dict[str, Any] = {"role": "assistant"}
-    fields = {"content": blocks, "tool_plan": plan, "tool_calls": calls, "citations": message.get("citations")}
+    fields = {
+        "content": blocks,
+        "tool_plan": plan,
+        "tool_calls": [call.as_openai() for call in calls],
+        "citations": sent.get("citations"),
+    }
     translated.update({name: value for name, value in fields.items() if value})
     return translated
 
 
-def reasoning(message: dict[str, Any]) -> str:
-    """The reasoning in a message or delta, under either of the names that servers use."""
-    text = message.get("reasoning_content") or message.get("reasoning")
-    return text if isinstance(text, str) else ""
+def finish_reason(finish: Any, *, calls: bool) -> str | None:
+    """OpenAI's finish reason as Cohere's; one that Cohere does not have stays, in capitals.
 
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
-
-
-def finish_reason(finish: Any) -> str | None:
-    """OpenAI's finish reason as Cohere's; one that Cohere does not have stays, in capitals."""
-    return _FINISH.get(finish, finish.upper()) if isinstance(finish, str) else None
+    Cohere's clients run tools only on ``TOOL_CALL``, while many servers end ``calls`` with ``stop``.
+    """
+    reason = _FINISH.get(finish, finish.upper()) if isinstance(finish, str) and finish else None
+    return "TOOL_CALL" if calls and reason in (None, "COMPLETE") else reason
 
 
 def usage(openai: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +162,7 @@ def usage(openai: dict[str, Any]) -> dict[str, Any]:
 def logprob_items(logprobs: dict[str, Any]) -> list[dict[str, Any]]:
     """OpenAI's log probabilities as Cohere's: one item for each text, with all tokens that make it up."""
     items: list[dict[str, Any]] = []
-    for token in objects(logprobs.get("content")):
+    for token in objects(logprobs.get("content") or logprobs.get("refusal")):
         if items and token.get("token") == "":
             item = items[-1]
         else:

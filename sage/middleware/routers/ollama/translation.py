@@ -13,7 +13,9 @@ import orjson
 
 from sage.errors import InvalidRequest, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Operation, Usage
+from sage.middleware.providers.wire.messages import DeltaReader, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
+from sage.middleware.providers.wire.tool_calls import ToolCall, arguments_object, arguments_text
 
 # Names in Ollama's `options` that are fields of a request in OpenAI's shape, or common additions to it.
 _FIELDS = frozenset(
@@ -176,7 +178,7 @@ def _calls(calls: Any, number: int) -> list[dict[str, Any]]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             where = f"messages[{number}].tool_calls[{index}]"
             raise InvalidRequest(f"'{where}' must be an object with a 'function' that has a 'name'", param=where)
-        arguments = orjson.dumps(function.get("arguments") or {}).decode()
+        arguments = arguments_text(function.get("arguments"), empty="{}")
         identity = call.get("id") or f"call_{number}_{index}"
         translated.append(
             {"id": identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
@@ -196,17 +198,15 @@ class OllamaAnswer:
         self._lines = 0
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
-        self._calls: dict[int, dict[str, str]] = {}
+        self._reader = DeltaReader()
 
     def body(self, upstream: bytes) -> bytes:
         """The answer to a request without a stream."""
         answer = orjson.loads(upstream)
         choice = next(iter(_objects(answer.get("choices"))), {})
         self._usage, self._finish_reason = read_usage(answer.get("usage")), choice.get("finish_reason")
-        message = choice if self._is_text else _object(choice.get("message"))
-        for index, call in enumerate(_objects(message.get("tool_calls"))):
-            self._add_call({**call, "index": index})
-        line = self._line(*_text_and_thinking(message), choice.get("logprobs"), self._take_calls())
+        message = read_message(choice if self._is_text else choice.get("message"))
+        line = self._line(message.shown, message.reasoning, choice.get("logprobs"), message.calls)
         return orjson.dumps({**line, **self._finish_fields()})
 
     def translate(self, events: bytes) -> bytes:
@@ -218,10 +218,8 @@ class OllamaAnswer:
             self._usage = read_usage(chunk.get("usage")) or self._usage
             for choice in _objects(chunk.get("choices"))[:1]:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
-                delta = choice if self._is_text else _object(choice.get("delta"))
-                for call in _objects(delta.get("tool_calls")):
-                    self._add_call(call)
-                text, thinking = _text_and_thinking(delta)
+                delta = self._reader.read(choice if self._is_text else choice.get("delta"))
+                text, thinking = delta.shown, delta.reasoning
                 if text or thinking or choice.get("logprobs"):
                     lines.append(self._line(text, thinking, choice.get("logprobs"), []))
         if not lines and not self._lines:
@@ -231,41 +229,16 @@ class OllamaAnswer:
 
     def end(self) -> bytes:
         """The last lines: the calls of tools, which Ollama never splits, and the counts."""
-        calls = self._take_calls()
+        calls = self._reader.calls
         lines = [self._line("", "", None, calls)] if calls else []
         lines.append({**self._line("", "", None, []), **self._finish_fields()})
         return b"".join(orjson.dumps(line) + b"\n" for line in lines)
 
-    def _add_call(self, call: dict[str, Any]) -> None:
-        function, index = _object(call.get("function")), call.get("index")
-        empty = {"id": "", "name": "", "arguments": ""}
-        collected = self._calls.setdefault(index if isinstance(index, int) else 0, empty)
-        collected["id"] = _text(call.get("id")) or collected["id"]
-        collected["name"] += _text(function.get("name"))
-        collected["arguments"] += _text(function.get("arguments"))
-
-    def _take_calls(self) -> list[dict[str, Any]]:
-        """The collected calls; their arguments are an object in Ollama's wire format."""
-        calls = []
-        for index, call in sorted(self._calls.items()):
-            try:
-                arguments = orjson.loads(call["arguments"] or b"{}")
-            except orjson.JSONDecodeError:
-                arguments = None
-            if not isinstance(arguments, dict):
-                raise UpstreamFailed(
-                    f"the model called '{call['name']}' with arguments that are not a JSON object",
-                    code="upstream_nonsense",
-                )
-            function = {"index": index, "name": call["name"], "arguments": arguments}
-            calls.append({"id": call["id"], "function": function})
-        return calls
-
-    def _line(self, text: str, thinking: str, logprobs: Any, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    def _line(self, text: str, thinking: str, logprobs: Any, calls: list[ToolCall]) -> dict[str, Any]:
         line: dict[str, Any] = {"model": self._model, "created_at": now()}
         extra: dict[str, Any] = {"thinking": thinking} if thinking else {}
+        extra |= {"tool_calls": [_tool_call(index, call) for index, call in enumerate(calls)]} if calls else {}
         if self._chat:
-            extra |= {"tool_calls": calls} if calls else {}
             line["message"] = {"role": "assistant", "content": text, **extra}
         else:
             line |= {"response": text, **extra}
@@ -302,21 +275,24 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _text_and_thinking(message: dict[str, Any]) -> tuple[str, str]:
-    """Text and thinking of a message, a delta or a choice of ``completions``."""
-    text = message.get("content") if "content" in message else message.get("text")
-    if isinstance(text, list):  # some servers send parts
-        text = "".join(_text(part.get("text")) for part in _objects(text))
-    return _text(text), _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+def _tool_call(index: int, call: ToolCall) -> dict[str, Any]:
+    """A call as Ollama has it: whole, with arguments that are an object."""
+    arguments = arguments_object(call.arguments)
+    if arguments is None:
+        raise UpstreamFailed(
+            f"the model called '{call.name}' with arguments that are not a JSON object", code="upstream_nonsense"
+        )
+    return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}}
 
 
 def _tokens(logprobs: Any) -> list[dict[str, Any]]:
     """Ollama's log probabilities, from either of OpenAI's shapes."""
     fields = _object(logprobs)
-    if isinstance(fields.get("content"), list):
+    chat = fields.get("content") or fields.get("refusal")
+    if isinstance(chat, list):
         return [
             _token(token) | {"top_logprobs": [_token(t) for t in _objects(token.get("top_logprobs"))]}
-            for token in _objects(fields["content"])
+            for token in _objects(chat)
         ]
     tokens, numbers, tops = (fields.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
     if not isinstance(tokens, list) or not isinstance(numbers, list):
