@@ -38,15 +38,19 @@ _OLLAMA = "http://localhost:11434"
 
 @dataclass(frozen=True)
 class Generation:
-    """A complete answer. ``usage`` has ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``. With ``search``,
-    ``sources`` lists the documents that the model got (``{number, id, collection, text, metadata, score}``); with
-    ``memory``, ``memories`` lists the memories that it got. ``warnings`` say why a turn was not stored."""
+    """A complete answer.
+
+    ``usage`` has ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; ``None`` means that the provider did
+    not tell it. With ``search``, ``sources`` lists the documents that the model got (``{number, id, collection, text,
+    metadata, score}``); with ``memory``, ``memories`` lists the memories that it got. ``warnings`` say why a turn was
+    not stored.
+    """
 
     id: str
     model: str
     text: str
     finish_reason: str | None
-    usage: dict[str, int]
+    usage: dict[str, int] | None
     provider: str
     sources: list[Source] | None = None
     memories: list[Memory] | None = None

@@ -16,7 +16,7 @@ from sage.middleware.gateway.collections.requests import SourcesRequest, parse
 from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
-from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, Usage
+from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.providers.wire.messages import DeltaReader, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall
@@ -115,7 +115,7 @@ class GenerateAnswer(BaseModel):
     model: str
     text: str
     finish_reason: str | None
-    usage: TokenUsage
+    usage: TokenUsage | None = Field(description="Null where the provider does not tell it.")
     provider: str
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -271,8 +271,11 @@ def _beside_text(refusal: str, calls: list[ToolCall]) -> dict[str, Any]:
     return fields | ({"tool_calls": [call.as_openai() for call in calls]} if calls else {})
 
 
-def _usage(usage: Any) -> dict[str, int]:
-    counted = read_usage(usage) or Usage()
+def _usage(usage: Any) -> dict[str, int] | None:
+    """What the upstream counted; ``None`` means that it told nothing, which is not zero."""
+    counted = read_usage(usage)
+    if counted is None or not {"prompt_tokens", "completion_tokens"} & usage.keys():
+        return None
     prompt, completion = counted.prompt_tokens, counted.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 

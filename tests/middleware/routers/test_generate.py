@@ -60,6 +60,18 @@ def test_the_stream_has_texts_then_the_finish_then_done(up: Upstream, upstreams:
     assert events[-1] == "[DONE]"
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"total_tokens": None}])
+def test_a_usage_that_nobody_told_is_unknown_and_not_zero(up: Upstream, upstreams: Callable, usage: object) -> None:
+    running = upstreams(up)
+    up.stream([chat_chunk("a"), chat_chunk(None, "stop"), {"choices": [], "usage": usage}], times=1)
+    answer = running.post("/generate", {"model": "bench", "prompt": "x", "stream": True})
+    last = json.loads(answer.text.split("\n\n")[-3].removeprefix("data: "))
+    assert last == {"text": "", "finish_reason": "stop", "usage": None}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    up.reply({"choices": [choice], "usage": usage})
+    assert running.post("/generate", {"model": "bench", "prompt": "x"}).json()["usage"] is None
+
+
 def test_finish_and_usage_in_one_last_chunk_are_kept(up: Upstream, upstreams: Callable) -> None:
     up.stream([chat_chunk("a"), chat_chunk(None, "length", usage=usage_chunk(2, 1)["usage"])])
     answer = upstreams(up).post("/generate", {"model": "bench", "prompt": "x", "stream": True})
