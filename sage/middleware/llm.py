@@ -43,7 +43,8 @@ class Generation:
     ``usage`` has ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; ``None`` means that the provider did
     not tell it. With ``search``, ``sources`` lists the documents that the model got (``{number, id, collection, text,
     metadata, score}``); with ``memory``, ``memories`` lists the memories that it got. ``warnings`` say why a turn was
-    not stored.
+    not stored. ``refusal`` is the text again where a model refuses, and ``tool_calls`` are those that it made, in
+    OpenAI's shape.
     """
 
     id: str
@@ -55,6 +56,8 @@ class Generation:
     sources: list[Source] | None = None
     memories: list[Memory] | None = None
     warnings: list[str] | None = None
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class LLMService:

@@ -54,6 +54,15 @@ def test_generate(service: LLMService, up: Upstream) -> None:
     assert service.generate("mine", messages=[{"role": "user", "content": "hi"}]).text == "hi"
 
 
+def test_refusals_and_calls_of_tools_are_told(service: LLMService, up: Upstream) -> None:
+    made = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "refusal": "I cannot", "tool_calls": [made]}
+    up.reply({"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}, times=1)
+    answer = service.generate("mine", "hello there")
+    assert (answer.text, answer.refusal, answer.tool_calls) == ("I cannot", "I cannot", [made])
+    assert service.generate("mine", "hello there").refusal is None
+
+
 def test_stream(service: LLMService) -> None:
     assert list(service.stream("mine", "hello you there")) == ["hello ", "you ", "there"]
 

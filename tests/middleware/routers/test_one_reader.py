@@ -241,6 +241,38 @@ def test_a_filtered_answer_is_one(choice: dict[str, Any], surface: str, running:
     assert told.finish in ("content_filter", "CONTENT_FILTER")
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("ollama", {"model": "theirs", "done": True, "done_reason": "content_filter"}),
+        ("cohere", {"id": "c", "message": None, "finish_reason": "CONTENT_FILTER"}),
+        ("zhipu", {"id": "c", "choices": [{"index": 0, "finish_reason": "sensitive", "message": None}]}),
+    ],
+)
+def test_a_filtered_answer_of_another_wire_is_one(
+    kind: str, sent: dict[str, Any], stream: bool, running: Any, up: Upstream
+) -> None:
+    if not stream:
+        up.reply(sent)
+        choice = running.chat(kind).json()["choices"][0]
+        assert (choice["message"]["content"] or None, choice["finish_reason"]) == (None, "content_filter")
+        return
+    event = {"type": "message-end", "delta": sent} if kind == "cohere" else sent
+    up.stream([f"{json.dumps(event)}\n".encode() if kind == "ollama" else event], no_done=True)
+    lines = running.chat(kind, stream=True).text.split("\n\n")
+    assert json.loads(lines[-3][6:])["choices"][0]["finish_reason"] == "content_filter"
+    assert lines[-2] == "data: [DONE]"
+
+
+@EVERYWHERE
+def test_messages_in_place_of_deltas_are_read(surface: str, running: Any, up: Upstream) -> None:
+    said = {"role": "assistant", "content": "4", "tool_calls": [call("get_weather", {"city": "SF"}, "a")]}
+    up.stream([chat_chunk(None, choices=[{"index": 0, "message": said, "finish_reason": "tool_calls"}])])
+    told = Told(surface, running, stream=True)
+    assert (told.text, told.calls) == ("4", TWO[:1])
+
+
 def test_api_generate_tells_calls_and_refusals(running: Any, up: Upstream) -> None:
     up.reply(whole(content=None, refusal="I cannot", tool_calls=[call("f", SF, "a")]))
     answer = running.post("/api/generate", {"model": "openai", "prompt": "hi", "stream": False}).json()
@@ -254,6 +286,8 @@ def test_arguments_in_messages_of_ollamas_clients_are_encoded_once(arguments: An
     answer = running.post("/api/chat", {"model": "openai", "messages": [*HELLO, called, *HELLO], "stream": False})
     assert answer.status_code == 200
     assert up.requests[0].body["messages"][1]["tool_calls"][0]["function"]["arguments"] == SF
+    running.post("/v2/chat", {"model": "openai", "messages": [*HELLO, called, *HELLO]})
+    assert up.requests[1].body["messages"][1]["tool_calls"][0]["function"]["arguments"] == SF
 
 
 SAID = {"role": "assistant", "content": None, "refusal": "I cannot"}

@@ -283,6 +283,8 @@ def _content(content: Any, where: str, allowed: _Parts, refuse: Refuse) -> Any:
 def chat_answer(answer: dict[str, Any], model: str, fail: Fail) -> tuple[dict[str, Any], Usage | None] | None:
     """OpenAI's answer under the public name, made of Cohere's; ``None`` if that is not an answer to a chat."""
     message = answer.get("message")
+    if message is None and answer.get("finish_reason") not in (None, "", "COMPLETE", "TOOL_CALL"):
+        message = {}  # it ended before there was one
     if not isinstance(message, dict):
         return None
     finish = finish_reason(answer.get("finish_reason"), None, fail)

@@ -27,9 +27,12 @@ def chat_answer(model: str, answer: dict[str, Any]) -> Answer | None:
     """A ``chat.completion``; ``None`` if ``answer`` is not a complete one."""
     message = answer.get("message")
     finish = _finish(answer)
+    if message is None and answer.get("done") and answer.get("done_reason"):
+        message = {}  # it has ended without one, as in a stream
     if not isinstance(message, dict) or finish is None:
         return None
-    translated: dict[str, Any] = {"role": "assistant", "content": _text(message.get("content"))}
+    content = _text(message.get("content")) or (None if finish == "content_filter" else "")
+    translated: dict[str, Any] = {"role": "assistant", "content": content}
     if _text(message.get("thinking")):
         translated["reasoning_content"] = message["thinking"]
     calls = tool_calls(message.get("tool_calls"))

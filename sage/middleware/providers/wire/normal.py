@@ -47,6 +47,8 @@ def normalise_choices(choices: list[dict[str, Any]], *, keep_reasoning: bool = T
 
 def _mend_message(message: dict[str, Any], keep_reasoning: bool) -> bool:
     changed = _mend_reasoning(message, keep_reasoning)
+    if "content" not in message:
+        message["content"], changed = None, True
     ids: set[str] = set()
     if isinstance(message.get("tool_calls"), dict):
         message["tool_calls"], changed = [message["tool_calls"]], True

@@ -12,6 +12,7 @@ import orjson
 
 from sage.errors import InvalidRequest, Unsupported, UpstreamFailed
 from sage.middleware.providers.wire.messages import Message, read_message
+from sage.middleware.providers.wire.tool_calls import with_arguments_text
 from sage.middleware.providers.wire.vectors import encoded
 
 _FINISH = {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL", "function_call": "TOOL_CALL"}
@@ -93,6 +94,8 @@ def _assistant(message: dict[str, Any], content: Any) -> dict[str, Any]:
         text = "".join(block["text"] for block in content if isinstance(block.get("text"), str))
         if thinking := "".join(block["thinking"] for block in content if isinstance(block.get("thinking"), str)):
             translated["reasoning_content"] = thinking
+    if isinstance(message.get("tool_calls"), list):
+        translated["tool_calls"] = [with_arguments_text(call) for call in message["tool_calls"]]
     translated["content"] = text or message.get("tool_plan") or (None if message.get("tool_calls") else "")
     return translated
 
