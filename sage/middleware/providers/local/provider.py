@@ -111,6 +111,7 @@ class LocalEngineProvider(OpenAIProvider):
                         "temperature": options.temperature,
                         "task": options.task,
                         "pooling": options.pooling,
+                        "memory_limit": self._files.memory_limit(options, _context(options)),
                     }
                 ).decode()
             },
@@ -163,12 +164,11 @@ class LocalEngineProvider(OpenAIProvider):
             case Operation.DETOKENIZE:
                 return local_wire.detokenize_request(body)
             case Operation.EMBEDDINGS:
-                local_wire.check_texts(body)
-                if body.pop("dimensions", None) is not None:
+                if body.get("dimensions") is not None:
                     self._cannot(target, "dimensions", ": a file does not say where its vectors may be cut")
-                return body
+                return local_wire.embeddings_request(body)
         template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
-        local_wire.drop_unsupported(body, call.operation, template, cannot)
+        local_wire.drop_unsupported(body, call.operation, template, _context(options), cannot)
         if local_wire.has_grammar(body):
             return body  # it says where the answer ends: neither the model's stop words nor its own bound may cut it
         if call.operation is Operation.CHAT and options.stop:

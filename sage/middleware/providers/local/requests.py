@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any
 
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import ModelCall, Operation, Usage, count_prompts
+from sage.middleware.providers.local.fields import Cannot, keep_allowed
 from sage.middleware.providers.vendor import HINTS
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.messages import content_of
-
-Cannot = Callable[[str, str], None]
-"""``cannot(field, why)`` raises for a field, or returns if the model is to leave out what its vendor cannot do."""
 
 _ONE_ANSWER = ": llama.cpp counts the tokens of one answer only; ask once for each"
 _IGNORED = {
@@ -45,10 +42,12 @@ def check_known(body: dict[str, Any], operation: Operation, cannot: Cannot) -> N
             cannot(field, "")
 
 
-def drop_unsupported(body: dict[str, Any], operation: Operation, template: str | None, cannot: Cannot) -> None:
-    """Removes from the ``body`` of a chat or a completion what llama.cpp would silently ignore.
+def drop_unsupported(
+    body: dict[str, Any], operation: Operation, template: str | None, context: int, cannot: Cannot
+) -> None:
+    """Removes from the ``body`` of a chat or a completion what llama.cpp would silently ignore, or must not get.
 
-    ``template`` is the chat template in use; ``None`` means unknown.
+    ``template`` is the chat template in use; ``None`` means unknown. ``context`` is in tokens.
     """
     for field in _IGNORED[operation]:
         if field in body and _asks(body.pop(field)):
@@ -63,13 +62,14 @@ def drop_unsupported(body: dict[str, Any], operation: Operation, template: str |
     elif count_prompts(body) > 1:
         cannot("prompt", " in a list of several: llama.cpp counts the tokens of one answer only")
         raise InvalidRequest("'prompt' must be one text or the tokens of one: ask once for each", param="prompt")
+    keep_allowed(body, context, cannot, _asks)
 
 
 def has_grammar(body: dict[str, Any]) -> bool:
     """Whether the answer has to follow a grammar, which also says where it ends."""
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, dict) else None
-    return kind in ("json_object", "json_schema") or bool(body.get("grammar")) or bool(body.get("json_schema"))
+    return kind in ("json_object", "json_schema") or bool(body.get("json_schema"))
 
 
 def _asks(value: Any) -> bool:
@@ -140,12 +140,13 @@ class CompletionLogprobs:
         }
 
 
-def check_texts(body: dict[str, Any]) -> None:
-    """Raises for an embeddings ``input`` that holds anything but texts and tokens."""
+def embeddings_request(body: dict[str, Any]) -> dict[str, Any]:
+    """The body for llama.cpp's ``/v1/embeddings``; raises for an ``input`` that is not texts or tokens."""
     items = body.get("input")
     for index, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict):
             raise InvalidRequest(f"input[{index}] is no text: local models embed text only", param=f"input[{index}]")
+    return {field: body[field] for field in ("model", "input", "encoding_format") if field in body}
 
 
 def rerank_request(body: dict[str, Any], cannot: Cannot) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""The fields that llama.cpp gets of a request, and their bounds: what it does not need never reaches it.
+
+A number there can take all memory (``dry_penalty_last_n`` is the length of a buffer), and a grammar all time, since
+llama.cpp notices only between two tokens that nobody waits any more. What was found to do so has a bound here.
+
+Source: llama.cpp, ``tools/server/README.md``, ``common/json-schema-to-grammar.cpp``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sage.errors import InvalidRequest
+from sage.middleware.providers.vendor import HINTS
+
+_CONTENT = frozenset(
+    {"model", "messages", "prompt", "stream", "stream_options", "tools", "response_format", "json_schema"}
+)
+_SAMPLING = frozenset(
+    {"temperature", "top_p", "top_k", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "seed"}
+    | {"dynatemp_range", "dynatemp_exponent", "repeat_last_n", "repeat_penalty", "presence_penalty", "samplers"}
+    | {"frequency_penalty", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "logit_bias"}
+    | {"dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta", "adaptive_target", "adaptive_decay"}
+    | {"min_keep", "stop", "ignore_eos"}
+)
+_ANSWER = frozenset(
+    {"max_tokens", "max_completion_tokens", "n_predict", "n_keep", "n", "n_cmpl", "logprobs", "top_logprobs", "n_probs"}
+    | {"post_sampling_probs", "return_tokens", "return_progress", "timings_per_token", "cache_prompt"}
+    | {"t_max_predict_ms", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"}
+    | {"reasoning_format", "thinking_forced_open", "reasoning_budget", "thinking_budget_tokens"}
+)
+_ALLOWED = _CONTENT | _SAMPLING | _ANSWER
+# What Ollama's clients put into `options` about loading a model: here that is the configuration's matter.
+_LOADING = frozenset(
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "use_mmap", "use_mlock", "f16_kv"}
+    | {"vocab_only", "logits_all", "embedding_only", "rope_frequency_base", "rope_frequency_scale", "penalize_newline"}
+)
+_OLLAMA_NAMES = {"num_keep": "n_keep"}
+
+_WITHIN_CONTEXT = ("repeat_last_n", "dry_penalty_last_n", "n_keep", "dry_allowed_length", "min_keep")
+_MAX_LISTED = {"samplers": 16, "dry_sequence_breakers": 16}
+_MAX_LISTED_LENGTH = 64
+"""Characters of one entry."""
+_MAX_SCHEMA = 1024
+"""Keys and items of a schema; the time of each token grows faster than they do."""
+_MAX_TOOL_SCHEMAS = 16 * _MAX_SCHEMA
+"""Of all tools together."""
+_MAX_PATTERN = 256
+_MAX_EXPANDED = 2000
+_NESTED_COST = 8
+_TOKEN = re.compile(r"\(|(?:\)|[^()])(?P<repetition>[*+?]|\{\d*,?\d*\})?")
+_COUNT = re.compile(r"\d{1,6}")
+_GROUP_KIND = re.compile(r"\(\?(?:[:=!]|<[=!]|P?<\w+>)")
+_ESCAPED = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.S)
+
+Cannot = Callable[[str, str], None]
+"""``cannot(field, why)`` raises for a field, or returns if the model is to leave out what its vendor cannot do."""
+
+
+def keep_allowed(body: dict[str, Any], context: int, cannot: Cannot, asks: Callable[[Any], bool]) -> None:
+    """Removes from the ``body`` of a chat or a completion all that llama.cpp has no field for, and bounds the rest.
+
+    ``context`` is in tokens; ``asks`` tells whether a value asks for anything; ``cannot`` raises for a field, or
+    returns if the model is to leave out what its vendor cannot do.
+    """
+    _spread_options(body, cannot)
+    for field in body.keys() - _ALLOWED:
+        if field == "grammar":
+            cannot(field, ": a grammar can take any time; give 'response_format' with a schema")
+        elif field not in HINTS and asks(body[field]):
+            cannot(field, "")
+        del body[field]
+    for field in _WITHIN_CONTEXT:
+        if body.get(field) is not None:
+            _check_within(body[field], field, context)
+    for field, most in _MAX_LISTED.items():
+        if body.get(field) is not None:
+            _check_listed(body[field], field, most)
+    for field in ("response_format", "json_schema"):
+        if isinstance(body.get(field), dict):
+            _check_schema(body[field], field, _MAX_SCHEMA)
+    if isinstance(body.get("tools"), list):
+        _check_schema(body["tools"], "tools", _MAX_TOOL_SCHEMAS)
+
+
+def _spread_options(body: dict[str, Any], cannot: Cannot) -> None:
+    """Puts what samples in Ollama's ``options`` where llama.cpp has it."""
+    options = body.pop("options", None)
+    if not isinstance(options, dict):
+        return
+    for name, value in options.items():
+        field = _OLLAMA_NAMES.get(name, name)
+        if field in _SAMPLING or field in _ANSWER:
+            body.setdefault(field, value)
+        elif field not in _LOADING and value is not None:
+            cannot(f"options.{name}", "")
+
+
+def _check_within(value: Any, field: str, context: int) -> None:
+    if type(value) is not int or not -1 <= value <= context:
+        raise InvalidRequest(f"'{field}' must be a whole number from -1 to {context}, the model's context", param=field)
+
+
+def _check_listed(value: Any, field: str, most: int) -> None:
+    entries = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(entries, list)
+        or len(entries) > most
+        or not all(isinstance(entry, str) and len(entry) <= _MAX_LISTED_LENGTH for entry in entries)
+    ):
+        raise InvalidRequest(
+            f"'{field}' must be a list of {most} texts of {_MAX_LISTED_LENGTH} characters at most", param=field
+        )
+
+
+def _check_schema(schema: Any, field: str, most: int) -> None:
+    """Raises for a schema whose grammar would take too long: too large, or with a pattern of too many repetitions."""
+    waiting = [schema]
+    while waiting:
+        value = waiting.pop()
+        most -= len(value)
+        if most < 0:
+            raise InvalidRequest(f"the schema in '{field}' is too large for a local model", param=field)
+        if isinstance(value, dict):
+            pattern = value.get("pattern")
+            if isinstance(pattern, str) and (len(pattern) > _MAX_PATTERN or _expanded(pattern) > _MAX_EXPANDED):
+                raise InvalidRequest(
+                    f"the 'pattern' {pattern[:50]!r} in '{field}' is too long, or has too many repetitions within "
+                    "repetitions, for a local model",
+                    param=field,
+                )
+        inner = value.values() if isinstance(value, dict) else value
+        waiting += (each for each in inner if isinstance(each, dict | list))
+
+
+def _expanded(pattern: str) -> int:
+    """How many pieces ``pattern`` has once its counted repetitions are written out, as llama.cpp does.
+
+    A counted repetition of what is repeated already counts more: such a grammar is read in too many ways.
+    """
+    plain = _GROUP_KIND.sub("(", _ESCAPED.sub("x", pattern))
+    groups = [_Group()]  # the open ones, the outermost first
+    for token in _TOKEN.finditer(plain):
+        if token[0] == "(":
+            groups.append(_Group())
+            continue
+        done = _Group(size=1)
+        if token[0][0] == ")":
+            if len(groups) == 1:
+                continue
+            done = groups.pop()
+        counts = [int(count) for count in _COUNT.findall(token["repetition"] or "")]
+        factor = min(max(counts, default=1), _MAX_EXPANDED + 1)
+        size = done.size * factor * (_NESTED_COST if factor > 1 and done.repeats else 1)
+        groups[-1].size = min(groups[-1].size + size, _MAX_EXPANDED + 1)
+        groups[-1].repeats |= done.repeats or token["repetition"] is not None
+    return sum(group.size for group in groups)
+
+
+@dataclass(slots=True)
+class _Group:
+    """One group of a pattern."""
+
+    size: int = 0
+    repeats: bool = False
+    """Whether something in it is repeated."""
