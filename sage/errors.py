@@ -86,6 +86,14 @@ class MethodNotAllowed(SageError):
     default_code = "method_not_allowed"
 
 
+class RequestTimeout(SageError):
+    """The rest of the request did not come in time (408)."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
 class Conflict(SageError):
     """The thing exists already, or its state forbids this (409)."""
 

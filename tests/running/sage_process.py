@@ -47,12 +47,23 @@ class Serving:
 
 
 @contextmanager
-def serving(arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout: float = 30) -> Iterator[Serving]:
-    """``sage serve ARGUMENTS…`` from its first line to SIGTERM, after which it must be gone with status 0."""
+def serving(
+    arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout: float = 30, *, files: int | None = None
+) -> Iterator[Serving]:
+    """``sage serve ARGUMENTS…`` from its first line to SIGTERM, after which it must be gone with status 0.
+
+    ``files`` is how many it may have open at most.
+    """
+    limited = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
     log = cwd / "serve.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*SAGE, "serve", *arguments], env=dict(env), cwd=cwd, stdout=subprocess.PIPE, stderr=errors, text=True
+            [*limited, *SAGE, "serve", *arguments],
+            env=dict(env),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
     assert process.stdout is not None
     with process.stdout:

@@ -19,16 +19,24 @@ import orjson
 from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.cors import AllowedOrigins, read_origin
+from sage.middleware.app.refusals import Refusals
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
-from sage.middleware.routers.http.asgi import ASGIApp, Message, Receive, Scope, Send, error_headers
+from sage.middleware.routers.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, error_headers
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
 logger = logging.getLogger("sage")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+_FORWARDED = re.compile(
+    rb"forwarded|via|client-ip|true-client-ip|remote-addr|front-end-https|(?:cf|cdn|fly|fastly)-.*"
+    rb"|x-(?:forwarded|original|rewrite|real|envoy|remote|proxyuser|appengine|amzn|azure|arr|vercel).*"
+    rb"|x-(?:true-|cluster-)?client-(?:ip|addr|host|port|cert).*|x-(?:url-)?scheme|x-host"
+)
+"""Headers with which a proxy tells of the request that it passes on."""
+_MAX_REMEMBERED = 1000  # well-formed hosts, harmless headers
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _LONGEST = 512
 """Characters of one value in a line of the access log."""
@@ -63,6 +71,9 @@ class EdgeMiddleware:
         names = settings.api.allowed_hosts or (tuple(LOOPBACK) if self._without_auth else ())
         self._hosts = frozenset(name.lower().encode() for name in names)
         self._log = log
+        self._known_hosts: set[bytes] = set()
+        self._harmless: set[bytes] = set()
+        """Names of headers that no proxy adds."""
         self._prefix = secrets.token_hex(6).encode()
         self._numbers = itertools.count(1)
 
@@ -72,9 +83,8 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         headers = scope["headers"]
-        request_id = self._request_id(headers)
-        facts: dict[str, Any] = {}
-        scope.setdefault("state", {})["log"] = facts
+        request_id = self.request_id(headers)
+        facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("log", {})
         status = 0
 
         async def send_answer(message: Message) -> None:
@@ -115,7 +125,12 @@ class EdgeMiddleware:
             if self._log is not None:
                 self._write(scope, request_id, status, started, facts)
 
-    def _request_id(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+    def refusals(self) -> Refusals:
+        """How the server answers what does not become a request."""
+        return Refusals(self.request_id, _SECURITY_HEADERS, self._log)
+
+    def request_id(self, headers: Headers) -> bytes:
+        """The id of a request: the client's own, when it is well formed."""
         for name, value in headers:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return value
@@ -138,12 +153,14 @@ class EdgeMiddleware:
                 origin = value
             elif name == b"content-type":
                 content_type = value
-            elif self._without_auth and name in _FORWARDED:
+            elif self._without_auth and name not in self._harmless and self._is_forwarded(name):
                 raise InvalidRequest(
                     f"the header '{name.decode()}' is refused without auth: the gateway must not run behind a proxy "
                     "with --no-auth",
                     code="forwarded",
                 )
+        if host not in self._known_hosts:
+            self._check_host(scope, host)
         if self._hosts and _host_name(host) not in self._hosts:
             raise InvalidRequest(
                 f"the host '{host[:200].decode('latin-1')}' is not one that this gateway accepts (api.allowed_hosts)",
@@ -167,6 +184,23 @@ class EdgeMiddleware:
         await send({"type": "http.response.start", "status": 204, "headers": answer})
         await send({"type": "http.response.body", "body": b""})
         return True
+
+    def _is_forwarded(self, name: bytes) -> bool:
+        if _FORWARDED.fullmatch(name):
+            return True
+        if len(self._harmless) < _MAX_REMEMBERED and len(name) < 100:
+            self._harmless.add(name)
+        return False
+
+    def _check_host(self, scope: Scope, host: bytes) -> None:
+        """RFC 9112, 3.2: a request without a host, or with an invalid one, is refused."""
+        if not host and scope["http_version"] == "1.0":
+            return
+        if _HOST.fullmatch(host) is None:
+            said = f"the host '{host[:200].decode('latin-1')}' is not valid" if host else "the request names no host"
+            raise InvalidRequest(f"{said}: it needs a header 'Host: NAME' or 'Host: NAME:PORT'", code="invalid_host")
+        if len(self._known_hosts) < _MAX_REMEMBERED and len(host) < 300:
+            self._known_hosts.add(host)
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the body is larger than {self._limit} bytes (api.max_body_bytes)")
@@ -238,7 +272,7 @@ def _is_file(scope: Scope) -> bool:
 
 def _check_browser(scope: Scope, host: bytes, origin: bytes, content_type: bytes, has_body: bool) -> None:
     """Refuses requests that a page of another site makes through its visitor's browser; for a gateway without auth."""
-    if origin and origin.partition(b"://")[2].lower() != host.lower():
+    if origin and origin.lower() != b"%s://%s" % (scope["scheme"].encode(), host.lower()):
         raise InvalidRequest(
             f"requests from the origin '{origin[:200].decode('latin-1')}' are refused without auth", code="origin"
         )

@@ -16,12 +16,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from sage.errors import ConfigError
+from sage.middleware.app.connections import KEEP_ALIVE, ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.main import create_app
 from sage.middleware.app.protocol import GatewayProtocol
@@ -50,12 +52,13 @@ def bind(host: str, port: int) -> socket.socket:
 class GatewayServer(uvicorn.Server):
     """uvicorn's server that reports when it is ready, and exits with status 0 after SIGTERM or Ctrl-C."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], connections: ClientConnections) -> None:
         self._exiting = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_requested = asyncio.Event()
         super().__init__(config)
         self._on_ready = on_ready
+        self._connections = connections
 
     @property
     def should_exit(self) -> bool:
@@ -70,9 +73,10 @@ class GatewayServer(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._exit_requested.set)
 
     async def main_loop(self) -> None:
-        """Updates the date of answers once a second, until the server is to end."""
+        """Once a second updates the date of answers and looks at the connections, until the server is to end."""
         self._loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
+            self._connections.check(self._loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._exit_requested.wait()
@@ -127,29 +131,32 @@ class GatewayServer(uvicorn.Server):
             await server.wait_closed()
 
 
-def make_server(app: object, settings: Settings, on_ready: Callable[[], None]) -> GatewayServer:
+def make_server(app: EdgeMiddleware, settings: Settings, on_ready: Callable[[], None]) -> GatewayServer:
     """The server for ``app`` under ``settings``."""
+    connections = ClientConnections(ConnectionLimits.of(settings.api))
     return GatewayServer(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http=GatewayProtocol,
+            http=partial(GatewayProtocol, connections=connections, refusals=app.refusals()),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,
+            timeout_keep_alive=int(KEEP_ALIVE),
             timeout_graceful_shutdown=math.ceil(settings.api.shutdown_grace),
         ),
         on_ready,
+        connections,
     )
 
 
 def serve(settings: Settings, config: Path | None) -> None:
     """Runs the gateway until SIGTERM or Ctrl-C. Raises :class:`ConfigError` when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    allow_more_files(settings.api.max_connections)
     sock = bind(settings.api.host, settings.api.port)
     try:
         app = create_app(settings)

@@ -32,6 +32,12 @@ class Api(SettingsSection):
     allowed_origins: tuple[Origin, ...] = ()
     """Other sites whose pages may call the gateway from a browser (CORS), such as ``https://app.example``. ``*`` stands
     for every site, without credentials of the browser's own."""
+    max_connections: int = Field(4096, ge=1)
+    """Of clients, at one time. Fewer when this process may not open twice as many files."""
+    max_connections_per_address: int | None = Field(None, ge=1)
+    """``None`` means half of all."""
+    client_timeout: Duration = Field(30.0, gt=0)
+    """How long a client may take for a head, and for each 500 bytes a second of a body or an answer, in seconds."""
     shutdown_grace: Duration = 30.0
     """How long running requests may go on after SIGTERM, in seconds."""
     access_log: bool = True

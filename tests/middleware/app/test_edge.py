@@ -129,7 +129,8 @@ def test_without_auth_only_this_machines_own_pages_reach_it(up: Upstream, upstre
     body = {"model": "bench", "prompt": "hello"}
     assert requests.post(url, json=body, timeout=10).json()["text"] == "hello"
     host = running.url.removeprefix("http://")
-    assert requests.post(url, json=body, headers={"origin": f"http://{host}"}, timeout=10).status_code == 200
+    own = {"origin": f"http://{host}", "x-client-name": "mine", "x-stainless-arch": "x64", "user-agent": "curl"}
+    assert requests.post(url, json=body, headers=own, timeout=10).status_code == 200
     for headers in (
         {"host": "rebound.example"},
         {"origin": "https://evil.example"},
@@ -137,6 +138,22 @@ def test_without_auth_only_this_machines_own_pages_reach_it(up: Upstream, upstre
         {"origin": "http://localhost:3000"},
         {"x-forwarded-for": "10.0.0.1"},
         {"forwarded": "for=10.0.0.1"},
+        {"origin": f"https://{host}"},
+        {"origin": host},
+        {"x-forwarded-port": "443"},
+        {"x-forwarded-anything": "1"},
+        {"x-original-forwarded-for": "10.0.0.1"},
+        {"x-original-url": "/models"},
+        {"x-client-ip": "10.0.0.1"},
+        {"x-cluster-client-ip": "10.0.0.1"},
+        {"true-client-ip": "10.0.0.1"},
+        {"cf-connecting-ip": "10.0.0.1"},
+        {"cf-ray": "1"},
+        {"fastly-client-ip": "10.0.0.1"},
+        {"fly-client-ip": "10.0.0.1"},
+        {"x-envoy-external-address": "10.0.0.1"},
+        {"x-amzn-trace-id": "Root=1"},
+        {"via": "1.1 proxy"},
         {"content-type": "text/plain"},
         {"content-type": "application/x-www-form-urlencoded"},
     ):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from running_gateway import Running
 from upstream import Upstream, chat_chunk
 
 from sage.middleware.app.protocol import MAX_HEAD
@@ -17,6 +20,12 @@ from sage.middleware.app.protocol import MAX_HEAD
 def up() -> Iterator[Upstream]:
     with Upstream() as upstream:
         yield upstream
+
+
+@pytest.fixture(scope="module")
+def running_door(module_gateway: Callable[..., Running]) -> Running:
+    """A gateway that the tests do not change."""
+    return module_gateway()
 
 
 def connect(running) -> socket.socket:
@@ -73,6 +82,107 @@ def test_an_invalid_http_request_gets_the_envelope(gateway: Callable) -> None:
         answer = read_all(sock)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert error_of(answer)["code"] == "invalid_http"
+
+
+_CHUNKED = "POST {path} HTTP/1.1\r\nhost: x\r\n{credential}transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code"),
+    [
+        (b"Transfer-Encoding: xchunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "transfer_encoding"),
+        (b"Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "transfer_encoding"),
+        (b"Transfer-Encoding: chunked, gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "invalid_http"),
+        (b"Transfer-Encoding: identity\r\n\r\n", "transfer_encoding"),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "invalid_http"),
+        (b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "invalid_http"),
+        (b"Content-Length: -1\r\n\r\n", "invalid_http"),
+        (b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n", "upgrade_refused"),
+        (b"Upgrade: WebSocket\r\n\r\n", "upgrade_refused"),
+    ],
+)
+def test_what_leaves_the_end_of_a_body_open_is_refused(running_door: Running, request_bytes: bytes, code: str) -> None:
+    with connect(running_door) as sock:
+        sock.sendall(b"POST /auth/refresh HTTP/1.1\r\nHost: x\r\n" + request_bytes)
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert error_of(answer)["code"] == code
+    assert b"\r\nx-request-id: " in answer
+    assert b"\r\nconnection: close\r\n" in answer
+    assert answer.count(b"HTTP/1.1 400") == 1
+
+
+@pytest.mark.parametrize("path", ["/auth/refresh", "/v1/chat/completions", "/collections/c/documents"])
+@pytest.mark.parametrize("chunks", ["zz\r\nhello\r\n0\r\n\r\n", "5\r\nhelloXX\r\n0\r\n\r\n", "-1\r\n"])
+def test_malformed_chunks_get_an_answer(running_door: Running, path: str, chunks: str) -> None:
+    credential = f"authorization: Bearer {running_door.key}\r\n"
+    with connect(running_door) as sock:
+        sock.sendall((_CHUNKED.format(path=path, credential=credential) + chunks).encode())
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert error_of(answer)["code"] == "invalid_http"
+    assert answer.count(b"HTTP/1.1 400") == 1
+
+
+@pytest.mark.parametrize(
+    "host", ["", "Host:\r\n", "Host: a b\r\n", "Host: me@x\r\n", "Host: x/y\r\n", "Host: x:y\r\n", "Host: \xfc\r\n"]
+)
+def test_a_request_names_a_valid_host(running_door: Running, host: str) -> None:
+    with connect(running_door) as sock:
+        sock.sendall(f"GET /health HTTP/1.1\r\n{host}connection: close\r\n\r\n".encode())
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert error_of(answer)["code"] == "invalid_host"
+
+
+@pytest.mark.parametrize("head", ["1.0\r\n", "1.1\r\nHost: [::1]:80\r\n", "1.1\r\nHost: xn--q.x-y.z\r\n"])
+def test_hosts_that_are_served(running_door: Running, head: str) -> None:
+    with connect(running_door) as sock:
+        sock.sendall(f"GET /health HTTP/{head}connection: close\r\n\r\n".encode())
+        assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_another_upgrade_is_ignored_as_http_allows_unless_it_would_cost_the_body(running_door: Running) -> None:
+    """Java's client asks every server for HTTP/2 with its first request."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    with connect(running_door) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n")
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    with connect(running_door) as sock:
+        sock.sendall(b"POST /auth/refresh HTTP/1.1\r\nHost: x\r\n" + upgrade + b"Content-Length: 2\r\n\r\n{}")
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert error_of(answer)["code"] == "upgrade_refused"
+
+
+def test_what_is_no_request_is_in_the_log_as_one_line_of_json(gateway: Callable) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        running = gateway(api={"access_log": True})
+        sent = [
+            b"SSH-2.0-OpenSSH\r\n\r\n",
+            b"GET /health?token=secret HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            b"POST /auth/refresh HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"GET /models HTTP/1.1\r\n\r\n",
+        ]
+        ids = []
+        for data in sent:
+            with connect(running) as sock:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                ids.append(read_all(sock).partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode())
+        deadline = time.monotonic() + 20
+        while log.getvalue().count("\n") < len(sent):
+            assert time.monotonic() < deadline, log.getvalue()
+            time.sleep(0.005)
+        lines = {line["request_id"]: line for line in map(json.loads, log.getvalue().splitlines())}
+    assert [(lines[id]["method"], lines[id]["path"], lines[id]["status"], lines[id]["error"]) for id in ids] == [
+        ("", "", 400, "invalid_http"),
+        ("GET", "/health", 400, "upgrade_refused"),
+        ("POST", "/auth/refresh", 400, "invalid_http"),
+        ("GET", "/models", 400, "invalid_host"),
+    ]
 
 
 def test_pipelined_requests_are_answered_in_order(up: Upstream, upstreams: Callable) -> None:

@@ -1,0 +1,205 @@
+"""The connections of clients: how many there may be, in all and of one address, and how long each may keep us waiting.
+
+No timer runs for a request. Once a second every connection is looked at: whether its client owes us something (the rest
+of a head or of a body, the reading of an answer) and whether that moves.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from heapq import nsmallest
+from typing import Protocol
+
+from sage.middleware.settings.settings import Api
+
+KEEP_ALIVE = 75.0
+"""Seconds that a connection may be idle between two requests."""
+LEAST_RATE = 500
+"""Bytes a second that a body must come at, and an answer be read at, over each period of ``api.client_timeout``."""
+_BATCH = 32  # of so many connections one is closed at a time when there are too many
+_RESCAN = 0.1  # seconds without another look for connections to close, after there were none
+
+
+class Phase(Enum):
+    """What a connection waits for. The client is at fault when one of the first four does not end."""
+
+    HEAD = "head"
+    BODY = "body"
+    REST = "rest of a body that was answered already"
+    READING = "the client's reading"
+    IDLE = "another request"
+    WORK = "the gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections there may be, and how long a client may keep one waiting, in seconds."""
+
+    total: int
+    per_address: int
+    timeout: float
+
+    @classmethod
+    def of(cls, api: Api) -> ConnectionLimits:
+        """What ``api`` asks for, as far as this process may open files.
+
+        A request may need a second one towards its upstream, and databases, collections and engines need theirs.
+        """
+        files = _open_files()
+        possible = (files - 200) // 2 if files >= 600 else files // 3
+        total = min(api.max_connections, possible)
+        per_address = api.max_connections_per_address or max(1, total // 2)
+        return cls(total, min(per_address, total), api.client_timeout)
+
+
+class ClientConnection(Protocol):
+    """What :class:`ClientConnections` asks of the server's protocol."""
+
+    address: str
+
+    def waits_for(self) -> Phase: ...
+
+    def moved(self, phase: Phase) -> int:
+        """Bytes that the client has sent or, for :attr:`Phase.READING`, read so far."""
+        ...
+
+    def request(self) -> object:
+        """The newest request; another one begins another period."""
+        ...
+
+    def give_up(self, phase: Phase) -> None:
+        """Answers, if that is still possible, and closes."""
+        ...
+
+
+class _Period:
+    """The time that a connection has waited for one thing, and how much had moved when it began."""
+
+    __slots__ = ("moved", "phase", "request", "since")
+
+    def __init__(self, now: float) -> None:
+        self.phase, self.request, self.since, self.moved = Phase.HEAD, None, now, 0  # type: Phase, object, float, int
+
+    def begin(self, phase: Phase, request: object, now: float, moved: int) -> None:
+        self.phase, self.request, self.since, self.moved = phase, request, now, moved
+
+
+class ClientConnections:
+    """All connections of one server; belongs to its event loop."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._periods: dict[ClientConnection, _Period] = {}
+        self._by_address: defaultdict[str, set[ClientConnection]] = defaultdict(set)
+        self._look_again = 0.0
+
+    def __len__(self) -> int:
+        return len(self._periods)
+
+    def admit(self, connection: ClientConnection, now: float) -> bool:
+        """Takes a new connection in; ``False`` means that there is no place for it.
+
+        Places are made by closing connections whose clients owe us something, the slowest first, and then idle ones:
+        those of the same address if that has too many, else those of the address that has most.
+        """
+        own = self._by_address[connection.address]
+        self._periods[connection] = _Period(now)
+        own.add(connection)
+        if len(own) > self._limits.per_address:
+            return self._make_room(own, connection, now)
+        if len(self._periods) > self._limits.total:
+            most = max(self._by_address.values(), key=len)
+            return self._make_room(most, connection, now) or self._make_room(self._periods, connection, now)
+        return True
+
+    def remove(self, connection: ClientConnection) -> None:
+        """Forgets a connection that is closed."""
+        self._periods.pop(connection, None)
+        own = self._by_address.get(connection.address)
+        if own is not None:
+            own.discard(connection)
+            if not own:
+                del self._by_address[connection.address]
+
+    def check(self, now: float) -> None:
+        """Gives up those whose clients have kept them waiting for too long. To be called once a second."""
+        for connection, period in list(self._periods.items()):
+            phase, request = connection.waits_for(), connection.request()
+            if phase is not period.phase or request is not period.request:
+                period.begin(phase, request, now, connection.moved(phase))
+            elif now - period.since >= (KEEP_ALIVE if phase is Phase.IDLE else self._limits.timeout):
+                moved = connection.moved(phase)
+                enough = (moved - period.moved) >= LEAST_RATE * (now - period.since)
+                if phase is Phase.WORK or (enough and phase in (Phase.BODY, Phase.READING)):
+                    period.begin(phase, request, now, moved)
+                else:
+                    connection.give_up(phase)
+
+    def _make_room(self, among: Iterable[ClientConnection], new: ClientConnection, now: float) -> bool:
+        if now < self._look_again:
+            return False
+        slowest = nsmallest(
+            1 + len(self._periods) // _BATCH,
+            ((*self._speed(connection, now), id(connection), connection) for connection in among if connection != new),
+        )
+        owing = [entry for entry in slowest if entry[0] == 0]
+        chosen = owing or [entry for entry in slowest[:1] if entry[0] == 1]
+        for *_, connection in chosen:
+            connection.give_up(connection.waits_for())
+        if not chosen:
+            self._look_again = now + _RESCAN
+        return bool(chosen)
+
+    def _speed(self, connection: ClientConnection, now: float) -> tuple[int, float, float]:
+        """The order in which connections make room: a class (0: its client owes us something, 1: idle, 2: it works),
+        the bytes a second that it moves, and its age, the oldest first."""
+        phase, period = connection.waits_for(), self._periods[connection]
+        if phase is Phase.WORK:
+            return 2, 0.0, 0.0
+        if phase is Phase.IDLE:
+            return 1, 0.0, period.since
+        started = period.moved if phase is period.phase and connection.request() is period.request else 0
+        return 0, (connection.moved(phase) - started) / (now - period.since + 0.1), period.since
+
+
+@lru_cache(1000)
+def network_of(host: str) -> str:
+    """What counts as one address: an IPv6 host has a whole /64 of them."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+    return host
+
+
+def _open_files() -> int:
+    """How many files this process may have open."""
+    if sys.platform == "win32":
+        return 8192
+    import resource  # not there on Windows
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**20 if soft == resource.RLIM_INFINITY else soft
+
+
+def allow_more_files(connections: int) -> None:
+    """Raises this process's own limit on open files, as far as it may, to what so many connections need."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + 1024
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
