@@ -25,8 +25,9 @@ from sage.middleware.providers.base import (
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import answer_events
 from sage.middleware.providers.wire.errors import first_error, status_of_error, upstream_error
+from sage.middleware.providers.wire.event_bytes import is_stream
 from sage.middleware.providers.wire.gathering import AnswerGathering
-from sage.middleware.providers.wire.sse import is_stream, payloads
+from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
 from sage.middleware.settings.settings import DeploymentSettings

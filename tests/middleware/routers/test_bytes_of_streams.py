@@ -539,3 +539,14 @@ def test_a_message_in_a_chunk_is_said_once(up: Upstream, running: Running, strea
         for surface in CHATS:
             told = ask(running, surface, "openai", stream=stream)
             assert (told.text, told.ended) == ("ab", True), (surface, told.raw)
+
+
+def test_a_call_in_a_last_event_without_line_end_is_told_once(up: Upstream, running: Running) -> None:
+    call = b'{"tool_calls":[{"index":0,"id":"t1","type":"function","function":{"name":"f","arguments":"{}"}}]}'
+    last = event("x", '"tool_calls"').replace(b'{"role":"assistant","content":"x"}', call).rstrip()
+    up.stream([event("a"), last], no_done=True)
+    with sdk(running) as client:
+        question = [{"role": "user", "content": "x"}]
+        chunks = list(client.chat.completions.create(model="openai", messages=question, stream=True))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert [(call.id, call.function.name, call.function.arguments) for call in calls] == [("t1", "f", "{}")]

@@ -15,8 +15,9 @@ import orjson
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.base import Usage
+from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.providers.wire.lenient_json import JsonReader
-from sage.middleware.providers.wire.sse import DONE, MAX_EVENT
+from sage.middleware.providers.wire.sse import MAX_EVENT
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\S[^\n]*")

@@ -11,7 +11,7 @@ Source of the format: the HTML standard, *Server-sent events*, and OpenAI's API 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -20,25 +20,15 @@ from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.event_bytes import DONE, DONE_DATA, count_plain, event_data, hides_text
 
-DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 2**20
 _MAX_COUNT = 2**53
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_DONE_DATA = b"[DONE]"
 _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _FINISH = re.compile(rb'"finish_reason"(?!\s*:\s*(?:null|""))')
 """Where an answer may have ended; only the parsed event tells."""
-_PLAIN = re.compile(rb"(?:data: ?\{[^\n]*\}[ \t]*\n\n)*")
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""A half of a surrogate pair, or both halves of one."""
-_HALVES = re.compile(
-    rb"(?:\\[^u]|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u(?![dD][89a-fA-F]))|(\\u)", re.S
-)
-"""Escapes in a text; the group is there for a half without its other one."""
-_SSE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry|error)?:")
-_OBJECTS = re.compile(rb"\}\r?\n\{")
 
 
 class EventRelay:
@@ -132,11 +122,13 @@ class EventRelay:
         return b""
 
     def _relay(self, events: bytes) -> bytes:
+        if self._parses:
+            return self._relay_parsed(events)
         count, is_last = 1, False
         if events.count(b"\n") != 2 or not (events.startswith(b"data: {") and events.endswith(b"}\n\n")):
             is_last = events.endswith(DONE)
-            count = _count_plain(events, is_last)
-        if not count or self._parses or b'"error"' in events or self._hides(events):
+            count = count_plain(events, is_last)
+        if not count or b'"error"' in events or hides_text(events, numbers=self._has_numbers):
             return self._relay_parsed(events)
         renamed = self._rename(events, count)
         if renamed is None:
@@ -146,15 +138,6 @@ class EventRelay:
         if _FINISH.search(events):
             self._find_finishes(events)
         return self._read_usage(renamed) if b'"usage"' in events else renamed
-
-    def _hides(self, events: bytes) -> bool:
-        """Whether a reader may find less in the events than there is: halves of characters, bytes that are no UTF-8, or
-        numbers that JSON does not have."""
-        if b"\\" in events and _HALF.search(events) and any(match[1] for match in _HALVES.finditer(events)):
-            return True
-        if self._has_numbers and (b"NaN" in events or b"Infinity" in events):
-            return True
-        return not (events.isascii() or _is_utf8(events))
 
     def _rename(self, events: bytes, events_count: int) -> bytes | None:
         """``events`` under the public name; ``None`` where bytes do not tell which ``"model"`` is the answer's."""
@@ -175,7 +158,7 @@ class EventRelay:
     def _find_finishes(self, events: bytes) -> None:
         for event in events.split(b"\n\n"):
             if _FINISH.search(event):
-                self._note_finishes(_json(_data(event)))
+                self._note_finishes(_json(event_data(event)))
 
     def _note_finishes(self, chunk: Any) -> None:
         """Notes the choices that end with ``chunk``, which can end more than once."""
@@ -190,7 +173,7 @@ class EventRelay:
         """Notes the usage, and drops the chunk that carries nothing else unless the caller asked for it."""
         kept_events = []
         for event in events.split(b"\n\n")[:-1]:
-            chunk = _json(_data(event)) if b'"usage"' in event else None
+            chunk = _json(event_data(event)) if b'"usage"' in event else None
             if not isinstance(chunk, dict) or not self._note_usage(chunk) or chunk.get("choices") or self._keep_usage:
                 kept_events.append(event + b"\n\n")
         return b"".join(kept_events)
@@ -203,69 +186,86 @@ class EventRelay:
 
     def _relay_parsed(self, events: bytes) -> bytes:
         """The slow way for what bytes do not tell: every event is parsed and serialised again."""
-        kept_events: list[bytes] = []
+        kept: list[bytes] = []
         try:
             for event in events.split(b"\n\n"):
-                kept_events += self._event(event)
+                if event:
+                    self._relay_event(event, kept)
         except SageError as error:  # the events before it are good
             self.error = error
-        return b"".join(kept_events)
+        return b"".join(kept)
 
-    def _event(self, event: bytes) -> Iterator[bytes]:
-        """What goes on to the client for ``event``, without ids, names and empty data, which SDKs trip over."""
-        data = _data(event)
+    def _relay_event(self, event: bytes, kept: list[bytes]) -> None:
+        """Adds what goes on to the client for ``event``, without ids, names and empty data, which SDKs trip over."""
+        data = event_data(event)
         if not data:
-            comments = [line for line in event.split(b"\n") if line.startswith(b":")]
-            if comments:
-                yield comments[-1] + b"\n\n"
+            kept += [line + b"\n\n" for line in event.split(b"\n") if line.startswith(b":")][-1:]
             return
-        if data.startswith(_DONE_DATA):
-            yield from self._flush()
+        is_error = (b"\n" in event or event.startswith(b"e")) and _ERROR_NAME.search(event) is not None
+        if self._reader.is_waiting and (is_error or b'"error"' in data):
+            self._flush(kept)
+        if is_error:
+            raise self._named_error(data)
+        if data.startswith(DONE_DATA):
+            self._flush(kept)
             self.finished = True
-            yield DONE
+            kept.append(DONE)
             return
         try:
             chunks = self._reader.read(data)
         except ValueError as exc:
-            yield from self._flush()
-            raise UpstreamFailed("the upstream sent an event that is no JSON", code="upstream_nonsense") from exc
+            self._flush(kept)
+            raise _no_chunk() from exc
         self._parses = self._transform is not None or self._reader.is_waiting
-        for chunk in map(first_error, chunks):
-            if isinstance(chunk, dict):
-                error = reported_error(chunk)
-                if error is not None or _ERROR_NAME.search(event):
-                    raise self._on_error(chunk if error is None else error)
-                if chunk.get("error") is not None:
-                    del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
-            yield self._rewritten(chunk)
+        kept.extend(self._checked(chunk) for chunk in chunks)
 
-    def _flush(self) -> Iterator[bytes]:
+    def _flush(self, kept: list[bytes]) -> None:
+        """Adds what waited for the other half of a character."""
         self._parses = self._transform is not None
-        return (self._rewritten(chunk) for chunk in self._reader.flush())
+        kept.extend(self._checked(chunk) for chunk in self._reader.flush())
 
-    def _rewritten(self, chunk: Any) -> bytes:
-        if isinstance(chunk, dict):
-            self._note_finishes(chunk)
-            if self._note_usage(chunk) and not chunk.get("choices") and not self._keep_usage:
-                return b""
-            if "model" in chunk:
-                chunk["model"] = self._model
-            if self._transform is not None:
-                self._transform(chunk)
+    def _named_error(self, data: bytes) -> SageError:
+        """The error in an event that is called one; its data need not be JSON."""
+        value = first_error(_json(data))
+        error = reported_error(value) if isinstance(value, dict) else None
+        return self._on_error(error or value or data.decode("utf-8", "replace"))
+
+    def _checked(self, chunk: Any) -> bytes:
+        """The event that goes on for ``chunk``; raises the error that it reports."""
+        if not isinstance(chunk, dict):
+            chunk = first_error(chunk)
+        if chunk is None:
+            return b""
+        if not isinstance(chunk, dict):
+            raise _no_chunk()
+        if "error" in chunk:
+            error = reported_error(chunk)
+            if error is not None:
+                raise self._on_error(error)
+            if chunk["error"] is not None:
+                del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
+        return self._rewritten(chunk)
+
+    def _rewritten(self, chunk: dict[str, Any]) -> bytes:
+        self._note_finishes(chunk)
+        if self._note_usage(chunk) and not chunk.get("choices") and not self._keep_usage:
+            return b""
+        if "model" in chunk:
+            chunk["model"] = self._model
+        if self._transform is not None:
+            self._transform(chunk)
         try:
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
         except orjson.JSONEncodeError as exc:
-            raise UpstreamFailed(
-                "the upstream sent a chunk that cannot be passed on", code="upstream_nonsense"
-            ) from exc
+            raise _no_chunk() from exc
 
     def close(self) -> bytes:
         """What remains to be sent at the upstream's clean end of stream. Raises if the answer is incomplete."""
         tail = b"".join(self._incomplete) + self._last_cr.replace(b"\r", b"\n")
         if not self._is_stream:
             return self._answer(tail)
-        rest = self.feed(b"\n\n") if _is_event(tail) else b""
-        rest += b"".join(self._flush())
+        rest = EventRelay.feed(self, b"\n\n") if _is_event(tail) else b""
+        rest += self._rest()
         if self.error is not None:
             raise self.error
         if self.finished:
@@ -275,6 +275,15 @@ class EventRelay:
             self.finished = True
             return rest + DONE
         raise _broken()
+
+    def _rest(self) -> bytes:
+        """What waited for the other half of a character, at the end of the stream."""
+        kept: list[bytes] = []
+        try:
+            self._flush(kept)
+        except SageError as error:
+            self.error = error
+        return b"".join(kept)
 
     def _answer(self, body: bytes) -> bytes:
         """The events of ``body``, which is all that has come, and may be an answer that is no stream."""
@@ -286,30 +295,6 @@ class EventRelay:
         if isinstance(answer, dict) and (error := reported_error(answer)) is not None:
             raise self._on_error(error)
         raise _broken()
-
-
-def _count_plain(events: bytes, is_last: bool) -> int:
-    """How many events there are if each is one line of JSON as it goes on to the client, before ``[DONE]`` if that
-    ``is_last``; 0 if one is not."""
-    chunks = events[: -len(DONE)] if is_last else events
-    count = chunks.count(b"}\n\ndata: {") + 1
-    is_plain = chunks.startswith(b"data: {") and chunks.endswith(b"}\n\n") and chunks.count(b"\n") == 2 * count
-    if not is_plain and not _PLAIN.fullmatch(chunks):
-        return 0
-    return (chunks.count(b"\n") >> 1) + is_last
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def is_stream(body: bytes) -> bool:
-    """Whether an answer is a stream: server-sent events, or JSON objects on lines of their own."""
-    return _SSE.match(body) is not None or _OBJECTS.search(body) is not None
 
 
 def read_usage(usage: Any) -> Usage | None:
@@ -329,25 +314,29 @@ def payloads(events: bytes) -> list[Any]:
 
     Raises :class:`UpstreamFailed` for data that is no JSON: left out, it would be missing in an answer that ends well.
     """
-    data = (_data(event) for event in events.split(b"\n\n"))
+    parsed = []
+    for event in events.split(b"\n\n"):
+        data = event_data(event)
+        if not data or data.startswith(DONE_DATA):
+            continue
+        try:
+            parsed.append(orjson.loads(data))
+        except orjson.JSONDecodeError:
+            parsed.append(_read(data))
+    return parsed
+
+
+def _read(data: bytes) -> Any:
     try:
-        return [lenient_json.read(item) for item in data if item and not item.startswith(_DONE_DATA)]
+        return lenient_json.read(data)
     except ValueError as exc:
-        raise UpstreamFailed("the upstream sent an event that is no JSON", code="upstream_nonsense") from exc
-
-
-def _data(event: bytes) -> bytes:
-    """The data of one event; empty if it has none."""
-    if event.startswith(b"data:") and b"\n" not in event:
-        return event[5:].strip()
-    lines = [line for line in event.split(b"\n") if line.startswith((b"data:", b"error:"))]
-    return b"\n".join(line.partition(b":")[2] for line in lines).strip()
+        raise _no_chunk() from exc
 
 
 def _is_event(tail: bytes) -> bool:
     """Whether only the last line end of an event is missing."""
-    data = _data(tail)
-    return data == _DONE_DATA or (data != b"" and _json(data) is not None)
+    data = event_data(tail)
+    return data == DONE_DATA or (data != b"" and _json(data) is not None)
 
 
 def _json(data: bytes) -> Any:
@@ -355,6 +344,10 @@ def _json(data: bytes) -> Any:
         return lenient_json.read(data)
     except ValueError:
         return None
+
+
+def _no_chunk() -> UpstreamFailed:
+    return UpstreamFailed("the upstream sent an event that is no chunk of an answer", code="upstream_nonsense")
 
 
 def _broken() -> UpstreamFailed:

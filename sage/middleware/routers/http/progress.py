@@ -13,7 +13,7 @@ from starlette.responses import Response
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.providers.base import PullProgress
-from sage.middleware.providers.wire.sse import DONE
+from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, note
 from sage.middleware.routers.http.streaming import end_stream, send_events, start_stream
 

@@ -6,12 +6,15 @@ import itertools
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import SageError, UpstreamFailed
-from sage.middleware.providers.wire.sse import DONE, EventRelay
+from sage.middleware.providers.wire.event_bytes import DONE
+from sage.middleware.providers.wire.lenient_json import mend_text
+from sage.middleware.providers.wire.sse import EventRelay
 
 
 class Reported(SageError):
@@ -123,6 +126,65 @@ def test_a_stream_that_ends_early_is_never_whole(cut: int, borders: list[int]) -
     data = data[: min(cut, complete)]
     with pytest.raises(UpstreamFailed, match="before the answer was whole"):
         run(relay(), data, borders)
+
+
+HALVES = st.sampled_from(
+    [b"a", b"", b"\\ud83d", b"\\uDE00", b"\\ude00\\ud83d", b"\\ud83d\\ude00", b"\xe6\xb1", b"\\\\ud83d"]
+)
+NOISE = st.sampled_from([b": ping\n\n", b"id: 1\n\n", b"data:\n\n", b"event: x\nretry: 1\n\n", b"\n"])
+
+
+@given(
+    written=st.lists(NOISE | st.tuples(st.integers(0, 1), HALVES), max_size=8),
+    borders=st.lists(st.integers(0, 10_000), max_size=8),
+    end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+)
+def test_halves_and_noise_give_the_same_texts_at_any_borders(
+    written: list[bytes | tuple[int, bytes]], borders: list[int], end: bytes
+) -> None:
+    data, texts = b"", ["", ""]
+    for piece in written:
+        if isinstance(piece, bytes):
+            data += piece
+            continue
+        index, text = piece
+        data += b'data: {"choices":[{"index":%d,"delta":{"content":"%b"}}]}\n\n' % (index, text)
+        texts[index] += json.loads(f'"{text.decode(errors="replace")}"')
+    out = run(relay(), (data + b"data: [DONE]\n\n").replace(b"\n", end), borders)
+    lines = [line for line in out.split(b"\n") if line and not line.startswith(b":")]
+    *chunks, last = (line.removeprefix(b"data: ") for line in lines)
+    assert last == b"[DONE]"
+    seen = ["", ""]
+    for choice in (orjson.loads(chunk)["choices"][0] for chunk in chunks):
+        seen[choice["index"]] += choice["delta"]["content"]
+    assert seen == [mend_text(text) for text in texts]
+
+
+def test_what_waits_for_its_other_half_comes_before_an_error_or_an_end() -> None:
+    half = b'data: {"choices":[{"index":0,"delta":{"content":"a\\ud83d"},"finish_reason":null}]}\n\n'
+    for error in (b'data: {"error":{"message":"boom"}}\n\n', b"event: error\ndata: boom\n\n", b"error: boom\n\n"):
+        reader = relay()
+        assert reader.feed(half) == b""
+        assert parse(reader.feed(error))[0]["choices"][0]["delta"]["content"] == "a\ufffd"
+        assert isinstance(reader.error, Reported)
+        assert "boom" in reader.error.message
+    reader = relay()
+    assert reader.feed(half) == b""
+    assert parse(reader.feed(b"data: lost\n\n"))[0]["choices"][0]["delta"]["content"] == "a\ufffd"
+    assert reader.error is not None
+    reader = relay()
+    assert reader.feed(half + half.replace(b"null", b'"stop"')) == b""
+    assert len(parse(reader.close())) == 3
+
+
+def test_data_that_is_no_object_is_no_chunk() -> None:
+    for data in (b"5", b'"Hello"', b"[1]", b"true", b"Hello"):
+        reader = relay()
+        assert reader.feed(b"data: %b\n\n" % data) == b""
+        assert reader.error is not None, data
+    reader = relay()
+    assert reader.feed(b"data: null\n\n" + encode([chunk("a")])).startswith(b"data: {")
+    assert reader.error is None
 
 
 def test_without_done_every_choice_must_have_ended() -> None:
