@@ -15,7 +15,9 @@ import pytest
 from project import ROOT
 
 FLOORS = [
-    {"sage.errors", "sage.sqlite", "sage.strict_json"},
+    {"sage.errors", "sage.strict_json"},
+    {"sage.forks"},
+    {"sage.sqlite"},
     {"sage.middleware.settings"},
     {"sage.kernels"},
     {"sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.api"},

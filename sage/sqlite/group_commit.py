@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from sage.forks import forks
 from sage.sqlite.failures import database_failed
 
 _IDLE_SECONDS = 10.0
@@ -21,6 +22,10 @@ _IDLE_SECONDS = 10.0
 
 class WriterClosed(Exception):
     """The writer takes no more writes."""
+
+
+class WriterInherited(Exception):
+    """This process was forked from the writer's: its thread is not here, and perhaps nobody frees its locks."""
 
 
 class QueuedWrite:
@@ -120,9 +125,14 @@ class LeaderCommit(Generic[W]):
         self._group: list[W] = []
         """The newest group; only the leader uses it."""
         self._leading = threading.Lock()
+        self._forks = forks.count
 
     def run(self, write: W) -> Any:
-        """Returns the result of ``write`` once it is committed, or raises its error."""
+        """Returns the result of ``write`` once it is committed, or raises its error.
+
+        Raises :class:`WriterInherited` in a forked process.
+        """
+        self._refuse_if_inherited()
         with self._waiting_lock:
             self._waiting.append(write)
         with self._leading:
@@ -138,9 +148,14 @@ class LeaderCommit(Generic[W]):
             return self._group
 
     def run_between(self, task: Callable[[], Any]) -> Any:
-        """Calls ``task`` between two commits; returns its result or raises its error."""
+        """Calls ``task`` between two commits; returns its result or raises its error. Raises as :meth:`run`."""
+        self._refuse_if_inherited()
         with self._leading:
             return task()
+
+    def _refuse_if_inherited(self) -> None:
+        if self._forks != forks.count:
+            raise WriterInherited
 
     @property
     def waiting(self) -> int:
@@ -186,19 +201,18 @@ class ThreadCommit(Generic[W]):
         self._thread: threading.Thread | None = None
         self._closed = False
         self._last_size = 1
+        self._forks = forks.count
 
     def run(self, write: W) -> Any:
         """Returns the result of ``write`` once it is committed, or raises its error.
 
-        Raises :class:`WriterClosed` after :meth:`close`.
+        Raises :class:`WriterClosed` after :meth:`close`, and :class:`WriterInherited` in a forked process.
         """
         return self._run(write)
 
     def run_between(self, task: Callable[[], Any]) -> Any:
-        """Calls ``task`` on the writer's thread between two commits; returns its result or raises its error.
-
-        Raises :class:`WriterClosed` after :meth:`close`.
-        """
+        """Calls ``task`` on the writer's thread between two commits; returns its result or raises its error. Raises as
+        :meth:`run`."""
         return self._run(_QueuedTask(task))
 
     @property
@@ -207,6 +221,8 @@ class ThreadCommit(Generic[W]):
         return len(self._waiting)
 
     def _run(self, write: W | _QueuedTask) -> Any:
+        if self._forks != forks.count:
+            raise WriterInherited
         write.start_waiting()
         with self._changed:
             if self._closed:
@@ -226,7 +242,10 @@ class ThreadCommit(Generic[W]):
             raise
 
     def close(self) -> None:
-        """Takes no more writes, and returns when everything that waited is written."""
+        """Takes no more writes, and returns when everything that waited is written. In a forked process it does
+        nothing."""
+        if self._forks != forks.count:
+            return
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
 from sage.errors import ConfigError, Unavailable
+from sage.forks import forks
 from sage.middleware.auth.models import RevisionRow
 from sage.middleware.auth.private_files import make_private
 from sage.sqlite.connection import connect, switch_to_wal
@@ -39,6 +40,7 @@ class Database:
         self._revision_lock = threading.Lock()
         make_private(self.path)
         self._busy_seconds = busy_seconds
+        self._forks = forks.count
         self._engine = _make_engine(self.path, busy_seconds)
         self._writer = self._engine.execution_options(**{_WRITE: True})
         try:
@@ -50,18 +52,28 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, in a forked process only its own."""
+        self._leave_inherited()
         self._engine.dispose()
+
+    def _leave_inherited(self) -> None:
+        """In a forked process: connects anew, and leaves the connections of the process above it as they are."""
+        if self._forks != forks.count:
+            self._forks = forks.count
+            self._revision_lock = threading.Lock()
+            self._engine.dispose(close=False)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that reads one consistent state."""
+        self._leave_inherited()
         with self._unavailable_on_failure(), Session(self._engine) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that holds the write lock from its start; an error undoes everything, else it commits."""
+        self._leave_inherited()
         with self._unavailable_on_failure(), Session(self._writer, expire_on_commit=False) as session:
             with session.begin():
                 session.connection()  # begins here, not at the first statement

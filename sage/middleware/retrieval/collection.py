@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
+from sage.forks import forks
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.filters.language import parse_filter
 from sage.middleware.retrieval.index.index import Index
@@ -61,6 +62,7 @@ class Collection:
         self._files: _OpenFiles | None = None
         self._users = 0
         self._refusal: str | None = None
+        self._forks = forks.count
 
     @property
     def identity(self) -> Identity:
@@ -304,7 +306,8 @@ class Collection:
         """Waits for running calls, and refuses further ones; ``reason`` is the message of their error."""
         with self._state:
             self._refusal = reason or f"collection '{self.name}' is closed"
-            self._state.wait_for(lambda: not self._users)
+            if self._forks == forks.count:  # else calls of the process above are counted, which never end here
+                self._state.wait_for(lambda: not self._users)
             self._close()
 
     def _close(self) -> None:

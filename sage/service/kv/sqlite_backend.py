@@ -6,15 +6,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 from sage.errors import Unavailable
+from sage.forks import written_after_fork
 from sage.service.kv.backends import MISSING, add, decode, encode, end_of_prefix
 from sage.sqlite.connection import connect, open_wal, write_transaction
 from sage.sqlite.failures import cause_of, is_damaged
-from sage.sqlite.group_commit import LeaderCommit, QueuedWrite, run_each
+from sage.sqlite.group_commit import LeaderCommit, QueuedWrite, WriterInherited, run_each
 
 _BUSY_SECONDS = 10.0
 """How long a write waits for other processes."""
@@ -89,7 +90,10 @@ class SqliteBackend:
                 raise _translated(self._path, exc) from exc
 
     def _write(self, work: Work) -> Any:
-        return self._writer.run(_KVWrite(work))
+        try:
+            return self._writer.run(_KVWrite(work))
+        except WriterInherited:
+            raise written_after_fork(f"the key-value store '{self._path.name}'") from None
 
     def _commit(self, group: list[_KVWrite]) -> None:
         connection = self._connection
@@ -244,9 +248,10 @@ class SqliteBackend:
         return {"backend": "sqlite", "path": str(self._path)}
 
     def close(self) -> None:
-        with self._reading:
-            self._reader.close()
-        self._writer.run_between(self._connection.close)
+        with suppress(WriterInherited):  # the process above goes on with them
+            self._writer.run_between(self._connection.close)
+            with self._reading:
+                self._reader.close()
 
 
 def _translated(path: Path, exc: BaseException) -> Unavailable:

@@ -13,7 +13,7 @@ from sys import is_finalizing
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
-from sage.kernels.runtime.forks import forks
+from sage.forks import forks
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, methods_of
 from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.services.calls import ServiceCall, running, with_traceback_as_cause

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sage.errors import NotFound, Unavailable
+from sage.forks import forks
 from sage.middleware.retrieval.store.vector_blocks import PAGE
 from sage.sqlite import connection as sqlite
 
@@ -60,6 +61,7 @@ class InFiles:
         self._watcher_lock = threading.Lock()
         self._epoch = 0
         self._checkpoint_at = _CHECKPOINT
+        self._forks = forks.count
         self._closed = False
 
     @contextmanager
@@ -173,6 +175,9 @@ class InFiles:
         return not busy
 
     def close(self) -> None:
+        """In a forked process they stay open: closing them there could empty the log of the process above it."""
+        if self._forks != forks.count:
+            return
         with self._lock:
             if self._closed:
                 return

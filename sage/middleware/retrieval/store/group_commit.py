@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import SageError, Unavailable
+from sage.forks import written_after_fork
 from sage.middleware.retrieval.store.connections import Connections
 from sage.middleware.retrieval.store.errors import faults_of, translated
 from sage.middleware.retrieval.store.records import Commit
@@ -24,7 +25,7 @@ from sage.middleware.retrieval.store.transaction import (
 )
 from sage.sqlite.connection import write_transaction
 from sage.sqlite.failures import is_busy
-from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, run_each
+from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, WriterInherited, run_each
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class GroupCommit:
             yield
         except WriterClosed:
             raise Unavailable(f"collection '{self._name}' is closed") from None
+        except WriterInherited:
+            raise written_after_fork(f"collection '{self._name}'") from None
 
     def close(self) -> None:
         """Returns when all waiting changes are written."""

@@ -10,6 +10,7 @@ from contextvars import copy_context
 from typing import TypeVar, cast
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
+from sage.forks import forks
 from sage.service.vdb.sharded.shard import Shard
 
 Answer = TypeVar("Answer")
@@ -26,6 +27,7 @@ class Scatter:
         self._shards = list(shards)
         self._timeout = timeout
         self._closed = False
+        self._forks = forks.count
         self._threads = ThreadPoolExecutor(_ROUNDS * len(shards), thread_name_prefix=f"shards of {name}")
 
     def __len__(self) -> int:
@@ -36,6 +38,13 @@ class Scatter:
     ) -> tuple[dict[int, Answer], dict[int, Exception]]:
         """``(answers, failures)`` by the shard's index. ``among`` are the shards to call; ``None`` means all.
         ``timeout``: seconds for this call, where it takes longer than others."""
+        if self._forks != forks.count:
+            raise Unavailable(
+                f"the shards of collection '{self._name}' run in the process that this one was forked from; open it "
+                "after the fork, or start processes with the method 'spawn' (multiprocessing.set_start_method)",
+                code="forked",
+                retry_after=None,
+            )
         if self._closed:
             raise NotFound(f"collection '{self._name}' is closed", param="collection", code="collection_not_found")
         indexes = range(len(self._shards)) if among is None else among
