@@ -164,11 +164,14 @@ class IndexMaintenance:
     # --- how a segment is made and put into the manifest --------------------------------------------------------
 
     def _repair(self, segment: SegmentState) -> None:
+        generation = self._follower.state.view.generation
+        vectors = segment.data.vectors
+        if segment.damaged and self._files is not None and vectors is not None and not segment.dead:
+            self._replace([segment], self._written(self._files, segment, generation), segment.data.numbers)
+            return
         if segment.damaged or segment.record is None or self._files is None:
             self._rewrite(segment)
             return
-        generation = self._follower.state.view.generation
-        vectors = segment.data.vectors
         if vectors is None:
             vectors = vectors_of(self._store, segment.data.numbers, generation, self._check_open)
         record = self._files.write_vectors(segment.record, vectors, generation)

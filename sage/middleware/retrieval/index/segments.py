@@ -32,6 +32,9 @@ from sage.middleware.settings.retrieval import CollectionOptions
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
+KEYWORDS_FORMAT = 2
+"""Of the segment's own file. Increase it also when the analyzer makes other terms of the same text: older files are
+then made anew from the document store, since queries would not find the terms in them. Files of vectors stay."""
 _FILE_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}(\.[0-9a-f]{8})?\.(seg|vec)(\.tmp)?")
 _THREADS = 4
 
@@ -68,7 +71,8 @@ class SegmentFiles:
         problems: list[str] = []
         vectors = self.open_vectors(record, generation, problems, missing)
         try:
-            arrays = self._read(record.file, record.file_bytes, record.checksum, _about(record), missing)
+            about = {**_about(record), "format": KEYWORDS_FORMAT}
+            arrays = self._read(record.file, record.file_bytes, record.checksum, about, missing)
             data = Segment(
                 arrays["numbers"],
                 None,
@@ -123,7 +127,7 @@ class SegmentFiles:
             **{f"keywords/{key}": array for key, array in keywords.arrays().items()},
             **{f"filters/{key}": array for key, array in filters.arrays().items()},
         }
-        size, checksum = self._write(record.file, _about(record), arrays)
+        size, checksum = self._write(record.file, {**_about(record), "format": KEYWORDS_FORMAT}, arrays)
         record = replace(record, file_bytes=size, checksum=checksum)
         try:
             return record if data.vectors is None else self.write_vectors(record, data.vectors, generation)

@@ -34,9 +34,7 @@ class Analyzer:
     def terms(self, text: str) -> list[str]:
         """The terms of ``text`` in their order, with repetitions."""
         if text.isascii():
-            return list(
-                chain.from_iterable(map(self._term_cache.__getitem__, self._patterns.ascii.findall(text.lower())))
-            )
+            return list(chain.from_iterable(map(self._term_cache.__getitem__, self._patterns.ascii.findall(text))))
         text = self._normalize(text)
         if not self._patterns.run.search(text):
             return list(chain.from_iterable(map(self._term_cache.__getitem__, self._patterns.word.findall(text))))
@@ -61,7 +59,7 @@ class Analyzer:
                 terms.extend(self._run_terms(match[1]))
             else:
                 for word in self._patterns.word.findall(match[0]):
-                    if word not in self._stop_words:
+                    if word.lower() not in self._stop_words:
                         terms.extend(self._term_cache[word])
         return terms
 
@@ -147,7 +145,10 @@ class _TermCache(dict[str, tuple[str, ...]]):
         self._lock = threading.Lock()  # a stemmer is not safe for several threads
 
     def __missing__(self, word: str) -> tuple[str, ...]:
-        terms = tuple(token.term for token in self.tokens_of(word))
+        if word[0].isupper() and word[1:].islower() and word.isascii():
+            terms = self[word.lower()]  # at the beginning of a sentence
+        else:
+            terms = tuple(token.term for token in self.tokens_of(word))
         if len(word) <= _LONGEST_CACHED:
             if len(self) >= _CACHED_WORDS:
                 self.clear()
@@ -161,15 +162,13 @@ class _TermCache(dict[str, tuple[str, ...]]):
         with self._lock:
             stem = self._stemmer.stemWord
             return [
-                Token(stem(token.term), *token[1:])
-                if token.atom and token.term.isascii() and token.term.isalpha()
-                else token
+                Token(stem(token.term), *token[1:]) if token.term.isascii() and token.term.isalpha() else token
                 for token in tokens
             ]
 
     def atoms(self, word: str) -> list[str]:
-        if word.isalpha():
-            return list(self[word])
+        if word.isalpha() and len(terms := self[word]) == 1:
+            return list(terms)
         return [token.term for token in self.tokens_of(word) if token.atom]
 
 

@@ -18,9 +18,13 @@ _EMOJI_SEQUENCE = (
     f"[\U0001f1e6-\U0001f1ff]{{2}}|[{_EMOJI}](?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d[{_EMOJI}\u2640\u2642])*"
 )
 _JOINT = r"(?:(?:://|[-._/'@])|(?<=\d),(?=\d{3}(?!\d)))"
-_SIGNED = r"(?:c\+\+|[cf]#)"
+_SIGNED = r"(?:[cC]\+\+|[cCfF]#)"
 _SILENT = re.compile("[\u00ad\u2060\ufeff\u2122\u00ae\u00a9\u2120]")
-_LIKE = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-", "\u2212": "-"})
+_LIKE = str.maketrans(
+    {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-", "\u2212": "-"}
+    | {"\u066b": ".", "\u066c": ","}  # of Arabic numbers
+    | {chr(code): str(unicodedata.decimal(chr(code))) for code in range(0x80, 0x1FFFF) if chr(code).isdecimal()}
+)
 _LATIN = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "ħ": "h", "ё": "е", "ς": "σ"}
 )
@@ -42,7 +46,7 @@ def patterns() -> Patterns:
     letter = rf"(?:[^\W{HAN}{_KANA}{_HANGUL}{_UNSPACED}]|[{_marks()}])"
     runs = f"[{HAN}{_KANA}]+|[{_HANGUL}]+|[{_UNSPACED}]+"
     return Patterns(
-        ascii=re.compile(_words("[a-z0-9_]")),
+        ascii=re.compile(_words("[A-Za-z0-9_]")),
         word=re.compile(f"{_EMOJI_SEQUENCE}|{_words(letter)}"),
         run=re.compile(runs),
         mixed=re.compile(f"({runs})|[^{HAN}{_KANA}{_HANGUL}{_UNSPACED}]+"),
@@ -74,20 +78,21 @@ def _marks() -> str:
 
 
 def normalize(text: str) -> str:
-    """One form for characters that look alike: NFKC, lower case, plain apostrophes and hyphens."""
+    """One form for characters that look alike: NFKC, plain apostrophes and hyphens, the digits 0 to 9. Capitals stay,
+    since they part words (``getUserById``)."""
     if text.isascii():
-        return text.lower()
+        return text
     text = _SILENT.sub("", text)
     if not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", text)
-    return text.translate(_LIKE).lower()
+    return text.translate(_LIKE)
 
 
 def fold(word: str) -> str:
-    """``word`` without marks that writers may leave out: accents of Latin and Greek, vowel points of Arabic and Hebrew.
-    Other marks make other letters (``й``, ``が``) and stay."""
+    """``word`` in lower case, without marks that writers may leave out: accents of Latin and Greek, vowel points of
+    Arabic and Hebrew. Other marks make other letters (``й``, ``が``) and stay."""
     if word.isascii():
-        return word
+        return word.lower()
     characters: list[str] = []
     base = ""
     for character in unicodedata.normalize("NFD", word.casefold()):

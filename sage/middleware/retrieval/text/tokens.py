@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from sage.middleware.retrieval.text.scripts import fold
@@ -11,11 +12,19 @@ LONGEST = 100
 """Characters of a term; longer ones are cut, in documents and queries alike."""
 _LONGEST_WHOLE = 40
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
-_VERSION = re.compile(r"v?\d+(?:\.\d+)+")
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)+)")
 _ACRONYM = re.compile(r"[^\W\d_](?:\.[^\W\d_])+")
+_DEGREE = re.compile(r"(?=.*\b[A-Z]\b)[A-Z][a-z]{0,2}(?:\.[A-Z][a-z]{0,2})+")  # Ph.D, M.Sc
 _PIECE = re.compile(r"[^-_/'@:]+")
 _TONE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")
-_LETTERS = re.compile(r"[^.,]+")
+_DOTTED = re.compile(r"[^.,\d]*\d+(?:,\d{3})*(?:\.\d+)+[^.,]*|[^.,]+")
+_RUN = re.compile(r"\d+(?:[.,]\d+)*|\D+")
+_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
+_SPLIT_WORD = re.compile(r"([^\W\d_]+)-([^\W\d_]+)")
+_PREFIXES = (
+    "anti auto extra hyper inter intra macro meta micro mini multi over post pseudo semi super trans ultra under"
+)
 _ELISION = frozenset({"l", "d", "j", "m", "t", "s", "c", "n", "qu"})
 _CONTRACTION = frozenset({"re", "ve", "ll", "d", "m"})
 
@@ -46,17 +55,19 @@ class Token(NamedTuple):
 def tokens_of(word: str) -> list[Token]:
     """The terms of one ``word`` (as :attr:`scripts.Patterns.word` finds them), before stemming, with offsets in it.
 
-    ``rtx-4090`` gives ``rtx``, ``4090`` and ``rtx4090``; ``1,234.5`` gives ``1234.5``; ``a.b@c.org`` its parts, the
-    host and itself; ``l'été`` gives ``ete``.
+    What people write in one or in several words has the terms of both: ``rtx-4090`` and ``RTX4090`` give ``rtx``,
+    ``4090`` and ``rtx4090``; ``getUserById`` its words and itself; ``node.js`` also ``nodejs``, ``e-mail`` also
+    ``email``. ``1,234.5`` gives ``1234.5``, ``v1.2`` ``1.2``; ``a.b@c.org`` its parts, the host and itself; ``l'été``
+    gives ``ete``.
     """
-    if word.isalpha() and (term := fold(word)):
-        return [Token(term[:LONGEST], 0, len(word), True)]
+    if word.isalpha():
+        return _compound(word, 0)
     if word[-1] in "+#":
-        return [Token(word, 0, len(word), True)]
+        return [Token(word.lower(), 0, len(word), True)]
     if word[0] >= "\u2600" and not word[0].isalnum():  # an emoji: its skin tone and its style do not count
         return [Token(_TONE.sub("", word)[:LONGEST] or word, 0, len(word), True)]
     start = word.find("://") + 3 if "://" in word else 0
-    if word.startswith("www.", start):
+    if word[start : start + 4].lower() == "www.":
         start += 4
     tokens = [token for part in _PIECE.finditer(word, start) for token in _dotted(part[0], part.start())]
     if "'" in word:
@@ -67,23 +78,61 @@ def tokens_of(word: str) -> list[Token]:
 
 
 def _dotted(part: str, start: int) -> list[Token]:
-    """Numbers, versions and acronyms are one term; other dotted names are their words and the whole."""
+    """Numbers, versions and abbreviations are one term; other dotted names are their words, and all without dots."""
     end = start + len(part)
     if "." not in part and "," not in part:
-        return [Token(fold(part)[:LONGEST], start, end, True)]
+        return _compound(part, start)
     if _NUMBER.fullmatch(part):
         return [Token(part.replace(",", "")[:LONGEST], start, end, True)]
-    if _VERSION.fullmatch(part):
-        return [Token(part[:LONGEST], start, end, True)]
-    if _ACRONYM.fullmatch(part):
+    if version := _VERSION.fullmatch(part.lower()):
+        return [Token(version[1][:LONGEST], start, end, True)]
+    if _ACRONYM.fullmatch(part) or _DEGREE.fullmatch(part):
         return [Token(fold(part.replace(".", ""))[:LONGEST], start, end, True)]
-    words = [
-        Token(fold(match[0])[:LONGEST], start + match.start(), start + match.end(), True)
-        for match in _LETTERS.finditer(part)
-    ]
-    if len(part) <= _LONGEST_WHOLE:
-        words.append(Token(fold(part), start, end, False))
+    words = [token for match in _DOTTED.finditer(part) for token in _compound(match[0], start + match.start())]
+    if len(part) <= _LONGEST_WHOLE and len(words) > 1:
+        whole = fold(_without_dots(part))
+        if all(token.term != whole for token in words):
+            words.append(Token(whole, start, end, False))
     return words
+
+
+def _without_dots(name: str) -> str:
+    """Dots between digits stay."""
+    return re.sub(r"(?<!\d)[.,]|[.,](?!\d)", "", name).replace(",", "")
+
+
+def _compound(word: str, start: int) -> list[Token]:
+    """The words of one that is written together (``RTX4090``, ``getUserById``) and itself; mostly it is one word."""
+    end = start + len(word)
+    term = fold(word)[:LONGEST]
+    is_one = word.isdigit() or (word.isalpha() and (word[1:].islower() or word.isupper())) or len(word) > _LONGEST_WHOLE
+    bounds = [] if is_one else _bounds(word)
+    if not bounds:
+        return [Token(term, start, end, True)]
+    edges = [0, *bounds, len(word)]
+    tokens = [
+        Token(fold(word[low:high]).replace(",", ""), start + low, start + high, True) for low, high in pairwise(edges)
+    ]
+    return [*tokens, Token(term.replace(",", ""), start, end, False)]
+
+
+def _bounds(word: str) -> list[int]:
+    """Where the words of a compound begin, but the first. Single letters and digits are no words: ``x2``, ``H2O``,
+    ``iPhone``, ``PhD`` and ``90s`` stay whole."""
+    bounds: list[int] = []
+    runs = [match.span() for match in _RUN.finditer(word)]
+    if len(runs) > 1 and not _ORDINAL.fullmatch(word.lower()):
+        for (before, begin), (_, end) in pairwise(runs):
+            needed = 1 if begin - before > 1 and not word[begin - 1].isdigit() else 2
+            if end - begin >= needed:
+                bounds.append(begin)
+    camel = [match.start() for match in _CAMEL.finditer(word)]
+    if camel:
+        edges = sorted({0, *bounds, *camel, len(word)})
+        for before, bound, after in zip(edges, edges[1:], edges[2:], strict=False):
+            if bound in camel and bound - before > 1 and after - bound > 1:
+                bounds.append(bound)
+    return sorted(bounds)
 
 
 def _apostrophes(word: str, tokens: list[Token]) -> list[Token]:
@@ -104,12 +153,17 @@ def _apostrophes(word: str, tokens: list[Token]) -> list[Token]:
 
 
 def _whole_terms(word: str, start: int, atoms: list[Token]) -> list[tuple[str, int, int]]:
-    """The terms of a whole code or address, with offsets. Plain words joined by a hyphen or a slash have none."""
+    """The terms of a whole code or address, with offsets. Of plain words joined by a hyphen, short ones and prefixes
+    have one (``e-mail``, ``non-linear``); of others and of words joined by a slash there is none."""
     if len(atoms) < 2 or len(word) - start > 2 * LONGEST:
         return []
     name = word[start:]
     if "@" in word or start:
         return [(fold(name), start, len(word))]
+    if split := _SPLIT_WORD.fullmatch(word):
+        first, second = split[1].lower(), split[2].lower()
+        is_one = len(word) <= _LONGEST_WHOLE and (min(len(first), len(second)) <= 3 or first in _PREFIXES.split())
+        return [(fold(first + second), 0, len(word))] if is_one else []
     terms = []
     if "/" in word:
         position = 0

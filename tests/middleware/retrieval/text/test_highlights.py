@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,11 @@ ANALYZER = Analyzer(AnalysisOptions())
         ("大人", "大家的人", ["<em>大</em>家的<em>人</em>"]),
         ("rtx-4090", "ＲＴＸ－４０９０ and RTX 4090", ["<em>ＲＴＸ－４０９０</em> and <em>RTX</em> <em>4090</em>"]),
         ('"brown fox" -red', "red brown fox", ["red <em>brown</em> <em>fox</em>"]),
+        ("user", "call getUserById(1)", ["call get<em>User</em>ById(1)"]),
+        ("nodejs email 123", "Node.JS by e-mail ١٢٣", ["<em>Node.JS</em> by <em>e-mail</em> <em>١٢٣</em>"]),
+        ("1.2.3", "since v1.2.3", ["since <em>v1.2.3</em>"]),
+        (unicodedata.normalize("NFD", "+한국어"), "한국어 수업", ["<em>한국어</em> 수업"]),
+        ("ไทย", "ภาษาไทย", ["ภาษา<em>ไทย</em>"]),
         ("nothing", "of the kind", []),
         ("", "text", []),
     ],
