@@ -223,15 +223,18 @@ class TextStream:
         for chunk in payloads(events):
             if not isinstance(chunk, dict):
                 continue
-            self._usage = chunk.get("usage") or self._usage
+            if "usage" in chunk:
+                self._usage = chunk["usage"] or self._usage
             choices = chunk.get("choices")
             if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
                 continue
             self._finish_reason = choices[0].get("finish_reason") or self._finish_reason
             delta = self._reader.read(choices[0].get("delta"))
+            text = delta.text
             if delta.refusal:
+                text = delta.shown
                 self._refusal.append(delta.refusal)
-            if text := delta.shown:
+            if text:
                 pieces.append(text)
         if self._context.memory is not None:
             self._pieces += pieces
@@ -239,7 +242,7 @@ class TextStream:
 
     def translate(self, events: bytes) -> bytes:
         """The same pieces as events of ``/generate``."""
-        translated = b"".join(b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events))
+        translated = b"".join([b"data: " + orjson.dumps({"text": text}) + b"\n\n" for text in self.texts(events)])
         if not self._first:
             return translated
         first, self._first = {"text": "", **self._first}, {}

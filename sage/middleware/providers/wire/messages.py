@@ -8,13 +8,14 @@ Source: OpenAI's API reference (chat/completions), and the fields of other serve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, ToolCall, ToolCalls, whole_calls
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The names under which servers send reasoning; the first is the gateway's own."""
+_BESIDE_TEXT = frozenset({"tool_calls", LEGACY, "refusal", *REASONING})
 
 
 class Message(NamedTuple):
@@ -28,7 +29,7 @@ class Message(NamedTuple):
     @property
     def shown(self) -> str:
         """The text, and the refusal where a surface has no field for it."""
-        return _shown(self.text, self.refusal)
+        return _shown(self.text, self.refusal) if self.refusal else self.text
 
 
 class Delta(NamedTuple):
@@ -37,12 +38,12 @@ class Delta(NamedTuple):
     text: str
     reasoning: str
     refusal: str
-    calls: list[CallFragment]
+    calls: Sequence[CallFragment]
 
     @property
     def shown(self) -> str:
         """The text, and the refusal where a surface has no field for it."""
-        return _shown(self.text, self.refusal)
+        return _shown(self.text, self.refusal) if self.refusal else self.text
 
 
 def read_message(message: Any) -> Message:
@@ -68,9 +69,12 @@ class DeltaReader:
     def read(self, delta: Any) -> Delta:
         """What ``delta`` adds: the one of a chat's chunk, or a choice of ``completions``."""
         if not isinstance(delta, dict):
-            return Delta("", "", "", [])
+            return Delta("", "", "", ())
+        content = delta.get("content")
+        if type(content) is str and _BESIDE_TEXT.isdisjoint(delta):  # nearly every delta of a stream
+            return Delta(content, "", "", ())
         text, reasoning, refusal = _texts(delta)
-        calls: list[CallFragment] = []
+        calls: Sequence[CallFragment] = ()
         if delta.get("tool_calls"):
             calls = self._calls.add(delta["tool_calls"])
         elif delta.get(LEGACY):
@@ -123,4 +127,4 @@ def _parts(parts: list[Any], kind: str) -> str:
 
 
 def _shown(text: str, refusal: str) -> str:
-    return text if not refusal or text == refusal else text + refusal
+    return text if text == refusal else text + refusal

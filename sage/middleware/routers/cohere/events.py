@@ -72,15 +72,16 @@ class ChatEvents:
             events += self._content("thinking", read.reasoning, {})
         logprobs = choice.get("logprobs")
         items = translation.logprob_items(logprobs) if isinstance(logprobs, dict) else []
-        if read.shown or (items and isinstance(delta.get("content"), str)):
-            # An event has the log probabilities of one text.
-            pieces = [(item["text"], {"logprobs": item}) for item in items] or [(read.shown, {})]
-            events += b"".join(self._content("text", text, fields) for text, fields in pieces)
+        if items and (read.shown or isinstance(delta.get("content"), str)):
+            for item in items:  # an event has the log probabilities of one text
+                events += self._content("text", item["text"], {"logprobs": item})
+        elif read.shown:
+            events += self._content("text", read.shown, {})
         if delta.get("tool_plan"):
             events += _event("tool-plan-delta", delta={"message": {"tool_plan": delta["tool_plan"]}})
         for fragment in read.calls:
             events += self._tool_call(fragment)
-        for citation in translation.objects(delta.get("citations")):
+        for citation in translation.objects(delta["citations"]) if delta.get("citations") else ():
             events += _event("citation-start", index=self._citations, delta={"message": {"citations": citation}})
             events += _event("citation-end", index=self._citations)
             self._citations += 1

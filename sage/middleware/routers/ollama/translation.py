@@ -242,7 +242,7 @@ class OllamaAnswer:
             line["message"] = {"role": "assistant", "content": text, **extra}
         else:
             line |= {"response": text, **extra}
-        tokens = _tokens(logprobs)
+        tokens = _tokens(logprobs) if logprobs else []
         if tokens:
             line["logprobs"] = tokens
         line["done"] = False

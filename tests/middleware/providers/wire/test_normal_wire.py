@@ -173,6 +173,12 @@ def test_a_stream_that_needs_no_mending_keeps_its_bytes(running: Any, up: Upstre
     assert running.chat("openai", stream=True).content == b"".join(sent) + b"data: [DONE]\n\n"
 
 
+def test_a_call_in_an_event_that_ends_with_the_stream_is_read_once(client: openai.OpenAI, up: Upstream) -> None:
+    last = delta("tool_calls", tool_calls=[call("f", CITY[0], "a", 0)])
+    up.stream([f"data: {json.dumps(last)}\n".encode()], no_done=True)
+    assert stream_calls(client, "openai") == [("a", "f", CITY[0])]
+
+
 def test_whole_calls_of_tools(client: openai.OpenAI, up: Upstream) -> None:
     sent = [
         call("f", {"city": "SF"}, "a"),
