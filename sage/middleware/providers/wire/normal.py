@@ -15,15 +15,16 @@ import orjson
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import delta_of
 from sage.middleware.providers.wire.messages import DeltaReader, reasoning_of
-from sage.middleware.providers.wire.sse import EventRelay
+from sage.middleware.providers.wire.sse import NOTABLE, EventRelay
 from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, arguments_text, call_id, functions_of
 
 _MENDABLE = frozenset({"tool_calls", LEGACY, "reasoning", "thinking"})
 """The fields of a message that may need mending."""
-_MAY_NEED_MENDING = re.compile(
-    rb'"(?:tool_calls"|function_call"|reasoning"|thinking"|message"|content_filter(?:_offsets)?"|delta"\s*:\s*null)'
+_MENDABLE_KEYS = (
+    rb'tool_calls"|function_call"|reasoning"|thinking"|message"|content_filter(?:_offsets)?"|delta"\s*:\s*null'
 )
-"""What the bytes of a chunk have that has such a field, or may have no delta."""
+"""The same in the bytes of a chunk, after their quotation mark, and what a chunk has that may have no delta."""
+_MAY_NEED_MENDING = re.compile(rb'"(?:' + _MENDABLE_KEYS + rb")")
 
 
 def normalise_choices(choices: list[dict[str, Any]], *, keep_reasoning: bool = True) -> bool | None:
@@ -84,6 +85,8 @@ def _mend_reasoning(message: dict[str, Any], keep: bool) -> bool:
 class NormalRelay(EventRelay):
     """Relays a chat whose chunks are mended. Only what bytes say may need it is parsed."""
 
+    _notable = re.compile(rb'"(?:' + NOTABLE + rb"|" + _MENDABLE_KEYS + rb")")
+
     def __init__(self, model: str, *, keep_reasoning: bool = True, **options: Any) -> None:
         """``options`` are those of :class:`EventRelay`; ``keep_reasoning`` as in :func:`normalise_choices`."""
         super().__init__(model, **options)
@@ -94,9 +97,7 @@ class NormalRelay(EventRelay):
 
     def feed(self, data: bytes) -> bytes:
         events = super().feed(data)
-        if not events:
-            return events
-        if _MAY_NEED_MENDING.search(events) is not None:
+        if self._is_notable and _MAY_NEED_MENDING.search(events) is not None:
             return self._mended(events)
         if not self._has_deltas:
             self._has_deltas = b'"delta"' in events

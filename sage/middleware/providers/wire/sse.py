@@ -29,6 +29,8 @@ _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _FINISH = re.compile(rb'"finish_reason"(?!\s*:\s*(?:null|""))')
 """Where an answer may have ended; only the parsed event tells."""
+NOTABLE = rb'error"|usage"|finish_reason"(?!\s*:\s*(?:null|""))'
+"""The rest, after its quotation mark, of each key that makes an event more than a piece of text."""
 
 
 class EventRelay:
@@ -40,6 +42,8 @@ class EventRelay:
     makes the events, and the usage, of an answer that came as one JSON in place of a stream. ``logprobs`` tells whether
     there are numbers that may be none (``NaN``).
     """
+
+    _notable = re.compile(rb'"(?:' + NOTABLE + rb")")
 
     def __init__(
         self,
@@ -70,6 +74,8 @@ class EventRelay:
         """Whether events come, or one JSON in place of them; ``None`` means that nothing has come yet."""
         self._parses = transform is not None
         """Whether every event is parsed now."""
+        self._is_notable = True
+        """Whether the last events are more than pieces of text, as far as their bytes tell."""
         self._reader = lenient_json.JsonReader()
         self._last_cr = b""
         """A carriage return at the end of the bytes so far, which may be the first half of a line end."""
@@ -123,18 +129,22 @@ class EventRelay:
 
     def _relay(self, events: bytes) -> bytes:
         if self._parses:
+            self._is_notable = True
             return self._relay_parsed(events)
+        notable = self._is_notable = self._notable.search(events) is not None
         count, is_last = 1, False
         if events.count(b"\n") != 2 or not (events.startswith(b"data: {") and events.endswith(b"}\n\n")):
             is_last = events.endswith(DONE)
             count = count_plain(events, is_last)
-        if not count or b'"error"' in events or hides_text(events, numbers=self._has_numbers):
+        if not count or (notable and b'"error"' in events) or hides_text(events, numbers=self._has_numbers):
             return self._relay_parsed(events)
         renamed = self._rename(events, count)
         if renamed is None:
             return self._relay_parsed(events)
         if is_last:
             self.finished = True
+        if not notable:
+            return renamed
         if _FINISH.search(events):
             self._find_finishes(events)
         return self._read_usage(renamed) if b'"usage"' in events else renamed

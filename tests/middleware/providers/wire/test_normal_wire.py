@@ -179,6 +179,12 @@ def test_a_call_in_an_event_that_ends_with_the_stream_is_read_once(client: opena
     assert stream_calls(client, "openai") == [("a", "f", CITY[0])]
 
 
+def test_a_call_beside_halves_of_a_character_is_mended(client: openai.OpenAI, up: Upstream) -> None:
+    texts = [json.dumps(calls_delta(call("f", part, "a", 0))) for part in ('{"x":"\\ud83d', '\\ude00"}')]
+    up.stream([text.replace("\\\\ud", "\\ud") for text in texts] + [delta("tool_calls")])
+    assert stream_calls(client, "openai") == [("a", "f", '{"x":"\U0001f600"}')]
+
+
 def test_whole_calls_of_tools(client: openai.OpenAI, up: Upstream) -> None:
     sent = [
         call("f", {"city": "SF"}, "a"),
