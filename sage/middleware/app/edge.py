@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest, PayloadTooLarge, SageError, Unavailable
+from sage.errors import InvalidRequest, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.cors import AllowedOrigins, read_origin
 from sage.middleware.app.refusals import Refusals
@@ -24,6 +24,7 @@ from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, error_headers
+from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBodies, LargeBody, too_large
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
 logger = logging.getLogger("sage")
@@ -57,6 +58,7 @@ class EdgeMiddleware:
         self,
         app: ASGIApp,
         hot: Mapping[tuple[str, str], ASGIApp],
+        limits: Mapping[tuple[str, str], int],
         slashes: Slashes,
         settings: Settings,
         log: AccessLog | None,
@@ -67,6 +69,9 @@ class EdgeMiddleware:
         origins = settings.api.allowed_origins
         self._origins = AllowedOrigins(origins) if origins else None
         self._limit = settings.api.max_body_bytes
+        self._limits = {route: min(limit, self._limit) for route, limit in limits.items()}
+        self._small = min(SMALL_BODY, self._limit, *self._limits.values())
+        self._bodies = LargeBodies(self._limit)
         self._without_auth = not settings.auth.enabled
         names = settings.api.allowed_hosts or (tuple(LOOPBACK) if self._without_auth else ())
         self._hosts = frozenset(name.lower().encode() for name in names)
@@ -122,6 +127,8 @@ class EdgeMiddleware:
             internal = SageError("an internal error of the gateway; its log has more under this request id")
             await self._fail(internal, status, send_answer, facts)
         finally:
+            if isinstance(receive, LargeBody):
+                receive.release()
             if self._log is not None:
                 self._write(scope, request_id, status, started, facts)
 
@@ -166,13 +173,13 @@ class EdgeMiddleware:
                 f"the host '{host[:200].decode('latin-1')}' is not one that this gateway accepts (api.allowed_hosts)",
                 code="host_not_allowed",
             )
-        if length and int(length) > self._limit and not _is_file(scope):
-            raise self._too_large()
+        if (chunked or (length and int(length) > self._small)) and not _is_file(scope):
+            receive = self._bounded(scope, receive, int(length or 0))
         if self._without_auth:
             if self._origins is not None and self._origins.allows(origin):
                 origin = b""
             _check_browser(scope, host, origin, content_type, bool(length.strip(b"0")) or chunked)
-        return self._bounded(receive) if chunked and not _is_file(scope) else receive
+        return receive
 
     async def _answer_preflight(self, headers: list[tuple[bytes, bytes]], send: Send) -> bool:
         """Answers a browser that asks what a page of another site may send; tells whether it was one."""
@@ -202,21 +209,13 @@ class EdgeMiddleware:
         if len(self._known_hosts) < _MAX_REMEMBERED and len(host) < 300:
             self._known_hosts.add(host)
 
-    def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"the body is larger than {self._limit} bytes (api.max_body_bytes)")
-
-    def _bounded(self, receive: Receive) -> Receive:
-        read = 0
-
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._limit:
-                raise self._too_large()
-            return message
-
-        return bounded
+    def _bounded(self, scope: Scope, receive: Receive, length: int) -> Receive:
+        """``receive`` with the limit of the route on a body that may be large. Raises :class:`PayloadTooLarge`."""
+        limit = self._limits.get((scope["method"], scope["path"]), self._limit)
+        setting = "api.max_body_bytes" if limit == self._limit else None
+        if length > limit:
+            raise too_large(limit, setting)
+        return LargeBody(receive, scope, self._bodies, limit, setting)
 
     async def _fail(self, error: SageError, status: int, send: Send, facts: dict[str, Any]) -> None:
         """Answers with ``error``, unless an answer has begun with ``status``."""

@@ -18,7 +18,7 @@ from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
-from sage.middleware.app.routes import add_routes
+from sage.middleware.app.routes import add_routes, hot_limits
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts
@@ -83,7 +83,7 @@ def create_app(
     hot = add_routes(app, gateway, authenticator)
     add_pages(app, with_accounts=authenticator is not None)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
-    return EdgeMiddleware(app, hot, slashes, settings, log)
+    return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log)
 
 
 def openapi_document() -> dict[str, Any]:

@@ -17,9 +17,11 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.http.deps import Caller
-from sage.middleware.routers.http.guard import guarded_router, public, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, public, requires
 
 router = guarded_router("Accounts")
+_FORM = 16 * 2**10
+"""Bytes that anyone may send, without a credential."""
 
 
 def _accounts(request: Request) -> Accounts:
@@ -150,6 +152,7 @@ class UserList(BaseModel):
 
 @router.post("/auth/token", name="auth_token")
 @public
+@max_body(_FORM)
 async def auth_token(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, response: Response
 ) -> TokenAnswer:
@@ -160,6 +163,7 @@ async def auth_token(
 
 @router.post("/auth/refresh", name="auth_refresh")
 @public
+@max_body(_FORM)
 async def auth_refresh(body: RefreshBody, accounts: AccountsDep, response: Response) -> TokenAnswer:
     """The next tokens of a session. A refresh token works once; its second use ends the session."""
     return _tokens(await asyncio.to_thread(accounts.sessions.refresh, body.refresh_token), response)
@@ -174,6 +178,7 @@ async def auth_logout(accounts: AccountsDep, caller: Caller) -> None:
 
 @router.post("/auth/setup", name="auth_setup", status_code=201)
 @public
+@max_body(_FORM)
 async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
     """Makes the first admin with the one-time setup token."""
     accounts.first_admin.check(body.token)  # before it waits for a free thread to hash the password

@@ -14,7 +14,7 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
 from sage.middleware.routers.http.progress import ProgressStream
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
@@ -176,6 +176,7 @@ async def snapshot_collection(
     openapi_extra=bytes_body(),
 )
 @requires(Scope.COLLECTIONS_WRITE)
+@max_body(None)
 async def restore_collection(
     collection: str, request: Request, principal: Caller, collections: TheCollections, shards: int | None = None
 ) -> JSONResponse:

@@ -15,7 +15,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
-from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type
 from sage.middleware.routers.items import (
     Cleared,
@@ -79,6 +79,7 @@ class DeleteDocuments(Selection):
     openapi_extra=json_body(DocumentsRequest, _EXAMPLE, others=(NDJSON,)),
 )
 @requires(Scope.COLLECTIONS_WRITE)
+@max_body(None)
 async def add_documents(collection: str, request: Request, principal: Caller, collections: TheCollections) -> Response:
     """Adds documents, or replaces those of the same `id`; answers once they are durable, and found by every search.
 
@@ -119,6 +120,7 @@ async def list_documents(
     openapi_extra=json_body(DeleteDocuments, {"ids": ["1"]}),
 )
 @requires(Scope.COLLECTIONS_WRITE)
+@max_body(None)
 async def delete_documents(
     collection: str, request: Request, principal: Caller, collections: TheCollections
 ) -> Response:
@@ -162,6 +164,10 @@ class JsonLinesBody:
         """The documents; raises :class:`InvalidRequest` that names the line."""
         documents: list[dict[str, Any]] = []
         for number, line in _lines(body):
+            if not line:
+                if number - len(documents) > self._most:
+                    raise InvalidRequest(f"line {number}: more than {self._most} lines are empty", param="documents")
+                continue
             if len(documents) == self._most:
                 raise InvalidRequest(
                     f"line {number}: one request may carry {self._most} documents (retrieval.limits.max_documents); "
@@ -169,7 +175,7 @@ class JsonLinesBody:
                     param="documents",
                 )
             try:
-                documents.append(parse_object(line))
+                documents.append(parse_object(line, vectors=True))
             except InvalidRequest as exc:
                 own = exc.message.startswith("the body")
                 reason = exc.message.removeprefix("the body") if own else f": {exc.message}"
@@ -197,9 +203,7 @@ def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
         end = body.find(b"\n", start)
         end = len(body) if end < 0 else end
         number += 1
-        line = body[start:end].strip()
-        if line:
-            yield number, line
+        yield number, body[start:end].strip()
         start = end + 1
 
 

@@ -84,7 +84,7 @@ def filter_of(text: str | None, param: str) -> dict[str, Any] | None:
 def list_of(body: bytes, field: str, example: str) -> list[Any]:
     """The list ``field``, alone in a body; what is in it is checked where it is stored: pydantic would take seconds for
     thousands of vectors. Raises :class:`InvalidRequest`."""
-    fields = parse_object(body)
+    fields = parse_object(body, vectors=True)
     unknown = next((name for name in fields if name != field), None)
     if unknown is not None:
         raise InvalidRequest(f"unknown field '{unknown}'; give '{field}'", param=unknown)

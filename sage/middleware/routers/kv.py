@@ -16,7 +16,7 @@ from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import KVView
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Cleared, Deleted, reply
 
@@ -102,6 +102,7 @@ async def get_value(key: TheKey, kv: TheKV) -> Response:
     openapi_extra=json_body(PutEntry, {"value": {"theme": "dark"}, "ttl": 3600}),
 )
 @requires(Scope.KV)
+@max_body(None)
 async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
     """Puts a value; answers once it is as durable as the configured store makes it."""
     wanted = parse(PutEntry, await read_json(request.receive))

@@ -13,8 +13,9 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.routers.http.asgi import read_json
+from sage.middleware.routers.http.bodies import SEARCH_BODY
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import Cleared, Deleted, reply
 from sage.middleware.routers.kv import check_size
@@ -149,13 +150,14 @@ TheScope = Annotated[dict[str, str], Depends(_scope)]
     openapi_extra=json_body(NewMemory, {"session_id": "s1", "content": "I prefer tea to coffee."}),
 )
 @requires(Scope.MEMORY)
+@max_body(None)
 async def store_memory(
     request: Request,
     memory: TheMemory,
     idempotency_key: Annotated[str | None, Header(description="As the field of that name.")] = None,
 ) -> Response:
     """Stores a memory. Every later search finds it."""
-    body = parse(NewMemory, await read_json(request.receive))
+    body = parse(NewMemory, await read_json(request.receive, vectors=True))
     check_size(body.content, memory.limits.max_value, "content")
     check_size(body.metadata, memory.limits.max_value, "metadata")
     fields = body.model_dump(exclude_none=True)
@@ -171,9 +173,10 @@ async def store_memory(
     openapi_extra=json_body(MemorySearchRequest, {"query": "What do I drink?", "limit": 3}),
 )
 @requires(Scope.MEMORY)
+@max_body(SEARCH_BODY)
 async def search_memories(request: Request, memory: TheMemory) -> Response:
     """The memories nearest to a text or a vector; without `session_id` those of every session of the scope."""
-    body = parse(MemorySearchRequest, await read_json(request.receive))
+    body = parse(MemorySearchRequest, await read_json(request.receive, vectors=True))
     if body.query is None and body.vector is None:
         raise InvalidRequest("give a 'query', or a 'vector'", param="query")
     return reply({"results": await memory.search(**body.model_dump(exclude_none=True))})

@@ -13,6 +13,7 @@ from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.collections.requests import SearchRequest, parse_search
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json, send_json
+from sage.middleware.routers.http.bodies import SEARCH_BODY
 from sage.middleware.routers.http.hot_route import HotRoute
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class BatchEndpoint:
         self._collections = collections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        searches = self._parse(await read_json(receive))
+        searches = self._parse(await read_json(receive, vectors=True))
         started = time.perf_counter()
         answers = await self._collections.search(caller(scope), searches)
         await send_json(send, orjson.dumps({"answers": [_reply(answer, started) for answer in answers]}), [])
@@ -120,6 +121,7 @@ ROUTES = (
         request=SearchRequest,
         answer=SearchReply,
         endpoint=lambda gateway: SearchEndpoint(gateway.collections),
+        max_body=SEARCH_BODY,
     ),
     HotRoute(
         path="/search/batch",

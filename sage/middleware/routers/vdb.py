@@ -13,8 +13,9 @@ from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.services.tenant_views import VDBView
 from sage.middleware.routers.http.asgi import note, read_body, read_json
+from sage.middleware.routers.http.bodies import SEARCH_BODY
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import json_body
 from sage.middleware.routers.items import (
     Cleared,
@@ -121,6 +122,7 @@ async def list_collections(vdb: TheVDB) -> Response:
     openapi_extra=json_body(ItemsRequest, {"items": [{"id": "1", "vector": [0.1, 0.2], "metadata": {"lang": "en"}}]}),
 )
 @requires(Scope.VDB)
+@max_body(None)
 async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: TheGateway) -> Response:
     """Adds items, or replaces those of the same `id`; a collection that is not there is made."""
     note(request.scope, collection=collection)
@@ -136,10 +138,11 @@ async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: The
     openapi_extra=json_body(VectorSearchRequest, {"vector": [0.1, 0.2], "n_results": 3, "where": {"lang": "en"}}),
 )
 @requires(Scope.VDB)
+@max_body(SEARCH_BODY)
 async def search_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """The items nearest to a vector or a text."""
     note(request.scope, collection=collection)
-    wanted = parse(VectorSearchRequest, await read_json(request.receive))
+    wanted = parse(VectorSearchRequest, await read_json(request.receive, vectors=True))
     if wanted.vector is None and wanted.text is None:
         raise InvalidRequest("give a 'vector', or a 'text'", param="vector")
     results = await vdb.search(
@@ -155,6 +158,7 @@ async def search_items(collection: str, request: Request, vdb: TheVDB) -> Respon
     openapi_extra=json_body(DeleteItems, {"ids": ["1"]}),
 )
 @requires(Scope.VDB)
+@max_body(None)
 async def delete_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """Deletes items by id or by filter. Ids that are not there are passed over."""
     note(request.scope, collection=collection)
@@ -198,10 +202,11 @@ async def get_item(collection: str, id: str, vdb: TheVDB, vector: WithVector = F
     openapi_extra=json_body(ItemChange, {"metadata": {"lang": "zh"}}),
 )
 @requires(Scope.VDB)
+@max_body(None)
 async def update_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
     """Changes what is given of one item; the item as it is then."""
     note(request.scope, collection=collection)
-    wanted = parse(ItemChange, await read_json(request.receive))
+    wanted = parse(ItemChange, await read_json(request.receive, vectors=True))
     changes = {name: getattr(wanted, name) for name in wanted.model_fields_set if getattr(wanted, name) is not None}
     if not changes:
         raise InvalidRequest("give 'vector', 'metadata' or 'text' to change")

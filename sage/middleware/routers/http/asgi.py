@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,6 +13,7 @@ from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.watch import ClientLeft, Watch
 from sage.middleware.providers.base import MAX_NAME, ModelCall
+from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBody, check_values
 from sage.strict_json import NestedTooDeeply, loads
 
 Scope = MutableMapping[str, Any]
@@ -21,9 +24,14 @@ Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def read_json(receive: Receive) -> dict[str, Any]:
-    """The body as a JSON object; raises :class:`InvalidRequest` for anything else."""
-    return parse_object(await read_body(receive))
+async def read_json(receive: Receive, *, vectors: bool = False) -> dict[str, Any]:
+    """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
+    vectors of numbers. A large body is parsed on a thread."""
+    body = await read_body(receive)
+    if len(body) > SMALL_BODY and isinstance(receive, LargeBody):
+        parse = partial(parse_object, body, vectors=vectors)
+        return await asyncio.get_running_loop().run_in_executor(receive.threads, parse)
+    return parse_object(body, vectors=vectors)
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -41,8 +49,10 @@ async def read_body(receive: Receive) -> bytes:
     return body
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """``body`` as a JSON object; raises :class:`InvalidRequest` for anything else."""
+def parse_object(body: bytes, *, vectors: bool = False) -> dict[str, Any]:
+    """``body`` as a JSON object; raises :class:`InvalidRequest` for anything else, and for more values than one request
+    may hold, before it makes any."""
+    check_values(body, vectors=vectors)
     try:
         value = loads(body)
     except orjson.JSONDecodeError as exc:

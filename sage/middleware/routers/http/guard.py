@@ -21,10 +21,12 @@ from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
+from sage.middleware.routers.http.bodies import SMALL_BODY, bounded, too_large
 from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _DECLARED = "required_scope"
+_MAX_BODY = "max_body"
 
 
 def requires(scope: Permission) -> Callable[[Endpoint], Endpoint]:
@@ -41,6 +43,17 @@ def public(endpoint: Endpoint) -> Endpoint:
     """Declares that the route of an endpoint is open to everyone, without a credential."""
     setattr(endpoint, _DECLARED, None)
     return endpoint
+
+
+def max_body(size: int | None) -> Callable[[Endpoint], Endpoint]:
+    """Declares how many bytes the bodies for an endpoint have at most; ``None`` means ``api.max_body_bytes``. Without
+    it that is :data:`~sage.middleware.routers.http.bodies.SMALL_BODY`."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _MAX_BODY, size)
+        return endpoint
+
+    return declare
 
 
 def credential(scope: Scope) -> bytes | None:
@@ -122,19 +135,30 @@ class GuardedRoute(APIRoute):
         return scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        required = self.scope
+        required, limit = self.scope, getattr(self.endpoint, _MAX_BODY, SMALL_BODY)
         handle = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            return await handle(request if limit is None else _limited(request, limit))
+
         if required is None:
-            return handle
+            return limited
 
         async def guarded(request: Request) -> Response:
             principal = await identify(request.scope, request.app.state.authenticator)
             request.scope["state"]["principal"] = principal
             principal.require(required)
             _check_address(request.scope)
-            return await handle(request)
+            return await limited(request)
 
         return guarded
+
+
+def _limited(request: Request, limit: int) -> Request:
+    """``request`` with a limit on its body. Raises :class:`sage.errors.PayloadTooLarge` when its head says more."""
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large(limit)
+    return Request(request.scope, bounded(request.receive, limit))
 
 
 def _check_address(scope: Scope) -> None:

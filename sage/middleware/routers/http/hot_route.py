@@ -27,6 +27,8 @@ class HotRoute:
     ``answer=None`` means that the answer is the upstream's, an object of any shape. ``stream_media`` is the media type
     of the answer to a request with ``stream``.
 
+    ``max_body`` is how many bytes its bodies have at most; ``None`` means ``api.max_body_bytes``.
+
     ``endpoint`` makes the ASGI application over a gateway. ``errors`` wraps the guarded endpoint where a surface writes
     errors in a shape of its own, which ``error_model`` describes.
     """
@@ -39,6 +41,7 @@ class HotRoute:
     request: type[BaseModel]
     answer: type[BaseModel] | None = None
     endpoint: Callable[[Gateway], ASGIApp]
+    max_body: int | None = None
     stream_media: str = EVENTS
     errors: Callable[[ASGIApp], ASGIApp] | None = None
     error_model: type[BaseModel] = ErrorEnvelope

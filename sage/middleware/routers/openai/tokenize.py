@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.openapi_bodies import OpenBody
 from sage.middleware.routers.openai.inference import Inference
@@ -107,6 +108,7 @@ ROUTES = (
         request=TokenizeRequest,
         answer=TokenizeAnswer,
         endpoint=partial(Inference, operation=Operation.TOKENIZE),
+        max_body=8 * SMALL_BODY,
     ),
     _hot_route(
         path="/v1/detokenize",
@@ -115,5 +117,6 @@ ROUTES = (
         request=DetokenizeRequest,
         answer=DetokenizeAnswer,
         endpoint=partial(Inference, operation=Operation.DETOKENIZE),
+        max_body=4 * SMALL_BODY,
     ),
 )
