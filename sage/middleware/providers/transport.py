@@ -1,7 +1,7 @@
 """One HTTP client for all upstreams, behind a protocol small enough to fake.
 
 It is aiohttp: with clients that leave early, httpx's pool stops serving. Redirects are never followed (they could take
-our key elsewhere), proxies and netrc of the environment are not read, cookies are not stored.
+our key elsewhere), the netrc file is not read, cookies are not stored; a request goes through the proxy that it names.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class HttpTransport:
             headers=request.headers,
             timeout=self._timeout(request) if request.total is None else _timeout(request, request.total),
             allow_redirects=False,
+            proxy=None if request.proxy is None else self._url(request.proxy),
         )
 
     def _url(self, text: str) -> URL:
@@ -284,9 +285,17 @@ def _translate(exc: Exception, request: UpstreamRequest, total: float, what: str
             f"then {limits.between_chunks:g} s between chunks)",
             code="read_timeout",
         )
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return UpstreamFailed(
+            f"the proxy of {who} answered {exc.status}: it opened no way to {URL(request.url).host}; an administrator "
+            f"has to check llm.providers.{request.provider}.proxy",
+            code="proxy_refused",
+        )
     if isinstance(exc, aiohttp.ClientConnectorError):
-        url = URL(request.url)
+        is_proxy = isinstance(exc, aiohttp.ClientProxyConnectionError)
+        url = URL(request.proxy if is_proxy and request.proxy is not None else request.url)
         where = f"{url.host}:{url.port}" if request.socket is None else "its socket"
+        where = f"its proxy, {where}" if is_proxy else where
         return UpstreamFailed(f"{who} cannot be reached at {where}{_why_unreachable(exc)}", code="connect_failed")
     if isinstance(exc, aiohttp.ClientResponseError):
         fault, code = _fault_of_head(exc)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 import orjson
 from multidict import CIMultiDict
@@ -22,6 +24,7 @@ from sage.middleware.providers.base import (
     UpstreamRequest,
     Usage,
 )
+from sage.middleware.providers.proxies import environment_proxy
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import answer_events
 from sage.middleware.providers.wire.errors import first_error, status_of_error, upstream_error
@@ -149,15 +152,27 @@ class Vendor:
     def _open(self, base_url: str, settings: RemoteProvider) -> None:
         """Listens at ``base_url``, once for each key."""
         # The longest first: one secret may be a part of another.
-        self._secrets = sorted({*self._secrets, *settings.keys}, key=len, reverse=True)
+        in_query = [value for name, value in parse_qsl(settings.query[1:]) if name != "api-version" and len(value) >= 8]
+        self._secrets = sorted({*self._secrets, *settings.keys, *in_query}, key=len, reverse=True)
         base_url = base_url.rstrip("/")
-        keyed = [Endpoint(base_url, self._with_key(key)) for key in settings.keys]
-        self.endpoints = tuple(keyed) or (Endpoint(base_url, self._headers),)
+        proxy = self._proxy(base_url, settings)
+        self.endpoints = tuple(
+            Endpoint(base_url, headers, query=settings.query, proxy=proxy)
+            for headers in [self._with_key(key) for key in settings.keys] or [self._headers]
+        )
+
+    @staticmethod
+    def _proxy(base_url: str, settings: RemoteProvider) -> str | None:
+        """The proxy for requests to ``base_url``."""
+        if settings.proxy is None:
+            return None
+        proxy = settings.proxy.get_secret_value()
+        return environment_proxy(base_url, os.environ) if proxy == "env" else proxy
 
     @staticmethod
     def _address(settings: RemoteProvider) -> str:
-        """The configured ``base_url``, else that of the kind, without a slash at its end."""
-        address = settings.base_url or KINDS[settings.kind].default_url
+        """The configured ``base_url``, else that of the kind, without its query and a slash at its end."""
+        address = settings.root or KINDS[settings.kind].default_url
         assert address is not None, f"a provider of the kind {settings.kind} needs a base_url"
         return address.rstrip("/")
 
@@ -189,7 +204,7 @@ class Vendor:
         return None
 
     def models_url(self) -> str | None:
-        return f"{self.endpoints[0].base_url}/models" if self.endpoints else None
+        return self.endpoints[0].url("/models") if self.endpoints else None
 
     def model_names(self, body: Any) -> frozenset[str]:
         """The names in OpenAI's list of models."""
@@ -242,7 +257,14 @@ class Vendor:
         except orjson.JSONEncodeError as exc:
             raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
         return UpstreamRequest(
-            self.name, "POST", url, endpoint.headers, data, self.timeouts, retry_on_broken_connection=self.repeatable
+            self.name,
+            "POST",
+            url,
+            endpoint.headers,
+            data,
+            self.timeouts,
+            proxy=endpoint.proxy,
+            retry_on_broken_connection=self.repeatable,
         )
 
     def _cannot(self, target: UpstreamModel, field: str, why: str = "") -> None:

@@ -115,7 +115,7 @@ class ZhipuProvider(OpenAIProvider):
         body["model"] = target.model
         if isinstance(endpoint.headers, SignedHeaders):
             endpoint.headers.renew()
-        return self._post(f"{endpoint.base_url}/{call.operation}", endpoint, body)
+        return self._post(endpoint.url(f"/{call.operation}"), endpoint, body)
 
     def _passed(
         self, call: ModelCall, target: UpstreamModel, translated: frozenset[str] = frozenset()

@@ -53,7 +53,8 @@ class ModelLists:
             return frozenset(provider.known_models())
         names: frozenset[str] = frozenset()
         fresh = _FRESH_FAILURE
-        request = UpstreamRequest(provider.name, "GET", url, provider.endpoints[0].headers, b"", _TIMEOUTS)
+        endpoint = provider.endpoints[0]
+        request = UpstreamRequest(provider.name, "GET", url, endpoint.headers, b"", _TIMEOUTS, proxy=endpoint.proxy)
         try:
             async with sending(self._transport, request) as response:
                 names = provider.model_names(_json(await response.read())) if response.status == 200 else names

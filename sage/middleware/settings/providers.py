@@ -18,6 +18,7 @@ from sage.middleware.settings.quantities import (
     Duration,
     HeaderName,
     HeaderValue,
+    Proxy,
     Size,
     Text,
     check_base_url,
@@ -99,6 +100,10 @@ class RemoteProvider(ProviderCommon):
     api_keys: tuple[SecretStr, ...] = ()
     """Further keys. Requests use all keys in turn, and pass over one that is refused or has to wait."""
     base_url: str | None = None
+    """May end with a query (``?api-version=…``), which each request then has."""
+    proxy: Proxy | None = None
+    """The HTTP proxy that requests go through; ``env`` means the one that ``HTTP_PROXY``, ``HTTPS_PROXY``,
+    ``ALL_PROXY`` and ``NO_PROXY`` name for the address. ``None`` means none, whatever the environment says."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +129,17 @@ class RemoteProvider(ProviderCommon):
         if self.base_url is not None:
             check_base_url(self.base_url)
         return self
+
+    @property
+    def root(self) -> str | None:
+        """The ``base_url`` without its query."""
+        return None if self.base_url is None else self.base_url.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """The query of ``base_url`` with its ``?``, or nothing."""
+        _, mark, query = (self.base_url or "").partition("?")
+        return mark + query if query else ""
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -94,12 +94,36 @@ def check_base_url(url: str) -> None:
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         good = False
-    if "@" in url:
+    if "@" in url.partition("?")[0]:
         raise ValueError("base_url must hold no name and password; give 'api_key', or 'headers' with Authorization")
     if not good or re.search(r"\s", url):
         raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
-    if "?" in url or "#" in url:
-        raise ValueError("base_url must end with its path: no '?' and no '#'")
+    if "#" in url:
+        raise ValueError("base_url must have no '#'")
+
+
+def check_proxy(url: str) -> None:
+    """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good or re.search(r"\s", url) or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(
+            "a proxy is an http:// or https:// address such as http://proxy.example:3128, with a name and a password "
+            "(http://name:password@proxy.example:3128) if it needs them; SOCKS proxies are not supported"
+        )
+
+
+def _proxy(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() != "env":
+        check_proxy(value.get_secret_value())
+    return value
+
+
+Proxy = Annotated[SecretStr, AfterValidator(_proxy)]
+"""The address of a proxy, which may hold a password, or ``env``."""
 
 
 def ollama_url(value: str) -> str:

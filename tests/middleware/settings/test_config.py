@@ -295,7 +295,11 @@ def test_a_keys_line_end_is_no_part_of_it_and_no_header_can_be_split(read: Calla
         ("llm: {providers: {local: {models: {m: {}}}}}", "local.models.m: give either 'path' (a .gguf file) or"),
         ("llm: {providers: {vllm: {base_url: localhost}}}", "llm.providers.vllm: base_url is not an http://"),
         ("llm: {providers: {vllm: {base_url: 'http://'}}}", "llm.providers.vllm: base_url is not an http://"),
-        ("llm: {providers: {vllm: {base_url: 'http://h/v1?a=b'}}}", "llm.providers.vllm: base_url must end with its"),
+        ("llm: {providers: {vllm: {base_url: 'http://h/v1#a'}}}", "llm.providers.vllm: base_url must have no '#'"),
+        ("llm: {providers: {openai: {proxy: 'socks5://h:1'}}}", "llm.providers.openai.proxy: a proxy is an http://"),
+        ("llm: {providers: {openai: {proxy: 'http://h:1/path'}}}", "llm.providers.openai.proxy: a proxy is an http://"),
+        ("llm: {providers: {openai: {proxy: 'h:3128'}}}", "llm.providers.openai.proxy: a proxy is an http://"),
+        ("llm: {providers: {local: {proxy: env}}}", "llm.providers.local: unknown key 'proxy'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -636,7 +640,7 @@ def test_secrets_are_not_shown(read: Callable[..., Settings], tmp_path: Path) ->
         f"llm: {{providers: {{openai: {{base_url: 'http://user:{SECRET}@host/v1'}}}}}}",
         f"llm: {{providers: {{openai: {{base_url: 'http://user:{SECRET}'}}}}}}",
         f"llm: {{providers: {{openai: {{base_url: 'ftp://user:{SECRET}@host'}}}}}}",
-        f"llm: {{providers: {{openai: {{base_url: 'http://host/v1?key={SECRET}'}}}}}}",
+        f"llm: {{providers: {{openai: {{base_url: 'http://host/v1#key={SECRET}'}}}}}}",
         f"llm: {{providers: {{openai: {{headers: {{Authorization: [{SECRET}]}}}}}}}}",
         f"llm: {{providers: {{openai: {{headers: Bearer {SECRET}}}}}}}",
         f"queue: {{broker: [{SECRET}]}}",

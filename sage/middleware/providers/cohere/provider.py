@@ -38,7 +38,7 @@ class CohereProvider(Vendor):
         self._open(self._address(settings).removesuffix("/v1").removesuffix("/v2"), settings)
 
     def models_url(self) -> str | None:
-        return f"{self.endpoints[0].base_url}/v1/models?page_size=1000"
+        return self.endpoints[0].url("/v1/models?page_size=1000")
 
     def model_names(self, body: Any) -> frozenset[str]:
         models = body.get("models") if isinstance(body, dict) else None
@@ -49,7 +49,7 @@ class CohereProvider(Vendor):
         if call.operation not in _PATHS:
             raise self._no_such_operation(call)
         self._check_denied(call.body)
-        return self._post(f"{endpoint.base_url}/{_PATHS[call.operation]}", endpoint, self._body(call, target))
+        return self._post(endpoint.url(f"/{_PATHS[call.operation]}"), endpoint, self._body(call, target))
 
     def _body(self, call: ModelCall, target: UpstreamModel) -> dict[str, Any]:
         native = call.native

@@ -113,7 +113,13 @@ class OllamaHost:
         timeout = httpx.Timeout(seconds, connect=self._timeouts.connect)
         # No proxies, redirects or keys from the environment: only our configuration decides what is sent, and where.
         client = ollama.AsyncClient(
-            self._endpoint.base_url, timeout=timeout, auth=self._sign, follow_redirects=False, trust_env=False
+            self._endpoint.base_url,
+            timeout=timeout,
+            auth=self._sign,
+            follow_redirects=False,
+            trust_env=False,
+            params=httpx.QueryParams(self._endpoint.query[1:]),
+            proxy=self._endpoint.proxy,
         )
         try:
             yield client

@@ -107,13 +107,13 @@ class OllamaProvider(Vendor):
 
     def __init__(self, name: str, settings: OllamaSettings) -> None:
         super().__init__(name, settings)
-        root = (settings.base_url or DEFAULT_URL).rstrip("/")
+        root = (settings.root or DEFAULT_URL).rstrip("/")
         self._open(root.removesuffix("/v1").removesuffix("/api").rstrip("/"), settings)
         self._denied |= _DENIED
         self.host = OllamaHost(name, self.endpoints[0], settings, self.make_error)
 
     def models_url(self) -> str | None:
-        return f"{self.endpoints[0].base_url}/api/tags"
+        return self.endpoints[0].url("/api/tags")
 
     def model_names(self, body: Any) -> frozenset[str]:
         """The names in ``/api/tags``; a name with the tag ``latest`` is there without it, too."""
@@ -146,7 +146,7 @@ class OllamaProvider(Vendor):
             wire["keep_alive"] = -1
         elif target.keep_alive is not None:
             wire["keep_alive"] = target.keep_alive
-        return self._post(endpoint.base_url + path, endpoint, wire)
+        return self._post(endpoint.url(path), endpoint, wire)
 
     def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         answer = self._object(call, body)

@@ -121,9 +121,13 @@ class VllmHost:
 
     async def _ask(self, method: str, path: str, *, absent: int | None = None) -> dict[str, Any] | None:
         """The server's answer as an object; ``None`` for the status ``absent``. Each call has its own connection."""
-        base = self._endpoint.base_url
-        url = base + path.removeprefix("/v1") if path.startswith("/v1/") else root_of(base) + path
-        request = UpstreamRequest(self._provider, method, url, self._endpoint.headers, b"", self._timeouts)
+        endpoint = self._endpoint
+        is_openai = path.startswith("/v1/")
+        root = endpoint.base_url if is_openai else root_of(endpoint.base_url)
+        url = endpoint.url(path.removeprefix("/v1") if is_openai else path, root)
+        request = UpstreamRequest(
+            self._provider, method, url, endpoint.headers, b"", self._timeouts, proxy=endpoint.proxy
+        )
         transport = HttpTransport()
         try:
             return await ask(transport, request, self._make_error, absent=absent)

@@ -60,8 +60,8 @@ class VllmProvider(OpenAIProvider):
         Vendor.__init__(self, name, settings)  # not OpenAI's: without base_url there is no server
         self._settings = settings
         self._server: VllmHost | None = None
-        if settings.base_url is not None:
-            self._open(self._api_root(settings.base_url.rstrip("/")), settings)
+        if settings.root is not None:
+            self._open(self._api_root(settings.root.rstrip("/")), settings)
             self.host = self._server = VllmHost(name, self.endpoints[0], self.timeouts, self.make_error)
 
     def _api_root(self, base_url: str) -> str:
@@ -83,7 +83,7 @@ class VllmProvider(OpenAIProvider):
             call = _without_thinking(call)
         request = super().encode(_with_reasoning(call), target, endpoint)
         if call.operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
-            request.url = root_of(endpoint.base_url) + self.paths[call.operation]
+            request.url = endpoint.url(self.paths[call.operation], root_of(endpoint.base_url))
         request.headers = self._opening(endpoint)
         return request
 
@@ -191,15 +191,17 @@ class VllmProvider(OpenAIProvider):
 
     def adapter_request(self, verb: str, endpoint: Endpoint, body: Mapping[str, Any]) -> UpstreamRequest:
         """The request that loads or unloads (``verb``) an adapter at the server behind ``endpoint``."""
-        request = self._post(f"{endpoint.base_url}/{verb}_lora_adapter", endpoint, body)
+        request = self._post(endpoint.url(f"/{verb}_lora_adapter"), endpoint, body)
         request.headers, request.socket = self._opening(endpoint), endpoint.socket
         return request
 
     def adapters_request(self, endpoint: Endpoint) -> UpstreamRequest:
         """The request for the models and adapters that the server behind ``endpoint`` has."""
-        url = f"{endpoint.base_url}/models"
+        url = endpoint.url("/models")
         headers = self._opening(endpoint)
-        return UpstreamRequest(self.name, "GET", url, headers, b"", self.timeouts, endpoint.socket)
+        return UpstreamRequest(
+            self.name, "GET", url, headers, b"", self.timeouts, endpoint.socket, proxy=endpoint.proxy
+        )
 
     def _opening(self, endpoint: Endpoint) -> Mapping[str, str]:
         """The headers for ``endpoint``. That of a managed server has only the key; the others are added here."""

@@ -83,7 +83,13 @@ def upstream_error(
     The upstream's 401 and 403 are about *our* key, so they become a 502, without the upstream's text, which may quote
     the key. 429 and 503 keep ``Retry-After``. Our ``secrets`` are removed from the upstream's text.
     """
-    if status in (401, 403, 407):
+    if status == 407:
+        return UpstreamFailed(
+            f"the proxy of the provider '{provider}' asks for a name and a password, or refused them (status 407); "
+            f"an administrator has to check llm.providers.{provider}.proxy",
+            code="proxy_refused",
+        )
+    if status in (401, 403):
         return UpstreamFailed(
             f"the provider '{provider}' refused the gateway's own credential (status {status}); "
             f"an administrator has to check llm.providers.{provider}.api_key",

@@ -1,0 +1,132 @@
+"""A small forward proxy on loopback: ``CONNECT`` tunnels, and requests in absolute form. All names lead to one port."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import threading
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Proxied:
+    """One request as the proxy got it: ``target`` is ``host:port`` of a tunnel, else the absolute URL."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+class ForwardProxy:
+    """Runs in a thread within its ``with`` block. Whatever a client wants to reach is at ``port`` of 127.0.0.1.
+
+    With a ``password`` it answers 407 to whoever is not ``name`` with that password; with ``refuses`` it answers that
+    status to every tunnel.
+    """
+
+    def __init__(self, port: int, *, password: str | None = None, refuses: int | None = None) -> None:
+        self.seen: list[Proxied] = []
+        self._upstream = port
+        self._password = password
+        self._refuses = refuses
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="forward-proxy")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._listening.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port: int = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        await self._stop.wait()
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # closes what the tasks have ended
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client has left, or the test has ended
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection: each of its requests goes to the upstream over one connection of its own."""
+        upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        pumping: asyncio.Task[None] | None = None
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                request = self._read(head)
+                self.seen.append(request)
+                status = self._fault(request)
+                if status is not None:
+                    writer.write(b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+                    await writer.drain()
+                    return
+                if upstream is None:
+                    upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
+                    if request.method == "CONNECT":
+                        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    pumping = asyncio.ensure_future(_pump(upstream[0], writer))
+                if request.method == "CONNECT":
+                    await _pump(reader, upstream[1])
+                    return
+                path = "/" + request.target.split("/", 3)[3]
+                lines = [line for line in head.split("\r\n")[1:] if not line.lower().startswith("proxy-")]
+                upstream[1].write(f"{request.method} {path} HTTP/1.1\r\n".encode())
+                upstream[1].write("\r\n".join(lines).encode("latin-1"))
+                upstream[1].write(await reader.readexactly(int(request.headers.get("content-length", "0"))))
+        finally:
+            if pumping is not None:
+                pumping.cancel()
+                await asyncio.gather(pumping, return_exceptions=True)
+            if upstream is not None:
+                upstream[1].close()
+
+    def _read(self, head: str) -> Proxied:
+        first, *lines = head.split("\r\n")
+        method, target, _ = first.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        return Proxied(method, target, headers)
+
+    def _fault(self, request: Proxied) -> int | None:
+        if self._password is not None:
+            wanted = base64.b64encode(f"name:{self._password}".encode()).decode()
+            if request.headers.get("proxy-authorization") != f"Basic {wanted}":
+                return 407
+        return self._refuses if request.method == "CONNECT" else None
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
