@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
+import ollama
 import openai
 import pytest
 from running_gateway import Running
@@ -204,6 +206,16 @@ def test_the_sdk_gets_texts_that_can_be_written(up: Upstream, running: Running) 
         )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text.encode() == f"a{EMOJI}{LOST}".encode()
+
+
+def test_ollamas_sdk_gets_them_too(up: Upstream, running: Running) -> None:
+    client = ollama.Client(running.url, headers=running.headers(), trust_env=False)
+    with contextlib.closing(client._client):
+        for kind in KINDS:
+            up.reset()
+            up.use(script(kind, ["a\\ud83d", "\\ude00"]))
+            parts = client.chat(kind, [{"role": "user", "content": "x"}], stream=True)
+            assert "".join(part.message.content or "" for part in parts) == f"a{EMOJI}"
 
 
 def test_halves_of_several_answers_and_arguments_find_each_other(up: Upstream, running: Running) -> None:
@@ -526,8 +538,8 @@ def test_a_stream_that_breaks_is_no_whole_answer(up: Upstream, running: Running)
             told = ask(running, surface, kind, stream=False)
             assert (told.ended, told.error) == (False, "upstream_broken"), (kind, surface, told.raw)
     up.reset()
-    up.reply(body=event("a") + b'data: {"error":{"message":"slow down","code":429}}\n\n')
-    assert running.chat("openai").status_code == 429
+    up.reply(body=event("a") + b'data: {"error":{"message":"in use","code":409}}\n\n')
+    assert running.chat("openai").status_code == 409
 
 
 @pytest.mark.parametrize("stream", [True, False])
