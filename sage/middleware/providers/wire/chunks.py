@@ -15,9 +15,8 @@ import orjson
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.wire.event_bytes import DONE
+from sage.middleware.providers.wire.event_bytes import DONE, MAX_EMPTY, MAX_EVENT
 from sage.middleware.providers.wire.lenient_json import JsonReader
-from sage.middleware.providers.wire.sse import MAX_EVENT
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\S[^\n]*")
@@ -35,6 +34,7 @@ class JsonStream:
         self._rest = bytearray()
         self._reader = JsonReader()
         self._started = False
+        self._empty_bytes = 0
         self._is_one_object = False
 
     def feed(self, data: bytes) -> Iterator[Any]:
@@ -56,6 +56,7 @@ class JsonStream:
         yield from self._reader.flush()
 
     def _values(self, lines: bytes) -> Iterator[Any]:
+        self._empty_bytes += len(lines)
         for match in _LINE.finditer(lines):
             line = match[0]
             if line.startswith(b"{") and not self._reader.is_waiting:
@@ -64,7 +65,7 @@ class JsonStream:
                 except orjson.JSONDecodeError:
                     pass  # read below
                 else:
-                    self._started = True
+                    self._started, self._empty_bytes = True, 0
                     yield value
                     continue
             try:
@@ -76,6 +77,8 @@ class JsonStream:
                 self._rest[:0] = lines[match.start() :].removeprefix(_BYTE_ORDER_MARK)
                 return
             self._started = True
+        if self._empty_bytes > MAX_EMPTY:
+            raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
 
     def _value(self, line: bytes) -> list[Any]:
         line = (line if self._started else line.removeprefix(_BYTE_ORDER_MARK)).strip()
@@ -87,6 +90,7 @@ class JsonStream:
             raise UpstreamFailed("the upstream sent something that is no event of a stream", code="upstream_nonsense")
         if not line or line == b"[DONE]":
             return self._reader.flush()
+        self._empty_bytes = 0
         try:
             return self._reader.read(line)
         except ValueError as exc:

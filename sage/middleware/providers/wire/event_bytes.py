@@ -12,6 +12,9 @@ import re
 
 DONE = b"data: [DONE]\n\n"
 DONE_DATA = b"[DONE]"
+MAX_EVENT = 16 * 2**20
+MAX_EMPTY = 2**20
+"""Bytes of blank lines, comments and events without data that may come before the next event with data."""
 _PLAIN = re.compile(rb"(?:data: ?\{[^\n]*\}[ \t]*\n\n)*")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """A half of a surrogate pair, or both halves of one."""

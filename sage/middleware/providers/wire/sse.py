@@ -20,9 +20,16 @@ from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import first_error, reported_error
-from sage.middleware.providers.wire.event_bytes import DONE, DONE_DATA, count_plain, event_data, hides_text
+from sage.middleware.providers.wire.event_bytes import (
+    DONE,
+    DONE_DATA,
+    MAX_EMPTY,
+    MAX_EVENT,
+    count_plain,
+    event_data,
+    hides_text,
+)
 
-MAX_EVENT = 16 * 2**20
 _MAX_COUNT = 2**53
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
@@ -82,6 +89,7 @@ class EventRelay:
         self._incomplete: list[bytes] = []
         """The parts of an event that has not ended yet, or of an answer that is no stream."""
         self._incomplete_bytes = 0
+        self._empty_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
         """The events that ``data`` completes. An error event of the upstream goes to ``error``, not to the client."""
@@ -197,10 +205,13 @@ class EventRelay:
     def _relay_parsed(self, events: bytes) -> bytes:
         """The slow way for what bytes do not tell: every event is parsed and serialised again."""
         kept: list[bytes] = []
+        self._empty_bytes += len(events)
         try:
             for event in events.split(b"\n\n"):
                 if event:
                     self._relay_event(event, kept)
+            if self._empty_bytes > MAX_EMPTY:
+                raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
         except SageError as error:  # the events before it are good
             self.error = error
         return b"".join(kept)
@@ -211,6 +222,7 @@ class EventRelay:
         if not data:
             kept += [line + b"\n\n" for line in event.split(b"\n") if line.startswith(b":")][-1:]
             return
+        self._empty_bytes = 0
         is_error = (b"\n" in event or event.startswith(b"e")) and _ERROR_NAME.search(event) is not None
         if self._reader.is_waiting and (is_error or b'"error"' in data):
             self._flush(kept)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.errors import SageError, UpstreamFailed
+from sage.middleware.providers.wire.chunks import JsonStream
 from sage.middleware.providers.wire.event_bytes import DONE
 from sage.middleware.providers.wire.lenient_json import mend_text
 from sage.middleware.providers.wire.sse import EventRelay
@@ -231,6 +232,24 @@ def test_an_event_without_end_is_not_kept_for_ever() -> None:
         reader.feed(b"x" * 2**20)
     with pytest.raises(UpstreamFailed, match="more than"):
         reader.feed(b"x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nothing", [b"\n", b":\n\n", b"id: 1\n\n", b"data:\n\n"])
+def test_nothing_for_ever_is_an_error(nothing: bytes) -> None:
+    piece, reader, lines = nothing * (2**15 // len(nothing)), relay(), JsonStream()
+    reader.feed(encode([chunk("a")]))
+    for _ in range(30):
+        reader.feed(piece)
+        assert list(lines.feed(piece)) == []
+    assert reader.error is None
+    reader.feed(encode([chunk("a")]) + piece)
+    assert len(list(lines.feed(b"{}\n" + piece))) == 1
+    for _ in range(33):
+        reader.feed(piece)
+    assert isinstance(reader.error, UpstreamFailed)
+    with pytest.raises(UpstreamFailed, match="without an event"):
+        list(itertools.chain.from_iterable(lines.feed(piece) for _ in range(33)))
 
 
 def test_a_finish_counts_once_however_the_events_are_read() -> None:
