@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.forks import forks
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
+from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.filters.language import parse_filter
 from sage.middleware.retrieval.index.index import Index
 from sage.middleware.retrieval.pagination import after_cursor, cursor_of, first_page, numbers_passing, page_of
@@ -370,14 +371,7 @@ class Collection:
             return None
         embedder = self._models.embedder(identity.options.embedder)
         if embedder is None or embedder.name != identity.embedder:
-            raise InvalidRequest(
-                f"the vectors of collection '{self.name}' were made by '{identity.embedder}', which '"
-                f"{identity.options.embedder}' is not here ({embedder.name if embedder else 'no embedder'}); "
-                "bring it back, "
-                f"or make them anew: sage collections reembed {self.name} EMBEDDER",
-                param="collection",
-                code="embedder_mismatch",
-            )
+            raise embedder_mismatch(self.name, identity.embedder, identity.options.embedder, embedder)
         return embedder
 
     def _with_vectors(self, documents: Sequence[NewDocument], identity: Identity) -> list[NewDocument]:

@@ -204,14 +204,7 @@ class Collections:
 
     def options_of(self, options: Mapping[str, Any] | None) -> CollectionOptions:
         """What a new collection is made with: ``options`` over the defaults. Raises :class:`InvalidRequest`."""
-        merged = _merged(self._settings.defaults.model_dump(mode="json"), options or {})
-        try:
-            return CollectionOptions.model_validate(merged)
-        except ValidationError as exc:
-            error = exc.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(part) for part in error["loc"]) or None
-            message = error["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(f"'{field}': {message}" if field else message, param=field) from None
+        return checked_options(_merged(self._settings.defaults.model_dump(mode="json"), options or {}))
 
     def directory_of(self, tenant: str, name: str) -> Path:
         """The directory of a collection of that name, whether it exists or not. Raises :class:`InvalidRequest`."""
@@ -302,6 +295,17 @@ def _merged(defaults: dict[str, Any], options: Mapping[str, Any]) -> dict[str, A
         else:
             merged[key] = value
     return merged
+
+
+def checked_options(options: Mapping[str, Any]) -> CollectionOptions:
+    """Raises :class:`InvalidRequest` that names the first one at fault."""
+    try:
+        return CollectionOptions.model_validate(options)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in error["loc"]) or None
+    message = error["msg"].removeprefix("Value error, ")
+    raise InvalidRequest(f"'{field}': {message}" if field else message, param=field)
 
 
 def made_with(options: CollectionOptions, embedder: Embedder | None) -> tuple[CollectionOptions, int | None]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.retrieval.collection import Collection
-from sage.middleware.retrieval.collections import new_store
+from sage.middleware.retrieval.collections import checked_options, new_store
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
 from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 from sage.middleware.retrieval.store.store import DocumentStore
@@ -30,7 +30,9 @@ class VectorStore:
     """Documents in memory, or durable at ``path`` (a directory, made when it is missing).
 
     ``embedder`` is one of: ``"auto"``, the local one when it is installed (extra ``embed``), else keywords only;
-    ``None``, keywords, and vectors that you bring; a callable ``(list[str]) -> (n, dim) float32``; another name of
+    ``None``, keywords, and vectors that you bring; a callable ``(list[str]) -> (n, dim) float32``, known by
+    ``embedder_name`` or by where it was written (``module.name``, of which a script's ``module`` is ``__main__``):
+    callables of one name must make the same vectors, whoever opens the store; another name of
     :mod:`sage.middleware.retrieval.embedding.builtin`; or the name of a model (``provider/model``), which is looked up
     in ``models``: by default those of the configuration, else those of a service (``LLMService().search_models``). A
     store at ``path`` keeps the embedder that it was made with. ``options`` are those of :class:`CollectionOptions`, for
@@ -44,14 +46,15 @@ class VectorStore:
         path: str | Path | None = None,
         *,
         embedder: str | EmbedFunction | None = "auto",
+        embedder_name: str | None = None,
         models: Models | None = None,
         limits: RetrievalLimits | None = None,
         **options: Any,
     ) -> None:
         self._limits = limits or RetrievalLimits(max_documents=_ANY)
-        by_name = ModelsByName(embedder if callable(embedder) else None, models)
+        by_name = ModelsByName(embedder if callable(embedder) else None, models, embedder_name)
         spec = FUNCTION if callable(embedder) else "none" if embedder is None else embedder
-        wanted = CollectionOptions.model_validate({**options, "embedder": spec})
+        wanted = checked_options({**options, "embedder": spec})
         directory = None if path is None else Path(path).expanduser().absolute()
         name = "memory" if directory is None else directory.name
         self._collection = Collection(name, partial(store_at, directory, name, wanted, by_name), by_name, self._limits)

@@ -28,7 +28,8 @@ class VDBService(BaseServiceTask):
     ``url``; extra 'chroma').
 
     Vectors come with the items, or from ``embedder`` (``none``; ``auto``, ``local``, or the name of one of ``models``;
-    a callable ``(list[str]) -> (n, dim) float32``; or an embedder). A collection is made by the first items that are
+    a callable ``(list[str]) -> (n, dim) float32``, known by ``embedder_name`` or by where it was written; or an
+    embedder). A collection is made by the first items that are
     added to it, with the service's ``dimension`` (``None``: that of its first vector), ``distance_metric`` (``cosine``,
     ``dot`` or ``ip``, ``euclidean`` or ``l2``) and embedder, and keeps to them.
 
@@ -52,6 +53,7 @@ class VDBService(BaseServiceTask):
         url: str | None = None,
         models: Any = None,
         shards: int = 0,
+        embedder_name: str | None = None,
     ) -> None:
         _check_choice("backend", backend, _BACKENDS)
         _check_choice("distance_metric", distance_metric, tuple(_METRICS))
@@ -72,6 +74,7 @@ class VDBService(BaseServiceTask):
         self._directory = persist_directory
         self._metric = _METRICS[distance_metric]
         self._embedder = embedder
+        self._embedder_name = embedder_name
         self._url = url
         self._models = models
         self._shards = shards
@@ -94,7 +97,7 @@ class VDBService(BaseServiceTask):
         from sage.service.vdb.backends import CollectionDefaults
 
         named = self._embedder is None or isinstance(self._embedder, str)
-        models = ModelsByName(None if named else self._embedder, self._models)
+        models = ModelsByName(None if named else self._embedder, self._models, self._embedder_name)
         spec = (self._embedder or "none") if named else FUNCTION
         embedder = models.embedder(spec)  # what is wrong is raised now
         if embedder is None:

@@ -190,3 +190,67 @@ def test_a_range_is_on_one_element_of_a_list(make: Callable[..., VectorStore]) -
             assert ids(store.search("tea", filter={"v": {"$gt": 2, "$lt": 9}})) == ["within"]
             assert store.delete(filter={"v": {"$gt": 2, "$lt": 4}}) == 0
             store.optimize()
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"foo": 1}, "foo"),
+        ({"metric": "l2"}, "metric"),
+        ({"dimension": "many"}, "dimension"),
+        ({"embedder": 5}, "embedder"),
+    ],
+)
+def test_options_that_are_wrong_are_named(options: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"'{param}'"):
+        VectorStore(**{"embedder": None, **options})  # type: ignore[arg-type]
+
+
+def test_a_callable_is_known_by_the_name_that_it_is_given(tmp_path: Path) -> None:
+    def of_a_script(texts: list[str]) -> NDArray[np.float32]:
+        return by_colour(texts)
+
+    of_a_script.__module__, of_a_script.__qualname__ = "__main__", "of_a_script"
+    with VectorStore(tmp_path / "store", embedder=of_a_script) as store:
+        store.add_documents(["red wine"])
+    with VectorStore(tmp_path / "store", embedder=by_colour) as store:
+        with pytest.raises(InvalidRequest, match="embedder_name='__main__[.]of_a_script'") as caught:
+            store.search("red")
+        assert "store.collection.reembed('function')" in caught.value.message
+    with VectorStore(tmp_path / "store") as store:
+        with pytest.raises(InvalidRequest, match="with the function that made them: .* embedder_name='__main__[.]of_a"):
+            store.search("red")
+    with VectorStore(tmp_path / "store", embedder=by_colour, embedder_name="__main__.of_a_script") as store:
+        assert [result.text for result in store.search("red", mode="dense")] == ["red wine"]
+        store.add_documents(["the blue sea"])
+    with VectorStore(tmp_path / "store", embedder=by_colour) as store:
+        store.collection.reembed("function")
+        assert [result.text for result in store.search("blue", mode="dense", top_k=1)] == ["the blue sea"]
+    with VectorStore(tmp_path / "store", embedder=by_colour) as store:
+        assert store.collection.identity.embedder == f"function/{by_colour.__module__}.by_colour"
+
+
+@pytest.mark.parametrize("embedder", [None, "auto", "none"])
+def test_only_a_callable_takes_a_name(embedder: str | None) -> None:
+    with pytest.raises(InvalidRequest, match="embedder_name"):
+        VectorStore(embedder=embedder, embedder_name="mine")
+
+
+@pytest.mark.slow
+def test_a_store_of_a_script_is_opened_by_a_module_that_imports_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom sage.middleware.retrieval import VectorStore\n"
+        "def embed(texts):\n    return [[len(text), 1.0] for text in texts]\n"
+        "if __name__ == '__main__':\n"
+        "    with VectorStore(sys.argv[1], embedder=embed) as store:\n        store.add_documents(['tea'])\n"
+    )
+    importing = (
+        "import sys, script\nfrom sage.middleware.retrieval import VectorStore\n"
+        "with VectorStore(sys.argv[1], embedder=script.embed, embedder_name='__main__.embed') as store:\n"
+        "    print(store.search('tea', mode='dense')[0].text)\n"
+    )
+    path, env = str(tmp_path / "store"), {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    subprocess.run([sys.executable, str(script), path], check=True, env=env)
+    found = subprocess.run([sys.executable, "-c", importing, path], check=True, env=env, capture_output=True, text=True)
+    assert found.stdout == "tea\n"

@@ -96,6 +96,19 @@ def test_another_embedders_vectors_are_not_mixed_in(tmp_path: Path) -> None:
         assert service.count() == 1
 
 
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_callable_is_known_by_the_name_that_it_is_given(tmp_path: Path, shards: int) -> None:
+    options: dict[str, Any] = {"persist_directory": str(tmp_path / "vectors"), "shards": shards}
+    with VDBService(embedder=letters, embedder_name="letters-1", **options) as service:
+        service.add([{"id": "a", "text": "aaa"}])
+    refused = pytest.raises(InvalidRequest, match="embedder_name='letters-1'")
+    with VDBService(embedder=letters, **options) as service, refused:
+        service.add([{"text": "bbb"}])
+    with VDBService(embedder=letters, embedder_name="letters-1", **options) as service:
+        service.add([{"text": "bbb"}])
+        assert service.count() == 2
+
+
 @pytest.mark.slow
 def test_two_processes_write_to_one_directory_and_each_sees_all(tmp_path: Path) -> None:
     directory = str(tmp_path / "vectors")

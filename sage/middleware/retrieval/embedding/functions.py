@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction
 
+FUNCTION_PREFIX = "function/"
+"""How the names of callables begin among those of embedders."""
+
 
 class FunctionEmbedder:
     """``function`` as an :class:`~sage.middleware.retrieval.embedding.protocols.Embedder`.
@@ -28,7 +31,7 @@ class FunctionEmbedder:
 
     def __init__(self, function: EmbedFunction, name: str | None = None) -> None:
         self._function = function
-        self.name = f"function/{name or _name_of(function)}"
+        self.name = f"{FUNCTION_PREFIX}{name or _name_of(function)}"
         self.dimension: int | None = None
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:

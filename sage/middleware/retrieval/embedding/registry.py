@@ -6,7 +6,7 @@ import importlib.metadata
 
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder, is_builtin
-from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
+from sage.middleware.retrieval.embedding.functions import FUNCTION_PREFIX, FunctionEmbedder
 from sage.middleware.retrieval.embedding.protocols import Embedder, EmbedFunction, Models, Reranker
 
 _ENTRY_POINT = "sage.search_models"
@@ -19,9 +19,19 @@ class ModelsByName:
     """The :class:`Models` of a store without a gateway: the built-in embedders, a callable (or an object that is an
     embedder already), and the models that were handed in."""
 
-    def __init__(self, function: EmbedFunction | Embedder | None, models: Models | None) -> None:
+    def __init__(
+        self, function: EmbedFunction | Embedder | None, models: Models | None, function_name: str | None = None
+    ) -> None:
+        """``function_name`` is what the callable is known by; ``None`` means by where it was written."""
         is_embedder = function is None or hasattr(function, "embed")
-        self._function: Embedder | None = function if is_embedder else FunctionEmbedder(function)  # type: ignore[assignment, arg-type]
+        if function_name is not None and (is_embedder or not isinstance(function_name, str) or not function_name):
+            raise InvalidRequest(
+                "'embedder_name' is a text by which a callable 'embedder' is known; other embedders have names",
+                param="embedder_name",
+            )
+        self._function: Embedder | None = (
+            function if is_embedder else FunctionEmbedder(function, function_name)  # type: ignore[assignment, arg-type]
+        )
         self._models = models
 
     def embedder(self, name: str) -> Embedder | None:
@@ -43,6 +53,24 @@ class ModelsByName:
                 raise _no_models(name, param)
             self._models = entry_point.load()()
         return self._models
+
+
+def embedder_mismatch(collection: str, made_by: str, spec: str, here: Embedder | None) -> InvalidRequest:
+    """The error for vectors that were ``made_by`` another embedder than the one ``here``, to which ``spec`` leads."""
+    name = here.name if here is not None else "no embedder"
+    problem = f"the vectors of collection '{collection}' were made by '{made_by}', which '{spec}' is not here ({name})"
+    if spec == FUNCTION and made_by.startswith(FUNCTION_PREFIX):
+        function_name = made_by.removeprefix(FUNCTION_PREFIX)
+        open_as = f"embedder=…, embedder_name='{function_name}'"
+        advice = f"open it with the function that made them: VectorStore(…, {open_as})"
+        if here is not None:
+            advice = (
+                f"if both make the same vectors, say so: VectorStore(…, {open_as}); else make them anew: "
+                "store.collection.reembed('function')"
+            )
+    else:
+        advice = f"bring it back, or make them anew: sage collections reembed {collection} EMBEDDER"
+    return InvalidRequest(f"{problem}; {advice}", param="collection", code="embedder_mismatch")
 
 
 def _no_models(name: str, param: str) -> InvalidRequest:

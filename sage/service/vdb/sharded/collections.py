@@ -21,6 +21,7 @@ from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailab
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS, Collections, made_with
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
+from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
 from sage.middleware.retrieval.types.documents import NewDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
@@ -385,12 +386,7 @@ class _NamedEmbedder:
         """Raises :class:`InvalidRequest` when its name leads to another embedder now."""
         embedder: Embedder | None = self._models.embedder(self._spec)
         if embedder is None or embedder.name != self.name:
-            raise InvalidRequest(
-                f"the vectors of collection '{self._collection}' were made by '{self.name}', which "
-                f"'{self._spec}' is not here ({embedder.name if embedder else 'no embedder'}); bring it back",
-                param="collection",
-                code="embedder_mismatch",
-            )
+            raise embedder_mismatch(self._collection, self.name, self._spec, embedder)
         return embedder.embed(texts, query=query)
 
 
