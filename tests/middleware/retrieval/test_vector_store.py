@@ -214,12 +214,14 @@ def test_a_callable_is_known_by_the_name_that_it_is_given(tmp_path: Path) -> Non
     with VectorStore(tmp_path / "store", embedder=of_a_script) as store:
         store.add_documents(["red wine"])
     with VectorStore(tmp_path / "store", embedder=by_colour) as store:
-        with pytest.raises(InvalidRequest, match="embedder_name='__main__[.]of_a_script'") as caught:
+        with pytest.raises(InvalidRequest, match=r"embedder_name='__main__\.of_a_script'") as caught:
             store.search("red")
         assert "store.collection.reembed('function')" in caught.value.message
-    with VectorStore(tmp_path / "store") as store:
-        with pytest.raises(InvalidRequest, match="with the function that made them: .* embedder_name='__main__[.]of_a"):
-            store.search("red")
+    refused = pytest.raises(
+        InvalidRequest, match=r"with the function that made them: .* embedder_name='__main__\.of_a_"
+    )
+    with VectorStore(tmp_path / "store") as store, refused:
+        store.search("red")
     with VectorStore(tmp_path / "store", embedder=by_colour, embedder_name="__main__.of_a_script") as store:
         assert [result.text for result in store.search("red", mode="dense")] == ["red wine"]
         store.add_documents(["the blue sea"])
