@@ -6,13 +6,11 @@ of a head or of a body, the reading of an answer) and whether that moves.
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from heapq import nsmallest
 from typing import Protocol
 
@@ -166,20 +164,6 @@ class ClientConnections:
             return 1, 0.0, period.since
         started = period.moved if phase is period.phase and connection.request() is period.request else 0
         return 0, (connection.moved(phase) - started) / (now - period.since + 0.1), period.since
-
-
-@lru_cache(1000)
-def network_of(host: str) -> str:
-    """What counts as one address: an IPv6 host has a whole /64 of them."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-    return host
 
 
 def _open_files() -> int:

@@ -16,8 +16,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sage.errors import InvalidRequest, RequestTimeout, SageError, Unavailable
-from sage.middleware.app.connections import ClientConnections, Phase, network_of
+from sage.middleware.app.connections import ClientConnections, Phase
 from sage.middleware.app.refusals import Refusals
+from sage.middleware.auth.addresses import network_of
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers."""

@@ -10,6 +10,7 @@ from sage.middleware.auth.api_keys import ApiKeys
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import Database
 from sage.middleware.auth.first_admin import FirstAdmin
+from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.private_files import make_private_dir
 from sage.middleware.auth.sessions import LoginSessions
@@ -23,9 +24,9 @@ class Accounts:
     """Users, API keys and sessions in ``data_dir``: for the server, and for the command line beside it.
 
     All calls block on the database. Those that hash a password (``users.add``, ``users.change`` with a password,
-    ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server. ``clock`` gives
-    Unix seconds; ``hash_cost`` is for tests. Raises :class:`sage.errors.ConfigError` when the directory or a file in it
-    cannot be used.
+    ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server, logins also through
+    ``throttle``. ``clock`` gives Unix seconds; ``hash_cost`` is for tests. Raises :class:`sage.errors.ConfigError` when
+    the directory or a file in it cannot be used.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Accounts:
         make_private_dir(data_dir)
         self.tokens = Tokens(KeySet(data_dir / "keys"), clock)
         self.passwords = Passwords(hash_cost)
+        self.throttle = LoginThrottle()
         self.database = Database(data_dir)
         self.users = Users(self.database, self.passwords, clock)
         self.keys = ApiKeys(self.database, clock)

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest, PermissionDenied
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.addresses import network_of
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.principal import Scope
 from sage.middleware.auth.sessions import Login
@@ -154,10 +155,13 @@ class UserList(BaseModel):
 @public
 @max_body(_FORM)
 async def auth_token(
-    form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, response: Response
+    form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, request: Request, response: Response
 ) -> TokenAnswer:
-    """Logs in with user name and password (OAuth2 password form)."""
-    login = await accounts.passwords.run(accounts.sessions.login, form.username, form.password)
+    """Logs in with user name and password (OAuth2 password form). After several failures it takes a growing while until
+    the next try is checked (429 with `Retry-After`)."""
+    address = network_of(request.client.host) if request.client is not None else ""
+    with accounts.throttle.attempt(form.username, address):
+        login = await accounts.passwords.run(accounts.sessions.login, form.username, form.password)
     return _tokens(login, response)
 
 

@@ -1,0 +1,141 @@
+"""How often passwords may be guessed: a growing delay, and places that stay free for others' logins.
+
+A failed login counts three times: for its account from its address, for the account from everywhere, and for the
+address at every account. Each count has its own delay. An account from one address is delayed for up to a minute; the
+other two, which hold off guesses from many addresses and at many accounts, for up to ten seconds and not at all where
+that account has logged in from that address before: so nobody can lock a user out of the places they log in from.
+Names that do not exist are treated as those that do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sage.errors import AuthenticationFailed, RateLimited
+
+_CAPACITY = 10_000  # entries of each kind; those that were not used for longest go
+_FORGET_AFTER = 900.0  # seconds since the last failure
+_MAX_NAME = 65  # characters; longer names cannot exist
+
+PER_ACCOUNT = 4
+"""Logins of one account that are checked at one time."""
+PER_ADDRESS = 6
+"""Logins from one address that are checked at one time."""
+UNKNOWN = 10
+"""Logins that are checked at one time of accounts that have not logged in from that address before."""
+
+
+@dataclass(slots=True)
+class _Count:
+    failures: int
+    last: float
+
+
+class FailureDelays:
+    """Delays after failures: none for the first ``free`` of them, then 1, 2, 4… seconds up to ``longest``."""
+
+    def __init__(self, free: int, longest: float) -> None:
+        self._free = free
+        self._longest = longest
+        self._counts: OrderedDict[Hashable, _Count] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def wait(self, key: Hashable, now: float) -> float:
+        """Seconds until the next try is allowed."""
+        count = self._counts.get(key)
+        if count is None or count.failures < self._free:
+            return 0.0
+        if now - count.last >= _FORGET_AFTER:
+            del self._counts[key]
+            return 0.0
+        delay = min(2.0 ** min(count.failures - self._free, 30), self._longest)
+        return max(0.0, count.last + delay - now)
+
+    def failed(self, key: Hashable, now: float) -> None:
+        count = self._counts.setdefault(key, _Count(0, now))
+        count.failures, count.last = count.failures + 1, now
+        self._counts.move_to_end(key)
+        if len(self._counts) > _CAPACITY:
+            self._counts.popitem(last=False)
+
+    def take_back(self, key: Hashable, *, all_of_them: bool = False) -> None:
+        """The newest failure was none; ``all_of_them`` forgets the others too."""
+        count = self._counts.get(key)
+        if count is None:
+            return
+        count.failures -= 1
+        if all_of_them or count.failures <= 0:
+            del self._counts[key]
+
+
+class LoginThrottle:
+    """Decides which logins are checked; belongs to one event loop. Its memory is bounded."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pairs = FailureDelays(5, 60.0)
+        self._accounts = FailureDelays(20, 10.0)
+        self._addresses = FailureDelays(20, 10.0)
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._checked: Counter[Hashable] = Counter()
+        self._unknown = 0
+
+    @contextmanager
+    def attempt(self, name: str, address: str) -> Iterator[None]:
+        """``with throttle.attempt(name, address):`` around the check of a password, which raises
+        :class:`AuthenticationFailed` when it is wrong. Raises :class:`RateLimited` when it is not to be checked now."""
+        account = name.lower()[:_MAX_NAME]
+        pair, is_known = (account, address), (account, address) in self._known
+        self._admit(account, address, is_known)
+        counted = ((self._pairs, pair), (self._accounts, account), (self._addresses, address))
+        now = self._clock()
+        for delays, key in counted:
+            delays.failed(key, now)  # at once: others may come before it is known
+        self._checked.update((("account", account), ("address", address)))
+        self._unknown += not is_known
+        try:
+            yield
+        except AuthenticationFailed:
+            raise
+        except Exception:
+            for delays, key in counted:
+                delays.take_back(key)  # it was not checked
+            raise
+        else:
+            for delays, key in counted:
+                delays.take_back(key, all_of_them=delays is self._pairs)
+            self._remember(pair)
+        finally:
+            self._unknown -= not is_known
+            for place in (("account", account), ("address", address)):
+                self._checked[place] -= 1
+                if not self._checked[place]:
+                    del self._checked[place]
+
+    def _admit(self, account: str, address: str, is_known: bool) -> None:
+        now = self._clock()
+        wait = self._pairs.wait((account, address), now)
+        if not is_known:
+            wait = max(wait, self._accounts.wait(account, now), self._addresses.wait(address, now))
+        if wait > 0:
+            raise RateLimited("too many failed logins; try again later", retry_after=wait, code="too_many_logins")
+        if (
+            self._checked["account", account] >= PER_ACCOUNT
+            or self._checked["address", address] >= PER_ADDRESS
+            or (not is_known and self._unknown >= UNKNOWN)
+        ):
+            raise RateLimited(
+                "too many logins at this moment; try again in a second", retry_after=1.0, code="too_many_logins"
+            )
+
+    def _remember(self, pair: tuple[str, str]) -> None:
+        self._known[pair] = None
+        self._known.move_to_end(pair)
+        if len(self._known) > _CAPACITY:
+            self._known.popitem(last=False)
