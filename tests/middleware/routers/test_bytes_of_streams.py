@@ -73,6 +73,7 @@ def unfinished(name: str) -> list[bytes]:
         "empty": [event("Hi", '""'), event(" there", '""')],
         "empty, spaced": [event("Hi", ' "" '), event(" there", ' ""')],
         "null": [text, event(" there")],
+        "blank": [event("Hi", '" "'), event(" there", '"null"'), event("!", '"None"')],
         "number": [text, event(None, "0")],
         "beside the choices": [text, text.replace(b'"id"', b'"meta":{"finish_reason":"stop"},"id"')],
         "deeper": [text, event("!", more=',"x":{"finish_reason":"stop"}')],
@@ -87,6 +88,7 @@ UNFINISHED = (
     "empty",
     "empty, spaced",
     "null",
+    "blank",
     "number",
     "beside the choices",
     "deeper",
@@ -404,6 +406,19 @@ def test_a_whole_answer_to_a_stream_becomes_one(up: Upstream, running: Running, 
     assert {chunk.model for chunk in chunks} == {kind}
     assert chunks[-1].usage.completion_tokens == 2
     assert running.chat(kind, stream=True).text.count('"usage"') == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "before", [b": wait\n\n: wait\n\n", b"\xef\xbb\xbf\r\n", b":\r\r:\r\r"], ids=["comments", "mark", "returns"]
+)
+def test_what_comes_before_a_whole_answer_is_no_part_of_it(
+    up: Upstream, running: Running, before: bytes, stream: bool
+) -> None:
+    up.reply(body=before + json.dumps(WHOLE, indent=1).replace('"a"', '"a\\ud83d"').encode())
+    for surface in SURFACES:
+        told = ask(running, surface, "openai", stream=stream)
+        assert (told.text, told.ended, told.error) == (f"a{LOST}", True, None), (surface, told.raw)
 
 
 def test_all_of_a_whole_answer_is_in_its_stream(up: Upstream, running: Running) -> None:

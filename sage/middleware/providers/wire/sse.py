@@ -36,6 +36,9 @@ _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _FINISH = re.compile(rb'"finish_reason"(?!\s*:\s*(?:null|""))')
 """Where an answer may have ended; only the parsed event tells."""
+_NO_FINISH = ("", "null", "None")
+"""What servers write into ``finish_reason`` in place of ``null``."""
+_COMMENTS = re.compile(rb"(?:\s++|:[^\r\n]*+[\r\n])*+")
 NOTABLE = rb'error"|usage"|finish_reason"(?!\s*:\s*(?:null|""))'
 """The rest, after its quotation mark, of each key that makes an event more than a piece of text."""
 
@@ -111,11 +114,16 @@ class EventRelay:
         return self._relay(data)
 
     def _begin(self, data: bytes) -> bytes:
-        """The beginning of a stream; empty, and ``data`` kept, while it may be a JSON in place of one."""
+        """The beginning of a stream; empty, and ``data`` kept, while it may be a JSON in place of one.
+
+        Comments before either are left out: they are no answer yet.
+        """
         if self._is_stream is None:
-            data = b"".join((*self._incomplete, data)).removeprefix(_BYTE_ORDER_MARK).lstrip()
+            self._count_empty(len(data))
+            data = b"".join((*self._incomplete, data)).removeprefix(_BYTE_ORDER_MARK)
+            data = _COMMENTS.sub(b"", data, count=1)
             self._incomplete, self._incomplete_bytes = [], 0
-            if data and not _BYTE_ORDER_MARK.startswith(data):
+            if data and not data.startswith(b":") and not _BYTE_ORDER_MARK.startswith(data):
                 self._is_stream = data[:1] not in b"{["
                 if self._is_stream:
                     return data
@@ -183,7 +191,7 @@ class EventRelay:
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         for place, choice in enumerate(choices if isinstance(choices, list) else ()):
             finish = choice.get("finish_reason") if isinstance(choice, dict) else None
-            if finish and isinstance(finish, str):
+            if isinstance(finish, str) and finish.strip() not in _NO_FINISH:
                 index = choice.get("index")
                 self._finished_choices.add(index if isinstance(index, int) else place)
 
@@ -205,16 +213,19 @@ class EventRelay:
     def _relay_parsed(self, events: bytes) -> bytes:
         """The slow way for what bytes do not tell: every event is parsed and serialised again."""
         kept: list[bytes] = []
-        self._empty_bytes += len(events)
         try:
+            self._count_empty(len(events))
             for event in events.split(b"\n\n"):
                 if event:
                     self._relay_event(event, kept)
-            if self._empty_bytes > MAX_EMPTY:
-                raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
         except SageError as error:  # the events before it are good
             self.error = error
         return b"".join(kept)
+
+    def _count_empty(self, size: int) -> None:
+        self._empty_bytes += size
+        if self._empty_bytes > MAX_EMPTY + size:
+            raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
 
     def _relay_event(self, event: bytes, kept: list[bytes]) -> None:
         """Adds what goes on to the client for ``event``, without ids, names and empty data, which SDKs trip over."""
@@ -256,8 +267,8 @@ class EventRelay:
         """The event that goes on for ``chunk``; raises the error that it reports."""
         if not isinstance(chunk, dict):
             chunk = first_error(chunk)
-        if chunk is None:
-            return b""
+        if not chunk and chunk in (None, {}):
+            return b""  # it says nothing, but SDKs take it for a chunk
         if not isinstance(chunk, dict):
             raise _no_chunk()
         if "error" in chunk:

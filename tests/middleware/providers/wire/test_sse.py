@@ -245,11 +245,11 @@ def test_nothing_for_ever_is_an_error(nothing: bytes) -> None:
     assert reader.error is None
     reader.feed(encode([chunk("a")]) + piece)
     assert len(list(lines.feed(b"{}\n" + piece))) == 1
-    for _ in range(33):
+    for _ in range(35):
         reader.feed(piece)
     assert isinstance(reader.error, UpstreamFailed)
     with pytest.raises(UpstreamFailed, match="without an event"):
-        list(itertools.chain.from_iterable(lines.feed(piece) for _ in range(33)))
+        list(itertools.chain.from_iterable(lines.feed(piece) for _ in range(35)))
 
 
 def test_a_finish_counts_once_however_the_events_are_read() -> None:
