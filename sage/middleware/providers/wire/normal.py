@@ -16,7 +16,15 @@ from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import delta_of
 from sage.middleware.providers.wire.messages import DeltaReader, reasoning_of
 from sage.middleware.providers.wire.sse import NOTABLE, EventRelay
-from sage.middleware.providers.wire.tool_calls import LEGACY, CallFragment, arguments_text, call_id, functions_of
+from sage.middleware.providers.wire.tool_calls import (
+    LEGACY,
+    CallFragment,
+    arguments_text,
+    call_id,
+    functions_of,
+    identity_of,
+    is_custom,
+)
 
 _MENDABLE = frozenset({"tool_calls", LEGACY, "reasoning", "thinking"})
 """The fields of a message that may need mending."""
@@ -54,9 +62,12 @@ def _mend_message(message: dict[str, Any], keep_reasoning: bool) -> bool:
     if isinstance(message.get("tool_calls"), dict):
         message["tool_calls"], changed = [message["tool_calls"]], True
     for call in functions_of(message.get("tool_calls")):
-        if not isinstance(call.get("id"), str) or not call["id"] or call["id"] in ids:
-            call["id"], changed = call_id(), True
-        ids.add(call["id"])
+        identity = identity_of(call)
+        if not identity or identity in ids:
+            identity = call_id()
+        ids.add(identity)
+        if call.get("id") != identity:
+            call["id"], changed = identity, True
         if not call.get("type"):
             call["type"], changed = "function", True
         changed = _mend_arguments(call["function"]) or changed
@@ -146,10 +157,11 @@ class NormalRelay(EventRelay):
         fragments = self._readers.setdefault(number, DeltaReader()).read(delta).calls
         if not delta.get("tool_calls"):
             return bool(fragments) and _mend_function(delta[LEGACY], fragments[0])
-        changed = False
-        if isinstance(delta["tool_calls"], dict):
-            delta["tool_calls"], changed = [delta["tool_calls"]], True
-        for entry, fragment in zip(functions_of(delta["tool_calls"]), fragments, strict=True):
+        sent = delta["tool_calls"] if isinstance(delta["tool_calls"], list) else [delta["tool_calls"]]
+        entries = [entry for entry in sent if is_custom(entry) or functions_of(entry)]
+        changed = bool(entries != delta["tool_calls"])
+        delta["tool_calls"] = entries
+        for entry, fragment in zip(functions_of(entries), fragments, strict=True):
             changed = _mend_fragment(entry, fragment) or changed
         return changed
 

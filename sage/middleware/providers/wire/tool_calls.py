@@ -22,7 +22,7 @@ _MAX_CHECKS = 100
 
 
 class ToolCall:
-    """One call; ``number`` is its own in the answer: the upstream's index, unless another call has that."""
+    """One call; ``number`` counts the calls of its answer from 0, as OpenAI's SDK has to find them."""
 
     __slots__ = ("_checks", "_parts", "id", "index", "name", "number", "upstream_id")
 
@@ -89,10 +89,13 @@ class ToolCalls:
         self._by_id: dict[tuple[Any, str], ToolCall] = {}
         self._latest_by_id: dict[str, ToolCall] = {}
         self._ids: set[str] = set()
-        self._numbers: set[int] = set()
+        self._others: set[Any] = set()
+        """The indexes of calls of other kinds, which go on as they are."""
 
     def add(self, fragments: Any) -> list[CallFragment]:
         """What the ``tool_calls`` of one delta add; what is no call is left out."""
+        if isinstance(fragments, list):
+            self._others.update(_hashable(item.get("index")) for item in fragments if is_custom(item))
         added: list[CallFragment] = []
         calls: set[ToolCall] = set()
         for item in functions_of(fragments):
@@ -105,7 +108,7 @@ class ToolCalls:
         return self.add([{"index": LEGACY, "function": function}]) if isinstance(function, dict) else []
 
     def _add(self, item: dict[str, Any], same_delta: set[ToolCall]) -> CallFragment:
-        index, identity, function = item.get("index"), _text(item.get("id")), item["function"]
+        index, identity, function = item.get("index"), identity_of(item), item["function"]
         name, arguments = _text(function.get("name")), arguments_text(function.get("arguments"))
         call = self._call(index, identity, name)
         if call is None or self._is_another(call, item, name, arguments, call in same_delta):
@@ -135,10 +138,10 @@ class ToolCalls:
     @staticmethod
     def _is_another(call: ToolCall, item: dict[str, Any], name: str, arguments: str, same_delta: bool) -> bool:
         """Whether a fragment that names ``call`` begins another one nevertheless."""
-        identity = _text(item.get("id"))
+        identity = identity_of(item)
         if identity and call.upstream_id and identity != call.upstream_id:
             return True
-        if not name:
+        if not name or not call.name:
             return False
         if same_delta and not identity:
             return True
@@ -147,17 +150,13 @@ class ToolCalls:
         return call.complete_before(arguments) and call.arguments != arguments
 
     def _start(self, index: Any, identity: str, name: str, arguments: str) -> CallFragment:
-        free = self.calls[-1].number + 1 if self.calls else 0
-        while free in self._numbers:
-            free += 1
-        number = index if type(index) is int and index >= 0 and index not in self._numbers else free
+        number = len(self.calls) + len(self._others)
         call = ToolCall(number, number if index is None else _hashable(index), identity)
         if call.id in self._ids:
             call.id = call_id()
         call.name = name
         call.add(arguments)
         self.calls.append(call)
-        self._numbers.add(number)
         self._ids.add(call.id)
         self._by_index[call.index] = call
         if identity:
@@ -171,7 +170,7 @@ def whole_calls(message: dict[str, Any]) -> list[ToolCall]:
     ids: set[str] = set()
     entries = functions_of(message.get("tool_calls")) or functions_of([{"function": message.get(LEGACY)}])
     for item in entries:
-        identity = _text(item.get("id"))
+        identity = identity_of(item)
         call = ToolCall(len(calls), identity="" if identity in ids else identity)
         call.name = _text(item["function"].get("name"))
         call.add(arguments_text(item["function"].get("arguments"), empty="{}"))
@@ -184,6 +183,17 @@ def functions_of(calls: Any) -> list[dict[str, Any]]:
     """The entries of ``tool_calls`` that hold a function; some servers send one call without its list."""
     entries = calls if isinstance(calls, list) else [calls]
     return [call for call in entries if isinstance(call, dict) and isinstance(call.get("function"), dict)]
+
+
+def is_custom(call: Any) -> bool:
+    """Whether ``call`` is one of OpenAI's custom tools, whose input is no JSON."""
+    return isinstance(call, dict) and isinstance(call.get("custom"), dict)
+
+
+def identity_of(call: dict[str, Any]) -> str:
+    """The id of a call as text, which some servers send as a number; empty if it has none."""
+    identity = call.get("id")
+    return str(identity) if isinstance(identity, str | int) else ""
 
 
 def arguments_text(arguments: Any, empty: str = "") -> str:
@@ -222,7 +232,7 @@ def call_id() -> str:
 
 
 def _hashable(index: Any) -> Any:
-    return index if isinstance(index, int | str) else 0
+    return index if isinstance(index, int | float | str) else 0
 
 
 def _is_json(text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+import requests
 from chatml import TEMPLATE
 from running_gateway import Running
 from tiny_gguf import write_embedder, write_llama, write_parrot, write_reranker
@@ -170,6 +171,36 @@ def test_tool_calls_are_read_whole_and_streamed(parrot):
     assert [json.loads("".join(parts)) for parts in arguments.values()] == [{"colour": "red"}, {"colour": "blue"}]
     assert all(len(parts) > 2 for parts in arguments.values()), "they come in parts"
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_refusal_sent_back_is_read_as_text(llama):
+    def prompt_tokens(said: dict[str, Any]) -> int:
+        answer = llama.chat("tiny", messages=[*USER, {"role": "assistant", **said}, *USER])
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["usage"]["prompt_tokens"])
+
+    as_text = prompt_tokens({"content": "the red sea"})
+    assert prompt_tokens({"content": None, "refusal": "the red sea"}) == as_text
+    assert prompt_tokens({"content": [{"type": "refusal", "refusal": "the red sea"}]}) == as_text
+    assert prompt_tokens({"content": ""}) < as_text
+
+
+@pytest.mark.proves("local", "tools", "streamed tool arguments")
+def test_tool_calls_are_read_on_every_surface(parrot):
+    with parrot(CALLS) as sdk:
+        url, headers = str(sdk.base_url).removesuffix("/v1/"), {"Authorization": f"Bearer {sdk.api_key}"}
+        body = {"model": "parrot", "messages": USER, "tools": TOOLS, "stream": False}
+        theirs = requests.post(f"{url}/api/chat", json=body, headers=headers, timeout=60).json()
+        coheres = requests.post(f"{url}/v2/chat", json=body, headers=headers, timeout=60).json()
+        ours = requests.post(f"{url}/generate", json=body, headers=headers, timeout=60).json()
+        lines = requests.post(f"{url}/api/chat", json=body | {"stream": True}, headers=headers, timeout=60).text
+    painted = [{"colour": "red"}, {"colour": "blue"}]
+    assert [call["function"]["arguments"] for call in theirs["message"]["tool_calls"]] == painted
+    streamed = [call for line in lines.splitlines() for call in json.loads(line)["message"].get("tool_calls", ())]
+    assert [call["function"]["arguments"] for call in streamed] == painted
+    assert [json.loads(call["function"]["arguments"]) for call in coheres["message"]["tool_calls"]] == painted
+    assert coheres["finish_reason"] == "TOOL_CALL"
+    assert [json.loads(call["function"]["arguments"]) for call in ours["tool_calls"]] == painted
 
 
 @pytest.mark.proves("local", "tool_choice", refused=True)

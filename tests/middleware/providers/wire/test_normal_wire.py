@@ -44,7 +44,7 @@ def client(running: Any) -> Iterator[openai.OpenAI]:
         yield sdk
 
 
-def call(name: str, arguments: Any, identity: str | None = None, index: int | None = None, **more: Any) -> Any:
+def call(name: str, arguments: Any, identity: Any = None, index: Any = None, **more: Any) -> Any:
     """A call of a tool, or a fragment of one."""
     entry = {"index": index, "id": identity, "type": "function"}
     function = {"name": name, "arguments": arguments}
@@ -136,6 +136,33 @@ STREAMS: dict[str, tuple[list[Any], list[tuple[str | None, str, str]]]] = {
         [calls_delta(call("f", '{"code":"}', "a", 0)), calls_delta(call("f", '{"}', "a", 0))],
         [("a", "f", '{"code":"}{"}')],
     ),
+    "ids that are numbers": (
+        [calls_delta(call("f", CITY[0], 1, 0)), calls_delta(call("f", CITY[1], 2, 0))],
+        [("1", "f", CITY[0]), ("2", "f", CITY[1])],
+    ),
+    "an index that is text, and a function that is null": (
+        [
+            calls_delta(call("f", "", "a", "0")),
+            calls_delta({"index": "0", "function": None}, None),
+            calls_delta({"index": "0", "function": {"arguments": CITY[0]}}),
+        ],
+        [("a", "f", CITY[0])],
+    ),
+    "a name after the first arguments": (
+        [
+            calls_delta({"index": 0, "id": "a", "function": {"arguments": CITY[0][:3]}}),
+            calls_delta(call("f", CITY[0][3:], "a", 0)),
+        ],
+        [("a", "f", CITY[0])],
+    ),
+    "an id that comes late": (
+        [calls_delta(call("f", CITY[0][:3], index=0)), calls_delta(call("f", CITY[0][3:], "a", 0))],
+        [(None, "f", CITY[0])],
+    ),
+    "numbers from one": (
+        [calls_delta(call("f", CITY[0], "a", 1)), calls_delta(call("g", CITY[1], "b", 2))],
+        [("a", "f", CITY[0]), ("b", "g", CITY[1])],
+    ),
     "one call without its list": ([delta(tool_calls=call("f", CITY[0], "a", 0))], [("a", "f", CITY[0])]),
 }
 
@@ -171,6 +198,14 @@ def test_a_stream_that_needs_no_mending_keeps_its_bytes(running: Any, up: Upstre
     sent = [f"data: {text}  \n\n".encode() for text in texts]
     up.stream(sent)
     assert running.chat("openai", stream=True).content == b"".join(sent) + b"data: [DONE]\n\n"
+
+
+def test_calls_of_custom_tools_go_on_as_they_are(running: Any, up: Upstream) -> None:
+    custom = {"index": 0, "id": "c", "type": "custom", "custom": {"name": "x", "input": "raw"}}
+    up.stream([calls_delta(custom), calls_delta(call("f", {"city": "SF"}, "a", 1)), delta("tool_calls")])
+    lines = running.chat("openai", stream=True).text.split("\n\n")
+    made = [json.loads(line[6:])["choices"][0]["delta"].get("tool_calls") for line in lines if line[:7] == "data: {"]
+    assert made == [[custom], [call("f", CITY[0], "a", 1)], None]
 
 
 def test_a_call_in_an_event_that_ends_with_the_stream_is_read_once(client: openai.OpenAI, up: Upstream) -> None:
