@@ -181,7 +181,7 @@ class Collections:
         self.make_room_for(tenant)
         scratch = self.scratch_of(tenant)
         try:
-            read_snapshot(read, scratch, name).close()
+            read_snapshot(read, scratch, name, self._settings.limits).close()
             self.settle(scratch, directory, name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -2,8 +2,9 @@
 
 The first line says what the collection is and how large. Then there is one line for each document, in the order of
 their numbers. The last line has the number of documents and a checksum (xxh3-128) of all lines before it. Reading and
-writing need memory for some megabytes of documents only. What is read is not trusted: no line and no sum may be larger
-than the first line says, and everything is checked before the collection appears.
+writing need memory for some megabytes of documents only. What is read is not trusted: documents have the limits of
+every write, no line and no sum may be larger than the first line says, nothing may unpack into much more than it takes,
+and everything is checked before the collection appears.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import base64
 import binascii
 import gzip
+import io
 import secrets
 import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import orjson
@@ -28,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import DocumentStore
-from sage.middleware.retrieval.types.documents import Row, Vector, check_id
-from sage.middleware.settings.retrieval import CollectionOptions
+from sage.middleware.retrieval.types.documents import MAX_ID, Row, Vector, check_id
+from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 FORMAT = "sage-collection"
 VERSION = 1
@@ -38,6 +40,9 @@ _LARGEST = 64 * 2**20  # bytes of one document
 _BATCH_BYTES = 16 * 2**20
 _BATCH = 1000  # documents in one transaction
 _NUMBERS = 2**53
+_FREE, _RATIO = 16 * 2**20, 200
+"""What a snapshot may unpack into: so many bytes, and so many more for each byte of it. Of text it is 3 to 10."""
+_SLICE = 2**20  # bytes that are packed at a time
 
 
 class Header(BaseModel):
@@ -54,7 +59,7 @@ class Header(BaseModel):
     dimension: int | None = Field(ge=1, le=65536)
     sequence: int = Field(ge=0, lt=_NUMBERS)
     documents: int = Field(ge=0, lt=_NUMBERS)
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=_NUMBERS)
     largest: int = Field(ge=0, le=_LARGEST)
 
     @property
@@ -88,7 +93,7 @@ def write_snapshot(store: DocumentStore, stream: BinaryIO, begun: Callable[[], N
 def write_rows(stream: BinaryIO, header: Header, batches: Iterable[Sequence[Row]]) -> None:
     """Writes a snapshot of the rows that ``header`` announces, in the order of their numbers."""
     checksum = xxhash.xxh3_128()
-    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as packed:
+    with closing(_Packing(stream)) as packed:
 
         def put(lines: bytes) -> None:
             checksum.update(lines)
@@ -99,6 +104,55 @@ def write_rows(stream: BinaryIO, header: Header, batches: Iterable[Sequence[Row]
             put(b"".join(map(_line, rows)))
         trailer = {"documents": header.documents, "checksum": checksum.hexdigest()}
         packed.write(orjson.dumps(trailer) + b"\n")
+
+
+class _CountedStream:
+    """A stream, and how many bytes have gone through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        self.count += len(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _Packing:
+    """Packs what is written. What follows text so uniform that a reader would take it for a bomb is stored as it is."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = _CountedStream(stream)
+        self._plain = 0
+        self._is_packed = True
+        self._gzip = self._member(1)
+
+    def _member(self, level: int) -> gzip.GzipFile:
+        return gzip.GzipFile(fileobj=cast(BinaryIO, self._stream), mode="wb", compresslevel=level, mtime=0)
+
+    def write(self, lines: bytes) -> None:
+        for start in range(0, len(lines), _SLICE):
+            if self._is_packed and self._plain > _may_unpack_into(self._stream.count) // 2:
+                self._gzip.close()
+                self._gzip, self._is_packed = self._member(0), False
+            piece = lines[start : start + _SLICE]
+            self._gzip.write(piece)
+            self._plain += len(piece)
+
+    def close(self) -> None:
+        self._gzip.close()
+
+
+def _may_unpack_into(packed: int) -> int:
+    return _FREE + _RATIO * packed
 
 
 def _line(row: Row) -> bytes:
@@ -113,10 +167,11 @@ def _line(row: Row) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore:
+def read_snapshot(stream: BinaryIO, directory: Path, name: str, limits: RetrievalLimits | None = None) -> DocumentStore:
     """Restores a collection into a new ``directory``, which appears when all of the snapshot was good and is durable.
 
-    Ids, texts, metadata, vectors and the order of documents are those of the snapshot. Raises :class:`InvalidRequest`
+    Ids, texts, metadata, vectors and the order of documents are those of the snapshot. Documents have the ``limits`` of
+    every write; ``None`` means the default ones. Raises :class:`InvalidRequest`
     for a stream that is not a complete snapshot, :class:`Conflict` when the directory exists, :class:`Unavailable`
     when the disk has no room for it.
     """
@@ -124,7 +179,7 @@ def read_snapshot(stream: BinaryIO, directory: Path, name: str) -> DocumentStore
         raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
     scratch = directory.with_name(f".restoring-{secrets.token_hex(8)}")
     try:
-        _restore(SnapshotReader(stream), scratch, name)
+        _restore(SnapshotReader(stream, limits or RetrievalLimits()), scratch, name)
         try:
             scratch.rename(directory)
         except OSError as exc:
@@ -165,23 +220,30 @@ def check_room(header: Header, directory: Path, name: str) -> None:
 
 class SnapshotReader:
     """A snapshot as it is read: its header first, then its rows, once. Raises :class:`InvalidRequest` for what is no
-    whole snapshot."""
+    whole snapshot, and for documents beyond ``limits``; ``None`` means that the snapshot is our own."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._lines = _SnapshotLines(stream)
+    def __init__(self, stream: BinaryIO, limits: RetrievalLimits | None) -> None:
+        self._limits = limits
+        self._lines = _SnapshotLines(stream, is_trusted=limits is None)
         self.header = _header(self._lines.next(_HEADER_BYTES))
+        if limits is not None:
+            _check_limits(self.header, limits)
+            _check_claims(self.header, _size(stream))
 
     def batches(self) -> Iterator[list[Row]]:
         """The rows in the order of their numbers; the checksum is compared behind the last batch."""
-        yield from _batches(self._lines, self.header)
+        yield from _batches(self._lines, self.header, self._limits)
         _check_trailer(self._lines, self.header)
 
 
 class _SnapshotLines:
     """The lines of a packed stream, each of limited length."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._packed = gzip.GzipFile(fileobj=stream, mode="rb")
+    def __init__(self, stream: BinaryIO, *, is_trusted: bool) -> None:
+        self._stream = _CountedStream(stream)
+        self._packed = gzip.GzipFile(fileobj=cast(BinaryIO, self._stream), mode="rb")
+        self._plain = 0
+        self._is_trusted = is_trusted
         self._checksum = xxhash.xxh3_128()
         self._last = b""
         self._count = 0
@@ -193,6 +255,9 @@ class _SnapshotLines:
             self._last = self._packed.readline(limit + 1)
         if len(self._last) > limit:
             raise _damaged(f"line {self._count + 1} is longer than {limit} bytes")
+        self._plain += len(self._last)
+        if not self._is_trusted and self._plain > _may_unpack_into(self._stream.count):
+            raise _damaged(f"{self._stream.count} bytes of it unpack into more than {_RATIO} times as many")
         if not self._last.endswith(b"\n"):
             raise _damaged("it ends too early")
         self._count += 1
@@ -258,11 +323,48 @@ def _header(line: bytes) -> Header:
     return header
 
 
-def _batches(lines: _SnapshotLines, header: Header) -> Iterator[list[Row]]:
+def _check_limits(header: Header, limits: RetrievalLimits) -> None:
+    """Raises :class:`InvalidRequest` when the first line announces documents that no write would take."""
+    largest = limits.max_text + limits.max_metadata + MAX_ID
+    if header.largest > largest:
+        raise InvalidRequest(
+            f"the snapshot has a document of {header.largest} bytes, more than {largest} (retrieval.limits.max_text, "
+            "max_metadata)",
+            code="over_limits",
+        )
+    if header.dimension is not None and header.dimension > limits.max_dimension:
+        raise InvalidRequest(
+            f"the snapshot has vectors of {header.dimension} dimensions, more than {limits.max_dimension} "
+            "(retrieval.limits.max_dimension)",
+            code="over_limits",
+        )
+
+
+def _size(stream: BinaryIO) -> int | None:
+    """How many bytes are left of a stream; ``None`` means that it does not say."""
+    try:
+        place = stream.tell()
+        end = stream.seek(0, io.SEEK_END)
+        stream.seek(place)
+    except (OSError, AttributeError):
+        return None
+    return end - place
+
+
+def _check_claims(header: Header, size: int | None) -> None:
+    """Raises :class:`InvalidRequest` when a snapshot of ``size`` bytes cannot hold what its first line says."""
+    said = header.bytes + 4 * header.documents * (header.dimension or 0)
+    if size is not None and said > _may_unpack_into(size):
+        raise _damaged(f"its first line says that it holds {said} bytes, and it has {size}")
+
+
+def _batches(lines: _SnapshotLines, header: Header, limits: RetrievalLimits | None) -> Iterator[list[Row]]:
     batch: list[Row] = []
     number = size = total = 0
     for _ in range(header.documents):
         row = _row(lines.next(header.longest_line), header, number)
+        if limits is not None:
+            _check_row(row, limits)
         number = row.number
         weight = len(row.id.encode()) + len(row.text.encode()) + len(row.metadata)
         total += weight
@@ -274,6 +376,19 @@ def _batches(lines: _SnapshotLines, header: Header) -> Iterator[list[Row]]:
             yield batch
             batch, size = [], 0
     yield batch
+
+
+def _check_row(row: Row, limits: RetrievalLimits) -> None:
+    for name, size, most in (
+        ("text", len(row.text.encode()), limits.max_text),
+        ("metadata", len(row.metadata), limits.max_metadata),
+    ):
+        if size > most:
+            raise InvalidRequest(
+                f"the document '{row.id}' of the snapshot has {name} of {size} bytes, more than {most} "
+                f"(retrieval.limits.max_{name})",
+                code="over_limits",
+            )
 
 
 def _row(line: bytes, header: Header, before: int) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
 from sage.middleware.retrieval.store.store import Change, DocumentStore
 from sage.middleware.retrieval.types.documents import NewDocument
-from sage.middleware.settings.retrieval import CollectionOptions, Metric
+from sage.middleware.settings.retrieval import CollectionOptions, Metric, RetrievalLimits
 
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.EUCLIDEAN)
 
@@ -274,12 +275,69 @@ def test_what_follows_the_end_is_refused(snapshot: bytes, tmp_path: Path) -> Non
     assert refused(snapshot + b"junk", tmp_path).code == "bad_snapshot"
 
 
-def test_a_collection_larger_than_the_disk_is_refused_at_once(snapshot: bytes, tmp_path: Path) -> None:
-    packed = rewritten(snapshot, lambda lines: lines[0].update(bytes=2**60))
+@pytest.mark.parametrize(
+    "claim",
+    [{"bytes": 10**18}, {"bytes": 2**60}, {"bytes": 10**12}, {"documents": 30, "dimension": 8192, "bytes": 10**9}],
+)
+def test_a_first_line_that_says_more_than_a_file_can_hold_is_refused(
+    snapshot: bytes, tmp_path: Path, claim: dict[str, int]
+) -> None:
+    assert refused(rewritten(snapshot, lambda lines: lines[0].update(claim)), tmp_path).code == "bad_snapshot"
+
+
+def test_a_collection_larger_than_the_disk_is_refused_at_once(
+    snapshot: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = rewritten(snapshot, lambda lines: lines[0].update(bytes=10_000_000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=9_999_999))
     with pytest.raises(Unavailable, match="no room") as caught:
         read_snapshot(io.BytesIO(packed), tmp_path / "c", "c")
     assert caught.value.code == "disk_full"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        ({"max_text": 9_999}, "max_text"),
+        ({"max_text": 100, "max_metadata": 100}, "max_text"),
+        ({"max_metadata": 10}, "max_metadata"),
+        ({"max_dimension": 2}, "max_dimension"),
+    ],
+)
+def test_documents_have_the_limits_of_every_write(
+    snapshot: bytes, tmp_path: Path, limits: dict[str, int], name: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=name) as caught:
+        read_snapshot(io.BytesIO(snapshot), tmp_path / "c", "c", RetrievalLimits(**limits))
+    assert caught.value.code == "over_limits"
+    assert list(tmp_path.iterdir()) == []
+    exact = RetrievalLimits(max_text=10_000, max_metadata=16, max_dimension=3)
+    read_snapshot(io.BytesIO(snapshot), tmp_path / "c", "c", exact).close()
+
+
+def uniform(count: int) -> DocumentStore:
+    """A megabyte of one letter in each document."""
+    store = DocumentStore.create(None, "papers", CollectionOptions(embedder="none"), None, None, None)
+    for number in range(count):
+        store.write(Change([NewDocument(f"d{number}", "a" * 2**20)]), no_index)
+    return store
+
+
+@pytest.mark.slow
+def test_a_small_file_that_unpacks_into_a_large_one_is_refused(tmp_path: Path) -> None:
+    with closing(uniform(52)) as store:
+        packed = taken(store)
+        expected = contents(store)
+    bomb = gzip.compress(gzip.decompress(packed))
+    assert len(bomb) < 60_000
+    refusal = refused(bomb, tmp_path)
+    assert refusal.code == "bad_snapshot"
+    with closing(
+        read_snapshot(io.BytesIO(packed), tmp_path / "c", "c")
+    ) as back:  # our own are written so that they fit
+        assert contents(back) == expected
 
 
 @pytest.mark.parametrize("place", ["first", "document", "trailer"])

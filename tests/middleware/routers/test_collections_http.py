@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import orjson
 import pytest
 import requests
 from running_gateway import Running, run_gateway
@@ -214,6 +216,21 @@ def test_a_snapshot_has_a_bound_of_its_own(gateway: Callable[..., Running]) -> N
     path = f"{running.url}/collections/copy/documents/x/snapshot"
     answer = requests.post(path, data=b"x" * 30_000, headers=running.headers(), timeout=30)
     assert answer.status_code == 413, "only a snapshot that is restored is exempt"
+
+
+def test_a_snapshot_has_the_limits_of_every_write(running: Running, gateway: Callable[..., Running]) -> None:
+    fill(running, count=20)
+    whole = running.get("/collections/default/snapshot").content
+    strict = gateway(retrieval={**KEYWORDS, "limits": {"max_text": 3}})
+    for where, path in ((strict, "/collections/c/snapshot"), (strict, "/collections/c/snapshot?shards=2")):
+        refusal = error(where.request("PUT", path, data=whole), 400)
+        assert refusal["code"] == "over_limits"
+        assert "retrieval.limits.max_text" in refusal["message"]
+        assert error(where.get("/collections/c"), 404)
+    lines = gzip.decompress(whole).splitlines(keepends=True)
+    lines[0] = orjson.dumps({**orjson.loads(lines[0]), "bytes": 10**18}) + b"\n"
+    refusal = error(running.request("PUT", "/collections/c/snapshot", data=gzip.compress(b"".join(lines))), 400)
+    assert refusal["code"] == "bad_snapshot"
 
 
 def test_without_auth_a_snapshot_must_say_what_it_is(gateway: Callable[..., Running]) -> None:

@@ -170,7 +170,7 @@ class TenantCollections:
                 param="name",
                 code=EXISTS,
             )
-        snapshot = SnapshotReader(read)
+        snapshot = SnapshotReader(read, self._settings.limits)
         header = snapshot.header
         check_shardable(name, header.options)
         languages = sorted(header.languages) if header.languages is not None else None

@@ -25,7 +25,7 @@ def write_sharded_snapshot(
         if failures:
             raise scatter.refusal(failures)
         readers = [
-            SnapshotReader(cast(BinaryIO, io.BufferedReader(_ShardCopy(scatter, index, keys[index]), 2**20)))
+            SnapshotReader(cast(BinaryIO, io.BufferedReader(_ShardCopy(scatter, index, keys[index]), 2**20)), None)
             for index in sorted(keys)
         ]
         merged = heapq.merge(*(_rows(reader, index) for index, reader in enumerate(readers)), key=lambda row: row[:2])
