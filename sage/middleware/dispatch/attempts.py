@@ -13,6 +13,7 @@ from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, Pub
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.providers.base import ModelCall, Operation
 
+_WITHOUT_SLOT = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOLERANCE = 0.005
 """Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
 
@@ -26,6 +27,11 @@ class Unavailability(StrEnum):
     OPEN = "its breaker is open"
     COOLING = "it is cooling down, as its upstream asked (Retry-After)"
     FULL = "it has reached max_concurrency"
+    NO_SLOT = "every slot of its engine is in use (parallel)"
+
+
+WORTH_WAITING = (None, Unavailability.FULL, Unavailability.NO_SLOT)
+"""It can be asked, or may be as soon as another request ends."""
 
 
 class AttemptPlan:
@@ -46,12 +52,17 @@ class AttemptPlan:
         "models",
         "sent",
         "started_at",
+        "takes_slot",
+        "tenant",
     )
 
     def __init__(self, call: ModelCall, models: Sequence[PublicModel], started_at: float, prefixes: Prefixes) -> None:
         """``started_at``: when the time of the call began to run."""
         self.models = models
         self.started_at = started_at
+        self.tenant = call.tenant
+        self.takes_slot = call.operation not in _WITHOUT_SLOT
+        """Whether it computes in an engine, so that it needs one of the engine's slots."""
         self.attempts = 0
         """Requests that were sent to upstreams so far."""
         self.sent = False
@@ -105,7 +116,9 @@ class AttemptPlan:
         key_at = self._key_available_at(deployment, now)
         if key_at > now:
             return Unavailability.TRIED if key_at == math.inf else Unavailability.COOLING
-        return Unavailability.FULL if deployment.full else None
+        if deployment.full:
+            return Unavailability.FULL
+        return Unavailability.NO_SLOT if self.takes_slot and deployment.slots_taken else None
 
     def available_at(self, deployment: Deployment, now: float) -> float:
         """When it may ask ``deployment`` if only time passes; infinity if time alone does not help."""
@@ -131,8 +144,7 @@ class AttemptPlan:
 
     def is_worth_waiting(self, models: Iterable[PublicModel], now: float) -> bool:
         """Whether some deployment of ``models`` is available, or only full."""
-        worth = (None, Unavailability.FULL)
-        return any(self.unavailability(d, now) in worth for model in models for d in model.deployments)
+        return any(self.unavailability(d, now) in WORTH_WAITING for model in models for d in model.deployments)
 
     def claim(self, models: Iterable[PublicModel], now: float) -> DeploymentLease | None:
         """A lease of the best available deployment, of the first of ``models`` that has one."""
@@ -141,7 +153,7 @@ class AttemptPlan:
             if deployment is not None:
                 excluded = self._excluded_keys.get(deployment.provider.name, ())
                 key = deployment.keys.pick(now, excluded) if len(deployment.keys) > 1 else 0
-                return DeploymentLease(deployment, key, model, why)
+                return DeploymentLease(deployment, key, model, why, self.tenant, takes_slot=self.takes_slot)
         return None
 
     def pick(self, model: PublicModel, now: float) -> tuple[Deployment | None, str]:

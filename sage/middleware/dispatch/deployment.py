@@ -81,13 +81,25 @@ class Deployment:
         self.hosted_memory: int | None = None
         self.breaker = Breaker()
         self.keys = Keys(quota)
-        self.unconstrained = max_concurrency is None and quota.limit is None and len(self.keys) == 1
+        bounds = (max_concurrency, quota.limit, self.slots)
+        self.unconstrained = all(bound is None for bound in bounds) and len(self.keys) == 1
         """One key and no bound: only its health decides whether it can be asked."""
 
     @property
     def full(self) -> bool:
         """Whether it or its provider has reached ``max_concurrency``."""
         return self.quota.full or (self.max_concurrency is not None and self.in_flight >= self.max_concurrency)
+
+    @property
+    def slots(self) -> int | None:
+        """How many requests its engine computes at a time; ``None`` means that this is its server's own matter."""
+        return self.managed.slots if self.managed is not None else None
+
+    @property
+    def slots_taken(self) -> bool:
+        """Whether its engine has no slot left."""
+        managed = self.managed
+        return managed is not None and managed.slots is not None and managed.slots_in_use >= managed.slots
 
     @property
     def state(self) -> str:
@@ -139,10 +151,23 @@ class DeploymentLease:
     is called when the request showed nothing of the deployment. :meth:`close` must follow.
     """
 
-    __slots__ = ("_engine_lease", "deployment", "key", "model", "probe", "why")
+    __slots__ = ("_engine_lease", "_slot_of", "_tenant", "deployment", "key", "model", "probe", "why")
 
-    def __init__(self, deployment: Deployment, key: int = 0, model: PublicModel | None = None, why: str = "") -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        key: int = 0,
+        model: PublicModel | None = None,
+        why: str = "",
+        tenant: str = "",
+        *,
+        takes_slot: bool = False,
+    ) -> None:
         deployment.in_flight += 1
+        self._slot_of = deployment.managed if takes_slot else None
+        if self._slot_of is not None:
+            self._slot_of.slots_in_use += 1
+        self._tenant = tenant
         deployment.quota.in_flight += 1
         self.deployment = deployment
         self.key = key
@@ -161,7 +186,7 @@ class DeploymentLease:
             if provider.asleep:
                 await provider.wake()
             return provider.endpoints[self.key]
-        lease = managed.lease()
+        lease = managed.lease(self._tenant)
         endpoint = await lease.__aenter__()
         self._engine_lease = lease
         return endpoint
@@ -201,6 +226,8 @@ class DeploymentLease:
         if self.probe:
             deployment.breaker.give_back()
         deployment.in_flight -= 1
+        if self._slot_of is not None:
+            self._slot_of.slots_in_use -= 1
         deployment.quota.in_flight -= 1
         deployment.last_used = time.time()
         if self._engine_lease is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 
 from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
 from sage.middleware.dispatch import retry_budget
@@ -90,7 +91,8 @@ class Dispatch:
             lease = self._queue.claim(plan, (model,))
             if lease is None and plan.is_worth_waiting((model,), now):
                 until_here = plan.models[:count]  # a model before this one may be free sooner
-                lease = await self._queue.wait(plan, until_here, min(limit, plan.deadline(until_here)))
+                patience = limit if count < len(plan.models) or not _has_slots(until_here) else math.inf
+                lease = await self._queue.wait(plan, until_here, min(patience, plan.deadline(until_here)))
                 now = time.monotonic()
             if lease is not None:
                 return lease
@@ -193,6 +195,12 @@ async def _ready_endpoint(lease: DeploymentLease, plan: AttemptPlan) -> Endpoint
     endpoint = await lease.open()
     plan.started_at += time.monotonic() - began
     return endpoint
+
+
+def _has_slots(models: Sequence[PublicModel]) -> bool:
+    """Whether a deployment of ``models`` is an engine of ours, for whose slots a request waits as long as it may take:
+    the engine would have it wait, too."""
+    return any(deployment.slots is not None for model in models for deployment in model.deployments)
 
 
 def _concerns_key(failure: SageError) -> bool:

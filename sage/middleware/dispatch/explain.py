@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage.middleware.dispatch import retry_budget
-from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
+from sage.middleware.dispatch.attempts import WORTH_WAITING, AttemptPlan, Unavailability
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.refusal import refusal
 from sage.middleware.settings.settings import Routing
@@ -57,7 +57,7 @@ def _choice(plan: AttemptPlan, now: float, routing: Routing) -> tuple[str | None
 def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
     reason = plan.unavailability(deployment, now)
     managed = deployment.managed
-    frees_with_time = reason not in (Unavailability.FULL, None)
+    frees_with_time = reason not in WORTH_WAITING
     return {
         "deployment": deployment.name,
         "of": model.name,

@@ -1,12 +1,13 @@
-"""Requests that wait for a deployment that is full or cooling down: first come, first served."""
+"""Requests that wait for a deployment that is full or cooling down: tenants take turns, each of them in its order."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
+from collections import Counter
 from collections.abc import Sequence
 
+from sage.fair_queue import FairQueue
 from sage.middleware.dispatch.attempts import AttemptPlan
 from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 
@@ -17,16 +18,12 @@ _TIMER_SLACK = 0.001
 class _Waiter:
     """One request that waits until ``limit`` for a deployment of ``models``."""
 
-    __slots__ = ("future", "group", "is_last_resort", "limit", "models", "number", "plan")
+    __slots__ = ("future", "group", "is_last_resort", "limit", "models", "plan")
 
-    def __init__(
-        self, plan: AttemptPlan, models: Sequence[PublicModel], limit: float, number: int, is_last_resort: bool
-    ) -> None:
+    def __init__(self, plan: AttemptPlan, models: Sequence[PublicModel], limit: float, is_last_resort: bool) -> None:
         self.plan = plan
         self.models = models
         self.limit = limit
-        self.number = number
-        """Waiters of all models are numbered in the order in which they came."""
         self.is_last_resort = is_last_resort
         self.group = _group(plan, models, is_last_resort)
         self.future: asyncio.Future[DeploymentLease | None] = asyncio.get_running_loop().create_future()
@@ -39,38 +36,42 @@ class _Waiter:
 
 
 class DeploymentQueue:
-    """Hands out deployments: at once where no request waits, else in the order in which requests came.
+    """Hands out deployments: at once where no request waits, else to the tenants in turn.
 
-    A deployment that becomes free goes to the longest waiting request that can use it, so no request overtakes.
+    A deployment that becomes free goes to the tenant whose last turn is longest ago, to the longest waiting of its
+    requests that can use it; so no request overtakes another of its tenant, and no tenant is kept waiting by one that
+    asks for much.
     """
 
     def __init__(self, size: int) -> None:
         """``size``: how many requests may wait for one model."""
         self._size = size
-        self._waiters: dict[str, dict[_Waiter, None]] = {}
-        """By requested model; in each, those that wait in their order."""
-        self._numbers = itertools.count()
+        self._waiters: FairQueue[_Waiter] = FairQueue()
+        """By tenant, over all models, since deployments of several models may share what there is."""
 
     def claim(self, plan: AttemptPlan, models: Sequence[PublicModel]) -> DeploymentLease | None:
         """A lease at once, of what the waiting requests cannot use; ``None`` means that there is none."""
-        if plan.models[0].name in self._waiters:
+        if plan.models[0].waiting:
             self.serve()
-        return plan.claim(models, time.monotonic())
+        lease = plan.claim(models, time.monotonic())
+        if lease is not None:
+            self._waiters.record_turn(plan.tenant)
+        return lease
 
     async def wait(
         self, plan: AttemptPlan, models: Sequence[PublicModel], limit: float, *, is_last_resort: bool = False
     ) -> DeploymentLease | None:
         """A lease of one of ``models`` if one becomes free by ``limit`` (``time.monotonic``), else ``None``.
 
-        Gives up early when no deployment is full, and none is available: all have failed or are cooling down.
-        ``is_last_resort`` means that the request has no other models to turn to, so that it also waits for deployments
-        that are cooling down.
+        Gives up early when no deployment is full, and none is available: all have failed or are cooling down; and when
+        the queue is full and a tenant comes that has fewer requests in it than this one. ``is_last_resort`` means that
+        the request has no other models to turn to, so that it also waits for deployments that are cooling down.
         """
         requested = plan.models[0]
-        if requested.waiting >= self._size:
+        if requested.waiting >= self._size and not self._make_room(requested, plan.tenant):
             return None
-        waiter = _Waiter(plan, models, limit, next(self._numbers), is_last_resort)
-        self._waiters.setdefault(requested.name, {})[waiter] = None
+        waiter = _Waiter(plan, models, limit, is_last_resort)
+        self._waiters.push(plan.tenant, waiter)
         requested.waiting += 1
         try:
             await self._wait_for(waiter)
@@ -80,8 +81,23 @@ class DeploymentQueue:
             raise
         finally:
             requested.waiting -= 1
-            self._remove(requested.name, waiter)
+            self._waiters.remove(plan.tenant, waiter)
         return waiter.future.result() if waiter.future.done() else None
+
+    def _make_room(self, model: PublicModel, tenant: str) -> bool:
+        """Refuses the newest request of the tenant that has the most of those that wait for ``model``.
+
+        Returns false if ``tenant`` would have as many then.
+        """
+        waiting = [waiter for waiter in self._waiters.in_turn() if waiter.plan.models[0] is model]
+        counts = Counter(waiter.plan.tenant for waiter in waiting)
+        longest, most = max(counts.items(), key=lambda item: item[1], default=("", 0))
+        if most <= counts[tenant] + 1:
+            return False
+        newest = next(waiter for waiter in reversed(waiting) if waiter.plan.tenant == longest)
+        self._waiters.remove(longest, newest)
+        newest.future.set_result(None)
+        return True
 
     async def _wait_for(self, waiter: _Waiter) -> None:
         """Returns when ``waiter`` has its answer or its time is over; looks again whenever time frees a deployment."""
@@ -101,12 +117,8 @@ class DeploymentQueue:
     def serve(self) -> None:
         """Gives the waiting requests what is free now, and their refusal to those that cannot be served."""
         now = time.monotonic()
-        for name, _ in sorted(self._waiters.items(), key=lambda item: next(iter(item[1])).number):
-            self._serve_model(name, now)
-
-    def _serve_model(self, name: str, now: float) -> None:
-        blocked = set()  # groups of which one waiter must go on waiting, as all behind it must
-        for waiter in list(self._waiters[name]):
+        blocked = set()  # groups of which one waiter must go on waiting, as all others of it must
+        for waiter in self._waiters.in_turn():
             if waiter.group in blocked:
                 continue
             lease = waiter.plan.claim(waiter.models, now)
@@ -115,14 +127,9 @@ class DeploymentQueue:
                     blocked.add(waiter.group)
                 continue
             waiter.future.set_result(lease)
-            self._remove(name, waiter)
-
-    def _remove(self, name: str, waiter: _Waiter) -> None:
-        waiters = self._waiters.get(name)
-        if waiters is not None:
-            waiters.pop(waiter, None)
-            if not waiters:
-                del self._waiters[name]
+            self._waiters.remove(waiter.plan.tenant, waiter)
+            if lease is not None:
+                self._waiters.record_turn(waiter.plan.tenant)
 
 
 def _group(plan: AttemptPlan, models: Sequence[PublicModel], is_last_resort: bool) -> tuple[int, ...] | None:
@@ -131,4 +138,5 @@ def _group(plan: AttemptPlan, models: Sequence[PublicModel], is_last_resort: boo
     ``None`` means that the request differs from all others.
     """
     totals = {d.timeouts.total for model in models for d in model.deployments}
-    return (is_last_resort, *map(id, models)) if plan.is_untouched and len(totals) == 1 else None
+    shared = plan.is_untouched and len(totals) == 1
+    return (is_last_resort, plan.takes_slot, *map(id, models)) if shared else None

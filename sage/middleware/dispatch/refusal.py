@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, Unsupported
-from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
+from sage.middleware.dispatch.attempts import WORTH_WAITING, AttemptPlan, Unavailability
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.settings.settings import Routing
 
@@ -19,7 +19,7 @@ def refusal(plan: AttemptPlan, now: float, routing: Routing) -> SageError:
     if not reasons:
         faults = "; ".join(fault for model in plan.models for fault in model.faults)
         return Unavailable(f"model '{name}' cannot serve: {faults}", param="model", code="model_unavailable")
-    if Unavailability.FULL in reasons or None in reasons:
+    if any(reason in WORTH_WAITING for reason in reasons):
         return Unavailable(f"{_what_is_full(plan, now)}; {_why_not_wait(plan.models[0], routing)}", code="overloaded")
     cooled, closed = _seconds(plan, Unavailability.COOLING, now), _seconds(plan, Unavailability.OPEN, now)
     if Unavailability.COOLING in reasons and (Unavailability.OPEN not in reasons or cooled <= closed):
@@ -43,14 +43,15 @@ def _seconds(plan: AttemptPlan, reason: Unavailability, now: float) -> float:
 
 
 def _what_is_full(plan: AttemptPlan, now: float) -> str:
-    full = (None, Unavailability.FULL)
     deployments = (d for model in plan.models for d in model.deployments)
-    deployment = next(d for d in deployments if plan.unavailability(d, now) in full)
+    deployment = next(d for d in deployments if plan.unavailability(d, now) in WORTH_WAITING)
     if deployment.quota.full:
         provider = deployment.provider.name
         setting = f"llm.providers.{provider}.max_concurrency"
         return f"the provider '{provider}' has its {deployment.quota.limit} requests running ({setting})"
     limit = deployment.max_concurrency
+    if plan.unavailability(deployment, now) is Unavailability.NO_SLOT:
+        return f"'{deployment.name}' has its {deployment.slots} requests running (parallel of the local model)"
     return f"'{deployment.name}' has its {limit} requests running (max_concurrency of its model)"
 
 

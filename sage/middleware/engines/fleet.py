@@ -75,6 +75,7 @@ class Fleet:
                 memory=self._memory,
                 size=spec.memory,
                 patience=spec.start_timeout,
+                slots=spec.slots,
             )
             member = self._members[key] = _Member(managed, spec)
         elif not _same(spec, member.spec):

@@ -38,24 +38,25 @@ class LeasedModel(Protocol):
     def endpoint(self) -> Endpoint | None: ...
     @property
     def engine(self) -> RunningEngine | None: ...
-    async def wait_ready(self) -> Endpoint: ...
+    async def wait_ready(self, tenant: str) -> Endpoint: ...
     def lease_ended(self) -> None: ...
 
 
 class ModelLease:
     """One caller's hold on a model; takes no lock and makes no task when the model is ready."""
 
-    __slots__ = ("_engine", "_model")
+    __slots__ = ("_engine", "_model", "_tenant")
 
-    def __init__(self, model: LeasedModel) -> None:
+    def __init__(self, model: LeasedModel, tenant: str = "") -> None:
         self._model = model
+        self._tenant = tenant
         self._engine: RunningEngine | None = None
 
     async def __aenter__(self) -> Endpoint:
         model = self._model
         endpoint = model.endpoint
         if endpoint is None:
-            endpoint = await model.wait_ready()
+            endpoint = await model.wait_ready(self._tenant)
         model.leases.in_flight += 1
         self._engine = model.engine
         return endpoint

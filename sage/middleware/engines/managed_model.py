@@ -10,7 +10,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -75,6 +76,7 @@ class ManagedModel:
         memory: MemoryBudget | None = None,
         size: int | None = None,
         patience: float = 120.0,
+        slots: int | None = None,
         policy: RestartPolicy | None = None,
         health: HealthPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +84,8 @@ class ManagedModel:
         """``start`` makes an engine that is not started yet; ``keep_alive``: idle seconds before it unloads.
 
         ``pinned``: neither idleness nor another model's need unloads it. ``size`` is the estimate of what it takes of
-        ``memory``, in bytes; ``patience`` the seconds that it waits for room, and callers for its next turn.
+        ``memory``, in bytes; ``patience`` the seconds that it waits for room, and callers for its next turn; ``slots``
+        how many requests its engine computes at a time.
         """
         self.name = name
         self.keep_alive = keep_alive
@@ -95,11 +98,16 @@ class ManagedModel:
         self.error: dict[str, Any] | None = None
         """Why it is ``failed``, or was before the current load: ``message``, ``at`` (Unix seconds) and ``log``, the
         engine's last lines."""
+        self.slots = slots
+        """``None`` means that this is the engine's own matter. Where it is known, further requests wait in the gateway,
+        where tenants take turns, rather than in the engine."""
+        self.slots_in_use = 0
         self.leases = LeaseCount()
         self.last_death: tuple[RunningEngine, SageError] | None = None
         """The last engine that ended under leases, and why."""
         self.dependents: set[ManagedModel] = set()
         """Models that live in this one's engine (LoRA adapters): each holds a lease while it is loaded."""
+        self._wanted_by: Counter[str] = Counter()
         self._start = start
         self._memory = memory or MemoryBudget()
         self._patience = patience
@@ -137,13 +145,13 @@ class ManagedModel:
         """The engine that loads, serves or ends."""
         return self._engine
 
-    def lease(self) -> ModelLease:
+    def lease(self, tenant: str = "") -> ModelLease:
         """``async with model.lease() as endpoint``: ready for as long as the block runs.
 
         Raises :class:`sage.errors.Unavailable` while the model unloads on request, when its load fails (with the
         cause), and between the restarts of an engine that keeps dying.
         """
-        return ModelLease(self)
+        return ModelLease(self, tenant)
 
     async def load(self) -> None:
         """Returns once the model is ready; raises as :meth:`lease` does."""
@@ -202,6 +210,11 @@ class ManagedModel:
             turn_ends=turn_ends,
         )
 
+    @property
+    def wanted_by(self) -> Collection[str]:
+        """The tenants whose callers wait for it."""
+        return self._wanted_by.keys()
+
     def make_room(self) -> None:
         """Unloads once it has loaded and its leases have ended; callers that come now wait until it loads again."""
         if self.state is ModelLifeState.READY:
@@ -228,9 +241,13 @@ class ManagedModel:
         serving = self._serving
         return serving.endpoint if serving is not None and self.state is ModelLifeState.READY else None
 
-    async def wait_ready(self) -> Endpoint:
-        """The slow way into a lease: waits for whatever has to happen first. The model is not idle meanwhile."""
+    async def wait_ready(self, tenant: str = "") -> Endpoint:
+        """The slow way into a lease: waits for whatever has to happen first. The model is not idle meanwhile.
+
+        ``tenant``: who waits. Where models wait for memory, tenants take turns.
+        """
         self.leases.waiting += 1
+        self._wanted_by[tenant] += 1
         try:
             while (endpoint := self.endpoint) is None:
                 if self._closed:
@@ -241,6 +258,9 @@ class ManagedModel:
                     raise failure.with_traceback(None)
         finally:
             self.leases.waiting -= 1
+            self._wanted_by[tenant] -= 1
+            if not self._wanted_by[tenant]:
+                del self._wanted_by[tenant]
             self._usage_changed()  # without a lease, this caller may be the last that can start the timer
         return endpoint
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sage.errors import Unavailable
+from sage.fair_queue import TurnHistory
 from sage.middleware.engines.timer import Timer
 
 
@@ -93,6 +94,10 @@ class Occupant(Protocol):
 
     @property
     def pinned(self) -> bool: ...
+    @property
+    def wanted_by(self) -> Collection[str]:
+        """The tenants that wait for it."""
+        ...
 
     def eviction_candidate(self, size: int, turns: Turns) -> EvictionCandidate: ...
 
@@ -112,6 +117,8 @@ class MemoryBudget:
         self._clock = clock
         self._reserved: dict[Occupant, int] = {}
         self._queue: dict[Occupant, _WaitingModel] = {}
+        self._history = TurnHistory()
+        """Of tenants."""
         self._timer = Timer(self.rebalance)
 
     @property
@@ -120,7 +127,7 @@ class MemoryBudget:
         return sum(self._reserved.values())
 
     async def reserve(self, model: Occupant, size: int, patience: float) -> None:
-        """Returns once ``model`` may take ``size`` bytes, in the order of asking.
+        """Returns once ``model`` may take ``size`` bytes: in the order of asking, but tenants take turns.
 
         Raises :class:`Unavailable`: at once when the model is larger than the budget or what is pinned leaves too
         little, else after ``patience`` seconds.
@@ -162,17 +169,26 @@ class MemoryBudget:
         self._timer.cancel()
         while True:
             candidates = {m: m.eviction_candidate(size, self._turns) for m, size in self._reserved.items()}
-            first = next((waiting for waiting in self._queue.values() if not waiting.admitted.done()), None)
+            first = self._first()
             wanted = first.size if first is not None else 0
             step = plan(self.budget, list(candidates.values()), wanted, self._clock(), self._turns)
             if first is None or not step.admit:
                 break
             self._reserved[first.model] = first.size
             first.admitted.set_result(None)
+            for tenant in first.model.wanted_by:
+                self._history.record(tenant)
         for model in [m for m, candidate in candidates.items() if any(candidate is c for c in step.evict)]:
             model.make_room()
         if step.look_again_at is not None:
             self._timer.set(max(0.0, step.look_again_at - self._clock()))
+
+    def _first(self) -> _WaitingModel | None:
+        """The waiting model whose turn it is: of those that a tenant waits for whose last turn is longest ago."""
+        waiting = [waiting for waiting in self._queue.values() if not waiting.admitted.done()]
+        return min(
+            waiting, key=lambda each: min(map(self._history.last, each.model.wanted_by), default=0), default=None
+        )
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes are free and no model waits for them."""

@@ -61,6 +61,8 @@ class ModelCall:
     stream: bool = False
     wants_usage: bool = False
     fallbacks: tuple[str, ...] = ()
+    tenant: str = ""
+    """Whose it is; where requests wait, tenants take turns."""
     deadline: float = math.inf
     """When the time of the running attempt is over (``time.monotonic``); the watch then cancels the call's task."""
     timed_out: bool = False
@@ -193,6 +195,8 @@ class EngineSpec:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout: float = 120.0
+    slots: int | None = None
+    """How many requests it computes at a time; ``None`` means that this is its own matter."""
     memory: int | None = None
     """Bytes that it is estimated to take; ``None`` means unknown until it serves."""
 

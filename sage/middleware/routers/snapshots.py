@@ -14,9 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sage.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SageError, Unavailable
+from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.watch import ClientLeft
-from sage.middleware.routers.http.asgi import Receive, Scope, Send
+from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller
 from sage.middleware.routers.http.openapi_bodies import BYTES
 
 _PIECE = 2**18
@@ -152,10 +153,10 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 @contextlib.asynccontextmanager
 async def receive_file(request: Request, collections: CollectionGateway) -> AsyncIterator[BinaryIO]:
     """The whole body in a file without a name, on the disk of the collections; gone with the block."""
-    most = collections.limits.max_snapshot
+    who, most = caller(request.scope), collections.limits.max_snapshot
     if int(request.headers.get("content-length", 0)) > most:
         raise _too_large(most)
-    file = await collections.upload(lambda: tempfile.TemporaryFile(dir=collections.upload_directory()))  # noqa: SIM115
+    file = await collections.upload(who, lambda: tempfile.TemporaryFile(dir=collections.upload_directory()))  # noqa: SIM115
     try:
         size, unwritten = 0, bytearray()
         async for data in request.stream():
@@ -164,11 +165,11 @@ async def receive_file(request: Request, collections: CollectionGateway) -> Asyn
                 raise _too_large(most)
             unwritten += data
             if len(unwritten) >= _PIECE:
-                await _store(collections, file, bytes(unwritten))
+                await _store(collections, who, file, bytes(unwritten))
                 unwritten.clear()
         if not size:
             raise InvalidRequest("the body must be a snapshot (GET /collections/{name}/snapshot)")
-        await _store(collections, file, bytes(unwritten))
+        await _store(collections, who, file, bytes(unwritten))
         file.seek(0)
         yield cast(BinaryIO, file)
     except ClientDisconnect:
@@ -177,9 +178,9 @@ async def receive_file(request: Request, collections: CollectionGateway) -> Asyn
         file.close()
 
 
-async def _store(collections: CollectionGateway, file: Any, data: bytes) -> None:
+async def _store(collections: CollectionGateway, who: Principal, file: Any, data: bytes) -> None:
     try:
-        await collections.upload(lambda: file.write(data))
+        await collections.upload(who, lambda: file.write(data))
     except OSError as exc:
         raise Unavailable(f"the snapshot cannot be stored: {exc.strerror or exc}") from exc
 

@@ -127,7 +127,7 @@ async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: The
     """Adds items, or replaces those of the same `id`; a collection that is not there is made."""
     note(request.scope, collection=collection)
     body = await read_body(request.receive)
-    items = await gateway.services.read(lambda: _items(body, vdb.limits.max_items))
+    items = await gateway.services.read(lambda: _items(body, vdb.limits.max_items), vdb.tenant)
     return reply({"ids": await vdb.add(collection, items)})
 
 

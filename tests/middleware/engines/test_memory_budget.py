@@ -247,6 +247,26 @@ def test_who_waits_is_admitted_in_the_order_of_asking() -> None:
     run(scenario())
 
 
+def test_tenants_take_turns_for_the_memory() -> None:
+    """Who wants three models does not keep another tenant waiting for more than one of them."""
+
+    async def scenario() -> None:
+        bench = Bench(10)
+        models = {name: bench.model(name, 10) for name in "abcd"}
+
+        async def want(name: str, tenant: str) -> None:
+            async with models[name].lease(tenant):
+                await asyncio.sleep(0.1)
+
+        wanted = [asyncio.create_task(want(name, "greedy")) for name in "abc"]
+        await asyncio.sleep(0.5)
+        wanted.append(asyncio.create_task(want("d", "modest")))
+        await asyncio.gather(*wanted)
+        assert bench.machine.started == ["a", "d", "b", "c"]
+
+    run(scenario())
+
+
 def test_a_model_larger_than_the_budget_is_refused_at_once_with_both_figures() -> None:
     async def scenario() -> None:
         bench = Bench(10 * 2**30)

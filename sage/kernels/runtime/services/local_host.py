@@ -147,17 +147,35 @@ class LocalHost:
         if self._forks != forks.count or is_finalizing():
             raise self._unreachable()
         try:
-            has_worker = self._mailbox.put(call, call.order)
-        except Full:
-            raise Unavailable(
-                f"{self._mailbox.limit} calls wait for the service '{self.spec.name}' and it takes no more; "
-                "try again, or give it more workers (max_workers) or a longer queue (queue_size)",
-                code="queue_full",
-            ) from None
+            has_worker = self._put(call)
         except Closed:
             raise self._not_running() from None
         if not has_worker and len(self._threads) < self._workers:
             self._add_worker()
+
+    def _put(self, call: ServiceCall) -> bool:
+        """Puts ``call`` into the mailbox, if need be in the place of the newest of the tenant that has the most there.
+
+        Raises :class:`Unavailable` when there is no place, and as :meth:`Mailbox.put` does.
+        """
+        tenant = _tenant(call)
+        for _ in range(2):
+            try:
+                return self._mailbox.put(call, call.order, tenant)
+            except Full:
+                pass
+            removed = self._mailbox.make_room(tenant, lambda queued: queued.order is None)
+            if removed is None:
+                break
+            removed.fail(self._queue_full())
+        raise self._queue_full()
+
+    def _queue_full(self) -> Unavailable:
+        return Unavailable(
+            f"{self._mailbox.limit} calls wait for the service '{self.spec.name}' and it takes no more; "
+            "try again, or give it more workers (max_workers) or a longer queue (queue_size)",
+            code="queue_full",
+        )
 
     def _unreachable(self) -> Unavailable:
         """Its threads do not exist in this process, or not any more: a call would hang."""
@@ -218,7 +236,7 @@ class LocalHost:
             statistics.call = call
             run(call, statistics)
             while call.order is not None:  # the others with its ordered key
-                next_call = self._mailbox.take_next_of(call.order)
+                next_call = self._mailbox.take_next_of(call.order, _tenant(call))
                 if next_call is None:
                     break
                 statistics.call = call = next_call
@@ -299,3 +317,9 @@ class LocalHost:
 
 def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
+
+
+def _tenant(call: ServiceCall) -> str | None:
+    """Whose call it is, where its method is told so; tenants take turns."""
+    tenant = call.kwargs.get("tenant") if call.kwargs else None
+    return tenant if isinstance(tenant, str) else None

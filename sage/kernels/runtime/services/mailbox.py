@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Generic, TypeVar
+
+from sage.fair_queue import FairQueue
 
 T = TypeVar("T")
 
@@ -20,7 +22,8 @@ class Closed(Exception):
 
 
 class Mailbox(Generic[T]):
-    """First in, first out. The worker that fell asleep last is woken first: its memory is still in the caches.
+    """First in, first out; items that have an owner wait for their owner's turn. The worker that fell asleep last is
+    woken first: its memory is still in the caches.
 
     Of the items with one ordered key, one is in the queue or with a worker; the others wait behind it and count as
     queued. They are put in order as they come in: if the workers did that, one worker could overtake another.
@@ -34,6 +37,8 @@ class Mailbox(Generic[T]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._items: deque[T] = deque()
+        self._turns: FairQueue[T] = FairQueue()
+        """Items of owners, and all that comes while one of them waits."""
         self._behind: dict[Hashable, deque[T]] = {}
         """By ordered key, what waits until the item before it has ended. A key is here while it has an item."""
         self._count_behind = 0
@@ -43,23 +48,26 @@ class Mailbox(Generic[T]):
         self._mutex = allocate_lock()
 
     def __len__(self) -> int:
-        return len(self._items) + self._count_behind
+        return len(self._items) + len(self._turns) + self._count_behind
 
     @property
     def has_next(self) -> bool:
         """Whether there is something to take."""
-        return bool(self._items)
+        return bool(self._items or self._turns)
 
-    def put(self, item: T, key: Hashable = None) -> bool:
-        """Returns whether no further worker is needed for it: a sleeping one was woken, or it waits behind its key.
-        Raises :class:`Full` or :class:`Closed`."""
+    def put(self, item: T, key: Hashable = None, owner: Hashable = None) -> bool:
+        """Owners take turns; ``None`` is one of them. Returns whether no further worker is needed for it: a sleeping
+        one was woken, or it waits behind its key. Raises :class:`Full` or :class:`Closed`."""
         wakeup = None
         with self._mutex:
-            refused = self._closed or len(self._items) + self._count_behind >= self.limit
+            refused = self._closed or len(self._items) + len(self._turns) + self._count_behind >= self.limit
             if not refused:
                 if key is not None and not self._is_first_of(key, item):
                     return True
-                self._items.append(item)
+                if owner is None and not self._turns:
+                    self._items.append(item)
+                else:
+                    self._turns.push(owner, item)
                 wakeup = self._asleep.pop() if self._asleep else None
         if refused:
             raise Closed if self._closed else Full
@@ -67,6 +75,18 @@ class Mailbox(Generic[T]):
             return False
         wakeup.release()
         return True
+
+    def make_room(self, owner: Hashable, is_removable: Callable[[T], bool]) -> T | None:
+        """Removes and returns the newest item of the owner that has the most of them, for one of ``owner``; ``None``
+        if that has as many, or the item is not removable."""
+        with self._mutex:
+            longest = self._turns.newest_of_longest()
+            if longest is None or not is_removable(longest[1]):
+                return None
+            if self._turns.length_of(longest[0]) <= self._turns.length_of(owner) + 1:
+                return None
+            self._turns.remove(*longest)
+            return longest[1]
 
     def _is_first_of(self, key: Hashable, item: T) -> bool:
         behind = self._behind.get(key)
@@ -84,17 +104,23 @@ class Mailbox(Generic[T]):
             with self._mutex:
                 if self._items:
                     return self._items.popleft()
+                if self._turns:
+                    return self._turns.pop()
                 if self._closed:
                     return None
                 self._asleep.append(wakeup)
             wakeup.acquire()
 
-    def take_next_of(self, key: Hashable) -> T | None:
-        """The next item of an ordered key whose last one has ended; ``None`` means there is none."""
+    def take_next_of(self, key: Hashable, owner: Hashable = None) -> T | None:
+        """The next item of an ordered key whose last one, of ``owner``, has ended; ``None`` means there is none, or it
+        waits for the turn of its owner."""
         with self._mutex:
             behind = self._behind.get(key)
             if behind:
                 self._count_behind -= 1
+                if self._turns:
+                    self._turns.push(owner, behind.popleft())
+                    return None
                 return behind.popleft()
             self._behind.pop(key, None)
             return None
@@ -103,13 +129,13 @@ class Mailbox(Generic[T]):
         """Keeps a sleeping worker asleep, so that the thread that asks may work in its place; ``None`` when none sleeps
         or items wait. Give what this returns to :meth:`return_worker`."""
         with self._mutex:
-            if self._items or self._closed or not self._asleep:
+            if self._items or self._turns or self._closed or not self._asleep:
                 return None
             return self._asleep.pop()
 
     def return_worker(self, wakeup: LockType) -> None:
         with self._mutex:
-            is_needed = bool(self._items) or self._closed
+            is_needed = self.has_next or self._closed
             if not is_needed:
                 self._asleep.append(wakeup)
         if is_needed:
@@ -134,7 +160,7 @@ class Mailbox(Generic[T]):
     def clear(self) -> list[T]:
         """Removes and returns all that is queued."""
         with self._mutex:
-            items = [*self._items, *(item for behind in self._behind.values() for item in behind)]
+            items = [*self._items, *self._turns.clear(), *(item for behind in self._behind.values() for item in behind)]
             self._items.clear()
             self._behind.clear()
             self._count_behind = 0

@@ -8,58 +8,77 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sage.errors import Unavailable
+from sage.fair_queue import FairQueue
 
 T = TypeVar("T")
 
 
 class BoundedPool:
-    """``workers`` threads, made as they are needed; ``waiting`` further pieces of work may wait."""
+    """``workers`` threads, made as they are needed; ``waiting`` further pieces of work may wait.
+
+    Tenants take turns, each in its order. Where there is no room, the newest piece of the tenant that has the most
+    makes room for one that has fewer.
+    """
 
     def __init__(self, name: str, workers: int, waiting: int) -> None:
         self._name = name
         self._workers = workers
         self._waiting = waiting
         self._changed = threading.Condition()
-        self._queue: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._queue: FairQueue[tuple[Callable[[], Any], Future[Any]]] = FairQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._running = 0
         self._closed = False
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """The result of ``work``. A caller that is cancelled leaves it running to its end; work that still waits
-        then never begins. Raises :class:`Unavailable` when the queue is full or the pool is closed."""
-        return await asyncio.wrap_future(self.submit(work))
+    async def run(self, work: Callable[[], T], tenant: str = "") -> T:
+        """The result of ``work`` of ``tenant``. A caller that is cancelled leaves it running to its end; work that
+        still waits then never begins. Raises :class:`Unavailable` when the queue is full or the pool is closed."""
+        return await asyncio.wrap_future(self.submit(work, tenant))
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
+    def submit(self, work: Callable[[], T], tenant: str = "") -> Future[T]:
         """As :meth:`run`, for callers that do not wait."""
         future: Future[T] = Future()
+        refused: Future[Any] | None = None
         with self._changed:
             if self._closed:
                 raise Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
             if self._running + len(self._queue) >= self._workers + self._waiting:
-                raise Unavailable(f"too many requests wait for {self._name}; try again", code="overloaded")
-            self._queue.append((work, future))
+                refused = self._make_room(tenant)
+                if refused is None:
+                    raise self._full()
+            self._queue.push(tenant, (work, future))
             if len(self._queue) > self._idle and len(self._threads) < self._workers:
                 name = f"sage-{self._name.replace(' ', '-')}_{len(self._threads)}"
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
             self._changed.notify()
+        if refused is not None and refused.set_running_or_notify_cancel():
+            refused.set_exception(self._full())
         return future
+
+    def _make_room(self, tenant: str) -> Future[Any] | None:
+        """Takes out the newest piece of the tenant that has the most; ``None`` if that would be ``tenant`` then."""
+        longest = self._queue.newest_of_longest()
+        if longest is None or self._queue.length_of(longest[0]) <= self._queue.length_of(tenant) + 1:
+            return None
+        self._queue.remove(*longest)
+        return longest[1][1]
+
+    def _full(self) -> Unavailable:
+        return Unavailable(f"too many requests wait for {self._name}; try again", code="overloaded")
 
     def close(self, timeout: float | None = None) -> None:
         """Waits for what runs, ``timeout`` seconds at most for each thread; what waits never begins."""
         with self._changed:
             self._closed = True
-            waiting = list(self._queue)
-            self._queue.clear()
+            waiting = self._queue.clear()
             self._changed.notify_all()
         for _, future in waiting:
             future.cancel()
@@ -82,7 +101,7 @@ class BoundedPool:
             if not self._queue:
                 return None
             self._running += 1
-            return self._queue.popleft()
+            return self._queue.pop()
 
 
 def _do(work: Callable[[], Any], future: Future[Any]) -> None:

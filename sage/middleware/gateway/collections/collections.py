@@ -70,7 +70,7 @@ class CollectionGateway:
                 _require_model_access(principal, search.rerank.model, "rerank")
         started, status = time.perf_counter(), 200
         try:
-            return await self._reading.run(partial(self._search, principal, searches))
+            return await self._reading.run(partial(self._search, principal, searches), principal.tenant)
         except SageError as exc:
             status = exc.status
             raise
@@ -97,7 +97,7 @@ class CollectionGateway:
         self, principal: Principal, name: str, documents: Callable[[], Sequence[Mapping[str, Any]]]
     ) -> Written:
         """Upserts what ``documents`` gives, which is called on a thread; a collection that is not there is made."""
-        written = await self._writing.run(partial(self._add, principal, name, documents))
+        written = await self._writing.run(partial(self._add, principal, name, documents), principal.tenant)
         self._metrics.written += len(written.ids)
         return written
 
@@ -128,25 +128,25 @@ class CollectionGateway:
         def delete() -> int:
             return self.open(principal, name).delete(ids, filter)
 
-        deleted = await self._writing.run(delete)
+        deleted = await self._writing.run(delete, principal.tenant)
         self._metrics.deleted += deleted
         return deleted
 
     async def document(self, principal: Principal, name: str, id: str, *, vector: bool = False) -> StoredDocument:
-        return await self._reading.run(lambda: self.open(principal, name).get(id, vector=vector))
+        return await self._reading.run(lambda: self.open(principal, name).get(id, vector=vector), principal.tenant)
 
     async def page(
         self, principal: Principal, name: str, cursor: str | None, limit: int, filter: Mapping[str, Any] | None
     ) -> tuple[list[StoredDocument], str | None]:
-        return await self._reading.run(lambda: self.open(principal, name).page(cursor, limit, filter))
+        return await self._reading.run(lambda: self.open(principal, name).page(cursor, limit, filter), principal.tenant)
 
     async def describe(self, principal: Principal, name: str) -> dict[str, Any]:
         """One collection, as ``GET /collections/{name}`` shows it."""
-        return await self._reading.run(lambda: self._described(principal, name))
+        return await self._reading.run(lambda: self._described(principal, name), principal.tenant)
 
     async def describe_all(self, principal: Principal) -> list[dict[str, Any]]:
         """Every collection of the tenant, without the state of its index; one that does not open has an ``error``."""
-        return await self._reading.run(partial(self._all, principal))
+        return await self._reading.run(partial(self._all, principal), principal.tenant)
 
     def _all(self, principal: Principal) -> list[dict[str, Any]]:
         described, collections = [], self._collections()
@@ -180,12 +180,12 @@ class CollectionGateway:
                 _require_embedder_access(principal, embedder, "embedder")
             return _with_shards(self._collections().create(principal.tenant, name, options, shards).describe())
 
-        return await self._writing.run(create)
+        return await self._writing.run(create, principal.tenant)
 
     async def delete(self, principal: Principal, name: str) -> None:
         """Ends what works on it; requests that run on it end first."""
         self._reembeddings.stop(principal.tenant, name)
-        await self._working.run(lambda: self._collections().delete(principal.tenant, name))
+        await self._working.run(lambda: self._collections().delete(principal.tenant, name), principal.tenant)
 
     async def reembed(self, principal: Principal, name: str, embedder: str) -> Reembedding:
         """Begins to make all vectors again, or joins the run that does."""
@@ -194,7 +194,7 @@ class CollectionGateway:
             _require_embedder_access(principal, embedder, "embedder")
             return self._collections().to_reembed(principal.tenant, name)
 
-        collection = await self._reading.run(find)
+        collection = await self._reading.run(find, principal.tenant)
         return self._reembeddings.begin(principal.tenant, collection, embedder)
 
     async def optimize(self, principal: Principal, name: str) -> dict[str, Any]:
@@ -204,11 +204,11 @@ class CollectionGateway:
             self.open(principal, name).optimize()
             return self._described(principal, name)
 
-        return await self._working.run(optimize)
+        return await self._working.run(optimize, principal.tenant)
 
     async def snapshot(self, principal: Principal, name: str, write: BinaryIO) -> None:
         """One consistent state, written to ``write`` on a thread."""
-        await self._copying.run(lambda: self.open(principal, name).snapshot(write))
+        await self._copying.run(lambda: self.open(principal, name).snapshot(write), principal.tenant)
 
     async def restore(
         self, principal: Principal, name: str, read: BinaryIO, shards: int | None = None
@@ -218,11 +218,11 @@ class CollectionGateway:
         def restore() -> dict[str, Any]:
             return _with_shards(self._collections().restore(principal.tenant, name, read, shards).describe())
 
-        return await self._working.run(restore)
+        return await self._working.run(restore, principal.tenant)
 
-    async def upload(self, work: Callable[[], T]) -> T:
+    async def upload(self, principal: Principal, work: Callable[[], T]) -> T:
         """Runs ``work`` on a body that is being received, away from the event loop."""
-        return await self._writing.run(work)
+        return await self._writing.run(work, principal.tenant)
 
     def upload_directory(self) -> Path:
         """The directory for bodies that are being received, on the disk of the collections."""

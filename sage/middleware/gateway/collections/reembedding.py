@@ -96,7 +96,7 @@ class Reembeddings:
         run = Reembedding(collection, embedder)
         self._running[key] = run
         try:
-            work = self._threads.submit(run.run)
+            work = self._threads.submit(run.run, tenant)
         except SageError:
             del self._running[key]
             raise

@@ -69,9 +69,9 @@ class GatewayServices:
         finally:
             self._metrics.called(name, status, time.perf_counter() - started)
 
-    async def read(self, work: Callable[[], T]) -> T:
-        """The result of ``work`` on the large body of a request, away from the event loop."""
-        return await self._body_threads.run(work)
+    async def read(self, work: Callable[[], T], tenant: str) -> T:
+        """The result of ``work`` on the large body of a request of ``tenant``, away from the event loop."""
+        return await self._body_threads.run(work, tenant)
 
     async def close(self) -> None:
         """Ends the work on the services, then the services."""

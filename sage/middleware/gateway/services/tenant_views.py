@@ -23,6 +23,7 @@ class TenantView:
     def __init__(self, services: GatewayServices, principal: Principal) -> None:
         self._services = services
         self._principal = principal
+        self.tenant = principal.tenant
         self.limits = services.settings.limits
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:

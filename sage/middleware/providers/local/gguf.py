@@ -17,6 +17,10 @@ _SEARCHED = 64 * 2**20
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _NO_POOLING = 0
+PROGRAM_MEMORY = 64 * 2**20
+"""Bytes that an engine takes besides its model: Python, llama.cpp and its buffers."""
+_LOGIT = 2 * 4
+"""Bytes for one logit: a 32-bit float, computed and then copied."""
 _BYTES_OF_CACHE = 2
 """llama.cpp keeps each number of its key-value cache as a 16-bit float."""
 
@@ -36,6 +40,16 @@ class GGUFFile:
     """The file says how one vector is made of a text's tokens."""
     cache: int = 0
     """Bytes of key-value cache for each token of context."""
+
+    def memory(self, context: int, parallel: int, task: str) -> int:
+        """An estimate of the bytes that an engine takes: the file, the key-value cache of all concurrent requests, and
+        the program.
+
+        ``embed`` and ``rerank`` compute a complete text at once: with a model that predicts tokens, this adds the
+        logits of the whole vocabulary for each token of the context.
+        """
+        logits = 0 if task == "generate" or not self.predicts else _LOGIT * self.vocabulary * context
+        return self.size + self.cache * context * parallel + logits + PROGRAM_MEMORY
 
     @property
     def predicts(self) -> bool:

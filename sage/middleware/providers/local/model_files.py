@@ -9,16 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sage.middleware.providers.local.engine import package_file
-from sage.middleware.providers.local.gguf import GGUFFile, read_gguf
+from sage.middleware.providers.local.gguf import PROGRAM_MEMORY, GGUFFile, read_gguf
 from sage.middleware.settings.providers import LocalModel
 
-_PROGRAM = 64 * 2**20
-"""Bytes that an engine takes besides its model: Python, llama.cpp and its buffers."""
-_SPARE = 3 * 2**29
-"""Bytes that an engine may take beyond a quarter more than its estimate: buffers of its computation, prompts that
-llama.cpp keeps. Measured: a tiny model has 0.1 GiB of data, with 0.07 estimated; Gemma 270m has 0.4, with 0.3."""
-_LOGIT = 2 * 4
-"""Bytes for one logit: a 32-bit float, computed and then copied."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -40,23 +33,14 @@ class ModelFiles:
     def memory(self, options: LocalModel, context: int) -> int | None:
         """An estimate in bytes, used until the model serves and is measured; ``None`` means unknown.
 
-        It is the sum of the file, the key-value cache of all concurrent requests, and the program. ``embed`` and
-        ``rerank`` compute a complete text at once: with a model that predicts tokens, this adds the logits of the whole
-        vocabulary for each token of the context. A package that is not assembled yet counts with its own files.
+        A package that is not assembled yet counts with its own files.
         """
         head = self._head(options)
         if head is None:
             version = None if options.package is None else _version(options.package)
             installed = 0 if version is None else _installed(options.package or "", version)
-            return installed + _PROGRAM if installed else None
-        cache = head.cache * context * options.parallel
-        logits = 0 if options.task == "generate" or not head.predicts else _LOGIT * head.vocabulary * context
-        return head.size + cache + logits + _PROGRAM
-
-    def memory_limit(self, options: LocalModel, context: int) -> int | None:
-        """Bytes of data that its engine may have; ``None`` means that nothing is known of the model's size."""
-        known = [size for size in (options.memory, self.memory(options, context)) if size is not None]
-        return max(known) * 5 // 4 + _SPARE if known else None
+            return installed + PROGRAM_MEMORY if installed else None
+        return head.memory(context, options.parallel, options.task)
 
     def _head(self, options: LocalModel) -> GGUFFile | None:
         path = options.path.expanduser() if options.path is not None else self._assembled(options.package or "")

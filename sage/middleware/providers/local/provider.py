@@ -111,11 +111,12 @@ class LocalEngineProvider(OpenAIProvider):
                         "temperature": options.temperature,
                         "task": options.task,
                         "pooling": options.pooling,
-                        "memory_limit": self._files.memory_limit(options, _context(options)),
+                        "memory": options.memory,
                     }
                 ).decode()
             },
             start_timeout=self._start_timeout,
+            slots=options.parallel,
             memory=options.memory or self._files.memory(options, _context(options)),
         )
 
