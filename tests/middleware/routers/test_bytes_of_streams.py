@@ -184,8 +184,15 @@ HALVES = {
 }
 
 
-@pytest.mark.parametrize("name", HALVES)
-@pytest.mark.parametrize("kind", KINDS)
+def _each_kind_and_half() -> Iterator[Any]:
+    """All pairs; those are slow that add little to the others."""
+    for kind in KINDS:
+        for name in HALVES:
+            fast = kind == "openai" or name == "two chunks" or (kind, name) == ("cohere", "the first at the end")
+            yield pytest.param(kind, name, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "name"), list(_each_kind_and_half()))
 def test_halves_of_a_character_are_not_lost(up: Upstream, running: Running, kind: str, name: str) -> None:
     texts, expected = HALVES[name]
     up.use(script(kind, texts))
@@ -287,8 +294,11 @@ NOISE = (
 )
 
 
+CRLF = pytest.param(b"\r\n", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("number", range(len(NOISE)))
-@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("ends", [b"\n", CRLF])
 def test_fields_and_comments_between_events_hurt_no_sdk(
     up: Upstream, running: Running, number: int, ends: bytes
 ) -> None:
@@ -309,10 +319,12 @@ def test_they_hurt_no_vendor_with_a_wire_of_its_own(up: Upstream, running: Runni
     parts = {"ollama": [b"data: " + ollama_line("a"), ollama_line("b"), ollama_line("", "true")]}
     parts["cohere"] = [cohere_event("a"), cohere_event("b"), COHERE_END]
     noise = b": ping\n\nid: 1\n\ndata:\n\nretry: 5\n\nevent: ping\ndata: \n\n"
-    up.stream([noise + part for part in parts[kind]], no_done=True)
-    for surface in CHATS:
-        told = ask(running, surface, kind)
-        assert (told.text, told.ended) == ("ab", True), (surface, told.raw)
+    for ends in (b"\n", b"\r\n", b"\r"):
+        up.reset()
+        up.stream([(noise + part).replace(b"\n", ends) for part in parts[kind]], no_done=True)
+        for surface in CHATS:
+            told = ask(running, surface, kind)
+            assert (told.text, told.ended) == ("ab", True), (surface, told.raw)
 
 
 # Whole answers
@@ -376,7 +388,7 @@ def test_an_answer_that_is_no_json_is_an_error_still(up: Upstream, running: Runn
 # A whole answer where a stream was asked for
 
 
-@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("indent", [2, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_answer_to_a_stream_becomes_one(up: Upstream, running: Running, kind: str, indent: int | None) -> None:
     own: dict[str, Any] = {
@@ -455,7 +467,7 @@ def test_an_error_in_place_of_a_stream_is_that_error(up: Upstream, running: Runn
 # A stream where a whole answer was asked for
 
 
-@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("ends", [b"\n", CRLF])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_in_place_of_a_whole_answer_is_gathered(
     up: Upstream, running: Running, kind: str, ends: bytes

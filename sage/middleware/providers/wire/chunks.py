@@ -39,6 +39,8 @@ class JsonStream:
 
     def feed(self, data: bytes) -> Iterator[Any]:
         """The objects that ``data`` completes. A line that is neither JSON nor an SSE field raises in its turn."""
+        if b"\r" in data:
+            data = data.replace(b"\r", b"\n")  # blank lines say nothing
         searched = len(self._rest)
         self._rest += data
         cut = 0 if self._is_one_object else self._rest.rfind(b"\n", searched) + 1
