@@ -93,6 +93,7 @@ class EventRelay:
         """The parts of an event that has not ended yet, or of an answer that is no stream."""
         self._incomplete_bytes = 0
         self._empty_bytes = 0
+        """Blank lines, comments and events without data since the last data."""
 
     def feed(self, data: bytes) -> bytes:
         """The events that ``data`` completes. An error event of the upstream goes to ``error``, not to the client."""
@@ -157,6 +158,8 @@ class EventRelay:
         renamed = self._rename(events, count)
         if renamed is None:
             return self._relay_parsed(events)
+        if self._empty_bytes:
+            self._empty_bytes = 0
         if is_last:
             self.finished = True
         if not notable:
