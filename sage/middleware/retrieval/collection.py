@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.forks import forks
+from sage.middleware.retrieval.columns import Group, groups, in_order
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.filters.language import parse_filter
@@ -160,6 +161,36 @@ class Collection:
         if row is None:
             raise self._no_document(id)
         return row.stored()
+
+    def get_many(self, ids: Sequence[str], *, vectors: bool = False) -> list[StoredDocument]:
+        """Those of these documents that exist, in the order of ``ids``, from one state."""
+        with self._open() as files, files.store.reading() as reading:
+            rows = reading.by_id(ids, vectors=vectors)
+        return [rows[id].stored() for id in ids if id in rows]
+
+    def groups(self, by: str, of: str, filter: Mapping[str, Any] | None = None) -> dict[str, Group]:
+        """The documents by the text of the metadata ``by``: how many there are, and the lowest and highest number of
+        their metadata ``of``. From the index: no document is read."""
+        condition = parse_filter(filter)
+        with self._open() as files:
+            return groups(files.index.current(), condition, by, of)
+
+    def page_by(
+        self,
+        field: str,
+        limit: int,
+        filter: Mapping[str, Any] | None = None,
+        after: float | None = None,
+        *,
+        descending: bool = False,
+    ) -> list[StoredDocument]:
+        """The first documents in the order of the number in the metadata ``field``; with ``after``, those beyond it."""
+        condition = parse_filter(filter)
+        with self._open() as files:
+            numbers = in_order(files.index.current(), condition, field, after, limit, descending=descending)
+            with files.store.reading() as reading:
+                rows = reading.fetch(numbers)
+        return [rows[number].stored() for number in numbers if number in rows]
 
     def _no_document(self, id: str) -> NotFound:
         return NotFound(f"collection '{self.name}' has no document '{id}'", param="id", code="document_not_found")

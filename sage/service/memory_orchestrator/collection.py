@@ -81,11 +81,61 @@ class MemoryCollection:
             return [], None
         return [MemoryRecord.from_item(tenant, item) for item in page["items"]], page["cursor"]
 
+    def find(self, tenant: str, ids: Sequence[str]) -> dict[str, MemoryRecord]:
+        """Those of these memories that exist, by id."""
+        items = self._vdb.find(list(ids), collection=self._collection, tenant=tenant)
+        return {item["id"]: MemoryRecord.from_item(tenant, item) for item in items}
+
     def session(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord]:
         """The current memories of a session, in the order in which they were stored."""
-        where = {**scope.filter(), "session": session, "superseded": {"$gte": NEVER}}
-        records = [record for record in self.all(scope.tenant, where) if record.is_current(now)]
+        records = self.all(scope.tenant, _current(scope, now, session=session))
         return sorted(records, key=lambda record: record.created)
+
+    def session_page(
+        self,
+        scope: MemoryScope,
+        session: str,
+        now: float,
+        limit: int,
+        *,
+        type: str | None = None,
+        after: float | None = None,
+        newest: bool = False,
+    ) -> list[MemoryRecord]:
+        """The first current memories of a session that were stored after the time ``after``, in their order; ``newest``
+        means the last ones, the newest first. ``type=None`` means all but those that were derived from others."""
+        where = _current(scope, now, session=session)
+        where |= {"sources": {"$exists": False}} if type is None else {"type": type}
+        try:
+            items = self._vdb.list_by(
+                "created", where, limit=limit, after=after, descending=newest, collection=self._collection,
+                tenant=scope.tenant,
+            )  # fmt: skip
+        except NotFound:
+            return []
+        except Unsupported:  # Chroma, shards
+            records = self.session(scope, session, now)
+            records = [r for r in records if (not r.sources if type is None else r.type == type)]
+            records = [r for r in records if after is None or r.created > after]
+            return (records[::-1] if newest else records)[:limit]
+        return [MemoryRecord.from_item(scope.tenant, item) for item in items]
+
+    def times_by(
+        self, scope: MemoryScope, now: float, field: str, session: str | None = None
+    ) -> dict[str, tuple[int, float, float]]:
+        """The current memories by their ``session`` or ``type``: how many there are, and when the first and the last of
+        them were stored."""
+        where = _current(scope, now, session=session)
+        try:
+            found = self._vdb.groups(field, "created", where, collection=self._collection, tenant=scope.tenant)
+            return dict(found)
+        except NotFound:
+            return {}
+        except Unsupported:  # Chroma, shards
+            times: dict[str, list[float]] = {}
+            for record in self.all(scope.tenant, where):
+                times.setdefault(getattr(record, field), []).append(record.created)
+            return {name: (len(stored), min(stored), max(stored)) for name, stored in times.items()}
 
     def referring(
         self, scope: MemoryScope, field: str, ids: Sequence[str], *, vectors: bool = False
@@ -115,3 +165,9 @@ class MemoryCollection:
             pass
         except Unsupported:
             self.bytes_may_stay = True
+
+
+def _current(scope: MemoryScope, now: float, *, session: str | None) -> dict[str, Any]:
+    """The filter of the memories that are current at the time ``now``, of one session or of all."""
+    of_session = {} if session is None else {"session": session}
+    return {**scope.filter(), **of_session, "superseded": {"$gte": NEVER}, "expires": {"$gt": now}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
 from typing import NamedTuple
 
 from sage.errors import Conflict
@@ -11,6 +10,9 @@ from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.inputs import MemoryInput
 from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope, memory_id
+
+_MOST_GENERATIONS = 512
+"""Read at a time."""
 
 
 class TextMatch(NamedTuple):
@@ -52,16 +54,19 @@ class DuplicateFinder:
         self, scope: MemoryScope, session: str, type: str, content: str, now: float, *, except_id: str = ""
     ) -> TextMatch:
         """The current memory of this text and type in this session. The memory ``except_id`` does not count."""
-        for generation in count():
-            id = memory_id(scope, session, type, content, generation)
-            if id == except_id:
-                continue
-            record = self._collection.get(scope.tenant, id)
-            if record is None or record.expires <= now:
-                return TextMatch(id, None)
-            if record.superseded > now:
-                return TextMatch(id, record)
-        raise AssertionError("unreachable")
+        first, size = 0, 1
+        while True:  # a text that is corrected back and forth has many generations: they are read in growing groups
+            ids = [memory_id(scope, session, type, content, first + offset) for offset in range(size)]
+            records = self._collection.find(scope.tenant, [id for id in ids if id != except_id])
+            for id in ids:
+                record = records.get(id)
+                if id == except_id:
+                    continue
+                if record is None or record.expires <= now:
+                    return TextMatch(id, None)
+                if record.superseded > now:
+                    return TextMatch(id, record)
+            first, size = first + size, min(8 * size, _MOST_GENERATIONS)
 
     def _recalled_lately(self, input: MemoryInput, now: float) -> MemoryRecord | None:
         """The memory that an agent repeats when it stores a search result as a turn, or with the result's own type."""

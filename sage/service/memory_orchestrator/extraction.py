@@ -10,6 +10,7 @@ import logging
 import queue
 import secrets
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ _MAX_FACTS = 20
 _MAX_FACT = 500
 _MAX_SUMMARY = 4000
 """Characters of a fact, and of a summary."""
+_MAX_SESSIONS = 4096
+"""Sessions whose turns are counted."""
 _ATTEMPTS = 2
 _STOP_TIMEOUT = 2.0
 """Seconds that a model may take to finish when the service stops."""
@@ -77,8 +80,8 @@ class FactExtractor:
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
         self._stopped = False
-        self._turns_since_summary: dict[tuple[str, str, str, str], int] = {}
-        """For each session that the thread has met, the turns that no summary covers."""
+        self._turns_since_summary: OrderedDict[tuple[str, str, str, str], int] = OrderedDict()
+        """For each session that the thread has met lately, the turns that no summary covers."""
         self._counts = {"made": 0, "failed": 0, "passed_over": 0}
 
     def submit(self, record: MemoryRecord) -> None:
@@ -147,7 +150,7 @@ class FactExtractor:
         turns = self._turns_since_summary.get(task.session_key)
         if turns is None:
             return True
-        self._turns_since_summary[task.session_key] = turns + 1
+        self._count_turns(task, turns + 1)
         return turns + 1 >= self._summary_after
 
     def _summarise(self, task: _ExtractionTask) -> None:
@@ -160,7 +163,13 @@ class FactExtractor:
             summary = self._ask_model(self._summary_model, _SUMMARY_PROMPT, [turn.content for turn in oldest])
             if summary:
                 self._store(task, SUMMARY, summary[:_MAX_SUMMARY], [turn.id for turn in oldest])
-        self._turns_since_summary[task.session_key] = len(turns)
+        self._count_turns(task, len(turns))
+
+    def _count_turns(self, task: _ExtractionTask, turns: int) -> None:
+        self._turns_since_summary[task.session_key] = turns
+        self._turns_since_summary.move_to_end(task.session_key)
+        if len(self._turns_since_summary) > _MAX_SESSIONS:  # one that is dropped is new when it comes again
+            self._turns_since_summary.popitem(last=False)
 
     def _store(self, task: _ExtractionTask, type: str, content: str, sources: Sequence[str]) -> None:
         if self._writer.store_derived(task.scope, task.session, type, content, sources) is not None:

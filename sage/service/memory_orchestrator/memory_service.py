@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -257,30 +256,24 @@ class MemoryOrchestratorService(BaseServiceTask):
         _check_page(limit)
         scope = MemoryScope.of(tenant, user, agent)
         reader = self._running_for(tenant).reader
-        records = reader.session(scope, check_name(session_id, "session_id"))
-        if cursor is not None:
-            after = reader.time_stored(scope, session_id, cursor)
-            records = [record for record in records if record.created > after]
-        if memory_type is None:
-            records = [record for record in records if not record.sources]
-        else:
-            records = [record for record in records if record.type == memory_type]
-        return [record.to_dict() for record in records[:limit]]
+        check_name(session_id, "session_id")
+        after = None if cursor is None else reader.time_stored(scope, session_id, cursor)
+        return [record.to_dict() for record in reader.session_page(scope, session_id, limit, memory_type, after)]
 
     def get_session_metadata(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> dict[str, Any]:
         """``{session_id, memories, first_at, last_at, types}``. Raises :class:`NotFound`."""
         scope = MemoryScope.of(tenant, user, agent)
-        records = self._running_for(tenant).reader.session(scope, check_name(session_id, "session_id"))
-        if not records:
+        types = self._running_for(tenant).reader.types(scope, check_name(session_id, "session_id"))
+        if not types:
             raise NotFound(f"there is no session '{session_id}'", param="session_id", code="session_not_found")
         return {
             "session_id": session_id,
-            "memories": len(records),
-            "first_at": records[0].created,
-            "last_at": records[-1].created,
-            "types": dict(sorted(Counter(record.type for record in records).items())),
+            "memories": sum(count for count, _, _ in types.values()),
+            "first_at": min(first for _, first, _ in types.values()),
+            "last_at": max(last for _, _, last in types.values()),
+            "types": {type: count for type, (count, _, _) in sorted(types.items())},
         }
 
     def clear_session(

@@ -37,6 +37,17 @@ class MemoryReader:
         """Its current memories, in the order in which they were stored."""
         return self._collection.session(scope, session, self._clock.now())
 
+    def session_page(
+        self, scope: MemoryScope, session: str, limit: int, type: str | None, after: float | None
+    ) -> list[MemoryRecord]:
+        """See :meth:`MemoryCollection.session_page`."""
+        now = self._clock.now()
+        return self._collection.session_page(scope, session, now, limit, type=type, after=after)
+
+    def types(self, scope: MemoryScope, session: str) -> dict[str, tuple[int, float, float]]:
+        """Its current memories by type: how many there are, and when the first and the last were stored."""
+        return self._collection.times_by(scope, self._clock.now(), "type", session)
+
     def time_stored(self, scope: MemoryScope, session: str, id: str) -> float:
         """When the memory ``id`` of this session was stored, also if it was superseded. Raises :class:`NotFound`."""
         record = self._collection.get(scope.tenant, id)

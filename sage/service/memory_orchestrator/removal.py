@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
 
 from sage.errors import NotFound
@@ -40,8 +42,10 @@ class MemoryRemover:
         self._locks = locks
         self._max_size = max_size
         self._evict = evict
-        self._to_purge: set[str] = set()
-        """Tenants whose files may still hold bytes of removed memories."""
+        self._to_purge: dict[str, int] = {}
+        """Tenants whose files may still hold bytes of removed memories; the number changes with each removal."""
+        self._marks = itertools.count()
+        self._marking = threading.Lock()
 
     def delete(self, scope: MemoryScope, id: str) -> bool:
         """Removes a memory with all that it corrects and that corrects it. ``False`` means that it was not there."""
@@ -106,13 +110,25 @@ class MemoryRemover:
         rewritten = self._sessions.rewritten_without(scope, ids)
         if rewritten:
             self._collection.put(scope.tenant, rewritten)
-        self._to_purge.add(scope.tenant)
+        self._mark(scope.tenant)
         self._collection.delete(scope.tenant, ids)
+        self._mark(scope.tenant)
         self._sessions.invalidate(scope, sorted({record.session for record in (*records, *derived, *rewritten)}))
         self._recalled.remove(scope, [record.content for record in (*records, *derived)])
 
     def _purge(self, tenant: str) -> None:
         """Raises what the engine raises while others still read removed memories; the next round of expiry tries
-        again."""
-        self._collection.purge(tenant)
-        self._to_purge.discard(tenant)
+        again. So it does after a removal that went on beside this purge."""
+        mark = self._to_purge.get(tenant)
+        try:
+            self._collection.purge(tenant)
+        except BaseException:
+            self._mark(tenant)  # another purge, which began before, may end now
+            raise
+        with self._marking:
+            if self._to_purge.get(tenant) == mark:
+                self._to_purge.pop(tenant, None)
+
+    def _mark(self, tenant: str) -> None:
+        with self._marking:
+            self._to_purge[tenant] = next(self._marks)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sage.service.memory_orchestrator.collection import MemoryCollection
-from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
+from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope
 
 CONTEXT_TURNS = 2
 """A search finds a turn also by the words of so many turns before it. Measured on two LoCoMo conversations
@@ -36,7 +36,7 @@ class SessionCache:
 
     def with_context_without(self, record: MemoryRecord, superseded: str) -> MemoryRecord:
         """As :meth:`with_context`, from the collection, without the turn of the id ``superseded``."""
-        turns = self.turns(record.scope, record.session, record.created)
+        turns = self._newest(record, CONTEXT_TURNS + 1)
         return _with_context_of(record, [turn for turn in turns if turn.id != superseded])
 
     def _turns_before(self, record: MemoryRecord) -> list[MemoryRecord]:
@@ -45,7 +45,7 @@ class SessionCache:
             if (cached := self._last_turns.get(key)) is not None:
                 self._last_turns.move_to_end(key)
                 return list(cached)
-        turns = deque(self.turns(record.scope, record.session, record.created), maxlen=CONTEXT_TURNS)
+        turns = deque(self._newest(record, CONTEXT_TURNS), maxlen=CONTEXT_TURNS)
         with self._lock:
             self._last_turns[key] = turns
             while len(self._last_turns) > _MAX_SESSIONS:
@@ -64,9 +64,10 @@ class SessionCache:
             for session in sessions:
                 self._last_turns.pop((*scope.key(), session), None)
 
-    def turns(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord]:
-        """All current turns, in order. Derived memories are not turns."""
-        return [record for record in self._collection.session(scope, session, now) if not record.sources]
+    def _newest(self, record: MemoryRecord, count: int) -> list[MemoryRecord]:
+        """The last current turns of the session of ``record``, in order. Derived memories are not turns."""
+        newest = self._collection.session_page(record.scope, record.session, record.created, count, newest=True)
+        return newest[::-1]
 
     def rewritten_without(self, scope: MemoryScope, removed: Sequence[str]) -> list[MemoryRecord]:
         """The turns that are found by the words of memories in ``removed`` (ids), rewritten without these words."""
@@ -78,19 +79,11 @@ class SessionCache:
         return _in_context(record, [turn for turn in remaining if turn is not None])
 
     def summaries(self, scope: MemoryScope, now: float) -> list[dict[str, Any]]:
-        """``{session_id, memories, first_at, last_at}`` by name. Reads every memory of the scope."""
-        sessions: dict[str, dict[str, Any]] = {}
-        for record in self._collection.all(scope.tenant, {**scope.filter(), "superseded": {"$gte": NEVER}}):
-            if not record.is_current(now):
-                continue
-            session = sessions.setdefault(
-                record.session,
-                {"session_id": record.session, "memories": 0, "first_at": record.created, "last_at": record.created},
-            )
-            session["memories"] += 1
-            session["first_at"] = min(session["first_at"], record.created)
-            session["last_at"] = max(session["last_at"], record.created)
-        return [sessions[name] for name in sorted(sessions)]
+        """``{session_id, memories, first_at, last_at}`` by name."""
+        return [
+            {"session_id": name, "memories": count, "first_at": first, "last_at": last}
+            for name, (count, first, last) in sorted(self._collection.times_by(scope, now, "session").items())
+        ]
 
 
 def _with_context_of(record: MemoryRecord, turns: Sequence[MemoryRecord]) -> MemoryRecord:

@@ -41,6 +41,24 @@ class VectorBackend(Protocol):
 
     def get(self, tenant: str, collection: str, id: str, vector: bool) -> StoredDocument: ...
 
+    def find(self, tenant: str, collection: str, ids: Sequence[str], vector: bool) -> list[StoredDocument]:
+        """Those that exist."""
+
+    def groups(
+        self, tenant: str, collection: str, by: str, of: str, where: Mapping[str, Any] | None
+    ) -> Mapping[str, tuple[int, float, float]]: ...
+
+    def page_by(
+        self,
+        tenant: str,
+        collection: str,
+        field: str,
+        limit: int,
+        where: Mapping[str, Any] | None,
+        after: float | None,
+        descending: bool,
+    ) -> list[StoredDocument]: ...
+
     def page(
         self,
         tenant: str,

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from sage.errors import Conflict, InvalidRequest, NotFound
+from sage.errors import Conflict, InvalidRequest, NotFound, Unsupported
+from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult
@@ -85,6 +86,32 @@ class RetrievalBackend:
         with self._opened(tenant, collection, id) as opened:
             return opened.get(id, vector=vector)
 
+    def find(self, tenant: str, collection: str, ids: Sequence[str], vector: bool) -> list[StoredDocument]:
+        with self._opened(tenant, collection) as opened:
+            if isinstance(opened, Collection):
+                return opened.get_many(ids, vectors=vector)
+            return [*_existing(opened, ids, vector)]
+
+    def groups(
+        self, tenant: str, collection: str, by: str, of: str, where: Mapping[str, Any] | None
+    ) -> Mapping[str, tuple[int, float, float]]:
+        with self._opened(tenant, collection) as opened:
+            found = _in_one_store(opened).groups(by, of, where)
+        return {text: (group.count, group.lowest, group.highest) for text, group in found.items()}
+
+    def page_by(
+        self,
+        tenant: str,
+        collection: str,
+        field: str,
+        limit: int,
+        where: Mapping[str, Any] | None,
+        after: float | None,
+        descending: bool,
+    ) -> list[StoredDocument]:
+        with self._opened(tenant, collection) as opened:
+            return _in_one_store(opened).page_by(field, limit, where, after, descending=descending)
+
     def page(
         self,
         tenant: str,
@@ -96,7 +123,10 @@ class RetrievalBackend:
     ) -> tuple[list[StoredDocument], str | None]:
         with self._opened(tenant, collection) as opened:
             items, cursor_after = opened.page(cursor, limit, where)
-            return [*_with_vectors(opened, items)] if vectors else items, cursor_after
+            if not vectors:
+                return items, cursor_after
+            ids = [item.id for item in items]
+        return self.find(tenant, collection, ids, True), cursor_after
 
     def update(self, tenant: str, collection: str, id: str, revision: Revision) -> None:
         with self._opened(tenant, collection, id) as opened:
@@ -150,7 +180,14 @@ def _document(item: NewDocument) -> dict[str, Any]:
     return document
 
 
-def _with_vectors(collection: AnyCollection, items: Sequence[StoredDocument]) -> Iterator[StoredDocument]:
-    for item in items:
-        with suppress(NotFound):  # deleted since
-            yield collection.get(item.id, vector=True)
+def _in_one_store(collection: AnyCollection) -> Collection:
+    """Raises :class:`Unsupported` for a sharded collection."""
+    if isinstance(collection, Collection):
+        return collection
+    raise Unsupported("a sharded collection has neither groups nor an order by a number", param="collection")
+
+
+def _existing(collection: AnyCollection, ids: Sequence[str], vector: bool) -> Iterator[StoredDocument]:
+    for id in ids:
+        with suppress(NotFound):
+            yield collection.get(id, vector=vector)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,11 +191,47 @@ class VDBService(BaseServiceTask):
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
         """As :meth:`get`, for the ids that exist."""
-        target, items = self._target(tenant, collection), []
-        for id in ids:
-            with suppress(NotFound):
-                items.append(_item(self._running.get(*target, id, vector), vector))
-        return items
+        target = self._target(tenant, collection)
+        try:
+            items = self._running.find(*target, list(ids), vector)
+        except NotFound:  # there is no collection
+            return []
+        return [_item(item, vector) for item in items]
+
+    def groups(
+        self,
+        by: str,
+        of: str,
+        where: Mapping[str, Any] | None = None,
+        *,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> dict[str, tuple[int, float, float]]:
+        """The items by the text of their metadata ``by``: ``(how many, lowest, highest)`` of the number in their
+        metadata ``of``. From the index, without reading an item. Raises :class:`sage.errors.Unsupported` with Chroma
+        and with shards."""
+        target = self._target(tenant, collection)
+        self._check_where(where)
+        return dict(self._running.groups(*target, by, of, where))
+
+    def list_by(
+        self,
+        field: str,
+        where: Mapping[str, Any] | None = None,
+        *,
+        limit: int = 100,
+        after: float | None = None,
+        descending: bool = False,
+        collection: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> list[dict[str, Any]]:
+        """The first items in the order of the number in their metadata ``field``; with ``after``, those beyond it.
+        Raises as :meth:`groups`."""
+        target = self._target(tenant, collection)
+        _check_page(limit)
+        self._check_where(where)
+        items = self._running.page_by(*target, field, limit, where, after, descending)
+        return [_item(item, False) for item in items]
 
     def list_items(
         self,
@@ -211,8 +246,7 @@ class VDBService(BaseServiceTask):
         """``{items, cursor}``, in the order in which they came (to our own engine, what is changed comes anew);
         ``cursor`` is None at the end."""
         target = self._target(tenant, collection)
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE:
-            raise InvalidRequest(f"'limit' must be a whole number, 1 to {_MAX_PAGE}", param="limit")
+        _check_page(limit)
         self._check_where(where)
         page, cursor_after = self._running.page(*target, where, limit, cursor, vectors)
         return {"items": [_item(item, vectors) for item in page], "cursor": cursor_after}
@@ -285,6 +319,11 @@ def create_vdb_service_factory(**options: Any) -> ServiceFactory:
 def _check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
     if given not in choices:
         raise InvalidRequest(f"there is no {name} '{given}'; there are: {', '.join(choices)}", param=name)
+
+
+def _check_page(limit: Any) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE:
+        raise InvalidRequest(f"'limit' must be a whole number, 1 to {_MAX_PAGE}", param="limit")
 
 
 def _check_collection(name: Any) -> None:

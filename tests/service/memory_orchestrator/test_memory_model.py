@@ -242,3 +242,18 @@ def test_a_model_that_hangs_does_not_keep_the_service_from_stopping() -> None:
     stopping.join(15)
     assert not stopping.is_alive()
     released.set()
+
+
+def test_only_the_latest_sessions_are_counted_for_summaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sage.service.memory_orchestrator.extraction._MAX_SESSIONS", 3)
+    model = Model()
+    model.answer = "They spoke of tea."
+    with MemoryOrchestratorService(embedder="none", summary_model="m", summary_after=3, generate=model) as memory:
+        for turn in range(3):
+            for session in range(12):
+                memory.store_memory(f"s{session}", f"turn {turn}")
+        wait_for(memory, made=12)
+        assert memory._engine is not None
+        assert len(memory._engine.extractor._turns_since_summary) <= 3
+        for session in range(12):
+            assert len(memory.get_session_memories(f"s{session}", memory_type="summary")) == 1

@@ -6,6 +6,7 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -698,3 +699,73 @@ def test_the_old_module_warns_and_works() -> None:
 def test_a_service_that_is_not_running_refuses_calls() -> None:
     with pytest.raises(SageError, match="is not running"):
         MemoryOrchestratorService().search_memories("x")
+
+
+def test_a_correction_may_go_back_and_forth_for_long(memory: Open) -> None:
+    m = memory()
+    ids = [m.store_memory("s", "tea")]
+    for turn in range(80):
+        ids.append(m.store_memory("s", "coffee" if turn % 2 == 0 else "tea", supersedes=ids[-1]))
+    assert len(set(ids)) == 81
+    assert contents(m.get_session_memories("s")) == ["tea"]
+    assert [one["id"] for one in m.history(ids[0])] == ids
+    assert m.store_memory("s", "tea") == ids[-1]
+
+
+def test_a_page_of_a_session_is_in_the_order_of_storing_whatever_was_corrected(memory: Open) -> None:
+    m = memory()
+    ids = [m.store_memory("s", f"turn {number}") for number in range(7)]
+    m.store_memory("t", "elsewhere")
+    m.store_memory("s", "soon gone", ttl=0.0001)
+    corrected = m.update_memory(ids[2], content="turn two")  # rewrites the turns that are found by its words, too
+    expected = [*ids[:2], *ids[3:], corrected]
+    paged: list[str] = []
+    while page := m.get_session_memories("s", limit=2, cursor=paged[-1] if paged else None):
+        paged += [one["id"] for one in page]
+    assert paged == expected
+    described = m.get_session_metadata("s")
+    assert (described["memories"], described["types"]) == (7, {"conversation": 7})
+    assert [(one["session_id"], one["memories"]) for one in m.list_sessions(limit=1)] == [("s", 7)]
+
+
+class BusyVDB(VDBService):
+    """Its purges do what ``on_purge`` does: wait, or fail as long as somebody reads."""
+
+    def __init__(self, on_purge: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_purge = on_purge
+
+    def purge(self, **target: Any) -> None:
+        self._on_purge()
+        super().purge(**target)
+
+
+def test_a_purge_that_failed_is_tried_again_though_another_one_ended_after_it() -> None:
+    began, may_end, purges = threading.Event(), threading.Event(), list[str]()
+
+    def on_purge() -> None:
+        purges.append(threading.current_thread().name)
+        if len(purges) == 1:
+            began.set()
+            assert may_end.wait(20)
+        elif len(purges) == 2:
+            raise Unavailable("somebody reads", code="not_yet_purged")
+
+    env = LocalEnvironment("test", {"discovery": None})
+    env.register_service("vdb", BusyVDB, on_purge)
+    env.register_service("memory", MemoryOrchestratorService, vdb_service_name="vdb", embedder=None)
+    with env:
+        m = env.call_service["memory"]
+        first, second = m.store_memory("s", "first"), m.store_memory("t", "second")
+        with ThreadPoolExecutor(1) as thread:
+            deletion = thread.submit(m.delete_memory, first)
+            assert began.wait(20)
+            with pytest.raises(Unavailable, match="somebody reads"):
+                m.delete_memory(second)
+            may_end.set()
+            assert deletion.result(20)
+        assert len(purges) == 2
+        service = next(host for name, host in env._services._hosts.items() if name == "memory")._service
+        for expected in (3, 3):
+            service._engine.expiry.run_round()
+            assert len(purges) == expected

@@ -24,6 +24,7 @@ from sage.middleware.retrieval.filters.language import (
     Leaves,
     Not,
     Some,
+    kind_of,
     leaves_of,
 )
 from sage.middleware.retrieval.filters.terms import Range, TermDocuments, Terms
@@ -86,6 +87,28 @@ class FilterIndex:
     def mask(self, condition: Filter) -> Mask:
         """``(size,)``: which documents pass; exactly as :meth:`Filter.matches` says of each."""
         return self._mask(condition.condition)
+
+    def numbers(self, path: str) -> NDArray[np.float64]:
+        """``(size,)``: the number of each document under a path, one of several; NaN where there is none."""
+        numbers = np.full(self._size, np.nan)
+        for kind in ("number", "big"):
+            terms, values = self._terms.of_kind(path, kind)
+            counts, ordinals = self._documents_of(terms)
+            numbers[ordinals] = np.repeat(np.asarray(values, np.float64), counts)
+        return numbers
+
+    def texts(self, path: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The texts under a path, and ``(size,)``: which of them each document has, one of several; -1 means none."""
+        codes = np.full(self._size, -1, np.int64)
+        terms, values = self._terms.of_kind(path, "text")
+        counts, ordinals = self._documents_of(terms)
+        codes[ordinals] = np.repeat(np.arange(len(values)), counts)
+        return [value.decode("utf-8", "surrogatepass") for value in values], codes
+
+    def _documents_of(self, terms: Range) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """How many documents each of these terms has, and those of all, term after term."""
+        starts = np.asarray(self._documents.starts[terms[0] : terms[1] + 1], np.int64)
+        return np.diff(starts), self._documents.ordinals[int(starts[0]) : int(starts[-1])]
 
     def _mask(self, condition: Condition) -> Mask:
         match condition:
@@ -157,6 +180,22 @@ class _UnindexedFilters(FilterIndex):
     def mask(self, condition: Filter) -> Mask:
         passes = condition.condition.passes
         return np.fromiter((passes(self._leaves_of(ordinal)) for ordinal in range(self._size)), np.bool_, self._size)
+
+    def numbers(self, path: str) -> NDArray[np.float64]:
+        numbers = np.full(self._size, np.nan)
+        for ordinal in range(self._size):
+            for value in self._leaves_of(ordinal).get(path, ()):
+                if kind_of(value) == "number":
+                    numbers[ordinal] = value
+        return numbers
+
+    def texts(self, path: str) -> tuple[list[str], NDArray[np.int64]]:
+        codes, code_of = np.full(self._size, -1, np.int64), dict[str, int]()
+        for ordinal in range(self._size):
+            for value in self._leaves_of(ordinal).get(path, ()):
+                if kind_of(value) == "text":
+                    codes[ordinal] = code_of.setdefault(value, len(code_of))
+        return list(code_of), codes
 
     def _leaves_of(self, ordinal: int) -> Leaves:
         leaves = self._leaves[ordinal]

@@ -140,6 +140,12 @@ class Terms:
         first = number * len(TYPES)
         return int(self._sections[first]), int(self._sections[first + len(TYPES)])
 
+    def of_kind(self, path: str, kind: str) -> tuple[Range, Values]:
+        """The terms of one type under a path, and their values in order; texts as UTF-8."""
+        if path not in self._paths:
+            return (0, 0), []
+        return self._section(path, kind)[0], self.values(path, kind)
+
     def equal(self, path: str, values: Sequence[Scalar]) -> list[Range]:
         """The terms of a path that equal one of ``values``."""
         return [position.equal for value in values for position in self._positions(path, value)]

@@ -153,6 +153,32 @@ class ChromaBackend:
 
         return self._on(tenant, collection, run)
 
+    def find(self, tenant: str, collection: str, ids: Sequence[str], vector: bool) -> list[StoredDocument]:
+        def run(handle: Any) -> list[StoredDocument]:
+            items = {
+                item.id: item for item in _stored(handle.get(ids=list(dict.fromkeys(ids)), include=_included(vector)))
+            }
+            return [items[id] for id in ids if id in items]
+
+        return self._on(tenant, collection, run) if ids else []
+
+    def groups(
+        self, tenant: str, collection: str, by: str, of: str, where: Mapping[str, Any] | None
+    ) -> Mapping[str, tuple[int, float, float]]:
+        raise _no_columns()
+
+    def page_by(
+        self,
+        tenant: str,
+        collection: str,
+        field: str,
+        limit: int,
+        where: Mapping[str, Any] | None,
+        after: float | None,
+        descending: bool,
+    ) -> list[StoredDocument]:
+        raise _no_columns()
+
     def page(
         self,
         tenant: str,
@@ -278,6 +304,10 @@ class ChromaBackend:
                 raise
             self._handles.pop(name, None)
             raise no_collection(collection, self.collections(tenant)) from None
+
+
+def _no_columns() -> Unsupported:
+    return Unsupported("Chroma has neither groups nor an order by a number; use backend 'retrieval'", param="backend")
 
 
 def _upsert(handle: Any, items: Sequence[NewDocument], metadatas: Sequence[Mapping[str, Any]]) -> None:

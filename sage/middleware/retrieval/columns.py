@@ -1,0 +1,76 @@
+"""What an index knows of metadata without reading a document: groups of equal texts, and the order by a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage.middleware.retrieval.filters.language import Filter
+from sage.middleware.retrieval.index.view import Segment, View
+from sage.middleware.retrieval.keywords.postings import Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The documents of one text: how many they are, and the lowest and the highest of their numbers."""
+
+    count: int
+    lowest: float
+    highest: float
+
+
+def groups(view: View, condition: Filter | None, by: str, of: str) -> dict[str, Group]:
+    """The live documents that pass, by the text of the field ``by``, with their numbers of the field ``of``. Those that
+    lack one of both are left out; of several values of a field, one counts."""
+    found: dict[str, Group] = {}
+    for segment, mask in _passing(view, condition):
+        labels, codes = segment.filters.texts(by)
+        numbers = segment.filters.numbers(of)
+        chosen = mask & (codes >= 0) & ~np.isnan(numbers)
+        codes, numbers = codes[chosen], numbers[chosen]
+        counts = np.bincount(codes, minlength=len(labels))
+        lowest, highest = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
+        np.minimum.at(lowest, codes, numbers)
+        np.maximum.at(highest, codes, numbers)
+        for code in np.flatnonzero(counts).tolist():
+            group = Group(int(counts[code]), float(lowest[code]), float(highest[code]))
+            before = found.get(labels[code])
+            found[labels[code]] = group if before is None else _joined(before, group)
+    return found
+
+
+def _joined(one: Group, other: Group) -> Group:
+    return Group(one.count + other.count, min(one.lowest, other.lowest), max(one.highest, other.highest))
+
+
+def in_order(
+    view: View, condition: Filter | None, field: str, after: float | None, limit: int, *, descending: bool = False
+) -> list[int]:
+    """The numbers of the first ``limit`` live documents that pass, in the order of their number in ``field``; those of
+    one number in the order in which they were written. ``after``: only those whose number is beyond it."""
+    values, documents = [np.empty(0)], [np.empty(0, np.int64)]
+    for segment, mask in _passing(view, condition):
+        numbers = segment.filters.numbers(field)
+        mask = mask & ~np.isnan(numbers)
+        values.append(numbers[mask])
+        documents.append(segment.numbers[mask])
+    keys, all_documents = np.concatenate(values), np.concatenate(documents)
+    if descending:
+        keys = -keys
+        after = None if after is None else -after
+    if after is not None:
+        beyond = keys > after
+        keys, all_documents = keys[beyond], all_documents[beyond]
+    chosen: list[int] = all_documents[np.lexsort((all_documents, keys))[:limit]].tolist()
+    return chosen
+
+
+def _passing(view: View, condition: Filter | None) -> Iterator[tuple[Segment, Mask]]:
+    for segment in view.segments:
+        mask: NDArray[np.bool_] = (
+            np.ones(segment.size, np.bool_) if condition is None else segment.filters.mask(condition)
+        )
+        yield segment, mask if segment.live is None else mask & segment.live
