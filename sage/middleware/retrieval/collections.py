@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
+from sage.middleware.retrieval.directories import CollectionDirectories
 from sage.middleware.retrieval.embedding.builtin import settled_name
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.snapshots import read_snapshot
@@ -57,7 +57,7 @@ class Collections:
         """``max_open`` is how many collections have their files open at once, besides those in use; ``remove`` removes
         a directory that a killed process left; ``None`` means that its files are all there is to remove."""
         self._remove = remove or partial(shutil.rmtree, ignore_errors=True)
-        self._root = root
+        self._directories = CollectionDirectories(root)
         self._settings = settings
         self._models = models
         self._max_open = max_open
@@ -68,11 +68,7 @@ class Collections:
 
     def names(self, tenant: str) -> list[str]:
         """In alphabetical order."""
-        try:
-            entries = [entry.name for entry in os.scandir(self._root / _encoded(tenant)) if entry.is_dir()]
-        except FileNotFoundError:
-            return []
-        return sorted(unquote(name) for name in entries if not name.startswith("."))
+        return self._directories.names(tenant)
 
     def create(self, tenant: str, name: str, options: Mapping[str, Any] | None = None) -> Collection:
         """Raises :class:`Conflict` when it exists. Options that are left out come from the settings."""
@@ -214,7 +210,7 @@ class Collections:
                 f"the first a letter or digit, up to 64 of them and {_MAX_NAME} bytes",
                 param="collection",
             )
-        return self._root / _encoded(tenant) / _encoded(name)
+        return self._directories.of(tenant, name)
 
     def make_room_for(self, tenant: str) -> None:
         """Raises :class:`Conflict` when the tenant has as many collections as it may."""
@@ -227,7 +223,7 @@ class Collections:
 
     def scratch_of(self, tenant: str) -> Path:
         """Where to write a new collection before it is complete: a directory beside the others, not made yet."""
-        parent = self._root / _encoded(tenant)
+        parent = self._directories.of_tenant(tenant)
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._remove_abandoned(parent)
         return parent / f".new-{secrets.token_hex(8)}"
@@ -270,11 +266,6 @@ class Collections:
                 break
             with contextlib.suppress(SageError, OSError):  # a fault of its own disk
                 over -= collection.rest()
-
-
-def _encoded(name: str) -> str:
-    """A file name for any text, a different one for each."""
-    return quote(name, safe="").replace(".", "%2E")
 
 
 def last_change(directory: Path) -> float:
