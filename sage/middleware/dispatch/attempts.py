@@ -9,13 +9,15 @@ from enum import StrEnum
 
 from sage.errors import RateLimited, SageError, Unsupported
 from sage.middleware.dispatch.balancing import choose
-from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
+from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel, may_pass
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.providers.base import ModelCall, Operation
 
 _WITHOUT_SLOT = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOLERANCE = 0.005
 """Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
+_SOON = 1.0
+"""Seconds that a request waits at most to ask a deployment again that it has asked already."""
 
 
 class Unavailability(StrEnum):
@@ -41,6 +43,7 @@ class AttemptPlan:
     """
 
     __slots__ = (
+        "_again",
         "_call",
         "_excluded_keys",
         "_preferred",
@@ -60,7 +63,7 @@ class AttemptPlan:
         """``started_at``: when the time of the call began to run."""
         self.models = models
         self.started_at = started_at
-        self.tenant = call.tenant
+        self.tenant = call.caller[0]
         self.takes_slot = call.operation not in _WITHOUT_SLOT
         """Whether it computes in an engine, so that it needs one of the engine's slots."""
         self.attempts = 0
@@ -74,6 +77,8 @@ class AttemptPlan:
         self._call = call
         self._prefixes = prefixes
         self._ruled_out: dict[str, Unavailability] = {}  # by deployment
+        self._again: set[str] = set()
+        """Deployments that failed in a way that may pass; they are asked once more when no other is left."""
         self._excluded_keys: dict[str, set[int]] = {}  # by provider
         self._preferred: dict[str, str | None] = {}  # by model
 
@@ -100,8 +105,27 @@ class AttemptPlan:
         """Whether an attempt at the time ``at`` would find a deployment, with ``patience`` seconds of waiting."""
         if at >= self.deadline(self.models):
             return False
+        if self.is_worth_waiting(self.models, at):
+            return True
         cooled = self.available_from(self.models, at, Unavailability.COOLING)
-        return self.is_worth_waiting(self.models, at) or cooled <= at + patience
+        return cooled <= at + patience or bool(self._askable_again(at))
+
+    def readmit(self, now: float) -> bool:
+        """Lets those that failed be asked once more where that may help soon; returns whether there are any."""
+        names = self._askable_again(now)
+        for name in names:
+            self._ruled_out.pop(name, None)
+        self._again.clear()
+        return bool(names)
+
+    def _askable_again(self, at: float) -> list[str]:
+        names = []
+        for deployment in (d for model in self.models for d in model.deployments if d.name in self._again):
+            why_not = self._condition(deployment, at)
+            soon = self._available_at(deployment, at, why_not) <= at + _SOON
+            if soon or why_not in WORTH_WAITING:
+                names.append(deployment.name)
+        return names
 
     # What it may ask
 
@@ -109,9 +133,13 @@ class AttemptPlan:
         """Why it may not ask ``deployment`` now; ``None`` means that it may."""
         if deployment.name in self._ruled_out:
             return self._ruled_out[deployment.name]
+        return self._condition(deployment, now)
+
+    def _condition(self, deployment: Deployment, now: float) -> Unavailability | None:
+        """As :meth:`unavailability`, whatever this request has met there."""
         if now >= self.started_at + deployment.timeouts.total:
             return Unavailability.LATE
-        if not deployment.breaker.admits(now):
+        if not deployment.breaker.admits(now, self._call.caller):
             return Unavailability.OPEN
         key_at = self._key_available_at(deployment, now)
         if key_at > now:
@@ -122,11 +150,14 @@ class AttemptPlan:
 
     def available_at(self, deployment: Deployment, now: float) -> float:
         """When it may ask ``deployment`` if only time passes; infinity if time alone does not help."""
-        match self.unavailability(deployment, now):
+        return self._available_at(deployment, now, self.unavailability(deployment, now))
+
+    def _available_at(self, deployment: Deployment, now: float, why_not: Unavailability | None) -> float:
+        match why_not:
             case None:
                 return now
-            case Unavailability.OPEN if deployment.breaker.until > now:
-                return deployment.breaker.until
+            case Unavailability.OPEN:
+                return deployment.breaker.opens_at(now, self._call.caller) or math.inf
             case Unavailability.COOLING:
                 return self._key_available_at(deployment, now)
         return math.inf
@@ -153,7 +184,7 @@ class AttemptPlan:
             if deployment is not None:
                 excluded = self._excluded_keys.get(deployment.provider.name, ())
                 key = deployment.keys.pick(now, excluded) if len(deployment.keys) > 1 else 0
-                return DeploymentLease(deployment, key, model, why, self.tenant, takes_slot=self.takes_slot)
+                return DeploymentLease(deployment, key, model, why, self._call.caller, takes_slot=self.takes_slot)
         return None
 
     def pick(self, model: PublicModel, now: float) -> tuple[Deployment | None, str]:
@@ -182,6 +213,16 @@ class AttemptPlan:
         if model is not None and len(model.deployments) > 1 and self._call.operation is Operation.CHAT:
             self._prefixes.remember(model.name, self._call.body.get("messages"), lease.deployment.name)
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether its caller may be kept from a deployment that others may ask."""
+        return any(d.breaker.is_divided for model in self.models for d in model.deployments)
+
+    def last_failure(self, deployment: Deployment, now: float) -> SageError | None:
+        """The last failure that its breaker, which is open for this caller, has counted."""
+        breaker = deployment.breaker.blocking(now, self._call.caller)
+        return breaker.last if breaker is not None else None
+
     def record_sent_again(self) -> None:
         """The transport has sent the current request twice: it is a further attempt, though nobody's failure."""
         self.attempts += 1
@@ -203,4 +244,6 @@ class AttemptPlan:
             self._excluded_keys.setdefault(name, set()).add(lease.key)
         else:
             self._ruled_out[deployment.name] = Unavailability.TRIED
+            if may_pass(failure):
+                self._again.add(deployment.name)
         self.failure = failure

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, UpstreamFailed
 from sage.middleware.dispatch.api_keys import Keys, ProviderQuota
+from sage.middleware.dispatch.caller_breakers import NOBODY, Breakers, Caller
 from sage.middleware.dispatch.circuit_breaker import Breaker
 from sage.middleware.dispatch.retry_budget import RetryBudget
 from sage.middleware.engines.lease import ModelLease
@@ -18,6 +19,9 @@ from sage.middleware.providers.base import Endpoint, Provider, UpstreamModel
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.providers import Timeouts
 from sage.middleware.settings.settings import Routing
+
+_PASSING = ("connect_failed", "connect_timeout", "upstream_broken")
+"""Codes of failures without an answer that may be over in a moment."""
 
 
 class Deployment:
@@ -79,7 +83,7 @@ class Deployment:
         """For a model that its own server loads: the last state that the server reported; ``None`` means unknown."""
         self.hosted_error: dict[str, Any] | None = None
         self.hosted_memory: int | None = None
-        self.breaker = Breaker()
+        self.breaker = Breakers()
         self.keys = Keys(quota)
         bounds = (max_concurrency, quota.limit, self.slots)
         self.unconstrained = all(bound is None for bound in bounds) and len(self.keys) == 1
@@ -131,13 +135,14 @@ class Deployment:
 
     def health(self, now: float) -> dict[str, Any]:
         """Its breaker, and for how many seconds it and each of its keys is not asked."""
-        until = self.breaker.until
+        breaker = self.breaker.shown(now)
+        until = breaker.until
         return {
             "breaker": {
-                "state": self.breaker.state(now),
-                "failures": self.breaker.failures,
+                "state": breaker.state(now),
+                "failures": breaker.failures,
                 "opens_for": round(max(0.0, until - now), 3) if until else None,
-                "last_failure": self.breaker.last.message if self.breaker.last is not None else None,
+                "last_failure": breaker.last.message if breaker.last is not None else None,
             },
             "cooling_for": round(max(0.0, self.keys.available_at(now) - now), 3),
             "keys": self.keys.describe(now),
@@ -145,13 +150,13 @@ class Deployment:
 
 
 class DeploymentLease:
-    """What one request holds of a deployment while it runs: its slot, a key, its engine, and perhaps the probe.
+    """What one request holds of a deployment while it runs: its slot, a key, its engine, and perhaps probes.
 
     Made when the deployment can be asked. :meth:`succeeded` or :meth:`failed` says what became of the request; neither
     is called when the request showed nothing of the deployment. :meth:`close` must follow.
     """
 
-    __slots__ = ("_engine_lease", "_slot_of", "_tenant", "deployment", "key", "model", "probe", "why")
+    __slots__ = ("_engine_lease", "_slot_of", "caller", "deployment", "key", "model", "probes", "why")
 
     def __init__(
         self,
@@ -159,7 +164,7 @@ class DeploymentLease:
         key: int = 0,
         model: PublicModel | None = None,
         why: str = "",
-        tenant: str = "",
+        caller: Caller = NOBODY,
         *,
         takes_slot: bool = False,
     ) -> None:
@@ -167,7 +172,6 @@ class DeploymentLease:
         self._slot_of = deployment.managed if takes_slot else None
         if self._slot_of is not None:
             self._slot_of.slots_in_use += 1
-        self._tenant = tenant
         deployment.quota.in_flight += 1
         self.deployment = deployment
         self.key = key
@@ -175,7 +179,9 @@ class DeploymentLease:
         self.model = model
         """The model that it answers for; ``None`` where there was no choice."""
         self.why = why
-        self.probe = deployment.breaker.take() if deployment.breaker.until else False
+        self.caller = caller
+        self.probes: tuple[Breaker, ...] = deployment.breaker.take(caller) if deployment.breaker.is_open else ()
+        """The breakers whose probe it is."""
         self._engine_lease: ModelLease | None = None
 
     async def open(self) -> Endpoint:
@@ -186,7 +192,7 @@ class DeploymentLease:
             if provider.asleep:
                 await provider.wake()
             return provider.endpoints[self.key]
-        lease = managed.lease(self._tenant)
+        lease = managed.lease(self.caller[0])
         endpoint = await lease.__aenter__()
         self._engine_lease = lease
         return endpoint
@@ -197,15 +203,15 @@ class DeploymentLease:
 
     def answered(self, routing: Routing) -> None:
         """The first byte of the answer came."""
-        if self.probe:
-            self.probe = False
-            self.deployment.breaker.answered(routing.breaker_failures)
+        if self.probes:
+            self.deployment.breaker.answered(self.probes, routing.breaker_failures)
+            self.probes = ()
 
     def succeeded(self) -> None:
         """The whole answer came."""
         breaker = self.deployment.breaker
-        if breaker.failures:
-            breaker.succeed()
+        if breaker.failing:
+            breaker.succeed(self.caller)
 
     def failed(self, failure: SageError, now: float, routing: Routing) -> None:
         """Records what ``failure`` shows of the deployment or of the key."""
@@ -214,17 +220,15 @@ class DeploymentLease:
             deployment.keys.cool_down(self.key, now + (failure.retry_after or 0.0))
         elif failure.code == CREDENTIAL_REFUSED:
             deployment.keys.mark_refused(self.key, now)
-        elif not isinstance(failure, EngineFailed) and isinstance(
-            failure, UpstreamFailed | DeadlineExceeded | Unavailable
-        ):
-            deployment.breaker.fail(now, failure, self.probe, routing)
-            self.probe = False
+        elif is_deployments_fault(failure):
+            deployment.breaker.fail(self.caller, now, failure, self.probes, routing)
+            self.probes = ()
 
     def close(self) -> None:
         """Gives everything back."""
         deployment = self.deployment
-        if self.probe:
-            deployment.breaker.give_back()
+        if self.probes:
+            deployment.breaker.give_back(self.probes)
         deployment.in_flight -= 1
         if self._slot_of is not None:
             self._slot_of.slots_in_use -= 1
@@ -232,6 +236,25 @@ class DeploymentLease:
         deployment.last_used = time.time()
         if self._engine_lease is not None:
             self._engine_lease.release()
+
+
+def is_deployments_fault(failure: SageError) -> bool:
+    """Whether ``failure`` may be the deployment's own: a 4xx is about the request, or about our account."""
+    if isinstance(failure, EngineFailed) or failure.code == "upstream_closed":
+        return False
+    if not isinstance(failure, UpstreamFailed | DeadlineExceeded | Unavailable):
+        return False
+    status = failure.upstream_status
+    return status is None or status >= 500 or status == 408 or status < 400
+
+
+def may_pass(failure: SageError) -> bool:
+    """Whether the same deployment may answer if it is asked once more: it failed, and not by being slow."""
+    if not is_deployments_fault(failure):
+        return False
+    if failure.upstream_status is not None:
+        return failure.upstream_status == 408 or (failure.upstream_status >= 500 and failure.upstream_status != 501)
+    return failure.code in _PASSING
 
 
 @dataclass(slots=True)

@@ -41,14 +41,20 @@ class Dispatch:
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
 
-        At most three requests go upstream, and none to the same deployment, or with the same key, after it failed.
+        At most three requests go upstream. One that failed goes to another deployment, with another key or, where no
+        other is left, to the same one once more.
         Raises the last failure, or why no request was made.
         """
         started_at = time.monotonic()
         plan = AttemptPlan(call, models, started_at, self._prefixes)
         only = models[0].deployments[0] if len(models[0].deployments) == 1 else None
-        if only is not None and only.unconstrained and not only.breaker.until and only.keys.cooling_until <= started_at:
-            lease = DeploymentLease(only)
+        if (
+            only is not None
+            and only.unconstrained
+            and not only.breaker.is_open
+            and only.keys.cooling_until <= started_at
+        ):
+            lease = DeploymentLease(only, caller=call.caller)
         else:
             lease = await self._lease(plan)
         while True:
@@ -101,6 +107,8 @@ class Dispatch:
             lease = await self._queue.wait(plan, plan.models, limit, is_last_resort=True)
             if lease is not None:
                 return lease
+        if plan.readmit(time.monotonic()):
+            return await self._lease(plan)
         raise refusal(plan, time.monotonic(), self._routing)
 
     async def _attempt(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
@@ -116,6 +124,8 @@ class Dispatch:
             request = deployment.provider.encode(call, deployment.target, endpoint)
             request.timeouts, request.socket = deployment.timeouts, endpoint.socket
             request.whole = not call.stream
+            # A good upstream may close kept connections as often as it likes; one that fails gets no more than a fifth.
+            request.once = deployment.breaker.failing and not plan.models[0].budget.left(time.monotonic())
             if lease.model is not None:
                 request.total = plan.seconds_left(deployment)
             call.deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
@@ -141,7 +151,7 @@ class Dispatch:
             raise error from exc
         upstream.attempts = plan.attempts
         if lease.model is not None:
-            if lease.probe:
+            if lease.probes:
                 lease.answered(self._routing)
                 self._queue.serve()
             plan.record_answer(lease)

@@ -77,7 +77,7 @@ def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, no
 
 
 def _why_usable(deployment: Deployment) -> str:
-    return "it probes whether the deployment answers again" if deployment.breaker.until else "it can answer"
+    return "it probes whether the deployment answers again" if deployment.breaker.is_open else "it can answer"
 
 
 def _seconds(left: float) -> float | None:

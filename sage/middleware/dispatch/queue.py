@@ -119,12 +119,13 @@ class DeploymentQueue:
         now = time.monotonic()
         blocked = set()  # groups of which one waiter must go on waiting, as all others of it must
         for waiter in self._waiters.in_turn():
-            if waiter.group in blocked:
+            group = None if waiter.plan.is_divided else waiter.group
+            if group in blocked:
                 continue
             lease = waiter.plan.claim(waiter.models, now)
             if lease is None and waiter.may_be_served(now):
-                if waiter.group is not None:
-                    blocked.add(waiter.group)
+                if group is not None:
+                    blocked.add(group)
                 continue
             waiter.future.set_result(lease)
             self._waiters.remove(waiter.plan.tenant, waiter)

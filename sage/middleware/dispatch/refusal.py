@@ -64,7 +64,7 @@ def _why_not_wait(model: PublicModel, routing: Routing) -> str:
 
 def _all_breakers_open(plan: AttemptPlan, seconds: float, now: float) -> Unavailable:
     failures = (
-        d.breaker.last
+        plan.last_failure(d, now)
         for model in plan.models
         for d in model.deployments
         if plan.unavailability(d, now) is Unavailability.OPEN

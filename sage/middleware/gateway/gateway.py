@@ -132,7 +132,6 @@ class GatewayCall:
         self._gateway = gateway
         self._principal = principal
         self._call = call
-        call.tenant = principal.tenant
         call.caller = (principal.tenant, principal.user)
         self._metrics: ModelMetrics | None = None
         self._upstream: UpstreamCall | None = None

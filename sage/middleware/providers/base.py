@@ -61,8 +61,6 @@ class ModelCall:
     stream: bool = False
     wants_usage: bool = False
     fallbacks: tuple[str, ...] = ()
-    tenant: str = ""
-    """Whose it is; where requests wait, tenants take turns."""
     deadline: float = math.inf
     """When the time of the running attempt is over (``time.monotonic``); the watch then cancels the call's task."""
     timed_out: bool = False
@@ -70,7 +68,7 @@ class ModelCall:
     on_deadline: Callable[[], None] | None = None
     """Called when ``deadline`` has changed; set while a watch is on the call."""
     caller: tuple[str, str] = ("", "")
-    """The tenant and the user that it is made for; the gateway sets it."""
+    """The tenant and the user that it is made for; the gateway sets it. Where requests wait, tenants take turns."""
     native: Native | None = None
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
     hints: Mapping[str, Any] | None = None
@@ -150,6 +148,8 @@ class UpstreamRequest:
     whole: bool = False
     """Its answer is no stream: it has ``timeouts.total`` for all of it, and no limit on the first byte or between."""
     proxy: str | None = None
+    once: bool = False
+    """Not to be sent twice, since the budget of further attempts is spent."""
     sent_again: bool = False
     """The transport has sent it twice, since the first connection broke."""
     retry_on_broken_connection: bool = False

@@ -91,6 +91,9 @@ class HttpTransport:
             was_kept = newest_connection() is before and took < _CLOSED_AS_USED
             if not (was_kept or request.retry_on_broken_connection) or not _broke_before_answer(exc):
                 raise _translate(exc, request, total) from exc
+            if request.once:
+                closed = f"the provider '{request.provider}' closed a kept connection as it was used"
+                raise UpstreamFailed(closed, code="upstream_closed") from exc
             response = await self._send_again(request, max(total - took, 0.001))
         encoding = response.headers.get(CONTENT_ENCODING)
         if encoding is not None:

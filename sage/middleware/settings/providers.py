@@ -84,7 +84,7 @@ class ProviderCommon(SettingsSection):
     timeouts: Timeouts = Timeouts()
     max_concurrency: int | None = Field(None, ge=1)
     retries: int = Field(2, ge=0, le=2)
-    """Further attempts after the first, on other deployments, and only before the first byte to the client."""
+    """Further attempts after the first, elsewhere where that can be, and only before the first byte to the client."""
     deny_fields: tuple[str, ...] = ()
     """Fields of a request that are refused for this provider, beside the built-in list of its kind."""
     hosted_tools: tuple[Text, ...] = ()

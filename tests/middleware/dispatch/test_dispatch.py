@@ -118,11 +118,12 @@ def test_every_key_is_asked_once_and_then_the_client_is_told_to_wait(ups: Callab
 def test_a_failure_that_speaks_of_the_deployment_is_not_tried_with_another_key(
     ups: Callable, gateway: Callable
 ) -> None:
-    up = ups()
-    up.reply(status=500)
-    answer = replicas(gateway, up, api_key="one", api_keys=["two"]).chat()
+    found = [ups(), ups()]
+    for up in found:
+        up.reply(status=500)
+    answer = replicas(gateway, *found, api_key="one", api_keys=["two"], retries=1).chat()
     assert answer.status_code == 502
-    assert keys_seen(up) == ["one"]
+    assert [keys_seen(up) for up in found] == [["one"], ["one"]]
 
 
 # Further attempts
@@ -172,7 +173,7 @@ def test_the_budget_forgets_after_a_minute() -> None:
 def test_a_request_waits_for_a_deployment_that_was_told_to_wait(ups: Callable, gateway: Callable, status: int) -> None:
     up = ups()
     up.reply(status=status, headers={"retry-after": "0.7"}, times=1)
-    running = replicas(gateway, up)
+    running = replicas(gateway, up, retries=0)
     refused = running.chat()
     assert refused.status_code == status
     assert refused.headers["retry-after"] == "1"

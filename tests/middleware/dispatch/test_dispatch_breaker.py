@@ -29,8 +29,10 @@ def ups() -> Iterator[Callable[[], Upstream]]:
 def guarded(upstreams: Callable) -> Callable:
     """``guarded(up, …)``: a gateway whose breakers open after three failures in a row, for a short while."""
 
-    def start(*found: Upstream, failures: int = 3, pause: float = PAUSE, **options):
-        return upstreams(*found, llm={"routing": {"breaker_failures": failures, "breaker_pause": pause}}, **options)
+    def start(*found: Upstream, failures: int = 3, pause: float = PAUSE, provider: dict | None = None, **options):
+        routing = {"breaker_failures": failures, "breaker_pause": pause}
+        provider = {"retries": 0, **(provider or {})}  # one request, one failure
+        return upstreams(*found, llm={"routing": routing}, provider=provider, **options)
 
     return start
 
@@ -258,7 +260,7 @@ def stream_head() -> tuple:
 def test_an_open_breaker_costs_no_attempt(ups: Callable, guarded: Callable) -> None:
     first, second = ups(), ups()
     first.reply(status=500)
-    running = guarded(first, second, pause=60)
+    running = guarded(first, second, pause=60, provider={"retries": 2})
     for attempts in ("2", "2", "2", "1", "1"):
         answer = running.chat()
         assert answer.headers["x-sage-deployment"] == "up1/theirs-1"

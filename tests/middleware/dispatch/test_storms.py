@@ -43,10 +43,11 @@ def ups() -> Iterator[Callable[[], Upstream]]:
 def field(gateway: Callable) -> Callable:
     """``field(url, …)``: a gateway whose model ``bench`` has equal deployments at the addresses."""
 
-    def start(*urls: str, failures: int = NEVER, pause: float = 60.0, queue: float = 0.2, **timeouts: float):
-        providers = {
-            f"up{number}": {"kind": "openai", "base_url": url, "timeouts": timeouts} for number, url in enumerate(urls)
-        }
+    def start(
+        *urls: str, failures: int = NEVER, pause: float = 60.0, queue: float = 0.2, retries: int = 2, **timeouts: float
+    ):
+        common = {"kind": "openai", "timeouts": timeouts, "retries": retries}
+        providers = {f"up{number}": {**common, "base_url": url} for number, url in enumerate(urls)}
         models = {"bench": {"deployments": [{"provider": name, "model": "m"} for name in providers]}}
         routing = {"breaker_failures": failures, "breaker_pause": pause, "queue_timeout": queue}
         return gateway(llm={"providers": providers, "models": models, "routing": routing})
@@ -403,7 +404,7 @@ def test_a_deployment_that_comes_back_is_found_again(ups: Callable, field: Calla
     gate = threading.Event()
     up.reply(status=500, times=5)
     up.reply({"choices": []}, gate=gate, times=1)
-    running = field(up.url, failures=5, pause=0.2)
+    running = field(up.url, failures=5, pause=0.2, retries=0)
     for _ in range(5):
         assert running.chat().status_code == 502
     with ThreadPoolExecutor(30) as pool:

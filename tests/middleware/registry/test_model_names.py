@@ -173,7 +173,7 @@ def test_a_models_limits_of_time_narrow_the_providers(ups: Callable, gateway: Ca
     up.hang()
     models = {"bench": {"deployments": [{"provider": "east", "model": "m"}], "timeouts": {"first_byte": "200ms"}}}
     running = gateway(llm={"providers": {"east": provider(up)}, "models": models})
-    answer = running.chat()
+    answer = running.chat(stream=True)
     assert answer.status_code == 504
     assert "first byte 0.2 s" in answer.json()["error"]["message"]
 

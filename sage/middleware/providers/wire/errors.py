@@ -83,6 +83,12 @@ def upstream_error(
     The upstream's 401 and 403 are about *our* key, so they become a 502, without the upstream's text, which may quote
     the key. 429 and 503 keep ``Retry-After``. Our ``secrets`` are removed from the upstream's text.
     """
+    error = _error_of(provider, status, body, headers, secrets)
+    error.upstream_status = status
+    return error
+
+
+def _error_of(provider: str, status: int, body: Any, headers: Mapping[str, str], secrets: Collection[str]) -> SageError:
     if status == 407:
         return UpstreamFailed(
             f"the proxy of the provider '{provider}' asks for a name and a password, or refused them (status 407); "

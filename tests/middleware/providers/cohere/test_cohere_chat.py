@@ -45,8 +45,8 @@ def up(shared: SharedGateway) -> Upstream:
 
 @pytest.fixture
 def start(up: Upstream, upstreams: Callable) -> Callable[..., Any]:
-    def begin(**sections: Any) -> Any:
-        return upstreams(up, provider=COHERE, **sections)
+    def begin(*, retries: int = 2, **sections: Any) -> Any:
+        return upstreams(up, provider={**COHERE, "retries": retries}, **sections)
 
     return begin
 
@@ -482,7 +482,7 @@ def test_errors(up: Upstream, start: Callable[..., Any], status: int, ours: int,
 def test_an_answer_that_failed_is_no_answer(up: Upstream, start: Callable[..., Any], finish: Any, status: int) -> None:
     up.reply(chat_answer("half", finish=finish), times=1)
     up.use(chat_stream(end(finish)), times=1)  # nothing was said: no byte has gone to the client yet
-    running = start()
+    running = start(retries=0)
     assert running.chat().status_code == status
     assert running.chat(stream=True).status_code == status
 

@@ -530,7 +530,8 @@ def test_errors_have_their_status_and_ollamas_words(up: Upstream, running: Any, 
     assert "model 'absent' not found" in answer.json()["error"]["message"]
     cases = [(400, 400), (500, 502), (429, 429), (503, 503), (401, 502)]
     for status, expected in cases:
-        up.reply({"error": "llama runner process has terminated"}, status=status, times=1)
+        up.reset()
+        up.reply({"error": "llama runner process has terminated"}, status=status)
         answer = running.chat()
         assert answer.status_code == expected
         assert ("llama runner process has terminated" in answer.text) == (status != 401)
