@@ -104,7 +104,7 @@ class EdgeMiddleware:
 
         path = scope["path"]
         if "//" in path or path[-1:] == "/":
-            scope["path"] = self._slashes.without_extra(path)
+            scope["path"] = self._slashes.without_extra(path, scope["method"])
         try:
             receive = self._admit(scope, headers, receive)
             if scope["method"] == "OPTIONS" and await self._answer_preflight(headers, send_answer):

@@ -14,6 +14,7 @@ from starlette.routing import Match, Route
 from sage.errors import InvalidRequest, MethodNotAllowed, NotFound, SageError
 from sage.middleware.app.edge import answer_error
 from sage.middleware.routers.http.asgi import Message
+from sage.middleware.routers.http.faults import body_fault
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -43,8 +44,6 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
 
 async def _on_http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    if isinstance(exc.__cause__, SageError):
-        return await _respond(exc.__cause__)
     path = request.url.path
     if exc.status_code == HTTPStatus.NOT_FOUND:
         return await _respond(NotFound(f"there is no route {path}; /docs lists the routes", code="no_such_route"))
@@ -52,15 +51,19 @@ async def _on_http(request: Request, exc: Exception) -> Response:
         response = await _respond(MethodNotAllowed(f"{request.method} is not allowed at {path}"))
         response.headers["allow"] = ", ".join(_allowed_methods(request))
         return response
-    return await _respond(InvalidRequest(str(exc.detail)))
+    return await _respond(body_fault(exc))
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """The methods of all routes at the request's path; the framework names those of the first one only."""
-    methods: set[str] = set()
-    for route in request.app.router.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+    """The methods of all routes with the request's path; the framework names those of the first one only.
+
+    Routes stand in order: the first that matches has the most exact path.
+    """
+    routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+    found = next((route for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    if found is None:
+        return []
+    methods = {method for route in routes if route.path == found.path for method in route.methods or ()}
     if "GET" in methods:
         methods.add("HEAD")  # the edge answers it as GET
     return sorted(methods)

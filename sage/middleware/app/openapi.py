@@ -100,7 +100,7 @@ def _hot_answer(route: HotRoute) -> dict[str, Any]:
     content = {"application/json": {"schema": schema}}
     if "stream" not in route.request.model_fields:
         return {"description": "The answer.", "content": content}
-    content[route.stream_media] = {"schema": {"type": "string"}}
+    content[route.stream_media] = {}  # a schema would be that of one event, and they are of many shapes
     return {"description": _STREAMS[route.stream_media], "content": content}
 
 

@@ -20,10 +20,20 @@ class Slashes:
         self._templates = [
             (template, _pattern(template, "/", ""), _pattern(template, "/+", "/*")) for template in templates
         ]
+        self._empty_names = frozenset(
+            template[: match.start() + 1]
+            for template, _, _ in self._templates
+            if (match := _PARAMETER.search(template)) and match[1] in _NAMES and match.end() == len(template)
+        )
 
-    def without_extra(self, path: str) -> str:
-        """``path`` without the slashes that no route and no id has."""
+    def without_extra(self, path: str, method: str) -> str:
+        """``path`` without the slashes that no route and no id has.
+
+        To read ``/models/`` is to list them all; to write it is to have forgotten a name.
+        """
         path = "/" + path.lstrip("/")
+        if path in self._empty_names and method not in ("GET", "HEAD"):
+            return path
         if any(exact.fullmatch(path) for _, exact, _ in self._templates):
             return path
         for template, _, loose in self._templates:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.security import OAuth2PasswordRequestForm
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from sage.errors import InvalidRequest, PermissionDenied
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.addresses import network_of
 from sage.middleware.auth.grants import KeyRequest
-from sage.middleware.auth.principal import Scope
+from sage.middleware.auth.principal import ROLES, Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.http.deps import Caller
@@ -53,13 +53,30 @@ class SetupBody(StrictBody):
     password: str
 
 
+# What is checked later, with errors that say more; these are for OpenAPI.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
+_PATTERN = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[^ ?\[]+$"}
+
+
+def _or_null(items: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "array", **items}, {"type": "null"}]}
+
+
 class KeyBody(StrictBody):
     """A new key of the caller. What is left out is taken from the caller's own rights (all scopes but ``admin``)."""
 
-    name: str = ""
-    scopes: list[str] | None = None
-    models: list[str] | None = Field(None, description="Patterns of public model names; '*' is the only wildcard.")
-    tenant: str | None = None
+    name: str = Field("", json_schema_extra={"maxLength": 100})
+    scopes: Annotated[
+        list[str] | None, WithJsonSchema(_or_null({"items": {"enum": [*map(str, Scope)]}, "minItems": 1}))
+    ] = None
+    models: Annotated[
+        list[str] | None,
+        WithJsonSchema(_or_null({"items": _PATTERN, "minItems": 1, "maxItems": 50})),
+        Field(description="Patterns of public model names; '*' is the only wildcard."),
+    ] = None
+    tenant: Annotated[
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _NAME}, {"type": "null"}]})
+    ] = None
     expires_at: int | None = Field(
         None, description="Unix seconds; left out, never, or with the key that makes it.", le=2**53
     )
@@ -73,8 +90,8 @@ class NewUserBody(StrictBody):
 
     username: UserName
     password: str
-    role: str = "user"
-    tenant: str = DEFAULT_TENANT
+    role: Annotated[str, WithJsonSchema({"enum": [*ROLES]})] = "user"
+    tenant: Annotated[str, WithJsonSchema({"type": "string", "pattern": _NAME})] = DEFAULT_TENANT
 
 
 class UserChangeBody(StrictBody):

@@ -15,9 +15,10 @@ from sage.middleware.gateway.collections.requests import ModelName, parse
 from sage.middleware.routers.http.asgi import note, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
-from sage.middleware.routers.http.openapi_bodies import bytes_body, json_body
+from sage.middleware.routers.http.openapi_bodies import EVENTS, bytes_body, json_body
 from sage.middleware.routers.http.progress import ProgressStream
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
+from sage.middleware.settings.providers import nullable_options
 from sage.middleware.settings.retrieval import CollectionOptions
 
 router = guarded_router("Search")
@@ -26,8 +27,11 @@ router = guarded_router("Search")
 class NewCollection(CollectionOptions):
     """A collection's name and what it is made with; what is left out is the configuration's (`retrieval.defaults`)."""
 
+    model_config = ConfigDict(json_schema_extra=nullable_options)
+
     name: str = Field(
-        description="Letters of any script, digits, `.`, `_` and `-`, the first a letter or digit; up to 64."
+        description="Letters of any script, digits, `.`, `_` and `-`, the first a letter or digit; up to 64.",
+        json_schema_extra={"minLength": 1, "maxLength": 64},
     )
     shards: int | None = Field(
         None, ge=0, le=1024, description="Over how many shards; 0 means one store, null the configuration's number."
@@ -119,7 +123,7 @@ async def delete_collection(collection: str, request: Request, principal: Caller
     response_class=Response,
     openapi_extra=json_body(ReembedRequest, {"embedder": "local"}),
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {EVENTS: {}}},
         202: {"model": CollectionState},
     },
 )

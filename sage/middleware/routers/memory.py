@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
-from sage.middleware.gateway.collections.requests import ModelName, parse
+from sage.middleware.gateway.collections.requests import ModelName, parse, vector_schema
 from sage.middleware.gateway.services.tenant_views import MemoryView
 from sage.middleware.routers.http.asgi import read_json
 from sage.middleware.routers.http.bodies import SEARCH_BODY
@@ -56,8 +56,17 @@ class MemoryStored(BaseModel):
 class MemorySearchRequest(ScopedBody):
     """A search by text, by vector, or by both."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["query"], "properties": {"query": {"type": "string"}}},
+                {"required": ["vector"], "properties": {"vector": {"type": "array"}, "rerank": {"type": "null"}}},
+            ]
+        }
+    )
+
     query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
-    vector: list[float] | None = None
+    vector: list[float] | None = Field(None, json_schema_extra=vector_schema)
     session_id: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
     memory_type: str | None = Field(None, min_length=1, max_length=_MAX_NAME)
     limit: int = Field(10, ge=1)

@@ -16,6 +16,7 @@ from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.deps import Caller, TheGateway
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.openapi_bodies import EVENTS
 from sage.middleware.routers.http.progress import ProgressStream
 
 router = guarded_router("Models")
@@ -145,7 +146,7 @@ async def explain_model(name: str, principal: Caller, gateway: TheGateway, quest
     "/models/{name:path}/pull",
     name="models_pull",
     response_class=Response,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {EVENTS: {}}}},
 )
 @requires(Scope.MODELS_WRITE)
 async def pull_model(name: str, principal: Caller, gateway: TheGateway) -> Response:

@@ -48,6 +48,15 @@ class SettingsSection(BaseModel):
         return data
 
 
+def nullable_options(schema: dict[str, Any]) -> None:
+    """Says in a section's JSON ``schema`` that null stands for each default."""
+    required = schema.get("required", ())
+    for name, option in schema.get("properties", {}).items():
+        if name not in required and {"type": "null"} not in option.get("anyOf", ()):
+            described = {key: option.pop(key) for key in ("title", "description", "default") if key in option}
+            schema["properties"][name] = {"anyOf": [option, {"type": "null"}], **described}
+
+
 class Timeouts(SettingsSection):
     """Limits of one upstream call, in seconds."""
 

@@ -83,6 +83,7 @@ def test_an_id_keeps_its_slashes(running: Running, name: str) -> None:
         ("/kv/", 400),  # /kv would remove every key
         ("/collections//documents/", 404),
         ("/collections/", 405),
+        ("/models/", 404),
         ("/models//", 405),
         ("/models//documents", 404),
     ],

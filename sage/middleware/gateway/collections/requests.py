@@ -28,6 +28,14 @@ class RerankOptions(BaseModel):
     depth: int = Field(_DEPTH, ge=1, le=1000)
 
 
+def vector_schema(schema: dict[str, Any]) -> None:
+    """Says in the JSON ``schema`` of a vector that it is not empty, and its numbers are of 32 bits."""
+    for kind in schema.get("anyOf", ()):
+        if kind.get("type") == "array":
+            kind["minItems"] = 1
+            kind["items"] = {"type": "number", "minimum": -3.4e38, "maximum": 3.4e38}
+
+
 def _named(value: Any) -> Any:
     """The options in ``value``, which may be the name of a model alone."""
     if not isinstance(value, str | dict | RerankOptions | None):
@@ -71,11 +79,23 @@ class SearchFields(BaseModel):
     )
 
 
+_QUERY_OR_VECTOR: dict[str, Any] = {
+    "anyOf": [
+        {"required": ["query"], "properties": {"query": {"minLength": 1}}},
+        {"required": ["vector"], "properties": {"vector": {"type": "array"}}},
+    ]
+}
+
+
 class SearchRequest(SearchFields):
     """A query for a collection."""
 
+    model_config = ConfigDict(json_schema_extra=_QUERY_OR_VECTOR)
+
     query: str = Field("", max_length=MAX_QUERY, examples=["document"])
-    vector: list[float] | None = Field(None, description="In place of the query's own embedding.")
+    vector: list[float] | None = Field(
+        None, description="In place of the query's own embedding.", json_schema_extra=vector_schema
+    )
     offset: int = Field(0, ge=0, description="How many results to pass over, for pages.")
     explain: bool = Field(False, description="Say how each score came about.")
     highlight: bool = Field(False, description="Passages of each text with `<em>` around what matched.")

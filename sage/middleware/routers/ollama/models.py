@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from sage.errors import InvalidRequest, NotFound, SageError
 from sage.middleware.auth.principal import Principal, Scope
@@ -24,6 +25,7 @@ from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.providers.base import PullProgress
 from sage.middleware.routers.http.asgi import error_headers, note
 from sage.middleware.routers.http.deps import Caller, TheGateway
+from sage.middleware.routers.http.faults import body_fault
 from sage.middleware.routers.http.guard import GuardedRoute, guarded_router, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON
 from sage.middleware.routers.ollama.inference import OllamaError, error_body, error_line, registered_name
@@ -47,6 +49,8 @@ class OllamaRoute(GuardedRoute):
                 fault = exc.errors()[0]
                 field = ".".join(str(part) for part in fault["loc"][1:]) or "body"
                 error: SageError = InvalidRequest(f"'{field}': {fault['msg']}", param=field)
+            except HTTPException as exc:
+                error = body_fault(exc)
             except SageError as exc:
                 error = exc
             note(request.scope, error=error.code)
@@ -178,9 +182,15 @@ for _method, _path, _name in (
     ("POST", "/api/copy", "ollama_copy"),
     ("POST", "/api/push", "ollama_push"),
     ("DELETE", "/api/delete", "ollama_delete"),
-    ("POST", "/api/blobs/{digest}", "ollama_blob"),
 ):
     router.add_api_route(_path, refuse_change, methods=[_method], name=_name)
+
+
+@router.post("/api/blobs/{digest}", name="ollama_blob")
+@requires(Scope.MODELS_WRITE)
+async def refuse_blob(digest: str, principal: Caller) -> None:
+    """Refused, as what would be made of it."""
+    await refuse_change(principal)
 
 
 def _card(model: PublicModel) -> dict[str, Any]:
