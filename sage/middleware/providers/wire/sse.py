@@ -38,6 +38,8 @@ _FINISH = re.compile(rb'"finish_reason"(?!\s*:\s*(?:null|""))')
 """Where an answer may have ended; only the parsed event tells."""
 _NO_FINISH = ("", "null", "None")
 """What servers write into ``finish_reason`` in place of ``null``."""
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError, orjson.JSONEncodeError)
+"""What a transformation, or the writing, of a chunk raises that does not have the documented shape."""
 _COMMENTS = re.compile(rb"(?:\s++|:[^\r\n]*+[\r\n])*+")
 NOTABLE = rb'error"|usage"|finish_reason"(?!\s*:\s*(?:null|""))'
 """The rest, after its quotation mark, of each key that makes an event more than a piece of text."""
@@ -288,11 +290,11 @@ class EventRelay:
             return b""
         if "model" in chunk:
             chunk["model"] = self._model
-        if self._transform is not None:
-            self._transform(chunk)
         try:
+            if self._transform is not None:
+                self._transform(chunk)
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
-        except orjson.JSONEncodeError as exc:
+        except _MALFORMED as exc:
             raise _no_chunk() from exc
 
     def close(self) -> bytes:
