@@ -24,9 +24,13 @@ _PRAGMAS = (
 def connect(path: Path | None, *pragmas: str, busy_seconds: float, create: bool = False) -> sqlite3.Connection:
     """Connects to the database in ``path``, or to a new one in memory (``None``), for any thread, and runs ``pragmas``.
 
-    Waits up to ``busy_seconds`` for locks of other connections. Makes a missing file only with ``create``.
+    Waits up to ``busy_seconds`` for locks of other connections. Makes a missing file only with ``create``. A file that
+    :func:`is_immutable` can only be read; writes raise what SQLite raises (``SQLITE_READONLY``).
     """
-    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    target = ":memory:"
+    if path is not None:
+        mode = "rwc" if create else "ro&immutable=1" if is_immutable(path) else "rw"
+        target = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(
         target, timeout=busy_seconds, isolation_level=None, check_same_thread=False, uri=path is not None
     )
@@ -37,6 +41,15 @@ def connect(path: Path | None, *pragmas: str, busy_seconds: float, create: bool 
         connection.close()
         raise
     return connection
+
+
+def is_immutable(path: Path) -> bool:
+    """Whether a database in WAL mode is complete in its file and nobody can write to it here, as on a file system that
+    is mounted for reading: SQLite opens it only when it is told so, since it cannot make the files beside it."""
+    if os.access(path.parent, os.W_OK):
+        return False
+    log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    return not shared.exists() and (not log.exists() or not log.stat().st_size)
 
 
 def open_wal(path: Path, *pragmas: str, busy_seconds: float) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from sage.errors import Conflict, InvalidRequest, NotFound, SageError
+from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.directories import CollectionDirectories
 from sage.middleware.retrieval.embedding.builtin import settled_name
@@ -162,6 +162,8 @@ class Collections:
             raise NotFound(
                 f"there is no collection '{name}'", param="collection", code="collection_not_found"
             ) from None
+        except OSError as exc:
+            raise Unavailable(f"collection '{name}' cannot be deleted: {exc.strerror}") from exc
         shutil.rmtree(deleted, ignore_errors=True)
 
     def restore(self, tenant: str, name: str, read: BinaryIO) -> Collection:
@@ -222,9 +224,13 @@ class Collections:
             )
 
     def scratch_of(self, tenant: str) -> Path:
-        """Where to write a new collection before it is complete: a directory beside the others, not made yet."""
+        """Where to write a new collection before it is complete: a directory beside the others, not made yet. Raises
+        :class:`Unavailable` where nothing can be written."""
         parent = self._directories.of_tenant(tenant)
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise Unavailable(f"no collection can be made in '{self._root.name}': {exc.strerror}") from exc
         self._remove_abandoned(parent)
         return parent / f".new-{secrets.token_hex(8)}"
 

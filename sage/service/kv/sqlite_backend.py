@@ -13,7 +13,7 @@ from typing import Any
 from sage.errors import Unavailable
 from sage.forks import written_after_fork
 from sage.service.kv.backends import MISSING, add, decode, encode, end_of_prefix
-from sage.sqlite.connection import connect, open_wal, write_transaction
+from sage.sqlite.connection import connect, is_immutable, open_wal, write_transaction
 from sage.sqlite.failures import cause_of, is_damaged
 from sage.sqlite.group_commit import LeaderCommit, QueuedWrite, WriterInherited, run_each
 
@@ -74,8 +74,11 @@ class SqliteBackend:
             try:
                 # What is deleted is gone from the file.
                 pragmas = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
-                writer = stack.enter_context(closing(open_wal(self._path, *pragmas, busy_seconds=_BUSY_SECONDS)))
-                writer.executescript(_SCHEMA)
+                if self._path.is_file() and is_immutable(self._path):  # it is opened for reading
+                    writer = stack.enter_context(closing(connect(self._path, busy_seconds=_BUSY_SECONDS)))
+                else:
+                    writer = stack.enter_context(closing(open_wal(self._path, *pragmas, busy_seconds=_BUSY_SECONDS)))
+                    writer.executescript(_SCHEMA)
                 reader = connect(self._path, "PRAGMA query_only = ON", busy_seconds=_BUSY_SECONDS)
             except (sqlite3.Error, OSError) as exc:
                 raise _translated(self._path, exc) from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from sage.errors import NotFound, Unavailable
 from sage.middleware.retrieval.snapshots import read_snapshot, write_snapshot
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.vector_store import VectorStore
+from sage.service import KVService, VDBService
 
 pytestmark = pytest.mark.slow
 
@@ -156,12 +157,101 @@ def test_a_read_only_directory(tmp_path: Path) -> None:
     (tmp_path / "c").chmod(0o500)
     with Process() as process:
         process.do("renounce")
-        with pytest.raises(AssertionError, match=r"Unavailable.*cannot be (opened|written)"):
-            process.do("open", path=str(tmp_path / "c"))
-        (tmp_path / "c").chmod(0o700)
         process.do("open", path=str(tmp_path / "c"))
-        assert process.do("search", mode="bm25", query="alpha")["total"] == 1
+        for _ in range(2):
+            assert process.do("search", mode="bm25", query="alpha")["total"] == 1
+            with pytest.raises(AssertionError, match="nothing was written: its files cannot be written"):
+                process.do("add", documents=[{"text": "beta"}])
+        for command in ("optimize", "purge"):
+            with pytest.raises(AssertionError, match="files cannot be written"):
+                process.do(command)
+        (tmp_path / "c").chmod(0o700)
+        process.do("add", documents=[{"text": "beta"}])
+        assert process.do("search", mode="bm25", query="beta")["total"] == 1
         process.do("close")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """``mounted(directory)`` is the same directory, mounted for reading."""
+    places: list[Path] = []
+
+    def mount(directory: Path) -> Path:
+        place = tmp_path / f"mounted{len(places)}"
+        place.mkdir()
+        for options in (["--bind", str(directory)], ["-o", "remount,bind,ro", str(directory)]):
+            done = subprocess.run(["mount", *options, str(place)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                subprocess.run(["umount", "--lazy", str(place)], capture_output=True, check=False)
+                pytest.skip(f"nothing can be mounted for reading here: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_store_on_a_file_system_that_is_mounted_for_reading(tmp_path: Path, mounted: Callable[[Path], Path]) -> None:
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        store.add_documents(["alpha", "beta"], ids=["a", "b"], vectors=[[1.0, 0.0], [0.0, 1.0]])
+    place = mounted(tmp_path / "c")
+    with VectorStore(place) as store:
+        assert len(store) == 2
+        assert [result.id for result in store.search("alpha", mode="bm25")] == ["a"]
+        assert [result.id for result in store.search(vector=[0, 1], mode="dense", top_k=1)] == ["b"]
+        assert store.get("a").text == "alpha"
+        assert store.collection.describe()["index"]["error"] is None
+        writes: list[Callable[[], object]] = [
+            lambda: store.add_documents(["gamma"]),
+            lambda: store.delete(["a"]),
+            lambda: store.collection.update("a", text="x"),
+        ]
+        for write in writes:
+            with pytest.raises(Unavailable, match=r"nothing was written: its files cannot be written; .* mounted for"):
+                write()
+        for work in (store.optimize, store.purge):
+            with pytest.raises(Unavailable, match="files cannot be written"):
+                work()
+        assert [result.id for result in store.search("beta", mode="bm25")] == ["b"]
+
+
+def test_what_is_written_elsewhere_is_seen_through_a_mount_for_reading(
+    tmp_path: Path, mounted: Callable[[Path], Path]
+) -> None:
+    with VectorStore(tmp_path / "c", embedder=None) as store:
+        store.add_documents(["alpha"])
+    with VectorStore(mounted(tmp_path / "c")) as reader:
+        assert len(reader.search("alpha")) == 1
+        with VectorStore(tmp_path / "c") as store:
+            store.add_documents(["alpha beta"])
+            assert len(reader.search("alpha")) == 2
+            store.add_documents(["alpha gamma"])
+            assert len(reader.search("alpha")) == 3
+        assert len(reader.search("alpha")) == 3
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_services_on_a_file_system_that_is_mounted_for_reading(
+    tmp_path: Path, mounted: Callable[[Path], Path], shards: int
+) -> None:
+    with VDBService(persist_directory=str(tmp_path / "v"), shards=shards) as service:
+        service.add([{"id": "a", "vector": [1.0, 0.0], "text": "alpha"}])
+    with KVService("sqlite", persist_directory=str(tmp_path / "v")) as kv:
+        kv.put("a", 1)
+    place = str(mounted(tmp_path / "v"))
+    with KVService("sqlite", persist_directory=place) as kv:
+        assert (kv.get("a"), kv.list_keys()) == (1, ["a"])
+        with pytest.raises(Unavailable, match="files cannot be written"):
+            kv.put("a", 2)
+    with VDBService(persist_directory=place, shards=shards) as service:
+        assert [result["id"] for result in service.search([1.0, 0.0])] == ["a"]
+        with pytest.raises(Unavailable, match="files cannot be written"):
+            service.add([{"vector": [1.0, 0.0]}])
+        with pytest.raises(Unavailable, match="collection 'default' cannot be deleted: Read-only file system"):
+            service.drop("default")
+        with pytest.raises(Unavailable, match="no collection can be made"):
+            service.add([{"vector": [1.0, 0.0]}], tenant="other")
 
 
 def test_a_deleted_database_is_reported(tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ class IndexMaintenance:
                         self._follower.follow()
                         yield
                         return
+                if self._lease.is_read_only:
+                    raise Unavailable(
+                        "the index cannot be changed: its files cannot be written; see that the file system is mounted "
+                        "for writing and that the directory belongs to this user",
+                        retry_after=None,
+                    )
                 if time.monotonic() >= until:
                     raise _others_at_work()
                 self.closing.wait(LEASE_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import os
@@ -71,6 +72,9 @@ def _small_last(segments: Sequence[Extent]) -> Run | None:
     return None
 
 
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 class MergeLease:
     """The right to write and remove a collection's index files. One holder at a time over all processes; a process
     that ends loses it."""
@@ -78,6 +82,8 @@ class MergeLease:
     def __init__(self, path: Path | None) -> None:
         """``None`` means a collection in memory, whose lease is always free."""
         self._path = path
+        self.is_read_only = False
+        """Whether nobody can have it, since its file could not be written at the last attempt."""
 
     @contextmanager
     def attempt(self) -> Iterator[bool]:
@@ -85,7 +91,15 @@ class MergeLease:
         if self._path is None:
             yield True
             return
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            if exc.errno not in _NOT_WRITABLE:
+                raise
+            self.is_read_only = True
+            yield False
+            return
+        self.is_read_only = False
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

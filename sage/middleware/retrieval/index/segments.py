@@ -55,7 +55,8 @@ class SegmentFiles:
         self.directory = directory
         self._collection = collection
         self._options = options
-        directory.mkdir(mode=0o700, exist_ok=True)
+        if os.access(directory.parent, os.W_OK):  # else it is opened for reading
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     def open_all(
         self, records: Sequence[SegmentRecord], generation: int, missing: frozenset[str] = frozenset()

@@ -60,6 +60,8 @@ class InFiles:
         self._watcher: sqlite3.Connection | None = None
         self._watcher_lock = threading.Lock()
         self._epoch = 0
+        self._unchanging: tuple[int, ...] | None = None
+        """What the file was like when it was opened as one that nobody writes to; ``None`` means that it was not."""
         self._checkpoint_at = _CHECKPOINT
         self._forks = forks.count
         self._closed = False
@@ -80,6 +82,7 @@ class InFiles:
         self._give_back(connection)
 
     def _borrow(self) -> sqlite3.Connection:
+        self._notice_change()
         with self._lock:
             self._check_open()
             if self._idle:
@@ -130,10 +133,23 @@ class InFiles:
         for connection in closing:
             connection.close()
 
+    def _notice_change(self) -> None:
+        """A file on a file system that is mounted for reading here may be written elsewhere all the same."""
+        if self._unchanging is not None and self._unchanging != self._file_state():
+            self._unchanging = None
+            self._close_idle()
+
+    def _file_state(self) -> tuple[int, ...]:
+        stat = os.stat(self._path)
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns, int(sqlite.is_immutable(self._path))
+
     def version(self) -> int:
+        self._notice_change()
         with self._watcher_lock:
             if self._watcher is None:
                 self._check_open()
+                if sqlite.is_immutable(self._path):
+                    self._unchanging = self._file_state()
                 self._watcher = self._connect("PRAGMA query_only = ON")
                 self._epoch += 1 << 40  # a new connection begins to count again
             try:

@@ -218,6 +218,9 @@ class DocumentStore:
 
     def settle(self, key: str, value: object) -> Any:
         """The value under ``key``, beside the documents; if there is none, it becomes ``value``, a small JSON value."""
+        with self.reading() as reading:
+            if (settled := reading.state(key)) is not None:
+                return settled
 
         def work(connection: sqlite3.Connection, state: TransactionState) -> tuple[TransactionState, RowChanges, Any]:
             connection.execute("INSERT OR IGNORE INTO states VALUES (?, ?)", (key, orjson.dumps(value).decode()))

@@ -148,6 +148,8 @@ class TenantCollections:
             raise NotFound(
                 f"there is no collection '{name}'", param="collection", code="collection_not_found"
             ) from None
+        except OSError as exc:
+            raise Unavailable(f"collection '{name}' cannot be deleted: {exc.strerror}") from exc
         with self._lock:
             running = self._running.pop(directory, None)
         try:
