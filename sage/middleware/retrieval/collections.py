@@ -230,7 +230,7 @@ class Collections:
         try:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
-            raise Unavailable(f"no collection can be made in '{self._root.name}': {exc.strerror}") from exc
+            raise Unavailable(f"no collection can be made in '{parent.name}': {exc.strerror}") from exc
         self._remove_abandoned(parent)
         return parent / f".new-{secrets.token_hex(8)}"
 
