@@ -57,13 +57,19 @@ def detect(data: bytes) -> str:
 
 
 def unicode_encoding(data: bytes) -> str | None:
-    """UTF-8 is tried first: text in another encoding is hardly ever valid UTF-8. ISO 2022 is told by its escapes."""
+    """UTF-8 comes before others without a mark: text in another encoding is hardly ever valid UTF-8. ISO 2022 is told
+    by its escapes."""
     if by_mark := _by_mark(data):
         return by_mark
-    if _CONTROL.search(data[:_SAMPLE]) and (wide := _unmarked(data[:_SAMPLE])):
+    sample = data[:_SAMPLE]
+    if b"\x00" in sample and (wide := _unmarked(sample)):
         return wide
     names = ("iso2022_jp", "iso2022_kr", "utf-8") if b"\x1b$" in data else ("utf-8",)
-    return next((name for name in names if _decodes(data, name)), "utf-8" if _is_nearly_utf8(data) else None)
+    if name := next((name for name in names if _decodes(data, name)), None):
+        return name
+    if _CONTROL.search(sample) and (wide := _unmarked(sample)):
+        return wide
+    return "utf-8" if _is_nearly_utf8(data) else None
 
 
 def _is_nearly_utf8(data: bytes) -> bool:

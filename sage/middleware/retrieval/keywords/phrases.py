@@ -48,6 +48,9 @@ def clause_masks(
                 if limit < 0:
                     raise _too_common(clause)
                 is_met = _with_phrase(is_met, clause, start, analyzer, texts)
+            if clause.whole is not None:
+                is_met[postings.postings(clause.whole)[0]] = True
+                is_met &= mask
             mask &= is_met if is_required else ~is_met
         masks.append(mask)
     return masks
@@ -63,7 +66,7 @@ def _too_common(clause: Clause) -> InvalidRequest:
 
 
 def _meeting(postings: Postings, clause: Clause, mask: Mask) -> Mask:
-    """Which documents of ``mask`` hold all terms of the clause, or the one term ``whole``."""
+    """Which documents of ``mask`` hold all terms of the clause."""
     is_met = np.zeros(postings.size, np.bool_)
     lists = [postings.postings(term)[0] for term in clause.terms]
     lists.sort(key=len)
@@ -72,8 +75,6 @@ def _meeting(postings: Postings, clause: Clause, mask: Mask) -> Mask:
         for other in lists[1:]:
             ordinals = ordinals[np.isin(ordinals, other, assume_unique=True)] if len(ordinals) else ordinals
         is_met[ordinals] = True
-    if clause.whole is not None:
-        is_met[postings.postings(clause.whole)[0]] = True
     return is_met & mask
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sage.middleware.retrieval.text import scripts
 from sage.middleware.retrieval.text.analyzer import Analyzer
+from sage.middleware.retrieval.text.tokens import Token
 
 _QUOTES = {'"': '"', "“": "”", "„": "”“", "「": "」", "『": "』", "＂": "＂"}
 MOST_SPECIAL = 50
@@ -20,7 +22,7 @@ class Clause:
     """A word or phrase that a document must, or must not, hold.
 
     A document meets it when it holds all of ``terms``, and the words of ``sequence`` in a row; or the one term
-    ``whole``.
+    ``whole``, which stands for all of them (``nodejs`` for ``node.js``).
     """
 
     text: str
@@ -131,9 +133,17 @@ def _clause(part: _QueryPart, analyzer: Analyzer) -> Clause | None:
     tokens = analyzer.tokens(part.text)
     pairs = {token.term for token in tokens if token.is_pair}
     singles = [token for token in tokens if token.atom]
+    whole = _whole(tokens, singles)
     if part.phrase or pairs or not singles:
         terms = tuple(dict.fromkeys([*sorted(pairs), *(token.term for token in singles)]))
-        return Clause(part.text, terms, atoms if len(atoms) > 1 and "".join(atoms) not in pairs else ())
+        return Clause(part.text, terms, atoms if len(atoms) > 1 and "".join(atoms) not in pairs else (), whole)
+    return Clause(part.text, tuple(dict.fromkeys(atoms)), (), whole)
+
+
+def _whole(tokens: Sequence[Token], singles: Sequence[Token]) -> str | None:
+    """The term that stands for all words of a clause."""
+    if len(singles) < 2:
+        return None
     low, high = min(token.start for token in singles), max(token.end for token in singles)
-    wholes = [token.term for token in tokens if not token.atom and token.start <= low and token.end >= high]
-    return Clause(part.text, tuple(dict.fromkeys(atoms)), (), wholes[-1] if wholes else None)
+    wholes = [token for token in tokens if not token.atom and token.start <= low and token.end >= high]
+    return wholes[-1].term if wholes and not wholes[-1].is_pair else None

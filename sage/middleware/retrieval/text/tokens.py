@@ -20,7 +20,6 @@ _TONE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")
 _DOTTED = re.compile(r"[^.,\d]*\d+(?:,\d{3})*(?:\.\d+)+[^.,]*|[^.,]+")
 _RUN = re.compile(r"\d+(?:[.,]\d+)*|\D+")
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 _SPLIT_WORD = re.compile(r"([^\W\d_]+)-([^\W\d_]+)")
 _PREFIXES = (
     "anti auto extra hyper inter intra macro meta micro mini multi over post pseudo semi super trans ultra under"
@@ -61,7 +60,7 @@ def tokens_of(word: str) -> list[Token]:
     gives ``ete``.
     """
     if word.isalpha():
-        return _compound(word, 0)
+        return [token for token in _compound(word, 0) if token.term]
     if word[-1] in "+#":
         return [Token(word.lower(), 0, len(word), True)]
     if word[0] >= "\u2600" and not word[0].isalnum():  # an emoji: its skin tone and its style do not count
@@ -126,7 +125,7 @@ def _bounds(word: str) -> list[int]:
             needed = 1 if begin - before > 1 and not word[begin - 1].isdigit() else 2
             if end - begin >= needed:
                 bounds.append(begin)
-    camel = [match.start() for match in _CAMEL.finditer(word)]
+    camel = [] if word.islower() else [place for place in range(1, len(word)) if _begins_word(word, place)]
     if camel:
         edges = sorted({0, *bounds, *camel, len(word)})
         for before, bound, after in zip(edges, edges[1:], edges[2:], strict=False):
@@ -150,6 +149,14 @@ def _apostrophes(word: str, tokens: list[Token]) -> list[Token]:
             token = Token((last.term + token.term)[:LONGEST], last.start, token.end, True)
         result.append(token)
     return result
+
+
+def _begins_word(word: str, place: int) -> bool:
+    """Whether a capital stands there after a small letter, or is the last of several before small ones."""
+    if not word[place].isupper():
+        return False
+    following = word[place + 1 : place + 3]
+    return word[place - 1].islower() or (word[place - 1].isupper() and len(following) == 2 and following.islower())
 
 
 def _whole_terms(word: str, start: int, atoms: list[Token]) -> list[tuple[str, int, int]]:

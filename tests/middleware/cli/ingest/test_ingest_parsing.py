@@ -277,6 +277,7 @@ CHINESE = "检索增强生成把文档交给模型。The model reads them. 繁�
         ("cp1252", "Die Größe der Straße: 5 € für Übung."),
         ("cp1252", "© 2024, 20 °C ± 2, £5"),
         ("cp1252", "café"),
+        ("ascii", "Bush hid the facts\b"),
         ("cp1251", "A long English introduction comes first. " * 3000 + "Потом идёт документ на русском языке."),
     ],
 )

@@ -59,6 +59,7 @@ ANALYZER = Analyzer(AnalysisOptions())
         ("١٢٣ १२३ ๑๒๓ １２３ ١٬٢٣٤٫٥", ["123", "123", "123", "123", "1234.5"]),
         ("", []),
         (" ,;。！ ", []),
+        ("ـ ab1ـ", ["ab", "1", "ab1"]),
     ],
 )
 def test_terms(text: str, terms: list[str]) -> None:
@@ -91,6 +92,7 @@ def test_terms(text: str, terms: list[str]) -> None:
         ("maxTokens", "max_tokens"),
         ("snake_case", "snake"),
         ("ÜberGröße", "größe"),
+        ("данныеПользователя", "пользователя"),
         ("Ph.D.", "phd"),
         ("ph.d.", "PhD"),
         ("M.Sc.", "msc"),

@@ -74,6 +74,28 @@ def test_constraints(query: str, left: list[int] | None) -> None:
     assert matching(query, texts) == left
 
 
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("+nodejs", [0, 1]),
+        ("+node.js", [0, 1]),
+        ('"node.js"', [0, 1]),
+        ('"nodejs"', [0, 1]),
+        ('"js node"', []),
+        ('-"node.js"', [2, 3, 4]),
+        ("+e-mail", [2, 3]),
+        ('"e-mail"', [2, 3]),
+        ("+email -mail", [3]),
+        ("+getUserById", [4]),
+        ("+user", [4]),
+        ('"user by id"', [4]),
+    ],
+)
+def test_words_written_in_two_ways_meet_the_same_constraints(query: str, left: list[int]) -> None:
+    texts = ["about node.js", "about NodeJS", "an e-mail", "an email", "call getUserById()"]
+    assert matching(query, texts) == left
+
+
 def test_the_dead_are_neither_asked_for_nor_found() -> None:
     texts = ["brown fox", "brown fox", "brown fox", "x"]
     assert matching('"brown fox"', texts, [False, True, False, True]) == [1]
