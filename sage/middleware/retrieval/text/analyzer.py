@@ -8,7 +8,7 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.retrieval.text import scripts
-from sage.middleware.retrieval.text.tokens import STOP_WORDS, Token, tokens_of
+from sage.middleware.retrieval.text.tokens import STOP_WORDS, Token, is_name_and_number, tokens_of, whole_before_number
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 _CACHED_WORDS = 2**16
@@ -59,9 +59,15 @@ class Analyzer:
                 terms.extend(self._run_terms(match[1]))
             else:
                 for word in self._patterns.word.findall(match[0]):
-                    if word.lower() not in self._stop_words:
-                        terms.extend(self._term_cache[word])
+                    terms.extend(self._content_terms_of(word))
         return terms
+
+    def _content_terms_of(self, word: str) -> tuple[str, ...]:
+        name, space, number = word.partition(" ")
+        if name.lower() in self._stop_words:
+            return self._term_cache[number] if space else ()
+        terms = self._term_cache[word]
+        return terms[-1:] if is_name_and_number(word) else terms
 
     def atoms(self, text: str) -> list[str]:
         """The words of ``text`` one after the other, without terms that overlap others (pairs of characters, whole
@@ -145,6 +151,9 @@ class _TermCache(dict[str, tuple[str, ...]]):
         self._lock = threading.Lock()  # a stemmer is not safe for several threads
 
     def __missing__(self, word: str) -> tuple[str, ...]:
+        if " " in word:
+            name, number = word.rsplit(" ", 1)
+            return (*self[name], *self[number], *whole_before_number(name, number))
         if word[0].isupper() and word[1:].islower() and word.isascii():
             terms = self[word.lower()]  # at the beginning of a sentence
         else:

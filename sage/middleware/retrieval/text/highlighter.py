@@ -10,6 +10,7 @@ from html import escape
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.query_syntax import parse_query
 from sage.middleware.retrieval.text.scripts import is_unspaced
+from sage.middleware.retrieval.text.tokens import Token
 
 PASSAGES = 3
 WIDTH = 160
@@ -71,14 +72,21 @@ class Highlighter:
         if not tokens_found:
             tokens_found = [token for token in tokens if token.term in self._singles]
         joined: list[_Match] = []
-        for token in sorted(tokens_found, key=lambda token: (token.start, token.end)):
+        spans = [(*span, token.term) for token in tokens_found for span in _spans(text, token)]
+        for start, end, term in sorted(spans):
             last = joined[-1] if joined else None
-            if last is not None and token.start <= last.end:
-                last.end = max(last.end, token.end)
-                last.terms.add(token.term)
+            if last is not None and start <= last.end:
+                last.end = max(last.end, end)
+                last.terms.add(term)
             else:
-                joined.append(_Match(token.start, token.end, {token.term}))
+                joined.append(_Match(start, end, {term}))
         return joined
+
+
+def _spans(text: str, token: Token) -> list[tuple[int, int]]:
+    """Where it stands; the name and the number of ``rtx 4090`` each by itself."""
+    gap = -1 if token.atom else text.find(" ", token.start, token.end)
+    return [(token.start, token.end)] if gap < 0 else [(token.start, gap), (gap + 1, token.end)]
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ _EMOJI_SEQUENCE = (
     f"[\U0001f1e6-\U0001f1ff]{{2}}|[{_EMOJI}](?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d[{_EMOJI}\u2640\u2642])*"
 )
 _JOINT = r"(?:(?:://|[-._/'@])|(?<=\d),(?=\d{3}(?!\d)))"
+_BEFORE_NUMBER = r" (?=\d)(?<=[^\W\d_] )(?=\d+(?:\.\d+)*(?!\w|[-_/'@:.,]\w))"
 _SIGNED = r"(?:[cC]\+\+|[cCfF]#)"
 _SILENT = re.compile("[\u00ad\u2060\ufeff\u2122\u00ae\u00a9\u2120]")
 _LIKE = str.maketrans(
@@ -32,7 +33,8 @@ _LATIN = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """``word`` finds words with what joins them (``rtx-4090``, ``a@b.org``), emoji too; ``run`` finds runs of scripts
+    """``word`` finds words with what joins them (``rtx-4090``, ``a@b.org``), with the number that follows them
+    (``rtx 4090``), emoji too; ``run`` finds runs of scripts
     written without spaces; ``mixed`` cuts a text into such runs (group 1) and all between them."""
 
     ascii: re.Pattern[str]
@@ -59,7 +61,7 @@ def is_unspaced(text: str) -> bool:
 
 
 def _words(letter: str) -> str:
-    return rf"{_SIGNED}(?!{letter}|[+#])|{letter}+(?:{_JOINT}{letter}+)*"
+    return rf"{_SIGNED}(?!{letter}|[+#])|{letter}+(?:(?:{_JOINT}|{_BEFORE_NUMBER}){letter}+)*"
 
 
 def _marks() -> str:

@@ -20,6 +20,7 @@ _TONE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")
 _DOTTED = re.compile(r"[^.,\d]*\d+(?:,\d{3})*(?:\.\d+)+[^.,]*|[^.,]+")
 _RUN = re.compile(r"\d+(?:[.,]\d+)*|\D+")
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
+_NAME_AND_NUMBER = re.compile(r"[^\W\d_]{2,}\d+")
 _SPLIT_WORD = re.compile(r"([^\W\d_]+)-([^\W\d_]+)")
 _PREFIXES = (
     "anti auto extra hyper inter intra macro meta micro mini multi over post pseudo semi super trans ultra under"
@@ -59,6 +60,8 @@ def tokens_of(word: str) -> list[Token]:
     ``email``. ``1,234.5`` gives ``1234.5``, ``v1.2`` ``1.2``; ``a.b@c.org`` its parts, the host and itself; ``l'été``
     gives ``ete``.
     """
+    if " " in word:
+        return _before_number(*word.rsplit(" ", 1))
     if word.isalpha():
         return [token for token in _compound(word, 0) if token.term]
     if word[-1] in "+#":
@@ -74,6 +77,25 @@ def tokens_of(word: str) -> list[Token]:
     wholes = _whole_terms(word, start, [token for token in tokens if token.atom])
     tokens.extend(Token(term, begin, end, False) for term, begin, end in wholes)
     return [token for token in tokens if token.term]
+
+
+def is_name_and_number(word: str) -> bool:
+    """Whether it is a code such as ``RTX4090``. In a query it stands for itself: its words alone are in other codes."""
+    return _NAME_AND_NUMBER.fullmatch(word) is not None
+
+
+def whole_before_number(name: str, number: str) -> tuple[str, ...]:
+    """The term of both: ``rtx4090`` for ``rtx 4090``; none where it is no name, as in ``in 2024``."""
+    if not name.isalpha() or name.lower() in STOP_WORDS or len(name) + len(number) > _LONGEST_WHOLE:
+        return ()
+    return (fold(name) + number,)
+
+
+def _before_number(name: str, number: str) -> list[Token]:
+    shift = len(name) + 1
+    after = [Token(token.term, token.start + shift, token.end + shift, token.atom) for token in tokens_of(number)]
+    whole = [Token(term, 0, shift + len(number), False) for term in whole_before_number(name, number)]
+    return [*tokens_of(name), *after, *whole]
 
 
 def _dotted(part: str, start: int) -> list[Token]:
@@ -116,15 +138,13 @@ def _compound(word: str, start: int) -> list[Token]:
 
 
 def _bounds(word: str) -> list[int]:
-    """Where the words of a compound begin, but the first. Single letters and digits are no words: ``x2``, ``H2O``,
+    """Where the words of a compound begin, but the first. Single letters are no words: ``B12``, ``i18n``, ``H2O``,
     ``iPhone``, ``PhD`` and ``90s`` stay whole."""
     bounds: list[int] = []
     runs = [match.span() for match in _RUN.finditer(word)]
-    if len(runs) > 1 and not _ORDINAL.fullmatch(word.lower()):
-        for (before, begin), (_, end) in pairwise(runs):
-            needed = 1 if begin - before > 1 and not word[begin - 1].isdigit() else 2
-            if end - begin >= needed:
-                bounds.append(begin)
+    letters = [end - begin for begin, end in runs if not word[begin].isdigit()]
+    if len(runs) > 1 and min(letters, default=0) > 1 and not _ORDINAL.fullmatch(word.lower()):
+        bounds = [begin for begin, _ in runs[1:]]
     camel = [] if word.islower() else [place for place in range(1, len(word)) if _begins_word(word, place)]
     if camel:
         edges = sorted({0, *bounds, *camel, len(word)})

@@ -31,6 +31,8 @@ ANALYZER = Analyzer(AnalysisOptions())
         ('"brown fox" -red', "red brown fox", ["red <em>brown</em> <em>fox</em>"]),
         ("user", "call getUserById(1)", ["call get<em>User</em>ById(1)"]),
         ("nodejs email 123", "Node.JS by e-mail ١٢٣", ["<em>Node.JS</em> by <em>e-mail</em> <em>١٢٣</em>"]),
+        ("RTX4090", "an RTX 4090 card", ["an <em>RTX</em> <em>4090</em> card"]),
+        ("rtx 4090", "an RTX4090 card", ["an <em>RTX4090</em> card"]),
         ("1.2.3", "since v1.2.3", ["since <em>v1.2.3</em>"]),
         (unicodedata.normalize("NFD", "+한국어"), "한국어 수업", ["<em>한국어</em> 수업"]),
         ("ไทย", "ภาษาไทย", ["ภาษา<em>ไทย</em>"]),
