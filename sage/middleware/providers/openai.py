@@ -18,7 +18,7 @@ from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay
 from sage.middleware.providers.openai_fields import DOCUMENTED, MESSAGE
 from sage.middleware.providers.vendor import Vendor
 from sage.middleware.providers.wire.errors import reported_error
-from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices
+from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices, normalise_texts
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.providers.wire.vectors import normalise_embeddings
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
@@ -134,7 +134,7 @@ class OpenAIProvider(Vendor):
             return normalise_choices(items, keep_reasoning=self._keeps_reasoning)
         if call.operation is Operation.EMBEDDINGS:
             return normalise_embeddings(call, items, answer.get("model"), self._requested_dimensions(call))
-        return False
+        return normalise_texts(items) if call.operation is Operation.COMPLETIONS else False
 
     def _requested_dimensions(self, call: ModelCall) -> Any:
         """The length of vectors that the upstream was asked for; ``None`` means none."""

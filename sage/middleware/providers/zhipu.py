@@ -250,7 +250,8 @@ class ZhipuProvider(OpenAIProvider):
             chunk.setdefault("model", call.model)
             try:
                 for choice in chunk.get("choices") or ():
-                    choice.setdefault("delta", {})
+                    if "message" not in choice:
+                        choice.setdefault("delta", {})
                     self._adjust_finish(choice)
             except (AttributeError, TypeError) as exc:
                 raise self._malformed(call) from exc

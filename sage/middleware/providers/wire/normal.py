@@ -54,6 +54,15 @@ def normalise_choices(choices: list[dict[str, Any]], *, keep_reasoning: bool = T
     return changed
 
 
+def normalise_texts(choices: list[dict[str, Any]]) -> bool:
+    """The same for ``completions``: a choice that has ended without a text has an empty one."""
+    changed = False
+    for choice in choices:
+        if choice.get("text") is None and choice.get("finish_reason"):
+            choice["text"], changed = "", True
+    return changed
+
+
 def _mend_message(message: dict[str, Any], keep_reasoning: bool) -> bool:
     changed = _mend_reasoning(message, keep_reasoning)
     if "content" not in message:
@@ -108,7 +117,7 @@ class NormalRelay(EventRelay):
 
     def feed(self, data: bytes) -> bytes:
         events = super().feed(data)
-        if self._is_notable and _MAY_NEED_MENDING.search(events) is not None:
+        if self._is_notable and _may_need_mending(events):
             return self._mended(events)
         if not self._has_deltas:
             self._has_deltas = b'"delta"' in events
@@ -116,7 +125,7 @@ class NormalRelay(EventRelay):
 
     def close(self) -> bytes:
         events = super().close()
-        return self._mended(events) if events and _MAY_NEED_MENDING.search(events) is not None else events
+        return self._mended(events) if _may_need_mending(events) else events
 
     def _mended(self, events: bytes) -> bytes:
         return b"".join([self._mend_event(event) + b"\n\n" for event in events.split(b"\n\n")[:-1]])
@@ -164,6 +173,13 @@ class NormalRelay(EventRelay):
         for entry, fragment in zip(functions_of(entries), fragments, strict=True):
             changed = _mend_fragment(entry, fragment) or changed
         return changed
+
+
+def _may_need_mending(events: bytes) -> bool:
+    """Whether a chunk in ``events`` may have a field that needs mending, or a choice without a delta."""
+    if _MAY_NEED_MENDING.search(events) is not None:
+        return True
+    return events.count(b'"delta"') < events.count(b'"finish_reason"')
 
 
 def _mend_fragment(entry: dict[str, Any], fragment: CallFragment) -> bool:

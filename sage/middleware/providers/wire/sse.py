@@ -41,7 +41,7 @@ _NO_FINISH = ("", "null", "None")
 _MALFORMED = (AttributeError, KeyError, TypeError, ValueError, orjson.JSONEncodeError)
 """What a transformation, or the writing, of a chunk raises that does not have the documented shape."""
 _COMMENTS = re.compile(rb"(?:\s++|:[^\r\n]*+[\r\n])*+")
-NOTABLE = rb'error"|usage"|finish_reason"(?!\s*:\s*(?:null|""))'
+NOTABLE = rb'error"|usage"(?!\s*:\s*null)|finish_reason"(?!\s*:\s*(?:null|""))'
 """The rest, after its quotation mark, of each key that makes an event more than a piece of text."""
 
 

@@ -264,6 +264,15 @@ def test_reasoning_is_reasoning_content(kind: str, sent: Any, client: openai.Ope
     assert chunk.choices[0].delta.to_dict(warnings=False) == {**sent, "reasoning_content": "2+2"}
 
 
+def test_messages_in_place_of_deltas_are_read_for_every_kind(client: openai.OpenAI, up: Upstream) -> None:
+    said = {"role": "assistant", "content": "4"}
+    for kind in KINDS:
+        up.reset()
+        up.stream([chat_chunk(None, choices=[{"index": 0, "message": said, "finish_reason": "stop"}])])
+        (chunk,) = client.chat.completions.create(model=kind, messages=HELLO, stream=True)
+        assert chunk.choices[0].delta.content == "4"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("choice", [{"message": None}, {}], ids=["null", "none"])
 def test_a_filtered_answer_needs_no_message(kind: str, choice: Any, running: Any, up: Upstream) -> None:
@@ -278,6 +287,31 @@ def test_a_filtered_answer_needs_no_message(kind: str, choice: Any, running: Any
     lines = running.chat(kind, stream=True).text.split("\n\n")
     assert json.loads(lines[0].removeprefix("data: "))["choices"][0]["delta"] == {}
     assert lines[-2] == "data: [DONE]"
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "content_filter", "tool_calls"])
+def test_the_last_chunk_of_an_answer_needs_no_delta(finish: str, client: openai.OpenAI, up: Upstream) -> None:
+    up.stream([delta(content="4"), chat_chunk(None, choices=[{"index": 0, "finish_reason": finish}])])
+    chunks = list(client.chat.completions.create(model="openai", messages=HELLO, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "4"
+    assert chunks[-1].choices[0].finish_reason == finish
+
+
+def test_usage_that_is_null_until_the_end_is_read(running: Any, client: openai.OpenAI, up: Upstream) -> None:
+    events = [delta(content="4") | {"usage": None}, delta("stop") | {"usage": None}, usage_chunk(3, 2)]
+    up.stream(events)
+    asked: Any = {"include_usage": True}
+    chunks = list(client.chat.completions.create(model="openai", messages=HELLO, stream=True, stream_options=asked))
+    assert [chunk.usage.total_tokens if chunk.usage else None for chunk in chunks] == [None, None, 5]
+    lines = running.chat("openai", stream=True).text.split("\n\n")
+    assert [json.loads(line[6:])["usage"] for line in lines[:-2]] == [None, None]
+
+
+def test_a_filtered_completion_has_an_empty_text(client: openai.OpenAI, up: Upstream) -> None:
+    head = {"id": "c", "object": "text_completion", "created": 1, "model": "theirs"}
+    up.reply({**head, "choices": [{"index": 0, "text": None, "finish_reason": "content_filter"}]})
+    (choice,) = client.completions.create(model="openai", prompt="once").choices
+    assert (choice.text, choice.finish_reason) == ("", "content_filter")
 
 
 def test_a_choice_that_has_not_ended_needs_a_message(running: Any, up: Upstream) -> None:
