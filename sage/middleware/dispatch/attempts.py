@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from sage.errors import RateLimited, SageError, Unsupported
+from sage.errors import InvalidRequest, RateLimited, SageError, Unsupported
 from sage.middleware.dispatch.balancing import choose
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel, may_pass
 from sage.middleware.dispatch.prefix_affinity import Prefixes
@@ -16,6 +16,8 @@ from sage.middleware.providers.base import ModelCall, Operation
 _WITHOUT_SLOT = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOLERANCE = 0.005
 """Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
+_ADDED = "stream_options"
+"""The field that the gateway adds to requests of its own accord: streams are asked for their usage."""
 _SOON = 1.0
 """Seconds that a request waits at most to ask a deployment again that it has asked already."""
 
@@ -48,6 +50,7 @@ class AttemptPlan:
         "_excluded_keys",
         "_preferred",
         "_prefixes",
+        "_refused_by",
         "_ruled_out",
         "attempts",
         "failure",
@@ -79,6 +82,8 @@ class AttemptPlan:
         self._ruled_out: dict[str, Unavailability] = {}  # by deployment
         self._again: set[str] = set()
         """Deployments that failed in a way that may pass; they are asked once more when no other is left."""
+        self._refused_by: Deployment | None = None
+        """The deployment that has refused a field which the gateway has added."""
         self._excluded_keys: dict[str, set[int]] = {}  # by provider
         self._preferred: dict[str, str | None] = {}  # by model
 
@@ -233,6 +238,21 @@ class AttemptPlan:
         self._ruled_out[deployment.name] = Unavailability.UNSUPPORTED
         if self.failure is None:
             self.failure = error
+
+    def record_refused_field(self, deployment: Deployment, error: InvalidRequest) -> bool:
+        """Leaves out a field that the gateway has added, if ``error`` is about it; returns whether that may help."""
+        call = self._call
+        if not call.stream or call.omitted is not None or error.upstream_status not in (400, 422):
+            return False
+        if _ADDED not in error.message and _ADDED not in (error.param or ""):
+            return False
+        call.omitted, self._refused_by = _ADDED, deployment
+        return True
+
+    def record_accepted(self, deployment: Deployment) -> None:
+        """``deployment`` answers a request without the field that was refused."""
+        if deployment is self._refused_by and self._call.omitted is not None:
+            deployment.provider.learn(deployment.model, self._call.omitted)
 
     def record_failure(self, lease: DeploymentLease, failure: SageError, of_key: bool) -> None:
         """Rules the deployment out for this request, or only the key if the failure is ``of_key``.

@@ -7,7 +7,16 @@ import math
 import time
 from collections.abc import Sequence
 
-from sage.errors import DeadlineExceeded, NotFound, RateLimited, SageError, Unavailable, Unsupported, UpstreamFailed
+from sage.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    SageError,
+    Unavailable,
+    Unsupported,
+    UpstreamFailed,
+)
 from sage.middleware.dispatch import retry_budget
 from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
 from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
@@ -59,9 +68,15 @@ class Dispatch:
             lease = await self._lease(plan)
         while True:
             try:
-                return await self._attempt(call, plan, lease)
+                upstream = await self._attempt(call, plan, lease)
+                if call.omitted is not None:
+                    plan.record_accepted(lease.deployment)
+                return upstream
             except Unsupported as exc:
                 plan.record_unsupported(lease.deployment, exc)
+            except InvalidRequest as exc:
+                if not plan.record_refused_field(lease.deployment, exc):
+                    raise
             except _RETRYABLE as exc:
                 plan.record_failure(lease, exc, _concerns_key(exc))
                 if plan.sent:

@@ -69,6 +69,8 @@ class ModelCall:
     """Called when ``deadline`` has changed; set while a watch is on the call."""
     caller: tuple[str, str] = ("", "")
     """The tenant and the user that it is made for; the gateway sets it. Where requests wait, tenants take turns."""
+    omitted: str | None = None
+    """A field that an upstream has refused in this call and that the gateway has added to it: it is left out now."""
     native: Native | None = None
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
     hints: Mapping[str, Any] | None = None
@@ -289,6 +291,10 @@ class Provider(Protocol):
 
     def relay(self, call: ModelCall) -> Relay:
         """The translator of one stream."""
+        ...
+
+    def learn(self, model: str, omitted: str) -> None:
+        """The server has answered for ``model`` once ``omitted`` was left out: it is never sent again."""
         ...
 
     def make_error(self, status: int, body: Any, headers: Mapping[str, str]) -> SageError:

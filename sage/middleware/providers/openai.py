@@ -31,6 +31,9 @@ _SHAPE = {
     Operation.SCORE: "data",
 }
 
+_MOST_MODELS = 1000
+"""Of which it is remembered that their server refuses a field."""
+
 
 class OpenAIProvider(Vendor):
     """One OpenAI-compatible server and its keys."""
@@ -49,6 +52,8 @@ class OpenAIProvider(Vendor):
     """Names that other servers have for a field → the vendor's name."""
     _requests_usage = True
     """Whether a stream has to be asked for its usage (``stream_options``)."""
+    _refuse_usage: frozenset[str] = frozenset()
+    """Models whose server does not accept ``stream_options``, as it has shown."""
     _changes_answers = False
     """Whether :meth:`_adjust` changes answers. If not, an answer under the right name is passed on as it is."""
     _keeps_reasoning = True
@@ -59,9 +64,15 @@ class OpenAIProvider(Vendor):
 
     def __init__(self, name: str, settings: RemoteProvider) -> None:
         super().__init__(name, settings)
+        self._ask_for_usage(settings)
         if isinstance(settings, OpenAISettings):
             self._add_account_headers(settings)
         self._open(self._api_root(self._address(settings)), settings)
+
+    def _ask_for_usage(self, settings: RemoteProvider) -> None:
+        """Asks for the usage of streams as the configuration says, if it does."""
+        if settings.stream_options is not None:
+            self._requests_usage = settings.stream_options
 
     def _add_account_headers(self, settings: OpenAISettings) -> None:
         """Names the organization and the project that OpenAI bills the requests to."""
@@ -83,10 +94,17 @@ class OpenAIProvider(Vendor):
             _rename(body, self._aliases)
         if target.drop_unsupported:
             self._drop(body, call.operation)
-        if call.stream and self._requests_usage:
-            options = body.get("stream_options")
-            body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        if call.stream:
+            if self._requests_usage and call.omitted is None and target.model not in self._refuse_usage:
+                options = body.get("stream_options")
+                body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+            else:
+                body.pop("stream_options", None)
         return self._post(endpoint.url(path), endpoint, body)
+
+    def learn(self, model: str, omitted: str) -> None:
+        if omitted == "stream_options" and len(self._refuse_usage) < _MOST_MODELS:
+            self._refuse_usage |= {model}
 
     def _drop(self, body: dict[str, Any], operation: Operation) -> None:
         """Removes from ``body`` what the vendor does not have."""

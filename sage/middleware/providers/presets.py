@@ -26,7 +26,8 @@ class PresetProvider(OpenAIProvider):
             assert isinstance(row, Preset)
             preset = row
         super().__init__(name, settings)
-        self._requests_usage = not preset.always_streams_usage
+        if settings.stream_options is None:
+            self._requests_usage = not preset.always_streams_usage
         self.paths = {operation: f"/{operation}" for operation in map(Operation, preset.operations)}
         self._foreign = FOREIGN_SAMPLING.difference(preset.sampling)
         if "repetition_penalty" in preset.sampling:
@@ -41,8 +42,6 @@ class PresetProvider(OpenAIProvider):
         if dropped:
             fields = {field for field, _ in dropped}
             call = replace(call, body={name: value for name, value in call.body.items() if name not in fields})
-        if not self._requests_usage and "stream_options" in call.body:
-            call = replace(call, body={name: value for name, value in call.body.items() if name != "stream_options"})
         return super().encode(call, target, endpoint)
 
     def _drop(self, body: dict[str, Any], operation: Operation) -> None:

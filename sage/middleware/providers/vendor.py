@@ -203,6 +203,9 @@ class Vendor:
     def missing(self, model: str) -> str | None:
         return None
 
+    def learn(self, model: str, omitted: str) -> None:
+        return None
+
     def models_url(self) -> str | None:
         return self.endpoints[0].url("/models") if self.endpoints else None
 

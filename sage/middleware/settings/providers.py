@@ -113,6 +113,9 @@ class RemoteProvider(ProviderCommon):
     proxy: Proxy | None = None
     """The HTTP proxy that requests go through; ``env`` means the one that ``HTTP_PROXY``, ``HTTPS_PROXY``,
     ``ALL_PROXY`` and ``NO_PROXY`` name for the address. ``None`` means none, whatever the environment says."""
+    stream_options: bool | None = None
+    """Whether streams are asked for their usage with ``stream_options``, at servers of OpenAI's wire; ``None`` means
+    until the server refuses it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -58,6 +58,7 @@ class VllmProvider(OpenAIProvider):
 
     def __init__(self, name: str, settings: VllmSettings) -> None:
         Vendor.__init__(self, name, settings)  # not OpenAI's: without base_url there is no server
+        self._ask_for_usage(settings)
         self._settings = settings
         self._server: VllmHost | None = None
         if settings.root is not None:
