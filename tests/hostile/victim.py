@@ -16,6 +16,7 @@ import yaml
 from sage_process import children, environment, serving
 from tiny_gguf import write_llama
 
+from hostile.target import Target
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.settings.settings import Auth
@@ -61,7 +62,11 @@ def running_victim(directory: Path) -> Iterator[Victim]:
         server = stack.enter_context(
             serving(["--config", str(config)], environment(directory / "data"), directory, timeout=60)
         )
-        yield Victim(server.url, server.process.pid, *keys)
+        victim = Victim(server.url, server.process.pid, *keys)
+        hello = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+        loaded = Target(victim.url, victim.bystander, full=False).post("/v1/chat/completions", hello)
+        assert loaded.status == 200, loaded  # no probe waits for the model to load
+        yield victim
 
 
 def _accounts(data_dir: Path) -> tuple[str, str]:

@@ -95,6 +95,14 @@ class Deployment:
         return self.quota.full or (self.max_concurrency is not None and self.in_flight >= self.max_concurrency)
 
     @property
+    def bounds(self) -> tuple[object, ...]:
+        """The owners of what it may lack: what other deployments share with it, or itself."""
+        shared: list[object] = [self.quota] if self.quota.limit is not None else []
+        if self.slots is not None:
+            shared.append(self.managed)
+        return tuple(shared) if shared and self.max_concurrency is None else (*shared, self)
+
+    @property
     def slots(self) -> int | None:
         """How many requests its engine computes at a time; ``None`` means that this is its server's own matter."""
         return self.managed.slots if self.managed is not None else None

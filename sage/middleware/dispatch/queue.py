@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from sage.fair_queue import FairQueue
+from sage.fair_queue import FairQueue, TurnHistory
 from sage.middleware.dispatch.attempts import AttemptPlan
 from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 
+Lane = frozenset[object]
+"""What the requests in one line wait for."""
+_MAX_LANES = 256
+"""Lines that are kept though nobody stands in them, for the order of their tenants' next turns."""
 _TIMER_SLACK = 0.001
 """Seconds; a timer may go off a little before its time."""
 
@@ -18,13 +22,14 @@ _TIMER_SLACK = 0.001
 class _Waiter:
     """One request that waits until ``limit`` for a deployment of ``models``."""
 
-    __slots__ = ("future", "group", "is_last_resort", "limit", "models", "plan")
+    __slots__ = ("future", "group", "is_last_resort", "lane", "limit", "models", "plan")
 
     def __init__(self, plan: AttemptPlan, models: Sequence[PublicModel], limit: float, is_last_resort: bool) -> None:
         self.plan = plan
         self.models = models
         self.limit = limit
         self.is_last_resort = is_last_resort
+        self.lane = _lane(models)
         self.group = _group(plan, models, is_last_resort)
         self.future: asyncio.Future[DeploymentLease | None] = asyncio.get_running_loop().create_future()
 
@@ -38,16 +43,20 @@ class _Waiter:
 class DeploymentQueue:
     """Hands out deployments: at once where no request waits, else to the tenants in turn.
 
-    A deployment that becomes free goes to the tenant whose last turn is longest ago, to the longest waiting of its
-    requests that can use it; so no request overtakes another of its tenant, and no tenant is kept waiting by one that
-    asks for much.
+    A deployment that becomes free goes to the tenant whose last turn there is longest ago, to the longest waiting of
+    its requests that can use it; so no request overtakes another of its tenant, and no tenant is kept waiting by one
+    that asks for much. Turns at other deployments do not count: who uses one model all the time is not behind at
+    another.
     """
 
     def __init__(self, size: int) -> None:
         """``size``: how many requests may wait for one model."""
         self._size = size
-        self._waiters: FairQueue[_Waiter] = FairQueue()
-        """By tenant, over all models, since deployments of several models may share what there is."""
+        self._lanes: dict[Lane, FairQueue[_Waiter]] = {}
+        """Those that wait for the same, by tenant. Lanes take turns, too, since they may share a part of it."""
+        self._lane_turns = TurnHistory()
+        self._waiting = 0
+        """Requests in all lanes."""
 
     def claim(self, plan: AttemptPlan, models: Sequence[PublicModel]) -> DeploymentLease | None:
         """A lease at once, of what the waiting requests cannot use; ``None`` means that there is none."""
@@ -55,7 +64,7 @@ class DeploymentQueue:
             self.serve()
         lease = plan.claim(models, time.monotonic())
         if lease is not None:
-            self._waiters.record_turn(plan.tenant)
+            self._record_turn(_lane(models), plan.tenant)
         return lease
 
     async def wait(
@@ -71,8 +80,10 @@ class DeploymentQueue:
         if requested.waiting >= self._size and not self._make_room(requested, plan.tenant):
             return None
         waiter = _Waiter(plan, models, limit, is_last_resort)
-        self._waiters.push(plan.tenant, waiter)
+        queue = self._queue_of(waiter.lane)
+        queue.push(plan.tenant, waiter)
         requested.waiting += 1
+        self._waiting += 1
         try:
             await self._wait_for(waiter)
         except BaseException:
@@ -81,7 +92,8 @@ class DeploymentQueue:
             raise
         finally:
             requested.waiting -= 1
-            self._waiters.remove(plan.tenant, waiter)
+            self._waiting -= 1
+            queue.remove(plan.tenant, waiter)
         return waiter.future.result() if waiter.future.done() else None
 
     def _make_room(self, model: PublicModel, tenant: str) -> bool:
@@ -89,13 +101,13 @@ class DeploymentQueue:
 
         Returns false if ``tenant`` would have as many then.
         """
-        waiting = [waiter for waiter in self._waiters.in_turn() if waiter.plan.models[0] is model]
+        waiting = [each for queue in self._lanes.values() for each in queue.in_turn() if each.plan.models[0] is model]
         counts = Counter(waiter.plan.tenant for waiter in waiting)
         longest, most = max(counts.items(), key=lambda item: item[1], default=("", 0))
         if most <= counts[tenant] + 1:
             return False
         newest = next(waiter for waiter in reversed(waiting) if waiter.plan.tenant == longest)
-        self._waiters.remove(longest, newest)
+        self._lanes[newest.lane].remove(longest, newest)
         newest.future.set_result(None)
         return True
 
@@ -111,14 +123,14 @@ class DeploymentQueue:
     def give_back(self, lease: DeploymentLease) -> None:
         """Closes ``lease`` and hands what it held to the requests that wait for it."""
         lease.close()
-        if self._waiters:
+        if self._waiting:
             self.serve()
 
     def serve(self) -> None:
         """Gives the waiting requests what is free now, and their refusal to those that cannot be served."""
         now = time.monotonic()
         blocked = set()  # groups of which one waiter must go on waiting, as all others of it must
-        for waiter in self._waiters.in_turn():
+        for waiter in self._in_turn():
             group = None if waiter.plan.is_divided else waiter.group
             if group in blocked:
                 continue
@@ -128,9 +140,30 @@ class DeploymentQueue:
                     blocked.add(group)
                 continue
             waiter.future.set_result(lease)
-            self._waiters.remove(waiter.plan.tenant, waiter)
+            self._lanes[waiter.lane].remove(waiter.plan.tenant, waiter)
             if lease is not None:
-                self._waiters.record_turn(waiter.plan.tenant)
+                self._record_turn(waiter.lane, waiter.plan.tenant)
+
+    def _in_turn(self) -> Iterator[_Waiter]:
+        for lane in sorted((lane for lane, queue in self._lanes.items() if queue), key=self._lane_turns.last):
+            yield from self._lanes[lane].in_turn()
+
+    def _queue_of(self, lane: Lane) -> FairQueue[_Waiter]:
+        queue = self._lanes.get(lane)
+        if queue is None:
+            if len(self._lanes) >= _MAX_LANES:
+                self._lanes = {lane: queue for lane, queue in self._lanes.items() if queue}
+            queue = self._lanes[lane] = FairQueue()
+        return queue
+
+    def _record_turn(self, lane: Lane, tenant: str) -> None:
+        self._lane_turns.record(lane)
+        self._queue_of(lane).record_turn(tenant)
+
+
+def _lane(models: Sequence[PublicModel]) -> Lane:
+    """What a request for ``models`` waits for: slots of engines, places that a provider or a deployment has."""
+    return frozenset(bound for model in models for deployment in model.deployments for bound in deployment.bounds)
 
 
 def _group(plan: AttemptPlan, models: Sequence[PublicModel], is_last_resort: bool) -> tuple[int, ...] | None:

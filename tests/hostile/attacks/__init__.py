@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from hostile.attack import Attack
-from hostile.attacks import many_chats
+from hostile.attacks import (
+    foreign_addresses,
+    leaving_clients,
+    local_memory,
+    long_queue,
+    many_chats,
+    multiplied_work,
+)
 
-ATTACKS: dict[str, Attack] = {attack.name: attack for attack in (many_chats.ATTACK,)}
+_ALL = (many_chats, local_memory, multiplied_work, foreign_addresses, long_queue, leaving_clients)
+
+ATTACKS: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in _ALL}

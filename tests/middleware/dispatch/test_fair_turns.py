@@ -64,6 +64,29 @@ def test_tenants_take_turns_at_a_deployment(served: tuple[Running, Upstream], mo
         assert order == ["a0", "b0", "a1", "a2", "a3"]
 
 
+def test_turns_elsewhere_do_not_count(gateway: Callable[..., Running]) -> None:
+    """Who uses one model all the time is not behind at another."""
+    with Upstream() as up:
+        providers = {name: {"kind": "openai", "base_url": up.url, "max_concurrency": 1} for name in ("up", "else")}
+        models = {name: {"deployments": [{"provider": name, "model": "m"}]} for name in providers}
+        running = gateway(llm={"providers": providers, "models": models, "routing": {"queue_timeout": 60}})
+        other, gate = running.new_key(tenant="other"), threading.Event()
+        up.use(reply({"choices": []}, gate=gate), 1)
+        with ThreadPoolExecutor(5) as pool:
+            answers = [pool.submit(say, running, "a0", "up")]
+            up.wait_requests(1)
+            answers += [pool.submit(say, running, "a1", "up")]
+            wait_for(running, 1, "up")
+            for _ in range(3):
+                assert say(running, "b", "else", other) == 200
+            answers += [pool.submit(say, running, "b0", "up", other)]
+            wait_for(running, 2, "up")
+            gate.set()
+            assert {answer.result() for answer in answers} == {200}
+        order = [request.body["messages"][-1]["content"] for request in up.requests]
+    assert order == ["a0", "b", "b", "b", "b0", "a1"]
+
+
 @pytest.mark.slow
 def test_tenants_take_turns_at_a_local_model(local: Callable[..., Running], tmp_path: Path) -> None:
     """Twelve long requests of one tenant do not keep a short one of another waiting for more than one of them."""
