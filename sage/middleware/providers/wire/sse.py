@@ -147,10 +147,9 @@ class EventRelay:
         return b""
 
     def _relay(self, events: bytes) -> bytes:
+        notable = self._is_notable = self._reader.is_waiting or self._notable.search(events) is not None
         if self._parses:
-            self._is_notable = True
             return self._relay_parsed(events)
-        notable = self._is_notable = self._notable.search(events) is not None
         count, is_last = 1, False
         if events.count(b"\n") != 2 or not (events.startswith(b"data: {") and events.endswith(b"}\n\n")):
             is_last = events.endswith(DONE)
