@@ -21,7 +21,7 @@ from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.providers.base import ModelCall
+from sage.middleware.providers.base import MAX_NAME, ModelCall
 from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.routers.generate import TextStream, complete_answer, parse_generate
 from sage.middleware.settings.providers import OllamaSettings
@@ -88,11 +88,18 @@ class LLMService:
         """Adds the public name ``name`` for the model that ``provider`` calls ``model`` (default: the same name).
 
         A provider that is not configured raises no error here: a call of the model then says what is missing.
-        ``ollama`` needs no configuration: its default address is used.
+        ``ollama`` needs no configuration: its default address is used. Raises :class:`InvalidRequest` for what is no
+        name.
         """
-        settings = Model(
-            deployments=(DeploymentSettings(provider=provider, model=model or name),), fallbacks=tuple(fallbacks)
-        )
+        model = name if model is None else model
+        if isinstance(fallbacks, str):
+            raise InvalidRequest("'fallbacks' must be a list of names, not one name", param="fallbacks")
+        names = [("name", name), ("provider", provider), ("model", model), *(("fallbacks", each) for each in fallbacks)]
+        for param, value in names:
+            if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
+                raise InvalidRequest(f"'{param}' must be a name of 1 to {MAX_NAME} characters", param=param)
+        deployment = DeploymentSettings(provider=provider, model=model)
+        settings = Model(deployments=(deployment,), fallbacks=tuple(fallbacks))
         self._run(lambda gateway: _register_on_loop(gateway, name, settings, provider))
         self._registered[name] = settings, provider
 
@@ -355,6 +362,8 @@ def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:
 def _server_settings(settings: Settings, host: str, port: int, auth: bool) -> Settings:
     if not auth and host not in LOOPBACK:
         raise ConfigError(f"without auth the service listens on loopback only, not on '{host}'; pass auth=True")
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"'port' must be a whole number from 0 to 65535, not {port!r}")
     api = settings.api.model_copy(update={"host": host, "port": port})
     return settings.model_copy(update={"api": api, "auth": settings.auth.model_copy(update={"enabled": auth})})
 

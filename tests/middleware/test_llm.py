@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -150,6 +151,32 @@ def test_errors_are_those_of_http(service: LLMService) -> None:
     service.register_model("later", provider="openai")
     with pytest.raises(Unavailable, match="OPENAI_API_KEY"):
         service.generate("later", "x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": None}, "name"),
+        ({"name": "x" * 257}, "name"),
+        ({"provider": ""}, "provider"),
+        ({"provider": 3}, "provider"),
+        ({"model": ""}, "model"),
+        ({"fallbacks": "bench"}, "fallbacks"),
+        ({"fallbacks": [""]}, "fallbacks"),
+        ({"fallbacks": [None]}, "fallbacks"),
+    ],
+)
+def test_what_is_no_name_is_refused_as_everywhere(service: LLMService, arguments: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"'{param}' must be a") as caught:
+        service.register_model(**{"name": "mine", "provider": "openai", **arguments})
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("port", [-1, 65536, "8000", None])
+def test_a_port_that_is_none_is_refused(service: LLMService, port: Any) -> None:
+    with pytest.raises(ConfigError, match="'port' must be a whole number from 0 to 65535"):
+        service.start(port=port)
 
 
 def test_start_serves_http_until_stop(service: LLMService) -> None:
