@@ -54,13 +54,17 @@ _DOCUMENT = KeyMeanings(
     is_named=True,
 )
 _FUNCTION_TOOL = {"type", "function"}
-_PLAIN = frozenset(
-    {"model", "messages", "prompt", "input", "stream", "temperature", "top_p", "seed", "user", "suffix", "system"}
-    | {"query", "texts", "text_1", "text_2", "frequency_penalty", "presence_penalty", "stream_options", "tokens"}
-    | {"inputs", "metadata", "response_format", "functions", "format", "grammar", "guided_json", "guided_regex"}
-    | {"guided_grammar", "json_schema", "regex", "ebnf", "structured_outputs", "safety_identifier", "instruction"}
-    | {"prompt_cache_key", "preamble", "instructions", "template", "message", "chat_history"}
-    | {"max_tokens", "max_completion_tokens", "n"}
+_WORDS = frozenset(
+    {"prompt", "input", "inputs", "texts", "text_1", "text_2", "query", "suffix", "system", "instruction", "tokens"}
+    | {"instructions", "preamble", "template", "message", "chat_history"}
+)
+"""Fields at the top whose texts and tokens are words; objects in them are walked."""
+_PLAIN = (
+    _WORDS
+    | {"model", "messages", "stream", "stream_options", "temperature", "top_p", "seed", "user", "frequency_penalty"}
+    | {"presence_penalty", "metadata", "response_format", "functions", "format", "grammar", "guided_json", "regex"}
+    | {"json_schema", "guided_regex", "guided_grammar", "ebnf", "structured_outputs", "safety_identifier"}
+    | {"prompt_cache_key", "max_tokens", "max_completion_tokens", "n"}
 )
 """Fields at the top that are words, schemas or notes of the caller, or that have checks of their own."""
 
@@ -76,6 +80,10 @@ class BodyWalk:
 
     def check_fields(self, body: Mapping[str, Any]) -> None:
         """Checks all fields at the top of ``body`` that are no plain words and have no checks of their own."""
+        if not _WORDS.isdisjoint(body):
+            for field in _WORDS.intersection(body):
+                if not _is_words(body[field]):
+                    self._check_words(body[field], field)
         if _PLAIN.issuperset(body):
             return
         for field in body.keys() - _PLAIN:
@@ -88,6 +96,17 @@ class BodyWalk:
                 self._check_tools(value)
             else:
                 self._walk(value, field, field, _PARAMETER)
+
+    def _check_words(self, value: Any, field: str) -> None:
+        """Checks the objects in ``value``, whose texts are words otherwise."""
+        waiting = [value]
+        while waiting:
+            inner = waiting.pop()
+            if isinstance(inner, dict):
+                self._walk(inner, field, field, _PART)
+            elif isinstance(inner, list) and not set(map(type, inner)) <= {int, float, str}:
+                self._count(inner, field)
+                waiting += inner
 
     def check_message(self, message: dict[str, Any], where: str) -> None:
         """Checks all of a message but a ``content`` that is text."""
@@ -163,6 +182,13 @@ class BodyWalk:
             raise InvalidRequest(
                 f"'{where}': a request may hold {_MAX_VALUES} values beside its texts and tokens", param=where
             )
+
+
+def _is_words(value: Any) -> bool:
+    """Whether ``value`` is a text, or a list of texts or of tokens, and nothing else: the usual cases."""
+    if not isinstance(value, list):
+        return not isinstance(value, dict)
+    return set(map(type, value)) <= {str, int}
 
 
 def _inner(

@@ -164,6 +164,11 @@ ELSEWHERE = "http://169.254.169.254/latest"
         {"tools": [{"type": "function", "function": {"name": "f"}, "server_url": ELSEWHERE}]},
         {"mcp_servers": [{"type": "url", "url": ELSEWHERE}]},
         {"callback_url": "evil.example/hook"},
+        {"input": [{"image": ELSEWHERE}]},
+        {"inputs": [{"content": [{"type": "image_url", "image_url": {"url": ELSEWHERE}}]}]},
+        {"chat_history": [{"message": {"image": ELSEWHERE}}]},
+        {"query": {"image": ELSEWHERE}},
+        {"prompt": [["x", {"multimodal_data": [ELSEWHERE]}]]},
         {"messages": [{"role": "user", "content": "x", "images": [ELSEWHERE]}]},
         {"messages": [{"role": "user", "content": "x", "attachments": [{"path": "/etc/passwd"}]}]},
         {"messages": [{"role": "user", "content": [], "image_url": {"url": ELSEWHERE}}]},
@@ -253,6 +258,9 @@ def test_words_and_data_are_no_addresses() -> None:
         "think_token": "</think>",
     }
     assert refused(Operation.CHAT, body) is None
+    assert refused(Operation.EMBEDDINGS, {"input": ["http://x/", "/etc/passwd"]}) is None
+    assert refused(Operation.SCORE, {"text_1": "http://x/", "text_2": ["http://x/", "/etc"]}) is None
+    assert refused(Operation.COMPLETIONS, {"prompt": ["http://x/", "/etc/passwd"]}) is None
     assert refused(Operation.RERANK, {"query": "http://x/", "documents": ["http://x/", "/etc"]}) is None
 
 
