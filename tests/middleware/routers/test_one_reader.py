@@ -319,6 +319,28 @@ def test_calls_sent_back_have_arguments_of_the_vendors_form(
     assert "2+2" in json.dumps(message)
 
 
+@EVERYWHERE
+@BOTH
+@pytest.mark.parametrize("arguments", [SF, {"city": "SF"}])
+def test_calls_of_servers_of_ollamas_wire(
+    arguments: Any, surface: str, stream: bool, running: Any, up: Upstream
+) -> None:
+    """Each entry is a whole call, whatever its index; one may come without its list."""
+    first = {"function": {"index": 0, "name": "get_weather", "arguments": arguments}}
+    second = {"function": {"index": 0, "name": "get_weather", "arguments": NY}}
+    lines: list[dict[str, Any]] = [
+        {"message": {"role": "assistant", "content": "", "tool_calls": made}, "done": False}
+        for made in ([first], second)
+    ]
+    last = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
+    if stream:
+        up.stream([f"{json.dumps(line)}\n".encode() for line in (*lines, last)], no_done=True)
+    else:
+        up.reply({**last, "message": {**last["message"], "tool_calls": [first, second]}})
+    told = Told(surface, running, stream=stream, model="ollama")
+    assert (told.calls, len(set(told.ids))) == (TWO, 2)
+
+
 @pytest.mark.parametrize(
     ("events", "expected"),
     [

@@ -93,7 +93,7 @@ def tool_calls(calls: Any, first: int = 0, *, indexed: bool = False) -> list[dic
     With ``indexed`` they have numbers from ``first``, as in the chunks of a stream.
     """
     translated = []
-    for number, call in enumerate(calls or (), first):
+    for number, call in enumerate(calls if isinstance(calls, list) else [calls] if calls else (), first):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             return None
