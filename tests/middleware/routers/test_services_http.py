@@ -117,8 +117,8 @@ def test_redis_keeps_the_values_and_a_frozen_one_delays_no_other_gateway(gateway
 
     with valkey() as server:
         kv = {"backend_type": "redis", "redis_url": server.url, "prefix": "mine:"}
-        running = gateway(services={"timeout": "500ms", "kv": kv})
-        other = gateway(services={"timeout": "500ms", "kv": kv})
+        running = gateway(services={"timeout": "2s", "kv": kv})
+        other = gateway(services={"timeout": "2s", "kv": kv})
         one, two = running.new_key(tenant="one"), running.new_key(tenant="two")
         assert put(running, "k", {"a": 1}, one).status_code == 200
         assert running.get("/kv/k", key=two).status_code == 404
@@ -127,7 +127,7 @@ def test_redis_keeps_the_values_and_a_frozen_one_delays_no_other_gateway(gateway
         try:
             begun = time.monotonic()
             assert error(running.get("/kv/k", key=one), 504)["code"] == "service_timeout"
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 30
             assert running.get("/vdb").status_code == 200
             assert running.get("/health").status_code == 200
         finally:

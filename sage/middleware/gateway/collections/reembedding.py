@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.5
 """Seconds between two reports of progress."""
+_BEGIN = 10.0
+"""Seconds for a run to begin before its progress is reported; until then, its error has a status of its own."""
 _SHUTTING_DOWN = "the gateway is shutting down; ask again to go on where it was"
 
 
@@ -28,6 +31,7 @@ class Reembedding:
         self._collection = collection
         self._done = 0
         self._total = 0
+        self._begun = False
         self._stopped: str | None = None
         self._failure: BaseException | None = None
         self._ended = asyncio.Event()
@@ -41,11 +45,14 @@ class Reembedding:
 
     def run(self) -> None:
         """Blocks until it is done."""
-        self._report(0, 0)
+        self._check_stopped()
         self._collection.reembed(self.embedder, self._report)
 
     def _report(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
+        self._done, self._total, self._begun = done, total, True
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
         if self._stopped is not None:
             raise Unavailable(self._stopped, code="reembedding_stopped")
 
@@ -57,11 +64,14 @@ class Reembedding:
     async def progress(self) -> AsyncGenerator[PullProgress, None]:
         """Reports how far it is until it ends; raises its failure. The run goes on when the caller stops reading."""
         shown: PullProgress | None = None
+        first = time.monotonic() + _BEGIN
         while not self._ended.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE if shown is not None else 0.02):
                     await self._ended.wait()
                     break
+            if not self._begun and time.monotonic() < first:
+                continue
             now = PullProgress("embedding", self._done, self._total)
             if now != shown:
                 shown = now

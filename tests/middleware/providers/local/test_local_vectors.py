@@ -132,7 +132,7 @@ def test_a_model_that_is_there_for_something_else_says_so(local, tmp_path, path,
 
 @pytest.fixture
 def cohere_sdk() -> Iterator[Callable[[Running], cohere.ClientV2]]:
-    with httpx.Client() as http:
+    with httpx.Client(timeout=60) as http:
         yield lambda running: cohere.ClientV2(running.key, base_url=running.url, httpx_client=http)
 
 
