@@ -6,10 +6,11 @@ import asyncio
 from importlib.resources import files
 from pathlib import Path
 
+import orjson
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -71,8 +72,17 @@ def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
     async def redirect(request: Request) -> Response:
         return HTMLResponse(get_swagger_ui_oauth2_redirect_html().body)
 
+    document = b""
+    describing = asyncio.Lock()
+
     async def openapi(request: Request) -> Response:
-        return JSONResponse(describe(app, with_accounts=with_accounts))
+        """Made once, on a thread: it takes some tenths of a second, and anyone may ask."""
+        nonlocal document
+        async with describing:
+            document = document or await asyncio.to_thread(
+                lambda: orjson.dumps(describe(app, with_accounts=with_accounts))
+            )
+        return Response(document, media_type="application/json")
 
     app.router.routes += [
         Route("/", root, name="root"),

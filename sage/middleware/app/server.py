@@ -76,7 +76,10 @@ class GatewayServer(uvicorn.Server):
         """Once a second updates the date of answers and looks at the connections, until the server is to end."""
         self._loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
-            self._connections.check(self._loop.time())
+            try:
+                self._connections.check(self._loop.time())
+            except Exception:  # a fault of one connection must not end the server
+                logging.getLogger("sage").exception("connections could not be checked")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._exit_requested.wait()

@@ -23,10 +23,11 @@ _MAX_NAME = 65  # characters; longer names cannot exist
 
 PER_ACCOUNT = 4
 """Logins of one account that are checked at one time."""
-PER_ADDRESS = 6
-"""Logins from one address that are checked at one time."""
-UNKNOWN = 10
-"""Logins that are checked at one time of accounts that have not logged in from that address before."""
+PER_ADDRESS = 4
+"""Logins from one address that are checked at one time, of accounts that have not logged in from there before."""
+IN_ALL = 8
+"""Logins that are checked at one time: so many of accounts that have logged in from their address before, and so many
+of others. :class:`Passwords` has places for both."""
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class LoginThrottle:
         self._addresses = FailureDelays(20, 10.0)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._checked: Counter[Hashable] = Counter()
-        self._unknown = 0
+        """By account, by address, and in all: how many are checked now."""
 
     @contextmanager
     def attempt(self, name: str, address: str) -> Iterator[None]:
@@ -97,8 +98,8 @@ class LoginThrottle:
         now = self._clock()
         for delays, key in counted:
             delays.failed(key, now)  # at once: others may come before it is known
-        self._checked.update((("account", account), ("address", address)))
-        self._unknown += not is_known
+        places = _places(account, address, is_known)
+        self._checked.update(places.keys())
         try:
             yield
         except AuthenticationFailed:
@@ -112,8 +113,7 @@ class LoginThrottle:
                 delays.take_back(key, all_of_them=delays is self._pairs)
             self._remember(pair)
         finally:
-            self._unknown -= not is_known
-            for place in (("account", account), ("address", address)):
+            for place in places:
                 self._checked[place] -= 1
                 if not self._checked[place]:
                     del self._checked[place]
@@ -125,11 +125,7 @@ class LoginThrottle:
             wait = max(wait, self._accounts.wait(account, now), self._addresses.wait(address, now))
         if wait > 0:
             raise RateLimited("too many failed logins; try again later", retry_after=wait, code="too_many_logins")
-        if (
-            self._checked["account", account] >= PER_ACCOUNT
-            or self._checked["address", address] >= PER_ADDRESS
-            or (not is_known and self._unknown >= UNKNOWN)
-        ):
+        if any(self._checked[place] >= most for place, most in _places(account, address, is_known).items()):
             raise RateLimited(
                 "too many logins at this moment; try again in a second", retry_after=1.0, code="too_many_logins"
             )
@@ -139,3 +135,9 @@ class LoginThrottle:
         self._known.move_to_end(pair)
         if len(self._known) > _CAPACITY:
             self._known.popitem(last=False)
+
+
+def _places(account: str, address: str, is_known: bool) -> dict[Hashable, int]:
+    """What a login takes one place of, and how many places that has."""
+    places: dict[Hashable, int] = {("account", account, is_known): PER_ACCOUNT, is_known: IN_ALL}
+    return places if is_known else {**places, ("address", address): PER_ADDRESS}

@@ -17,6 +17,7 @@ from sage.errors import ConfigError, InvalidRequest, SageError
 from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
 from sage.middleware.registry.factory import unconfigured
+from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.kinds import RESERVED_PREFIXES
 from sage.middleware.settings.settings import DeploymentSettings, Model
 
@@ -70,9 +71,8 @@ def parse_registration(body: Any, providers: Mapping[str, Provider], absent: Map
     try:
         model = Model.model_validate(body)
     except ValidationError as exc:
-        fault = exc.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
+        _, place, message = first_fault(exc, Model.model_validate, body)
+        param = ".".join(map(str, place))
         raise InvalidRequest(f"{param}: {message}" if param else message, param=param or None) from exc
     for number, wanted in enumerate(model.deployments):
         _check_deployment(wanted, model, f"deployments.{number}", providers, absent)

@@ -26,6 +26,7 @@ from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.snapshots import read_snapshot
 from sage.middleware.retrieval.store.store import DocumentStore, inode_of
 from sage.middleware.retrieval.types.documents import Written
+from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
@@ -299,9 +300,8 @@ def checked_options(options: Mapping[str, Any]) -> CollectionOptions:
     try:
         return CollectionOptions.model_validate(options)
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in error["loc"]) or None
-    message = error["msg"].removeprefix("Value error, ")
+        _, place, message = first_fault(exc, CollectionOptions.model_validate, options)
+    field = ".".join(map(str, place)) or None
     raise InvalidRequest(f"'{field}': {message}" if field else message, param=field)
 
 

@@ -18,11 +18,9 @@ from sage.middleware.auth.principal import ROLES, Scope
 from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.http.deps import Caller
-from sage.middleware.routers.http.guard import guarded_router, max_body, public, requires
+from sage.middleware.routers.http.guard import guarded_router, public, requires
 
 router = guarded_router("Accounts")
-_FORM = 16 * 2**10
-"""Bytes that anyone may send, without a credential."""
 
 
 def _accounts(request: Request) -> Accounts:
@@ -170,7 +168,6 @@ class UserList(BaseModel):
 
 @router.post("/auth/token", name="auth_token")
 @public
-@max_body(_FORM)
 async def auth_token(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, request: Request, response: Response
 ) -> TokenAnswer:
@@ -184,7 +181,6 @@ async def auth_token(
 
 @router.post("/auth/refresh", name="auth_refresh")
 @public
-@max_body(_FORM)
 async def auth_refresh(body: RefreshBody, accounts: AccountsDep, response: Response) -> TokenAnswer:
     """The next tokens of a session. A refresh token works once; its second use ends the session."""
     return _tokens(await asyncio.to_thread(accounts.sessions.refresh, body.refresh_token), response)
@@ -199,7 +195,6 @@ async def auth_logout(accounts: AccountsDep, caller: Caller) -> None:
 
 @router.post("/auth/setup", name="auth_setup", status_code=201)
 @public
-@max_body(_FORM)
 async def auth_setup(body: SetupBody, accounts: AccountsDep) -> UserAnswer:
     """Makes the first admin with the one-time setup token."""
     accounts.first_admin.check(body.token)  # before it waits for a free thread to hash the password

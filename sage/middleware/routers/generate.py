@@ -23,6 +23,7 @@ from sage.middleware.providers.wire.tool_calls import ToolCall
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
+from sage.middleware.settings.first_fault import first_fault
 
 _OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
 
@@ -178,9 +179,8 @@ def parse_generate(body: dict[str, Any]) -> GenerateRequest:
     try:
         return GenerateRequest.model_validate(body)
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in error["loc"][:1])
-        message = error["msg"].removeprefix("Value error, ")
+        _, place, message = first_fault(exc, GenerateRequest.model_validate, body)
+        field = ".".join(map(str, place[:1]))
         raise InvalidRequest(f"'{field}': {message}" if field else message, param=field or None) from None
 
 

@@ -14,8 +14,9 @@ from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway import admission
 from sage.middleware.providers.base import ModelCall, Operation
 from sage.middleware.routers.http.asgi import take_flag
+from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.deps import Caller, TheGateway
-from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import EVENTS
 from sage.middleware.routers.http.progress import ProgressStream
 
@@ -136,6 +137,7 @@ async def unload_model(name: str, principal: Caller, gateway: TheGateway) -> Mod
 
 @router.post("/models/{name:path}/explain", name="models_explain")
 @requires(Scope.MODELS_READ)
+@max_body(SMALL_BODY)
 async def explain_model(name: str, principal: Caller, gateway: TheGateway, question: Question = None) -> dict[str, Any]:
     """Which deployments would answer a request now, in which order, and why; nothing is sent to them."""
     require_model_access(principal, name)

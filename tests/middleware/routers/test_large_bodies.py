@@ -99,11 +99,12 @@ def test_large_uploads_of_vectors_are_taken() -> None:
         ("POST", "/auth/token", 20_000),
         ("POST", "/auth/refresh", 20_000),
         ("POST", "/auth/setup", 20_000),
-        ("POST", "/auth/keys", 2**20 + 1),
+        ("POST", "/auth/keys", 20_000),
         ("POST", "/collections", 2**20 + 1),
         ("POST", "/models/x/load", 2**20 + 1),
-        ("POST", "/models/x", 2**20 + 1),
-        ("POST", "/api/show", 2**20 + 1),
+        ("POST", "/models/x", 20_000),
+        ("POST", "/models/x/explain", 2**20 + 1),
+        ("POST", "/api/show", 20_000),
         ("POST", "/search", 2**21 + 1),
         ("POST", "/vdb/c/search", 2**21 + 1),
         ("POST", "/memory/search", 2**21 + 1),
@@ -140,6 +141,23 @@ def test_a_chat_of_some_megabytes_is_answered(running: Running, module_up: Upstr
     assert answer.status_code == 200
     assert module_up.requests[-1].body["filler"] == [{"text": "x" * 3_000_000}]
     module_up.reset()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/vdb/c/delete", {"ids": [1] * 100_000}, "ids.0"),
+        ("/collections/c/documents/delete", {"ids": ["x", *[1] * 100_000]}, "ids.1"),
+        ("/collections/c/documents/delete", {"ids": ["x"] * 30 + [1] * 100_000}, None),
+        ("/memory/search", {"query": "x", "vector": ["a"] * 100_000}, "vector.0"),
+        ("/search", {"query": "x", "vector": ["a"] * 100_000}, "vector.0"),
+        ("/collections/c/documents/delete", {f"x{number}": 1 for number in range(50_000)}, "x0"),
+    ],
+)
+def test_very_many_faults_are_told_by_the_first(running: Running, path: str, body: dict, param: str | None) -> None:
+    answer = running.post(path, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
 
 
 def test_large_bodies_have_places_for_each_caller() -> None:

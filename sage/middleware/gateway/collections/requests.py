@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sage.errors import InvalidRequest
 from sage.middleware.providers.base import MAX_NAME
+from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.retrieval import MAX_QUERY, RetrievalLimits
 
@@ -150,13 +151,12 @@ def parse(kind: type[Body], value: Any, parent: str = "") -> Body:
     try:
         return kind.model_validate(value)
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-    path = _path(parent, ".".join(str(part) for part in error["loc"]))
-    if error["type"] == "extra_forbidden":
-        name = str(error["loc"][-1])
-        model = RerankOptions if len(error["loc"]) > 1 else kind
+        fault, place, message = first_fault(exc, kind.model_validate, value)
+    path = _path(parent, ".".join(map(str, place)))
+    if fault == "extra_forbidden":
+        name = str(place[-1])
+        model = RerankOptions if len(place) > 1 else kind
         raise InvalidRequest(f"unknown field '{path}'; {nearest(name, list(model.model_fields))}", param=path)
-    message = str(error["msg"]).removeprefix("Value error, ")
     raise InvalidRequest(f"'{path}': {message}" if path else message, param=path or None)
 
 

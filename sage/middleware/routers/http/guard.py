@@ -21,7 +21,7 @@ from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
-from sage.middleware.routers.http.bodies import SMALL_BODY, bounded, too_large
+from sage.middleware.routers.http.bodies import SMALL_BODY, VALIDATED_BODY, bounded, too_large
 from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -47,7 +47,8 @@ def public(endpoint: Endpoint) -> Endpoint:
 
 def max_body(size: int | None) -> Callable[[Endpoint], Endpoint]:
     """Declares how many bytes the bodies for an endpoint have at most; ``None`` means ``api.max_body_bytes``. Without
-    it that is :data:`~sage.middleware.routers.http.bodies.SMALL_BODY`."""
+    it that is :data:`~sage.middleware.routers.http.bodies.SMALL_BODY`, or ``VALIDATED_BODY`` where the framework
+    validates them."""
 
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _MAX_BODY, size)
@@ -135,7 +136,8 @@ class GuardedRoute(APIRoute):
         return scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        required, limit = self.scope, getattr(self.endpoint, _MAX_BODY, SMALL_BODY)
+        usual = SMALL_BODY if self.body_field is None else VALIDATED_BODY
+        required, limit = self.scope, getattr(self.endpoint, _MAX_BODY, usual)
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
