@@ -46,6 +46,8 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     else:
         _check_choices(call, limits)
     walk.check_fields(body)
+    if call.hints is not None:
+        walk.check_fields(call.hints)
     if call.native is not None:
         walk.check_fields(call.native.body)
 

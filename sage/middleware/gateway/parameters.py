@@ -65,13 +65,14 @@ def _bound(name: str) -> Bound | None:
 
 def check_number(value: float, where: str, name: str, limits: RequestLimits) -> None:
     """Raises :class:`InvalidRequest` for a number that is beyond what ``name`` may ask for."""
-    bound = _bound(name) if len(name) <= 64 else None
-    if bound is None:
+    limit = _bound(name) if len(name) <= 64 else None
+    if limit is None:
         return
-    most = bound(limits)
+    most = limit(limits)
     least = 0 if most == MAX_LOGPROBS else -most
     if not least <= value <= most:
-        raise InvalidRequest(f"'{where}' must be from {least} to {most}, not {_shown(value)}", param=where)
+        bound = f"{most} at most" if value > most else f"{least} at least"
+        raise InvalidRequest(f"'{where}' must be {bound}, not {_shown(value)}", param=where)
 
 
 def check_number_in_text(text: str, where: str, name: str, limits: RequestLimits) -> None:

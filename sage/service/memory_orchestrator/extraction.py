@@ -7,14 +7,15 @@ their sources and are removed with them.
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
+from _thread import allocate_lock
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage.kernels.runtime.services.mailbox import Closed, Full, Mailbox
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope
 from sage.service.memory_orchestrator.writes import MemoryWriter
@@ -46,7 +47,7 @@ _FACTS_PROMPT = (
 _SUMMARY_PROMPT = "Sum up the conversation in a few sentences, in its own language, with names, dates and decisions."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _ExtractionTask:
     scope: MemoryScope
     session: str
@@ -76,7 +77,7 @@ class FactExtractor:
         self._summary_model = summary_model
         self._summary_after = summary_after
         self._generate = generate
-        self._queue: queue.Queue[_ExtractionTask | None] = queue.Queue(_QUEUE_SIZE)
+        self._queue: Mailbox[_ExtractionTask] = Mailbox(_QUEUE_SIZE)
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
         self._stopped = False
@@ -91,11 +92,24 @@ class FactExtractor:
         self._start_thread()
         try:
             if self._facts_model is not None:
-                self._queue.put_nowait(_ExtractionTask(record.scope, record.session, record))
+                self._put(_ExtractionTask(record.scope, record.session, record))
             if self._summary_model is not None:
-                self._queue.put_nowait(_ExtractionTask(record.scope, record.session, None))
-        except queue.Full:
+                self._put(_ExtractionTask(record.scope, record.session, None))
+        except Full:
             self._counts["passed_over"] += 1
+        except Closed:
+            pass
+
+    def _put(self, task: _ExtractionTask) -> None:
+        """Tenants take turns; in a full queue the newest task of the one that has the most makes room."""
+        tenant = task.scope.tenant
+        try:
+            self._queue.put(task, owner=tenant)
+        except Full:
+            if self._queue.make_room(tenant, lambda _: True) is None:
+                raise
+            self._counts["passed_over"] += 1
+            self._queue.put(task, owner=tenant)
 
     def _start_thread(self) -> None:
         with self._thread_lock:
@@ -109,19 +123,17 @@ class FactExtractor:
             self._stopped, thread = True, self._thread
         if thread is None:
             return
-        while True:
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                break
-        self._queue.put(None)
+        self._queue.clear()
+        self._queue.close()
         thread.join(_STOP_TIMEOUT)  # a model that hangs does not block the stop: the thread is a daemon
 
     def state(self) -> dict[str, Any]:
-        return {**self._counts, "waiting": self._queue.qsize()}
+        return {**self._counts, "waiting": len(self._queue)}
 
     def _run(self) -> None:
-        while (task := self._queue.get()) is not None:
+        wakeup = allocate_lock()
+        wakeup.acquire()
+        while (task := self._queue.take(wakeup)) is not None:
             for attempt in range(1 if self._stopped else _ATTEMPTS):
                 try:
                     self._process(task)

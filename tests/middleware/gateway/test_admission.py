@@ -311,6 +311,20 @@ def test_what_multiplies_work_is_bounded_by_its_name(body: dict[str, Any]) -> No
     assert error.param.partition(".")[0].partition("[")[0] in body
 
 
+def test_words_about_loading_a_model_are_bounded_too(hosting: tuple[Running, Upstream]) -> None:
+    """Ollama's options travel beside the body to the vendors that have them."""
+    running, up = hosting
+    before = len(up.requests)
+    body = {"model": "openai", "messages": MESSAGES, "stream": False, "options": {"num_ctx": 10**9}}
+    answer = running.post("/api/chat", body)
+    assert answer.status_code == 400
+    assert "'options.num_ctx' must be 131072 at most" in answer.json()["error"]
+    pictures = [{"role": "user", "content": "x", "images": [ELSEWHERE]}]
+    assert running.post("/api/chat", {"model": "openai", "messages": pictures}).status_code == 400
+    assert running.post("/api/generate", {"model": "openai", "prompt": "x", "images": [ELSEWHERE]}).status_code == 400
+    assert len(up.requests) == before
+
+
 def test_usual_parameters_pass() -> None:
     body = {
         "top_k": 40,

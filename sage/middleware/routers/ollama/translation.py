@@ -5,6 +5,7 @@ Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; Open
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +32,9 @@ _READ = frozenset(
 # Vectors are always numbers here, also if a request has OpenAI's `encoding_format`.
 _EMBED_READ = frozenset({"input", "truncate", "encoding_format"})
 _MEDIA = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*=*\s*")
+_BASE64_LOOKED_AT = 4096
+"""Characters: an address, which no server is to fetch, shows at the front."""
 _DONE_REASONS = {"tool_calls": "stop", "function_call": "stop", "": "stop"}
 _UNLOAD = frozenset({0, "0", "0s", "0m"})
 
@@ -165,7 +169,7 @@ def _answered_call(open_calls: list[tuple[str, str]], name: Any) -> str:
 
 
 def _image(data: Any, where: str) -> dict[str, Any]:
-    if not isinstance(data, str):
+    if not isinstance(data, str) or not _BASE64.fullmatch(data[:_BASE64_LOOKED_AT]):
         raise InvalidRequest(f"'{where}' must hold images in base64", param=where)
     media = next((kind for head, kind in _MEDIA.items() if data.startswith(head)), "png")
     return {"type": "image_url", "image_url": {"url": f"data:image/{media};base64,{data}"}}
