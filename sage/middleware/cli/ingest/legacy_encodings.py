@@ -24,6 +24,7 @@ _SAMPLE = 64 * 1024  # bytes that decide
 _LEAST, _LONG = 6, 16
 """Bytes beyond ASCII: fewer letters of one byte could be of any script; of more, chardet is hardly ever wrong."""
 _LETTER = re.compile(rb"[A-Za-z]")
+_LINE_END = re.compile(rb"[\r\n<>]+")  # none of them is the second byte of a character
 _HIGH = re.compile(rb"[\x80-\xff]")
 _SIGNS = re.compile("(?:[\x00-\x7f]|[€£¥§©®°±²³µ·–—‘’“”…•«»™¼½¾](?=[\x00-\x7f]|$))*".encode("cp1252"))
 """ASCII with signs that stand alone, such as those of currencies and quotations."""
@@ -47,9 +48,10 @@ class _Guess:
 
 
 class _Sample:
-    """A part of a text, and how many of its bytes are beyond ASCII (``high``)."""
+    """The lines and elements of a text that have bytes beyond ASCII, and how many such bytes (``high``)."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, part: bytes) -> None:
+        content = b"\n".join(line for line in _LINE_END.split(part) if _HIGH.search(line))
         self.content = content
         self.high = len(_HIGH.findall(content))
         in_runs = sum(len(run) for run in _HIGH_RUN.findall(content))
@@ -81,13 +83,17 @@ def _candidates(sample: _Sample) -> dict[str, float]:
     """Codecs and how far chardet believes in them, the likeliest first."""
     found = _detect_all(sample.content)
     latin = {name: confidence for name, confidence in found.items() if name in _LATIN}
-    if sample.looks_latin:
-        western = latin.get("cp1252", 0.0)
-        is_western = sample.high < 8 and western >= 0.7 * max(latin.values(), default=0.0)
-        return {"cp1252": western, **latin} if is_western else latin
     others = {name: confidence for name, confidence in found.items() if name not in _LATIN}
     best = max(others.values(), default=0.0)
-    return {name: confidence for name, confidence in others.items() if confidence * 2 >= best}
+    least = best * (0.3 if sample.high < 8 else 0.5)
+    others = {name: confidence for name, confidence in others.items() if confidence >= least}
+    if not sample.looks_latin:
+        return others
+    western = latin.get("cp1252", 0.0)
+    if sample.high < 8 and western >= 0.7 * max(latin.values(), default=0.0):
+        latin = {"cp1252": western, **latin}
+    # Big5 and Shift JIS have ASCII as second bytes.
+    return latin | {name: confidence for name, confidence in others.items() if name not in _OTHER}
 
 
 def _detect_all(sample: bytes) -> dict[str, float]:
@@ -121,7 +127,7 @@ def _clearest(guesses: Sequence[_Guess], high: int) -> str | None:
         return first.name
     if high < (_LEAST if first.name in _OTHER else 8) and (first.name in _OTHER or first.confidence < 0.05):
         return None
-    share = 0.85 if high >= 8 else 0.5
+    share = 0.85 if high >= 8 else 0.3
     if any(guess.confidence >= share * first.confidence and guess.text != first.text for guess in guesses[1:]):
         return None
     return first.name

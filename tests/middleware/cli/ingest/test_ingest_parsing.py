@@ -181,6 +181,23 @@ def test_html_says_its_encoding(tmp_path: Path) -> None:
     assert sections(write(tmp_path / "b.html", page.encode("shift_jis")), FileKind.HTML) == [((), "日本語のページ")]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("big5", "這是一個繁體中文的測試文件，內容是搜尋引擎。"),
+        ("cp932", "検索エンジンは文書を索引にして返します。"),
+        ("euc_kr", "안녕하세요, 한국어 문서입니다."),
+        ("cp1251", "Привет, мир! Это документ."),
+        ("cp1250", "Vyhledávač indexuje dokumenty, příliš žluťoučký kůň."),
+        ("cp1254", "Toplantı İstanbul'da yapıldı, bugün güneşli."),
+    ],
+)
+def test_html_that_does_not_say_its_encoding(tmp_path: Path, encoding: str, text: str) -> None:
+    english = "<div class=row><span>Plain English words in a page.</span></div>" * 30
+    page = f"<html><head><title>Page</title></head><body><p>{text}</p>{english}</body></html>"
+    assert sections(write(tmp_path / "a.html", page.encode(encoding)), FileKind.HTML)[0][1].startswith(text)
+
+
 # PDF
 
 
