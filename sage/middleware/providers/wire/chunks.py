@@ -19,7 +19,7 @@ from sage.middleware.providers.wire.event_bytes import DONE, MAX_EMPTY, MAX_EVEN
 from sage.middleware.providers.wire.lenient_json import JsonReader
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_LINE = re.compile(rb"\S[^\n]*")
+_LINE = re.compile(rb"\S[^\r\n]*")
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\{")
 
 
@@ -39,11 +39,11 @@ class JsonStream:
 
     def feed(self, data: bytes) -> Iterator[Any]:
         """The objects that ``data`` completes. A line that is neither JSON nor an SSE field raises in its turn."""
-        if b"\r" in data:
-            data = data.replace(b"\r", b"\n")  # blank lines say nothing
         searched = len(self._rest)
         self._rest += data
-        cut = 0 if self._is_one_object else self._rest.rfind(b"\n", searched) + 1
+        cut = self._rest.rfind(b"\n", searched) + 1 or self._rest.rfind(b"\r", searched) + 1
+        if self._is_one_object:
+            cut = 0
         if len(self._rest) - cut > MAX_EVENT:
             raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
         if not cut:
@@ -58,28 +58,31 @@ class JsonStream:
         yield from self._reader.flush()
 
     def _values(self, lines: bytes) -> Iterator[Any]:
-        self._empty_bytes += len(lines)
-        for match in _LINE.finditer(lines):
-            line = match[0]
+        empty = self._empty_bytes + len(lines)
+        for line in _LINE.findall(lines):
             if line.startswith(b"{") and not self._reader.is_waiting:
                 try:
                     value = orjson.loads(line)
                 except orjson.JSONDecodeError:
                     pass  # read below
                 else:
-                    self._started, self._empty_bytes = True, 0
+                    self._started, empty = True, 0
                     yield value
                     continue
             try:
-                yield from self._value(line)
+                values = self._value(line)
             except UpstreamFailed:
                 if self._started or not _OBJECT.match(line):
                     raise
                 self._is_one_object = True
-                self._rest[:0] = lines[match.start() :].removeprefix(_BYTE_ORDER_MARK)
+                self._rest[:0] = lines[lines.index(line) :].removeprefix(_BYTE_ORDER_MARK)
                 return
             self._started = True
-        if self._empty_bytes > MAX_EMPTY:
+            if values:
+                empty = 0
+                yield from values
+        self._empty_bytes = empty
+        if empty > MAX_EMPTY:
             raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
 
     def _value(self, line: bytes) -> list[Any]:
@@ -92,7 +95,6 @@ class JsonStream:
             raise UpstreamFailed("the upstream sent something that is no event of a stream", code="upstream_nonsense")
         if not line or line == b"[DONE]":
             return self._reader.flush()
-        self._empty_bytes = 0
         try:
             return self._reader.read(line)
         except ValueError as exc:

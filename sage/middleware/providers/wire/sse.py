@@ -88,7 +88,8 @@ class EventRelay:
         """Whether every event is parsed now."""
         self._is_notable = True
         """Whether the last events are more than pieces of text, as far as their bytes tell."""
-        self._reader = lenient_json.JsonReader()
+        self._reader: lenient_json.JsonReader | None = None
+        """Made with the first event that is parsed: most streams need none."""
         self._last_cr = b""
         """A carriage return at the end of the bytes so far, which may be the first half of a line end."""
         self._incomplete: list[bytes] = []
@@ -147,7 +148,8 @@ class EventRelay:
         return b""
 
     def _relay(self, events: bytes) -> bytes:
-        notable = self._is_notable = self._reader.is_waiting or self._notable.search(events) is not None
+        is_waiting = self._reader is not None and self._reader.is_waiting
+        notable = self._is_notable = is_waiting or self._notable.search(events) is not None
         if self._parses:
             return self._relay_parsed(events)
         count, is_last = 1, False
@@ -238,8 +240,9 @@ class EventRelay:
             kept += [line + b"\n\n" for line in event.split(b"\n") if line.startswith(b":")][-1:]
             return
         self._empty_bytes = 0
+        reader = self._reader = self._reader or lenient_json.JsonReader()
         is_error = (b"\n" in event or event.startswith(b"e")) and _ERROR_NAME.search(event) is not None
-        if self._reader.is_waiting and (is_error or b'"error"' in data):
+        if reader.is_waiting and (is_error or b'"error"' in data):
             self._flush(kept)
         if is_error:
             raise self._named_error(data)
@@ -249,17 +252,18 @@ class EventRelay:
             kept.append(DONE)
             return
         try:
-            chunks = self._reader.read(data)
+            chunks = reader.read(data)
         except ValueError as exc:
             self._flush(kept)
             raise _no_chunk() from exc
-        self._parses = self._transform is not None or self._reader.is_waiting
+        self._parses = self._transform is not None or reader.is_waiting
         kept.extend(self._checked(chunk) for chunk in chunks)
 
     def _flush(self, kept: list[bytes]) -> None:
         """Adds what waited for the other half of a character."""
         self._parses = self._transform is not None
-        kept.extend(self._checked(chunk) for chunk in self._reader.flush())
+        if self._reader is not None:
+            kept.extend(self._checked(chunk) for chunk in self._reader.flush())
 
     def _named_error(self, data: bytes) -> SageError:
         """The error in an event that is called one; its data need not be JSON."""
