@@ -24,6 +24,7 @@ from sage.middleware.providers.base import (
     Usage,
 )
 from sage.middleware.providers.local import requests as local_wire
+from sage.middleware.providers.local.forced_calls import ForcedStream, read_forced_call
 from sage.middleware.providers.local.model_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import Vendor
@@ -168,6 +169,9 @@ class LocalEngineProvider(OpenAIProvider):
                 if body.get("dimensions") is not None:
                     self._cannot(target, "dimensions", ": a file does not say where its vectors may be cut")
                 return local_wire.embeddings_request(body)
+        forced = read_forced_call(body) if call.operation is Operation.CHAT else None
+        if forced is not None:
+            forced.apply(body)
         template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
         local_wire.drop_unsupported(body, call.operation, template, _context(options), cannot)
         if local_wire.has_grammar(body):
@@ -210,10 +214,15 @@ class LocalEngineProvider(OpenAIProvider):
 
     def _adjust(self, call: ModelCall, answer: dict[str, Any]) -> None:
         if call.operation is Operation.CHAT:
+            forced = read_forced_call(call.body)
             for choice in answer["choices"]:
                 message = choice["message"]
-                if isinstance(message.get("content"), str):
+                if not isinstance(message.get("content"), str):
+                    continue
+                if forced is None:
                     message["content"] = message["content"].lstrip()
+                else:
+                    forced.put_into(choice, message, message["content"])
             answer.pop("model", None)  # so that `decode` serialises the changed answer
         elif call.operation is Operation.COMPLETIONS and call.body.get("logprobs"):
             local_wire.CompletionLogprobs()(answer)
@@ -221,7 +230,8 @@ class LocalEngineProvider(OpenAIProvider):
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         if call.operation is Operation.CHAT:
-            return _LeadingSpace()
+            forced = read_forced_call(call.body)
+            return _LeadingSpace() if forced is None else ForcedStream(forced)
         return local_wire.CompletionLogprobs() if call.body.get("logprobs") else None
 
 

@@ -64,6 +64,65 @@ def test_ollamas_format_is_json_too(parrot: Running) -> None:
         assert json.loads(answer.json()["message"]["content"]) == {"colour": "red"}
 
 
+# Forced calls of tools
+
+MIX = {"type": "object", "properties": {"of": {"$ref": "#/$defs/Colour"}}, "$defs": {"Colour": SCHEMA}}
+PAINT: Any = {"type": "function", "function": {"name": "paint", "description": "Paints.", "parameters": SCHEMA}}
+BLEND: Any = {"type": "function", "function": {"name": "blend", "parameters": MIX}}
+NAMED: Any = {"type": "function", "function": {"name": "paint"}}
+
+
+def sdk_of(running: Running, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0, **options)
+
+
+@pytest.mark.proves("local", "tool_choice")
+@pytest.mark.parametrize(
+    ("says", "tools", "choice", "name", "arguments"),
+    [
+        (SAYS, [PAINT], NAMED, "paint", {"colour": "red"}),
+        (SAYS, [BLEND, PAINT], NAMED, "paint", {"colour": "red"}),
+        (SAYS, [PAINT], "required", "paint", {"colour": "red"}),
+        (
+            '{"name": "blend", "arguments": {"of": {"colour": "blue"}}}',
+            [PAINT, BLEND],
+            "required",
+            "blend",
+            {"of": {"colour": "blue"}},
+        ),
+    ],
+)
+def test_a_tool_is_called_because_it_has_to(
+    local: Callable[..., Running], tmp_path: Path, says: str, tools: Any, choice: Any, name: str, arguments: Any
+) -> None:
+    """The model's template has no place for tools, as that of the shipped one."""
+    running = local(parrot={"path": str(write_parrot(tmp_path / "p.gguf", says)), "stop": ["\n"]})
+    with sdk_of(running) as sdk:
+        asked: Any = {"model": "parrot", "messages": USER, "tools": tools, "tool_choice": choice}
+        answer = sdk.chat.completions.create(**asked)
+        (call,) = answer.choices[0].message.tool_calls or ()
+        assert (call.function.name, json.loads(call.function.arguments)) == (name, arguments)
+        assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("tool_calls", None)
+        with sdk.chat.completions.stream(**asked) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        (call,) = streamed.message.tool_calls or ()
+        assert (call.function.name, json.loads(call.function.arguments)) == (name, arguments)
+        assert (streamed.finish_reason, streamed.message.content) == ("tool_calls", None)
+
+
+def test_a_call_that_is_cut_says_so(parrot: Running) -> None:
+    fields = {"tools": [PAINT], "tool_choice": NAMED, "max_tokens": 4}
+    choice = parrot.post("/v1/chat/completions", {"model": "parrot", "messages": USER, **fields}).json()["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert SAYS.startswith(choice["message"]["tool_calls"][0]["function"]["arguments"])
+
+
+def test_a_tool_that_is_not_there_cannot_be_forced(parrot: Running) -> None:
+    fields = {"tools": [BLEND], "tool_choice": NAMED}
+    answer = parrot.post("/v1/chat/completions", {"model": "parrot", "messages": USER, **fields})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tool_choice")
+
+
 def test_the_shipped_model_answers_with_json(gateway: Callable[..., Running]) -> None:
     running = gateway(llm={"providers": {"local": {"timeouts": {"first_byte": 500}}}})  # beside busy processors
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0, timeout=500) as sdk:
