@@ -22,6 +22,9 @@ TOKEN_FIELDS = (
 )
 CHOICE_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 _TOKEN_FIELDS, _CHOICE_FIELDS = frozenset(TOKEN_FIELDS), frozenset(CHOICE_FIELDS)
+_UPPER_BOUNDS = tuple(field for field in TOKEN_FIELDS if field != "min_tokens")
+_UNLIMITED = (-1, -2)
+_BUILT_IN_LIMIT = RequestLimits().max_tokens
 _MAX_FALLBACKS = 8
 _MAX_MESSAGES = 10_000
 
@@ -30,12 +33,11 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     """Raises :class:`InvalidRequest`, which names the field, for what ``limits`` do not allow."""
     body, walk = call.body, BodyWalk(limits)
     if not _TOKEN_FIELDS.isdisjoint(body):
-        for field in TOKEN_FIELDS:
-            if field in body:
-                _check_count(body, field, limits.max_tokens)
+        _check_tokens_of_answer(call, body, limits)
     options = body.get("options")
     if isinstance(options, dict) and "num_predict" in options:  # where Ollama's clients put it
-        _check_count(options, "num_predict", limits.max_tokens)
+        options = body["options"] = dict(options)
+        _check_tokens_of_answer(call, options, limits)
     if call.operation is Operation.CHAT or "messages" in body:
         _check_messages(body, walk)
     if call.native is not None:
@@ -50,6 +52,27 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
         walk.check_fields(call.hints)
     if call.native is not None:
         walk.check_fields(call.native.body)
+
+
+def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: RequestLimits) -> None:
+    """Checks the bounds on new tokens, and takes those away that ask for none (-1; Ollama and llama.cpp have -2, too).
+
+    A number in their place would be too large for most models, and their vendors refuse it. Ours is sent only where
+    the configuration has made it smaller.
+    """
+    echoes = call.operation is Operation.COMPLETIONS and fields.get("echo") is True
+    for field in TOKEN_FIELDS:
+        value = fields.get(field)
+        if value in _UNLIMITED and type(value) is int and field != "min_tokens":
+            del fields[field]
+            if limits.max_tokens < _BUILT_IN_LIMIT:
+                fields[field] = limits.max_tokens
+            elif not any(fields.get(other) for other in _UPPER_BOUNDS):
+                call.token_bound = limits.max_tokens
+                if call.operation is Operation.COMPLETIONS:
+                    call.body["max_tokens"] = None  # left out, it would be 16 at OpenAI's and vLLM's
+        elif field in fields and not (echoes and field == "max_tokens" and value == 0):  # the prompt's own logprobs
+            _check_count(fields, field, limits.max_tokens)
 
 
 def _check_choices(call: ModelCall, limits: RequestLimits) -> None:

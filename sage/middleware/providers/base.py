@@ -69,6 +69,8 @@ class ModelCall:
     """Called when ``deadline`` has changed; set while a watch is on the call."""
     caller: tuple[str, str] = ("", "")
     """The tenant and the user that it is made for; the gateway sets it. Where requests wait, tenants take turns."""
+    token_bound: int | None = None
+    """Where the caller asks for an answer without a bound (``max_tokens: -1``): the most tokens that it may have."""
     omitted: str | None = None
     """A field that an upstream has refused in this call and that the gateway has added to it: it is left out now."""
     native: Native | None = None

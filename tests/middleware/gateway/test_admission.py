@@ -35,7 +35,7 @@ def refused(operation: Operation, body: dict[str, Any]) -> InvalidRequest | None
 
 
 @pytest.mark.parametrize("field", TOKEN_FIELDS)
-@pytest.mark.parametrize("value", [101, -1, 1.5, "7", True, [1], 10**30])
+@pytest.mark.parametrize("value", [101, -3, 1.5, "7", True, [1], 10**30])
 def test_tokens_are_bounded_under_every_name(field: str, value: Any) -> None:
     error = refused(Operation.CHAT, {"messages": MESSAGES, field: value})
     assert error is not None

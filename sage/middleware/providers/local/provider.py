@@ -178,7 +178,9 @@ class LocalEngineProvider(OpenAIProvider):
             return body  # it says where the answer ends: neither the model's stop words nor its own bound may cut it
         if call.operation is Operation.CHAT and options.stop:
             body["stop"] = [*_stops(body.get("stop")), *options.stop]
-        if options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
+        if call.token_bound is not None:
+            body["max_tokens"] = min(call.token_bound, _context(options))
+        elif options.max_tokens is not None and not any(body.get(name) for name in _TOKEN_BOUNDS):
             body["max_tokens"] = options.max_tokens
         return body
 

@@ -189,6 +189,8 @@ class OllamaProvider(Vendor):
             else:
                 self._cannot(target, field)
         options |= call.body.get("options") or {}
+        if call.token_bound is not None:
+            options["num_predict"] = call.token_bound
         if options:
             wire["options"] = options
 

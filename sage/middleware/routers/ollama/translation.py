@@ -118,7 +118,7 @@ def _common(request: dict[str, Any]) -> dict[str, Any]:
         if name == "num_predict":
             if not isinstance(value, int) or isinstance(value, bool):
                 raise InvalidRequest("'options.num_predict' must be a whole number", param="options.num_predict")
-            if value > 0:  # others mean that there is no bound
+            if value > 0 or value in (-1, -2):  # the latter mean that there is no bound
                 body["max_tokens"] = value
         elif name in _FIELDS:
             body[name] = value

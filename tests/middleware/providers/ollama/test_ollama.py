@@ -280,11 +280,12 @@ def test_options_from_openais_names_and_from_its_own(up: Upstream, client: opena
 
 def test_the_bound_on_tokens_holds_for_ollamas_own_names(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up, provider={"kind": "ollama"}, llm={"limits": {"max_tokens": 100}})
-    for fields in ({"num_predict": 101}, {"options": {"num_predict": 101}}, {"options": {"num_predict": -1}}):
+    for fields in ({"num_predict": 101}, {"options": {"num_predict": 101}}, {"options": {"num_predict": -3}}):
         answer = running.chat(**fields)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "num_predict")
-    assert running.chat(options={"num_predict": 100}).status_code == 200
-    assert sent(up)["options"] == {"num_predict": 100}
+    for bound in (100, -1):  # no bound means ours
+        assert running.chat(options={"num_predict": bound}).status_code == 200
+        assert sent(up)["options"] == {"num_predict": 100}
 
 
 @pytest.mark.proves("ollama", "reasoning", "streaming")
