@@ -19,7 +19,7 @@ VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
 
-.PHONY: help serve check check-full test test-vllm lint hooks bench hostile image-test lock clean
+.PHONY: help serve check check-full test test-vllm lint hooks audit bench hostile image-test lock clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,10 @@ test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(
 
 image-test:  ## Build and try the container images (needs buildah and podman).
 	$(PYTHON) tests/image/run.py
+
+# What nobody could look up is not safe: status 2 says that nothing was learned.
+audit: $(VENV)/dev.stamp  ## Look for known vulnerabilities in the locked packages (asks a service on the internet).
+	$(BIN)/python .ci/audit.py $(BIN)/uv tool run 'pip-audit>=2.9'
 
 bench: $(VENV)/dev.stamp  ## Measure what a request through the gateway costs.
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
