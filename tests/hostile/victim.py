@@ -64,8 +64,12 @@ def running_victim(directory: Path) -> Iterator[Victim]:
         )
         victim = Victim(server.url, server.process.pid, *keys)
         hello = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
-        loaded = Target(victim.url, victim.bystander, full=False).post("/v1/chat/completions", hello)
+        bystander = Target(victim.url, victim.bystander, full=False)
+        loaded = bystander.post("/v1/chat/completions", hello)
         assert loaded.status == 200, loaded  # no probe waits for the model to load
+        stored = {"documents": [{"text": f"a quiet document {number}"} for number in range(20)]}
+        assert bystander.post("/collections", {"name": "alices", "embedder": "none"}).status == 201
+        assert bystander.post("/collections/alices/documents", stored).status == 200
         yield victim
 
 
