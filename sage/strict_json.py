@@ -5,7 +5,6 @@ orjson makes a fraction of a whole number that takes more than 64 bits, and read
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from itertools import accumulate
@@ -19,9 +18,12 @@ _BRACKETS = b"[]{}"
 _MANY = 100_000  # brackets, which take 3 ms to count
 _OTHERS = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _STEPS = bytes.maketrans(_BRACKETS, b"\x01\xff\x01\xff")  # as signed bytes 1 and -1
-_DIGITS = bytes(ord("d") if chr(byte).isdigit() and byte < 128 else ord(".") for byte in range(256))
-_LONG = b"d" * 19
-_LONG_NUMBER = re.compile(rb"(?<![^-:,\[\s])-?\d{19,}(?![\d.eE])")
+_DIGITS = bytes(ord("d") if byte in b"0123456789" else ord("-") if byte in b"-" else ord(".") for byte in range(256))
+_TWENTY, _MINUS_NINETEEN = b"d" * 20, b"-" + b"d" * 19
+"""Whole numbers of more than 64 bits have one of these."""
+_RUN = re.compile(b"d" * 19 + b"d*")  # as literals, for which it searches fast
+_BEFORE_NUMBER = b":,[ \t\r\n"
+_FRACTION = (b".", b"e", b"E")
 
 
 class NestedTooDeeply(ValueError):
@@ -39,8 +41,8 @@ def loads(text: bytes) -> Any:
     value = orjson.loads(text)
     if len(text) > 2 * MAX_NESTING and _brackets_open(text) > MAX_NESTING and _is_deeper(value, MAX_NESTING):
         raise NestedTooDeeply(value)
-    if _LONG in text.translate(_DIGITS) and any(map(_is_too_large, _LONG_NUMBER.findall(text))):
-        json.loads(text, parse_int=_of_64_bits)  # tells a number from the digits of a string
+    if (number := _too_large_number(text)) is not None:
+        raise ValueError(f"the number {number[:40].decode()} takes more than 64 bits")
     return value
 
 
@@ -67,11 +69,28 @@ def _parts(container: Any) -> Iterable[Any]:
     return container if isinstance(container, list) else ()
 
 
-def _is_too_large(digits: bytes) -> bool:
-    return len(digits) > 21 or not -(2**63) <= int(digits) < 2**64
+def _too_large_number(text: bytes) -> bytes | None:
+    """The first whole number of ``text`` that takes more than 64 bits."""
+    digits = text.translate(_DIGITS)
+    if _TWENTY not in digits and _MINUS_NINETEEN not in digits:
+        return None
+    done, in_string = 0, False
+    for run in _RUN.finditer(digits):
+        number = _whole_number(text, *run.span())
+        if number is None or (len(number) <= 21 and -(2**63) <= int(number) < 2**64):
+            continue
+        between = text[done : run.start()].replace(b"\\\\", b"").replace(b'\\"', b"")
+        in_string ^= bool(between.count(b'"') % 2)
+        done = run.start()
+        if not in_string:
+            return number
+    return None
 
 
-def _of_64_bits(digits: str) -> int:
-    if _is_too_large(digits.encode()):
-        raise ValueError(f"the number {digits[:40]} takes more than 64 bits")
-    return int(digits)
+def _whole_number(text: bytes, start: int, end: int) -> bytes | None:
+    """The digits from ``start`` to ``end`` with their sign, if they may be a whole number, or stand in a string."""
+    if text[end : end + 1] in _FRACTION:
+        return None
+    if text[start - 1 : start] == b"-":
+        start -= 1
+    return text[start:end] if start <= 0 or text[start - 1] in _BEFORE_NUMBER else None

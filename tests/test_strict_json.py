@@ -27,6 +27,30 @@ def test_what_json_can_say_is_read_as_it_is(value: Any) -> None:
     assert loads(json.dumps(value).encode()) == value
 
 
+_BIG = st.integers(-(10**22), 10**22)
+_LONG_TEXT = st.lists(st.sampled_from(["1" * 20, "-" + "9" * 19, '"', "\\", ", ", ": ", "[", "é", "\n"])).map("".join)
+_LONG_VALUES = st.recursive(
+    _BIG | _LONG_TEXT | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(_LONG_TEXT, inner),
+)
+
+
+def _has_too_large_number(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_too_large_number, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
+
+
+@given(_LONG_VALUES, st.booleans())
+def test_numbers_are_told_from_the_digits_of_strings(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only).encode()
+    if _has_too_large_number(value):
+        with pytest.raises(ValueError, match="takes more than 64 bits"):
+            loads(text)
+    else:
+        assert loads(text) == value
+
+
 @pytest.mark.parametrize(
     "digits", [str(2**64), str(-(2**63) - 1), "1" * 30, "-" + "1" * 30, "1" * 300], ids=lambda digits: digits[:21]
 )

@@ -45,6 +45,13 @@ class _OpenFiles:
     """Of its database, which another process may delete. ``None`` means that it is in memory."""
     index: Index
     answerer: Answerer
+    forks: int
+    """What the count of forks was when they were opened."""
+
+    @property
+    def are_inherited(self) -> bool:
+        """Whether they are those of the process that this one was forked from, which goes on with them."""
+        return self.forks != forks.count
 
 
 class Collection:
@@ -64,7 +71,6 @@ class Collection:
         self._files: _OpenFiles | None = None
         self._users = 0
         self._refusal: str | None = None
-        self._forks = forks.count
 
     @property
     def identity(self) -> Identity:
@@ -328,6 +334,8 @@ class Collection:
 
     def rest(self) -> bool:
         """Closes its files, unless it is in use: then it returns ``False``."""
+        if self._files is not None and self._files.are_inherited:
+            return False
         with self._state:
             if self._users:
                 return False
@@ -336,10 +344,11 @@ class Collection:
 
     def close(self, reason: str | None = None) -> None:
         """Waits for running calls, and refuses further ones; ``reason`` is the message of their error."""
+        self._refusal = reason or f"collection '{self.name}' is closed"
+        if self._files is not None and self._files.are_inherited:
+            return
         with self._state:
-            self._refusal = reason or f"collection '{self.name}' is closed"
-            if self._forks == forks.count:  # else calls of the process above are counted, which never end here
-                self._state.wait_for(lambda: not self._users)
+            self._state.wait_for(lambda: not self._users)
             self._close()
 
     def _close(self) -> None:
@@ -391,7 +400,9 @@ class Collection:
             with self._deletion_named(store, inode):
                 analyzer = Analyzer(store.identity.options.analysis)
                 index = Index(store, analyzer)
-            return _OpenFiles(store, inode, index, Answerer(store, index, analyzer, self._models, self._limits))
+            return _OpenFiles(
+                store, inode, index, Answerer(store, index, analyzer, self._models, self._limits), forks.count
+            )
         except BaseException:
             store.close()
             raise
