@@ -20,7 +20,7 @@ from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
-from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
+from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
 from sage.middleware.providers.base import UpstreamRequest
 from sage.middleware.providers.connections import MAX_HEAD_LINE, MAX_HEADERS, UpstreamConnections, newest_connection
 from sage.middleware.providers.wire.compression import Decoder, decoder
@@ -74,8 +74,11 @@ class HttpTransport:
         self._connections = UpstreamConnections()
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[int, tuple[Timeouts, aiohttp.ClientTimeout, aiohttp.ClientTimeout]] = {}
+        self._closed = False
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        if self._closed:
+            raise _shutting_down()
         connections = self._connections
         if request.socket is not None:
             session = connections.of_socket(request.socket)
@@ -87,6 +90,8 @@ class HttpTransport:
         try:
             response = await self._request(session, request)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            if self._closed:
+                raise _shutting_down() from exc
             took = loop.time() - started
             was_kept = newest_connection() is before and took < _CLOSED_AS_USED
             if not (was_kept or request.retry_on_broken_connection) or not _broke_before_answer(exc):
@@ -144,7 +149,13 @@ class HttpTransport:
         return cached[2] if request.whole else cached[1]
 
     async def close(self) -> None:
+        """Ends every exchange; none begins from now on."""
+        self._closed = True
         await self._connections.close()
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
 
 
 def _timeout(request: UpstreamRequest, total: float) -> aiohttp.ClientTimeout:

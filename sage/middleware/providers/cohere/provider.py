@@ -201,7 +201,7 @@ def _of_length(call: ModelCall, kind: str, vectors: list[Any], dimensions: Any) 
     if dimensions is None or kind not in ("float", "base64"):
         return vectors
     fitting = [of_length(vector, dimensions, call.model) for vector in vectors]
-    return [encoded(vector, as_base64=kind == "base64") for vector in fitting]
+    return [encoded(vector, as_base64=kind == "base64", name=call.model) for vector in fitting]
 
 
 def _ranking(call: ModelCall, answer: dict[str, Any]) -> tuple[dict[str, Any], Usage | None] | None:

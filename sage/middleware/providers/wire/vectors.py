@@ -57,8 +57,8 @@ def normalise_embeddings(call: ModelCall, data: list[dict[str, Any]], model: Any
         if dimensions is not None:
             vector = of_length(vector, dimensions, call.model, model)
         if not isinstance(vector, list | str):
-            raise _nonsense()
-        vector = encoded(vector, as_base64=encoding == "base64")
+            raise _nonsense(call.model)
+        vector = encoded(vector, as_base64=encoding == "base64", name=call.model)
         if vector is not item.get("embedding"):
             item["embedding"], changed = vector, True
     return changed
@@ -92,41 +92,41 @@ def of_length(vector: Any, dimensions: Any, name: str, model: Any = None) -> Any
             "'dimensions' out, or ask a model whose vectors may be cut",
             param="dimensions",
         )
-    return _cut(vector if isinstance(vector, list) else decode(vector), dimensions)
+    return _cut(vector if isinstance(vector, list) else decode(vector, name), dimensions, name)
 
 
-def encoded(vector: Any, *, as_base64: bool) -> Any:
-    """``vector`` in that form; it stays the same object if it has it, or is no vector at all."""
+def encoded(vector: Any, *, as_base64: bool, name: str) -> Any:
+    """``vector`` of the model ``name`` in that form; it stays the same object if it has it, or is no vector at all."""
     if isinstance(vector, list) and as_base64:
-        return encode(vector)
-    return decode(vector) if isinstance(vector, str) and not as_base64 else vector
+        return encode(vector, name)
+    return decode(vector, name) if isinstance(vector, str) and not as_base64 else vector
 
 
-def _cut(vector: list[float], dimensions: int) -> list[float]:
+def _cut(vector: list[float], dimensions: int, name: str) -> list[float]:
     """The first numbers of ``vector``, scaled to unit length."""
     try:
         first = vector[:dimensions]
         length = math.sqrt(math.fsum(number * number for number in first))
         return [number / length for number in first] if length else first
     except (TypeError, OverflowError) as exc:
-        raise _nonsense() from exc
+        raise _nonsense(name) from exc
 
 
-def encode(vector: list[float]) -> str:
+def encode(vector: list[float], name: str) -> str:
     """``vector`` as OpenAI and Cohere encode it: float32, little-endian, in base64."""
     try:
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     except (struct.error, OverflowError, TypeError) as exc:
-        raise _nonsense() from exc
+        raise _nonsense(name) from exc
 
 
-def decode(vector: str) -> list[float]:
+def decode(vector: str, name: str) -> list[float]:
     """The numbers of a vector that :func:`encode` encoded."""
     try:
         data = base64.b64decode(vector, validate=True)
         return list(struct.unpack(f"<{len(data) // 4}f", data))
     except (binascii.Error, ValueError, struct.error) as exc:
-        raise _nonsense() from exc
+        raise _nonsense(name) from exc
 
 
 def _length(vector: str) -> int:
@@ -134,5 +134,7 @@ def _length(vector: str) -> int:
     return (len(vector.rstrip("=")) * 3 // 4) // 4
 
 
-def _nonsense() -> UpstreamFailed:
-    return UpstreamFailed("the upstream sent something that is no vector of float32 numbers", code="upstream_nonsense")
+def _nonsense(name: str) -> UpstreamFailed:
+    return UpstreamFailed(
+        f"the upstream of model '{name}' sent something that is no vector of float32 numbers", code="upstream_nonsense"
+    )

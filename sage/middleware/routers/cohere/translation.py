@@ -264,7 +264,7 @@ def embed_answer(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]
 def _as_type(kind: str, vectors: list[Any], model: str) -> list[Any]:
     """Vectors as numbers or as base64."""
     if kind in ("float", "base64"):
-        return [encoded(vector, as_base64=kind == "base64") for vector in vectors]
+        return [encoded(vector, as_base64=kind == "base64", name=model) for vector in vectors]
     raise Unsupported(
         f"model '{model}' has no embeddings of type '{kind}'; it has float and base64", param="embedding_types"
     )
