@@ -55,6 +55,12 @@ def test_generate(service: LLMService, up: Upstream) -> None:
     assert service.generate("mine", messages=[{"role": "user", "content": "hi"}]).text == "hi"
 
 
+def test_half_a_character_is_replaced(service: LLMService, up: Upstream) -> None:
+    messages = [{"role": "user", "content": "cut \ud83d here"}]
+    assert service.generate("mine", messages=messages).text == "cut \ufffd here"
+    assert messages[0]["content"] == "cut \ud83d here"
+
+
 def test_refusals_and_calls_of_tools_are_told(service: LLMService, up: Upstream) -> None:
     made = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "refusal": "I cannot", "tool_calls": [made]}
@@ -141,7 +147,7 @@ def test_errors_are_those_of_http(service: LLMService) -> None:
     with pytest.raises(NotFound, match=r"registered: .*mine"):
         service.generate("nothing", "x")
     with pytest.raises(InvalidRequest, match="max_tokens"):
-        service.generate("mine", "x", max_tokens=-1)
+        service.generate("mine", "x", max_tokens=-3)
     with pytest.raises(InvalidRequest, match="either 'prompt' or 'messages'"):
         service.generate("mine")
     with pytest.raises(InvalidRequest, match="call stream"):

@@ -23,7 +23,16 @@ from sage.middleware.app.refusals import Refusals
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
-from sage.middleware.routers.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, error_headers
+from sage.middleware.routers.http.asgi import (
+    REPLACED_TEXT,
+    ASGIApp,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    error_headers,
+)
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBodies, LargeBody, too_large
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
@@ -97,6 +106,8 @@ class EdgeMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 answer = [*message.get("headers", ()), (b"x-request-id", request_id), *_SECURITY_HEADERS]
+                if REPLACED_TEXT in facts:
+                    answer.append((b"x-sage-replaced-text", b"%d" % facts[REPLACED_TEXT]))
                 if self._origins is not None:
                     answer += self._origins.headers(read_origin(headers), answer)
                 message["headers"] = answer

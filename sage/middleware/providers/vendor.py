@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -257,8 +258,8 @@ class Vendor:
         """The request that carries ``body`` as JSON."""
         try:
             data = orjson.dumps(body)
-        except orjson.JSONEncodeError as exc:
-            raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
+        except orjson.JSONEncodeError:
+            data = self._mended(body)
         return UpstreamRequest(
             self.name,
             "POST",
@@ -269,6 +270,14 @@ class Vendor:
             proxy=endpoint.proxy,
             retry_on_broken_connection=self.repeatable,
         )
+
+    @staticmethod
+    def _mended(body: Mapping[str, Any]) -> bytes:
+        """``body`` as JSON, with U+FFFD for halves of surrogate pairs, which callers in Python may send."""
+        try:
+            return orjson.dumps(lenient_json.mend(copy.deepcopy(dict(body))))
+        except (orjson.JSONEncodeError, RecursionError) as exc:
+            raise InvalidRequest(f"the body cannot be passed on: {exc}") from exc
 
     def _cannot(self, target: UpstreamModel, field: str, why: str = "") -> None:
         """Raises :class:`Unsupported` for ``field``, unless the model is to leave out what its vendor cannot do."""

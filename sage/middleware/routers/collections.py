@@ -93,7 +93,7 @@ async def list_collections(principal: Caller, collections: TheCollections) -> JS
 @requires(Scope.COLLECTIONS_WRITE)
 async def create_collection(request: Request, principal: Caller, collections: TheCollections) -> JSONResponse:
     """A new, empty collection."""
-    body = await read_json(request.receive)
+    body = await read_json(request.receive, request.scope)
     name = body.pop("name", None)
     if not isinstance(name, str):
         raise InvalidRequest("'name' must be text, such as \"notes\"", param="name")
@@ -137,7 +137,7 @@ async def reembed_collection(
     Under `?wait=false` the answer is a 202 at once, and `reembedding` of the collection tells how far it is. One that
     was interrupted continues where it was when it is requested again.
     """
-    wanted = parse(ReembedRequest, await read_json(request.receive))
+    wanted = parse(ReembedRequest, await read_json(request.receive, request.scope))
     note(request.scope, collection=collection)
     running = await collections.reembed(principal, collection, wanted.embedder)
     if wait:

@@ -126,7 +126,7 @@ async def delete_documents(
 ) -> Response:
     """Deletes documents by id or by filter. Ids that are not there are passed over."""
     note(request.scope, collection=collection)
-    selection = select(DeleteDocuments, await read_json(request.receive), "filter")
+    selection = select(DeleteDocuments, await read_json(request.receive, request.scope), "filter")
     deleted = await collections.delete_documents(principal, collection, selection.ids, selection.filter)
     return reply({"deleted": deleted})
 

@@ -132,7 +132,7 @@ class Generate:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = parse_generate(await read_json(receive))
+        request = parse_generate(await read_json(receive, scope))
         call = request.call()
         note(scope, model=call.model)
         context = Context()

@@ -105,7 +105,7 @@ async def get_value(key: TheKey, kv: TheKV) -> Response:
 @max_body(None)
 async def put_value(key: TheKey, request: Request, kv: TheKV) -> Response:
     """Puts a value; answers once it is as durable as the configured store makes it."""
-    wanted = parse(PutEntry, await read_json(request.receive))
+    wanted = parse(PutEntry, await read_json(request.receive, request.scope))
     check_size(wanted.value, kv.limits.max_value, "value")
     if "expected" in wanted.model_fields_set:
         await kv.replace(key, wanted.expected, wanted.value, wanted.ttl)

@@ -166,7 +166,7 @@ async def store_memory(
     idempotency_key: Annotated[str | None, Header(description="As the field of that name.")] = None,
 ) -> Response:
     """Stores a memory. Every later search finds it."""
-    body = parse(NewMemory, await read_json(request.receive, vectors=True))
+    body = parse(NewMemory, await read_json(request.receive, request.scope, vectors=True))
     check_size(body.content, memory.limits.max_value, "content")
     check_size(body.metadata, memory.limits.max_value, "metadata")
     fields = body.model_dump(exclude_none=True)
@@ -185,7 +185,7 @@ async def store_memory(
 @max_body(SEARCH_BODY)
 async def search_memories(request: Request, memory: TheMemory) -> Response:
     """The memories nearest to a text or a vector; without `session_id` those of every session of the scope."""
-    body = parse(MemorySearchRequest, await read_json(request.receive, vectors=True))
+    body = parse(MemorySearchRequest, await read_json(request.receive, request.scope, vectors=True))
     if body.query is None and body.vector is None:
         raise InvalidRequest("give a 'query', or a 'vector'", param="query")
     return reply({"results": await memory.search(**body.model_dump(exclude_none=True))})

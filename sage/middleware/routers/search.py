@@ -66,7 +66,7 @@ class SearchEndpoint:
         self._collections = collections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        search = parse_search(await read_json(receive))
+        search = parse_search(await read_json(receive, scope))
         note(scope, collection=search.collection)
         started = time.perf_counter()
         answer = (await self._collections.search(caller(scope), [search]))[0]
@@ -80,7 +80,7 @@ class BatchEndpoint:
         self._collections = collections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        searches = self._parse(await read_json(receive, vectors=True))
+        searches = self._parse(await read_json(receive, scope, vectors=True))
         started = time.perf_counter()
         answers = await self._collections.search(caller(scope), searches)
         await send_json(send, orjson.dumps({"answers": [_reply(answer, started) for answer in answers]}), [])

@@ -142,7 +142,7 @@ async def add_items(collection: str, request: Request, vdb: TheVDB, gateway: The
 async def search_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """The items nearest to a vector or a text."""
     note(request.scope, collection=collection)
-    wanted = parse(VectorSearchRequest, await read_json(request.receive, vectors=True))
+    wanted = parse(VectorSearchRequest, await read_json(request.receive, request.scope, vectors=True))
     if wanted.vector is None and wanted.text is None:
         raise InvalidRequest("give a 'vector', or a 'text'", param="vector")
     results = await vdb.search(
@@ -162,7 +162,7 @@ async def search_items(collection: str, request: Request, vdb: TheVDB) -> Respon
 async def delete_items(collection: str, request: Request, vdb: TheVDB) -> Response:
     """Deletes items by id or by filter. Ids that are not there are passed over."""
     note(request.scope, collection=collection)
-    selection = select(DeleteItems, await read_json(request.receive), "where")
+    selection = select(DeleteItems, await read_json(request.receive, request.scope), "where")
     return reply({"deleted": await vdb.delete(collection, selection.ids, selection.where)})
 
 
@@ -206,7 +206,7 @@ async def get_item(collection: str, id: str, vdb: TheVDB, vector: WithVector = F
 async def update_item(collection: str, id: str, request: Request, vdb: TheVDB) -> Response:
     """Changes what is given of one item; the item as it is then."""
     note(request.scope, collection=collection)
-    wanted = parse(ItemChange, await read_json(request.receive, vectors=True))
+    wanted = parse(ItemChange, await read_json(request.receive, request.scope, vectors=True))
     changes = {name: getattr(wanted, name) for name in wanted.model_fields_set if getattr(wanted, name) is not None}
     if not changes:
         raise InvalidRequest("give 'vector', 'metadata' or 'text' to change")

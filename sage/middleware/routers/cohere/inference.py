@@ -31,7 +31,7 @@ class Chat:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = chat_call(await read_json(receive))
+        call = chat_call(await read_json(receive, scope))
         note(scope, model=call.model)
         await respond(self._gateway, call, scope, receive, send, _chat_answer, _chat_events)
 
@@ -65,7 +65,7 @@ class Embed:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive)
+        body = await read_json(receive, scope)
         model = take_model(body)
         fallbacks = admission.fallbacks(body)
         call = ModelCall(Operation.EMBEDDINGS, translation.embed_body(body), model, fallbacks=fallbacks)

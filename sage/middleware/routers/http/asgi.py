@@ -14,6 +14,7 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.watch import ClientLeft, Watch
 from sage.middleware.providers.base import MAX_NAME, ModelCall
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBody, check_values
+from sage.middleware.routers.http.surrogates import replace_halves
 from sage.strict_json import NestedTooDeeply, loads
 
 Scope = MutableMapping[str, Any]
@@ -21,17 +22,32 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+REPLACED_TEXT = "replaced_text"
+"""In the access log: how many halves of surrogate pairs in the request were replaced by U+FFFD."""
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def read_json(receive: Receive, *, vectors: bool = False) -> dict[str, Any]:
+async def read_json(receive: Receive, scope: Scope, *, vectors: bool = False) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
-    vectors of numbers. A large body is parsed on a thread."""
+    vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced, which is noted."""
     body = await read_body(receive)
     if len(body) > SMALL_BODY and isinstance(receive, LargeBody):
-        parse = partial(parse_object, body, vectors=vectors)
+        parse = partial(_parse_mended, body, scope, vectors=vectors)
         return await asyncio.get_running_loop().run_in_executor(receive.threads, parse)
-    return parse_object(body, vectors=vectors)
+    return _parse_mended(body, scope, vectors=vectors)
+
+
+def _parse_mended(body: bytes, scope: Scope, *, vectors: bool) -> dict[str, Any]:
+    try:
+        return parse_object(body, vectors=vectors)
+    except InvalidRequest:
+        mended, count = replace_halves(body)
+        if mended == body:
+            raise
+    value = parse_object(mended, vectors=vectors)
+    if count:
+        note(scope, **{REPLACED_TEXT: count})
+    return value
 
 
 async def read_body(receive: Receive) -> bytes:

@@ -89,7 +89,7 @@ class OllamaGeneration:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await read_json(receive)
+        request = await read_json(receive, scope)
         model = registered_name(self._gateway, take_model(request))
         note(scope, model=model)
         stream = request.get("stream") is None or take_flag(request, "stream")
@@ -164,7 +164,7 @@ class OllamaEmbedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter_ns()
-        request = await read_json(receive)
+        request = await read_json(receive, scope)
         model = registered_name(self._gateway, take_model(request))
         fallbacks = admission.fallbacks(request)
         body = {**translation.embed_body(request, "prompt" if self._one else "input"), "model": model}

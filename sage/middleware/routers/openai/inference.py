@@ -33,7 +33,7 @@ class Inference:
         self._streams = operation in (Operation.CHAT, Operation.COMPLETIONS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive)
+        body = await read_json(receive, scope)
         search = body.pop("search", None) if self._operation is Operation.CHAT else None
         call = self._parse(body)
         note(scope, model=call.model)

@@ -71,7 +71,7 @@ class Rerank:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json(receive)
+        body = await read_json(receive, scope)
         call, finish = parse_rerank(body)
         note(scope, model=call.model)
         await respond(self._gateway, call, scope, receive, send, lambda answer: finish(answer.body))
