@@ -16,7 +16,16 @@ from sage.middleware.providers.base import Operation
 from sage.middleware.providers.openai_fields import DOCUMENTED
 
 HELLO = [{"role": "user", "content": "hello"}]
-LOADING = {"num_ctx": 8192, "num_gpu": 1, "num_thread": 4, "num_batch": 64, "use_mmap": True, "low_vram": False}
+LOADING = {
+    "tfs_z": 1.0,
+    "penalize_newline": True,
+    "num_ctx": 8192,
+    "num_gpu": 1,
+    "num_thread": 4,
+    "num_batch": 64,
+    "use_mmap": True,
+    "low_vram": False,
+}
 KINDS = ("openai", "vllm", "zhipu", "deepseek", "openrouter", "ollama", "cohere")
 
 

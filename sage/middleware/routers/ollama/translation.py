@@ -22,7 +22,7 @@ from sage.middleware.providers.wire.tool_calls import ToolCall, arguments_object
 _FIELDS = frozenset(
     {"temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty"}
     | {"top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n"}
-    | {"mirostat", "mirostat_eta", "mirostat_tau", "tfs_z", "penalize_newline"}
+    | {"mirostat", "mirostat_eta", "mirostat_tau"}
 )
 # Fields that are translated here. `keep_alive` is dropped: the gateway decides how long a model stays.
 _READ = frozenset(
@@ -82,7 +82,7 @@ def embed_body(request: dict[str, Any], field: str) -> dict[str, Any]:
 def hints(request: dict[str, Any]) -> dict[str, Any] | None:
     """What ``request`` asks only of vendors that have such a thing (:attr:`ModelCall.hints`).
 
-    All options but those that change what the model says are about its loading, as ``num_ctx`` is.
+    All options but those that change what the model says are about its loading, as ``num_ctx`` is, or of old versions.
     """
     found: dict[str, Any] = {}
     options = request.get("options")
