@@ -67,7 +67,7 @@ class Analyzer:
         if name.lower() in self._stop_words:
             return self._term_cache[number] if space else ()
         terms = self._term_cache[word]
-        return terms[-1:] if is_name_and_number(word) else terms
+        return terms[-1:] if len(terms) == 3 and is_name_and_number(word) else terms
 
     def atoms(self, text: str) -> list[str]:
         """The words of ``text`` one after the other, without terms that overlap others (pairs of characters, whole

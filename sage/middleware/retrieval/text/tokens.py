@@ -14,7 +14,7 @@ _LONGEST_WHOLE = 40
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)+)")
 _ACRONYM = re.compile(r"[^\W\d_](?:\.[^\W\d_])+")
-_DEGREE = re.compile(r"(?=.*\b[A-Z]\b)[A-Z][a-z]{0,2}(?:\.[A-Z][a-z]{0,2})+")  # Ph.D, M.Sc
+_DEGREE = re.compile(r"(?i)(?:ph|ed|psy|ll|[a-z])\.(?:[a-z]|sc|ed|eng|phil)(?:\.[a-z])*")  # Ph.D., M.Sc.
 _PIECE = re.compile(r"[^-_/'@:]+")
 _TONE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")
 _DOTTED = re.compile(r"[^.,\d]*\d+(?:,\d{3})*(?:\.\d+)+[^.,]*|[^.,]+")
@@ -123,35 +123,60 @@ def _without_dots(name: str) -> str:
 
 
 def _compound(word: str, start: int) -> list[Token]:
-    """The words of one that is written together (``RTX4090``, ``getUserById``) and itself; mostly it is one word."""
+    """The words of one that is written together (``RTX4090``, ``getUserById``) and itself; mostly it is one word.
+
+    A name and its number are words of a phrase. What only capitals part is one: elsewhere it is written small.
+    """
     end = start + len(word)
     term = fold(word)[:LONGEST]
     is_one = word.isdigit() or (word.isalpha() and (word[1:].islower() or word.isupper())) or len(word) > _LONGEST_WHOLE
-    bounds = [] if is_one else _bounds(word)
-    if not bounds:
+    if is_one:
         return [Token(term, start, end, True)]
-    edges = [0, *bounds, len(word)]
-    tokens = [
-        Token(fold(word[low:high]).replace(",", ""), start + low, start + high, True) for low, high in pairwise(edges)
-    ]
-    return [*tokens, Token(term.replace(",", ""), start, end, False)]
+    edges = [0, *_number_bounds(word), len(word)]
+    tokens: list[Token] = []
+    for low, high in pairwise(edges):
+        tokens.append(Token(fold(word[low:high]).replace(",", ""), start + low, start + high, True))
+        camel = [0, *_camel_bounds(word[low:high]), high - low]
+        if len(camel) > 2:
+            tokens.extend(
+                Token(fold(word[low + first : low + last]), start + low + first, start + low + last, False)
+                for first, last in pairwise(camel)
+            )
+    if len(edges) > 2:
+        tokens.append(Token(term.replace(",", ""), start, end, False))
+    return tokens
 
 
-def _bounds(word: str) -> list[int]:
-    """Where the words of a compound begin, but the first. Single letters are no words: ``B12``, ``i18n``, ``H2O``,
-    ``iPhone``, ``PhD`` and ``90s`` stay whole."""
-    bounds: list[int] = []
+def _number_bounds(word: str) -> list[int]:
+    """Where a number begins or ends within it. Single letters are no words: ``B12``, ``i18n``, ``H2O`` and ``90s`` stay
+    whole, and so does ``1st``."""
     runs = [match.span() for match in _RUN.finditer(word)]
     letters = [end - begin for begin, end in runs if not word[begin].isdigit()]
-    if len(runs) > 1 and min(letters, default=0) > 1 and not _ORDINAL.fullmatch(word.lower()):
-        bounds = [begin for begin, _ in runs[1:]]
-    camel = [] if word.islower() else [place for place in range(1, len(word)) if _begins_word(word, place)]
-    if camel:
-        edges = sorted({0, *bounds, *camel, len(word)})
-        for before, bound, after in zip(edges, edges[1:], edges[2:], strict=False):
-            if bound in camel and bound - before > 1 and after - bound > 1:
-                bounds.append(bound)
-    return sorted(bounds)
+    if min(letters, default=0) < 2 or _ORDINAL.fullmatch(word.lower()):
+        return []
+    return [begin for begin, _ in runs[1:]]
+
+
+def _camel_bounds(word: str) -> list[int]:
+    """Where capitals begin words within it. Single letters are no words: ``iPhone`` and ``PhD`` stay whole."""
+    if word.islower():
+        return []
+    places = [place for place in range(1, len(word)) if _begins_word(word, place)]
+    edges = [0, *places, len(word)]
+    return [
+        place
+        for before, place, after in zip(edges, edges[1:], edges[2:], strict=False)
+        if place - before > 1 and after - place > 1
+    ]
+
+
+def _begins_word(word: str, place: int) -> bool:
+    """Whether a capital stands there after a small letter, or before small ones, as the last of several or after a
+    digit."""
+    if not word[place].isupper():
+        return False
+    following = word[place + 1 : place + 3]
+    return word[place - 1].islower() or (len(following) == 2 and following.islower())
 
 
 def _apostrophes(word: str, tokens: list[Token]) -> list[Token]:
@@ -169,14 +194,6 @@ def _apostrophes(word: str, tokens: list[Token]) -> list[Token]:
             token = Token((last.term + token.term)[:LONGEST], last.start, token.end, True)
         result.append(token)
     return result
-
-
-def _begins_word(word: str, place: int) -> bool:
-    """Whether a capital stands there after a small letter, or is the last of several before small ones."""
-    if not word[place].isupper():
-        return False
-    following = word[place + 1 : place + 3]
-    return word[place - 1].islower() or (word[place - 1].isupper() and len(following) == 2 and following.islower())
 
 
 def _whole_terms(word: str, start: int, atoms: list[Token]) -> list[tuple[str, int, int]]:
