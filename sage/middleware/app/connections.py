@@ -20,7 +20,8 @@ KEEP_ALIVE = 75.0
 """Seconds that a connection may be idle between two requests."""
 LEAST_RATE = 500
 """Bytes a second that a body must come at, and an answer be read at, over each period of ``api.client_timeout``."""
-_BATCH = 32  # of so many connections one is closed at a time when there are too many
+_BATCH = 16  # of so many connections one is looked at for closing when there are too many
+_SLOW, _IDLE, _FLOWS, _WORKS = range(4)
 _RESCAN = 0.1  # seconds without another look for connections to close, after there were none
 
 
@@ -103,8 +104,8 @@ class ClientConnections:
     def admit(self, connection: ClientConnection, now: float) -> bool:
         """Takes a new connection in; ``False`` means that there is no place for it.
 
-        Places are made by closing connections whose clients owe us something, the slowest first, and then idle ones:
-        those of the same address if that has too many, else those of the address that has most.
+        Places are made by closing connections whose clients owe us something and are slow, then idle ones, then the
+        slowest of the others: those of the same address if that has too many, else those of the address that has most.
         """
         own = self._by_address[connection.address]
         self._periods[connection] = _Period(now)
@@ -142,28 +143,29 @@ class ClientConnections:
     def _make_room(self, among: Iterable[ClientConnection], new: ClientConnection, now: float) -> bool:
         if now < self._look_again:
             return False
-        slowest = nsmallest(
-            1 + len(self._periods) // _BATCH,
-            ((*self._speed(connection, now), id(connection), connection) for connection in among if connection != new),
-        )
-        owing = [entry for entry in slowest if entry[0] == 0]
-        chosen = owing or [entry for entry in slowest[:1] if entry[0] == 1]
-        for *_, connection in chosen:
-            connection.give_up(connection.waits_for())
-        if not chosen:
+        order = ((*self._place(each, now), id(each), each) for each in among if each != new)
+        first = nsmallest(1 + len(self._periods) // _BATCH, order)
+        kind = first[0][0] if first else _WORKS
+        if kind == _WORKS:
             self._look_again = now + _RESCAN
-        return bool(chosen)
+            return False
+        alike = [entry for entry in first if entry[0] == kind]
+        # Half of them, so that those go on that have just begun; many at a time, as to look at all takes some ms.
+        for *_, connection in alike[:1] if kind == _FLOWS else alike[: (len(alike) + 1) // 2]:
+            connection.give_up(connection.waits_for())
+        return True
 
-    def _speed(self, connection: ClientConnection, now: float) -> tuple[int, float, float]:
-        """The order in which connections make room: a class (0: its client owes us something, 1: idle, 2: it works),
-        the bytes a second that it moves, and its age, the oldest first."""
+    def _place(self, connection: ClientConnection, now: float) -> tuple[int, float, float]:
+        """The place of a connection in the order in which they make room: its kind, the bytes a second that it moves,
+        and its age, the oldest first."""
         phase, period = connection.waits_for(), self._periods[connection]
         if phase is Phase.WORK:
-            return 2, 0.0, 0.0
+            return _WORKS, 0.0, 0.0
         if phase is Phase.IDLE:
-            return 1, 0.0, period.since
+            return _IDLE, 0.0, period.since
         started = period.moved if phase is period.phase and connection.request() is period.request else 0
-        return 0, (connection.moved(phase) - started) / (now - period.since + 0.1), period.since
+        speed = (connection.moved(phase) - started) / (now - period.since + 0.1)
+        return _SLOW if speed < LEAST_RATE else _FLOWS, speed, period.since
 
 
 def _open_files() -> int:

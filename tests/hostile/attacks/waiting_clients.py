@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import time
 from contextlib import suppress
@@ -25,6 +26,8 @@ async def run(target: Target) -> dict[str, Any]:
         b"",
         page * 10,
     )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     socks, slowest = [], 0.0
     try:
         for number in range(target.count(6000, 240)):

@@ -127,13 +127,23 @@ def test_the_slowest_make_room_first_and_those_that_work_never() -> None:
     assert (slow.given_up, fast.given_up, idle.given_up) == (True, False, False)
     connections.admit(Waiting(), 10.0)
     assert admit()
-    assert (fast.given_up, idle.given_up) == (True, False)
+    assert (fast.given_up, idle.given_up) == (False, True)
     connections.admit(Waiting(), 10.0)
     assert admit()
-    assert idle.given_up
+    assert fast.given_up
     connections.admit(Waiting(), 10.0)
     assert not admit()
     assert not works.given_up
+
+
+def test_uploads_that_flow_do_not_make_room_together() -> None:
+    connections = ClientConnections(limits(total=40))
+    uploads = [Waiting(phase=Phase.BODY) for _ in range(40)]
+    for number, upload in enumerate(uploads):
+        connections.admit(upload, 0.0)
+        upload.bytes = 1_000_000 + number
+    assert connections.admit(Waiting(), 10.0)
+    assert [upload.given_up for upload in uploads] == [True] + [False] * 39
 
 
 def test_an_address_that_has_too_many_loses_its_own() -> None:
