@@ -37,7 +37,7 @@ _WRAPPING = "<([{\"'`@"
 _PATH_WRAPPING = "\"'`@"
 """The last is curl's sign for a file."""
 _URL_KEY = re.compile(r"(?:ur[il]s?|href|_links?)$", re.I)
-_MEDIA_KEY = re.compile(r"(?:image|picture|photo|video|audio|frame|screenshot)s?$", re.I)
+_MEDIA_KEY = re.compile(r"(?:^|[_\-.])(?:image|picture|photo|video|audio|frame|screenshot)s?$", re.I)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*=*\s*")
 _BASE64_LOOKED_AT = 4096
 """Characters: longer than any path."""

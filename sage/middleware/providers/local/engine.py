@@ -30,8 +30,14 @@ from sage.middleware.providers.local.gguf import read_gguf
 _PROMPT_CACHE_MIB = 256
 """Bound on the prompts that llama.cpp keeps in memory to answer the next turn faster; its own default is 8 GiB."""
 _SPARE_MEMORY = 3 * 2**29
-"""Bytes of data that it may have beyond a quarter more than the estimate: buffers of its computation, prompts that it
-keeps. Measured: a tiny model has 0.1 GiB of data, with 0.07 estimated; Gemma 270m has 0.4, with 0.3."""
+"""Bytes of data that it may have beyond a quarter more than the estimate and what its computation takes. Measured: a
+tiny model has 0.1 GiB of data, with 0.07 estimated; Gemma 270m has 0.4, with 0.3."""
+_AT_ONCE = 512
+"""Tokens that llama.cpp computes at once; with ``embed`` and ``rerank`` a whole text."""
+_ACTIVATIONS = 256 * 2**10
+"""Bytes for each of those tokens, at most: some rows of 12,000 numbers."""
+_ATTENTION = 64 * 4
+"""Bytes for each of those tokens and each of the context, at most: a number for each of 64 heads."""
 _ERROR_MARK = " E "
 """Marks an error in llama.cpp's log; the first one is the cause."""
 
@@ -202,7 +208,7 @@ def _serve(options: LlamaOptions, file: Path, key: str) -> Any:
         raise MissingExtra(f"the local model '{options.alias}'", "local") from exc
     parameters = xllamacpp.CommonParams()
     devices = [device for device in xllamacpp.get_device_info() if device["name"] != "CPU"]
-    if not devices:
+    if not devices and sys.platform == "linux":  # elsewhere this limit does not count what is allocated
         _limit_memory(options, file)
     _set_parameters(parameters, options, file, key, devices=bool(devices))
     _set_task(parameters, options, file, xllamacpp)
@@ -222,7 +228,9 @@ def _limit_memory(options: LlamaOptions, file: Path) -> None:
     if facts is None:
         return
     memory = max(options.memory or 0, facts.memory(options.context, options.parallel, options.task))
-    limit = memory * 5 // 4 + _SPARE_MEMORY
+    at_once = _AT_ONCE if options.task == "generate" else options.context
+    computing = at_once * (_ACTIVATIONS + _ATTENTION * options.context * options.parallel)
+    limit = memory * 5 // 4 + computing + _SPARE_MEMORY
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
