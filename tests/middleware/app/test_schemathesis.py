@@ -55,9 +55,17 @@ def _vendor(request: Received) -> Script:
         return reply({"error": {"message": "no"}}, status=400)
 
 
-def _schema(name: str) -> Any:
-    components = openapi_document()["components"]
-    return validator_for({"$ref": f"#/components/schemas/{name}", "components": components})
+@pytest.fixture(scope="module")
+def running(module_gateway: Callable[..., Running]) -> Running:
+    nothing_embeds = {"retrieval": {"defaults": {"embedder": "none"}}, "services": {"memory": {"embedder": "none"}}}
+    started = module_gateway(**nothing_embeds)
+    started.post("/collections", {"name": "default"})
+    return started
+
+
+@pytest.fixture(scope="module")
+def components() -> Any:
+    return openapi_document()["components"]
 
 
 @pytest.mark.parametrize(
@@ -110,11 +118,9 @@ def _schema(name: str) -> Any:
     ],
 )
 def test_a_schema_is_as_strict_as_the_gateway(
-    module_gateway: Callable[..., Running], path: str, name: str, good: list[Any], bad: list[Any]
+    running: Running, components: Any, path: str, name: str, good: list[Any], bad: list[Any]
 ) -> None:
-    running = module_gateway(retrieval={"defaults": {"embedder": "none"}})
-    running.post("/collections", {"name": "default"})
-    schema = _schema(name)
+    schema = validator_for({"$ref": f"#/components/schemas/{name}", "components": components})
     for body in good:
         answer = running.post(path, body)
         assert answer.ok, (body, answer.text)
@@ -126,8 +132,7 @@ def test_a_schema_is_as_strict_as_the_gateway(
 
 
 @pytest.mark.parametrize("path", ["/api/show", "/auth/refresh", "/models/m"])
-def test_a_body_that_is_no_text_is_no_json(gateway: Callable[..., Running], path: str) -> None:
-    running = gateway()
+def test_a_body_that_is_no_text_is_no_json(running: Running, path: str) -> None:
     for body in (b"\xb0\xaa#1aL\x89", b"{", b"[" * 5000):
         answer = running.request("POST", path, data=body, headers={"content-type": "application/json"})
         assert answer.status_code == 400
