@@ -50,6 +50,10 @@ _MAX_TOOL_SCHEMAS = 16 * _MAX_SCHEMA
 """Of all tools together."""
 _MAX_PATTERN = 256
 _MAX_EXPANDED = 2000
+_MAX_TOKEN = 256
+"""Characters that one token has at most."""
+_SHORT_TEXT = 2**20
+"""Characters that are cut into tokens whatever the context: a prompt may be sent to be counted."""
 _NESTED_COST = 8
 _TOKEN = re.compile(r"\(|(?:\)|[^()])(?P<repetition>[*+?]|\{\d*,?\d*\})?")
 _COUNT = re.compile(r"\d{1,6}")
@@ -84,6 +88,38 @@ def keep_allowed(body: dict[str, Any], context: int, cannot: Cannot, asks: Calla
             _check_schema(body[field], field, _MAX_SCHEMA)
     if isinstance(body.get("tools"), list):
         _check_schema(body["tools"], "tools", _MAX_TOOL_SCHEMAS)
+
+
+def check_length(body: dict[str, Any], context: int) -> None:
+    """Raises for text that is far longer than the context: to find that out, llama.cpp would cut all of it into tokens,
+    which takes it seconds and many times the memory of the text."""
+    most = max(_SHORT_TEXT, context * _MAX_TOKEN)
+    for field in ("messages", "prompt", "input", "query", "documents", "text_1", "text_2"):
+        value = body.get(field)
+        if value is not None and _length(value, most) > most:
+            raise InvalidRequest(
+                f"'{field}' holds more text than the model's context of {context} tokens can; shorten it",
+                param=field,
+                code="context_length_exceeded",
+            )
+
+
+def _length(value: Any, enough: int) -> int:
+    """The characters of the texts in ``value``, or more than ``enough``; of a list of texts those of the longest, for
+    each is computed by itself."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, list):
+        return 0
+    if all(isinstance(text, str) for text in value):
+        return max(map(len, value), default=0)
+    length = 0
+    for item in value:
+        content = item.get("content", item.get("text")) if isinstance(item, dict) else item
+        length += _length(content, enough) if isinstance(content, str | list) else 0
+        if length > enough:
+            break
+    return length
 
 
 def _spread_options(body: dict[str, Any], cannot: Cannot) -> None:

@@ -24,6 +24,7 @@ from sage.middleware.providers.base import (
     Usage,
 )
 from sage.middleware.providers.local import requests as local_wire
+from sage.middleware.providers.local.fields import check_length
 from sage.middleware.providers.local.forced_calls import ForcedStream, read_forced_call
 from sage.middleware.providers.local.model_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
@@ -154,6 +155,7 @@ class LocalEngineProvider(OpenAIProvider):
         """The body that llama.cpp gets."""
         cannot = partial(self._cannot, target)
         body = dict(call.body)
+        check_length(body, _context(options))
         if call.operation in _TRANSLATED:
             local_wire.check_known(body, call.operation, cannot)
         match call.operation:

@@ -126,6 +126,27 @@ def test_a_model_that_drops_what_is_unsupported_gets_only_what_it_knows(provider
     assert answer == {"model": "tiny", "messages": MESSAGES, "stop": ["\n"]}
 
 
+LONG = "x" * (2**20 + 1)
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "param"),
+    [
+        (Operation.CHAT, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
+        (Operation.CHAT, {"messages": [{"role": "user", "content": "x" * 2**18}] * 5}, "messages"),
+        (Operation.CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": LONG}]}]}, "messages"),
+        (Operation.COMPLETIONS, {"prompt": LONG}, "prompt"),
+        (Operation.TOKENIZE, {"prompt": LONG}, "prompt"),
+    ],
+)
+def test_text_far_beyond_the_context_is_not_cut_into_tokens(
+    provider: LocalEngineProvider, operation: Operation, body: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        provider.encode(ModelCall(operation, body, "tiny"), UpstreamModel("tiny"), Endpoint("http://engine"))
+    assert (caught.value.param, caught.value.code) == (param, "context_length_exceeded")
+
+
 @pytest.mark.slow
 def test_an_engine_has_no_more_memory_than_its_model_needs(tmp_path: Path) -> None:
     """What gets past the bounds of fields is refused by the kernel, and the engine serves on."""
