@@ -30,7 +30,7 @@ class NestedTooDeeply(ValueError):
     """``field`` is the first field of an object that is nested too deeply; ``None`` means that it is no object."""
 
     def __init__(self, value: Any) -> None:
-        super().__init__(f"it is nested more than {MAX_NESTING} levels deep")
+        super().__init__(f"nested more than {MAX_NESTING} levels deep")
         fields = value.items() if isinstance(value, dict) else ()
         self.field: str | None = next((name for name, part in fields if _is_deeper(part, MAX_NESTING - 1)), None)
 

@@ -73,9 +73,10 @@ def parse_object(body: bytes, *, vectors: bool = False) -> dict[str, Any]:
         value = loads(body)
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}", code="invalid_json") from None
+    except NestedTooDeeply as exc:
+        raise InvalidRequest(f"the body is {exc}", param=exc.field, code="invalid_json") from None
     except ValueError as exc:
-        field = exc.field if isinstance(exc, NestedTooDeeply) else None
-        raise InvalidRequest(f"the body cannot be taken: {exc}", param=field, code="invalid_json") from None
+        raise InvalidRequest(str(exc), code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     return value
