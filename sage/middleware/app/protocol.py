@@ -75,9 +75,8 @@ class GatewayProtocol(HttpToolsProtocol):
     address = ""
     url = b""
     _head_size = 0  # bytes of the head that were parsed
-    _unparsed = 0  # bytes that came since then
+    _unparsed = 0  # bytes that came since a message began, or since the last bytes of a body
     _received = 0  # bytes in all
-    _message_began = False  # in the bytes that are being read
     _head_complete = False
     _asks_upgrade = False
     _fault: SageError | None = None
@@ -99,7 +98,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._received += len(data)
-        self._message_began = False
+        self._unparsed += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -107,18 +106,14 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         except httptools.HttpParserUpgrade:
             self.cycle.keep_alive = False  # another protocol than WebSocket, which a server may ignore
-        if self._head_complete or self.transport.is_closing():
-            return
-        if not self._message_began:  # otherwise some of the bytes belong to the message before
-            self._unparsed += len(data)
-            if self._unparsed > MAX_HEAD:
-                self._fault = _head_too_large()
-                self.send_400_response("")
+        if self._unparsed > MAX_HEAD and not self.transport.is_closing():
+            # Of a head, or of extensions of chunks or trailers, which would be kept until they end.
+            self._fault = None if self._head_complete else _head_too_large()
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_size, self._unparsed, self._message_began, self._head_complete = 0, 0, True, False
-        self._asks_upgrade = False
+        self._head_size, self._unparsed, self._head_complete, self._asks_upgrade = 0, 0, False, False
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -183,6 +178,10 @@ class GatewayProtocol(HttpToolsProtocol):
             self.flow.resume_reading()  # otherwise a disconnect is never noticed
             if len(self.pipeline) > _MAX_WAITING:
                 self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         self._writes.end()
