@@ -16,6 +16,7 @@ from sage.middleware.providers.base import ModelCall, Operation
 _WITHOUT_SLOT = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOLERANCE = 0.005
 """Seconds of a deployment's time that may be gone before a request counts as having less than all of it."""
+_NO_NAMES: frozenset[str] = frozenset()
 _ADDED = "stream_options"
 """The field that the gateway adds to requests of its own accord: streams are asked for their usage."""
 _SOON = 1.0
@@ -80,7 +81,7 @@ class AttemptPlan:
         self._call = call
         self._prefixes = prefixes
         self._ruled_out: dict[str, Unavailability] = {}  # by deployment
-        self._again: set[str] = set()
+        self._again: frozenset[str] = _NO_NAMES
         """Deployments that failed in a way that may pass; they are asked once more when no other is left."""
         self._refused_by: Deployment | None = None
         """The deployment that has refused a field which the gateway has added."""
@@ -120,7 +121,7 @@ class AttemptPlan:
         names = self._askable_again(now)
         for name in names:
             self._ruled_out.pop(name, None)
-        self._again.clear()
+        self._again = _NO_NAMES
         return bool(names)
 
     def _askable_again(self, at: float) -> list[str]:
@@ -265,5 +266,5 @@ class AttemptPlan:
         else:
             self._ruled_out[deployment.name] = Unavailability.TRIED
             if may_pass(failure):
-                self._again.add(deployment.name)
+                self._again |= {deployment.name}
         self.failure = failure

@@ -94,7 +94,8 @@ class HttpTransport:
                 raise _shutting_down() from exc
             took = loop.time() - started
             was_kept = newest_connection() is before and took < _CLOSED_AS_USED
-            if not (was_kept or request.retry_on_broken_connection) or not _broke_before_answer(exc):
+            may_repeat = was_kept or (request.retry_on_broken_connection and not request.once)
+            if not may_repeat or not _broke_before_answer(exc):
                 raise _translate(exc, request, total) from exc
             if request.once:
                 closed = f"the provider '{request.provider}' closed a kept connection as it was used"
