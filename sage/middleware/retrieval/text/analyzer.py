@@ -8,7 +8,14 @@ from typing import Any
 
 from sage.errors import MissingExtra
 from sage.middleware.retrieval.text import scripts
-from sage.middleware.retrieval.text.tokens import STOP_WORDS, Token, is_name_and_number, tokens_of, whole_before_number
+from sage.middleware.retrieval.text.tokens import (
+    LONGEST,
+    STOP_WORDS,
+    Token,
+    is_name_and_number,
+    tokens_of,
+    whole_before_number,
+)
 from sage.middleware.settings.retrieval import AnalysisOptions
 
 _CACHED_WORDS = 2**16
@@ -154,7 +161,9 @@ class _TermCache(dict[str, tuple[str, ...]]):
         if " " in word:
             name, number = word.rsplit(" ", 1)
             return (*self[name], *self[number], *whole_before_number(name, number))
-        if word[0].isupper() and word[1:].islower() and word.isascii():
+        if word.isascii() and word.isalpha() and word.islower():
+            terms: tuple[str, ...] = (self._stemmed(word[:LONGEST]),)  # most words
+        elif word[0].isupper() and word[1:].islower() and word.isascii():
             terms = self[word.lower()]  # at the beginning of a sentence
         else:
             terms = tuple(token.term for token in self.tokens_of(word))
@@ -174,6 +183,12 @@ class _TermCache(dict[str, tuple[str, ...]]):
                 Token(stem(token.term), *token[1:]) if token.term.isascii() and token.term.isalpha() else token
                 for token in tokens
             ]
+
+    def _stemmed(self, term: str) -> str:
+        if self._stemmer is None:
+            return term
+        with self._lock:
+            return str(self._stemmer.stemWord(term))
 
     def atoms(self, word: str) -> list[str]:
         if word.isalpha() and len(terms := self[word]) == 1:
