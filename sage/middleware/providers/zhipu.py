@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.providers.vendor import HINTS, has_effect
+from sage.middleware.providers.vendor import HINTS, has_effect, objects
 from sage.middleware.providers.wire.errors import status_of_error, upstream_error
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
 from sage.middleware.providers.wire.tool_calls import with_arguments_text
@@ -242,6 +242,9 @@ class ZhipuProvider(OpenAIProvider):
             answer.setdefault("object", "chat.completion")
             for choice in answer["choices"]:
                 choice["message"].setdefault("role", "assistant")
+                calls = choice["message"].get("tool_calls")
+                if isinstance(calls, list) and len(objects(calls)) < len(calls):
+                    raise self._malformed(call)
                 self._adjust_finish(choice)
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None]:
