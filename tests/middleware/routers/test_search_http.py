@@ -14,6 +14,7 @@ from running_gateway import Running
 from upstream import Received, Script, Upstream, openai_like, reply
 
 from sage.errors import Unavailable
+from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.gateway.collections.requests import SearchFields
 from sage.middleware.retrieval.types.search import Fusion, Mode
 
@@ -296,7 +297,7 @@ def test_the_line_before_searches_is_bounded(up: Upstream, upstreams: Callable[.
     blocked = []
     with suppress(Unavailable):
         while True:
-            blocked.append(collections._reading.submit(gate.wait))
+            blocked.append(collections._reading.submit(gate.wait, DEFAULT_TENANT))
     try:
         answer = running.post("/search", {"query": "apple"})
         refusal = error(answer, 503)
