@@ -14,8 +14,9 @@ from sage.errors import InvalidRequest
 from sage.middleware.gateway import media, parameters
 from sage.middleware.settings.settings import RequestLimits
 
-_MAX_VALUES = 100_000
-"""Values that one request may hold beside its texts and tokens: each costs the event loop a moment."""
+_MAX_VALUES = 20_000
+"""Values that one request may hold beside its texts and tokens: each costs the event loop a moment. A text that is
+looked at counts as some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +173,16 @@ class BodyWalk:
         if position.is_bounded and parameters.holds_words(key):
             parameters.check_word(text, where)
             return
+        self._spend(min(len(text), media.WINDOW) // 64, where)
         media.check_text(text, where, key, self._limits.image_hosts, named=named)
         if position.is_bounded:
             parameters.check_number_in_text(text, where, key, self._limits)
 
     def _count(self, value: dict[str, Any] | list[Any], where: str) -> None:
-        self._left -= len(value)
+        self._spend(len(value), where)
+
+    def _spend(self, values: int, where: str) -> None:
+        self._left -= values
         if self._left < 0:
             raise InvalidRequest(
                 f"'{where}': a request may hold {_MAX_VALUES} values beside its texts and tokens", param=where

@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 from sage.errors import InvalidRequest
 
-_LOOKED_AT = 400
+_LOOKED_AT = 64
 """Visible characters at the front of a text that are looked at: no URL or path begins later."""
+WINDOW = 512
+"""Characters among which these are; where they are not, the text hides what it is."""
 _SCHEMES = (
     "https?|ftps?|sftp|scp|ssh|tftp|telnet|file|local_file|s3|gs|gcs|az|abfss?|wasbs?|smb|cifs|nfs|jar|zip|blob|gopher"
     "|dict|ldaps?|rtsps?|rtmps?|rtp|srt|udp|tcp|unix|wss?|hdfs|webhdfs|ipfs|ipns|view-source"
@@ -67,21 +69,24 @@ def check_text(text: str, where: str, key: str, hosts: Sequence[str], *, named: 
 def _is_address(text: str, key: str) -> bool:
     if text.isalnum():
         return False
-    if _MEDIA_KEY.search(key) and not _is_base64(text) and "." in text[:_LOOKED_AT]:
+    if _MEDIA_KEY.search(key) and not _is_base64(text) and "." in text[:WINDOW]:
         return True  # `image: secret.png`, which a server may look for in its own directory
     if text.startswith("/") and _is_base64_of_media(text, key):
         return False
-    plain = _plain(text)
+    visible = _visible(text)
+    if len(visible) < _LOOKED_AT and len(text) > WINDOW:
+        return True
+    plain = visible if visible.isascii() else unicodedata.normalize("NFKC", visible)
     unwrapped = plain.lstrip(_WRAPPING)
     if _URL.match(plain) is not None or _URL.match(unwrapped) is not None:
         return True
     return _PATH.match(plain.lstrip(_PATH_WRAPPING)) is not None
 
 
-def _plain(text: str) -> str:
+def _visible(text: str) -> str:
     """The front of ``text`` as the most forgiving reader takes it: without what cannot be seen."""
-    visible = "".join(islice((char for char in text if char.isprintable() and not char.isspace()), _LOOKED_AT))
-    return visible if visible.isascii() else unicodedata.normalize("NFKC", visible)
+    front = (char for char in text[:WINDOW] if char.isprintable() and not char.isspace())
+    return "".join(islice(front, _LOOKED_AT))
 
 
 def _is_base64(text: str) -> bool:
