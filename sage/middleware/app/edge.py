@@ -31,6 +31,7 @@ from sage.middleware.routers.http.asgi import (
     Receive,
     Scope,
     Send,
+    error_facts,
     error_headers,
 )
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBodies, LargeBody, too_large
@@ -230,7 +231,7 @@ class EdgeMiddleware:
 
     async def _fail(self, error: SageError, status: int, send: Send, facts: dict[str, Any]) -> None:
         """Answers with ``error``, unless an answer has begun with ``status``."""
-        facts["error"] = error.code
+        facts.update(error_facts(error))
         if not status:  # otherwise uvicorn closes the connection, because the body ends too early
             await answer_error(error, send)
 

@@ -227,6 +227,20 @@ def test_the_access_log_is_one_line_of_json_without_secrets(up: Upstream, upstre
     assert "sk-upstream" not in err
 
 
+def test_the_log_says_why_an_upstream_could_not_be_read(up: Upstream, upstreams: Callable) -> None:
+    up.reply({}, headers={"content-encoding": "br"})
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        running = upstreams(up, api={"access_log": True}, provider={"retries": 0})
+        assert running.chat().status_code == 502
+        deadline = time.monotonic() + 20
+        while "/v1/chat/completions" not in log.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        line = json.loads(log.getvalue().splitlines()[0])
+    assert line["error"] == "upstream_encoding"
+    assert line["reason"] == "the provider 'up0': its answer is compressed with 'br', which was not asked for"
+
+
 def test_a_line_of_the_log_is_short_whatever_a_client_sends_as_a_name(gateway: Callable) -> None:
     with contextlib.redirect_stderr(io.StringIO()) as log:
         running = gateway(api={"access_log": True})

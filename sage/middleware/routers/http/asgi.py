@@ -24,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 REPLACED_TEXT = "replaced_text"
 """In the access log: how many halves of surrogate pairs in the request were replaced by U+FFFD."""
+_MOST_REASON = 300
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -110,6 +111,16 @@ def caller(scope: Scope) -> Principal:
 def note(scope: Scope, **facts: Any) -> None:
     """Adds ``facts`` to the request's line in the access log; never secrets, never contents."""
     scope["state"]["log"].update(facts)
+
+
+def error_facts(error: SageError) -> dict[str, Any]:
+    """What the access log says of ``error``: its code, and the reason where an upstream could not be reached or read.
+
+    What an upstream has said itself is left out, since it may quote the request.
+    """
+    if error.status == 502 and error.upstream_status is None:
+        return {"error": error.code, "reason": error.message[:_MOST_REASON]}
+    return {"error": error.code}
 
 
 def error_headers(error: SageError, size: int) -> Headers:

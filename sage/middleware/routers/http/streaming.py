@@ -10,7 +10,7 @@ import orjson
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.gateway import GatewayCall
 from sage.middleware.gateway.watch import Watch
-from sage.middleware.routers.http.asgi import Headers, Scope, Send, note
+from sage.middleware.routers.http.asgi import Headers, Scope, Send, error_facts, note
 
 EVENTS = b"text/event-stream; charset=utf-8"
 _KEEP_ALIVE = b":\n\n"  # a comment, which clients ignore
@@ -85,7 +85,7 @@ async def _break(
 ) -> None:
     """Sends an error event; ``[DONE]`` never follows it."""
     answer.broke(error)
-    note(scope, error=error.code)
+    note(scope, **error_facts(error))
     await send_events(send, event(error))
 
 

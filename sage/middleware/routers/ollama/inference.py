@@ -26,6 +26,7 @@ from sage.middleware.routers.http.asgi import (
     Scope,
     Send,
     caller,
+    error_facts,
     error_headers,
     note,
     read_json,
@@ -73,7 +74,7 @@ class OllamaErrors:
         except SageError as error:
             if started:
                 raise
-            note(scope, error=error.code)
+            note(scope, **error_facts(error))
             body = error_body(error)
             await send(
                 {"type": "http.response.start", "status": error.status, "headers": error_headers(error, len(body))}
