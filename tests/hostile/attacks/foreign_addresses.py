@@ -17,7 +17,7 @@ _FIELDS: list[dict[str, Any]] = [
     {"messages": [{**_MESSAGE, "content": [{"type": "image", "image": "/etc/passwd"}]}]},
     {"messages": [{**_MESSAGE, "content": [{"type": "image", "image": f"\u3000{_INSIDE}"}]}]},
     {"messages": [{**_MESSAGE, "content": [{"type": "image", "image": f"view-source:{_INSIDE}"}]}]},
-    {"messages": [{**_MESSAGE, "content": [{"type": "text", "text": "x"}] * 50_000 + [{"image": "//host/share"}]}]},
+    {"messages": [{**_MESSAGE, "content": [{"type": "text", "text": "x"}] * 15_000 + [{"image": "//host/share"}]}]},
     {"web_search_options": {}},
 ]
 

@@ -21,7 +21,7 @@ _FIELDS: list[dict[str, Any]] = [
     {"top_logprobs": 100_000},
     {"logit_bias": {str(n): 1 for n in range(100_000)}},
     {"stop": [str(n) for n in range(5000)]},
-    {"unknown": [[0] * 1000] * 200},
+    {"unknown": [[0] * 1000] * 100},
 ]
 
 
