@@ -10,6 +10,7 @@ which tests/middleware/app/test_protocol.py checks.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import httptools
@@ -81,6 +82,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _asks_upgrade = False
     _fault: SageError | None = None
     _running: Any = None
+    _is_over = False
+    """Whether nothing more is read: the running request is the last."""
 
     def __init__(self, *args: Any, connections: ClientConnections, refusals: Refusals, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -95,6 +98,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse(Unavailable("there are too many connections; try again soon", code="too_many_connections"))
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._received += len(data)
@@ -149,6 +154,15 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._fault is not None:
             raise ValueError(self._fault.code)
 
+    def _check_target(self) -> None:
+        """RFC 9112, 3.2.2: a target that names a host is as good as the header. Two hosts would leave it open which
+        of them was checked."""
+        authority = self.url.partition(b"://")[2]
+        host = re.split(rb"[/?#]", authority, maxsplit=1)[0].lower()
+        if host and any(name == b"host" and value.strip().lower() != host for name, value in self.headers):
+            self._fault = InvalidRequest("the request names two hosts", code="host_not_allowed")
+            raise ValueError(self._fault.code)
+
     def _check_no_body(self) -> None:
         """The parser takes no body after a head that asks for another protocol."""
         if any(
@@ -171,6 +185,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._asks_upgrade and self.parser.should_upgrade():
             self._check_no_body()
+        if not self.url.startswith(b"/"):
+            self._check_target()
         self._head_complete = True
         super().on_headers_complete()
         self.cycle.transport = self._writes
@@ -247,9 +263,15 @@ class GatewayProtocol(HttpToolsProtocol):
         running = self._running
         if running is None or running.response_complete:
             self._refuse(fault)
-        elif running is self.cycle and running.more_body and not running.response_started:
-            # The request runs, and will find that its client has left.
-            self.transport.write(self._refusals.answer(fault, running.scope["state"].setdefault("log", {})))
+        elif not running.response_started:
+            if running.more_body:
+                # The request runs, and will find that its client has left.
+                self.transport.write(self._refusals.answer(fault, running.scope["state"].setdefault("log", {})))
+            else:
+                # It came whole, and the fault stands behind it: it is answered, and nothing after it.
+                self.pipeline.clear()
+                self._is_over, running.keep_alive = True, False
+                return
         self.transport.close()
 
     def _refuse(self, fault: SageError) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway import media, parameters
+from sage.middleware.gateway import grammars, media, parameters
 from sage.middleware.settings.settings import RequestLimits
 
 _MAX_VALUES = 20_000
@@ -68,6 +68,9 @@ _PLAIN = (
     | {"prompt_cache_key", "max_tokens", "max_completion_tokens", "n"}
 )
 """Fields at the top that are words, schemas or notes of the caller, or that have checks of their own."""
+_LISTED = frozenset({"functions", "metadata"})
+"""Fields of these whose entries are counted."""
+_SIZED = grammars.FIELDS | _LISTED
 
 
 class BodyWalk:
@@ -85,6 +88,8 @@ class BodyWalk:
             for field in _WORDS.intersection(body):
                 if not _is_words(body[field]):
                     self._check_words(body[field], field)
+        if not _SIZED.isdisjoint(body):
+            self._check_sizes(body)
         if _PLAIN.issuperset(body):
             return
         for field in body.keys() - _PLAIN:
@@ -97,6 +102,13 @@ class BodyWalk:
                 self._check_tools(value)
             else:
                 self._walk(value, field, field, _PARAMETER)
+
+    def _check_sizes(self, body: Mapping[str, Any]) -> None:
+        """Checks schemas and notes, whose texts are not looked at, by their sizes."""
+        grammars.check_grammars(body, self._limits.max_tokens)
+        for field in _LISTED.intersection(body):
+            if isinstance(body[field], dict | list):
+                parameters.check_entries(body[field], field, field)
 
     def _check_words(self, value: Any, field: str) -> None:
         """Checks the objects in ``value``, whose texts are words otherwise."""
@@ -207,11 +219,12 @@ def _inner(
     else:
         if named and not value.get("url"):
             raise InvalidRequest(f"{where} must carry a URL", param=where)
+        words = position.words | {"filename"} if "file_data" in value else position.words  # the file came along
         inner = [
             (item, f"{where}.{name}" if position.is_named else where, name, media.names_url(name))
             for name, item in value.items()
             if not (item is None and not media.names_url(name))
-            and not (name in position.free or (name in position.words and isinstance(item, str)))
+            and not (name in position.free or (name in words and isinstance(item, str)))
         ]
     inner.reverse()
     return inner

@@ -311,3 +311,29 @@ def test_nonsense_behind_a_running_stream_is_not_written_into_it(up: Upstream, u
         sock.sendall(b"\x00nonsense\r\n\r\n")
         got += read_all(sock)
     assert got.count(b"HTTP/1.1 ") == 1
+
+
+def test_nonsense_behind_a_whole_request_does_not_cost_its_answer(up: Upstream, upstreams: Callable) -> None:
+    running = upstreams(up)
+    body = b'{"model":"bench","messages":[{"role":"user","content":"x"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"
+    with connect(running) as sock:
+        sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body + b"XXXXGET /health HTTP/1.1\r\n\r\n")
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close\r\n" in answer.lower()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["choices"]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("http://x:1/health", b"200"), ("HTTP://X:1/health?a", b"200"), ("http://evil.example/health", b"400")],
+)
+def test_a_target_names_the_host_of_the_header_or_none(running_door: Running, target: str, status: bytes) -> None:
+    with connect(running_door) as sock:
+        sock.sendall(f"GET {target} HTTP/1.1\r\nhost: x:1\r\nconnection: close\r\n\r\n".encode())
+        answer = read_all(sock)
+    assert answer[9:12] == status
+    if status == b"400":
+        assert error_of(answer)["code"] == "host_not_allowed"

@@ -300,6 +300,19 @@ def test_words_and_data_are_no_addresses() -> None:
         {"stop": ["x" * 1025]},
         {"stop_token_ids": list(range(65))},
         {"tools": [{"type": "function", "function": {}}] * 1025},
+        {"functions": [{"name": "f"}] * 1025},
+        {"metadata": {str(n): "" for n in range(1025)}},
+        {"guided_regex": "((a{1,100}){1,100}){1,100}"},
+        {"guided_regex": "a" * 16_385},
+        {"guided_grammar": "a" * (128 * 1024 + 1)},
+        {"structured_outputs": {"regex": "(a{1,999}){999}"}},
+        {"structured_outputs": {"grammar": "a" * (128 * 1024 + 1)}},
+        {"grammar": {"type": "regex", "value": "(a{1,999}){999}"}},
+        {"format": {"properties": {"a": {"pattern": "(a{1,999}){999}"}}}},
+        {"guided_json": '{"patternProperties": {"(a{1,999}){999}": {}}}'},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "array", "minItems": 10**9}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [""] * 50_000}}}},
+        {"response_format": {"json_schema": {"schema": {"anyOf": [{"pattern": "a{2}" * 4000}] * 5}}}},
         {"unknown": [[0] * 1000] * 21},
         {"messages": MESSAGES * 10_001},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 20_001}]},
@@ -342,6 +355,19 @@ def test_usual_parameters_pass() -> None:
         "logit_bias": {"50256": -100},
         "service_tier": "auto",
         "store": True,
+        "guided_regex": r"(\d{1,3}\.){3}\d{1,3}|[\w.%+-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}",
+        "guided_json": "no JSON",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "schema": {
+                    "properties": {
+                        f"p{n}": {"type": "string", "maxLength": 10**9, "minLength": 1} for n in range(2000)
+                    },
+                    "patternProperties": {"^x-": {"pattern": "^https?://.{1,2000}$", "format": "uri"}},
+                }
+            },
+        },
     }
     parts = [{"type": "video", "video": "data:video/mp4;base64,AA", "fps": 2, "max_pixels": 1_003_520}]
     assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": parts}], **body}) is None
@@ -458,3 +484,14 @@ def hosting(module_gateway: Callable[..., Running]) -> Iterator[tuple[Running, U
         models = {name: {"deployments": [{"provider": name, "model": "theirs"}]} for name in kinds}
         limits = {"image_hosts": ["mcp.example"]}
         yield module_gateway(llm={"providers": providers, "models": models, "limits": limits}), up
+
+
+def test_the_name_of_a_file_that_came_along_is_no_path() -> None:
+    file = {"filename": "/home/me/a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}
+    assert (
+        refused(Operation.CHAT, {"messages": [{"role": "user", "content": [{"type": "file", "file": file}]}]}) is None
+    )
+    file = {"filename": "/home/me/a.pdf"}
+    error = refused(Operation.CHAT, {"messages": [{"role": "user", "content": [{"type": "file", "file": file}]}]})
+    assert error is not None
+    assert error.code == "url_not_allowed"

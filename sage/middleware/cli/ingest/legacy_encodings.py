@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sage.errors import MissingExtra
 
@@ -30,7 +31,6 @@ _SIGNS = re.compile("(?:[\x00-\x7f]|[€£¥§©®°±²³µ·–—‘’“”
 """ASCII with signs that stand alone, such as those of currencies and quotations."""
 _HIGH_RUN = re.compile(rb"[\x80-\xff]{3,}")
 _WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f\u0590-\u05ff\u0e31-\u0e4e])*")
-_BROKEN_CASE = re.compile(r"[a-zà-öø-ÿа-яёα-ω](?=[À-ÖØ-ÞА-ЯЁΑ-Ω])|[à-öø-ÿа-яё](?=[A-ZÀ-ÖØ-ÞА-ЯЁ])")
 _OUT_OF_PLACE = re.compile(
     r"\w[\u201a\u201e\u2020\u2021\u02c6\u2030\u2039\u2500-\u259f]|[\u2500-\u259f]\w"
     r"|(?<=[^\W\d_])[…•™˜¦¬±¶¸º¼½¾¿¡¢£¤¥§©«®°»÷×](?=[^\W\d_])"
@@ -148,7 +148,14 @@ def _is_plausible_word(word: str) -> bool:
     """Of one script, and without capitals after small letters beyond ASCII."""
     if word.isascii():
         return True
-    return len({_script(char) for char in word if char.isalpha()}) == 1 and not _BROKEN_CASE.search(word)
+    return len({_script(char) for char in word if char.isalpha()}) == 1 and not _is_case_broken(word)
+
+
+def _is_case_broken(word: str) -> bool:
+    return any(
+        first.islower() and second.isupper() and not (first.isascii() and second.isascii())
+        for first, second in pairwise(word)
+    )
 
 
 def _has_plain_letters(words: Iterable[str]) -> bool:

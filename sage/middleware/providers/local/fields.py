@@ -8,12 +8,11 @@ Source: llama.cpp, ``tools/server/README.md``, ``common/json-schema-to-grammar.c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import InvalidRequest
+from sage.middleware.providers.regex_size import written_out
 from sage.middleware.providers.vendor import HINTS
 
 _CONTENT = frozenset(
@@ -55,10 +54,6 @@ _MAX_TOKEN = 256
 _SHORT_TEXT = 2**20
 """Characters that are cut into tokens whatever the context: a prompt may be sent to be counted."""
 _NESTED_COST = 8
-_TOKEN = re.compile(r"\(|(?:\)|[^()])(?P<repetition>[*+?]|\{\d*,?\d*\})?")
-_COUNT = re.compile(r"\d{1,6}")
-_GROUP_KIND = re.compile(r"\(\?(?:[:=!]|<[=!]|P?<\w+>)")
-_ESCAPED = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.S)
 
 Cannot = Callable[[str, str], None]
 """``cannot(field, why)`` raises for a field, or returns if the model is to leave out what its vendor cannot do."""
@@ -162,7 +157,9 @@ def _check_schema(schema: Any, field: str, most: int) -> None:
             raise InvalidRequest(f"the schema in '{field}' is too large for a local model", param=field)
         if isinstance(value, dict):
             pattern = value.get("pattern")
-            if isinstance(pattern, str) and (len(pattern) > _MAX_PATTERN or _expanded(pattern) > _MAX_EXPANDED):
+            if isinstance(pattern, str) and (
+                len(pattern) > _MAX_PATTERN or written_out(pattern, _MAX_EXPANDED, _NESTED_COST) > _MAX_EXPANDED
+            ):
                 raise InvalidRequest(
                     f"the 'pattern' {pattern[:50]!r} in '{field}' is too long, or has too many repetitions within "
                     "repetitions, for a local model",
@@ -172,34 +169,5 @@ def _check_schema(schema: Any, field: str, most: int) -> None:
         waiting += (each for each in inner if isinstance(each, dict | list))
 
 
-def _expanded(pattern: str) -> int:
-    """How many pieces ``pattern`` has once its counted repetitions are written out, as llama.cpp does.
-
-    A counted repetition of what is repeated already counts more: such a grammar is read in too many ways.
-    """
-    plain = _GROUP_KIND.sub("(", _ESCAPED.sub("x", pattern))
-    groups = [_Group()]  # the open ones, the outermost first
-    for token in _TOKEN.finditer(plain):
-        if token[0] == "(":
-            groups.append(_Group())
-            continue
-        done = _Group(size=1)
-        if token[0][0] == ")":
-            if len(groups) == 1:
-                continue
-            done = groups.pop()
-        counts = [int(count) for count in _COUNT.findall(token["repetition"] or "")]
-        factor = min(max(counts, default=1), _MAX_EXPANDED + 1)
-        size = done.size * factor * (_NESTED_COST if factor > 1 and done.repeats else 1)
-        groups[-1].size = min(groups[-1].size + size, _MAX_EXPANDED + 1)
-        groups[-1].repeats |= done.repeats or token["repetition"] is not None
-    return sum(group.size for group in groups)
-
-
-@dataclass(slots=True)
-class _Group:
-    """One group of a pattern."""
-
-    size: int = 0
-    repeats: bool = False
-    """Whether something in it is repeated."""
+def _is_too_large(pattern: str) -> bool:
+    return len(pattern) > _MAX_PATTERN or written_out(pattern, _MAX_EXPANDED, _NESTED_COST) > _MAX_EXPANDED

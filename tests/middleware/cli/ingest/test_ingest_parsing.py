@@ -310,6 +310,7 @@ def test_encodings_are_found_out(tmp_path: Path, encoding: str, text: str) -> No
         "שלום".encode("cp1255"),
         "Поисковая система индексирует документы.".encode("mac_cyrillic"),  # capitals would be in other places
         "Où sont les élèves? L'été dernier, nous étions à la mer.".encode("cp850"),
+        "L’été dernier, les élèves ont visité le musée où se trouvait un tableau.".encode("mac_roman"),  # `LŐŽtŽ`
     ],
 )
 def test_an_encoding_that_is_not_clear_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
