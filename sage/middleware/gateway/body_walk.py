@@ -143,7 +143,7 @@ class BodyWalk:
             if isinstance(part.get("image_url"), dict):
                 media.restore_head(part["image_url"])
             for key, value in part.items():
-                if key not in _PART.words or not isinstance(value, str):
+                if (key not in _PART.words or not isinstance(value, str)) and not _is_of_tool_call(part, key):
                     is_document = key == "document" and part.get("type") == "document"
                     self._walk(value, f"{field}.{key}", key, _DOCUMENT if is_document else _PART)
 
@@ -206,6 +206,14 @@ def _is_words(value: Any) -> bool:
     if not isinstance(value, list):
         return not isinstance(value, dict)
     return set(map(type, value)) <= {str, int}
+
+
+def _is_of_tool_call(part: dict[str, Any], key: str) -> bool:
+    """Whether it is what a tool was called with, or a text that it answered, in Anthropic's form. Some agents send
+    that to every server."""
+    if key == "input":
+        return part.get("type") == "tool_use"
+    return key == "content" and part.get("type") == "tool_result" and isinstance(part[key], str)
 
 
 def _inner(

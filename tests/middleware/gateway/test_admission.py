@@ -143,6 +143,9 @@ def test_a_url_in_plain_text_is_not_fetched() -> None:
         {"type": "input_audio", "input_audio": {"data": "//uQZAAAAAAAAAAA/+/AA==", "format": "mp3"}},
         {"type": "image", "image": "/9j/4AAQSkZJRgABAQAAAQABAAD"},
         {"type": "tool_result", "content": "Note: all is well", "id": "call:1"},
+        {"type": "tool_use", "id": "a", "name": "fetch", "input": {"url": ELSEWHERE, "path": "/etc/hosts"}},
+        {"type": "tool_result", "tool_use_id": "a", "content": "/etc/hosts: see http://evil.example/"},
+        {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "/etc/hosts"}]},
     ]
     assert refused(Operation.CHAT, {"messages": [{"role": "user", "content": parts}]}) is None
 

@@ -56,7 +56,7 @@ class _QueryPart:
 
 def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
     """Unclosed quotes, signs before nothing and the like are plain text."""
-    parts = _query_parts(text if text.isascii() else unicodedata.normalize("NFC", text))
+    parts = _query_parts(text if text.isascii() else unicodedata.normalize("NFC", _without_surrogates(text)))
     positive = [part for part in parts if part.sign != "-"]
     plain = " ".join(part.text for part in positive)
     terms = [
@@ -72,6 +72,15 @@ def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
         tuple(clause for clause in excluded if clause is not None),
         plain,
     )
+
+
+def _without_surrogates(text: str) -> str:
+    """``text`` with pairs of surrogates joined, and with U+FFFD for halves, which no encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _query_parts(text: str) -> list[_QueryPart]:
@@ -102,12 +111,22 @@ def _special(text: str, position: int) -> tuple[_QueryPart | None, int]:
         end = _closing(text, start)
         if end > 0 and text[start + 1 : end].strip():
             return _QueryPart(text[start + 1 : end].strip(), sign, phrase=True), end + 1
-    if sign and start < len(text) and (text[start].isalnum() or scripts.is_unspaced(text[start])):
+    if sign and start < len(text) and _begins_word(text, start):
         end = start
         while end < len(text) and not text[end].isspace() and text[end] not in _QUOTES:
             end += 1
         return _QueryPart(text[start:end], sign), end
     return None, position + 1
+
+
+def _begins_word(text: str, position: int) -> bool:
+    """Of ``.net``, ``#tag`` and ``_name`` too, and of emoji."""
+    first = text[position]
+    if first.isalnum() or scripts.is_unspaced(first):
+        return True
+    if first in "._#@":
+        return text[position + 1 : position + 2].isalpha()
+    return not first.isascii() and unicodedata.category(first) == "So"
 
 
 def _opens(text: str, position: int) -> bool:

@@ -216,6 +216,26 @@ def test_a_query_of_any_script_is_never_an_error_in_either_form(query: str, form
     assert parsed == composed
 
 
+SIGNED = ["tea .NET core", "tea #tag", "tea @user", "tea _name", "tea 👍", "tea 👩\u200d👧", "tea 🇩🇪"]
+
+
+@pytest.mark.parametrize(("word", "kept"), [(text.split()[1], number) for number, text in enumerate(SIGNED)])
+def test_signs_stand_before_names_with_a_sign_of_their_own_and_before_emoji(word: str, kept: int) -> None:
+    assert matching(f"tea +{word}", SIGNED) == [kept]
+    assert matching(f"tea -{word}", SIGNED) == [number for number in range(len(SIGNED)) if number != kept]
+
+
+@pytest.mark.parametrize("query", ["tea -.", "tea +...", "tea +#", "tea --tea", "tea -©", "tea -.5x", "tea +\u200d"])
+def test_what_is_no_word_after_a_sign_is_plain_text(query: str) -> None:
+    assert matching(query, SIGNED) is None
+
+
+def test_halves_of_surrogate_pairs_are_no_error() -> None:
+    assert matching("+\ud83d\udc4d", SIGNED) == [4]
+    assert matching("tea \ud83d", SIGNED) is None
+    assert parse_query("tea \ud83d", ANALYZER).text == "tea \ufffd"
+
+
 def test_behind_the_fiftieth_sign_all_is_plain_text() -> None:
     query = parse_query(" ".join(f"+w{number}" for number in range(60)), ANALYZER)
     assert [clause.text for clause in query.required] == [f"w{number}" for number in range(50)]
