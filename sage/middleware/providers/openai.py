@@ -14,10 +14,11 @@ from typing import Any
 
 import orjson
 
+from sage.errors import SageError
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.openai_fields import DOCUMENTED, MESSAGE
 from sage.middleware.providers.vendor import Vendor
-from sage.middleware.providers.wire.errors import reported_error
+from sage.middleware.providers.wire.errors import error_of_choices, reported_error
 from sage.middleware.providers.wire.normal import NormalRelay, normalise_choices, normalise_texts
 from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.providers.wire.vectors import normalise_embeddings
@@ -125,7 +126,7 @@ class OpenAIProvider(Vendor):
             raise self._stream_error(error)
         changed = self._normalise(call, answer)
         if changed is None:
-            raise self._malformed(call)
+            raise self._no_answer(call, answer)
         usage = read_usage(answer.get("usage"))
         if self._changes_answers:
             self._adjust(call, answer)
@@ -136,6 +137,10 @@ class OpenAIProvider(Vendor):
             return orjson.dumps(answer), usage
         except orjson.JSONEncodeError as exc:
             raise self._malformed(call) from exc
+
+    def _no_answer(self, call: ModelCall, answer: dict[str, Any]) -> SageError:
+        error = reported_error(answer)
+        return self._malformed(call) if error is None else self._stream_error(error)
 
     def _normalise(self, call: ModelCall, answer: dict[str, Any]) -> bool | None:
         """Mends in place what SDKs of this wire cannot read; whether anything changed, ``None`` if it is no answer."""
@@ -148,6 +153,11 @@ class OpenAIProvider(Vendor):
         for item in items:  # not a generator: every request comes through here
             if not isinstance(item, dict):
                 return None
+        if shape == "choices":
+            if not items:
+                return None
+            if (error := error_of_choices(items)) is not None:
+                raise self._stream_error(error)
         if call.operation is Operation.CHAT:
             return normalise_choices(items, keep_reasoning=self._keeps_reasoning)
         if call.operation is Operation.EMBEDDINGS:

@@ -17,7 +17,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
-from sage.middleware.providers.wire.messages import DeltaReader, read_message
+from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
@@ -194,7 +194,7 @@ def complete_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:
         "id": chat.get("id") or f"gen-{secrets.token_hex(12)}",
         "model": chat["model"],
         "text": message.shown,
-        "finish_reason": choice.get("finish_reason"),
+        "finish_reason": finish_of(choice),
         "usage": _usage(chat.get("usage")),
         "provider": answer.provider,
         **_beside_text(message.refusal, message.calls),
@@ -228,7 +228,8 @@ class TextStream:
             choices = chunk.get("choices")
             if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
                 continue
-            self._finish_reason = choices[0].get("finish_reason") or self._finish_reason
+            if choices[0].get("finish_reason"):
+                self._finish_reason = finish_of(choices[0])
             delta = self._reader.read(choices[0].get("delta"))
             text = delta.text
             if delta.refusal:

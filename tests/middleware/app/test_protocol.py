@@ -187,7 +187,7 @@ def test_what_is_no_request_is_in_the_log_as_one_line_of_json(gateway: Callable)
 
 def test_pipelined_requests_are_answered_in_order(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up)
-    up.reply({"choices": []}, delay=0.2, times=1)
+    up.reply({"choices": [{"message": {}}]}, delay=0.2, times=1)
     with connect(running) as sock:
         body = b'{"model":"bench","messages":[{"role":"user","content":"x"}]}'
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.key}\r\n"

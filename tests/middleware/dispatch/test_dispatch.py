@@ -241,7 +241,7 @@ def test_a_refusal_whose_text_never_comes_does_not_keep_others_from_answering(up
 def test_the_time_of_a_wait_is_part_of_the_whole(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate)
+    up.reply({"choices": [{"message": {}}]}, gate=gate)
     deployments = [{"provider": "up", "model": "m"}]
     models = {"bench": {"deployments": deployments, "timeouts": {"total": 0.4}}, "long": {"deployments": deployments}}
     providers = {"up": {"kind": "openai", "base_url": up.url, "max_concurrency": 1}}
@@ -265,7 +265,7 @@ def test_the_least_loaded_of_equals_is_asked(ups: Callable, gateway: Callable) -
     found = [ups() for _ in range(3)]
     gate = threading.Event()
     for up in found:
-        up.reply({"choices": []}, gate=gate)
+        up.reply({"choices": [{"message": {}}]}, gate=gate)
     running = replicas(gateway, *found)
     with ThreadPoolExecutor(9) as pool:
         answers = []
@@ -316,7 +316,7 @@ def test_a_conversation_moves_when_its_home_is_much_busier_or_gone(ups: Callable
 
     def hold(request: Received) -> Script:
         held.set()
-        return reply({"choices": []}, gate=gate)
+        return reply({"choices": [{"message": {}}]}, gate=gate)
 
     found[home].handler = hold
     others: list = []

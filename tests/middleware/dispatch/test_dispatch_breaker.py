@@ -137,7 +137,7 @@ def test_a_success_ends_the_row(ups: Callable, guarded: Callable) -> None:
     running = guarded(up, pause=60)
     for _ in range(3):
         up.reply(status=500, times=2)
-        up.use(reply({"choices": []}), times=1)
+        up.use(reply({"choices": [{"message": {}}]}), times=1)
         assert [running.chat().status_code for _ in range(3)] == [502, 502, 200]
     assert breaker(running)["failures"] == 0
 
@@ -147,7 +147,7 @@ def test_exactly_one_request_probes(ups: Callable, guarded: Callable) -> None:
     up = ups()
     up.reply(status=500, times=3)
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     running = guarded(up)
     open_it(running, up)
     wait_half_open(running)
@@ -272,7 +272,7 @@ def test_a_prober_that_asks_for_nonsense_tells_nothing(ups: Callable, guarded: C
     up = ups()
 
     def handler(request: Received) -> Script:
-        return reply(status=400) if "nonsense" in request.body else reply({"choices": []})
+        return reply(status=400) if "nonsense" in request.body else reply({"choices": [{"message": {}}]})
 
     up.reply(status=500, times=3)
     up.handler = handler

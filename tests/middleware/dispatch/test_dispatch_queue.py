@@ -60,7 +60,7 @@ def wait_for(running, waiting: int, model: str = "bench") -> None:
 def test_requests_wait_in_their_order(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     running = bounded(gateway, up)
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(say, running, "0")]
@@ -99,7 +99,7 @@ def test_a_newcomer_does_not_overtake_and_the_bound_holds(ups: Callable, gateway
 def test_a_wait_ends_after_the_queues_time(ups: Callable, gateway: Callable, bound: str) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     limits: dict = {"max_concurrency": 1} if bound == "provider" else {}
     model = {"max_concurrency": None} if bound == "provider" else {}
     running = bounded(gateway, up, model=model, routing={"queue_timeout": 0.3}, **limits)
@@ -122,7 +122,7 @@ def test_a_wait_ends_after_the_queues_time(ups: Callable, gateway: Callable, bou
 def test_one_more_than_may_wait_is_refused_at_once(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     running = bounded(gateway, up, routing={"queue_size": 2, "queue_timeout": 60})
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(say, running, "0")]
@@ -145,7 +145,7 @@ def test_one_more_than_may_wait_is_refused_at_once(ups: Callable, gateway: Calla
 def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     running = bounded(gateway, up)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(say, running, "0")
@@ -165,7 +165,7 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(ups: Callable
 def test_two_models_of_one_provider_share_its_bound_in_their_order(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     running = bounded(gateway, up, model={"max_concurrency": None}, max_concurrency=1)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(say, running, "0")]
@@ -184,7 +184,7 @@ def test_a_request_waits_for_its_model_before_it_falls_back(
 ) -> None:
     first, second = ups(), ups()
     gate = threading.Event()
-    first.reply({"choices": []}, gate=gate, times=1)
+    first.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     providers = {f"up{n}": {"kind": "openai", "base_url": up.url} for n, up in enumerate((first, second))}
     models = {
         "bench": {
@@ -232,7 +232,7 @@ def test_what_is_full_at_one_place_goes_to_its_equal(ups: Callable, gateway: Cal
     found = [ups(), ups()]
     gate = threading.Event()
     for up in found:
-        up.reply({"choices": []}, gate=gate)
+        up.reply({"choices": [{"message": {}}]}, gate=gate)
     running = bounded(gateway, *found)
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(say, running, "x") for _ in range(3)]

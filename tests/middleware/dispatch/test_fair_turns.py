@@ -40,7 +40,7 @@ def test_tenants_take_turns_at_a_deployment(served: tuple[Running, Upstream], mo
     running, up = served
     up.reset()
     gate = threading.Event()
-    up.use(reply({"choices": []}, gate=gate), 1)
+    up.use(reply({"choices": [{"message": {}}]}, gate=gate), 1)
     other = running.new_key(tenant="other")
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(say, running, "a0")]
@@ -71,7 +71,7 @@ def test_turns_elsewhere_do_not_count(gateway: Callable[..., Running]) -> None:
         models = {name: {"deployments": [{"provider": name, "model": "m"}]} for name in providers}
         running = gateway(llm={"providers": providers, "models": models, "routing": {"queue_timeout": 60}})
         other, gate = running.new_key(tenant="other"), threading.Event()
-        up.use(reply({"choices": []}, gate=gate), 1)
+        up.use(reply({"choices": [{"message": {}}]}, gate=gate), 1)
         with ThreadPoolExecutor(5) as pool:
             answers = [pool.submit(say, running, "a0", "up")]
             up.wait_requests(1)

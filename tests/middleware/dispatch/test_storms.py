@@ -403,7 +403,7 @@ def test_a_deployment_that_comes_back_is_found_again(ups: Callable, field: Calla
     up = ups()
     gate = threading.Event()
     up.reply(status=500, times=5)
-    up.reply({"choices": []}, gate=gate, times=1)
+    up.reply({"choices": [{"message": {}}]}, gate=gate, times=1)
     running = field(up.url, failures=5, pause=0.2, retries=0)
     for _ in range(5):
         assert running.chat().status_code == 502

@@ -318,7 +318,7 @@ def test_embeddings(up: Upstream, client: openai.OpenAI, running: Any) -> None:
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=6), max_size=3))
 def test_packed_vectors_hold_the_same_numbers(vectors: list[list[float]]) -> None:
     provider = ZhipuProvider("zhipu", RemoteProvider(kind="zhipu", api_key=wire.PLAIN_KEY))
-    call = ModelCall(Operation.EMBEDDINGS, {"input": "x", "encoding_format": "base64"}, "embed")
+    call = ModelCall(Operation.EMBEDDINGS, {"input": ["x"] * len(vectors), "encoding_format": "base64"}, "embed")
     answer = {"object": "list", "data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]}
     body, _ = provider.decode(call, json.dumps(answer).encode())
     packed = [base64.b64decode(item["embedding"]) for item in json.loads(body)["data"]]

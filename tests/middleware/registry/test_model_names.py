@@ -147,7 +147,7 @@ def test_weights_and_priorities(ups: Callable, gateway: Callable) -> None:
 def test_a_provider_at_its_bound_refuses_at_once_where_nobody_may_wait(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate)
+    up.reply({"choices": [{"message": {}}]}, gate=gate)
     models = {"bench": {"deployments": [{"provider": "east", "model": "m"}]}}
     routing = {"queue_size": 0}
     running = gateway(
@@ -213,7 +213,7 @@ def test_load_and_unload_are_refused_for_models_that_run_elsewhere(ups: Callable
 def test_a_model_narrows_its_providers_bounds(ups: Callable, gateway: Callable) -> None:
     up = ups()
     gate = threading.Event()
-    up.reply({"choices": []}, gate=gate)
+    up.reply({"choices": [{"message": {}}]}, gate=gate)
     deployments = [{"provider": "east", "model": "m"}]
     models = {"bench": {"deployments": deployments, "max_concurrency": 1}}
     running = gateway(

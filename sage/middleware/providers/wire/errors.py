@@ -115,9 +115,26 @@ def reported_error(answer: Mapping[str, Any]) -> Any | None:
     Some servers send ``"error": ""``, ``{}`` or ``{"message": "", "code": null}`` with every good answer.
     """
     error = answer.get("error")
+    if not error and "error" in (answer.get("object"), answer.get("type")) and "choices" not in answer:
+        error = {name: value for name, value in answer.items() if name != "error"}  # Mistral's shape, and old vLLM's
     if not error or (isinstance(error, dict) and not any(error.values())):
         return None
     return error
+
+
+def error_of_choices(choices: Any) -> Any | None:
+    """What one of ``choices`` reports as its error (OpenRouter); ``None`` if none does.
+
+    A choice that ends with the reason ``error`` is cut short, also if nothing says why.
+    """
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        if "error" in choice and (error := reported_error(choice)) is not None:
+            return error
+        if choice.get("finish_reason") == "error":
+            return {"message": "the upstream failed in the middle of its answer"}
+    return None
 
 
 def first_error(body: Any) -> Any:

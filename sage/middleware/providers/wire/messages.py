@@ -18,6 +18,21 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 _BESIDE_TEXT = frozenset({"tool_calls", LEGACY, "refusal", *REASONING})
 
 
+_FINISH_REASONS = {
+    "stop": "stop eos eos_token eos_found end_turn stop_sequence complete end finish_reason_stop",
+    "length": "length max_tokens max_length max_output_tokens model_length model_context_window_exceeded",
+    "tool_calls": "tool_calls tool_call tool_use",
+    "content_filter": "content_filter content_filtered safety recitation prohibited_content blocklist sensitive "
+    "refusal guardrail_intervened",
+    "function_call": "function_call",
+}
+_FINISH_OF = {name: finish for finish, names in _FINISH_REASONS.items() for name in names.split()}
+"""OpenAI's ``finish_reason`` for that of other servers, in small letters.
+
+Sources: the references of Anthropic, Google (Gemini), Mistral, Together, Cohere, Zhipu and Amazon Bedrock.
+"""
+
+
 class Message(NamedTuple):
     """A whole message."""
 
@@ -80,6 +95,20 @@ class DeltaReader:
         elif delta.get(LEGACY):
             calls = self._calls.add_legacy(delta[LEGACY])
         return Delta(text, reasoning, refusal, calls)
+
+
+def finish_of(choice: Mapping[str, Any]) -> str | None:
+    """Why a choice ended, in OpenAI's words where they have one for it; ``None`` if it has not, or does not say."""
+    reason = choice.get("finish_reason")
+    return (_FINISH_OF.get(reason.lower(), reason) or None) if isinstance(reason, str) else None
+
+
+def flat_content(content: list[Any]) -> tuple[str, str] | None:
+    """The text and the refusal in a ``content`` of parts; ``None`` if it has parts that are neither, nor thinking."""
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") not in ("text", "output_text", "thinking", "refusal"):
+            return None
+    return _parts(content, "text"), _parts(content, "refusal")
 
 
 def content_of(message: Mapping[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """Answers and chunks of servers that speak OpenAI's wire, as OpenAI itself would send them, where its SDKs need that.
 
 Mended are: tool calls (:mod:`~sage.middleware.providers.wire.tool_calls`), reasoning, which is ``reasoning_content``
-beside the server's own name for it, and choices without a message or delta. All else goes on as it came, and an answer
-that needs nothing keeps its bytes.
+beside the server's own name for it, text in parts, and choices without a message or delta. All else goes on as it
+came, and an answer that needs nothing keeps its bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import delta_of
-from sage.middleware.providers.wire.messages import DeltaReader, reasoning_of
+from sage.middleware.providers.wire.messages import DeltaReader, flat_content, reasoning_of
 from sage.middleware.providers.wire.sse import NOTABLE, EventRelay
 from sage.middleware.providers.wire.tool_calls import (
     LEGACY,
@@ -30,6 +30,7 @@ _MENDABLE = frozenset({"tool_calls", LEGACY, "reasoning", "thinking"})
 """The fields of a message that may need mending."""
 _MENDABLE_KEYS = (
     rb'tool_calls"|function_call"|reasoning"|thinking"|message"|content_filter(?:_offsets)?"|delta"\s*:\s*null'
+    rb'|content"\s*:\s*\[\s*\{\s*"(?!token"|logprob"|bytes"|top_logprobs")'
 )
 """The same in the bytes of a chunk, after their quotation mark, and what a chunk has that may have no delta."""
 _MAY_NEED_MENDING = re.compile(rb'"(?:' + _MENDABLE_KEYS + rb")")
@@ -63,8 +64,21 @@ def normalise_texts(choices: list[dict[str, Any]]) -> bool:
     return changed
 
 
+def _mend_content(message: dict[str, Any]) -> bool:
+    """Makes one text of text in parts, which OpenAI's SDK cannot read in an answer."""
+    content = message.get("content")
+    flat = flat_content(content) if isinstance(content, list) else None
+    if flat is None:
+        return False
+    message["content"], refusal = flat
+    if refusal and not message.get("refusal"):
+        message["refusal"] = refusal
+    return True
+
+
 def _mend_message(message: dict[str, Any], keep_reasoning: bool) -> bool:
     changed = _mend_reasoning(message, keep_reasoning)
+    changed = _mend_content(message) or changed
     if "content" not in message:
         message["content"], changed = None, True
     ids: set[str] = set()
@@ -157,6 +171,7 @@ class NormalRelay(EventRelay):
     def _mend_delta(self, choice: dict[str, Any], delta: dict[str, Any]) -> bool:
         self._has_deltas = self._has_deltas or bool(delta)
         changed = _mend_reasoning(delta, self._keep_reasoning)
+        changed = _mend_content(delta) or changed
         if delta.get("tool_calls") or delta.get(LEGACY):
             changed = self._mend_calls(choice.get("index"), delta) or changed
         return changed

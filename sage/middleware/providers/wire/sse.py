@@ -19,7 +19,7 @@ import orjson
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.wire import lenient_json
-from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.errors import error_of_choices, first_error, reported_error
 from sage.middleware.providers.wire.event_bytes import (
     DONE,
     DONE_DATA,
@@ -222,7 +222,7 @@ class EventRelay:
         try:
             self._count_empty(len(events))
             for event in events.split(b"\n\n"):
-                if event:
+                if event and not self.finished:  # what comes after the end is no answer
                     self._relay_event(event, kept)
         except SageError as error:  # the events before it are good
             self.error = error
@@ -279,12 +279,11 @@ class EventRelay:
             return b""  # it says nothing, but SDKs take it for a chunk
         if not isinstance(chunk, dict):
             raise _no_chunk()
-        if "error" in chunk:
-            error = reported_error(chunk)
-            if error is not None:
-                raise self._on_error(error)
-            if chunk["error"] is not None:
-                del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
+        error = reported_error(chunk) or error_of_choices(chunk.get("choices"))
+        if error is not None:
+            raise self._on_error(error)
+        if chunk.get("error") is not None:
+            del chunk["error"]  # it says nothing, but OpenAI's SDK takes every object there for an error
         return self._rewritten(chunk)
 
     def _rewritten(self, chunk: dict[str, Any]) -> bytes:
@@ -342,7 +341,10 @@ def read_usage(usage: Any) -> Usage | None:
     """The tokens in a ``usage`` object; ``None`` if it is not an object. A count that is not a number is 0."""
     if not isinstance(usage, dict):
         return None
-    return Usage(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")))
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if prompt is None and completion is None:  # Anthropic's names, which some servers of this wire send, too
+        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
+    return Usage(count(prompt), count(completion))
 
 
 def count(value: Any) -> int:

@@ -132,7 +132,9 @@ class ToolCalls:
             if call is not None or name:
                 return call
         if identity:
-            return self._latest_by_id.get(identity)
+            call = self._latest_by_id.get(identity)
+            if call is not None or name:
+                return call
         return self.calls[-1] if self.calls else None
 
     @staticmethod
@@ -140,7 +142,8 @@ class ToolCalls:
         """Whether a fragment that names ``call`` begins another one nevertheless."""
         identity = identity_of(item)
         if identity and call.upstream_id and identity != call.upstream_id:
-            return True
+            # Some vLLM versions give each fragment a new id; a call of its own has a name.
+            return bool(name) or not call.name or call.complete_before(arguments)
         if not name or not call.name:
             return False
         if same_delta and not identity:

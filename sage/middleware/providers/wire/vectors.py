@@ -48,6 +48,7 @@ def normalise_embeddings(call: ModelCall, data: list[dict[str, Any]], model: Any
     ``model`` is the upstream's name for what it used. ``dimensions`` is the length that was asked of the upstream;
     ``None`` means none was. Raises :class:`Unsupported` where it ignored that and the vectors may not be cut.
     """
+    _check_number(call, data)
     changed = _put_in_order(data)
     encoding = call.body.get("encoding_format")
     if encoding not in (None, "float", "base64") or any(call.body.get(field) for field in _OTHER_TYPES):
@@ -62,6 +63,17 @@ def normalise_embeddings(call: ModelCall, data: list[dict[str, Any]], model: Any
         if vector is not item.get("embedding"):
             item["embedding"], changed = vector, True
     return changed
+
+
+def _check_number(call: ModelCall, data: list[dict[str, Any]]) -> None:
+    """Raises :class:`UpstreamFailed` unless there is a vector for each text; a list of tokens is one text."""
+    texts = call.body.get("input")
+    wanted = len(texts) if isinstance(texts, list) and not (texts and isinstance(texts[0], int)) else 1
+    if "input" in call.body and len(data) != wanted:
+        raise UpstreamFailed(
+            f"the upstream of model '{call.model}' sent {len(data)} vectors for {wanted} texts",
+            code="upstream_nonsense",
+        )
 
 
 def _put_in_order(data: list[dict[str, Any]]) -> bool:

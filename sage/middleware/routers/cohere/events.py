@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.providers.wire.messages import DeltaReader
+from sage.middleware.providers.wire.messages import DeltaReader, finish_of
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
 from sage.middleware.routers.cohere import translation
@@ -55,7 +55,8 @@ class ChatEvents:
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return b""
         choice = choices[0]
-        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        if choice.get("finish_reason"):
+            self._finish_reason = finish_of(choice)
         delta = choice.get("delta")
         return self._start(chunk.get("id")) + (self._delta(delta, choice) if isinstance(delta, dict) else b"")
 
@@ -98,7 +99,7 @@ class ChatEvents:
         return events + _event("content-delta", index=self._blocks, delta=delta, **fields)
 
     def _tool_call(self, fragment: CallFragment) -> bytes:
-        """Calls come one after the other, in the order in which they began, each with its whole name: a call opens
+        """Calls come one after the other, in the order in which they began, each with its name: a call opens
         with its first arguments, or when there is more of a later one, and that waits until this one is whole."""
         call = fragment.call
         if fragment.starts:
@@ -106,7 +107,7 @@ class ChatEvents:
         if not fragment.arguments:
             return b""
         events = self._arguments(call, fragment.arguments) if call in self._calls else b""
-        while self._waiting and (self._call is None or self._call.complete):
+        while self._waiting and self._waiting[0].name and (self._call is None or self._call.complete):
             events += self._open(self._waiting[0])
         return events
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, Unsupported, UpstreamFailed
-from sage.middleware.providers.wire.messages import Message, read_message
+from sage.middleware.providers.wire.messages import Message, finish_of, read_message
 from sage.middleware.providers.wire.tool_calls import with_arguments_text
 from sage.middleware.providers.wire.vectors import encoded
 
@@ -107,7 +107,7 @@ def chat_answer(chat: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": chat.get("id") or answer_id(),
         "message": _answer_message(message, choice["message"]),
-        "finish_reason": finish_reason(choice.get("finish_reason"), calls=bool(message.calls)),
+        "finish_reason": finish_reason(finish_of(choice), calls=bool(message.calls)),
     }
     if isinstance(chat.get("usage"), dict):
         answer["usage"] = usage(chat["usage"])

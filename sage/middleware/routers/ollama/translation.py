@@ -14,7 +14,7 @@ import orjson
 
 from sage.errors import InvalidRequest, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Operation, Usage
-from sage.middleware.providers.wire.messages import DeltaReader, read_message
+from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall, arguments_object, arguments_text
 
@@ -36,6 +36,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*=*\s*")
 _BASE64_LOOKED_AT = 4096
 """Characters: an address, which no server is to fetch, shows at the front."""
 _DONE_REASONS = {"tool_calls": "stop", "function_call": "stop", "": "stop"}
+_LINE_ENDS = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
 _UNLOAD = frozenset({0, "0", "0s", "0m"})
 
 
@@ -208,9 +209,9 @@ class OllamaAnswer:
         """The answer to a request without a stream."""
         answer = orjson.loads(upstream)
         choice = next(iter(_objects(answer.get("choices"))), {})
-        self._usage, self._finish_reason = read_usage(answer.get("usage")), choice.get("finish_reason")
+        self._usage, self._finish_reason = read_usage(answer.get("usage")), finish_of(choice)
         message = read_message(choice if self._is_text else choice.get("message"))
-        line = self._line(message.shown, message.reasoning, choice.get("logprobs"), message.calls)
+        line = self._line(message.shown, message.reasoning, choice.get("logprobs"), self._whole(message.calls))
         return orjson.dumps({**line, **self._finish_fields()})
 
     def translate(self, events: bytes) -> bytes:
@@ -221,7 +222,8 @@ class OllamaAnswer:
                 continue
             self._usage = read_usage(chunk.get("usage")) or self._usage
             for choice in _objects(chunk.get("choices"))[:1]:
-                self._finish_reason = choice.get("finish_reason") or self._finish_reason
+                if choice.get("finish_reason"):
+                    self._finish_reason = finish_of(choice)
                 delta = self._reader.read(choice if self._is_text else choice.get("delta"))
                 text, thinking = delta.shown, delta.reasoning
                 if text or thinking or choice.get("logprobs"):
@@ -229,14 +231,20 @@ class OllamaAnswer:
         if not lines and not self._lines:
             lines.append(self._line("", "", None, []))
         self._lines += len(lines)
-        return b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        return b"".join(map(_json_line, lines))
 
     def end(self) -> bytes:
         """The last lines: the calls of tools, which Ollama never splits, and the counts."""
-        calls = self._reader.calls
+        calls = self._whole(self._reader.calls)
         lines = [self._line("", "", None, calls)] if calls else []
         lines.append({**self._line("", "", None, []), **self._finish_fields()})
-        return b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        return b"".join(map(_json_line, lines))
+
+    def _whole(self, calls: list[ToolCall]) -> list[ToolCall]:
+        """``calls`` without what the limit of tokens has cut: Ollama tells only whole ones, and the reason the rest."""
+        if self._finish_reason != "length":
+            return calls
+        return [call for call in calls if arguments_object(call.arguments) is not None]
 
     def _line(self, text: str, thinking: str, logprobs: Any, calls: list[ToolCall]) -> dict[str, Any]:
         line: dict[str, Any] = {"model": self._model, "created_at": now()}
@@ -277,6 +285,15 @@ def embedding_answer(model: str, body: bytes, started: int) -> dict[str, Any]:
 def now() -> str:
     """The time as Ollama writes it."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _json_line(line: dict[str, Any]) -> bytes:
+    """``line`` as JSON, with those characters escaped at which the SDK's HTTP client ends a line."""
+    data = orjson.dumps(line)
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for character, escape in _LINE_ENDS:
+            data = data.replace(character, escape)
+    return data + b"\n"
 
 
 def _tool_call(index: int, call: ToolCall) -> dict[str, Any]:

@@ -258,10 +258,10 @@ PARTS = [
 def test_reasoning_is_reasoning_content(kind: str, sent: Any, client: openai.OpenAI, up: Upstream) -> None:
     up.reply(whole({"role": "assistant", **sent}), times=1)
     message = client.chat.completions.create(model=kind, messages=HELLO).choices[0].message.to_dict(warnings=False)
-    assert message == {"role": "assistant", **sent, "reasoning_content": "2+2"}
+    assert message == {"role": "assistant", **sent, "content": "4", "reasoning_content": "2+2"}
     up.stream([delta(**sent), delta("stop")])
     chunk = next(iter(client.chat.completions.create(model=kind, messages=HELLO, stream=True)))
-    assert chunk.choices[0].delta.to_dict(warnings=False) == {**sent, "reasoning_content": "2+2"}
+    assert chunk.choices[0].delta.to_dict(warnings=False) == {**sent, "content": "4", "reasoning_content": "2+2"}
 
 
 def test_messages_in_place_of_deltas_are_read_for_every_kind(client: openai.OpenAI, up: Upstream) -> None:
