@@ -19,6 +19,7 @@ from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.providers.vendor import HINTS, has_effect, objects
 from sage.middleware.providers.wire.errors import status_of_error, upstream_error
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
+from sage.middleware.providers.wire.pictures import is_base64_picture
 from sage.middleware.providers.wire.tool_calls import with_arguments_text
 from sage.middleware.settings.providers import RemoteProvider
 
@@ -276,10 +277,14 @@ class ZhipuProvider(OpenAIProvider):
 
 
 def _image_url(part: Mapping[str, Any]) -> Any:
-    """The URL of an image. Of a ``data:`` URL only the base64, as the vendor's SDK sends it."""
+    """The URL of an image. Of a ``data:`` URL only the base64, as the vendor's SDK sends it, if it is some: an address
+    there must not become one."""
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
-    return url.split("base64,", 1)[-1] if isinstance(url, str) and url.startswith("data:image/") else url
+    if not isinstance(url, str) or not url.startswith("data:image/"):
+        return url
+    data = url.split("base64,", 1)[-1]
+    return data if is_base64_picture(data) else url
 
 
 def _status(code: Any) -> int:

@@ -481,7 +481,13 @@ def test_an_allowed_tool_reaches_allowed_hosts_only(hosting: tuple[Running, Upst
 @pytest.fixture(scope="module")
 def hosting(module_gateway: Callable[..., Running]) -> Iterator[tuple[Running, Upstream]]:
     """A gateway with models of several kinds at one upstream, and one whose provider allows hosted tools."""
-    kinds = {"openai": {}, "vllm": {}, "zhipu": {}, "allowing": {"kind": "openai", "hosted_tools": ["web_*", "mcp"]}}
+    kinds = {
+        "openai": {},
+        "vllm": {},
+        "zhipu": {},
+        "ollama": {},
+        "allowing": {"kind": "openai", "hosted_tools": ["web_*", "mcp"]},
+    }
     with Upstream() as up:
         providers = {name: {"base_url": up.url, "api_key": "id.secret", **more} for name, more in kinds.items()}
         models = {name: {"deployments": [{"provider": name, "model": "theirs"}]} for name in kinds}
@@ -498,3 +504,20 @@ def test_the_name_of_a_file_that_came_along_is_no_path() -> None:
     error = refused(Operation.CHAT, {"messages": [{"role": "user", "content": [{"type": "file", "file": file}]}]})
     assert error is not None
     assert error.code == "url_not_allowed"
+
+
+@pytest.mark.parametrize("hidden", [ELSEWHERE, "/etc/passwd", "//evil.example/x", "file:///etc/passwd", " /etc/hosts"])
+def test_an_address_behind_the_head_of_a_data_url_stays_there(hosting: tuple[Running, Upstream], hidden: str) -> None:
+    """Zhipu and Ollama get pictures without that head."""
+    running, up = hosting
+    url = f"data:image/png;base64,{hidden}"
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    assert running.post("/v1/chat/completions", {"model": "zhipu", "messages": messages}).status_code == 200
+    assert up.requests[-1].body["messages"][0]["content"][0]["image_url"]["url"] == url
+    before = len(up.requests)
+    assert running.post("/v1/chat/completions", {"model": "ollama", "messages": messages}).status_code == 400
+    pictures = [{"role": "user", "content": "x", "images": [hidden]}]
+    for model in ("openai", "zhipu", "ollama"):
+        assert running.post("/api/chat", {"model": model, "messages": pictures}).status_code == 400
+        assert running.post("/api/generate", {"model": model, "prompt": "x", "images": [hidden]}).status_code == 400
+    assert len(up.requests) == before

@@ -26,6 +26,7 @@ from sage.middleware.providers.ollama.responses import (
 from sage.middleware.providers.vendor import HINTS, Vendor, objects
 from sage.middleware.providers.wire.errors import reported_error
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
+from sage.middleware.providers.wire.pictures import is_base64_picture
 from sage.middleware.providers.wire.tool_calls import arguments_object
 from sage.middleware.settings.providers import OllamaSettings
 
@@ -375,10 +376,13 @@ def _image(url: Any, where: str) -> str | None:
     head, comma, data = url.partition(",")
     if not comma:
         raise InvalidRequest(f"{where} is no data: URL: it has no comma", param=where)
-    if head.endswith(";base64") and "%" not in data:
-        return data
-    raw = unquote_to_bytes(data)
-    return raw.decode("latin-1") if head.endswith(";base64") else base64.b64encode(raw).decode()
+    if not head.endswith(";base64"):
+        return base64.b64encode(unquote_to_bytes(data)).decode()
+    if "%" in data:
+        data = unquote_to_bytes(data).decode("latin-1")
+    if not is_base64_picture(data):
+        raise InvalidRequest(f"{where} is no data: URL of an image in base64", param=where)
+    return data
 
 
 def _tool_call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Sources: Ollama's API reference (docs/api.md), the types of its Python SDK; Open
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ import orjson
 from sage.errors import InvalidRequest, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Operation, Usage
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
+from sage.middleware.providers.wire.pictures import is_base64_picture
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall, arguments_object, arguments_text
 
@@ -32,9 +32,6 @@ _READ = frozenset(
 # Vectors are always numbers here, also if a request has OpenAI's `encoding_format`.
 _EMBED_READ = frozenset({"input", "truncate", "encoding_format"})
 _MEDIA = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*=*\s*")
-_BASE64_LOOKED_AT = 4096
-"""Characters: an address, which no server is to fetch, shows at the front."""
 _DONE_REASONS = {"tool_calls": "stop", "function_call": "stop", "": "stop"}
 _LINE_ENDS = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
 _UNLOAD = frozenset({0, "0", "0s", "0m"})
@@ -170,7 +167,7 @@ def _answered_call(open_calls: list[tuple[str, str]], name: Any) -> str:
 
 
 def _image(data: Any, where: str) -> dict[str, Any]:
-    if not isinstance(data, str) or not _BASE64.fullmatch(data[:_BASE64_LOOKED_AT]):
+    if not isinstance(data, str) or not is_base64_picture(data):
         raise InvalidRequest(f"'{where}' must hold images in base64", param=where)
     media = next((kind for head, kind in _MEDIA.items() if data.startswith(head)), "png")
     return {"type": "image_url", "image_url": {"url": f"data:image/{media};base64,{data}"}}
