@@ -105,7 +105,7 @@ class BodyWalk:
 
     def _check_sizes(self, body: Mapping[str, Any]) -> None:
         """Checks schemas and notes, whose texts are not looked at, by their sizes."""
-        grammars.check_grammars(body, self._limits.max_tokens)
+        grammars.check_grammars(body)
         for field in _LISTED.intersection(body):
             if isinstance(body[field], dict | list):
                 parameters.check_entries(body[field], field, field)

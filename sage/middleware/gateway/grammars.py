@@ -20,25 +20,24 @@ FIELDS = frozenset(
 )
 MAX_WRITTEN_OUT = 100_000
 """Pieces of one pattern."""
-MAX_PATTERN = 16 * 1024
+MAX_PATTERN = 8 * 1024
 """Characters of one pattern."""
-MAX_COUNTED = 64 * 1024
+MAX_COUNTED = 16 * 1024
 """Characters of all patterns with counted repetitions: these are read."""
 MAX_GRAMMAR = 128 * 1024
 """Characters."""
-MAX_VALUES = 50_000
+MAX_VALUES = 30_000
 """Keys and items of all schemas."""
+MAX_LEAST = 100_000
+"""Items or characters that an answer may be made to have at least."""
 _PATTERNS = frozenset({"pattern", "regex", "guided_regex"})
 _GRAMMARS = frozenset({"grammar", "guided_grammar", "ebnf"})
 _LEAST = frozenset({"minItems", "minLength", "minProperties", "minContains"})
 
 
-def check_grammars(body: Mapping[str, Any], max_tokens: int) -> None:
-    """Raises :class:`InvalidRequest`, naming the field, for what would keep a server busy in a field of ``body``.
-
-    An answer has up to ``max_tokens`` tokens, so what must be longer can never be answered.
-    """
-    check = _Check(max_tokens)
+def check_grammars(body: Mapping[str, Any]) -> None:
+    """Raises :class:`InvalidRequest`, naming the field, for what would keep a server busy in a field of ``body``."""
+    check = _Check()
     for field in FIELDS.intersection(body):
         check.field(field, body[field])
 
@@ -46,8 +45,7 @@ def check_grammars(body: Mapping[str, Any], max_tokens: int) -> None:
 class _Check:
     """Of all fields of one request."""
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
+    def __init__(self) -> None:
         self._values = MAX_VALUES
         self._counted = MAX_COUNTED
 
@@ -64,8 +62,8 @@ class _Check:
                 if self._values < 0:
                     raise InvalidRequest(f"the schema in '{field}' may hold {MAX_VALUES} values", param=field)
                 waiting += self._inner(key, value, field)
-            elif key in _LEAST and isinstance(value, int | float) and value > self._max_tokens:
-                raise InvalidRequest(f"the '{key}' in '{field}' must be {self._max_tokens} at most", param=field)
+            elif key in _LEAST and isinstance(value, int | float) and value > MAX_LEAST:
+                raise InvalidRequest(f"the '{key}' in '{field}' must be {MAX_LEAST} at most", param=field)
 
     def _inner(self, key: str, value: dict[str, Any] | list[Any], field: str) -> list[tuple[str, Any]]:
         if isinstance(value, list):

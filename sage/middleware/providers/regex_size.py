@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_ESCAPED = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.S)
+_ESCAPED = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)", re.S)
+"""An open class goes to the end, and nothing is read twice: a pattern of ``[`` alone must not take quadratic time."""
 _TOKEN = re.compile(r"\(|(?:\)|[^()])(?P<repetition>[*+?]|\{\d*,?\d*\})?")
 _COUNT = re.compile(r"\d{1,6}")
 _GROUP_KIND = re.compile(r"\(\?(?:[:=!]|<[=!]|P?<\w+>)")
