@@ -20,7 +20,8 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 def sections(up: Upstream) -> dict[str, Any]:
     """A provider of each kind at ``up``, each with a model of its name; nothing is asked again."""
     providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream", "retries": 0} for kind in KINDS}
-    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in KINDS}
+    providers["ollama"] = {"kind": "ollama", "base_url": up.url.removesuffix("/v1"), "retries": 0}
+    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in providers}
     return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
 
 
@@ -126,6 +127,7 @@ FINISHES = {
     "MAX_TOKENS": ("length", "length", "MAX_TOKENS"),
     "model_length": ("length", "length", "MAX_TOKENS"),
     "SAFETY": ("content_filter", "content_filter", "CONTENT_FILTER"),
+    "content_filter: PROHIBITED_CONTENT": ("content_filter", "content_filter", "CONTENT_FILTER"),
     "tool_use": ("tool_calls", "stop", "TOOL_CALL"),
     "vendors_own": ("vendors_own", "vendors_own", "VENDORS_OWN"),
 }
@@ -197,6 +199,22 @@ def test_a_name_that_comes_last_is_told(up: Upstream, running: Any) -> None:
     raw = ask(running, "/v2/chat", "openai").raw
     assert '"name":"f"' in raw
     assert raw.count("tool-call-start") == 2  # the event and its type
+
+
+def test_a_null_option_of_ollamas_is_none(up: Upstream, running: Any) -> None:
+    options = {"num_predict": None, "temperature": None, "seed": 7}
+    body = {"model": "openai", "messages": HELLO, "stream": False, "options": options}
+    assert running.post("/api/chat", body).status_code == 200
+    assert {"temperature", "max_tokens", "seed"} & up.requests[0].body.keys() == {"seed"}
+
+
+def test_blank_lines_between_lines_of_json_are_a_stream_too(up: Upstream, running: Any) -> None:
+    lines = [{"message": {"content": "Hi"}, "done": False}, {"message": {"content": ""}, "done": True}]
+    for between in (b"\n", b"\n\n", b"\n \r\n"):
+        up.reset()
+        up.reply(body=between.join(json.dumps(line).encode() for line in lines), times=1)
+        answer = running.chat("ollama")
+        assert answer.json()["choices"][0]["message"]["content"] == "Hi"
 
 
 def test_a_call_that_the_limit_cut_is_no_failure_at_ollamas_surface(up: Upstream, running: Any) -> None:

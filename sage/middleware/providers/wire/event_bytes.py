@@ -23,7 +23,7 @@ _HALVES = re.compile(
 )
 """Escapes in a text; the group is there for a half without its other one."""
 _EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry|error)?:")
-_OBJECTS = re.compile(rb"\}\r?\n\{")
+_OBJECTS = re.compile(rb"\}\s*\n\s*\{")
 
 
 def count_plain(events: bytes, is_last: bool) -> int:

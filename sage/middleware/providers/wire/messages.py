@@ -98,9 +98,14 @@ class DeltaReader:
 
 
 def finish_of(choice: Mapping[str, Any]) -> str | None:
-    """Why a choice ended, in OpenAI's words where they have one for it; ``None`` if it has not, or does not say."""
+    """Why a choice ended, in OpenAI's words where they have one for it; ``None`` if it has not, or does not say.
+
+    Gemini says more after a colon (``content_filter: PROHIBITED_CONTENT``).
+    """
     reason = choice.get("finish_reason")
-    return (_FINISH_OF.get(reason.lower(), reason) or None) if isinstance(reason, str) else None
+    if not isinstance(reason, str):
+        return None
+    return _FINISH_OF.get(reason.lower().partition(":")[0], reason) or None
 
 
 def flat_content(content: list[Any]) -> tuple[str, str] | None:

@@ -113,6 +113,8 @@ def _common(request: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise InvalidRequest("'options' must be an object", param="options")
     for name, value in options.items():
+        if value is None:  # as if it were not there, as at Ollama's server
+            continue
         if name == "num_predict":
             if not isinstance(value, int) or isinstance(value, bool):
                 raise InvalidRequest("'options.num_predict' must be a whole number", param="options.num_predict")
