@@ -42,11 +42,8 @@ def test_benchmark_has_no_failures_and_measures_everything():
 def test_benchmark_counts_spoilt_answers_of_every_server():
     status, figures = run("--corrupt", "0.02")
     assert status == 1
-    assert figures["direct"]["failures"] > 0
-    assert figures["pass-through"]["failures"] > 0
-    assert figures["gateway"]["failures"] > 0
-    # Every fiftieth answer is spoilt, whoever asked; none of them may be missed.
-    checked = sum(own["checked"] for own in figures.values())
-    failures = sum(own["failures"] for own in figures.values())
-    assert failures >= checked // 50
+    # Every fiftieth answer is spoilt, whoever asked; none of them may be missed. A third of them are cut: those the
+    # gateway asks for again.
+    for name, share in (("direct", 1), ("pass-through", 1), ("gateway", 2 / 3)):
+        assert figures[name]["failures"] >= figures[name]["checked"] // 50 * share, name
     assert any("wrong text" in example for example in figures["direct"]["examples"])
