@@ -23,6 +23,7 @@ _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries
 
 
 @given(_VALUES)
+@pytest.mark.slow
 def test_what_json_can_say_is_read_as_it_is(value: Any) -> None:
     assert loads(json.dumps(value).encode()) == value
 
@@ -42,6 +43,7 @@ def _has_too_large_number(value: Any) -> bool:
 
 
 @given(_LONG_VALUES, st.booleans())
+@pytest.mark.slow
 def test_numbers_are_told_from_the_digits_of_strings(value: Any, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     if _has_too_large_number(value):

@@ -10,7 +10,7 @@ import asyncio
 import io
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -32,6 +32,8 @@ _MOST_CACHED = 1000
 # A server that closes an idle connection just as it is used again does so within a round trip. A connection that breaks
 # later than this was at work on the request.
 _CLOSED_AS_USED = 5.0
+# The share of the time of a whole answer that may be left without setting the timer anew for the rest of its bytes.
+_NEARLY = 0.98
 
 
 class UpstreamResponse(Protocol):
@@ -118,8 +120,8 @@ class HttpTransport:
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise _translate(exc, request, total) from exc
 
-    async def _request(self, session: aiohttp.ClientSession, request: UpstreamRequest) -> aiohttp.ClientResponse:
-        return await session.request(
+    def _request(self, session: aiohttp.ClientSession, request: UpstreamRequest) -> Awaitable[aiohttp.ClientResponse]:
+        return session.request(
             request.method,
             self._url(request.url),
             data=_payload(request.body) if request.body else None,
@@ -219,16 +221,16 @@ class _HttpResponse:
         remaining = self._ends - self._loop.time()
         if remaining <= 0:
             raise _total_timeout(self._request)
-        content = self._response.content
-        if not content.is_eof():
+        content, whole = self._response.content, self._request.whole
+        if not content.is_eof() and not (whole and remaining > _NEARLY * self._read_timeout):
             self._set_read_timeout(min(self._limit, remaining))
         try:
             data = await content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            if isinstance(exc, aiohttp.SocketTimeoutError) and self._read_timeout == remaining:
+            if isinstance(exc, aiohttp.SocketTimeoutError) and (whole or self._read_timeout == remaining):
                 raise _total_timeout(self._request) from exc
             raise _translate(exc, self._request, math.inf, "cut its answer off") from exc
-        if not self._request.whole:
+        if not whole:
             self._limit = self._request.timeouts.between_chunks
         return data
 

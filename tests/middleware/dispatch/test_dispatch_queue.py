@@ -75,6 +75,7 @@ def test_requests_wait_in_their_order(ups: Callable, gateway: Callable) -> None:
     assert (shown["deployments"][0]["waiting"], shown["in_flight"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_newcomer_does_not_overtake_and_the_bound_holds(ups: Callable, gateway: Callable) -> None:
     up = ups()
     running = bounded(gateway, up, model={"max_concurrency": 3})

@@ -405,6 +405,7 @@ known_fields = st.sampled_from(["messages", "prompt", "input", "n", "best_of", "
 @given(
     operation=st.sampled_from(list(Operation)), body=st.dictionaries(known_fields | st.text(max_size=5), json_values)
 )
+@pytest.mark.slow
 def test_whatever_comes_is_admitted_or_refused_with_a_field(operation: Operation, body: dict[str, Any]) -> None:
     error = refused(operation, body)
     assert error is None or error.param

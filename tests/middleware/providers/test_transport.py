@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,30 @@ def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
     assert response.closed
 
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def asked_of(serve: Serve) -> AsyncIterator[tuple[str, HttpTransport]]:
+    """A server that ``serve`` plays, as its address and a transport; both end with every connection closed."""
+    connections: set[asyncio.Task[None] | None] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+
+    server, transport = await asyncio.start_server(connected, "127.0.0.1", 0), HttpTransport()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x", transport
+    finally:
+        await transport.close()
+        server.close()
+        await asyncio.gather(*(task for task in connections if task), return_exceptions=True)
+
+
 def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> None:
     """Servers close connections that were idle for too long, perhaps in the moment in which one is used again."""
 
@@ -79,18 +105,12 @@ def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> 
                     await writer.drain()
             writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
-        transport = HttpTransport()
-        request = UpstreamRequest("engine", "POST", url, {}, b"{}", Timeouts(), retry_on_broken_connection=retry)
         answers = []
-        try:
+        async with asked_of(serve) as (url, transport):
+            request = UpstreamRequest("engine", "POST", url, {}, b"{}", Timeouts(), retry_on_broken_connection=retry)
             for _ in range(2):
                 async with sending(transport, request) as response:
                     answers.append(await response.read())
-        finally:
-            await transport.close()
-            server.close()
         return answers, asked
 
     assert asyncio.run(run(True)) == ([b"{}", b"{}"], 3)
@@ -113,16 +133,10 @@ def test_a_request_whose_answer_has_begun_is_never_sent_again(begun: bytes) -> N
         writer.close()
 
     async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
-        transport = HttpTransport()
-        try:
+        async with asked_of(serve) as (url, transport):
             for _ in range(2):
                 async with sending(transport, UpstreamRequest("up", "POST", url, {}, b"{}", Timeouts())) as response:
                     await response.read()
-        finally:
-            await transport.close()
-            server.close()
 
     with pytest.raises(UpstreamFailed):
         asyncio.run(run())

@@ -15,6 +15,8 @@ from shared_gateway import PATIENT, SharedGateway, share_gateway
 from surfaces import CHATS, SURFACES, ask
 from upstream import Upstream, stream
 
+pytestmark = pytest.mark.slow  # each surface before each kind of upstream
+
 KINDS = ("openai", "vllm", "zhipu", "ollama", "cohere")
 OF_OPENAIS_WIRE = ("openai", "vllm", "zhipu")
 EMOJI = "\U0001f600"

@@ -15,6 +15,8 @@ from sage.errors import InvalidRequest, Unavailable
 from sage.middleware.routers.http.asgi import parse_object
 from sage.middleware.routers.http.bodies import MAX_VALUES, LargeBodies, check_values
 
+pytestmark = pytest.mark.slow  # megabytes
+
 
 @pytest.fixture(scope="module")
 def module_up() -> Iterator[Upstream]:
@@ -174,7 +176,6 @@ def test_large_bodies_have_places_for_each_caller() -> None:
     bodies.take("j", 1)
 
 
-@pytest.mark.slow
 def test_thirty_megabytes_of_anything_cost_little(running: Running) -> None:
     """Each was seconds of the event loop, or of a processor."""
     worst = 0.0

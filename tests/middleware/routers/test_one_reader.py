@@ -12,6 +12,8 @@ import pytest
 from shared_gateway import PATIENT, SharedGateway, share_gateway
 from upstream import Upstream, chat_chunk, usage_chunk
 
+pytestmark = pytest.mark.slow  # each surface before each kind of upstream
+
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello out there"}]
 SF, NY = '{"city":"SF"}', '{"city":"NY"}'
 

@@ -12,6 +12,8 @@ from running_gateway import Running, run_gateway
 
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # made examples
+
 NUMBERS = st.sampled_from([0, 1, -1, 2**63, 2**64 - 1, -(2**63), 0.5, 1e308, 3e38, -3e38, 1e-45, -0.0])
 TEXTS = st.sampled_from(
     ["", " ", "\x00", "word", "文档", '"word', '+word -"a b" 「」', "-word", "\U0001f600", "x" * 20_000]
@@ -76,7 +78,6 @@ def tells(running: Running, path: str, body: Any) -> None:
         assert answer.json()["error"]["message"]
 
 
-@pytest.mark.slow
 @FEW
 @given(document=DOCUMENTS, search=SEARCHES)
 def test_documents_and_searches(running: Running, document: Any, search: Any) -> None:

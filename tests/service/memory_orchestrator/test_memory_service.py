@@ -701,6 +701,7 @@ def test_a_service_that_is_not_running_refuses_calls() -> None:
         MemoryOrchestratorService().search_memories("x")
 
 
+@pytest.mark.slow
 def test_a_correction_may_go_back_and_forth_for_long(memory: Open) -> None:
     m = memory()
     ids = [m.store_memory("s", "tea")]

@@ -18,9 +18,10 @@ from sage.service import VDBService
 
 Make = Callable[..., VDBService]
 CHROMA = pytest.param("chroma", marks=pytest.mark.slow)
+SHARDS = pytest.param("shards", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["memory", "files", "shards", CHROMA])
+@pytest.fixture(params=["memory", "files", SHARDS, CHROMA])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """``make(**options)``: a service of that kind; all end with the test."""
     with ExitStack() as stack:

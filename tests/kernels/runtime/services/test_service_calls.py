@@ -504,7 +504,7 @@ def test_a_worker_that_dies_is_replaced(run: Callable[..., Services]) -> None:
             services.call["store"].get("a", timeout=5)
         except SystemExit:
             continue  # it struck in the call, which then failed with it
-        worker.join(0.01)
+        worker.join(1)  # struck again while it dies, it would die in the hook of the tests
     assert services.call["store"].get("a", timeout=20) is None
     assert worker not in services._hosts["store"]._threads  # type: ignore[attr-defined]
 

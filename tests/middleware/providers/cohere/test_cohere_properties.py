@@ -23,6 +23,8 @@ from sage.middleware.routers.cohere.inference import chat_call
 from sage.middleware.settings.providers import RemoteProvider
 from sage.middleware.settings.settings import RequestLimits
 
+pytestmark = pytest.mark.slow  # made examples
+
 PROVIDER = CohereProvider("co", RemoteProvider(kind="cohere", api_key="co-key-0123456789"))
 ENDPOINT = PROVIDER.endpoints[0]
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.text(max_size=5)
@@ -77,7 +79,6 @@ def test_any_chat_is_sent_or_refused(body: dict[str, Any], drop: bool) -> None:
         PROVIDER.encode(call, UpstreamModel("m", drop_unsupported=drop), ENDPOINT)
 
 
-@pytest.mark.slow
 @given(bodies)
 def test_any_chat_of_coheres_wire_is_sent_or_refused(body: dict[str, Any]) -> None:
     with contextlib.suppress(SageError):

@@ -18,6 +18,8 @@ from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.routers.ollama import translation as surface
 from sage.middleware.settings.providers import OllamaSettings
 
+pytestmark = pytest.mark.slow  # made examples
+
 PROVIDER = OllamaProvider("ollama", OllamaSettings(base_url="http://127.0.0.1:11434"))
 TARGET = UpstreamModel("theirs", drop_unsupported=True)
 WORDS = (
@@ -58,7 +60,6 @@ def call_of(operation: Operation, body: dict[str, Any], *, stream: bool = False)
     return ModelCall(operation, {"model": "m", **body}, "m", stream=stream, wants_usage=True)
 
 
-@pytest.mark.slow
 @given(operation=OPERATIONS, body=OBJECTS, messages=MESSAGES)
 def test_any_request_is_refused_or_made(operation: Operation, body: dict[str, Any], messages: list[Any]) -> None:
     call = call_of(operation, {**body, "messages": messages} if operation is Operation.CHAT else body)
@@ -82,7 +83,6 @@ def test_any_answer_is_refused_or_read(operation: Operation, answer: Any) -> Non
     assert orjson.loads(body)["model"] == "m"
 
 
-@pytest.mark.slow
 @given(chat=st.booleans(), lines=st.lists(OBJECTS | JSON, max_size=5))
 def test_any_stream_ends_well_or_with_an_error(chat: bool, lines: list[Any]) -> None:
     relay = PROVIDER.relay(call_of(Operation.CHAT if chat else Operation.COMPLETIONS, {}, stream=True))
@@ -132,7 +132,6 @@ def test_any_request_of_ollamas_is_refused_or_made(asked: dict[str, Any], messag
         pass
 
 
-@pytest.mark.slow
 @given(answer=st.fixed_dictionaries({"choices": st.lists(st.fixed_dictionaries({"message": OBJECTS}), max_size=2)}))
 def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
     reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}), chat=True)
@@ -143,7 +142,6 @@ def test_any_answer_of_openais_is_told_or_an_error(answer: Any) -> None:
     assert sdk.ChatResponse(**report).done is True
 
 
-@pytest.mark.slow
 @given(chunks=st.lists(OBJECTS, max_size=4))
 def test_any_stream_of_openais_is_told_or_an_error(chunks: list[Any]) -> None:
     reply = surface.OllamaAnswer(call_of(Operation.CHAT, {}, stream=True), chat=True)
