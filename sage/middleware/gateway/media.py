@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sage.errors import InvalidRequest
+from sage.middleware.providers.wire.pictures import is_base64
 
 _LOOKED_AT = 64
 """Visible characters at the front of a text that are looked at: no URL or path begins later."""
@@ -40,9 +41,6 @@ _PATH_WRAPPING = "\"'`@"
 """The last is curl's sign for a file."""
 _URL_KEY = re.compile(r"(?:ur[il]s?|href|_links?)$", re.I)
 _MEDIA_KEY = re.compile(r"(?:^|[_\-.])(?:image|picture|photo|video|audio|frame|screenshot)s?$", re.I)
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*=*\s*")
-_BASE64_LOOKED_AT = 4096
-"""Characters: longer than any path."""
 _BASE64_SOUND = re.compile(r"//[E-HI-LM-Pk-v]")
 """How files of MP3 and AAC begin in base64: as UNC paths do, too."""
 _LONGEST_HOST = 255
@@ -69,7 +67,7 @@ def check_text(text: str, where: str, key: str, hosts: Sequence[str], *, named: 
 def _is_address(text: str, key: str) -> bool:
     if text.isalnum():
         return False
-    if _MEDIA_KEY.search(key) and not _is_base64(text) and "." in text[:WINDOW]:
+    if _MEDIA_KEY.search(key) and not is_base64(text) and "." in text[:WINDOW]:
         return True  # `image: secret.png`, which a server may look for in its own directory
     if text.startswith("/") and _is_base64_of_media(text, key):
         return False
@@ -89,17 +87,13 @@ def _visible(text: str) -> str:
     return "".join(islice(front, _LOOKED_AT))
 
 
-def _is_base64(text: str) -> bool:
-    return _BASE64.fullmatch(text[:_BASE64_LOOKED_AT]) is not None
-
-
 def _is_base64_of_media(text: str, key: str) -> bool:
     """Whether ``text``, which begins with a slash, is a picture (JPEG) or sound (MP3, AAC) rather than a path."""
     if text.startswith("/9j/"):
-        return _is_base64(text)
+        return is_base64(text)
     if _BASE64_SOUND.match(text) is None or not (key == "data" or len(text) > _LONGEST_HOST):
         return False
-    return _is_base64(text)
+    return is_base64(text)
 
 
 def restore_head(image: dict[str, Any]) -> None:
@@ -107,7 +101,7 @@ def restore_head(image: dict[str, Any]) -> None:
     url = image.get("url")
     if isinstance(url, str) and not url.startswith("data:"):
         kind = next((kind for start, kind in _PICTURES.items() if url.startswith(start)), None)
-        if kind is not None and _is_base64(url):
+        if kind is not None and is_base64(url):
             image["url"] = f"data:image/{kind};base64,{url}"
 
 
