@@ -194,6 +194,22 @@ def test_a_new_id_for_each_fragment_starts_no_call_without_a_name(up: Upstream, 
         ]
 
 
+def test_a_call_without_the_object_around_its_function_is_a_call(
+    up: Upstream, running: Any, client: openai.OpenAI
+) -> None:
+    call = {"id": "a", "name": "f", "arguments": '{"x": 1}'}
+    reply(up, whole({"role": "assistant", "content": None, "tool_calls": [dict(call)]}, "tool_calls"))
+    message = client.chat.completions.create(model="openai", messages=HELLO).choices[0].message
+    stream(up, delta_chunk({"tool_calls": [{"index": 0, **call}]}), chat_chunk(None, "tool_calls"))
+    with client.chat.completions.stream(model="openai", messages=HELLO) as streamed:
+        other = streamed.get_final_completion().choices[0].message
+    for calls in (message.tool_calls or [], other.tool_calls or []):
+        assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [("a", "f", '{"x": 1}')]
+    for surface in ("/api/chat", "/v2/chat", "/generate"):
+        stream(up, delta_chunk({"tool_calls": [{"index": 0, **call}]}), chat_chunk(None, "tool_calls"))
+        assert '"name":"f"' in ask(running, surface, "openai").raw
+
+
 def test_a_name_that_comes_last_is_told(up: Upstream, running: Any) -> None:
     stream(up, call_chunk('{"x": 1}', id="a"), call_chunk(None, "f"), chat_chunk(None, "tool_calls"))
     raw = ask(running, "/v2/chat", "openai").raw

@@ -19,6 +19,7 @@ from sage.middleware.providers.wire.sse import NOTABLE, EventRelay
 from sage.middleware.providers.wire.tool_calls import (
     LEGACY,
     CallFragment,
+    add_functions,
     arguments_text,
     call_id,
     functions_of,
@@ -84,6 +85,7 @@ def _mend_message(message: dict[str, Any], keep_reasoning: bool) -> bool:
     ids: set[str] = set()
     if isinstance(message.get("tool_calls"), dict):
         message["tool_calls"], changed = [message["tool_calls"]], True
+    changed = add_functions(message.get("tool_calls")) or changed
     for call in functions_of(message.get("tool_calls")):
         identity = identity_of(call)
         if not identity or identity in ids:
@@ -178,12 +180,13 @@ class NormalRelay(EventRelay):
 
     def _mend_calls(self, index: Any, delta: dict[str, Any]) -> bool:
         number = index if isinstance(index, int) else 0
+        changed = add_functions(delta.get("tool_calls"))
         fragments = self._readers.setdefault(number, DeltaReader()).read(delta).calls
         if not delta.get("tool_calls"):
             return bool(fragments) and _mend_function(delta[LEGACY], fragments[0])
         sent = delta["tool_calls"] if isinstance(delta["tool_calls"], list) else [delta["tool_calls"]]
         entries = [entry for entry in sent if is_custom(entry) or functions_of(entry)]
-        changed = bool(entries != delta["tool_calls"])
+        changed = changed or bool(entries != delta["tool_calls"])
         delta["tool_calls"] = entries
         for entry, fragment in zip(functions_of(entries), fragments, strict=True):
             changed = _mend_fragment(entry, fragment) or changed

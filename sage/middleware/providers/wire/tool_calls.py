@@ -184,8 +184,22 @@ def whole_calls(message: dict[str, Any]) -> list[ToolCall]:
 
 def functions_of(calls: Any) -> list[dict[str, Any]]:
     """The entries of ``tool_calls`` that hold a function; some servers send one call without its list."""
+    add_functions(calls)
     entries = calls if isinstance(calls, list) else [calls]
     return [call for call in entries if isinstance(call, dict) and isinstance(call.get("function"), dict)]
+
+
+def add_functions(calls: Any) -> bool:
+    """Gives each of ``calls`` that has ``name`` and ``arguments`` beside its id a ``function`` of them, in place.
+
+    Tells whether there was one.
+    """
+    changed = False
+    for call in calls if isinstance(calls, list) else [calls]:
+        if isinstance(call, dict) and call.get("function") is None and isinstance(call.get("name"), str):
+            call["function"] = {"name": call.pop("name"), "arguments": call.pop("arguments", None)}
+            changed = True
+    return changed
 
 
 def is_custom(call: Any) -> bool:
