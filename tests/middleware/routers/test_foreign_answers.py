@@ -74,8 +74,8 @@ def client(running: Any) -> Iterator[openai.OpenAI]:
 
 
 ERRORS = {
-    "object": {"object": "error", "message": "no memory left", "type": "rate_limit_error", "code": 429},
-    "choice": delta_chunk({"content": ""}, error={"message": "no memory left", "code": 429}),
+    "object": {"object": "error", "message": "no memory left", "type": "invalid_request_error", "code": 400},
+    "choice": delta_chunk({"content": ""}, error={"message": "no memory left", "code": 400}),
 }
 
 
@@ -97,9 +97,9 @@ def test_an_answer_that_an_error_ended_is_not_whole(up: Upstream, running: Any, 
         assert not ask(running, surface, kind).ended
         reply(up, whole({"role": "assistant", "content": "Hel"}, "error"))
         assert ask(running, surface, kind, stream=False).error == "upstream_failed"
-    reply(up, whole({"role": "assistant", "content": ""}, None, error={"code": 429, "message": "slow down"}))
+    reply(up, whole({"role": "assistant", "content": ""}, None, error={"code": 413, "message": "too much"}))
     answer = running.chat(kind)
-    assert (answer.status_code, "slow down" in answer.text) == (429, True)
+    assert (answer.status_code, "too much" in answer.text) == (413, True)
 
 
 def test_an_error_with_status_200_keeps_its_text_and_no_choice_is_no_answer(up: Upstream, running: Any) -> None:
