@@ -9,6 +9,8 @@ import threading
 from dataclasses import dataclass
 from typing import Self
 
+from connections import Connections
+
 
 @dataclass(frozen=True)
 class Proxied:
@@ -53,28 +55,13 @@ class ForwardProxy:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        connections = Connections(self._answer)
+        server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
         self.port: int = server.sockets[0].getsockname()[1]
         self._listening.set()
         await self._stop.wait()
         server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # closes what the tasks have ended
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            await self._answer(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the client has left, or the test has ended
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+        await connections.end()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection: each of its requests goes to the upstream over one connection of its own."""

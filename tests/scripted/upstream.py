@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from connections import Connections
+
 Event = dict[str, Any] | str | bytes
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 _STEP = 0.005
@@ -300,36 +302,25 @@ class Upstream:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=2**26)
+        connections = Connections(self._connected)
+        server = await asyncio.start_server(connections.accept, "127.0.0.1", 0, limit=2**26)
         self.port: int = server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._listening.set()
         await self._stop.wait()
         server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await connections.end()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            async for request in _requests(reader):
-                with self._arrived:
-                    self.requests.append(request)
-                    script = self._next(request)
-                    self.failed = self.failed or script.fails
-                    self._arrived.notify_all()
-                if not await self._answer(request, script, reader, writer):
-                    break
-        except asyncio.CancelledError:
-            pass  # the test has ended
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+        async for request in _requests(reader):
+            with self._arrived:
+                self.requests.append(request)
+                script = self._next(request)
+                self.failed = self.failed or script.fails
+                self._arrived.notify_all()
+            if not await self._answer(request, script, reader, writer):
+                break
 
     def _next(self, request: Received) -> Script:
         if not self._scripts:

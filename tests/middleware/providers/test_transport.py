@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from connections import Connections, Serve
 
 from sage.errors import UpstreamFailed
 from sage.middleware.app.main import make_gateway
@@ -62,28 +63,17 @@ def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
     assert response.closed
 
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
 @asynccontextmanager
 async def asked_of(serve: Serve) -> AsyncIterator[tuple[str, HttpTransport]]:
     """A server that ``serve`` plays, as its address and a transport; both end with every connection closed."""
-    connections: set[asyncio.Task[None] | None] = set()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(asyncio.current_task())
-        try:
-            await serve(reader, writer)
-        finally:
-            writer.close()
-
-    server, transport = await asyncio.start_server(connected, "127.0.0.1", 0), HttpTransport()
+    connections, transport = Connections(serve), HttpTransport()
+    server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x", transport
     finally:
         await transport.close()
         server.close()
-        await asyncio.gather(*(task for task in connections if task), return_exceptions=True)
+        await connections.end()
 
 
 def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> None:
