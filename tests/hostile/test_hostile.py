@@ -26,4 +26,4 @@ def test_one_user_does_not_stop_another(name: str, victim: Victim) -> None:
     measured = trial(ATTACKS[name], victim, full=False)
     slack = _SLACK + 2 * max(seen.worst for seen in measured.quiet.values())
     assert not measured.faults(slack=slack)
-    assert all(len(seen.seconds) > 1 for seen in measured.beside.values())
+    assert all(seen.seconds for seen in measured.beside.values())
