@@ -18,6 +18,8 @@ from upstream import Received, Script, Upstream, openai_like, reply
 from sage.middleware.settings.kinds import PRESETS, Preset
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # every preset
+
 HELLO = [{"role": "user", "content": "hello out there"}]
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}}}

@@ -18,6 +18,8 @@ from sage.middleware.providers.ollama.provider import OllamaProvider
 from sage.middleware.providers.openai import OpenAIProvider
 from sage.middleware.settings.providers import OllamaSettings, OpenAISettings, RemoteProvider
 
+pytestmark = pytest.mark.slow  # every vendor
+
 USER: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 
 

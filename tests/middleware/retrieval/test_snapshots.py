@@ -26,6 +26,8 @@ from sage.middleware.retrieval.store.store import Change, DocumentStore
 from sage.middleware.retrieval.types.documents import NewDocument
 from sage.middleware.settings.retrieval import CollectionOptions, Metric, RetrievalLimits
 
+pytestmark = pytest.mark.slow  # many stores
+
 OPTIONS = CollectionOptions(embedder="east/embed", metric=Metric.EUCLIDEAN)
 
 
@@ -325,7 +327,6 @@ def uniform(count: int) -> DocumentStore:
     return store
 
 
-@pytest.mark.slow
 def test_a_small_file_that_unpacks_into_a_large_one_is_refused(tmp_path: Path) -> None:
     with closing(uniform(52)) as store:
         packed = taken(store)

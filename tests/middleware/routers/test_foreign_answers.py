@@ -13,6 +13,8 @@ from shared_gateway import PATIENT, SharedGateway, share_gateway
 from surfaces import CHATS, ask
 from upstream import Upstream, chat_chunk
 
+pytestmark = pytest.mark.slow  # each surface before each kind of upstream
+
 KINDS = ("openai", "zhipu")
 HELLO: Any = [{"role": "user", "content": "hello"}]
 

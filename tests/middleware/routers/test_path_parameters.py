@@ -13,6 +13,8 @@ from starlette.routing import Match
 from sage.middleware.app.routes import guarded_routes
 from sage.middleware.routers.http.guard import GuardedRoute
 
+pytestmark = pytest.mark.slow  # every route
+
 TEXTS = [
     "a\n",
     "\na",

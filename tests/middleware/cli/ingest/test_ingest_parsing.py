@@ -18,6 +18,8 @@ from sage.middleware.cli.ingest.document import FileKind, Unreadable
 from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
 from sage.middleware.cli.ingest.reading import Order, parse
 
+pytestmark = pytest.mark.slow  # many processes
+
 
 def write(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -349,7 +351,6 @@ def test_an_encoding_that_is_given(tmp_path: Path) -> None:
 # Limits
 
 
-@pytest.mark.slow
 def test_a_bomb_and_a_hang_cost_themselves_only(tmp_path: Path) -> None:
     good = write(tmp_path / "a.md", "# A\n\ngood")
     hang = write(tmp_path / "hang.html", b"<div>" * 200_000 + b"x")  # quadratic in the depth: a minute and more
@@ -367,7 +368,6 @@ def test_a_bomb_and_a_hang_cost_themselves_only(tmp_path: Path) -> None:
             assert list(parser.records(Order(str(good), FileKind.MARKDOWN)))[1]["text"] == "A\n\ngood"
 
 
-@pytest.mark.slow
 def test_a_file_that_needs_more_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "many words " * 2**22)
     with (
@@ -403,7 +403,6 @@ def test_a_parser_that_is_killed_is_started_again(tmp_path: Path) -> None:
 # JSON lines
 
 
-@pytest.mark.slow
 def test_json_lines_are_taken_as_they_are_and_faults_are_named(tmp_path: Path, parser: Parser) -> None:
     lines: list[Any] = [
         {"id": "a", "text": "one", "metadata": {"k": [1, None]}, "vector": [0.5, 1]},

@@ -19,6 +19,8 @@ from sage.middleware.cli.ingest.run import Ingestion
 from sage.middleware.cli.ingest.summary import Summary
 from sage.middleware.cli.ingest.target import IngestTarget, Refused
 
+pytestmark = pytest.mark.slow  # many processes
+
 Run = Callable[..., Summary]
 
 
@@ -337,7 +339,6 @@ def test_the_journal_of_another_collection_is_not_believed(tmp_path: Path) -> No
     assert Journal("two", "s", tmp_path).read() == Position()
 
 
-@pytest.mark.slow
 def test_long_sources_have_short_ids() -> None:
     assert chunk_id("a/b.md", 3) == "a/b.md#3"
     long = chunk_id("目" * 300, 12)

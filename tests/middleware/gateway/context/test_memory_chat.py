@@ -16,6 +16,8 @@ from upstream import Received, Script, Upstream, chat_chunk, openai_like, stream
 from sage.middleware.llm import LLMService
 from sage.middleware.settings.settings import Settings
 
+pytestmark = pytest.mark.slow  # many stores
+
 PREFERENCE = "My favourite drink is oolong tea."
 ASKED = "What is my favourite drink?"
 SERVICES = {"memory": {"embedder": "none"}}
@@ -272,7 +274,6 @@ def test_facts_are_made_by_a_model_of_the_gateway(up: Upstream, upstreams: Calla
     assert found[0]["sources"]
 
 
-@pytest.mark.slow
 def test_what_was_said_in_other_words_is_recalled(up: Upstream, upstreams: Callable[..., Running]) -> None:
     running = upstreams(up)  # with the local embedder, as it is configured without saying anything
     for prompt in ("I adore oolong and green tea.", "My car is in the garage.", "The concert starts at eight."):

@@ -15,6 +15,8 @@ from running_gateway import Running
 from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream, reply
 
+pytestmark = pytest.mark.slow  # Cohere's SDK
+
 COHERE = {"kind": "cohere", "api_key": KEY}
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello out there"}]
 PIXEL = f"data:image/png;base64,{base64.b64encode(b'pixel').decode()}"
@@ -529,7 +531,6 @@ def test_a_whole_stream_without_done_is_whole(up: Upstream, start: Callable[...,
     assert text.endswith("data: [DONE]\n\n")
 
 
-@pytest.mark.slow
 def test_torn_bytes_are_put_together(up: Upstream, sdk: openai.OpenAI) -> None:
     text = "你好，世界 🙂"
     up.use(chat_stream(*text_events(text), end(), split=tuple(range(1, 900, 11))))

@@ -19,6 +19,8 @@ from sage.middleware.retrieval.index.view import View
 from sage.middleware.retrieval.store.store import Change
 from sage.middleware.retrieval.types.documents import NewDocument
 
+pytestmark = pytest.mark.slow  # many stores
+
 Open = Callable[..., Opened]
 
 
@@ -37,7 +39,6 @@ def live(view: View) -> list[int]:
     return [int(n) for p in view.segments for n in (p.numbers if p.live is None else p.numbers[p.live])]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("directory", ["c", None])
 def test_what_was_written_is_in_the_next_view_and_earlier_views_stay(
     open_collection: Open, directory: str | None
@@ -128,7 +129,6 @@ def test_everything_is_deleted_and_added_again(open_collection: Open) -> None:
         collection.check()
 
 
-@pytest.mark.slow
 def test_two_openers_follow_each_other_through_merges(open_collection: Open) -> None:
     one, two = open_collection(), open_collection()
     generator = random.Random(7)
@@ -206,7 +206,6 @@ def test_a_full_disk_leaves_no_half_written_file_and_searches_go_on(open_collect
     collection.check()
 
 
-@pytest.mark.slow
 def test_maintenance_merges_by_itself_and_ends_with_the_index(open_collection: Open) -> None:
     collection = open_collection()
     threads = set(threading.enumerate())

@@ -24,6 +24,8 @@ from cohere.errors import (
 from cohere_wire import KEY, called, chat_answer, chat_stream, cohere_like, end, event, extras, text_events
 from upstream import Upstream, chat_chunk, reply, usage, usage_chunk
 
+pytestmark = pytest.mark.slow  # Cohere's SDK
+
 COHERE = {"kind": "cohere", "api_key": KEY}
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello out there"}]
 PIXEL = f"data:image/png;base64,{base64.b64encode(b'pixel').decode()}"

@@ -15,6 +15,8 @@ from upstream import Upstream, chat_chunk, openai_like, stream, usage_chunk
 
 from sage.middleware.auth.principal import Scope
 
+pytestmark = pytest.mark.slow  # Ollama's SDK
+
 HELLO = [{"role": "user", "content": "hello out there"}]
 PIXEL = b"\xff\xd8\xff\xe0" + bytes(16)
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
