@@ -91,11 +91,11 @@ class ForwardProxy:
                 upstream[1].write("\r\n".join(lines).encode("latin-1"))
                 upstream[1].write(await reader.readexactly(int(request.headers.get("content-length", "0"))))
         finally:
+            if upstream is not None:
+                upstream[1].close()  # before anything is waited for, which may be cancelled
             if pumping is not None:
                 pumping.cancel()
                 await asyncio.gather(pumping, return_exceptions=True)
-            if upstream is not None:
-                upstream[1].close()
 
     def _read(self, head: str) -> Proxied:
         first, *lines = head.split("\r\n")
