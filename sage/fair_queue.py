@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import count, zip_longest
 from typing import Generic, TypeVar
 
@@ -90,15 +90,17 @@ class FairQueue(Generic[T]):
         for one_each in zip_longest(*[list(self._items[owner]) for owner in owners], fillvalue=None):
             yield from (item for item in one_each if item is not None)
 
-    def length_of(self, owner: Hashable) -> int:
-        return len(self._items.get(owner, ()))
-
-    def newest_of_longest(self) -> tuple[Hashable, T] | None:
-        """The newest item of the owner who has the most, with that owner: what goes when there is room no more."""
+    def make_room(self, owner: Hashable, is_removable: Callable[[T], bool] = lambda _: True) -> T | None:
+        """Removes and returns the newest item of the owner who has the most, for one of ``owner``; ``None`` if
+        ``owner`` would have as many then, or the item is not removable."""
         if not self._items:
             return None
-        owner = max(self._items, key=lambda each: len(self._items[each]))
-        return owner, next(reversed(self._items[owner]))
+        longest = max(self._items, key=lambda each: len(self._items[each]))
+        newest = next(reversed(self._items[longest]))
+        if len(self._items[longest]) <= len(self._items.get(owner, ())) + 1 or not is_removable(newest):
+            return None
+        self.remove(longest, newest)
+        return newest
 
     def clear(self) -> list[T]:
         """Removes and returns all items, in the order of the turns."""

@@ -48,13 +48,14 @@ def test_a_turn_without_a_wait_counts() -> None:
 
 def test_the_longest_owner_gives_up_its_newest() -> None:
     queue: FairQueue[str] = FairQueue()
-    assert queue.newest_of_longest() is None
+    assert queue.make_room("a") is None
     for item in ("b1", "a1", "a2"):
         queue.push(item[0], item)
-    assert queue.newest_of_longest() == ("a", "a2")
-    assert queue.remove("a", "a2")
+    assert queue.make_room("b") is None  # which would have as many as "a" then
+    assert queue.make_room("c", lambda item: item != "a2") is None
+    assert queue.make_room("c") == "a2"
     assert not queue.remove("a", "a2")
-    assert (queue.length_of("a"), queue.length_of("c"), len(queue)) == (1, 0, 2)
+    assert (queue.make_room("c"), len(queue)) == (None, 2)
     assert queue.clear() == ["b1", "a1"]
     assert (len(queue), list(queue.in_turn())) == (0, [])
 

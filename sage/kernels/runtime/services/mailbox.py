@@ -77,16 +77,9 @@ class Mailbox(Generic[T]):
         return True
 
     def make_room(self, owner: Hashable, is_removable: Callable[[T], bool]) -> T | None:
-        """Removes and returns the newest item of the owner that has the most of them, for one of ``owner``; ``None``
-        if that has as many, or the item is not removable."""
+        """As :meth:`FairQueue.make_room`, of the items that wait for their owner's turn."""
         with self._mutex:
-            longest = self._turns.newest_of_longest()
-            if longest is None or not is_removable(longest[1]):
-                return None
-            if self._turns.length_of(longest[0]) <= self._turns.length_of(owner) + 1:
-                return None
-            self._turns.remove(*longest)
-            return longest[1]
+            return self._turns.make_room(owner, is_removable)
 
     def _is_first_of(self, key: Hashable, item: T) -> bool:
         behind = self._behind.get(key)

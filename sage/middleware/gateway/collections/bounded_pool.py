@@ -44,12 +44,12 @@ class BoundedPool:
     def submit(self, work: Callable[[], T], tenant: str = "") -> Future[T]:
         """As :meth:`run`, for callers that do not wait."""
         future: Future[T] = Future()
-        refused: Future[Any] | None = None
+        refused = None
         with self._changed:
             if self._closed:
                 raise Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
             if self._running + len(self._queue) >= self._workers + self._waiting:
-                refused = self._make_room(tenant)
+                refused = self._queue.make_room(tenant)
                 if refused is None:
                     raise self._full()
             self._queue.push(tenant, (work, future))
@@ -59,17 +59,9 @@ class BoundedPool:
                 self._threads.append(thread)
                 thread.start()
             self._changed.notify()
-        if refused is not None and refused.set_running_or_notify_cancel():
-            refused.set_exception(self._full())
+        if refused is not None and refused[1].set_running_or_notify_cancel():
+            refused[1].set_exception(self._full())
         return future
-
-    def _make_room(self, tenant: str) -> Future[Any] | None:
-        """Takes out the newest piece of the tenant that has the most; ``None`` if that would be ``tenant`` then."""
-        longest = self._queue.newest_of_longest()
-        if longest is None or self._queue.length_of(longest[0]) <= self._queue.length_of(tenant) + 1:
-            return None
-        self._queue.remove(*longest)
-        return longest[1][1]
 
     def _full(self) -> Unavailable:
         return Unavailable(f"too many requests wait for {self._name}; try again", code="overloaded")
