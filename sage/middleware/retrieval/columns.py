@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sage.middleware.retrieval.filters.language import Filter
-from sage.middleware.retrieval.index.view import Segment, View
-from sage.middleware.retrieval.keywords.postings import Mask
+from sage.middleware.retrieval.index.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +23,10 @@ def groups(view: View, condition: Filter | None, by: str, of: str) -> dict[str, 
     """The live documents that pass, by the text of the field ``by``, with their numbers of the field ``of``. Those that
     lack one of both are left out; of several values of a field, one counts."""
     found: dict[str, Group] = {}
-    for segment, mask in _passing(view, condition):
+    for segment in view.segments:
         labels, codes = segment.filters.texts(by)
         numbers = segment.filters.numbers(of)
-        chosen = mask & (codes >= 0) & ~np.isnan(numbers)
+        chosen = segment.passing(condition) & (codes >= 0) & ~np.isnan(numbers)
         codes, numbers = codes[chosen], numbers[chosen]
         counts = np.bincount(codes, minlength=len(labels))
         lowest, highest = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
@@ -52,11 +49,11 @@ def in_order(
     """The numbers of the first ``limit`` live documents that pass, in the order of their number in ``field``; those of
     one number in the order in which they were written. ``after``: only those whose number is beyond it."""
     values, documents = [np.empty(0)], [np.empty(0, np.int64)]
-    for segment, mask in _passing(view, condition):
+    for segment in view.segments:
         numbers = segment.filters.numbers(field)
-        mask = mask & ~np.isnan(numbers)
-        values.append(numbers[mask])
-        documents.append(segment.numbers[mask])
+        chosen = segment.passing(condition) & ~np.isnan(numbers)
+        values.append(numbers[chosen])
+        documents.append(segment.numbers[chosen])
     keys, all_documents = np.concatenate(values), np.concatenate(documents)
     if descending:
         keys = -keys
@@ -64,13 +61,5 @@ def in_order(
     if after is not None:
         beyond = keys > after
         keys, all_documents = keys[beyond], all_documents[beyond]
-    chosen: list[int] = all_documents[np.lexsort((all_documents, keys))[:limit]].tolist()
-    return chosen
-
-
-def _passing(view: View, condition: Filter | None) -> Iterator[tuple[Segment, Mask]]:
-    for segment in view.segments:
-        mask: NDArray[np.bool_] = (
-            np.ones(segment.size, np.bool_) if condition is None else segment.filters.mask(condition)
-        )
-        yield segment, mask if segment.live is None else mask & segment.live
+    first: list[int] = all_documents[np.lexsort((all_documents, keys))[:limit]].tolist()
+    return first

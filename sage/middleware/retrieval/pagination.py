@@ -23,10 +23,7 @@ def numbers_passing(view: View, condition: Filter | None, after: int = 0) -> NDA
     """The numbers over ``after`` of the live documents that pass ``condition``, ascending. ``None`` means all."""
     passing = [np.empty(0, np.int64)]
     for segment in view.segments:
-        mask = np.ones(segment.size, np.bool_) if condition is None else segment.filters.mask(condition)
-        if segment.live is not None:
-            mask = mask & segment.live
-        numbers = segment.numbers[mask]
+        numbers = segment.numbers[segment.passing(condition)]
         passing.append(numbers[numbers > after])
     return np.concatenate(passing)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.filters.index import FilterIndex
+from sage.middleware.retrieval.filters.language import Filter
 from sage.middleware.retrieval.keywords.postings import Mask, Postings
 from sage.middleware.retrieval.vectors.index import VectorIndex
 
@@ -28,6 +29,14 @@ class Segment:
     @property
     def size(self) -> int:
         return len(self.numbers)
+
+    def passing(self, condition: Filter | None) -> Mask:
+        """``(size,)``: which live documents pass; ``None`` means all live ones."""
+        return self.live_among(np.ones(self.size, np.bool_) if condition is None else self.filters.mask(condition))
+
+    def live_among(self, mask: Mask) -> Mask:
+        """``(size,)``: which documents of ``mask`` are live."""
+        return mask if self.live is None else mask & self.live
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class Searcher:
         """Of each segment the live documents that filter and query let through; ``None``: all live ones."""
         masks: list[Mask | None] = [None] * len(view.segments)
         if condition is not None:
-            masks = [_live_among(segment, segment.filters.mask(condition)) for segment in view.segments]
+            masks = [segment.passing(condition) for segment in view.segments]
         constrained = keywords.constraint(query, self._analyzer, lambda rows: self._texts(view, rows), masks)
         return masks if constrained is None else [*constrained]
 
@@ -131,7 +131,7 @@ class Searcher:
         for segment, mask in zip(view.segments, allowed, strict=True):
             present = segment.vectors.present if segment.vectors is not None else self._present(segment)
             without = np.zeros(segment.size, np.bool_) if present is None else ~present
-            masks.append(_live_among(segment, without if mask is None else without & mask))
+            masks.append(segment.live_among(without if mask is None else without & mask))
         return masks if any(mask is not None and mask.any() for mask in masks) else None
 
     def _present(self, segment: Segment) -> Mask:
@@ -141,10 +141,6 @@ class Searcher:
                 reading.vectors(segment.numbers[start : start + _SLICE])[1] for start in range(0, segment.size, _SLICE)
             ]
         return np.concatenate(slices or [np.empty(0, np.bool_)])
-
-
-def _live_among(segment: Segment, mask: Mask) -> Mask:
-    return mask if segment.live is None else mask & segment.live
 
 
 def _numbers(view: View, rows: NDArray[np.int64]) -> NDArray[np.int64]:
