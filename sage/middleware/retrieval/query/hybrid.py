@@ -126,11 +126,12 @@ class _Tier:
         return _Tier(*(getattr(self, column.name)[indices] for column in fields(self)))
 
 
-def fused(
-    legs: Legs, search: Search, dense_weight: float, unvectored: Callable[[], list[Mask | None] | None]
-) -> RankedPage:
-    """A page by both legs. ``unvectored`` gives for each segment the allowed documents without a vector; ``None`` means
-    that there are none."""
+Unvectored = Callable[[], list[Mask | None] | None]
+"""Gives for each segment the allowed documents without a vector; ``None`` means that there are none."""
+
+
+def fused(legs: Legs, search: Search, dense_weight: float, unvectored: Unvectored) -> RankedPage:
+    """A page by both legs."""
     end, depth = search.offset + search.top_k, FIRST
     scales: _Scales | None = None
     tiers: list[_Tier] = []

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.embedding.builtin import cosine_range
-from sage.middleware.retrieval.query.hybrid import FIRST, Floats, Legs, RankedPage
+from sage.middleware.retrieval.query.hybrid import FIRST, Floats, Legs, RankedPage, Unvectored, fused
 from sage.middleware.retrieval.types.search import Mode, Search
 from sage.middleware.settings.retrieval import Metric
 
@@ -58,10 +58,27 @@ class RelevanceScale:
         return np.where(np.isnan(meaning), coverage, share * meaning + (1 - share) * coverage)
 
 
-def relevant_page(
+def ranked_page(
+    legs: Legs, search: Search, mode: Mode, dense_weight: float, scale: RelevanceScale, unvectored: Unvectored
+) -> RankedPage:
+    """The page of ``search``, by the legs that ``mode`` says. ``dense_weight`` is 1, or less where the embedder does
+    not know the query's language; ``scale`` is for a search with a threshold; ``unvectored`` as for :func:`fused`."""
+
+    def page_of(search: Search) -> RankedPage:
+        if mode is Mode.HYBRID:
+            return fused(legs, search, dense_weight, unvectored)
+        return legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
+
+    if search.score_threshold is None:
+        return page_of(search)
+    return _relevant_page(page_of, legs, search, search.score_threshold, mode, scale, dense_weight)
+
+
+def _relevant_page(
     page_of: Callable[[Search], RankedPage],
     legs: Legs,
     search: Search,
+    threshold: float,
     mode: Mode,
     scale: RelevanceScale,
     dense_weight: float,
@@ -69,10 +86,9 @@ def relevant_page(
     """The page of ``search`` in the order of those results that are relevant enough.
 
     They are looked for as deep as there are some: among the first fifty results of the whole order, then among as many
-    more as there were before, until these have none. So each page is a slice of one list. ``dense_weight`` is 1, or
-    less where the embedder does not know the query's language; so it is under an ``alpha`` below 1/2.
+    more as there were before, until these have none. So each page is a slice of one list. Meaning counts less with a
+    ``dense_weight`` below 1, and so it does under an ``alpha`` below 1/2.
     """
-    assert search.score_threshold is not None
     weight = dense_weight if search.alpha is None else min(1.0, 2 * search.alpha)
     end, depth = search.offset + search.top_k, FIRST
     while depth < end:
@@ -81,7 +97,7 @@ def relevant_page(
         page = page_of(replace(search, offset=0, top_k=depth))
         coverage = None if mode is Mode.DENSE else legs.keywords.coverage(legs.query, page.rows)
         relevance = scale.relevance(None if mode is Mode.BM25 else page.dense, coverage, weight)
-        passing, is_all = _passing(relevance >= search.score_threshold)
+        passing, is_all = _passing(relevance >= threshold)
         if is_all or len(passing) >= end or len(page.rows) < depth:
             break
         depth *= 2

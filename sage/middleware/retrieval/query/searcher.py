@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from sage.middleware.retrieval.keywords.bm25 import QueryStatistics
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import KeywordLeg
 from sage.middleware.retrieval.query.dense import DenseLeg
-from sage.middleware.retrieval.query.hybrid import Legs, RankedPage, fused
-from sage.middleware.retrieval.query.relevance import RelevanceScale, relevant_page
+from sage.middleware.retrieval.query.hybrid import Legs, RankedPage
+from sage.middleware.retrieval.query.relevance import RelevanceScale, ranked_page
 from sage.middleware.retrieval.query.shard_candidates import CandidateRequest, Candidates, candidates
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery, parse_query
-from sage.middleware.retrieval.types.search import Mode, Search, mode_of
+from sage.middleware.retrieval.types.search import Search, mode_of
 
 _SLICE = 4096
 
@@ -64,17 +65,9 @@ class Searcher:
         the embedder does not know the query's language (0 means keywords alone)."""
         legs = self._legs(view, search, vector, self._keyword_leg(view))
         mode = mode_of(search, legs.query, vector is not None, dense_weight)
-
-        def page_of(search: Search) -> RankedPage:
-            if mode is Mode.HYBRID:
-                return fused(legs, search, dense_weight, lambda: self._unvectored(view, legs.allowed))
-            return legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
-
-        if search.score_threshold is None:
-            page = page_of(search)
-        else:
-            scale = RelevanceScale.of(self._metric, self._store.recent.embedder, search)
-            page = relevant_page(page_of, legs, search, mode, scale, dense_weight)
+        scale = RelevanceScale.of(self._metric, self._store.recent.embedder, search)
+        unvectored = partial(self._unvectored, view, legs.allowed)
+        page = ranked_page(legs, search, mode, dense_weight, scale, unvectored)
         return ranked(_numbers(view, page.rows), page)
 
     def query_statistics(self, view: View, terms: Sequence[str]) -> QueryStatistics:
@@ -87,7 +80,7 @@ class Searcher:
             [(segment.keywords, segment.live) for segment in view.segments], self._keywords, request.query_statistics
         )
         legs = self._legs(view, request.search, request.search.vector, keywords)
-        local = candidates(legs, request, lambda: self._unvectored(view, legs.allowed))
+        local = candidates(legs, request, partial(self._unvectored, view, legs.allowed))
         return replace(local, numbers=_numbers(view, local.numbers))
 
     def _legs(self, view: View, search: Search, vector: NDArray[np.float32] | None, keywords: KeywordLeg) -> Legs:

@@ -8,15 +8,14 @@ collection of all documents. :mod:`sage.middleware.retrieval.query.shard_merge` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval.keywords.bm25 import CorpusStatistics, QueryStatistics
-from sage.middleware.retrieval.keywords.postings import Mask
-from sage.middleware.retrieval.query.hybrid import Floats, Legs, Rows, complete
+from sage.middleware.retrieval.query.hybrid import Floats, Legs, Rows, Unvectored, complete
 from sage.middleware.retrieval.types.search import Mode, Search
 
 
@@ -87,9 +86,8 @@ class Candidates:
     """For explanations: the words that each document holds, with their shares."""
 
 
-def candidates(legs: Legs, request: CandidateRequest, unvectored: Callable[[], list[Mask | None] | None]) -> Candidates:
-    """The candidates of one view, with rows in place of ``numbers``. ``unvectored`` gives for each segment the allowed
-    documents without a vector; ``None`` means that there are none."""
+def candidates(legs: Legs, request: CandidateRequest, unvectored: Unvectored) -> Candidates:
+    """The candidates of one view, with rows in place of ``numbers``."""
     if request.mode is Mode.DENSE:
         return _by_vectors(legs, request)
     hits = legs.keywords.top(legs.query, request.depth, legs.allowed)

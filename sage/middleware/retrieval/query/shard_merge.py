@@ -16,8 +16,8 @@ import numpy as np
 
 from sage.middleware.retrieval.keywords.postings import Mask
 from sage.middleware.retrieval.keywords.search import Hits
-from sage.middleware.retrieval.query.hybrid import Floats, Legs, RankedPage, Rows, fused
-from sage.middleware.retrieval.query.relevance import RelevanceScale, relevant_page
+from sage.middleware.retrieval.query.hybrid import Floats, Legs, RankedPage, Rows
+from sage.middleware.retrieval.query.relevance import RelevanceScale, ranked_page
 from sage.middleware.retrieval.query.shard_candidates import Candidates
 from sage.middleware.retrieval.text.query_syntax import KeywordQuery
 from sage.middleware.retrieval.types.documents import Vector
@@ -40,16 +40,7 @@ def rank(
     """One page. :func:`place_of` says where the document of a row is. ``scale`` is for a search with a threshold."""
     pool = _CandidatePool(gather)
     legs = Legs(_ShardKeywords(pool), _ShardDense(pool), query, vector, (), search.exact)
-
-    def page_of(search: Search) -> RankedPage:
-        if mode is Mode.HYBRID:
-            return fused(legs, search, dense_weight, lambda: None)
-        return legs.by_vectors(search) if mode is Mode.DENSE else legs.by_keywords(search)
-
-    if search.score_threshold is None:
-        page = page_of(search)
-    else:
-        page = relevant_page(page_of, legs, search, mode, scale, dense_weight)
+    page = ranked_page(legs, search, mode, dense_weight, scale, lambda: None)
     return replace(page, total=pool.total)
 
 
