@@ -31,10 +31,10 @@ from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.settings.retrieval import CollectionOptions
 
 _log = logging.getLogger(__name__)
-FORMAT = 1
-KEYWORDS_FORMAT = 2
+FORMAT = 2
 """Of the segment's own file. Increase it also when the analyzer makes other terms of the same text: older files are
 then made anew from the document store, since queries would not find the terms in them. Files of vectors stay."""
+VECTORS_FORMAT = 1
 _FILE_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}(\.[0-9a-f]{8})?\.(seg|vec)(\.tmp)?")
 _THREADS = 4
 
@@ -72,8 +72,7 @@ class SegmentFiles:
         problems: list[str] = []
         vectors = self.open_vectors(record, generation, problems, missing)
         try:
-            about = {**_about(record), "format": KEYWORDS_FORMAT}
-            arrays = self._read(record.file, record.file_bytes, record.checksum, about, missing)
+            arrays = self._read(record.file, record.file_bytes, record.checksum, _about(record), missing)
             data = Segment(
                 arrays["numbers"],
                 None,
@@ -96,7 +95,7 @@ class SegmentFiles:
         if record.vector_file is None:
             return no_vectors(record.size, self._options)
         try:
-            about = {**_about(record), "kind": "vectors", "generation": generation}
+            about = _about_vectors(record, generation)
             return VectorIndex.from_arrays(
                 self._read(record.vector_file, record.vector_bytes, record.vector_checksum, about, missing)
             )
@@ -128,7 +127,7 @@ class SegmentFiles:
             **{f"keywords/{key}": array for key, array in keywords.arrays().items()},
             **{f"filters/{key}": array for key, array in filters.arrays().items()},
         }
-        size, checksum = self._write(record.file, {**_about(record), "format": KEYWORDS_FORMAT}, arrays)
+        size, checksum = self._write(record.file, _about(record), arrays)
         record = replace(record, file_bytes=size, checksum=checksum)
         try:
             return record if data.vectors is None else self.write_vectors(record, data.vectors, generation)
@@ -143,8 +142,7 @@ class SegmentFiles:
                 record, vector_file=None, vector_bytes=0, vector_checksum="", vector_kind="none", generation=generation
             )
         file = f"{record.name}.{secrets.token_hex(4)}.vec"
-        about = {**_about(record), "kind": "vectors", "generation": generation}
-        size, checksum = self._write(file, about, vectors.arrays())
+        size, checksum = self._write(file, _about_vectors(record, generation), vectors.arrays())
         return replace(
             record,
             vector_file=file,
@@ -221,6 +219,10 @@ def no_vectors(size: int, options: CollectionOptions) -> VectorIndex:
 
 def _about(record: SegmentRecord) -> dict[str, Any]:
     return {"format": FORMAT, "kind": "segment", "segment": record.name, "low": record.low, "high": record.high}
+
+
+def _about_vectors(record: SegmentRecord, generation: int) -> dict[str, Any]:
+    return {**_about(record), "format": VECTORS_FORMAT, "kind": "vectors", "generation": generation}
 
 
 def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
