@@ -124,13 +124,9 @@ def check_search(search: Search, *, dimension: int | None, max_results: int) -> 
             "GET /collections/{name}/documents)",
             param="query",
         )
-    alpha = search.alpha
-    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1):
+    if search.alpha is not None and not _is_number(search.alpha, 0, 1):
         raise InvalidRequest("'alpha' must be 0 (words alone) to 1 (vectors alone)", param="alpha")
-    threshold = search.score_threshold
-    if threshold is not None and (
-        isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
-    ):
+    if search.score_threshold is not None and not _is_number(search.score_threshold, 0, 1):
         raise InvalidRequest(
             "'score_threshold' must be 0 (nothing in common) to 1 (the same), of relevance", param="score_threshold"
         )
@@ -145,13 +141,13 @@ def check_search(search: Search, *, dimension: int | None, max_results: int) -> 
 
 
 def _check_cosines(given: Any) -> None:
-    if (
-        not isinstance(given, tuple | list)
-        or len(given) != 2
-        or any(isinstance(number, bool) or not isinstance(number, int | float) for number in given)
-        or not -1 <= given[0] < given[1] <= 1
-    ):
+    is_pair = isinstance(given, tuple | list) and len(given) == 2 and all(_is_number(each, -1, 1) for each in given)
+    if not is_pair or given[0] >= given[1]:
         raise InvalidRequest("'cosine_range' must be two cosines, the lower one first", param="cosine_range")
+
+
+def _is_number(given: Any, least: float, most: float) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and least <= given <= most
 
 
 def mode_of(search: Search, query: KeywordQuery, has_vector: bool, dense_weight: float) -> Mode:
