@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import io
 import secrets
 import shutil
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -28,6 +26,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sage.errors import Conflict, InvalidRequest, Unavailable
+from sage.middleware.retrieval.packed_lines import PackedLines, PackedWriter, bad_snapshot, may_unpack_into
 from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import MAX_ID, Row, Vector, check_id
@@ -40,9 +39,6 @@ _LARGEST = 64 * 2**20  # bytes of one document
 _BATCH_BYTES = 16 * 2**20
 _BATCH = 1000  # documents in one transaction
 _NUMBERS = 2**53
-_FREE, _RATIO = 16 * 2**20, 200
-"""What a snapshot may unpack into: so many bytes, and so many more for each byte of it. Of text it is 3 to 10."""
-_SLICE = 2**20  # bytes that are packed at a time
 
 
 class Header(BaseModel):
@@ -93,7 +89,7 @@ def write_snapshot(store: DocumentStore, stream: BinaryIO, begun: Callable[[], N
 def write_rows(stream: BinaryIO, header: Header, batches: Iterable[Sequence[Row]]) -> None:
     """Writes a snapshot of the rows that ``header`` announces, in the order of their numbers."""
     checksum = xxhash.xxh3_128()
-    with closing(_Packing(stream)) as packed:
+    with closing(PackedWriter(stream)) as packed:
 
         def put(lines: bytes) -> None:
             checksum.update(lines)
@@ -104,55 +100,6 @@ def write_rows(stream: BinaryIO, header: Header, batches: Iterable[Sequence[Row]
             put(b"".join(map(_line, rows)))
         trailer = {"documents": header.documents, "checksum": checksum.hexdigest()}
         packed.write(orjson.dumps(trailer) + b"\n")
-
-
-class _CountedStream:
-    """A stream, and how many bytes have gone through it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.count = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        return data
-
-    def write(self, data: bytes) -> int:
-        self.count += len(data)
-        return self._stream.write(data)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-
-class _Packing:
-    """Packs what is written. What follows text so uniform that a reader would take it for a bomb is stored as it is."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = _CountedStream(stream)
-        self._plain = 0
-        self._is_packed = True
-        self._gzip = self._member(1)
-
-    def _member(self, level: int) -> gzip.GzipFile:
-        return gzip.GzipFile(fileobj=cast(BinaryIO, self._stream), mode="wb", compresslevel=level, mtime=0)
-
-    def write(self, lines: bytes) -> None:
-        for start in range(0, len(lines), _SLICE):
-            if self._is_packed and self._plain > _may_unpack_into(self._stream.count) // 2:
-                self._gzip.close()
-                self._gzip, self._is_packed = self._member(0), False
-            piece = lines[start : start + _SLICE]
-            self._gzip.write(piece)
-            self._plain += len(piece)
-
-    def close(self) -> None:
-        self._gzip.close()
-
-
-def _may_unpack_into(packed: int) -> int:
-    return _FREE + _RATIO * packed
 
 
 def _line(row: Row) -> bytes:
@@ -202,7 +149,7 @@ def _restore(snapshot: SnapshotReader, scratch: Path, name: str) -> None:
             store.load(batch)
         store.load([], sequence=header.sequence)
     except sqlite3.IntegrityError:
-        raise _damaged("an id is given twice") from None
+        raise bad_snapshot("an id is given twice") from None
     finally:
         store.close()
 
@@ -224,7 +171,7 @@ class SnapshotReader:
 
     def __init__(self, stream: BinaryIO, limits: RetrievalLimits | None) -> None:
         self._limits = limits
-        self._lines = _SnapshotLines(stream, is_trusted=limits is None)
+        self._lines = PackedLines(stream, is_trusted=limits is None)
         self.header = _header(self._lines.next(_HEADER_BYTES))
         if limits is not None:
             _check_limits(self.header, limits)
@@ -236,75 +183,20 @@ class SnapshotReader:
         _check_trailer(self._lines, self.header)
 
 
-class _SnapshotLines:
-    """The lines of a packed stream, each of limited length."""
-
-    def __init__(self, stream: BinaryIO, *, is_trusted: bool) -> None:
-        self._stream = _CountedStream(stream)
-        self._packed = gzip.GzipFile(fileobj=cast(BinaryIO, self._stream), mode="rb")
-        self._plain = 0
-        self._is_trusted = is_trusted
-        self._checksum = xxhash.xxh3_128()
-        self._last = b""
-        self._count = 0
-
-    def next(self, limit: int) -> bytes:
-        """The next line. Raises :class:`InvalidRequest` at the end, and for one of more than ``limit`` bytes."""
-        self._checksum.update(self._last)
-        with _unpacking():
-            self._last = self._packed.readline(limit + 1)
-        if len(self._last) > limit:
-            raise _damaged(f"line {self._count + 1} is longer than {limit} bytes")
-        self._plain += len(self._last)
-        if not self._is_trusted and self._plain > _may_unpack_into(self._stream.count):
-            raise _damaged(f"{self._stream.count} bytes of it unpack into more than {_RATIO} times as many")
-        if not self._last.endswith(b"\n"):
-            raise _damaged("it ends too early")
-        self._count += 1
-        return self._last
-
-    @property
-    def checksum(self) -> str:
-        """Of all lines before the last one."""
-        return self._checksum.hexdigest()
-
-    def check_end(self) -> None:
-        with _unpacking():
-            rest = self._packed.read(1)
-        if rest:
-            raise _damaged("there is more after its end")
-
-
-@contextmanager
-def _unpacking() -> Iterator[None]:
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
-        raise _damaged(str(exc)) from None
-
-
-def _damaged(reason: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"this is not a complete snapshot of a collection: {reason}; take a new one (sage collections snapshot), or "
-        "copy it again",
-        code="bad_snapshot",
-    )
-
-
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         parsed = orjson.loads(line)
     except orjson.JSONDecodeError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise _damaged("a line is not a JSON object")
+        raise bad_snapshot("a line is not a JSON object")
     return parsed
 
 
 def _header(line: bytes) -> Header:
     parsed = _parsed(line)
     if parsed.get("format") != FORMAT:
-        raise _damaged(f"its first line does not say that it is a '{FORMAT}'")
+        raise bad_snapshot(f"its first line does not say that it is a '{FORMAT}'")
     version = parsed.get("version")
     if isinstance(version, int) and version > VERSION:
         raise InvalidRequest(
@@ -317,9 +209,9 @@ def _header(line: bytes) -> Header:
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in error["loc"])
-        raise _damaged(f"'{field}' in its first line: {error['msg']}") from None
+        raise bad_snapshot(f"'{field}' in its first line: {error['msg']}") from None
     if header.version < 1 or header.documents > header.sequence:
-        raise _damaged("its first line contradicts itself")
+        raise bad_snapshot("its first line contradicts itself")
     return header
 
 
@@ -354,11 +246,11 @@ def _size(stream: BinaryIO) -> int | None:
 def _check_claims(header: Header, size: int | None) -> None:
     """Raises :class:`InvalidRequest` when a snapshot of ``size`` bytes cannot hold what its first line says."""
     said = header.bytes + 4 * header.documents * (header.dimension or 0)
-    if size is not None and said > _may_unpack_into(size):
-        raise _damaged(f"its first line says that it holds {said} bytes, and it has {size}")
+    if size is not None and said > may_unpack_into(size):
+        raise bad_snapshot(f"its first line says that it holds {said} bytes, and it has {size}")
 
 
-def _batches(lines: _SnapshotLines, header: Header, limits: RetrievalLimits | None) -> Iterator[list[Row]]:
+def _batches(lines: PackedLines, header: Header, limits: RetrievalLimits | None) -> Iterator[list[Row]]:
     batch: list[Row] = []
     number = size = total = 0
     for _ in range(header.documents):
@@ -369,7 +261,7 @@ def _batches(lines: _SnapshotLines, header: Header, limits: RetrievalLimits | No
         weight = len(row.id.encode()) + len(row.text.encode()) + len(row.metadata)
         total += weight
         if weight > header.largest or total > header.bytes:
-            raise _damaged("it has more than its first line says")
+            raise bad_snapshot("it has more than its first line says")
         batch.append(row)
         size += weight + (row.vector.nbytes if row.vector is not None else 0)
         if len(batch) >= _BATCH or size >= _BATCH_BYTES:
@@ -395,15 +287,15 @@ def _row(line: bytes, header: Header, before: int) -> Row:
     parsed = _parsed(line)
     number, text, metadata = parsed.get("number"), parsed.get("text"), parsed.get("metadata")
     if type(number) is not int or not before < number <= header.sequence:
-        raise _damaged("its documents do not have ascending numbers, or not as many as its first line says")
+        raise bad_snapshot("its documents do not have ascending numbers, or not as many as its first line says")
     if not isinstance(text, str) or not isinstance(metadata, dict) or parsed.get("id") is None:
-        raise _damaged(f"the document of number {number} has no id, text or metadata")
+        raise bad_snapshot(f"the document of number {number} has no id, text or metadata")
     try:
         id, packed = check_id(parsed["id"], f"number {number}"), orjson.dumps(metadata)
     except InvalidRequest as exc:
-        raise _damaged(exc.message) from None
+        raise bad_snapshot(exc.message) from None
     except TypeError as exc:  # nested deeper than orjson writes
-        raise _damaged(f"the metadata of number {number}: {exc}") from None
+        raise bad_snapshot(f"the metadata of number {number}: {exc}") from None
     return Row(number, id, text, packed, _vector(parsed.get("vector"), header, number))
 
 
@@ -415,12 +307,12 @@ def _vector(encoded: Any, header: Header, number: int) -> Vector | None:
     except (TypeError, ValueError, binascii.Error):
         vector = np.empty(0, np.float32)
     if vector.size != header.dimension or not np.isfinite(vector).all():
-        raise _damaged(f"the document of number {number} has a vector that is not of {header.dimension} dimensions")
+        raise bad_snapshot(f"the document of number {number} has a vector that is not of {header.dimension} dimensions")
     return vector
 
 
-def _check_trailer(lines: _SnapshotLines, header: Header) -> None:
+def _check_trailer(lines: PackedLines, header: Header) -> None:
     trailer = _parsed(lines.next(_HEADER_BYTES))
     if trailer.get("documents") != header.documents or trailer.get("checksum") != lines.checksum:
-        raise _damaged("its checksum is not that of its lines")
+        raise bad_snapshot("its checksum is not that of its lines")
     lines.check_end()
