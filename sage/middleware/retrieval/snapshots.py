@@ -30,6 +30,7 @@ from sage.middleware.retrieval.packed_lines import PackedLines, PackedWriter, ba
 from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.types.documents import MAX_ID, Row, Vector, check_id
+from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.retrieval import CollectionOptions, RetrievalLimits
 
 FORMAT = "sage-collection"
@@ -207,9 +208,8 @@ def _header(line: bytes) -> Header:
     try:
         header = Header.model_validate(parsed)
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in error["loc"])
-        raise bad_snapshot(f"'{field}' in its first line: {error['msg']}") from None
+        _, place, message = first_fault(exc, Header.model_validate, parsed)
+        raise bad_snapshot(f"'{'.'.join(map(str, place))}' in its first line: {message}") from None
     if header.version < 1 or header.documents > header.sequence:
         raise bad_snapshot("its first line contradicts itself")
     return header

@@ -261,6 +261,11 @@ def test_a_lie_is_refused(snapshot: bytes, lie: str, tmp_path: Path) -> None:
     assert refused(rewritten(snapshot, LIES[lie]), tmp_path).code == "bad_snapshot"
 
 
+def test_the_first_fault_of_the_first_line_is_named(snapshot: bytes, tmp_path: Path) -> None:
+    faulty = rewritten(snapshot, lambda lines: lines[0].update(languages=[1] * 50, options={"metrics": "dot"}))
+    assert "'options' in its first line: unknown key 'metrics'" in refused(faulty, tmp_path).message
+
+
 def test_the_same_lines_are_accepted(snapshot: bytes, tmp_path: Path) -> None:
     """The lies above are refused for what they change, not because they are packed again."""
     with closing(read_snapshot(io.BytesIO(rewritten(snapshot, lambda lines: None)), tmp_path / "c", "c")) as back:
