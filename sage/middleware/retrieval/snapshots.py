@@ -60,6 +60,11 @@ class Header(BaseModel):
     largest: int = Field(ge=0, le=_LARGEST)
 
     @property
+    def plain_bytes(self) -> int:
+        """Of all ids, texts and metadata, and of a vector for each document."""
+        return self.bytes + 4 * self.documents * (self.dimension or 0)
+
+    @property
     def longest_line(self) -> int:
         """In bytes. JSON writes one byte as six at most, base64 three as four."""
         return 6 * self.largest + 6 * (self.dimension or 0) + 1000
@@ -119,9 +124,8 @@ def read_snapshot(stream: BinaryIO, directory: Path, name: str, limits: Retrieva
     """Restores a collection into a new ``directory``, which appears when all of the snapshot was good and is durable.
 
     Ids, texts, metadata, vectors and the order of documents are those of the snapshot. Documents have the ``limits`` of
-    every write; ``None`` means the default ones. Raises :class:`InvalidRequest`
-    for a stream that is not a complete snapshot, :class:`Conflict` when the directory exists, :class:`Unavailable`
-    when the disk has no room for it.
+    every write; ``None`` means the default ones. Raises :class:`InvalidRequest` for a stream that is not a complete
+    snapshot, :class:`Conflict` when the directory exists, :class:`Unavailable` when the disk has no room for it.
     """
     if directory.exists():
         raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
@@ -157,7 +161,7 @@ def _restore(snapshot: SnapshotReader, scratch: Path, name: str) -> None:
 
 def check_room(header: Header, directory: Path, name: str) -> None:
     """Raises :class:`Unavailable` when the disk of ``directory`` cannot hold what ``header`` announces."""
-    needed = header.bytes + 4 * header.documents * (header.dimension or 0)
+    needed = header.plain_bytes
     if shutil.disk_usage(directory).free < needed:
         raise Unavailable(
             f"the disk has no room for collection '{name}': at least {needed} bytes are needed; free some space on it, "
@@ -245,9 +249,8 @@ def _size(stream: BinaryIO) -> int | None:
 
 def _check_claims(header: Header, size: int | None) -> None:
     """Raises :class:`InvalidRequest` when a snapshot of ``size`` bytes cannot hold what its first line says."""
-    said = header.bytes + 4 * header.documents * (header.dimension or 0)
-    if size is not None and said > may_unpack_into(size):
-        raise bad_snapshot(f"its first line says that it holds {said} bytes, and it has {size}")
+    if size is not None and header.plain_bytes > may_unpack_into(size):
+        raise bad_snapshot(f"its first line says that it holds {header.plain_bytes} bytes, and it has {size}")
 
 
 def _batches(lines: PackedLines, header: Header, limits: RetrievalLimits | None) -> Iterator[list[Row]]:
@@ -255,10 +258,10 @@ def _batches(lines: PackedLines, header: Header, limits: RetrievalLimits | None)
     number = size = total = 0
     for _ in range(header.documents):
         row = _row(lines.next(header.longest_line), header, number)
+        number, text_bytes = row.number, len(row.text.encode())
         if limits is not None:
-            _check_row(row, limits)
-        number = row.number
-        weight = len(row.id.encode()) + len(row.text.encode()) + len(row.metadata)
+            _check_row(row, text_bytes, limits)
+        weight = len(row.id.encode()) + text_bytes + len(row.metadata)
         total += weight
         if weight > header.largest or total > header.bytes:
             raise bad_snapshot("it has more than its first line says")
@@ -270,9 +273,9 @@ def _batches(lines: PackedLines, header: Header, limits: RetrievalLimits | None)
     yield batch
 
 
-def _check_row(row: Row, limits: RetrievalLimits) -> None:
+def _check_row(row: Row, text_bytes: int, limits: RetrievalLimits) -> None:
     for name, size, most in (
-        ("text", len(row.text.encode()), limits.max_text),
+        ("text", text_bytes, limits.max_text),
         ("metadata", len(row.metadata), limits.max_metadata),
     ):
         if size > most:
