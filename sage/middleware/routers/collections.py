@@ -18,7 +18,6 @@ from sage.middleware.routers.http.guard import guarded_router, max_body, require
 from sage.middleware.routers.http.openapi_bodies import EVENTS, bytes_body, json_body
 from sage.middleware.routers.http.progress import ProgressStream
 from sage.middleware.routers.snapshots import SnapshotStream, receive_file
-from sage.middleware.settings.providers import nullable_options
 from sage.middleware.settings.retrieval import CollectionOptions
 
 router = guarded_router("Search")
@@ -26,8 +25,6 @@ router = guarded_router("Search")
 
 class NewCollection(CollectionOptions):
     """A collection's name and what it is made with; what is left out is the configuration's (`retrieval.defaults`)."""
-
-    model_config = ConfigDict(json_schema_extra=nullable_options)
 
     name: str = Field(
         description="Letters of any script, digits, `.`, `_` and `-`, the first a letter or digit; up to 64.",

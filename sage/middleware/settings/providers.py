@@ -27,11 +27,25 @@ from sage.middleware.settings.quantities import (
 )
 
 
+def _nullable_options(schema: dict[str, Any]) -> None:
+    """Says in a section's JSON ``schema`` that null stands for each default."""
+    required = schema.get("required", ())
+    for name, option in schema.get("properties", {}).items():
+        if name not in required and {"type": "null"} not in option.get("anyOf", ()):
+            described = {key: option.pop(key) for key in ("title", "description", "default") if key in option}
+            schema["properties"][name] = {"anyOf": [option, {"type": "null"}], **described}
+
+
 class SettingsSection(BaseModel):
     """A part of the configuration. An unknown key is an error that names the nearest known one; null is the default."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        json_schema_extra=_nullable_options,
     )
 
     @model_validator(mode="before")
@@ -46,15 +60,6 @@ class SettingsSection(BaseModel):
             # `models:` with all its lines commented out is null: a key without a value keeps its default.
             return {key: value for key, value in data.items() if value is not None}
         return data
-
-
-def nullable_options(schema: dict[str, Any]) -> None:
-    """Says in a section's JSON ``schema`` that null stands for each default."""
-    required = schema.get("required", ())
-    for name, option in schema.get("properties", {}).items():
-        if name not in required and {"type": "null"} not in option.get("anyOf", ()):
-            described = {key: option.pop(key) for key in ("title", "description", "default") if key in option}
-            schema["properties"][name] = {"anyOf": [option, {"type": "null"}], **described}
 
 
 class Timeouts(SettingsSection):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from sage.middleware.settings.providers import SettingsSection, nullable_options
+from sage.middleware.settings.providers import SettingsSection
 from sage.middleware.settings.quantities import Size, Text
 
 MAX_QUERY = 16_384
@@ -34,8 +34,6 @@ class Variant(StrEnum):
 class KeywordOptions(SettingsSection):
     """How words are scored."""
 
-    model_config = ConfigDict(json_schema_extra=nullable_options)
-
     variant: Variant = Variant.LUCENE
     k1: float = Field(1.5, ge=0, le=100)
     b: float = Field(0.75, ge=0, le=1)
@@ -48,8 +46,6 @@ class KeywordOptions(SettingsSection):
 
 class AnalysisOptions(SettingsSection):
     """How text becomes terms, the same for documents and queries."""
-
-    model_config = ConfigDict(json_schema_extra=nullable_options)
 
     stem: bool = True
     """Reduce English words to their stems (Snowball)."""
