@@ -15,7 +15,7 @@ import pytest
 from project import ROOT
 
 FLOORS = [
-    {"sage.errors", "sage.fair_queue", "sage.strict_json"},
+    {"sage.errors", "sage.fair_queue", "sage.strict_json", "sage.surrogates"},
     {"sage.forks"},
     {"sage.sqlite"},
     {"sage.middleware.settings"},

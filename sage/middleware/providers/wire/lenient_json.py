@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from sage.surrogates import mend_text
+
 Path = tuple[Any, ...]
 _LONG_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
 """What may exceed 64 bits, or a double's range: only then is each number looked at."""
@@ -38,15 +40,6 @@ def mend(value: Any) -> Any:
     for _, container, key in _texts(root):
         container[key] = mend_text(container[key])
     return root[0]
-
-
-def mend_text(text: str) -> str:
-    """``text`` with every pair of surrogates joined and every half that is alone as U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 class JsonReader:

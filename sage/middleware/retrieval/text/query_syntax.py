@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sage.middleware.retrieval.text import scripts
 from sage.middleware.retrieval.text.analyzer import Analyzer
 from sage.middleware.retrieval.text.tokens import Token
+from sage.surrogates import mend_text
 
 _QUOTES = {'"': '"', "“": "”", "„": "”“", "「": "」", "『": "』", "＂": "＂"}
 MOST_SPECIAL = 50
@@ -56,7 +57,7 @@ class _QueryPart:
 
 def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
     """Unclosed quotes, signs before nothing and the like are plain text."""
-    parts = _query_parts(text if text.isascii() else unicodedata.normalize("NFC", _without_surrogates(text)))
+    parts = _query_parts(text if text.isascii() else unicodedata.normalize("NFC", mend_text(text)))
     positive = [part for part in parts if part.sign != "-"]
     plain = " ".join(part.text for part in positive)
     terms = [
@@ -72,15 +73,6 @@ def parse_query(text: str, analyzer: Analyzer) -> KeywordQuery:
         tuple(clause for clause in excluded if clause is not None),
         plain,
     )
-
-
-def _without_surrogates(text: str) -> str:
-    """``text`` with pairs of surrogates joined, and with U+FFFD for halves, which no encoding has."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def _query_parts(text: str) -> list[_QueryPart]:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.wire.chunks import JsonStream
 from sage.middleware.providers.wire.event_bytes import DONE
-from sage.middleware.providers.wire.lenient_json import mend_text
 from sage.middleware.providers.wire.sse import EventRelay
+from sage.surrogates import mend_text
 
 
 class Reported(SageError):
