@@ -6,7 +6,7 @@ import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -87,16 +87,21 @@ def _origin(value: str) -> str:
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
-def check_base_url(url: str) -> None:
-    """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
+def _http_address(url: str) -> SplitResult | None:
+    """The parts of an address of HTTP; ``None`` means that ``url`` is none."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
-        good = False
+        return None
+    return parts if good and re.search(r"\s", url) is None else None
+
+
+def check_base_url(url: str) -> None:
+    """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
     if "@" in url.partition("?")[0]:
         raise ValueError("base_url must hold no name and password; give 'api_key', or 'headers' with Authorization")
-    if not good or re.search(r"\s", url):
+    if _http_address(url) is None:
         raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
     if "#" in url:
         raise ValueError("base_url must have no '#'")
@@ -104,12 +109,8 @@ def check_base_url(url: str) -> None:
 
 def check_proxy(url: str) -> None:
     """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good or re.search(r"\s", url) or parts.path not in ("", "/") or parts.query or parts.fragment:
+    parts = _http_address(url)
+    if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(
             "a proxy is an http:// or https:// address such as http://proxy.example:3128, with a name and a password "
             "(http://name:password@proxy.example:3128) if it needs them; SOCKS proxies are not supported"
