@@ -49,9 +49,8 @@ def _sections(root: Any) -> list[TextSection]:
 
 def _text(data: bytes, encoding: str | None) -> str:
     """Decodes by ``encoding``, else the byte order mark, else what the page declares, else what is detected."""
-    encoding = encoding or unicode_encoding(data)
     declared = _DECLARED.search(data[:4096])
-    if encoding is None and declared:
+    if encoding is None and declared and unicode_encoding(data) is None:
         try:
             return decode(data, _browsers_name(declared[1].decode()))
         except Unreadable:

@@ -324,6 +324,9 @@ def test_an_encoding_that_is_not_clear_is_refused_by_name(tmp_path: Path, conten
 def test_utf8_with_a_fault_is_no_other_encoding(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.txt", text.encode() + "読".encode()[:2] + b" cut")
     assert sections(path, FileKind.TEXT) == [((), f"{text}\ufffd cut")]
+    for declaration in (b"", b"<meta charset=utf-8>", b"<meta charset=cp1252>"):
+        page = b"<head>" + declaration + b"</head><p>" + path.read_bytes()
+        assert sections(write(tmp_path / "a.html", page), FileKind.HTML) == [((), f"{text}\ufffd cut")]
 
 
 @given(st.binary(max_size=300))
