@@ -22,8 +22,8 @@ _RUN = re.compile(r"\d+(?:[.,]\d+)*|\D+")
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 _NAME_AND_NUMBER = re.compile(r"[^\W\d_]{2,}\d+")
 _SPLIT_WORD = re.compile(r"([^\W\d_]+)-([^\W\d_]+)")
-_PREFIXES = (
-    "anti auto extra hyper inter intra macro meta micro mini multi over post pseudo semi super trans ultra under"
+_PREFIX = re.compile(
+    "anti|auto|extra|hyper|inter|intra|macro|meta|micro|mini|multi|over|post|pseudo|semi|super|trans|ultra|under"
 )
 _ELISION = frozenset({"l", "d", "j", "m", "t", "s", "c", "n", "qu"})
 _CONTRACTION = frozenset({"re", "ve", "ll", "d", "m"})
@@ -206,7 +206,9 @@ def _whole_terms(word: str, start: int, atoms: list[Token]) -> list[tuple[str, i
         return [(fold(name), start, len(word))]
     if split := _SPLIT_WORD.fullmatch(word):
         first, second = split[1].lower(), split[2].lower()
-        is_one = len(word) <= _LONGEST_WHOLE and (min(len(first), len(second)) <= 3 or first in _PREFIXES.split())
+        is_one = len(word) <= _LONGEST_WHOLE and (
+            min(len(first), len(second)) <= 3 or _PREFIX.fullmatch(first) is not None
+        )
         return [(fold(first + second), 0, len(word))] if is_one else []
     terms = []
     if "/" in word:
