@@ -62,8 +62,15 @@ def search(
         "mode": mode.value,
         "highlight": True,
     }
-    options = {"offset": offset or None, "fusion": fusion, "alpha": alpha, "rerank": rerank, "explain": explain or None}
-    body |= set_options({**options, "score_threshold": score_threshold})
+    options = {
+        "offset": offset or None,
+        "fusion": fusion,
+        "alpha": alpha,
+        "rerank": rerank,
+        "score_threshold": score_threshold,
+        "explain": explain or None,
+    }
+    body |= set_options(options)
     if filter_text is not None:
         body["filter"] = _filter(filter_text)
     answer = connect().post("/search", body)
