@@ -16,7 +16,8 @@ import hypothesis
 import pytest
 from provider_features import check_items
 from running_gateway import Running, run_gateway
-from shared_gateway import SharedGateway
+from shared_gateway import SharedGateway, one_model, share_gateway
+from upstream import Upstream
 
 from sage.middleware.settings.settings import Settings
 
@@ -81,6 +82,26 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     """Like ``gateway``, but they end with the module: for tests that change nothing in the gateway that they share."""
     with gateways(tmp_path_factory.mktemp("module")) as start:
         yield start
+
+
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+    """A gateway before one upstream for all tests of a file, whose function ``sections`` makes its configuration."""
+    sections = getattr(request.module, "sections", one_model)
+    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
+        yield started
+
+
+@pytest.fixture
+def up(shared: SharedGateway) -> Upstream:
+    """The upstream of ``shared``, without what the test before scripted and sent."""
+    return shared.up()
+
+
+@pytest.fixture
+def running(shared: SharedGateway, up: Upstream) -> Running:
+    """The gateway of ``shared``."""
+    return shared.running()
 
 
 @pytest.fixture

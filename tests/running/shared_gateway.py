@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,4 +69,11 @@ def one_model(up: Upstream, **provider: Any) -> dict[str, Any]:
     """Sections of a gateway whose model ``bench`` is ``theirs-0`` of the provider ``up0``, which is at ``up``."""
     providers = {"up0": {"kind": "openai", "base_url": up.url, "api_key": "sk-upstream", **provider}}
     models = {"bench": {"deployments": [{"provider": "up0", "model": "theirs-0"}]}}
+    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
+
+
+def each_kind(up: Upstream, kinds: Iterable[str], **provider: Any) -> dict[str, Any]:
+    """Sections of a gateway with a provider of each of ``kinds`` at ``up``, and a model of the kind's name at each."""
+    providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream", **provider} for kind in kinds}
+    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in kinds}
     return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}

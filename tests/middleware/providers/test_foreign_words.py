@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from running_gateway import Running
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import each_kind
 from upstream import Received, Upstream, openai_like
 
 from sage.middleware.providers.base import Operation
@@ -31,29 +30,10 @@ KINDS = ("openai", "vllm", "zhipu", "deepseek", "openrouter", "ollama", "cohere"
 
 def sections(up: Upstream) -> dict[str, Any]:
     """A model for each kind, named as it is, and one that drops what is not supported, ``drop-…``."""
-    providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream"} for kind in KINDS}
-    models: dict[str, Any] = {}
-    for kind in KINDS:
-        deployments = [{"provider": kind, "model": "theirs"}]
-        models[kind] = {"deployments": deployments}
-        models[f"drop-{kind}"] = {"deployments": deployments, "drop_unsupported": True}
-    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("words"), sections) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Running:
-    return shared.running()
+    made = each_kind(up, KINDS)
+    models = made["llm"]["models"]
+    models |= {f"drop-{kind}": {**models[kind], "drop_unsupported": True} for kind in KINDS}
+    return made
 
 
 def sent(running: Running, up: Upstream, path: str, body: dict[str, Any]) -> dict[str, Any]:

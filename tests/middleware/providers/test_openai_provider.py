@@ -15,7 +15,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
-from shared_gateway import SharedGateway, one_model, share_gateway
+from shared_gateway import SharedGateway
 from upstream import Received, Script, Upstream, chat_chunk, openai_like, reply, usage, usage_chunk
 
 HELLO = [{"role": "user", "content": "hello out there"}]
@@ -45,17 +45,6 @@ class City(BaseModel):
 
     city: str
     people: int
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("shared"), one_model) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
 
 
 class Pair:

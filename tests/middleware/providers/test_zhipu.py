@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import PATIENT, SharedGateway
 from upstream import Upstream
 
 from sage.middleware.providers.base import ModelCall, Operation
@@ -42,22 +42,11 @@ def sections(up: Upstream) -> dict[str, Any]:
     return {"llm": {"providers": {"zhipu": provider}, "models": models, "routing": PATIENT}}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
-        yield started
-
-
 @pytest.fixture
 def up(shared: SharedGateway) -> Upstream:
     upstream = shared.up()
     upstream.handler = wire.zhipu_like
     return upstream
-
-
-@pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Any:
-    return shared.running()
 
 
 @pytest.fixture

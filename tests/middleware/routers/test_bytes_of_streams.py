@@ -11,7 +11,7 @@ import ollama
 import openai
 import pytest
 from running_gateway import Running
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import each_kind
 from surfaces import CHATS, SURFACES, ask
 from upstream import Upstream, stream
 
@@ -25,25 +25,7 @@ NDJSON = {"content-type": "application/x-ndjson"}
 
 
 def sections(up: Upstream) -> dict[str, Any]:
-    providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream-key"} for kind in KINDS}
-    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in KINDS}
-    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Running:
-    return shared.running()
+    return each_kind(up, KINDS, api_key="sk-upstream-key")
 
 
 def sdk(running: Running) -> openai.OpenAI:

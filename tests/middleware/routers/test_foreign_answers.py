@@ -9,7 +9,7 @@ from typing import Any
 import ollama
 import openai
 import pytest
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import each_kind
 from surfaces import CHATS, ask
 from upstream import Upstream, chat_chunk
 
@@ -21,26 +21,9 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 
 def sections(up: Upstream) -> dict[str, Any]:
     """A provider of each kind at ``up``, each with a model of its name; nothing is asked again."""
-    providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream", "retries": 0} for kind in KINDS}
-    providers["ollama"] = {"kind": "ollama", "base_url": up.url.removesuffix("/v1"), "retries": 0}
-    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in providers}
-    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("foreign"), sections) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(up: Upstream, shared: SharedGateway) -> Any:
-    return shared.running()
+    made = each_kind(up, (*KINDS, "ollama"), retries=0)
+    made["llm"]["providers"]["ollama"]["base_url"] = up.url.removesuffix("/v1")
+    return made
 
 
 def delta_chunk(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 from running_gateway import Running
-from shared_gateway import SharedGateway, one_model, share_gateway
+from shared_gateway import SharedGateway, one_model
 from upstream import Received, Script, Upstream, reply, stream
 
 from sage.middleware.app.main import openapi_document
@@ -22,17 +22,6 @@ DOCUMENTS = ["Paris.", "Bread is baked."]
 def sections(up: Upstream) -> dict[str, Any]:
     model = one_model(up, kind="vllm")
     return {"llm": {**model["llm"], "limits": {"max_inputs": 3, "max_tokens": 5}}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
 
 
 # Scores and tokens

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import cohere
 import ollama
 import pytest
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import each_kind
 from upstream import Upstream, chat_chunk, usage_chunk
 
 pytestmark = pytest.mark.slow  # each surface before each kind of upstream
@@ -20,29 +19,7 @@ SF, NY = '{"city":"SF"}', '{"city":"NY"}'
 
 def sections(up: Upstream) -> dict[str, Any]:
     """A model of each kind at ``up``."""
-    providers: dict[str, Any] = {
-        kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream"}
-        for kind in ("openai", "vllm", "zhipu", "deepseek", "cohere")
-    }
-    providers["ollama"] = {"base_url": up.url}
-    models = {name: {"deployments": [{"provider": name, "model": "theirs"}]} for name in providers}
-    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("reader"), sections) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(up: Upstream, shared: SharedGateway) -> Any:
-    return shared.running()
+    return each_kind(up, ("openai", "vllm", "zhipu", "deepseek", "cohere", "ollama"))
 
 
 def call(name: str | None, arguments: Any, identity: str | None = None, index: int = 0) -> dict[str, Any]:

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 from running_gateway import Running
-from shared_gateway import SharedGateway, one_model, share_gateway
 from upstream import Upstream
 
 from sage.middleware.routers.http.surrogates import replace_halves
 
 HALF = "cut \ud83d here"
 MENDED = "cut \ufffd here"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("surrogates"), one_model) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Running:
-    return shared.running()
 
 
 def send(running: Running, path: str, body: Any, method: str = "POST") -> requests.Response:

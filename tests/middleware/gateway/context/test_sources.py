@@ -69,11 +69,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
 
 
 @pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
 def running(shared: SharedGateway, up: Upstream) -> Running:
     """A gateway whose collection ``default`` holds :data:`DOCUMENTS`, found by their words."""
     started = shared.running()

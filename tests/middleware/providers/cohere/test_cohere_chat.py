@@ -54,11 +54,6 @@ def start(up: Upstream, upstreams: Callable) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Running:
-    return shared.running()
-
-
-@pytest.fixture
 def sdk(running: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as client:
         yield client

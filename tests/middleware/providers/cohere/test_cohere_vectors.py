@@ -31,11 +31,6 @@ def up(shared: SharedGateway) -> Upstream:
 
 
 @pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Any:
-    return shared.running()
-
-
-@pytest.fixture
 def sdk(running: Any) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0) as client:
         yield client

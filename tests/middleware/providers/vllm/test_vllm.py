@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import PATIENT, SharedGateway
 from upstream import Upstream, reply, usage_chunk
 from vllm_wire import NO_ROUTE, VllmWire
 
@@ -31,22 +31,11 @@ def sections(up: Upstream) -> dict[str, Any]:
     return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
-        yield started
-
-
 @pytest.fixture
 def up(shared: SharedGateway) -> Upstream:
     upstream = shared.up()
     upstream.handler = VllmWire("theirs")
     return upstream
-
-
-@pytest.fixture
-def running(shared: SharedGateway, up: Upstream) -> Any:
-    return shared.running()
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import each_kind
 from upstream import Upstream
 
 OPENAI_WIRE = ("openai", "vllm", "zhipu", "siliconflow")
@@ -20,27 +19,10 @@ VECTORS = [[3.0, 4.0, 12.0], [0.5, 0.25, 0.0]]
 
 def sections(up: Upstream) -> dict[str, Any]:
     """A provider of each kind at ``up``, each with a model of its name, and one model that may be cut."""
-    providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream"} for kind in KINDS}
-    del providers["ollama"]["api_key"]
-    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in KINDS}
+    made = each_kind(up, KINDS)
+    models = made["llm"]["models"]
     models |= {f"{kind}-embed-v4": models[kind] for kind in KINDS}
-    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("vectors"), sections) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(up: Upstream, shared: SharedGateway) -> Any:
-    return shared.running()
+    return made
 
 
 def packed(vector: list[float]) -> str:

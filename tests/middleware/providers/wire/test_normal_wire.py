@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from shared_gateway import PATIENT, SharedGateway, share_gateway
+from shared_gateway import each_kind
 from upstream import Upstream, chat_chunk, usage_chunk
 
 KINDS = ("openai", "vllm", "zhipu", "deepseek")
@@ -16,26 +16,7 @@ HELLO: Any = [{"role": "user", "content": "hello out there"}]
 
 
 def sections(up: Upstream) -> dict[str, Any]:
-    """A provider of each kind at ``up``, each with a model of its name."""
-    providers = {kind: {"kind": kind, "base_url": up.url, "api_key": "sk-upstream"} for kind in KINDS}
-    models = {kind: {"deployments": [{"provider": kind, "model": "theirs"}]} for kind in KINDS}
-    return {"llm": {"providers": providers, "models": models, "routing": PATIENT}}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
-    with share_gateway(tmp_path_factory.mktemp("normal"), sections) as started:
-        yield started
-
-
-@pytest.fixture
-def up(shared: SharedGateway) -> Upstream:
-    return shared.up()
-
-
-@pytest.fixture
-def running(up: Upstream, shared: SharedGateway) -> Any:
-    return shared.running()
+    return each_kind(up, KINDS)
 
 
 @pytest.fixture
