@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import threading
 from dataclasses import dataclass
-from typing import Self
 
-from connections import Connections
+from raw_server import RawServer
 
 
 @dataclass(frozen=True)
@@ -21,29 +19,19 @@ class Proxied:
     headers: dict[str, str]
 
 
-class ForwardProxy:
-    """Runs in a thread within its ``with`` block. Whatever a client wants to reach is at ``port`` of 127.0.0.1.
+class ForwardProxy(RawServer):
+    """Whatever a client wants to reach is at ``port`` of 127.0.0.1.
 
     With a ``password`` it answers 407 to whoever is not ``name`` with that password; with ``refuses`` it answers that
     status to every tunnel.
     """
 
     def __init__(self, port: int, *, password: str | None = None, refuses: int | None = None) -> None:
+        super().__init__()
         self.seen: list[Proxied] = []
         self._upstream = port
         self._password = password
         self._refuses = refuses
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="forward-proxy")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._listening.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
 
     @property
     def address(self) -> str:
@@ -53,17 +41,7 @@ class ForwardProxy:
     def url(self) -> str:
         return f"http://{self.address}"
 
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        connections = Connections(self._answer)
-        server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
-        self.port: int = server.sockets[0].getsockname()[1]
-        self._listening.set()
-        await self._stop.wait()
-        server.close()
-        await connections.end()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection: each of its requests goes to the upstream over one connection of its own."""
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         pumping: asyncio.Task[None] | None = None

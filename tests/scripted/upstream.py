@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from connections import Connections
+from raw_server import RawServer
 
 Event = dict[str, Any] | str | bytes
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
@@ -228,14 +228,15 @@ def _embeddings(body: dict[str, Any], model: str) -> dict[str, Any]:
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
-class Upstream:
-    """The server, in a thread of its own with an event loop of its own; ends with its ``with`` block.
+class Upstream(RawServer):
+    """The server; ends with its ``with`` block.
 
     Behaviours are used in the order in which they were given, each for ``times`` requests (none: for all that
     follow); where none is left, ``handler`` answers.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[Received] = []
         self.accepted = 0
         """Connections so far."""
@@ -244,18 +245,11 @@ class Upstream:
         self.handler: Callable[[Received], Script] = openai_like
         self._scripts: list[tuple[Script, int | None]] = []
         self._arrived = threading.Condition()
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="upstream")
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._listening.wait(10)
+        super().__enter__()
+        self.url = f"http://127.0.0.1:{self.port}/v1"
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
 
     def reply(self, json: Any = None, *, times: int | None = None, **options: Any) -> None:
         """Answers as :func:`reply` says."""
@@ -300,18 +294,7 @@ class Upstream:
         assert request.closed.wait(timeout), f"the client did not close {request.path} in {timeout} s"
         return request
 
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        connections = Connections(self._connected)
-        server = await asyncio.start_server(connections.accept, "127.0.0.1", 0, limit=2**26)
-        self.port: int = server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._listening.set()
-        await self._stop.wait()
-        server.close()
-        await connections.end()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         async for request in _requests(reader):
             with self._arrived:

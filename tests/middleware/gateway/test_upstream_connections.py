@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from raw_server import RawServer
 from upstream import Upstream, chat_chunk, openai_like
 
 GOOD = {
@@ -49,41 +50,24 @@ def test_a_kept_connection_that_is_closed_as_it_is_used_is_nobodys_failure(ups: 
 @pytest.mark.slow
 def test_an_upstream_that_closes_each_connection_soon_after_its_answer(upstreams: Callable) -> None:
     """As servers do whose keep-alive time is shorter than ours: the close meets the next request now and then."""
-    seen, listening, stop = [], threading.Event(), threading.Event()
     body = json.dumps(GOOD).encode()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+    class Closing(RawServer):
+        @property
+        def url(self) -> str:
+            return f"http://127.0.0.1:{self.port}/v1"
+
+        async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
                 await reader.readexactly(int(length.split(b":")[1]))
-                seen.append(1)
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
                 asyncio.get_running_loop().call_later(0.005, writer.transport.abort)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
 
-    class Closing:
-        url = ""
-
-    async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        Closing.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        listening.set()
-        while not stop.is_set():
-            await asyncio.sleep(0.02)
-        server.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    try:
-        assert listening.wait(10)
-        running = upstreams(Closing)
+    with Closing() as server:
+        running = upstreams(server)
         statuses = [running.chat().status_code for _ in range(300) if not threading.Event().wait(0.0045)]
-    finally:
-        stop.set()
-        thread.join(10)
     assert statuses == [200] * 300
     assert running.get("/models/bench").json()["deployments"][0]["breaker"]["failures"] == 0
 

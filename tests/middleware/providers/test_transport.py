@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from connections import Connections, Serve
+from raw_server import Connections, Serve
 
 from sage.errors import UpstreamFailed
 from sage.middleware.app.main import make_gateway
