@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell that started the tests in the background had it ignored, and programs under test would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["SAGE_LANG"] = "en"  # whatever the locale here is
     fast = config.option.markexpr == "not slow"
     reduced = "fast" if fast else "reduced"
     hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)

@@ -24,7 +24,7 @@ Sage = Callable[..., subprocess.CompletedProcess[str]]
 def environment(data_dir: Path, **extra: str) -> dict[str, str]:
     """This process's environment without any vendor's or our own settings, on ``data_dir``."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(_VENDOR)}
-    return {**variables, "SAGE_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT), **extra}
+    return {**variables, "SAGE_DATA_DIR": str(data_dir), "SAGE_LANG": "en", "PYTHONPATH": str(ROOT), **extra}
 
 
 def sage(

@@ -15,6 +15,8 @@ from sage.middleware.app.version import version
 from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.collections import collections_app
 from sage.middleware.cli.ingest_command import ingest
+from sage.middleware.cli.language.framework import CommandGroup
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.models import generate, models_app
 from sage.middleware.cli.search import search
 from sage.middleware.cli.services import services_app
@@ -22,6 +24,7 @@ from sage.middleware.settings.reading import find_config, load_settings
 
 app = typer.Typer(
     name="sage",
+    cls=CommandGroup,
     help="A team's LLM gateway and model manager. Start with 'sage serve'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -106,9 +109,9 @@ def version_command() -> None:
 def main() -> None:
     """The entry point: a :class:`SageError` becomes one line on stderr and exit code 1."""
     try:
-        app()
+        app(prog_name="sage")
     except SageError as exc:
-        sys.stderr.write(f"sage: {exc.message}\n")
+        sys.stderr.write(f"sage: {translated(exc.message)}\n")
         raise SystemExit(1) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,115 @@
+"""What the framework of the command line prints, in the user's language: help pages and errors of usage."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from sage.middleware.cli.language.catalogue import _, current
+from sage.middleware.cli.language.templates import translated
+
+# Typer brings click or depends on it, according to its version: these are the parts of it that Typer's own show.
+_HelpFormatter: Any = typer.Context.formatter_class
+UsageError: Any = typer.BadParameter.__base__
+
+_RICH_TEXTS = (
+    "DEPRECATED_STRING",
+    "DEFAULT_STRING",
+    "ENVVAR_STRING",
+    "REQUIRED_LONG_STRING",
+    "ARGUMENTS_PANEL_TITLE",
+    "OPTIONS_PANEL_TITLE",
+    "COMMANDS_PANEL_TITLE",
+    "ERRORS_PANEL_TITLE",
+    "ABORTED_TEXT",
+    "RICH_HELP",
+)
+"""The texts of Typer's pages, which are variables of its module ``typer.rich_utils``."""
+
+
+class _Formatter(_HelpFormatter):  # type: ignore[misc]
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, prefix or _("Usage: "))
+
+
+class _Context(typer.Context):
+    formatter_class = _Formatter
+
+    def __init__(self, command: Any, *args: Any, **options: Any) -> None:
+        super().__init__(command, *args, **options)
+        option = command.get_help_option(self)
+        if option is not None:
+            option.help = _(option.help)
+
+
+class CommandGroup(TyperGroup):
+    """The root of all commands: it and all below it speak the user's language."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        if current() is not None:
+            _translate_pages()
+            for command in walk(self):
+                _translate(command)
+        return _run(lambda: super(CommandGroup, self).make_context(*args, **options))
+
+    def invoke(self, ctx: Any) -> Any:
+        return _run(lambda: super(CommandGroup, self).invoke(ctx))
+
+
+def walk(group: Any) -> Iterator[Any]:
+    """``group`` and all commands and groups below it."""
+    waiting = [group]
+    while waiting:
+        command = waiting.pop()
+        yield command
+        waiting += getattr(command, "commands", {}).values()
+
+
+def texts(command: Any) -> Iterator[tuple[Any, str, str]]:
+    """The texts that the help page of one command shows: each with its owner and the name of the field."""
+    for owner in (command, *command.params):
+        for name in ("help", "short_help", "epilog", "rich_help_panel"):
+            text = getattr(owner, name, None)
+            if isinstance(text, str) and text:
+                yield owner, name, inspect.cleandoc(text)
+
+
+def page_texts() -> list[str]:
+    """The texts that Typer itself puts on pages."""
+    from typer import rich_utils
+
+    return [str(getattr(rich_utils, name, "")) for name in _RICH_TEXTS]
+
+
+def _translate_pages() -> None:
+    try:
+        from typer import rich_utils
+    except ImportError:  # without rich, Typer prints plain pages
+        return
+    for name in _RICH_TEXTS:
+        setattr(rich_utils, name, _(getattr(rich_utils, name, "")))
+
+
+def _translate(command: Any) -> None:
+    command.context_class = _Context
+    for owner, name, text in texts(command):
+        setattr(owner, name, _(text))
+
+
+def _run(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except typer.Abort as exc:
+        if isinstance(exc.__context__, KeyboardInterrupt):  # at a prompt: it ends the command as anywhere else
+            raise KeyboardInterrupt from None
+        raise
+    except UsageError as exc:
+        text = exc.format_message()
+        shown = translated(text)
+        if shown == text or type(exc).__name__ == "NoArgsIsHelpError":  # the message of that one is a help page
+            raise
+        raise UsageError(shown, exc.ctx) from None

@@ -1,0 +1,175 @@
+"""The messages of the command line, read from the code, and the catalogues of their translations.
+
+``python tests/cli_messages.py --write`` brings the catalogues in ``sage/middleware/cli/language`` up to date: it adds
+what is new, without a translation, and removes what no longer stands in the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from project import ROOT
+
+from sage.middleware.cli.language.catalogue import DIRECTORY, read_po
+from sage.middleware.cli.language.framework import page_texts, texts, walk
+from sage.middleware.cli.language.templates import parts_of
+
+_CLI = "sage/middleware/cli"
+# The rooms whose errors the command line shows as its own.
+_ROOMS = (_CLI, "sage/middleware/settings", "sage/middleware/auth", "sage/middleware/app/server.py")
+_MARK = "_"
+_OTHER_ERRORS = {"BadParameter", "UsageError", "ValueError", "_failed", "Unreadable"}
+# What Typer says without a catalogue, as templates.
+_FRAMEWORK = (
+    "Usage: ",
+    "Show this message and exit.",
+    "Install completion for the current shell.",
+    "Show completion for the current shell, to copy it or customize the installation.",
+    "No such option: {option}",
+    "{message} (Possible options: {options})",
+    "No such command '{name}'.",
+    "No such command '{name}'. Did you mean '{other}'?",
+    "Missing command.",
+    "Missing argument {name}.",
+    "Missing option {name}.",
+    "Invalid value for {name}: {message}",
+    "Invalid value: {message}",
+    "Option {name} requires an argument.",
+    "Option {name} does not take a value.",
+    "Got unexpected extra argument ({names})",
+    "Got unexpected extra arguments ({names})",
+    "'{value}' is not a valid int.",
+    "'{value}' is not a valid float.",
+    "'{value}' is not one of {values}.",
+    "{value} is not in the range {range}.",
+)
+
+
+def messages() -> dict[str, list[str]]:
+    """Every message, and the files where it stands."""
+    found: dict[str, list[str]] = {}
+    for place, message in [*_help_pages(), *_in_code()]:
+        places = found.setdefault(message, [])
+        if place not in places:
+            places.append(place)
+    return found
+
+
+def _help_pages() -> Iterator[tuple[str, str]]:
+    from typer.main import get_command
+
+    from sage.middleware.cli.main import app
+
+    for command in walk(get_command(app)):
+        yield from ((f"sage {command.name} --help", text) for _, _, text in texts(command))
+    yield from (("typer", text) for text in (*_FRAMEWORK, *page_texts()) if text)
+
+
+def _in_code() -> Iterator[tuple[str, str]]:
+    errors = _OTHER_ERRORS | _error_classes()
+    for room in _ROOMS:
+        path = ROOT / room
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            place = str(file.relative_to(ROOT))
+            for message in _of_calls(ast.parse(file.read_text(encoding="utf-8")), errors, room == _CLI):
+                if any(char.isalpha() for part, _ in parts_of(message) or [(message, None)] for char in part):
+                    yield place, message
+
+
+def _error_classes() -> set[str]:
+    """The names of all subclasses of ``SageError``, by the syntax trees."""
+    known, size = {"SageError"}, 0
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "sage").rglob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    while size != len(known):
+        size = len(known)
+        known |= {node.name for node in classes if any(_name(base) in known for base in node.bases)}
+    return known
+
+
+def _of_calls(tree: ast.AST, errors: set[str], has_marks: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = _name(node.func)
+        if name == _MARK and has_marks and isinstance(node.args[0], ast.Constant):
+            yield node.args[0].value
+        elif name in errors:
+            yield from _texts_of(node.args[0])
+
+
+def _name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _texts_of(node: ast.expr) -> Iterator[str]:
+    """The messages that an expression may have as its value."""
+    if isinstance(node, ast.IfExp):
+        yield from _texts_of(node.body)
+        yield from _texts_of(node.orelse)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield _template(node)
+
+
+def _template(text: ast.JoinedStr) -> str:
+    """An f-string as a template, whose names are those of its expressions."""
+    template, names = "", {}
+    for part in text.values:
+        if isinstance(part, ast.Constant):
+            template += str(part.value).replace("{", "{{").replace("}", "}}")
+        elif isinstance(part, ast.FormattedValue):
+            expression = ast.unparse(part.value)
+            if expression not in names:
+                name = _name(part.value) or "value"
+                same = sum(1 for other in names.values() if other.rstrip("0123456789") == name)
+                names[expression] = f"{name}{same + 1}" if same else name
+            quote = "'" if part.conversion == ord("r") else ""
+            template += f"{quote}{{{names[expression]}}}{quote}"
+    return template
+
+
+def translations(file: Path) -> dict[str, str]:
+    """The entries of a catalogue."""
+    return dict(read_po(file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
+
+
+def catalogue_text(language: str, places: Mapping[str, Iterable[str]], translated: Mapping[str, str]) -> str:
+    """A catalogue as its file has it."""
+    header = f"Content-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\nLanguage: {language}\n"
+    entries = [_entry((), "", header)]
+    entries += [_entry(where, message, translated.get(message, "")) for message, where in sorted(places.items())]
+    return "\n".join(entries)
+
+
+def _entry(places: Iterable[str], message: str, translation: str) -> str:
+    comments = "".join(f"#: {place.replace(' ', '_')}\n" for place in places)
+    flag = "#, python-brace-format\n" if parts_of(message) else ""
+    return f"{comments}{flag}msgid {_quoted(message)}\nmsgstr {_quoted(translation)}\n"
+
+
+def _quoted(text: str) -> str:
+    """A string of a ``.po`` file; one with line ends takes a line for each of its own."""
+    lines = text.splitlines(keepends=True) or [""]
+    escaped = [line.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for line in lines]
+    quoted = [f'"{line}"' for line in escaped]
+    return quoted[0] if len(quoted) == 1 else "\n".join(['""', *quoted])
+
+
+def write() -> None:
+    """Brings every catalogue up to date."""
+    found = messages()
+    for file in sorted(DIRECTORY.glob("*.po")):
+        file.write_text(catalogue_text(file.stem, found, translations(file)), encoding="utf-8")
+        missing = sum(1 for message in found if not translations(file).get(message))
+        print(f"{file.name}: {len(found)} messages, {missing} without a translation")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit(__doc__)
+    write()
