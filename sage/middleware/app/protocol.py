@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sage.errors import InvalidRequest, RequestTimeout, SageError, Unavailable
 from sage.middleware.app.connections import ClientConnections, Phase
+from sage.middleware.app.cycle import Cycle
 from sage.middleware.app.refusals import Refusals
 from sage.middleware.auth.addresses import network_of
 
@@ -25,42 +27,6 @@ MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers."""
 _MAX_WAITING = 16  # requests behind the running one
 _FRAMING = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
-
-
-class JoinedWrites:
-    """Sends an answer's head together with the first piece of its body, which saves one write on every request.
-
-    The head is held back until that piece comes or the answer ends.
-    """
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self._head = b""
-        self._started = False
-        self.written = 0
-        """Bytes in all."""
-
-    def write(self, data: bytes) -> None:
-        self.written += len(data)
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif not self._started and not data.startswith(b"HTTP/1.1 1"):
-            self._head, self._started = data, True
-            return
-        self._transport.write(data)
-
-    def end(self) -> None:
-        """Ends an answer; the next write is the head of another."""
-        if self._head:
-            self._transport.write(self._head)
-        self._head, self._started = b"", False
-
-    def close(self) -> None:
-        self.end()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class HeadTooLarge(InvalidRequest):
@@ -75,9 +41,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     address = ""
     url = b""
-    _head_size = 0  # bytes of the head that were parsed
-    _unparsed = 0  # bytes that came since a message began, or since the last bytes of a body
+    _latest = 0  # bytes that came at once
+    _first = 0  # bytes that came at once when the message began; at their end it did
+    _unparsed = 0  # bytes that came after these, or since the last bytes of a body
     _received = 0  # bytes in all
+    _written = 0  # bytes in all
     _head_complete = False
     _asks_upgrade = False
     _fault: SageError | None = None
@@ -92,7 +60,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._writes: Any = JoinedWrites(transport)
         self.address = network_of(self.client[0]) if self.client else ""
         if not self._all.admit(self, self.loop.time()):
             self._refuse(Unavailable("there are too many connections; try again soon", code="too_many_connections"))
@@ -102,8 +69,9 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        self._received += len(data)
-        self._unparsed += len(data)
+        self._latest = len(data)
+        self._received += self._latest
+        self._unparsed += self._latest
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -111,18 +79,15 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         except httptools.HttpParserUpgrade:
             self.cycle.keep_alive = False  # another protocol than WebSocket, which a server may ignore
-        if self._unparsed > MAX_HEAD and not self.transport.is_closing():
+        if self._unparsed + self._first > MAX_HEAD and self._is_too_large() and not self.transport.is_closing():
             # Of a head, or of extensions of chunks or trailers, which would be kept until they end.
             self._fault = None if self._head_complete else _head_too_large()
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_size, self._unparsed, self._head_complete, self._asks_upgrade = 0, 0, False, False
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
+        self._first, self._unparsed = self._latest, 0
+        self._head_complete = self._asks_upgrade = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_complete:
@@ -131,7 +96,6 @@ class GatewayProtocol(HttpToolsProtocol):
         if name in _FRAMING:
             self._check_framing(name, value.strip().lower())
         self.headers.append((name, value))
-        self._count(len(name) + len(value) + 4)
 
     def _check_framing(self, name: bytes, value: bytes) -> None:
         """Refuses what would leave it open where the body ends. An exception ends the parsing; uvicorn's parser then
@@ -176,32 +140,61 @@ class GatewayProtocol(HttpToolsProtocol):
             )
             raise ValueError(self._fault.code)
 
-    def _count(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > MAX_HEAD:
-            self._fault = _head_too_large()
-            raise ValueError(self._fault.code)
+    def _is_too_large(self) -> bool:
+        """Of the head, or of what came since the last bytes of a body."""
+        if self._head_complete or self._unparsed > MAX_HEAD:
+            return self._unparsed > MAX_HEAD
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD
 
     def on_headers_complete(self) -> None:
-        if self._asks_upgrade and self.parser.should_upgrade():
+        if self._unparsed + self._first > MAX_HEAD and self._is_too_large():
+            self._fault = _head_too_large()
+            raise ValueError(self._fault.code)
+        parser, scope = self.parser, self.scope
+        if self._asks_upgrade and parser.should_upgrade():
             self._check_no_body()
         if not self.url.startswith(b"/"):
             self._check_target()
         self._head_complete = True
-        super().on_headers_complete()
-        self.cycle.transport = self._writes
-        if self.pipeline:
-            self.flow.resume_reading()  # otherwise a disconnect is never noticed
-            if len(self.pipeline) > _MAX_WAITING:
-                self.transport.close()
+        version = parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = target.path
+        scope["query_string"] = target.query or b""
+        before = self.cycle
+        self.cycle = Cycle(
+            write=self._write,
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+            return
+        # It waits behind the running one. uvicorn would stop reading here; a disconnect would never be noticed.
+        self.pipeline.appendleft((self.cycle, self.app))
+        if len(self.pipeline) > _MAX_WAITING:
+            self.transport.close()
+
+    def _write(self, data: bytes) -> None:
+        self._written += len(data)
+        self.transport.write(data)
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
         super().on_body(body)
-
-    def on_response_complete(self) -> None:
-        self._writes.end()
-        super().on_response_complete()
 
     def _should_upgrade(self) -> bool:
         return False
@@ -240,7 +233,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def moved(self, phase: Phase) -> int:
         if phase is Phase.READING:
-            return int(self._writes.written) - self.transport.get_write_buffer_size()
+            return self._written - self.transport.get_write_buffer_size()
         return self._received
 
     def request(self) -> object:

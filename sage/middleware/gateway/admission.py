@@ -62,7 +62,9 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
     """
     echoes = call.operation is Operation.COMPLETIONS and fields.get("echo") is True
     for field in TOKEN_FIELDS:
-        value = fields.get(field)
+        if field not in fields:
+            continue
+        value = fields[field]
         if value in _UNLIMITED and type(value) is int and field != "min_tokens":
             del fields[field]
             if limits.max_tokens < _BUILT_IN_LIMIT:
@@ -71,7 +73,7 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
                 call.token_bound = limits.max_tokens
                 if call.operation is Operation.COMPLETIONS:
                     call.body["max_tokens"] = None  # left out, it would be 16 at OpenAI's and vLLM's
-        elif field in fields and not (echoes and field == "max_tokens" and value == 0):  # the prompt's own logprobs
+        elif not (echoes and field == "max_tokens" and value == 0):  # the prompt's own logprobs
             _check_count(fields, field, limits.max_tokens)
 
 

@@ -100,6 +100,7 @@ class Watch:
             self._deadline_timer.cancel()
         if self._disconnect_watcher is not None and not self.client_left:
             self._disconnect_watcher.cancel()
+        self._disconnect_watcher = None  # its error's traceback holds this watch, and so the call and its body
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
