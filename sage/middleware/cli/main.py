@@ -13,6 +13,7 @@ import typer
 from sage.errors import SageError
 from sage.middleware.app.version import version
 from sage.middleware.cli.accounts import key_app, token_command, user_app
+from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
 from sage.middleware.cli.ingest_command import ingest
 from sage.middleware.cli.language.framework import CommandGroup
@@ -39,6 +40,7 @@ app.add_typer(services_app, name="services")
 app.add_typer(config_app, name="config")
 app.command("token")(token_command)
 app.command("generate")(generate)
+app.command("chat")(chat)
 app.command("search")(search)
 app.command("ingest")(ingest)
 
