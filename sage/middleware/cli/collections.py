@@ -86,6 +86,7 @@ def describe(collection: dict[str, Any]) -> list[str]:
     ]
     if collection.get("shards"):
         lines.append(f"  shards: {collection['shards']}")
+    lines += [f"  warning: {plain(warning)}" for warning in collection.get("warnings") or ()]
     if collection.get("reembedding"):
         lines.append(
             f"  being re-embedded: {_pairs(collection['reembedding'])} (sage collections reembed continues it)"

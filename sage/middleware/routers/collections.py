@@ -48,7 +48,8 @@ class CollectionState(BaseModel):
     vectors (null: they come with the documents), `languages` those that it speaks (null: not known to be limited), and
     `reembedding` how far new vectors are. `shards` is over how many shards it is spread (null: it is in one store);
     while those do not run, its `documents` and `bytes` are null in the list, and so is a `dimension` that the first
-    vector decided. A collection that cannot be opened has only its `name` and an `error`."""
+    vector decided. `warnings` say why searches in it could be better. A collection that cannot be opened has only its
+    `name` and an `error`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,6 +65,7 @@ class CollectionState(BaseModel):
     index: dict[str, Any] | None = None
     reembedding: dict[str, Any] | None = None
     shards: int | None = None
+    warnings: list[str] | None = None
     error: str | None = None
 
 

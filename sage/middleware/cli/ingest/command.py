@@ -16,13 +16,14 @@ from sage.errors import SageError
 from sage.middleware.cli.client import CallFailed, Client
 from sage.middleware.cli.ingest.display import showing
 from sage.middleware.cli.ingest.document import FileKind, Unreadable
+from sage.middleware.cli.ingest.extra import check_extra
 from sage.middleware.cli.ingest.files import FileEntry, Walk, kind_of_stdin
 from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
 from sage.middleware.cli.ingest.records import Recipe, Spool
 from sage.middleware.cli.ingest.run import Ingestion, fill
 from sage.middleware.cli.ingest.summary import Display, Summary
 from sage.middleware.cli.ingest.target import IngestTarget
-from sage.middleware.cli.output import print_json
+from sage.middleware.cli.output import plain, print_json
 
 Connect = Callable[[], Client]
 
@@ -59,20 +60,33 @@ def ingest(options: IngestOptions, arguments: Sequence[Path], connect: Connect, 
 
 def _run(options: IngestOptions, files: Sequence[FileEntry], summary: Summary, connect: Connect) -> None:
     total = sum(file.size for file in files)
+    check_extra(file.kind for file in files)
     with Parser(options.limits) as parser:
         if options.dry_run:
             with showing(total, "chunks") as display:
                 _dry_run(options, files, parser, summary, display)
             return
         target = IngestTarget(connect(), options.collection)
-        if target.open():
-            embedder = target.description.get("embedder") or "none: keywords only"
-            typer.echo(f"sage: collection '{options.collection}' is new (embedder: {embedder})", err=True)
-        with showing(total) as display:
+        target.open()
+        with _telling_of(target), showing(total) as display:
             ingestion = Ingestion(target, parser, options.recipe, summary, display, options.reingest)
             ingestion.run(files)
             if options.prune:
                 ingestion.prune(options.walk.roots)
+
+
+@contextlib.contextmanager
+def _telling_of(target: IngestTarget) -> Iterator[None]:
+    """Says at the end that the collection was made, or before that searches in it could be better."""
+    was_new = target.is_new
+    for warning in target.description.get("warnings") or ():
+        typer.echo(f"sage: collection '{target.name}' {plain(warning)}", err=True)
+    try:
+        yield
+    finally:
+        if was_new and not target.is_new:
+            embedder = plain(target.description.get("embedder") or "none: keywords only")
+            typer.echo(f"sage: collection '{target.name}' is new (embedder: {embedder})", err=True)
 
 
 def _dry_run(

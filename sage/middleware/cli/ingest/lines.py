@@ -51,10 +51,9 @@ class JsonLinesIngest:
 
     def ingest(self, entry: FileEntry, reingest: bool) -> None:
         """Continues where the journal says that an earlier run stopped, if the file still has the same beginning."""
-        journal = Journal(self._target.identity, entry.source)
         with entry.path.open("rb") as file:
             prefix = Prefix(file, self._recipe.text(entry.kind))
-            position = Position() if reingest else journal.read()
+            position = Position() if reingest or self._target.is_new else self._journal(entry).read()
             if not _is_prefix_stored(position, prefix, entry.size):
                 position = Position()
                 prefix = Prefix(file, self._recipe.text(entry.kind))
@@ -62,9 +61,13 @@ class JsonLinesIngest:
                 self._summary.unchanged += 1
                 self._display.advance(entry.size)
                 return
-            self._send_from(entry, position, prefix, journal)
+            self._send_from(entry, position, prefix)
 
-    def _send_from(self, entry: FileEntry, position: Position, prefix: Prefix, journal: Journal) -> None:
+    def _journal(self, entry: FileEntry) -> Journal:
+        """A collection that is not there yet has no identity, and no journal."""
+        return Journal(self._target.identity, entry.source)
+
+    def _send_from(self, entry: FileEntry, position: Position, prefix: Prefix) -> None:
         batch = _Batch(end=position.offset, line=position.line)
         reached = position.offset
         self._display.advance(reached)
@@ -75,7 +78,7 @@ class JsonLinesIngest:
                 document = self._completed(document, entry, record["line"])
                 is_full = len(batch.ids) >= self._max_documents or batch.bytes + size > _BATCH_BYTES
                 if is_full or document["id"] in batch.ids:
-                    self._send(batch, entry, prefix, journal)
+                    self._send(batch, entry, prefix)
                     self._display.advance(batch.end - reached)
                     reached = batch.end
                     batch = _Batch(end=batch.end, line=batch.line, clean=batch.clean)
@@ -87,10 +90,10 @@ class JsonLinesIngest:
             else:
                 self._summary.fail(entry.label, record["error"], record["line"])
                 if batch.clean:
-                    self._send(batch, entry, prefix, journal)
+                    self._send(batch, entry, prefix)
                     batch = _Batch(end=batch.end, line=batch.line, clean=False)
             batch.end, batch.line, batch.ends_line = record["end"], record["line"], record["ends_line"]
-        self._send(batch, entry, prefix, journal)
+        self._send(batch, entry, prefix)
         self._display.advance(entry.size - reached)
         self._count(entry, count, position)
 
@@ -102,7 +105,7 @@ class JsonLinesIngest:
             completed["metadata"] = {**self._recipe.metadata, **(completed.get("metadata") or {})}
         return completed
 
-    def _send(self, batch: _Batch, entry: FileEntry, prefix: Prefix, journal: Journal) -> None:
+    def _send(self, batch: _Batch, entry: FileEntry, prefix: Prefix) -> None:
         """Writes the batch; each document that the gateway refuses is recorded as a failed line."""
         pending = list(zip(batch.documents, batch.lines, strict=True))
         while pending:
@@ -115,8 +118,8 @@ class JsonLinesIngest:
                 del pending[exc.position]
         self._summary.sent += len(pending)
         self._display.sent(self._summary.sent)
-        if batch.clean and batch.end and (digest := prefix.up_to(batch.end)):
-            journal.write(Position(batch.end, batch.line, digest, batch.ends_line))
+        if batch.clean and batch.end and not self._target.is_new and (digest := prefix.up_to(batch.end)):
+            self._journal(entry).write(Position(batch.end, batch.line, digest, batch.ends_line))
 
     def _count(self, entry: FileEntry, count: int, position: Position) -> None:
         self._summary.chunks += count

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +144,24 @@ class Ingestion:
             self._count(file.entry, file.chunks, len(file.documents), file.existed)
 
     def _large(self, entry: FileEntry, digest: str, spool: Spool, stored: dict[str, bytes], existed: bool) -> None:
-        """The first chunk is sent first without a digest (incomplete) and last with it (complete)."""
+        """The first chunk is sent first without a digest (incomplete) and last with it (complete).
+
+        The documents that make a collection are as many as one request may have, since it takes its embedder by them.
+        """
         ids = {chunk_id(entry.source, position) for position in range(spool.count)}
         self.summary.deleted += self._delete(sorted(stored.keys() - ids))
         documents = iter(spool)
         first = next(documents)
+        missing = self._missing(documents, stored)
         advanced = 0
         try:
-            if not existed:
-                self.target.put([marked(first, "", spool.count)])
             sent = 0
-            for batch in batches(self._missing(documents, stored), request_bytes, BATCH_BYTES, self.max_documents):
+            if self.target.is_new:
+                missing = chain([marked(first, "", spool.count)], missing)
+                sent = -1  # the first is counted once
+            elif not existed:
+                self.target.put([marked(first, "", spool.count)])
+            for batch in batches(missing, request_bytes, BATCH_BYTES, self.max_documents):
                 self.target.put(batch)
                 sent += len(batch)
                 self.display.sent(self.summary.sent + sent)

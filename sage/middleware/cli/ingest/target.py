@@ -49,30 +49,32 @@ class IngestTarget:
         self._sleep = sleep
         self.name = collection
         self.description: dict[str, Any] = {}
+        self.is_new = False
+        """Whether there is no such collection yet: the first documents make it, so that a run that stores nothing
+        leaves nothing."""
 
     @property
     def embeds(self) -> bool:
-        """Whether the gateway embeds documents that come without a vector, which takes time."""
-        return self.description.get("embedder") not in (None, "none")
+        """Whether the gateway embeds documents that come without a vector, which takes time. Of a collection that is
+        not there yet this is not known, and it may."""
+        return self.is_new or self.description.get("embedder") not in (None, "none")
 
     @property
     def identity(self) -> str:
         """Differs from the identity of an earlier collection of the same name, and of every other collection."""
         return f"{self._client.url} {self.name} {self.description.get('created_at')}"
 
-    def open(self) -> bool:
-        """Creates the collection if it does not exist; returns whether it was created.
+    def open(self) -> None:
+        """Reads the description of the collection, if it exists.
 
         Not repeated when the connection is refused: a wrong address should be reported at once.
         """
         try:
             self.description = self._client.get(self._path)
-            return False
         except CallFailed as exc:
-            if exc.answer_status != 404:
+            if exc.code != "collection_not_found":
                 raise
-        self.description = self._client.post("/collections", {"name": self.name})
-        return True
+            self.is_new = True
 
     def marks(self, sources: Sequence[str]) -> dict[str, SourceMark]:
         """The marks of those sources that the collection has chunks of."""
@@ -101,6 +103,9 @@ class IngestTarget:
         body = orjson.dumps({"documents": documents}, option=orjson.OPT_NON_STR_KEYS)
         try:
             self._with_retries(lambda: self._client.post(f"{self._path}/documents", body))
+            if self.is_new:
+                self.description = self._with_retries(lambda: self._client.get(self._path))
+                self.is_new = False
         except CallFailed as exc:
             if exc.answer_status not in (400, 413):
                 raise
@@ -128,6 +133,8 @@ class IngestTarget:
         return int(self._with_retries(lambda: self._client.post(f"{self._path}/documents/delete", body))["deleted"])
 
     def _documents(self, condition: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if self.is_new:
+            return
         query: dict[str, str | int] = {"limit": _PAGE, "filter": orjson.dumps(condition).decode()}
         while True:
             page = self._with_retries(lambda: self._client.get(f"{self._path}/documents", **query))

@@ -167,7 +167,27 @@ class CollectionGateway:
         running = self._reembeddings.of(principal.tenant, name)
         if running is not None:
             described = {**described, "reembedding": running.describe()}
-        return _with_shards(described)
+        return self._completed(described)
+
+    def _completed(self, described: dict[str, Any]) -> dict[str, Any]:
+        """With the number of shards, and with ``warnings`` if searches could be better."""
+        warnings = self._warnings(described)
+        return {**described, "shards": described.get("shards"), **({"warnings": warnings} if warnings else {})}
+
+    def _warnings(self, described: Mapping[str, Any]) -> list[str]:
+        from sage.middleware.retrieval.embedding.builtin import NONE, best_installed
+
+        if (
+            described.get("embedder") is not None
+            or described.get("dimension") is not None
+            or self._settings.defaults.embedder == NONE
+            or (name := best_installed()) is None
+        ):
+            return []
+        return [
+            f"has no embedder, so searches find words only; '{name}' is installed now: "
+            f"sage collections reembed {described['name']} {name}"
+        ]
 
     async def create(
         self, principal: Principal, name: str, options: Mapping[str, Any], shards: int | None = None
@@ -178,7 +198,7 @@ class CollectionGateway:
             embedder = options.get("embedder") or self._settings.defaults.embedder
             if isinstance(embedder, str):
                 _require_embedder_access(principal, embedder, "embedder")
-            return _with_shards(self._collections().create(principal.tenant, name, options, shards).describe())
+            return self._completed(self._collections().create(principal.tenant, name, options, shards).describe())
 
         return await self._writing.run(create, principal.tenant)
 
@@ -216,7 +236,7 @@ class CollectionGateway:
         """A new collection from a snapshot, described."""
 
         def restore() -> dict[str, Any]:
-            return _with_shards(self._collections().restore(principal.tenant, name, read, shards).describe())
+            return self._completed(self._collections().restore(principal.tenant, name, read, shards).describe())
 
         return await self._working.run(restore, principal.tenant)
 
@@ -274,10 +294,6 @@ class CollectionGateway:
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
-
-
-def _with_shards(described: dict[str, Any]) -> dict[str, Any]:
-    return {**described, "shards": described.get("shards")}
 
 
 def _require_model_access(principal: Principal, model: str, param: str) -> None:

@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ingest_files import write_bomb, write_pdf
 from running_gateway import Running
-from sage_process import SAGE, Sage, environment, sage
+from sage_process import SAGE, Sage, environment, sage, without
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +154,79 @@ def test_a_name_that_is_not_utf8_and_files_without_text_are_named(running: Runni
     assert stored(running)["cafe.txt#0"]["text"] == "lost words"
     done = run("ingest", "kb", "docs", "--as", "d", "--dry-run", "--json")
     assert (done.returncode, json.loads(done.stdout)["files"]["added"]) == (1, 2)
+
+
+def test_a_first_ingest_that_stores_nothing_leaves_no_collection(running: Running, run: Sage, tmp_path: Path) -> None:
+    (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.7 broken")
+    done = run("ingest", "kb", "scan.pdf")
+    assert done.returncode == 1
+    assert "is new" not in done.stderr
+    assert running.get("/collections").json()["collections"] == []
+    (tmp_path / "bad.jsonl").write_text('{"text": 5}\n{"no": "text"}\n')
+    assert run("ingest", "kb", "bad.jsonl").returncode == 1
+    assert run("ingest", "kb", "scan.pdf", "--prune", "--again").returncode == 1
+    assert running.get("/collections/kb").status_code == 404
+
+
+def test_lines_of_a_collection_that_was_deleted_are_sent_again(running: Running, run: Sage, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "text": "row one"}\n{"id": "b", "text": "row two"}\n')
+    assert files_of(run("ingest", "kb", "rows.jsonl", "--json")) == {"added": 1}
+    assert files_of(run("ingest", "kb", "rows.jsonl", "--json")) == {"unchanged": 1}
+    assert run("collections", "delete", "kb", "--yes").returncode == 0
+    assert files_of(run("ingest", "kb", "rows.jsonl", "--json")) == {"added": 1}
+    assert stored(running).keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "missing"),
+    [
+        ("a.txt", b"some text", "semantic_text_splitter"),
+        ("a.md", b"# A", "markdown_it"),
+        ("a.html", b"<p>A</p>", "selectolax"),
+        ("a.pdf", b"%PDF-1.7", "pypdf"),
+    ],
+)
+def test_without_its_extra_nothing_is_made_or_sent(
+    running: Running, env: dict[str, str], tmp_path: Path, name: str, content: bytes, missing: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "good.jsonl").write_text('{"text": "row"}\n')
+    command = [*without([missing]), "ingest", "kb"]
+    done = subprocess.run([*command, "good.jsonl", name], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == "sage: sage ingest needs the extra 'ingest': pip install 'intellistream-sage-middleware[ingest]'\n"
+    )
+    assert running.get("/collections").json()["collections"] == []
+    done = subprocess.run([*command, "good.jsonl"], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # JSON lines need none of it
+
+
+def test_a_collection_without_an_embedder_says_when_there_is_one_now(
+    gateway: Callable[..., Running], tmp_path: Path
+) -> None:
+    running = gateway()
+    env = environment(tmp_path, SAGE_URL=running.url, SAGE_API_KEY=running.key, COLUMNS="200")
+    assert running.post("/collections", {"name": "kb", "embedder": "none"}).status_code == 201
+    said = "has no embedder, so searches find words only; 'local' is installed now: sage collections reembed kb local"
+    assert running.get("/collections/kb").json()["warnings"] == [said]
+    done = sage(["ingest", "kb", "-"], env, cwd=tmp_path, stdin="The cat sleeps.")
+    assert done.returncode == 0, done.stderr
+    assert f"sage: collection 'kb' {said}\n" in done.stderr
+    assert f"  warning: {said}\n" in sage(["collections", "show", "kb"], env, cwd=tmp_path).stdout
+    assert sage(["collections", "reembed", "kb", "local"], env, cwd=tmp_path).returncode == 0
+    assert "warnings" not in running.get("/collections/kb").json()
+    assert "embedder" not in sage(["ingest", "kb", "-"], env, cwd=tmp_path, stdin="The dog barks.").stderr
+
+
+def test_vectors_that_come_with_the_documents_are_no_cause_for_a_warning(
+    gateway: Callable[..., Running], running: Running
+) -> None:
+    assert gateway().post("/collections", {"name": "own", "embedder": "none", "dimension": 3}).status_code == 201
+    assert "warnings" not in gateway().get("/collections/own").json()
+    running.post("/collections", {"name": "kb"})  # the configuration says that there is to be no embedder
+    assert "warnings" not in running.get("/collections/kb").json()
 
 
 def test_stdin(running: Running, run: Sage) -> None:
