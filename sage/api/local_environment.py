@@ -11,22 +11,33 @@ from sage.api.environment_config import environment_config
 from sage.api.kafka_options import kafka_options
 from sage.api.kafka_source import KafkaSource
 from sage.api.service_discovery import ServiceDiscovery
-from sage.api.sources import IterableSource, SourceOfJobs, check_source
+from sage.api.sources import (
+    IterableSource,
+    SourceOfJobs,
+    check_delay,
+    check_source,
+    is_source_object,
+    takes_argument,
+)
 from sage.api.stream import Stream
+from sage.api.upstream_environment import UpstreamEnvironment
+from sage.api.upstream_names import warn_of_name
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.platform import LocalPlatform, Platform
 from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller
 from sage.kernels.runtime.services.registry import Services
+from sage.kernels.runtime.streams.feedback import PassingWorker
 from sage.kernels.runtime.streams.job import Job, StillRunning
 from sage.kernels.runtime.streams.job_builder import JobBuilder
-from sage.kernels.runtime.streams.nodes import SourceNode
+from sage.kernels.runtime.streams.nodes import SourceNode, StageNode
 from sage.kernels.runtime.streams.plan import PipelinePlan
 from sage.kernels.runtime.streams.shared_instances import SharedInstances
 from sage.kernels.runtime.streams.source_task import RecordSource
+from sage.kernels.runtime.streams.stage_function import FunctionKind
 from sage.kernels.runtime.upstream import warn_of_upstream
 
 
-class LocalEnvironment:
+class LocalEnvironment(UpstreamEnvironment):
     """Services under names of their own, and pipelines of streams.
 
     ``config`` may hold ``discovery`` (the path of a SQLite file or a Redis URL, where its services are announced;
@@ -36,7 +47,9 @@ class LocalEnvironment:
     The services run inside ``with env:``, between :meth:`start` and :meth:`stop`, and while a job runs.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any] | None = None, *, platform: str = "local") -> None:
+    def __init__(
+        self, name: str = "environment", config: Mapping[str, Any] | None = None, *, platform: str = "local"
+    ) -> None:
         warn_of_upstream()
         self.name = _checked_name(name)
         self.config = environment_config(config or {})
@@ -54,6 +67,9 @@ class LocalEnvironment:
     def _make_platform(self, platform: str) -> Platform:
         if platform == "local":
             return LocalPlatform(self._shared)
+        if platform == "remote":
+            warn_of_name('platform="remote"', 'platform="ray"', level=4)
+            platform = "ray"
         if platform == "ray":
             from sage.kernels.runtime.ray.platform import RayPlatform  # late: the extra 'ray' is optional
 
@@ -104,6 +120,12 @@ class LocalEnvironment:
         if was_started:
             self._remove_user()
 
+    def close(self) -> None:
+        """Ends all jobs within the grace and stops the services, however often they were started."""
+        self.stop()
+        while self._starts:
+            self.stop()
+
     def _add_user(self) -> None:
         with self._lock:
             if self._users == 0:
@@ -144,24 +166,46 @@ class LocalEnvironment:
 
     # Streams
 
-    def from_batch(self, records: Iterable[Any], *, name: str | None = None) -> Stream:
+    def from_batch(
+        self, records: Any, *args: Any, name: str | None = None, delay: float | None = None, **kwargs: Any
+    ) -> Stream:
         """The records of ``records``, once for each job. An iterator or a generator can be read by one job only: the
-        next one fails with :class:`sage.errors.InvalidRequest`."""
+        next one fails with :class:`sage.errors.InvalidRequest`.
+
+        A class or an object that gives records is read as :meth:`from_source` reads it; ``delay`` as there.
+        """
+        if is_source_object(records):
+            return self._from_object(records, args, kwargs, name, delay, "batch")
+        if args or kwargs:
+            raise InvalidRequest("from_batch takes further arguments only for a class that they make")
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise InvalidRequest(f"from_batch takes many records (a list, a generator), not {records!r}")
-        source = SourceOfJobs(lambda: records)
-        return self._add_source(lambda: IterableSource(source, self._shared), name, "batch")
+        return self._from_object(records, (), {}, name, delay, "batch")
 
-    def from_source(self, source: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Stream:
+    def from_source(
+        self, source: Any, *args: Any, name: str | None = None, delay: float | None = None, **kwargs: Any
+    ) -> Stream:
         """The records of ``source``, which is one of:
 
         - an iterable, or a function that returns one (also an ``async`` generator);
         - an object with ``run`` or ``__iter__`` that returns one;
-        - an object with ``process`` or ``execute`` that returns a record at each call, and ``None`` at the end;
+        - an object with ``process`` or ``execute`` that returns a record at each call, and at the end ``None`` or a
+          :class:`sage.api.function.kinds.StopSignal`;
         - a class of such objects, made with ``args`` and ``kwargs`` for each job.
+
+        ``delay``: seconds to wait after each record, unless the class has an argument of this name itself.
         """
-        checked = SourceOfJobs(check_source(source, args, kwargs))
-        return self._add_source(lambda: IterableSource(checked, self._shared), name, "source")
+        return self._from_object(source, args, kwargs, name, delay, "source")
+
+    def from_future(self, name: str) -> Stream:
+        """A stream whose records come from a stage that is added later: ``stream.fill_future(future)``."""
+        node_name = self._plan.reserve_name(name, "future")
+        policy = self._plan.policy(None, node_name)
+        node = StageNode(
+            node_name, FunctionKind.MAP, None, (), policy, make_worker=lambda _: PassingWorker(), is_feedback=True
+        )
+        self._plan.add(node)
+        return Stream(self, (node,))
 
     def from_kafka_source(
         self,
@@ -184,6 +228,15 @@ class LocalEnvironment:
         checked = kafka_options(bootstrap_servers, topic, group_id, options)
         return self._add_source(lambda: KafkaSource(checked), name, "kafka", on_error)
 
+    def _from_object(
+        self, source: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None, delay: Any, kind: str
+    ) -> Stream:
+        if delay is not None and takes_argument(source, "delay"):
+            kwargs, delay = {**kwargs, "delay": delay}, None
+        pause = 0.0 if delay is None else check_delay(delay)
+        checked = SourceOfJobs(check_source(source, args, kwargs))
+        return self._add_source(lambda: IterableSource(checked, self._shared, pause), name, kind)
+
     def _add_source(
         self, make: Callable[[], RecordSource], name: str | None, default_name: str, on_error: Any = None
     ) -> Stream:
@@ -194,10 +247,15 @@ class LocalEnvironment:
 
     # Jobs
 
-    def submit(self) -> Job:
+    def submit(self, autostop: bool = False) -> Job:
         """Starts the services, then the pipelines, and returns the job. The services stop after it, unless they have
-        other users. Raises what keeps the services from starting."""
+        other users. Raises what keeps the services from starting. ``autostop=True`` is upstream SAGE's name of
+        :meth:`execute`."""
+        if autostop:
+            warn_of_name("submit(autostop=True)", "env.execute()")
+            return self.execute()
         with self._lock:
+            self._plan.check()
             nodes = self._plan.nodes
             if not nodes and not self._services.names():
                 raise InvalidRequest(f"the environment '{self.name}' has neither streams nor services to run")

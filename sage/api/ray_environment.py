@@ -15,5 +15,7 @@ class RayEnvironment(LocalEnvironment):
     The memory of a service is lost with its actor: give it a durable backend. Extra: ``ray``.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any] | None = None, *, platform: str = "ray") -> None:
+    def __init__(
+        self, name: str = "environment", config: Mapping[str, Any] | None = None, *, platform: str = "ray"
+    ) -> None:
         super().__init__(name, config, platform=platform)

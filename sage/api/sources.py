@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from sage.api.function.kinds import StopSignal
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.streams.shared_instances import SharedInstances
 from sage.kernels.runtime.streams.source_task import SourceTask
-from sage.kernels.runtime.streams.stage_function import method_name
+from sage.kernels.runtime.streams.stage_function import method_name, why_not_callable
 
 _CHUNK = 256
 _CONTAINERS = (list, tuple, range, set, frozenset, dict)
@@ -58,9 +60,11 @@ class IterableSource:
 
     may_block = True
 
-    def __init__(self, source: SourceOfJobs, shared: SharedInstances) -> None:
+    def __init__(self, source: SourceOfJobs, shared: SharedInstances, delay: float = 0.0) -> None:
+        """``delay``: seconds to wait after each record."""
         self._of_jobs = source
         self._shared = shared
+        self._delay = delay
         self._source: Any = None
         self._is_acquired = False
 
@@ -71,9 +75,11 @@ class IterableSource:
             self._shared.acquire(self._source, callers)
 
     def read(self, task: SourceTask) -> None:
-        if isinstance(self._source, _CONTAINERS):
+        if isinstance(self._source, _CONTAINERS) and not self._delay:
             self._read_chunks(task)
             return
+        stopping = threading.Event()
+        task.on_stop(stopping.set)
         records, count = records_of(self._source), 0
         try:
             while not task.stopping:
@@ -84,6 +90,8 @@ class IterableSource:
                     return
                 count += 1
                 task.put((record,))
+                if self._delay:
+                    stopping.wait(self._delay)
         finally:
             if (close := getattr(records, "close", None)) is not None:
                 close()
@@ -113,7 +121,9 @@ def records_of(source: Any) -> Iterator[Any]:
     """The records of a source:
 
     - of an object with ``run``, and of a function, what it returns;
-    - of an object with ``process`` or ``execute``, what each call returns, until that is ``None``;
+    - of an object with ``process`` or ``execute``, what each call returns, until that is ``None`` or a
+      :class:`StopSignal`;
+    - of an object with ``get_data_iterator`` or ``get_data_source``, what it returns;
     - of anything else, what it iterates over.
 
     Raises :class:`InvalidRequest` when there is nothing to iterate.
@@ -121,10 +131,18 @@ def records_of(source: Any) -> Iterator[Any]:
     if callable(run := getattr(source, "run", None)):
         return _iterate(run())
     if (name := method_name(source)) is not None:
-        return _call_until_none(getattr(source, name))
+        return _call_until_end(getattr(source, name))
+    if (data := _data_method(source)) is not None:
+        return _iterate(data())
     if not isinstance(source, Iterable | AsyncIterator) and callable(source):
         return _iterate(source())
     return _iterate(source)
+
+
+def _data_method(source: Any) -> Callable[[], Any] | None:
+    """The method that gives all records of a batch function of upstream SAGE. ``None`` means that it has none."""
+    methods = (getattr(source, name, None) for name in ("get_data_iterator", "get_data_source"))
+    return next((method for method in methods if callable(method)), None)
 
 
 def _iterate(records: Any) -> Iterator[Any]:
@@ -135,13 +153,13 @@ def _iterate(records: Any) -> Iterator[Any]:
     return iter(records)
 
 
-def _call_until_none(next_record: Callable[[], Any]) -> Iterator[Any]:
+def _call_until_end(next_record: Callable[[], Any]) -> Iterator[Any]:
     while True:
         try:
             record = next_record()
         except StopIteration:
             return
-        if record is None:
+        if record is None or isinstance(record, StopSignal):
             return
         yield record
 
@@ -172,12 +190,8 @@ def check_source(source: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     Raises :class:`InvalidRequest` when that cannot be a source.
     """
     if isinstance(source, type) or (inspect.isroutine(source) and (args or kwargs)):
-        try:
-            inspect.signature(source).bind(*args, **kwargs)
-        except TypeError as exc:
-            raise InvalidRequest(f"the source {source.__name__} cannot be made with these arguments: {exc}") from exc
-        except ValueError:
-            pass  # it has no signature
+        if why := why_not_callable(source, args, kwargs):
+            raise InvalidRequest(f"the source {source.__name__} cannot be made with these arguments: {why}")
         return lambda: source(*args, **kwargs)
     if args or kwargs:
         raise InvalidRequest(f"the source {source!r} takes no further arguments; give a class or a function")
@@ -185,6 +199,28 @@ def check_source(source: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         raise InvalidRequest(f"a source must give many records (an iterator, a generator, a list), not {source!r}")
     if callable(source) or method_name(source) or hasattr(source, "run") or isinstance(source, Iterable):
         return lambda: source
-    if hasattr(source, "__aiter__"):
+    if hasattr(source, "__aiter__") or _data_method(source):
         return lambda: source
     raise InvalidRequest(f"a source must be an iterable, a function, or an object or class with 'run', not {source!r}")
+
+
+def check_delay(delay: Any) -> float:
+    """Seconds from 0, else :class:`InvalidRequest`."""
+    if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < threading.TIMEOUT_MAX:
+        raise InvalidRequest(f"delay must be seconds from 0, not {delay!r}", param="delay")
+    return float(delay)
+
+
+def takes_argument(source: Any, name: str) -> bool:
+    """Whether this class or function has a parameter of this name itself."""
+    if not isinstance(source, type) and not inspect.isroutine(source):
+        return False
+    try:
+        return name in inspect.signature(source).parameters
+    except ValueError:
+        return False  # it has no signature
+
+
+def is_source_object(source: Any) -> bool:
+    """Whether this is a class or an object whose methods give records."""
+    return isinstance(source, type) or method_name(source) is not None or _data_method(source) is not None

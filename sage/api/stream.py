@@ -6,12 +6,19 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from sage.api.upstream_names import check_strategy
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import check_name
+from sage.kernels.runtime.streams.collecting import CollectingWorker
 from sage.kernels.runtime.streams.nodes import SourceNode, StageNode
 from sage.kernels.runtime.streams.plan import PipelinePlan
 from sage.kernels.runtime.streams.service_stage import ServiceStep, ServiceWorker
-from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction
+from sage.kernels.runtime.streams.stage_function import (
+    FunctionKind,
+    FunctionOfEachStream,
+    StageFunction,
+    method_name,
+)
 
 _CONCURRENT_CALLS = 64
 """Calls of a service that a worker of a keyed stage has in flight at most."""
@@ -21,6 +28,9 @@ class PlanOwner(Protocol):
     """What a stream needs of its environment."""
 
     _plan: PipelinePlan
+
+    def execute(self) -> Any:
+        """Runs all pipelines to their end."""
 
 
 class Stream:
@@ -44,8 +54,10 @@ class Stream:
         self._nodes = nodes
 
     def map(self, function: Any, *args: Any, **options: Any) -> Stream:
-        """The result of ``function(record)`` for each record."""
-        return self._add_stage(FunctionKind.MAP, function, args, options)
+        """The result of ``function(record)`` for each record. ``None`` is a record as any other, but from ``execute``
+        it means that there is none, as in upstream SAGE."""
+        kind = FunctionKind.MAP_UNLESS_NONE if method_name(function) == "execute" else FunctionKind.MAP
+        return self._add_stage(kind, function, args, options, "map")
 
     def filter(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The records for which ``function(record)`` is true."""
@@ -58,25 +70,103 @@ class Stream:
     def keyby(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The same records. From here on, records with the same key, which is ``function(record)``, keep their order
         and go to the same worker of each stage. A key is a text, a number, a tuple of them, or another hashable value.
+
+        Connected streams get their keys each for itself, so that :meth:`join` still tells them apart; a list gives each
+        its own function.
         """
-        return self._add_stage(FunctionKind.KEY, function, args, options)
+        check_strategy(options.pop("strategy", None))
+        if len(self._nodes) == 1 and not isinstance(function, list | tuple):
+            return self._add_stage(FunctionKind.KEY, function, args, options)
+        streams = [Stream(self._environment, (node,)) for node in self._nodes]
+        functions = list(function) if isinstance(function, list | tuple) else [function] * len(streams)
+        if len(functions) != len(streams):
+            raise InvalidRequest(f"keyby has {len(functions)} functions for {len(streams)} streams")
+        names = _names_of_each(options.pop("name", None), len(streams))
+        keyed = [
+            stream.keyby(one, *args, name=name, **options)
+            for stream, one, name in zip(streams, functions, names, strict=True)
+        ]
+        return keyed[0].connect(*keyed[1:])
 
     def connect(self, *others: Stream) -> Stream:
-        """The records of this stream and of ``others``, in the order in which they arrive."""
+        """The records of this stream and of ``others``, in the order in which they arrive. :meth:`comap` and
+        :meth:`join` tell the streams apart."""
         for other in others:
             if not isinstance(other, Stream) or other._plan is not self._plan:
                 raise InvalidRequest(f"connect takes only streams of the environment '{self._plan.environment}'")
         return Stream(self._environment, self._nodes + tuple(node for other in others for node in other._nodes))
+
+    def comap(self, function: Any, *args: Any, **options: Any) -> Stream:
+        """A method for each of the connected streams: ``map0(record)`` for those of the first one, ``map1(record)`` for
+        the second, and so on. ``None`` means that there is no new record.
+
+        ``function`` is an instance or a class of :class:`sage.api.function.kinds.BaseCoMapFunction`, any other with
+        these methods, or a plain function for each stream, given one by one or as a list.
+        """
+        count = self._count_connected("comap")
+        functions = function if isinstance(function, list | tuple) else (function, *args)
+        if all(callable(one) and not isinstance(one, type) and not hasattr(one, "map0") for one in functions):
+            if len(functions) != count:
+                raise InvalidRequest(f"comap has {len(functions)} functions for {count} streams")
+            function, args = FunctionOfEachStream(functions), ()
+        return self._add_stage(FunctionKind.COMAP, function, args, options)
+
+    def join(self, function: Any, *args: Any, **options: Any) -> Stream:
+        """Each of the records that ``function(record, key, stream)`` returns, for every record of the connected
+        streams, which need keys: ``users.keyby(…).connect(orders.keyby(…)).join(…)``. ``stream`` is 0 for the first
+        one, 1 for the second.
+
+        ``function`` is an instance or a class of :class:`sage.api.function.kinds.BaseJoinFunction`, any other with
+        ``process`` or ``execute``, or a plain function. All records of a key come to the same worker.
+        """
+        self._count_connected("join")
+        if without := [node.name for node in self._nodes if not node.keyed]:
+            raise InvalidRequest(f"join needs streams with keys; '{without[0]}' has none: put keyby(…) before connect")
+        return self._add_stage(FunctionKind.JOIN, function, args, options)
+
+    def _count_connected(self, what: str) -> int:
+        if len(self._nodes) < 2:
+            raise InvalidRequest(f"{what} needs connected streams: stream.connect(other).{what}(…)")
+        return len(self._nodes)
+
+    def fill_future(self, future: Stream) -> None:
+        """Feeds the records of this stream to ``future``, which ``env.from_future(name)`` has made: a loop. The loop
+        has to let go of each record at some point; the job ends when its sources have ended and no record is left in
+        a loop."""
+        node = future._nodes[0] if isinstance(future, Stream) and len(future._nodes) == 1 else None
+        if not isinstance(node, StageNode) or not node.is_feedback or future._plan is not self._plan:
+            raise InvalidRequest(
+                f"fill_future takes a stream that from_future of the environment '{self._plan.environment}' has made"
+            )
+        self._plan.fill(node, self._nodes)
 
     def sink(self, function: Any, *args: Any, **options: Any) -> Stream:
         """Calls ``function(record)`` for each record. Returns this same stream, for further stages beside it."""
         self._add_stage(FunctionKind.SINK, function, args, options)
         return self
 
-    def print(self, prefix: str = "", **options: Any) -> Stream:
-        """Writes each record to standard output, in a line of its own. Returns this same stream."""
-        self._add_stage(FunctionKind.SINK, _Printer(prefix), (), options, default_name="print")
+    def print(self, prefix: str = "", separator: str = "", **options: Any) -> Stream:
+        """Writes each record to standard output, in a line of its own: ``prefix``, ``separator``, the record. Returns
+        this same stream."""
+        options.pop("colored", None)  # upstream SAGE's
+        self._add_stage(FunctionKind.SINK, _Printer(prefix + separator), (), options, default_name="print")
         return self
+
+    def collect(self) -> list[Any]:
+        """Runs all pipelines of the environment to their end, and returns the records of this stream. Raises what the
+        job failed with."""
+        records: list[Any] = []
+        name = self._plan.reserve_name(None, "collect")
+        policy = self._plan.policy(None, name)
+        node = StageNode(
+            name, FunctionKind.SINK, None, self._nodes, policy, make_worker=lambda _: CollectingWorker(records)
+        )
+        self._plan.add(node)
+        try:
+            self._environment.execute()
+        finally:
+            self._plan.remove(node)
+        return records
 
     def through(
         self,
@@ -126,12 +216,21 @@ class Stream:
         parallelism = _check_count("parallelism", options.pop("parallelism", 1))
         on_error = options.pop("on_error", None)
         name = self._plan.reserve_name(options.pop("name", None), default_name or kind.value)
-        stage = StageFunction(name, kind, function, args, options)
-        return self._add(StageNode(name, kind, stage, self._nodes, self._plan.policy(on_error, name), parallelism))
+        tells_apart = kind in (FunctionKind.COMAP, FunctionKind.JOIN)
+        stage = StageFunction(name, kind, function, args, options, len(self._nodes) if tells_apart else 1)
+        policy = self._plan.policy(on_error, name)
+        node = StageNode(
+            name, kind, stage, self._nodes, policy, parallelism, with_keys=kind is FunctionKind.JOIN, tagged=tells_apart
+        )
+        return self._add(node)
 
     def _add(self, node: StageNode) -> Stream:
         self._plan.add(node)
         return Stream(self._environment, (node,))
+
+
+def _names_of_each(name: str | None, count: int) -> list[str | None]:
+    return [None] * count if name is None else [name if n == 0 else f"{name}-{n + 1}" for n in range(count)]
 
 
 class _Printer:

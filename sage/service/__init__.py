@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sage.api.upstream_names import warn_of_name
+
 if TYPE_CHECKING:
     from sage.service.kv.kv_service import KVService, create_kv_service_factory
     from sage.service.memory_orchestrator.memory_service import (
@@ -32,10 +34,14 @@ _HOMES = {
     "create_vdb_service_factory": "sage.service.vdb.vdb_service",
     "MemoryOrchestratorService": "sage.service.memory_orchestrator.memory_service",
     "create_memory_service_factory": "sage.service.memory_orchestrator.memory_service",
+    "create_graph_service_factory": "sage.service.graph",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "MemoryService":
+        warn_of_name("sage.service.MemoryService", "from sage.service import MemoryOrchestratorService")
+        name = "MemoryOrchestratorService"
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

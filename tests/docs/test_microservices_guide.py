@@ -16,7 +16,7 @@ BATCH = """env.from_batch([{"content": "Hello", "vector": [0.1] * 384}])"""
 
 
 def test_the_guide_has_blocks() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 @pytest.mark.slow

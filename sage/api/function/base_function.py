@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sage.kernels.runtime.service.service_user import ServiceUser
+from sage.kernels.runtime.streams.stage_function import method_name
+
+
+class _StageName:
+    """The name of the stage that runs the function, or before that of its class; an instance may set its own."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else getattr(instance, "_stage", None) or owner.__name__
+
+
+class _Logger:
+    """The logger of the function's class; an instance may set its own."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else logging.getLogger(f"{owner.__module__}.{owner.__qualname__}")
 
 
 class BaseFunction(ServiceUser):
@@ -15,12 +31,30 @@ class BaseFunction(ServiceUser):
     """
 
     _without_environment = "runs in no environment, and so it has no services to call"
+    _stage: str | None = None
+    name: Any = _StageName()
+    logger: Any = _Logger()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes whatever a subclass hands on with ``super().__init__(…)``, as upstream SAGE's functions do; a base
+        class behind this one gets it."""
+        following: Any = super().__init__
+        if getattr(following, "__objclass__", None) is object:
+            following()
+        else:
+            following(*args, **kwargs)
+
+    __init__.is_placeholder = True  # type: ignore[attr-defined]  # so that arguments for a class without its own are refused
 
     def setup(self) -> None:
         """Prepares what :meth:`process` needs."""
 
     def cleanup(self) -> None:
-        """Releases what :meth:`setup` prepared."""
+        """Releases what :meth:`setup` prepared. A function with ``execute`` may call it ``close``, as upstream SAGE
+        does."""
+        close = getattr(self, "close", None)
+        if callable(close) and method_name(self) == "execute":
+            close()
 
     def process(self, record: Any) -> Any:
         """The result for one record."""

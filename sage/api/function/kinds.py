@@ -3,11 +3,16 @@ decides what a function is used for."""
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from sage.api.function.base_function import BaseFunction
+from sage.errors import InvalidRequest
 
 
 class MapFunction(BaseFunction):
-    """Returns the new record."""
+    """Returns the new record. ``None`` that ``execute`` returns means that there is none; from ``process``, it is a
+    record as any other."""
 
 
 class FilterFunction(BaseFunction):
@@ -15,11 +20,43 @@ class FilterFunction(BaseFunction):
 
 
 class FlatMapFunction(BaseFunction):
-    """Returns many records: a list, a generator, or ``None`` for no records."""
+    """Returns many records: a list, a generator, or ``None`` for no records. It may hand over records with
+    :meth:`collect` too; they come after those that it returns."""
+
+    def collect(self, record: Any) -> None:
+        """Hands over one record, while the function runs in a flatmap."""
+        collected = self._collected().get(threading.get_ident())
+        if collected is None:
+            raise InvalidRequest(f"{type(self).__name__}: collect() works only while the function runs in a flatmap")
+        collected.append(record)
+
+    def start_collecting(self) -> None:
+        """For the stage, before each record."""
+        self._collected()[threading.get_ident()] = []
+
+    def take_collected(self) -> list[Any]:
+        """For the stage, after each record: what was collected on this thread since."""
+        return self._collected().pop(threading.get_ident(), [])
+
+    def _collected(self) -> dict[int, list[Any]]:
+        """By thread, since the workers of a stage may share this instance."""
+        collected: dict[int, list[Any]] = self.__dict__.setdefault("_collected_by_thread", {})
+        return collected
 
 
 class KeyByFunction(BaseFunction):
     """Returns the record's key: a text, a number, a tuple of them."""
+
+
+class BaseCoMapFunction(BaseFunction):
+    """One method for each of the connected streams: ``map0(record)``, ``map1(record)`` and so on. Each returns the new
+    record; ``None`` means that there is none."""
+
+
+class BaseJoinFunction(BaseFunction):
+    """``execute(record, key, stream)`` (or ``process``) for each record of connected streams with keys; ``stream`` is 0
+    for the first one, 1 for the second. It returns many records, as a flatmap does, and keeps what it waits for itself:
+    all records of a key come to the same instance."""
 
 
 class SinkFunction(BaseFunction):
@@ -27,4 +64,19 @@ class SinkFunction(BaseFunction):
 
 
 class SourceFunction(BaseFunction):
-    """Called without a record: returns the next one each time, and ``None`` at the end."""
+    """Called without a record: returns the next one each time, and at the end ``None`` or a :class:`StopSignal`."""
+
+
+class BatchFunction(SourceFunction):
+    """A source whose records come to an end. It may have ``get_data_iterator()``, which returns all of them, instead of
+    ``execute``."""
+
+
+class StopSignal:
+    """What a source returns in place of a record to say that there are no more. ``name`` is for messages."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"StopSignal({self.name!r})"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from sage.kernels.runtime.streams.channels import Channel
 from sage.kernels.runtime.streams.dead_letters import DeadLetterSink
 from sage.kernels.runtime.streams.error_policy import Policy
+from sage.kernels.runtime.streams.feedback import FeedbackChannel, RecordsUnderWay
 from sage.kernels.runtime.streams.job import Job
 from sage.kernels.runtime.streams.nodes import SourceNode, StageNode
 from sage.kernels.runtime.streams.output import Output
@@ -36,13 +37,20 @@ class JobBuilder:
         for node in nodes:
             if isinstance(node, StageNode):
                 count = node.parallelism if node.reads_keyed else 1
-                self._channels[node] = [Channel(limit) for _ in range(count)]
+                self._channels[node] = [FeedbackChannel() if node.is_feedback else Channel(limit) for _ in range(count)]
+        loops = [channel for channel in self._all_channels() if isinstance(channel, FeedbackChannel)]
+        self._under_way = RecordsUnderWay(loops) if loops else None
+
+    def _all_channels(self) -> Iterator[Channel]:
+        return (channel for channels in self._channels.values() for channel in channels)
 
     def start(self, job: Job) -> None:
         """Starts the sinks of dead letters, then the tasks of ``job``."""
         tasks: list[Task] = []
         for node in self._nodes:
             tasks += [self._source_task(node, job)] if isinstance(node, SourceNode) else self._stage_tasks(node, job)
+        if self._under_way is not None:
+            self._under_way.all_sources_counted()
         try:
             for sink in self._dead_letter_sinks.values():
                 sink.start(job.callers)
@@ -62,7 +70,10 @@ class JobBuilder:
 
     def _source_task(self, node: SourceNode, job: Job) -> SourceTask:
         sink, name = self._dead_letter_sink(node.policy), f"{job.name}-{node.name}"
-        return SourceTask(node.make(), self._output(node), node.policy, sink, job, node.name, name)
+        if self._under_way is not None:
+            self._under_way.source_starts()
+        output = self._output(node)
+        return SourceTask(node.make(), output, node.policy, sink, job, node.name, name, self._under_way)
 
     def _stage_tasks(self, node: StageNode, job: Job) -> list[Task]:
         channels, sink = self._channels[node], self._dead_letter_sink(node.policy)
@@ -80,9 +91,13 @@ class JobBuilder:
         return self._make_worker(node.function, index)
 
     def _output(self, node: SourceNode | StageNode) -> Output:
-        return Output(
-            [channels for reader, channels in self._channels.items() for source in reader.inputs if source is node]
-        )
+        readers, tags = [], []
+        for reader, channels in self._channels.items():
+            for number, source in enumerate(reader.inputs):
+                if source is node:
+                    readers.append(channels)
+                    tags.append(number if reader.tagged else None)
+        return Output(readers, tags)
 
     def _dead_letter_sink(self, policy: Policy) -> DeadLetterSink | None:
         if policy.dead_letters is None:

@@ -38,6 +38,11 @@ class StageNode:
     """Records that a worker gets at most at a time."""
     with_keys: bool = False
     """Its workers get pairs of key and value."""
+    tagged: bool = False
+    """Each value is a pair of the number of the input that it comes from, and the value."""
+    is_feedback: bool = False
+    """Its inputs are stages behind it, so that they are named later and its channel ends in another way
+    (:class:`sage.kernels.runtime.streams.feedback.FeedbackChannel`)."""
     keyed: bool = field(init=False)
     """Its records have keys, and all records of a key go to one worker of the next stage."""
 

@@ -14,10 +14,14 @@ _NO_READER_ROOM = 1 << 30
 
 class Output:
     """``readers``: the channels of each stage that reads the stream. A stage has one channel, or one for each of its
-    workers; then the key of a record says which."""
+    workers; then the key of a record says which. ``tags``: for each of them the number that its values are paired with;
+    ``None`` means that they go as they are."""
 
-    def __init__(self, readers: Sequence[Sequence[Channel]]) -> None:
+    def __init__(self, readers: Sequence[Sequence[Channel]], tags: Sequence[int | None] = ()) -> None:
         self._readers = readers
+        self._tags = tags or [None] * len(readers)
+        self._only = readers[0][0] if len(readers) == 1 and len(readers[0]) == 1 and self._tags == [None] else None
+        """The one channel to which all records go as they are. ``None`` means that there is not just one."""
         self._wakeup = new_wakeup()
         for channel in self._channels():
             channel.writers += 1
@@ -27,8 +31,8 @@ class Output:
 
     def put(self, records: list[StreamRecord]) -> bool:
         """Waits for room. ``False`` means that the job was aborted."""
-        if len(self._readers) == 1 and len(self._readers[0]) == 1:
-            return self._readers[0][0].put(records, self._wakeup)
+        if self._only is not None:
+            return self._only.put(records, self._wakeup)
         self._count_copies(records)
         return all(channel.put(part, self._wakeup) for channel, part in self._parts(records))
 
@@ -45,11 +49,12 @@ class Output:
                     record.ticket.add(added)
 
     def _parts(self, records: list[StreamRecord]) -> Iterator[tuple[Channel, list[StreamRecord]]]:
-        for channels in self._readers:
+        for channels, tag in zip(self._readers, self._tags, strict=True):
+            tagged = records if tag is None else _with_tag(records, tag)
             if len(channels) == 1:
-                yield channels[0], records
+                yield channels[0], tagged
             else:
-                yield from _by_key(records, channels)
+                yield from _by_key(tagged, channels)
 
     def room(self) -> int:
         """Records for which there is room in every channel."""
@@ -62,6 +67,10 @@ class Output:
     def close(self) -> None:
         for channel in self._channels():
             channel.close()
+
+
+def _with_tag(records: list[StreamRecord], tag: int) -> list[StreamRecord]:
+    return [StreamRecord((tag, record.value), record.key, record.ticket) for record in records]
 
 
 def _by_key(records: list[StreamRecord], channels: Sequence[Channel]) -> Iterator[tuple[Channel, list[StreamRecord]]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sage.errors import Conflict
 from sage.kernels.runtime.services.callers import Callers
-from sage.kernels.runtime.streams.stage_function import method_name
+from sage.kernels.runtime.streams.stage_function import has_lifecycle
 
 
 class SharedInstances:
@@ -29,7 +29,7 @@ class SharedInstances:
                 instance._callers = callers
             users = self._users.get(id(instance), 0)
             self._users[id(instance)] = users + 1
-            if users == 0 and method_name(instance) and hasattr(instance, "setup"):
+            if users == 0 and has_lifecycle(instance) and hasattr(instance, "setup"):
                 instance.setup()
 
     def release(self, instance: Any) -> None:
@@ -40,7 +40,7 @@ class SharedInstances:
             if users != 1:
                 return  # others use it, or it was not acquired
             try:
-                if method_name(instance) and hasattr(instance, "cleanup"):
+                if has_lifecycle(instance) and hasattr(instance, "cleanup"):
                     instance.cleanup()
             finally:
                 if hasattr(instance, "_callers"):

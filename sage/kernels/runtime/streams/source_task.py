@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.streams.dead_letters import DeadLetterSink
 from sage.kernels.runtime.streams.error_policy import Policy
+from sage.kernels.runtime.streams.feedback import RecordsUnderWay
 from sage.kernels.runtime.streams.output import Output
 from sage.kernels.runtime.streams.records import StreamRecord
 from sage.kernels.runtime.streams.task import Aborted, JobControl, Task
@@ -54,6 +55,7 @@ class SourceTask(Task):
         job: JobControl,
         stage: str,
         name: str,
+        under_way: RecordsUnderWay | None = None,
     ) -> None:
         super().__init__(stage, policy, dead_letters, job, name)
         self.source = source
@@ -61,6 +63,8 @@ class SourceTask(Task):
         """The source must not read further; records that it has read already it may still put."""
         self.aborted = False
         self._output = output
+        self._under_way = under_way
+        """Counts the records of a job with loops. ``None`` means that the job has none."""
         self._gate = threading.Lock()
         """Held while records are put, so that the stream does not end in the middle of them."""
         self._is_closed = False
@@ -85,6 +89,8 @@ class SourceTask(Task):
         if not self._is_closed:
             self._is_closed = True
             self._output.close()
+            if self._under_way is not None:
+                self._under_way.source_ends()
 
     # For the source
 
@@ -95,12 +101,17 @@ class SourceTask(Task):
                 _log.warning("'%s' gave %d records after its job had stopped: dropped", self.stage, len(values))
                 raise Aborted
             self.counts.put += len(values)
-            if not self._output.put([StreamRecord(value) for value in values]):
+            records = [StreamRecord(value) for value in values]
+            if self._under_way is not None:
+                records = self._under_way.count(records)
+            if not self._output.put(records):
                 raise Aborted
 
     def put_now(self, records: list[StreamRecord]) -> None:
         """Puts without waiting; look at :meth:`room` first."""
         self.counts.put += len(records)
+        if self._under_way is not None:
+            records = self._under_way.count(records)
         if not self._output.put_now(records):
             raise Aborted
 

@@ -35,6 +35,7 @@ class StageTask(Task):
         self._kind = node.kind
         self._largest_batch = node.largest_batch
         self._with_keys = node.with_keys
+        self._tagged = node.tagged
         self._worker = worker
         self._input = channel
         self._output = output
@@ -109,12 +110,14 @@ class StageTask(Task):
                     continue
             if kind is FunctionKind.MAP:
                 append(StreamRecord(outcome, record.key, record.ticket))
-            elif kind is FunctionKind.FLATMAP:
+            elif kind is FunctionKind.FLATMAP or kind is FunctionKind.JOIN:
                 results.extend(_spread(record, outcome))
             elif kind is FunctionKind.KEY:
                 append(StreamRecord(record.value, outcome, record.ticket))
             elif kind is FunctionKind.FILTER and outcome:
                 append(record)
+            elif (kind is FunctionKind.MAP_UNLESS_NONE or kind is FunctionKind.COMAP) and outcome is not None:
+                append(StreamRecord(outcome, record.key, record.ticket))
             else:
                 finish(record.ticket)
 
@@ -134,7 +137,7 @@ class StageTask(Task):
             failure = outcome
             attempt += 1
         counts.errors += 1
-        self.give_up(record.value, failure.error, attempt)
+        self.give_up(record.value[1] if self._tagged else record.value, failure.error, attempt)
         return _DROPPED
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.streams.shared_instances import SharedInstances
-from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction
+from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction, is_async
 
 _SLICE = 0.002
 
@@ -62,14 +61,20 @@ class LocalWorker:
 
     def start(self, callers: Callers) -> None:
         self._instance = self._function.make()
+        if hasattr(self._instance, "_stage"):
+            self._instance._stage = self._function.name
         self._is_acquired = True
         self._shared.acquire(self._instance, callers)
         run = self._function.bind(self._instance)
-        if inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None)):  # noqa: B004
+        if is_async(run):
             run = self._on_loop(run)
-        checks = {FunctionKind.FLATMAP: _giving_lists, FunctionKind.KEY: _giving_keys}
-        check = checks.get(self._function.kind)
-        self._run = check(run, self._function.name) if check is not None else run
+        kind, name = self._function.kind, self._function.name
+        if kind is FunctionKind.FLATMAP and isinstance(self._instance, CollectsRecords):
+            self._run = _collecting(_giving_lists(run, name), self._instance)
+        elif kind in (FunctionKind.FLATMAP, FunctionKind.JOIN):
+            self._run = _giving_lists(run, name)
+        else:
+            self._run = _giving_keys(run, name) if kind is FunctionKind.KEY else run
 
     def _on_loop(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
         self._loop = loop = asyncio.new_event_loop()
@@ -98,6 +103,29 @@ class LocalWorker:
         finally:
             if self._loop is not None:
                 self._loop.close()
+
+
+@runtime_checkable
+class CollectsRecords(Protocol):
+    """A function that hands over records while it runs, besides those that it returns."""
+
+    def start_collecting(self) -> None:
+        """Before each record, on the thread that processes it."""
+
+    def take_collected(self) -> list[Any]:
+        """After each record, on the same thread: what was handed over since."""
+
+
+def _collecting(run: Callable[[Any], list[Any]], function: CollectsRecords) -> Callable[[Any], list[Any]]:
+    def records_of(record: Any) -> list[Any]:
+        function.start_collecting()
+        try:
+            returned = run(record)
+        finally:
+            collected = function.take_collected()
+        return returned + collected
+
+    return records_of
 
 
 def _giving_lists(run: Callable[[Any], Any], name: str) -> Callable[[Any], list[Any]]:
