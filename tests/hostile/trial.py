@@ -18,7 +18,7 @@ from hostile.victim import Usage, Victim, Watching
 
 _QUIET = 2.0
 """Seconds of measuring without an attack."""
-LEFT_MEMORY, LEFT_FILES = 128 * 2**20, 64
+LEFT_MEMORY, LEFT_FILES = 64 * 2**20, 64
 """What may be left of an attack: memory that the allocator keeps, and connections that are kept."""
 
 

@@ -26,6 +26,7 @@ from sage.errors import ConfigError
 from sage.middleware.app.connections import KEEP_ALIVE, ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.main import create_app
+from sage.middleware.app.memory import give_back_large_blocks
 from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.settings.settings import Settings
 
@@ -160,6 +161,7 @@ def serve(settings: Settings, config: Path | None) -> None:
     """Runs the gateway until SIGTERM or Ctrl-C. Raises :class:`ConfigError` when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     allow_more_files(settings.api.max_connections)
+    give_back_large_blocks()
     sock = bind(settings.api.host, settings.api.port)
     try:
         app = create_app(settings)

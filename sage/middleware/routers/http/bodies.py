@@ -22,6 +22,7 @@ SEARCH_BODY = 2 * 2**20
 _VECTOR_BYTES = 8
 """In bodies of vectors there may be one value for so many bytes: they are written with more digits."""
 _COUNTED = 2**18  # bytes; a smaller body cannot hold many values
+_PIECE = 2**20  # bytes, that are copied while values are counted
 _ENCODED = 16  # bodies of the largest size that are held at one time
 
 
@@ -131,6 +132,15 @@ def check_values(body: bytes, *, vectors: bool = False) -> None:
     most = max(MAX_VALUES, len(body) // _VECTOR_BYTES if vectors else 0)
     if body.count(b",") <= most:
         return
-    text = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quotation mark begins or ends a string
-    if text.count(b'"') > 4 * most or sum(part.count(b",") for part in text.split(b'"')[::2]) > most:
-        raise InvalidRequest(f"the body holds more than {most} values; send it in parts", code="too_many_values")
+    values = quotes = begin = 0
+    while begin < len(body):
+        piece = body[begin : begin + _PIECE]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            piece = body[begin : begin + _PIECE + 1]  # with what the last backslash escapes
+        begin += len(piece)
+        text = piece.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quotation mark begins or ends a string
+        parts = text.split(b'"', 4 * most - quotes + 1)
+        values += sum(part.count(b",") for part in parts[quotes % 2 :: 2])
+        quotes += len(parts) - 1
+        if values > most or quotes > 4 * most:
+            raise InvalidRequest(f"the body holds more than {most} values; send it in parts", code="too_many_values")
