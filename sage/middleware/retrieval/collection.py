@@ -12,7 +12,9 @@ from typing import Any, BinaryIO, cast
 
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.forks import forks
+from sage.middleware.retrieval.automatic_embedder import AutomaticEmbedder, sample
 from sage.middleware.retrieval.columns import Group, groups, in_order
+from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.filters.language import parse_filter
@@ -45,6 +47,7 @@ class _OpenFiles:
     """Of its database, which another process may delete. ``None`` means that it is in memory."""
     index: Index
     answerer: Answerer
+    automatic: AutomaticEmbedder
     forks: int
     """What the count of forks was when they were opened."""
 
@@ -126,11 +129,13 @@ class Collection:
         """
         checked = check_documents(documents, self._limits)
         with self._open() as files:
+            warnings = files.automatic.suit([document.text for document in checked if document.needs_vector])
             for _ in range(_ATTEMPTS):
                 identity = files.store.identity
                 change = Change(self._with_vectors(checked, identity), generation=identity.generation)
                 try:
-                    return files.store.write(change, files.index.publish)
+                    written = files.store.write(change, files.index.publish)
+                    return replace(written, warnings=warnings) if warnings else written
                 except StaleVectors:
                     continue  # another embedder took over meanwhile
             raise Unavailable(
@@ -290,13 +295,15 @@ class Collection:
             return files.store.settle(key, value)
 
     def reembed(self, embedder: str, progress: Progress | None = None) -> None:
-        """Makes new vectors for all documents with another embedder. Continues an interrupted run, and serves the old
-        vectors until it is done."""
-        model = self._models.embedder(embedder)
-        if model is None:
-            raise InvalidRequest(f"there is no embedder '{embedder}' here to make vectors with", param="embedder")
+        """Makes new vectors for all documents with another embedder; ``auto`` is the one for their language. Continues
+        an interrupted run, and serves the old vectors until it is done."""
         with self._open() as files:
-            reembed(files.store, files.index, embedder, model, progress)
+            kind = kind_for(sample(files.store)) if embedder == AUTO else None
+            name = embedder if kind is None else kind.name
+            model = self._models.embedder(name)
+            if model is None:
+                raise InvalidRequest(f"there is no embedder '{embedder}' here to make vectors with", param="embedder")
+            reembed(files.store, files.index, name, model, progress)
 
     def snapshot(self, write: BinaryIO, begun: Callable[[], None] | None = None) -> None:
         """One consistent state as a stream, which :meth:`Collections.restore` reads. It stops when the
@@ -400,9 +407,9 @@ class Collection:
             with self._deletion_named(store, inode):
                 analyzer = Analyzer(store.identity.options.analysis)
                 index = Index(store, analyzer)
-            return _OpenFiles(
-                store, inode, index, Answerer(store, index, analyzer, self._models, self._limits), forks.count
-            )
+            answerer = Answerer(store, index, analyzer, self._models, self._limits)
+            automatic = AutomaticEmbedder(store, index, self._models)
+            return _OpenFiles(store, inode, index, answerer, automatic, forks.count)
         except BaseException:
             store.close()
             raise
@@ -419,7 +426,7 @@ class Collection:
     def _with_vectors(self, documents: Sequence[NewDocument], identity: Identity) -> list[NewDocument]:
         """The same documents, with vectors for those that have text and no vector, if there is an embedder."""
         result = list(documents)
-        missing = [i for i, d in enumerate(documents) if d.vector is None and d.text and not d.text.isspace()]
+        missing = [index for index, document in enumerate(documents) if document.needs_vector]
         embedder = self._embedder_of(identity) if missing else None
         if embedder is None:
             return result

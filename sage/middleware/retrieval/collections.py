@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.directories import CollectionDirectories
-from sage.middleware.retrieval.embedding.builtin import settled_name
+from sage.middleware.retrieval.embedding.builtin import AUTO, settled_name
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.snapshots import read_snapshot
 from sage.middleware.retrieval.store.store import DocumentStore, inode_of
@@ -326,4 +326,5 @@ def new_store(directory: Path | None, name: str, options: CollectionOptions, mod
     embedder = models.embedder(options.embedder)
     settled, dimension = made_with(options, embedder)
     name_of, languages = (embedder.name, embedder.languages) if embedder is not None else (None, None)
-    return DocumentStore.create(directory, name, settled, name_of, languages, dimension)
+    automatic = options.embedder == AUTO and embedder is not None
+    return DocumentStore.create(directory, name, settled, name_of, languages, dimension, automatic=automatic)

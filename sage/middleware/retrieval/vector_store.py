@@ -29,7 +29,8 @@ _ANY = 2**31
 class VectorStore:
     """Documents in memory, or durable at ``path`` (a directory, made when it is missing).
 
-    ``embedder`` is one of: ``"auto"``, the local one when it is installed (extra ``embed``), else keywords only;
+    ``embedder`` is one of: ``"auto"``, the local one for the language of the first documents (extras ``embed`` and
+    ``embed-multilingual``), where none is installed keywords only;
     ``None``, keywords, and vectors that you bring; a callable ``(list[str]) -> (n, dim) float32``, known by
     ``embedder_name`` or by where it was written (``module.name``, of which a script's ``module`` is ``__main__``):
     callables of one name must make the same vectors, whoever opens the store; another name of

@@ -53,10 +53,12 @@ class DocumentsRequest(BaseModel):
 
 
 class DocumentsWritten(ItemsWritten):
-    """What an acknowledged write did; `ids` are in the order of the request."""
+    """What an acknowledged write did; `ids` are in the order of the request. `warnings` say what makes the documents
+    hard to find, such as an embedder that does not know their language."""
 
     inserted: int
     updated: int
+    warnings: list[str] | None = None
 
 
 class DocumentPage(BaseModel):
@@ -94,7 +96,10 @@ async def add_documents(collection: str, request: Request, principal: Caller, co
             written = await collections.add(principal, collection, lambda: lines.parse(body))
     else:
         written = await collections.add(principal, collection, lambda: list_of(body, "documents", '{"text": "…"}'))
-    return reply({"ids": written.ids, "inserted": written.inserted, "updated": written.updated})
+    answer: dict[str, Any] = {"ids": written.ids, "inserted": written.inserted, "updated": written.updated}
+    if written.warnings:
+        answer["warnings"] = written.warnings
+    return reply(answer)
 
 
 @router.get("", name="documents_list", response_model=DocumentPage)

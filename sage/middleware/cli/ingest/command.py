@@ -73,6 +73,7 @@ def _run(options: IngestOptions, files: Sequence[FileEntry], summary: Summary, c
             ingestion.run(files)
             if options.prune:
                 ingestion.prune(options.walk.roots)
+        summary.warnings = target.warnings
 
 
 @contextlib.contextmanager
@@ -152,6 +153,8 @@ def _report(summary: Summary, as_json: bool) -> None:
     if as_json:
         print_json(summary.as_json())
     else:
+        for warning in summary.warnings:
+            typer.echo(f"sage: {plain(warning)}", err=True)
         for file, reason in summary.failures:
             typer.echo(f"failed: {file}: {reason}", err=True)
         for line in summary.empty_lines():

@@ -38,6 +38,8 @@ class Summary:
     empty_files: list[str] = field(default_factory=list)
     """Those without text, by name."""
     skipped: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    """What the gateway said of the documents, such as that another embedder makes their vectors."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     failed_files: set[str] = field(default_factory=set)
     omitted: Counter[str] = field(default_factory=Counter)
@@ -78,6 +80,7 @@ class Summary:
             "sent": self.sent,
             "deleted": self.deleted,
             "empty": self.empty_files,
+            "warnings": self.warnings,
             "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
             "seconds": round(time.monotonic() - self.start, 3),
         }

@@ -52,6 +52,8 @@ class IngestTarget:
         self.is_new = False
         """Whether there is no such collection yet: the first documents make it, so that a run that stores nothing
         leaves nothing."""
+        self.warnings: list[str] = []
+        """Those of the answers to writes, each once."""
 
     @property
     def embeds(self) -> bool:
@@ -102,7 +104,7 @@ class IngestTarget:
         """
         body = orjson.dumps({"documents": documents}, option=orjson.OPT_NON_STR_KEYS)
         try:
-            self._with_retries(lambda: self._client.post(f"{self._path}/documents", body))
+            answer = self._with_retries(lambda: self._client.post(f"{self._path}/documents", body))
             if self.is_new:
                 self.description = self._with_retries(lambda: self._client.get(self._path))
                 self.is_new = False
@@ -120,6 +122,8 @@ class IngestTarget:
                 self.put(documents[middle:])
             except Refused as refused:
                 raise Refused(middle + refused.position, str(refused)) from None
+        else:
+            self.warnings += [text for text in answer.get("warnings") or () if text not in self.warnings]
 
     def remove(self, ids: Sequence[str]) -> int:
         """Deletes documents; returns how many existed."""

@@ -7,15 +7,18 @@ searches reads the names without loading numpy.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
+from sage.middleware.retrieval.text.languages import prevailing_language
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.embedding.protocols import Embedder
 
 AUTO = "auto"
-"""The first of :data:`KINDS` when it is installed, else no embedder."""
+"""The first of :data:`KINDS` that is installed and knows the language of the first documents; ``None`` of them where
+none is installed."""
 NONE = "none"
 """No embedder: keywords, and vectors that come with the documents."""
 
@@ -55,7 +58,7 @@ E5 = EmbedderKind(
     load=_load_e5,
 )
 KINDS = (MINILM, E5)
-"""Every embedder that runs in this process. ``auto`` means the first one."""
+"""Every embedder that runs in this process, the cheapest first."""
 NAMES = (AUTO, NONE, *(kind.name for kind in KINDS))
 """The names to offer where no model of a registry can be reached."""
 
@@ -70,15 +73,27 @@ def is_builtin(name: str) -> bool:
 def builtin_embedder(name: str) -> Embedder | None:
     """The embedder of a name for which :func:`is_builtin` is true; a process has one of each.
 
-    ``None`` for ``none``, and for ``auto`` where its packages are not installed. For any other name that raises
+    ``None`` for ``none``, and for ``auto`` where none is installed; else ``auto`` is the first one that is, as for a
+    collection without documents (:func:`kind_for`). For any other name that is not installed it raises
     :class:`sage.errors.MissingExtra`.
     """
-    if name == NONE:
-        return None
-    kind = KINDS[0] if name == AUTO else _KIND_OF[name]
-    if name == AUTO and not kind.is_installed:
-        return None
-    return _loaded(kind)
+    if name == AUTO:
+        kind = kind_for(())
+        return None if kind is None else _loaded(kind)
+    return None if name == NONE else _loaded(_KIND_OF[name])
+
+
+def kind_for(texts: Iterable[str]) -> EmbedderKind | None:
+    """What ``auto`` means for documents with these texts: the first kind that is installed and knows the language that
+    most of them are in; else the first that is installed. ``None`` means that none is."""
+    installed = [kind for kind in KINDS if kind.is_installed]
+    language = prevailing_language(texts) if len(installed) > 1 else None
+    return next((kind for kind in installed if kind.knows(language)), installed[0] if installed else None)
+
+
+def kind_named(name: str) -> EmbedderKind | None:
+    """The kind of one of its two names; ``None`` means that it is another embedder's."""
+    return _KIND_OF.get(name)
 
 
 @functools.cache
@@ -103,4 +118,6 @@ def settled_name(name: str, embedder: Embedder | None) -> str:
     which may mean something else tomorrow."""
     if embedder is None:
         return NONE
-    return KINDS[0].name if name == AUTO else name
+    if name != AUTO:
+        return name
+    return _KIND_OF.get(embedder.name, KINDS[0]).name

@@ -35,6 +35,10 @@ class EmbedderKind:
     load: Callable[[EmbedderKind], Embedder]
     """Makes it; the model itself is read with the first text. Raises :class:`sage.errors.MissingExtra`."""
 
+    def knows(self, language: str | None) -> bool:
+        """Whether it was trained on texts in ``language``, an ISO 639-1 code; ``None`` means texts without letters."""
+        return language is None or self.languages is None or language in self.languages
+
     @property
     def is_installed(self) -> bool:
         """Looks for the packages without importing any."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sage.middleware.retrieval.store import vector_blocks
 from sage.middleware.retrieval.store.records import Identity, SegmentRecord, VectorGeneration
-from sage.middleware.retrieval.store.schema import generations
+from sage.middleware.retrieval.store.schema import AUTOMATIC, FIRST_GENERATION, generations
 from sage.middleware.retrieval.store.transaction import json_of_ids
 from sage.middleware.retrieval.types.documents import Row
 from sage.middleware.settings.retrieval import CollectionOptions
@@ -57,6 +57,7 @@ class Reading:
             serving.dimension,
             generation,
             created_at,
+            generation == FIRST_GENERATION and self.state(AUTOMATIC) is not None,
         )
 
     def segments(self) -> list[SegmentRecord]:

@@ -81,6 +81,8 @@ class Identity:
     """``None`` until the first vector."""
     generation: int
     created_at: float
+    automatic: bool = False
+    """Whether ``auto`` chose the embedder, so that the first documents may still get another."""
 
 
 @dataclass(frozen=True, slots=True)

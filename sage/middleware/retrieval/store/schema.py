@@ -18,6 +18,10 @@ from sage.sqlite.connection import write_transaction
 APPLICATION_ID = 0x53414745
 """``SAGE``, at byte 68 of the file, where SQLite and ``file`` look for the program that a database belongs to."""
 
+FIRST_GENERATION = 0
+AUTOMATIC = "automatic_embedder"
+"""The key of :meth:`Reading.state` for whether the embedder of the first generation was chosen by ``auto``."""
+
 _SCHEMA = (
     """CREATE TABLE collection (
         id INTEGER PRIMARY KEY CHECK (id = 1), uuid TEXT NOT NULL, name TEXT NOT NULL, options TEXT NOT NULL,
@@ -57,8 +61,11 @@ def create(
     embedder: str | None,
     languages: frozenset[str] | None,
     dimension: int | None,
+    *,
+    automatic: bool = False,
 ) -> None:
-    """Makes a collection in an empty database, in one transaction. Raises :class:`Conflict` when it has one."""
+    """Makes a collection in an empty database, in one transaction. Raises :class:`Conflict` when it has one.
+    ``automatic`` is that of its :class:`Identity`."""
     with write_transaction(connection):
         if _pragma(connection, "application_id") or _pragma(connection, "schema_version"):
             raise Conflict(f"collection '{name}' exists already", param="name", code="collection_exists")
@@ -71,7 +78,9 @@ def create(
             (str(uuid.uuid4()), name, options.model_dump_json(), time.time()),
         )
         block = vector_blocks.block_size(dimension) if dimension else 0
-        add_generation(connection, VectorGeneration(0, embedder, languages, dimension, block, 0))
+        add_generation(connection, VectorGeneration(FIRST_GENERATION, embedder, languages, dimension, block, 0))
+        if automatic:
+            connection.execute("INSERT INTO states VALUES (?, 'true')", (AUTOMATIC,))
 
 
 def check(connection: sqlite3.Connection, name: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

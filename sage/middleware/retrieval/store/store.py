@@ -67,19 +67,21 @@ class DocumentStore:
         embedder: str | None,
         languages: frozenset[str] | None,
         dimension: int | None,
+        *,
+        automatic: bool = False,
     ) -> DocumentStore:
-        """Makes a new one; in memory when ``directory`` is ``None``. Raises :class:`sage.errors.Conflict` when there is
-        one already."""
+        """Makes a new one; in memory when ``directory`` is ``None``. ``automatic`` is that of its identity. Raises
+        :class:`sage.errors.Conflict` when there is one already."""
         with faults_of(name):
             if directory is None:
                 connection = connect(None)
-                schema.create(connection, name, options, embedder, languages, dimension)
+                schema.create(connection, name, options, embedder, languages, dimension, automatic=automatic)
                 return cls(None, name, InMemory(connection, name))
             make_file(directory, name)
             connection = connect(directory / DATABASE)
             try:
                 set_up_file(connection)
-                schema.create(connection, name, options, embedder, languages, dimension)
+                schema.create(connection, name, options, embedder, languages, dimension, automatic=automatic)
             finally:
                 connection.close()
             sync_directory(directory)

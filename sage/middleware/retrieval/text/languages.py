@@ -1,18 +1,28 @@
 """Which languages a text is in: a guess from its letters and commonest words, in microseconds, without a model.
 
-It answers one question: how far an embedder that knows some languages can be trusted with a text. So what it cannot
-tell counts as English when it is written in plain Latin letters, and a text without letters as known to all.
+It answers two questions: how far an embedder that knows some languages can be trusted with a text, and which language
+the documents of a collection are mostly in. What it cannot tell counts as English when it is written in plain Latin
+letters, and a text without letters as known to all.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _EXAMINED = 4000  # characters; the rest of a long text is assumed to be in the same languages
 UNKNOWN = "und"
 """ISO 639-2's code of an unknown language."""
+_MOST_TEXTS = 200
+_BEGINNING = 1000  # characters of each of several texts
+_UNCLEAR = 0.2
+"""What a name, or a word of code, counts for beside the words of a sentence."""
+_VOTE_OF_NAMES = 0.5
+_ACCENTED = 0.04
+"""The share of words with accents: it is smaller in English, and larger in nearly every other language."""
+_CODE = re.compile(r"[{}()\[\]<>=;#$\\|_]")
 
 # First and last code point of a block, and the language (ISO 639-1) that is mostly written in it.
 _BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -65,7 +75,12 @@ _COMMON = {
     "fi": "ja on ei että se oli joka ovat mutta kuin myös miten mikä kun hän tai sen",
     "ro": "și este în la cu pentru care nu din pe mai sunt ce cum sau fost prin unde ale",
     "hu": "és az hogy nem egy is van mi meg de ez vagy milyen hogyan volt mint",
+    "hr": "koji koja nije kao iz ili što",
+    "lt": "ir yra kad iš kaip bet",
+    "sw": "ya wa kwa ni katika za kuwa hii",
+    "tl": "ang ng mga sa ay hindi ito",
 }
+_ALSO_ENGLISH = "al co con das de den die do en es et la mi na no se van var"
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
 
 
@@ -90,6 +105,41 @@ def language_shares(text: str) -> dict[str, float]:
         words[language] = words.get(language, 0.0) + len(latin)
     total = sum(words.values())
     return {language: count / total for language, count in words.items()}
+
+
+def prevailing_language(texts: Iterable[str]) -> str | None:
+    """The language that most of ``texts`` are in; ``None`` when none of them has letters. Where English and another
+    have equally many, it is the other.
+
+    Each text has one vote, which its languages share; names and code, which may stand in a text of any language, have
+    a smaller one.
+    """
+    votes: dict[str, float] = {}
+    unclear: list[str] = []
+    unclear_votes = 0.0
+    for text in itertools.islice(texts, _MOST_TEXTS):
+        words, others = _words_of(text[:_BEGINNING])
+        total = sum(words.values()) + _UNCLEAR * len(others)
+        for language, count in words.items():
+            votes[language] = votes.get(language, 0.0) + count / total
+        if others:
+            unclear += others
+            unclear_votes += _UNCLEAR * len(others) / total if words else _VOTE_OF_NAMES
+    if unclear:
+        language = _frequent_language(unclear) or _language_of_names(unclear)
+        votes[language] = votes.get(language, 0.0) + unclear_votes
+    return max(votes, key=lambda language: (votes[language], language != "en")) if votes else None
+
+
+def _words_of(text: str) -> tuple[dict[str, float], list[str]]:
+    """The number of words by language, and those in Latin letters that may stand in a text of any language."""
+    words: dict[str, float] = {} if text.isascii() else _words_by_script(text)
+    latin = _LATIN_WORD.findall(text)
+    language = _frequent_language(latin) if latin else None
+    if language is None or 4 * len(_CODE.findall(text)) > len(latin):
+        return words, latin
+    words[language] = words.get(language, 0.0) + len(latin)
+    return words, []
 
 
 def _words_by_script(text: str) -> dict[str, float]:
@@ -118,25 +168,55 @@ def _scripts() -> dict[str, re.Pattern[str]]:
 @functools.cache
 def _common_words() -> dict[str, str]:
     """The frequent words that belong to one language only, and that language."""
+    return {word: languages[0] for word, languages in _owners().items() if len(languages) == 1}
+
+
+@functools.cache
+def _shared_words() -> frozenset[str]:
+    """The frequent words of several languages that are no English words."""
+    shared = {word for word, languages in _owners().items() if len(languages) > 1 and "en" not in languages}
+    return frozenset(shared - set(_ALSO_ENGLISH.split()))
+
+
+@functools.cache
+def _owners() -> dict[str, list[str]]:
+    """The languages of each frequent word."""
     owners: dict[str, list[str]] = {}
     for language, words in _COMMON.items():
         for word in words.split():
             owners.setdefault(word, []).append(language)
-    return {word: languages[0] for word, languages in owners.items() if len(languages) == 1}
+    return owners
 
 
-def _latin_language(words: Iterable[str]) -> str:
-    """The language with the most frequent words among ``words``, those of one text. English when there are hardly any,
-    and most words have no accent."""
+def _latin_language(words: Sequence[str]) -> str:
+    """The language of ``words``, those of one text. English when none is to be seen, and most words have no accent."""
+    if (language := _frequent_language(words)) is not None:
+        return language
+    return UNKNOWN if 2 * _accented(words) > len(words) else "en"
+
+
+def _frequent_language(words: Sequence[str]) -> str | None:
+    """The language with the most frequent words among ``words``; ``None`` when there are hardly any: names and
+    abbreviations. In a sentence, about one word in five is a frequent one."""
     common = _common_words()
     counts: dict[str, int] = {}
-    count = accented = 0
     for word in words:
-        count += 1
-        accented += not word.isascii()
         if (language := common.get(word.lower())) is not None:
             counts[language] = counts.get(language, 0) + 1
     best = max(counts.values(), default=0)
-    if best * 8 < count:  # a name or an abbreviation: in a sentence, about one word in five is a frequent one
-        return UNKNOWN if accented * 2 > count else "en"
+    if best * 8 < len(words):
+        return None
     return "en" if counts.get("en") == best else max(counts, key=lambda language: counts[language])
+
+
+def _language_of_names(words: Sequence[str]) -> str:
+    """Of words among which no language has many frequent ones: not English where the frequent words of several other
+    languages, or accents, are many."""
+    accented = _accented(words)
+    many = _ACCENTED * len(words) if accented > 1 else len(words) / 8
+    foreign = sum(word.lower() in _shared_words() for word in words)
+    return UNKNOWN if accented > many or 8 * foreign > len(words) else "en"
+
+
+def _accented(words: Sequence[str]) -> int:
+    return sum(not word.isascii() for word in words)

@@ -28,6 +28,11 @@ class NewDocument:
     metadata: bytes = b"{}"
     vector: Vector | None = None
 
+    @property
+    def needs_vector(self) -> bool:
+        """Whether an embedder, where there is one, makes its vector."""
+        return self.vector is None and bool(self.text) and not self.text.isspace()
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -65,6 +70,8 @@ class Written:
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
+    warnings: list[str] = field(default_factory=list)
+    """What its caller should know, such as an embedder that does not know the documents' language."""
 
 
 def new_id() -> str:

@@ -72,7 +72,7 @@ def test_the_documentation_lists_them_as_they_are() -> None:
         names.append(name.split("`")[1])
         rows[names[-1]] = row
     assert names[: len(NAMES)] == [*NAMES]
-    assert f"`{KINDS[0].name}` when the extra `{KINDS[0].extra}` is installed" in rows[AUTO][0]
+    assert all(f"`{kind.name}`" in rows[AUTO][0] and f"`{kind.extra}`" in rows[AUTO][0] for kind in KINDS)
     for kind in KINDS:
         description, languages, dimension = rows[kind.name]
         assert kind.model in description
@@ -95,9 +95,12 @@ def test_services_on_ray_are_told_which_there_are(tmp_path: Any) -> None:
 
 def test_auto_does_without_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = replace(KINDS[0], packages=("no_such_package",))
-    monkeypatch.setattr(builtin, "KINDS", (missing, *KINDS[1:]))
+    monkeypatch.setattr(builtin, "KINDS", (missing,))
     monkeypatch.setattr(builtin, "_KIND_OF", {missing.name: missing})
     assert builtin_embedder(AUTO) is None
+    assert builtin.kind_for(["The cat sleeps on the sofa."]) is None
+    monkeypatch.setattr(builtin, "KINDS", (missing, replace(KINDS[1], packages=())))
+    assert builtin.kind_for(["The cat sleeps on the sofa."]) == builtin.KINDS[1]  # better than none
     with pytest.raises(MissingExtra, match=f"the embedder '{missing.name}' needs the extra '{missing.extra}'"):
         builtin_embedder(missing.name)
 
