@@ -225,6 +225,35 @@ def test_close_ends_the_jobs_and_the_services_however_often_they_were_started() 
     env.close()
 
 
+class Cache:
+    """A service as upstream SAGE's tutorials write it: any class."""
+
+    def __init__(self, events: list[str], max_size: int = 1000) -> None:
+        self.events, self.max_size, self.is_running = events, max_size, False
+
+    def start_running(self) -> None:
+        self.is_running = True
+        self.events.append("started")
+
+    def terminate(self) -> None:
+        self.events.append("terminated")
+
+    def describe(self, key: str) -> dict[str, Any]:
+        return {"key": key, "size": self.max_size, "running": self.is_running}
+
+
+class Describing(MapFunction):
+    def execute(self, data: str) -> Any:
+        return self.call_service("cache", data, method="describe")
+
+
+def test_a_plain_class_is_a_service_and_is_told_of_its_start_and_end() -> None:
+    env, events = environment(), list[str]()
+    env.register_service("cache", Cache, events, max_size=500)
+    assert env.from_batch(["a"]).map(Describing).collect() == [{"key": "a", "size": 500, "running": True}]
+    assert events == ["started", "terminated"]
+
+
 def test_methods_of_environments_under_their_old_names(capsys: pytest.CaptureFixture[str]) -> None:
     env = environment()
     with pytest.warns(DeprecationWarning, match="env.register_service"):

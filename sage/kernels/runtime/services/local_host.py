@@ -59,8 +59,7 @@ class LocalHost:
             self._service = service = self.spec.make()
             self._prepare(service, callers)
             try:
-                if hasattr(service, "setup"):
-                    service.setup()
+                _call_first(service, "setup", "start_running")
             except BaseException:
                 self._clean_up_after_failure()
                 raise
@@ -124,8 +123,7 @@ class LocalHost:
                 thread.join(max(0.0, end - time.monotonic()))
 
     def _clean_up(self) -> None:
-        if hasattr(self._service, "cleanup"):
-            self._service.cleanup()
+        _call_first(self._service, "cleanup", "terminate")
 
     def _clean_up_after_failure(self) -> None:
         try:
@@ -313,6 +311,13 @@ class LocalHost:
             return {"healthy": True, **self._service.health()} if hasattr(self._service, "health") else {}
         except Exception as exc:
             return {"healthy": False, "error": f"{type(exc).__name__}: {exc}"}
+
+
+def _call_first(service: Any, name: str, upstream_name: str) -> None:
+    """Calls the method ``name``, or the one that upstream SAGE's services have in its place, if there is one."""
+    method = getattr(service, name, None) or getattr(service, upstream_name, None)
+    if callable(method):
+        method()
 
 
 def _first(*values: Any) -> Any:
