@@ -27,7 +27,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=
 FROM wheels AS project
 RUN /opt/build/bin/pip install -q --no-index --find-links /wheels hatchling
 WORKDIR /src
-COPY LICENSE README.md pyproject.toml ./
+COPY LICENSE README.md config.yaml pyproject.toml ./
 COPY sage sage
 RUN /opt/build/bin/pip wheel -q --no-index --no-deps --no-build-isolation -w /project .
 

@@ -164,10 +164,10 @@ def token_command(
 def _accounts(config: Path | None) -> Iterator[Accounts]:
     """The accounts of the configured data directory; a :class:`SageError` ends the command with one line on stderr."""
     from sage.middleware.auth.accounts import Accounts
-    from sage.middleware.settings.reading import find_config, load_settings
+    from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 
     try:
-        settings = load_settings(find_config(config, os.environ), os.environ)
+        settings = load_settings(find_config(config, os.environ), os.environ, sections=CLIENT_SECTIONS)
         accounts = Accounts(settings.data_dir, settings.auth)
         try:
             yield accounts

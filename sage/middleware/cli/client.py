@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from sage.errors import SageError
-from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
 _TIMEOUT = 660.0  # above the gateway's own limit for one call
@@ -135,16 +135,18 @@ def connect() -> Client:
     """A client of the gateway at ``SAGE_URL`` with the key ``SAGE_API_KEY``.
 
     Without ``SAGE_URL`` it is the gateway of this machine's configuration; without a key, a gateway on this machine
-    gets a token of the installation's only user.
+    gets a token of the installation's only user. The configuration is read only for these two.
     """
-    settings = load_settings(find_config(None, os.environ), os.environ)
+    given, key = os.environ.get("SAGE_URL"), os.environ.get("SAGE_API_KEY", "").strip() or None
+    if given and (key is not None or not _is_loopback(given)):
+        return Client(given, key)
+    settings = load_settings(find_config(None, os.environ), os.environ, sections=CLIENT_SECTIONS)
     host = settings.api.host if settings.api.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
     default = f"http://[{host}]:{settings.api.port}" if ":" in host else f"http://{host}:{settings.api.port}"
-    url = os.environ.get("SAGE_URL") or default
-    credential, hint = os.environ.get("SAGE_API_KEY", "").strip() or None, ""
-    if credential is None and settings.auth.enabled and _is_loopback(url):
-        credential, hint = _own_token(settings)
-    return Client(url, credential, hint)
+    url, hint = given or default, ""
+    if key is None and settings.auth.enabled and _is_loopback(url):
+        key, hint = _own_token(settings)
+    return Client(url, key, hint)
 
 
 def set_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from sage.middleware.app.version import version
 from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
+from sage.middleware.cli.config import ConfigFile, config_app
 from sage.middleware.cli.ingest_command import ingest
 from sage.middleware.cli.language.framework import CommandGroup
 from sage.middleware.cli.language.templates import translated
@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(user_app, name="user")
 app.add_typer(key_app, name="key")
 app.add_typer(models_app, name="models")
@@ -43,10 +42,6 @@ app.command("generate")(generate)
 app.command("chat")(chat)
 app.command("search")(search)
 app.command("ingest")(ingest)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="The configuration file; default: SAGE_CONFIG, then ./config.yaml.")
-]
 
 
 @app.command("serve")
@@ -71,27 +66,6 @@ def serve_command(
     from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server
 
     serve(settings, path)
-
-
-@config_app.command("check")
-def config_check(
-    config: ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the settings that apply, as JSON.")] = False,
-) -> None:
-    """Read the configuration as the server would, and report what is wrong with it."""
-    path = find_config(config, os.environ)
-    settings = load_settings(path, os.environ)
-    if as_json:
-        typer.echo(settings.model_dump_json(indent=2))
-        return
-    from sage.middleware.app.main import make_gateway
-
-    registry = make_gateway(settings).registry
-    typer.echo(f"{path or 'built-in defaults'}: the configuration is good")
-    typer.echo(f"providers: {', '.join(sorted(registry.providers)) or 'none'}")
-    typer.echo(f"models: {', '.join(model.name for model in registry.models() if model.deployments) or 'none'}")
-    for line in registry.complaints():
-        typer.echo(line)
 
 
 @app.command("openapi")

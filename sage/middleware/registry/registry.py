@@ -186,18 +186,6 @@ class Registry:
         """The registered models, by name."""
         return (self._models[name] for name in sorted(self._models))
 
-    def complaints(self) -> list[str]:
-        """What in the configuration cannot serve, one line each."""
-        lines = [f"provider '{name}' cannot serve: {reason}" for name, reason in sorted(self.absent.items())]
-        for provider in self.providers.values():
-            lines += [f"model '{name}' cannot serve: {reason}" for name, reason in provider.complaints()]
-        for model in self.models():
-            lines += [f"model '{model.name}': {fault}" for fault in model.faults]
-            for name in model.fallbacks:
-                if self.get(name) is None and name.partition("/")[0] not in self.providers:
-                    lines.append(f"model '{model.name}' falls back on '{name}', which is not registered")
-        return lines
-
     def get(self, name: str) -> PublicModel | None:
         """The model of that name, if it is known without asking an upstream."""
         return self._models.get(name) or self._unregistered.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from sage.errors import ConfigError
+from sage.middleware.settings.foreign import foreign_error, is_foreign
 from sage.middleware.settings.kinds import VARIABLES
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.settings import Settings
@@ -22,7 +23,11 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 # Variables with our prefix that are not settings.
 _NOT_SETTINGS = frozenset({"SAGE_CONFIG", "SAGE_URL", "SAGE_API_KEY"})
 Origins = dict[tuple[str, ...], str]
-"""The path of a setting → the variable or flag that it comes from."""
+"""The path of a setting → the variable or option that it comes from."""
+_OPTIONS = {"api.host": "--host", "api.port": "--port", "auth.enabled": "--no-auth"}
+"""The options of ``sage serve`` that set them."""
+CLIENT_SECTIONS = frozenset({"data_dir", "api", "auth"})
+"""What a client of a gateway on this machine needs to know."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,25 +64,33 @@ def load_settings(
     path: Path | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    sections: Collection[str] | None = None,
 ) -> Settings:
     """Settings from the file at ``path`` (``None`` means no file), ``environ`` and ``overrides`` (``{"api.port": 9}``).
+
+    ``sections`` are the only ones that are looked at, so that faults elsewhere, such as a provider's key that is not in
+    the environment, do not matter, nor does another program's file; ``None`` means all.
 
     Raises :class:`ConfigError` with one line for each fault: where it is, what is wrong and what is known there.
     """
     environ = environ or {}
-    data = _read_file(path, environ) if path is not None else {}
+    data = _read_file(path, environ, sections) if path is not None else {}
     origins = _apply_environment(data, environ)
     for dotted, value in (overrides or {}).items():
         keys = dotted.split(".")
-        _put(data, keys, value, f"flag for {dotted}")
-        origins[tuple(keys)] = "flags"
+        option = _OPTIONS.get(dotted, dotted)
+        _put(data, keys, value, option)
+        origins[tuple(keys)] = option
+    if sections is not None:
+        data = {section: value for section, value in data.items() if section in sections}
     try:
         return Settings.model_validate(data)
     except ValidationError as exc:
-        raise ConfigError(_explain(exc, origins, str(path) if path else "configuration")) from exc
+        raise ConfigError(_explain(exc, origins, str(path) if path else None)) from exc
 
 
-def _read_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+def _read_file(path: Path, environ: Mapping[str, str], sections: Collection[str] | None) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -94,13 +107,26 @@ def _read_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: {_yaml_fault(exc)}") from None  # its text quotes the line, which may hold a secret
     except ValueError:
         raise ConfigError(f"{path}: holds a date or number that does not exist; put it in quotes") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping of sections such as 'llm:' and 'api:'")
+    data = _own_sections(path, {} if data is None else data, sections)
     filled = _fill(data, variables, environ, (str(path),))
     assert isinstance(filled, dict)
     return filled
+
+
+def _own_sections(path: Path, data: Any, sections: Collection[str] | None) -> dict[str, Any]:
+    """The part of a file that is looked at. Raises :class:`ConfigError` for a file that is not ours, if all is."""
+    if sections is None and not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping of sections such as 'llm:' and 'api:'")
+    keys = [str(key) for key in data] if isinstance(data, dict) else []
+    has_variables = any(map(_MARK.search, keys))  # a key may be a variable
+    foreign = not has_variables and is_foreign(keys, Settings.model_fields)
+    if sections is None and foreign:
+        raise foreign_error(path, keys)
+    if foreign or not isinstance(data, dict):
+        return {}
+    if sections is None or has_variables:
+        return data
+    return {key: value for key, value in data.items() if key in sections}
 
 
 def _yaml_fault(exc: yaml.YAMLError) -> str:
@@ -205,26 +231,32 @@ def _put(data: dict[str, Any], path: list[str], value: Any, source: str) -> None
     section[path[-1]] = value
 
 
-def _explain(exc: ValidationError, origins: Origins, file: str) -> str:
+def _explain(exc: ValidationError, origins: Origins, file: str | None) -> str:
     lines = []
     for error in exc.errors(include_url=False, include_input=False):
         loc = [str(part) for part in error["loc"]]
         if loc[:2] == ["llm", "providers"]:
             del loc[3:4]  # the kind, by which pydantic chose the section
         message = error["msg"].removeprefix("Value error, ")
-        source = _origin(tuple(loc), message, origins) or file
+        origin = _origin(tuple(loc), message, origins)
+        # A fault of two sections together may be half the file's.
+        source = f"{file} with {origin}" if file and origin and not loc else origin or file or "configuration"
         lines.append(f"{source}: {'.'.join(loc)}: {message}" if loc else f"{source}: {message}")
     return "\n".join(lines)
 
 
 def _origin(loc: tuple[str, ...], message: str, origins: Origins) -> str | None:
-    """The variable or flag at fault: it set the value at ``loc``, or a key below that ``message`` names.
+    """The variable or option at fault: it set the value at ``loc``, or one that the beginning of ``message`` names.
 
     ``None`` means that the fault is in the file.
     """
+    at_fault = message.partition("; ")[0]  # what follows is advice, which names other keys
+    named = re.match(r"unknown key '(.+)'|([A-Za-z_][\w-]*(?:\.[\w-]+)+)(?=[: ])", at_fault)
+    if named is not None:
+        loc = (*loc, named[1]) if named[1] is not None else (*loc, *named[2].split("."))
     for path, origin in origins.items():
-        if path == loc[: len(path)]:
+        if path == loc[: len(path)] or (named is not None and path[: len(loc)] == loc):
             return origin
-        if path[: len(loc)] == loc and re.search(rf"\b{re.escape(path[len(loc)])}\b", message):
+        if path[: len(loc)] == loc and re.search(rf"\b{re.escape(path[len(loc)])}\b", at_fault):
             return origin
     return None

@@ -103,7 +103,7 @@ def test_config_check_tells_what_cannot_serve(tmp_path: Path) -> None:
         "  models: {chat: {deployments: [{provider: openai, model: m}], fallbacks: [nope]}}\n"
     )
     done = sage(["config", "check"], environment(tmp_path), cwd=tmp_path)
-    assert done.returncode == 0
+    assert done.returncode == 1
     for line in (
         "model 'mine' cannot serve: there is no file /nowhere/x.gguf",
         "model 'chat' falls back on 'nope', which is not registered",

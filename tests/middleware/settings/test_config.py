@@ -25,7 +25,7 @@ from sage.errors import ConfigError
 from sage.middleware.settings.kinds import KINDS, VARIABLES
 from sage.middleware.settings.providers import LocalModel, RemoteProvider
 from sage.middleware.settings.quantities import parse_duration, parse_size
-from sage.middleware.settings.reading import find_config, load_settings
+from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 from sage.middleware.settings.settings import DeploymentSettings, ManagedServer, Model, Settings
 
 FIRST_DOCUMENTS = """
@@ -148,7 +148,7 @@ def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
         "config.yaml: the configuration is good",
         "providers: local",
         "models: gemma-3-270m",
-        "provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url, or give a "
+        "warning: provider 'vllm' cannot serve: it is not configured: set VLLM_BASE_URL, or its base_url, or give a "
         "deployment an 'engine' (llm.providers.vllm)",
     ]
     (tmp_path / "config.yaml").write_text("api: {prot: 1}")
@@ -309,6 +309,74 @@ def test_what_is_wrong_is_said_in_one_line(
     assert message.startswith(f"{tmp_path / 'config.yaml'}: ")
     assert fault in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model_list: []\nlitellm_settings: {drop_params: true}",
+         "looks like LiteLLM's configuration, not SAGE's (it has model_list, litellm_settings); "
+         "'sage import litellm {file} --output sage.yaml' converts it"),
+        ("general_settings: {master_key: sk-1}", "looks like LiteLLM's configuration"),
+        ("pipeline: {name: x}\nsource: {type: local}", "looks like a file of upstream SAGE, not SAGE's configuration"),
+        ("apiVersion: v1\nkind: ConfigMap", "looks like a file of Kubernetes"),
+        ("global: {a: 1}\nscrape_configs: []", "looks like a file of Prometheus"),
+        ("baseURL: x\ntitle: y", "looks like a file of Hugo"),
+        ("colour: red\nsize: 4", "is not SAGE's configuration (it has colour, size); start SAGE in another directory"),
+        ("1: one", "is not SAGE's configuration (it has 1)"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_program_is_told_as_such(
+    read: Callable[..., Settings], tmp_path: Path, text: str, said: str
+) -> None:
+    """Also beside options and variables, which are not at fault."""
+    for environ, options in (({}, {}), ({"SAGE_API__PORT": "1"}, {"api.port": 0, "auth.enabled": False})):
+        message = fault_of(read, text, environ, options)
+        assert message.startswith(f"{tmp_path / 'config.yaml'}: this ")
+        assert said.format(file=tmp_path / "config.yaml") in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["llms: {}", "lm: {}\nmodels: {}", "llm: {}\nmodel_list: []", "data-dir: /x"])
+def test_a_slip_in_our_own_file_is_no_other_programs(read: Callable[..., Settings], text: str) -> None:
+    assert "unknown key" in fault_of(read, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "options", "source"),
+    [
+        ("foo: 1\nllm: {}", {}, {"api.port": 0}, "{file}: unknown key 'foo'; known here: api,"),
+        ("api: {prot: 1}", {}, {"api.port": 0}, "{file}: api: unknown key 'prot'; did you mean 'port'?"),
+        ("api: {prot: 1}", {"SAGE_API__PORT": "1"}, {}, "{file}: api: unknown key 'prot'; did you mean 'port'?"),
+        ("llm: {providers: {x: {kind: y}}}", {"OPENAI_API_KEY": "k"}, {}, "{file}: llm: providers.x: unknown kind 'y'"),
+        ("api: {host: 0.0.0.0}", {}, {"auth.enabled": False}, "{file} with --no-auth: auth.enabled: false"),
+        ("", {}, {"api.host": ""}, "--host: api.host: String should"),
+        ("api: 5", {}, {"api.port": 1}, "--port: 'api' is not a section"),
+    ],
+)
+def test_a_fault_names_the_file_or_the_option(
+    read: Callable[..., Settings],
+    tmp_path: Path,
+    text: str,
+    environ: dict[str, str],
+    options: dict[str, Any],
+    source: str,
+) -> None:
+    assert fault_of(read, text, environ, options).startswith(source.format(file=tmp_path / "config.yaml"))
+
+
+def test_only_the_sections_that_are_needed_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+
+    def port(text: str) -> int:
+        file.write_text(text)
+        return load_settings(file, {"OPENAI_BASE_URL": "nowhere"}, sections=CLIENT_SECTIONS).api.port
+
+    assert port("llm: {providers: {openai: {api_key: ${UNSET}}}}\napi: {port: 9}\nnoise: 1") == 9
+    assert port("model_list: [{model_name: a}]") == 8000
+    assert port("- a list") == 8000
+    with pytest.raises(ConfigError, match="unknown key 'prot'"):
+        port("api: {prot: 9}")
 
 
 def test_every_fault_gets_its_line(read: Callable[..., Settings]) -> None:

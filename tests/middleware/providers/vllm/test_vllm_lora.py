@@ -15,6 +15,7 @@ from upstream import Received, Script, Upstream, reply
 from vllm_wire import VllmWire
 
 from sage.errors import ConfigError, InvalidRequest, NotFound
+from sage.middleware.app.config_check import check
 from sage.middleware.app.main import make_gateway
 from sage.middleware.engines.lora import LoraAdapter
 from sage.middleware.providers.transport import HttpTransport
@@ -280,8 +281,9 @@ def test_pulling_is_refused(up: Upstream, running: Any) -> None:
 def test_the_example_of_the_documentation_is_a_base_and_an_adapter_in_its_server() -> None:
     text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)
-    registry = make_gateway(Settings.model_validate(yaml.safe_load(example))).registry
-    assert [line for line in registry.complaints() if "qwen" in line] == []
+    settings = Settings.model_validate(yaml.safe_load(example))
+    registry = make_gateway(settings).registry
+    assert [finding for finding in check(settings, registry) if "falls back" in finding.text] == []
     [base], [adapter] = (registry.get(name).deployments for name in ("qwen", "qwen-sql"))
     assert (base.managed.name, adapter.managed.name) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B+sql")
 
