@@ -15,7 +15,7 @@ import pytest
 from project import ROOT
 
 FLOORS = [
-    {"sage.errors", "sage.fair_queue", "sage.strict_json", "sage.surrogates"},
+    {"sage.errors", "sage.fair_queue", "sage.strict_json", "sage.surrogates", "sage.thread_pool"},
     {"sage.forks"},
     {"sage.sqlite"},
     {"sage.middleware.settings"},
@@ -58,7 +58,7 @@ LATE = {
     "sage.middleware.gateway.collections.collections": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
-    "sage.middleware.llm": _NUMPY,
+    "sage.middleware.llm.service": _NUMPY,
     "sage.middleware.retrieval": _NUMPY,
     "sage.middleware.retrieval.embedding.builtin": "its names are read without loading a model's packages",
     "sage.service.vdb.vdb_service": "the gateway shows the class and its methods without numpy",

@@ -7,7 +7,6 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 from sage.errors import AuthenticationFailed
@@ -15,6 +14,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.credentials import Verified
 from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.tokens import MAX_BYTES
+from sage.thread_pool import ThreadPool
 
 _STALE_AFTER = 1.0  # seconds since the revision was last read, after which the cache is not used
 
@@ -70,7 +70,7 @@ class Authenticator:
     async def follow(self) -> None:
         """Reads the revision of rights every ``interval`` seconds until cancelled, and lets the setup token expire."""
         loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, "sage-revision")  # its own, so that other work does not delay it
+        thread = ThreadPool(1, "sage-revision")  # its own, so that other work does not delay it
         try:
             while True:
                 started = self._monotonic()

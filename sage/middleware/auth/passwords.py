@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from passlib.hash import argon2
 
 from sage.errors import InvalidRequest, RateLimited
+from sage.thread_pool import ThreadPool
 
 MIN_LENGTH = 15
 MAX_LENGTH = 128
@@ -48,7 +49,7 @@ class Passwords:
         self._scheme = argon2.using(type="ID", memory_cost=cost.memory_kib, rounds=cost.passes, parallelism=cost.lanes)
         # For users that do not exist: a hash of the same cost, of no known password.
         self._nobody = f"$argon2id$v=19$m={cost.memory_kib},t={cost.passes},p={cost.lanes}${'A' * 22}${'A' * 43}"
-        self._threads = ThreadPoolExecutor(running, "sage-passwords")
+        self._threads = ThreadPool(running, "sage-passwords")
         self._limit = running + waiting
         self.taken = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -127,6 +128,28 @@ class VectorStore:
             cosine_range=cosine_range,
         )
         return self._collection.search(search).results
+
+    async def aadd_documents(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[str] | None = None,
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        vectors: Sequence[Sequence[float]] | NDArray[np.floating[Any]] | None = None,
+    ) -> list[str]:
+        """As :meth:`add_documents`, on another thread, so that the event loop goes on. What a cancelled call has begun
+        is done all the same."""
+        return await asyncio.to_thread(self.add_documents, texts, ids, metadatas, vectors)
+
+    async def asearch(
+        self,
+        query: str = "",
+        top_k: int = 10,
+        mode: str | Mode = Mode.HYBRID,
+        filter: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> list[SearchResult]:
+        """As :meth:`search`, with the same ``options``, on another thread, so that the event loop goes on."""
+        return await asyncio.to_thread(self.search, query, top_k, mode, filter, **options)
 
     def delete(self, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None) -> int:
         """Deletes by id or by filter; returns how many documents were deleted."""

@@ -201,7 +201,7 @@ class ServiceCall:
             self = None  # type: ignore[assignment]
 
     def wait(self, timeout: float | None = None) -> None:
-        """Blocks until it is settled. Refused on a running event loop, which it would stop."""
+        """Blocks until it is settled. Refused in an ``async`` method of a service, whose event loop it would stop."""
         if self.settled:
             return
         refuse_on_loop(self.service)
@@ -331,10 +331,11 @@ def _deadline_after(timeout: float) -> float | None:
 
 
 def refuse_on_loop(service: str) -> None:
-    """Raises :class:`InvalidRequest` on a running event loop, which a blocking call would stop."""
-    if asyncio._get_running_loop() is not None:
+    """Raises :class:`InvalidRequest` in an ``async`` method of a service, whose event loop a blocking call would stop
+    for all its calls. An event loop of the program's own (a notebook's) is the program's to block."""
+    if asyncio._get_running_loop() is not None and running.get() is not None:
         raise InvalidRequest(
-            f"a blocking call of the service '{service}' would stop the event loop that it is made on; "
+            f"a blocking call of the service '{service}' would stop the event loop of the service that makes it; "
             f"use 'await call_service_async[\"{service}\"]…'",
             code="blocking_call",
         )

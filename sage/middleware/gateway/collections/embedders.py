@@ -57,7 +57,7 @@ class RegistryModels:
 
     def embedder(self, name: str) -> Embedder | None:
         """Raises :class:`NotFound` for a name that is none, :class:`MissingExtra` for a local one not installed, and
-        :class:`InvalidRequest` on a thread that runs an event loop."""
+        :class:`InvalidRequest` on the gateway's own event loop."""
         if is_builtin(name):
             return builtin_embedder(name)
         exact = _exact_name(name, self._resolved(name))
@@ -121,16 +121,10 @@ class RegistryModels:
                 return answer.body
 
     def _run(self, work: Callable[[ModelCaller], Coroutine[Any, Any, T]], within: float) -> T:
-        """The result of ``work`` on the gateway's loop, for a thread that runs none."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise InvalidRequest(
-                "a collection blocks: call it from a thread that runs no event loop (asyncio.to_thread)"
-            )
+        """The result of ``work`` on the gateway's loop, for any other thread."""
         gateway, loop = self._running_gateway()
+        if _runs_here(loop):
+            raise InvalidRequest("a collection blocks: on the gateway's own event loop it would wait for itself")
         coroutine = work(gateway)
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)
@@ -240,6 +234,13 @@ def _exact_name(name: str, model: PublicModel) -> str:
             param="embedder",
         )
     return name if name.endswith(behind[0]) else f"{name}@{behind[0]}"
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _stopped() -> Unavailable:

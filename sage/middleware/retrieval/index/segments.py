@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from sage.middleware.retrieval.store.connections import sync_directory
 from sage.middleware.retrieval.store.store import SegmentRecord
 from sage.middleware.retrieval.vectors.index import VectorIndex
 from sage.middleware.settings.retrieval import CollectionOptions
+from sage.thread_pool import ThreadPool
 
 _log = logging.getLogger(__name__)
 FORMAT = 2
@@ -65,7 +65,7 @@ class SegmentFiles:
         not exist, unless it is in ``missing``: then it counts as damaged."""
         if sum(record.file_bytes + record.vector_bytes for record in records) < 2**25:
             return [self.open(record, generation, missing) for record in records]
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="open-segment") as threads:
+        with ThreadPool(_THREADS, "open-segment") as threads:
             return list(threads.map(lambda record: self.open(record, generation, missing), records))
 
     def open(self, record: SegmentRecord, generation: int, missing: frozenset[str] = frozenset()) -> Opened:

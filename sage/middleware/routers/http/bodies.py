@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sage.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from sage.thread_pool import ThreadPool
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -53,7 +53,7 @@ class LargeBodies:
     parse them. ``largest`` is the limit on one, in bytes. One caller may hold half of what there may be."""
 
     def __init__(self, largest: int) -> None:
-        self.threads = ThreadPoolExecutor(2, "sage-bodies")
+        self.threads = ThreadPool(2, "sage-bodies")
         self._most = _ENCODED * largest
         self._total = 0
         self._held: Counter[str] = Counter()
@@ -91,7 +91,7 @@ class LargeBody:
         self._caller = ""
 
     @property
-    def threads(self) -> ThreadPoolExecutor:
+    def threads(self) -> ThreadPool:
         """Where it is to be parsed."""
         return self._bodies.threads
 

@@ -8,7 +8,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.sharded.collection import ShardedCollection, check_shardable
 from sage.service.vdb.sharded.hosting import RunningShards, ShardHosting, ShardPlatform, choose_nodes
 from sage.service.vdb.sharded.manifest import Manifest, manifest_version, new_key, remove_abandoned
+from sage.thread_pool import ThreadPool
 
 AnyCollection = Collection | ShardedCollection
 _START_PATIENCE = 10.0
@@ -198,7 +198,7 @@ class TenantCollections:
         with self._lock:
             running = list(self._running.values())
             self._running.clear()
-        with ThreadPoolExecutor(max(1, len(running)), thread_name_prefix="closing shards") as threads:
+        with ThreadPool(max(1, len(running)), "closing shards") as threads:
             closing = [threads.submit(each.close) for each in running]
         for future in closing:
             if (exc := future.exception()) is not None:  # the others have ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import copy_context
 from typing import TypeVar, cast
@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable
 from sage.forks import forks
 from sage.service.vdb.sharded.shard import Shard
+from sage.thread_pool import ThreadPool
 
 Answer = TypeVar("Answer")
 _ROUNDS = 4
@@ -28,7 +29,7 @@ class Scatter:
         self._timeout = timeout
         self._closed = False
         self._forks = forks.count
-        self._threads = ThreadPoolExecutor(_ROUNDS * len(shards), thread_name_prefix=f"shards of {name}")
+        self._threads = ThreadPool(_ROUNDS * len(shards), f"shards of {name}")
 
     def __len__(self) -> int:
         return len(self._shards)

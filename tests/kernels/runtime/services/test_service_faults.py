@@ -419,16 +419,23 @@ def test_a_call_cancelled_between_two_attempts_is_not_made_again(run: Callable[.
     assert desk.results == ["tried", 1, 1]
 
 
-def test_retries_are_refused_on_a_loop_before_anything_runs(run: Callable[..., Services]) -> None:
-    services = run()
+class Impatient(BaseServiceTask):
+    """Blocks its own event loop."""
 
-    async def block() -> None:
-        with pytest.raises(InvalidRequest, match="would stop the event loop"):
-            services.call["desk"].options(retries=2).echo("never")
+    async def ask(self) -> None:
+        self.call_service["desk"].options(retries=2).echo("never")
 
-    asyncio.run(block())
+
+def test_retries_are_refused_on_a_loop_of_services_before_anything_runs() -> None:
+    services = Services("test", LocalHost)
+    services.register("desk", Desk)
+    services.register("impatient", Impatient)
+    services.start()
+    with pytest.raises(InvalidRequest, match="would stop the event loop"):
+        services.call["impatient"].ask()
     services.call["desk"].echo("after")
     assert desk_of(services).results == ["after"]
+    services.stop(0.2)
 
 
 class Clerk(BaseServiceTask):

@@ -16,8 +16,9 @@ import requests
 from sage_process import environment
 from upstream import Upstream, chat_chunk
 
-from sage.errors import ConfigError, InvalidRequest, NotFound, Unavailable, UpstreamFailed
+from sage.errors import ConfigError, Conflict, InvalidRequest, NotFound, Unavailable, UpstreamFailed
 from sage.middleware.llm import LLMService
+from sage.middleware.retrieval import VectorStore
 from sage.middleware.settings.settings import Settings
 
 
@@ -229,12 +230,108 @@ def test_a_taken_port_is_told_and_nothing_is_left(service: LLMService) -> None:
         other.start(port=port)
 
 
-def test_it_is_refused_on_a_running_event_loop(service: LLMService) -> None:
-    async def call() -> None:
-        with pytest.raises(InvalidRequest, match="event loop"):
-            service.generate("mine", "x")
+def test_on_a_running_event_loop_blocking_calls_work_too(service: LLMService) -> None:
+    """As in a cell of a notebook."""
 
-    asyncio.run(call())
+    async def cell() -> None:
+        assert service.generate("mine", "hello").text == "hello"
+        assert list(service.stream("mine", "hello you")) == ["hello ", "you"]
+        service.register_model("more", provider="east")
+        assert service.generate("more", "hello").model == "more"
+        with pytest.raises(Conflict, match="it runs at east"):
+            service.load("mine")
+        service.start(port=0)
+        assert (await asyncio.to_thread(requests.get, f"{service.url}/health", timeout=10)).ok
+        service.stop()
+
+    asyncio.run(cell())
+
+
+def test_calls_that_are_awaited(service: LLMService) -> None:
+    async def main() -> None:
+        answers = await asyncio.gather(*(service.agenerate("mine", f"n={number}") for number in range(20)))
+        assert [answer.text for answer in answers] == [f"n={number}" for number in range(20)]
+        assert [text async for text in service.astream("mine", "hello you there")] == ["hello ", "you ", "there"]
+        with pytest.raises(InvalidRequest, match="max_tokens"):
+            await service.agenerate("mine", "x", max_tokens=-3)
+        with pytest.raises(NotFound, match="nothing"):
+            await anext(service.astream("nothing", "x"))
+        for call in service.aload, service.aunload:
+            with pytest.raises(Conflict, match="it runs at east"):
+                await call("mine")
+
+    asyncio.run(main())
+
+
+def test_an_awaited_call_that_is_cancelled_ends_upstream(service: LLMService, up: Upstream) -> None:
+    async def main() -> None:
+        up.hang()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(service.agenerate("mine", "x"), 0.05)
+        up.wait_closed(5)
+        up.reset()
+        up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+        texts = service.astream("mine", "x")
+        assert await anext(texts) == "one"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(texts), 0.05)
+        up.wait_closed(5)
+
+    asyncio.run(main())
+
+
+def test_an_awaited_stream_that_is_left_ends_upstream(service: LLMService, up: Upstream) -> None:
+    async def main() -> None:
+        up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+        async for text in service.astream("mine", "x"):
+            assert text == "one"
+            break
+
+    asyncio.run(main())
+    up.wait_closed(5)
+
+
+def test_awaited_calls_end_with_the_service(service: LLMService, up: Upstream) -> None:
+    async def main() -> None:
+        up.hang()
+        call = asyncio.ensure_future(service.agenerate("mine", "x"))
+        await asyncio.to_thread(up.wait_requests)
+        await asyncio.to_thread(service.stop)
+        with pytest.raises(Unavailable, match="was stopped"):
+            await call
+
+    asyncio.run(main())
+
+
+def test_a_store_with_a_model_of_the_service_works_on_a_running_event_loop(service: LLMService) -> None:
+    async def cell() -> None:
+        with VectorStore(embedder="east/embedder", models=service.search_models) as store:
+            store.add_documents(["red", "green"], ids=["r", "g"])
+            await store.aadd_documents(["blue"], ids=["b"])
+            assert [result.id for result in store.search("blue", top_k=1)] == ["b"]
+            found = await store.asearch("blue", 1, "dense", exact=True)
+            assert [(result.id, result.text) for result in found] == [("b", "blue")]
+            with pytest.raises(InvalidRequest, match="top_k"):
+                await store.asearch("blue", 0)
+
+    asyncio.run(cell())
+
+
+def test_a_service_says_what_it_is(service: LLMService) -> None:
+    assert repr(service) == "<LLMService: open, registered: mine>"
+    service.start(port=0)
+    assert repr(service) == f"<LLMService: serves at {service.url}, registered: mine>"
+    service.stop()
+    assert repr(service) == "<LLMService: not running, registered: mine>"
+
+
+def test_an_answer_shows_what_it_has(service: LLMService) -> None:
+    answer = service.generate("mine", "hello")
+    usage = "usage={'prompt_tokens': 2, 'completion_tokens': 1, 'total_tokens': 3}"
+    expected = (
+        f"Generation(id={answer.id!r}, model='mine', text='hello', finish_reason='stop', {usage}, provider='east')"
+    )
+    assert (repr(answer), str(answer)) == (expected, "hello")
 
 
 def test_many_threads(service: LLMService) -> None:
