@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -129,7 +130,7 @@ class _UnreadableError(Exception):
     """A body is not JSON, or not by the letter. Never leaves :meth:`Vendor.decode`."""
 
 
-class Vendor:
+class Vendor(ABC):
     """The base of every adapter. It has the facts of a provider; each adapter adds the translations."""
 
     repeatable = False
@@ -316,13 +317,13 @@ class Vendor:
                 return self._gathered(call, body)
             return self._decode(call, self._readable(call, body))
 
+    @abstractmethod
     def _decode(self, call: ModelCall, body: bytes) -> tuple[bytes, Usage | None]:
         """What :meth:`decode` is for; raises what :meth:`_object` raises."""
-        raise NotImplementedError
 
+    @abstractmethod
     def relay(self, call: ModelCall) -> Relay:
         """The translator of one stream."""
-        raise NotImplementedError
 
     def _readable(self, call: ModelCall, body: bytes) -> bytes:
         """``body``, which orjson cannot read, as JSON that it can."""
