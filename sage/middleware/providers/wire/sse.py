@@ -34,8 +34,6 @@ _MAX_COUNT = 2**53
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
-_FINISH = re.compile(rb'"finish_reason"(?!\s*:\s*(?:null|""))')
-"""Where an answer may have ended; only the parsed event tells."""
 _NO_FINISH = ("", "null", "None")
 """What servers write into ``finish_reason`` in place of ``null``."""
 _MALFORMED = (AttributeError, KeyError, TypeError, ValueError, orjson.JSONEncodeError)
@@ -43,6 +41,8 @@ _MALFORMED = (AttributeError, KeyError, TypeError, ValueError, orjson.JSONEncode
 _COMMENTS = re.compile(rb"(?:\s++|:[^\r\n]*+[\r\n])*+")
 NOTABLE = rb'error"|usage"(?!\s*:\s*null)|finish_reason"(?!\s*:\s*(?:null|""))'
 """The rest, after its quotation mark, of each key that makes an event more than a piece of text."""
+_NOTABLE = re.compile(rb'"(?:' + NOTABLE + rb")")
+"""Where the answer may have ended, its usage or an error may be; only the parsed event tells."""
 
 
 class EventRelay:
@@ -55,7 +55,7 @@ class EventRelay:
     there are numbers that may be none (``NaN``).
     """
 
-    _notable = re.compile(rb'"(?:' + NOTABLE + rb")")
+    _notable = _NOTABLE
 
     def __init__(
         self,
@@ -165,11 +165,7 @@ class EventRelay:
             self._empty_bytes = 0
         if is_last:
             self.finished = True
-        if not notable:
-            return renamed
-        if _FINISH.search(events):
-            self._find_finishes(events)
-        return self._read_usage(renamed) if b'"usage"' in events else renamed
+        return self._read_notable(renamed) if notable and _NOTABLE.search(renamed) else renamed
 
     def _rename(self, events: bytes, events_count: int) -> bytes | None:
         """``events`` under the public name; ``None`` where bytes do not tell which ``"model"`` is the answer's."""
@@ -187,34 +183,31 @@ class EventRelay:
             events = events.replace(self._upstream_model, self._public_model)
         return events if events.count(self._public_model) == count else None
 
-    def _find_finishes(self, events: bytes) -> None:
-        for event in events.split(b"\n\n"):
-            if _FINISH.search(event):
-                self._note_finishes(_json(event_data(event)))
-
-    def _note_finishes(self, chunk: Any) -> None:
-        """Notes the choices that end with ``chunk``, which can end more than once."""
-        choices = chunk.get("choices") if isinstance(chunk, dict) else None
-        for place, choice in enumerate(choices if isinstance(choices, list) else ()):
-            finish = choice.get("finish_reason") if isinstance(choice, dict) else None
-            if isinstance(finish, str) and finish.strip() not in _NO_FINISH:
-                index = choice.get("index")
-                self._finished_choices.add(index if isinstance(index, int) else place)
-
-    def _read_usage(self, events: bytes) -> bytes:
-        """Notes the usage, and drops the chunk that carries nothing else unless the caller asked for it."""
+    def _read_notable(self, events: bytes) -> bytes:
+        """Reads the few ``events`` that are more than pieces of text; those that :meth:`_note` drops are left out."""
         kept_events = []
         for event in events.split(b"\n\n")[:-1]:
-            chunk = _json(event_data(event)) if b'"usage"' in event else None
-            if not isinstance(chunk, dict) or not self._note_usage(chunk) or chunk.get("choices") or self._keep_usage:
+            chunk = _json(event_data(event)) if _NOTABLE.search(event) else None
+            if not isinstance(chunk, dict) or self._note(chunk):
                 kept_events.append(event + b"\n\n")
         return b"".join(kept_events)
 
-    def _note_usage(self, chunk: dict[str, Any]) -> bool:
+    def _note(self, chunk: dict[str, Any]) -> bool:
+        """Notes which choices end with ``chunk``, and the usage; whether the client is to have the chunk, too.
+
+        One that carries nothing but usage is dropped unless the caller asked for it.
+        """
+        choices = chunk.get("choices")
+        for place, choice in enumerate(choices if isinstance(choices, list) else ()):
+            finish = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if isinstance(finish, str) and finish.strip() not in _NO_FINISH:  # a choice can end more than once
+                index = choice.get("index")
+                self._finished_choices.add(index if isinstance(index, int) else place)
         usage = read_usage(chunk.get("usage"))
-        if usage is not None:
-            self.usage = usage
-        return usage is not None
+        if usage is None:
+            return True
+        self.usage = usage
+        return bool(choices) or self._keep_usage
 
     def _relay_parsed(self, events: bytes) -> bytes:
         """The slow way for what bytes do not tell: every event is parsed and serialised again."""
@@ -287,8 +280,7 @@ class EventRelay:
         return self._rewritten(chunk)
 
     def _rewritten(self, chunk: dict[str, Any]) -> bytes:
-        self._note_finishes(chunk)
-        if self._note_usage(chunk) and not chunk.get("choices") and not self._keep_usage:
+        if not self._note(chunk):
             return b""
         if "model" in chunk:
             chunk["model"] = self._model
