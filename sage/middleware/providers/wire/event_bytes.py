@@ -32,11 +32,11 @@ def count_plain(events: bytes, is_last: bool) -> int:
     ``is_last`` tells that ``[DONE]`` comes after them; it is counted.
     """
     chunks = events[: -len(DONE)] if is_last else events
-    count = chunks.count(b"}\n\ndata: {") + 1
-    is_plain = chunks.startswith(b"data: {") and chunks.endswith(b"}\n\n") and chunks.count(b"\n") == 2 * count
-    if not is_plain and not _PLAIN.fullmatch(chunks):
+    lines = chunks.count(b"\n")
+    is_plain = chunks.startswith(b"data: {") and chunks.endswith(b"}\n\n")
+    if not (is_plain and lines == 2 * chunks.count(b"}\n\ndata: {") + 2) and not _PLAIN.fullmatch(chunks):
         return 0
-    return (chunks.count(b"\n") >> 1) + is_last
+    return (lines >> 1) + is_last
 
 
 def hides_text(events: bytes, *, numbers: bool) -> bool:

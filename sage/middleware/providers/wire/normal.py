@@ -14,6 +14,7 @@ import orjson
 
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.chunks import delta_of
+from sage.middleware.providers.wire.event_bytes import event_data
 from sage.middleware.providers.wire.messages import DeltaReader, flat_content, reasoning_of
 from sage.middleware.providers.wire.sse import NOTABLE, EventRelay
 from sage.middleware.providers.wire.tool_calls import (
@@ -147,17 +148,14 @@ class NormalRelay(EventRelay):
         return b"".join([self._mend_event(event) + b"\n\n" for event in events.split(b"\n\n")[:-1]])
 
     def _mend_event(self, event: bytes) -> bytes:
-        lines = event.split(b"\n")
-        data = b"\n".join([line[5:] for line in lines if line.startswith(b"data:")])
         try:
-            chunk = lenient_json.read(data)
+            chunk = lenient_json.read(event_data(event))
         except ValueError:
-            return event
+            return event  # a comment, or [DONE]
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         if not isinstance(choices, list) or not sum(map(self._mend_choice, choices)):  # each of them
             return event
-        others = [line for line in lines if not line.startswith(b"data:")]
-        return b"\n".join([*others, b"data: " + orjson.dumps(chunk)])
+        return b"data: " + orjson.dumps(chunk)
 
     def _mend_choice(self, choice: Any) -> bool:
         if not isinstance(choice, dict):
