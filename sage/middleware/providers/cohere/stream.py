@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sage.errors import SageError, UpstreamFailed
+from sage.errors import SageError
 from sage.middleware.providers.base import Usage
 from sage.middleware.providers.cohere.chat import Fail, chat_answer, finish_reason, logprobs, read_usage, usage_of
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, answer_events
 from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.event_bytes import cut_off
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCalls, call_id
 
 
@@ -53,7 +54,7 @@ class CohereRelay:
         if self.error is not None:
             raise self.error
         if not self.finished:
-            raise UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
+            raise cut_off()
         return rest
 
     def _translated(self, events: Iterable[Any]) -> bytes:

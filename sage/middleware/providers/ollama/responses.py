@@ -13,6 +13,7 @@ from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
 from sage.middleware.providers.wire.errors import first_error, reported_error
+from sage.middleware.providers.wire.event_bytes import cut_off
 from sage.middleware.providers.wire.sse import count
 from sage.middleware.providers.wire.tool_calls import arguments_text, call_id
 from sage.middleware.providers.wire.vectors import normalise_embeddings
@@ -129,18 +130,17 @@ class OllamaRelay:
 
         Raises if the answer is incomplete.
         """
-        broken = UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
         if self.finished:
             return b""
         try:
             lines = list(self._lines.close())
         except UpstreamFailed as exc:
-            raise broken from exc  # the last line is incomplete
+            raise cut_off() from exc  # the last line is incomplete
         rest = self._events(lines)
         if self.error is not None:
             raise self.error
         if not self.finished:
-            raise broken
+            raise cut_off()
         return rest
 
     def _events(self, lines: Iterable[Any]) -> bytes:

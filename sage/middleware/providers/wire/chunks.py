@@ -15,10 +15,9 @@ import orjson
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.base import Usage
-from sage.middleware.providers.wire.event_bytes import DONE, MAX_EMPTY, MAX_EVENT
+from sage.middleware.providers.wire.event_bytes import BYTE_ORDER_MARK, DONE, MAX_EMPTY, MAX_EVENT, too_empty, too_long
 from sage.middleware.providers.wire.lenient_json import JsonReader
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\S[^\r\n]*")
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\{")
 
@@ -45,7 +44,7 @@ class JsonStream:
         if self._is_one_object:
             cut = 0
         if len(self._rest) - cut > MAX_EVENT:
-            raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
+            raise too_long()
         if not cut:
             return iter(())
         lines, self._rest = bytes(self._rest[:cut]), self._rest[cut:]
@@ -75,7 +74,7 @@ class JsonStream:
                 if self._started or not _OBJECT.match(line):
                     raise
                 self._is_one_object = True
-                self._rest[:0] = lines[lines.index(line) :].removeprefix(_BYTE_ORDER_MARK)
+                self._rest[:0] = lines[lines.index(line) :].removeprefix(BYTE_ORDER_MARK)
                 return
             self._started = True
             if values:
@@ -83,10 +82,10 @@ class JsonStream:
                 yield from values
         self._empty_bytes = empty
         if empty > MAX_EMPTY:
-            raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
+            raise too_empty()
 
     def _value(self, line: bytes) -> list[Any]:
-        line = (line if self._started else line.removeprefix(_BYTE_ORDER_MARK)).strip()
+        line = (line if self._started else line.removeprefix(BYTE_ORDER_MARK)).strip()
         if line.startswith(b"data:"):
             line = line[5:].strip()
         elif not line.startswith((b"{", b"[")):
@@ -106,7 +105,7 @@ class ChunkWriter:
 
     def __init__(self, model: str, *, keep_usage: bool, chat: bool = True) -> None:
         """``keep_usage`` says that the caller asked for the chunk that carries the usage."""
-        self.id = f"chatcmpl-{secrets.token_hex(12)}" if chat else f"cmpl-{secrets.token_hex(12)}"
+        self.id = completion_id("chatcmpl" if chat else "cmpl")
         self._head = {
             "id": self.id,
             "object": "chat.completion.chunk" if chat else "text_completion",

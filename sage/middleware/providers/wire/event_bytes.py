@@ -1,4 +1,5 @@
 """What the bytes of server-sent events tell without being parsed: whether they can go on to a client as they are.
+And the bounds of every stream, whatever its format, with the errors for one that passes them or is cut off.
 
 A client's SDK reads events of one line of data each, which is JSON by the letter; all else has to be parsed and written
 anew.
@@ -10,6 +11,9 @@ from __future__ import annotations
 
 import re
 
+from sage.errors import UpstreamFailed
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 DONE_DATA = b"[DONE]"
 MAX_EVENT = 16 * 2**20
@@ -47,6 +51,21 @@ def hides_text(events: bytes, *, numbers: bool) -> bool:
     if numbers and (b"NaN" in events or b"Infinity" in events):
         return True
     return not (events.isascii() or _is_utf8(events))
+
+
+def too_long() -> UpstreamFailed:
+    """The error for an event that does not end."""
+    return UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
+
+
+def too_empty() -> UpstreamFailed:
+    """The error for a stream that goes on and says nothing."""
+    return UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
+
+
+def cut_off() -> UpstreamFailed:
+    """The error for a stream that ends before its answer does."""
+    return UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
 
 
 def event_data(event: bytes) -> bytes:

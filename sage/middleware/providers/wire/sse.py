@@ -21,17 +21,20 @@ from sage.middleware.providers.base import Usage
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import error_of_choices, first_error, reported_error
 from sage.middleware.providers.wire.event_bytes import (
+    BYTE_ORDER_MARK,
     DONE,
     DONE_DATA,
     MAX_EMPTY,
     MAX_EVENT,
     count_plain,
+    cut_off,
     event_data,
     hides_text,
+    too_empty,
+    too_long,
 )
 
 _MAX_COUNT = 2**53
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _NO_FINISH = ("", "null", "None")
@@ -124,10 +127,10 @@ class EventRelay:
         """
         if self._is_stream is None:
             self._count_empty(len(data))
-            data = b"".join((*self._incomplete, data)).removeprefix(_BYTE_ORDER_MARK)
+            data = b"".join((*self._incomplete, data)).removeprefix(BYTE_ORDER_MARK)
             data = _COMMENTS.sub(b"", data, count=1)
             self._incomplete, self._incomplete_bytes = [], 0
-            if data and not data.startswith(b":") and not _BYTE_ORDER_MARK.startswith(data):
+            if data and not data.startswith(b":") and not BYTE_ORDER_MARK.startswith(data):
                 self._is_stream = data[:1] not in b"{["
                 if self._is_stream:
                     return data
@@ -144,7 +147,7 @@ class EventRelay:
             self._incomplete.append(data)
             self._incomplete_bytes += len(data)
         if self._incomplete_bytes > MAX_EVENT:
-            raise UpstreamFailed(f"the upstream sent a stream event of more than {MAX_EVENT} bytes")
+            raise too_long()
         return b""
 
     def _relay(self, events: bytes) -> bytes:
@@ -224,7 +227,7 @@ class EventRelay:
     def _count_empty(self, size: int) -> None:
         self._empty_bytes += size
         if self._empty_bytes > MAX_EMPTY + size:
-            raise UpstreamFailed(f"the upstream sent {MAX_EMPTY} bytes without an event", code="upstream_nonsense")
+            raise too_empty()
 
     def _relay_event(self, event: bytes, kept: list[bytes]) -> None:
         """Adds what goes on to the client for ``event``, without ids, names and empty data, which SDKs trip over."""
@@ -306,7 +309,7 @@ class EventRelay:
             # Some servers leave out [DONE]; every answer has a finish_reason, so nothing is missing.
             self.finished = True
             return rest + DONE
-        raise _broken()
+        raise cut_off()
 
     def _rest(self) -> bytes:
         """What waited for the other half of a character, at the end of the stream."""
@@ -326,7 +329,7 @@ class EventRelay:
             return events
         if isinstance(answer, dict) and (error := reported_error(answer)) is not None:
             raise self._on_error(error)
-        raise _broken()
+        raise cut_off()
 
 
 def read_usage(usage: Any) -> Usage | None:
@@ -383,7 +386,3 @@ def _json(data: bytes) -> Any:
 
 def _no_chunk() -> UpstreamFailed:
     return UpstreamFailed("the upstream sent an event that is no chunk of an answer", code="upstream_nonsense")
-
-
-def _broken() -> UpstreamFailed:
-    return UpstreamFailed("the upstream ended its stream before the answer was whole", code="upstream_broken")
