@@ -32,6 +32,7 @@ from sage.middleware.providers.wire.chunks import answer_events
 from sage.middleware.providers.wire.errors import first_error, status_of_error, upstream_error
 from sage.middleware.providers.wire.event_bytes import is_stream
 from sage.middleware.providers.wire.gathering import AnswerGathering
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.settings.kinds import KINDS
 from sage.middleware.settings.providers import ProviderCommon, RemoteProvider
@@ -385,8 +386,3 @@ def _tool_type(tool: Mapping[str, Any]) -> str:
     if isinstance(kind, str):
         return kind
     return "function" if not tool or not _FUNCTION_KEYS.isdisjoint(tool) else next(iter(tool))
-
-
-def objects(value: Any) -> list[dict[str, Any]]:
-    """The JSON objects in ``value``; empty if it is not a list."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -16,8 +16,9 @@ from multidict import CIMultiDict
 from sage.errors import InvalidRequest, SageError, Unsupported, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, UpstreamModel, UpstreamRequest
 from sage.middleware.providers.openai import OpenAIProvider
-from sage.middleware.providers.vendor import HINTS, has_effect, objects
+from sage.middleware.providers.vendor import HINTS, has_effect
 from sage.middleware.providers.wire.errors import status_of_error, upstream_error
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
 from sage.middleware.providers.wire.pictures import is_base64_picture
 from sage.middleware.providers.wire.tool_calls import with_arguments_text

@@ -14,9 +14,10 @@ from sage.errors import InvalidRequest, SageError, Unsupported
 from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
 from sage.middleware.providers.cohere.chat import chat_answer, chat_request, read_usage, usage_of
 from sage.middleware.providers.cohere.stream import CohereRelay
-from sage.middleware.providers.vendor import HINTS, Vendor, objects
+from sage.middleware.providers.vendor import HINTS, Vendor
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.errors import reported_error
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.vectors import encoded, normalise_embeddings, of_length
 from sage.middleware.settings.providers import RemoteProvider
 

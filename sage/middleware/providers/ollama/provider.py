@@ -23,8 +23,9 @@ from sage.middleware.providers.ollama.responses import (
     embeddings_answer,
     text_answer,
 )
-from sage.middleware.providers.vendor import HINTS, Vendor, objects
+from sage.middleware.providers.vendor import HINTS, Vendor
 from sage.middleware.providers.wire.errors import reported_error
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import content_of, reasoning_of
 from sage.middleware.providers.wire.pictures import is_base64_picture
 from sage.middleware.providers.wire.tool_calls import arguments_object

@@ -14,6 +14,7 @@ from sage.middleware.providers.base import ModelCall, Usage
 from sage.middleware.providers.wire.chunks import ChunkWriter, JsonStream, completion_id, usage_object
 from sage.middleware.providers.wire.errors import first_error, reported_error
 from sage.middleware.providers.wire.event_bytes import cut_off
+from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.sse import count
 from sage.middleware.providers.wire.tool_calls import arguments_text, call_id
 from sage.middleware.providers.wire.vectors import normalise_embeddings
@@ -32,9 +33,9 @@ def chat_answer(model: str, answer: dict[str, Any]) -> Answer | None:
         message = {}  # it has ended without one, as in a stream
     if not isinstance(message, dict) or finish is None:
         return None
-    content = _text(message.get("content")) or (None if finish == "content_filter" else "")
+    content = string(message.get("content")) or (None if finish == "content_filter" else "")
     translated: dict[str, Any] = {"role": "assistant", "content": content}
-    if _text(message.get("thinking")):
+    if string(message.get("thinking")):
         translated["reasoning_content"] = message["thinking"]
     calls = tool_calls(message.get("tool_calls"))
     if calls is None:
@@ -58,7 +59,7 @@ def text_answer(model: str, answer: dict[str, Any]) -> Answer | None:
         "logprobs": _text_logprobs(answer, 0),
         "finish_reason": finish,
     }
-    if _text(answer.get("thinking")):
+    if string(answer.get("thinking")):
         choice["reasoning_content"] = answer["thinking"]
     return _completion("text_completion", completion_id("cmpl"), model, choice, answer)
 
@@ -169,9 +170,9 @@ class OllamaRelay:
         if not self._started:
             self._started = True
             delta = {"role": "assistant", "content": ""}
-        if _text(message.get("thinking")):
+        if string(message.get("thinking")):
             delta["reasoning_content"] = message["thinking"]
-        if _text(message.get("content")):
+        if string(message.get("content")):
             delta["content"] = message["content"]
         calls = tool_calls(message.get("tool_calls"), self._calls, indexed=True)
         if calls is None:
@@ -185,7 +186,7 @@ class OllamaRelay:
         return self._writer.delta(delta) if delta else b""
 
     def _text(self, line: dict[str, Any]) -> bytes:
-        text = _text(line.get("response"))
+        text = string(line.get("response"))
         logprobs = _text_logprobs(line, self._characters)
         self._characters += len(text)
         if not text and logprobs is None and self._started:
@@ -210,7 +211,7 @@ class OllamaRelay:
 
 def _finish(answer: dict[str, Any]) -> str | None:
     """OpenAI's ``finish_reason``; ``None`` if the answer is not finished."""
-    reason = _text(answer.get("done_reason"))
+    reason = string(answer.get("done_reason"))
     return None if reason in _NO_FINISH or answer.get("done") is False else _FINISHES.get(reason, "stop")
 
 
@@ -220,41 +221,33 @@ def _usage(answer: dict[str, Any]) -> Usage | None:
     return None if prompt is None and completion is None else Usage(count(prompt), count(completion))
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
 def _logprobs(answer: dict[str, Any]) -> dict[str, Any] | None:
-    tokens = _objects(answer.get("logprobs"))
+    tokens = objects(answer.get("logprobs"))
     if not tokens:
         return None
     content = [
-        _token(token) | {"top_logprobs": [_token(t) for t in _objects(token.get("top_logprobs"))]} for token in tokens
+        _token(token) | {"top_logprobs": [_token(t) for t in objects(token.get("top_logprobs"))]} for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
 def _token(token: dict[str, Any]) -> dict[str, Any]:
-    text = _text(token.get("token"))
+    text = string(token.get("token"))
     return {"token": text, "logprob": token.get("logprob"), "bytes": token.get("bytes") or list(text.encode())}
 
 
 def _text_logprobs(answer: dict[str, Any], offset: int) -> dict[str, Any] | None:
     """The ``logprobs`` of OpenAI's ``completions``, after ``offset`` characters of text."""
-    tokens = _objects(answer.get("logprobs"))
+    tokens = objects(answer.get("logprobs"))
     if not tokens:
         return None
     offsets = []
     for token in tokens:
         offsets.append(offset)
-        offset += len(_text(token.get("token")))
-    tops = [{_text(t.get("token")): t.get("logprob") for t in _objects(token.get("top_logprobs"))} for token in tokens]
+        offset += len(string(token.get("token")))
+    tops = [{string(t.get("token")): t.get("logprob") for t in objects(token.get("top_logprobs"))} for token in tokens]
     return {
-        "tokens": [_text(token.get("token")) for token in tokens],
+        "tokens": [string(token.get("token")) for token in tokens],
         "token_logprobs": [token.get("logprob") for token in tokens],
         "top_logprobs": tops if any(tops) else None,
         "text_offset": offsets,

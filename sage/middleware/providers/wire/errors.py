@@ -20,6 +20,7 @@ from sage.errors import (
     Unavailable,
     UpstreamFailed,
 )
+from sage.middleware.providers.wire.json_values import objects
 
 CREDENTIAL_REFUSED = "upstream_credential_refused"
 """The code of an error that is about our key."""
@@ -246,8 +247,8 @@ def _retry_delay(body: Any) -> str | None:
     error = first_error(body)
     error = error.get("error") if isinstance(error, dict) else None
     details = error.get("details") if isinstance(error, dict) else None
-    for detail in details if isinstance(details, list) else ():
-        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+    for detail in objects(details):
+        delay = detail.get("retryDelay")
         if isinstance(delay, str):
             return delay
     return None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import REASONING, DeltaReader
 from sage.middleware.providers.wire.tool_calls import LEGACY, ToolCall
 
 _READ = frozenset({"role", "content", "refusal", "tool_calls", LEGACY, *REASONING})
 """The fields of a delta that the reader reads; others are the server's own (``citations``)."""
-
-
 _NAMES = frozenset({"id", "type", "name", "format"})
 """Fields of the server's own whose text comes whole each time."""
 
@@ -31,10 +30,7 @@ class AnswerGathering:
         if not isinstance(chunk, dict):
             return
         self._head.update((name, value) for name, value in chunk.items() if name != "choices" and value is not None)
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if not isinstance(choice, dict):
-                continue
+        for choice in objects(chunk.get("choices")):
             index = choice.get("index")
             number = index if type(index) is int else 0
             if number not in self._choices:

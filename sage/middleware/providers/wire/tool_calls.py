@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from sage.middleware.providers.wire import lenient_json
+from sage.middleware.providers.wire.json_values import string
 
 LEGACY = "function_call"
 """The field that had the one call of an answer before ``tool_calls``."""
@@ -109,7 +110,7 @@ class ToolCalls:
 
     def _add(self, item: dict[str, Any], same_delta: set[ToolCall]) -> CallFragment:
         index, identity, function = item.get("index"), identity_of(item), item["function"]
-        name, arguments = _text(function.get("name")), arguments_text(function.get("arguments"))
+        name, arguments = string(function.get("name")), arguments_text(function.get("arguments"))
         call = self._call(index, identity, name)
         if call is None or self._is_another(call, item, name, arguments, call in same_delta):
             return self._start(index, identity, name, arguments)
@@ -175,7 +176,7 @@ def whole_calls(message: dict[str, Any]) -> list[ToolCall]:
     for item in entries:
         identity = identity_of(item)
         call = ToolCall(len(calls), identity="" if identity in ids else identity)
-        call.name = _text(item["function"].get("name"))
+        call.name = string(item["function"].get("name"))
         call.add(arguments_text(item["function"].get("arguments"), empty="{}"))
         ids.add(call.id)
         calls.append(call)
@@ -258,7 +259,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from sage.errors import SageError
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of
 from sage.middleware.providers.wire.sse import payloads
 from sage.middleware.providers.wire.tool_calls import CallFragment, ToolCall
@@ -82,7 +83,7 @@ class ChatEvents:
             events += _event("tool-plan-delta", delta={"message": {"tool_plan": delta["tool_plan"]}})
         for fragment in read.calls:
             events += self._tool_call(fragment)
-        for citation in translation.objects(delta["citations"]) if delta.get("citations") else ():
+        for citation in objects(delta["citations"]) if delta.get("citations") else ():
             events += _event("citation-start", index=self._citations, delta={"message": {"citations": citation}})
             events += _event("citation-end", index=self._citations)
             self._citations += 1

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from sage.errors import InvalidRequest, Unsupported, UpstreamFailed
+from sage.middleware.providers.wire.json_values import objects
 from sage.middleware.providers.wire.messages import Message, finish_of, read_message
 from sage.middleware.providers.wire.tool_calls import with_arguments_text
 from sage.middleware.providers.wire.vectors import encoded
@@ -175,11 +176,6 @@ def logprob_items(logprobs: dict[str, Any]) -> list[dict[str, Any]]:
         if "token_id" in token:
             item["token_ids"].append(token["token_id"])
     return items
-
-
-def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in an upstream's list; empty if ``value`` is not a list."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def answer_id() -> str:

@@ -13,6 +13,7 @@ import orjson
 
 from sage.errors import InvalidRequest, UpstreamFailed
 from sage.middleware.providers.base import ModelCall, Operation, Usage
+from sage.middleware.providers.wire.json_values import objects, string
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.pictures import is_base64_picture
 from sage.middleware.providers.wire.sse import payloads, read_usage
@@ -207,7 +208,7 @@ class OllamaAnswer:
     def body(self, upstream: bytes) -> bytes:
         """The answer to a request without a stream."""
         answer = orjson.loads(upstream)
-        choice = next(iter(_objects(answer.get("choices"))), {})
+        choice = next(iter(objects(answer.get("choices"))), {})
         self._usage, self._finish_reason = read_usage(answer.get("usage")), finish_of(choice)
         message = read_message(choice if self._is_text else choice.get("message"))
         line = self._line(message.shown, message.reasoning, choice.get("logprobs"), self._whole(message.calls))
@@ -220,7 +221,7 @@ class OllamaAnswer:
             if not isinstance(chunk, dict):
                 continue
             self._usage = read_usage(chunk.get("usage")) or self._usage
-            for choice in _objects(chunk.get("choices"))[:1]:
+            for choice in objects(chunk.get("choices"))[:1]:
                 if choice.get("finish_reason"):
                     self._finish_reason = finish_of(choice)
                 delta = self._reader.read(choice if self._is_text else choice.get("delta"))
@@ -262,7 +263,7 @@ class OllamaAnswer:
     def _finish_fields(self) -> dict[str, Any]:
         fields = {
             "done": True,
-            "done_reason": _DONE_REASONS.get(_text(self._finish_reason), self._finish_reason),
+            "done_reason": _DONE_REASONS.get(string(self._finish_reason), self._finish_reason),
             "total_duration": time.perf_counter_ns() - self._started,
         }
         if self._usage is not None:
@@ -273,7 +274,7 @@ class OllamaAnswer:
 def embedding_answer(model: str, body: bytes, started: int) -> dict[str, Any]:
     """OpenAI's embeddings as the answer of ``/api/embed``; ``started`` is a value of ``time.perf_counter_ns``."""
     answer = orjson.loads(body)
-    vectors = [item.get("embedding") for item in _objects(answer.get("data"))]
+    vectors = [item.get("embedding") for item in objects(answer.get("data"))]
     if not vectors or not all(isinstance(vector, list) for vector in vectors):
         raise UpstreamFailed("the upstream sent no vectors of numbers", code="upstream_nonsense")
     usage = read_usage(answer.get("usage"))
@@ -311,8 +312,8 @@ def _tokens(logprobs: Any) -> list[dict[str, Any]]:
     chat = fields.get("content") or fields.get("refusal")
     if isinstance(chat, list):
         return [
-            _token(token) | {"top_logprobs": [_token(t) for t in _objects(token.get("top_logprobs"))]}
-            for token in _objects(chat)
+            _token(token) | {"top_logprobs": [_token(t) for t in objects(token.get("top_logprobs"))]}
+            for token in objects(chat)
         ]
     tokens, numbers, tops = (fields.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
     if not isinstance(tokens, list) or not isinstance(numbers, list):
@@ -327,16 +328,8 @@ def _tokens(logprobs: Any) -> list[dict[str, Any]]:
 
 def _token(token: dict[str, Any]) -> dict[str, Any]:
     number = token.get("logprob")
-    return {"token": _text(token.get("token")), "logprob": number if isinstance(number, int | float) else 0.0}
+    return {"token": string(token.get("token")), "logprob": number if isinstance(number, int | float) else 0.0}
 
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
