@@ -126,7 +126,7 @@ class HttpTransport:
             self._url(request.url),
             data=_payload(request.body) if request.body else None,
             headers=request.headers,
-            timeout=self._timeout(request) if request.total is None else _timeout(request, request.total),
+            timeout=self._timeout(request),
             allow_redirects=False,
             proxy=None if request.proxy is None else self._url(request.proxy),
         )
@@ -140,13 +140,15 @@ class HttpTransport:
         return url
 
     def _timeout(self, request: UpstreamRequest) -> aiohttp.ClientTimeout:
-        # By identity: hashing a pydantic model costs more than all the rest here.
         limits = request.timeouts
+        if request.total is not None:
+            return _timeout(limits, request.total, whole=request.whole)
+        # By identity: hashing a pydantic model costs more than all the rest here.
         cached = self._timeouts.get(id(limits))
         if cached is None:
             if len(self._timeouts) >= _MOST_CACHED:
                 self._timeouts.clear()  # models come and go, each with limits of its own
-            of_stream, of_whole = (_timeout(replace(request, whole=whole), limits.total) for whole in (False, True))
+            of_stream, of_whole = (_timeout(limits, limits.total, whole=whole) for whole in (False, True))
             # The entry holds the limits, too: their id cannot become another object's.
             cached = self._timeouts[id(limits)] = limits, of_stream, of_whole
         return cached[2] if request.whole else cached[1]
@@ -161,17 +163,17 @@ def _shutting_down() -> Unavailable:
     return Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
 
 
-def _timeout(request: UpstreamRequest, total: float) -> aiohttp.ClientTimeout:
+def _timeout(limits: Timeouts, total: float, *, whole: bool) -> aiohttp.ClientTimeout:
     """Without ``ceil_threshold``, aiohttp would round longer limits up to whole seconds of its clock."""
-    connect, read = min(request.timeouts.connect, total), _first_limit(request, total)
+    connect, read = min(limits.connect, total), _first_limit(limits, total, whole=whole)
     return aiohttp.ClientTimeout(
         total=None, connect=connect, sock_connect=connect, sock_read=read, ceil_threshold=math.inf
     )
 
 
-def _first_limit(request: UpstreamRequest, total: float) -> float:
+def _first_limit(limits: Timeouts, total: float, *, whole: bool) -> float:
     """The seconds until the first byte: a model that thinks before a whole answer sends none until it has all."""
-    return total if request.whole else min(request.timeouts.first_byte, total)
+    return total if whole else min(limits.first_byte, total)
 
 
 def _broke_before_answer(exc: Exception) -> bool:
@@ -295,7 +297,7 @@ def _translate(exc: Exception, request: UpstreamRequest, total: float, what: str
             return _total_timeout(request)
         return DeadlineExceeded(f"{who} took no connection within {limits.connect:g} s", code="connect_timeout")
     if isinstance(exc, aiohttp.SocketTimeoutError):
-        if total <= _first_limit(request, total):
+        if total <= _first_limit(limits, total, whole=request.whole):
             return _total_timeout(request)
         return DeadlineExceeded(
             f"{who} was silent for too long (first byte {limits.first_byte:g} s, "
