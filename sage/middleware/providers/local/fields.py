@@ -157,9 +157,7 @@ def _check_schema(schema: Any, field: str, most: int) -> None:
             raise InvalidRequest(f"the schema in '{field}' is too large for a local model", param=field)
         if isinstance(value, dict):
             pattern = value.get("pattern")
-            if isinstance(pattern, str) and (
-                len(pattern) > _MAX_PATTERN or written_out(pattern, _MAX_EXPANDED, _NESTED_COST) > _MAX_EXPANDED
-            ):
+            if isinstance(pattern, str) and _is_too_large(pattern):
                 raise InvalidRequest(
                     f"the 'pattern' {pattern[:50]!r} in '{field}' is too long, or has too many repetitions within "
                     "repetitions, for a local model",

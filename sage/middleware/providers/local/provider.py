@@ -227,10 +227,8 @@ class LocalEngineProvider(OpenAIProvider):
                     message["content"] = message["content"].lstrip()
                 else:
                     forced.put_into(choice, message, message["content"])
-            answer.pop("model", None)  # so that `decode` serialises the changed answer
         elif call.operation is Operation.COMPLETIONS and call.body.get("logprobs"):
             local_wire.CompletionLogprobs()(answer)
-            answer.pop("model", None)
 
     def _transform(self, call: ModelCall) -> Callable[[dict[str, Any]], None] | None:
         if call.operation is Operation.CHAT:
