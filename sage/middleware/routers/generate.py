@@ -17,6 +17,7 @@ from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
+from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
 from sage.middleware.providers.wire.tool_calls import ToolCall
@@ -223,19 +224,16 @@ class TextStream:
         for chunk in payloads(events):
             if not isinstance(chunk, dict):
                 continue
-            if "usage" in chunk:
-                self._usage = chunk["usage"] or self._usage
+            self._usage = chunk.get("usage") or self._usage
             choices = chunk.get("choices")
             if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
                 continue
             if choices[0].get("finish_reason"):
                 self._finish_reason = finish_of(choices[0])
             delta = self._reader.read(choices[0].get("delta"))
-            text = delta.text
             if delta.refusal:
-                text = delta.shown
                 self._refusal.append(delta.refusal)
-            if text:
+            if text := delta.shown:
                 pieces.append(text)
         if self._context.memory is not None:
             self._pieces += pieces
@@ -280,8 +278,7 @@ def _usage(usage: Any) -> dict[str, int] | None:
     counted = read_usage(usage)
     if counted is None or not {"prompt_tokens", "completion_tokens"} & usage.keys():
         return None
-    prompt, completion = counted.prompt_tokens, counted.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return usage_object(counted)
 
 
 ROUTES = (
