@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,7 @@ class RetrievalBackend:
 
     def find(self, tenant: str, collection: str, ids: Sequence[str], vector: bool) -> list[StoredDocument]:
         with self._opened(tenant, collection) as opened:
-            if isinstance(opened, Collection):
-                return opened.get_many(ids, vectors=vector)
-            return [*_existing(opened, ids, vector)]
+            return opened.get_many(ids, vectors=vector)
 
     def groups(
         self, tenant: str, collection: str, by: str, of: str, where: Mapping[str, Any] | None
@@ -185,9 +183,3 @@ def _in_one_store(collection: AnyCollection) -> Collection:
     if isinstance(collection, Collection):
         return collection
     raise Unsupported("a sharded collection has neither groups nor an order by a number", param="collection")
-
-
-def _existing(collection: AnyCollection, ids: Sequence[str], vector: bool) -> Iterator[StoredDocument]:
-    for id in ids:
-        with suppress(NotFound):
-            yield collection.get(id, vector=vector)

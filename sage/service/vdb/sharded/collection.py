@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -188,9 +188,7 @@ class ShardedCollection:
             raise InvalidRequest(
                 "an empty filter would delete every document; delete the collection instead", param="filter"
             )
-        by_shard: dict[int, list[str]] = {}
-        for id in dict.fromkeys(ids or ()):
-            by_shard.setdefault(self.shard_of(id), []).append(id)
+        by_shard = self._ids_by_shard(ids or ())
 
         def delete(index: int, shard: Shard) -> int:
             return shard.delete(filter=filter) if ids is None else shard.delete(by_shard[index])
@@ -203,6 +201,20 @@ class ShardedCollection:
     def get(self, id: str, *, vector: bool = False) -> StoredDocument:
         """Raises :class:`sage.errors.NotFound`."""
         return self._at_home(id, lambda shard: shard.get(id, vector=vector))
+
+    def get_many(self, ids: Sequence[str], *, vectors: bool = False) -> list[StoredDocument]:
+        """Those of these documents that exist, in the order of ``ids``, from one state of each shard."""
+        by_shard = self._ids_by_shard(ids)
+        parts = self._scatter.all(lambda index, shard: shard.get_many(by_shard[index], vectors=vectors), by_shard)
+        found = {document.id: document for part in parts.values() for document in part}
+        return [found[id] for id in ids if id in found]
+
+    def _ids_by_shard(self, ids: Iterable[str]) -> dict[int, list[str]]:
+        """Each id once, under the index of the shard that a document of this id is in."""
+        by_shard: dict[int, list[str]] = {}
+        for id in dict.fromkeys(ids):
+            by_shard.setdefault(self.shard_of(id), []).append(id)
+        return by_shard
 
     def _at_home(self, id: str, call: Callable[[Shard], Answer]) -> Answer:
         """The answer of the shard that a document of this id is in."""

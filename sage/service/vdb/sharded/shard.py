@@ -57,6 +57,9 @@ class Shard(Protocol):
     def get(self, id: str, *, vector: bool = False) -> StoredDocument:
         """Raises :class:`sage.errors.NotFound`."""
 
+    def get_many(self, ids: Sequence[str], *, vectors: bool = False) -> list[StoredDocument]:
+        """Those that exist."""
+
     def count(self, filter: Mapping[str, Any] | None = None) -> int: ...
 
     def numbers(self, filter: Mapping[str, Any] | None, after: int, limit: int) -> list[int]:

@@ -127,6 +127,9 @@ def test_a_vector_service_spreads_its_collections(tmp_path: Path) -> None:
         for search in ({"vector": [1.0, 2.0]}, {"text": "amber 4"}, {"vector": [1.0, 2.0], "where": {"n": 1}}):
             assert service.search(**search) == single.search(**search)
         assert service.list_items(limit=1000, vectors=True) == single.list_items(limit=1000, vectors=True)
+        some = ["d39", "nowhere", "d0", "d1"]
+        assert service.find(some, vector=True) == single.find(some, vector=True) != []
+        assert service.find([]) == []
         assert service.get("d7")["text"] == "birch"
         service.purge()
     assert len(list(tmp_path.glob("default/.shards-*/*/truth.db"))) == 3
