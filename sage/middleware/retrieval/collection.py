@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 from sage.errors import InvalidRequest, NotFound, SageError, Unavailable
 from sage.forks import forks
 from sage.middleware.retrieval.automatic_embedder import AutomaticEmbedder, sample
-from sage.middleware.retrieval.columns import Group, groups, in_order
+from sage.middleware.retrieval.columns import Group, NumberOrder, groups, in_order
 from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
@@ -186,19 +186,11 @@ class Collection:
         with self._open() as files:
             return groups(files.index.current(), condition, by, of)
 
-    def page_by(
-        self,
-        field: str,
-        limit: int,
-        filter: Mapping[str, Any] | None = None,
-        after: float | None = None,
-        *,
-        descending: bool = False,
-    ) -> list[StoredDocument]:
-        """The first documents in the order of the number in the metadata ``field``; with ``after``, those beyond it."""
+    def page_by(self, order: NumberOrder, limit: int, filter: Mapping[str, Any] | None = None) -> list[StoredDocument]:
+        """The first documents in an order by a number."""
         condition = parse_filter(filter)
         with self._open() as files:
-            numbers = in_order(files.index.current(), condition, field, after, limit, descending=descending)
+            numbers = in_order(files.index.current(), condition, order, limit)
             with files.store.reading() as reading:
                 rows = reading.fetch(numbers)
         return [rows[number].stored() for number in numbers if number in rows]

@@ -19,6 +19,15 @@ class Group:
     highest: float
 
 
+@dataclass(frozen=True, slots=True)
+class NumberOrder:
+    """Documents in the order of the number in their metadata ``field``; with ``after``, those beyond it."""
+
+    field: str
+    after: float | None = None
+    descending: bool = False
+
+
 def groups(view: View, condition: Filter | None, by: str, of: str) -> dict[str, Group]:
     """The live documents that pass, by the text of the field ``by``, with their numbers of the field ``of``. Those that
     lack one of both are left out; of several values of a field, one counts."""
@@ -43,23 +52,20 @@ def _joined(one: Group, other: Group) -> Group:
     return Group(one.count + other.count, min(one.lowest, other.lowest), max(one.highest, other.highest))
 
 
-def in_order(
-    view: View, condition: Filter | None, field: str, after: float | None, limit: int, *, descending: bool = False
-) -> list[int]:
-    """The numbers of the first ``limit`` live documents that pass, in the order of their number in ``field``; those of
-    one number in the order in which they were written. ``after``: only those whose number is beyond it."""
+def in_order(view: View, condition: Filter | None, order: NumberOrder, limit: int) -> list[int]:
+    """The numbers of the first ``limit`` live documents that pass, in this order; those of one number in the order in
+    which they were written."""
     values, documents = [np.empty(0)], [np.empty(0, np.int64)]
     for segment in view.segments:
-        numbers = segment.filters.numbers(field)
+        numbers = segment.filters.numbers(order.field)
         chosen = segment.passing(condition) & ~np.isnan(numbers)
         values.append(numbers[chosen])
         documents.append(segment.numbers[chosen])
     keys, all_documents = np.concatenate(values), np.concatenate(documents)
-    if descending:
-        keys = -keys
-        after = None if after is None else -after
-    if after is not None:
-        beyond = keys > after
+    sign = -1 if order.descending else 1
+    keys = sign * keys
+    if order.after is not None:
+        beyond = keys > sign * order.after
         keys, all_documents = keys[beyond], all_documents[beyond]
     first: list[int] = all_documents[np.lexsort((all_documents, keys))[:limit]].tolist()
     return first

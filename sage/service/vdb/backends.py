@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sage.errors import NotFound
+from sage.middleware.retrieval.columns import NumberOrder
 from sage.middleware.retrieval.embedding.protocols import Models
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument
 from sage.middleware.retrieval.types.search import Search, SearchResult
@@ -49,14 +50,7 @@ class VectorBackend(Protocol):
     ) -> Mapping[str, tuple[int, float, float]]: ...
 
     def page_by(
-        self,
-        tenant: str,
-        collection: str,
-        field: str,
-        limit: int,
-        where: Mapping[str, Any] | None,
-        after: float | None,
-        descending: bool,
+        self, tenant: str, collection: str, order: NumberOrder, limit: int, where: Mapping[str, Any] | None
     ) -> list[StoredDocument]: ...
 
     def page(

@@ -12,6 +12,7 @@ import orjson
 from sage.errors import Conflict, InvalidRequest, NotFound, Unsupported
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS
+from sage.middleware.retrieval.columns import NumberOrder
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult
 from sage.middleware.retrieval.updates import Revision
@@ -98,17 +99,10 @@ class RetrievalBackend:
         return {text: (group.count, group.lowest, group.highest) for text, group in found.items()}
 
     def page_by(
-        self,
-        tenant: str,
-        collection: str,
-        field: str,
-        limit: int,
-        where: Mapping[str, Any] | None,
-        after: float | None,
-        descending: bool,
+        self, tenant: str, collection: str, order: NumberOrder, limit: int, where: Mapping[str, Any] | None
     ) -> list[StoredDocument]:
         with self._opened(tenant, collection) as opened:
-            return _in_one_store(opened).page_by(field, limit, where, after, descending=descending)
+            return _in_one_store(opened).page_by(order, limit, where)
 
     def page(
         self,

@@ -227,10 +227,12 @@ class VDBService(BaseServiceTask):
     ) -> list[dict[str, Any]]:
         """The first items in the order of the number in their metadata ``field``; with ``after``, those beyond it.
         Raises as :meth:`groups`."""
+        from sage.middleware.retrieval.columns import NumberOrder
+
         target = self._target(tenant, collection)
         _check_page(limit)
         self._check_where(where)
-        items = self._running.page_by(*target, field, limit, where, after, descending)
+        items = self._running.page_by(*target, NumberOrder(field, after, descending), limit, where)
         return [_item(item, False) for item in items]
 
     def list_items(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.columns import Group
+from sage.middleware.retrieval.columns import Group, NumberOrder
 
 METADATA = st.fixed_dictionaries(
     {},
@@ -48,7 +48,7 @@ def test_they_are_as_a_look_at_every_document_says(metadatas: list[dict[str, Any
         ordered = [(float(m["created"]), int(id)) for id, m in passing.items() if "created" in m]
         ordered.sort(key=lambda entry: (-entry[0] if descending else entry[0], entry[1]))
         beyond = [(t, n) for t, n in ordered if after is None or (t < after if descending else t > after)]
-        page = store.collection.page_by("created", limit, filter, after, descending=descending)
+        page = store.collection.page_by(NumberOrder("created", after, descending), limit, filter)
         assert [document.id for document in page] == [str(number) for _, number in beyond[:limit]]
 
 
@@ -57,7 +57,7 @@ def test_fields_that_no_document_has() -> None:
         store.add_documents(["a"], metadatas=[{"x": 1}])
         for _ in range(2):
             assert store.collection.groups("session", "x") == {}
-            assert store.collection.page_by("created", 10) == []
+            assert store.collection.page_by(NumberOrder("created"), 10) == []
             store.optimize()
 
 

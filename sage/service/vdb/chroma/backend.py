@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from sage.errors import InvalidRequest, NotFound, Unsupported
+from sage.middleware.retrieval.columns import NumberOrder
 from sage.middleware.retrieval.query.relevance import RelevanceScale
 from sage.middleware.retrieval.types.documents import NewDocument, StoredDocument, Vector
 from sage.middleware.retrieval.types.search import Mode, Search, SearchResult, check_search
@@ -168,14 +169,7 @@ class ChromaBackend:
         raise _no_columns()
 
     def page_by(
-        self,
-        tenant: str,
-        collection: str,
-        field: str,
-        limit: int,
-        where: Mapping[str, Any] | None,
-        after: float | None,
-        descending: bool,
+        self, tenant: str, collection: str, order: NumberOrder, limit: int, where: Mapping[str, Any] | None
     ) -> list[StoredDocument]:
         raise _no_columns()
 
