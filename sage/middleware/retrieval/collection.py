@@ -280,6 +280,11 @@ class Collection:
             view = files.index.current()
             return view.documents if condition is None else len(numbers_passing(view, condition))
 
+    def revision(self) -> tuple[str, int]:
+        """The id of the collection, and the number of rows that were ever added to it or deleted from it."""
+        with self._open() as files:
+            return files.store.identity.uuid, files.index.current().sequence
+
     def settle(self, key: str, value: object) -> Any:
         """Keeps ``value``, a small JSON value, under ``key`` with the collection, unless a value is kept there already;
         returns the one that is kept."""

@@ -8,9 +8,12 @@ from typing import Any
 
 from sage.errors import NotFound, Unsupported
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
+from sage.service.memory_orchestrator.write_log import CollectionRevision
 
 _PAGE = 500
 _IDS_PER_QUERY = 500
+_LONGEST = 1000
+"""Memories of a session that are read at once."""
 
 
 class MemoryCollection:
@@ -136,6 +139,37 @@ class MemoryCollection:
             for record in self.all(scope.tenant, where):
                 times.setdefault(getattr(record, field), []).append(record.created)
             return {name: (len(stored), min(stored), max(stored)) for name, stored in times.items()}
+
+    def first_expiry(self, scope: MemoryScope, now: float) -> float:
+        """When the first of the current memories expires; :data:`NEVER` also where the engine cannot tell."""
+        where = _current(scope, now, session=None) | {"expires": {"$gt": now, "$lt": NEVER}}
+        try:
+            times = self._vdb.groups("type", "expires", where, collection=self._collection, tenant=scope.tenant)
+        except (NotFound, Unsupported):
+            return NEVER
+        return min((first for _, first, _ in times.values()), default=NEVER)
+
+    def whole_session(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord] | None:
+        """All current memories of a session, those that were derived from others too, in the order in which they were
+        stored; ``None`` means that they do not fit on one page."""
+        where = _current(scope, now, session=session)
+        try:
+            items = self._vdb.list_by(
+                "created", where, limit=_LONGEST, collection=self._collection, tenant=scope.tenant
+            )  # fmt: skip
+        except NotFound:
+            return []
+        if len(items) == _LONGEST:
+            return None
+        return [MemoryRecord.from_item(scope.tenant, item) for item in items]
+
+    def revision(self, tenant: str) -> CollectionRevision | None:
+        """The collection's state; ``None`` means that there is no collection yet, or that the engine (Chroma, shards)
+        cannot tell."""
+        try:
+            return CollectionRevision(*self._vdb.revision(collection=self._collection, tenant=tenant))
+        except (NotFound, Unsupported):
+            return None
 
     def referring(
         self, scope: MemoryScope, field: str, ids: Sequence[str], *, vectors: bool = False

@@ -18,6 +18,7 @@ from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.recall import recall
 from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.removal import MemoryRemover
+from sage.service.memory_orchestrator.session_index import SessionIndex
 from sage.service.memory_orchestrator.sessions import SessionCache
 from sage.service.memory_orchestrator.writes import MemoryWriter
 
@@ -28,18 +29,19 @@ class MemoryEngine:
     def __init__(self, vdb: Any, kv: Any, embedder: MemoryEmbedder, options: MemoryOptions) -> None:
         self.clock = WriteClock(options.clock)
         self.collection = MemoryCollection(vdb, options.collection_name)
+        self.index = SessionIndex(kv, self.collection, options.collection_name)
         self.sessions = SessionCache(self.collection)
-        self.reader = MemoryReader(self.collection, self.clock)
+        self.reader = MemoryReader(self.collection, self.index, self.clock)
         self._embedder = embedder
         self._recalled = RecentlyRecalled(kv, options.collection_name)
         locks = ScopeLocks()
         self.remover = MemoryRemover(
-            self.collection, self.reader, self.sessions, self._recalled, self.clock, locks, options.max_size,
-            options.evict,
+            self.collection, self.reader, self.sessions, self.index, self._recalled, self.clock, locks,
+            options.max_size, options.evict,
         )  # fmt: skip
         self.writer = MemoryWriter(
-            self.collection, self.reader, DuplicateFinder(self.collection, self._recalled), self.sessions, embedder,
-            self.remover, self.clock, locks,
+            self.collection, self.reader, DuplicateFinder(self.collection, self._recalled), self.sessions, self.index,
+            embedder, self.remover, self.clock, locks,
         )  # fmt: skip
         self.extractor = FactExtractor(
             self.reader, self.writer, options.facts_model, options.summary_model, options.summary_after,
@@ -65,5 +67,6 @@ class MemoryEngine:
             "embedder": self._embedder.name,
             "sweep": self.expiry.state(),
             "derived": self.extractor.state(),
+            "sessions": self.index.state(),
             "bytes_may_stay": self.collection.bytes_may_stay,
         }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
-from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
+from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Dependencies, ServiceFactory
 from sage.service.kv.kv_service import KVService
 from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_ttl, check_vector
 from sage.service.memory_orchestrator.embedder import MemoryEmbedder
@@ -22,8 +23,13 @@ from sage.service.vdb.vdb_service import VDBService
 
 DEFAULT_TENANT = "default"
 _MAX_PAGE = 1000
-_MAX_RECALLED = 100_000
-"""Recalled texts that a key-value store of its own remembers."""
+_MAX_ENTRIES = 100_000
+"""What a key-value store of its own holds: texts that were recalled, and what is known of sessions."""
+KV_SERVICE, VDB_SERVICE = "kv_service", "vdb_service"
+"""The services that it uses where they are registered and no others are named."""
+_KV_METHODS = ("get", "put", "delete")
+_VDB_METHODS = ("add", "count", "delete", "find", "groups", "list_by", "list_items", "purge", "revision", "search")
+_log = logging.getLogger(__name__)
 
 
 class MemoryOrchestratorService(BaseServiceTask):
@@ -59,7 +65,10 @@ class MemoryOrchestratorService(BaseServiceTask):
         generate: Generate | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without names of services it has stores of its own, in ``persist_directory``; ``None`` means in memory.
+        """Memories go into the vector service ``vdb_service_name``, and what is derived from them into the key-value
+        service ``kv_service_name``. ``None`` means the environment's ``vdb_service`` and ``kv_service`` where they are
+        registered, else stores of its own, in memory. With a ``persist_directory`` its vector store is one of its own,
+        there.
 
         ``ttl_seconds`` holds for memories that are stored without a ``ttl``. ``max_size`` bounds the memories of a
         scope, superseded ones included; beyond it superseded ones are removed for good, then the ``oldest`` or the
@@ -79,10 +88,19 @@ class MemoryOrchestratorService(BaseServiceTask):
         self._engine = MemoryEngine(self._vdb(), self._kv(), embedder, self._options)
         self._engine.start()
 
+    @classmethod
+    def _dependencies(cls, options: Mapping[str, Any]) -> Dependencies:
+        kv, vdb = options.get("kv_service_name"), options.get("vdb_service_name")
+        uses_kv = (KV_SERVICE,) if kv is None else ()
+        uses_vdb = (VDB_SERVICE,) if vdb is None and options.get("persist_directory") is None else ()
+        return Dependencies(tuple(name for name in (kv, vdb) if name is not None), uses_kv + uses_vdb)
+
     def _vdb(self) -> Any:
         options = self._options
         if options.vdb_service_name is not None:
             return self.call_service[options.vdb_service_name]
+        if options.persist_directory is None and (registered := self._registered(VDB_SERVICE, _VDB_METHODS)):
+            return registered
         return self._open(
             VDBService(dimension=options.dimension, persist_directory=options.persist_directory, models=options.models)
         )
@@ -90,7 +108,20 @@ class MemoryOrchestratorService(BaseServiceTask):
     def _kv(self) -> Any:
         if self._options.kv_service_name is not None:
             return self.call_service[self._options.kv_service_name]
-        return self._open(KVService(max_size=_MAX_RECALLED))
+        return self._registered(KV_SERVICE, _KV_METHODS) or self._open(KVService(max_size=_MAX_ENTRIES))
+
+    def _registered(self, name: str, methods: Sequence[str]) -> Any:
+        """The service of this name in the environment; ``None`` when it has none, or one that lacks ``methods``."""
+        if self._callers is None or name not in self.call_service:
+            return None
+        service = self.call_service[name]
+        if missing := [method for method in methods if not hasattr(service, method)]:
+            _log.warning(
+                "the memory service does not use the service '%s', which has no method %s, but a store of its own",
+                name, ", ".join(missing),
+            )  # fmt: skip
+            return None
+        return service
 
     def _open(self, service: BaseServiceTask) -> BaseServiceTask:
         service.__enter__()
@@ -265,16 +296,11 @@ class MemoryOrchestratorService(BaseServiceTask):
     ) -> dict[str, Any]:
         """``{session_id, memories, first_at, last_at, types}``. Raises :class:`NotFound`."""
         scope = MemoryScope.of(tenant, user, agent)
-        types = self._running_for(tenant).reader.types(scope, check_name(session_id, "session_id"))
-        if not types:
+        check_name(session_id, "session_id")
+        summary = self._running_for(tenant).reader.session_summary(scope, session_id)
+        if summary is None:
             raise NotFound(f"there is no session '{session_id}'", param="session_id", code="session_not_found")
-        return {
-            "session_id": session_id,
-            "memories": sum(count for count, _, _ in types.values()),
-            "first_at": min(first for _, first, _ in types.values()),
-            "last_at": max(last for _, _, last in types.values()),
-            "types": {type: count for type, (count, _, _) in sorted(types.items())},
-        }
+        return summary
 
     def clear_session(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
@@ -297,9 +323,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         if after is not None:
             check_name(after, "after")
         scope = MemoryScope.of(tenant, user, agent)
-        engine = self._running_for(tenant)
-        sessions = engine.sessions.summaries(scope, engine.clock.now())
-        return [session for session in sessions if after is None or session["session_id"] > after][:limit]
+        return self._running_for(tenant).reader.session_summaries(scope, limit, after)
 
     def history(
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
@@ -334,9 +358,9 @@ class MemoryOrchestratorService(BaseServiceTask):
 def create_memory_service_factory(**options: Any) -> ServiceFactory:
     """For ``env.register_service("memory_service", MemoryOrchestratorService, create_memory_service_factory(…))``.
     Takes the keywords of :class:`MemoryOrchestratorService`; the services that they name start before it."""
-    names = (options.get("kv_service_name"), options.get("vdb_service_name"))
-    needs = tuple(name for name in names if name is not None)
-    return ServiceFactory.checked(MemoryOrchestratorService, options, needs)
+    return ServiceFactory.checked(
+        MemoryOrchestratorService, options, MemoryOrchestratorService._dependencies(options).needs
+    )
 
 
 def _check_page(limit: Any) -> None:

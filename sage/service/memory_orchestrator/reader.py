@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sage.errors import Conflict, NotFound
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
+from sage.service.memory_orchestrator.session_index import SessionIndex
 
 
 class MemoryReader:
-    def __init__(self, collection: MemoryCollection, clock: WriteClock) -> None:
+    def __init__(self, collection: MemoryCollection, index: SessionIndex, clock: WriteClock) -> None:
         self._collection = collection
+        self._index = index
         self._clock = clock
 
     def get(self, scope: MemoryScope, id: Any, *, vector: bool = False) -> MemoryRecord:
@@ -42,11 +45,49 @@ class MemoryReader:
     ) -> list[MemoryRecord]:
         """See :meth:`MemoryCollection.session_page`."""
         now = self._clock.now()
+        turns = self._index.turns(scope, session, now)
+        if turns is not None:
+            ids = [turn[0] for turn in turns if _belongs(turn, type, after)][:limit]
+            records = self._collection.find(scope.tenant, ids) if ids else {}
+            page = [records[id] for id in ids if id in records and records[id].is_current(now)]
+            if len(page) == len(ids):  # else some were removed or corrected just now
+                return page
         return self._collection.session_page(scope, session, now, limit, type=type, after=after)
 
-    def types(self, scope: MemoryScope, session: str) -> dict[str, tuple[int, float, float]]:
+    def session_summaries(self, scope: MemoryScope, limit: int, after: str | None) -> list[dict[str, Any]]:
+        """``{session_id, memories, first_at, last_at}`` by name; with ``after``, those whose names follow it."""
+        sessions = self._index.sessions(scope, self._clock.now())
+        names = sorted(name for name in sessions if after is None or name > after)[:limit]
+        return [
+            {"session_id": name, "memories": count, "first_at": first, "last_at": last}
+            for name in names
+            for count, first, last in (sessions[name],)
+        ]
+
+    def session_summary(self, scope: MemoryScope, session: str) -> dict[str, Any] | None:
+        """``{session_id, memories, first_at, last_at, types}``; ``None`` means that there is no such session."""
+        types = self._types(scope, session)
+        if not types:
+            return None
+        return {
+            "session_id": session,
+            "memories": sum(count for count, _, _ in types.values()),
+            "first_at": min(first for _, first, _ in types.values()),
+            "last_at": max(last for _, _, last in types.values()),
+            "types": {type: count for type, (count, _, _) in sorted(types.items())},
+        }
+
+    def _types(self, scope: MemoryScope, session: str) -> dict[str, tuple[int, float, float]]:
         """Its current memories by type: how many there are, and when the first and the last were stored."""
-        return self._collection.times_by(scope, self._clock.now(), "type", session)
+        now = self._clock.now()
+        turns = self._index.turns(scope, session, now)
+        if turns is None:
+            return self._collection.times_by(scope, now, "type", session)
+        types: dict[str, tuple[int, float, float]] = {}
+        for _, type, created, _ in turns:
+            count, first, _ = types.get(type, (0, created, created))
+            types[type] = (count + 1, first, created)
+        return types
 
     def time_stored(self, scope: MemoryScope, session: str, id: str) -> float:
         """When the memory ``id`` of this session was stored, also if it was superseded. Raises :class:`NotFound`."""
@@ -75,3 +116,9 @@ class MemoryReader:
         visited.add(id)
         record = self._collection.get(scope.tenant, id)
         return record if record is not None and record.scope.key() == scope.key() else None
+
+
+def _belongs(turn: Sequence[Any], type: str | None, after: float | None) -> bool:
+    """Whether a turn belongs to a page: of one type, or of all turns that were not derived from others."""
+    _, own_type, created, derived = turn
+    return (own_type == type if type is not None else not derived) and (after is None or created > after)

@@ -13,6 +13,7 @@ from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.recently_recalled import RecentlyRecalled
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope, importance_of
+from sage.service.memory_orchestrator.session_index import SessionIndex
 from sage.service.memory_orchestrator.sessions import SessionCache
 
 _SPARE = 50
@@ -28,6 +29,7 @@ class MemoryRemover:
         collection: MemoryCollection,
         reader: MemoryReader,
         sessions: SessionCache,
+        index: SessionIndex,
         recalled: RecentlyRecalled,
         clock: WriteClock,
         locks: ScopeLocks,
@@ -37,6 +39,7 @@ class MemoryRemover:
         self._collection = collection
         self._reader = reader
         self._sessions = sessions
+        self._index = index
         self._recalled = recalled
         self._clock = clock
         self._locks = locks
@@ -114,6 +117,7 @@ class MemoryRemover:
         self._collection.delete(scope.tenant, ids)
         self._mark(scope.tenant)
         self._sessions.invalidate(scope, sorted({record.session for record in (*records, *derived, *rewritten)}))
+        self._index.forget(scope, sorted({record.session for record in (*records, *derived)}))
         self._recalled.remove(scope, [record.content for record in (*records, *derived)])
 
     def _purge(self, tenant: str) -> None:

@@ -1,4 +1,4 @@
-"""The turns of sessions: which ones came before a new turn, and which sessions exist."""
+"""The turns of sessions: which ones came before a new turn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope
@@ -77,13 +76,6 @@ class SessionCache:
     def _rewritten(self, record: MemoryRecord, removed: Sequence[str]) -> MemoryRecord:
         remaining = [self._collection.get(record.scope.tenant, id) for id in record.context if id not in removed]
         return _in_context(record, [turn for turn in remaining if turn is not None])
-
-    def summaries(self, scope: MemoryScope, now: float) -> list[dict[str, Any]]:
-        """``{session_id, memories, first_at, last_at}`` by name."""
-        return [
-            {"session_id": name, "memories": count, "first_at": first, "last_at": last}
-            for name, (count, first, last) in sorted(self._collection.times_by(scope, now, "session").items())
-        ]
 
 
 def _with_context_of(record: MemoryRecord, turns: Sequence[MemoryRecord]) -> MemoryRecord:

@@ -19,7 +19,9 @@ from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.reader import MemoryReader
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
 from sage.service.memory_orchestrator.removal import MemoryRemover
+from sage.service.memory_orchestrator.session_index import SessionIndex
 from sage.service.memory_orchestrator.sessions import SessionCache
+from sage.service.memory_orchestrator.write_log import AddedMemory
 
 
 class MemoryWriter:
@@ -31,6 +33,7 @@ class MemoryWriter:
         reader: MemoryReader,
         duplicates: DuplicateFinder,
         sessions: SessionCache,
+        index: SessionIndex,
         embedder: MemoryEmbedder,
         remover: MemoryRemover,
         clock: WriteClock,
@@ -40,6 +43,7 @@ class MemoryWriter:
         self._reader = reader
         self._duplicates = duplicates
         self._sessions = sessions
+        self._index = index
         self._embedder = embedder
         self._remover = remover
         self._clock = clock
@@ -74,8 +78,16 @@ class MemoryWriter:
         return record
 
     def _put_turn(self, record: MemoryRecord, has_own_vector: bool) -> MemoryRecord:
-        record = self._put(record, (), has_own_vector)
+        record = self._put_new(record, has_own_vector)
         self._sessions.append(record)
+        return record
+
+    def _put_new(self, record: MemoryRecord, has_own_vector: bool) -> MemoryRecord:
+        """Writes a new memory, and nothing else."""
+        log = self._index.log(record.scope.tenant)
+        life = log.begin()
+        record = self._put(record, (), has_own_vector)
+        log.add(life, AddedMemory.of(record))
         return record
 
     def _put(self, record: MemoryRecord, others: Sequence[MemoryRecord], has_own_vector: bool) -> MemoryRecord:
@@ -201,7 +213,7 @@ class MemoryWriter:
             if match.record is None:
                 expires = min(record.expires for record in current)
                 input = MemoryInput(scope, session, content, type, None, vector, expires=expires)
-                self._put(replace(input.record(match.id, now), sources=tuple(sources)), (), has_own_vector=False)
+                self._put_new(replace(input.record(match.id, now), sources=tuple(sources)), has_own_vector=False)
         self._remover.make_room(scope, match.id)
         return match.id
 

@@ -136,6 +136,12 @@ class RetrievalBackend:
         with self._opened(tenant, collection) as opened:
             return opened.count(where)
 
+    def revision(self, tenant: str, collection: str) -> tuple[str, int]:
+        with self._opened(tenant, collection) as opened:
+            if not isinstance(opened, Collection):
+                raise Unsupported("a sharded collection has no revision", param="collection")
+            return opened.revision()
+
     def collections(self, tenant: str) -> list[str]:
         return self._collections.names(tenant)
 

@@ -300,6 +300,12 @@ class VDBService(BaseServiceTask):
         self._check_where(where)
         return self._running.count(*target, where)
 
+    def revision(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> tuple[str, int]:
+        """``(collection, sequence)``: an id that another collection of the same name does not have, and a number that
+        grows by one with each item that any process adds or removes (an item that is replaced is removed and added).
+        Raises as :meth:`groups`."""
+        return self._running.revision(*self._target(tenant, collection))
+
     def collections(self, *, tenant: str = DEFAULT_TENANT) -> list[str]:
         """In order."""
         from sage.service.vdb.items import check_tenant

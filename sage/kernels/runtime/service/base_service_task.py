@@ -7,13 +7,21 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.service.service_user import ServiceUser
 from sage.kernels.runtime.services.spec import Method, ServiceOptions
 
-__all__ = ["BaseServiceTask", "Method", "ServiceFactory", "ServiceOptions", "methods_of"]
+__all__ = ["BaseServiceTask", "Dependencies", "Method", "ServiceFactory", "ServiceOptions", "methods_of"]
+
+
+class Dependencies(NamedTuple):
+    """Names of services: ``needs`` must run before the one that calls them; ``uses`` start before it where they are
+    registered, and it does without them elsewhere."""
+
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
 
 class BaseServiceTask(ServiceUser):
@@ -41,6 +49,11 @@ class BaseServiceTask(ServiceUser):
     def health(self) -> Mapping[str, Any]:
         """What users should know of its state, as JSON. When it raises, the service is shown as unhealthy."""
         return {}
+
+    @classmethod
+    def _dependencies(cls, options: Mapping[str, Any]) -> Dependencies:
+        """The services that one with these ``options`` calls."""
+        return Dependencies(needs=tuple(getattr(cls, "needs", ())))
 
     def __enter__(self) -> Self:
         try:
@@ -85,7 +98,8 @@ def _takes_timeout(function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True)
 class ServiceFactory:
-    """Makes a service: calling it returns a new instance. ``needs`` names the services that must run before it."""
+    """Makes a service: calling it returns a new instance. ``needs`` names services that must run before it, besides
+    those that its class asks for."""
 
     service_class: type
     args: tuple[Any, ...] = ()
@@ -105,6 +119,18 @@ class ServiceFactory:
                 hint = f"did you mean '{similar[0]}'?" if similar else f"it takes: {', '.join(parameters)}"
                 raise InvalidRequest(f"{service_class.__name__} takes no '{name}'; {hint}", param=name)
         return cls(service_class, (), dict(kwargs), needs)
+
+    @property
+    def dependencies(self) -> Dependencies:
+        """The services that must, or may, start before this one."""
+        if not issubclass(self.service_class, BaseServiceTask):
+            return Dependencies((*self.needs, *getattr(self.service_class, "needs", ())))
+        try:
+            options = inspect.signature(self.service_class).bind_partial(*self.args, **self.kwargs).arguments
+        except (TypeError, ValueError):  # making the service will say what is wrong
+            options = dict(self.kwargs)
+        needs, uses = self.service_class._dependencies(options)
+        return Dependencies(tuple(dict.fromkeys((*self.needs, *needs))), uses)
 
     def __call__(self) -> Any:
         return self.service_class(*self.args, **self.kwargs)

@@ -122,7 +122,8 @@ class Services:
 
 
 def in_order(specs: Mapping[str, ServiceSpec]) -> list[ServiceSpec]:
-    """The services, each after those that it needs, else as they were registered."""
+    """The services, each after those that it needs, and after those that it uses where that makes no circle; else as
+    they were registered."""
     ordered: dict[str, ServiceSpec] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -139,11 +140,28 @@ def in_order(specs: Mapping[str, ServiceSpec]) -> list[ServiceSpec]:
             )
         for need in spec.needs:
             visit(need, (*path, name))
+        for used in spec.uses:
+            if used in specs and not _leads_to(specs, used, {name, *path}):
+                visit(used, (*path, name))
         ordered[name] = spec
 
     for name in specs:
         visit(name, ())
     return list(ordered.values())
+
+
+def _leads_to(specs: Mapping[str, ServiceSpec], start: str, goals: set[str]) -> bool:
+    """Whether the service ``start`` is one of ``goals``, or needs or uses one by however many steps."""
+    waiting, visited = [start], {start}
+    while waiting:
+        name = waiting.pop()
+        if name in goals:
+            return True
+        spec = specs.get(name)
+        further = {*spec.needs, *spec.uses} - visited if spec is not None else set()
+        visited |= further
+        waiting += further
+    return False
 
 
 def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ServiceSpec:
@@ -154,18 +172,20 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             raise InvalidRequest(f"the factory of the service '{name}' takes no further arguments")
         options = _take_hosting(kwargs, ())
         factory = replace(service, kwargs={**service.kwargs, **kwargs}) if kwargs else service
-        return ServiceSpec(name, factory.service_class, factory, factory.needs, replace(factory.options, **options))
+        return _spec_of(name, factory, replace(factory.options, **options))
     if isinstance(service, type):
         options = _take_hosting(kwargs, _parameters(service))
-        return ServiceSpec(
-            name, service, ServiceFactory(service, args, kwargs), tuple(getattr(service, "needs", ())),
-            ServiceOptions(**options),
-        )  # fmt: skip
+        return _spec_of(name, ServiceFactory(service, args, kwargs), ServiceOptions(**options))
     if callable(service):
         options = _take_hosting(kwargs, ())
         make = (lambda: service(*args, **kwargs)) if args or kwargs else service
         return ServiceSpec(name, None, make, tuple(getattr(service, "needs", ())), ServiceOptions(**options))
     raise InvalidRequest(f"the service '{name}' must be registered by a class or a factory, not {service!r}")
+
+
+def _spec_of(name: str, factory: ServiceFactory, options: ServiceOptions) -> ServiceSpec:
+    needs, uses = factory.dependencies
+    return ServiceSpec(name, factory.service_class, factory, needs, options, uses)
 
 
 def _take_hosting(kwargs: dict[str, Any], parameters: Any) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class ServiceSpec:
     make: Callable[[], Any]
     needs: tuple[str, ...] = ()
     options: ServiceOptions = field(default_factory=ServiceOptions)
+    uses: tuple[str, ...] = ()
+    """Services that start before it where they are registered."""
 
 
 class CallTarget(Protocol):

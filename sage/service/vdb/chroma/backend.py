@@ -163,6 +163,9 @@ class ChromaBackend:
 
         return self._on(tenant, collection, run) if ids else []
 
+    def revision(self, tenant: str, collection: str) -> tuple[str, int]:
+        raise Unsupported("Chroma does not tell whether a collection was changed", param="collection")
+
     def groups(
         self, tenant: str, collection: str, by: str, of: str, where: Mapping[str, Any] | None
     ) -> Mapping[str, tuple[int, float, float]]:
