@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -11,6 +13,8 @@ from typing import Any
 
 from sage.errors import Conflict, DeadlineExceeded
 from sage.kernels.runtime.services.callers import Callers
+from sage.kernels.runtime.streams.channels import Channel
+from sage.kernels.runtime.streams.feedback import FeedbackChannel
 from sage.kernels.runtime.streams.metrics import StageChannels, metrics_of, progress_of
 from sage.kernels.runtime.streams.source_task import SourceTask
 from sage.kernels.runtime.streams.task import Task
@@ -18,6 +22,8 @@ from sage.kernels.runtime.streams.task import Task
 _log = logging.getLogger(__name__)
 _SOURCE_GRACE = 1.0
 """Seconds that a source of a job that stops has to end, before its stream is ended without it."""
+_FINISHING = 1.0
+"""Seconds that a failed job has to finish the records that it has read."""
 
 
 class JobState(StrEnum):
@@ -49,13 +55,16 @@ class Job:
         self.callers = callers
         self.state = JobState.STARTING
         self.error: BaseException | None = None
+        self._failed_at = 0.0
         self._grace = grace
         self._on_end = on_end
         self._tasks: list[Task] = []
         self._channels: StageChannels = {}
         self._last_stages: frozenset[str] = frozenset()
         self._changed = threading.Condition()
-        """Guards the state, the error and the next two."""
+        """Guards the state, the error and the next three."""
+        self._waiting = 0
+        """Threads in :meth:`wait`."""
         self._setting_up = 0
         """Tasks that are not ready yet."""
         self._ended_tasks: set[Task] = set()
@@ -79,6 +88,7 @@ class Job:
             self._abort()
             raise
         threading.Thread(target=self._supervise, name=f"sage-{self.name}-job", daemon=True).start()
+        atexit.register(self._warn_of_program_end)
 
     # Called on the threads of the tasks
 
@@ -97,11 +107,13 @@ class Job:
         with self._changed:
             is_first = self.error is None and not self._ended.is_set()
             if is_first:
-                self.error = error
-        if is_first:
-            self._abort()
-        else:
+                self.error, self._failed_at = error, time.monotonic()
+        if not is_first:
             _log.warning("'%s' of the job '%s' raised while the job ended: %r", task.stage, self.name, error)
+        elif self._all_ready.is_set():
+            self._finish_records()
+        else:
+            self._abort()
 
     def sleep(self, seconds: float) -> bool:
         return self._aborted.wait(seconds)
@@ -111,13 +123,26 @@ class Job:
             self._ended_tasks.add(task)
             self._changed.notify_all()
 
+    def _finish_records(self) -> None:
+        """After an error: reads no more, and lets the stages finish what has reached them, so that what precedes the
+        failed record is printed and stored."""
+        for source_task in self._source_tasks():
+            source_task.stop(abort=True)
+        for channel in self._all_channels():
+            if isinstance(channel, FeedbackChannel):  # its writers wait for its reader, which is to end first
+                channel.end()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _all_channels(self) -> list[Channel]:
+        return [channel for channels in self._channels.values() for channel in channels]
+
     def _abort(self) -> None:
         self._aborted.set()
         for source_task in self._source_tasks():
             source_task.stop(abort=True)
-        for channels in self._channels.values():
-            for channel in channels:
-                channel.abort()
+        for channel in self._all_channels():
+            channel.abort()
         self._all_ready.set()
         with self._changed:
             self._changed.notify_all()
@@ -125,14 +150,21 @@ class Job:
     # Called on the job's own thread
 
     def _supervise(self) -> None:
-        """Waits for the end of all tasks. A job that stops does not wait for sources that are stuck, and an aborted one
-        no longer than the grace for the others."""
+        """Waits for the end of all tasks. A job that stops does not wait for sources that are stuck, a failed one is
+        aborted after a while, and an aborted one waits no longer than the grace for the others."""
         with self._changed:
-            self._changed.wait_for(lambda: self._all_ended() or self._is_stopping())
+            self._changed.wait_for(lambda: self._all_ended() or self._is_stopping() or self.error is not None)
             self._changed.wait_for(self._all_ended, _SOURCE_GRACE)
         self._detach_stuck_sources()
         with self._changed:
-            self._changed.wait_for(lambda: self._all_ended() or self._aborted.is_set())
+            self._changed.wait_for(lambda: self._all_ended() or self._aborted.is_set() or self.error is not None)
+            if self.error is not None:
+                remaining = self._failed_at + _FINISHING - time.monotonic()
+                self._changed.wait_for(lambda: self._all_ended() or self._aborted.is_set(), remaining)
+            is_late = not self._all_ended() and not self._aborted.is_set()
+        if is_late:
+            self._abort()
+        with self._changed:
             self._changed.wait_for(self._all_ended, self._grace)
         self._conclude()
 
@@ -152,9 +184,24 @@ class Job:
         with self._changed:
             if self.error is not None:
                 self.state = JobState.FAILED
+                self._log_failure(self.error)
             else:
                 self.state = JobState.STOPPED if self._is_stopping() else JobState.FINISHED
         self._ended.set()
+        atexit.unregister(self._warn_of_program_end)
+
+    def _warn_of_program_end(self) -> None:
+        if not self._ended.is_set():
+            _log.warning(
+                "the program ended while the job '%s' was running; job.wait() and env.execute() wait for its end",
+                self.name,
+            )
+
+    def _log_failure(self, error: BaseException) -> None:
+        """Once, and with its traceback unless a thread waits for the job, which is to raise it."""
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        cause = f"{type(error).__name__}: {error}" + (f" ({notes})" if notes else "")
+        _log.error("the job '%s' failed: %s", self.name, cause, exc_info=None if self._waiting else error)
 
     def _is_stopping(self) -> bool:
         return self.state is JobState.STOPPING or self._aborted.is_set()
@@ -178,7 +225,14 @@ class Job:
         """
         if self._is_own_thread():
             raise Conflict(f"a function of the job '{self.name}' waits for the job's end, and so for itself")
-        if not self._ended.wait(timeout):
+        with self._changed:
+            self._waiting += 1
+        try:
+            has_ended = self._ended.wait(timeout)
+        finally:
+            with self._changed:
+                self._waiting -= 1
+        if not has_ended:
             raise self._still_running(f"has not ended after {timeout:g} s")
         if self.error is not None:
             raise self.error
@@ -218,6 +272,10 @@ class Job:
     def _still_running(self, what: str) -> StillRunning:
         running = "; ".join(self._running()) or "its services stop"
         return StillRunning(f"the job '{self.name}' {what}: {running} (job.stop(drain=False) drops what is left)")
+
+    def __repr__(self) -> str:
+        error = "" if self.error is None else f", {type(self.error).__name__}: {self.error}"
+        return f"<Job '{self.name}': {self.state}{error}>"
 
     @property
     def ended(self) -> bool:

@@ -50,6 +50,7 @@ class StageTask(Task):
                 if self.job.ready():
                     self._process_all()
             except BaseException as exc:
+                self._input.abort()  # those that write to it end, too
                 if not isinstance(exc, Aborted):
                     self.job.fail(exc, self)  # before the cleanup, whose own error is not the cause
             finally:
