@@ -33,21 +33,6 @@ def too_large(limit: int, setting: str | None = None) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is larger than {limit} bytes ({setting})")
 
 
-def bounded(receive: Receive, limit: int) -> Receive:
-    """``receive`` that raises :class:`PayloadTooLarge` when more than ``limit`` bytes have come."""
-    read = 0
-
-    async def receive_bounded() -> MutableMapping[str, Any]:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > limit:
-            raise too_large(limit)
-        return message
-
-    return receive_bounded
-
-
 class LargeBodies:
     """The large bodies of all requests of one server: how many bytes are held, of each caller, and the threads that
     parse them. ``largest`` is the limit on one, in bytes. One caller may hold half of what there may be."""
@@ -94,6 +79,11 @@ class LargeBody:
     def threads(self) -> ThreadPool:
         """Where it is to be parsed."""
         return self._bodies.threads
+
+    def narrow(self, limit: int) -> None:
+        """Lets at most ``limit`` bytes pass, if it were more."""
+        if limit < self._limit:
+            self._limit, self._setting = limit, None
 
     async def __call__(self) -> MutableMapping[str, Any]:
         message = await self._receive()

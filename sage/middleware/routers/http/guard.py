@@ -21,7 +21,7 @@ from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
-from sage.middleware.routers.http.bodies import SMALL_BODY, VALIDATED_BODY, bounded, too_large
+from sage.middleware.routers.http.bodies import SMALL_BODY, VALIDATED_BODY, LargeBody, too_large
 from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -141,7 +141,9 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
-            return await handle(request if limit is None else _limited(request, limit))
+            if limit is not None:
+                _limit(request, limit)
+            return await handle(request)
 
         if required is None:
             return limited
@@ -156,11 +158,15 @@ class GuardedRoute(APIRoute):
         return guarded
 
 
-def _limited(request: Request, limit: int) -> Request:
-    """``request`` with a limit on its body. Raises :class:`sage.errors.PayloadTooLarge` when its head says more."""
+def _limit(request: Request, limit: int) -> None:
+    """Limits the body of ``request``. Raises :class:`sage.errors.PayloadTooLarge` when its head says more.
+
+    A body without a length has a bounded ``receive`` (``app/edge.py``); the server holds others to their length.
+    """
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_large(limit)
-    return Request(request.scope, bounded(request.receive, limit))
+    if isinstance(request.receive, LargeBody):
+        request.receive.narrow(limit)
 
 
 def _check_address(scope: Scope) -> None:
