@@ -53,6 +53,7 @@ LATE = {
     "sage.middleware.cli.accounts": _COMMANDS,
     "sage.middleware.cli.client": _COMMANDS,
     "sage.middleware.cli.config": _COMMANDS,
+    "sage.middleware.cli.import_command": _COMMANDS,
     "sage.middleware.cli.ingest_command": _COMMANDS,
     "sage.middleware.cli.main": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def config_init(
 
 def write_config(file: Path, text: str, *, force: bool, mode: int = 0o600) -> None:
     """Writes the file as a whole or not at all. Raises :class:`ConfigError` for one that exists, unless ``force``."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as out:
             out.write(text)

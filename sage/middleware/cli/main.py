@@ -15,6 +15,7 @@ from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
 from sage.middleware.cli.config import ConfigFile, config_app
+from sage.middleware.cli.import_command import import_app
 from sage.middleware.cli.ingest_command import ingest
 from sage.middleware.cli.language.framework import CommandGroup
 from sage.middleware.cli.language.templates import translated
@@ -37,6 +38,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(collections_app, name="collections")
 app.add_typer(services_app, name="services")
 app.add_typer(config_app, name="config")
+app.add_typer(import_app, name="import")
 app.command("token")(token_command)
 app.command("generate")(generate)
 app.command("chat")(chat)
