@@ -25,7 +25,7 @@ _MOST_RETRIES = 2
 
 
 @dataclass
-class _Group:
+class _ModelGroup:
     """The deployments of one public name, with what LiteLLM says of each."""
 
     deployments: list[dict[str, Any]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Conversion:
         self.report = ConversionReport()
         self._source = source
         self._providers = ProviderTable(self.report)
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, _ModelGroup] = {}
         self._library = self._section("litellm_settings")
         self._router = self._section("router_settings")
         self._used: dict[str, set[str]] = {"litellm_settings": set(), "router_settings": set()}
@@ -96,7 +96,7 @@ class Conversion:
         if "*" in name or "*" in model:
             self.report.leave_out(place, f"ask for {provider}/MODEL, which needs no entry")
             return
-        group = self._groups.setdefault(name, _Group())
+        group = self._groups.setdefault(name, _ModelGroup())
         group.deployments.append({"provider": provider, "model": model})
         group.params.append(params)
 
@@ -120,7 +120,7 @@ class Conversion:
 
     # One public name
 
-    def _model(self, name: str, group: _Group) -> dict[str, Any]:
+    def _model(self, name: str, group: _ModelGroup) -> dict[str, Any]:
         weights = _weights(group.params)
         deployments = []
         for deployment, params, weight in zip(group.deployments, group.params, weights, strict=True):
@@ -140,7 +140,7 @@ class Conversion:
             model["max_concurrency"] = max(1, int(min(parallel)))
         return {**model, **self._retries(group), **self._timeouts(name, group)}
 
-    def _retries(self, group: _Group) -> dict[str, Any]:
+    def _retries(self, group: _ModelGroup) -> dict[str, Any]:
         default = _number(self._setting("num_retries"))
         given = [_number(params.get("num_retries", params.get("max_retries", default))) for params in group.params]
         wanted = [number for number in given if number is not None]
@@ -150,7 +150,7 @@ class Conversion:
             )
         return {"retries": int(min(wanted))} if wanted and min(wanted) < _MOST_RETRIES else {}
 
-    def _timeouts(self, name: str, group: _Group) -> dict[str, Any]:
+    def _timeouts(self, name: str, group: _ModelGroup) -> dict[str, Any]:
         """A model may only narrow its provider's limit, so a longer one is the providers'."""
         default = _number(self._setting("timeout", "request_timeout"))
         given = [_number(params.get("timeout", default)) for params in group.params]
