@@ -64,6 +64,11 @@ class LocalEnvironment(UpstreamEnvironment):
         self._starts = 0
         self._lock = threading.RLock()
 
+    def __repr__(self) -> str:
+        services, stages = ", ".join(self._services.names()) or "none", len(self._plan.nodes)
+        state = "running" if self._users else "not running"
+        return f"<{type(self).__name__} '{self.name}': {state}, services: {services}, {stages} stages>"
+
     def _make_platform(self, platform: str) -> Platform:
         if platform == "local":
             return LocalPlatform(self._shared)

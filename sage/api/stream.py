@@ -53,6 +53,9 @@ class Stream:
         self._plan = environment._plan
         self._nodes = nodes
 
+    def __repr__(self) -> str:
+        return f"<Stream of {' and '.join(node.name for node in self._nodes)} in '{self._plan.environment}'>"
+
     def map(self, function: Any, *args: Any, **options: Any) -> Stream:
         """The result of ``function(record)`` for each record. ``None`` is a record as any other, but from ``execute``
         it means that there is none, as in upstream SAGE."""

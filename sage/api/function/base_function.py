@@ -46,6 +46,10 @@ class BaseFunction(ServiceUser):
 
     __init__.is_placeholder = True  # type: ignore[attr-defined]  # so that arguments for a class without its own are refused
 
+    def __repr__(self) -> str:
+        kind = next(base.__name__ for base in type(self).__mro__ if base.__module__.startswith("sage.api.function."))
+        return f"<{type(self).__qualname__}, a {kind}>"
+
     def setup(self) -> None:
         """Prepares what :meth:`process` needs."""
 

@@ -84,6 +84,9 @@ class Collection:
     def options(self) -> CollectionOptions:
         return self.identity.options
 
+    def __repr__(self) -> str:
+        return f"<Collection '{self.name}'>"
+
     def describe(self) -> dict[str, Any]:
         """``{name, documents, dimension, embedder, metric, bytes, created_at, options, index, reembedding}``; bytes on
         disk, time in Unix seconds."""

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sage.errors import InvalidRequest, NotFound
+from sage.errors import InvalidRequest, NotFound, SageError
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import checked_options, new_store
 from sage.middleware.retrieval.embedding.protocols import EmbedFunction, Models
@@ -58,6 +58,7 @@ class VectorStore:
         spec = FUNCTION if callable(embedder) else "none" if embedder is None else embedder
         wanted = checked_options({**options, "embedder": spec})
         directory = None if path is None else Path(path).expanduser().absolute()
+        self._directory = directory
         name = "memory" if directory is None else directory.name
         self._collection = Collection(name, partial(store_at, directory, name, wanted, by_name), by_name, self._limits)
         self._collection.describe()  # raises now what is wrong
@@ -66,6 +67,14 @@ class VectorStore:
     def collection(self) -> Collection:
         """The same documents as the object that a gateway works with."""
         return self._collection
+
+    def __repr__(self) -> str:
+        where = "in memory" if self._directory is None else f"at '{self._directory}'"
+        try:
+            outline = self._collection.outline()
+        except SageError:
+            return f"<VectorStore {where}: closed>"
+        return f"<VectorStore {where}: documents: {outline['documents']}, embedder: {outline['embedder'] or 'none'}>"
 
     def __len__(self) -> int:
         return int(self._collection.describe()["documents"])
@@ -168,6 +177,7 @@ class VectorStore:
         self._collection.purge(seconds)
 
     def close(self) -> None:
+        """Ends its threads and closes its files. May be called again."""
         self._collection.close()
 
     def __enter__(self) -> Self:

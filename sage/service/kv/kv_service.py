@@ -75,6 +75,10 @@ class KVService(BaseServiceTask):
         self._clock = clock
         self._backend: KeyValueBackend | None = None
 
+    def _about(self) -> str:
+        where = f" in '{self._directory}'" if self._directory else ""
+        return f"{self._backend_type}{where}, {'running' if self._backend else 'not running'}"
+
     def setup(self) -> None:
         if self._backend_type == "memory":
             self._backend = MemoryBackend(self._max_size, self._clock or time.monotonic)
@@ -143,6 +147,7 @@ class KVService(BaseServiceTask):
         return self._open().size(_checked_tenant(tenant))
 
     def exists(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
+        """Whether there is an entry with this key."""
         return self._open().exists(tenant, _checked(key, tenant))
 
     def incr(self, key: str, amount: int = 1, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> int:

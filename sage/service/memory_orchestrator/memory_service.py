@@ -83,6 +83,9 @@ class MemoryOrchestratorService(BaseServiceTask):
         self._own_services: list[BaseServiceTask] = []
         self._engine: MemoryEngine | None = None
 
+    def _about(self) -> str:
+        return f"collection '{self._options.collection_name}', {'running' if self._engine else 'not running'}"
+
     def setup(self) -> None:
         embedder = MemoryEmbedder(self._options.embedder, self._options.models)
         self._engine = MemoryEngine(self._vdb(), self._kv(), embedder, self._options)

@@ -79,6 +79,11 @@ class VDBService(BaseServiceTask):
         self._shards = shards
         self._backend: VectorBackend | None = None
 
+    def _about(self) -> str:
+        where = f" in '{self._directory}'" if self._directory else ""
+        state = "running" if self._backend else "not running"
+        return f"{self._kind}{where}, collection '{self._collection}', {state}"
+
     def setup(self) -> None:
         directory = None if self._directory is None else Path(self._directory).expanduser().absolute()
         if self._kind == "chroma":
@@ -296,6 +301,7 @@ class VDBService(BaseServiceTask):
     def count(
         self, where: Mapping[str, Any] | None = None, *, collection: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> int:
+        """How many items the collection has, or of them match ``where``."""
         target = self._target(tenant, collection)
         self._check_where(where)
         return self._running.count(*target, where)

@@ -39,6 +39,14 @@ class BaseServiceTask(ServiceUser):
 
     _without_environment = "stands alone and has no other services to call; register it in an environment"
 
+    def __repr__(self) -> str:
+        about = self._about()
+        return f"<{type(self).__qualname__}: {about}>" if about else f"<{type(self).__qualname__}, a service>"
+
+    def _about(self) -> str:
+        """What it is, in a few words without secrets, for its ``repr``."""
+        return ""
+
     def setup(self) -> None:
         """Opens what the methods need: connections, files. An error that it raises fails the start of the
         environment."""

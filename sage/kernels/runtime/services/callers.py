@@ -37,6 +37,9 @@ class _BoundMethod:
         self._waits = waits
         self._own_timeout = method.takes_timeout
 
+    def __repr__(self) -> str:
+        return f"<method '{self._name}' of the service '{self._proxy._name}'>"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._send(args, kwargs)
 
@@ -173,6 +176,12 @@ class ServiceProxy:
         self._waits = waits
         self._find = find
 
+    def __repr__(self) -> str:
+        return f"<service '{self._name}': {', '.join(sorted(self._target.methods()))}>"
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._target.methods()})
+
     def _find_again(self) -> CallTarget:
         self._target = self._find() or self._target
         return self._target
@@ -222,6 +231,13 @@ class _Caller(Generic[R]):
                 self._proxies.pop(name, None)
         return proxy
 
+    def __repr__(self) -> str:
+        running = ", ".join(sorted(self._targets())) or "none"
+        return f"<{type(self).__name__} of '{self._environment}': {running}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return sorted(self._targets())
+
     def __contains__(self, name: object) -> bool:
         return name in self._targets()
 
@@ -244,7 +260,7 @@ class _Caller(Generic[R]):
 
 
 class ServiceCaller(_Caller[Any]):
-    """Its calls wait for their result. They are refused on a running event loop."""
+    """Its calls wait for their result. They are refused in ``async`` methods of services."""
 
 
 class AsyncServiceCaller(_Caller[ServiceCall]):

@@ -188,6 +188,10 @@ class ServiceCall:
         self.wait(timeout)
         return self._error
 
+    def __repr__(self) -> str:
+        state = "under way" if not self.settled else "done" if self._error is None else f"failed, {self._error!r:.200}"
+        return f"<ServiceCall '{self.service}'.{self.method}: {state}>"
+
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the result. Raises what the method raised, :class:`DeadlineExceeded` when the call's own deadline
         has passed (its work is cancelled then), and ``TimeoutError`` after ``timeout`` seconds (the call goes on)."""

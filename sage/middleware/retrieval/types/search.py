@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -60,7 +60,7 @@ class Search:
     means those of the embedder, or 0 and 1 where it is not one of ours."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
     """One document of an answer. A higher ``score`` is better. ``scores`` are those of the legs (``dense``, ``bm25``;
     ``None`` where a leg has none for this document), after reranking ``rerank``, and with a ``score_threshold``
@@ -76,9 +76,14 @@ class SearchResult:
     explanation: dict[str, Any] | None = None
     highlights: list[str] | None = None
 
+    def __repr__(self) -> str:
+        """Its fields, without those that are ``None``."""
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return f"SearchResult({', '.join(f'{name}={value!r}' for name, value in values if value is not None)})"
+
     def shown(self) -> dict[str, Any]:
         """The result as JSON, the same for every surface; parts that were not requested are left out."""
-        fields: dict[str, Any] = {
+        shown: dict[str, Any] = {
             "id": self.id,
             "score": self.score,
             "text": self.text,
@@ -86,10 +91,10 @@ class SearchResult:
             "scores": self.scores,
         }
         if self.explanation is not None:
-            fields["explanation"] = self.explanation
+            shown["explanation"] = self.explanation
         if self.highlights is not None:
-            fields["highlights"] = self.highlights
-        return fields
+            shown["highlights"] = self.highlights
+        return shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ class ShardedCollection:
         self._sequence = statistics.sequence
         self._writes = _Writes()
 
+    def __repr__(self) -> str:
+        return f"<ShardedCollection '{self.name}'>"
+
     def shard_of(self, id: str) -> int:
         """The index of the shard that a document of this id is in."""
         return xxhash.xxh3_64_intdigest(id.encode()) % len(self._scatter)
