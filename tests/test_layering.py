@@ -15,7 +15,10 @@ import pytest
 from project import ROOT
 
 FLOORS = [
-    {"sage.errors", "sage.fair_queue", "sage.strict_json", "sage.surrogates", "sage.thread_pool"},
+    {
+        *("sage.errors", "sage.fair_queue", "sage.processors", "sage.strict_json", "sage.surrogates"),
+        "sage.thread_pool",
+    },
     {"sage.forks"},
     {"sage.sqlite"},
     {"sage.middleware.settings"},

