@@ -16,6 +16,7 @@ import pytest
 import yaml
 from ollama_stand_in import OllamaStandIn, StandInModel
 from sage_process import ROOT, SAGE, Serving, environment, sage, serving
+from upstream import Upstream
 
 from sage.middleware.settings.settings import Settings
 
@@ -108,6 +109,38 @@ def run(code: str, server: Serving, place: Path, env: dict[str, str]) -> str:
     done = subprocess.run(command, env=variables, cwd=place, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+LITELLM = """
+model_list:
+  - model_name: chat
+    litellm_params: {{model: openai/gpt-4o-mini, api_base: "{url}", api_key: os.environ/UP_KEY, rpm: 9}}
+  - model_name: other
+    litellm_params: {{model: openai/gpt-4o, api_base: "{url}", api_key: os.environ/UP_KEY}}
+litellm_settings: {{drop_params: true, fallbacks: [{{chat: [other]}}]}}
+general_settings: {{master_key: sk-1234}}
+"""
+
+
+def test_from_litellm(tmp_path: Path, env: dict[str, str]) -> None:
+    with Upstream() as up:
+        (tmp_path / "litellm_config.yaml").write_text(LITELLM.format(url=up.url))
+        own = {**env, "SAGE_DATA_DIR": str(tmp_path / "data"), "UP_KEY": "key-of-up"}
+        (block,) = blocks("From LiteLLM", "sh")
+        *before, serve = block.splitlines()
+        command = "set -e\n" + "\n".join(before)
+        done = subprocess.run(
+            ["bash", "-c", command], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "not carried over: general_settings.master_key" in done.stdout
+        with serving([*shlex.split(serve)[2:], "--port", "0"], own, tmp_path) as running:
+            made = sage(["user", "add", "me", "--password-stdin"], own, cwd=tmp_path, stdin="a long password\n")
+            assert made.returncode == 0, made.stderr
+            (client,) = blocks("From LiteLLM", "python")
+            assert run(client, running, tmp_path, own).strip()
+        (request,) = up.requests
+        assert (request.body["model"], request.headers["authorization"]) == ("gpt-4o-mini", "Bearer key-of-up")
 
 
 def test_from_ollama(server: Serving, place: Path, env: dict[str, str]) -> None:
