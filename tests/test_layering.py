@@ -59,6 +59,7 @@ LATE = {
     "sage.middleware.cli.import_command": _COMMANDS,
     "sage.middleware.cli.ingest_command": _COMMANDS,
     "sage.middleware.cli.main": _COMMANDS,
+    "sage.middleware.cli.model_files": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",

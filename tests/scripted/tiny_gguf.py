@@ -53,10 +53,13 @@ def write_llama(path: Path, *, seed: int = 0, context: int = 2048, template: str
     return _write_llama(path, pieces, tensors, context, template, space=True)
 
 
-def write_parrot(path: Path, answer: str, *, context: int = 2048, template: str = CHAT_TEMPLATE) -> Path:
+def write_parrot(
+    path: Path, answer: str, *, context: int = 2048, template: str = CHAT_TEMPLATE, split: int = 0
+) -> Path:
     """A Llama that answers ``says``, whatever it is asked, and ends: each of its tokens leads to just one other.
 
     Its layers do nothing. The embedding of a token is a direction of its own, and the output looks for that direction.
+    ``split`` makes several files, of so many tensors each.
     """
     tokens = _cut(answer)
     width = -(-(len(tokens) + 1) // 32) * 32
@@ -72,7 +75,7 @@ def write_parrot(path: Path, answer: str, *, context: int = 2048, template: str 
     for layer in range(_LAYERS):
         idle = _llama_layer(np.random.default_rng(0), f"blk.{layer}.", width)
         tensors |= {name: tensor if "norm" in name else np.zeros_like(tensor) for name, tensor in idle.items()}
-    return _write_llama(path, pieces, tensors, context, template, space=False)
+    return _write_llama(path, pieces, tensors, context, template, space=False, split=split)
 
 
 def _cut(answer: str) -> list[str]:
@@ -89,12 +92,19 @@ def _cut(answer: str) -> list[str]:
 
 
 def _write_llama(
-    path: Path, pieces: list[str], tensors: Mapping[str, Matrix], context: int, template: str, *, space: bool
+    path: Path,
+    pieces: list[str],
+    tensors: Mapping[str, Matrix],
+    context: int,
+    template: str,
+    *,
+    space: bool,
+    split: int = 0,
 ) -> Path:
     width = tensors["token_embd.weight"].shape[1]
     kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256]
     kinds += [gguf.TokenType.NORMAL] * (len(pieces) - len(kinds))
-    writer = _writer(path, "llama", context, width)
+    writer = _writer(path, "llama", context, width, split)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // _HEADS)
     writer.add_vocab_size(len(pieces))
@@ -165,8 +175,10 @@ def _write_bert(path: Path, seed: int, context: int, pooling: gguf.PoolingType) 
     return _close(writer, path, tensors)
 
 
-def _writer(path: Path, architecture: str, context: int, width: int = EMBEDDING_LENGTH) -> gguf.GGUFWriter:
-    writer = gguf.GGUFWriter(path, architecture)
+def _writer(
+    path: Path, architecture: str, context: int, width: int = EMBEDDING_LENGTH, split: int = 0
+) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
     writer.add_name(f"tiny random {architecture}")
     writer.add_context_length(context)
     writer.add_embedding_length(width)

@@ -28,6 +28,10 @@ class CallFailed(SageError):
         self.answer_status = answer_status
 
 
+class NoGateway(CallFailed):
+    """Nothing answers at the address."""
+
+
 class Client:
     """A client of the gateway at ``url``; ``credential`` is a token, an API key or ``None``."""
 
@@ -114,7 +118,7 @@ class Client:
             raise CallFailed(f"{self._url} took the request and did not answer within {_TIMEOUT:.0f} s") from None
         except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "reason", exc)
-            raise CallFailed(
+            raise NoGateway(
                 f"no gateway answers at {self._url} ({reason}); start one with 'sage serve', or set SAGE_URL"
             ) from None
         assert isinstance(answer, http.client.HTTPResponse)
@@ -138,13 +142,13 @@ def connect() -> Client:
     gets a token of the installation's only user. The configuration is read only for these two.
     """
     given, key = os.environ.get("SAGE_URL"), os.environ.get("SAGE_API_KEY", "").strip() or None
-    if given and (key is not None or not _is_loopback(given)):
+    if given and (key is not None or not is_loopback(given)):
         return Client(given, key)
     settings = load_settings(find_config(None, os.environ), os.environ, sections=CLIENT_SECTIONS)
     host = settings.api.host if settings.api.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
     default = f"http://[{host}]:{settings.api.port}" if ":" in host else f"http://{host}:{settings.api.port}"
     url, hint = given or default, ""
-    if key is None and settings.auth.enabled and _is_loopback(url):
+    if key is None and settings.auth.enabled and is_loopback(url):
         key, hint = _own_token(settings)
     return Client(url, key, hint)
 
@@ -154,7 +158,8 @@ def set_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value != {}}
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether the address is of this machine alone."""
     try:
         return urlsplit(url).hostname in LOOPBACK
     except ValueError:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sage.middleware.cli.client import connect, set_options
+from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.model_files import add_model_file, pull_file, source_of
 from sage.middleware.cli.output import AsJson, print_json, print_table
 from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
+from sage.middleware.cli.recommend import recommend
+from sage.middleware.providers.local.hub_choice import is_source
 
 models_app = typer.Typer(help="The models of a running gateway.", no_args_is_help=True)
 
@@ -71,10 +76,51 @@ def _switch(name: str, verb: str, as_json: bool) -> None:
         typer.echo(f"{model['name']}: {model['state']} ({time.monotonic() - start:.1f} s)")
 
 
+models_app.command("recommend")(recommend)
+
+Context = Annotated[
+    int | None,
+    typer.Option(min=64, metavar="TOKENS", help="How many tokens each request and its answer may have; default: 4096."),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK", help="What it is started for: generate, embed or rerank; default: what the file says."
+    ),
+]
+
+
 @models_app.command("pull")
-def pull_model(name: Name) -> None:
-    """Download a model to the server that runs it (Ollama, if its allow_pull allows the name)."""
+def pull_model(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="hf:ORG/REPO, hf:ORG/REPO:Q8_0 or hf:ORG/REPO:FILE.gguf at Hugging Face, ms:… at ModelScope; "
+            "or a model of an Ollama server."
+        ),
+    ],
+    public_name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The name that a hub's model gets here.")
+    ] = None,
+    context: Context = None,
+    task: TaskOption = None,
+) -> None:
+    """Download a model: from a hub to this gateway, or to the Ollama server that runs it."""
     start = time.monotonic()
+    source = source_of(name)
+    options = {"name": public_name, "context": context, "task": task}
+    if is_source(source):
+        pulled, is_served = pull_file(source, options)
+        duration = f"{time.monotonic() - start:.1f}"
+        if is_served:
+            typer.echo(_("{name}: pulled ({seconds} s)").format(name=pulled, seconds=duration))
+        else:
+            typer.echo(
+                _("{name}: pulled ({seconds} s); 'sage serve' will have it").format(name=pulled, seconds=duration)
+            )
+        return
+    if set_options(options):
+        raise typer.BadParameter("--name, --context and --task are for models of a hub, such as hf:ORG/REPO")
     with showing_steps() as show:
         for step in connect().events(f"/models/{name}/pull", {}):
             show(step)
@@ -85,22 +131,38 @@ def pull_model(name: Name) -> None:
 def add_model(
     name: Annotated[str, typer.Argument(help="The public name.")],
     deployment: Annotated[
-        list[str], typer.Option(help="provider/model, with a weight after a colon if there are several: a/m:3")
-    ],
+        list[str] | None, typer.Option(help="provider/model, with a weight after a colon if there are several: a/m:3")
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option(metavar="FILE.gguf", help="A GGUF file of this machine, which stays where it is.")
+    ] = None,
+    context: Context = None,
+    task: TaskOption = None,
     fallback: Annotated[list[str] | None, typer.Option(help="A model that answers when this one cannot.")] = None,
     pin: Annotated[bool, typer.Option("--pin", help="Never unload it for being idle or to make room.")] = False,
     preload: Annotated[bool, typer.Option("--preload", help="Load it when the gateway starts.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Register a model that configured providers serve, or replace one that was registered this way."""
+    """Register a model: a GGUF file, or what configured providers serve."""
+    if (path is None) == (not deployment):
+        raise typer.BadParameter("give either --path or --deployment")
+    if path is not None:
+        if fallback or pin or preload:
+            raise typer.BadParameter(
+                "--fallback, --pin and --preload go with --deployment: add the file first, then a model of local/NAME"
+            )
+        typer.echo(add_model_file(name, path, {"context": context, "task": task}))
+        return
+    if context is not None or task is not None:
+        raise typer.BadParameter("--context and --task go with --path")
     options = {"fallbacks": fallback or None, "pin": pin or None, "preload": preload or None}
-    body = {"deployments": [_deployment(text) for text in deployment], **set_options(options)}
+    body = {"deployments": [_deployment(text) for text in deployment or ()], **set_options(options)}
     _print_model(connect().post(f"/models/{name}", body), as_json)
 
 
 @models_app.command("remove")
 def remove_model(name: Name) -> None:
-    """Remove a model that was registered at run time."""
+    """Remove a model that was registered at run time, or pulled: what was downloaded for it is deleted."""
     connect().delete(f"/models/{name}")
     typer.echo(f"{name}: removed")
 

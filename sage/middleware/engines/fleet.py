@@ -48,6 +48,8 @@ class Fleet:
         self._transport = transport or HttpTransport()
         self._members: dict[Key, _Member] = {}
         self._unloading: set[asyncio.Task[None]] = set()
+        self._discarded: list[ManagedModel] = []
+        """They end after their requests, and no longer stand for a model."""
 
     def manage(
         self, provider: Provider, deployment: DeploymentSettings, settings: Model, name: str | None = None
@@ -135,6 +137,19 @@ class Fleet:
                 self._unloading.add(task)
                 task.add_done_callback(self._unloading.discard)
 
+    def discard(self, provider: str, model: str) -> None:
+        """The provider's model is no longer there, or is another now: the next use of its name starts a new engine."""
+        member = self._members.pop((provider, model, None), None)
+        if member is None:
+            return
+        member.requirements.clear()
+        self._discarded = [gone for gone in self._discarded if gone.state is not ModelLifeState.UNLOADED]
+        if member.model.state is not ModelLifeState.UNLOADED:
+            self._discarded.append(member.model)
+            task = asyncio.create_task(self._unload_unused(member), name=f"discard {model}")
+            self._unloading.add(task)
+            task.add_done_callback(self._unloading.discard)
+
     async def _unload_unused(self, member: _Member) -> None:
         model = member.model
         if model.state is ModelLifeState.LOADING:
@@ -152,7 +167,8 @@ class Fleet:
 
     async def close(self) -> None:
         """Ends all engines."""
-        await asyncio.gather(*(member.model.close() for member in self._members.values()))
+        managed = [*(member.model for member in self._members.values()), *self._discarded]
+        await asyncio.gather(*(model.close() for model in managed))
         if self._unloading:
             await asyncio.wait(self._unloading)
 

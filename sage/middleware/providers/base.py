@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -234,6 +234,30 @@ class PullProgress:
     status: str
     completed: int | None = None
     total: int | None = None
+    model: str | None = None
+    """The public name that the pulled model got, in the last step; ``None`` where the caller named it."""
+
+
+class ModelFileHost(Protocol):
+    """Models of files on this machine that are pulled, added and removed while the gateway runs."""
+
+    def names(self) -> frozenset[str]:
+        """The models that there are now, also those that another process has added."""
+        ...
+
+    def pull(
+        self, source: str, accept: Callable[[str], str], options: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
+        """Fetches the model that ``source`` names at a hub; the last step has its public name.
+
+        ``accept`` takes the name that it would get, and returns the one that it gets, or raises. ``options`` say how
+        its engine is started.
+        """
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Removes the model, and what was pulled for it."""
+        ...
 
 
 class ModelHost(Protocol):
@@ -270,6 +294,8 @@ class Provider(Protocol):
     """Where it listens, once for each key; empty if each model has an engine of its own."""
     host: ModelHost | None
     """Loads and unloads models at the vendor's server; ``None`` if the vendor has no such operation."""
+    model_files: ModelFileHost | None
+    """Models of files beside the configuration; ``None`` if this provider has none."""
 
     @property
     def asleep(self) -> bool:

@@ -19,6 +19,7 @@ from sage.middleware.providers.base import (
     Endpoint,
     EngineSpec,
     ModelCall,
+    ModelFileHost,
     ModelHost,
     Operation,
     Relay,
@@ -137,6 +138,7 @@ class Vendor(ABC):
     repeatable = False
     """Its calls cost nothing and change nothing: :attr:`UpstreamRequest.retry_on_broken_connection` is set."""
     host: ModelHost | None = None
+    model_files: ModelFileHost | None = None
 
     def __init__(self, name: str, settings: ProviderCommon) -> None:
         self.name = name

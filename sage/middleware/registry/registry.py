@@ -11,13 +11,23 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from sage.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, SageError, Unavailable, UpstreamFailed
+from sage.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    SageError,
+    Unavailable,
+    UpstreamFailed,
+)
 from sage.middleware.dispatch.api_keys import ProviderQuota
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.engines.fleet import Fleet
 from sage.middleware.providers.base import MAX_NAME, Provider, PullProgress, UpstreamModel
+from sage.middleware.providers.local.hub_choice import check_file_model
 from sage.middleware.registry.factory import unconfigured
 from sage.middleware.registry.hosted_models import HostedModels
+from sage.middleware.registry.pulled_models import PulledModels
 from sage.middleware.registry.runtime_models import RuntimeModels, check_name, parse_registration
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.kinds import KINDS, RESERVED_PREFIXES, vendors_of
@@ -30,6 +40,7 @@ _MAX_REMEMBERED = 1000
 _WINS = {
     "config": "is in the configuration file, which wins",
     "provider": "is a model that its provider knows of itself, which wins",
+    "file": "is a file that was pulled or added, which wins: remove it first",
     "program": "was registered by the program that runs the gateway, which wins",
 }
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -60,11 +71,13 @@ class Registry:
         self._hosted_models = HostedModels()
         self._runtime_models = runtime_models
         self._changes = asyncio.Lock()
+        self.pulled = PulledModels(self, self.providers.values())
+        """The models of files that were pulled or added beside the configuration."""
 
     def register(self, name: str, settings: ModelSettings, *, source: str = "program") -> PublicModel:
         """Adds or replaces the model of that name. A deployment whose provider cannot serve becomes one of its faults.
 
-        ``source`` is where the model comes from: ``config``, ``provider``, ``program`` or ``runtime``.
+        ``source`` is where the model comes from: ``config``, ``provider``, ``file``, ``program`` or ``runtime``.
         """
         unused = self._fleet.forget(name)
         model = PublicModel(name, [], settings.fallbacks, source=source, preload=settings.preload, pin=settings.pin)
@@ -114,9 +127,10 @@ class Registry:
         """Registers every model that a provider knows of itself under its own name, unless that name is taken."""
         for provider in self.providers.values():
             for name in provider.known_models():
-                if name not in self._models:
+                if name not in self._models and name not in _file_names(provider):
                     wanted = DeploymentSettings(provider=provider.name, model=name)
                     self.register(name, ModelSettings(deployments=(wanted,)), source="provider")
+        self.pulled.refresh()
 
     def restore(self) -> None:
         """Registers the stored run-time models; raises :class:`sage.errors.ConfigError` for a broken file."""
@@ -135,6 +149,22 @@ class Registry:
                 _log.warning(
                     "model '%s' %s; the one of that name registered at run time waits", name, _WINS[winner.source]
                 )
+
+    def forget(self, provider: Provider, name: str) -> None:
+        """Drops the model of a file, and its engine, which ends after its requests."""
+        model = self._models.get(name)
+        if model is not None and model.source == "file":
+            self._models.pop(name)
+            self._fleet.forget(name)
+        self._unregistered.pop(f"{provider.name}/{name}", None)
+        self._fleet.discard(provider.name, name)
+
+    def check_free(self, name: str) -> None:
+        """Raises :class:`InvalidRequest` or :class:`Conflict` if no model of a file may have that name."""
+        check_file_model(name)
+        taken = self._models.get(name)
+        if taken is not None and taken.source != "file":
+            raise Conflict(f"model '{name}' {_WINS[taken.source]}", param="name", code="model_configured")
 
     async def add(self, name: str, body: Any) -> tuple[PublicModel, bool]:
         """Registers a model at run time and stores it on disk; tells whether it is new or replaces another.
@@ -164,6 +194,8 @@ class Registry:
 
     async def _remove(self, name: str) -> None:
         async with self._changes:
+            if await self.pulled.remove(name):
+                return
             if self._runtime_model(name) is None:
                 raise self._unknown(name)
             if self._runtime_models is not None:
@@ -184,6 +216,7 @@ class Registry:
 
     def models(self) -> Iterable[PublicModel]:
         """The registered models, by name."""
+        self.pulled.refresh()
         return (self._models[name] for name in sorted(self._models))
 
     def get(self, name: str) -> PublicModel | None:
@@ -195,6 +228,10 @@ class Registry:
 
         Raises :class:`NotFound` (naming what there is), :class:`InvalidRequest` when several providers list it.
         """
+        model = self.get(name)
+        if model is not None:
+            return model
+        self.pulled.refresh()
         model = self.get(name)
         if model is not None:
             return model
@@ -346,6 +383,10 @@ class Registry:
         for task in list(self._tasks):
             task.cancel()
         await self._fleet.close()
+
+
+def _file_names(provider: Provider) -> frozenset[str]:
+    return provider.model_files.names() if provider.model_files is not None else frozenset()
 
 
 async def _closed(steps: object) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Body
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest, NotFound, PermissionDenied
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway import admission
-from sage.middleware.providers.base import ModelCall, Operation
+from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
+from sage.middleware.providers.local.hub_choice import is_source
 from sage.middleware.routers.http.asgi import take_flag
 from sage.middleware.routers.http.bodies import SMALL_BODY
 from sage.middleware.routers.http.deps import Caller, TheGateway
@@ -67,8 +68,8 @@ class DeploymentState(BaseModel):
 class ModelState(BaseModel):
     """A model. ``state`` is ``unloaded``, ``loading``, ``ready``, ``draining``, ``failed``, or ``unknown`` if its own
     server does not answer. Times are Unix seconds, ``memory`` is in bytes. ``source`` tells where its name comes from:
-    ``config``, ``runtime``, ``provider`` or ``program``. ``shadows`` tells that another model of this name was
-    registered at run time, and takes effect when this one is removed."""
+    ``config``, ``runtime``, ``provider``, ``program``, or ``file`` for one that was pulled or added. ``shadows``
+    tells that another model of this name was registered at run time, and takes effect when this one is removed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -92,6 +93,16 @@ class ModelStates(BaseModel):
     """All models that the caller may use."""
 
     models: list[ModelState]
+
+
+class PullOptions(BaseModel):
+    """How a hub's model is called and started; each may be left out, ``task`` where the file tells it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, min_length=1, max_length=MAX_NAME)
+    context: int | None = Field(None, ge=64, le=2**20)
+    task: Literal["generate", "embed", "rerank"] | None = None
 
 
 _NEW_MODEL = {"deployments": [{"provider": "openai", "model": "gpt-4o-mini", "weight": 1}], "fallbacks": []}
@@ -151,10 +162,25 @@ async def explain_model(name: str, principal: Caller, gateway: TheGateway, quest
     responses={200: {"content": {EVENTS: {}}}},
 )
 @requires(Scope.MODELS_WRITE)
-async def pull_model(name: str, principal: Caller, gateway: TheGateway) -> Response:
-    """Fetches a model to its server (Ollama). Its progress comes as events; a client that disconnects ends it."""
-    require_model_access(principal, name)
-    return ProgressStream(gateway.registry.pull(name))
+@max_body(SMALL_BODY)
+async def pull_model(
+    name: str, principal: Caller, gateway: TheGateway, wanted: Annotated[PullOptions | None, Body()] = None
+) -> Response:
+    """Fetches a model to its server (Ollama), or from a hub to this gateway (`hf:ORG/REPO`, `hf:ORG/REPO:FILE.gguf`).
+
+    Its progress comes as events, of which the last one names the model that a hub's became; a client that disconnects
+    ends it. What was fetched of a hub's model is kept, and the next pull goes on from there.
+    """
+    options = wanted or PullOptions()
+    if not is_source(name):
+        if options != PullOptions():
+            raise InvalidRequest("a model that its own server fetches takes no options", param="name")
+        require_model_access(principal, name)
+        return ProgressStream(gateway.registry.pull(name))
+    engine = options.model_dump(include={"context", "task"}, exclude_none=True)
+    return ProgressStream(
+        gateway.registry.pulled.pull(name, principal.require_model, name=options.name, options=engine)
+    )
 
 
 @router.get("/models/{name:path}", name="models_show")

@@ -14,19 +14,11 @@ from sage.errors import NotFound, SageError
 from sage.middleware.cli.chat.conversation import Conversation, Piece
 from sage.middleware.cli.chat.message_input import PipedInput, TerminalInput
 from sage.middleware.cli.client import CallFailed, Client, connect, set_options
+from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain
 from sage.middleware.cli.progress import waiting_for
 
-_HELP = """\
-/model          show the model in use, and those that there are
-/model NAME     go on with another model
-/system         show the system prompt
-/system TEXT    set it; /system none removes it
-/clear          forget what was said
-/help           show this list
-/exit           leave; so does Ctrl-D
-Ctrl-C stops an answer. Lines between \"\"\" and \"\"\" are one message, and so is a pasted text.
-A message that begins with a slash is written with two."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that a terminal would obey."""
 _GREY, _NORMAL = "\x1b[2m", "\x1b[22m"
@@ -69,7 +61,11 @@ def _at_terminal(conversation: Conversation) -> None:
     commands = _Commands(conversation)
     commands.check_model(conversation.model)
     source = TerminalInput(commands.names)
-    typer.echo(f"{plain(conversation.model)} at {conversation.client.url}. /help lists the commands, Ctrl-D leaves.")
+    typer.echo(
+        _("{model} at {url}. /help lists the commands, Ctrl-D leaves.").format(
+            model=plain(conversation.model), url=conversation.client.url
+        )
+    )
     with closing(source):
         for message in source.messages():
             try:
@@ -79,9 +75,9 @@ def _at_terminal(conversation: Conversation) -> None:
                 elif message.strip():
                     _print_answer(conversation, message)
             except SageError as exc:
-                typer.echo(f"sage: {exc.message}", err=True)
+                typer.echo(f"sage: {translated(exc.message)}", err=True)
             except KeyboardInterrupt:
-                typer.echo("\n(stopped)", err=True)
+                typer.echo("\n" + _("(stopped)"), err=True)
 
 
 def _from_pipe(conversation: Conversation) -> None:
@@ -111,9 +107,9 @@ def _print_answer(conversation: Conversation, message: str) -> None:
             sys.stdout.flush()
         typer.echo(_NORMAL if in_reasoning else "")
     if conversation.cut:
-        typer.echo("(the answer reached its limit of tokens)", err=True)
+        typer.echo(_("(the answer reached its limit of tokens)"), err=True)
     elif not has_text:
-        typer.echo("sage: the model answered with no text", err=True)
+        typer.echo(_("sage: the model answered with no text"), err=True)
 
 
 def _pieces(conversation: Conversation, message: str) -> Generator[Piece]:
@@ -135,8 +131,8 @@ class _Commands:
             "/model": self._model,
             "/system": self._system,
             "/clear": self._clear,
-            "/help": lambda _: typer.echo(_HELP),
-            "/?": lambda _: typer.echo(_HELP),
+            "/help": self._help,
+            "/?": self._help,
         }
         self._exits = ("/exit", "/quit", "/bye")
 
@@ -172,17 +168,33 @@ class _Commands:
         if name:
             self.check_model(name)
             conversation.model = name
-            typer.echo(f"The model is {plain(name)}.", err=True)
+            typer.echo(_("The model is {name}.").format(name=plain(name)), err=True)
             return
-        typer.echo(f"The model is {plain(conversation.model)}.")
+        typer.echo(_("The model is {name}.").format(name=plain(conversation.model)))
         models = conversation.client.get("/models").get("models", [])
-        typer.echo(f"Registered: {', '.join(plain(model['name']) for model in models) or 'none'}")
+        names = ", ".join(plain(model["name"]) for model in models)
+        typer.echo(_("Registered: {names}").format(names=names or "-"))
 
     def _system(self, text: str) -> None:
         if text:
             self._conversation.system = None if text == "none" else text
-        typer.echo(self._conversation.system or "There is no system prompt.", err=bool(text))
+        typer.echo(self._conversation.system or _("There is no system prompt."), err=bool(text))
 
-    def _clear(self, _: str) -> None:
+    def _clear(self, rest: str) -> None:
         self._conversation.clear()
-        typer.echo("The conversation is empty.", err=True)
+        typer.echo(_("The conversation is empty."), err=True)
+
+    def _help(self, rest: str) -> None:
+        typer.echo(
+            _(
+                "/model          show the model in use, and those that there are\n"
+                "/model NAME     go on with another model\n"
+                "/system         show the system prompt\n"
+                "/system TEXT    set it; /system none removes it\n"
+                "/clear          forget what was said\n"
+                "/help           show this list\n"
+                "/exit           leave; so does Ctrl-D\n"
+                'Ctrl-C stops an answer. Lines between """ and """ are one message, and so is a pasted text.\n'
+                "A message that begins with a slash is written with two."
+            )
+        )

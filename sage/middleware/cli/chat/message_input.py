@@ -14,6 +14,8 @@ from types import ModuleType
 import platformdirs
 import typer
 
+from sage.middleware.cli.language.catalogue import _
+
 _PROMPT, _CONTINUATION = ">>> ", "... "
 _QUOTES = '"""'
 _REMEMBERED = 1000
@@ -83,7 +85,7 @@ class TerminalInput(MessageInput):
             try:
                 return super()._next()
             except KeyboardInterrupt:
-                typer.echo("\nCtrl-D or /exit leaves.")
+                typer.echo("\n" + _("Ctrl-D or /exit leaves."))
 
     def _line(self, *, continues: bool) -> str | None:
         try:

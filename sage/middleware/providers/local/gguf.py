@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ _SEARCHED = 64 * 2**20
 """The head of a file with a vocabulary of 262,144 tokens takes 10 MiB."""
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_FIRST_PART = re.compile(r"(.+)-00001-of-(\d{5})(\.gguf)", re.IGNORECASE)
+"""llama.cpp's name for the first file of a model that is split; it finds the others by their names."""
 _NO_POOLING = 0
 PROGRAM_MEMORY = 64 * 2**20
 """Bytes that an engine takes besides its model: Python, llama.cpp and its buffers."""
@@ -30,7 +33,7 @@ class GGUFFile:
     """The facts in the head; zero or ``None`` for what the file does not have."""
 
     size: int
-    """Bytes."""
+    """Bytes, of all files if the model is split."""
     architecture: str = ""
     template: str | None = None
     """Its chat template, Jinja."""
@@ -67,7 +70,7 @@ def read_gguf(path: Path) -> GGUFFile | None:
             template = _value(data, "tokenizer.chat_template")
             vocabulary = _value(data, "tokenizer.ggml.tokens")
             return GGUFFile(
-                size=len(data),
+                size=len(data) + _other_parts(path),
                 architecture=architecture,
                 template=template if isinstance(template, str) else None,
                 vocabulary=vocabulary if isinstance(vocabulary, int) else 0,
@@ -76,6 +79,15 @@ def read_gguf(path: Path) -> GGUFFile | None:
             )
     except (OSError, ValueError, struct.error):  # ValueError: an empty file cannot be mapped
         return None
+
+
+def _other_parts(path: Path) -> int:
+    """Bytes of the other files of a model that is split, of which ``path`` is the first."""
+    split = _FIRST_PART.fullmatch(path.name)
+    if split is None:
+        return 0
+    names = (f"{split[1]}-{number:05}-of-{split[2]}{split[3]}" for number in range(2, int(split[2]) + 1))
+    return sum(part.stat().st_size for name in names if (part := path.with_name(name)).is_file())
 
 
 def _cache(data: mmap.mmap, architecture: str) -> int:

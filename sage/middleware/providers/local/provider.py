@@ -25,6 +25,7 @@ from sage.middleware.providers.base import (
 )
 from sage.middleware.providers.local import requests as local_wire
 from sage.middleware.providers.local.fields import check_length
+from sage.middleware.providers.local.file_models import FileModels
 from sage.middleware.providers.local.forced_calls import ForcedStream, read_forced_call
 from sage.middleware.providers.local.model_files import ModelFiles
 from sage.middleware.providers.openai import OpenAIProvider
@@ -34,6 +35,7 @@ from sage.middleware.settings.providers import LocalModel, LocalProvider
 from sage.middleware.settings.quantities import nearest
 from sage.middleware.settings.settings import DeploymentSettings
 
+KIND = "local"
 _TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens", "n_predict")
 _TEMPLATES = Path(__file__).parent / "templates"
 _TASKS = {
@@ -66,9 +68,19 @@ class LocalEngineProvider(OpenAIProvider):
 
     def __init__(self, name: str, settings: LocalProvider, data_dir: Path) -> None:
         Vendor.__init__(self, name, settings)
-        self._models = settings.models
+        self._configured = settings.models
+        # One directory has one list, so of several local providers only the one of that name has it.
+        self._file_models = FileModels(data_dir / "models") if name == KIND else None
+        self.model_files = self._file_models
         self._start_timeout = settings.start_timeout
         self._files = ModelFiles(data_dir / "models")
+
+    @property
+    def _models(self) -> Mapping[str, LocalModel]:
+        """All of them; the configured ones go first."""
+        if self._file_models is None:
+            return self._configured
+        return {**self._file_models.options, **self._configured}
 
     def known_models(self) -> tuple[str, ...]:
         return tuple(name for name in self._models if self.missing(name) is None)
@@ -123,14 +135,16 @@ class LocalEngineProvider(OpenAIProvider):
         )
 
     def _model(self, name: str) -> LocalModel:
-        try:
-            return self._models[name]
-        except KeyError:
+        options = self._configured.get(name)
+        if options is None and self._file_models is not None:
+            options = self._file_models.options.get(name)
+        if options is None:
             raise NotFound(
                 f"the provider '{self.name}' has no model '{name}'; {nearest(name, list(self._models))}",
                 param="model",
                 code="model_not_found",
-            ) from None
+            )
+        return options
 
     def encode(self, call: ModelCall, target: UpstreamModel, endpoint: Endpoint) -> UpstreamRequest:
         options = self._model(target.model)

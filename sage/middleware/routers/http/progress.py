@@ -67,7 +67,8 @@ class ProgressStream(Response):
 
 
 def _event(step: PullProgress) -> dict[str, Any]:
-    return {"status": step.status, "completed": step.completed, "total": step.total}
+    model = {"model": step.model} if step.model is not None else {}
+    return {"status": step.status, "completed": step.completed, "total": step.total, **model}
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -1,0 +1,252 @@
+"""The child program that pulls one model from a hub: chooses its file, fetches it, checks it, and puts it in its place.
+
+``python -m sage.middleware.providers.local.hub_pull`` reads its options (:class:`PullTask`) as JSON from the
+environment variable ``SAGE_PULL_OPTIONS``. It prints JSON lines on stdout: ``{"chosen": …}`` once, then
+``{"status", "completed", "total"}`` for each step, and last ``{"done": …}`` or ``{"error": {…}}``. It ends when its
+stdin ends, so that no pull outlives who asked for it.
+
+What has been fetched stays in a file with the suffix ``.part``, and the next pull of the same content goes on from
+there. One pull at a time runs in a directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sage.errors import Conflict, SageError, Unavailable, UpstreamFailed
+from sage.middleware.providers.local.gguf import read_gguf
+from sage.middleware.providers.local.hub import Hub, fetch, open_hub
+from sage.middleware.providers.local.hub_choice import (
+    Choice,
+    HubSource,
+    RepoFile,
+    choose,
+    default_name,
+    parse_source,
+    quantisation,
+)
+
+_SPARE = 256 * 2**20
+"""Bytes that stay free on the disk: the gateway's data may lie there too."""
+_STEP = 0.2
+"""Seconds between two reports of progress."""
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class PullTask:
+    """What the gateway hands to this program."""
+
+    source: str
+    directory: str
+    """Where the files of models lie; each hub and repository has a directory in it."""
+
+
+def main() -> int:
+    """The exit status: 0 if the model is in its place."""
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        options = PullTask(**json.loads(os.environ["SAGE_PULL_OPTIONS"]))
+        source, directory = parse_source(options.source), Path(options.directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with _alone(directory):
+            _say(done=_pull(source, directory))
+    except SageError as exc:
+        _say(error={"kind": type(exc).__name__, "message": exc.message, "code": exc.code, "param": exc.param})
+    except OSError as exc:
+        error = _disk_error(exc)
+        _say(error={"kind": type(error).__name__, "message": error.message, "code": error.code, "param": None})
+    else:
+        return 0
+    return 1
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _say(**line: Any) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _step(status: str, completed: int | None = None, total: int | None = None) -> None:
+    _say(status=status, completed=completed, total=total)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    with (directory / "pull.lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when the process ends
+        except BlockingIOError:
+            raise Conflict("another model is being pulled; try again when that is done", code="pull_running") from None
+        yield
+
+
+def _pull(source: HubSource, directory: Path) -> dict[str, Any]:
+    hub = open_hub(source.hub)
+    choice = choose(source, hub.files(source))
+    files = [hub.complete(source, file) for file in choice.files]
+    place = directory / source.hub / source.repo
+    targets = [place / file.path for file in files]
+    _say(chosen={"name": default_name(source, choice), "path": str(targets[0].relative_to(directory))})
+    _check_disk(place, files, targets)
+    _step(_chosen_text(choice), None, choice.size)
+    for file, target in zip(files, targets, strict=True):
+        _get(hub, source, file, target)
+    head = read_gguf(targets[0])
+    if head is None:
+        for target in targets:
+            target.unlink()
+        raise UpstreamFailed(f"{source}: '{files[0].path}' is not a GGUF file", code="hub_not_gguf")
+    return {
+        "paths": [str(target.relative_to(directory)) for target in targets],
+        "sha256": [file.sha256 for file in files],
+        "predicts": head.predicts,
+        "chats": head.template is not None,
+    }
+
+
+def _chosen_text(choice: Choice) -> str:
+    if not choice.others:
+        return f"{choice.name}"
+    kinds = ", ".join(sorted({quantisation(other) or other for other in choice.others})[:12])
+    return f"{choice.name} (others: {kinds})"
+
+
+def _check_disk(place: Path, files: list[RepoFile], targets: list[Path]) -> None:
+    """Raises :class:`Unavailable` before anything is fetched that would not fit."""
+    place.mkdir(parents=True, exist_ok=True)
+    needed = 0
+    for file, target in zip(files, targets, strict=True):
+        if not target.exists() or target.stat().st_size != file.size:
+            part = _part(file, target)
+            needed += max(0, (file.size or 0) - (part.stat().st_size if part.exists() else 0))
+    free = shutil.disk_usage(place).free
+    if needed and needed + _SPARE > free:
+        raise Unavailable(
+            f"the model needs {needed / 2**20:.0f} MiB more, and {free / 2**20:.0f} MiB are free where the gateway "
+            f"keeps its models (256 MiB stay free); make room there, or choose a smaller file",
+            code="disk_full",
+        )
+
+
+def _get(hub: Hub, source: HubSource, file: RepoFile, target: Path) -> None:
+    """Puts the file at ``target``, unless it is there already."""
+    if target.exists() and target.stat().st_size == file.size and _sha256(file, target) == file.sha256:
+        _step(f"{target.name} is here already")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(file, target)
+    for other in target.parent.glob(f"{_glob_safe(target.name)}.*.part"):
+        if other != part:
+            other.unlink()  # of a content that the hub no longer has
+    _fetch(hub, source, file, part)
+    found = _sha256(file, part)
+    if found != file.sha256:
+        part.unlink()
+        raise UpstreamFailed(
+            f"'{file.path}' arrived damaged: its sha256 is {found}, and the hub says {file.sha256}; it was deleted, "
+            "pull it again",
+            code="hub_checksum",
+        )
+    part.replace(target)
+    _sync(target.parent)
+
+
+def _fetch(hub: Hub, source: HubSource, file: RepoFile, part: Path) -> None:
+    with part.open("ab") as opened:
+        have = opened.tell()
+        if file.size is not None and have > file.size:
+            opened.truncate(0)
+            have = 0
+        _step(f"pulling {file.path}", have, file.size)
+        try:
+            fetch(hub, source, file, _Counted(opened, f"pulling {file.path}", file.size), have)
+        except OSError as exc:
+            if exc.errno is not None:
+                raise
+            raise UpstreamFailed(  # the library found that the file's end is missing
+                f"the hub sent only a part of '{file.path}'; pull it again to go on", code="hub_broken"
+            ) from exc
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _part(file: RepoFile, target: Path) -> Path:
+    content = (file.sha256 or f"size-{file.size}")[:16]
+    return target.with_name(f"{target.name}.{content}.part")
+
+
+def _sha256(file: RepoFile, path: Path) -> str | None:
+    """The checksum of the file at ``path``; ``None`` if the hub tells none to compare it with."""
+    if file.sha256 is None:
+        return None
+    digest, done, said = hashlib.sha256(), 0, 0.0
+    with path.open("rb") as opened:
+        while data := opened.read(_CHUNK):
+            digest.update(data)
+            done += len(data)
+            if time.monotonic() - said > _STEP:
+                said = time.monotonic()
+                _step("checking its sha256", done, file.size)
+    return digest.hexdigest()
+
+
+class _Counted:
+    """A file that reports how much of it was written."""
+
+    def __init__(self, file: BinaryIO, status: str, total: int | None) -> None:
+        self._file = file
+        self._status = status
+        self._total = total
+        self._said = 0.0
+        self.tell, self.seek, self.truncate = file.tell, file.seek, file.truncate
+
+    def write(self, data: bytes) -> int:
+        written = self._file.write(data)
+        if time.monotonic() - self._said > _STEP:
+            self._said = time.monotonic()
+            _step(self._status, self._file.tell(), self._total)
+        return written
+
+
+def _glob_safe(name: str) -> str:
+    return "".join(f"[{char}]" if char in "[]*?" else char for char in name)
+
+
+def _sync(directory: Path) -> None:
+    """Writes the names in ``directory`` to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(exc: OSError) -> SageError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Unavailable(
+            "the disk of the gateway's models became full; make room there and pull again to go on", code="disk_full"
+        )
+    return Unavailable(f"the model's file cannot be written: {exc.strerror}", code="disk_error")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
