@@ -13,6 +13,7 @@ from sage.service.kv.backends import MAX_KEY, MISSING, KeyValueBackend
 from sage.service.kv.memory_backend import MemoryBackend
 from sage.service.kv.redis_backend import RedisBackend
 from sage.service.kv.sqlite_backend import SqliteBackend
+from sage.service.upstream.factories import made_factory
 
 DEFAULT_TENANT = "default"
 BACKENDS = ("memory", "sqlite", "redis")
@@ -112,9 +113,10 @@ class KVService(BaseServiceTask):
         value = (self._backend or self._open()).get(tenant, _checked(key, tenant))
         return default if value is MISSING else value
 
-    def put(self, key: str, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> None:
-        """Sets the value, which expires after ``ttl`` seconds."""
+    def put(self, key: str, value: Any, ttl: float | None = None, *, tenant: str = DEFAULT_TENANT) -> bool:
+        """Sets the value, which expires after ``ttl`` seconds; ``True``, since it raises what it fails with."""
         self._open().put(tenant, _checked(key, tenant), value, self._lifetime(ttl))
+        return True
 
     def delete(self, key: str, *, tenant: str = DEFAULT_TENANT) -> bool:
         """Deletes the entry; returns whether it existed."""
@@ -165,14 +167,25 @@ class KVService(BaseServiceTask):
         required = MISSING if expected is None else expected
         return self._open().compare_and_set(tenant, _checked(key, tenant), required, value, self._lifetime(ttl))
 
+    def stats(self, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """``{backend_type, storage_size, max_size, ttl_seconds, …}``, with what its host has counted."""
+        return {
+            **self.get_statistics(),
+            "backend_type": self._backend_type,
+            "storage_size": self.size(tenant=tenant),
+            "max_size": self._max_size,
+            "ttl_seconds": self._ttl,
+        }
+
     def _lifetime(self, ttl: float | None) -> float | None:
         return self._ttl if ttl is None else _checked_ttl(ttl, "ttl")
 
 
-def create_kv_service_factory(**options: Any) -> ServiceFactory:
+def create_kv_service_factory(service_name: str | None = None, **options: Any) -> ServiceFactory:
     """A factory for ``env.register_service("kv_service", KVService,
-    create_kv_service_factory(backend_type="sqlite"))``; takes the keywords of :class:`KVService`."""
-    return ServiceFactory.checked(KVService, options)
+    create_kv_service_factory(backend_type="sqlite"))``; takes the keywords of :class:`KVService`, and refuses what
+    that class refuses. ``service_name`` is upstream SAGE's: the name is given to ``register_service``."""
+    return made_factory(KVService, service_name, options)
 
 
 def _checked(key: Any, tenant: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
+from sage.kernels.runtime.old_names import takes_old_names, warn_of_old_name
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Dependencies, ServiceFactory
 from sage.service.kv.kv_service import KVService
 from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_ttl, check_vector
@@ -19,6 +20,8 @@ from sage.service.memory_orchestrator.inputs import MemoryInput
 from sage.service.memory_orchestrator.options import MemoryOptions
 from sage.service.memory_orchestrator.query import MemoryQuery
 from sage.service.memory_orchestrator.records import MemoryScope
+from sage.service.upstream.factories import made_factory
+from sage.service.upstream.memory import NO_GRAPH, OLD_OPTION_HINTS, OLD_OPTIONS, OldMemoryMethods
 from sage.service.vdb.vdb_service import VDBService
 
 DEFAULT_TENANT = "default"
@@ -29,10 +32,11 @@ KV_SERVICE, VDB_SERVICE = "kv_service", "vdb_service"
 """The services that it uses where they are registered and no others are named."""
 _KV_METHODS = ("get", "put", "delete")
 _VDB_METHODS = ("add", "count", "delete", "find", "groups", "list_by", "list_items", "purge", "revision", "search")
+_NO_GRAPH = dict.fromkeys(("create_knowledge_graph", "include_graph_context"), NO_GRAPH)
 _log = logging.getLogger(__name__)
 
 
-class MemoryOrchestratorService(BaseServiceTask):
+class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
     """Memories of sessions. Each is one item of a vector collection, so that it is stored completely or not at all.
 
     A scope is a ``tenant``, with a ``user``, an ``agent``, both or neither. A memory is found only in exactly the scope
@@ -64,6 +68,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         summary_after: int = 50,
         generate: Generate | None = None,
         clock: Callable[[], float] = time.time,
+        max_search_results: int | None = None,
     ) -> None:
         """Memories go into the vector service ``vdb_service_name``, and what is derived from them into the key-value
         service ``kv_service_name``. ``None`` means the environment's ``vdb_service`` and ``kv_service`` where they are
@@ -72,23 +77,28 @@ class MemoryOrchestratorService(BaseServiceTask):
 
         ``ttl_seconds`` holds for memories that are stored without a ``ttl``. ``max_size`` bounds the memories of a
         scope, superseded ones included; beyond it superseded ones are removed for good, then the ``oldest`` or the
-        least ``important`` (``evict``), a fiftieth of the bound at a time. ``facts_model`` and ``summary_model`` are
+        least ``important`` (``evict``), a fiftieth of the bound at a time. A search returns
+        ``max_search_results`` at most. ``facts_model`` and ``summary_model`` are
         models that make facts of memories and a summary of each ``summary_after`` turns, in the background, by
         ``generate(model, messages) -> str``. Raises :class:`InvalidRequest`.
         """
         self._options = MemoryOptions(
             kv_service_name, vdb_service_name, collection_name, dimension, persist_directory, embedder, ttl_seconds,
-            max_size, evict, models, facts_model, summary_model, summary_after, generate, clock,
+            max_size, evict, models, facts_model, summary_model, summary_after, generate, clock, max_search_results,
         )  # fmt: skip
         self._own_services: list[BaseServiceTask] = []
         self._engine: MemoryEngine | None = None
+        self._names: tuple[str | None, ...] = (None, None)
+        """Of the key-value and the vector service."""
 
     def _about(self) -> str:
         return f"collection '{self._options.collection_name}', {'running' if self._engine else 'not running'}"
 
     def setup(self) -> None:
         embedder = MemoryEmbedder(self._options.embedder, self._options.models)
-        self._engine = MemoryEngine(self._vdb(), self._kv(), embedder, self._options)
+        vdb, kv = self._vdb(), self._kv()
+        self._names = tuple(getattr(service, "_name", None) for service in (kv, vdb))
+        self._engine = MemoryEngine(vdb, kv, embedder, self._options)
         self._engine.start()
 
     @classmethod
@@ -156,6 +166,7 @@ class MemoryOrchestratorService(BaseServiceTask):
         engine.expiry.watch(tenant)
         return engine
 
+    @takes_old_names(_NO_GRAPH, create_knowledge_graph=None)
     def store_memory(
         self,
         session_id: str,
@@ -192,9 +203,10 @@ class MemoryOrchestratorService(BaseServiceTask):
             engine.extractor.submit(stored.record)
         return stored.record.id
 
+    @takes_old_names(_NO_GRAPH, query_vector="vector", top_k="limit", include_graph_context=None)
     def search_memories(
         self,
-        query: str | None = None,
+        query: str | Sequence[float] | None = None,
         vector: Sequence[float] | None = None,
         session_id: str | None = None,
         memory_type: str | None = None,
@@ -223,20 +235,31 @@ class MemoryOrchestratorService(BaseServiceTask):
         (``importance`` of the metadata, 0 to 1) and ``diversity`` are weights from 0 (off) to 1. ``rerank`` names a
         model. ``explain`` adds the parts of each score.
         """
+        if query is not None and not isinstance(query, str) and vector is None:
+            warn_of_old_name("search_memories(query_vector) is upstream SAGE's; write search_memories(vector=…)", 3)
+            query, vector = None, query
+        if self._options.max_search_results is not None and isinstance(limit, int):
+            limit = min(limit, self._options.max_search_results)
         question = MemoryQuery(
-            MemoryScope.of(tenant, user, agent), query, vector, session_id, memory_type, limit, score_threshold,
+            MemoryScope.of(tenant, user, agent), query,  # type: ignore[arg-type]  # its check refuses other types
+             vector, session_id, memory_type, limit, score_threshold,
             filter, as_of, explain, recency, importance, diversity, rerank,
         )  # fmt: skip
         results = self._running_for(tenant).search(question)
         return [result.to_dict(explain=explain) for result in results]
 
+    @takes_old_names(memory_id="id")
     def get_memory(
         self, id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
-    ) -> dict[str, Any]:
-        """Also a superseded memory. Raises :class:`NotFound`."""
+    ) -> dict[str, Any] | None:
+        """Also a superseded memory; ``None`` when there is none of this id in the scope."""
         scope = MemoryScope.of(tenant, user, agent)
-        return self._running_for(tenant).reader.get(scope, id).to_dict()
+        try:
+            return self._running_for(tenant).reader.get(scope, id).to_dict()
+        except NotFound:
+            return None
 
+    @takes_old_names(memory_id="id")
     def update_memory(
         self,
         id: str,
@@ -255,6 +278,7 @@ class MemoryOrchestratorService(BaseServiceTask):
             user=user, agent=agent, tenant=tenant,
         )  # fmt: skip
 
+    @takes_old_names(memory_id="id")
     def delete_memory(
         self,
         id: str,
@@ -296,14 +320,11 @@ class MemoryOrchestratorService(BaseServiceTask):
 
     def get_session_metadata(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
-    ) -> dict[str, Any]:
-        """``{session_id, memories, first_at, last_at, types}``. Raises :class:`NotFound`."""
+    ) -> dict[str, Any] | None:
+        """``{session_id, memories, first_at, last_at, types}``; ``None`` when there is no such session."""
         scope = MemoryScope.of(tenant, user, agent)
         check_name(session_id, "session_id")
-        summary = self._running_for(tenant).reader.session_summary(scope, session_id)
-        if summary is None:
-            raise NotFound(f"there is no session '{session_id}'", param="session_id", code="session_not_found")
-        return summary
+        return self._running_for(tenant).reader.session_summary(scope, session_id)
 
     def clear_session(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
@@ -343,6 +364,23 @@ class MemoryOrchestratorService(BaseServiceTask):
         scope = MemoryScope.of(tenant, user, agent)
         return self._running_for(tenant).writer.restore(scope, id)
 
+    def stats(
+        self, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT
+    ) -> dict[str, Any]:
+        """``{sessions, memories, kv_service_name, vdb_service_name, vector_dimension, max_search_results, …}`` of a
+        scope, with what its host has counted. A store of its own has no name."""
+        scope, engine = MemoryScope.of(tenant, user, agent), self._running_for(tenant)
+        sessions = engine.index.sessions(scope, engine.clock.now())
+        return {
+            **self.get_statistics(),
+            "sessions": len(sessions),
+            "memories": sum(count for count, _, _ in sessions.values()),
+            "kv_service_name": self._names[0],
+            "vdb_service_name": self._names[1],
+            "vector_dimension": self._options.dimension,
+            "max_search_results": self._options.max_search_results,
+        }
+
     def export_memories(
         self, *, limit: int = 1000, cursor: str | None = None, tenant: str = DEFAULT_TENANT
     ) -> Exported:
@@ -358,12 +396,12 @@ class MemoryOrchestratorService(BaseServiceTask):
         return self._running_for(tenant).writer.put_imported(tenant, records)
 
 
-def create_memory_service_factory(**options: Any) -> ServiceFactory:
+def create_memory_service_factory(service_name: str | None = None, **options: Any) -> ServiceFactory:
     """For ``env.register_service("memory_service", MemoryOrchestratorService, create_memory_service_factory(…))``.
-    Takes the keywords of :class:`MemoryOrchestratorService`; the services that they name start before it."""
-    return ServiceFactory.checked(
-        MemoryOrchestratorService, options, MemoryOrchestratorService._dependencies(options).needs
-    )
+    Takes the keywords of :class:`MemoryOrchestratorService`, and refuses what that class refuses; the services that
+    they name start before it. The options of upstream SAGE (``service_name``, ``default_vector_dimension``,
+    ``enable_caching``, ``graph_service_name``, ``enable_knowledge_graph``) give a deprecation warning."""
+    return made_factory(MemoryOrchestratorService, service_name, options, OLD_OPTIONS, OLD_OPTION_HINTS)
 
 
 def _check_page(limit: Any) -> None:

@@ -30,6 +30,7 @@ class MemoryOptions:
     summary_after: int
     generate: Generate | None
     clock: Callable[[], float]
+    max_search_results: int | None
 
     def __post_init__(self) -> None:
         check_name(self.collection_name, "collection_name")
@@ -41,6 +42,8 @@ class MemoryOptions:
             )
         if self.max_size is not None:
             _check_whole_number(self.max_size, "max_size", 1)
+        if self.max_search_results is not None:
+            _check_whole_number(self.max_search_results, "max_search_results", 1)
         if self.evict not in ("oldest", "important"):
             raise InvalidRequest("'evict' must be 'oldest' or 'important'", param="evict")
         _check_whole_number(self.summary_after, "summary_after", 2)

@@ -27,7 +27,10 @@ class RecalledMemory:
     parts: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self, *, explain: bool) -> dict[str, Any]:
-        fields = {**self.record.to_dict(), "score": self.score, "relevance": self.relevance}
+        """``similarity_score`` is ``score`` by upstream SAGE's name."""
+        fields = {
+            **self.record.to_dict(), "score": self.score, "relevance": self.relevance, "similarity_score": self.score,
+        }  # fmt: skip
         return {**fields, "explanation": self.parts} if explain else fields
 
 

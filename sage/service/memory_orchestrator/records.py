@@ -131,7 +131,8 @@ class MemoryRecord:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """``{id, session_id, content, memory_type, metadata, created_at, …}``; what does not apply is left out."""
+        """``{id, session_id, content, memory_type, metadata, created_at, timestamp, …}``; what does not apply is left
+        out. ``timestamp`` is ``created_at`` by upstream SAGE's name."""
         fields: dict[str, Any] = {
             "id": self.id,
             "session_id": self.session,
@@ -139,6 +140,7 @@ class MemoryRecord:
             "memory_type": self.type,
             "metadata": dict(self.metadata),
             "created_at": self.created,
+            "timestamp": self.created,
         }
         if self.scope.user is not None:
             fields["user"] = self.scope.user

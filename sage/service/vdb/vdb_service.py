@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
+from sage.kernels.runtime.old_names import takes_old_names
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, ServiceFactory
+from sage.service.upstream.factories import made_factory
+from sage.service.upstream.vdb import OLD_OPTION_HINTS, OLD_OPTIONS, OldVectorMethods, metric_of_index
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.types.documents import StoredDocument
@@ -21,7 +25,7 @@ _MAX_PAGE = 1000
 _MAX_SHARDS = 1024
 
 
-class VDBService(BaseServiceTask):
+class VDBService(OldVectorMethods, BaseServiceTask):
     """Named collections of items ``{id?, vector?, metadata?, text?}`` in each tenant. ``backend``: ``retrieval`` (in
     memory, or durable in ``persist_directory``) or ``chroma`` (embedded in ``persist_directory``, or the server at
     ``url``; extra 'chroma').
@@ -34,6 +38,8 @@ class VDBService(BaseServiceTask):
 
     ``shards`` spreads each new collection over so many shards in ``persist_directory``, for more documents than one
     machine holds; they are Ray actors where the service is one, else threads.
+
+    ``score_threshold`` is the least relevance of results, 0 to 1, for searches that name none.
 
     ``where`` is the filter of :mod:`sage.middleware.retrieval.filters.language`. Of scores, higher is
     nearer: the cosine, the inner product, or the Euclidean distance made negative; in a hybrid search 0 to 1.
@@ -53,6 +59,7 @@ class VDBService(BaseServiceTask):
         models: Any = None,
         shards: int = 0,
         embedder_name: str | None = None,
+        score_threshold: float | None = None,
     ) -> None:
         _check_choice("backend", backend, _BACKENDS)
         _check_choice("distance_metric", distance_metric, tuple(_METRICS))
@@ -77,6 +84,7 @@ class VDBService(BaseServiceTask):
         self._url = url
         self._models = models
         self._shards = shards
+        self._threshold = _checked_threshold(score_threshold)
         self._backend: VectorBackend | None = None
 
     def _about(self) -> str:
@@ -153,6 +161,11 @@ class VDBService(BaseServiceTask):
             self._running.add(*target, checked)
         return [item.id for item in checked]
 
+    @takes_old_names(
+        query_vector="vector", query=lambda query: "text" if isinstance(query, str) else "vector", top_k="n_results",
+        filters="where", metadata_filter="where", threshold="score_threshold",
+        similarity_threshold="score_threshold",
+    )  # fmt: skip
     def search(
         self,
         vector: Sequence[float] | None = None,
@@ -168,24 +181,33 @@ class VDBService(BaseServiceTask):
     ) -> list[dict[str, Any]]:
         """``[{id, score, metadata, text, scores}]``, best first. ``mode``: hybrid, dense or bm25; ``None`` means by
         what is given. ``where`` acts before the best are chosen. ``score_threshold`` is the least relevance, 0 (nothing
-        in common) to 1. ``options``: further fields of
+        in common) to 1; ``None`` means that of the service. ``options``: further fields of
         :class:`sage.middleware.retrieval.types.search.Search` (fusion, alpha, exact, explain, offset, rerank…)."""
         from sage.service.vdb.items import check_query
 
         target = self._target(tenant, collection)
+        if score_threshold is None and "score_threshold" not in (options or {}):
+            score_threshold = self._threshold
         if score_threshold is not None:
             options = {**(options or {}), "score_threshold": score_threshold}
         search = check_query(vector, text, mode, n_results, where, options, keywords=self._running.keywords)
-        return [result.shown() for result in self._running.search(*target, search)]
+        with self._empty(collection):
+            return [result.shown() for result in self._running.search(*target, search)]
+        return []
 
     def get(
         self, id: str, *, vector: bool = False, collection: str | None = None, tenant: str = DEFAULT_TENANT
-    ) -> dict[str, Any]:
-        """``{id, metadata, text}``, and ``vector`` when asked for. Raises :class:`sage.errors.NotFound`."""
+    ) -> dict[str, Any] | None:
+        """``{id, metadata, text}``, and ``vector`` when asked for; ``None`` when there is no such item."""
         from sage.service.vdb.items import check_given_id
 
         target = self._target(tenant, collection)
-        return _item(self._running.get(*target, check_given_id(id), vector), vector)
+        try:
+            return _item(self._running.get(*target, check_given_id(id), vector), vector)
+        except NotFound as exc:
+            if exc.code == "item_not_found" or collection is None:
+                return None
+            raise
 
     def find(
         self,
@@ -217,7 +239,9 @@ class VDBService(BaseServiceTask):
         and with shards."""
         target = self._target(tenant, collection)
         self._check_where(where)
-        return dict(self._running.groups(*target, by, of, where))
+        with self._empty(collection):
+            return dict(self._running.groups(*target, by, of, where))
+        return {}
 
     def list_by(
         self,
@@ -237,8 +261,10 @@ class VDBService(BaseServiceTask):
         target = self._target(tenant, collection)
         _check_page(limit)
         self._check_where(where)
-        items = self._running.page_by(*target, NumberOrder(field, after, descending), limit, where)
-        return [_item(item, False) for item in items]
+        with self._empty(collection):
+            items = self._running.page_by(*target, NumberOrder(field, after, descending), limit, where)
+            return [_item(item, False) for item in items]
+        return []
 
     def list_items(
         self,
@@ -255,8 +281,10 @@ class VDBService(BaseServiceTask):
         target = self._target(tenant, collection)
         _check_page(limit)
         self._check_where(where)
-        page, cursor_after = self._running.page(*target, where, limit, cursor, vectors)
-        return {"items": [_item(item, vectors) for item in page], "cursor": cursor_after}
+        with self._empty(collection):
+            page, cursor_after = self._running.page(*target, where, limit, cursor, vectors)
+            return {"items": [_item(item, vectors) for item in page], "cursor": cursor_after}
+        return {"items": [], "cursor": None}
 
     def update(
         self,
@@ -277,13 +305,13 @@ class VDBService(BaseServiceTask):
 
     def delete(
         self,
-        ids: Sequence[str] | None = None,
+        ids: str | Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
         *,
         collection: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> int:
-        """Deletes by id or by filter; how many there were of them."""
+        """Deletes by id, or ids, or by filter; how many there were of them."""
         from sage.service.vdb.items import check_ids
 
         target = self._target(tenant, collection)
@@ -292,11 +320,16 @@ class VDBService(BaseServiceTask):
         if where is not None and not where:
             raise InvalidRequest("an empty 'where' would delete every item; drop the collection instead", param="where")
         self._check_where(where)
-        return self._running.delete(*target, None if ids is None else check_ids(ids), where)
+        checked = None if ids is None else check_ids([ids] if isinstance(ids, str) else ids)
+        with self._empty(collection):
+            return self._running.delete(*target, checked, where)
+        return 0
 
     def purge(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> None:
         """After it no byte of what was deleted or replaced is left in any file."""
-        self._running.purge(*self._target(tenant, collection))
+        target = self._target(tenant, collection)
+        with self._empty(collection):
+            self._running.purge(*target)
 
     def count(
         self, where: Mapping[str, Any] | None = None, *, collection: str | None = None, tenant: str = DEFAULT_TENANT
@@ -304,7 +337,18 @@ class VDBService(BaseServiceTask):
         """How many items the collection has, or of them match ``where``."""
         target = self._target(tenant, collection)
         self._check_where(where)
-        return self._running.count(*target, where)
+        with self._empty(collection):
+            return self._running.count(*target, where)
+        return 0
+
+    @contextmanager
+    def _empty(self, collection: str | None) -> Iterator[None]:
+        """The service's own collection is empty before the first items make it; another one is not there."""
+        try:
+            yield
+        except NotFound as exc:
+            if collection is not None or exc.code != "collection_not_found":
+                raise
 
     def revision(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> tuple[str, int]:
         """``(collection, sequence)``: an id that another collection of the same name does not have, and a number that
@@ -323,11 +367,36 @@ class VDBService(BaseServiceTask):
         """Deletes a collection with all that is in it. Raises :class:`sage.errors.NotFound`."""
         self._running.drop(*self._target(tenant, collection))
 
+    def clear(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> int:
+        """Deletes all items of a collection; how many there were. The next items make it anew."""
+        target = self._target(tenant, collection)
+        with self._empty(collection):
+            count = self._running.count(*target, None)
+            self._running.drop(*target)
+            return count
+        return 0
 
-def create_vdb_service_factory(**options: Any) -> ServiceFactory:
+    def stats(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """``{total_vectors, embedding_dimension, distance_metric, collection_name, backend, …}``, with what its host
+        has counted. ``embedding_dimension`` is the one of new collections; ``None`` means the first vector's."""
+        return {
+            **self.get_statistics(),
+            "total_vectors": self.count(collection=collection, tenant=tenant),
+            "embedding_dimension": self._dimension,
+            "distance_metric": self._metric,
+            "collection_name": self._collection if collection is None else collection,
+            "backend": self._kind,
+        }
+
+
+def create_vdb_service_factory(service_name: str | None = None, **options: Any) -> ServiceFactory:
     """For ``env.register_service("vdb_service", VDBService, create_vdb_service_factory(dimension=384, …))``: the
-    keywords of :class:`VDBService`."""
-    return ServiceFactory.checked(VDBService, options)
+    keywords of :class:`VDBService`; what that class refuses is refused here. The options of upstream SAGE
+    (``service_name``, ``embedding_dimension``, ``similarity_threshold``, ``index_type``, ``max_vectors``,
+    ``faiss_config``) give a deprecation warning."""
+    if "distance_metric" not in options and (metric := metric_of_index(options.get("index_type"))):
+        options["distance_metric"] = metric
+    return made_factory(VDBService, service_name, options, OLD_OPTIONS, OLD_OPTION_HINTS)
 
 
 def _check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
@@ -351,6 +420,12 @@ def _check_shards(given: Any, backend: str, directory: str | None) -> None:
         raise InvalidRequest(f"'shards' must be a whole number, 0 (one store) to {_MAX_SHARDS}", param="shards")
     if given and (backend != "retrieval" or directory is None):
         raise InvalidRequest("'shards' go with backend 'retrieval' and a 'persist_directory'", param="shards")
+
+
+def _checked_threshold(given: Any) -> float | None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1):
+        raise InvalidRequest("'score_threshold' must be a number, 0 to 1", param="score_threshold")
+    return given
 
 
 def _check_dimension(given: Any) -> None:

@@ -145,9 +145,8 @@ def test_delete_by_id_and_by_filter_says_how_many_there_were(make: Make) -> None
     assert service.delete([]) == 0
     assert service.count() == 7
     assert sorted(ids(service.search([1, 0], n_results=50))) == ["0", "1", "2", "4", "5", "6", "7"]
-    with pytest.raises(NotFound, match="'default' has no item '3'"):
-        service.get("3")
-    for wrong in ({}, {"ids": ["1"], "where": {"n": 1}}, {"where": {}}, {"ids": "1"}):
+    assert service.get("3") is None
+    for wrong in ({}, {"ids": ["1"], "where": {"n": 1}}, {"where": {}}, {"ids": 1}):
         with pytest.raises(InvalidRequest):
             service.delete(**wrong)  # type: ignore[arg-type]
     assert service.count() == 7
@@ -227,15 +226,17 @@ def test_what_does_not_exist_is_not_found_and_says_what_there_is(make: Make) -> 
     service = make(collection_name="main")
     service.add([{"vector": [1, 0]}], collection="other")
     calls: list[Callable[[], Any]] = [
-        lambda: service.search([1, 0]),
-        lambda: service.get("x"),
-        lambda: service.count(),
-        lambda: service.count({"n": 1}),
-        lambda: service.list_items(),
+        lambda: service.search([1, 0], collection="main"),
+        lambda: service.get("x", collection="main"),
+        lambda: service.count(collection="main"),
+        lambda: service.count({"n": 1}, collection="main"),
+        lambda: service.list_items(collection="main"),
         lambda: service.update("x", metadata={}),
-        lambda: service.delete(["x"]),
+        lambda: service.delete(["x"], collection="main"),
+        lambda: service.clear(collection="main"),
+        lambda: service.stats(collection="main"),
         lambda: service.drop("main"),
-        lambda: service.purge(),
+        lambda: service.purge(collection="main"),
     ]
     for call in calls:
         with pytest.raises(NotFound, match="no collection 'main'; there are: other"):
@@ -246,6 +247,23 @@ def test_what_does_not_exist_is_not_found_and_says_what_there_is(make: Make) -> 
         service.search([1, 0], collection="other")
     service.add([{"id": "new", "vector": [1, 0, 0]}], collection="other")
     assert ids(service.search([1, 0, 0], collection="other")) == ["new"]
+
+
+def test_its_own_collection_is_empty_before_the_first_item_and_after_a_clear(make: Make) -> None:
+    service = make(collection_name="main")
+    for _ in range(2):
+        assert service.search([1, 0]) == []
+        assert service.get("x") is None
+        assert service.find(["x"]) == []
+        assert service.count() == service.count({"n": 1}) == 0
+        assert service.list_items() == {"items": [], "cursor": None}
+        assert service.delete("x") == service.delete(where={"n": 1}) == 0
+        assert service.clear() == 0
+        service.purge()
+        service.add([{"id": "a", "vector": [1, 0]}, {"id": "b", "vector": [0, 1]}, {"id": "c", "vector": [1, 1]}])
+        assert service.delete("c") == 1
+        assert service.count() == 2
+        assert service.clear() == 2
 
 
 BAD_ITEMS: list[tuple[Any, str]] = [

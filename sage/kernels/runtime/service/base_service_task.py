@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
 
 from sage.errors import InvalidRequest
+from sage.kernels.runtime.service.service_context import RegisteredFactory, made_with_factory, takes_factory
 from sage.kernels.runtime.service.service_user import ServiceUser
 from sage.kernels.runtime.services.spec import Method, ServiceOptions
 
@@ -38,6 +41,25 @@ class BaseServiceTask(ServiceUser):
     """How many calls may wait; one more is refused."""
 
     _without_environment = "stands alone and has no other services to call; register it in an environment"
+    _counts: Callable[[], Mapping[str, Any]] | None = None
+    """What its host has counted."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes nothing; or, as in upstream SAGE, ``(service_factory, ctx)``."""
+        if (args and isinstance(args[0], RegisteredFactory)) or "service_factory" in kwargs:
+            self._take_factory(*args, **kwargs)
+        else:
+            super().__init__(*args, **kwargs)
+
+    def _take_factory(self, service_factory: RegisteredFactory, ctx: Any = None) -> None:
+        self.service_factory = service_factory
+        self.service_name = service_factory.service_name
+        self.ctx = ctx
+
+    @cached_property
+    def logger(self) -> logging.Logger:
+        """``sage.service.`` and the name of the class."""
+        return logging.getLogger(f"sage.service.{type(self).__name__}")
 
     def __repr__(self) -> str:
         about = self._about()
@@ -50,9 +72,17 @@ class BaseServiceTask(ServiceUser):
     def setup(self) -> None:
         """Opens what the methods need: connections, files. An error that it raises fails the start of the
         environment."""
+        _call_first(self, "_start_service_instance", "start_running")
 
     def cleanup(self) -> None:
         """Closes it. Called once, after the last method has ended, also when :meth:`setup` failed."""
+        _call_first(self, "_stop_service_instance", "terminate")
+
+    def get_statistics(self) -> dict[str, Any]:
+        """``{service_name, service_type, calls, errors, latency_ms}``, as far as its host has counted them."""
+        name = getattr(self, "service_name", type(self).__name__)
+        counted = self._counts() if self._counts is not None else {}
+        return {"service_name": name, "service_type": type(self).__name__, **counted}
 
     def health(self) -> Mapping[str, Any]:
         """What users should know of its state, as JSON. When it raises, the service is shown as unhealthy."""
@@ -80,7 +110,14 @@ class BaseServiceTask(ServiceUser):
         self.cleanup()
 
 
-_LIFE = frozenset(name for name in dir(BaseServiceTask) if not name.startswith("_"))
+def _call_first(service: Any, *names: str) -> None:
+    """Calls the first of these methods that there is: services of upstream SAGE have them in place of ours."""
+    method = next((found for name in names if callable(found := getattr(service, name, None))), None)
+    if method is not None:
+        method()
+
+
+_LIFE = frozenset(("setup", "cleanup", "health"))
 
 
 def methods_of(service_class: type) -> dict[str, Method]:
@@ -90,6 +127,8 @@ def methods_of(service_class: type) -> dict[str, Method]:
         if name.startswith("_") or name in _LIFE:
             continue
         value = inspect.getattr_static(service_class, name)
+        if value is getattr(BaseServiceTask, name, None):
+            continue
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if not inspect.isroutine(function):
             continue
@@ -114,6 +153,8 @@ class ServiceFactory:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     options: ServiceOptions = field(default_factory=ServiceOptions)
+    service_name: str = ""
+    """The name under which it was registered, or is meant to be."""
 
     @classmethod
     def checked(cls, service_class: type, kwargs: Mapping[str, Any], needs: tuple[str, ...] = ()) -> ServiceFactory:
@@ -140,5 +181,12 @@ class ServiceFactory:
         needs, uses = self.service_class._dependencies(options)
         return Dependencies(tuple(dict.fromkeys((*self.needs, *needs))), uses)
 
+    @property
+    def is_old_style(self) -> bool:
+        """Whether its class takes ``(service_factory, ctx)``, as services of upstream SAGE do."""
+        return takes_factory(self.service_class, self.args, self.kwargs)
+
     def __call__(self) -> Any:
+        if self.is_old_style:
+            return made_with_factory(self.service_name, self.service_class, self.kwargs)
         return self.service_class(*self.args, **self.kwargs)

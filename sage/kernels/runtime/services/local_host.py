@@ -15,6 +15,7 @@ from typing import Any
 from sage.errors import Conflict, InvalidRequest, Unavailable
 from sage.forks import forks
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, methods_of
+from sage.kernels.runtime.service.service_context import ServiceContext
 from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.services.calls import ServiceCall, running, with_traceback_as_cause
 from sage.kernels.runtime.services.event_loop import ServiceLoop
@@ -72,6 +73,9 @@ class LocalHost:
         options = self.spec.options
         if isinstance(service, BaseServiceTask):
             service._callers = callers
+            service._counts = lambda: summed(list(self._statistics))
+        if isinstance(context := getattr(service, "_context", None), ServiceContext):
+            context._callers = callers
         workers: Any = _first(options.max_workers, getattr(service, "max_workers", None), 1)
         size: Any = _first(options.queue_size, getattr(service, "queue_size", None), BaseServiceTask.queue_size)
         for option, value in (("max_workers", workers), ("queue_size", size)):

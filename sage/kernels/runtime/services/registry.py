@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
+from sage.kernels.runtime.old_names import warn_of_old_name
 from sage.kernels.runtime.service.base_service_task import ServiceFactory
 from sage.kernels.runtime.services.callers import AsyncServiceCaller, ServiceCaller, check_name
 from sage.kernels.runtime.services.host import Host
@@ -54,6 +55,12 @@ class Services:
             if self._hosts:
                 raise Conflict(f"register '{name}' before the services of '{self._environment}' start")
             self._specs[name] = spec
+        if isinstance(spec.make, ServiceFactory) and spec.make.is_old_style:
+            warn_of_old_name(
+                f"{spec.make.service_class.__name__}.__init__ takes (service_factory, ctx): a service here takes its "
+                "options as keywords, and needs no super().__init__()",
+                3,
+            )
 
     def names(self) -> list[str]:
         return sorted(self._specs)
@@ -171,11 +178,11 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         if args:
             raise InvalidRequest(f"the factory of the service '{name}' takes no further arguments")
         options = _take_hosting(kwargs, ())
-        factory = replace(service, kwargs={**service.kwargs, **kwargs}) if kwargs else service
+        factory = replace(service, kwargs={**service.kwargs, **kwargs}, service_name=name)
         return _spec_of(name, factory, replace(factory.options, **options))
     if isinstance(service, type):
         options = _take_hosting(kwargs, _parameters(service))
-        return _spec_of(name, ServiceFactory(service, args, kwargs), ServiceOptions(**options))
+        return _spec_of(name, ServiceFactory(service, args, kwargs, service_name=name), ServiceOptions(**options))
     if callable(service):
         options = _take_hosting(kwargs, ())
         make = (lambda: service(*args, **kwargs)) if args or kwargs else service

@@ -13,6 +13,7 @@ from sage.middleware.gateway.services.services import GatewayServices
 
 _MAX_PAGE = 1000
 """The highest limit that the memory service takes."""
+_OLD_NAMES = ("timestamp", "similarity_score")
 
 
 class TenantView:
@@ -104,7 +105,10 @@ class VDBView(TenantView):
         return items
 
     async def get(self, collection: str, id: str, vector: bool) -> dict[str, Any]:
-        item: dict[str, Any] = await self._call("get", id, vector=vector, collection=collection)
+        """Raises :class:`NotFound`."""
+        item: dict[str, Any] | None = await self._call("get", id, vector=vector, collection=collection)
+        if item is None:
+            raise NotFound(f"collection '{collection}' has no item '{id}'", param="id", code="item_not_found")
         return item
 
     async def page(
@@ -143,19 +147,20 @@ class MemoryView(TenantView):
         self.check_limit(fields.get("limit", 10))
         if (model := fields.get("rerank")) is not None:
             self._principal.require_model(model)
-        memories: list[dict[str, Any]] = await self._call("search_memories", **fields)
-        return memories
+        return _shown_all(await self._call("search_memories", **fields))
 
     async def get(self, id: str, **scope: Any) -> dict[str, Any]:
-        memory: dict[str, Any] = await self._call("get_memory", id, **scope)
-        return memory
+        """Raises :class:`NotFound`."""
+        memory: dict[str, Any] | None = await self._call("get_memory", id, **scope)
+        if memory is None:
+            raise NotFound(f"there is no memory '{id}' in this scope", param="id", code="memory_not_found")
+        return _shown(memory)
 
     async def delete(self, id: str, **scope: Any) -> bool:
         return bool(await self._call("delete_memory", id, **scope))
 
     async def history(self, id: str, **scope: Any) -> list[dict[str, Any]]:
-        memories: list[dict[str, Any]] = await self._call("history", id, **scope)
-        return memories
+        return _shown_all(await self._call("history", id, **scope))
 
     async def restore(self, id: str, **scope: Any) -> str:
         return str(await self._call("restore_memory", id, **scope))
@@ -168,7 +173,11 @@ class MemoryView(TenantView):
         return [_with_count(session) for session in sessions[:limit]], cursor
 
     async def session(self, session_id: str, **scope: Any) -> dict[str, Any]:
-        return _with_count(await self._call("get_session_metadata", session_id, **scope))
+        """Raises :class:`NotFound`."""
+        session: dict[str, Any] | None = await self._call("get_session_metadata", session_id, **scope)
+        if session is None:
+            raise NotFound(f"there is no session '{session_id}'", param="session_id", code="session_not_found")
+        return _with_count(session)
 
     async def turns(
         self, session_id: str, limit: int, after: str | None, memory_type: str | None, **scope: Any
@@ -178,7 +187,7 @@ class MemoryView(TenantView):
         memories: list[dict[str, Any]] = await self._call(
             "get_session_memories", session_id, limit=requested, cursor=after, memory_type=memory_type, **scope
         )
-        return memories[:limit], _cursor(memories, limit, requested, "id")
+        return _shown_all(memories[:limit]), _cursor(memories, limit, requested, "id")
 
     def _one_more(self, limit: int) -> int:
         """One more than the page takes, which tells whether there is another page; no more than the service allows."""
@@ -192,6 +201,15 @@ def _cursor(items: Sequence[Mapping[str, Any]], limit: int, requested: int, key:
     """The ``after`` of the next page; ``None`` means that this page is the last."""
     more = len(items) > limit or len(items) == requested == limit
     return str(items[limit - 1][key]) if more else None
+
+
+def _shown_all(memories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_shown(memory) for memory in memories]
+
+
+def _shown(memory: dict[str, Any]) -> dict[str, Any]:
+    """A memory as it stands in answers: without the names that only programs of upstream SAGE use."""
+    return {name: value for name, value in memory.items() if name not in _OLD_NAMES}
 
 
 def _with_count(session: Mapping[str, Any]) -> dict[str, Any]:
