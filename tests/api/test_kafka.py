@@ -150,6 +150,22 @@ def test_records_arrive_decoded_and_are_committed_when_done(kafka: Kafka) -> Non
 
 
 @pytest.mark.slow
+def test_a_record_is_committed_when_it_has_left_its_loop_and_the_job_stops_then(kafka: Kafka) -> None:
+    kafka.create("loop", 1)
+    kafka.produce("loop", [3, 0, 5] * 5)
+    env, sink = environment(), Collector()
+    back, read = env.from_future("back"), env.from_kafka_source(kafka.servers, "loop", "g", **QUICK)
+    numbers = read.map(lambda record: record["value"]).connect(back)
+    numbers.filter(lambda number: number == 0).sink(sink)
+    numbers.filter(bool).map(lambda number: number - 1).fill_future(back)
+    job = env.submit()
+    assert sink.wait_for(15) == [0] * 15
+    metrics = stopped(job)
+    assert sum(metrics["committed"].values()) == 15
+    assert kafka.committed("loop", "g", 1) == [15]
+
+
+@pytest.mark.slow
 def test_a_record_that_cannot_be_processed_is_a_dead_letter_and_nothing_else_is_lost(kafka: Kafka) -> None:
     kafka.create("poison")
     kafka.produce("poison", [{"n": 1}, b"{broken", {"n": 3}, {"other": 4}, {"n": 5}])

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from sage.kernels.runtime.service.service_user import ServiceUser
 from sage.kernels.runtime.streams.stage_function import method_name
 
 
-class _StageName:
-    """The name of the stage that runs the function, or before that of its class; an instance may set its own."""
+class _Default:
+    """An attribute of instances that set none of this name themselves. The class has none, so that a subclass may be a
+    dataclass with such a field."""
+
+    def __init__(self, value_of: Callable[[Any], Any]) -> None:
+        self._value_of = value_of
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else getattr(instance, "_stage", None) or owner.__name__
+        if instance is None:
+            raise AttributeError(f"only instances of {owner.__name__} have it")
+        return self._value_of(instance)
 
 
-class _Logger:
-    """The logger of the function's class; an instance may set its own."""
+def _stage_name(function: Any) -> str:
+    """The name of the stage that runs the function, or before that of its class."""
+    return function._stage or type(function).__name__
 
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else logging.getLogger(f"{owner.__module__}.{owner.__qualname__}")
+
+def _logger(function: Any) -> logging.Logger:
+    kind = type(function)
+    return logging.getLogger(f"{kind.__module__}.{kind.__qualname__}")
 
 
 class BaseFunction(ServiceUser):
@@ -32,8 +42,8 @@ class BaseFunction(ServiceUser):
 
     _without_environment = "runs in no environment, and so it has no services to call"
     _stage: str | None = None
-    name: Any = _StageName()
-    logger: Any = _Logger()
+    name: Any = _Default(_stage_name)
+    logger: Any = _Default(_logger)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes whatever a subclass hands on with ``super().__init__(…)``, as upstream SAGE's functions do; a base

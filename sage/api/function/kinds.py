@@ -3,11 +3,11 @@ decides what a function is used for."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from sage.api.function.base_function import BaseFunction
 from sage.errors import InvalidRequest
+from sage.kernels.runtime.streams.collecting import Collector
 
 
 class MapFunction(BaseFunction):
@@ -23,25 +23,13 @@ class FlatMapFunction(BaseFunction):
     """Returns many records: a list, a generator, or ``None`` for no records. It may hand over records with
     :meth:`collect` too; they come after those that it returns."""
 
+    _collector: Collector | None = None
+    """``None`` means that no flatmap has run the function yet."""
+
     def collect(self, record: Any) -> None:
         """Hands over one record, while the function runs in a flatmap."""
-        collected = self._collected().get(threading.get_ident())
-        if collected is None:
+        if self._collector is None or not self._collector.add(record):
             raise InvalidRequest(f"{type(self).__name__}: collect() works only while the function runs in a flatmap")
-        collected.append(record)
-
-    def start_collecting(self) -> None:
-        """For the stage, before each record."""
-        self._collected()[threading.get_ident()] = []
-
-    def take_collected(self) -> list[Any]:
-        """For the stage, after each record: what was collected on this thread since."""
-        return self._collected().pop(threading.get_ident(), [])
-
-    def _collected(self) -> dict[int, list[Any]]:
-        """By thread, since the workers of a stage may share this instance."""
-        collected: dict[int, list[Any]] = self.__dict__.setdefault("_collected_by_thread", {})
-        return collected
 
 
 class KeyByFunction(BaseFunction):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import Callers
+from sage.kernels.runtime.streams.collecting import Collector
 from sage.kernels.runtime.streams.shared_instances import SharedInstances
 from sage.kernels.runtime.streams.stage_function import FunctionKind, StageFunction, is_async
 
@@ -69,7 +70,8 @@ class LocalWorker:
         if is_async(run):
             run = self._on_loop(run)
         kind, name = self._function.kind, self._function.name
-        if kind is FunctionKind.FLATMAP and isinstance(self._instance, CollectsRecords):
+        if kind is FunctionKind.FLATMAP and hasattr(self._instance, "_collector"):
+            self._instance._collector = self._instance._collector or Collector()
             self._run = _collecting(_giving_lists(run, name), self._instance)
         elif kind in (FunctionKind.FLATMAP, FunctionKind.JOIN):
             self._run = _giving_lists(run, name)
@@ -105,24 +107,17 @@ class LocalWorker:
                 self._loop.close()
 
 
-@runtime_checkable
-class CollectsRecords(Protocol):
-    """A function that hands over records while it runs, besides those that it returns."""
+def _collecting(run: Callable[[Any], list[Any]], function: Any) -> Callable[[Any], list[Any]]:
+    """``run``, and then what ``function`` has put into its collector. That is looked up for each record: another worker
+    that shares the function may have given it a new one during the start."""
 
-    def start_collecting(self) -> None:
-        """Before each record, on the thread that processes it."""
-
-    def take_collected(self) -> list[Any]:
-        """After each record, on the same thread: what was handed over since."""
-
-
-def _collecting(run: Callable[[Any], list[Any]], function: CollectsRecords) -> Callable[[Any], list[Any]]:
     def records_of(record: Any) -> list[Any]:
-        function.start_collecting()
+        collector: Collector = function._collector
+        collector.start()
         try:
             returned = run(record)
         finally:
-            collected = function.take_collected()
+            collected = collector.take()
         return returned + collected
 
     return records_of

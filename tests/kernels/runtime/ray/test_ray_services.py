@@ -9,6 +9,7 @@ import stat
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from sage.api.function.kinds import BaseCoMapFunction, BaseJoinFunction, FlatMapFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.api.ray_environment import RayEnvironment
 from sage.errors import ConfigError, Conflict, DeadlineExceeded, InvalidRequest, MissingExtra, NotFound, Unavailable
@@ -448,6 +450,51 @@ def test_a_pipeline_outlives_the_death_of_its_workers(
     job = environment.execute()
     assert results == [(n, True) for n in range(1, 40, 2) if n not in (13, 17)]
     assert sum(stage["skipped"] for stage in job.metrics.values()) == 2
+
+
+class Told(BaseCoMapFunction):
+    def setup(self) -> None:
+        self.is_set_up = True
+
+    def map0(self, record: int) -> tuple[str, int] | None:
+        return ("number", record) if self.is_set_up and record else None
+
+    def map1(self, record: str) -> tuple[str, str]:
+        return ("text", record)
+
+
+class Pairs(BaseJoinFunction):
+    def setup(self) -> None:
+        self.seen: dict[Any, list[list[Any]]] = {}
+
+    def process(self, record: Any, key: Any, stream: int) -> list[tuple[Any, Any]]:
+        ours, others = (self.seen.setdefault(key, [[], []])[side] for side in (stream, 1 - stream))
+        ours.append(record)
+        return [(record, other) if stream == 0 else (other, record) for other in others]
+
+
+class Halves(FlatMapFunction):
+    def execute(self, record: int) -> None:
+        if record > 1:
+            self.collect(record // 2)
+            self.collect(record - record // 2)
+
+
+def test_connected_streams_and_loops_run_on_actors(ray_config: dict[str, Any]) -> None:
+    environment = RayEnvironment("connected", ray_config)
+    numbers, texts = environment.from_batch([0, 1, 2]), environment.from_batch(["1", "2"])
+    told = numbers.connect(texts).comap(Told)
+    joined = numbers.keyby(str).connect(texts.keyby(str)).join(Pairs, parallelism=2)
+    back = environment.from_future("back")
+    halves = environment.from_batch([5]).connect(back).flatmap(Halves)
+    halves.fill_future(back)
+    got: dict[str, list[Any]] = {"told": [], "joined": [], "halves": []}
+    for name, stream in (("told", told), ("joined", joined)):
+        stream.sink(got[name].append)
+    got["halves"] = halves.collect()  # runs them all
+    assert Counter(got["halves"]) == {1: 5, 2: 2, 3: 1}
+    assert sorted(got["told"], key=str) == [("number", 1), ("number", 2), ("text", "1"), ("text", "2")]
+    assert sorted(got["joined"]) == [(1, "1"), (2, "2")]
 
 
 def test_two_environments_with_the_same_names_are_apart(ray_config: dict[str, Any], env: RayEnvironment) -> None:

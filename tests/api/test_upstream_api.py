@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -195,6 +196,21 @@ def test_functions_have_a_name_a_logger_and_close(caplog: pytest.LogCaptureFixtu
     assert told == ["[FinalSink] 2", "closed"]
     assert [(record.name, record.message) for record in caplog.records] == [(f"{__name__}.Telling", "got 2")]
     assert Telling([]).name == "Telling"
+
+
+@dataclass
+class Fielded(MapFunction):
+    name: str
+    factor: int = 2
+
+    def execute(self, data: int) -> str:
+        return f"{self.name} {data * self.factor}"
+
+
+def test_a_function_may_be_a_dataclass_with_a_name() -> None:
+    assert environment().from_batch([2]).map(Fielded, "mine").collect() == ["mine 4"]
+    with pytest.raises(InvalidRequest, match="name"):
+        environment().from_batch([2]).map(Fielded)
 
 
 class Other:
