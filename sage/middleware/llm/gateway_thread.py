@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sage.errors import InvalidRequest, Unavailable
@@ -30,7 +31,7 @@ class GatewayThread:
         """Guards the next one: no work may be submitted after the loop was told to close."""
         self._closing: Future[None] | None = None
         # A daemon, since what keeps the program alive is decided in `program_end`.
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sage-gateway", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sage-gateway", daemon=True)
         self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -74,10 +75,17 @@ class GatewayThread:
         try:
             self._closing.result()
         finally:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
-                self._loop.close()
+            self._thread.join()
+
+    def close_soon(self) -> None:
+        """As :meth:`close`, without waiting and without a lock: for a finalizer, which any thread may run at any
+        moment."""
+        with suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._close()))
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
     async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
@@ -94,8 +102,11 @@ class GatewayThread:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await self.gateway.close()
-        await asyncio.get_running_loop().shutdown_asyncgens()
+        try:
+            await self.gateway.close()
+            await self._loop.shutdown_asyncgens()
+        finally:
+            self._loop.call_soon(self._loop.call_soon, self._loop.stop)  # after who waits was told
 
 
 def _stopped() -> Unavailable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import weakref
 from typing import Any, NoReturn, Protocol
 
 from sage.forks import forks
@@ -37,7 +38,10 @@ class ProgramEnd:
     def _begin(self) -> None:
         self._forks = forks.count
         self._changed = threading.Condition()
-        self._open: list[OpenService] = []
+        self._open: weakref.WeakSet[OpenService] = weakref.WeakSet()
+        """One that does not serve is its user's: it stops when nobody holds it any more."""
+        self._serving: list[OpenService] = []
+        self._held: set[OpenService] = set()
         self._thread: threading.Thread | None = None
         self._error_before = _last_error()
         self._exit_status = _ExitStatus()
@@ -46,21 +50,27 @@ class ProgramEnd:
         if self._forks != forks.count:
             self._begin()  # the services that are open belong to the parent process
         with self._changed:
-            self._open.append(service)
+            self._open.add(service)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = _EndThread(target=self._run, name="sage-program-end")
                 self._thread.start()
 
+    def hold(self, service: OpenService) -> None:
+        """Keeps ``service`` until it is removed: something that does not hold it works only as long as it is open."""
+        with self._changed:
+            self._held.add(service)
+
     def remove(self, service: OpenService) -> None:
         with self._changed:
-            if service in self._open:
-                self._open.remove(service)
+            self._held.discard(service)
+            self._open.discard(service)
         self.notice()
 
     def notice(self) -> None:
         """To be called when a service has begun or ended to serve."""
         with self._changed:
-            if any(each.is_serving for each in self._open):
+            self._serving = [service for service in self._open if service.is_serving]
+            if self._serving:
                 self._exit_status.watch()
             else:
                 self._exit_status.unwatch()
@@ -73,8 +83,9 @@ class ProgramEnd:
             _join_others()
             with self._changed:
                 if keeps:
-                    self._changed.wait_for(lambda: not any(service.is_serving for service in self._open))
-                left, self._open = self._open, []
+                    self._changed.wait_for(lambda: not self._serving)
+                left = list(self._open)
+                self._open.clear()
             for service in left:
                 try:
                     service.stop()

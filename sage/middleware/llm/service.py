@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -39,8 +40,8 @@ class LLMService:
     """The gateway in this process: call it from Python, and :meth:`start` it to serve HTTP too.
 
     Without ``settings`` it reads the configuration as ``sage serve`` does. The work runs on an event loop in a thread
-    of its own, which starts with the first call and ends with :meth:`stop`, or with the program: only a service that
-    serves HTTP keeps a program alive.
+    of its own, which starts with the first call and ends with :meth:`stop`, with the program, or when nobody holds this
+    object any more. Only a service that serves HTTP keeps a program alive.
 
     All methods may be called from any thread, and in a notebook. Those that block also block an event loop that runs
     on their thread; there, ``await`` :meth:`agenerate`, :meth:`astream`, :meth:`aload` and :meth:`aunload`.
@@ -54,7 +55,9 @@ class LLMService:
         self._running: GatewayThread | None = None
         self._server: GatewayServer | None = None
         self._serving: Future[None] | None = None
-        self._signals = StopSignals(self.stop)
+        self._signals: StopSignals | None = None
+        self._abandoned: Any = None
+        """Closes what runs, when nobody holds this service any more."""
         self._registered: dict[str, tuple[Model, str]] = {}
         self.url: str | None = None
         """The address that it listens on; ``None`` while it does not serve."""
@@ -111,15 +114,19 @@ class LLMService:
             self._server, self._serving = server, serving
             serving.add_done_callback(lambda _: program_end.notice())
             program_end.notice()
+            self._signals = StopSignals(self.stop)
             self._signals.watch()
 
     def stop(self) -> None:
         """Stops serving once the running requests have ended, and stops every engine. May be called again."""
         with self._locked():
-            self._signals.unwatch()
+            if self._signals is not None:
+                self._signals.unwatch()
+                self._signals = None
             if self._server is not None:
                 self._end_serving(self._server)
             if self._running is not None:
+                self._abandoned.detach()
                 self._running.close()
                 self._running = None
             program_end.remove(self)
@@ -200,7 +207,9 @@ class LLMService:
 
         Its methods block, and use models of this service if they need any. :meth:`stop` closes it.
         """
-        return self._open().gateway.collections.open(LOCAL, name, create=True)
+        running = self._open()
+        program_end.hold(self)
+        return running.gateway.collections.open(LOCAL, name, create=True)
 
     @property
     def search_models(self) -> Models:
@@ -211,7 +220,8 @@ class LLMService:
         # imported here: only collections need it
         from sage.middleware.gateway.collections.embedders import RegistryModels
 
-        return RegistryModels(self._open().gateway.running_gateway)
+        self._open()
+        return RegistryModels(self._running_gateway)
 
     def load(self, model: str) -> dict[str, Any]:
         """Loads a local model; returns its state as ``GET /models/{name}`` does."""
@@ -250,6 +260,8 @@ class LLMService:
         here, and must not even be freed."""
         if self._forks != forks.count:
             self._forks = forks.count
+            if self._abandoned is not None:
+                self._abandoned.detach()
             self._of_parent = self._of_parent, self._running, self._server, self._serving
             self._running = self._server = self._serving = self.url = None
             self._lock = threading.RLock()
@@ -270,6 +282,8 @@ class LLMService:
                 for name, (model, provider) in self._registered.items():
                     _register(gateway, name, model, provider)
                 self._running = GatewayThread(gateway)
+                self._abandoned = weakref.finalize(self, self._running.close_soon)
+                self._abandoned.atexit = False
                 program_end.add(self)
             return self._running
 
@@ -277,6 +291,9 @@ class LLMService:
         """As :meth:`_open`, without blocking the caller's event loop."""
         running = self._running_here()
         return await asyncio.to_thread(self._open) if running is None else running
+
+    def _running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
+        return self._open().gateway.running_gateway()
 
     def _result(self, work: Callable[[Gateway], Coroutine[Any, Any, T]]) -> T:
         running = self._open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from upstream import Upstream, chat_chunk
 
 from sage.errors import ConfigError, Conflict, InvalidRequest, NotFound, Unavailable, UpstreamFailed
 from sage.middleware.llm import LLMService
+from sage.middleware.llm.program_end import program_end
 from sage.middleware.retrieval import VectorStore
 from sage.middleware.settings.settings import Settings
 
@@ -332,6 +334,79 @@ def test_an_answer_shows_what_it_has(service: LLMService) -> None:
         f"Generation(id={answer.id!r}, model='mine', text='hello', finish_reason='stop', {usage}, provider='east')"
     )
     assert (repr(answer), str(answer)) == (expected, "hello")
+
+
+def gateway_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "sage-gateway"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, up: Upstream) -> Settings:
+    llm = {"providers": {"east": {"kind": "openai", "base_url": up.url}}}
+    retrieval = {"defaults": {"embedder": "none"}}
+    data = {"data_dir": tmp_path, "llm": llm, "retrieval": retrieval, "api": {"access_log": False}}
+    return Settings.model_validate(data)
+
+
+def test_a_service_that_nobody_holds_stops(settings: Settings) -> None:
+    """As when a cell of a notebook is run again: the models of the service before must not stay in memory."""
+    before = set(gateway_threads())
+    service = LLMService(settings)
+    assert service.generate("east/theirs", "hello").text == "hello"
+    [thread] = set(gateway_threads()) - before
+    service = LLMService(settings)
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert service.generate("east/theirs", "hello").text == "hello"
+    service.stop()
+
+
+HOLDERS: dict[str, tuple[Callable[[LLMService], Any], Callable[[Any], Any], Any]] = {
+    "a stream": (lambda service: service.stream("east/theirs", "hello you"), list, ["hello ", "you"]),
+    "a store": (
+        lambda service: VectorStore(embedder="east/embedder", models=service.search_models),
+        lambda store: len(store.add_documents(["red"])),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_a_service_stays_open_for_what_needs_it(name: str, settings: Settings) -> None:
+    make, use, result = HOLDERS[name]
+    before = set(gateway_threads())
+    held = make(LLMService(settings))
+    gc.collect()
+    assert use(held) == result
+    [thread] = set(gateway_threads()) - before
+    del held
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def stop_all_services() -> None:
+    """Also those that the test has no name for any more."""
+    for service in list(program_end._open):
+        service.stop()
+
+
+def test_a_collection_works_without_its_service(settings: Settings) -> None:
+    collection = LLMService(settings).collection("facts")
+    gc.collect()
+    assert collection.describe()["documents"] == 0
+    stop_all_services()
+
+
+def test_a_service_that_serves_needs_nobody_to_hold_it(settings: Settings) -> None:
+    service = LLMService(settings)
+    service.start(port=0)
+    url = service.url
+    del service
+    gc.collect()
+    assert requests.get(f"{url}/health", timeout=10).ok
+    stop_all_services()
 
 
 def test_many_threads(service: LLMService) -> None:
