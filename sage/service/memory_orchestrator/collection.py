@@ -141,12 +141,14 @@ class MemoryCollection:
             return {name: (len(stored), min(stored), max(stored)) for name, stored in times.items()}
 
     def first_expiry(self, scope: MemoryScope, now: float) -> float:
-        """When the first of the current memories expires; :data:`NEVER` also where the engine cannot tell."""
+        """When the first of the current memories expires."""
         where = _current(scope, now, session=None) | {"expires": {"$gt": now, "$lt": NEVER}}
         try:
             times = self._vdb.groups("type", "expires", where, collection=self._collection, tenant=scope.tenant)
-        except (NotFound, Unsupported):
+        except NotFound:
             return NEVER
+        except Unsupported:  # shards
+            return min((record.expires for record in self.all(scope.tenant, where)), default=NEVER)
         return min((first for _, first, _ in times.values()), default=NEVER)
 
     def whole_session(self, scope: MemoryScope, session: str, now: float) -> list[MemoryRecord] | None:
@@ -159,13 +161,16 @@ class MemoryCollection:
             )  # fmt: skip
         except NotFound:
             return []
+        except Unsupported:  # shards
+            records = self.session(scope, session, now)
+            return records if len(records) < _LONGEST else None
         if len(items) == _LONGEST:
             return None
         return [MemoryRecord.from_item(scope.tenant, item) for item in items]
 
     def revision(self, tenant: str) -> CollectionRevision | None:
-        """The collection's state; ``None`` means that there is no collection yet, or that the engine (Chroma, shards)
-        cannot tell."""
+        """The collection's state; ``None`` means that there is no collection yet, or that the engine (Chroma) cannot
+        tell."""
         try:
             return CollectionRevision(*self._vdb.revision(collection=self._collection, tenant=tenant))
         except (NotFound, Unsupported):

@@ -59,12 +59,17 @@ class SessionIndex:
         return self._logs.get(tenant) or self._logs.setdefault(tenant, WriteLog())
 
     def sessions(self, scope: MemoryScope, now: float) -> Sessions:
-        def derive() -> _Derived:
+        def derive() -> Sessions:
             times = self._collection.times_by(scope, now, "session")
-            sessions = {name: [*times[name]] for name in sorted(times)}
-            return _Derived(sessions, self._collection.first_expiry(scope, now))
+            return {name: [*times[name]] for name in sorted(times)}
 
-        sessions: Sessions = self._read(scope, self._sessions_key(scope), now, derive, _with_sessions)
+        current = self._collection.revision(scope.tenant)
+        if current is None:
+            return derive()
+        sessions: Sessions = self._read(
+            scope, self._sessions_key(scope), now, current,
+            lambda: _Derived(derive(), self._collection.first_expiry(scope, now)), _with_sessions,
+        )  # fmt: skip
         return sessions
 
     def turns(self, scope: MemoryScope, session: str, now: float) -> Turns | None:
@@ -81,9 +86,10 @@ class SessionIndex:
             added = [[one.id, one.type, one.created, one.derived] for one in new if one.session == session]
             return turns if turns is None or not added else sorted([*turns, *added], key=lambda turn: float(turn[2]))
 
-        if self._collection.revision(scope.tenant) is None:
+        current = self._collection.revision(scope.tenant)
+        if current is None:
             return None
-        turns: Turns | None = self._read(scope, self._turns_key(scope, session), now, derive, with_turns)
+        turns: Turns | None = self._read(scope, self._turns_key(scope, session), now, current, derive, with_turns)
         return turns
 
     def forget(self, scope: MemoryScope, sessions: Sequence[str]) -> None:
@@ -95,12 +101,15 @@ class SessionIndex:
         return {"rebuilt": self._rebuilt, "error": self._error}
 
     def _read(
-        self, scope: MemoryScope, key: str, now: float, derive: Callable[[], _Derived], with_new: _WithNew
+        self,
+        scope: MemoryScope,
+        key: str,
+        now: float,
+        current: CollectionRevision,
+        derive: Callable[[], _Derived],
+        with_new: _WithNew,
     ) -> Any:
         """The value of an entry: as it is kept, brought up by what this process stored since, or derived anew."""
-        current = self._collection.revision(scope.tenant)
-        if current is None:
-            return derive().value
         entry = self._kept(scope.tenant, key)
         if entry is not None and entry["at"] <= now < entry["until"]:
             revision = CollectionRevision(*entry["revision"])

@@ -138,8 +138,6 @@ class RetrievalBackend:
 
     def revision(self, tenant: str, collection: str) -> tuple[str, int]:
         with self._opened(tenant, collection) as opened:
-            if not isinstance(opened, Collection):
-                raise Unsupported("a sharded collection has no revision", param="collection")
             return opened.revision()
 
     def collections(self, tenant: str) -> list[str]:

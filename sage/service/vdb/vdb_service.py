@@ -352,8 +352,8 @@ class VDBService(OldVectorMethods, BaseServiceTask):
 
     def revision(self, *, collection: str | None = None, tenant: str = DEFAULT_TENANT) -> tuple[str, int]:
         """``(collection, sequence)``: an id that another collection of the same name does not have, and a number that
-        grows by one with each item that any process adds or removes (an item that is replaced is removed and added).
-        Raises as :meth:`groups`."""
+        grows by one with each item that any process adds or removes (an item that is replaced is removed and added);
+        with shards, by one at least. Raises :class:`sage.errors.Unsupported` with Chroma."""
         return self._running.revision(*self._target(tenant, collection))
 
     def collections(self, *, tenant: str = DEFAULT_TENANT) -> list[str]:

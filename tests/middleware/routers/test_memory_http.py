@@ -43,6 +43,7 @@ def test_a_memory_is_stored_found_shown_and_forgotten(running: Running) -> None:
     store(running, "The train leaves at nine.", session="s2", memory_type="fact")
     (memory,) = search(running, "tea", limit=1)
     assert {"id", "session_id", "content", "memory_type", "metadata", "score", "created_at"} <= set(memory)
+    assert not {"timestamp", "similarity_score"} & set(memory), "these are names for programs of upstream SAGE only"
     assert (memory["id"], memory["session_id"], memory["content"]) == (tea, "s1", "I prefer tea to coffee.")
     assert (memory["memory_type"], memory["metadata"]) == ("conversation", {"mood": "calm"})
     assert abs(memory["created_at"] - time.time()) < 60

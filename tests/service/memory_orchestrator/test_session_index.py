@@ -45,12 +45,12 @@ class Memories(MemoryOrchestratorService):
 
 
 @contextmanager
-def two_services(directory: Path | None = None) -> Iterator[tuple[KVService, Memories, Memories]]:
+def two_services(directory: Path | None = None, shards: int = 0) -> Iterator[tuple[KVService, Memories, Memories]]:
     """Two memory services on the same stores: each is another process to the other one."""
     path = None if directory is None else str(directory)
     with (
         KVService() as kv,
-        VDBService(persist_directory=path) as vdb,
+        VDBService(persist_directory=path, shards=shards) as vdb,
         Memories(kv, vdb) as one,
         Memories(kv, vdb) as other,
     ):
@@ -153,12 +153,15 @@ def test_services_that_would_use_each_other_start_in_the_order_that_is_needed() 
 
 
 @pytest.mark.slow
-def test_sessions_are_those_of_the_collection_whatever_happened_to_either_store() -> None:
+@pytest.mark.parametrize(("steps", "shards"), [(250, 0), (120, 2)])
+def test_sessions_are_those_of_the_collection_whatever_happened_to_either_store(
+    steps: int, shards: int, tmp_path: Path
+) -> None:
     rng = random.Random(12)
-    with two_services() as (kv, one, other):
+    with two_services(tmp_path if shards else None, shards) as (kv, one, other):
         ids: list[str] = []
         old: dict[str, Any] = {}
-        for step in range(250):
+        for step in range(steps):
             memory = rng.choice((one, one, one, other))
             session, user = f"s{rng.randrange(4)}", rng.choice((None, None, "mei"))
             match rng.choice(("store",) * 8 + ("correct", "retire", "delete", "clear", "lose", "put back", "drop")):
@@ -241,6 +244,19 @@ def test_reading_sessions_again_reads_no_memory_and_a_store_does_not_change_that
         ]  # fmt: skip
         assert [one["content"] for one in memory.get_session_memories("s0")][-2:] == ["turn 18", "one more"]
         assert memory.health()["sessions"]["rebuilt"] == rebuilt
+
+
+@pytest.mark.slow
+def test_sessions_over_shards_are_read_again_only_after_a_write(tmp_path: Path) -> None:
+    with two_services(tmp_path, 2) as (_, memory, _other):
+        for turn in range(6):
+            memory.store_memory(f"s{turn % 2}", f"turn {turn}", ttl=1000)
+        check(memory)
+        rebuilt = memory.health()["sessions"]["rebuilt"]
+        check(memory)
+        assert memory.health()["sessions"]["rebuilt"] == rebuilt
+        memory.store_memory("s0", "one more")
+        check(memory)
 
 
 class Clock:

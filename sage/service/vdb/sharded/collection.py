@@ -233,6 +233,12 @@ class ShardedCollection:
         """How many documents there are, or pass the filter."""
         return sum(self._scatter.all(lambda _, shard: shard.count(filter)).values())
 
+    def revision(self) -> tuple[str, int]:
+        """As :meth:`sage.middleware.retrieval.collection.Collection.revision`, of all shards together."""
+        by_shard = self._scatter.all(lambda _, shard: shard.revision())
+        ids = "/".join(by_shard[index][0] for index in sorted(by_shard))
+        return ids, sum(sequence for _, sequence in by_shard.values())
+
     def page(
         self, cursor: str | None = None, limit: int = 100, filter: Mapping[str, Any] | None = None
     ) -> tuple[list[StoredDocument], str | None]:

@@ -62,6 +62,9 @@ class Shard(Protocol):
 
     def count(self, filter: Mapping[str, Any] | None = None) -> int: ...
 
+    def revision(self) -> tuple[str, int]:
+        """As :meth:`sage.middleware.retrieval.collection.Collection.revision`."""
+
     def numbers(self, filter: Mapping[str, Any] | None, after: int, limit: int) -> list[int]:
         """The first numbers over ``after`` of documents that pass the filter, ascending."""
 
