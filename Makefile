@@ -30,7 +30,7 @@ help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 serve: $(VENV)/serve.stamp  ## Run the gateway (ARGS='--port 9000' …).
-	@$(BIN)/sage serve $(ARGS)
+	@$(BIN)/sage serve $(ARGS) || test $$? -eq 130
 
 test: $(VENV)/dev.stamp  ## Run the fast tests, or some of them: make test TESTS=tests/api
 	$(PYTEST) -n $$(($(CPUS) + 1)) -m "not slow" $(or $(TESTS),tests)

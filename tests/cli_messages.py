@@ -19,9 +19,19 @@ from sage.middleware.cli.language.templates import parts_of
 
 _CLI = "sage/middleware/cli"
 # The rooms whose errors the command line shows as its own.
-_ROOMS = (_CLI, "sage/middleware/settings", "sage/middleware/auth", "sage/middleware/app/server.py")
-_MARK = "_"
-_OTHER_ERRORS = {"BadParameter", "UsageError", "ValueError", "_failed", "Unreadable"}
+_ROOMS = (
+    _CLI,
+    "sage/middleware/settings",
+    "sage/middleware/auth",
+    "sage/middleware/app/server.py",
+    "sage/middleware/app/config_check.py",
+)
+_MARKS = ("_", "N_")
+_OTHER_ERRORS = {"BadParameter", "UsageError", "ValueError", "_failed", "Unreadable", "Finding"}
+_SECOND_ARGUMENT = {"leave_out"}
+"""Functions whose second argument is a message."""
+_WELCOME = "welcome"
+"""The function whose lines `sage serve` prints."""
 # What Typer says without a catalogue, as templates.
 _FRAMEWORK = (
     "Usage: ",
@@ -92,12 +102,19 @@ def _error_classes() -> set[str]:
 
 def _of_calls(tree: ast.AST, errors: set[str], has_marks: bool) -> Iterator[str]:
     for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == _WELCOME:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.List) or (isinstance(inner, ast.Call) and _name(inner.func) == "append"):
+                    yield from _texts_of((inner.elts if isinstance(inner, ast.List) else inner.args)[0])
         if not isinstance(node, ast.Call) or not node.args:
             continue
         name = _name(node.func)
-        if name == _MARK and has_marks and isinstance(node.args[0], ast.Constant):
-            yield node.args[0].value
-        elif name in errors:
+        if name == "print_table" and isinstance(node.args[0], ast.Tuple):
+            for title in node.args[0].elts:
+                yield from _texts_of(title)
+        elif name in _SECOND_ARGUMENT and len(node.args) > 1:
+            yield from _texts_of(node.args[1])
+        elif name in errors or (name in _MARKS and has_marks):
             yield from _texts_of(node.args[0])
 
 

@@ -51,9 +51,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn's server that reports when it is ready, and exits with status 0 after SIGTERM or Ctrl-C."""
+    """uvicorn's server that reports when it is ready, and tells what ended it."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], connections: ClientConnections) -> None:
+        self.interrupted = False
+        """Whether Ctrl-C has ended it."""
         self._exiting = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_requested = asyncio.Event()
@@ -99,6 +101,7 @@ class GatewayServer(uvicorn.Server):
         yield
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or number == signal.SIGINT
         if self.should_exit:  # the second signal ends running requests
             self.force_exit = True
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
@@ -157,8 +160,12 @@ def make_server(app: EdgeMiddleware, settings: Settings, on_ready: Callable[[], 
     )
 
 
-def serve(settings: Settings, config: Path | None) -> None:
-    """Runs the gateway until SIGTERM or Ctrl-C. Raises :class:`ConfigError` when it cannot start."""
+def serve(settings: Settings, config: Path | None, translate: Callable[[str], str] = str) -> None:
+    """Runs the gateway until SIGTERM or Ctrl-C; raises :class:`KeyboardInterrupt` for the latter, once all is closed.
+
+    ``translate`` gives the lines of the welcome in the user's language. Raises :class:`ConfigError` when it cannot
+    start.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     allow_more_files(settings.api.max_connections)
     give_back_large_blocks()
@@ -171,14 +178,18 @@ def serve(settings: Settings, config: Path | None) -> None:
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 50)
-            sys.stdout.write("\n".join(welcome(settings, sock.getsockname()[1], config, _models(app))) + "\n")
+            lines = welcome(settings, sock.getsockname()[1], config, _models(app))
+            sys.stdout.write("".join(f"{translate(line)}\n" for line in lines))
             sys.stdout.flush()
 
-        make_server(app, settings, on_ready).run(sockets=[sock])
+        server = make_server(app, settings, on_ready)
+        server.run(sockets=[sock])
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # everything is closed; a signal must not kill Python while it exits
     finally:
         sock.close()
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 def _models(app: EdgeMiddleware) -> list[str]:

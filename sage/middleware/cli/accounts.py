@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,31 +19,48 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.errors import SageError
+from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from sage.middleware.auth.accounts import Accounts
 
-user_app = typer.Typer(no_args_is_help=True, help="Users of this installation.")
-key_app = typer.Typer(no_args_is_help=True, help="API keys of this installation.")
+user_app = typer.Typer(no_args_is_help=True, help="Manage the users of this installation.")
+key_app = typer.Typer(no_args_is_help=True, help="Manage the API keys of this installation.")
 
-Config = Annotated[Path | None, typer.Option("--config", help="config.yaml to read.", show_default=False)]
-PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password as one line from stdin.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="The configuration file to read.", show_default=False)
+]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input, as one line.")
+]
+UserName = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 
 
 @user_app.command("add")
 def user_add(
-    name: str,
-    role: Annotated[str, typer.Option(help="admin or user.")] = "user",
-    tenant: Annotated[str, typer.Option(help="The tenant that the user belongs to.")] = "default",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The new user's name, in any script.", show_default=False)
+    ],
+    role: Annotated[
+        str, typer.Option(metavar="ROLE", help="'admin' may do everything; 'user' may not manage users and models.")
+    ] = "user",
+    tenant: Annotated[
+        str,
+        typer.Option(
+            metavar="TENANT", help="The tenant that the user belongs to; tenants do not see each other's data."
+        ),
+    ] = "default",
     password_stdin: PasswordStdin = False,
     config: Config = None,
 ) -> None:
-    """Create a user; the password is asked for twice."""
+    """Create a user. You are asked for the password twice."""
     with _accounts(config) as accounts:
         accounts.users.check_new(name, role, tenant)
         user = accounts.users.add(name, _new_password(password_stdin), role, tenant)
-    _tell(f"user '{user.name}' created: {user.role}, tenant {user.tenant}")
+    message = _("user '{name}' created: {role}, tenant {tenant}")
+    _tell(message.format(name=user.name, role=user.role, tenant=user.tenant))
 
 
 @user_app.command("list")
@@ -55,65 +72,95 @@ def user_list(as_json: AsJson = False, config: Config = None) -> None:
         print_json({"users": users})
         return
     rows = [
-        (user["name"], user["role"], user["tenant"], "disabled" if user["disabled"] else "", _date(user["created_at"]))
+        (
+            user["name"],
+            user["role"],
+            user["tenant"],
+            _("disabled") if user["disabled"] else "",
+            _date(user["created_at"]),
+        )
         for user in users
     ]
     print_table(("NAME", "ROLE", "TENANT", "STATE", "CREATED"), rows)
 
 
 @user_app.command("disable")
-def user_disable(name: str, config: Config = None) -> None:
-    """Disable a user: all its sessions end and its keys are refused."""
+def user_disable(name: UserName, config: Config = None) -> None:
+    """Disable a user: its sessions end, and its keys are refused."""
     with _accounts(config) as accounts:
         user = accounts.users.change(name, disabled=True)
-    _tell(f"user '{user.name}' is disabled")
+    _tell(_("user '{name}' is disabled").format(name=user.name))
 
 
 @user_app.command("enable")
-def user_enable(name: str, config: Config = None) -> None:
-    """Enable a disabled user; its keys work again."""
+def user_enable(name: UserName, config: Config = None) -> None:
+    """Enable a disabled user: its keys work again."""
     with _accounts(config) as accounts:
         user = accounts.users.change(name, disabled=False)
-    _tell(f"user '{user.name}' is enabled")
+    _tell(_("user '{name}' is enabled").format(name=user.name))
 
 
 @user_app.command("passwd")
-def user_passwd(name: str, password_stdin: PasswordStdin = False, config: Config = None) -> None:
-    """Give a user a new password; all its sessions end."""
+def user_passwd(name: UserName, password_stdin: PasswordStdin = False, config: Config = None) -> None:
+    """Give a user a new password: its sessions end."""
     password = _new_password(password_stdin)
     with _accounts(config) as accounts:
         user = accounts.users.change(name, password=password)
-    _tell(f"user '{user.name}' has a new password; its sessions have ended")
+    _tell(_("user '{name}' has a new password; its sessions have ended").format(name=user.name))
 
 
 @key_app.command("add")
 def key_add(
-    user: Annotated[str, typer.Option("--user", help="The user that the key belongs to.")],
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    user: Annotated[str, typer.Option("--user", metavar="NAME", help="The user that the key belongs to.")],
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is for, shown in lists.")] = "",
     scope: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; default: all scopes of the user except admin.")
+        list[str] | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="What the key may do, such as 'generate' or 'search'. Give the option again for each further scope. "
+            "Without it, the key may do all that its user may, except 'admin'.",
+        ),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Pattern with '*'; may be repeated; default: all.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Another tenant than the user's; admins' keys only.")] = None,
-    expires: Annotated[str | None, typer.Option(help="Lifetime such as 30d or 12h; default: never expires.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="The models that the key may use, by name; '*' stands for any text, as in 'gpt-*'. "
+            "Give the option again for each further pattern. Without it, the key may use all models.",
+        ),
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(metavar="TENANT", help="The tenant whose data the key sees, if not its user's; for admins only."),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="How long the key is valid, such as 30d or 12h. Without it, it never expires."
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
-    """Create an API key; its secret is printed only now, alone on stdout."""
+    """Create an API key. Its secret is printed to standard output, this once."""
     expires_at = None if expires is None else _expiry(expires)
     with _accounts(config) as accounts:
         from sage.middleware.auth.grants import KeyRequest
 
         created = accounts.keys.create_for(user, KeyRequest(name, scope or None, model or None, tenant, expires_at))
     key = created.key
-    until = f"expires {_date(key.expires_at)}" if key.expires_at else "never expires"
-    _tell(f"key {key.id} of '{key.user}': scopes {', '.join(key.scopes)}; models {', '.join(key.models)}; {until}")
-    _tell("keep the secret now, it is not shown again:")
+    if key.expires_at:
+        message = _("key {id} of '{user}' created: scopes {scopes}; models {models}; expires {date}")
+    else:
+        message = _("key {id} of '{user}' created: scopes {scopes}; models {models}; never expires")
+    scopes, models = ", ".join(key.scopes), ", ".join(key.models)
+    _tell(message.format(id=key.id, user=key.user, scopes=scopes, models=models, date=_date(key.expires_at)))
+    _tell(_("keep the secret now: it is not shown again"))
     typer.echo(created.secret)
 
 
 @key_app.command("list")
 def key_list(
-    user: Annotated[str | None, typer.Option("--user", help="Only this user's keys.")] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="NAME", help="Show only the keys of this user.")] = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -130,8 +177,8 @@ def key_list(
             key["tenant"],
             key["name"],
             f"…{key['last4']}",
-            ",".join(key["scopes"]),
-            ",".join(key["models"]),
+            _scopes_text(key["scopes"]),
+            ", ".join(key["models"]),
             _date(key["expires_at"]),
             _key_state(key),
         )
@@ -140,21 +187,39 @@ def key_list(
     print_table(("ID", "USER", "TENANT", "NAME", "ENDS", "SCOPES", "MODELS", "EXPIRES", "STATE"), rows)
 
 
+def _scopes_text(scopes: Sequence[str]) -> str:
+    from sage.middleware.auth.principal import ROLES
+
+    if set(scopes) == ROLES["admin"]:
+        return _("all")
+    if set(scopes) == ROLES["admin"] - {"admin"}:
+        return _("all but admin")
+    return _("all of a user") if set(scopes) == ROLES["user"] else ", ".join(scopes)
+
+
 @key_app.command("revoke")
-def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], config: Config = None) -> None:
-    """Revoke an API key and every key created with it; a running server refuses them within a second."""
+def key_revoke(
+    key_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The key's id, as 'sage key list' shows it.", show_default=False)
+    ],
+    config: Config = None,
+) -> None:
+    """Revoke an API key, and every key made with it. A running server refuses them within a second."""
     with _accounts(config) as accounts:
         key = accounts.keys.revoke(key_id)
-    _tell(f"key {key.id} of '{key.user}' is revoked")
+    _tell(_("key {id} of '{user}' is revoked").format(id=key.id, user=key.user))
 
 
 def token_command(
     user: Annotated[
-        str | None, typer.Option("--user", help="The user that the token belongs to; needed only with several users.")
+        str | None,
+        typer.Option(
+            "--user", metavar="NAME", help="The user that the token belongs to; needed only where there are several."
+        ),
     ] = None,
     config: Config = None,
 ) -> None:
-    """Print a short-lived access token of a local user, from the data directory."""
+    """Print an access token of a local user, which is valid for a short time."""
     with _accounts(config) as accounts:
         token = accounts.sessions.issue(user)
     typer.echo(token)
@@ -190,7 +255,11 @@ def _new_password(from_stdin: bool) -> str:
         raise _failed(
             "stdin is not a terminal, so no password can be asked for; pipe one line in with --password-stdin", status=2
         )
-    return str(typer.prompt("Password (15 to 128 characters)", hide_input=True, confirmation_prompt=True, err=True))
+    return str(
+        typer.prompt(
+            _("Password (15 to 128 characters)"), hide_input=True, confirmation_prompt=_("The password again"), err=True
+        )
+    )
 
 
 def _expiry(text: str) -> int:
@@ -206,7 +275,7 @@ def _expiry(text: str) -> int:
 
 
 def _failed(message: str, status: int = 1) -> typer.Exit:
-    _tell(f"sage: {' '.join(message.splitlines())}")
+    _tell(f"sage: {' '.join(translated(message).splitlines())}")
     return typer.Exit(status)
 
 
@@ -220,5 +289,5 @@ def _date(seconds: int | None) -> str:
 
 def _key_state(key: dict[str, Any]) -> str:
     if key["revoked_at"] is not None:
-        return "revoked"
-    return "expired" if key["expires_at"] is not None and key["expires_at"] <= time.time() else ""
+        return _("revoked")
+    return _("expired") if key["expires_at"] is not None and key["expires_at"] <= time.time() else ""

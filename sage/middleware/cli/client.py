@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from sage.errors import SageError
+from sage.middleware.cli.language.catalogue import N_
 from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
@@ -112,8 +113,7 @@ class Client:
             answer = opener.open(request, timeout=_TIMEOUT)
         except urllib.error.HTTPError as exc:
             with exc:
-                hint = f"; {self._hint}" if exc.code == 401 and self._hint else ""
-                raise _refusal(exc, hint) from None
+                raise _refusal(exc, self._hint if exc.code == 401 else "") from None
         except TimeoutError:
             raise CallFailed(f"{self._url} took the request and did not answer within {_TIMEOUT:.0f} s") from None
         except (OSError, http.client.HTTPException) as exc:
@@ -169,14 +169,14 @@ def is_loopback(url: str) -> bool:
 def _own_token(settings: Settings) -> tuple[str | None, str]:
     """A token of this installation's only user; or ``None`` and what to do if the gateway asks for one."""
     if not (settings.data_dir / "sage.db").exists():
-        return None, "this installation has no users: sage user add NAME --role admin"
+        return None, N_("this installation has no users: sage user add NAME --role admin")
     from sage.middleware.auth.accounts import Accounts
 
     accounts = Accounts(settings.data_dir, settings.auth)
     try:
         return accounts.sessions.issue(None), ""
     except SageError as exc:
-        return None, f"{exc.message}, as in SAGE_API_KEY=$(sage token --user NAME)"
+        return None, N_(f"{exc.message}, as in SAGE_API_KEY=$(sage token --user NAME)")
     finally:
         accounts.close()
 
@@ -193,10 +193,11 @@ def _refusal(answer: urllib.error.HTTPError, hint: str) -> CallFailed:
         error = json.loads(answer.read())["error"]
         message, code = _error_message(error), error.get("code") if isinstance(error, dict) else None
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
-        message, code = f"the gateway answered {answer.code}", None
+        message, code = N_(f"the gateway answered {answer.code}"), None
     wait = answer.headers.get("Retry-After", "")
     retry_after = float(wait) if wait.isdecimal() else None
-    return CallFailed(message + hint, answer_status=answer.code, code=code, retry_after=retry_after)
+    full = f"{message}; {hint}" if hint else message
+    return CallFailed(full, answer_status=answer.code, code=code, retry_after=retry_after)
 
 
 def _error_message(error: Any) -> str:

@@ -13,13 +13,16 @@ import typer
 
 from sage.errors import SageError
 from sage.middleware.cli.client import CallFailed, connect, set_options
+from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.cli.progress import counting_bytes, showing_steps, size_text, waiting_for
 from sage.middleware.settings.retrieval import Metric, Variant
 
-collections_app = typer.Typer(help="The collections of a running gateway, which can be searched.", no_args_is_help=True)
+collections_app = typer.Typer(
+    help="See and manage the collections of a running gateway: documents that can be searched.", no_args_is_help=True
+)
 
-Name = Annotated[str, typer.Argument(help="A collection's name.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)]
 
 
 def path_of(name: str) -> str:
@@ -36,8 +39,7 @@ def list_collections(as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer)
     else:
-        head = ("NAME", "DOCUMENTS", "EMBEDDER", "DIMENSION", "METRIC", "SIZE")
-        print_table(head, map(_row, answer["collections"]))
+        print_table(("NAME", "DOCUMENTS", "EMBEDDER", "DIMENSION", "METRIC", "SIZE"), map(_row, answer["collections"]))
 
 
 def _row(collection: dict[str, Any]) -> tuple[object, ...]:
@@ -55,7 +57,7 @@ def _row(collection: dict[str, Any]) -> tuple[object, ...]:
 
 @collections_app.command("show")
 def show_collection(name: Name, as_json: AsJson = False) -> None:
-    """Show one collection: its size, embedder, keyword scoring, text analysis and the state of its index."""
+    """Show one collection: its size, its embedder, how it finds words, and the state of its index."""
     _print_collection(connect().get(path_of(name)), as_json)
 
 
@@ -71,27 +73,31 @@ def describe(collection: dict[str, Any]) -> list[str]:
     options = collection.get("options") or {}
     keywords, analysis = options.get("keywords") or {}, options.get("analysis") or {}
     languages = collection.get("languages")
-    vectors = plain(collection["embedder"] or "none; documents may bring their own")
+    vectors = plain(collection["embedder"] or _("none; documents may bring their own"))
     if collection["dimension"]:
-        vectors += f", {collection['dimension']} dimensions, {collection['metric']}"
+        dimensions = _("{dimension} dimensions").format(dimension=collection["dimension"])
+        vectors += f", {dimensions}, {collection['metric']}"
     if languages is not None:
-        vectors += f"; languages {', '.join(languages)}"
-    lines = [
-        f"{plain(collection['name'])}: {collection['documents']} documents, {size_text(collection['bytes'])}",
-        f"  created: {time.strftime('%Y-%m-%d %H:%M', time.localtime(collection['created_at']))}",
-        f"  vectors: {vectors}",
-        f"  keywords: {_pairs(keywords)}",
-        f"  analysis: {_pairs(analysis)}",
-        f"  index: {_pairs(collection.get('index') or {})}",
+        vectors += "; " + _("languages {languages}").format(languages=", ".join(languages))
+    head = _("{name}: {documents} documents, {size}")
+    size, documents = size_text(collection["bytes"]), collection["documents"]
+    facts = [
+        (_("created"), time.strftime("%Y-%m-%d %H:%M", time.localtime(collection["created_at"]))),
+        (_("vectors"), vectors),
+        (_("keywords"), _pairs(keywords)),
+        (_("analysis"), _pairs(analysis)),
+        (_("index"), _pairs(collection.get("index") or {})),
     ]
     if collection.get("shards"):
-        lines.append(f"  shards: {collection['shards']}")
-    lines += [f"  warning: {plain(warning)}" for warning in collection.get("warnings") or ()]
+        facts.append((_("shards"), str(collection["shards"])))
+    facts += [(_("warning"), plain(warning)) for warning in collection.get("warnings") or ()]
     if collection.get("reembedding"):
-        lines.append(
-            f"  being re-embedded: {_pairs(collection['reembedding'])} (sage collections reembed continues it)"
-        )
-    return lines
+        progress = _("{progress} (sage collections reembed continues it)")
+        facts.append((_("being re-embedded"), progress.format(progress=_pairs(collection["reembedding"]))))
+    return [
+        head.format(name=plain(collection["name"]), documents=documents, size=size),
+        *(f"  {title}: {text}" for title, text in facts),
+    ]
 
 
 def _pairs(fields: dict[str, Any]) -> str:
@@ -104,30 +110,59 @@ def _pairs(fields: dict[str, Any]) -> str:
 def create_collection(
     name: Name,
     embedder: Annotated[
-        str | None, typer.Option(help="auto, none, local, or a model of the gateway (provider/model).")
+        str | None,
+        typer.Option(
+            metavar="EMBEDDER",
+            help="What makes vectors of texts, for search by meaning: 'auto' takes the best that is installed, "
+            "'none' finds words only, 'local' runs on this machine; or a model of the gateway, as provider/model.",
+        ),
     ] = None,
     dimension: Annotated[
-        int | None, typer.Option(min=1, help="The dimension of vectors that come with the documents.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="The length of the vectors, if they come with the documents."),
     ] = None,
-    metric: Annotated[Metric | None, typer.Option(help="How the distance of two vectors is measured.")] = None,
+    metric: Annotated[Metric | None, typer.Option(help="How the nearness of two vectors is measured.")] = None,
     target_recall: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="The share of the nearest vectors that a search must find.")
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0.01,
+            max=1,
+            help="The share of the nearest vectors that a search must find. Less than 1 is faster with many vectors.",
+        ),
     ] = None,
-    variant: Annotated[Variant | None, typer.Option(help="The variant of BM25.")] = None,
-    k1: Annotated[float | None, typer.Option(min=0, help="BM25's k1.")] = None,
-    b: Annotated[float | None, typer.Option("--b", min=0, max=1, help="BM25's b.")] = None,
-    stem: Annotated[bool | None, typer.Option(help="Reduce English words to their stems.")] = None,
-    stop_words: Annotated[bool | None, typer.Option(help="Leave out English words such as 'the'.")] = None,
-    chinese: Annotated[str | None, typer.Option(help="bigrams, or rjieba, which finds words by a dictionary.")] = None,
+    variant: Annotated[Variant | None, typer.Option(help="The variant of BM25, which scores words.")] = None,
+    k1: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", min=0, help="BM25's k1: how much it counts that a word comes again and again."),
+    ] = None,
+    b: Annotated[
+        float | None,
+        typer.Option("--b", metavar="NUMBER", min=0, max=1, help="BM25's b: how much long documents lose."),
+    ] = None,
+    stem: Annotated[bool | None, typer.Option(help="Find English words in all their forms, by their stems.")] = None,
+    stop_words: Annotated[bool | None, typer.Option(help="Ignore English words such as 'the'.")] = None,
+    chinese: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="How Chinese text is cut into words: 'bigrams' takes pairs of characters, 'rjieba' uses a dictionary.",
+        ),
+    ] = None,
     script: Annotated[
-        str | None, typer.Option(help="as-is, or simplified, which reads traditional characters as simplified ones.")
+        str | None,
+        typer.Option(
+            metavar="SCRIPT",
+            help="'as-is', or 'simplified', which reads traditional characters as simplified ones.",
+        ),
     ] = None,
     shards: Annotated[
-        int | None, typer.Option(min=0, help="The number of shards; 0 makes one store without shards.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Into how many services the documents are divided; 0 divides nothing."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a collection; options that are left out come from the gateway's configuration (retrieval.defaults)."""
+    """Create a collection. What you leave out is taken from the gateway's configuration (retrieval.defaults)."""
     analysis = {"stem": stem, "stop_words": stop_words, "chinese": chinese, "script": script}
     options = {
         "embedder": embedder,
@@ -145,48 +180,61 @@ def create_collection(
 def delete_collection(
     name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False
 ) -> None:
-    """Delete a collection with all its documents; on a terminal you are asked first."""
+    """Delete a collection with all its documents. On a terminal you are asked first."""
     path = path_of(name)
     if not yes and sys.stdin.isatty():
         documents = connect().get(path)["documents"]
-        typer.confirm(f"delete '{name}' with its {documents} documents?", abort=True)
+        question = _("delete '{name}' with its {documents} documents?")
+        typer.confirm(question.format(name=name, documents=documents), abort=True)
     connect().delete(path)
-    typer.echo(f"{name}: deleted")
+    typer.echo(_("{name}: deleted").format(name=name))
 
 
 @collections_app.command("reembed")
 def reembed_collection(
     name: Name,
-    embedder: Annotated[str, typer.Argument(help="local, or a model of the gateway.", show_default=False)],
+    embedder: Annotated[
+        str,
+        typer.Argument(
+            metavar="EMBEDDER",
+            help="The new embedder: 'local', or a model of the gateway, as provider/model.",
+            show_default=False,
+        ),
+    ],
 ) -> None:
-    """Make all vectors again with another embedder; searches use the old ones until it is done.
+    """Make all vectors again with another embedder. Searches use the old ones until it is done.
 
     If you interrupt the command, the gateway continues; run it again to see the progress.
     """
     start = time.monotonic()
-    with showing_steps("documents") as show:
+    with showing_steps(_("documents")) as show:
         for step in connect().events(f"{path_of(name)}/reembed", {"embedder": embedder}):
             show(step)
-    typer.echo(f"{name}: embedded by {embedder} ({time.monotonic() - start:.1f} s)")
+    message = _("{name}: embedded by {embedder} ({seconds} s)")
+    typer.echo(message.format(name=name, embedder=embedder, seconds=f"{time.monotonic() - start:.1f}"))
 
 
 @collections_app.command("optimize")
 def optimize_collection(name: Name, as_json: AsJson = False) -> None:
-    """Bring the index into its fastest shape now; the gateway also does it by itself."""
+    """Bring the index into its fastest form now. The gateway does this by itself too, in time."""
     start = time.monotonic()
-    with waiting_for(f"optimizing {name}"):
+    with waiting_for(_("optimizing {name}").format(name=name)):
         collection = connect().post(f"{path_of(name)}/optimize")
     if as_json:
         print_json(collection)
     else:
-        typer.echo(f"{name}: optimized ({time.monotonic() - start:.1f} s)")
+        message = _("{name}: optimized ({seconds} s)")
+        typer.echo(message.format(name=name, seconds=f"{time.monotonic() - start:.1f}"))
 
 
 @collections_app.command("snapshot")
 def snapshot_collection(
-    name: Name, file: Annotated[Path, typer.Argument(help="The file to write; '-' is stdout.", show_default=False)]
+    name: Name,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to write; '-' is standard output.", show_default=False)
+    ],
 ) -> None:
-    """Copy a collection into a file: one consistent state, even while others write."""
+    """Copy a collection into a file. Others may write meanwhile: the copy is its state at one moment."""
     parts = connect().download(f"{path_of(name)}/snapshot")
     if str(file) == "-":
         for part in parts:
@@ -194,14 +242,14 @@ def snapshot_collection(
         sys.stdout.buffer.flush()
         return
     size = _store(parts, file)
-    typer.echo(f"{name}: {size_text(size)} in {file}")
+    typer.echo(_("{name}: {size} in {file}").format(name=name, size=size_text(size), file=file))
 
 
 def _store(parts: Iterator[bytes], file: Path) -> int:
     """Writes a temporary file beside ``file`` and renames it, so that a partial snapshot never has its name."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as out, counting_bytes(f"to {file.name}", None) as count:
+        with temporary.open("wb") as out, counting_bytes(_("to {file}").format(file=file.name), None) as count:
             for part in parts:
                 out.write(part)
                 count(len(part))
@@ -219,10 +267,17 @@ def _store(parts: Iterator[bytes], file: Path) -> int:
 @collections_app.command("restore")
 def restore_collection(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="A file that 'snapshot' wrote; '-' is stdin.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A file that 'sage collections snapshot' wrote; '-' is standard input.",
+            show_default=False,
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Make a new collection from a snapshot, completely or not at all."""
+    """Make a new collection from a snapshot: all of it, or nothing."""
     path, gateway = path_of(name), connect()
     try:
         gateway.get(path)
@@ -231,15 +286,17 @@ def restore_collection(
         if exc.answer_status != 404:
             raise
     try:
+        title = _("from {file}").format(file=file.name)
         with sys.stdin.buffer if str(file) == "-" else file.open("rb") as source:
             total = None if str(file) == "-" else file.stat().st_size
-            collection = gateway.put_stream(f"{path}/snapshot", _read_parts(source, f"from {file.name}", total))
+            collection = gateway.put_stream(f"{path}/snapshot", _read_parts(source, title, total))
     except OSError as exc:
         raise SageError(f"{file}: {exc.strerror or exc}") from exc
     if as_json:
         print_json(collection)
     else:
-        typer.echo(f"{name}: {collection['documents']} documents restored")
+        message = _("{name}: {documents} documents restored")
+        typer.echo(message.format(name=name, documents=collection["documents"]))
 
 
 def _read_parts(source: BinaryIO, title: str, total: int | None) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import typer
 
 from sage.errors import ConfigError
 from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.template import config_template
 
@@ -18,7 +19,11 @@ config_app = typer.Typer(help="Write and check the configuration.", no_args_is_h
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="The configuration file; default: SAGE_CONFIG, then ./config.yaml."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The configuration file. Without it, the one that SAGE_CONFIG names, else ./config.yaml if there is one.",
+    ),
 ]
 
 
@@ -26,9 +31,9 @@ ConfigFile = Annotated[
 def config_check(
     config: ConfigFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the settings that apply, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all settings that apply, as JSON.")] = False,
 ) -> None:
-    """Read the configuration as the server would, and report what is wrong with it.
+    """Read the configuration as the gateway would, and report what is wrong with it.
 
     It fails if a model, a file or an extra that the configuration names is not there. Keys that are not set are
     warnings.
@@ -54,7 +59,7 @@ def config_check(
         typer.echo(_("models: {names}").format(names=models))
     for finding in findings:
         line = _("fault: {text}") if finding.is_fault else _("warning: {text}")
-        typer.echo(line.format(text=finding.text), err=as_json)
+        typer.echo(line.format(text=translated(finding.text)), err=as_json)
     if bad:
         raise ConfigError(f"{file}: the check has failed; it found {len(bad)}")
 
@@ -62,7 +67,7 @@ def config_check(
 @config_app.command("init")
 def config_init(
     file: Annotated[
-        Path, typer.Argument(metavar="[FILE]", help="The file to write; '-' is standard output.", show_default=True)
+        Path, typer.Argument(metavar="FILE", help="The file to write; '-' is standard output.", show_default=True)
     ] = Path("config.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:

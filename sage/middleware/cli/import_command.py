@@ -14,6 +14,7 @@ import yaml
 from sage.errors import ConfigError
 from sage.middleware.cli.config import write_config
 from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain
 from sage.middleware.settings.reading import load_settings
 
@@ -84,7 +85,7 @@ def _verify(source: Path, text: str, variables: Iterable[str]) -> None:
 
 def _tell(report: ConversionReport, output: Path, *, to_stderr: bool) -> None:
     for line in report.left_out:
-        typer.echo(_("not carried over: {text}").format(text=plain(line)), err=to_stderr)
+        typer.echo(_("not carried over: {text}").format(text=translated(plain(line))), err=to_stderr)
     if report.has_secrets:
         typer.echo(_("it holds keys in plain text, as the source does: keep it private"), err=to_stderr)
     missing = sorted(name for name in report.variables if not os.environ.get(name))

@@ -15,47 +15,96 @@ from sage.middleware.cli.output import AsJson
 from sage.middleware.settings.quantities import parse_size
 
 Patterns = Annotated[
-    list[str] | None, typer.Option(metavar="GLOB", help="Of files in directories, by path or name; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Take only files in the directories whose path or name matches, such as '*.md'. "
+        "Give the option again for each further pattern.",
+    ),
+]
+ExcludePatterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Leave out files in the directories whose path or name matches, such as '*.bak'. "
+        "Give the option again for each further pattern.",
+    ),
 ]
 
 
 def ingest(
     collection: Annotated[
-        str, typer.Argument(help="The collection; it is created if it does not exist.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="COLLECTION", help="The collection. It is created if it does not exist.", show_default=False
+        ),
     ],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Files and directories; '-' is stdin.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE", help="Files and directories; '-' is standard input.", show_default=False),
     ],
     include: Patterns = None,
-    exclude: Patterns = None,
+    exclude: ExcludePatterns = None,
     alias: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="The name of the one FILE in the collection.")
+        str | None,
+        typer.Option("--as", metavar="NAME", help="The name that FILE gets in the collection, if it is a single one."),
     ] = None,
     kind: Annotated[
-        FileKind | None, typer.Option("--format", help="The format of every file; default: by ending and content.")
+        FileKind | None,
+        typer.Option("--format", help="The format of all files. Without it, the format is told by ending and content."),
     ] = None,
-    encoding: Annotated[str | None, typer.Option(help="The encoding of text files; default: detected.")] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENCODING", help="The encoding of text files, such as gb18030. Without it, it is told by the text."
+        ),
+    ] = None,
     chunk_size: Annotated[
-        int, typer.Option(min=50, max=100_000, help="Characters of a chunk at most; a Chinese one counts as three.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=50,
+            max=100_000,
+            help="How many characters a chunk has at most; a Chinese character counts as three.",
+        ),
     ] = SIZE,
     overlap: Annotated[
-        int | None, typer.Option(min=0, help=f"Characters that neighbouring chunks share at most; default: {OVERLAP}.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="How many characters two neighbouring chunks share at most. "
+            f"Without it, {OVERLAP}, or less where chunks are small.",
+        ),
     ] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Added to every document; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Add this to the metadata of every document. Give the option again for each further field.",
+        ),
     ] = None,
-    max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory for parsing one file.")] = "1GiB",
+    max_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="How much memory the parser of one file may take.")
+    ] = "1GiB",
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for parsing one file, plus one for each megabyte.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="How long parsing one file may take; each megabyte of the file adds a second.",
+        ),
     ] = 60,
-    reingest: Annotated[bool, typer.Option("--again", help="Send also files that have not changed.")] = False,
+    reingest: Annotated[bool, typer.Option("--again", help="Send files that have not changed, too.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete documents of files that no longer exist in the directories.")
+        bool, typer.Option("--prune", help="Delete the documents of files that are no longer in the directories.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Parse the files, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Parse the files, say what would be sent, and send nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put text, Markdown, HTML, PDF and JSON lines into a collection, in chunks.
+    """Put files into a collection: text, Markdown, HTML, PDF and JSON lines, cut into chunks.
 
     Run it again to replace files that have changed and to continue after an interruption; unchanged files are skipped.
     """
@@ -64,7 +113,7 @@ def ingest(
     if shared >= chunk_size:
         raise typer.BadParameter(f"{overlap} is not below --chunk-size {chunk_size}", param_hint="--overlap")
     if alias is not None and (len(files) != 1 or not alias.strip("/")):
-        raise typer.BadParameter("names one FILE or directory", param_hint="--as")
+        raise typer.BadParameter("give a single FILE or directory with it", param_hint="--as")
     added, memory = dict(_metadata(text) for text in metadata or ()), _size(max_memory)
     from sage.middleware.cli.ingest import command
 

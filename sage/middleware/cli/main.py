@@ -30,32 +30,28 @@ app = typer.Typer(
     help="A team's LLM gateway and model manager. Start with 'sage serve'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-app.add_typer(user_app, name="user")
-app.add_typer(key_app, name="key")
-app.add_typer(models_app, name="models")
-app.add_typer(collections_app, name="collections")
-app.add_typer(services_app, name="services")
-app.add_typer(config_app, name="config")
-app.add_typer(import_app, name="import")
-app.command("token")(token_command)
-app.command("generate")(generate)
-app.command("chat")(chat)
-app.command("search")(search)
-app.command("ingest")(ingest)
 
 
-@app.command("serve")
 def serve_command(
     config: ConfigFile = None,
     host: Annotated[
-        str | None, typer.Option(help="The address to listen on; other than loopback only with auth.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="The address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for others too."
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = None,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Everyone is the user 'local'; on loopback only.")] = False,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The port to listen on; 0 takes a free one.", min=0, max=65535)
+    ] = None,
+    no_auth: Annotated[
+        bool,
+        typer.Option(
+            "--no-auth", help="Ask nobody for a key or password; only for an address that this machine alone reaches."
+        ),
+    ] = False,
 ) -> None:
-    """Run the gateway: one process, and a child for each local model that is loaded."""
+    """Run the gateway, until Ctrl-C."""
     overrides: dict[str, Any] = {}
     if host is not None:
         overrides["api.host"] = host
@@ -67,10 +63,9 @@ def serve_command(
     settings = load_settings(path, os.environ, overrides)
     from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server
 
-    serve(settings, path)
+    serve(settings, path, translated)
 
 
-@app.command("openapi")
 def openapi_command() -> None:
     """Print the OpenAPI document of the gateway."""
     from sage.middleware.app.main import openapi_document
@@ -78,10 +73,45 @@ def openapi_command() -> None:
     typer.echo(json.dumps(openapi_document(), indent=2))
 
 
-@app.command("version")
 def version_command() -> None:
-    """Print the version."""
+    """Print the version of this program."""
     typer.echo(version())
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(version())
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version of this program and exit."
+        ),
+    ] = False,
+) -> None:
+    """The options that stand before any command."""
+
+
+# In the order in which the help page shows them: commands, then groups of commands.
+app.command("serve")(serve_command)
+app.command("chat")(chat)
+app.command("generate")(generate)
+app.command("search")(search)
+app.command("ingest")(ingest)
+app.command("token")(token_command)
+app.command("openapi")(openapi_command)
+app.command("version")(version_command)
+app.add_typer(models_app, name="models")
+app.add_typer(collections_app, name="collections")
+app.add_typer(services_app, name="services")
+app.add_typer(user_app, name="user")
+app.add_typer(key_app, name="key")
+app.add_typer(config_app, name="config")
+app.add_typer(import_app, name="import")
 
 
 def main() -> None:

@@ -18,9 +18,14 @@ from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
 from sage.middleware.cli.recommend import recommend
 from sage.middleware.providers.local.hub_choice import is_source
 
-models_app = typer.Typer(help="The models of a running gateway.", no_args_is_help=True)
+models_app = typer.Typer(help="See and manage the models of a running gateway.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="A model's name, as 'sage models list' shows it, or provider/model.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's name, as 'sage models list' shows it, or provider/model.", show_default=False
+    ),
+]
 
 
 @models_app.command("list")
@@ -30,8 +35,7 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer)
         return
-    head = ("NAME", "STATE", "PROVIDER", "MEMORY", "IN FLIGHT", "LAST USED")
-    print_table(head, map(_row, answer.get("models", [])))
+    print_table(("NAME", "STATE", "PROVIDER", "MEMORY", "IN FLIGHT", "LAST USED"), map(_row, answer.get("models", [])))
 
 
 def _row(model: dict[str, Any]) -> tuple[object, ...]:
@@ -43,7 +47,7 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
 
 @models_app.command("show")
 def show_model(name: Name, as_json: AsJson = False) -> None:
-    """Show one model: its state, its deployments, its last error."""
+    """Show one model: its state, what answers for it, and its last error."""
     _print_model(connect().get(f"/models/{name}"), as_json)
 
 
@@ -56,19 +60,19 @@ def _print_model(model: dict[str, Any], as_json: bool) -> None:
 
 @models_app.command("load")
 def load_model(name: Name, as_json: AsJson = False) -> None:
-    """Load a model into memory; returns once it is ready."""
-    _switch(name, "load", as_json)
+    """Load a model into memory, and wait until it is ready."""
+    _switch(name, "load", _("loading {name}"), as_json)
 
 
 @models_app.command("unload")
 def unload_model(name: Name, as_json: AsJson = False) -> None:
-    """Unload a model; returns once its memory is free."""
-    _switch(name, "unload", as_json)
+    """Unload a model, and wait until its memory is free."""
+    _switch(name, "unload", _("unloading {name}"), as_json)
 
 
-def _switch(name: str, verb: str, as_json: bool) -> None:
+def _switch(name: str, verb: str, title: str, as_json: bool) -> None:
     start = time.monotonic()
-    with waiting_for(f"{verb}ing {name}"):
+    with waiting_for(title.format(name=name)):
         model = connect().post(f"/models/{name}/{verb}")
     if as_json:
         print_json(model)
@@ -80,12 +84,14 @@ models_app.command("recommend")(recommend)
 
 Context = Annotated[
     int | None,
-    typer.Option(min=64, metavar="TOKENS", help="How many tokens each request and its answer may have; default: 4096."),
+    typer.Option(
+        min=64, metavar="TOKENS", help="How many tokens a request and its answer may have together. Without it, 4096."
+    ),
 ]
 TaskOption = Annotated[
     str | None,
     typer.Option(
-        metavar="TASK", help="What it is started for: generate, embed or rerank; default: what the file says."
+        metavar="TASK", help="What the model is for: 'generate', 'embed' or 'rerank'. Without it, what the file says."
     ),
 ]
 
@@ -95,12 +101,14 @@ def pull_model(
     name: Annotated[
         str,
         typer.Argument(
-            help="hf:ORG/REPO, hf:ORG/REPO:Q8_0 or hf:ORG/REPO:FILE.gguf at Hugging Face, ms:… at ModelScope; "
-            "or a model of an Ollama server."
+            metavar="MODEL",
+            help="hf:ORG/REPO, hf:ORG/REPO:Q8_0 or hf:ORG/REPO:FILE.gguf for a model at Hugging Face, the same with ms: "
+            "for one at ModelScope; or the name of a model of an Ollama server, whose allow_pull must allow it.",
+            show_default=False,
         ),
     ],
     public_name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="The name that a hub's model gets here.")
+        str | None, typer.Option("--name", metavar="NAME", help="The name that a model from a hub gets here.")
     ] = None,
     context: Context = None,
     task: TaskOption = None,
@@ -124,23 +132,43 @@ def pull_model(
     with showing_steps() as show:
         for step in connect().events(f"/models/{name}/pull", {}):
             show(step)
-    typer.echo(f"{name}: pulled ({time.monotonic() - start:.1f} s)")
+    message = _("{name}: downloaded ({seconds} s)")
+    typer.echo(message.format(name=name, seconds=f"{time.monotonic() - start:.1f}"))
 
 
 @models_app.command("add")
 def add_model(
-    name: Annotated[str, typer.Argument(help="The public name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name under which users ask for the model.", show_default=False)
+    ],
     deployment: Annotated[
-        list[str] | None, typer.Option(help="provider/model, with a weight after a colon if there are several: a/m:3")
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER/MODEL[:WEIGHT]",
+            help="What answers for the model, such as openai/gpt-4o-mini. Give the option again for each further one; "
+            "of two with the weights 3 and 1, the first gets three of four requests.",
+        ),
     ] = None,
     path: Annotated[
         Path | None, typer.Option(metavar="FILE.gguf", help="A GGUF file of this machine, which stays where it is.")
     ] = None,
     context: Context = None,
     task: TaskOption = None,
-    fallback: Annotated[list[str] | None, typer.Option(help="A model that answers when this one cannot.")] = None,
-    pin: Annotated[bool, typer.Option("--pin", help="Never unload it for being idle or to make room.")] = False,
-    preload: Annotated[bool, typer.Option("--preload", help="Load it when the gateway starts.")] = False,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model that answers when this one cannot. Give the option again for each further one, "
+            "in the order in which they are asked.",
+        ),
+    ] = None,
+    pin: Annotated[
+        bool,
+        typer.Option(
+            "--pin", help="Keep the model in memory: never unload it because it is idle, or to make room for another."
+        ),
+    ] = False,
+    preload: Annotated[bool, typer.Option("--preload", help="Load the model when the gateway starts.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Register a model: a GGUF file, or what configured providers serve."""
@@ -164,7 +192,7 @@ def add_model(
 def remove_model(name: Name) -> None:
     """Remove a model that was registered at run time, or pulled: what was downloaded for it is deleted."""
     connect().delete(f"/models/{name}")
-    typer.echo(f"{name}: removed")
+    typer.echo(_("{name}: removed").format(name=name))
 
 
 def _deployment(text: str) -> dict[str, Any]:
@@ -179,13 +207,22 @@ def _deployment(text: str) -> dict[str, Any]:
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="A model's name, or provider/model.")],
-    prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads it from stdin.")],
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens that the answer may have.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 always takes the likeliest token.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+    model: Name,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The prompt; '-' reads it from standard input.", show_default=False)
+    ],
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End the answer after this many tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER", min=0, help="How much chance decides; 0 always gives the likeliest answer, 1 is usual."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON, for programs.")] = False,
 ) -> None:
-    """Ask a model; its text is printed as it arrives."""
+    """Ask a model one question. Its answer is printed as it arrives."""
     body: dict[str, Any] = {"model": model, "prompt": sys.stdin.read() if prompt == "-" else prompt}
     body |= set_options({"max_tokens": max_tokens, "temperature": temperature})
     if as_json:
@@ -198,7 +235,7 @@ def generate(
         has_text = has_text or bool(event["text"])
     typer.echo()
     if not has_text:
-        typer.echo("sage: the model answered with no text", err=True)
+        typer.echo(_("sage: the model answered with no text"), err=True)
 
 
 def describe(model: dict[str, Any]) -> list[str]:
@@ -208,35 +245,42 @@ def describe(model: dict[str, Any]) -> list[str]:
         name = f"{deployment['provider']}/{deployment['model']}"
         lines.append(f"  {name}: {deployment['state']}{_in_brackets(_conditions(deployment))}")
     if model["fallbacks"]:
-        lines.append(f"  falls back on: {', '.join(model['fallbacks'])}")
+        lines.append("  " + _("falls back on: {models}").format(models=", ".join(model["fallbacks"])))
     if model.get("shadows"):
-        lines.append("  a model of this name was also registered at run time; the configuration's is used")
+        lines.append(
+            "  " + _("a model of this name was also registered at run time; the one of the configuration is used")
+        )
     if model["error"]:
-        lines.append(f"  error: {model['error']['message']}")
+        lines.append("  " + _("error: {message}").format(message=model["error"]["message"]))
         lines += [f"    | {line}" for line in model["error"].get("log") or ()]
     return lines
 
 
 def _facts(model: dict[str, Any]) -> list[str]:
-    memory = [f"{size_text(model['memory'])} of memory"] if model.get("memory") else []
-    source = [f"from {model['source']}"] if model.get("source", "config") != "config" else []
-    flags = [flag for flag in ("pin", "preload") if model.get(flag)]
-    return [*memory, *source, *flags, f"last used {_ago(model['last_used'])}"]
+    facts = [_("{size} of memory").format(size=size_text(model["memory"]))] if model.get("memory") else []
+    if model.get("source", "config") != "config":
+        facts.append(_("from {source}").format(source=model["source"]))
+    facts += [flag for flag in ("pin", "preload") if model.get(flag)]
+    return [*facts, _("last used {ago}").format(ago=_ago(model["last_used"]))]
 
 
 def _conditions(deployment: dict[str, Any]) -> list[str]:
     """How busy a deployment is, and why it gets no requests now."""
     conditions = []
     if deployment["in_flight"]:
-        conditions.append(f"{deployment['in_flight']} running")
+        conditions.append(_("{count} running").format(count=deployment["in_flight"]))
     if deployment.get("waiting"):
-        conditions.append(f"{deployment['waiting']} waiting")
+        conditions.append(_("{count} waiting").format(count=deployment["waiting"]))
     breaker = deployment.get("breaker") or {}
     if breaker.get("state", "closed") != "closed":
-        duration = f" for {breaker['opens_for']:.0f} s" if breaker.get("opens_for") else ""
-        conditions.append(f"breaker {breaker['state']}{duration}: {breaker['last_failure']}")
+        message = _("breaker {state}: {failure}")
+        if breaker.get("opens_for"):
+            message = _("breaker {state} for {seconds} s: {failure}")
+        seconds, failure = f"{breaker.get('opens_for') or 0:.0f}", breaker["last_failure"]
+        conditions.append(message.format(state=breaker["state"], seconds=seconds, failure=failure))
     if deployment.get("cooling_for"):
-        conditions.append(f"cooling down for {deployment['cooling_for']:.0f} s")
+        message = _("cooling down for {seconds} s")
+        conditions.append(message.format(seconds=f"{deployment['cooling_for']:.0f}"))
     return conditions
 
 
@@ -246,6 +290,8 @@ def _in_brackets(facts: list[str]) -> str:
 
 def _ago(moment: float | None) -> str:
     if moment is None:
-        return "never"
+        return _("never")
     seconds = max(0, round(time.time() - moment))
-    return f"{seconds} s ago" if seconds < 120 else f"{seconds // 60} min ago"
+    if seconds < 120:
+        return _("{seconds} s ago").format(seconds=seconds)
+    return _("{minutes} min ago").format(minutes=seconds // 60)

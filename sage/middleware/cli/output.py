@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from sage.middleware.cli.language.catalogue import _
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 BEGIN, END = "\x02", "\x03"
 """They mark emphasis: control characters, which :func:`plain` and :func:`printable` remove from any text."""
+_GAP = "  "
+"""Between two columns of a table."""
+_NARROWEST = 4
+"""The least cells of a column that is made narrower."""
 _EMPHASIS = re.compile(f"[{BEGIN}{END}]")
 _ON, _OFF = "\x1b[1m", "\x1b[22m"
 _PIECE = re.compile(r"\s+|[^\s\u2e80-\ufaff\uff00-\uffef]+|.", re.DOTALL)
@@ -38,16 +46,38 @@ def print_json(value: Any) -> None:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints aligned columns; each cell is made :func:`plain`."""
-    for line in table([head, *([plain(cell) for cell in row] for row in rows)]):
+    """Prints aligned columns that fit the terminal; each cell is made :func:`plain`, and ``head`` is translated."""
+    cells = [[_(title) for title in head], *([plain(cell) for cell in row] for row in rows)]
+    for line in table(cells, shutil.get_terminal_size().columns):
         typer.echo(line)
 
 
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines with aligned columns."""
+def table(rows: Sequence[Sequence[str]], columns: int | None = None) -> Iterator[str]:
+    """Lines of aligned columns, the first row being their heads.
+
+    Where a row would take more than ``columns`` cells, the widest columns are made narrower, and their texts go on
+    below. ``None`` means that rows may be of any length.
+    """
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    if columns is not None:
+        widths = _narrowed(widths, columns)
     for row in rows:
-        yield "  ".join(cell + " " * (cells - width(cell)) for cell, cells in zip(row, widths, strict=True)).rstrip()
+        texts = [list(wrapped(cell, cells)) for cell, cells in zip(row, widths, strict=True)]
+        for line in zip_longest(*texts, fillvalue=""):
+            padded = (cell + " " * (cells - width(cell)) for cell, cells in zip(line, widths, strict=True))
+            yield _GAP.join(padded).rstrip()
+
+
+def _narrowed(widths: list[int], columns: int) -> list[int]:
+    """The widths of columns that together take at most ``columns`` cells, if each may have its least width."""
+    widths = list(widths)
+    left = columns - len(_GAP) * (len(widths) - 1)
+    while sum(widths) > left:
+        widest = max(range(len(widths)), key=lambda column: (widths[column], column))
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def wrapped(text: str, columns: int) -> Iterator[str]:

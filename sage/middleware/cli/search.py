@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sage.middleware.cli.client import connect, set_options
+from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import BEGIN, END, AsJson, emphasised, plain, print_json, printable, wrapped
 
 _WIDEST = 100
@@ -29,32 +30,61 @@ class SearchModeOption(StrEnum):
 
 
 def search(
-    collection: Annotated[str, typer.Argument(help="A collection's name.", show_default=False)],
-    query: Annotated[str, typer.Argument(help="What to look for; '-' reads it from stdin.", show_default=False)],
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many results.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="How many results to skip.")] = 0,
+    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)],
+    query: Annotated[
+        str,
+        typer.Argument(metavar="QUERY", help="What to look for; '-' reads it from standard input.", show_default=False),
+    ],
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", metavar="N", min=1, help="How many results are shown at most.")
+    ] = 10,
+    offset: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Skip this many results, to see those after them.")
+    ] = 0,
     mode: Annotated[
-        SearchModeOption, typer.Option(help="By meaning and by words, only by meaning, or only by words.")
+        SearchModeOption,
+        typer.Option(help="Search by meaning and words (hybrid), by meaning only (dense), or by words only (bm25)."),
     ] = SearchModeOption.HYBRID,
     filter_text: Annotated[
         str | None,
-        typer.Option("--filter", metavar="JSON", help='A condition on metadata: \'{"year": {"$gte": 2020}}\'.'),
+        typer.Option(
+            "--filter",
+            metavar="JSON",
+            help='Find only documents whose metadata meet this condition, such as \'{"year": {"$gte": 2020}}\'.',
+        ),
     ] = None,
-    fusion: Annotated[str | None, typer.Option(help="minmax, rrf, dbsf or zscore.")] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="How the scores for meaning and for words are joined: 'minmax', 'rrf', 'dbsf' or 'zscore'.",
+        ),
+    ] = None,
     alpha: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The weight of meaning; words get the rest.")
+        float | None,
+        typer.Option(
+            metavar="WEIGHT", min=0, max=1, help="How much meaning counts; words get the rest. 0.5 is half and half."
+        ),
     ] = None,
     rerank: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A model that sorts the best results again.")
+        str | None,
+        typer.Option(metavar="MODEL", help="A model that reads the best results and puts them into a better order."),
     ] = None,
     score_threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="The least relevance of a result; 0 means nothing in common with the query."),
+        typer.Option(
+            metavar="SCORE",
+            min=0,
+            max=1,
+            help="Leave out results below this relevance: 0 has nothing in common with the query, 1 is the best.",
+        ),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show how each score is made.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show for each result how its score was computed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search a collection; the best come first, with the passages that matched."""
+    """Search a collection. The best results come first, with the passages that matched."""
     body: dict[str, Any] = {
         "collection": collection,
         "query": sys.stdin.read().strip() if query == "-" else query,
@@ -100,9 +130,12 @@ def describe(answer: dict[str, Any], *, columns: int = 80, bold: bool = False, f
         lines += [*_result(rank, result, columns, bold), ""]
     count = len(answer["results"])
     if not count:
-        lines.append("nothing found" if not answer["total"] else f"no more than {answer['total']} documents match")
+        more = _("no more than {total} documents match").format(total=answer["total"])
+        lines.append(more if answer["total"] else _("nothing found"))
     else:
-        lines.append(f"{first} to {first + count - 1} of {answer['total']} ({answer['took_ms']:.1f} ms)")
+        message = _("{first} to {last} of {total} ({milliseconds} ms)")
+        took = f"{answer['took_ms']:.1f}"
+        lines.append(message.format(first=first, last=first + count - 1, total=answer["total"], milliseconds=took))
     return lines
 
 
@@ -153,8 +186,9 @@ def _location(result: dict[str, Any]) -> str:
     path = metadata.get("path") or metadata.get("source")
     if not isinstance(path, str):
         return "" if _title(result) == result["id"] else plain(result["id"])
-    page = f", page {metadata['page']}" if metadata.get("page") is not None else ""
-    return f"{plain(path)}{page}"
+    if metadata.get("page") is None:
+        return plain(path)
+    return _("{path}, page {page}").format(path=plain(path), page=plain(metadata["page"]))
 
 
 def _beginning(text: str) -> str:

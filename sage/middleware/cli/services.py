@@ -9,9 +9,10 @@ from urllib.parse import quote
 import typer
 
 from sage.middleware.cli.client import connect
+from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 
-services_app = typer.Typer(help="The services that a running gateway has or can reach.", no_args_is_help=True)
+services_app = typer.Typer(help="See the services that a running gateway has or can reach.", no_args_is_help=True)
 
 
 @services_app.command("list")
@@ -21,10 +22,11 @@ def list_services(as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer)
         return
-    head = ("NAME", "ENVIRONMENT", "STATE", "CLASS", "HOST", "REPLICAS", "CALLS", "ERRORS")
-    print_table(head, map(_row, answer["services"]))
+    print_table(
+        ("NAME", "ENVIRONMENT", "STATE", "CLASS", "HOST", "REPLICAS", "CALLS", "ERRORS"), map(_row, answer["services"])
+    )
     for warning in answer["warnings"]:
-        typer.echo(f"note: {plain(warning)}", err=True)
+        typer.echo(_("note: {warning}").format(warning=plain(warning)), err=True)
 
 
 def _row(service: dict[str, Any]) -> tuple[object, ...]:
@@ -35,11 +37,19 @@ def _row(service: dict[str, Any]) -> tuple[object, ...]:
 
 @services_app.command("show")
 def show_service(
-    name: Annotated[str, typer.Argument(help="A service's name, as 'sage services list' shows it.")],
-    environment: Annotated[str | None, typer.Option(help="The environment that it runs in.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The service's name, as 'sage services list' shows it.", show_default=False
+        ),
+    ],
+    environment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The environment that it runs in; needed only where several have the name."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one service: its state, its methods, its statistics."""
+    """Show one service: its state, its methods and its statistics."""
     query = f"?environment={quote(environment, safe='')}" if environment is not None else ""
     service = connect().get(f"/services/{quote(name, safe='')}{query}")
     if as_json:

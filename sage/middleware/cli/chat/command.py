@@ -26,11 +26,24 @@ _GREY, _NORMAL = "\x1b[2m", "\x1b[22m"
 
 def chat(
     model: Annotated[
-        str | None, typer.Argument(help="A model's name, or provider/model. Left out, one that is loaded.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model's name, as 'sage models list' shows it, or provider/model. Without it, one that is loaded.",
+        ),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens that an answer may have.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 always takes the likeliest token.")] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End each answer after this many tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER", min=0, help="How much chance decides; 0 always gives the likeliest answer, 1 is usual."
+        ),
+    ] = None,
 ) -> None:
     """Chat with a model. From a pipe, each line is one message, and only the answers are printed."""
     client = connect()

@@ -23,6 +23,8 @@ from sage.middleware.cli.ingest.records import Recipe, Spool
 from sage.middleware.cli.ingest.run import Ingestion, fill
 from sage.middleware.cli.ingest.summary import Display, Summary
 from sage.middleware.cli.ingest.target import IngestTarget
+from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain, print_json
 
 Connect = Callable[[], Client]
@@ -52,9 +54,11 @@ def ingest(options: IngestOptions, arguments: Sequence[Path], connect: Connect, 
         try:
             _run(options, files, summary, connect)
         except KeyboardInterrupt:
-            raise SageError(f"interrupted; {_continue_hint(summary)}") from None
+            typer.echo(f"sage: {_('interrupted')}; {_continue_hint(summary)}", err=True)
+            raise
         except CallFailed as exc:
-            raise SageError(f"{exc.message}; {_continue_hint(summary)}" if summary.sent else exc.message) from exc
+            hint = f"; {_continue_hint(summary)}" if summary.sent else ""
+            raise SageError(f"{translated(exc.message)}{hint}") from exc
     _report(summary, as_json)
 
 
@@ -63,7 +67,7 @@ def _run(options: IngestOptions, files: Sequence[FileEntry], summary: Summary, c
     check_extra(file.kind for file in files)
     with Parser(options.limits) as parser:
         if options.dry_run:
-            with showing(total, "chunks") as display:
+            with showing(total, _("chunks")) as display:
                 _dry_run(options, files, parser, summary, display)
             return
         target = IngestTarget(connect(), options.collection)
@@ -81,13 +85,15 @@ def _telling_of(target: IngestTarget) -> Iterator[None]:
     """Says at the end that the collection was made, or before that searches in it could be better."""
     was_new = target.is_new
     for warning in target.description.get("warnings") or ():
-        typer.echo(f"sage: collection '{target.name}' {plain(warning)}", err=True)
+        message = _("sage: collection '{name}' {warning}")
+        typer.echo(message.format(name=target.name, warning=translated(plain(warning))), err=True)
     try:
         yield
     finally:
         if was_new and not target.is_new:
-            embedder = plain(target.description.get("embedder") or "none: keywords only")
-            typer.echo(f"sage: collection '{target.name}' is new (embedder: {embedder})", err=True)
+            embedder = plain(target.description.get("embedder") or _("none: keywords only"))
+            message = _("sage: collection '{name}' is new (embedder: {embedder})")
+            typer.echo(message.format(name=target.name, embedder=embedder), err=True)
 
 
 def _dry_run(
@@ -145,7 +151,8 @@ def _files_and_stdin(arguments: Sequence[Path], walk: Walk) -> Iterator[list[Fil
 
 
 def _continue_hint(summary: Summary) -> str:
-    return f"{summary.sent} documents were sent and stay; run the same command again to continue"
+    message = _("{count} documents were sent and stay; run the same command again to continue")
+    return message.format(count=summary.sent)
 
 
 def _report(summary: Summary, as_json: bool) -> None:
@@ -156,7 +163,7 @@ def _report(summary: Summary, as_json: bool) -> None:
         for warning in summary.warnings:
             typer.echo(f"sage: {plain(warning)}", err=True)
         for file, reason in summary.failures:
-            typer.echo(f"failed: {file}: {reason}", err=True)
+            typer.echo(_("failed: {file}: {reason}").format(file=file, reason=translated(reason)), err=True)
         for line in summary.empty_lines():
             typer.echo(line, err=True)
         typer.echo("\n".join(summary.lines()))

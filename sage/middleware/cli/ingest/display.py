@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from sage.middleware.cli.ingest.summary import Display
+from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.progress import rich_progress, size_text
 
 _INTERVAL = 10.0  # seconds between lines
 
 
 @contextmanager
-def showing(total: int, unit: str = "documents") -> Iterator[Display]:
-    """Shows progress in the block. ``total`` is the bytes of all files, ``unit`` what is counted beside them."""
+def showing(total: int, unit: str = "") -> Iterator[Display]:
+    """Shows progress in the block. ``total`` is the bytes of all files, ``unit`` what is counted beside them: documents
+    unless it is given."""
+    unit = unit or _("documents")
     progress = rich_progress(
         lambda rich: (
             rich.BarColumn(),
@@ -67,7 +70,15 @@ class _IngestLines:
             return
         self._last = now
         seconds = now - self._start
-        eta = f", {(self._total - self._done) * seconds / self._done:.0f} s left" if self._done else ""
-        size, rate = f"{size_text(self._done)} of {size_text(self._total)}", f"{self._documents / seconds:.0f}/s"
-        sys.stderr.write(f"{size}, {self._documents} {self._unit}, {rate}{eta}\n")
+        left = f"{(self._total - self._done) * seconds / self._done:.0f}" if self._done else "?"
+        message = _("{done} of {total}, {count} {unit}, {rate}/s, {left} s left")
+        line = message.format(
+            done=size_text(self._done),
+            total=size_text(self._total),
+            count=self._documents,
+            unit=self._unit,
+            rate=f"{self._documents / seconds:.0f}",
+            left=left,
+        )
+        sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

@@ -13,6 +13,7 @@ from pathlib import Path
 from sage.errors import InvalidRequest
 from sage.middleware.cli.ingest.decoding import is_binary
 from sage.middleware.cli.ingest.document import FileKind, Unreadable
+from sage.middleware.cli.language.catalogue import N_
 
 _KINDS = {
     FileKind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),
@@ -21,7 +22,7 @@ _KINDS = {
     FileKind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings}
-_NOT_UTF8 = "its name, or that of a directory above it, is not UTF-8; rename it, or give it a name with --as"
+_NOT_UTF8 = N_("its name, or that of a directory above it, is not UTF-8; rename it, or give it a name with --as")
 _HEAD = 8192  # bytes that decide the kind of a file
 
 
@@ -73,7 +74,7 @@ class Walk:
 
     def _named(self, path: Path) -> Iterator[FileEntry]:
         if not path.is_file():
-            self.failed.append((printable(path), "is not a regular file; pipe it in: sage ingest COLLECTION -"))
+            self.failed.append((printable(path), N_("is not a regular file; pipe it in: sage ingest COLLECTION -")))
             return
         source = self.alias if self.alias is not None else printable(path.resolve())
         file = self._entry(path, source, printable(Path(path.name)), named=True)
@@ -86,7 +87,7 @@ class Walk:
         self.roots[f"{base}/"] = root
 
         def record_failure(error: OSError) -> None:
-            self.failed.append((printable(Path(error.filename)), f"cannot be read: {error.strerror}"))
+            self.failed.append((printable(Path(error.filename)), N_(f"cannot be read: {error.strerror}")))
 
         for directory, names, files in os.walk(root, onerror=record_failure):
             self._prune_directories(Path(directory), names)
@@ -103,9 +104,9 @@ class Walk:
         entered = []
         for name in sorted(names):
             if name.startswith("."):
-                self.skipped["hidden"] += 1
+                self.skipped[N_("hidden")] += 1
             elif (directory / name).is_symlink():
-                self.skipped["link"] += 1
+                self.skipped[N_("link")] += 1
             else:
                 entered.append(name)
         names[:] = entered
@@ -113,15 +114,15 @@ class Walk:
     def _is_selected(self, path: Path, relative: str) -> bool:
         reason = None
         if path.name.startswith("."):
-            reason = "hidden"
+            reason = N_("hidden")
         elif path.is_symlink():
-            reason = "link"
+            reason = N_("link")
         elif not path.is_file():
-            reason = "special"
+            reason = N_("special")
         elif self.include and not _matches(relative, self.include):
-            reason = "not included"
+            reason = N_("not included")
         elif _matches(relative, self.exclude):
-            reason = "excluded"
+            reason = N_("excluded")
         if reason is not None:
             self.skipped[reason] += 1
         return reason is None
@@ -132,14 +133,14 @@ class Walk:
                 head = file.read(_HEAD)
                 size = os.fstat(file.fileno()).st_size
         except OSError as exc:
-            self.failed.append((printable(path), f"cannot be read: {exc.strerror}"))
+            self.failed.append((printable(path), N_(f"cannot be read: {exc.strerror}")))
             return None
         kind = self.kind or kind_of(path.name, head)
         if kind is None:
             if named:
-                self.failed.append((printable(path), "is neither text nor PDF"))
+                self.failed.append((printable(path), N_("is neither text nor PDF")))
             else:
-                self.skipped["binary"] += 1
+                self.skipped[N_("binary")] += 1
             return None
         return FileEntry(path, source, relative, kind, size, printable(path))
 

@@ -121,7 +121,6 @@ class Parser:
 
     def _check_outcome(self, end: dict[str, Any], error: str | None, seconds: float) -> None:
         """Raises the error that the outcome of the child means, if there is one."""
-        memory = f"needs more than {self._limits.memory // 2**20} MiB of memory to be parsed (--max-memory)"
         outcome = end["outcome"]
         if outcome == "done":
             return
@@ -130,7 +129,8 @@ class Parser:
         if error is not None:
             raise Unreadable(error)
         if outcome == "memory" or end.get("signal") in (signal.SIGABRT, signal.SIGKILL):
-            raise Unreadable(memory)
+            most = self._limits.memory // 2**20
+            raise Unreadable(f"needs more than {most} MiB of memory to be parsed (--max-memory)")
         if end.get("signal") in (signal.SIGALRM, signal.SIGXCPU):
             raise Unreadable(f"takes more than {seconds:.0f} s to be parsed (--timeout)")
         if "signal" in end:

@@ -22,6 +22,7 @@ from sage.middleware.cli.ingest.parsing import Parser
 from sage.middleware.cli.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked, request_bytes
 from sage.middleware.cli.ingest.summary import Display, Summary
 from sage.middleware.cli.ingest.target import IngestTarget, Refused, SourceMark, fingerprint
+from sage.middleware.cli.language.catalogue import N_
 
 BATCH_EMBEDDED = 64
 """Documents in a request that the gateway embeds: seconds of work, so that progress shows and no call times out."""
@@ -72,7 +73,7 @@ class Ingestion:
                     self.summary.fail(entry.label, str(exc))
                     self.display.advance(entry.size)
                 except OSError as exc:
-                    self.summary.fail(entry.label, f"cannot be read: {exc.strerror or exc}")
+                    self.summary.fail(entry.label, N_(f"cannot be read: {exc.strerror or exc}"))
                     self.display.advance(entry.size)
         self._flush()
 

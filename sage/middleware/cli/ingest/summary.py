@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sage.middleware.cli.language.catalogue import _
+
 _MOST_LINES = 10  # failures of one file that are listed
 _MOST_EMPTY = 50  # files without text that are named to people
 
@@ -60,7 +62,7 @@ class Summary:
     def close(self) -> None:
         """Adds how many failed lines of each file are not listed."""
         for file, count in sorted(self.omitted.items()):
-            self.failures.append((file, f"{count} more lines failed"))
+            self.failures.append((file, _("{count} more lines failed").format(count=count)))
         self.omitted.clear()
 
     def as_json(self) -> dict[str, Any]:
@@ -87,27 +89,30 @@ class Summary:
 
     def empty_lines(self) -> list[str]:
         """A line for each file without text, for people."""
-        lines = [f"empty: {file}: has no text" for file in self.empty_files[:_MOST_EMPTY]]
+        lines = [_("empty: {file}: has no text").format(file=file) for file in self.empty_files[:_MOST_EMPTY]]
         more = self.empty - len(lines)
-        return [*lines, f"empty: {more} more files have no text"] if more else lines
+        return [*lines, _("empty: {count} more files have no text").format(count=more)] if more else lines
 
     def lines(self) -> list[str]:
         """The summary for people, without the failures."""
-        would = "would be " if self.dry_run else ""
         files = [
-            ("new", self.added),
-            ("changed", self.changed),
-            ("unchanged", self.unchanged),
-            ("empty", self.empty),
+            (_("{count} new"), self.added),
+            (_("{count} changed"), self.changed),
+            (_("{count} unchanged"), self.unchanged),
+            (_("{count} empty"), self.empty),
+            (_("{count} failed"), len(self.failed_files)),
+            (_("{count} no longer there"), self.pruned),
         ]
-        files += [("failed", len(self.failed_files)), ("no longer there", self.pruned)]
-        counts = ", ".join(f"{count} {what}" for what, count in files if count) or "none"
-        seconds = time.monotonic() - self.start
+        counts = ", ".join(text.format(count=count) for text, count in files if count) or _("none")
+        message = _("documents: {read} read, {sent} sent, {deleted} deleted; {seconds} s")
+        if self.dry_run:
+            message = _("documents: {read} read, {sent} would be sent, {deleted} deleted; {seconds} s")
+        seconds = f"{time.monotonic() - self.start:.1f}"
         lines = [
-            f"{self.collection}: files: {counts}",
-            f"documents: {self.chunks} read, {self.sent} {would}sent, {self.deleted} deleted; {seconds:.1f} s",
+            _("{collection}: files: {counts}").format(collection=self.collection, counts=counts),
+            message.format(read=self.chunks, sent=self.sent, deleted=self.deleted, seconds=seconds),
         ]
         if self.skipped:
-            skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            lines.append(f"skipped: {skipped}")
+            skipped = ", ".join(f"{count} {_(reason)}" for reason, count in sorted(self.skipped.items()))
+            lines.append(_("skipped: {counts}").format(counts=skipped))
         return lines

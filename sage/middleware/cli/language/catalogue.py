@@ -71,6 +71,11 @@ def current() -> Catalogue | None:
     return catalogue(language(os.environ))
 
 
+def N_(message: str) -> str:
+    """``message`` as it is: marks a text that is translated when it is shown, by ``_`` or ``translated``."""
+    return message
+
+
 def _(message: str) -> str:
     """``message`` in the user's language. Values go into it afterwards: ``_("{name}: removed").format(name=name)``."""
     messages = current()

@@ -29,6 +29,17 @@ _RICH_TEXTS = (
     "RICH_HELP",
 )
 """The texts of Typer's pages, which are variables of its module ``typer.rich_utils``."""
+_VALUES = {
+    "bool": "",
+    "int": "N",
+    "int range": "N",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+    "path": "FILE",
+    "str": "TEXT",
+    "list[str]": "TEXT",
+}
+"""What help pages call the value of an option that has no name for it, by its type in Python."""
 
 
 class _Formatter(_HelpFormatter):  # type: ignore[misc]
@@ -44,16 +55,20 @@ class _Context(typer.Context):
         option = command.get_help_option(self)
         if option is not None:
             option.help = _(option.help)
+        for param in (*command.params, *([option] if option is not None else ())):
+            _name_value(param, self)
 
 
 class CommandGroup(TyperGroup):
-    """The root of all commands: it and all below it speak the user's language."""
+    """The root of all commands: it and all below it speak the user's language, and name what a value means."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         if current() is not None:
             _translate_pages()
-            for command in walk(self):
-                _translate(command)
+        for command in walk(self):
+            command.context_class = _Context
+            for owner, name, text in texts(command):
+                setattr(owner, name, _(text))
         return _run(lambda: super(CommandGroup, self).make_context(*args, **options))
 
     def invoke(self, ctx: Any) -> Any:
@@ -94,10 +109,13 @@ def _translate_pages() -> None:
         setattr(rich_utils, name, _(getattr(rich_utils, name, "")))
 
 
-def _translate(command: Any) -> None:
-    command.context_class = _Context
-    for owner, name, text in texts(command):
-        setattr(owner, name, _(text))
+def _name_value(param: Any, context: _Context) -> None:
+    """Shows what the value of an option or argument means, not its type in Python; a flag has none."""
+    if param.param_type_name == "argument":
+        param.metavar = param.metavar or param.name.upper()
+        param.display_type_rich = lambda ctx: None  # newer versions of Typer show a type beside the name
+    elif param.metavar is None and hasattr(param, "display_type"):
+        param.metavar = _VALUES.get(param.display_type(context).strip("<>"))
 
 
 def _run(run: Callable[[], Any]) -> Any:

@@ -78,4 +78,14 @@ def _translated(messages: Catalogue, text: str, depth: int) -> str:
         if match is not None:
             values = {name: _translated(messages, value, depth + 1) for name, value in match.groupdict().items()}
             return template.translation.format(**values)
+    return _joined(messages, text, depth)
+
+
+def _joined(messages: Catalogue, text: str, depth: int) -> str:
+    """``text`` as two texts, the cause or an advice behind the message, if one of them has a translation."""
+    for joint in re.finditer("[;:] ", text):
+        left, right = text[: joint.start()], text[joint.end() :]
+        shown = (_translated(messages, left, depth + 1), _translated(messages, right, depth + 1))
+        if shown != (left, right):
+            return joint[0].join(shown)
     return text
