@@ -257,7 +257,10 @@ def _new_password(from_stdin: bool) -> str:
         )
     return str(
         typer.prompt(
-            _("Password (15 to 128 characters)"), hide_input=True, confirmation_prompt=_("Repeat for confirmation"), err=True
+            _("Password (15 to 128 characters)"),
+            hide_input=True,
+            confirmation_prompt=_("Repeat for confirmation"),
+            err=True,
         )
     )
 

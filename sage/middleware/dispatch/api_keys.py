@@ -74,6 +74,10 @@ class Keys:
         """The upstream did not accept the key: for a while it is taken only when there is no other."""
         self._quota.refused_until[key] = now + _REFUSED_FOR
 
+    def are_refused(self, now: float) -> bool:
+        """Whether the upstream has refused every one of them a while ago at most: asked again, it is likely to."""
+        return min(self._quota.refused_until) > now
+
     def describe(self, now: float) -> list[dict[str, float | int]]:
         """For each key, which is never shown itself, the seconds for which it is left alone."""
         until = [max(pair) for pair in zip(self._cooling_until, self._quota.refused_until, strict=True)]

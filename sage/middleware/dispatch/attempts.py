@@ -32,6 +32,8 @@ class Unavailability(StrEnum):
     OPEN = "its breaker is open"
     COOLING = "it is cooling down, as its upstream asked (Retry-After)"
     FULL = "it has reached max_concurrency"
+    REFUSED = "its upstream has refused its key (401 or 403): it cannot answer, and is asked only when no other is left"
+    """Told, not applied: such a deployment comes last, and a key that was put right answers again at once."""
     NO_SLOT = "every slot of its engine is in use (parallel)"
 
 
@@ -198,6 +200,8 @@ class AttemptPlan:
         usable = [d for d in model.deployments if self.unavailability(d, now) is None]
         if not usable:
             return None, ""
+        if len(usable) > 1:
+            usable = [d for d in usable if not d.keys.are_refused(now)] or usable
         return choose(usable, self.preferred(model) if len(usable) > 1 else None)
 
     def preferred(self, model: PublicModel) -> str | None:

@@ -43,6 +43,8 @@ def _choice(plan: AttemptPlan, now: float, routing: Routing) -> tuple[str | None
     for model in plan.models:
         deployment, why = plan.pick(model, now)
         if deployment is not None:
+            if deployment.keys.are_refused(now):
+                why = "no other is left, though its upstream has refused its key"
             if model is not requested:
                 why = f"nothing of model '{requested.name}' can answer now; {why} of its fallback '{model.name}'"
             return deployment.name, why
@@ -56,8 +58,10 @@ def _choice(plan: AttemptPlan, now: float, routing: Routing) -> tuple[str | None
 
 def _candidate(plan: AttemptPlan, model: PublicModel, deployment: Deployment, now: float) -> Explanation:
     reason = plan.unavailability(deployment, now)
+    if reason is None and deployment.keys.are_refused(now):
+        reason = Unavailability.REFUSED
     managed = deployment.managed
-    frees_with_time = reason not in WORTH_WAITING
+    frees_with_time = reason not in (*WORTH_WAITING, Unavailability.REFUSED)
     return {
         "deployment": deployment.name,
         "of": model.name,

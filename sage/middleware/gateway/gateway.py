@@ -91,7 +91,7 @@ class Gateway:
         return GatewayCall(self, principal, call)
 
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
-        """The models that may answer, in order: the requested one, then the caller's fallbacks, then the model's own.
+        """The models that may answer, in order: the requested one, the caller's fallbacks, its own, then theirs.
 
         Raises :class:`sage.errors.PermissionDenied` for a model that the caller may not use, and what the checks of
         the request and the look-up of the model raise.
@@ -106,12 +106,16 @@ class Gateway:
             return [model]
         models = [model]
         models += [await registry.resolve(name) for name in call.fallbacks]
-        for name in model.fallbacks:
-            # A configured fallback that the caller may not use is skipped: the caller did not ask for it.
-            if principal.allows_model(name):
-                with contextlib.suppress(SageError):  # one that cannot answer is no reason to refuse the request
-                    models.append(await registry.resolve(name))
-        return list({id(model): model for model in models}.values())  # a fallback may be named twice
+        models = list({each.name: each for each in models}.values())
+        names = {each.name for each in models}
+        for each in models:  # it grows: fallbacks have fallbacks of their own, and each model is asked once
+            for name in each.fallbacks:
+                # A configured fallback that the caller may not use is skipped: the caller did not ask for it.
+                if name not in names and principal.allows_model(name):
+                    names.add(name)
+                    with contextlib.suppress(SageError):  # one that cannot answer is no reason to refuse the request
+                        models.append(await registry.resolve(name))
+        return models
 
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         """The call at the first deployment of ``models`` that answers."""

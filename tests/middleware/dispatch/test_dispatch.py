@@ -441,6 +441,68 @@ def test_explain_tells_what_would_be_chosen_and_asks_nobody(ups: Callable, gatew
     assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
+def test_fallbacks_of_fallbacks_answer_each_once_and_circles_are_harmless(ups: Callable, gateway: Callable) -> None:
+    up = ups()
+    provider = {"up": {"kind": "openai", "base_url": up.url, "api_key": "k"}}
+
+    def model(name: str, *fallbacks: str) -> dict:
+        return {"deployments": [{"provider": "up", "model": name}], "fallbacks": list(fallbacks)}
+
+    models = {
+        "a": model("a", "b", "c"),
+        "b": model("b", "a", "d", "b"),
+        "c": model("c", "gone", "d"),
+        "d": model("d", "a"),
+    }
+    running = gateway(llm={"providers": provider, "models": models})
+
+    def order(key: str | None = None, **fields: object) -> list[str]:
+        told = running.post("/models/a/explain", fields, key=key).json()
+        return [candidate["of"] for candidate in told["candidates"]]
+
+    assert order() == ["a", "b", "c", "d"]
+    assert order(models=["d"]) == ["a", "d", "b", "c"]
+    assert order(running.new_key(models=["a", "b", "d"])) == ["a", "b", "d"]
+    up.handler = lambda request: openai_like(request) if request.body["model"] == "d" else reply(status=500)
+    answer = running.chat("a", key=running.new_key(models=["a", "b", "d"]))
+    assert answer.headers["x-sage-deployment"] == "up/d"
+    assert [request.body["model"] for request in up.requests if request.body] == ["a", "b", "d"]
+
+
+def test_a_deployment_whose_only_key_was_refused_comes_last_and_explain_says_so(
+    ups: Callable, gateway: Callable
+) -> None:
+    east, west = ups(), ups()
+    east.reply(status=401)
+    running = replicas(gateway, east, west)
+    while not east.requests:
+        assert running.chat().status_code == 200
+    told = running.post("/models/bench/explain", {}).json()
+    assert told["chosen"] == "up1/m"
+    assert [candidate["usable"] for candidate in told["candidates"]] == [False, True]
+    assert "refused its key" in told["candidates"][0]["reason"]
+    for _ in range(10):
+        assert running.chat().headers["x-sage-attempts"] == "1"
+    assert len(east.requests) == 1
+    west.reply(status=401)
+    east.reset()  # its key was put right
+    assert running.chat().headers["x-sage-deployment"] == "up0/m"
+
+
+def test_explain_says_that_the_only_deployment_cannot_answer_with_a_refused_key(
+    ups: Callable, gateway: Callable
+) -> None:
+    up = ups()
+    up.reply(status=403)
+    running = replicas(gateway, up)
+    assert running.chat().status_code == 502
+    told = running.post("/models/bench/explain", {}).json()
+    [candidate] = told["candidates"]
+    assert (candidate["usable"], candidate["free_in"]) == (False, None)
+    assert candidate["keys"][0]["cooling_for"] > 0
+    assert told["reason"] == "no other is left, though its upstream has refused its key"
+
+
 def test_explain_draws_no_key_and_no_probe(ups: Callable, gateway: Callable) -> None:
     up = ups()
     running = replicas(gateway, up, api_key="one", api_keys=["two"])
