@@ -113,7 +113,7 @@ def ingest(
     if shared >= chunk_size:
         raise typer.BadParameter(f"{overlap} is not below --chunk-size {chunk_size}", param_hint="--overlap")
     if alias is not None and (len(files) != 1 or not alias.strip("/")):
-        raise typer.BadParameter("give a single FILE or directory with it", param_hint="--as")
+        raise typer.BadParameter("it goes with one FILE or directory", param_hint="--as")
     added, memory = dict(_metadata(text) for text in metadata or ()), _size(max_memory)
     from sage.middleware.cli.ingest import command
 

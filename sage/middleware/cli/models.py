@@ -132,7 +132,7 @@ def pull_model(
     with showing_steps() as show:
         for step in connect().events(f"/models/{name}/pull", {}):
             show(step)
-    message = _("{name}: downloaded ({seconds} s)")
+    message = _("{name}: pulled ({seconds} s)")
     typer.echo(message.format(name=name, seconds=f"{time.monotonic() - start:.1f}"))
 
 

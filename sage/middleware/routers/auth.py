@@ -172,7 +172,9 @@ async def auth_token(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, request: Request, response: Response
 ) -> TokenAnswer:
     """Logs in with user name and password (OAuth2 password form). After several failures it takes a growing while until
-    the next try is checked (429 with `Retry-After`)."""
+    the next try is checked (429 with `Retry-After`). A form with `grant_type=password` gets errors in OAuth2's shape
+    (RFC 6749, 5.2), with `error: invalid_grant` and the like as a text; other forms get the usual envelope, and
+    `error_description` beside it."""
     address = network_of(request.client.host) if request.client is not None else ""
     with accounts.throttle.attempt(form.username, address):
         login = await accounts.passwords.run(accounts.sessions.login, form.username, form.password)

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,11 +153,10 @@ def test_ctrl_c_at_a_prompt(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, shown
         if select.select([terminal], [], [], 1)[0]:
             shown += os.read(terminal, 1000)
-    ended = status = 0
-    while not ended:  # the terminal drops what is typed while the prompt turns its echo off
+    while termios.tcgetattr(terminal)[3] & termios.ECHO:  # what was typed until then is dropped
         assert time.monotonic() < deadline
-        os.write(terminal, b"\x03")
-        time.sleep(0.5)
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.01)
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 130
