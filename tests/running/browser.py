@@ -171,7 +171,16 @@ class Page:
     async def type(self, selector: str, text: str) -> None:
         """Clicks the field of that CSS selector and types into it."""
         await self.click(selector)
+        await self.insert(text)
+
+    async def insert(self, text: str) -> None:
+        """Types ``text`` in place of what is selected."""
         await self._call("Input.insertText", text=text)
+
+    async def press(self, key: str, code: int) -> None:
+        """Presses a key, such as ``Enter``, whose virtual code is ``code``."""
+        for kind in ("keyDown", "keyUp"):
+            await self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     async def text(self, selector: str) -> str:
         """What a reader sees in the first element of that CSS selector."""

@@ -36,6 +36,14 @@ _STYLE = """<style>
 .swagger-ui .modal-ux-content { display: flex; flex-direction: column-reverse }
 .swagger-ui .modal-ux-content .auth-container { border: 0 }
 </style></head>"""
+# The dialog is no form, so that Enter would do nothing: here it presses the button of its part of the dialog.
+_ENTER = """<script>
+document.addEventListener("keydown", event => {
+  const part = event.key === "Enter" && !event.isComposing && event.target.closest(".modal-ux .auth-container")
+  const button = part && event.target.matches("input") && part.querySelector(".btn.authorize")
+  if (button) { event.preventDefault(); button.click() }
+})
+</script></body>"""
 
 
 def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
@@ -57,7 +65,8 @@ def add_pages(app: FastAPI, *, with_accounts: bool) -> None:
             swagger_favicon_url=f"{_STATIC}/favicon.png",
             swagger_ui_parameters={"persistAuthorization": False, "tryItOutEnabled": True},
         )
-        return HTMLResponse(bytes(page.body).replace(b"</head>", _STYLE.encode()), headers=_POLICY)
+        text = bytes(page.body).decode().replace("</head>", _STYLE).replace("</body>", _ENTER)
+        return HTMLResponse(text, headers=_POLICY)
 
     async def redoc(request: Request) -> Response:
         page = get_redoc_html(

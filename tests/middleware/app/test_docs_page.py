@@ -83,9 +83,29 @@ def test_docs_page_reports_a_wrong_password(gateway: Callable[..., Running], tmp
             await page.go(f"{running.url}/docs")
             await log_in(page, f"{PASSWORD}?")
             await page.wait_for("document.querySelector('.modal-ux .errors')")
-            assert "Unauthorized" in await page.text(".modal-ux .errors")
+            shown = await page.text(".modal-ux .errors")
+            assert "error: invalid_grant, description: wrong user name or password" in shown
             await page.click(".modal-ux .close-modal")
             assert (await execute(page, "Accounts-auth_me")).split()[0] == "401"
+
+    asyncio.run(visit())
+
+
+def test_enter_logs_in(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    running = gateway()
+
+    async def visit() -> None:
+        async with open_page(tmp_path / "profile") as page:
+            await page.go(f"{running.url}/docs")
+            await page.click(".btn.authorize")
+            await page.type("#oauth_username", "root")
+            await page.type("#oauth_password", "wrong, then right")
+            await page.press("Enter", 13)
+            await page.wait_for("document.querySelector('.modal-ux .errors')")
+            await page.evaluate("document.querySelector('#oauth_password').select()")
+            await page.insert(PASSWORD)
+            await page.press("Enter", 13)
+            await page.wait_for("document.querySelector('.modal-ux').innerText.includes('Authorized')")
 
     asyncio.run(visit())
 

@@ -84,7 +84,7 @@ def test_framework_routes_answer_with_the_same_envelope(up: Upstream, upstreams:
     assert "refresh" in bad.json()["error"]["param"]
     missing = requests.get(f"{running.url}/nothing/here", timeout=10)
     assert missing.status_code == 404
-    assert missing.json()["error"]["message"].startswith("there is no route /nothing/here")
+    assert missing.json()["error"]["message"] == "there is no route /nothing/here; /docs lists the routes"
     wrong = requests.get(f"{running.url}/generate", timeout=10)
     assert wrong.status_code == 405
     assert wrong.json()["error"]["code"] == "method_not_allowed"
@@ -278,3 +278,28 @@ def test_a_log_that_is_not_read_delays_no_request() -> None:
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
     assert len(lines) == 10_001
     assert lines[-1]["lines"] == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/embeddings", "/v1/embeddings"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/openai/v1/chat/completions", "/v1/chat/completions"),
+        ("/api/v1/embeddings", "/v1/embeddings"),
+        ("/v1/generate", "/generate"),
+        ("/v1/search", "/search"),
+        ("/v1/api/chat", "/v2/chat"),
+        ("/api/kv/a/b", "/kv/a/b"),
+    ],
+)
+def test_a_path_with_a_wrong_beginning_is_told_the_right_one(
+    up: Upstream, upstreams: Callable, path: str, meant: str
+) -> None:
+    answer = requests.post(f"{upstreams(up).url}{path}", json={}, timeout=10)
+    assert answer.status_code == 404
+    error = answer.json()["error"]
+    assert error["code"] == "no_such_route"
+    assert error["message"].startswith(f"there is no route {path}: did you mean {meant}?")

@@ -73,6 +73,27 @@ def test_a_wrong_login_is_401_and_a_malformed_one_400(running) -> None:
     assert error(requests.post(f"{running.url}/auth/token", data=grant, timeout=30), 400)["param"] == "grant_type"
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "words"),
+    [
+        ({"username": "root", "password": "wrong" * 5}, 401, "invalid_grant", "wrong user name or password"),
+        ({"username": "root"}, 400, "invalid_request", "'password'"),
+    ],
+)
+def test_a_client_of_oauth2_gets_errors_in_its_shape(
+    running, fields: dict[str, str], status: int, code: str, words: str
+) -> None:
+    answer = requests.post(f"{running.url}/auth/token", data={"grant_type": "password", **fields}, timeout=30)
+    body = answer.json()
+    assert (answer.status_code, body["error"]) == (status, code)
+    assert words in body["error_description"]
+    assert body["message"] == body["error_description"]
+    assert body["type"] in ("authentication_error", "invalid_request_error")
+    assert answer.headers["content-type"] == "application/json"
+    envelope = requests.post(f"{running.url}/auth/token", data=fields, timeout=30).json()
+    assert envelope["error"]["message"] == envelope["error_description"] == body["error_description"]
+
+
 def test_logging_out_with_a_key_is_400(running) -> None:
     assert "API key has no session" in error(running.post("/auth/logout"), 400)["message"]
     assert running.get("/auth/me").json()["credential"].startswith("key:")
