@@ -102,8 +102,8 @@ def pull_model(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="hf:ORG/REPO, hf:ORG/REPO:Q8_0 or hf:ORG/REPO:FILE.gguf for a model at Hugging Face, the same with ms: "
-            "for one at ModelScope; or the name of a model of an Ollama server, whose allow_pull must allow it.",
+            help="What to download: hf:ORG/REPO, hf:ORG/REPO:Q8_0 or hf:ORG/REPO:FILE.gguf from Hugging Face, the same "
+            "with ms: from ModelScope, or the name of a model of an Ollama server, whose allow_pull must allow it.",
             show_default=False,
         ),
     ],
