@@ -28,15 +28,15 @@ class Remember(MapFunction):
 
 def main():
     env = LocalEnvironment("memory")
-    env.register_service("kv_service", KVService, create_kv_service_factory())
-    env.register_service("vdb_service", VDBService, create_vdb_service_factory())
-    env.register_service("memory_service", MemoryService, create_memory_service_factory())
+    env.register_service("kv_service", KVService, create_kv_service_factory("kv_service"))
+    env.register_service("vdb_service", VDBService, create_vdb_service_factory("vdb_service", embedding_dimension=3))
+    memory_factory = create_memory_service_factory(service_name="memory_service", default_vector_dimension=3)
+    env.register_service("memory_service", MemoryService, memory_factory)
     env.from_batch(MEMORIES).map(Remember).sink(lambda memory: print("stored:", isinstance(memory, str)))
     env.start()
     env.submit(autostop=True)
-    for found in env.call_service["memory_service"].search_memories(
-        vector=[0.1, 0.9, 0.0], session_id="kitchen", limit=1
-    ):
+    memory = env.call_service["memory_service"]
+    for found in memory.search_memories(query_vector=[0.1, 0.9, 0.0], session_id="kitchen", limit=1):
         print("found:", found["content"])
     print("keys:", sorted(env.call_service["kv_service"].list_keys(prefix="raw/")))
     env.close()

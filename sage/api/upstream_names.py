@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage.errors import InvalidRequest
+from sage.kernels.runtime.old_names import warn_of_old_name
 
 
 def moved_names(module: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
@@ -24,7 +24,7 @@ def moved_names(module: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
 
 def warn_of_name(old: str, now: str, *, level: int = 3) -> None:
     """``now``: what to write instead. ``level``: how far up the caller is whose line the warning shows."""
-    warnings.warn(f"{old} is a name of upstream SAGE; write here: {now}", DeprecationWarning, stacklevel=level)
+    warn_of_old_name(f"{old} is a name of upstream SAGE; write here: {now}", level)
 
 
 def check_strategy(strategy: Any) -> None:

@@ -40,8 +40,11 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "MemoryService":
+        service = __getattr__(
+            "MemoryOrchestratorService"
+        )  # first: its imports make Python forget what it has warned of
         warn_of_name("sage.service.MemoryService", "from sage.service import MemoryOrchestratorService")
-        name = "MemoryOrchestratorService"
+        return service
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

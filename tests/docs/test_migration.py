@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from chatml import TEMPLATE
 from ollama_stand_in import OllamaStandIn, StandInModel
 from sage_process import ROOT, SAGE, Serving, environment, sage, serving
+from tiny_gguf import write_parrot
 from upstream import Upstream
 
 from sage.middleware.settings.settings import Settings
@@ -150,6 +152,15 @@ def test_from_ollama(server: Serving, place: Path, env: dict[str, str]) -> None:
     assert "Paris" in printed
     assert re.search(r"^fast .* ollama ", printed, re.MULTILINE)
     assert "Paris" in typed('sage generate fast "What is the capital of France?"', server, place, env)
+
+
+def test_a_file_of_ollamas_runs_here(server: Serving, place: Path, env: dict[str, str]) -> None:
+    block = blocks("From Ollama", "sh")[2]
+    path = re.search(r"--path (\S+)", block)
+    assert path
+    blob = place / Path(path[1]).name  # a file without a suffix, as Ollama names its own
+    write_parrot(blob, "Paris, of course.", template=TEMPLATE)
+    assert "Paris, of course." in typed(block.replace(path[1], str(blob)), server, place, env)
 
 
 def test_the_configuration_of_a_file_of_ollamas_is_one(place: Path) -> None:
