@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ class GatewayThread:
         self._loop = gateway.loop = _new_loop()
         self._loop.set_default_executor(ThreadPool(_MOST_THREADS, "sage-gateway-work"))
         self._tasks: set[asyncio.Task[Any]] = set()  # used on the loop only
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what its thread submits work to
         """Guards the next one: no work may be submitted after the loop was told to close."""
         self._closing: Future[None] | None = None
         # A daemon, since what keeps the program alive is decided in `program_end`.
@@ -72,16 +72,16 @@ class GatewayThread:
         with self._lock:
             if self._closing is None:
                 self._closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
-        try:
-            self._closing.result()
-        finally:
-            self._thread.join()
+        wait((self._closing,))
+        self._thread.join()
+        self._closing.result()
 
-    def close_soon(self) -> None:
+    def close_soon(self) -> threading.Thread:
         """As :meth:`close`, without waiting and without a lock: for a finalizer, which any thread may run at any
-        moment."""
+        moment. Returns the thread that ends then."""
         with suppress(RuntimeError):  # its loop is closed
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._close()))
+        return self._thread
 
     def _run(self) -> None:
         self._loop.run_forever()

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import weakref
+from collections import deque
 from typing import Any, NoReturn, Protocol
 
 from sage.forks import forks
@@ -42,6 +43,7 @@ class ProgramEnd:
         """One that does not serve is its user's: it stops when nobody holds it any more."""
         self._serving: list[OpenService] = []
         self._held: set[OpenService] = set()
+        self._closing: deque[threading.Thread] = deque()
         self._thread: threading.Thread | None = None
         self._error_before = _last_error()
         self._exit_status = _ExitStatus()
@@ -50,6 +52,8 @@ class ProgramEnd:
         if self._forks != forks.count:
             self._begin()  # the services that are open belong to the parent process
         with self._changed:
+            while self._closing and not self._closing[0].is_alive():
+                self._closing.popleft()
             self._open.add(service)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = _EndThread(target=self._run, name="sage-program-end")
@@ -59,6 +63,10 @@ class ProgramEnd:
         """Keeps ``service`` until it is removed: something that does not hold it works only as long as it is open."""
         with self._changed:
             self._held.add(service)
+
+    def await_closing(self, thread: threading.Thread) -> None:
+        """Lets the program wait for a daemon thread that is about to end. Takes no lock: a finalizer calls it."""
+        self._closing.append(thread)
 
     def remove(self, service: OpenService) -> None:
         with self._changed:
@@ -79,7 +87,7 @@ class ProgramEnd:
     def _run(self) -> None:
         threading.main_thread().join()
         keeps = not self._has_failed() and not _is_interactive()
-        while self._open:
+        while True:
             _join_others()
             with self._changed:
                 if keeps:
@@ -91,6 +99,10 @@ class ProgramEnd:
                     service.stop()
                 except Exception:  # the others are stopped all the same
                     _log.exception("a service could not be stopped at the end of the program")
+            while self._closing:
+                self._closing.popleft().join()
+            if not self._open:
+                return
 
     def _has_failed(self) -> bool:
         error = _last_error()
@@ -123,6 +135,8 @@ class _ExitStatus:
     def _noting_exit(self, status: Any = None, /) -> NoReturn:
         if threading.current_thread() is threading.main_thread():
             self._status = status
+        if self._exit is not None:
+            self._exit(status)
         raise SystemExit(status)
 
 

@@ -282,7 +282,7 @@ class LLMService:
                 for name, (model, provider) in self._registered.items():
                     _register(gateway, name, model, provider)
                 self._running = GatewayThread(gateway)
-                self._abandoned = weakref.finalize(self, self._running.close_soon)
+                self._abandoned = weakref.finalize(self, _abandon, self._running)
                 self._abandoned.atexit = False
                 program_end.add(self)
             return self._running
@@ -317,6 +317,11 @@ def default_search_models() -> Models:
     Their service stops when the program ends.
     """
     return LLMService().search_models
+
+
+def _abandon(running: GatewayThread) -> None:
+    """For the finalizer of a service."""
+    program_end.await_closing(running.close_soon())
 
 
 async def _next(texts: AsyncIterator[str]) -> str | None:

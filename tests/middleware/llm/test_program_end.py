@@ -110,6 +110,7 @@ def test_a_script_that_asks_a_model_ends(start: Start, way: tuple[str, ...]) -> 
         pytest.param("ask('hi'); raise ValueError('of mine')", 1, "hi\n", "ValueError: of mine\n", id="exception"),
         pytest.param("serve(); raise ValueError('of mine')", 1, None, "ValueError: of mine\n", id="serving-exception"),
         pytest.param("serve(); sys.exit(3)", 3, None, "", id="serving-exit"),
+        pytest.param("(lambda s: print(s.generate('openai/x', 'hi')))(LLMService())", 0, "hi\n", "", id="left"),
         pytest.param("serve(); service.stop(); ask('again')", 0, None, "", id="serving-stopped"),
         pytest.param("s = service.stream('mine', 'a b c'); print(next(s))", 0, "a \n", "", id="stream-half-read"),
     ],
