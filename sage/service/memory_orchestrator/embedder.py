@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sage.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
+from sage.middleware.retrieval.embedding.builtin import AUTO, NONE, installed_kinds, kind_for_all
+from sage.middleware.retrieval.embedding.protocols import Embedder
 from sage.middleware.retrieval.embedding.registry import FUNCTION, ModelsByName
 from sage.middleware.retrieval.text.languages import share_spoken
+from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.records import MemoryRecord
 
 _TEMPORARY = (UpstreamFailed, Unavailable, DeadlineExceeded, RateLimited)
 """Failures of an embedder on which a search continues by keywords."""
 _MAX_WEIGHT = 0.5
+_LOOKED_AT = 8
+"""Memories of a tenant by which its embedder is recognised."""
+_SAME = 0.98
+"""The least cosine of two vectors that one embedder makes of one text."""
 _log = logging.getLogger(__name__)
 
 
@@ -24,15 +34,58 @@ class QueryVector(NamedTuple):
     warning: str | None = None
 
 
-class MemoryEmbedder:
-    """``embedder`` is ``auto`` (the local model when it is installed), ``none``, ``local``, ``provider/model``, or a
-    callable from texts to ``(n, dim) float32``."""
+class MemoryEmbedders:
+    """The embedder of each tenant's memories. ``embedder`` is ``auto``, ``none``, ``local``, ``provider/model``, or a
+    callable from texts to ``(n, dim) float32``: the same for all tenants, except for ``auto``.
+
+    ``auto`` is a local one that is installed. Memories come one at a time, in any language, so it is one that knows
+    every language, where there is one. A tenant whose memories have vectors of another local one keeps that.
+    """
 
     def __init__(self, embedder: Any, models: Any) -> None:
         is_name = embedder is None or isinstance(embedder, str)
-        by_name = ModelsByName(None if is_name else embedder, models)
-        self._embedder = by_name.embedder((embedder or "none") if is_name else FUNCTION)
-        self.reranker = by_name.reranker
+        self._by_name = ModelsByName(None if is_name else embedder, models)
+        self.reranker = self._by_name.reranker
+        self._is_automatic = is_name and embedder == AUTO
+        kind = kind_for_all() if self._is_automatic else None
+        self._default = self._named(kind.name if kind is not None else (embedder or NONE) if is_name else FUNCTION)
+        self._of_tenants: dict[str, MemoryEmbedder] = {}
+
+    @property
+    def name(self) -> str | None:
+        """That of a new tenant's."""
+        return self._default.name
+
+    def of(self, tenant: str, collection: MemoryCollection) -> MemoryEmbedder:
+        """``collection`` has the tenant's memories."""
+        if not self._is_automatic:
+            return self._default
+        chosen = self._of_tenants.get(tenant)
+        if chosen is None:
+            chosen = self._of_tenants[tenant] = (
+                self._that_made(collection.page(tenant, _LOOKED_AT, None)[0]) or self._default
+            )
+        return chosen
+
+    def _that_made(self, records: Sequence[MemoryRecord]) -> MemoryEmbedder | None:
+        """The local embedder that makes the same vectors of the same texts; ``None`` means that none does, or that
+        there are no memories."""
+        stored = [record for record in records if record.vector is not None]
+        for kind in installed_kinds() if stored else ():
+            embedder = self._named(kind.name)
+            if any(embedder.has_made(record.content, record.vector) for record in stored):
+                return embedder
+        return None
+
+    def _named(self, name: str) -> MemoryEmbedder:
+        return MemoryEmbedder(self._by_name.embedder(name))
+
+
+class MemoryEmbedder:
+    """``embedder`` makes the vectors; ``None`` means that there are none."""
+
+    def __init__(self, embedder: Embedder | None) -> None:
+        self._embedder = embedder
 
     @property
     def name(self) -> str | None:
@@ -45,6 +98,14 @@ class MemoryEmbedder:
             return None
         vector: list[float] = self._embedder.embed([content])[0].tolist()
         return vector
+
+    def has_made(self, content: str, vector: Sequence[float] | None) -> bool:
+        """Whether ``vector`` is the one that it makes of ``content``, but for what releases and processors differ."""
+        made = self.embed_content(content)
+        if made is None or vector is None or len(made) != len(vector):
+            return False
+        length = math.hypot(*made) * math.hypot(*vector)
+        return length > 0 and sum(map(operator.mul, made, vector)) / length > _SAME
 
     def embed_query(self, query: str) -> QueryVector:
         """In a language that the embedder does not speak, the vector weighs less than the keywords."""

@@ -7,7 +7,7 @@ from typing import Any
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.duplicates import DuplicateFinder
-from sage.service.memory_orchestrator.embedder import MemoryEmbedder
+from sage.service.memory_orchestrator.embedder import MemoryEmbedders
 from sage.service.memory_orchestrator.expiry import ExpiryThread
 from sage.service.memory_orchestrator.extraction import FactExtractor
 from sage.service.memory_orchestrator.locks import ScopeLocks
@@ -26,13 +26,13 @@ from sage.service.memory_orchestrator.writes import MemoryWriter
 class MemoryEngine:
     """``vdb`` and ``kv`` are a vector and a key-value service, or proxies of them."""
 
-    def __init__(self, vdb: Any, kv: Any, embedder: MemoryEmbedder, options: MemoryOptions) -> None:
+    def __init__(self, vdb: Any, kv: Any, embedders: MemoryEmbedders, options: MemoryOptions) -> None:
         self.clock = WriteClock(options.clock)
         self.collection = MemoryCollection(vdb, options.collection_name)
         self.index = SessionIndex(kv, self.collection, options.collection_name)
         self.sessions = SessionCache(self.collection)
         self.reader = MemoryReader(self.collection, self.index, self.clock)
-        self._embedder = embedder
+        self._embedders = embedders
         self._recalled = RecentlyRecalled(kv, options.collection_name)
         locks = ScopeLocks()
         self.remover = MemoryRemover(
@@ -41,7 +41,7 @@ class MemoryEngine:
         )  # fmt: skip
         self.writer = MemoryWriter(
             self.collection, self.reader, DuplicateFinder(self.collection, self._recalled), self.sessions, self.index,
-            embedder, self.remover, self.clock, locks,
+            embedders, self.remover, self.clock, locks,
         )  # fmt: skip
         self.extractor = FactExtractor(
             self.reader, self.writer, options.facts_model, options.summary_model, options.summary_after,
@@ -58,13 +58,13 @@ class MemoryEngine:
 
     def search(self, query: MemoryQuery) -> list[RecalledMemory]:
         """Best first. The results count as recalled from then on."""
-        results = recall(self.collection, self._embedder, query, self.clock.now())
+        results = recall(self.collection, self._embedders, query, self.clock.now())
         self._recalled.add(query.scope, [result.record for result in results])
         return results
 
     def health(self) -> dict[str, Any]:
         return {
-            "embedder": self._embedder.name,
+            "embedder": self._embedders.name,
             "sweep": self.expiry.state(),
             "derived": self.extractor.state(),
             "sessions": self.index.state(),

@@ -12,7 +12,7 @@ from sage.kernels.runtime.old_names import takes_old_names, warn_of_old_name
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask, Dependencies, ServiceFactory
 from sage.service.kv.kv_service import KVService
 from sage.service.memory_orchestrator.checks import check_content, check_metadata, check_name, check_ttl, check_vector
-from sage.service.memory_orchestrator.embedder import MemoryEmbedder
+from sage.service.memory_orchestrator.embedder import MemoryEmbedders
 from sage.service.memory_orchestrator.engine import MemoryEngine
 from sage.service.memory_orchestrator.export import Exported, export_page, read_lines
 from sage.service.memory_orchestrator.extraction import Generate
@@ -95,10 +95,10 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
         return f"collection '{self._options.collection_name}', {'running' if self._engine else 'not running'}"
 
     def setup(self) -> None:
-        embedder = MemoryEmbedder(self._options.embedder, self._options.models)
+        embedders = MemoryEmbedders(self._options.embedder, self._options.models)
         vdb, kv = self._vdb(), self._kv()
         self._names = tuple(getattr(service, "_name", None) for service in (kv, vdb))
-        self._engine = MemoryEngine(vdb, kv, embedder, self._options)
+        self._engine = MemoryEngine(vdb, kv, embedders, self._options)
         self._engine.start()
 
     @classmethod

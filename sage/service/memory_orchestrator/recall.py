@@ -7,7 +7,7 @@ from typing import Any
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.embedding.builtin import cosine_range
 from sage.service.memory_orchestrator.collection import MemoryCollection
-from sage.service.memory_orchestrator.embedder import MemoryEmbedder, QueryVector, without_operators
+from sage.service.memory_orchestrator.embedder import MemoryEmbedder, MemoryEmbedders, QueryVector, without_operators
 from sage.service.memory_orchestrator.query import MAX_LIMIT, MemoryQuery
 from sage.service.memory_orchestrator.ranking import RecalledMemory, diversify, rerank, weigh
 from sage.service.memory_orchestrator.records import MemoryRecord
@@ -20,7 +20,7 @@ _MIN_POOL = 50
 
 
 def recall(
-    collection: MemoryCollection, embedder: MemoryEmbedder, query: MemoryQuery, now: float
+    collection: MemoryCollection, embedders: MemoryEmbedders, query: MemoryQuery, now: float
 ) -> list[RecalledMemory]:
     """Best first. Scores of a hybrid search are min-max scaled over keywords and vectors, 0 to 1; those of a search by
     vector alone are the scores of its metric. The threshold is one of relevance. Raises :class:`InvalidRequest`."""
@@ -28,9 +28,9 @@ def recall(
     if query.threshold is not None and query.threshold > 1:
         return []
     limit = min(MAX_LIMIT, max(_MIN_POOL, _POOL * query.limit)) if query.is_reordered else query.limit
-    results = _search(collection, embedder, query, limit, now)
+    results = _search(collection, embedders.of(query.scope.tenant, collection), query, limit, now)
     if query.rerank is not None and query.text is not None:
-        rerank(results, query.text, embedder.reranker(query.rerank))
+        rerank(results, query.text, embedders.reranker(query.rerank))
     if query.recency or query.importance:
         weigh(results, query, now)
     if query.diversity:

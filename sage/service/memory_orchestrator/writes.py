@@ -13,7 +13,7 @@ from sage.errors import InvalidRequest, NotFound
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.duplicates import DuplicateFinder, with_key
-from sage.service.memory_orchestrator.embedder import MemoryEmbedder
+from sage.service.memory_orchestrator.embedder import MemoryEmbedders
 from sage.service.memory_orchestrator.inputs import MemoryInput, Stored
 from sage.service.memory_orchestrator.locks import ScopeLocks
 from sage.service.memory_orchestrator.reader import MemoryReader
@@ -34,7 +34,7 @@ class MemoryWriter:
         duplicates: DuplicateFinder,
         sessions: SessionCache,
         index: SessionIndex,
-        embedder: MemoryEmbedder,
+        embedders: MemoryEmbedders,
         remover: MemoryRemover,
         clock: WriteClock,
         locks: ScopeLocks,
@@ -44,7 +44,7 @@ class MemoryWriter:
         self._duplicates = duplicates
         self._sessions = sessions
         self._index = index
-        self._embedder = embedder
+        self._embedders = embedders
         self._remover = remover
         self._clock = clock
         self._locks = locks
@@ -68,7 +68,8 @@ class MemoryWriter:
 
     def _embedded(self, input: MemoryInput) -> MemoryInput:
         """Slow: call it before taking a lock."""
-        return replace(input, vector=self._embedder.embed_content(input.content))
+        embedder = self._embedders.of(input.scope.tenant, self._collection)
+        return replace(input, vector=embedder.embed_content(input.content))
 
     def _keep_key(self, record: MemoryRecord, input: MemoryInput) -> MemoryRecord:
         """Notes that ``record`` is also what was stored under the input's idempotency key."""
@@ -202,7 +203,7 @@ class MemoryWriter:
     ) -> str | None:
         """Stores what a model made of the memories ``sources``, until the first of them expires. ``None`` means that
         one of them is no longer current, and nothing was stored."""
-        vector = self._embedder.embed_content(content)
+        vector = self._embedders.of(scope.tenant, self._collection).embed_content(content)
         with self._locks.exclusive(scope.key()):
             now = self._clock.next_write()
             records = [self._collection.get(scope.tenant, source) for source in sources]

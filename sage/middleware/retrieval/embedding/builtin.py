@@ -86,9 +86,20 @@ def builtin_embedder(name: str) -> Embedder | None:
 def kind_for(texts: Iterable[str]) -> EmbedderKind | None:
     """What ``auto`` means for documents with these texts: the first kind that is installed and knows the language that
     most of them are in; else the first that is installed. ``None`` means that none is."""
-    installed = [kind for kind in KINDS if kind.is_installed]
+    installed = installed_kinds()
     language = prevailing_language(texts) if len(installed) > 1 else None
     return next((kind for kind in installed if kind.knows(language)), installed[0] if installed else None)
+
+
+def kind_for_all() -> EmbedderKind | None:
+    """The first kind that is installed and knows every language; else the first that is installed."""
+    installed = installed_kinds()
+    return next((kind for kind in installed if kind.languages is None), installed[0] if installed else None)
+
+
+def installed_kinds() -> list[EmbedderKind]:
+    """In the order of :data:`KINDS`."""
+    return [kind for kind in KINDS if kind.is_installed]
 
 
 def kind_named(name: str) -> EmbedderKind | None:

@@ -1,0 +1,36 @@
+"""Memories in any language: which local embedder ``auto`` is, and that stored vectors keep theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sage.middleware.retrieval.embedding.builtin import E5, MINILM
+from sage.service import MemoryOrchestratorService
+
+pytestmark = pytest.mark.slow
+
+CHINESE = ["上班坐地铁比开车快，早高峰尤其如此。", "猫在沙发上睡觉。", "公司食堂中午十二点开门。"]
+
+
+def test_memories_are_found_by_their_meaning_in_chinese_whatever_came_first(tmp_path: Path) -> None:
+    with MemoryOrchestratorService(persist_directory=str(tmp_path)) as memory:
+        assert memory.health()["embedder"] == E5.full_name
+        memory.store_memory("s", "I like tea.")
+        for text in CHINESE:
+            memory.store_memory("s", text)
+        results = memory.search_memories("上班通勤方式", limit=4)
+        assert results[0]["content"] == CHINESE[0]
+
+
+def test_memories_of_an_earlier_release_keep_their_embedder(tmp_path: Path) -> None:
+    with MemoryOrchestratorService(persist_directory=str(tmp_path), embedder="local") as memory:
+        memory.store_memory("s", "own vector", vector=[1.0] * 384)
+        memory.store_memory("s", "The cat sleeps on the sofa.")
+        expected = memory.search_memories("a sleeping pet")[0]["relevance"]
+    with MemoryOrchestratorService(persist_directory=str(tmp_path)) as memory:
+        assert memory.search_memories("a sleeping pet")[0]["relevance"] == pytest.approx(expected, abs=1e-6)
+        memory.store_memory("s", "The dog barks at night.")
+        with MemoryOrchestratorService(persist_directory=str(tmp_path), embedder=MINILM.name) as same:
+            assert same.search_memories("a noisy pet")[0]["content"] == "The dog barks at night."
