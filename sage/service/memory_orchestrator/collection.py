@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from sage.errors import NotFound, Unsupported
+from sage.service.memory_orchestrator.query import Period
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
 from sage.service.memory_orchestrator.write_log import CollectionRevision
 
@@ -104,11 +105,15 @@ class MemoryCollection:
         type: str | None = None,
         after: float | None = None,
         newest: bool = False,
+        period: Period = Period(),  # noqa: B008 - immutable
     ) -> list[MemoryRecord]:
         """The first current memories of a session that were stored after the time ``after``, in their order; ``newest``
-        means the last ones, the newest first. ``type=None`` means all but those that were derived from others."""
+        means the last ones, the newest first; ``period`` bounds the times. ``type=None`` means all but those that were
+        derived from others."""
         where = _current(scope, now, session=session)
         where |= {"sources": {"$exists": False}} if type is None else {"type": type}
+        if bounds := period.filter():
+            where["created"] = bounds
         try:
             items = self._vdb.list_by(
                 "created", where, limit=limit, after=after, descending=newest, collection=self._collection,
@@ -117,7 +122,7 @@ class MemoryCollection:
         except NotFound:
             return []
         except Unsupported:  # Chroma, shards
-            records = self.session(scope, session, now)
+            records = [r for r in self.session(scope, session, now) if r.created in period]
             records = [r for r in records if (not r.sources if type is None else r.type == type)]
             records = [r for r in records if after is None or r.created > after]
             return (records[::-1] if newest else records)[:limit]

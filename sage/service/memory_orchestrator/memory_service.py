@@ -18,7 +18,7 @@ from sage.service.memory_orchestrator.export import Exported, export_page, read_
 from sage.service.memory_orchestrator.extraction import Generate
 from sage.service.memory_orchestrator.inputs import MemoryInput
 from sage.service.memory_orchestrator.options import MemoryOptions
-from sage.service.memory_orchestrator.query import MemoryQuery
+from sage.service.memory_orchestrator.query import MemoryQuery, Period
 from sage.service.memory_orchestrator.records import MemoryScope
 from sage.service.upstream.factories import made_factory
 from sage.service.upstream.memory import NO_GRAPH, OLD_OPTION_HINTS, OLD_OPTIONS, OldMemoryMethods
@@ -301,22 +301,27 @@ class MemoryOrchestratorService(OldMemoryMethods, BaseServiceTask):
     def get_session_memories(
         self,
         session_id: str,
-        *,
         memory_type: str | None = None,
+        *,
         limit: int = 100,
         cursor: str | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
         user: str | None = None,
         agent: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> list[dict[str, Any]]:
         """The current memories of a session, in the order in which they were stored; with ``cursor``, the id of a
-        memory, those after it. Facts and summaries are included only when ``memory_type`` asks for them."""
+        memory, those after it; with ``start_time`` and ``end_time`` (Unix seconds), those stored from the one to the
+        other. Facts and summaries are included only when ``memory_type`` asks for them."""
         _check_page(limit)
+        period = Period.of(start_time, end_time)
         scope = MemoryScope.of(tenant, user, agent)
         reader = self._running_for(tenant).reader
         check_name(session_id, "session_id")
         after = None if cursor is None else reader.time_stored(scope, session_id, cursor)
-        return [record.to_dict() for record in reader.session_page(scope, session_id, limit, memory_type, after)]
+        page = reader.session_page(scope, session_id, limit, memory_type, after, period)
+        return [record.to_dict() for record in page]
 
     def get_session_metadata(
         self, session_id: str, *, user: str | None = None, agent: str | None = None, tenant: str = DEFAULT_TENANT

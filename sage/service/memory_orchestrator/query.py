@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sage.errors import InvalidRequest
 from sage.middleware.retrieval.filters.language import parse_filter
@@ -76,6 +76,30 @@ class MemoryQuery:
         if self.type is not None:
             conditions["type"] = self.type
         return {"$and": [conditions, _on_metadata(self.filter)]} if self.filter else conditions
+
+
+class Period(NamedTuple):
+    """From ``start`` to ``end``, in Unix seconds, both included; ``None`` means without that bound."""
+
+    start: float | None = None
+    end: float | None = None
+
+    @classmethod
+    def of(cls, start: Any, end: Any) -> Period:
+        """Raises :class:`InvalidRequest`."""
+        for name, value in (("start_time", start), ("end_time", end)):
+            if value is not None:
+                _check_number(value, name, -1e18, 1e18)
+        return cls(start, end)
+
+    def __contains__(self, time: object) -> bool:
+        return isinstance(time, float) and (time if self.start is None else self.start) <= time <= (
+            time if self.end is None else self.end
+        )
+
+    def filter(self) -> dict[str, float]:
+        bounds = {"$gte": self.start, "$lte": self.end}
+        return {name: value for name, value in bounds.items() if value is not None}
 
 
 def _check_number(value: Any, param: str, least: float, most: float) -> None:

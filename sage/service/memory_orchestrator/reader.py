@@ -8,6 +8,7 @@ from typing import Any
 from sage.errors import Conflict, NotFound
 from sage.service.memory_orchestrator.clock import WriteClock
 from sage.service.memory_orchestrator.collection import MemoryCollection
+from sage.service.memory_orchestrator.query import Period
 from sage.service.memory_orchestrator.records import NEVER, MemoryRecord, MemoryScope
 from sage.service.memory_orchestrator.session_index import SessionIndex
 
@@ -41,18 +42,24 @@ class MemoryReader:
         return self._collection.session(scope, session, self._clock.now())
 
     def session_page(
-        self, scope: MemoryScope, session: str, limit: int, type: str | None, after: float | None
+        self,
+        scope: MemoryScope,
+        session: str,
+        limit: int,
+        type: str | None,
+        after: float | None,
+        period: Period,
     ) -> list[MemoryRecord]:
         """See :meth:`MemoryCollection.session_page`."""
         now = self._clock.now()
         turns = self._index.turns(scope, session, now)
         if turns is not None:
-            ids = [turn[0] for turn in turns if _belongs(turn, type, after)][:limit]
+            ids = [turn[0] for turn in turns if turn[2] in period and _belongs(turn, type, after)][:limit]
             records = self._collection.find(scope.tenant, ids) if ids else {}
             page = [records[id] for id in ids if id in records and records[id].is_current(now)]
             if len(page) == len(ids):  # else some were removed or corrected just now
                 return page
-        return self._collection.session_page(scope, session, now, limit, type=type, after=after)
+        return self._collection.session_page(scope, session, now, limit, type=type, after=after, period=period)
 
     def session_summaries(self, scope: MemoryScope, limit: int, after: str | None) -> list[dict[str, Any]]:
         """``{session_id, memories, first_at, last_at}`` by name; with ``after``, those whose names follow it."""

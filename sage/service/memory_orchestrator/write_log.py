@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sage.service.memory_orchestrator.records import MemoryRecord
 
-_MAX_ENTRIES = 10_000
+_MAX_ENTRIES = 1000
 
 
 class CollectionRevision(NamedTuple):

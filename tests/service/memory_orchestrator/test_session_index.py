@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage.api.local_environment import LocalEnvironment
-from sage.errors import Unavailable
+from sage.errors import NotFound, Unavailable
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
 from sage.service import (
     KVService,
@@ -25,6 +25,7 @@ from sage.service import (
     create_vdb_service_factory,
 )
 from sage.service.memory_orchestrator.engine import MemoryEngine
+from sage.service.memory_orchestrator.query import Period
 from sage.service.memory_orchestrator.records import MemoryScope
 
 SCOPE = MemoryScope("default")
@@ -76,6 +77,12 @@ def check(memory: MemoryOrchestratorService, scope: MemoryScope = SCOPE) -> None
         assert (described["memories"], described["first_at"], described["last_at"]) == (count, first, last)
         page = engine.collection.session_page(scope, name, now, 1000)
         assert memory.get_session_memories(name, limit=1000, **whose) == [record.to_dict() for record in page]
+        period = {"start_time": first, "end_time": (first + last) / 2}
+        early = [record.to_dict() for record in page if record.created <= period["end_time"]]
+        assert memory.get_session_memories(name, limit=1000, **period, **whose) == early
+        assert engine.collection.session_page(scope, name, now, 1000, period=Period(*period.values())) == [
+            record for record in page if record.created <= period["end_time"]
+        ]
         if len(page) > 1:
             after = memory.get_session_memories(name, limit=1, cursor=page[0].id, **whose)
             assert [one["id"] for one in after] == [page[1].id]
@@ -152,6 +159,9 @@ def test_services_that_would_use_each_other_start_in_the_order_that_is_needed() 
         assert env.call_service["memory"].store_memory("s", "text")
 
 
+OTHER_WRITES = ("correct", "retire", "delete", "clear", "derive", "restore", "import", "lose", "put back", "drop")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "shards"), [(250, 0), (120, 2)])
 def test_sessions_are_those_of_the_collection_whatever_happened_to_either_store(
@@ -164,7 +174,7 @@ def test_sessions_are_those_of_the_collection_whatever_happened_to_either_store(
         for step in range(steps):
             memory = rng.choice((one, one, one, other))
             session, user = f"s{rng.randrange(4)}", rng.choice((None, None, "mei"))
-            match rng.choice(("store",) * 8 + ("correct", "retire", "delete", "clear", "lose", "put back", "drop")):
+            match rng.choice(("store",) * 9 + OTHER_WRITES):
                 case "store":
                     ids.append(memory.store_memory(session, f"turn {step}", memory_type=rng.choice("ab"), user=user))
                 case "correct" if ids:
@@ -180,6 +190,14 @@ def test_sessions_are_those_of_the_collection_whatever_happened_to_either_store(
                 case "put back":  # the key-value service was restored from a copy
                     for key, entry in old.items():
                         kv.put(key, entry)
+                case "derive" if ids:  # what a model made of a memory
+                    engine_of(memory).writer.store_derived(SCOPE, session, "fact", f"fact {step}", [rng.choice(ids)])
+                case "restore" if ids:
+                    with suppress(NotFound):
+                        memory.restore_memory(rng.choice(ids))
+                case "import":
+                    lines = memory.export_memories(limit=20)["lines"]
+                    one.import_memories([line.replace('"session":"s1"', '"session":"s2"') for line in lines])
                 case "drop" if step % 5 == 0:  # somebody dropped the collection
                     engine_of(memory).collection._vdb.drop("memory") if ids else None
                     ids.clear()
