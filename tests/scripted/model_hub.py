@@ -42,6 +42,8 @@ class HubRepo:
     """What the hub says of a file, where that is not the truth."""
     sums: dict[str, str | None] = field(default_factory=dict)
     refusal: tuple[int, str] | None = None
+    names_only: bool = False
+    """Its list has no sizes and no checksums, as that of some mirrors."""
     token: str | None = None
     """The token that it wants; ``None`` means that everybody may read it."""
 
@@ -124,7 +126,9 @@ class ModelHub(RawServer):
                 "blobId": "b" * 40,
             }
             digest = repo.sums.get(path, _sha256(content))
-            if digest is not None:
+            if repo.names_only:
+                sibling = {"rfilename": path}
+            elif digest is not None:
                 sibling["lfs"] = {"sha256": digest, "size": sibling["size"], "pointerSize": 135}
             siblings.append(sibling)
         return {"id": name, "modelId": name, "sha": REVISION, "private": False, "tags": [], "siblings": siblings}

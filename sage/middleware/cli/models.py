@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.cli.client import connect, set_options
+from sage.middleware.cli.client import CallFailed, connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.model_files import add_model_file, pull_file, source_of
 from sage.middleware.cli.output import AsJson, print_json, print_table
 from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
 from sage.middleware.cli.recommend import recommend
-from sage.middleware.providers.local.hub_choice import is_source
+from sage.middleware.providers.local.hub_choice import is_repository, is_source
 
 models_app = typer.Typer(help="See and manage the models of a running gateway.", no_args_is_help=True)
 
@@ -129,9 +129,17 @@ def pull_model(
         return
     if set_options(options):
         raise typer.BadParameter("--name, --context and --task are for models of a hub, such as hf:ORG/REPO")
-    with showing_steps() as show:
-        for step in connect().events(f"/models/{name}/pull", {}):
-            show(step)
+    try:
+        with showing_steps() as show:
+            for step in connect().events(f"/models/{name}/pull", {}):
+                show(step)
+    except CallFailed as exc:
+        if exc.answer_status != 404 or not is_repository(name):
+            raise
+        raise CallFailed(
+            f"there is no model '{name}' here; to pull it from Hugging Face: sage models pull hf:{name}",
+            answer_status=404,
+        ) from None
     message = _("{name}: pulled ({seconds} s)")
     typer.echo(message.format(name=name, seconds=f"{time.monotonic() - start:.1f}"))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from model_hub import ModelHub
-from sage_process import Sage, environment, sage, serving
+from sage_process import SAGE, Sage, environment, sage, serving
 from tiny_gguf import write_llama, write_parrot
 
 from sage.middleware.cli.model_files import source_of
@@ -113,6 +116,60 @@ def test_without_a_gateway_the_command_pulls_by_itself(run: Sage, env: dict[str,
     assert "has no 'Q8_0'; it has: tiny-q4_k_m.gguf" in missing.stderr
     with serving([], env, tmp_path) as server:
         assert run("generate", "mine", "hi", SAGE_URL=server.url).stdout == "Hello there, friend.\n"
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_full(hub: ModelHub, env: dict[str, str], tmp_path: Path) -> None:
+    limited = ["sh", "-c", 'ulimit -f 100; exec "$@"', "sh", *SAGE, "models", "pull", f"hf:{REPO}"]
+    done = subprocess.run(limited, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "the disk of the gateway's models became full" in done.stderr.splitlines()[-1]
+    assert list((tmp_path / "data" / "models").rglob("*.gguf")) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_a_killed_gateway_end_the_download(
+    run: Sage, hub: ModelHub, env: dict[str, str], tmp_path: Path
+) -> None:
+    hub.hangs_after = 60_000
+    process = subprocess.Popen(
+        [*SAGE, "models", "pull", f"hf:{REPO}"], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_part(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    with serving([], env, tmp_path) as server:
+        seen = len(hub.downloads())
+        with ThreadPoolExecutor(1) as pool:
+            pulling = pool.submit(run, "models", "pull", f"hf:{REPO}", SAGE_URL=server.url)
+            while len(hub.downloads()) == seen:
+                pass
+            server.process.kill()
+            assert pulling.result(30).returncode == 1
+    hub.hangs_after = None
+    done = run("models", "pull", f"hf:{REPO}")
+    while "another model is being pulled" in done.stderr:  # the child of the gateway ends in a moment
+        done = run("models", "pull", f"hf:{REPO}")
+    assert done.returncode == 0, done.stderr
+    assert hub.downloads()[-1].headers["range"] in ("bytes=32768-", "bytes=65536-")  # what the gateway had of it
+
+
+def _wait_for_part(tmp_path: Path) -> None:
+    """Returns once a download has begun to write."""
+    while not any(part.stat().st_size for part in (tmp_path / "data").rglob("*.part")):
+        pass
+
+
+@pytest.mark.slow
+def test_a_repository_without_its_hub_is_told(run: Sage, env: dict[str, str], tmp_path: Path) -> None:
+    with serving([], env, tmp_path) as server:
+        done = run("models", "pull", REPO, SAGE_URL=server.url)
+    assert done.returncode == 1
+    assert f"to pull it from Hugging Face: sage models pull hf:{REPO}" in done.stderr
+    wrong = run("models", "pull", "llama3", "--context", "512")
+    assert wrong.returncode == 2
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from model_hub import ModelHub
 from running_gateway import Running, run_gateway
 from tiny_gguf import write_llama, write_parrot
 
+from sage.errors import ConfigError
+from sage.middleware.app.main import make_gateway
 from sage.middleware.providers.local.gguf import read_gguf
 from sage.middleware.settings.settings import Settings
 
@@ -286,6 +288,41 @@ def test_a_model_without_a_template_is_told_and_one_that_embeds_embeds(
     answer = running.post("/v1/embeddings", {"model": "vectors", "input": "red"})
     assert answer.status_code == 200
     assert len(answer.json()["data"][0]["embedding"]) == 64
+
+
+def test_a_mirror_that_lists_names_alone(hub: ModelHub, running: Running, tmp_path: Path) -> None:
+    repo = hub.put(REPO, "tiny-q4_k_m.gguf", parrot(tmp_path, "By head."), sha256="cd" * 32)
+    repo.names_only = True
+    assert pull(running)[-1]["error"]["code"] == "hub_checksum"
+    repo.sums.clear()
+    assert pull(running)[1]["total"] == len(repo.files["tiny-q4_k_m.gguf"])
+    assert says(running, "tiny") == "By head."
+
+
+def test_modelscope_refuses(hub: ModelHub, running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status, error = refused(running, "ms:org/none")
+    assert (status, error["code"]) == (404, "hub_not_found")
+    assert "MODELSCOPE_API_TOKEN" in error["message"]
+    hub.put(REPO, "tiny.gguf", parrot(tmp_path, "Private.")).token = "ms-good"
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-good")
+    assert pull(running, f"ms:{REPO}")[-1]["model"] == "tiny"
+    assert "authorization" not in hub.downloads()[-1].headers
+
+
+def test_a_broken_list_is_named(hub: ModelHub, start: Start, tmp_path: Path) -> None:
+    hub.put(REPO, "tiny-q4_k_m.gguf", parrot(tmp_path, "Still here."))
+    catalog = tmp_path / "data" / "models" / "catalog.json"
+    with start() as running:
+        pull(running)
+        good = catalog.read_text()
+        catalog.write_text("{")
+        assert says(running, "tiny") == "Still here."
+        assert running.get("/models").status_code == 200
+        with pytest.raises(ConfigError, match=r"catalog\.json with the models that .* cannot be read"):
+            make_gateway(running.settings)
+    catalog.write_text(good)
+    with start() as running:
+        assert says(running, "tiny") == "Still here."
 
 
 def test_two_pulls_at_once(hub: ModelHub, running: Running, tmp_path: Path) -> None:

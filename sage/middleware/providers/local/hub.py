@@ -20,6 +20,8 @@ from sage.errors import MissingExtra, NotFound, PermissionDenied, UpstreamFailed
 from sage.middleware.providers.local.hub_choice import HubSource, RepoFile
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TIMEOUT = 30.0
+"""Seconds that a hub may take to answer with a list."""
 _CHUNK = 2**15
 """Bytes that are written at once. The library's 10 MiB are lost when a connection breaks before they are full."""
 _MODELSCOPE = "www.modelscope.cn"
@@ -113,7 +115,7 @@ class HuggingFace(Hub):
         from huggingface_hub import HfApi
 
         with self.translating(source):
-            info = HfApi().model_info(source.repo, files_metadata=True)
+            info = HfApi().model_info(source.repo, files_metadata=True, timeout=_TIMEOUT)
         self._revision = info.sha
         return [
             RepoFile(file.rfilename, file.size, _sha256(file.lfs.sha256 if file.lfs else None))
@@ -156,7 +158,7 @@ class ModelScope(Hub):
         query = urlencode({"Revision": "master", "Recursive": "True"})
         with self.translating(source):
             url = f"{self.endpoint}/api/v1/models/{source.repo}/repo/files?{query}"
-            answer = get_session().get(url, headers=self._headers(), timeout=10)
+            answer = get_session().get(url, headers=self._headers(), timeout=_TIMEOUT)
             hf_raise_for_status(answer)
         try:
             listed = answer.json()["Data"]["Files"]

@@ -73,11 +73,16 @@ def is_source(name: str) -> bool:
     return name.partition(":")[0] in HUBS and ":" in name
 
 
+def is_repository(name: str) -> bool:
+    """Whether ``name`` could be a repository's: ``ORG/REPO``."""
+    return _REPO.fullmatch(name) is not None and ".." not in name
+
+
 def parse_source(text: str) -> HubSource:
     """Raises :class:`InvalidRequest` for what is not such a source."""
     hub, _, rest = text.partition(":")
     repo, _, file = rest.partition(":")
-    if hub not in HUBS or not _REPO.fullmatch(repo) or ".." in repo:
+    if hub not in HUBS or not is_repository(repo):
         raise InvalidRequest(
             f"'{text[:_LONGEST]}' is not a model of a hub, such as hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF", param="name"
         )

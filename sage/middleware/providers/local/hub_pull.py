@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import sys
 import threading
@@ -41,6 +42,8 @@ from sage.middleware.providers.local.hub_choice import (
 
 _SPARE = 256 * 2**20
 """Bytes that stay free on the disk: the gateway's data may lie there too."""
+_MEMORY = 2**30
+"""Bytes of data that this program may have."""
 _STEP = 0.2
 """Seconds between two reports of progress."""
 _CHUNK = 2**20
@@ -58,12 +61,15 @@ class PullTask:
 def main() -> int:
     """The exit status: 0 if the model is in its place."""
     threading.Thread(target=_end_with_stdin, daemon=True).start()
+    _limit_memory()
     try:
         options = PullTask(**json.loads(os.environ["SAGE_PULL_OPTIONS"]))
         source, directory = parse_source(options.source), Path(options.directory)
         directory.mkdir(parents=True, exist_ok=True)
         with _alone(directory):
             _say(done=_pull(source, directory))
+    except MemoryError:
+        _say(error={"kind": "UpstreamFailed", "message": "the hub's list of files is too large", "code": "hub_failed"})
     except SageError as exc:
         _say(error={"kind": type(exc).__name__, "message": exc.message, "code": exc.code, "param": exc.param})
     except OSError as exc:
@@ -78,6 +84,14 @@ def _end_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(1)
+
+
+def _limit_memory() -> None:
+    """What a hub sends must not take the machine's memory. The files do not pass through it."""
+    if sys.platform == "linux":  # elsewhere this limit does not count what is allocated
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = _MEMORY if hard == resource.RLIM_INFINITY else min(_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _say(**line: Any) -> None:
