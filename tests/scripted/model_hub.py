@@ -56,6 +56,8 @@ class ModelHub(RawServer):
         self.repos: dict[str, HubRepo] = {}
         self.requests: list[HubRequest] = []
         self.cuts: list[int] = []
+        self.page: bytes | None = None
+        """What every path answers with; ``None`` means what it should."""
         self.hangs_after: int | None = None
         """Bytes of a download after which nothing more comes; ``None`` means that all comes."""
 
@@ -85,7 +87,9 @@ class ModelHub(RawServer):
     async def _answer(self, request: HubRequest, writer: asyncio.StreamWriter) -> None:
         path = unquote(urlsplit(request.path).path)
         query = parse_qs(urlsplit(request.path).query)
-        if path.startswith("/cdn/"):
+        if self.page is not None:
+            _reply(writer, 200, self.page)
+        elif path.startswith("/cdn/"):
             repo, _, file = path.removeprefix("/cdn/").partition("//")
             await self._send_file(request, writer, self.repos[repo].files[file])
         elif path.startswith("/api/v1/models/"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,6 +34,7 @@ class SmallModel:
     cache: int
     """Bytes of key-value cache for each token of context, as 16-bit floats."""
     languages: str
+    """Those that it speaks best; ``many`` for several without Chinese among the first."""
     licence: str
 
     @property
@@ -45,19 +47,19 @@ class SmallModel:
 
 SMALL_MODELS = (
     SmallModel("hf:bartowski/SmolLM2-360M-Instruct-GGUF", 270_590_880, 40_960, "en", "Apache-2.0"),
-    SmallModel("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF", 491_400_032, 12_288, "zh, en", "Apache-2.0"),
+    SmallModel("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF", 491_400_032, 12_288, "zh en", "Apache-2.0"),
     SmallModel("hf:ggml-org/gemma-3-1b-it-GGUF", 806_058_240, 26_624, "en", "Gemma"),
-    SmallModel("hf:bartowski/Llama-3.2-1B-Instruct-GGUF", 807_694_464, 32_768, "en, 7 more", "Llama 3.2"),
-    SmallModel("hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF", 1_117_320_736, 28_672, "zh, en, 27 more", "Apache-2.0"),
-    SmallModel("hf:unsloth/Qwen3.5-2B-GGUF", 1_280_835_840, 24_576, "zh, en, many", "Apache-2.0"),
-    SmallModel("hf:ggml-org/SmolLM3-3B-GGUF", 1_915_305_312, 73_728, "en, 5 more", "Apache-2.0"),
-    SmallModel("hf:bartowski/Llama-3.2-3B-Instruct-GGUF", 2_019_377_696, 114_688, "en, 7 more", "Llama 3.2"),
+    SmallModel("hf:bartowski/Llama-3.2-1B-Instruct-GGUF", 807_694_464, 32_768, "many", "Llama 3.2"),
+    SmallModel("hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF", 1_117_320_736, 28_672, "zh en", "Apache-2.0"),
+    SmallModel("hf:unsloth/Qwen3.5-2B-GGUF", 1_280_835_840, 24_576, "zh en", "Apache-2.0"),
+    SmallModel("hf:ggml-org/SmolLM3-3B-GGUF", 1_915_305_312, 73_728, "many", "Apache-2.0"),
+    SmallModel("hf:bartowski/Llama-3.2-3B-Instruct-GGUF", 2_019_377_696, 114_688, "many", "Llama 3.2"),
     SmallModel("hf:ggml-org/gemma-3-4b-it-GGUF", 2_489_757_856, 139_264, "many", "Gemma"),
-    SmallModel("hf:unsloth/Phi-4-mini-instruct-GGUF", 2_491_874_272, 131_072, "en, 22 more", "MIT"),
-    SmallModel("hf:unsloth/Qwen3-4B-Instruct-2507-GGUF", 2_497_281_000, 147_456, "zh, en, many", "Apache-2.0"),
-    SmallModel("hf:unsloth/Qwen3.5-4B-GGUF", 2_740_937_888, 49_152, "zh, en, many", "Apache-2.0"),
-    SmallModel("hf:Qwen/Qwen2.5-7B-Instruct-GGUF", 4_683_073_632, 57_344, "zh, en, 27 more", "Apache-2.0"),
-    SmallModel("hf:Qwen/Qwen3-8B-GGUF", 5_027_783_488, 147_456, "zh, en, many", "Apache-2.0"),
+    SmallModel("hf:unsloth/Phi-4-mini-instruct-GGUF", 2_491_874_272, 131_072, "many", "MIT"),
+    SmallModel("hf:unsloth/Qwen3-4B-Instruct-2507-GGUF", 2_497_281_000, 147_456, "zh en", "Apache-2.0"),
+    SmallModel("hf:unsloth/Qwen3.5-4B-GGUF", 2_740_937_888, 49_152, "zh en", "Apache-2.0"),
+    SmallModel("hf:Qwen/Qwen2.5-7B-Instruct-GGUF", 4_683_073_632, 57_344, "zh en", "Apache-2.0"),
+    SmallModel("hf:Qwen/Qwen3-8B-GGUF", 5_027_783_488, 147_456, "zh en", "Apache-2.0"),
 )
 
 
@@ -76,7 +78,7 @@ def recommend(as_json: AsJson = False) -> None:
         typer.echo(_("This machine lets programs take {memory} of memory.").format(memory=size_text(room)))
     else:
         typer.echo(_("llm.memory_budget lets models take {memory} of memory.").format(memory=size_text(room)))
-    print_table(("MODEL", "FILE", "MEMORY", "FITS", "LANGUAGES", "LICENCE"), _table(rows))
+    print_table(("MODEL", "FILE", "MEMORY", "FITS", "LANG", "LICENCE"), _table(rows))
     best = [row["source"] for row in rows if row["fits"] == "yes"]
     typer.echo()
     if best:
@@ -87,16 +89,17 @@ def recommend(as_json: AsJson = False) -> None:
 
 
 def fits(model: SmallModel, room: int | None) -> str:
-    """``yes``, ``barely`` (little is left for anything else), ``no``, or ``?``. ``room`` is in bytes; ``None`` means
+    """``yes``, ``tight`` (little is left for anything else), ``no``, or ``?``. ``room`` is in bytes; ``None`` means
     unknown."""
     if room is None:
         return "?"
     if model.memory <= _COMFORTABLE * room:
         return "yes"
-    return "barely" if model.memory <= room else "no"
+    return "tight" if model.memory <= room else "no"
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
     for row in rows:
         sizes = size_text(row["size"]), size_text(row["memory"])
-        yield row["source"], *sizes, row["fits"], row["languages"], row["licence"]
+        licence = re.split(r"[ -]", row["licence"])[0]  # a table of 80 columns keeps each source whole, to be copied
+        yield row["source"], *sizes, row["fits"], row["languages"], licence

@@ -73,7 +73,7 @@ def test_what_is_recommended_fits_with_room_to_spare() -> None:
     assert 600 * 2**20 < small.memory < 700 * 2**20
     assert [fits(small, room) for room in (8 * 2**30, small.memory + 1, small.memory - 1, None)] == [
         "yes",
-        "barely",
+        "tight",
         "no",
         "?",
     ]
@@ -222,7 +222,8 @@ def test_recommend_counts_the_memory_budget(run: Sage) -> None:
     assert done.returncode == 0, done.stderr
     first, head, *rows = done.stdout.splitlines()
     assert first == "llm.memory_budget lets models take 1.0 GiB of memory."
-    assert head.split() == ["MODEL", "FILE", "MEMORY", "FITS", "LANGUAGES", "LICENCE"]
+    assert head.split() == ["MODEL", "FILE", "MEMORY", "FITS", "LANG", "LICENCE"]
+    assert max(map(len, (head, *rows[:-3]))) <= 80
     table = {row.split()[0]: row for row in rows if row.startswith("hf:")}
     assert " yes " in table["hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF"]
     assert " no " in table["hf:Qwen/Qwen3-8B-GGUF"]

@@ -309,6 +309,18 @@ def test_modelscope_refuses(hub: ModelHub, running: Running, monkeypatch: pytest
     assert "authorization" not in hub.downloads()[-1].headers
 
 
+def test_a_hub_that_sends_more_than_it_says_or_is_none(hub: ModelHub, running: Running, tmp_path: Path) -> None:
+    hub.put(REPO, "tiny-q4_k_m.gguf", parrot(tmp_path, "Endless."), size=70_000)
+    assert pull(running)[-1]["error"]["code"] == "hub_broken"
+    assert sum((tmp_path / "data" / "models" / name).stat().st_size for name in models(tmp_path)) <= 70_000
+    hub.page = b"<html>log in to this network</html>"
+    for source in (f"hf:{REPO}", f"ms:{REPO}"):
+        status, error = refused(running, source)
+        assert (status, error["code"]) == (502, "hub_failed")
+        assert "no list of files" in error["message"]
+    assert "MODELSCOPE_DOMAIN" in error["message"]
+
+
 def test_a_broken_list_is_named(hub: ModelHub, start: Start, tmp_path: Path) -> None:
     hub.put(REPO, "tiny-q4_k_m.gguf", parrot(tmp_path, "Still here."))
     catalog = tmp_path / "data" / "models" / "catalog.json"

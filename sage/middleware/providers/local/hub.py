@@ -39,10 +39,23 @@ class Hub(ABC):
     """One hub. Its errors are ours and hold no secret."""
 
     endpoint: str
+    endpoint_variable: str
     token_variable: str
 
+    def files(self, source: HubSource) -> list[RepoFile]:
+        """The files of the repository, as the hub lists them."""
+        try:
+            with self.translating(source):
+                return self._list(source)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise UpstreamFailed(
+                f"the hub {self.endpoint} answered with something that is no list of files; is it the address of a hub "
+                f"({self.endpoint_variable})?",
+                code="hub_failed",
+            ) from exc
+
     @abstractmethod
-    def files(self, source: HubSource) -> list[RepoFile]: ...
+    def _list(self, source: HubSource) -> list[RepoFile]: ...
 
     def complete(self, source: HubSource, file: RepoFile) -> RepoFile:
         """``file`` with the size and the checksum that the list of files did not have, where the hub tells them."""
@@ -69,7 +82,7 @@ class Hub(ABC):
         except _http_errors() as exc:
             raise UpstreamFailed(
                 f"the hub {self.endpoint} cannot be reached ({type(exc).__name__}); a mirror or a proxy is set where "
-                "the gateway runs: HF_ENDPOINT, HTTPS_PROXY",
+                f"the gateway runs: {self.endpoint_variable}, HTTPS_PROXY",
                 code="hub_unreachable",
             ) from exc
 
@@ -103,6 +116,7 @@ class Hub(ABC):
 class HuggingFace(Hub):
     """Hugging Face, or a mirror of it."""
 
+    endpoint_variable = "HF_ENDPOINT"
     token_variable = "HF_TOKEN"  # noqa: S105
 
     def __init__(self) -> None:
@@ -111,11 +125,10 @@ class HuggingFace(Hub):
         self.endpoint = constants.ENDPOINT
         self._revision: str | None = None
 
-    def files(self, source: HubSource) -> list[RepoFile]:
+    def _list(self, source: HubSource) -> list[RepoFile]:
         from huggingface_hub import HfApi
 
-        with self.translating(source):
-            info = HfApi().model_info(source.repo, files_metadata=True, timeout=_TIMEOUT)
+        info = HfApi().model_info(source.repo, files_metadata=True, timeout=_TIMEOUT)
         self._revision = info.sha
         return [
             RepoFile(file.rfilename, file.size, _sha256(file.lfs.sha256 if file.lfs else None))
@@ -145,28 +158,23 @@ class HuggingFace(Hub):
 class ModelScope(Hub):
     """ModelScope (魔搭社区)."""
 
+    endpoint_variable = "MODELSCOPE_DOMAIN"
     token_variable = "MODELSCOPE_API_TOKEN"  # noqa: S105
 
     def __init__(self) -> None:
         domain = os.environ.get("MODELSCOPE_DOMAIN") or _MODELSCOPE
         self.endpoint = (domain if "://" in domain else f"https://{domain}").rstrip("/")
 
-    def files(self, source: HubSource) -> list[RepoFile]:
+    def _list(self, source: HubSource) -> list[RepoFile]:
         from huggingface_hub import get_session
         from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
         query = urlencode({"Revision": "master", "Recursive": "True"})
-        with self.translating(source):
-            url = f"{self.endpoint}/api/v1/models/{source.repo}/repo/files?{query}"
-            answer = get_session().get(url, headers=self._headers(), timeout=_TIMEOUT)
-            hf_raise_for_status(answer)
-        try:
-            listed = answer.json()["Data"]["Files"]
-            return [_modelscope_file(file) for file in listed if file.get("Type") != "tree"]
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise UpstreamFailed(
-                f"the hub {self.endpoint} answered with something that is no list of files", code="hub_failed"
-            ) from exc
+        url = f"{self.endpoint}/api/v1/models/{source.repo}/repo/files?{query}"
+        answer = get_session().get(url, headers=self._headers(), timeout=_TIMEOUT)
+        hf_raise_for_status(answer)
+        listed = answer.json()["Data"]["Files"]
+        return [_modelscope_file(file) for file in listed if file.get("Type") != "tree"]
 
     def link(self, source: HubSource, file: RepoFile) -> FileLink:
         query = urlencode({"Revision": "master", "FilePath": file.path})

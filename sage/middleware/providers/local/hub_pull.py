@@ -133,7 +133,7 @@ def _pull(source: HubSource, directory: Path) -> dict[str, Any]:
         "paths": [str(target.relative_to(directory)) for target in targets],
         "sha256": [file.sha256 for file in files],
         "predicts": head.predicts,
-        "chats": head.template is not None,
+        "chats": bool(head.template),
     }
 
 
@@ -192,7 +192,7 @@ def _fetch(hub: Hub, source: HubSource, file: RepoFile, part: Path) -> None:
             have = 0
         _step(f"pulling {file.path}", have, file.size)
         try:
-            fetch(hub, source, file, _Counted(opened, f"pulling {file.path}", file.size), have)
+            fetch(hub, source, file, _Target(opened, file), have)
         except OSError as exc:
             if exc.errno is not None:
                 raise
@@ -223,21 +223,27 @@ def _sha256(file: RepoFile, path: Path) -> str | None:
     return digest.hexdigest()
 
 
-class _Counted:
-    """A file that reports how much of it was written."""
+class _Target:
+    """A file that reports how much of it was written, takes no more than the hub said, and leaves room on the disk."""
 
-    def __init__(self, file: BinaryIO, status: str, total: int | None) -> None:
+    def __init__(self, opened: BinaryIO, file: RepoFile) -> None:
+        self._opened = opened
         self._file = file
-        self._status = status
-        self._total = total
         self._said = 0.0
-        self.tell, self.seek, self.truncate = file.tell, file.seek, file.truncate
+        self.tell, self.seek, self.truncate = opened.tell, opened.seek, opened.truncate
 
     def write(self, data: bytes) -> int:
-        written = self._file.write(data)
+        size = self._file.size
+        if size is not None and self.tell() + len(data) > size:
+            raise UpstreamFailed(
+                f"the hub sends more of '{self._file.path}' than the {size} bytes that it has", code="hub_broken"
+            )
+        written = self._opened.write(data)
         if time.monotonic() - self._said > _STEP:
             self._said = time.monotonic()
-            _step(self._status, self._file.tell(), self._total)
+            if shutil.disk_usage(self._opened.fileno()).free < _SPARE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _step(f"pulling {self._file.path}", self.tell(), size)
         return written
 
 
