@@ -175,18 +175,18 @@ class CollectionGateway:
         return {**described, "shards": described.get("shards"), **({"warnings": warnings} if warnings else {})}
 
     def _warnings(self, described: Mapping[str, Any]) -> list[str]:
-        from sage.middleware.retrieval.embedding.builtin import NONE, best_installed
+        from sage.middleware.retrieval.embedding.builtin import AUTO, NONE, kind_for
 
         if (
             described.get("embedder") is not None
             or described.get("dimension") is not None
             or self._settings.defaults.embedder == NONE
-            or (name := best_installed()) is None
+            or (kind := kind_for(())) is None
         ):
             return []
         return [
-            f"has no embedder, so searches find words only; '{name}' is installed now: "
-            f"sage collections reembed {described['name']} {name}"
+            f"has no embedder, so searches find words only; '{kind.name}' is installed now: "
+            f"sage collections reembed {described['name']} {AUTO}"
         ]
 
     async def create(

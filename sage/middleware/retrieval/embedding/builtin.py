@@ -112,11 +112,6 @@ def _loaded(kind: EmbedderKind) -> Embedder:
     return kind.load(kind)
 
 
-def best_installed() -> str | None:
-    """The name of the embedder that could make vectors here; ``None`` means that none is installed."""
-    return next((kind.name for kind in KINDS if kind.is_installed), None)
-
-
 def cosine_range(name: str | None) -> tuple[float, float]:
     """The cosines of texts that have nothing in common, and of texts that say the same, by the embedder of that name;
     0 and 1 for one that is not of :data:`KINDS`."""

@@ -209,7 +209,7 @@ def test_a_collection_without_an_embedder_says_when_there_is_one_now(
     running = gateway()
     env = environment(tmp_path, SAGE_URL=running.url, SAGE_API_KEY=running.key, COLUMNS="200")
     assert running.post("/collections", {"name": "kb", "embedder": "none"}).status_code == 201
-    said = "has no embedder, so searches find words only; 'local' is installed now: sage collections reembed kb local"
+    said = "has no embedder, so searches find words only; 'local' is installed now: sage collections reembed kb auto"
     assert running.get("/collections/kb").json()["warnings"] == [said]
     done = sage(["ingest", "kb", "-"], env, cwd=tmp_path, stdin="The cat sleeps.")
     assert done.returncode == 0, done.stderr
