@@ -259,6 +259,9 @@ class LocalEnvironment(UpstreamEnvironment):
         if autostop:
             warn_of_name("submit(autostop=True)", "env.execute()")
             return self.execute()
+        return self._start_job(is_awaited=False)
+
+    def _start_job(self, *, is_awaited: bool) -> Job:
         with self._lock:
             self._plan.check()
             nodes = self._plan.nodes
@@ -267,7 +270,7 @@ class LocalEnvironment(UpstreamEnvironment):
             self._add_user()
             builder = JobBuilder(nodes, self._platform.make_worker, self._shared, self.config["queue_size"])
             callers = (self.call_service, self.call_service_async)
-            job = Job(self.name, callers, self.config["grace"], lambda: self._after_job(job, builder))
+            job = Job(self.name, callers, self.config["grace"], lambda: self._after_job(job, builder), is_awaited)
             try:
                 builder.start(job)
             except BaseException:
@@ -288,7 +291,7 @@ class LocalEnvironment(UpstreamEnvironment):
     def execute(self) -> Job:
         """Submits a job, waits for its end and returns it. Raises what the job failed with. Ctrl-C stops the job once
         the records that it has read are done."""
-        job = self.submit()
+        job = self._start_job(is_awaited=True)
         try:
             job.wait()
         except KeyboardInterrupt:

@@ -85,11 +85,29 @@ def test_a_job_that_nobody_waits_for_logs_its_error_with_the_traceback(caplog: p
     assert (record.levelname, record.getMessage()) == ("ERROR", f"the job 'shop' failed: {cause}")
     assert record.exc_info is not None
     assert record.exc_info[1] is job.error
-    assert repr(job) == "<Job 'shop': failed, ValueError: no such item: 300>"
+    assert repr(job) == f"<Job 'shop': failed, {cause}>"
     for _ in range(2):
         with pytest.raises(ValueError, match="no such item: 300"):
             job.wait()
     assert len(caplog.records) == 1
+
+
+class Unspeakable(Exception):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_an_error_without_a_text_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(record: int) -> int:
+        raise Unspeakable
+
+    env = environment()
+    env.from_batch([1]).map(fail).sink(print)
+    ended_job(env)
+    [record] = caplog.records
+    assert "Unspeakable: <exception str() failed> (raised by 'map' for the record 1)" in record.getMessage()
 
 
 def test_an_error_that_is_raised_is_logged_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import atexit
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -47,10 +48,12 @@ class Job:
 
     Each task calls the methods of :class:`sage.kernels.runtime.streams.task.JobControl` on its own thread. A thread of
     the job waits for the end of all tasks, calls ``on_end`` and sets the last state. ``grace``: the seconds that tasks
-    have to end once the job is aborted.
+    have to end once the job is aborted. ``is_awaited`` tells that its maker will call :meth:`wait`.
     """
 
-    def __init__(self, name: str, callers: Callers, grace: float, on_end: Callable[[], object]) -> None:
+    def __init__(
+        self, name: str, callers: Callers, grace: float, on_end: Callable[[], object], is_awaited: bool = False
+    ) -> None:
         self.name = name
         self.callers = callers
         self.state = JobState.STARTING
@@ -63,8 +66,8 @@ class Job:
         self._last_stages: frozenset[str] = frozenset()
         self._changed = threading.Condition()
         """Guards the state, the error and the next three."""
-        self._waiting = 0
-        """Threads in :meth:`wait`."""
+        self._waiting = int(is_awaited)
+        """Threads in :meth:`wait`, or about to be."""
         self._setting_up = 0
         """Tasks that are not ready yet."""
         self._ended_tasks: set[Task] = set()
@@ -184,9 +187,10 @@ class Job:
         with self._changed:
             if self.error is not None:
                 self.state = JobState.FAILED
-                self._log_failure(self.error)
             else:
                 self.state = JobState.STOPPED if self._is_stopping() else JobState.FINISHED
+        if self.error is not None:
+            self._log_failure(self.error)
         self._ended.set()
         atexit.unregister(self._warn_of_program_end)
 
@@ -199,9 +203,7 @@ class Job:
 
     def _log_failure(self, error: BaseException) -> None:
         """Once, and with its traceback unless a thread waits for the job, which is to raise it."""
-        notes = "; ".join(getattr(error, "__notes__", ()))
-        cause = f"{type(error).__name__}: {error}" + (f" ({notes})" if notes else "")
-        _log.error("the job '%s' failed: %s", self.name, cause, exc_info=None if self._waiting else error)
+        _log.error("the job '%s' failed: %s", self.name, _in_one_line(error), exc_info=None if self._waiting else error)
 
     def _is_stopping(self) -> bool:
         return self.state is JobState.STOPPING or self._aborted.is_set()
@@ -274,7 +276,7 @@ class Job:
         return StillRunning(f"the job '{self.name}' {what}: {running} (job.stop(drain=False) drops what is left)")
 
     def __repr__(self) -> str:
-        error = "" if self.error is None else f", {type(self.error).__name__}: {self.error}"
+        error = "" if self.error is None else f", {_in_one_line(self.error)}"
         return f"<Job '{self.name}': {self.state}{error}>"
 
     @property
@@ -293,3 +295,9 @@ class Job:
         """Of each stage ``{workers, in, out, errors, skipped, retried, dead_letters, seconds, waiting}``. Sources have
         no ``in``, ``seconds`` and ``waiting``, but what they report themselves."""
         return metrics_of(self._tasks, self._channels)
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Its class, its message and its notes."""
+    message, *notes = (line.strip() for line in traceback.format_exception_only(error))
+    return f"{message} ({'; '.join(notes)})" if notes else message
