@@ -179,6 +179,9 @@ class LocalEnvironment(UpstreamEnvironment):
 
         A class or an object that gives records is read as :meth:`from_source` reads it; ``delay`` as there.
         """
+        if "progress_log_interval" in kwargs and not takes_argument(records, "progress_log_interval"):
+            warn_of_name("progress_log_interval", "job.progress, which counts the records")
+            del kwargs["progress_log_interval"]
         if is_source_object(records):
             return self._from_object(records, args, kwargs, name, delay, "batch")
         if args or kwargs:
@@ -202,7 +205,7 @@ class LocalEnvironment(UpstreamEnvironment):
         """
         return self._from_object(source, args, kwargs, name, delay, "source")
 
-    def from_future(self, name: str) -> Stream:
+    def from_future(self, name: str | None = None) -> Stream:
         """A stream whose records come from a stage that is added later: ``stream.fill_future(future)``."""
         node_name = self._plan.reserve_name(name, "future")
         policy = self._plan.policy(None, node_name)

@@ -135,6 +135,8 @@ def test_arguments_that_nobody_takes_are_refused() -> None:
         env.from_batch([1], progress=True)
     with pytest.raises(InvalidRequest, match="Doubling cannot be made with these arguments"):
         env.from_batch([1]).map(Doubling, factor=2)
+    with pytest.warns(DeprecationWarning, match="job.progress"):
+        assert env.from_batch([1], progress_log_interval=10).collect() == [1]
     with pytest.raises(InvalidRequest, match="delay must be seconds from 0, not -1"):
         env.from_batch([1], delay=-1)
 

@@ -8,11 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from chatml import TEMPLATE
 from ollama_stand_in import OllamaStandIn, StandInModel
@@ -20,6 +22,7 @@ from sage_process import ROOT, SAGE, Serving, environment, sage, serving
 from tiny_gguf import write_parrot
 from upstream import Upstream
 
+from sage.middleware.cli.main import app
 from sage.middleware.settings.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -233,3 +236,33 @@ def test_every_name_of_upstream_that_works_here_is_on_the_page() -> None:
             assert f"{name.stem}`" in page, name
     for method in re.findall(r'warn_of_name\("(\w+)', (ROOT / "sage/api/upstream_environment.py").read_text()):
         assert method in page
+
+
+def test_the_block_of_the_integrated_memory_service_runs(server: Serving, place: Path, env: dict[str, str]) -> None:
+    (block,) = blocks("From the integrated memory service", "python")
+    assert run(block + "print(MemoryOrchestratorService.__name__)", server, place, env) == "MemoryOrchestratorService\n"
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`(sage [a-z][^`]*)`", TEXT))))
+def test_a_command_in_a_sentence_exists_with_its_options(command: str) -> None:
+    words = shlex.split(command.replace("…", "X"))[1:]
+    found: Any = typer.main.get_command(app)
+    while words and hasattr(found, "commands"):
+        assert words[0] in found.commands, command
+        found = found.commands[words.pop(0)]
+    options = {option for parameter in found.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options, command
+
+
+def test_the_routes_that_the_tables_name_are_there(server: Serving) -> None:
+    there = {re.sub(r"{[^}]*}", "{}", path): set(methods) for path, methods in described(server).items()}
+    ours = "\n".join(re.findall(r"^\|[^|]*\|(.*)\|$", TEXT, re.MULTILINE))
+    named = re.findall(r"`(?:(?:GET|POST|DELETE|PATCH|PUT), )?(GET|POST|DELETE|PATCH|PUT) (/[^`? ]*)", ours)
+    assert len(named) > 10
+    for method, path in named:
+        assert method.lower() in there[re.sub(r"{[^}]*}", "{}", path)], (method, path)
+
+
+def described(server: Serving) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{server.url}/openapi.json", timeout=30) as answer:
+        return dict(json.load(answer)["paths"])
