@@ -28,6 +28,8 @@ from sage.middleware.auth.private_files import write_private
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.engines.fleet import Fleet
 from sage.middleware.engines.memory_budget import MemoryBudget
+from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
+from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
@@ -111,8 +113,11 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
         registry.register(name, model, source="config")
     registry.register_known()
     registry.restore()
+    embedders = EmbedderProvider()
+    for name, is_listed in EMBEDDER_NAMES.items():
+        registry.register_own(name, embedders, listed=is_listed)
     dispatch = Dispatch(transport, settings.llm.routing)
-    return Gateway(registry, dispatch, transport, Metrics(), settings, _search_models, generate)
+    return Gateway(registry, dispatch, transport, Metrics(), settings, _search_models, generate, embedders)
 
 
 def _search_models(running_gateway: RunningGateway) -> Models:

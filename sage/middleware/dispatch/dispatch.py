@@ -25,8 +25,8 @@ from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import DeploymentQueue
 from sage.middleware.dispatch.refusal import refusal
 from sage.middleware.dispatch.upstream_call import UpstreamCall, engine_death, timeout_error
-from sage.middleware.providers.base import Endpoint, ModelCall
-from sage.middleware.providers.transport import Transport, UpstreamResponse
+from sage.middleware.providers.base import Endpoint, ModelCall, UpstreamResponse
+from sage.middleware.providers.transport import Transport
 from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
 from sage.middleware.settings.settings import Routing
 
@@ -151,7 +151,7 @@ class Dispatch:
             if plan.attempts == 1:
                 plan.models[0].budget.request(plan.started_at)
             try:
-                response = await self._transport.send(request)
+                response = await (request.transport or self._transport).send(request)
             finally:
                 if request.sent_again:
                     plan.record_sent_again()

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease
-from sage.middleware.providers.base import ModelCall, Provider, Relay, Usage
-from sage.middleware.providers.transport import UpstreamResponse
+from sage.middleware.providers.base import ModelCall, Provider, Relay, UpstreamResponse, Usage
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.providers.wire.errors import retry_after
 

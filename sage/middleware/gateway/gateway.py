@@ -17,6 +17,7 @@ from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
 from sage.middleware.dispatch.upstream_call import UpstreamCall
 from sage.middleware.gateway import admission
+from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
@@ -46,9 +47,11 @@ class Gateway:
         settings: Settings,
         search_models: Callable[[RunningGateway], Models],
         generate: Callable[[RunningGateway, str, Messages], str],
+        embedders: EmbedderProvider | None = None,
     ) -> None:
         """``search_models`` makes the embedders and rerankers of collections; it is called when the first is needed.
-        ``generate`` gives a model's answer to messages as text; it is called on threads."""
+        ``generate`` gives a model's answer to messages as text; it is called on threads. ``embedders`` answers for
+        the models of the registry that run in this process; it is closed with the gateway."""
         data_dir, running = settings.data_dir, self.running_gateway
         models = partial(search_models, running)
         self.registry = registry
@@ -68,6 +71,7 @@ class Gateway:
         self._dispatch = dispatch
         self._transport = transport
         self._limits = settings.llm.limits
+        self._embedders = embedders
 
     def running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
         """Itself and its event loop, for threads that ask its models. Raises :class:`Unavailable` before it runs."""
@@ -82,6 +86,8 @@ class Gateway:
         await self.registry.close()
         await self._transport.close()  # ends the calls of models that a collection still waits for
         await closing
+        if self._embedders is not None:
+            await asyncio.to_thread(self._embedders.close)
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         """``async with gateway.call(principal, call) as answer`` admits, dispatches and counts the call exactly once.

@@ -156,9 +156,38 @@ class UpstreamRequest:
     """Not to be sent twice, since the budget of further attempts is spent."""
     sent_again: bool = False
     """The transport has sent it twice, since the first connection broke."""
+    transport: Answering | None = None
+    """Answers the request in this process; ``None`` means that it goes out over HTTP."""
     retry_on_broken_connection: bool = False
     """Sends the request once more whenever the connection breaks before the answer has begun, not only when a
     connection that was used before breaks at once. Only for requests that cost nothing and change nothing."""
+
+
+class UpstreamResponse(Protocol):
+    """An upstream's answer, its head received."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self) -> bytes:
+        """The full body. Raises :class:`UpstreamFailed` if it is cut off, :class:`DeadlineExceeded` if it stalls."""
+        ...
+
+    async def chunk(self) -> bytes:
+        """The next bytes, as soon as some have arrived; empty at the clean end. Raises as :meth:`read` does."""
+        ...
+
+    def close(self) -> None:
+        """Ends the exchange. The connection is closed at once unless the body was read to its end."""
+        ...
+
+
+class Answering(Protocol):
+    """What answers requests: an HTTP client, or something in this process."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """The answer, its head received. Raises :class:`UpstreamFailed` or :class:`DeadlineExceeded` if none comes."""
+        ...
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
-from sage.middleware.providers.base import UpstreamRequest
+from sage.middleware.providers.base import Answering, UpstreamRequest, UpstreamResponse
 from sage.middleware.providers.connections import MAX_HEAD_LINE, MAX_HEADERS, UpstreamConnections, newest_connection
 from sage.middleware.providers.wire.compression import Decoder, decoder
 from sage.middleware.settings.providers import Timeouts
@@ -36,31 +36,8 @@ _CLOSED_AS_USED = 5.0
 _NEARLY = 0.98
 
 
-class UpstreamResponse(Protocol):
-    """An upstream's answer, its head received."""
-
-    status: int
-    headers: Mapping[str, str]
-
-    async def read(self) -> bytes:
-        """The full body. Raises :class:`UpstreamFailed` if it is cut off, :class:`DeadlineExceeded` if it stalls."""
-        ...
-
-    async def chunk(self) -> bytes:
-        """The next bytes, as soon as some have arrived; empty at the clean end. Raises as :meth:`read` does."""
-        ...
-
-    def close(self) -> None:
-        """Ends the exchange. The connection is closed at once unless the body was read to its end."""
-        ...
-
-
-class Transport(Protocol):
+class Transport(Answering, Protocol):
     """Sends requests to upstreams."""
-
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """The answer, its head received. Raises :class:`UpstreamFailed` or :class:`DeadlineExceeded` if none comes."""
-        ...
 
     async def close(self) -> None: ...
 

