@@ -249,3 +249,18 @@ def test_an_embedder_and_a_reranker_of_the_registry(up: Upstream, upstreams: Cal
         assert ("rerank" in many[0]["scores"]) == ("rerank" in fields)
     key = running.new_key(scopes=["search"], models=["other"])
     assert error(running.post("/search", {"query": "apple", "collection": "many"}, key=key), 403)
+
+
+def test_auto_chooses_by_the_first_documents_or_for_every_language(gateway: Callable[..., Running]) -> None:
+    running = gateway(retrieval={"shards": 2})
+    chinese = ["上班坐地铁比开车快，早高峰尤其如此。", "猫在沙发上睡觉。", "公司食堂中午十二点开门。"]
+    for name, texts in (("zh", chinese), ("en", ["The cat sleeps on the sofa.", "Take the metro to work."])):
+        documents = {"documents": [{"text": text} for text in texts]}
+        assert running.post(f"/collections/{name}/documents", documents).status_code == 200
+    assert running.post("/collections", {"name": "empty"}).status_code == 201
+    embedders = {
+        name: running.get(f"/collections/{name}").json()["options"]["embedder"] for name in ("zh", "en", "empty")
+    }
+    assert embedders == {"zh": "local-multilingual", "en": "local", "empty": "local-multilingual"}
+    results = running.post("/search", {"collection": "zh", "query": "上班通勤方式"}).json()["results"]
+    assert [results[0]["text"], results[-1]["text"]] == chinese[:2]

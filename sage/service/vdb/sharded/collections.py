@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable, Unsupported
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS, Collections, made_with
+from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for, kind_for_all
+from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
@@ -63,7 +65,8 @@ class TenantCollections:
         store, ``None`` the settings' number."""
         if not (count := self._count(shards)):
             return self._single.create(tenant, name, options)
-        self._create(tenant, name, self._new_manifest(name, self._single.options_of(options), count), None)
+        chosen = _with_embedder(self._single.options_of(options), kind_for_all)
+        self._create(tenant, name, self._new_manifest(name, chosen, count), None)
         return self.open(tenant, name)
 
     def create_with(self, tenant: str, name: str, documents: Sequence[Mapping[str, Any]]) -> Written:
@@ -71,7 +74,9 @@ class TenantCollections:
         if not (count := self._count(None)):
             return self._single.create_with(tenant, name, documents)
         written: list[Written] = []
-        manifest = self._new_manifest(name, self._single.options_of(None), count)
+        texts = [str(document.get("text")) for document in documents if document.get("vector") is None]
+        options = _with_embedder(self._single.options_of(None), lambda: kind_for(texts))
+        manifest = self._new_manifest(name, options, count)
         self._create(tenant, name, manifest, lambda collection: written.append(collection.add(documents)))
         return written[0]
 
@@ -317,6 +322,13 @@ class TenantCollections:
             running = self._running.pop(directory, None)
         if running is not None:
             running.close()
+
+
+def _with_embedder(options: CollectionOptions, choose: Callable[[], EmbedderKind | None]) -> CollectionOptions:
+    """With the embedder that ``auto`` is. Vectors on shards cannot be made anew, so it never changes: of a collection
+    without documents it is one that knows every language."""
+    kind = choose() if options.embedder == AUTO else None
+    return options if kind is None else options.model_copy(update={"embedder": kind.name})
 
 
 class _Running:
