@@ -1,4 +1,7 @@
-"""The access log: one line of JSON for each request, written by a thread, so that a slow pipe delays no request."""
+"""The access log: one line for each request, written by a thread, so that a slow pipe delays no request.
+
+A terminal gets lines for people, everything else JSON for programs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ import orjson
 
 _MAX_WAITING = 10_000  # lines
 _INTERVAL = 0.1  # seconds
+_FOR_PROGRAMS = ("tenant", "credential")
+"""What a line for people leaves out."""
 
 
 class AccessLog:
@@ -64,10 +69,35 @@ class AccessLog:
             lines.append({"time": time.time(), "event": "access_log_dropped", "lines": dropped})
         if not lines:
             return
-        text = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
         stream = self._stream or sys.stderr
         try:
-            stream.write(text.decode())
+            stream.write("".join(map(readable if stream.isatty() else _json, lines)))
             stream.flush()
         except (OSError, ValueError):
             pass  # the log cannot be written; the gateway goes on
+
+
+def readable(line: dict[str, Any]) -> str:
+    """``14:03:27  200    812 ms  POST /generate  me  model=bench deployment=openai/gpt-4o-mini``, ended by a line end.
+
+    What a client wrote cannot move the cursor: control characters are shown as U+FFFD.
+    """
+    facts = dict(line)
+    moment = time.strftime("%H:%M:%S", time.localtime(facts.pop("time")))
+    parts = [moment]
+    if "status" in facts:
+        status, duration = facts.pop("status"), facts.pop("ms", 0.0)
+        parts += [f"{status:3}", f"{duration:6.0f} ms", f"{facts.pop('method', '')} {facts.pop('path', '')}".strip()]
+        if status < 500:
+            facts.pop("request_id", None)  # people look for it when the gateway or an upstream failed
+    if user := facts.pop("user", ""):
+        parts.append(str(user))
+    for name in _FOR_PROGRAMS:
+        facts.pop(name, None)
+    parts.append(" ".join(f"{name}={value}" for name, value in facts.items()))
+    text = "  ".join(filter(None, parts))
+    return "".join(char if char.isprintable() else "\ufffd" for char in text) + "\n"
+
+
+def _json(line: dict[str, Any]) -> str:
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode()

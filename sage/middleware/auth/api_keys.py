@@ -14,7 +14,7 @@ from sage.middleware.auth.grants import KeyRequest, decide, operator
 from sage.middleware.auth.keys import make_key
 from sage.middleware.auth.models import KeyRow, UserRow
 from sage.middleware.auth.principal import Principal, Scope
-from sage.middleware.auth.users import check_name, require_user
+from sage.middleware.auth.users import check_tenant, require_user
 
 _MAX_LIVE_KEYS = 1000
 
@@ -94,7 +94,7 @@ class ApiKeys:
         if len(request.name) > 100 or not request.name.isprintable():
             raise InvalidRequest("a key's name has at most 100 printable characters", param="name")
         if request.tenant is not None:
-            check_name(request.tenant, "tenant", "tenant")
+            check_tenant(request.tenant)
         if user.disabled:
             raise Conflict(f"the user '{user.name}' is disabled; enable it first", code="user_disabled")
         grant = decide(creator, request, now)

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sage.errors import AuthenticationFailed, RateLimited
+from sage.middleware.auth.user_names import account_of
 
 _CAPACITY = 10_000  # entries of each kind; those that were not used for longest go
 _FORGET_AFTER = 900.0  # seconds since the last failure
-_MAX_NAME = 65  # characters; longer names cannot exist
 
 PER_ACCOUNT = 4
 """Logins of one account that are checked at one time."""
@@ -91,7 +91,7 @@ class LoginThrottle:
     def attempt(self, name: str, address: str) -> Iterator[None]:
         """``with throttle.attempt(name, address):`` around the check of a password, which raises
         :class:`AuthenticationFailed` when it is wrong. Raises :class:`RateLimited` when it is not to be checked now."""
-        account = name.lower()[:_MAX_NAME]
+        account = account_of(name)
         pair, is_known = (account, address), (account, address) in self._known
         self._admit(account, address, is_known)
         counted = ((self._pairs, pair), (self._accounts, account), (self._addresses, address))

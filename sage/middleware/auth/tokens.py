@@ -100,7 +100,7 @@ class Tokens:
         now = self._clock()
         if claims.get("iss") != ISSUER or claims.get("aud") != AUDIENCE:
             raise _invalid("it is of another issuer or for another audience")
-        subject, session, token_id = (_text(claims, name) for name in ("sub", "sid", "jti"))
+        subject, session, token_id = (_text(claims, name, ascii_only=name != "sub") for name in ("sub", "sid", "jti"))
         issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
         if issued_at > now + CLOCK_SKEW or ("nbf" in claims and _time(claims, "nbf") > now):
             raise _invalid("it is not valid yet; compare the clocks")
@@ -159,9 +159,9 @@ def _no_constant(name: str) -> None:
     raise ValueError("not JSON")
 
 
-def _text(claims: dict[str, Any], name: str) -> str:
+def _text(claims: dict[str, Any], name: str, *, ascii_only: bool) -> str:
     value = claims.get(name)
-    if not isinstance(value, str) or not value or not value.isascii():
+    if not isinstance(value, str) or not value or not (value.isascii() if ascii_only else value.isprintable()):
         raise _invalid(f"its claim '{name}' is missing or not a text")
     return value
 

@@ -14,10 +14,15 @@ from sage.middleware.auth.database import Database
 from sage.middleware.auth.models import SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.principal import ROLES
+from sage.middleware.auth.user_names import account_of, looks_of, user_name
 
 DEFAULT_TENANT = "default"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
+_NOT_ASCII = "*[^ -~]*"
+"""SQLite's GLOB for names that are not all of ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,12 @@ class Users:
         self, name: str, password: str, role: str = "user", tenant: str = DEFAULT_TENANT, *, first: bool = False
     ) -> User:
         """Makes a user, with ``first`` only the first one. Raises :class:`Conflict` for a name that is taken."""
-        _check_new(name, role, tenant)
+        name = _check_new(name, role, tenant)
         password_hash = self._passwords.hash(password)
         with self._database.write() as session:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
-            if find_user(session, name) is not None:
-                raise _name_taken(name)
+            _check_free(session, name)
             row = UserRow(
                 name=name,
                 role=role,
@@ -69,10 +73,9 @@ class Users:
 
     def check_new(self, name: str, role: str, tenant: str) -> None:
         """Raises what :meth:`add` would raise, but for the password: to be called before asking for one."""
-        _check_new(name, role, tenant)
+        name = _check_new(name, role, tenant)
         with self._database.read() as session:
-            if find_user(session, name) is not None:
-                raise _name_taken(name)
+            _check_free(session, name)
 
     def exist(self) -> bool:
         """Whether there is any user."""
@@ -95,7 +98,7 @@ class Users:
         if role is not None:
             _check_role(role)
         if tenant is not None:
-            check_name(tenant, "tenant", "tenant")
+            check_tenant(tenant)
         password_hash = None if password is None else self._passwords.hash(password)
         with self._database.write() as session:
             row = require_user(session, name)
@@ -111,30 +114,50 @@ class Users:
             return _view(row)
 
 
-def check_name(name: str, what: str, param: str) -> None:
-    """Raises :class:`InvalidRequest` unless ``name`` can be a user's or tenant's name."""
-    if _NAME.fullmatch(name) is None:
+def check_tenant(name: str) -> None:
+    """Raises :class:`InvalidRequest` unless ``name`` can be a tenant's name."""
+    if _TENANT.fullmatch(name) is None:
         raise InvalidRequest(
-            f"a {what} has 1 to 64 of the characters a-z A-Z 0-9 . _ @ + - and starts with a letter or digit",
-            param=param,
+            "a tenant has 1 to 64 of the characters a-z A-Z 0-9 . _ @ + - and starts with a letter or digit",
+            param="tenant",
         )
 
 
-def _check_new(name: str, role: str, tenant: str) -> None:
-    check_name(name, "user name", "username")
-    check_name(tenant, "tenant", "tenant")
+def _check_new(name: str, role: str, tenant: str) -> str:
+    """The form in which the name of a new user is stored."""
+    name = user_name(name)
+    check_tenant(tenant)
     _check_role(role)
+    return name
 
 
-def _name_taken(name: str) -> Conflict:
-    return Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
+def _check_free(session: Session, name: str) -> None:
+    """Raises :class:`Conflict` for a name that a user has, or that looks like a user's."""
+    if find_user(session, name) is not None:
+        raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
+    looks = looks_of(name)
+    if name.isascii():
+        others = session.scalars(select(UserRow.name).where(UserRow.name.op("GLOB")(_NOT_ASCII)))
+    else:
+        others = session.scalars(select(UserRow.name))
+    for other in others:
+        if looks_of(other) == looks:
+            message = f"the user name '{name}' looks like '{other}', which is taken"
+            raise Conflict(message, param="username", code="name_taken")
 
 
 def find_user(session: Session, name: str) -> UserRow | None:
     """The user with that name, in upper or lower case; ``None`` if there is none."""
-    if _NAME.fullmatch(name) is None:
+    try:
+        name = user_name(name)
+    except InvalidRequest:
         return None
-    return session.scalar(select(UserRow).where(UserRow.name == name))
+    row = session.scalar(select(UserRow).where(UserRow.name == name))
+    if row is not None or name.isascii():
+        return row
+    account = account_of(name)  # SQLite knows upper and lower case of ASCII only
+    rows = session.scalars(select(UserRow).where(UserRow.name.op("GLOB")(_NOT_ASCII)))
+    return next((row for row in rows if account_of(row.name) == account), None)
 
 
 def require_user(session: Session, name: str) -> UserRow:

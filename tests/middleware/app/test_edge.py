@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 import requests
 from upstream import Upstream
 
-from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.access_log import AccessLog, readable
 
 
 @pytest.fixture
@@ -225,6 +226,34 @@ def test_the_access_log_is_one_line_of_json_without_secrets(up: Upstream, upstre
     assert running.key not in err
     assert "sk-in-the-query" not in err
     assert "sk-upstream" not in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_lines_for_people(up: Upstream, upstreams: Callable) -> None:
+    with contextlib.redirect_stderr(Terminal()) as log:
+        running = upstreams(up, api={"access_log": True})
+        running.chat()
+        requests.get(f"{running.url}/no\x1b[2Jthing", timeout=5)
+        deadline = time.monotonic() + 20
+        while log.getvalue().count("\n") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    chat, missing = log.getvalue().splitlines()
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d  200  +\d+ ms  POST /v1/chat/completions  root  model=bench deployment=up0/theirs-0", chat
+    )
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  404  +\d+ ms  GET /no\ufffd\[2Jthing(  error=\w+)?", missing)
+
+
+def test_a_line_for_people_names_the_request_that_failed_and_lines_that_were_dropped() -> None:
+    line = {"time": 0.0, "request_id": "r-1", "method": "GET", "path": "/x", "status": 502, "ms": 1.25, "error": "a"}
+    assert readable({**line, "user": "张伟"}).endswith("  502       1 ms  GET /x  张伟  request_id=r-1 error=a\n")
+    dropped = readable({"time": 0.0, "event": "access_log_dropped", "lines": 3})
+    assert dropped.endswith("  event=access_log_dropped lines=3\n")
 
 
 def test_the_log_says_why_an_upstream_could_not_be_read(up: Upstream, upstreams: Callable) -> None:

@@ -183,7 +183,7 @@ def test_names_are_unique_in_upper_and_lower_case(accounts: Accounts, root: str,
     assert principal(accounts, accounts.sessions.login("Root", password).access_token).user == "root"
 
 
-@pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "ä", "x" * 65, "a\n", "a'--"])
+@pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "ä/b", "x" * 65, "a\n", "a'--"])
 def test_strange_names_are_refused(accounts: Accounts, password: str, name: str) -> None:
     with pytest.raises(InvalidRequest, match="user name has 1 to 64"):
         accounts.users.add(name, password)
