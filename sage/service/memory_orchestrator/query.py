@@ -93,9 +93,8 @@ class Period(NamedTuple):
         return cls(start, end)
 
     def __contains__(self, time: object) -> bool:
-        return isinstance(time, float) and (time if self.start is None else self.start) <= time <= (
-            time if self.end is None else self.end
-        )
+        assert isinstance(time, int | float)
+        return (self.start is None or time >= self.start) and (self.end is None or time <= self.end)
 
     def filter(self) -> dict[str, float]:
         bounds = {"$gte": self.start, "$lte": self.end}

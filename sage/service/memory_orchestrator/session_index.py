@@ -13,12 +13,12 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sage.errors import SageError
 from sage.service.memory_orchestrator.collection import MemoryCollection
 from sage.service.memory_orchestrator.records import NEVER, MemoryScope
-from sage.service.memory_orchestrator.write_log import AddedMemory, CollectionRevision, WriteLog
+from sage.service.memory_orchestrator.write_log import AddedMemory, CollectionRevision, Mark, WriteLog
 
 _TTL = 7 * 86400.0
 """Seconds that an entry is kept without being derived again."""
@@ -33,6 +33,11 @@ Sessions = Mapping[str, Sequence[Any]]
 Turns = Sequence[Sequence[Any]]
 """``[id, type, created, derived]`` of each current memory of a session, in the order in which they were stored."""
 _WithNew = Callable[[Any, Sequence[AddedMemory]], Any]
+
+
+class _State(NamedTuple):
+    mark: Mark
+    revision: CollectionRevision
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,11 @@ class SessionIndex:
             times = self._collection.times_by(scope, now, "session")
             return {name: [*times[name]] for name in sorted(times)}
 
-        current = self._collection.revision(scope.tenant)
-        if current is None:
+        state = self._state_of(scope.tenant)
+        if state is None:
             return derive()
         sessions: Sessions = self._read(
-            scope, self._sessions_key(scope), now, current,
+            scope, self._sessions_key(scope), now, state,
             lambda: _Derived(derive(), self._collection.first_expiry(scope, now)), _with_sessions,
         )  # fmt: skip
         return sessions
@@ -86,10 +91,10 @@ class SessionIndex:
             added = [[one.id, one.type, one.created, one.derived] for one in new if one.session == session]
             return turns if turns is None or not added else sorted([*turns, *added], key=lambda turn: float(turn[2]))
 
-        current = self._collection.revision(scope.tenant)
-        if current is None:
+        state = self._state_of(scope.tenant)
+        if state is None:
             return None
-        turns: Turns | None = self._read(scope, self._turns_key(scope, session), now, current, derive, with_turns)
+        turns: Turns | None = self._read(scope, self._turns_key(scope, session), now, state, derive, with_turns)
         return turns
 
     def forget(self, scope: MemoryScope, sessions: Sequence[str]) -> None:
@@ -100,12 +105,18 @@ class SessionIndex:
     def state(self) -> dict[str, Any]:
         return {"rebuilt": self._rebuilt, "error": self._error}
 
+    def _state_of(self, tenant: str) -> _State | None:
+        """``None`` means that there is no collection, or that its engine cannot tell whether it was changed."""
+        mark = self.log(tenant).mark()  # before the revision is read
+        current = self._collection.revision(tenant)
+        return None if current is None else _State(mark, current)
+
     def _read(
         self,
         scope: MemoryScope,
         key: str,
         now: float,
-        current: CollectionRevision,
+        state: _State,
         derive: Callable[[], _Derived],
         with_new: _WithNew,
     ) -> Any:
@@ -113,7 +124,9 @@ class SessionIndex:
         entry = self._kept(scope.tenant, key)
         if entry is not None and entry["at"] <= now < entry["until"]:
             revision = CollectionRevision(*entry["revision"])
-            new = self.log(scope.tenant).since(revision, current, ours=entry["writer"] == self._writer)
+            new = self.log(scope.tenant).since(
+                revision, state.mark, state.revision, ours=entry["writer"] == self._writer
+            )
             if new == []:
                 return entry["value"]
             if new is not None:
@@ -121,24 +134,24 @@ class SessionIndex:
                 until = min((memory.expires for memory in of_scope), default=NEVER)
                 if now < until:
                     value = with_new(entry["value"], of_scope)
-                    self._keep(scope.tenant, key, value, current, entry["at"], min(until, entry["until"]))
+                    self._keep(scope.tenant, key, value, state.revision, entry["at"], min(until, entry["until"]))
                     return value
-        return self._rebuild(scope, key, current, now, derive)
+        return self._rebuild(scope, key, state.revision, now, derive)
 
     def _rebuild(
-        self, scope: MemoryScope, key: str, current: CollectionRevision, now: float, derive: Callable[[], _Derived]
+        self, scope: MemoryScope, key: str, before: CollectionRevision, now: float, derive: Callable[[], _Derived]
     ) -> Any:
         self._rebuilt += 1
         derived = derive()
         for _ in range(_ATTEMPTS):
-            after = self._collection.revision(scope.tenant)
-            if after == current:
-                self.log(scope.tenant).settle(current)
-                self._keep(scope.tenant, key, derived.value, current, now, derived.until)
+            state = self._state_of(scope.tenant)
+            if state is None:
                 break
-            if after is None:
+            if state.revision == before:
+                self.log(scope.tenant).settle(*state)
+                self._keep(scope.tenant, key, derived.value, before, now, derived.until)
                 break
-            current, derived = after, derive()
+            before, derived = state.revision, derive()
         return derived.value
 
     def _kept(self, tenant: str, key: str) -> dict[str, Any] | None:

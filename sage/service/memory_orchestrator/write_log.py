@@ -39,13 +39,21 @@ class AddedMemory:
         )  # fmt: skip
 
 
-class WriteLog:
-    """The new memories of one tenant, complete or empty. Safe to use from several threads.
+class Mark(NamedTuple):
+    """How far a log had come: ``length`` entries of its life number ``life``."""
 
-    Each entry added one row or more, so the entries since a revision are all that has happened since, by any process,
-    exactly when they are as many as the rows that the sequence has counted. All other writes are not entered: then
-    the numbers differ, and the log begins anew. An entry is announced before its write, by :meth:`begin`: when the log
-    began anew in between, it cannot tell on which side of the beginning the write was, and begins anew again.
+    life: int
+    length: int
+
+
+class WriteLog:
+    """The new memories of one tenant since a revision, its base. Safe to use from several threads.
+
+    An entry is announced by :meth:`begin` before its write, and added after it; each write adds one row or more. So
+    the entries up to a mark are all that has happened to the collection since the base, by any process, exactly when
+    they are as many as the rows that the sequence, read after the mark was taken, has counted since. All other writes
+    are not entered: then the numbers differ, and the log begins anew. An entry whose log began anew during its write
+    may belong to either side of the beginning, so the log begins anew once more.
     """
 
     def __init__(self) -> None:
@@ -67,37 +75,43 @@ class WriteLog:
             elif self._base is not None:
                 self._entries.append(entry)
 
-    def settle(self, current: CollectionRevision) -> None:
-        """From now on the log begins at ``current`` at the latest."""
+    def mark(self) -> Mark:
+        """To be taken before the revision is read that it is compared with."""
         with self._lock:
-            if not self._reaches(current):
+            return Mark(self._life, len(self._entries))
+
+    def settle(self, mark: Mark, current: CollectionRevision) -> None:
+        """Something was derived from the collection at ``current``."""
+        with self._lock:
+            if not self._is_complete(mark, current):
                 self._begin_anew(current)
 
     def since(
-        self, revision: CollectionRevision, current: CollectionRevision, *, ours: bool
+        self, revision: CollectionRevision, mark: Mark, current: CollectionRevision, *, ours: bool
     ) -> list[AddedMemory] | None:
         """All that happened to the collection between ``revision`` and ``current``; ``None`` means unknown. ``ours``
         tells whether this process itself has settled on ``revision``: the order of entries is that in which they were
-        reported here, and need not be the one in which others saw them."""
+        added here, and need not be the one in which others saw them."""
+        if revision == current:
+            return []
         with self._lock:
-            if not self._reaches(current):
-                self._begin_anew(current)
-            if revision == current:
-                return []
+            if not self._is_complete(mark, current):
+                return None
             base = self._base
-            if base is None or revision.collection != base.collection:
-                return None
+            assert base is not None
             start = revision.sequence - base.sequence
-            if not 0 <= start <= len(self._entries) or (start > 0 and not ours):
+            if revision.collection != base.collection or not 0 <= start <= mark.length or (start > 0 and not ours):
                 return None
-            return self._entries[start:]
+            return self._entries[start : mark.length]
 
-    def _reaches(self, current: CollectionRevision) -> bool:
+    def _is_complete(self, mark: Mark, current: CollectionRevision) -> bool:
+        """Whether the entries up to ``mark`` are all that happened between the base and ``current``."""
         base = self._base
         return (
             base is not None
+            and mark.life == self._life
             and base.collection == current.collection
-            and base.sequence + len(self._entries) == current.sequence
+            and base.sequence + mark.length == current.sequence
         )
 
     def _begin_anew(self, base: CollectionRevision | None) -> None:

@@ -118,7 +118,8 @@ def test_a_server_serves_several_services_and_its_death_is_said_within_seconds(t
 
             two.drop("default")
             with pytest.raises(NotFound, match="no collection 'default'; there are none yet"):
-                one.search([1, 0])
+                one.search([1, 0], collection="default")
+            assert one.search([1, 0]) == []
             two.add([{"id": "new", "vector": [1, 0, 0]}])
             assert ids(one.search([1, 0, 0])) == ["new"]
             two.drop("default")
