@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from model_hub import ModelHub
+from project import ROOT
 from sage_process import SAGE, Sage, environment, sage, serving
 from tiny_gguf import write_llama, write_parrot
 
@@ -85,7 +86,7 @@ def test_a_gateway_pulls_for_the_command(run: Sage, env: dict[str, str], tmp_pat
         done = run("models", "pull", f"hf:{REPO}", SAGE_URL=server.url)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("tiny: pulled (")
-        assert done.stderr.splitlines()[:2] == ["tiny-q4_k_m.gguf (106 KiB)", "pulling tiny-q4_k_m.gguf (106 KiB)"]
+        assert done.stderr.splitlines()[:2] == ["tiny-q4_k_m.gguf", "pulling tiny-q4_k_m.gguf (106 KiB)"]
         answer = run("generate", "tiny", "hi", SAGE_URL=server.url)
         assert (answer.returncode, answer.stdout) == (0, "Hello there, friend.\n")
         chat = sage(["chat", "tiny"], {**env, "SAGE_URL": server.url}, cwd=tmp_path, stdin="hi\n")
@@ -163,6 +164,15 @@ def _wait_for_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_without_the_extra(run: Sage, tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "huggingface_hub.py").write_text("raise ImportError")
+    done = run("models", "pull", f"hf:{REPO}", PYTHONPATH=f"{tmp_path / 'without'}:{ROOT}")
+    assert done.returncode == 1
+    assert "pulling models from a hub needs the extra 'local': pip install" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_repository_without_its_hub_is_told(run: Sage, env: dict[str, str], tmp_path: Path) -> None:
     with serving([], env, tmp_path) as server:
         done = run("models", "pull", REPO, SAGE_URL=server.url)
@@ -223,12 +233,12 @@ def test_recommend_counts_the_memory_budget(run: Sage) -> None:
     first, head, *rows = done.stdout.splitlines()
     assert first == "llm.memory_budget lets models take 1.0 GiB of memory."
     assert head.split() == ["MODEL", "FILE", "MEMORY", "FITS", "LANG", "LICENCE"]
-    assert max(map(len, (head, *rows[:-3]))) <= 80
+    assert max(map(len, (head, *rows[:-4]))) <= 80
     table = {row.split()[0]: row for row in rows if row.startswith("hf:")}
     assert " yes " in table["hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF"]
     assert " no " in table["hf:Qwen/Qwen3-8B-GGUF"]
     assert "The largest that fits well: sage models pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF" in rows
-    assert "2026-11" in rows[-1]
+    assert "2026-11" in rows[-2]
     told = json.loads(run("models", "recommend", "--json").stdout)
     assert told["as_of"] == "2026-11"
     assert {"source", "size", "memory", "fits"} <= set(told["models"][0])

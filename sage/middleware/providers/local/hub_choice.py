@@ -62,11 +62,6 @@ class Choice:
         """The path of the first part, which stands for the whole model."""
         return self.files[0].path
 
-    @property
-    def size(self) -> int | None:
-        sizes = [file.size for file in self.files]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
 
 def is_source(name: str) -> bool:
     """Whether ``name`` is of a hub, and not a model's name."""

@@ -121,7 +121,7 @@ def _pull(source: HubSource, directory: Path) -> dict[str, Any]:
     targets = [place / file.path for file in files]
     _say(chosen={"name": default_name(source, choice), "path": str(targets[0].relative_to(directory))})
     _check_disk(place, files, targets)
-    _step(_chosen_text(choice), None, choice.size)
+    _step(_chosen_text(choice))
     for file, target in zip(files, targets, strict=True):
         _get(hub, source, file, target)
     head = read_gguf(targets[0])
@@ -201,6 +201,7 @@ def _fetch(hub: Hub, source: HubSource, file: RepoFile, part: Path) -> None:
             ) from exc
         opened.flush()
         os.fsync(opened.fileno())
+        _step(f"pulling {file.path}", opened.tell(), file.size)
 
 
 def _part(file: RepoFile, target: Path) -> Path:
