@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.middleware.retrieval import VectorStore
-from sage.middleware.retrieval.embedding.builtin import builtin_embedder
+from sage.middleware.retrieval.embedding.builtin import builtin_embedder, kind_for
 from sage.middleware.retrieval.embedding.protocols import Embedder
 
 DEPTH = 10
@@ -79,11 +79,12 @@ def _discounted(gains: Sequence[float]) -> float:
 def measure(judged: Judged, limit: int | None) -> tuple[Quality, NDArray[np.float32] | None]:
     """All modes and fusions with the default embedder, and the documents' vectors where there is one. ``limit``: only
     so many queries."""
-    embedder = builtin_embedder("auto")
+    kind = kind_for(judged.texts)
+    embedder = None if kind is None else builtin_embedder(kind.name)
     queries = dict(list(judged.queries.items())[:limit])
     quality = Quality(judged.name, len(judged.ids), len(queries))
     vectors = None if embedder is None else embedder.embed(judged.texts)
-    with VectorStore(embedder=None if embedder is None else "auto") as store:
+    with VectorStore(embedder=None if kind is None else kind.name) as store:
         for start in range(0, len(judged.ids), 1000):
             part = slice(start, start + 1000)
             given = None if vectors is None else vectors[part]

@@ -59,3 +59,14 @@ def test_over_http_a_collection_of_both_ways_of_making_gets_it(running: Running)
         assert warning.startswith(f"most documents of collection '{name}' are not in English, so 'local-multilingual'")
         assert "warnings" not in running.post(f"/collections/{name}/documents", documents).json()
         assert running.get(f"/collections/{name}").json()["embedder"] == "local/multilingual-e5-small-q4"
+
+
+def test_a_collection_without_an_embedder_gets_the_one_for_what_it_has(running: Running, run: Sage) -> None:
+    assert running.post("/collections", {"name": "kb", "embedder": "none"}).status_code == 201
+    documents = {"documents": [{"text": text} for text in TEXTS.values()]}
+    assert running.post("/collections/kb/documents", documents).status_code == 200
+    done = run("collections", "reembed", "kb", "auto")
+    assert done.returncode == 0, done.stderr
+    assert running.get("/collections/kb").json()["options"]["embedder"] == "local-multilingual"
+    results = running.post("/search", {"collection": "kb", "query": "上班通勤方式"}).json()["results"]
+    assert results[0]["text"] == TEXTS["commute.txt"]
