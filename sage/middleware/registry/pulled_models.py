@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sage.errors import ConfigError, Conflict
 from sage.middleware.dispatch.deployment import PublicModel
+from sage.middleware.engines.machine_memory import machine_memory
 from sage.middleware.providers.base import Provider, PullProgress
 from sage.middleware.settings.settings import DeploymentSettings
 from sage.middleware.settings.settings import Model as ModelSettings
@@ -91,8 +92,11 @@ class PulledModels:
             self._table.check_free(chosen)
             return chosen
 
+        warning = None
         async with aclosing(provider.model_files.pull(source, accept, options)) as steps:
             async for step in steps:
+                if warning is None and (warning := _memory_warning(step.total)) is not None:
+                    yield PullProgress(warning)
                 if step.model is not None:
                     self._table.forget(provider, step.model)  # another content may be in its place
                     self._names -= {step.model}
@@ -110,3 +114,14 @@ class PulledModels:
         await self._provider.model_files.remove(name)
         self.refresh()
         return True
+
+
+def _memory_warning(size: int | None) -> str | None:
+    """What to say of a file of so many bytes, if it is larger than this machine's memory."""
+    memory = machine_memory()
+    if size is None or memory is None or size <= memory:
+        return None
+    return (
+        f"its file has {size / 2**30:.1f} GiB, and this machine lets programs take {memory / 2**30:.1f} GiB of memory: "
+        "it will not run well here"
+    )

@@ -107,6 +107,16 @@ def test_what_ends_an_answer_early_is_told(env: dict[str, str], up: Upstream, tm
     assert done.stderr == "(the answer reached its limit of tokens)\n"
 
 
+def test_what_a_model_thinks_is_no_part_of_its_answer(env: dict[str, str], up: Upstream, tmp_path: Path) -> None:
+    thought = chat_chunk(None)
+    thought["choices"][0]["delta"] = {"reasoning_content": "They greet me."}
+    up.stream([thought, chat_chunk("Hello!"), chat_chunk(None, "stop")], times=1)
+    says(up, "Fine.")
+    done = sage(["chat", "bench"], env, cwd=tmp_path, stdin="hi\nhow are you?\n")
+    assert (done.stdout, done.stderr) == ("Hello!\nFine.\n", "")
+    assert sent(up)[1][1] == ("assistant", "Hello!")
+
+
 class Terminal:
     """``sage chat`` on a terminal."""
 

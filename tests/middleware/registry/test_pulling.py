@@ -262,6 +262,28 @@ def test_a_model_that_changed_at_the_hub_is_pulled_anew(hub: ModelHub, running: 
     assert says(running, "tiny") == "Later words."
 
 
+def test_a_pull_again_changes_how_a_model_is_started(hub: ModelHub, running: Running, tmp_path: Path) -> None:
+    hub.put(REPO, "tiny-q4_k_m.gguf", parrot(tmp_path, "Short."))
+    pull(running)
+    assert says(running, "tiny") == "Short."
+    pull(running, context=64)
+    long = running.post("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "x " * 90}]})
+    assert long.json()["error"]["code"] == "context_length_exceeded"
+    assert len(hub.downloads()) == 1
+
+
+def test_an_answer_that_runs_outlives_its_model(hub: ModelHub, running: Running, tmp_path: Path) -> None:
+    hub.put(REPO, "tiny-q4_k_m.gguf", write_llama(tmp_path / "llama.gguf").read_bytes())
+    pull(running)
+    answer = running.chat("tiny", stream=True, max_tokens=600, ignore_eos=True)
+    lines = answer.iter_lines(chunk_size=1)
+    while b'"content":' not in next(lines):
+        pass
+    assert running.request("DELETE", "/models/tiny").status_code == 204
+    assert running.chat("tiny").status_code == 404
+    assert [line for line in lines if line][-1] == b"data: [DONE]"
+
+
 def test_a_split_model_and_one_of_modelscope(hub: ModelHub, running: Running, tmp_path: Path) -> None:
     write_parrot(tmp_path / "split-q4_k_m.gguf", "All of me.", split=9)
     parts = sorted(tmp_path.glob("split-q4_k_m-*-of-*.gguf"))
