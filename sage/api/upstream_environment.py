@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from sage.api.stream import Stream
 from sage.api.upstream_names import warn_of_name
+from sage.kernels.runtime.services.callers import ServiceCaller, ServiceProxy
 from sage.kernels.runtime.streams.plan import PipelinePlan
 
 
@@ -14,6 +15,9 @@ class _RenamedMethods(Protocol):
     _plan: PipelinePlan
 
     def register_service(self, name: str, service: Any, /, *args: Any, **kwargs: Any) -> None: ...
+
+    @property
+    def call_service(self) -> ServiceCaller: ...
 
     def from_batch(self, records: Any, *args: Any, **options: Any) -> Stream: ...
 
@@ -35,6 +39,11 @@ class UpstreamEnvironment:
         """``register_service``."""
         warn_of_name("register_service_factory", "env.register_service(name, factory)")
         self.register_service(name, factory)
+
+    def get_service_proxy(self: _RenamedMethods, service_name: str) -> ServiceProxy:
+        """``call_service``, while the services run."""
+        warn_of_name("get_service_proxy", "env.call_service[name]")
+        return self.call_service[service_name]
 
     def set_console_log_level(self, level: str) -> None:
         """The level of the logger ``sage``."""

@@ -345,6 +345,27 @@ class OldNothing(BaseServiceTask):
 # All of it together, as the guide of upstream SAGE has it
 
 
+def test_the_packages_of_the_services_have_their_names() -> None:
+    from sage.service.kv import create_kv_service_factory as from_kv
+    from sage.service.vdb import VDBService as VDBServiceOfPackage
+    from sage.service.vdb import create_vdb_service_factory as from_vdb
+
+    assert (from_kv, from_vdb) == (create_kv_service_factory, create_vdb_service_factory)
+    assert VDBServiceOfPackage is VDBService
+    with pytest.raises(ImportError):
+        from sage.service.kv import nothing  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_a_proxy_of_the_environment() -> None:
+    env = LocalEnvironment("proxy")
+    env.register_service("kv_service", create_kv_service_factory())
+    with env:
+        with warned(r"env.call_service\[name\]"):
+            kv = env.get_service_proxy("kv_service")
+        assert kv.put("k", 1) is True
+        assert kv.get("k") == 1
+
+
 def test_the_guides_way_through_the_services(tmp_path: Path) -> None:
     env = LocalEnvironment("guide", {})
     with warnings.catch_warnings():

@@ -28,7 +28,12 @@ from sage.kernels.runtime.ray.remote_service import find_service
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
 from sage.kernels.runtime.services.calls import RemoteTraceback, ServiceCall
 from sage.kernels.runtime.services.registry import ServiceStartFailed
-from sage.service import KVService, create_kv_service_factory
+from sage.service import (
+    KVService,
+    create_kv_service_factory,
+    create_memory_service_factory,
+    create_vdb_service_factory,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 SECONDS = 30.0
@@ -176,6 +181,38 @@ def test_a_service_runs_in_a_process_of_its_own_behind_a_token(env: RayEnvironme
     assert descriptions["store"]["class"] == "Store"
     assert descriptions["three"]["replicas"] == descriptions["three"]["health"]["replicas_answering"] == 3
     assert descriptions["kv"]["statistics"]["calls"] == 2
+
+
+class OldStyle(BaseServiceTask):
+    """A service as upstream SAGE's guides write it."""
+
+    def __init__(self, service_factory: Any, ctx: Any = None) -> None:
+        super().__init__(service_factory, ctx)
+        self.start = service_factory.config["start"]
+
+    def add(self, amount: int) -> int:
+        kv = self.ctx.service_manager.get_service_proxy("kv_service")
+        kv.put("total", self.start + amount)
+        return int(self.call_service["kv_service"].get("total"))
+
+
+def test_a_memory_finds_the_registered_services_and_old_services_their_context(
+    env: RayEnvironment, ray_config: dict[str, Any]
+) -> None:
+    with pytest.warns(DeprecationWarning, match="platform"):
+        other = LocalEnvironment("upstream", ray_config, platform="remote")
+    other.register_service("memory_service", create_memory_service_factory(embedder=None))
+    other.register_service("kv_service", create_kv_service_factory())
+    other.register_service("vdb_service", create_vdb_service_factory())
+    with pytest.warns(DeprecationWarning, match=r"takes \(service_factory, ctx\)"):
+        other.register_service("old", OldStyle, config={"start": 40})
+    with other:
+        memory = other.call_service["memory_service"]
+        memory.store_memory("s", "text", [1.0, 0.0])
+        assert [(one["session_id"], one["memories"]) for one in memory.list_sessions()] == [("s", 1)]
+        assert other.call_service["vdb_service"].collections() == ["memory"]
+        assert len(other.call_service["kv_service"].list_keys("memory/memory/sessions/")) == 1
+        assert other.call_service["old"].add(2) == 42
 
 
 def test_errors_arrive_as_what_was_raised(env: RayEnvironment) -> None:

@@ -1,0 +1,15 @@
+"""The vector service. Its names can be imported from here as from :mod:`sage.service`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sage.service
+
+_NAMES = ("VDBService", "create_vdb_service_factory")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(sage.service, name)
