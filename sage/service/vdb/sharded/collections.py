@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, Unavailable, Unsupported
+from sage.middleware.retrieval.automatic_embedder import language_warning
 from sage.middleware.retrieval.collection import Collection
 from sage.middleware.retrieval.collections import EXISTS, Collections, made_with
-from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for, kind_for_all
+from sage.middleware.retrieval.embedding.builtin import AUTO, kind_for, kind_for_all, kind_named
 from sage.middleware.retrieval.embedding.kind import EmbedderKind
 from sage.middleware.retrieval.embedding.protocols import Embedder, Models
 from sage.middleware.retrieval.embedding.registry import embedder_mismatch
 from sage.middleware.retrieval.snapshots import SnapshotReader, check_room
+from sage.middleware.retrieval.text.languages import prevailing_language
 from sage.middleware.retrieval.types.documents import NewDocument, Written
 from sage.middleware.settings.retrieval import CollectionOptions, Retrieval
 from sage.service.vdb.sharded.collection import ShardedCollection, check_shardable
@@ -75,10 +77,16 @@ class TenantCollections:
             return self._single.create_with(tenant, name, documents)
         written: list[Written] = []
         texts = [str(document.get("text")) for document in documents if document.get("vector") is None]
-        options = _with_embedder(self._single.options_of(None), lambda: kind_for(texts))
+        wanted = self._single.options_of(None)
+        options = _with_embedder(wanted, lambda: kind_for(texts))
         manifest = self._new_manifest(name, options, count)
         self._create(tenant, name, manifest, lambda collection: written.append(collection.add(documents)))
-        return written[0]
+        kind = kind_named(options.embedder) if wanted.embedder == AUTO else None
+        if kind is None or kind.knows(prevailing_language(texts)):
+            return written[0]
+        warning = language_warning(name, kind, "make the collection anew")
+        _log.warning("%s", warning)
+        return replace(written[0], warnings=[warning])
 
     def open(self, tenant: str, name: str, *, create: bool = False) -> AnyCollection:
         """Raises :class:`NotFound` (code ``collection_not_found``). The caller does not close it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sage.errors import InvalidRequest, NotFound, Unavailable
+from sage.middleware.retrieval.embedding import builtin
 from sage.middleware.retrieval.embedding.registry import ModelsByName
 from sage.middleware.settings.retrieval import Retrieval
 from sage.service.vdb.sharded.collections import TenantCollections
@@ -26,8 +27,8 @@ class Killed(BaseException):
 def opened(tmp_path: Path) -> Iterator[Open]:
     with ExitStack() as stack:
 
-        def open_collections(**limits: int) -> TenantCollections:
-            settings = Retrieval.model_validate({"shards": 2, "defaults": {"embedder": "none"}, "limits": limits})
+        def open_collections(embedder: str = "none", **limits: int) -> TenantCollections:
+            settings = Retrieval.model_validate({"shards": 2, "defaults": {"embedder": embedder}, "limits": limits})
             collections = TenantCollections(tmp_path, settings, ModelsByName(None, None), ShardHosting())
             stack.callback(collections.close)
             return collections
@@ -115,3 +116,16 @@ def test_a_request_may_spread_a_collection_over_so_many_shards(opened: Open) -> 
         collections.create("t", "c", shards=2)
     collections.create("t", "c")
     assert collections.outline("t", "c")["shards"] == 2  # the configuration's own number
+
+
+@pytest.mark.slow
+def test_an_embedder_that_does_not_know_the_documents_language_is_told(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builtin, "KINDS", builtin.KINDS[:1])
+    collections = opened("auto")
+    (warning,) = collections.create_with("t", "zh", [{"text": "猫在沙发上睡觉。"}]).warnings
+    assert "not in English" in warning
+    assert "embed-multilingual" in warning
+    assert collections.create_with("t", "en", [{"text": "The cat sleeps on the sofa."}]).warnings == []
+    assert collections.open("t", "zh").options.embedder == "local"
