@@ -25,6 +25,9 @@ _ROOMS = (
     "sage/middleware/auth",
     "sage/middleware/app/server.py",
     "sage/middleware/app/config_check.py",
+    "sage/middleware/registry",  # what a gateway answers most often, and the command line passes on
+    "sage/middleware/dispatch/refusal.py",
+    "sage/middleware/retrieval/collections.py",
 )
 _MARKS = ("_", "N_")
 _OTHER_ERRORS = {"BadParameter", "UsageError", "ValueError", "_failed", "Unreadable", "Finding"}
@@ -56,6 +59,30 @@ _FRAMEWORK = (
     "'{value}' is not one of {values}.",
     "{value} is not in the range {range}.",
 )
+# What the operating system and pydantic say within errors of ours.
+_CAUSES = (
+    "[Errno {number}] {reason}",
+    "No such file or directory",
+    "Permission denied",
+    "Is a directory",
+    "Not a directory",
+    "File exists",
+    "No space left on device",
+    "Read-only file system",
+    "Connection refused",
+    "Name or service not known",
+    "Input should be a valid integer",
+    "Input should be a valid integer, unable to parse string as an integer",
+    "Input should be a valid number",
+    "Input should be a valid number, unable to parse string as a number",
+    "Input should be a valid boolean",
+    "Input should be a valid boolean, unable to interpret input",
+    "Input should be a valid string",
+    "Input should be a valid list",
+    "Input should be greater than or equal to {least}",
+    "Input should be less than or equal to {most}",
+    "Field required",
+)
 
 
 def messages() -> dict[str, list[str]]:
@@ -75,7 +102,7 @@ def _help_pages() -> Iterator[tuple[str, str]]:
 
     for command in walk(get_command(app)):
         yield from ((f"sage {command.name} --help", text) for _, _, text in texts(command))
-    yield from (("typer", text) for text in (*_FRAMEWORK, *page_texts()) if text)
+    yield from (("typer", text) for text in (*_FRAMEWORK, *_CAUSES, *page_texts()) if text)
 
 
 def _in_code() -> Iterator[tuple[str, str]]:
