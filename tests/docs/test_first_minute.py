@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 import requests
-from ports import free_port
+from readme import READMES, blocks, python_with, run_service_and_request
 from sage_process import ROOT, SAGE, Serving, children, environment, sage, serving, wait_gone
 from upstream import Upstream
 
@@ -116,8 +114,7 @@ def test_the_sdk_plain_and_streaming(server: Serving, place: Path, env: dict[str
 
 def test_the_readmes_sdk_example_runs_as_written(server: Serving, place: Path, env: dict[str, str]) -> None:
     key = sage(["key", "add", "--user", "me"], env, cwd=place).stdout.strip()
-    code = next(block for block in readme_blocks() if "import openai" in block)
-    code = code.replace("http://127.0.0.1:8000", server.url)  # the one that listens on a free port
+    code = python_with("import openai").at(server.url)
     done = subprocess.run(
         [sys.executable, "-c", code], env={**env, "SAGE_API_KEY": key}, capture_output=True, text=True, timeout=60
     )
@@ -269,60 +266,16 @@ def test_a_killed_gateway_leaves_no_engine(place: Path, env: dict[str, str]) -> 
         wait_gone(family)
 
 
-def readme_blocks() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"```python\n(.*?)```", text, re.S)
-
-
 def test_the_readmes_of_both_languages_have_the_same_code() -> None:
-    blocks = [
-        re.findall(r"```(?:python|yaml)\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
-        for name in ("README.md", "README.zh-CN.md")
-    ]
-    assert len(blocks[0]) >= 4
-    assert blocks[0] == blocks[1]
-
-
-def port_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    english, chinese = ([block for block in blocks(name) if block.language in ("python", "yaml")] for name in READMES)
+    assert len(english) >= 4
+    assert english == chinese
 
 
 def test_the_readmes_python_examples_run_as_written(place: Path, env: dict[str, str]) -> None:
     """The service in one program, the request in another, with an upstream that has gpt-3.5-turbo."""
-    service = next(block for block in readme_blocks() if "LLMService" in block)
-    request = next(block for block in readme_blocks() if block.startswith("import requests"))
-    if not port_free(8000):  # something else of this machine's is there: the examples move, else they stand as written
-        port = free_port()
-        service = service.replace("service.start()", f"service.start(port={port})")
-        request = request.replace(":8000", f":{port}")
     with Upstream() as up:
         vendor = {**env, "OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": up.url}
-        program = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", service + "\nprint('started', flush=True)"],
-            env=vendor,
-            cwd=place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert program.stdout is not None
-        try:
-            assert program.stdout.readline() == "started\n"
-            done = subprocess.run([sys.executable, "-c", request], capture_output=True, text=True, timeout=30)
-            assert done.stdout == "Hello, how are you?\n", done.stderr
-            assert up.requests[0].body["model"] == "gpt-3.5-turbo"
-            assert up.requests[0].body["max_tokens"] == 100
-            program.send_signal(signal.SIGINT)
-            _, errors = program.communicate(timeout=20)
-            assert program.returncode == 0
-            assert "Traceback" not in errors
-        finally:
-            if program.poll() is None:
-                program.kill()
-                program.communicate()
+        assert run_service_and_request([sys.executable], vendor, place) == "Hello, how are you?\n"
+        assert up.requests[0].body["model"] == "gpt-3.5-turbo"
+        assert up.requests[0].body["max_tokens"] == 100

@@ -9,7 +9,7 @@ IMAGE_STORAGE          storage driver of both tools, such as ``vfs`` (default: t
 IMAGE_ISOLATION        buildah's isolation (default: ``chroot``)
 IMAGE_BUILD_FLAGS      more flags of ``buildah build``
 IMAGE_PODMAN_FLAGS     flags of ``podman`` itself, such as ``--cgroup-manager cgroupfs``
-IMAGE_RUN_FLAGS        more flags of ``podman run``, such as ``--ulimit nofile=20000:20000``
+IMAGE_RUN_FLAGS        more flags of ``podman run``, such as ``--ulimit host``
 IMAGE_NETWORK          ``host``: the containers share the host's network, and the gateway listens on its loopback
 IMAGE_REMOVE           ``1``: the images and the stages of their build go too at the end
 PIP_CERT               a certificate file for the build's downloads, handed in as a build secret

@@ -59,17 +59,23 @@ class Serving:
 
 @contextmanager
 def serving(
-    arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout: float = 30, *, files: int | None = None
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout: float = 30,
+    *,
+    files: int | None = None,
+    command: Sequence[str] = SAGE,
 ) -> Iterator[Serving]:
     """``sage serve ARGUMENTS…`` from its first line to SIGTERM, after which it must be gone with status 0.
 
-    ``files`` is how many it may have open at most.
+    ``files`` is how many it may have open at most; ``command`` is another ``sage`` than this checkout's.
     """
     limited = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
     log = cwd / "serve.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*limited, *SAGE, "serve", *arguments],
+            [*limited, *command, "serve", *arguments],
             env=dict(env),
             cwd=cwd,
             stdout=subprocess.PIPE,
