@@ -13,6 +13,7 @@ import pytest
 
 from sage.api.local_environment import LocalEnvironment
 from sage.errors import InvalidRequest
+from sage.kernels.runtime.old_names import _log_once
 from sage.kernels.runtime.service.base_service_task import BaseServiceTask
 from sage.service import (
     KVService,
@@ -250,6 +251,19 @@ def test_stats_through_calls_count_the_calls() -> None:
         stats = env.call_service["memory_service"].stats()
         assert (stats["kv_service_name"], stats["vdb_service_name"]) == ("kv_service", "vdb_service")
         assert (stats["max_search_results"], stats["memories"]) == (50, 1)
+
+
+def test_a_call_through_the_queue_logs_its_old_name_once(caplog: pytest.LogCaptureFixture) -> None:
+    env = LocalEnvironment("log")
+    env.register_service("vdb_service", create_vdb_service_factory())
+    _log_once.cache_clear()  # another test may have used the name
+    with warned("write 'n_results'"), VDBService() as vdb:
+        vdb.search([1.0], top_k=4)  # type: ignore[call-arg]
+    assert caplog.text == ""  # the warning names the line
+    with env, warned("write 'n_results'"):
+        for _ in range(3):
+            env.call_service["vdb_service"].search([1.0], top_k=3)
+    assert caplog.text.count("search(): 'top_k' is an old name; write 'n_results'") == 1
 
 
 # Services whose __init__ takes (service_factory, ctx)

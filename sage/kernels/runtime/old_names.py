@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 from sage.errors import InvalidRequest
 
+_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 NewName = str | None | Callable[[Any], str]
@@ -16,8 +20,27 @@ NewName = str | None | Callable[[Any], str]
 
 
 def warn_of_old_name(message: str, stacklevel: int = 2) -> None:
-    """A deprecation warning at the caller of the function that calls this."""
+    """A deprecation warning at the caller of the function that calls this.
+
+    Where that is the worker of a service, the line that is to be changed is not on the stack, and Python shows no
+    deprecation warning of a library's line: it is logged, too, once.
+    """
     warnings.warn(f"{message} (docs/migration.md)", DeprecationWarning, stacklevel=stacklevel + 1)
+    if _module_at(stacklevel + 1).startswith("sage.kernels."):
+        _log_once(message)
+
+
+def _module_at(level: int) -> str:
+    """The module of the function so many callers above this one."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and level > 0:
+        frame, level = frame.f_back, level - 1
+    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _log_once(message: str) -> None:
+    _log.warning("%s (docs/migration.md)", message)
 
 
 def renamed(

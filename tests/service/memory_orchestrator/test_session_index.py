@@ -128,6 +128,18 @@ def test_without_registered_services_it_has_stores_of_its_own(tmp_path: Path) ->
                 assert env.call_service["vdb_service"].collections() == []
 
 
+def test_a_memory_that_a_function_makes_uses_services_that_are_registered_after_it() -> None:
+    env = LocalEnvironment("function")
+    env.register_service("memory_service", lambda: MemoryOrchestratorService(embedder=None))
+    env.register_service("vdb_service", create_vdb_service_factory())
+    env.register_service("kv_service", lambda: KVService())
+    with env:
+        env.call_service["memory_service"].store_memory("s", "text", [1.0])
+        stats = env.call_service["memory_service"].stats()
+        assert (stats["kv_service_name"], stats["vdb_service_name"]) == ("kv_service", "vdb_service")
+        assert env.call_service["vdb_service"].collections() == ["memory"]
+
+
 class OtherStore(BaseServiceTask):
     """A service of a user, which has the name and not the methods."""
 

@@ -20,6 +20,8 @@ from sage.kernels.runtime.services.spec import ServiceOptions, ServiceSpec
 _log = logging.getLogger(__name__)
 _LEAST_GRACE = 1.0
 """Seconds that a service has to end its calls when others have used up the grace period."""
+_USED_BY_MANY = ("kv_service", "vdb_service")
+"""What a function makes is not known before it is called; if it is a memory service, it uses these."""
 _HOSTING_OPTIONS = ("max_workers", "queue_size", "replicas", "placement")
 
 
@@ -186,7 +188,8 @@ def _spec(name: str, service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if callable(service):
         options = _take_hosting(kwargs, ())
         make = (lambda: service(*args, **kwargs)) if args or kwargs else service
-        return ServiceSpec(name, None, make, tuple(getattr(service, "needs", ())), ServiceOptions(**options))
+        needs = tuple(getattr(service, "needs", ()))
+        return ServiceSpec(name, None, make, needs, ServiceOptions(**options), _USED_BY_MANY)
     raise InvalidRequest(f"the service '{name}' must be registered by a class or a factory, not {service!r}")
 
 
