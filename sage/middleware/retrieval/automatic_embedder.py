@@ -20,7 +20,7 @@ from sage.middleware.retrieval.reembed import reembed
 from sage.middleware.retrieval.store.store import DocumentStore
 from sage.middleware.retrieval.text.languages import prevailing_language
 
-MOST_DOCUMENTS = 32
+MOST_DOCUMENTS = 100
 """A collection that has more keeps its embedder."""
 _SAMPLE = 200  # documents
 _log = logging.getLogger(__name__)
@@ -42,10 +42,12 @@ class AutomaticEmbedder:
             return []
         identity = self._store.identity
         kind = kind_named(identity.embedder) if identity.automatic and identity.embedder is not None else None
-        stored = self._stored() if kind is not None else None
-        if kind is None or stored is None:
+        if kind is None or self._index.current().documents > MOST_DOCUMENTS:
             self._is_settled = True
             return []
+        if kind.knows(prevailing_language(texts)):
+            return []
+        stored = sample(self._store)
         if kind.knows(prevailing_language(chain(stored, texts))):
             return []
         better = kind_for(chain(stored, texts))
@@ -56,13 +58,6 @@ class AutomaticEmbedder:
                 _log.warning("%s", warning)
             return [warning]
         return self._change(identity.name, better)
-
-    def _stored(self) -> list[str] | None:
-        """The texts of all documents; ``None`` means that there are too many."""
-        with self._store.reading() as reading:
-            if reading.count() > MOST_DOCUMENTS:
-                return None
-            return [row.text for rows in reading.rows(0, vectors=False) for row in rows]
 
     def _change(self, collection: str, kind: EmbedderKind) -> list[str]:
         embedder = self._models.embedder(kind.name)

@@ -119,7 +119,7 @@ def test_a_few_documents_in_english_do_not_decide_for_all(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("both")
 def test_a_larger_collection_keeps_its_embedder() -> None:
     with VectorStore() as store:
-        store.add_documents([f"The cat number {n} sleeps on the sofa." for n in range(40)])
+        store.add_documents([f"The cat number {n} sleeps on the sofa." for n in range(101)])
         store.add_documents(CHINESE * 100)
         assert embedder_of(store)[1] == "local"
 
