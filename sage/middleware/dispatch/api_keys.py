@@ -12,7 +12,7 @@ _REFUSED_FOR = 60.0
 class ProviderQuota:
     """What all deployments of one provider share: its bound on running requests, and its keys."""
 
-    __slots__ = ("in_flight", "limit", "refused_until")
+    __slots__ = ("_invalid_until", "all_invalid_until", "in_flight", "limit", "refused_until")
 
     def __init__(self, limit: int | None, keys: int) -> None:
         """``limit``: requests at a time; ``None`` means no bound."""
@@ -20,6 +20,16 @@ class ProviderQuota:
         self.in_flight = 0
         self.refused_until = [0.0] * max(1, keys)
         """For each key, until when it counts as refused (``time.monotonic``)."""
+        self._invalid_until = list(self.refused_until)
+        self.all_invalid_until = 0.0
+        """Until when every key counts as invalid: the upstream does not know them, whatever it is asked for."""
+
+    def mark_refused(self, key: int, until: float, *, is_invalid: bool) -> None:
+        """A 401 says that the key is invalid. A 403 may be about a model, which any caller may have named."""
+        self.refused_until[key] = until
+        if is_invalid:
+            self._invalid_until[key] = until
+            self.all_invalid_until = min(self._invalid_until)
 
     @property
     def full(self) -> bool:
@@ -70,12 +80,12 @@ class Keys:
         for key in range(len(self)):
             self.cool_down(key, until)
 
-    def mark_refused(self, key: int, now: float) -> None:
+    def mark_refused(self, key: int, now: float, *, is_invalid: bool = False) -> None:
         """The upstream did not accept the key: for a while it is taken only when there is no other."""
-        self._quota.refused_until[key] = now + _REFUSED_FOR
+        self._quota.mark_refused(key, now + _REFUSED_FOR, is_invalid=is_invalid)
 
     def are_refused(self, now: float) -> bool:
-        """Whether the upstream has refused every one of them a while ago at most: asked again, it is likely to."""
+        """Whether the upstream has refused every one of them a while ago at most."""
         return min(self._quota.refused_until) > now
 
     def describe(self, now: float) -> list[dict[str, float | int]]:

@@ -32,8 +32,7 @@ class Unavailability(StrEnum):
     OPEN = "its breaker is open"
     COOLING = "it is cooling down, as its upstream asked (Retry-After)"
     FULL = "it has reached max_concurrency"
-    REFUSED = "its upstream has refused its key (401 or 403): it cannot answer, and is asked only when no other is left"
-    """Told, not applied: such a deployment comes last, and a key that was put right answers again at once."""
+    REFUSED = "its upstream has refused its key (401 or 403) within the last minute"
     NO_SLOT = "every slot of its engine is in use (parallel)"
 
 
@@ -141,7 +140,18 @@ class AttemptPlan:
         """Why it may not ask ``deployment`` now; ``None`` means that it may."""
         if deployment.name in self._ruled_out:
             return self._ruled_out[deployment.name]
-        return self._condition(deployment, now)
+        reason = self._condition(deployment, now)
+        if reason is None and deployment.quota.all_invalid_until > now and self._has_valid_key(now):
+            return Unavailability.REFUSED
+        return reason
+
+    def _has_valid_key(self, now: float) -> bool:
+        """Whether some deployment can be asked with a key that its upstream knows, as far as we know."""
+        return any(
+            d.quota.all_invalid_until <= now and d.name not in self._ruled_out and self._condition(d, now) is None
+            for model in self.models
+            for d in model.deployments
+        )
 
     def _condition(self, deployment: Deployment, now: float) -> Unavailability | None:
         """As :meth:`unavailability`, whatever this request has met there."""
@@ -200,8 +210,6 @@ class AttemptPlan:
         usable = [d for d in model.deployments if self.unavailability(d, now) is None]
         if not usable:
             return None, ""
-        if len(usable) > 1:
-            usable = [d for d in usable if not d.keys.are_refused(now)] or usable
         return choose(usable, self.preferred(model) if len(usable) > 1 else None)
 
     def preferred(self, model: PublicModel) -> str | None:

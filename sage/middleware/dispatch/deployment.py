@@ -227,7 +227,7 @@ class DeploymentLease:
         if isinstance(failure, RateLimited):
             deployment.keys.cool_down(self.key, now + (failure.retry_after or 0.0))
         elif failure.code == CREDENTIAL_REFUSED:
-            deployment.keys.mark_refused(self.key, now)
+            deployment.keys.mark_refused(self.key, now, is_invalid=failure.upstream_status == 401)
         elif is_deployments_fault(failure):
             deployment.breaker.fail(self.caller, now, failure, self.probes, routing)
             self.probes = ()

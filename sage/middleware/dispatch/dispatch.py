@@ -62,6 +62,7 @@ class Dispatch:
             and only.unconstrained
             and not only.breaker.is_open
             and only.keys.cooling_until <= started_at
+            and only.quota.all_invalid_until <= started_at
         ):
             lease = DeploymentLease(only, caller=call.caller)
         else:

@@ -44,7 +44,7 @@ def _choice(plan: AttemptPlan, now: float, routing: Routing) -> tuple[str | None
         deployment, why = plan.pick(model, now)
         if deployment is not None:
             if deployment.keys.are_refused(now):
-                why = "no other is left, though its upstream has refused its key"
+                why = f"{why}, though its upstream has refused its key"
             if model is not requested:
                 why = f"nothing of model '{requested.name}' can answer now; {why} of its fallback '{model.name}'"
             return deployment.name, why

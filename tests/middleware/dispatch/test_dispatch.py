@@ -500,7 +500,33 @@ def test_explain_says_that_the_only_deployment_cannot_answer_with_a_refused_key(
     [candidate] = told["candidates"]
     assert (candidate["usable"], candidate["free_in"]) == (False, None)
     assert candidate["keys"][0]["cooling_for"] > 0
-    assert told["reason"] == "no other is left, though its upstream has refused its key"
+    assert told["reason"] == "it is the only one that can answer now, though its upstream has refused its key"
+
+
+def test_fallbacks_go_before_an_invalid_key_and_a_403_moves_nobody(ups: Callable, gateway: Callable) -> None:
+    east, west = ups(), ups()
+    east.handler = lambda request: reply(status=403) if request.body["model"] == "secret" else openai_like(request)
+    providers = {
+        "east": {"kind": "openai", "base_url": east.url, "api_key": "k"},
+        "west": {"kind": "openai", "base_url": west.url, "api_key": "k"},
+    }
+    models = {
+        "bench": {"deployments": [{"provider": "east", "model": "m"}], "fallbacks": ["spare"]},
+        "spare": {"deployments": [{"provider": "west", "model": "m"}]},
+    }
+    running = gateway(llm={"providers": providers, "models": models})
+    assert running.chat("east/secret").status_code == 502
+    assert running.chat().headers["x-sage-deployment"] == "east/m"
+    east.handler = lambda request: reply(status=401)
+    assert running.chat().headers["x-sage-attempts"] == "2"
+    asked = len(east.requests)
+    assert [running.chat().headers["x-sage-attempts"] for _ in range(3)] == ["1"] * 3
+    assert len(east.requests) == asked
+    told = running.post("/models/bench/explain", {}).json()
+    assert (told["chosen"], [one["usable"] for one in told["candidates"]]) == ("west/m", [False, True])
+    east.reset()
+    west.reply(status=500)
+    assert running.chat().headers["x-sage-deployment"] == "east/m"
 
 
 def test_explain_draws_no_key_and_no_probe(ups: Callable, gateway: Callable) -> None:
