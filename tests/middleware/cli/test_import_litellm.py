@@ -91,6 +91,8 @@ def test_a_deployment_gets_its_provider(
         (one("model: some-model"), "its provider cannot be told from its name"),
         (one("model: hosted_vllm/x"), "it has no api_base"),
         (one("model: azure/, api_base: 'https://a'"), "it names no model"),
+        (one("model: openai/x, api_base: 'http://[::1'"), "api_base is not an http:// or https:// address"),
+        (one("model: openai/x, api_base: 'http://n:secret@h/v1'"), "api_base must hold no name and password"),
         (one("model: gpt-4o, mock_response: hi, temperature: 0"), "no counterpart of mock_response, temperature"),
         (one("model: 'anthropic/*'", "'anthropic/*'"), "ask for anthropic/MODEL, which needs no entry"),
         (one("model: gpt-4o, max_retries: 9"), "num_retries: there are at most 2 further attempts"),

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 from sage.middleware.cli.litellm.report import ConversionReport
 from sage.middleware.cli.litellm.source import variable_of
 from sage.middleware.cli.litellm.upstreams import PROVIDERS, LiteLLMProvider
+from sage.middleware.settings.quantities import check_base_url
 
 _API_VERSION = "2024-10-21"
 """Of Azure, where the configuration names none."""
@@ -34,6 +35,12 @@ class ProviderTable:
         if provider.needs_base and not base:
             self._report.leave_out(place, "it has no api_base")
             return None
+        if base and variable_of(base) is None:
+            try:
+                check_base_url(str(base))
+            except ValueError as exc:
+                self._report.leave_out(place, str(exc).replace("base_url", "api_base"))
+                return None
         section = self._section(prefix, provider, model, params, base)
         name = self._name(prefix, provider, params, base)
         return self._put(name, section)
