@@ -391,7 +391,7 @@ def test_the_guides_way_through_the_services(tmp_path: Path) -> None:
         )  # fmt: skip
         memory = create_memory_service_factory(
             service_name="memory_service", kv_service_name="kv_service", vdb_service_name="vdb_service",
-            default_vector_dimension=3, max_search_results=50,
+            default_vector_dimension=3, max_search_results=50, embedder=None,
         )  # fmt: skip
         for factory, name in ((memory, "memory_service"), (kv, "kv_service"), (vdb, "vdb_service")):
             env.register_service(name, factory.service_class, factory)

@@ -235,6 +235,7 @@ def current(memory: MemoryOrchestratorService, id: str, user: str | None) -> boo
     return record is not None and record.is_current(engine_of(memory).clock.now())
 
 
+@pytest.mark.slow
 def test_sessions_are_right_while_others_store_and_list() -> None:
     with two_services() as (_, one, other):
         failures: list[BaseException] = []
