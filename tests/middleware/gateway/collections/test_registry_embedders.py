@@ -233,16 +233,15 @@ def test_a_call_that_takes_too_long_is_given_up_and_ended(opened: Open, up: Upst
     up.wait_closed()
 
 
-def test_a_thread_that_runs_a_loop_is_refused(opened: Open, up: Upstream) -> None:
+def test_under_another_loop_it_embeds_as_elsewhere(opened: Open, up: Upstream) -> None:
     embedder = opened().embedder("up/m")
 
     async def inside() -> None:
-        with pytest.raises(InvalidRequest, match=r"asyncio\.to_thread"):
-            embedder.embed(["a"])
-        assert (await asyncio.to_thread(embedder.embed, ["abcd"])).tolist() == [[4.0, 0.0, 1.0]]
+        assert embedder.embed(["abcd"]).tolist() == [[4.0, 0.0, 1.0]]
+        assert (await asyncio.to_thread(embedder.embed, ["abcde"])).tolist() == [[5.0, 0.0, 1.0]]
 
     asyncio.run(inside())
-    assert len(up.requests) == 1
+    assert len(up.requests) == 2
 
 
 def test_a_gateway_that_was_stopped_says_so(up: Upstream, tmp_path: Path) -> None:
