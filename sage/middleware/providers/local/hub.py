@@ -200,8 +200,8 @@ def open_hub(name: str) -> Hub:
 def fetch(hub: Hub, source: HubSource, file: RepoFile, target: Any, have: int) -> None:
     """Writes the rest of the file to ``target``, which holds its first ``have`` bytes already.
 
-    A connection that breaks off is made again where it broke, five times in a row. Raises our errors, and
-    ``OSError`` for what the disk refuses.
+    Raises our errors, ``OSError`` for what the disk refuses, and one without ``errno`` if the hub sent too little. What
+    was written until then stays.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get

@@ -44,6 +44,8 @@ _SPARE = 256 * 2**20
 """Bytes that stay free on the disk: the gateway's data may lie there too."""
 _MEMORY = 2**30
 """Bytes of data that this program may have."""
+_PAUSE = 1.0
+"""Seconds before a connection that broke is made again."""
 _STEP = 0.2
 """Seconds between two reports of progress."""
 _CHUNK = 2**20
@@ -185,23 +187,37 @@ def _get(hub: Hub, source: HubSource, file: RepoFile, target: Path) -> None:
 
 
 def _fetch(hub: Hub, source: HubSource, file: RepoFile, part: Path) -> None:
+    """Brings ``part`` to its whole length. A connection that breaks is made again as long as each brings something."""
     with part.open("ab") as opened:
-        have = opened.tell()
-        if file.size is not None and have > file.size:
-            opened.truncate(0)
-            have = 0
-        _step(f"pulling {file.path}", have, file.size)
-        try:
-            fetch(hub, source, file, _Target(opened, file), have)
-        except OSError as exc:
-            if exc.errno is not None:
-                raise
-            raise UpstreamFailed(  # the library found that the file's end is missing
-                f"the hub sent only a part of '{file.path}'; pull it again to go on", code="hub_broken"
-            ) from exc
+        if file.size is not None and opened.tell() > file.size:
+            opened.seek(0)
+            opened.truncate()
+        _step(f"pulling {file.path}", opened.tell(), file.size)
+        while not _fetch_rest(hub, source, file, opened):
+            time.sleep(_PAUSE)
         opened.flush()
         os.fsync(opened.fileno())
         _step(f"pulling {file.path}", opened.tell(), file.size)
+
+
+def _fetch_rest(hub: Hub, source: HubSource, file: RepoFile, opened: BinaryIO) -> bool:
+    """Tells whether all is there; ``False`` means that the connection broke after it had brought something."""
+    have = opened.tell()
+    try:
+        fetch(hub, source, file, _Target(opened, file), have)
+    except UpstreamFailed as exc:
+        if exc.code != "hub_unreachable" or opened.tell() == have:
+            raise
+        return False
+    except OSError as exc:
+        if exc.errno is not None:
+            raise
+        if opened.tell() == have:  # the library found that the file's end is missing
+            raise UpstreamFailed(
+                f"the hub sent only a part of '{file.path}'; pull it again to go on", code="hub_broken"
+            ) from exc
+        return False
+    return True
 
 
 def _part(file: RepoFile, target: Path) -> Path:
