@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from sage.errors import SageError
 from sage.kernels.runtime.services.callers import ServiceProxy
 from sage.service.memory_orchestrator.records import MemoryRecord, MemoryScope, fingerprint
 
@@ -17,7 +19,7 @@ _MIN_LENGTH = 20
 
 class RecentlyRecalled:
     """Entries in a key-value service, which is a :class:`KVService` or a proxy of one. An entry holds the fingerprint
-    of a text and the memory's id, for a day."""
+    of a text and the memory's id, for a day. Where that service fails, nothing counts as recalled."""
 
     def __init__(self, kv: Any, collection: str) -> None:
         self._kv = kv
@@ -28,17 +30,21 @@ class RecentlyRecalled:
         entries = [(self._key(scope, record.content), record.id, _TTL) for record in long_enough]
         if not entries:
             return
-        if isinstance(self._kv, ServiceProxy):
-            self._kv.put.starmap(entries, tenant=scope.tenant)  # one crossing of the service's queue for all entries
-            return
-        for entry in entries:
-            self._kv.put(*entry, tenant=scope.tenant)
+        with suppress(SageError):
+            if isinstance(self._kv, ServiceProxy):
+                self._kv.put.starmap(entries, tenant=scope.tenant)  # one crossing of the service's queue for all
+                return
+            for entry in entries:
+                self._kv.put(*entry, tenant=scope.tenant)
 
     def id_of(self, scope: MemoryScope, content: str) -> str | None:
         """The id of the memory that was recalled with this text."""
         if len(content) < _MIN_LENGTH:
             return None
-        id: str | None = self._kv.get(self._key(scope, content), tenant=scope.tenant)
+        try:
+            id: str | None = self._kv.get(self._key(scope, content), tenant=scope.tenant)
+        except SageError:
+            return None
         return id
 
     def remove(self, scope: MemoryScope, contents: Sequence[str]) -> None:

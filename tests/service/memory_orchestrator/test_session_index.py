@@ -333,9 +333,10 @@ class Failing(KVService):
     put = get
 
 
-def test_sessions_are_read_without_the_key_value_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_memories_are_stored_found_and_listed_without_the_key_value_service(caplog: pytest.LogCaptureFixture) -> None:
     with Failing() as kv, VDBService() as vdb, Memories(kv, vdb) as memory:
-        memory.store_memory("s", "short")
+        id = memory.store_memory("s", "A text that is long enough to be remembered as recalled.")
+        assert [one["id"] for one in memory.search_memories("text long")] == [id]
         check(memory)
         assert memory.health()["sessions"]["error"] == "Unavailable: out of order"
         assert caplog.text.count("sessions are read from the collection") == 1
