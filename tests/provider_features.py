@@ -1,8 +1,8 @@
 """What the tests prove of each vendor: the marks ``proves``, and the tables in the docs that are made of them.
 
 ``python tests/provider_features.py --write`` writes the tables of docs/providers.md (from the marks) and of
-docs/configuration.md (from the rows of :mod:`sage.middleware.settings.kinds`) anew. Without ``--write`` it only says
-which page is stale, and fails if one is.
+docs/configuration.md (from the rows of :mod:`sage.middleware.settings.kinds`) anew, and those of the same pages in
+Chinese. Without ``--write`` it only says which page is stale, and fails if one is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,8 @@ FEATURES = (
 )
 PAGE = ROOT / "docs" / "providers.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+CHINESE_PAGE = ROOT / "docs" / "zh" / "providers.md"
+CHINESE_CONFIGURATION = ROOT / "docs" / "zh" / "configuration.md"
 BEGIN, END = "<!-- made by tests/provider_features.py: begin -->", "<!-- made by tests/provider_features.py: end -->"
 COMMAND = "python tests/provider_features.py --write"
 _APART = ROOT / "tests" / "vllm"
@@ -68,6 +70,62 @@ error: a 400 that names the field and the provider, unless the model has `drop_u
 Blank means that nothing is proven. `local` runs on real llama.cpp engines; the other vendors are scripted upstreams of
 their wires, which the vendors' own SDKs read without fault. The SDKs also drive the gateway."""
 _LEGEND_APART = " ● means that it is also proven on a real vLLM (`make test-vllm`)."
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the tables say in one language; ``features`` has those whose names are words."""
+
+    legend: str = _LEGEND
+    legend_apart: str = _LEGEND_APART
+    features: Mapping[str, str] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ("kind", "variables of its vendor", "needs", "address", "its models")
+    engine: str = "a deployment's `engine`"
+    either: str = " or "
+
+    def feature(self, name: str) -> str:
+        return self.features.get(name, name)
+
+
+ENGLISH = Words()
+CHINESE = Words(
+    legend="""\
+✓ 表示 `make check` 中有测试证明它可用。✗ 表示有测试证明它会被拒绝，并给出清楚的错误：指出字段和提供方的 400，
+除非该模型设置了 `drop_unsupported: true`；对下载则是 409。空白表示没有任何证明。`local` 在真实的 llama.cpp 引擎上运行；
+其他厂商是模拟其 API 的脚本上游，厂商自己的 SDK 能够毫无差错地读取。这些 SDK 也用来访问网关。""",
+    legend_apart=" ● 表示在真实的 vLLM 上也得到了证明（`make test-vllm`）。",
+    features={
+        "chat": "聊天",
+        "streaming": "流式输出",
+        "system": "系统消息",
+        "multi-turn": "多轮对话",
+        "images": "图片",
+        "tools": "工具",
+        "parallel tools": "并行工具调用",
+        "streamed tool arguments": "流式工具参数",
+        "stop": "停止词",
+        "seed": "随机种子",
+        "reasoning": "思考过程",
+        "usage": "用量",
+        "completions": "文本补全",
+        "embeddings": "嵌入",
+        "embeddings base64": "base64 嵌入",
+        "dimensions": "向量维度",
+        "rerank": "重排",
+        "score": "打分",
+        "tokenize": "分词",
+        "several keys": "多个密钥",
+        "list models": "列出模型",
+        "pull": "下载模型",
+        "load and unload": "加载与卸载",
+        "managed server": "受管服务器",
+        "errors": "错误",
+        "SDK at the gateway": "SDK 访问网关",
+    },
+    kinds=("种类", "厂商的变量", "需要", "地址", "它的模型"),
+    engine="部署的 `engine`",
+    either=" 或 ",
+)
 
 
 @dataclass
@@ -91,18 +149,18 @@ class Proven:
         both = (self.works | self.apart) & self.refused
         return [f"{vendor}: '{feature}' is proven to work and to be refused" for vendor, feature in sorted(both)]
 
-    def table(self) -> str:
+    def table(self, words: Words = ENGLISH) -> str:
         """One row a feature, one column a vendor, and what the signs mean."""
         rows = [["", *(f"`{vendor}`" for vendor in VENDORS)], ["---", *("---" for _ in VENDORS)]]
-        rows += [[feature, *(self._sign((vendor, feature)) for vendor in VENDORS)] for feature in FEATURES]
-        legend = _LEGEND + (_LEGEND_APART if self.apart else "")
+        rows += [[words.feature(name), *(self._sign((vendor, name)) for vendor in VENDORS)] for name in FEATURES]
+        legend = words.legend + (words.legend_apart if self.apart else "")
         return "\n".join([*map(_row, rows), "", legend])
 
-    def preset_table(self) -> str:
+    def preset_table(self, words: Words = ENGLISH) -> str:
         """One row a preset, one column for each feature that is proven of any of them."""
         presets = [preset.name for preset in kinds.PRESETS]
         shown = [feature for feature in FEATURES if any(self._sign((preset, feature)) for preset in presets)]
-        rows = [["", *shown], ["---", *("---" for _ in shown)]]
+        rows = [["", *map(words.feature, shown)], ["---", *("---" for _ in shown)]]
         rows += [[f"`{preset}`", *(self._sign((preset, feature)) for feature in shown)] for preset in presets]
         return "\n".join(map(_row, rows))
 
@@ -182,15 +240,15 @@ def collect(modules: Iterable[Path]) -> Proven:
     return collector.proven
 
 
-def kinds_table() -> str:
+def kinds_table(words: Words = ENGLISH) -> str:
     """One row a kind: what configures it, where it is, and which models are its own."""
-    rows = [["kind", "variables of its vendor", "needs", "address", "its models"], ["---"] * 5]
+    rows = [[*words.kinds], ["---"] * 5]
     for kind in kinds.KINDS.values():
         variables = [f"`{variable}` → `{key}`" for variable, key in kind.variables.items()]
-        needs = [f"`{key}`" for key in kind.needs] + ["a deployment's `engine`"] * kind.starts_engines
+        needs = [f"`{key}`" for key in kind.needs] + [words.engine] * kind.starts_engines
         address = f"`{kind.default_url}`" if kind.default_url else ""
         families = [f"`{pattern}`" for pattern in kind.families]
-        cells = (", ".join(variables), " or ".join(needs), address, ", ".join(families))
+        cells = (", ".join(variables), words.either.join(needs), address, ", ".join(families))
         rows.append([f"`{kind.name}`", *cells])
     return "\n".join(map(_row, rows))
 
@@ -210,15 +268,20 @@ def replaced(page: str, *tables: str) -> str:
 def pages() -> dict[Path, str]:
     """The pages as they should be."""
     proven = collect(marked())
-    tables = {PAGE: (proven.table(), proven.preset_table()), CONFIGURATION: (kinds_table(),)}
-    return {page: replaced(page.read_text(), *parts) for page, parts in tables.items()}
+    tables = {
+        PAGE: (proven.table(), proven.preset_table()),
+        CHINESE_PAGE: (proven.table(CHINESE), proven.preset_table(CHINESE)),
+        CONFIGURATION: (kinds_table(),),
+        CHINESE_CONFIGURATION: (kinds_table(CHINESE),),
+    }
+    return {page: replaced(page.read_text("utf-8"), *parts) for page, parts in tables.items()}
 
 
 def main(arguments: list[str]) -> None:
-    stale = {page: text for page, text in pages().items() if page.read_text() != text}
+    stale = {page: text for page, text in pages().items() if page.read_text("utf-8") != text}
     if arguments == ["--write"]:
         for page, text in stale.items():
-            page.write_text(text)
+            page.write_text(text, "utf-8")
     elif stale:
         names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
         raise SystemExit(f"stale: {names}; run: {COMMAND}")
