@@ -43,18 +43,27 @@ _BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
     "am": ((0x1200, 0x139F),),
     "km": ((0x1780, 0x17FF),),
     "hy": ((0x0530, 0x058F),),
+    "pa": ((0x0A00, 0x0A7F),),
+    "gu": ((0x0A80, 0x0AFF),),
+    "or": ((0x0B00, 0x0B7F),),
+    "kn": ((0x0C80, 0x0CFF),),
+    "ml": ((0x0D00, 0x0D7F),),
+    "si": ((0x0D80, 0x0DFF),),
+    "lo": ((0x0E80, 0x0EFF),),
+    "bo": ((0x0F00, 0x0FFF),),
 }
 # Languages without spaces between words: about so many characters make a word.
-_CHARACTERS_A_WORD = {"zh": 1.6, "ja": 2.0, "th": 4.0, "my": 4.0, "km": 4.0}
+_CHARACTERS_A_WORD = {"zh": 1.6, "ja": 2.0, "th": 4.0, "lo": 4.0, "my": 4.0, "km": 4.0}
 
 # Frequent words of languages in Latin letters. None has one letter, as those are names of things too (type I, vitamin
 # E), and a word that two of them share is left out.
 _COMMON = {
     "en": "the of and to is that it for with are this from by be not have has was were which or what how does do can "
     "when where who why their they we you between there than but into these been its should would could will did your "
-    "my about",
+    "my about on come care pro non dove ale till",
     "de": "der die das und ist nicht ein eine einen einem einer mit für auf von dem den des im zu sich auch wie wird "
-    "sind bei nach oder über aus haben werden wurde kann warum welche wo wann zwischen ich wir sie es als war",
+    "sind bei nach oder über aus haben werden wurde kann warum welche wo wann zwischen ich wir sie es als war "
+    "zum zur vom bis noch nur kein keine diese dieser",
     "fr": "le la les des et est une un du dans pour que qui sur avec pas au aux ce cette sont par plus ne se il elle "
     "comment quel quelle où nous vous leur ou mais être été comme d'une l'on quels quelles pourquoi",
     "es": "el los las es una un del para que con por como qué cómo cuál dónde cuándo se su sus al lo más pero fue "

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.retrieval.text.languages import UNKNOWN, language_shares, share_spoken
+from sage.middleware.retrieval.text.languages import UNKNOWN, language_shares, prevailing_language, share_spoken
 
 ENGLISH = frozenset({"en"})
 
@@ -33,6 +33,9 @@ ENGLISH = frozenset({"en"})
         ("Столица Франции", "ru"),
         ("ما هي عاصمة فرنسا", "ar"),
         ("Ποια είναι η πρωτεύουσα", "el"),
+        ("നിങ്ങളുടെ പേര് എന്താണ്", "ml"),
+        ("iPhone 15 Pro Max", "en"),
+        ("based on Redis", "en"),
         ("Đặng Nguyễn Trường", UNKNOWN),
     ],
 )
@@ -73,3 +76,25 @@ def test_shares_add_up_for_any_text(text: str) -> None:
 @given(st.text(alphabet=st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1))
 def test_chinese_text_is_never_english(text: str) -> None:
     assert language_shares(f"{text}，2024 年！") == {"zh": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("texts", "language"),
+    [
+        (["The cat sleeps on the sofa.", "README"], "en"),
+        (["通勤路线"] * 6 + ["The cat sleeps on the sofa."] * 4, "zh"),  # each text has one vote
+        (["通勤路线"] * 2 + ["The cat sleeps on the sofa."] * 8, "en"),
+        (["通勤路线", "The cat sleeps on the sofa."], "zh"),  # where both are alike, the other one
+        (["SELECT * FROM users WHERE id = 1; -- 查询用户"], "zh"),
+        (["def add(a, b):\n    return a + b", "if (a > b) { return false; }"], "en"),
+        (['{"name": "张三", "city": "北京"}'], "zh"),
+        (["Zhang Wei (张伟) joined the team in 2021 and leads the search group."], "en"),
+        (["Gartenschlauch grün 20 m", "Bohrmaschine mit Akku", "Kühlschrank weiß"], "de"),
+        (["O gato dorme no sofá da sala"], UNKNOWN),  # words of several languages, none of them English
+        (["ਸਤ ਸ੍ਰੀ ਅਕਾਲ"], "pa"),
+        (["123", "😀", ""], None),
+        ([], None),
+    ],
+)
+def test_most_texts_are_in_one_language(texts: list[str], language: str | None) -> None:
+    assert prevailing_language(texts) == language
