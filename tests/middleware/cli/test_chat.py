@@ -86,10 +86,11 @@ def test_the_model_is_shown_and_changed(env: dict[str, str], up: Upstream, tmp_p
 
 
 def test_without_a_model_it_takes_one_that_there_is(env: dict[str, str], up: Upstream, tmp_path: Path) -> None:
+    """The embedders of the gateway are always loaded, and do not chat."""
     says(up, "hi")
-    words = ["chat"]
-    done = sage(words, env, cwd=tmp_path, stdin="/model\n")
-    assert done.stdout.splitlines()[0] in ("The model is bench.", "The model is gemma-3-270m.")
+    done = sage(["chat"], env, cwd=tmp_path, stdin="/model\nhello\n")
+    assert done.stdout.splitlines()[0] == "The model is bench."
+    assert done.stdout.splitlines()[2] == "hi"
 
 
 def test_a_turn_that_fails_ends_a_pipe(env: dict[str, str], up: Upstream, tmp_path: Path) -> None:
@@ -105,6 +106,16 @@ def test_what_ends_an_answer_early_is_told(env: dict[str, str], up: Upstream, tm
     done = sage(["chat", "bench"], env, cwd=tmp_path, stdin="a story\n")
     assert done.stdout == "once ]0;xupon\n"
     assert done.stderr == "(the answer reached its limit of tokens)\n"
+
+
+def test_a_pipe_is_utf_8_in_every_locale(env: dict[str, str], up: Upstream, tmp_path: Path) -> None:
+    says(up, "你好")
+    words = [*SAGE, "chat", "bench"]
+    latin = {**env, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1:replace"}
+    done = subprocess.run(words, env=latin, cwd=tmp_path, input="早上好\n".encode() + b"\xff\n", capture_output=True)
+    assert sent(up)[0] == [("user", "早上好")]
+    assert sent(up)[1][2] == ("user", "\ufffd")
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_a_model_thinks_is_no_part_of_its_answer(env: dict[str, str], up: Upstream, tmp_path: Path) -> None:

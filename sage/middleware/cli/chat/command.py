@@ -56,14 +56,18 @@ def chat(
 
 
 def _default_model(client: Client) -> str:
-    """The loaded model that was used last, else a model of this gateway's own engine, else the first."""
+    """Of the models that chat the loaded one that was used last, else one of this gateway's own engine, else any."""
     models = client.get("/models").get("models", [])
-    if not models:
-        raise NotFound("this gateway has no registered model; name one: sage chat PROVIDER/MODEL")
-    best = max(
-        models, key=lambda m: (m["state"] == "ready", m["last_used"] or 0, any(map(_is_local, m["deployments"])))
+    ranked = sorted(
+        models,
+        key=lambda m: (m["state"] == "ready", m["last_used"] or 0, any(map(_is_local, m["deployments"]))),
+        reverse=True,
     )
-    return str(best["name"])
+    for model in ranked:
+        explained = client.post(f"/models/{model['name']}/explain")
+        if any(candidate.get("usable") for candidate in explained.get("candidates", ())):
+            return str(model["name"])
+    raise NotFound("this gateway has no registered model that chats; name one: sage chat PROVIDER/MODEL")
 
 
 def _is_local(deployment: Mapping[str, Any]) -> bool:

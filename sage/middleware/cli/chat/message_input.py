@@ -49,11 +49,11 @@ class MessageInput(ABC):
 
 
 class PipedInput(MessageInput):
-    """The lines of a pipe."""
+    """The lines of a pipe, which are UTF-8 in every locale."""
 
     def _line(self, *, continues: bool) -> str | None:
-        line = sys.stdin.readline()
-        return line.rstrip("\r\n") if line else None
+        line = sys.stdin.buffer.readline()
+        return line.decode("utf-8", "replace").rstrip("\r\n") if line else None
 
 
 class TerminalInput(MessageInput):

@@ -48,7 +48,9 @@ async def run_pull(source: HubSource, directory: Path) -> AsyncGenerator[dict[st
     log = asyncio.create_task(_last_lines(process.stderr))
     try:
         async for raw in process.stdout:
-            line = json.loads(raw)
+            line = _read(raw)
+            if line is None:
+                continue
             if "error" in line:
                 raise _error(line["error"])
             yield line
@@ -61,6 +63,15 @@ async def run_pull(source: HubSource, directory: Path) -> AsyncGenerator[dict[st
             process.kill()
         await process.wait()
         log.cancel()
+
+
+def _read(raw: bytes) -> dict[str, Any] | None:
+    """One line of the child; ``None`` for what a library may have printed."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
