@@ -88,7 +88,7 @@ def _no_route(request: Request) -> str:
     for meant in (f"{prefix}{name}" for prefix in ("/v1", "", "/v2", "/api")):
         scope = {**request.scope, "path": meant, "root_path": ""}
         if name and any(route.matches(scope)[0] is not Match.NONE for route in routes):
-            address = "; the address for OpenAI's clients ends with /v1" if meant.startswith("/v1/") else ""
+            address = " The address for OpenAI's clients ends with /v1." if meant.startswith("/v1/") else ""
             return f"there is no route {path}: did you mean {meant}?{address}"
     return f"there is no route {path}; /docs lists the routes"
 

@@ -165,6 +165,8 @@ def key_list(
     config: Config = None,
 ) -> None:
     """List the API keys, without their secrets."""
+    from sage.middleware.auth.users import DEFAULT_TENANT
+
     with _accounts(config) as accounts:
         keys = [asdict(key) for key in accounts.keys.list(user)]
     if as_json:
@@ -173,8 +175,7 @@ def key_list(
     rows = [
         (
             key["id"],
-            key["user"],
-            key["tenant"],
+            key["user"] if key["tenant"] == DEFAULT_TENANT else f"{key['user']} ({key['tenant']})",
             key["name"],
             f"…{key['last4']}",
             _scopes_text(key["scopes"]),
@@ -184,7 +185,7 @@ def key_list(
         )
         for key in keys
     ]
-    print_table(("ID", "USER", "TENANT", "NAME", "ENDS", "SCOPES", "MODELS", "EXPIRES", "STATE"), rows)
+    print_table(("ID", "USER", "NAME", "ENDS", "SCOPES", "MODELS", "EXPIRES", "STATE"), rows)
 
 
 def _scopes_text(scopes: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -19,8 +20,9 @@ BEGIN, END = "\x02", "\x03"
 """They mark emphasis: control characters, which :func:`plain` and :func:`printable` remove from any text."""
 _GAP = "  "
 """Between two columns of a table."""
-_NARROWEST = 4
-"""The least cells of a column that is made narrower."""
+_NARROWEST, _READABLE, _SHORT_WORD = 4, 8, 13
+"""The least cells of a column that is made narrower; the least in which text is still read well; and the longest word
+that such a column keeps whole."""
 _EMPHASIS = re.compile(f"[{BEGIN}{END}]")
 _ON, _OFF = "\x1b[1m", "\x1b[22m"
 _PIECE = re.compile(r"\s+|[^\s\u2e80-\ufaff\uff00-\uffef]+|.", re.DOTALL)
@@ -58,9 +60,7 @@ def table(rows: Sequence[Sequence[str]], columns: int | None = None) -> Iterator
     Where a row would take more than ``columns`` cells, the widest columns are made narrower, and their texts go on
     below. ``None`` means that rows may be of any length.
     """
-    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    if columns is not None:
-        widths = _narrowed(widths, columns)
+    widths = _narrowed(list(zip(*rows, strict=True)), sys.maxsize if columns is None else columns)
     for row in rows:
         texts = [list(wrapped(cell, cells)) for cell, cells in zip(row, widths, strict=True)]
         for line in zip_longest(*texts, fillvalue=""):
@@ -68,15 +68,23 @@ def table(rows: Sequence[Sequence[str]], columns: int | None = None) -> Iterator
             yield _GAP.join(padded).rstrip()
 
 
-def _narrowed(widths: list[int], columns: int) -> list[int]:
-    """The widths of columns that together take at most ``columns`` cells, if each may have its least width."""
-    widths = list(widths)
-    left = columns - len(_GAP) * (len(widths) - 1)
-    while sum(widths) > left:
-        widest = max(range(len(widths)), key=lambda column: (widths[column], column))
-        if widths[widest] <= _NARROWEST:
-            break
-        widths[widest] -= 1
+def _narrowed(columns: Sequence[Sequence[str]], cells: int) -> list[int]:
+    """The widths of ``columns`` that together take at most ``cells``, if that is possible.
+
+    The widest give way first: down to their words, as long as they are short (an id, a date), and then below that. The
+    first column, which names the row, gives way last.
+    """
+    widths = [max(map(width, column)) for column in columns]
+    words = [max((width(word) for cell in column for word in _PIECE.findall(cell)), default=0) for column in columns]
+    readable = [max(_READABLE, word if word <= _SHORT_WORD else 0) for word in words]
+    left = cells - len(_GAP) * (len(widths) - 1)
+    first = [widths[0], *[_NARROWEST] * (len(widths) - 1)]
+    for floors in (readable, first, [_NARROWEST] * len(widths)):
+        while sum(widths) > left:
+            wide = [column for column, floor in enumerate(floors) if widths[column] > floor]
+            if not wide:
+                break
+            widths[max(wide, key=lambda column: (widths[column], column))] -= 1
     return widths
 
 
@@ -104,13 +112,18 @@ def emphasised(text: str, *, bold: bool) -> str:
 
 
 def _pieces(text: str, columns: int) -> Iterator[str]:
-    """Words and characters between which a line may end; a word that is longer than a line comes in parts."""
+    """Words and characters between which a line may end; a word that is longer than a line comes in parts,
+    which end with a sign such as ``/`` where there is one."""
     for part in re.split(f"([{BEGIN}{END}])", text):
         if _EMPHASIS.fullmatch(part):
             yield part
             continue
         for piece in _PIECE.findall(part):
-            yield from (piece[begin : begin + columns] for begin in range(0, len(piece), columns))
+            while len(piece) > columns:
+                cut = max(piece.rfind(sign, 0, columns) for sign in ":/-_.,") + 1 or columns
+                yield piece[:cut]
+                piece = piece[cut:]
+            yield piece
 
 
 def _cells(char: str) -> int:

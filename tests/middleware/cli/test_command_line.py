@@ -43,7 +43,10 @@ def test_a_table_fits_and_says_everything(columns: int) -> None:
         for cell in row:
             missing = [char for char in cell if char not in text]
             assert not missing
+    if columns >= 60:
+        assert [line for line in lines if line.startswith(("j7envkghwpha ", "k7envkghwpha "))] == [lines[1], lines[-1]]
     if columns == 80:
+        assert "2026-12-30" in text
         assert lines[-1].split() == ["k7envkghwpha", "admin", "x", "all", "revoked"]
         assert lines[1].startswith("j7envkghwpha  张伟   ")
 
