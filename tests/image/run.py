@@ -9,7 +9,7 @@ IMAGE_STORAGE          storage driver of both tools, such as ``vfs`` (default: t
 IMAGE_ISOLATION        buildah's isolation (default: ``chroot``)
 IMAGE_BUILD_FLAGS      more flags of ``buildah build``
 IMAGE_PODMAN_FLAGS     flags of ``podman`` itself, such as ``--cgroup-manager cgroupfs``
-IMAGE_RUN_FLAGS        more flags of ``podman run``, such as ``--ulimit host``
+IMAGE_RUN_FLAGS        more flags of ``podman run``, such as ``--dns 192.0.2.1``
 IMAGE_NETWORK          ``host``: the containers share the host's network, and the gateway listens on its loopback
 IMAGE_REMOVE           ``1``: the images and the stages of their build go too at the end
 PIP_CERT               a certificate file for the build's downloads, handed in as a build secret
@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import secrets
 import shlex
 import signal
@@ -124,8 +125,8 @@ class Container:
             network = ["--network", "host", "-e", "SAGE_API__HOST=127.0.0.1", "-e", f"SAGE_API__PORT={self.port}"]
         else:
             network = ["-p", f"127.0.0.1:{self.port}:8000"]
-        volume = ["-v", f"{self.volume}:/data"]
-        podman("run", "-d", "--name", self.name, *narrow, *network, *volume, *flags("IMAGE_RUN_FLAGS"), self.image)
+        options = [*narrow, *network, *own_limits(), "-v", f"{self.volume}:/data", *flags("IMAGE_RUN_FLAGS")]
+        podman("run", "-d", "--name", self.name, *options, self.image)
         wait_for(f"{self.image}: an answer on /health", 30, lambda: self.alive())
 
     def alive(self) -> bool:
@@ -173,6 +174,15 @@ class Container:
 
     def remove(self) -> None:
         podman("rm", "-f", "-t", "2", self.name, check=False)
+
+
+def own_limits() -> list[str]:
+    """The limits of this process: podman's own may be above what the machine allows."""
+    options = []
+    for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        _, hard = resource.getrlimit(kind)
+        options += ["--ulimit", f"{name}={hard}:{hard}"]
+    return options
 
 
 def free_port() -> int:

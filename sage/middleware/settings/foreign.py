@@ -56,7 +56,8 @@ def foreign_error(path: Path, keys: Collection[str]) -> ConfigError:
     if owner == LITELLM:
         return ConfigError(
             f"{path}: this looks like LiteLLM's configuration, not SAGE's (it has {named}); "
-            f"'sage import litellm {path} --output sage.yaml' converts it, then name that file with --config"
+            f"'sage import litellm {path} --output sage.yaml' converts it, then name that file with --config or "
+            "SAGE_CONFIG"
         )
     if owner is not None:
         return ConfigError(

@@ -81,7 +81,8 @@ def test_serve_says_whose_file_it_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "sage: config.yaml: this looks like LiteLLM's configuration, not SAGE's (it has model_list, litellm_settings); "
-        "'sage import litellm config.yaml --output sage.yaml' converts it, then name that file with --config\n"
+        "'sage import litellm config.yaml --output sage.yaml' converts it, then name that file with --config or "
+        "SAGE_CONFIG\n"
     )
 
 
