@@ -101,6 +101,8 @@ def test_the_command_speaks_chinese(tmp_path: Path) -> None:
     assert "用法：sage user list" in page
     assert "列出用户。" in page
     assert "显示本帮助并退出。" in page
+    narrow = sage(["ingest", "--help"], {**env, "COLUMNS": "60"}, cwd=tmp_path).stdout
+    assert "…" not in narrow, "a Chinese sentence goes on in the next line"
     wrong = sage(["user", "list", "--what"], env, cwd=tmp_path)
     assert (wrong.returncode, "没有这个选项：--what" in wrong.stderr) == (2, True)
     refused = sage(["models", "list"], env, cwd=tmp_path)

@@ -107,6 +107,17 @@ def _translate_pages() -> None:
         return
     for name in _RICH_TEXTS:
         setattr(rich_utils, name, _(getattr(rich_utils, name, "")))
+    # The texts of options stand in rich's Columns, which end a word that is too long with dots. A Chinese sentence is
+    # one word to rich, so it has to be folded.
+    pages: Any = rich_utils
+    columns = getattr(pages, "Columns", None)
+    if columns is not None:
+        pages.Columns = lambda texts: columns([_folded(text) for text in texts])
+
+
+def _folded(text: Any) -> Any:
+    text.overflow = "fold"
+    return text
 
 
 def _name_value(param: Any, context: _Context) -> None:
