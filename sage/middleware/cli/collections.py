@@ -113,8 +113,9 @@ def create_collection(
         str | None,
         typer.Option(
             metavar="EMBEDDER",
-            help="What makes vectors of texts, for search by meaning: 'auto' takes the best that is installed, "
-            "'none' finds words only, 'local' runs on this machine; or a model of the gateway, as provider/model.",
+            help="What makes vectors of texts, for search by meaning: 'auto' chooses by the language of the first "
+            "documents, 'local' knows English and 'local-multilingual' about 100 languages, on this machine; 'none' "
+            "finds words only; or a model of the gateway, as provider/model.",
         ),
     ] = None,
     dimension: Annotated[
@@ -197,7 +198,8 @@ def reembed_collection(
         str,
         typer.Argument(
             metavar="EMBEDDER",
-            help="The new embedder: 'local', or a model of the gateway, as provider/model.",
+            help="The new embedder: 'auto', 'local', 'local-multilingual', or a model of the gateway, as "
+            "provider/model.",
             show_default=False,
         ),
     ],
