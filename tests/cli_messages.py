@@ -15,7 +15,7 @@ from project import ROOT
 
 from sage.middleware.cli.language.catalogue import DIRECTORY, read_po
 from sage.middleware.cli.language.framework import page_texts, texts, walk
-from sage.middleware.cli.language.templates import parts_of
+from sage.middleware.cli.language.templates import JOINTS, parts_of
 
 _CLI = "sage/middleware/cli"
 # The rooms whose errors the command line shows as its own.
@@ -28,11 +28,19 @@ _ROOMS = (
     "sage/middleware/registry",  # what a gateway answers most often, and the command line passes on
     "sage/middleware/dispatch/refusal.py",
     "sage/middleware/retrieval/collections.py",
+    "sage/middleware/retrieval/automatic_embedder.py",
 )
 _MARKS = ("_", "N_")
 _OTHER_ERRORS = {"BadParameter", "UsageError", "ValueError", "_failed", "Unreadable", "Finding"}
 _SECOND_ARGUMENT = {"leave_out"}
 """Functions whose second argument is a message."""
+_RETURNING = {
+    "_existing_names", "_fault", "_memory_warning", "_what_is_full", "_why_not_wait", "_yaml_fault", "language_warning",
+    "nearest", "unconfigured", "what_to_set",
+}  # fmt: skip
+"""Functions that return a message, or a part of one that is a value in another."""
+_VARIABLES = {"fault", "hint", "label", "message", "reason", "then", "warning"}
+"""Variables that hold a message, or a part of one."""
 _WELCOME = "welcome"
 """The function whose lines `sage serve` prints."""
 # What Typer says without a catalogue, as templates.
@@ -102,6 +110,7 @@ def _help_pages() -> Iterator[tuple[str, str]]:
 
     for command in walk(get_command(app)):
         yield from ((f"sage {command.name} --help", text) for _, _, text in texts(command))
+    yield from (("sage/middleware/cli/language/templates.py", joint) for joint in JOINTS)
     yield from (("typer", text) for text in (*_FRAMEWORK, *_CAUSES, *page_texts()) if text)
 
 
@@ -133,6 +142,12 @@ def _of_calls(tree: ast.AST, errors: set[str], has_marks: bool) -> Iterator[str]
             for inner in ast.walk(node):
                 if isinstance(inner, ast.List) or (isinstance(inner, ast.Call) and _name(inner.func) == "append"):
                     yield from _texts_of((inner.elts if isinstance(inner, ast.List) else inner.args)[0])
+        if isinstance(node, ast.FunctionDef) and node.name in _RETURNING:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Return) and inner.value is not None:
+                    yield from _texts_of(inner.value)
+        if isinstance(node, ast.Assign) and _name(node.targets[0]) in _VARIABLES:
+            yield from _texts_of(node.value)
         if not isinstance(node, ast.Call) or not node.args:
             continue
         name = _name(node.func)

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.catalogue import N_, _
 from sage.middleware.cli.output import AsJson, print_json, print_table
 from sage.middleware.cli.progress import size_text
 from sage.middleware.engines.machine_memory import machine_memory
@@ -49,7 +49,7 @@ SMALL_MODELS = (
     SmallModel("hf:bartowski/SmolLM2-360M-Instruct-GGUF", 270_590_880, 40_960, "en", "Apache-2.0"),
     SmallModel("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF", 491_400_032, 12_288, "zh en", "Apache-2.0"),
     SmallModel("hf:ggml-org/gemma-3-1b-it-GGUF", 806_058_240, 26_624, "en", "Gemma"),
-    SmallModel("hf:bartowski/Llama-3.2-1B-Instruct-GGUF", 807_694_464, 32_768, "many", "Llama 3.2"),
+    SmallModel("hf:bartowski/Llama-3.2-1B-Instruct-GGUF", 807_694_464, 32_768, N_("many"), "Llama 3.2"),
     SmallModel("hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF", 1_117_320_736, 28_672, "zh en", "Apache-2.0"),
     SmallModel("hf:unsloth/Qwen3.5-2B-GGUF", 1_280_835_840, 24_576, "zh en", "Apache-2.0"),
     SmallModel("hf:ggml-org/SmolLM3-3B-GGUF", 1_915_305_312, 73_728, "many", "Apache-2.0"),
@@ -95,12 +95,12 @@ def fits(model: SmallModel, room: int | None) -> str:
     if room is None:
         return "?"
     if model.memory <= _COMFORTABLE * room:
-        return "yes"
-    return "tight" if model.memory <= room else "no"
+        return N_("yes")
+    return N_("tight") if model.memory <= room else N_("no")
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
     for row in rows:
         sizes = size_text(row["size"]), size_text(row["memory"])
         licence = re.split(r"[ -]", row["licence"])[0]  # a table of 80 columns keeps each source whole, to be copied
-        yield row["source"], *sizes, row["fits"], row["languages"], licence
+        yield row["source"], *sizes, _(row["fits"]), _(row["languages"]), licence

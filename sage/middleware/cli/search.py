@@ -14,6 +14,7 @@ import typer
 
 from sage.middleware.cli.client import connect, set_options
 from sage.middleware.cli.language.catalogue import _
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import BEGIN, END, AsJson, emphasised, plain, print_json, printable, wrapped
 
 _WIDEST = 100
@@ -109,7 +110,7 @@ def search(
         return
     columns = min(shutil.get_terminal_size().columns, _WIDEST)
     for warning in answer.get("warnings") or ():
-        typer.echo(f"sage: {plain(warning)}", err=True)
+        typer.echo(f"sage: {translated(plain(warning))}", err=True)
     typer.echo("\n".join(describe(answer, columns=columns, bold=sys.stdout.isatty(), first=offset + 1)))
 
 

@@ -60,6 +60,8 @@ def test_the_language_is_the_variables_or_the_locales(variables: dict[str, str],
     ("text", "shown"),
     [
         ("there is no user 'a.b'; known: root", "没有用户 'a.b'；known: root"),
+        ("there is no user 'documents'; the rest", "没有用户 'documents'；the rest"),
+        ("config.yaml: cannot listen on a:1: Permission denied", "config.yaml：无法在 a:1 监听：没有权限"),
         ("port 80 on ::1 is taken; end its program or choose another port",
          "::1 的端口 80 已被占用；请结束占用它的程序，或换一个端口"),
         ("nothing of ours", "nothing of ours"),
@@ -110,3 +112,14 @@ def test_the_command_speaks_chinese(tmp_path: Path) -> None:
     assert refused.stderr.startswith("sage: http://127.0.0.1:9 没有网关应答")
     english = sage(["models", "list"], {**env, "SAGE_LANG": "en"}, cwd=tmp_path)
     assert english.stderr.startswith("sage: no gateway answers at http://127.0.0.1:9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_no_chinese_help_is_cut_off(tmp_path: Path, columns: str) -> None:
+    env = environment(tmp_path, SAGE_LANG="zh", COLUMNS=columns)
+    for command in (["models", "add"], ["ingest"], ["collections", "create"]):
+        page = sage([*command, "--help"], env, cwd=tmp_path).stdout
+        assert "…" not in page
+        lines = [line.strip("│╭╰ ") for line in page.splitlines()]
+        assert not [line for line in lines if line[:1] in tuple("，。；：）")], "a line begins with punctuation"

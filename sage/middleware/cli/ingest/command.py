@@ -161,7 +161,7 @@ def _report(summary: Summary, as_json: bool) -> None:
         print_json(summary.as_json())
     else:
         for warning in summary.warnings:
-            typer.echo(f"sage: {plain(warning)}", err=True)
+            typer.echo(f"sage: {translated(plain(warning))}", err=True)
         for file, reason in summary.failures:
             typer.echo(_("failed: {file}: {reason}").format(file=file, reason=translated(reason)), err=True)
         for line in summary.empty_lines():

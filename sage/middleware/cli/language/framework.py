@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.core import TyperGroup
 
 from sage.middleware.cli.language.catalogue import _, current
 from sage.middleware.cli.language.templates import translated
+from sage.middleware.cli.output import width
 
 # Typer brings click or depends on it, according to its version: these are the parts of it that Typer's own show.
 _HelpFormatter: Any = typer.Context.formatter_class
@@ -29,6 +31,9 @@ _RICH_TEXTS = (
     "RICH_HELP",
 )
 """The texts of Typer's pages, which are variables of its module ``typer.rich_utils``."""
+_CHINESE = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
+_WORD = re.compile(rf"\s*[（《「]*(?:[{_CHINESE}]|[^\s{_CHINESE}]+)[，。：；？！、）》」]*\s*")
+"""What stays on one line of a page: a word or one Chinese character, with its punctuation."""
 _VALUES = {
     "bool": "",
     "int": "N",
@@ -102,13 +107,17 @@ def page_texts() -> list[str]:
 
 def _translate_pages() -> None:
     try:
+        from rich import _wrap
+        from rich.text import Text
         from typer import rich_utils
     except ImportError:  # without rich, Typer prints plain pages
         return
+    # To rich, a Chinese sentence is one word.
+    _wrap.re_word = _WORD
+    setattr(Text, "rstrip_end", _strip_end)  # noqa: B010
     for name in _RICH_TEXTS:
         setattr(rich_utils, name, _(getattr(rich_utils, name, "")))
-    # The texts of options stand in rich's Columns, which end a word that is too long with dots. A Chinese sentence is
-    # one word to rich, so it has to be folded.
+    # The texts of options stand in rich's Columns, which end with dots a word that is wider than they are.
     pages: Any = rich_utils
     columns = getattr(pages, "Columns", None)
     if columns is not None:
@@ -118,6 +127,14 @@ def _translate_pages() -> None:
 def _folded(text: Any) -> Any:
     text.overflow = "fold"
     return text
+
+
+def _strip_end(text: Any, size: int) -> None:
+    """Removes the spaces beyond ``size`` cells; rich's own counts characters, of which a Chinese one has two cells."""
+    spaces = len(text.plain) - len(text.plain.rstrip())
+    excess = min(spaces, width(text.plain) - size)
+    if excess > 0:
+        text.right_crop(excess)
 
 
 def _name_value(param: Any, context: _Context) -> None:

@@ -13,6 +13,8 @@ from string import Formatter
 
 from sage.middleware.cli.language.catalogue import Catalogue, current
 
+JOINTS = ("; ", ": ")
+"""What stands between two texts, the cause or an advice behind a message."""
 _DEEPEST = 4
 """Texts in texts that are translated."""
 
@@ -20,7 +22,9 @@ _DEEPEST = 4
 def translated(text: str) -> str:
     """``text`` in the user's language; as it is where no template fits."""
     messages = current()
-    return _translated(messages, text, 0) if messages is not None else text
+    if messages is None or text in messages.messages:
+        return messages.gettext(text) if messages is not None else text
+    return "\n".join(_translated(messages, line, 0) for line in text.split("\n"))
 
 
 def parts_of(message: str) -> list[tuple[str, str | None]] | None:
@@ -39,6 +43,8 @@ class _Template:
     literals: tuple[str, ...]
     pattern: str
     translation: str
+    quoted: frozenset[str]
+    """Names of values between quotes: what the user wrote, which stays as it is."""
 
     @property
     def weight(self) -> int:
@@ -54,8 +60,13 @@ def _templates(messages: Catalogue) -> list[_Template]:
         parts = parts_of(english)
         if parts is not None:
             literals = tuple(text for text, _ in parts if text)
-            templates.append(_Template(english, literals, _pattern(parts), translation))
+            templates.append(_Template(english, literals, _pattern(parts), translation, _quoted(parts)))
     return sorted(templates, key=lambda template: -template.weight)
+
+
+def _quoted(parts: list[tuple[str, str | None]]) -> frozenset[str]:
+    pairs = zip(parts, [*parts[1:], ("", None)], strict=True)
+    return frozenset(name for (text, name), (after, _) in pairs if name and text.endswith("'") and after[:1] == "'")
 
 
 def _pattern(parts: list[tuple[str, str | None]]) -> str:
@@ -76,16 +87,19 @@ def _translated(messages: Catalogue, text: str, depth: int) -> str:
             continue
         match = re.fullmatch(template.pattern, text, re.DOTALL)
         if match is not None:
-            values = {name: _translated(messages, value, depth + 1) for name, value in match.groupdict().items()}
+            values = {
+                name: value if name in template.quoted else _translated(messages, value, depth + 1)
+                for name, value in match.groupdict().items()
+            }
             return template.translation.format(**values)
     return _joined(messages, text, depth)
 
 
 def _joined(messages: Catalogue, text: str, depth: int) -> str:
-    """``text`` as two texts, the cause or an advice behind the message, if one of them has a translation."""
-    for joint in re.finditer("[;:] ", text):
+    """``text`` as two texts with a joint between them, if one of them has a translation."""
+    for joint in re.finditer("|".join(JOINTS), text):
         left, right = text[: joint.start()], text[joint.end() :]
         shown = (_translated(messages, left, depth + 1), _translated(messages, right, depth + 1))
         if shown != (left, right):
-            return joint[0].join(shown)
+            return messages.gettext(joint[0]).join(shown)
     return text
