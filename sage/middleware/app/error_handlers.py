@@ -98,7 +98,7 @@ async def _respond(request: Request, error: SageError) -> Response:
     if request.scope["path"] == TOKEN_PATH:
         headers = {name.decode(): value.decode() for name, value in error_headers(error, 0)}
         del headers["content-length"]
-        return JSONResponse(await oauth2_error(request, error), error.status, headers)
+        return JSONResponse(oauth2_error(request, error), error.status, headers)
     sent: list[Message] = []
 
     async def collect(message: Message) -> None:

@@ -13,18 +13,15 @@ TOKEN_PATH = "/auth/token"  # noqa: S105 (a path)
 _CODES = {400: "invalid_request", 401: "invalid_grant", 403: "invalid_grant"}
 
 
-async def oauth2_error(request: Request, error: SageError) -> dict[str, Any]:
+def oauth2_error(request: Request, error: SageError) -> dict[str, Any]:
     """The body for an error of the token endpoint.
 
     In OAuth2 ``error`` is a text, in our envelope an object. A client that names its grant, as OAuth2 wants it, gets
-    the former, others the latter with ``error_description`` beside it.
+    the former, others the latter with ``error_description`` beside it. A form that has not been read is not waited for.
     """
     envelope = error.envelope()
-    try:
-        form = await request.form()
-    except Exception:  # what cannot be read as a form names no grant
-        form = FormData()
-    if form.get("grant_type") != "password":
+    form: FormData | None = getattr(request, "_form", None)
+    if form is None or form.get("grant_type") != "password":
         return {**envelope, "error_description": error.message}
     code = _CODES.get(error.status, "temporarily_unavailable" if error.retry_after is not None else "server_error")
     return {"error": code, "error_description": error.message, **envelope["error"]}
