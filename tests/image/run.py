@@ -8,7 +8,7 @@ IMAGE_BASE             a base image instead of the Dockerfile's; ``stand-in``: m
 IMAGE_STORAGE          storage driver of both tools, such as ``vfs`` (default: theirs)
 IMAGE_ISOLATION        buildah's isolation (default: ``chroot``)
 IMAGE_BUILD_FLAGS      more flags of ``buildah build``
-IMAGE_PODMAN_FLAGS     flags of ``podman`` itself, such as ``--cgroup-manager cgroupfs``
+IMAGE_PODMAN_FLAGS     flags of ``podman`` itself, such as ``--runtime runc``
 IMAGE_RUN_FLAGS        more flags of ``podman run``, such as ``--dns 192.0.2.1``
 IMAGE_NETWORK          ``host``: the containers share the host's network, and the gateway listens on its loopback
 IMAGE_REMOVE           ``1``: the images and the stages of their build go too at the end
@@ -177,12 +177,12 @@ class Container:
 
 
 def own_limits() -> list[str]:
-    """The limits of this process: podman's own may be above what the machine allows."""
-    options = []
-    for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-        _, hard = resource.getrlimit(kind)
-        options += ["--ulimit", f"{name}={hard}:{hard}"]
-    return options
+    """The limits of this process: podman's defaults may be above what the machine allows."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, processes = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())  # podman lowers its own limit to this
+    processes = most if processes == resource.RLIM_INFINITY else min(processes, most)
+    return ["--ulimit", f"nofile={files}:{files}", "--ulimit", f"nproc={processes}:{processes}"]
 
 
 def free_port() -> int:
