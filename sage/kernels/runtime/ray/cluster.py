@@ -19,6 +19,8 @@ import platformdirs
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.ray.patience import Patience
+from sage.processors import contention
 
 _DEFAULTS: dict[str, Any] = {
     "address": None,
@@ -33,6 +35,10 @@ _DEFAULTS: dict[str, Any] = {
 }
 _LOOPBACK = "127.0.0.1"
 """With this address, and no other, Ray's servers listen nowhere else."""
+_BUSY = 2.0
+"""Threads for each processor with which a machine counts as busy."""
+_WORKER_START = "600"
+"""Seconds."""
 _OPEN, _CLOSED = 7, 8
 _PROBE = f"""
 import sys
@@ -64,14 +70,17 @@ class RayCluster:
     process uses already, else a new one on this machine), ``dashboard`` (off), ``num_cpus``, ``object_store_memory``
     (bytes), ``temp_dir`` (a short path, since it holds sockets), ``token_path``, ``node_ip_address``, ``runtime_env``
     (Ray's, for machines that lack the code) and ``start_timeout`` (seconds that the actors of a service have to be
-    placed and set up)."""
+    placed and set up, on an idle machine; beside other work they have longer)."""
 
     def __init__(self, environment: str, config: Mapping[str, Any]) -> None:
         self.environment = environment
         self.namespace = f"sage/{environment}/{secrets.token_hex(8)}"
         self._config = _DEFAULTS | _checked(config)
-        self.patience = float(self._config["start_timeout"])
         self._open = False
+
+    def patience(self) -> Patience:
+        """With the start of one service or stage."""
+        return Patience(float(self._config["start_timeout"]))
 
     def open(self) -> None:
         """Raises :class:`MissingExtra` without Ray, :class:`ConfigError` for a cluster without token authentication,
@@ -140,18 +149,53 @@ class RayCluster:
         elif address.startswith("127."):
             options["_node_ip_address"] = config["node_ip_address"] or address.rpartition(":")[0]
         with _keep_signal_handler(), _stay_on_loopback(options.get("_node_ip_address") == _LOOPBACK):
+            self._begin(ray, address, {name: value for name, value in options.items() if value is not None})
+
+    def _begin(self, ray: Any, address: str | None, options: dict[str, Any]) -> None:
+        """Ray allows its own processes 30 s to start, whatever else the machine does. A start that failed on a busy
+        machine is tried again, as long as the patience lasts."""
+        for _ in self.patience().waits():
             try:
-                ray.init(
-                    address=address or "local",
-                    namespace=self.namespace,
-                    job_config=_with_import_path(ray.job_config.JobConfig()),
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                    **{name: value for name, value in options.items() if value is not None},
-                )
-            except (ConnectionError, ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
-                where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started"
-                raise Unavailable(f"{where}: {str(exc).strip() or type(exc).__name__}", code="ray_unavailable") from exc
+                with _time_for_workers(own=address is None):
+                    ray.init(
+                        address=address or "local",
+                        namespace=self.namespace,
+                        job_config=_with_import_path(ray.job_config.JobConfig()),
+                        log_to_driver=False,
+                        logging_level="ERROR",
+                        **options,
+                    )
+                return
+            except Exception as exc:
+                failure = exc
+                if not _is_failed_start(exc):
+                    raise
+                if address is not None or contention() < _BUSY:
+                    break
+                ray.shutdown()  # ends the processes that have started
+        where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started"
+        cause = str(failure).strip() or type(failure).__name__
+        raise Unavailable(f"{where}: {cause}", code="ray_unavailable") from failure
+
+
+def _is_failed_start(error: Exception) -> bool:
+    """Ray raises a bare ``Exception`` when its node does not start in time."""
+    kinds = (ConnectionError, load_ray().exceptions.RayError, RuntimeError, TimeoutError)
+    return isinstance(error, kinds) or type(error) is Exception
+
+
+@contextlib.contextmanager
+def _time_for_workers(own: bool) -> Iterator[None]:
+    """In a Ray of our ``own``, a worker may take minutes to start; Ray would end it after one and start another."""
+    name = "RAY_worker_register_timeout_seconds"
+    if not own or name in os.environ:
+        yield
+        return
+    os.environ[name] = _WORKER_START
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -15,9 +15,12 @@ from sage.kernels.runtime.services.callers import Callers
 from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.host import LifeState
 from sage.kernels.runtime.services.spec import Method, ServiceSpec
+from sage.processors import contention
 
+_BUSIEST = 5.0
+"""Times that an answer may take longer on a busy machine."""
 _ANSWER = 2.0
-"""Seconds that a replica has to describe itself."""
+"""Seconds that a replica has to describe itself, on an idle machine."""
 
 
 class RayHost:
@@ -56,7 +59,7 @@ class RayHost:
                 **{"max_concurrency": EXCHANGES, **options, "name": actor_name(spec.name, replica)}
             ).remote(spec, self._cluster.namespace, self._cluster.environment, count)
             self._actors.append(actor)
-        self._replicas = link_replicas(spec.name, self._actors, self._cluster.patience)
+        self._replicas = link_replicas(spec.name, self._actors, self._cluster.patience())
 
     def methods(self) -> Mapping[str, Method]:
         return self._replicas.methods()
@@ -97,7 +100,7 @@ class RayHost:
         descriptions: list[dict[str, Any]] = []
         if self._state is LifeState.RUNNING and ray.is_initialized():
             refs = [actor.describe.options(concurrency_group="control").remote() for actor in self._actors]
-            for ref in ray.wait(refs, num_returns=len(refs), timeout=_ANSWER)[0]:
+            for ref in ray.wait(refs, num_returns=len(refs), timeout=_ANSWER * min(contention(), _BUSIEST))[0]:
                 try:
                     descriptions.append(ray.get(ref))
                 except Exception:  # noqa: S112 - a dead replica has no description

@@ -29,6 +29,8 @@ _MESSAGES = 2
 """Messages under way at once; what is called meanwhile goes together in the next."""
 _PAUSE = 0.1
 """Seconds between two attempts to reach an actor that died."""
+_LONGEST_WAIT = 4.0
+"""Seconds that one such attempt waits at most."""
 _CLOSE = 5.0
 """Seconds that the link's thread has to end."""
 _CLOCK_ANSWER = 1.0
@@ -319,16 +321,16 @@ class Link:
 
     def _await_actor(self) -> None:
         """Returns when the actor answers again; ends the link when it never will."""
-        ray = load_ray()
+        ray, within = load_ray(), 1.0
         while not self._closed.is_set():
             asked_at = time.monotonic()
             try:
-                about = ray.get(self.actor.about.options(concurrency_group="control").remote(), timeout=1.0)
+                about = ray.get(self.actor.about.options(concurrency_group="control").remote(), timeout=within)
             except ray.exceptions.ActorDiedError as exc:
                 self._end(service_ended(self.service, _first_line(exc)))
                 return
             except ray.exceptions.GetTimeoutError:
-                pass
+                within = min(within * 2, _LONGEST_WAIT)  # a busy machine answers later
             except Exception:
                 if not ray.is_initialized():
                     return

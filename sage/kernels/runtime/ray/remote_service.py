@@ -9,12 +9,13 @@ from sage.errors import Unavailable
 from sage.kernels.runtime.ray.errors import unpacked
 from sage.kernels.runtime.ray.link import Link
 from sage.kernels.runtime.ray.package import load_ray
+from sage.kernels.runtime.ray.patience import Patience
 from sage.kernels.runtime.services.calls import ServiceCall
 from sage.kernels.runtime.services.spec import Method
 from sage.kernels.runtime.streams.key_hash import key_hash
 
 _FIND = 30.0
-"""Seconds that a service which another process started has to answer."""
+"""Seconds that a service which another process started has to answer, on an idle machine."""
 
 
 def actor_name(service: str, replica: int) -> str:
@@ -55,25 +56,37 @@ class Replicas:
             link.close()
 
 
-def link_replicas(service: str, actors: list[Any], patience: float) -> Replicas:
-    """Waits until all actors are set up, ``patience`` seconds at most; raises what the setup of one raised."""
+def link_replicas(service: str, actors: list[Any], patience: Patience) -> Replicas:
+    """Waits until all actors are set up, as long as ``patience`` lasts; raises what the setup of one raised."""
     ray = load_ray()
     refs = [actor.about.options(concurrency_group="control").remote() for actor in actors]
     try:
-        abouts: Any = ray.get(refs, timeout=patience)
-    except ray.exceptions.GetTimeoutError:
-        raise Unavailable(
-            f"the actors of the service '{service}' are not placed within {patience:g} s: the cluster lacks what "
-            "their placement asks for, or their setup takes longer (config: ray.start_timeout)",
-            code="not_placed",
-        ) from None
+        abouts = _await_all(refs, patience)
     except ray.exceptions.RayActorError as exc:
         raise Unavailable(f"an actor of the service '{service}' died during its setup: {exc}") from exc
+    if abouts is None:
+        raise Unavailable(
+            f"the actors of the service '{service}' are not placed within {patience.waited:.3g} s: the cluster lacks "
+            "what their placement asks for, or their setup takes longer (config: ray.start_timeout)",
+            code="not_placed",
+        )
     for about in abouts:
         if about["error"] is not None:
             raise unpacked(about["error"])
     links = [Link(service, actor, about) for actor, about in zip(actors, abouts, strict=True)]
     return Replicas(service, links, abouts[0]["methods"])
+
+
+def _await_all(refs: list[Any], patience: Patience) -> list[Any] | None:
+    """The results; ``None`` means that they have not come while the patience lasted."""
+    ray = load_ray()
+    for seconds in patience.waits():
+        try:
+            results: list[Any] = ray.get(refs, timeout=seconds)
+        except ray.exceptions.GetTimeoutError:
+            continue
+        return results
+    return None
 
 
 def find_service(service: str, namespace: str) -> Replicas | None:
@@ -83,7 +96,11 @@ def find_service(service: str, namespace: str) -> Replicas | None:
         first = ray.get_actor(actor_name(service, 0), namespace=namespace)
     except ValueError:
         return None
-    about: Any = ray.get(first.about.options(concurrency_group="control").remote(), timeout=_FIND)
+    patience = Patience(_FIND)
+    found = _await_all([first.about.options(concurrency_group="control").remote()], patience)
+    if found is None:
+        raise Unavailable(f"the service '{service}' did not answer within {patience.waited:.3g} s", code="not_placed")
+    about: Any = found[0]
     others = [actor_name(service, replica) for replica in range(1, about["replicas"])]
     actors = [first, *(ray.get_actor(name, namespace=namespace) for name in others)]
-    return link_replicas(service, actors, _FIND)
+    return link_replicas(service, actors, Patience(_FIND))

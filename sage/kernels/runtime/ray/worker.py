@@ -82,22 +82,26 @@ class RayWorker:
     def _await_start(self) -> None:
         """Waits until the actor is set up; raises what its setup raised."""
         ray = load_ray()
-        end = time.monotonic() + self._cluster.patience
-        while True:
+        patience, asked = self._cluster.patience(), None
+        for seconds in patience.waits():
             try:
-                error = ray.get(self._actor.error.remote(), timeout=max(end - time.monotonic(), 0.0))
-                break
+                asked = asked or self._actor.error.remote()
+                error = ray.get(asked, timeout=seconds)
             except ray.exceptions.ActorUnavailableError:
+                asked = None
                 time.sleep(_PAUSE)  # it is being started again
             except ray.exceptions.GetTimeoutError:
-                raise Unavailable(
-                    f"the actor of {self._function.name} is not placed and set up in {self._cluster.patience:g} s",
-                    code="not_placed",
-                ) from None
+                continue
             except ray.exceptions.RayActorError as exc:
                 raise Unavailable(f"the actor of {self._function.name} died during its setup: {exc}") from exc
-        if error is not None:
-            raise unpacked(error)
+            else:
+                if error is not None:
+                    raise unpacked(error)
+                return
+        raise Unavailable(
+            f"the actor of {self._function.name} is not placed and set up in {patience.waited:.3g} s",
+            code="not_placed",
+        )
 
     def process(self, batch: list[Any]) -> list[Outcome]:
         if self._one_by_one:
