@@ -22,8 +22,8 @@ Sage = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment(data_dir: Path, **extra: str) -> dict[str, str]:
-    """This process's environment without any vendor's or our own settings, on ``data_dir``."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(_VENDOR)}
+    """This process's environment without any vendor's or our own settings, or a terminal's width, on ``data_dir``."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith((*_VENDOR, "COLUMNS"))}
     return {**variables, "SAGE_DATA_DIR": str(data_dir), "SAGE_LANG": "en", "PYTHONPATH": str(ROOT), **extra}
 
 

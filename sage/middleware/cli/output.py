@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -48,9 +49,13 @@ def print_json(value: Any) -> None:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints aligned columns that fit the terminal; each cell is made :func:`plain`, and ``head`` is translated."""
+    """Prints aligned columns that fit the terminal; each cell is made :func:`plain`, and ``head`` is translated.
+
+    What a program reads from a pipe has one line a row, unless ``COLUMNS`` says how many cells there are.
+    """
     cells = [[_(title) for title in head], *([plain(cell) for cell in row] for row in rows)]
-    for line in table(cells, shutil.get_terminal_size().columns):
+    is_bounded = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+    for line in table(cells, shutil.get_terminal_size().columns if is_bounded else None):
         typer.echo(line)
 
 
