@@ -32,8 +32,8 @@ _RICH_TEXTS = (
 )
 """The texts of Typer's pages, which are variables of its module ``typer.rich_utils``."""
 _CHINESE = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
-_WORD = re.compile(rf"\s*[（《「]*(?:[{_CHINESE}]|[^\s{_CHINESE}]+)[，。：；？！、）》」]*\s*")
-"""What stays on one line of a page: a word or one Chinese character, with its punctuation."""
+_WORD = re.compile(rf"\s*[（《「]*(?:[{_CHINESE}]|[^\s{_CHINESE}/]+/?|/)[，。：；？！、）》」]*\s*")
+"""What stays on one line of a page: a word up to a slash, or one Chinese character, with its punctuation."""
 _VALUES = {
     "bool": "",
     "int": "N",
