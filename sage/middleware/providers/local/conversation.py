@@ -1,4 +1,4 @@
-"""The chat template ``conversation``, for base models: which language its frame is in."""
+"""The chat template ``conversation``, for base models: which frame a chat gets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ _HAN = re.compile("[\u3400-\u9fff]")
 _KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\uac00-\ud7af]")
 
 
-def in_language(body: dict[str, Any]) -> None:
-    """Tells the template, in ``body``, that the last message of the user is in Chinese. Its last line decides: what was
-    found for it, or recalled, stands before it."""
-    users = [message for message in body["messages"] if message.get("role") == "user"]
-    lines = _text(content_of(users[-1])).split("\n") if users else [""]
-    if _HAN.search(lines[-1]) and not _KANA_OR_HANGUL.search(lines[-1]):
-        arguments = body.get("chat_template_kwargs")
-        body["chat_template_kwargs"] = {**(arguments if isinstance(arguments, dict) else {}), "chinese": True}
+def set_frame(body: dict[str, Any], *, plain: bool = False) -> None:
+    """Tells the template, in ``body``, which frame the chat gets: none with ``plain``, for an answer that follows a
+    grammar; one in Chinese when the last message of the user is. Its last line decides: what was found for it, or
+    recalled, stands before it."""
+    if plain or _is_chinese(body["messages"]):
+        given = body.get("chat_template_kwargs")
+        frame = "plain" if plain else "chinese"
+        body["chat_template_kwargs"] = {**(given if isinstance(given, dict) else {}), frame: True}
+
+
+def _is_chinese(messages: list[dict[str, Any]]) -> bool:
+    users = [message for message in messages if message.get("role") == "user"]
+    line = _text(content_of(users[-1])).split("\n")[-1] if users else ""
+    return bool(_HAN.search(line)) and not _KANA_OR_HANGUL.search(line)
 
 
 def _text(content: Any) -> str:

@@ -24,7 +24,7 @@ from sage.middleware.providers.base import (
     Usage,
 )
 from sage.middleware.providers.local import requests as local_wire
-from sage.middleware.providers.local.conversation import CONVERSATION, in_language
+from sage.middleware.providers.local.conversation import CONVERSATION, set_frame
 from sage.middleware.providers.local.fields import check_length
 from sage.middleware.providers.local.file_models import FileModels
 from sage.middleware.providers.local.forced_calls import ForcedStream, read_forced_call
@@ -192,7 +192,7 @@ class LocalEngineProvider(OpenAIProvider):
         template = self._files.template(options, _template(options.chat_template)) if body.get("tools") else None
         local_wire.drop_unsupported(body, call.operation, template, _context(options), cannot)
         if call.operation is Operation.CHAT and options.chat_template == CONVERSATION:
-            in_language(body)
+            set_frame(body, plain=local_wire.has_grammar(body))
         if local_wire.has_grammar(body):
             return body  # it says where the answer ends: neither the model's stop words nor its own bound may cut it
         if call.operation is Operation.CHAT and options.stop:

@@ -10,7 +10,7 @@ import openai
 import pytest
 from running_gateway import run_gateway
 
-from sage.middleware.providers.local.conversation import in_language
+from sage.middleware.providers.local.conversation import set_frame
 from sage.middleware.settings.settings import Settings
 
 MODEL = "gemma-3-270m"
@@ -127,8 +127,14 @@ def test_the_last_line_decides_the_language_of_the_frame(content: Any, is_chines
         "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "好"}],
         "chat_template_kwargs": {"more": 1},
     }
-    in_language(body)
+    set_frame(body)
     assert body["chat_template_kwargs"] == {"more": 1, **({"chinese": True} if is_chinese else {})}
     empty: dict[str, Any] = {"messages": [{"role": "system", "content": "你好"}]}
-    in_language(empty)
+    set_frame(empty)
     assert "chat_template_kwargs" not in empty
+
+
+def test_an_answer_under_a_grammar_gets_no_frame() -> None:
+    body: dict[str, Any] = {"messages": messages(["你好"])}
+    set_frame(body, plain=True)
+    assert body["chat_template_kwargs"] == {"plain": True}
