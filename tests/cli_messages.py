@@ -27,19 +27,37 @@ _ROOMS = (
     "sage/middleware/app/config_check.py",
     "sage/middleware/registry",  # what a gateway answers most often, and the command line passes on
     "sage/middleware/dispatch/refusal.py",
+    "sage/middleware/engines/memory_budget.py",
+    "sage/middleware/gateway/collections/reembedding.py",
+    "sage/middleware/providers/local/catalog.py",
+    "sage/middleware/providers/local/file_models.py",
+    "sage/middleware/providers/local/hub.py",
+    "sage/middleware/providers/local/hub_choice.py",
+    "sage/middleware/providers/local/hub_process.py",
+    "sage/middleware/providers/local/hub_pull.py",
     "sage/middleware/retrieval/collections.py",
     "sage/middleware/retrieval/automatic_embedder.py",
 )
 _MARKS = ("_", "N_")
-_OTHER_ERRORS = {"BadParameter", "UsageError", "ValueError", "_failed", "Unreadable", "Finding"}
+_OTHER_ERRORS = {
+    "BadParameter",
+    "UsageError",
+    "ValueError",
+    "_failed",
+    "Unreadable",
+    "Finding",
+    "_invalid_key",
+    "_step",
+    "PullProgress",
+}
 _SECOND_ARGUMENT = {"leave_out"}
 """Functions whose second argument is a message."""
 _RETURNING = {
-    "_existing_names", "_fault", "_memory_warning", "_what_is_full", "_why_not_wait", "_yaml_fault", "language_warning",
-    "nearest", "unconfigured", "what_to_set",
+    "_chosen_text", "_existing_names", "_fault", "_loaded", "_memory_warning", "_needs", "_what_is_full",
+    "_why_not_wait", "_yaml_fault", "language_warning", "nearest", "unconfigured", "what_to_set",
 }  # fmt: skip
 """Functions that return a message, or a part of one that is a value in another."""
-_VARIABLES = {"fault", "hint", "label", "message", "reason", "then", "warning"}
+_VARIABLES = {"_WINS", "advice", "fault", "hint", "label", "message", "reason", "then", "warning"}
 """Variables that hold a message, or a part of one."""
 _WELCOME = "welcome"
 """The function whose lines `sage serve` prints."""
@@ -89,6 +107,15 @@ _CAUSES = (
     "Input should be a valid list",
     "Input should be greater than or equal to {least}",
     "Input should be less than or equal to {most}",
+    "Input should be greater than {least}",
+    "Input should be less than {most}",
+    "Input should be {values}",
+    "Input should be a valid dictionary",
+    "Input should be a valid tuple",
+    "Input should be a finite number",
+    "List should have at least {least} item after validation, not {count}",
+    "String should have at least {least} character",
+    "String should match pattern '{pattern}'",
     "Field required",
 )
 
@@ -121,8 +148,7 @@ def _in_code() -> Iterator[tuple[str, str]]:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             place = str(file.relative_to(ROOT))
             for message in _of_calls(ast.parse(file.read_text(encoding="utf-8")), errors, room == _CLI):
-                if any(char.isalpha() for part, _ in parts_of(message) or [(message, None)] for char in part):
-                    yield place, message
+                yield place, message
 
 
 def _error_classes() -> set[str]:
@@ -137,27 +163,42 @@ def _error_classes() -> set[str]:
 
 
 def _of_calls(tree: ast.AST, errors: set[str], has_marks: bool) -> Iterator[str]:
+    """The marked messages, and those of errors that have words of their own."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == _WELCOME:
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.List) or (isinstance(inner, ast.Call) and _name(inner.func) == "append"):
-                    yield from _texts_of((inner.elts if isinstance(inner, ast.List) else inner.args)[0])
-        if isinstance(node, ast.FunctionDef) and node.name in _RETURNING:
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Return) and inner.value is not None:
-                    yield from _texts_of(inner.value)
-        if isinstance(node, ast.Assign) and _name(node.targets[0]) in _VARIABLES:
-            yield from _texts_of(node.value)
-        if not isinstance(node, ast.Call) or not node.args:
-            continue
-        name = _name(node.func)
-        if name == "print_table" and isinstance(node.args[0], ast.Tuple):
-            for title in node.args[0].elts:
-                yield from _texts_of(title)
-        elif name in _SECOND_ARGUMENT and len(node.args) > 1:
-            yield from _texts_of(node.args[1])
-        elif name in errors or (name in _MARKS and has_marks):
+        if has_marks and isinstance(node, ast.Call) and node.args and _name(node.func) in _MARKS:
             yield from _texts_of(node.args[0])
+        else:
+            yield from filter(_has_words, _of_node(node, errors))
+
+
+def _has_words(message: str) -> bool:
+    return any(char.isalpha() for part, _ in parts_of(message) or [(message, None)] for char in part)
+
+
+def _of_node(node: ast.AST, errors: set[str]) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef) and node.name == _WELCOME:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.List) or (isinstance(inner, ast.Call) and _name(inner.func) == "append"):
+                yield from _texts_of((inner.elts if isinstance(inner, ast.List) else inner.args)[0])
+    elif isinstance(node, ast.FunctionDef) and node.name in _RETURNING:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Return) and inner.value is not None:
+                yield from _texts_of(inner.value)
+    elif isinstance(node, ast.Assign) and _name(node.targets[0]) in _VARIABLES:
+        yield from _texts_of(node.value)
+    elif isinstance(node, ast.Call) and node.args:
+        yield from _of_call(node, errors)
+
+
+def _of_call(node: ast.Call, errors: set[str]) -> Iterator[str]:
+    name = _name(node.func)
+    if name == "print_table" and isinstance(node.args[0], ast.Tuple):
+        for title in node.args[0].elts:
+            yield from _texts_of(title)
+    elif name in _SECOND_ARGUMENT and len(node.args) > 1:
+        yield from _texts_of(node.args[1])
+    elif name in errors:
+        yield from _texts_of(node.args[0])
 
 
 def _name(node: ast.expr) -> str:
@@ -169,6 +210,9 @@ def _texts_of(node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.IfExp):
         yield from _texts_of(node.body)
         yield from _texts_of(node.orelse)
+    elif isinstance(node, ast.Dict):
+        for value in node.values:
+            yield from _texts_of(value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.JoinedStr):

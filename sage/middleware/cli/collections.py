@@ -76,9 +76,9 @@ def describe(collection: dict[str, Any]) -> list[str]:
     vectors = plain(collection["embedder"] or _("none; documents may bring their own"))
     if collection["dimension"]:
         dimensions = _("{dimension} dimensions").format(dimension=collection["dimension"])
-        vectors += f", {dimensions}, {collection['metric']}"
+        vectors = _(", ").join((vectors, dimensions, collection["metric"]))
     if languages is not None:
-        vectors += "; " + _("languages {languages}").format(languages=", ".join(languages))
+        vectors += _("; ") + _("languages {languages}").format(languages=", ".join(languages))
     head = _("{name}: {documents} documents, {size}")
     size, documents = size_text(collection["bytes"]), collection["documents"]
     facts = [
@@ -96,7 +96,7 @@ def describe(collection: dict[str, Any]) -> list[str]:
         facts.append((_("being re-embedded"), progress.format(progress=_pairs(collection["reembedding"]))))
     return [
         head.format(name=plain(collection["name"]), documents=documents, size=size),
-        *(f"  {title}: {text}" for title, text in facts),
+        *(_("  {title}: {text}").format(title=title, text=text) for title, text in facts),
     ]
 
 

@@ -293,7 +293,7 @@ def _conditions(deployment: dict[str, Any]) -> list[str]:
 
 
 def _in_brackets(facts: list[str]) -> str:
-    return f" ({', '.join(facts)})" if facts else ""
+    return _(" ({facts})").format(facts=_(", ").join(facts)) if facts else ""
 
 
 def _ago(moment: float | None) -> str:

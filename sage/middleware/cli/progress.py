@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain
 
 Show = Callable[[Mapping[str, Any]], None]
@@ -85,7 +86,7 @@ class _StepBars:
         self._last: str | None = None
 
     def show(self, step: Mapping[str, Any]) -> None:
-        status = plain(step["status"])
+        status = translated(plain(step["status"]))
         if status not in self._tasks:
             self._complete()
             self._tasks[status] = self._bars.add_task(status, total=None)
@@ -106,7 +107,7 @@ class _StepLines:
         self._shown: set[str] = set()
 
     def show(self, step: Mapping[str, Any]) -> None:
-        status = plain(step["status"])
+        status = translated(plain(step["status"]))
         if status not in self._shown:
             self._shown.add(status)
             size = f" ({self._size(step['total'])})" if step.get("total") else ""

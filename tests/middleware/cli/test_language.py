@@ -64,6 +64,10 @@ def test_the_language_is_the_variables_or_the_locales(variables: dict[str, str],
         ("config.yaml: cannot listen on a:1: Permission denied", "config.yaml：无法在 a:1 监听：没有权限"),
         ("port 80 on ::1 is taken; end its program or choose another port",
          "::1 的端口 80 已被占用；请结束占用它的程序，或换一个端口"),
+        ("model 'a': provider 'b' cannot serve: it is not configured", "模型 'a'：提供方 'b' 无法服务：没有配置"),
+        ("c.yaml: api: unknown key 'hots'; did you mean 'host'?", "c.yaml：api：未知的键 'hots'；是否想写 'host'？"),
+        ("a.yaml: x\nb.yaml: is no YAML", "a.yaml: x\nb.yaml：不是 YAML"),
+        ("two words", "two words"),
         ("nothing of ours", "nothing of ours"),
     ],
 )  # fmt: skip
@@ -121,5 +125,5 @@ def test_no_chinese_help_is_cut_off(tmp_path: Path, columns: str) -> None:
     for command in (["models", "add"], ["ingest"], ["collections", "create"]):
         page = sage([*command, "--help"], env, cwd=tmp_path).stdout
         assert "…" not in page
-        lines = [line.strip("│╭╰ ") for line in page.splitlines()]
-        assert not [line for line in lines if line[:1] in tuple("，。；：）")], "a line begins with punctuation"
+        first = {line.strip("│╭╰ ")[:1] for line in page.splitlines()}
+        assert not first & set("，；：）"), "a line begins with punctuation"

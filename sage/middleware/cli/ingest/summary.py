@@ -103,7 +103,7 @@ class Summary:
             (_("{count} failed"), len(self.failed_files)),
             (_("{count} no longer there"), self.pruned),
         ]
-        counts = ", ".join(text.format(count=count) for text, count in files if count) or _("none")
+        counts = _(", ").join(text.format(count=count) for text, count in files if count) or _("none")
         message = _("documents: {read} read, {sent} sent, {deleted} deleted; {seconds} s")
         if self.dry_run:
             message = _("documents: {read} read, {sent} would be sent, {deleted} deleted; {seconds} s")
@@ -113,6 +113,9 @@ class Summary:
             message.format(read=self.chunks, sent=self.sent, deleted=self.deleted, seconds=seconds),
         ]
         if self.skipped:
-            skipped = ", ".join(f"{count} {_(reason)}" for reason, count in sorted(self.skipped.items()))
+            skipped = _(", ").join(
+                _("{count} {reason}").format(count=count, reason=_(reason))
+                for reason, count in sorted(self.skipped.items())
+            )
             lines.append(_("skipped: {counts}").format(counts=skipped))
         return lines

@@ -15,6 +15,7 @@ from sage.middleware.cli.language.catalogue import Catalogue, current
 
 JOINTS = ("; ", ": ")
 """What stands between two texts, the cause or an advice behind a message."""
+_PLACES = re.compile(r"\S*[./]\S*(: \S+)+")
 _DEEPEST = 4
 """Texts in texts that are translated."""
 
@@ -58,9 +59,10 @@ def _templates(messages: Catalogue) -> list[_Template]:
     templates = []
     for english, translation in messages.messages.items():
         parts = parts_of(english)
-        if parts is not None:
+        if parts is not None and any(char.isalpha() for text, _ in parts for char in text):
             literals = tuple(text for text, _ in parts if text)
-            templates.append(_Template(english, literals, _pattern(parts), translation, _quoted(parts)))
+            quoted = _quoted(parts)
+            templates.append(_Template(english, literals, _pattern(parts, quoted), translation, quoted))
     return sorted(templates, key=lambda template: -template.weight)
 
 
@@ -69,12 +71,13 @@ def _quoted(parts: list[tuple[str, str | None]]) -> frozenset[str]:
     return frozenset(name for (text, name), (after, _) in pairs if name and text.endswith("'") and after[:1] == "'")
 
 
-def _pattern(parts: list[tuple[str, str | None]]) -> str:
+def _pattern(parts: list[tuple[str, str | None]], quoted: frozenset[str]) -> str:
     pattern, names = "", set()
     for text, name in parts:
         pattern += re.escape(text)
         if name is not None:
-            pattern += f"(?P={name})" if name in names else f"(?P<{name}>.*?)"
+            value = "[^']*" if name in quoted else ".*?"
+            pattern += f"(?P={name})" if name in names else f"(?P<{name}>{value})"
             names.add(name)
     return pattern
 
@@ -96,10 +99,11 @@ def _translated(messages: Catalogue, text: str, depth: int) -> str:
 
 
 def _joined(messages: Catalogue, text: str, depth: int) -> str:
-    """``text`` as two texts with a joint between them, if one of them has a translation."""
+    """``text`` as two texts with a joint between them, if one of them has a translation; names of places, such as
+    ``config.yaml: api``, with the joints of the language before what they are of."""
     for joint in re.finditer("|".join(JOINTS), text):
         left, right = text[: joint.start()], text[joint.end() :]
         shown = (_translated(messages, left, depth + 1), _translated(messages, right, depth + 1))
         if shown != (left, right):
             return messages.gettext(joint[0]).join(shown)
-    return text
+    return text.replace(": ", messages.gettext(": ")) if depth and _PLACES.fullmatch(text) else text
