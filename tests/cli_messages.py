@@ -30,6 +30,7 @@ _ROOMS = (
     "sage/middleware/engines/memory_budget.py",
     "sage/middleware/gateway/collections/reembedding.py",
     "sage/middleware/providers/local/catalog.py",
+    "sage/middleware/providers/local/provider.py",
     "sage/middleware/providers/local/file_models.py",
     "sage/middleware/providers/local/hub.py",
     "sage/middleware/providers/local/hub_choice.py",
@@ -57,7 +58,7 @@ _RETURNING = {
     "_why_not_wait", "_yaml_fault", "language_warning", "nearest", "unconfigured", "what_to_set",
 }  # fmt: skip
 """Functions that return a message, or a part of one that is a value in another."""
-_VARIABLES = {"_WINS", "advice", "fault", "hint", "label", "message", "reason", "then", "warning"}
+_VARIABLES = {"_WINS", "advice", "engine", "fault", "hint", "label", "message", "reason", "then", "warning"}
 """Variables that hold a message, or a part of one."""
 _WELCOME = "welcome"
 """The function whose lines `sage serve` prints."""

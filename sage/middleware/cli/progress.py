@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain
 
@@ -110,7 +111,7 @@ class _StepLines:
         status = translated(plain(step["status"]))
         if status not in self._shown:
             self._shown.add(status)
-            size = f" ({self._size(step['total'])})" if step.get("total") else ""
+            size = _(" ({facts})").format(facts=self._size(step["total"])) if step.get("total") else ""
             sys.stderr.write(f"{status}{size}\n")
             sys.stderr.flush()
 

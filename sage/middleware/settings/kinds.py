@@ -72,7 +72,10 @@ class ProviderKind:
             return f"set llm.providers.{self.name}"
         variable = next(variable for variable, key in self.variables.items() if key in self.needs)
         engine = ", or give a deployment an 'engine'" if self.starts_engines else ""
-        return f"set {variable}, or its {' or '.join(self.needs)}{engine}"
+        first, *others = self.needs
+        if others:
+            return f"set {variable}, or its {first} or {' or '.join(others)}{engine}"
+        return f"set {variable}, or its {first}{engine}"
 
 
 @dataclass(frozen=True, kw_only=True)
