@@ -118,6 +118,6 @@ def _add_errors_and_security(operation: dict[str, Any], route: HotRoute | Guarde
     responses = operation["responses"]
     responses.pop("422", None)
     errors = {"application/json": {"schema": schema_ref(route.error_model)}}
-    responses["default"] = {"description": "An error, by its status.", "content": errors}
+    responses.setdefault("default", {"description": "An error, by its status.", "content": errors})
     if route.scope is not None and with_accounts:
         operation["security"] = [{"password": []}, {"bearer": []}]

@@ -19,6 +19,7 @@ from sage.middleware.auth.sessions import Login
 from sage.middleware.auth.users import DEFAULT_TENANT
 from sage.middleware.routers.http.deps import Caller
 from sage.middleware.routers.http.guard import guarded_router, public, requires
+from sage.middleware.routers.http.openapi_bodies import ErrorDetail
 
 router = guarded_router("Accounts")
 
@@ -166,7 +167,18 @@ class UserList(BaseModel):
     users: list[UserAnswer]
 
 
-@router.post("/auth/token", name="auth_token")
+class TokenError(BaseModel):
+    """An error of the token endpoint. For a form with `grant_type=password` it is that of OAuth2 (RFC 6749, 5.2)."""
+
+    error: ErrorDetail | str
+    error_description: str
+
+
+@router.post(
+    "/auth/token",
+    name="auth_token",
+    responses={"default": {"description": "An error, by its status.", "model": TokenError}},
+)
 @public
 async def auth_token(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep, request: Request, response: Response

@@ -90,13 +90,17 @@ class _E5Model:
     """The model in memory: about 150 MB with onnxruntime."""
 
     def __init__(self, content: bytes) -> None:
+        try:
+            import onnxruntime
+        except ImportError as exc:
+            raise MissingExtra("the embedder 'local-multilingual'", "embed-multilingual") from exc
         file = E5File(content)
         width = file.shape.width
         self._begin, self._end = file.begin, file.end
         self._tokenizer = file.tokenizer
         self._words = file.blocks("emb.word", width).copy()  # all that is needed of the content
         self._positions = file.floats("emb.pos").reshape(-1, width) + file.floats("emb.type")[:width]
-        self._session: Any = open_session(e5_model(file), "local-multilingual", "embed-multilingual")
+        self._session: Any = open_session(onnxruntime, e5_model(file))
 
     def vector(self, text: str) -> Vectors:
         tokens = self._tokenizer.encode(text)

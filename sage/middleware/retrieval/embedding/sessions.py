@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage.errors import MissingExtra
 
-
-def open_session(model: bytes, embedder: str, extra: str) -> Any:
-    """A session of the model. Raises :class:`MissingExtra`, which names the ``embedder`` and its ``extra``."""
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingExtra(f"the embedder '{embedder}'", extra) from exc
+def open_session(onnxruntime: Any, model: bytes) -> Any:
+    """A session of the model. ``onnxruntime`` is the module; the caller imports it, and knows which extra brings it."""
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
