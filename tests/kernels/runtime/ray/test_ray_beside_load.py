@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ray_services import Store, ray_config, wait_for
+from test_ray_services import Store, wait_for
 
 from sage.api.ray_environment import RayEnvironment
 from sage.processors import contention
 
-__all__ = ["ray_config"]  # a fixture
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 SECONDS = 120.0
 EACH = 2

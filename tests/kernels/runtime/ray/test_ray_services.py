@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import stat
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -137,20 +136,6 @@ class Pair(BaseServiceTask):
 class Unready(BaseServiceTask):
     def setup(self) -> None:
         raise FileNotFoundError(2, "no such model")
-
-
-@pytest.fixture(scope="module")
-def ray_config() -> Iterator[dict[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="ray") as directory, pytest.MonkeyPatch.context() as patch:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"):
-            patch.setenv(name, "set, so that it is restored")
-            patch.delenv(name)
-        patch.setenv("SAGE_DATA_DIR", f"{directory}/data")
-        patch.setenv("HOME", directory)  # it has no Ray token
-        yield {
-            "discovery": None,
-            "ray": {"num_cpus": 2, "object_store_memory": 80 * 2**20, "temp_dir": f"{directory}/ray"},
-        }
 
 
 @pytest.fixture(scope="module")
