@@ -83,7 +83,7 @@ class _Work:
 
     def _run(self) -> None:
         while (item := self._next()) is not None:
-            _do(*item)
+            fulfil(*item)
             del item  # nothing of it stays in memory while the next is waited for
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
@@ -95,7 +95,8 @@ class _Work:
             return self._waiting.popleft() if self._waiting else None
 
 
-def _do(future: Future[Any], work: Callable[[], Any]) -> None:
+def fulfil(future: Future[Any], work: Callable[[], Any]) -> None:
+    """Does ``work``, unless ``future`` was cancelled, and gives it what comes of it."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -104,3 +105,5 @@ def _do(future: Future[Any], work: Callable[[], Any]) -> None:
         future.set_exception(exc)
     else:
         future.set_result(result)
+    finally:
+        del work, future  # the error's traceback holds this frame: with them in it, a cycle that keeps a large body

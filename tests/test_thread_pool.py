@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -68,3 +69,25 @@ def test_it_takes_work_after_the_main_thread_has_ended() -> None:
     """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("(3, 1)\n", "")
+
+
+def test_what_failed_work_held_is_free_with_its_error() -> None:
+    class Large:
+        """Stands for the body of a request."""
+
+    def fail(large: Large) -> None:
+        raise ValueError("it cannot be read")
+
+    large = Large()
+    seen = weakref.ref(large)
+    gc.collect()
+    gc.disable()
+    try:
+        with ThreadPool(1, "of this test") as pool:
+            failed = pool.submit(fail, large)
+            assert isinstance(failed.exception(10), ValueError)
+            del large, failed
+            pool.submit(int).result(10)  # the thread is done with the first
+            assert seen() is None
+    finally:
+        gc.enable()

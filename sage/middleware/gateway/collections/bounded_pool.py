@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sage.errors import Unavailable
 from sage.fair_queue import FairQueue
+from sage.thread_pool import fulfil
 
 T = TypeVar("T")
 
@@ -79,8 +80,9 @@ class BoundedPool:
 
     def _serve(self) -> None:
         while (item := self._next()) is not None:
-            _do(*item)
-            del item  # nothing of it stays in memory while the next is waited for
+            work, future = item
+            fulfil(future, work)
+            del item, work, future  # nothing of it stays in memory while the next is waited for
             with self._changed:
                 self._running -= 1
 
@@ -94,16 +96,3 @@ class BoundedPool:
                 return None
             self._running += 1
             return self._queue.pop()
-
-
-def _do(work: Callable[[], Any], future: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = work()
-    except BaseException as exc:
-        future.set_exception(exc)
-    else:
-        future.set_result(result)
-    finally:
-        del work, future  # the error's traceback holds this frame: with them in it, a cycle that keeps a large body
