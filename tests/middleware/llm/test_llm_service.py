@@ -197,9 +197,10 @@ def test_start_serves_http_until_stop(service: LLMService) -> None:
     assert service.generate("mine", "still here").text == "still here"
     with pytest.raises(ConfigError, match="already runs"):
         service.start(port=0)
-    before = threading.active_count()
+    gateway = [thread for thread in threading.enumerate() if thread.name.startswith("sage-gateway")]
+    assert gateway
     service.stop()
-    assert threading.active_count() < before
+    assert not any(thread.is_alive() for thread in gateway)
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=5)
     service.stop()

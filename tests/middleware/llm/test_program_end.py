@@ -29,7 +29,7 @@ service = LLMService()
 service.register_model("mine", provider="openai")
 
 def ask(text, model="mine"):
-    print(service.generate(model, text).text, flush=True)
+    print(service.generate(model, text).text + os.linesep, end="", flush=True)
 
 def serve(**options):
     service.start(port=0, **options)
