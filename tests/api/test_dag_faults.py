@@ -168,6 +168,7 @@ def test_an_unknown_policy_is_refused(on_error: Any) -> None:
         Retry(then="retry")
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 9), max_size=200), st.integers(1, 4), st.integers(1, 20))
 def test_no_record_is_lost_silently(records: list[int], parallelism: int, size: int) -> None:
     env = environment(queue_size=size)

@@ -185,6 +185,7 @@ def test_what_is_no_request_is_in_the_log_as_one_line_of_json(gateway: Callable)
     ]
 
 
+@pytest.mark.slow
 def test_pipelined_requests_are_answered_in_order(up: Upstream, upstreams: Callable) -> None:
     running = upstreams(up)
     up.reply({"choices": [{"message": {}}]}, delay=0.2, times=1)

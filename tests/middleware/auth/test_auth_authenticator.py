@@ -92,6 +92,7 @@ def test_without_the_follower_every_request_gets_the_full_check(accounts: Accoun
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("revoke", "reason"),
     [

@@ -469,6 +469,7 @@ def test_fallbacks_of_fallbacks_answer_each_once_and_circles_are_harmless(ups: C
     assert [request.body["model"] for request in up.requests if request.body] == ["a", "b", "d"]
 
 
+@pytest.mark.slow
 def test_a_deployment_whose_only_key_was_refused_comes_last_and_explain_says_so(
     ups: Callable, gateway: Callable
 ) -> None:
@@ -548,6 +549,7 @@ def test_a_conversations_home_is_told(ups: Callable, gateway: Callable) -> None:
     assert "previous turn" in told["reason"]
 
 
+@pytest.mark.slow
 def test_streams_carry_what_was_chosen(ups: Callable, gateway: Callable) -> None:
     found = [ups(), ups()]
     found[0].reply(status=500)

@@ -209,6 +209,7 @@ def test_each_probe_that_fails_doubles_the_pause_up_to_twelve_times() -> None:
     assert tried.until == now + 5.0
 
 
+@pytest.mark.slow
 def test_a_probe_whose_client_leaves_gives_its_turn_back(ups: Callable, guarded: Callable) -> None:
     up = ups()
     up.reply(status=500, times=3)
@@ -227,6 +228,7 @@ def test_a_probe_whose_client_leaves_gives_its_turn_back(ups: Callable, guarded:
     assert breaker(running)["state"] == "closed"
 
 
+@pytest.mark.slow
 def test_a_probing_stream_lets_others_go_at_its_first_byte_and_opens_again_when_it_is_cut(
     ups: Callable, guarded: Callable
 ) -> None:
@@ -268,6 +270,7 @@ def test_an_open_breaker_costs_no_attempt(ups: Callable, guarded: Callable) -> N
     assert len(first.requests) == 3
 
 
+@pytest.mark.slow
 def test_a_prober_that_asks_for_nonsense_tells_nothing(ups: Callable, guarded: Callable) -> None:
     up = ups()
 

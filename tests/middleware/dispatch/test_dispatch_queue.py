@@ -96,6 +96,7 @@ def test_a_newcomer_does_not_overtake_and_the_bound_holds(ups: Callable, gateway
     assert running.get("/models/bench").json()["in_flight"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["model", "provider"])
 def test_a_wait_ends_after_the_queues_time(ups: Callable, gateway: Callable, bound: str) -> None:
     up = ups()
@@ -179,6 +180,7 @@ def test_two_models_of_one_provider_share_its_bound_in_their_order(ups: Callable
     assert said(up) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patience", "answers"), [(0.3, "up1/m"), (60.0, "up0/m")])
 def test_a_request_waits_for_its_model_before_it_falls_back(
     ups: Callable, gateway: Callable, patience: float, answers: str

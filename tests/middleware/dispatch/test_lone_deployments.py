@@ -29,6 +29,7 @@ def ups() -> Iterator[Callable[[], Upstream]]:
         yield lambda: stack.enter_context(Upstream())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_two_failures_and_then_an_answer(ups: Callable, upstreams: Callable, stream: bool) -> None:
     up = ups()
@@ -49,6 +50,7 @@ def test_every_kind_is_asked_again(ups: Callable, upstreams: Callable, kind: str
     assert len(up.requests) == 3
 
 
+@pytest.mark.slow
 def test_what_may_pass_is_tried_again(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     running = upstreams(up)
@@ -87,6 +89,7 @@ def test_nonsense_and_slowness_are_not_tried_again(
     assert len(up.requests) == 1
 
 
+@pytest.mark.slow
 def test_as_many_attempts_as_the_configuration_allows(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.reply(status=500)
@@ -96,6 +99,7 @@ def test_as_many_attempts_as_the_configuration_allows(ups: Callable, upstreams: 
         assert len(up.requests) == asked
 
 
+@pytest.mark.slow
 def test_the_budget_holds_for_a_lone_deployment_too(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.reply(status=500)

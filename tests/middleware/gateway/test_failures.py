@@ -106,6 +106,7 @@ def test_an_error_inside_a_200_stream_falls_back(ups: Callable, upstreams: Calla
     assert got[-1] == "[DONE]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("break_it", ["hang_up", "status", "html", "nonsense", "not_streaming"])
 def test_what_breaks_before_the_first_byte_falls_back(ups: Callable, upstreams: Callable, break_it: str) -> None:
     first, second = ups(), ups()
@@ -125,6 +126,7 @@ def test_what_breaks_before_the_first_byte_falls_back(ups: Callable, upstreams: 
 # 8: a cut stream reported as finished; 9: text doubled by falling back in mid-stream.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"reset": True}, {"clean": True}])
 def test_a_cut_stream_says_so_and_never_finishes(ups: Callable, upstreams: Callable, how: dict) -> None:
     first, second = ups(), ups()
@@ -198,6 +200,7 @@ def test_retry_after_is_sent_on(ups: Callable, upstreams: Callable, status: int,
     assert len(up.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "ours", "kind"),
     [
@@ -230,6 +233,7 @@ def test_a_refused_key_of_ours_is_a_502_that_quotes_nothing(ups: Callable, upstr
     assert "sk-upstream" not in answer.text
 
 
+@pytest.mark.slow
 def test_never_more_than_three_attempts_and_none_twice(ups: Callable, upstreams: Callable) -> None:
     servers = [ups() for _ in range(5)]
     for up in servers:
@@ -451,6 +455,7 @@ def test_numbers_go_on_as_they_are_or_not_at_all(ups: Callable, upstreams: Calla
     assert "more than 64 bits" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_an_upstream_that_stays_open_after_done_delays_no_answer(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     up.stream([chat_chunk("a"), chat_chunk(None, "stop"), b"data: [DONE]\n\n", chat_chunk("x")], hang_after=3)

@@ -167,6 +167,7 @@ def test_a_compressed_answer_that_is_cut_is_no_answer(ups: Callable, upstreams: 
     assert error["message"] == "the provider 'up0': its compressed answer is cut off"
 
 
+@pytest.mark.slow
 def test_the_first_byte_of_a_whole_answer_may_take_its_whole_time(ups: Callable, upstreams: Callable) -> None:
     up = ups()
     running = upstreams(up, provider={"retries": 0, "timeouts": {"first_byte": 0.05, "between_chunks": 0.05}})

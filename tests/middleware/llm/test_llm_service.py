@@ -105,6 +105,7 @@ def test_a_stream_that_is_half_read_when_the_service_stops(service: LLMService, 
     assert not [thread for thread in threading.enumerate() if thread.name == "sage-gateway"]
 
 
+@pytest.mark.slow
 def test_stop_and_start_wait_for_nobody_and_nobody_for_them(service: LLMService) -> None:
     stopped = threading.Event()
 

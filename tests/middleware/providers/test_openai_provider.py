@@ -362,6 +362,7 @@ def test_requests_go_over_all_keys(up: Upstream, upstreams: Callable) -> None:
     assert Counter(map(_key, up.requests)) == {"sk-first-key": 3, "sk-second-key": 3, "sk-third-key": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.proves("openai", "several keys")
 @pytest.mark.parametrize("status", [401, 429])
 def test_a_key_that_is_refused_is_passed_over(up: Upstream, upstreams: Callable, status: int) -> None:

@@ -135,6 +135,7 @@ def test_a_proxy_that_is_down_is_named_without_its_password(gateway: Callable[..
     assert "secret-password" not in answer.text + ready.text
 
 
+@pytest.mark.slow
 def test_the_environment_is_read_where_the_configuration_says_so(
     gateway: Callable[..., Running], proxy: ForwardProxy, up: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

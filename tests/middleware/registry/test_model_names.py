@@ -124,6 +124,7 @@ def test_a_provider_that_is_down_lists_nothing(ups: Callable, gateway: Callable)
     assert running.chat("alpha").status_code == 200
 
 
+@pytest.mark.slow
 def test_weights_and_priorities(ups: Callable, gateway: Callable) -> None:
     heavy, light, spare = ups(), ups(), ups()
     deployments = [
@@ -168,6 +169,7 @@ def test_a_provider_at_its_bound_refuses_at_once_where_nobody_may_wait(ups: Call
     assert running.chat().status_code == 200
 
 
+@pytest.mark.slow
 def test_a_models_limits_of_time_narrow_the_providers(ups: Callable, gateway: Callable) -> None:
     up = ups()
     up.hang()

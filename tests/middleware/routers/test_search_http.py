@@ -273,6 +273,7 @@ def test_models_beyond_the_credential_are_not_used(up: Upstream, upstreams: Call
     assert [collection["name"] for collection in running.get("/collections").json()["collections"]] == ["default"]
 
 
+@pytest.mark.slow
 def test_an_embedder_that_fails_leaves_the_words(up: Upstream, upstreams: Callable[..., Running]) -> None:
     up.handler = vectors
     running = upstreams(up, retrieval={"defaults": {"embedder": "bench"}})

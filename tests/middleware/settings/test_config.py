@@ -595,6 +595,7 @@ def test_the_file_of_the_first_documents_loads_as_it_stands(read: Callable[..., 
     assert sage("config", "check", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_ready_says_what_of_the_first_documents_cannot_serve(
     read: Callable[..., Settings], tmp_path: Path, dead_port: int
 ) -> None:

@@ -420,6 +420,7 @@ def test_services_call_services_but_never_in_a_circle(run: Callable[..., Service
         services.call["self"].ask_soon("k")
 
 
+@pytest.mark.slow
 def test_a_call_is_made_again_only_with_retries(run: Callable[..., Services]) -> None:
     class Weak(BaseServiceTask):
         def __init__(self) -> None:

@@ -533,6 +533,7 @@ def test_errors_have_their_status_and_ollamas_words(up: Upstream, running: Any, 
         assert ("llama runner process has terminated" in answer.text) == (status != 401)
 
 
+@pytest.mark.slow
 @pytest.mark.proves("ollama", "errors", "streaming")
 def test_an_error_line_before_any_text_is_a_real_status(up: Upstream, running: Any) -> None:
     up.use(lines({"error": "out of memory"}))
@@ -541,6 +542,7 @@ def test_an_error_line_before_any_text_is_a_real_status(up: Upstream, running: A
     assert "out of memory" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.proves("ollama", "errors", "streaming")
 @pytest.mark.parametrize(
     ("told", "options", "code"),
@@ -608,6 +610,7 @@ def test_models_are_found_by_its_list_wherever_the_address_ends(suffix: str, up:
     assert running.chat("qwen3").status_code == 404  # only a tag that is `latest` goes without saying
 
 
+@pytest.mark.slow
 @pytest.mark.proves("ollama", "errors")
 def test_an_ollama_that_is_down_is_told_as_such(gateway: Callable) -> None:
     running = gateway(llm={"providers": {"ollama": {"base_url": "http://127.0.0.1:9"}}})

@@ -127,6 +127,7 @@ def test_show(up: Upstream) -> None:
     assert shown["details"]["parameter_size"] == "8.0B"
 
 
+@pytest.mark.slow
 @pytest.mark.proves("ollama", "errors")
 def test_every_failure_is_one_of_ours(up: Upstream) -> None:
     model_host = host(up, api_key="sk-ollama-key", timeouts={"first_byte": 0.2, "total": 0.2})
