@@ -34,15 +34,15 @@ def make_private(path: Path) -> None:
         raise ConfigError(f"{path} cannot be made private: {exc.strerror}") from exc
 
 
-def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
-    """Writes ``data`` to ``path`` with mode 0600 in one step, so that no reader sees half of it.
+def write_private(path: Path, data: bytes, *, replace: bool, mode: int = 0o600) -> bool:
+    """Writes ``data`` to a new ``path`` of that mode in one step, so that no reader sees half of it.
 
     Without ``replace``, an existing file stays and the result is ``False``. Of several processes that write at once,
     exactly one gets ``True``.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)

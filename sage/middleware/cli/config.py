@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sage.errors import ConfigError
+from sage.middleware.auth.private_files import write_private
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.settings.reading import find_config, load_settings
@@ -82,19 +82,5 @@ def config_init(
 
 def write_config(file: Path, text: str, *, force: bool, mode: int = 0o600) -> None:
     """Writes the file as a whole or not at all. Raises :class:`ConfigError` for one that exists, unless ``force``."""
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        if force:
-            draft.replace(file)
-        else:
-            os.link(draft, file)
-    except FileExistsError:
-        raise ConfigError(f"{file} exists already; name another file, or replace it with --force") from None
-    except OSError as exc:
-        raise ConfigError(f"{file} cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        draft.unlink(missing_ok=True)
+    if not write_private(file, text.encode(), replace=force, mode=mode):
+        raise ConfigError(f"{file} exists already; name another file, or replace it with --force")

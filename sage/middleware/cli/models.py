@@ -13,7 +13,7 @@ import typer
 from sage.middleware.cli.client import CallFailed, connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.model_files import add_model_file, pull_file, source_of
-from sage.middleware.cli.output import AsJson, print_json, print_table
+from sage.middleware.cli.output import AsJson, Temperature, print_json, print_table
 from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
 from sage.middleware.cli.recommend import recommend
 from sage.middleware.providers.local.hub_choice import is_repository, is_source
@@ -222,12 +222,7 @@ def generate(
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="End the answer after this many tokens.")
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER", min=0, help="How much chance decides; 0 always gives the likeliest answer, 1 is usual."
-        ),
-    ] = None,
+    temperature: Temperature = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON, for programs.")] = False,
 ) -> None:
     """Ask a model one question. Its answer is printed as it arrives."""

@@ -17,6 +17,13 @@ import typer
 from sage.middleware.cli.language.catalogue import _
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER", min=0, help="How much chance decides; 0 always gives the likeliest answer, 1 is usual."
+    ),
+]
+"""The option of the commands that ask a model."""
 BEGIN, END = "\x02", "\x03"
 """They mark emphasis: control characters, which :func:`plain` and :func:`printable` remove from any text."""
 _GAP = "  "

@@ -16,7 +16,7 @@ from sage.middleware.cli.chat.message_input import PipedInput, TerminalInput
 from sage.middleware.cli.client import CallFailed, Client, connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
-from sage.middleware.cli.output import plain
+from sage.middleware.cli.output import Temperature, plain
 from sage.middleware.cli.progress import waiting_for
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -38,12 +38,7 @@ def chat(
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="End each answer after this many tokens.")
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER", min=0, help="How much chance decides; 0 always gives the likeliest answer, 1 is usual."
-        ),
-    ] = None,
+    temperature: Temperature = None,
 ) -> None:
     """Chat with a model. From a pipe, each line is one message, and only the answers are printed."""
     client = connect()
