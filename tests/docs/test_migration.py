@@ -18,7 +18,7 @@ import typer
 import yaml
 from chatml import TEMPLATE
 from ollama_stand_in import OllamaStandIn, StandInModel
-from sage_process import ROOT, SAGE, Serving, environment, sage, serving
+from sage_process import ROOT, Serving, sage, serving, with_command
 from tiny_gguf import write_parrot
 from upstream import Upstream
 
@@ -64,11 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def env(place: Path) -> dict[str, str]:
-    shim = place / "sage"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(SAGE)} "$@"\n')
-    shim.chmod(0o755)
-    env = environment(place / "data")
-    return {**env, "PATH": f"{place}:{env['PATH']}"}
+    return with_command(place)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sage_process import ROOT, SAGE, Serving, environment, sage, serving
+from sage_process import ROOT, Serving, sage, serving, with_command
 
 pytestmark = pytest.mark.slow
 TEXT = (ROOT / "docs" / "search.md").read_text()
@@ -30,11 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def env(place: Path) -> dict[str, str]:
-    shim = place / "sage"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(SAGE)} "$@"\n')
-    shim.chmod(0o755)
-    env = environment(place / "data")
-    return {**env, "PATH": f"{place}:{env['PATH']}"}
+    return with_command(place)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sage_process import ROOT, SAGE, environment, sage, serving
+from sage_process import ROOT, sage, serving, with_command
 
 pytestmark = pytest.mark.slow
 TEXT = (ROOT / "docs" / "services.md").read_text()
@@ -20,11 +19,7 @@ TEXT = (ROOT / "docs" / "services.md").read_text()
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """What each block answered, a JSON value a call; all of them run in one shell, in their order."""
     place: Path = tmp_path_factory.mktemp("docs")
-    shim = place / "sage"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(SAGE)} "$@"\n')
-    shim.chmod(0o755)
-    env = environment(place / "data")
-    env["PATH"] = f"{place}:{env['PATH']}"
+    env = with_command(place)
     blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     with serving(["--port", "0"], env, place) as running:
         made = sage(["user", "add", "me", "--password-stdin"], env, cwd=place, stdin="a long password\n")

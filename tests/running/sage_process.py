@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,15 @@ def environment(data_dir: Path, **extra: str) -> dict[str, str]:
     """This process's environment without any vendor's or our own settings, or a terminal's width, on ``data_dir``."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith((*_VENDOR, "COLUMNS"))}
     return {**variables, "SAGE_DATA_DIR": str(data_dir), "SAGE_LANG": "en", "PYTHONPATH": str(ROOT), **extra}
+
+
+def with_command(directory: Path) -> dict[str, str]:
+    """:func:`environment` on ``data`` in ``directory``, where shell scripts find the command ``sage``."""
+    shim = directory / "sage"
+    shim.write_text(f'#!/bin/sh\nexec {shlex.join(SAGE)} "$@"\n')
+    shim.chmod(0o755)
+    env = environment(directory / "data")
+    return {**env, "PATH": f"{directory}:{env['PATH']}"}
 
 
 def sage(
