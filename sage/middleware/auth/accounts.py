@@ -10,6 +10,7 @@ from sage.middleware.auth.api_keys import ApiKeys
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import Database
 from sage.middleware.auth.first_admin import FirstAdmin
+from sage.middleware.auth.job_tokens import JobTokens
 from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.private_files import make_private_dir
@@ -54,7 +55,8 @@ class Accounts:
             access_ttl=auth.access_token_ttl,
             refresh_ttl=auth.refresh_token_ttl,
         )
-        self.verifier = Verifier(self.database, self.tokens, clock)
+        self.job_tokens = JobTokens(data_dir / "keys" / "jobs.key", clock)
+        self.verifier = Verifier(self.database, self.tokens, self.job_tokens, clock)
         self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
 
     def prepare_setup(self) -> Path | None:

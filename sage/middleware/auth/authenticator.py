@@ -12,10 +12,13 @@ from hashlib import sha256
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.credentials import Verified
-from sage.middleware.auth.principal import Principal
+from sage.middleware.auth.principal import Asker, Principal, Scope
 from sage.middleware.auth.tokens import MAX_BYTES
 from sage.thread_pool import ThreadPool
 
+_OWN_WORKER = Principal(
+    user="worker", tenant="", scopes=frozenset({Scope.WORKER}), models=(), credential="worker", role="worker"
+)
 _STALE_AFTER = 1.0  # seconds since the revision was last read, after which the cache is not used
 
 
@@ -43,6 +46,12 @@ class Authenticator:
         self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._revision = self._database.revision
         self._revision_read_at = -math.inf
+        self._worker: bytes | None = None
+        self._rights: dict[Asker, Verified] = {}
+
+    def admit_worker(self, secret: str) -> None:
+        """Lets the gateway's own worker in: a process of ours that was given ``secret``."""
+        self._worker = sha256(f"Bearer {secret}".encode()).digest()
 
     def cached(self, authorization: bytes) -> Principal | None:
         """The principal of a header value that was verified before; ``None`` means that it needs the full check."""
@@ -61,10 +70,27 @@ class Authenticator:
 
     async def authenticate(self, authorization: bytes | None) -> Principal:
         """The full check of a header value; raises :class:`AuthenticationFailed` with what to do about it."""
+        if self._worker is not None and authorization and sha256(authorization).digest() == self._worker:
+            return _OWN_WORKER
         credential = _credential(authorization)
         verified = await asyncio.to_thread(self._accounts.verifier.verify, credential)
         if authorization is not None:
             self._cache_result(sha256(authorization).digest(), verified)
+        return verified.principal
+
+    async def rights_of(self, asker: Asker) -> Principal:
+        """What ``asker`` may do now; raises :class:`AuthenticationFailed` when it may not ask any more."""
+        is_fresh = self._monotonic() - self._revision_read_at <= _STALE_AFTER
+        known = self._rights.get(asker)
+        if is_fresh and known is not None and known.revision == self._revision == self._database.revision:
+            return known.principal
+        self._rights.pop(asker, None)
+        verified = await asyncio.to_thread(self._accounts.verifier.rights_of, asker)
+        self._observe(verified.revision)
+        if len(self._rights) >= self._capacity:
+            self._rights.clear()
+        if verified.principal.expires_at is None:  # the rights of a key that expires are looked up each time
+            self._rights[asker] = verified
         return verified.principal
 
     async def follow(self) -> None:

@@ -9,9 +9,11 @@ from sqlalchemy import Row, select
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.database import Database
+from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
+from sage.middleware.auth.job_tokens import JobTokens
 from sage.middleware.auth.keys import PREFIX, matches, parse_key
 from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
-from sage.middleware.auth.principal import ROLES, Principal, Scope
+from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope
 from sage.middleware.auth.tokens import Tokens
 
 
@@ -24,18 +26,63 @@ class Verified:
 
 
 class Verifier:
-    """Checks API keys and access tokens; its calls block on the database."""
+    """Checks API keys, access tokens and the credentials of jobs; its calls block on the database."""
 
-    def __init__(self, database: Database, tokens: Tokens, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, tokens: Tokens, job_tokens: JobTokens, clock: Callable[[], float]) -> None:
         self._database = database
         self._tokens = tokens
+        self._job_tokens = job_tokens
         self._clock = clock
 
     def verify(self, credential: str) -> Verified:
         """The principal of ``credential`` with the rights that it has now; raises :class:`AuthenticationFailed`."""
         if credential.startswith(PREFIX):
             return self._verify_key(credential)
+        if credential.startswith(JOB_PREFIX):
+            return self._verify_job(credential)
         return self._verify_token(credential)
+
+    def rights_of(self, asker: Asker) -> Verified:
+        """What ``asker`` may do now; raises :class:`AuthenticationFailed` when it may not ask any more."""
+        if asker.key is not None:
+            return self._rights_of_key(asker.key, asker.tenant)
+        with self._database.read() as session:
+            row = session.execute(
+                select(UserRow, RevisionRow.value)
+                .join(RevisionRow, RevisionRow.id == 1)
+                .where(UserRow.name == asker.user)
+            ).first()
+        if row is None or row[0].disabled:
+            raise _no_more(f"the user '{asker.user}' {'does not exist' if row is None else 'is disabled'}")
+        user, revision = row
+        if user.tenant != asker.tenant:
+            raise _no_more(f"the user '{asker.user}' has moved to another tenant")
+        principal = Principal(user=user.name, tenant=user.tenant, scopes=_scopes_of(user), role=user.role)
+        return Verified(principal, revision)
+
+    def _rights_of_key(self, key_id: str, tenant: str) -> Verified:
+        row = self._find_key(key_id)
+        if row is None or row[0].tenant != tenant:
+            raise _no_more("its API key does not exist")
+        try:
+            return self._principal_of_key(row)
+        except AuthenticationFailed as exc:
+            raise _no_more(exc.message) from None
+
+    def _verify_job(self, text: str) -> Verified:
+        claims = self._job_tokens.read(text)
+        verified = self.rights_of(claims.asker)
+        owner = verified.principal
+        principal = Principal(
+            user=owner.user,
+            tenant=owner.tenant,
+            scopes=owner.scopes & IN_JOBS,
+            models=owner.models,
+            credential=f"job:{claims.job}",
+            expires_at=min(claims.expires_at, owner.expires_at or claims.expires_at),
+            role=owner.role,
+        )
+        return Verified(principal, verified.revision)
 
     def _verify_key(self, text: str) -> Verified:
         key_id = parse_key(text)
@@ -44,6 +91,9 @@ class Verifier:
         row = self._find_key(key_id)
         if not matches(text, row[0].secret_hash if row is not None else None) or row is None:
             raise _invalid_key("there is no such key")
+        return self._principal_of_key(row)
+
+    def _principal_of_key(self, row: Row[KeyRow, UserRow, int]) -> Verified:
         key, user, revision = row
         if key.revoked_at is not None:
             raise _invalid_key("it has been revoked")
@@ -109,3 +159,7 @@ def _scopes_of(user: UserRow) -> frozenset[Scope]:
 
 def _invalid_key(reason: str) -> AuthenticationFailed:
     return AuthenticationFailed(f"the API key is not valid: {reason}", code="invalid_api_key")
+
+
+def _no_more(reason: str) -> AuthenticationFailed:
+    return AuthenticationFailed(f"who asked for this job may not do so any more: {reason}", code="rights_revoked")

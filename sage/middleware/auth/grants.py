@@ -17,7 +17,7 @@ _ANY = "\0"  # stands for a child's '*': only a '*' of the parent matches it
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """What is requested for a new key. ``None`` means as much as its creator has (for scopes: all but ``admin``)."""
+    """What is requested for a new key. ``None`` means as much as its creator has, without ``admin`` and ``worker``."""
 
     name: str = ""
     scopes: Sequence[str] | None = None
@@ -79,7 +79,7 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
 
 def _scopes(creator: Principal, requested: Sequence[str] | None) -> tuple[Scope, ...]:
     if requested is None:
-        return tuple(sorted(creator.scopes - {Scope.ADMIN}))
+        return tuple(sorted(creator.scopes - {Scope.ADMIN, Scope.WORKER}))
     unknown = sorted(set(requested) - {str(scope) for scope in Scope})
     if unknown:
         valid = ", ".join(sorted(Scope))

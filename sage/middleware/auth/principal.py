@@ -27,6 +27,10 @@ class Scope(StrEnum):
     """Read and write the tenant's collections of the vector service."""
     MEMORY = "memory"
     """Read and write the tenant's memories, also those of a chat with memory."""
+    TASKS = "tasks"
+    """Submit, see and cancel jobs, and store files for them. What a job does takes the scope of that, too."""
+    WORKER = "worker"
+    """Run jobs for everybody, each with the rights of who asked for it. For the machines that run ``sage worker``."""
     SERVICES_READ = "services:read"
     """See which services run where, with counts of all tenants' calls."""
     ACCOUNT = "account"
@@ -46,6 +50,7 @@ ROLES: dict[str, frozenset[Scope]] = {
             Scope.KV,
             Scope.VDB,
             Scope.MEMORY,
+            Scope.TASKS,
             Scope.ACCOUNT,
         }
     ),
@@ -53,12 +58,28 @@ ROLES: dict[str, frozenset[Scope]] = {
 }
 
 
+IN_JOBS = frozenset(Scope) - {Scope.ACCOUNT, Scope.ADMIN, Scope.METRICS, Scope.SERVICES_READ, Scope.WORKER}
+"""What the credential of a running job may do at most: the work, and nothing with accounts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked for a job: its rights are looked up anew whenever the job runs.
+
+    ``key`` is the id of the API key; ``None`` means that it was a login.
+    """
+
+    user: str
+    tenant: str
+    key: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A verified caller.
 
-    ``models`` are patterns in which ``*`` stands for any text; ``credential`` names the key or token
-    (``key:ab12``, ``token:<jti>``, ``none``) and is never secret; ``expires_at`` is in Unix seconds.
+    ``models`` are patterns in which ``*`` stands for any text; ``credential`` names the key, token or job
+    (``key:ab12``, ``token:<jti>``, ``job:<id>``, ``none``) and is never secret; ``expires_at`` is in Unix seconds.
     """
 
     user: str
@@ -75,6 +96,16 @@ class Principal:
     def by_key(self) -> bool:
         """Whether the credential is an API key."""
         return self.credential.startswith("key:")
+
+    @property
+    def in_job(self) -> bool:
+        """Whether a job calls, with the rights of who asked for it."""
+        return self.credential.startswith("job:")
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks, for the jobs that it submits."""
+        return Asker(self.user, self.tenant, self.credential.removeprefix("key:") if self.by_key else None)
 
     def allows_model(self, name: str) -> bool:
         """Whether this caller may use the model with the public name ``name``."""

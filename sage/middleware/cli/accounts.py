@@ -193,8 +193,8 @@ def _scopes_text(scopes: Sequence[str]) -> str:
 
     if set(scopes) == ROLES["admin"]:
         return _("all")
-    if set(scopes) == ROLES["admin"] - {"admin"}:
-        return _("all but admin")
+    if set(scopes) == ROLES["admin"] - {"admin", "worker"}:
+        return _("all but admin and worker")
     return _("all of a user") if set(scopes) == ROLES["user"] else ", ".join(scopes)
 
 

@@ -118,10 +118,12 @@ def test_malformed_patterns_are_refused(pattern: str) -> None:
     assert caught.value.param == "models"
 
 
-def test_a_key_without_options_has_the_rights_of_its_user_except_admin(accounts: Accounts, root: str) -> None:
+def test_a_key_without_options_has_the_rights_of_its_user_except_admin_and_worker(
+    accounts: Accounts, root: str
+) -> None:
     made = accounts.keys.create_for(root, KeyRequest())
     caller = principal(accounts, made.secret)
-    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN}
+    assert caller.scopes == frozenset(Scope) - {Scope.ADMIN, Scope.WORKER}
     assert (caller.user, caller.tenant, caller.models, caller.expires_at) == ("root", "default", ("*",), None)
     assert caller.credential == f"key:{made.key.id}"
     assert caller.by_key
@@ -263,6 +265,6 @@ def test_keys_of_other_users_are_not_found_without_admin(accounts: Accounts, roo
 
 def test_roles_have_their_scopes() -> None:
     everyday = {Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}
-    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY}
+    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS}
     assert ROLES["user"] == everyday
     assert ROLES["admin"] == set(Scope)
