@@ -24,7 +24,6 @@ from sage.middleware.app.version import version
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.passwords import HashCost
-from sage.middleware.auth.private_files import write_private
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.engines.fleet import Fleet
 from sage.middleware.engines.memory_budget import MemoryBudget
@@ -41,6 +40,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import RuntimeModels
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.settings import Settings
+from sage.private_files import write_private
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.embedding.protocols import Models

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from sage.middleware.auth.api_keys import ApiKeys
 from sage.middleware.auth.credentials import Verifier
-from sage.middleware.auth.database import Database
+from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.first_admin import FirstAdmin
 from sage.middleware.auth.job_tokens import JobTokens
 from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.passwords import HashCost, Passwords
-from sage.middleware.auth.private_files import make_private_dir
 from sage.middleware.auth.sessions import LoginSessions
 from sage.middleware.auth.signing_keys import KeySet
 from sage.middleware.auth.tokens import Tokens
 from sage.middleware.auth.users import Users
 from sage.middleware.settings.settings import Auth
+from sage.private_files import make_private_dir
 
 
 class Accounts:
@@ -44,7 +44,7 @@ class Accounts:
         self.tokens = Tokens(KeySet(data_dir / "keys"), clock)
         self.passwords = Passwords(hash_cost)
         self.throttle = LoginThrottle()
-        self.database = Database(data_dir)
+        self.database = AccountsDatabase(data_dir)
         self.users = Users(self.database, self.passwords, clock)
         self.keys = ApiKeys(self.database, clock)
         self.sessions = LoginSessions(

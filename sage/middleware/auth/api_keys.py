@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from sage.middleware.auth.database import Database
+from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.grants import KeyRequest, decide, operator
 from sage.middleware.auth.keys import make_key
 from sage.middleware.auth.models import KeyRow, UserRow
@@ -46,7 +46,7 @@ class MadeKey:
 class ApiKeys:
     """The API keys of one installation. Its calls block on the database."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, database: AccountsDatabase, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Row, select
 
 from sage.errors import AuthenticationFailed
-from sage.middleware.auth.database import Database
+from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
 from sage.middleware.auth.job_tokens import JobTokens
 from sage.middleware.auth.keys import PREFIX, matches, parse_key
@@ -28,7 +28,9 @@ class Verified:
 class Verifier:
     """Checks API keys, access tokens and the credentials of jobs; its calls block on the database."""
 
-    def __init__(self, database: Database, tokens: Tokens, job_tokens: JobTokens, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: AccountsDatabase, tokens: Tokens, job_tokens: JobTokens, clock: Callable[[], float]
+    ) -> None:
         self._database = database
         self._tokens = tokens
         self._job_tokens = job_tokens

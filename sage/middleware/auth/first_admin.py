@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage.errors import AuthenticationFailed, Conflict
-from sage.middleware.auth.private_files import write_private
 from sage.middleware.auth.users import DEFAULT_TENANT, User, Users
+from sage.private_files import write_private
 
 LIFETIME = 15 * 60  # seconds
 

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from sage.errors import AuthenticationFailed, InvalidRequest
-from sage.middleware.auth.database import Database
+from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import RefreshTokenRow, SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.tokens import Tokens
@@ -38,7 +38,7 @@ class LoginSessions:
 
     def __init__(
         self,
-        database: Database,
+        database: AccountsDatabase,
         passwords: Passwords,
         tokens: Tokens,
         clock: Callable[[], float],

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sage.errors import ConfigError
-from sage.middleware.auth.private_files import make_private_dir, write_private
+from sage.private_files import make_private_dir, write_private
 
 _FIRST = "0001.pem"
 

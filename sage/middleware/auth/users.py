@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest, NotFound
-from sage.middleware.auth.database import Database
+from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.principal import ROLES
@@ -39,7 +39,7 @@ class User:
 class Users:
     """The users of one installation. Calls block; those with a password also hash it (:class:`Passwords`)."""
 
-    def __init__(self, database: Database, passwords: Passwords, clock: Callable[[], float]) -> None:
+    def __init__(self, database: AccountsDatabase, passwords: Passwords, clock: Callable[[], float]) -> None:
         self._database = database
         self._passwords = passwords
         self._clock = clock

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from sage.errors import ConfigError
-from sage.middleware.auth.private_files import write_private
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.template import config_template
+from sage.private_files import write_private
 
 config_app = typer.Typer(help="Write and check the configuration.", no_args_is_help=True)
 

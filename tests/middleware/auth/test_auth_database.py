@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 import sage.middleware.auth.database as room
 from sage.errors import ConfigError, Unavailable
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.database import REVISIONS, Database
+from sage.middleware.auth.database import REVISIONS, AccountsDatabase
 from sage.middleware.auth.models import Base
 
 
@@ -145,7 +145,7 @@ def test_writes_of_another_process_reach_all_open_accounts(accounts: Accounts, d
 
 
 def test_a_write_that_finds_the_lock_taken_is_an_error_to_try_again(accounts: Accounts, data_dir: Path) -> None:
-    database = Database(data_dir, busy_seconds=0.05)
+    database = AccountsDatabase(data_dir, busy_seconds=0.05)
     with closing(sqlite3.connect(data_dir / "sage.db", isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked; try again"), database.write():

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from jose import jwt
 
 from sage.errors import AuthenticationFailed, ConfigError
-from sage.middleware.auth.private_files import write_private
 from sage.middleware.auth.signing_keys import KeySet, thumbprint
 from sage.middleware.auth.tokens import AUDIENCE, ISSUER, Tokens
+from sage.private_files import write_private
 
 NOW = 1_800_000_000
 

@@ -1,14 +1,12 @@
-"""Runs the migrations on the connection that :mod:`sage.middleware.auth.database` hands over, in its transaction."""
+"""Runs a room's migrations in the transaction that :mod:`sage.middleware.database.schema` hands over."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from sage.middleware.auth.models import Base
-
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=context.config.attributes["metadata"],
     transactional_ddl=True,
     render_as_batch=True,
 )
