@@ -15,10 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage.middleware.auth.private_files import make_private_dir, write_private
-
 from sage.errors import AuthenticationFailed, ConfigError
 from sage.middleware.auth.principal import Asker
+from sage.private_files import make_private_dir, write_private
 
 PREFIX = "jt-sage-"
 _KEY_BYTES = 32
