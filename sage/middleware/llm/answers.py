@@ -10,11 +10,12 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.gateway.context.chat_memory import Memory
 from sage.middleware.gateway.context.context import Context, add_context
+from sage.middleware.gateway.context.generate_request import parse_generate
 from sage.middleware.gateway.context.sources import Source
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.routers.generate import TextStream, complete_answer, parse_generate
+from sage.middleware.routers.generate import TextStream, complete_answer
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope
-from sage.middleware.routers.http.asgi import note, parse_object, read_body, read_json
+from sage.middleware.gateway.json_object import parse_object
+from sage.middleware.routers.http.asgi import note, read_body, read_json
 from sage.middleware.routers.http.deps import Caller, TheCollections
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import NDJSON, json_body, media_type

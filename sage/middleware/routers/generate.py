@@ -7,16 +7,12 @@ from collections.abc import Awaitable
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Scope as Permission
-from sage.middleware.gateway.admission import check_names
-from sage.middleware.gateway.collections.requests import SourcesRequest, parse
-from sage.middleware.gateway.context.chat_memory import MemoryRequest
 from sage.middleware.gateway.context.context import Context, add_context
+from sage.middleware.gateway.context.generate_request import GenerateRequest, parse_generate
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
-from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation
 from sage.middleware.providers.wire.chunks import usage_object
 from sage.middleware.providers.wire.messages import DeltaReader, finish_of, read_message
 from sage.middleware.providers.wire.sse import payloads, read_usage
@@ -24,55 +20,6 @@ from sage.middleware.providers.wire.tool_calls import ToolCall
 from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, read_json
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.http.respond import Events, respond
-from sage.middleware.settings.first_fault import first_fault
-
-_OURS = frozenset({"prompt", "messages", "stream", "models", "search", "memory"})
-
-
-class GenerateRequest(BaseModel):
-    """A prompt, or messages. Fields that are not listed go on to the provider unchanged."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    model: str = Field(min_length=1, max_length=MAX_NAME, examples=["gemma-3-270m"])
-    prompt: str | None = Field(None, examples=["What is the capital of France?"])
-    messages: list[dict[str, Any]] | None = None
-    max_tokens: int | None = Field(None, examples=[50])
-    temperature: float | int | None = Field(None, examples=[0])
-    top_p: float | int | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    stream: bool = False
-    models: list[str] | None = Field(
-        None, max_length=8, description="Names of models that may answer instead, in this order."
-    )
-    search: SourcesRequest | None = Field(
-        None, description="Answer from sources: documents that this search finds are put before the model."
-    )
-    memory: MemoryRequest | None = Field(
-        None, description="Recall what earlier conversations hold, and store this turn once it is answered."
-    )
-
-    @model_validator(mode="after")
-    def _one_question(self) -> GenerateRequest:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either 'prompt' or 'messages'")
-        return self
-
-    def call(self) -> ModelCall:
-        """The same question as an OpenAI chat."""
-        fields = {**{name: getattr(self, name) for name in self.model_fields_set}, **(self.model_extra or {})}
-        body = {
-            name: value
-            for name, value in fields.items()
-            if name not in _OURS and not (value is None and name in GenerateRequest.model_fields)
-        }
-        question = [{"role": "user", "content": self.prompt}]
-        body["messages"] = self.messages if self.messages is not None else question
-        if self.stream:
-            body["stream"] = True
-        fallbacks = check_names(self.models or ())
-        return ModelCall(Operation.CHAT, body, self.model, stream=self.stream, wants_usage=True, fallbacks=fallbacks)
 
 
 class TokenUsage(BaseModel):
@@ -167,22 +114,6 @@ async def _body_after_storing(answer: GatewayCall, context: Context) -> bytes:
 def _events(context: Context) -> Events:
     texts = TextStream(context)
     return Events(texts.translate, texts.end if context.memory is None else texts.end_after_storing)
-
-
-def parse_generate(body: dict[str, Any]) -> GenerateRequest:
-    """The validated request; raises :class:`InvalidRequest` that names the first field at fault."""
-    if body.get("memory") is not None:
-        body = {**body, "memory": parse(MemoryRequest, body["memory"], "memory")}
-    if body.get("search") is not None:
-        body = {**body, "search": parse(SourcesRequest, body["search"], "search")}
-    if body.get("n") not in (None, 1):
-        raise InvalidRequest("'n' must be 1 here: the answer holds one text", param="n")
-    try:
-        return GenerateRequest.model_validate(body)
-    except ValidationError as exc:
-        _, place, message = first_fault(exc, GenerateRequest.model_validate, body)
-        field = ".".join(map(str, place[:1]))
-        raise InvalidRequest(f"'{field}': {message}" if field else message, param=field or None) from None
 
 
 def complete_answer(answer: GatewayCall, context: Context) -> dict[str, Any]:

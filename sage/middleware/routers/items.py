@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.gateway.collections.requests import parse
-from sage.middleware.routers.http.asgi import parse_object
+from sage.middleware.gateway.json_object import parse_object
 
 
 class NewItem(BaseModel):

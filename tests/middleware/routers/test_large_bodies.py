@@ -12,8 +12,8 @@ from running_gateway import Running
 from upstream import Upstream
 
 from sage.errors import InvalidRequest, Unavailable
-from sage.middleware.routers.http.asgi import parse_object
-from sage.middleware.routers.http.bodies import MAX_VALUES, LargeBodies, check_values
+from sage.middleware.gateway.json_object import MAX_VALUES, check_values, parse_object
+from sage.middleware.routers.http.bodies import LargeBodies
 
 pytestmark = pytest.mark.slow  # megabytes
 

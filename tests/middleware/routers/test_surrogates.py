@@ -11,7 +11,7 @@ import requests
 from running_gateway import Running
 from upstream import Upstream
 
-from sage.middleware.routers.http.surrogates import replace_halves
+from sage.surrogates import replace_halves
 
 HALF = "cut \ud83d here"
 MENDED = "cut \ufffd here"

@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
-import orjson
-
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.json_object import parse_object
 from sage.middleware.gateway.watch import ClientLeft, Watch
 from sage.middleware.providers.base import MAX_NAME, ModelCall
-from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBody, check_values
-from sage.middleware.routers.http.surrogates import replace_halves
-from sage.strict_json import NestedTooDeeply, loads
+from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBody
+from sage.surrogates import replace_halves
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -64,23 +62,6 @@ async def read_body(receive: Receive) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientLeft
     return body
-
-
-def parse_object(body: bytes, *, vectors: bool = False) -> dict[str, Any]:
-    """``body`` as a JSON object; raises :class:`InvalidRequest` for anything else, and for more values than one request
-    may hold, before it makes any."""
-    check_values(body, vectors=vectors)
-    try:
-        value = loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(f"the body is not JSON: {exc}", code="invalid_json") from None
-    except NestedTooDeeply as exc:
-        raise InvalidRequest(f"the body is {exc}", param=exc.field, code="invalid_json") from None
-    except ValueError as exc:
-        raise InvalidRequest(str(exc), code="invalid_json") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    return value
 
 
 def take_model(body: dict[str, Any]) -> str:

@@ -6,23 +6,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from sage.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from sage.errors import PayloadTooLarge, Unavailable
 from sage.thread_pool import ThreadPool
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 SMALL_BODY = 2**20
 """Bytes. What routes take that say nothing else. Larger bodies are parsed away from the event loop."""
-MAX_VALUES = 350_000
-"""Of JSON, in one body: orjson makes as many within a tenth of a second, in which nothing else runs."""
 VALIDATED_BODY = 16 * 2**10
 """Bytes. What routes take whose bodies the framework validates, which costs µs for each value at fault."""
 SEARCH_BODY = 2 * 2**20
 """Bytes of a search: a query, a filter and a vector."""
-_VECTOR_BYTES = 8
-"""In bodies of vectors there may be one value for so many bytes: they are written with more digits."""
-_COUNTED = 2**18  # bytes; a smaller body cannot hold many values
-_PIECE = 2**20  # bytes, that are copied while values are counted
 _ENCODED = 16  # bodies of the largest size that are held at one time
 
 
@@ -112,25 +106,3 @@ def _caller(scope: MutableMapping[str, Any]) -> str:
         return f"{principal.tenant}/{principal.user}"
     client = scope.get("client")
     return client[0] if client else ""
-
-
-def check_values(body: bytes, *, vectors: bool = False) -> None:
-    """Raises :class:`InvalidRequest` when ``body`` holds more values of JSON than one request may; ``vectors`` says
-    that it may hold vectors of numbers."""
-    if len(body) <= _COUNTED:
-        return
-    most = max(MAX_VALUES, len(body) // _VECTOR_BYTES if vectors else 0)
-    if body.count(b",") <= most:
-        return
-    values = quotes = begin = 0
-    while begin < len(body):
-        piece = body[begin : begin + _PIECE]
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
-            piece = body[begin : begin + _PIECE + 1]  # with what the last backslash escapes
-        begin += len(piece)
-        text = piece.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quotation mark begins or ends a string
-        parts = text.split(b'"', 4 * most - quotes + 1)
-        values += sum(part.count(b",") for part in parts[quotes % 2 :: 2])
-        quotes += len(parts) - 1
-        if values > most or quotes > 4 * most:
-            raise InvalidRequest(f"the body holds more than {most} values; send it in parts", code="too_many_values")
