@@ -150,6 +150,16 @@ class DeadlineExceeded(SageError):
     default_code = "deadline_exceeded"
 
 
+class CallFailed(SageError):
+    """A gateway that this program called refused, or did not answer: then ``answer_status`` is ``None``."""
+
+    default_code = "call_failed"
+
+    def __init__(self, message: str, *, answer_status: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.answer_status = answer_status
+
+
 class ConfigError(SageError):
     """The configuration is wrong: reported at start in one line, exit code 1."""
 

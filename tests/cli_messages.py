@@ -23,6 +23,7 @@ _ROOMS = (
     _CLI,
     "sage/middleware/settings",
     "sage/middleware/auth",
+    "sage/middleware/ingest",
     "sage/middleware/app/server.py",
     "sage/middleware/app/config_check.py",
     "sage/middleware/registry",  # what a gateway answers most often, and the command line passes on
@@ -45,13 +46,15 @@ _OTHER_ERRORS = {
     "UsageError",
     "ValueError",
     "_failed",
+    "_invalid_line",
+    "_skip",
     "Unreadable",
     "Finding",
     "_invalid_key",
     "_step",
     "PullProgress",
 }
-_SECOND_ARGUMENT = {"leave_out"}
+_SECOND_ARGUMENT = {"leave_out", "_fail"}
 """Functions whose second argument is a message."""
 _RETURNING = {
     "_chosen_text", "_existing_names", "_fault", "_loaded", "_memory_warning", "_needs", "_what_is_full",

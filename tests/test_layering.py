@@ -25,6 +25,7 @@ FLOORS = [
     {"sage.kernels", "sage.middleware.database"},
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
+        "sage.middleware.ingest",
         "sage.api",
     },
     {"sage.middleware.engines", "sage.service"},
@@ -41,6 +42,7 @@ APART = [
     ("sage.middleware.auth", "sage.kernels"),
     ("sage.middleware.retrieval", "sage.kernels"),
     ("sage.middleware.providers", "sage.kernels"),
+    ("sage.middleware.ingest", "sage.kernels"),
     ("sage.kernels", "sage.middleware"),
     ("sage.api", "sage.middleware"),
     ("sage.service", "sage.middleware.auth"),
@@ -48,7 +50,10 @@ APART = [
 ]
 """Rooms that stay apart though the floors would let the first import the second: libraries of their own."""
 
-LIBRARIES = ("sage.middleware.retrieval", "sage.service", "sage.kernels", "sage.api", "sage.middleware.providers")
+LIBRARIES = (
+    *("sage.middleware.retrieval", "sage.middleware.providers", "sage.middleware.ingest"),
+    *("sage.service", "sage.kernels", "sage.api"),
+)
 WEB = ("fastapi", "starlette", "uvicorn")
 
 _NUMPY = "a gateway that nobody searches starts without numpy and faiss"

@@ -11,22 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from sage.errors import SageError
+from sage.errors import CallFailed, SageError
 from sage.middleware.cli.language.catalogue import N_
 from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
 _TIMEOUT = 660.0  # above the gateway's own limit for one call
-
-
-class CallFailed(SageError):
-    """The gateway refused the call, or did not answer. ``answer_status`` is ``None`` without an answer."""
-
-    default_code = "call_failed"
-
-    def __init__(self, message: str, *, answer_status: int | None = None, **details: Any) -> None:
-        super().__init__(message, **details)
-        self.answer_status = answer_status
 
 
 class NoGateway(CallFailed):

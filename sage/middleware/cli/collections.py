@@ -11,8 +11,8 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from sage.errors import SageError
-from sage.middleware.cli.client import CallFailed, connect, set_options
+from sage.errors import CallFailed, SageError
+from sage.middleware.cli.client import connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.cli.progress import counting_bytes, showing_steps, size_text, waiting_for

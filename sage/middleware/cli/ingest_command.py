@@ -10,8 +10,8 @@ import typer
 
 from sage.middleware.cli.client import connect
 from sage.middleware.cli.collections import path_of
-from sage.middleware.cli.ingest.document import OVERLAP, OWN_FIELDS, SIZE, FileKind
 from sage.middleware.cli.output import AsJson
+from sage.middleware.ingest.document import OVERLAP, OWN_FIELDS, SIZE, FileKind
 from sage.middleware.settings.quantities import parse_size
 
 Patterns = Annotated[

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sage.errors import Conflict, InvalidRequest
-from sage.middleware.cli.client import CallFailed, Client, NoGateway, connect, is_loopback, set_options
+from sage.errors import CallFailed, Conflict, InvalidRequest
+from sage.middleware.cli.client import Client, NoGateway, connect, is_loopback, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.progress import Show, showing_steps
 from sage.middleware.providers.local.catalog import ModelCatalog, add_file

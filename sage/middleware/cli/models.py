@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.cli.client import CallFailed, connect, set_options
+from sage.errors import CallFailed
+from sage.middleware.cli.client import connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.model_files import add_model_file, pull_file, source_of
 from sage.middleware.cli.output import AsJson, Temperature, print_json, print_table

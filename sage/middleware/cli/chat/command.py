@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.errors import NotFound, SageError
+from sage.errors import CallFailed, NotFound, SageError
 from sage.middleware.cli.chat.conversation import Conversation, Piece
 from sage.middleware.cli.chat.message_input import PipedInput, TerminalInput
-from sage.middleware.cli.client import CallFailed, Client, connect, set_options
+from sage.middleware.cli.client import Client, connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import Temperature, plain

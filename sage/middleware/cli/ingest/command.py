@@ -12,20 +12,21 @@ from pathlib import Path
 
 import typer
 
-from sage.errors import SageError
-from sage.middleware.cli.client import CallFailed, Client
+from sage.errors import CallFailed, SageError
+from sage.middleware.cli.client import Client
 from sage.middleware.cli.ingest.display import showing
-from sage.middleware.cli.ingest.document import FileKind, Unreadable
-from sage.middleware.cli.ingest.extra import check_extra
-from sage.middleware.cli.ingest.files import FileEntry, Walk, kind_of_stdin
-from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
-from sage.middleware.cli.ingest.records import Recipe, Spool
-from sage.middleware.cli.ingest.run import Ingestion, fill
-from sage.middleware.cli.ingest.summary import Display, Summary
-from sage.middleware.cli.ingest.target import IngestTarget
+from sage.middleware.cli.ingest.summary import empty_lines, summary_lines
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain, print_json
+from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.extra import check_extra
+from sage.middleware.ingest.files import FileEntry, Walk, kind_of_stdin
+from sage.middleware.ingest.ingestion import Ingestion, fill
+from sage.middleware.ingest.parsing import Parser, ParsingLimits
+from sage.middleware.ingest.records import Recipe, Spool
+from sage.middleware.ingest.summary import Display, Summary
+from sage.middleware.ingest.target import IngestTarget
 
 Connect = Callable[[], Client]
 
@@ -164,8 +165,8 @@ def _report(summary: Summary, as_json: bool) -> None:
             typer.echo(f"sage: {translated(plain(warning))}", err=True)
         for file, reason in summary.failures:
             typer.echo(_("failed: {file}: {reason}").format(file=file, reason=translated(reason)), err=True)
-        for line in summary.empty_lines():
+        for line in empty_lines(summary):
             typer.echo(line, err=True)
-        typer.echo("\n".join(summary.lines()))
+        typer.echo("\n".join(summary_lines(summary)))
     if summary.failures:
         raise SageError(f"{len(summary.failed_files)} of the files failed")

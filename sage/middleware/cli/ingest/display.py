@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sage.middleware.cli.ingest.summary import Display
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.progress import rich_progress, size_text
+from sage.middleware.ingest.summary import Display
 
 _INTERVAL = 10.0  # seconds between lines
 

@@ -1,121 +1,45 @@
-"""The outcome of one ``sage ingest``: counts of files and documents, and the failures."""
+"""The summary of ``sage ingest`` for people."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from sage.middleware.cli.language.catalogue import _
+from sage.middleware.ingest.summary import Summary
 
-_MOST_LINES = 10  # failures of one file that are listed
-_MOST_EMPTY = 50  # files without text that are named to people
-
-
-class Display(Protocol):
-    """Shows the progress."""
-
-    def advance(self, size: int) -> None:
-        """``size`` more bytes of files are done."""
-
-    def sent(self, documents: int) -> None:
-        """``documents`` documents are durable in total."""
+_MOST_EMPTY = 50  # files without text that are named
 
 
-@dataclass
-class Summary:
-    """Counts of files by outcome, counts of documents, and the reasons of failures."""
+def empty_lines(summary: Summary) -> list[str]:
+    """A line for each file without text, for people."""
+    lines = [_("empty: {file}: has no text").format(file=file) for file in summary.empty_files[:_MOST_EMPTY]]
+    more = summary.empty - len(lines)
+    return [*lines, _("empty: {count} more files have no text").format(count=more)] if more else lines
 
-    collection: str
-    dry_run: bool = False
-    added: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    pruned: int = 0
-    chunks: int = 0
-    """Chunks and JSON lines of the files that were read."""
-    sent: int = 0
-    deleted: int = 0
-    empty_files: list[str] = field(default_factory=list)
-    """Those without text, by name."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
-    """What the gateway said of the documents, such as that another embedder makes their vectors."""
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    failed_files: set[str] = field(default_factory=set)
-    omitted: Counter[str] = field(default_factory=Counter)
-    start: float = field(default_factory=time.monotonic)
 
-    @property
-    def empty(self) -> int:
-        return len(self.empty_files)
-
-    def fail(self, file: str, reason: str, line: int | None = None) -> None:
-        """Records a failure of a file, or of one ``line`` of it. Only the first failed lines of a file are listed."""
-        self.failed_files.add(file)
-        if line is not None and sum(1 for name, _ in self.failures if name.startswith(f"{file}:")) >= _MOST_LINES:
-            self.omitted[file] += 1
-            return
-        self.failures.append((file if line is None else f"{file}:{line}", reason))
-
-    def close(self) -> None:
-        """Adds how many failed lines of each file are not listed."""
-        for file, count in sorted(self.omitted.items()):
-            self.failures.append((file, _("{count} more lines failed").format(count=count)))
-        self.omitted.clear()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "collection": self.collection,
-            "dry_run": self.dry_run,
-            "files": {
-                "added": self.added,
-                "changed": self.changed,
-                "unchanged": self.unchanged,
-                "empty": self.empty,
-                "failed": len(self.failed_files),
-                "pruned": self.pruned,
-                "skipped": dict(sorted(self.skipped.items())),
-            },
-            "chunks": self.chunks,
-            "sent": self.sent,
-            "deleted": self.deleted,
-            "empty": self.empty_files,
-            "warnings": self.warnings,
-            "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
-            "seconds": round(time.monotonic() - self.start, 3),
-        }
-
-    def empty_lines(self) -> list[str]:
-        """A line for each file without text, for people."""
-        lines = [_("empty: {file}: has no text").format(file=file) for file in self.empty_files[:_MOST_EMPTY]]
-        more = self.empty - len(lines)
-        return [*lines, _("empty: {count} more files have no text").format(count=more)] if more else lines
-
-    def lines(self) -> list[str]:
-        """The summary for people, without the failures."""
-        files = [
-            (_("{count} new"), self.added),
-            (_("{count} changed"), self.changed),
-            (_("{count} unchanged"), self.unchanged),
-            (_("{count} empty"), self.empty),
-            (_("{count} failed"), len(self.failed_files)),
-            (_("{count} no longer there"), self.pruned),
-        ]
-        counts = _(", ").join(text.format(count=count) for text, count in files if count) or _("none")
-        message = _("documents: {read} read, {sent} sent, {deleted} deleted; {seconds} s")
-        if self.dry_run:
-            message = _("documents: {read} read, {sent} would be sent, {deleted} deleted; {seconds} s")
-        seconds = f"{time.monotonic() - self.start:.1f}"
-        lines = [
-            _("{collection}: files: {counts}").format(collection=self.collection, counts=counts),
-            message.format(read=self.chunks, sent=self.sent, deleted=self.deleted, seconds=seconds),
-        ]
-        if self.skipped:
-            skipped = _(", ").join(
-                _("{count} {reason}").format(count=count, reason=_(reason))
-                for reason, count in sorted(self.skipped.items())
-            )
-            lines.append(_("skipped: {counts}").format(counts=skipped))
-        return lines
+def summary_lines(summary: Summary) -> list[str]:
+    """The summary for people, without the failures."""
+    files = [
+        (_("{count} new"), summary.added),
+        (_("{count} changed"), summary.changed),
+        (_("{count} unchanged"), summary.unchanged),
+        (_("{count} empty"), summary.empty),
+        (_("{count} failed"), len(summary.failed_files)),
+        (_("{count} no longer there"), summary.pruned),
+    ]
+    counts = _(", ").join(text.format(count=count) for text, count in files if count) or _("none")
+    message = _("documents: {read} read, {sent} sent, {deleted} deleted; {seconds} s")
+    if summary.dry_run:
+        message = _("documents: {read} read, {sent} would be sent, {deleted} deleted; {seconds} s")
+    seconds = f"{time.monotonic() - summary.start:.1f}"
+    lines = [
+        _("{collection}: files: {counts}").format(collection=summary.collection, counts=counts),
+        message.format(read=summary.chunks, sent=summary.sent, deleted=summary.deleted, seconds=seconds),
+    ]
+    if summary.skipped:
+        skipped = _(", ").join(
+            _("{count} {reason}").format(count=count, reason=_(reason))
+            for reason, count in sorted(summary.skipped.items())
+        )
+        lines.append(_("skipped: {counts}").format(counts=skipped))
+    return lines

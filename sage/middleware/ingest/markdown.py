@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, gather, one_line
+from sage.middleware.ingest.document import HeadingPath, ParsedDocument, gather, one_line
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _MOST_VALUES = 50

@@ -17,10 +17,10 @@ import orjson
 
 import sage.errors
 from sage.errors import ConfigError
-from sage.middleware.cli.ingest.document import Unreadable
-from sage.middleware.cli.ingest.reading import Order
+from sage.middleware.ingest.document import Unreadable
+from sage.middleware.ingest.reading import Order
 
-_COMMAND = [sys.executable, "-P", "-m", "sage.middleware.cli.ingest.parser"]
+_COMMAND = [sys.executable, "-P", "-m", "sage.middleware.ingest.parser"]
 _SECONDS_A_MEGABYTE = 1.0
 
 
@@ -55,7 +55,7 @@ class Parser:
         self.close()
 
     def records(self, order: Order) -> Iterator[dict[str, Any]]:
-        """The records of :func:`sage.middleware.cli.ingest.reading.read`, for one file at a time. Leaving the iteration
+        """The records of :func:`sage.middleware.ingest.reading.read`, for one file at a time. Leaving the iteration
         early ends the process; the next file starts another.
 
         Raises :class:`Unreadable` that says why the file cannot be read, :class:`sage.errors.ConfigError` where a

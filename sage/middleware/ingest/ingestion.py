@@ -1,4 +1,4 @@
-"""One run of ``sage ingest``: changed files are parsed, made into documents and written; unchanged files are skipped.
+"""One run of an ingest: changed files are parsed, made into documents and written; unchanged files are skipped.
 
 The collection itself holds the state, so there is no second record that could be lost or wrong. The first chunk of a
 file carries a digest of the file's bytes. It is written last, after all other chunks are durable and old chunks are
@@ -15,14 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sage.middleware.cli.ingest.document import FileKind, Unreadable
-from sage.middleware.cli.ingest.files import FileEntry, digest_of
-from sage.middleware.cli.ingest.lines import JsonLinesIngest
-from sage.middleware.cli.ingest.parsing import Parser
-from sage.middleware.cli.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked, request_bytes
-from sage.middleware.cli.ingest.summary import Display, Summary
-from sage.middleware.cli.ingest.target import IngestTarget, Refused, SourceMark, fingerprint
-from sage.middleware.cli.language.catalogue import N_
+from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.files import FileEntry, digest_of
+from sage.middleware.ingest.lines import JsonLinesIngest
+from sage.middleware.ingest.parsing import Parser
+from sage.middleware.ingest.records import Recipe, Spool, batches, chunk_id, document_of, marked, request_bytes
+from sage.middleware.ingest.summary import Display, Summary
+from sage.middleware.ingest.target import IngestTarget, Refused, SourceMark, fingerprint
 
 BATCH_EMBEDDED = 64
 """Documents in a request that the gateway embeds: seconds of work, so that progress shows and no call times out."""
@@ -73,7 +72,8 @@ class Ingestion:
                     self.summary.fail(entry.label, str(exc))
                     self.display.advance(entry.size)
                 except OSError as exc:
-                    self.summary.fail(entry.label, N_(f"cannot be read: {exc.strerror or exc}"))
+                    reason = f"cannot be read: {exc.strerror or exc}"
+                    self.summary.fail(entry.label, reason)
                     self.display.advance(entry.size)
         self._flush()
 

@@ -10,14 +10,15 @@ import orjson
 import pytest
 from stand_in_collections import StandIn, standing_in
 
-from sage.middleware.cli.client import CallFailed, Client
-from sage.middleware.cli.ingest.files import Walk
-from sage.middleware.cli.ingest.journal import Journal, Position
-from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
-from sage.middleware.cli.ingest.records import Recipe, chunk_id
-from sage.middleware.cli.ingest.run import Ingestion
-from sage.middleware.cli.ingest.summary import Summary
-from sage.middleware.cli.ingest.target import IngestTarget, Refused
+from sage.errors import CallFailed
+from sage.middleware.cli.client import Client
+from sage.middleware.ingest.files import Walk
+from sage.middleware.ingest.ingestion import Ingestion
+from sage.middleware.ingest.journal import Journal, Position
+from sage.middleware.ingest.parsing import Parser, ParsingLimits
+from sage.middleware.ingest.records import Recipe, chunk_id
+from sage.middleware.ingest.summary import Summary
+from sage.middleware.ingest.target import IngestTarget, Refused
 
 pytestmark = pytest.mark.slow  # many processes
 

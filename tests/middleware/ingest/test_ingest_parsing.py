@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingest_files import write_bomb, write_pdf
 
-from sage.middleware.cli.ingest.decoding import decode, is_binary
-from sage.middleware.cli.ingest.document import FileKind, Unreadable
-from sage.middleware.cli.ingest.parsing import Parser, ParsingLimits
-from sage.middleware.cli.ingest.reading import Order, parse
+from sage.middleware.ingest.decoding import decode, is_binary
+from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.parsing import Parser, ParsingLimits
+from sage.middleware.ingest.reading import Order, parse
 
 pytestmark = pytest.mark.slow  # many processes
 

@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.middleware.cli.ingest.chunks import Chunk, chunks, heading_line, measure
-from sage.middleware.cli.ingest.document import SIZE, ParsedDocument, TextSection
-from sage.middleware.cli.ingest.markdown import parse_markdown
+from sage.middleware.ingest.chunks import Chunk, chunks, heading_line, measure
+from sage.middleware.ingest.document import SIZE, ParsedDocument, TextSection
+from sage.middleware.ingest.markdown import parse_markdown
 
 
 def of_text(text: str, size: int = SIZE, overlap: int = 100, *, markdown: bool = False) -> list[Chunk]:

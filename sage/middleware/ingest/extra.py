@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import FileKind
+from sage.middleware.ingest.document import FileKind
 
 _PACKAGES = {
     FileKind.TEXT: ("semantic_text_splitter", "chardet"),

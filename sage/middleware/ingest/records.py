@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import orjson
 
-from sage.middleware.cli.ingest.document import OWN_FIELDS, FileKind
-from sage.middleware.cli.ingest.files import FileEntry
-from sage.middleware.cli.ingest.reading import RECIPE, Order
+from sage.middleware.ingest.document import OWN_FIELDS, FileKind
+from sage.middleware.ingest.files import FileEntry
+from sage.middleware.ingest.reading import RECIPE, Order
 
 T = TypeVar("T")
 _IN_MEMORY = 16 * 2**20

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage.middleware.cli.ingest.files import FileEntry
-from sage.middleware.cli.ingest.journal import Journal, Position, Prefix
-from sage.middleware.cli.ingest.parsing import Parser
-from sage.middleware.cli.ingest.records import Recipe, chunk_id
-from sage.middleware.cli.ingest.summary import Display, Summary
-from sage.middleware.cli.ingest.target import IngestTarget, Refused
+from sage.middleware.ingest.files import FileEntry
+from sage.middleware.ingest.journal import Journal, Position, Prefix
+from sage.middleware.ingest.parsing import Parser
+from sage.middleware.ingest.records import Recipe, chunk_id
+from sage.middleware.ingest.summary import Display, Summary
+from sage.middleware.ingest.target import IngestTarget, Refused
 
 _BATCH_BYTES = 4 * 2**20
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sage.errors import InvalidRequest
-from sage.middleware.cli.ingest.document import FileKind, Unreadable
-from sage.middleware.cli.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
+from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.files import Walk, digest_of, kind_of, kind_of_stdin
 
 
 @pytest.fixture

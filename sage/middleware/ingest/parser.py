@@ -1,4 +1,4 @@
-"""The process that parses files for ``sage ingest``: ``python -P -m sage.middleware.cli.ingest.parser``.
+"""The process that parses files for ``sage ingest``: ``python -P -m sage.middleware.ingest.parser``.
 
 It reads one order a line from stdin and forks a child for each. The child writes records as JSON lines to stdout; then
 ``{"outcome": …}`` tells how the child ended. The child has limits of memory, CPU time and wall time and cannot write
@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import orjson
 
 from sage.errors import SageError
-from sage.middleware.cli.ingest.document import FileKind, Unreadable, one_line
-from sage.middleware.cli.ingest.reading import Order, load, read
+from sage.middleware.ingest.document import FileKind, Unreadable, one_line
+from sage.middleware.ingest.reading import Order, load, read
 
 MOST_OUTPUT = 256 * 2**20
 """Limit of the records from one file other than JSON lines, in bytes: no file that people write has more text."""

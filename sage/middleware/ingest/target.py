@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import orjson
 
-from sage.middleware.cli.client import CallFailed, Client
-from sage.middleware.cli.ingest.records import batches
+from sage.errors import CallFailed
+from sage.middleware.ingest.records import batches
 
 _PAGE = 200
 _FILTER_BYTES = 6000  # of the sources in one filter, which is part of a URL
@@ -22,6 +22,18 @@ _MAX_UNREACHABLE = 60.0  # seconds without an answer before giving up
 _MAX_BUSY = 900.0  # seconds of temporary refusals before giving up
 _AT_FAULT = re.compile(r"documents\[(\d+)\]:? ?")
 T = TypeVar("T")
+
+
+class GatewayClient(Protocol):
+    """What is needed of a client of the gateway. Both calls raise :class:`sage.errors.CallFailed`."""
+
+    @property
+    def url(self) -> str: ...
+
+    def get(self, path: str, **query: str | int) -> dict[str, Any]: ...
+
+    def post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+        """``body`` may be JSON already, as bytes."""
 
 
 class Refused(Exception):
@@ -43,7 +55,7 @@ class SourceMark:
 class IngestTarget:
     """One collection. Every call is repeated while the gateway is unreachable or too busy."""
 
-    def __init__(self, client: Client, collection: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, client: GatewayClient, collection: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client = client
         self._path = f"/collections/{collection}"
         self._sleep = sleep

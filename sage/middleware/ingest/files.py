@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sage.errors import InvalidRequest
-from sage.middleware.cli.ingest.decoding import is_binary
-from sage.middleware.cli.ingest.document import FileKind, Unreadable
-from sage.middleware.cli.language.catalogue import N_
+from sage.middleware.ingest.decoding import is_binary
+from sage.middleware.ingest.document import FileKind, Unreadable
 
 _KINDS = {
     FileKind.MARKDOWN: (".md", ".markdown", ".mdown", ".mkd", ".mdx"),
@@ -22,7 +21,6 @@ _KINDS = {
     FileKind.JSONL: (".jsonl", ".ndjson", ".jsonlines"),
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings}
-_NOT_UTF8 = N_("its name, or that of a directory above it, is not UTF-8; rename it, or give it a name with --as")
 _HEAD = 8192  # bytes that decide the kind of a file
 
 
@@ -74,7 +72,7 @@ class Walk:
 
     def _named(self, path: Path) -> Iterator[FileEntry]:
         if not path.is_file():
-            self.failed.append((printable(path), N_("is not a regular file; pipe it in: sage ingest COLLECTION -")))
+            self._fail(path, "is not a regular file; pipe it in: sage ingest COLLECTION -")
             return
         source = self.alias if self.alias is not None else printable(path.resolve())
         file = self._entry(path, source, printable(Path(path.name)), named=True)
@@ -87,7 +85,7 @@ class Walk:
         self.roots[f"{base}/"] = root
 
         def record_failure(error: OSError) -> None:
-            self.failed.append((printable(Path(error.filename)), N_(f"cannot be read: {error.strerror}")))
+            self._fail(Path(error.filename), f"cannot be read: {error.strerror}")
 
         for directory, names, files in os.walk(root, onerror=record_failure):
             self._prune_directories(Path(directory), names)
@@ -104,9 +102,9 @@ class Walk:
         entered = []
         for name in sorted(names):
             if name.startswith("."):
-                self.skipped[N_("hidden")] += 1
+                self._skip("hidden")
             elif (directory / name).is_symlink():
-                self.skipped[N_("link")] += 1
+                self._skip("link")
             else:
                 entered.append(name)
         names[:] = entered
@@ -114,18 +112,24 @@ class Walk:
     def _is_selected(self, path: Path, relative: str) -> bool:
         reason = None
         if path.name.startswith("."):
-            reason = N_("hidden")
+            reason = "hidden"
         elif path.is_symlink():
-            reason = N_("link")
+            reason = "link"
         elif not path.is_file():
-            reason = N_("special")
+            reason = "special"
         elif self.include and not _matches(relative, self.include):
-            reason = N_("not included")
+            reason = "not included"
         elif _matches(relative, self.exclude):
-            reason = N_("excluded")
+            reason = "excluded"
         if reason is not None:
-            self.skipped[reason] += 1
+            self._skip(reason)
         return reason is None
+
+    def _fail(self, path: Path, reason: str) -> None:
+        self.failed.append((printable(path), reason))
+
+    def _skip(self, reason: str) -> None:
+        self.skipped[reason] += 1
 
     def _entry(self, path: Path, source: str, relative: str, *, named: bool) -> FileEntry | None:
         try:
@@ -133,14 +137,14 @@ class Walk:
                 head = file.read(_HEAD)
                 size = os.fstat(file.fileno()).st_size
         except OSError as exc:
-            self.failed.append((printable(path), N_(f"cannot be read: {exc.strerror}")))
+            self._fail(path, f"cannot be read: {exc.strerror}")
             return None
         kind = self.kind or kind_of(path.name, head)
         if kind is None:
             if named:
-                self.failed.append((printable(path), N_("is neither text nor PDF")))
+                self._fail(path, "is neither text nor PDF")
             else:
-                self.skipped[N_("binary")] += 1
+                self._skip("binary")
             return None
         return FileEntry(path, source, relative, kind, size, printable(path))
 
@@ -184,7 +188,8 @@ def _with_obstacle(file: FileEntry, name: Path) -> FileEntry:
     try:
         str(name).encode()
     except UnicodeEncodeError:
-        return replace(file, obstacle=_NOT_UTF8)
+        reason = "its name, or that of a directory above it, is not UTF-8; rename it, or give it a name with --as"
+        return replace(file, obstacle=reason)
     return file
 
 

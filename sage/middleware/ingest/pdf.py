@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, one_line
+from sage.middleware.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, one_line
 
 _HYPHEN = re.compile(r"(?<=[a-zà-ÿ]{2})-\n(?=[a-zà-ÿ]{2})")
 _DEEPEST = 6

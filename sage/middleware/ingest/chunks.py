@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.document import OVERLAP, SIZE, ParsedDocument, TextSection
+from sage.middleware.ingest.document import OVERLAP, SIZE, ParsedDocument, TextSection
 
 _CHINESE_SIZE = 3
 _CHINESE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")

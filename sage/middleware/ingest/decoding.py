@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from sage.middleware.cli.ingest.document import Unreadable
-from sage.middleware.cli.ingest.legacy_encodings import legacy_encoding
+from sage.middleware.ingest.document import Unreadable
+from sage.middleware.ingest.legacy_encodings import legacy_encoding
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.chunks import chunks
-from sage.middleware.cli.ingest.decoding import decode
-from sage.middleware.cli.ingest.document import OVERLAP, SIZE, FileKind, ParsedDocument, TextSection, Unreadable
-from sage.middleware.cli.ingest.html import parse_html
-from sage.middleware.cli.ingest.jsonl import read_lines
-from sage.middleware.cli.ingest.legacy_encodings import legacy_encoding
-from sage.middleware.cli.ingest.markdown import parse_markdown
-from sage.middleware.cli.ingest.pdf import load_pypdf, parse_pdf
+from sage.middleware.ingest.chunks import chunks
+from sage.middleware.ingest.decoding import decode
+from sage.middleware.ingest.document import OVERLAP, SIZE, FileKind, ParsedDocument, TextSection, Unreadable
+from sage.middleware.ingest.html import parse_html
+from sage.middleware.ingest.jsonl import read_lines
+from sage.middleware.ingest.legacy_encodings import legacy_encoding
+from sage.middleware.ingest.markdown import parse_markdown
+from sage.middleware.ingest.pdf import load_pypdf, parse_pdf
 
 RECIPE = 2
 """Increase this when the same file gives other chunks; files that were ingested before are then ingested again."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from sage.middleware.cli.language.catalogue import N_
 from sage.strict_json import loads
 
 _LONGEST = 16 * 2**20  # bytes of one line
@@ -35,7 +34,7 @@ def read_lines(path: Path, offset: int = 0, line: int = 0) -> Iterator[dict[str,
                     "line": line,
                     "end": end,
                     "ends_line": content.endswith(b"\n"),
-                    "error": N_(f"is longer than {_LONGEST} bytes"),
+                    **_invalid_line(f"is longer than {_LONGEST} bytes"),
                 }
                 continue
             if content.startswith(b"\xef\xbb\xbf") and line == 1:
@@ -48,22 +47,26 @@ def _checked(content: bytes) -> dict[str, Any]:
     try:
         document = loads(content)
     except orjson.JSONDecodeError as exc:
-        return {"error": N_(f"is not JSON: {exc.args[0] if exc.args else exc}")}
+        return _invalid_line(f"is not JSON: {exc.args[0] if exc.args else exc}")
     except ValueError as exc:
-        return {"error": N_(f"cannot be taken: {exc}")}
+        return _invalid_line(f"cannot be taken: {exc}")
     if not isinstance(document, dict):
-        return {"error": N_('is not an object such as {"text": "…"}')}
+        return _invalid_line('is not an object such as {"text": "…"}')
     if unknown := sorted(document.keys() - _FIELDS):
-        return {"error": N_(f"has the unknown field '{unknown[0]}'; a document has id, text, metadata and vector")}
+        return _invalid_line(f"has the unknown field '{unknown[0]}'; a document has id, text, metadata and vector")
     if not isinstance(document.get("text"), str):
-        return {"error": N_("has no 'text'")}
+        return _invalid_line("has no 'text'")
     if document.get("id") is not None and not (isinstance(document["id"], str) and document["id"]):
-        return {"error": N_("'id' is not text")}
+        return _invalid_line("'id' is not text")
     if not isinstance(document.get("metadata") or {}, dict):
-        return {"error": N_("'metadata' is not an object")}
+        return _invalid_line("'metadata' is not an object")
     if document.get("vector") is not None and not _is_vector(document["vector"]):
-        return {"error": N_("'vector' is not a list of numbers")}
+        return _invalid_line("'vector' is not a list of numbers")
     return {"document": document}
+
+
+def _invalid_line(error: str) -> dict[str, Any]:
+    return {"error": error}
 
 
 def _is_vector(value: Any) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.errors import MissingExtra
-from sage.middleware.cli.ingest.decoding import decode, unicode_encoding
-from sage.middleware.cli.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, gather, one_line
+from sage.middleware.ingest.decoding import decode, unicode_encoding
+from sage.middleware.ingest.document import HeadingPath, ParsedDocument, TextSection, Unreadable, gather, one_line
 
 _NOT_TEXT = "script,style,noscript,template,button,select,datalist,iframe,object,svg,canvas,video,audio"
 _HIDDEN = "[hidden],[style],dialog"  # those of them that a browser does not show
