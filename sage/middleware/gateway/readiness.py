@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
-from sage.middleware.settings.settings import Queue
+from sage.middleware.settings.queue import QueueSettings
 
 _CONNECT_WITHIN = 1.0  # seconds
 _FRESH_FOR = 2.0  # seconds
@@ -31,7 +31,7 @@ class ReadinessReport:
 class Readiness:
     """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
-    def __init__(self, registry: Registry, queue: Queue) -> None:
+    def __init__(self, registry: Registry, queue: QueueSettings) -> None:
         self._registry = registry
         self._queue = queue
         self._last: tuple[float, ReadinessReport] | None = None

@@ -87,7 +87,7 @@ def _origin(value: str) -> str:
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
-def _http_address(url: str) -> SplitResult | None:
+def http_address(url: str) -> SplitResult | None:
     """The parts of an address of HTTP; ``None`` means that ``url`` is none."""
     try:
         parts = urlsplit(url)
@@ -101,7 +101,7 @@ def check_base_url(url: str) -> None:
     """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
     if "@" in url.partition("?")[0]:
         raise ValueError("base_url must hold no name and password; give 'api_key', or 'headers' with Authorization")
-    if _http_address(url) is None:
+    if http_address(url) is None:
         raise ValueError("base_url is not an http:// or https:// address such as http://localhost:8001/v1")
     if "#" in url:
         raise ValueError("base_url must have no '#'")
@@ -109,7 +109,7 @@ def check_base_url(url: str) -> None:
 
 def check_proxy(url: str) -> None:
     """Raises :class:`ValueError`, which does not show the URL, since it may hold a password."""
-    parts = _http_address(url)
+    parts = http_address(url)
     if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(
             "a proxy is an http:// or https:// address such as http://proxy.example:3128, with a name and a password "

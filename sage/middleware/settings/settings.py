@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import platformdirs
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sage.middleware.settings.kinds import KINDS, ProviderSection
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
+from sage.middleware.settings.queue import QueueSettings
 from sage.middleware.settings.retrieval import Retrieval
 from sage.middleware.settings.services import ServicesSettings
 
@@ -180,14 +181,6 @@ class Llm(SettingsSection):
         return self
 
 
-class Queue(SettingsSection):
-    """Where jobs will run. This version has none; it reads the keys, so that a configuration with them works."""
-
-    broker: SecretStr | None = None
-    """A URL, which may hold a password."""
-    backend: SecretStr | None = None
-
-
 def _data_dir() -> Path:
     return Path(platformdirs.user_data_dir("sage", appauthor=False))
 
@@ -201,7 +194,7 @@ class Settings(SettingsSection):
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))
     retrieval: Retrieval = Retrieval()
     services: ServicesSettings = ServicesSettings()
-    queue: Queue = Queue()
+    queue: QueueSettings = QueueSettings()
 
     @model_validator(mode="after")
     def _open_on_loopback_only(self) -> Self:

@@ -27,6 +27,7 @@ from sage.middleware.settings.providers import LocalModel, RemoteProvider
 from sage.middleware.settings.quantities import parse_duration, parse_size
 from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 from sage.middleware.settings.settings import DeploymentSettings, ManagedServer, Model, Settings
+from sage.middleware.settings.webhooks import webhook_key
 
 FIRST_DOCUMENTS = """
 llm: {providers: {openai: {api_key: "your-api-key"}, ollama: {base_url: "http://localhost:11434"}}}
@@ -775,3 +776,46 @@ def test_headers_and_key_reach_the_upstream(upstreams: Callable[..., Any]) -> No
         assert running.chat().status_code == 200
     assert upstream.requests[0].headers["x-team"] == SECRET
     assert upstream.requests[0].headers["authorization"] == "Bearer sk-upstream"
+
+
+PASSWORD = "a password of Flower's"
+
+
+@pytest.mark.parametrize(
+    ("section", "fault"),
+    [
+        ("flower: {url: 'http://flower:5555'}", "url needs 'password'"),
+        ("flower: {url: 'ftp://flower', password: 0123456789abcdef}", "not an http:// or https:// address"),
+        ("flower: {url: 'http://me:x@flower', password: 0123456789abcdef}", "a host and a port only"),
+        ("flower: {url: 'http://flower/flower', password: 0123456789abcdef}", "a host and a port only"),
+        ("flower: {password: short}", "fewer than 16 characters; openssl rand -hex 24"),
+        ("flower: {user: 'a:b'}", "user"),
+        ("webhooks: {hosts: [hooks.example.com]}", "hosts needs 'secret'"),
+        ("webhooks: {hosts: ['https://hooks.example.com'], secret: x}", "is not the name or the address of a host"),
+        ("webhooks: {hosts: ['*.example.com']}", "is not the name or the address of a host"),
+        ("webhooks: {hosts: ['hooks.example.com:443']}", "is not the name or the address of a host"),
+        ("webhooks: {secret: 'whsec_c2hvcnQ='}", "24 to 64 bytes in base64; openssl rand -base64 32"),
+        ("webhooks: {secret: 'no base64, but long enough to be one'}", "24 to 64 bytes in base64"),
+    ],
+)
+def test_faults_of_flower_and_webhooks(read: Callable[..., Settings], section: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(f"queue: {{{section}}}")
+    assert fault in str(error.value)
+    assert "0123456789abcdef" not in str(error.value)
+
+
+def test_flower_and_webhooks_are_read(read: Callable[..., Settings]) -> None:
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one in Standard Webhooks' own examples
+    queue = read(
+        "queue: {flower: {url: 'http://flower:5555/'}, webhooks: {hosts: [Hooks.example.com, 10.0.0.5, '::1']}}",
+        {"SAGE_QUEUE__FLOWER__PASSWORD": PASSWORD, "SAGE_QUEUE__WEBHOOKS__SECRET": secret},
+    ).queue
+    assert (queue.flower.url, queue.flower.user) == ("http://flower:5555", "sage")
+    assert queue.flower.password is not None
+    assert queue.flower.password.get_secret_value() == PASSWORD
+    assert queue.webhooks.hosts == ("hooks.example.com", "10.0.0.5", "::1")
+    assert queue.webhooks.secret is not None
+    assert webhook_key(queue.webhooks.secret).hex() == "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0"
+    assert PASSWORD not in repr(queue)
+    assert secret not in repr(queue)
