@@ -23,6 +23,7 @@ _ROOMS = (
     _CLI,
     "sage/middleware/settings",
     "sage/middleware/auth",
+    "sage/middleware/client",
     "sage/middleware/ingest",
     "sage/middleware/app/server.py",
     "sage/middleware/app/config_check.py",

@@ -12,10 +12,10 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from sage.errors import CallFailed, SageError
-from sage.middleware.cli.client import connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.cli.progress import counting_bytes, showing_steps, size_text, waiting_for
+from sage.middleware.client.connection import connect, set_options
 from sage.middleware.settings.retrieval import Metric, Variant
 
 collections_app = typer.Typer(

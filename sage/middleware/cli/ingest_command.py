@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.cli.client import connect
 from sage.middleware.cli.collections import path_of
 from sage.middleware.cli.output import AsJson
+from sage.middleware.client.connection import connect
 from sage.middleware.ingest.document import OVERLAP, OWN_FIELDS, SIZE, FileKind
 from sage.middleware.settings.quantities import parse_size
 

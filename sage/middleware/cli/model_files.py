@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sage.errors import CallFailed, Conflict, InvalidRequest
-from sage.middleware.cli.client import Client, NoGateway, connect, is_loopback, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.progress import Show, showing_steps
+from sage.middleware.client.connection import Client, NoGateway, connect, is_loopback, set_options
 from sage.middleware.providers.local.catalog import ModelCatalog, add_file
 from sage.middleware.providers.local.hub_choice import check_file_model
 from sage.middleware.settings.reading import find_config, load_settings

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from sage.errors import CallFailed
-from sage.middleware.cli.client import connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.model_files import add_model_file, pull_file, source_of
 from sage.middleware.cli.output import AsJson, Temperature, print_json, print_table
 from sage.middleware.cli.progress import showing_steps, size_text, waiting_for
 from sage.middleware.cli.recommend import recommend
+from sage.middleware.client.connection import connect, set_options
 from sage.middleware.providers.local.hub_choice import is_repository, is_source
 
 models_app = typer.Typer(help="See and manage the models of a running gateway.", no_args_is_help=True)

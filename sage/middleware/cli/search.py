@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sage.middleware.cli.client import connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import BEGIN, END, AsJson, emphasised, plain, print_json, printable, wrapped
+from sage.middleware.client.connection import connect, set_options
 
 _WIDEST = 100
 _INDENT = "    "

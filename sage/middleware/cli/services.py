@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from sage.middleware.cli.client import connect
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
+from sage.middleware.client.connection import connect
 
 services_app = typer.Typer(help="See the services that a running gateway has or can reach.", no_args_is_help=True)
 
@@ -50,8 +49,8 @@ def show_service(
     as_json: AsJson = False,
 ) -> None:
     """Show one service: its state, its methods and its statistics."""
-    query = f"?environment={quote(environment, safe='')}" if environment is not None else ""
-    service = connect().get(f"/services/{quote(name, safe='')}{query}")
+    query = {} if environment is None else {"environment": environment}
+    service = connect().get(f"/services/{name}", **query)
     if as_json:
         print_json(service)
         return

@@ -11,7 +11,7 @@ import pytest
 from stand_in_collections import StandIn, standing_in
 
 from sage.errors import CallFailed
-from sage.middleware.cli.client import Client
+from sage.middleware.client.connection import Client
 from sage.middleware.ingest.files import Walk
 from sage.middleware.ingest.ingestion import Ingestion
 from sage.middleware.ingest.journal import Journal, Position

@@ -187,7 +187,7 @@ def test_the_command_lists_and_shows_them(gateway: Callable[..., Running], tmp_p
     assert lines[0][:4] == ["NAME", "ENVIRONMENT", "STATE", "CLASS"]
     assert [line[0] for line in lines[1:]] == NAMES
     assert lines[1][1:4] == ["gateway", "running", "KVService"]
-    shown = sage(["services", "show", "kv_service", "--json"], env, cwd=tmp_path)
+    shown = sage(["services", "show", "kv_service", "--environment", "gateway", "--json"], env, cwd=tmp_path)
     assert json.loads(shown.stdout)["statistics"]["calls"] == 1
     missing = sage(["services", "show", "none"], env, cwd=tmp_path)
     assert missing.returncode == 1

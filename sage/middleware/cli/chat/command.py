@@ -13,11 +13,11 @@ import typer
 from sage.errors import CallFailed, NotFound, SageError
 from sage.middleware.cli.chat.conversation import Conversation, Piece
 from sage.middleware.cli.chat.message_input import PipedInput, TerminalInput
-from sage.middleware.cli.client import Client, connect, set_options
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import Temperature, plain
 from sage.middleware.cli.progress import waiting_for
+from sage.middleware.client.connection import Client, connect, set_options
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that a terminal would obey."""

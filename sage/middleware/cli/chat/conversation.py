@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage.middleware.cli.client import Client
+from sage.middleware.client.connection import Client
 
 
 @dataclass(frozen=True, slots=True)

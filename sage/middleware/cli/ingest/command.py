@@ -13,12 +13,12 @@ from pathlib import Path
 import typer
 
 from sage.errors import CallFailed, SageError
-from sage.middleware.cli.client import Client
 from sage.middleware.cli.ingest.display import showing
 from sage.middleware.cli.ingest.summary import empty_lines, summary_lines
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.output import plain, print_json
+from sage.middleware.client.connection import Client
 from sage.middleware.ingest.document import FileKind, Unreadable
 from sage.middleware.ingest.extra import check_extra
 from sage.middleware.ingest.files import FileEntry, Walk, kind_of_stdin

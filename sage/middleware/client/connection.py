@@ -1,4 +1,4 @@
-"""The command line's side of HTTP: talks to a running gateway, and says in one line what went wrong."""
+"""A client of a running gateway, for the command line and for programs; says in one line what went wrong."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from sage.errors import CallFailed, SageError
-from sage.middleware.cli.language.catalogue import N_
 from sage.middleware.settings.reading import CLIENT_SECTIONS, find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
 _TIMEOUT = 660.0  # above the gateway's own limit for one call
+_JSON = "application/json"
+Body = Mapping[str, Any] | bytes | Iterable[bytes]
+"""JSON, as a mapping or as bytes already, or a stream of parts."""
+Query = Mapping[str, str | int]
 
 
 class NoGateway(CallFailed):
@@ -51,6 +54,12 @@ class Client:
         """``body`` may be JSON already, as bytes."""
         return self._json(self._open("POST", path, body or {}))
 
+    def send(
+        self, path: str, body: Body, *, query: Query | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """As :meth:`post`, with headers, which may say that ``body`` is something else than JSON."""
+        return self._json(self._open("POST", path, body, query, headers))
+
     def put_stream(self, path: str, parts: Iterable[bytes]) -> dict[str, Any]:
         return self._json(self._open("PUT", path, parts))
 
@@ -61,6 +70,24 @@ class Client:
                 while part := answer.read(2**18):
                     yield part
             except (OSError, http.client.HTTPException) as exc:
+                raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
+
+    def follow(self, path: str, silence: float) -> Iterator[tuple[str, Any]]:
+        """The name and the JSON of each event of a stream, until the gateway closes it; a comment, which says that the
+        gateway lives, has no name. Raises :class:`CallFailed` when nothing comes for ``silence`` seconds."""
+        with self._open("GET", path, None, timeout=silence) as answer:
+            name = "message"
+            try:
+                for line in answer:
+                    field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
+                    if field == "event":
+                        name = value.strip()
+                    elif field == "data":
+                        yield name, json.loads(value)
+                        name = "message"
+                    elif value:
+                        yield "", None
+            except (OSError, ValueError, http.client.HTTPException) as exc:
                 raise CallFailed(f"the answer of {self._url} broke off: {exc}") from exc
 
     def delete(self, path: str) -> None:
@@ -88,24 +115,28 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | bytes | Iterable[bytes] | None,
-        query: Mapping[str, str | int] | None = None,
+        body: Body | None,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = _TIMEOUT,
     ) -> http.client.HTTPResponse:
         data = json.dumps(body).encode() if isinstance(body, Mapping) else body
         address = f"{self._url}{quote(path)}{'?' if query else ''}{urlencode(query or {})}"
         request = urllib.request.Request(address, data, method=method)  # noqa: S310
         streamed = data is not None and not isinstance(data, bytes)
-        request.add_header("Content-Type", "application/octet-stream" if streamed else "application/json")
+        request.add_header("Content-Type", "application/octet-stream" if streamed else _JSON)
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
         if self._credential:
             request.add_header("Authorization", f"Bearer {self._credential}")
         opener = urllib.request.build_opener(_NoRedirect)
         try:
-            answer = opener.open(request, timeout=_TIMEOUT)
+            answer = opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as exc:
             with exc:
                 raise _refusal(exc, self._hint if exc.code == 401 else "") from None
         except TimeoutError:
-            raise CallFailed(f"{self._url} took the request and did not answer within {_TIMEOUT:.0f} s") from None
+            raise CallFailed(f"{self._url} took the request and did not answer within {timeout:.0f} s") from None
         except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "reason", exc)
             raise NoGateway(
@@ -159,14 +190,16 @@ def is_loopback(url: str) -> bool:
 def _own_token(settings: Settings) -> tuple[str | None, str]:
     """A token of this installation's only user; or ``None`` and what to do if the gateway asks for one."""
     if not (settings.data_dir / "sage.db").exists():
-        return None, N_("this installation has no users: sage user add NAME --role admin")
+        hint = "this installation has no users: sage user add NAME --role admin"
+        return None, hint
     from sage.middleware.auth.accounts import Accounts
 
     accounts = Accounts(settings.data_dir, settings.auth)
     try:
         return accounts.sessions.issue(None), ""
     except SageError as exc:
-        return None, N_(f"{exc.message}, as in SAGE_API_KEY=$(sage token --user NAME)")
+        hint = f"{exc.message}, as in SAGE_API_KEY=$(sage token --user NAME)"
+        return None, hint
     finally:
         accounts.close()
 
@@ -183,7 +216,8 @@ def _refusal(answer: urllib.error.HTTPError, hint: str) -> CallFailed:
         error = json.loads(answer.read())["error"]
         message, code = _error_message(error), error.get("code") if isinstance(error, dict) else None
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
-        message, code = N_(f"the gateway answered {answer.code}"), None
+        message = f"the gateway answered {answer.code}"
+        code = None
     wait = answer.headers.get("Retry-After", "")
     retry_after = float(wait) if wait.isdecimal() else None
     full = f"{message}; {hint}" if hint else message
