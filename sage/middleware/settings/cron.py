@@ -85,8 +85,8 @@ class Cron:
         words = _SHORT.get(text.strip().lower(), text).lower().split()
         if len(words) != len(_FIELDS):
             raise ValueError(
-                f"'{text[:80]}' is no cron expression; write minute, hour, day of the month, month and day of the week, "
-                "such as '0 3 * * *', or @hourly, @daily, @weekly, @monthly, @yearly"
+                f"'{text[:80]}' is no cron expression; write minute, hour, day of the month, month and day of the "
+                "week, such as '0 3 * * *', or @hourly, @daily, @weekly, @monthly, @yearly"
             )
         minutes, hours, days, months, weekdays = (f.parse(w) for f, w in zip(_FIELDS, words, strict=True))
         either = not words[2].startswith("*") and not words[4].startswith("*")
@@ -96,7 +96,7 @@ class Cron:
         return cron
 
     def latest(self, now: datetime, zone: tzinfo) -> datetime | None:
-        """The last moment that it names, not after ``now``; ``None`` means that there was none for eight years.
+        """The last moment that it names, not after ``now``; ``None`` means that eight years have none.
 
         A local time that the clock skips in spring counts at the moment after the gap; one that comes twice in
         autumn counts the first time.
