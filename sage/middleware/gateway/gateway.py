@@ -96,6 +96,11 @@ class Gateway:
         """
         return GatewayCall(self, principal, call)
 
+    def check(self, call: ModelCall) -> None:
+        """Raises :class:`sage.errors.InvalidRequest` for what no caller may ask of any model. Changes no object that
+        ``call`` was made of but its body, and may run on any thread."""
+        admission.check(call, self._limits)
+
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
         """The models that may answer, in order: the requested one, the caller's fallbacks, its own, then theirs.
 
@@ -105,7 +110,7 @@ class Gateway:
         principal.require_model(call.model)
         for name in call.fallbacks:
             principal.require_model(name)
-        admission.check(call, self._limits)
+        self.check(call)
         registry = self.registry
         model = registry.get(call.model) or await registry.resolve(call.model)
         if not call.fallbacks and not model.fallbacks:

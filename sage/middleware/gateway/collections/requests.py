@@ -130,6 +130,13 @@ class SourcesRequest(SearchFields):
     top_k: int = Field(5, ge=1, le=50, description="How many sources at most.")
     query: str | None = Field(None, min_length=1, max_length=MAX_QUERY)
 
+    def check_filter(self) -> None:
+        """Raises :class:`InvalidRequest` for a filter that no search takes."""
+        if self.filter is not None:
+            from sage.middleware.retrieval.filters.language import parse_filter
+
+            parse_filter(self.filter)
+
     def request_for(self, query: str) -> SearchRequest:
         """The search for ``query``."""
         fields = {name: getattr(self, name) for name in SearchFields.model_fields}
