@@ -21,6 +21,7 @@ _CLI = "sage/middleware/cli"
 # The rooms whose errors the command line shows as its own.
 _ROOMS = (
     _CLI,
+    "sage/addresses.py",
     "sage/middleware/settings",
     "sage/middleware/auth",
     "sage/middleware/client",

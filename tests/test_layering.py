@@ -19,8 +19,8 @@ FLOORS = [
         *("sage.errors", "sage.fair_queue", "sage.processors", "sage.strict_json", "sage.surrogates"),
         "sage.thread_pool",
     },
-    {"sage.forks", "sage.private_files"},
-    {"sage.sqlite"},
+    {"sage.addresses", "sage.forks", "sage.private_files"},
+    {"sage.pinned_resolver", "sage.sqlite"},
     {"sage.middleware.settings"},
     {"sage.kernels", "sage.middleware.database"},
     {

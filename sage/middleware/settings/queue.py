@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from sage.addresses import AllowedHosts
 from sage.errors import ConfigError
 from sage.middleware.settings.cron import Cron
 from sage.middleware.settings.flower import FlowerSettings
@@ -38,15 +39,30 @@ def check_broker(url: SecretStr | None) -> None:
         )
 
 
+def _url_host(entry: str) -> str:
+    AllowedHosts([entry], "queue.ingest.url_hosts")
+    return entry
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"'{path}' is not an absolute path")
+    return path
+
+
 class IngestSources(SettingsSection):
     """What jobs may read into collections beside uploaded files."""
 
-    roots: tuple[Annotated[Path, AfterValidator(expand)], ...] = ()
+    roots: tuple[Annotated[Path, AfterValidator(expand), AfterValidator(_absolute)], ...] = ()
     """Directories of the gateway's machine below which jobs may read files."""
-    url_hosts: tuple[Text, ...] = ()
-    """Hosts from whose public addresses jobs may fetch documents."""
+    url_hosts: tuple[Annotated[Text, AfterValidator(_url_host)], ...] = ()
+    """Hosts from which jobs may fetch documents, as :class:`sage.addresses.AllowedHosts` reads them."""
     max_file: Size = 256 * 2**20
     """Bytes of one document."""
+    max_files: int = Field(10_000, ge=1)
+    """Files of one job, those in its directories counted."""
+    max_bytes: Size = 10 * 2**30
+    """Bytes of the files of one job that are below ``roots``."""
 
 
 class JobLimits(SettingsSection):
