@@ -221,9 +221,20 @@ class ThreadCommit(Generic[W]):
         return len(self._waiting)
 
     def _run(self, write: W | _QueuedTask) -> Any:
+        write.start_waiting()
+        self._submit(write)
+        return write.wait()
+
+    def submit(self, write: W) -> None:
+        """Hands over ``write`` without waiting: its :meth:`~QueuedWrite.answer` is called on the writer's thread.
+
+        Raises as :meth:`run`.
+        """
+        self._submit(write)
+
+    def _submit(self, write: W | _QueuedTask) -> None:
         if self._forks != forks.count:
             raise WriterInherited
-        write.start_waiting()
         with self._changed:
             if self._closed:
                 raise WriterClosed
@@ -231,7 +242,6 @@ class ThreadCommit(Generic[W]):
                 self._start_thread()
             self._waiting.append(write)
             self._changed.notify()
-        return write.wait()
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._serve, name=self._thread_name, daemon=True)

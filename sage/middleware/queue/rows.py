@@ -1,0 +1,141 @@
+"""Rows of jobs as records, and the statements that change one job."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Column, bindparam, insert, select, update
+
+from sage.errors import Conflict, NotFound
+from sage.middleware.queue.models import jobs
+from sage.middleware.queue.records import JobEnd, StoredJob
+from sage.middleware.queue.states import CANCELLED, CANCELLING, DEAD, ENDED, FAILED, QUEUED, SUCCEEDED, TRANSITIONS
+from sage.middleware.queue.writer import Transaction
+
+MOST_DELIVERIES = 3
+"""Without progress; then the job is dead."""
+
+_c = jobs.c
+VIEW: tuple[Column[Any], ...] = (
+    *(_c.sequence, _c.id, _c.kind, _c.queue, _c.priority, _c.state, _c.held, _c.tenant, _c.user, _c.key_id),
+    *(_c.meta, _c.details, _c.created_at, _c.started_at, _c.finished_at, _c.expires_at, _c.deadline, _c.time_limit),
+    *(_c.run, _c.worker, _c.deliveries, _c.strikes, _c.retries, _c.total, _c.done, _c.failed, _c.has_items),
+    *(_c.errors_apart, _c.result_ttl, _c.input_file_id, _c.output_file_id, _c.error_file_id),
+    *(_c.error_message, _c.error_code, _c.webhook_url, _c.webhook_state, _c.webhook_attempts, _c.result),
+)
+"""The columns of a :class:`StoredJob`, in its order."""
+
+INSERT = insert(jobs).returning(*VIEW)
+BY_ID = select(*VIEW).where(_c.id == bindparam("job_id"))
+
+
+def job_of(row: Sequence[Any]) -> StoredJob:
+    """The record of a row that begins with the columns of :data:`VIEW`."""
+    values: list[Any] = [*row[: len(VIEW)]]
+    values[-1] = None if values[-1] is None else orjson.loads(values[-1])
+    return StoredJob(*values)
+
+
+def new_job_id() -> str:
+    return f"job_{secrets.token_hex(12)}"
+
+
+def new_run(job_id: str) -> str:
+    """A name for one delivery; it says of which job, so that late results find it."""
+    return f"run_{job_id.removeprefix('job_')}_{secrets.token_hex(8)}"
+
+
+def job_id_of(run: str) -> str:
+    return f"job_{run.removeprefix('run_').partition('_')[0]}"
+
+
+def load(transaction: Transaction, job_id: str) -> StoredJob:
+    """The job as the transaction sees it; raises :class:`NotFound`."""
+    row = transaction.connection.execute(BY_ID, {"job_id": job_id}).one_or_none()
+    if row is None:
+        raise no_such_job(job_id)
+    return job_of(row)
+
+
+def load_run(transaction: Transaction, run: str) -> StoredJob:
+    """The job that ``run`` has; raises :class:`Conflict` with the code ``run_ended`` when it has it no more."""
+    row = transaction.connection.execute(BY_ID, {"job_id": job_id_of(run)}).one_or_none()
+    if row is None or row.run != run:
+        raise run_ended(run)
+    return job_of(row)
+
+
+def run_ended(run: str) -> Conflict:
+    return Conflict(
+        f"run '{run[:80]}' has ended: its job was cancelled or finished, or its lease expired; stop working on it",
+        code="run_ended",
+    )
+
+
+def no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"there is no job '{job_id[:64]}' (GET /tasks lists yours)", param="id", code="job_not_found")
+
+
+_CHANGES: dict[tuple[str, ...], Any] = {}
+
+
+def change(transaction: Transaction, job: StoredJob, **values: Any) -> StoredJob:
+    """Changes columns of a job; a new ``state`` must be one that may follow."""
+    state = values.get("state")
+    if state is not None and state not in TRANSITIONS[job.state]:
+        raise Conflict(f"job '{job.id}' is {job.state}, so it cannot become {state}", code="job_state")
+    names = tuple(values)
+    statement = _CHANGES.get(names)
+    if statement is None:
+        columns = {name: bindparam(f"to_{name}", type_=_c[name].type) for name in names}
+        statement = update(jobs).where(_c.sequence == bindparam("at")).values(columns).returning(*VIEW)
+        _CHANGES[names] = statement
+    bound = {f"to_{name}": value for name, value in values.items()}
+    return job_of(transaction.connection.execute(statement, {"at": job.sequence, **bound}).one())
+
+
+def end(transaction: Transaction, job: StoredJob, state: str, now: float, ttl: float, **values: Any) -> StoredJob:
+    """Ends a job for good, and makes its webhook due. ``ttl`` is how long its results stay unless it says so itself."""
+    assert state in ENDED
+    if job.webhook_url is not None:
+        values |= {"webhook_state": "due", "webhook_attempts": 0, "webhook_at": now}
+    lifetime = ttl if job.result_ttl is None else job.result_ttl
+    return change(
+        transaction,
+        job,
+        state=state,
+        held=False,
+        finished_at=now,
+        expires_at=now + lifetime,
+        run=None,
+        lease_until=None,
+        **values,
+    )
+
+
+def put_back(transaction: Transaction, job: StoredJob, available_at: float, *, strikes: int) -> StoredJob:
+    """Queues a job that its worker has given up or lost."""
+    return change(
+        transaction,
+        job,
+        state=QUEUED,
+        run=None,
+        worker=None,
+        lease_until=None,
+        available_at=available_at,
+        strikes=strikes,
+    )
+
+
+def state_after(job: StoredJob, ending: JobEnd) -> str:
+    """The state that follows when a run ends like this."""
+    if ending.state == SUCCEEDED:
+        return SUCCEEDED
+    if job.state == CANCELLING:
+        return CANCELLED
+    if not ending.retry:
+        return FAILED
+    return DEAD if job.strikes >= MOST_DELIVERIES else QUEUED

@@ -1,0 +1,67 @@
+"""A store of jobs in a directory of its own, with a clock that a test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from sage.middleware.queue.database import open_jobs_database
+from sage.middleware.queue.store import JobStore
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+
+class Clock:
+    """Unix seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that is migrated already, to be copied: migrations cost a quarter of a second."""
+    directory = tmp_path_factory.mktemp("empty") / "queue"
+    open_jobs_database(directory).close()
+    return directory / "jobs.db"
+
+
+@pytest.fixture
+def run() -> Iterator[Run[Any]]:
+    """Runs a coroutine to its end, all of a test on one event loop."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture
+def directory(tmp_path: Path, empty_database: Path) -> Path:
+    directory = tmp_path / "queue"
+    directory.mkdir(mode=0o700)
+    shutil.copy(empty_database, directory / "jobs.db")
+    return directory
+
+
+@pytest.fixture
+def store(directory: Path, clock: Clock, run: Run[None]) -> Iterator[JobStore]:
+    database = open_jobs_database(directory)
+    store = JobStore(database, directory, clock=clock)
+    yield store
+    run(store.close())
+    database.close()
