@@ -1,0 +1,139 @@
+"""Kombu's transports for Redis and for files, made safe: an entry that is not ours is dropped, and harms nothing.
+
+With kombu's own, one entry that is no JSON ends a Celery worker: `_brpop_read` and `_get` decode it outside any
+handler, and the error leaves the worker's loop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from sage.errors import MissingExtra
+from sage.middleware.queue.file_messages import names_of, put_file, remove_files, take_file
+from sage.middleware.queue.messages import cleaned, is_job_queue
+
+REDIS = "sage-redis"
+FILES = "sage-files"
+_GARBAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What kombu raises for messages that have not its form."""
+
+
+def _dropped(queue: str, size: int) -> None:
+    logging.getLogger("sage.worker").warning(
+        "dropped an entry of %d bytes in the queue %s: it is not ours", size, queue
+    )
+
+
+class SafeRedisClient:
+    """Over ``redis.Redis``: what a blocking pop answers with is a message of ours, or nothing."""
+
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        """The answer of the server, of `BRPOP` the key and the message."""
+        answer = super().parse_response(connection, command_name, **options)  # type: ignore[misc]
+        if command_name != "BRPOP" or not answer:
+            return answer
+        key, entry = answer
+        queue = key.decode("utf-8", "replace").partition("\x06\x16")[0]
+        if not is_job_queue(queue):
+            return answer
+        message = cleaned(entry, queue)
+        if message is None:
+            _dropped(queue, len(entry))
+            return None
+        return key, message
+
+
+class SafeRedisChannel:
+    """Over kombu's channel for Redis. Nothing is kept for a redelivery: the jobs table knows what is not done."""
+
+    def _get_client(self) -> type:
+        base = super()._get_client()  # type: ignore[misc]
+        return type("SafeClient", (SafeRedisClient, base), {})
+
+    def _receive_one(self, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]
+        except _GARBAGE:
+            _dropped("of remote control", 0)
+            raise Empty from None
+
+
+class SafeFileChannel:
+    """Over kombu's channel for files: whole files only, which belong to one process, in a private directory."""
+
+    data_folder_in: str
+
+    def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:
+        put_file(self.data_folder_in, queue, json.dumps(payload, default=str).encode())
+
+    def _get(self, queue: str) -> Any:
+        while (entry := take_file(self.data_folder_in, queue)) is not None:
+            try:
+                message = cleaned(entry, queue) if is_job_queue(queue) else entry
+                decoded = json.loads(message) if message is not None else None
+            except (ValueError, RecursionError):
+                decoded = None
+            if isinstance(decoded, dict):
+                return decoded
+            _dropped(queue, len(entry))
+        raise Empty
+
+    def _get_and_deliver(self, queue: str, callback: Callable[[Any, str], None]) -> None:
+        try:
+            super()._get_and_deliver(queue, callback)  # type: ignore[misc]
+        except _GARBAGE:
+            if is_job_queue(queue):  # such a message has been made by us: the error is not in it
+                raise
+            _dropped(queue, 0)
+            raise Empty from None
+
+    def _size(self, queue: str) -> int:
+        return len(names_of(self.data_folder_in, queue))
+
+    def _purge(self, queue: str) -> int:
+        return remove_files(self.data_folder_in, names_of(self.data_folder_in, queue))
+
+
+def register_transports() -> None:
+    """Makes the names ``REDIS`` and ``FILES`` known to kombu."""
+    try:
+        from kombu import transport
+    except ImportError as exc:
+        raise MissingExtra("a worker of jobs", "queue") from exc
+    aliases: dict[str, Any] = transport.TRANSPORT_ALIASES
+    aliases[REDIS] = _redis_transport
+    aliases[FILES] = _file_transport
+
+
+def _redis_transport() -> type:
+    try:
+        from kombu.transport import redis
+    except ImportError as exc:
+        raise MissingExtra("a worker of jobs", "queue") from exc
+    channel = type("Channel", (SafeRedisChannel, redis.Channel), {})
+    return type("Transport", (redis.Transport,), {"Channel": channel})
+
+
+def _file_transport() -> type:
+    try:
+        from kombu.transport import filesystem
+    except ImportError as exc:
+        raise MissingExtra("a worker of jobs", "queue") from exc
+    channel = type("Channel", (SafeFileChannel, filesystem.Channel), {})
+    return type("Transport", (filesystem.Transport,), {"Channel": channel})
+
+
+def file_options(folder: Path) -> dict[str, Any]:
+    """The options of kombu's transport for messages in ``folder``."""
+    messages = str(folder / "messages")
+    return {
+        "data_folder_in": messages,
+        "data_folder_out": messages,
+        "control_folder": str(folder / "control"),
+        "polling_interval": 0.05,
+    }
