@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sage.middleware.evaluation.ranking import DEPTH, ndcg
 from sage.middleware.retrieval import VectorStore
 from sage.middleware.retrieval.embedding.builtin import builtin_embedder, kind_for
 from sage.middleware.retrieval.embedding.protocols import Embedder
-
-DEPTH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +61,6 @@ def read(folder: Path) -> Judged:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
-
-
-def ndcg(found: Sequence[str], relevant: Mapping[str, float]) -> float:
-    """Of one query: the gain of what was found, less for lower places, as a share of the best possible."""
-    gains = [relevant.get(document, 0.0) for document in found[:DEPTH]]
-    best = sorted(relevant.values(), reverse=True)[:DEPTH]
-    ideal = _discounted(best)
-    return _discounted(gains) / ideal if ideal else 0.0
-
-
-def _discounted(gains: Sequence[float]) -> float:
-    return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains))
 
 
 def measure(judged: Judged, limit: int | None) -> tuple[Quality, NDArray[np.float32] | None]:

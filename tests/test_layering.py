@@ -28,7 +28,7 @@ FLOORS = [
         "sage.middleware.ingest",
         "sage.api",
     },
-    {"sage.middleware.engines", "sage.service", "sage.middleware.client"},
+    {"sage.middleware.engines", "sage.middleware.evaluation", "sage.service", "sage.middleware.client"},
     {"sage.middleware.dispatch"},
     {"sage.middleware.registry"},
     {"sage.middleware.gateway"},
