@@ -24,6 +24,7 @@ from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import (
+    LOW_PRIORITY,
     REPLACED_TEXT,
     ASGIApp,
     Headers,
@@ -47,6 +48,9 @@ _FORWARDED = re.compile(
     rb"|x-(?:true-|cluster-)?client-(?:ip|addr|host|port|cert).*|x-(?:url-)?scheme|x-host"
 )
 """Headers with which a proxy tells of the request that it passes on."""
+_PRIORITY = b"x-sage-priority"
+_READ = frozenset({b"host", b"content-length", b"transfer-encoding", b"origin", b"content-type", _PRIORITY})
+"""Headers that are read here. Most others cost one look at this set."""
 _MAX_REMEMBERED = 1000  # well-formed hosts, harmless headers
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _LONGEST = 512
@@ -160,7 +164,10 @@ class EdgeMiddleware:
         host = length = origin = content_type = b""
         chunked = False
         for name, value in headers:
-            if name == b"host":
+            if name not in _READ:
+                if self._without_auth and name not in self._harmless and self._is_forwarded(name):
+                    raise _behind_proxy(name)
+            elif name == b"host":
                 if host:
                     raise InvalidRequest("the request names two hosts", code="host_not_allowed")
                 host = value
@@ -172,12 +179,8 @@ class EdgeMiddleware:
                 origin = value
             elif name == b"content-type":
                 content_type = value
-            elif self._without_auth and name not in self._harmless and self._is_forwarded(name):
-                raise InvalidRequest(
-                    f"the header '{name.decode()}' is refused without auth: the gateway must not run behind a proxy "
-                    "with --no-auth",
-                    code="forwarded",
-                )
+            elif _is_low(value):
+                scope["state"][LOW_PRIORITY] = True
         if host not in self._known_hosts:
             self._check_host(scope, host)
         if self._hosts and _host_name(host) not in self._hosts:
@@ -273,6 +276,26 @@ def _host_name(host: bytes) -> bytes:
     if host.startswith(b"["):
         return host[1:].partition(b"]")[0].lower()
     return host.partition(b":")[0].lower()
+
+
+def _behind_proxy(header: bytes) -> InvalidRequest:
+    return InvalidRequest(
+        f"the header '{header.decode()}' is refused without auth: the gateway must not run behind a proxy with "
+        "--no-auth",
+        code="forwarded",
+    )
+
+
+def _is_low(value: bytes) -> bool:
+    """Whether ``x-sage-priority`` asks that live requests go first; raises :class:`InvalidRequest` for a wrong one."""
+    priority = value.strip().lower()
+    if priority in (b"low", b"normal"):
+        return priority == b"low"
+    raise InvalidRequest(
+        f"'x-sage-priority' is 'low' or 'normal', not '{value[:100].decode('latin-1')}'",
+        param="x-sage-priority",
+        code="invalid_priority",
+    )
 
 
 def _is_file(scope: Scope) -> bool:

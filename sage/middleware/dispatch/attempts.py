@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import ClassVar
 
 from sage.errors import InvalidRequest, RateLimited, SageError, Unsupported
 from sage.middleware.dispatch.balancing import choose
@@ -34,9 +35,10 @@ class Unavailability(StrEnum):
     FULL = "it has reached max_concurrency"
     REFUSED = "its upstream has refused its key (401 or 403) within the last minute"
     NO_SLOT = "every slot of its engine is in use (parallel)"
+    GIVES_WAY = "live requests go before those of low priority"
 
 
-WORTH_WAITING = (None, Unavailability.FULL, Unavailability.NO_SLOT)
+WORTH_WAITING = (None, Unavailability.FULL, Unavailability.NO_SLOT, Unavailability.GIVES_WAY)
 """It can be asked, or may be as soon as another request ends."""
 
 
@@ -63,6 +65,8 @@ class AttemptPlan:
         "takes_slot",
         "tenant",
     )
+
+    _new_lease: ClassVar[type[DeploymentLease]] = DeploymentLease
 
     def __init__(self, call: ModelCall, models: Sequence[PublicModel], started_at: float, prefixes: Prefixes) -> None:
         """``started_at``: when the time of the call began to run."""
@@ -202,7 +206,7 @@ class AttemptPlan:
             if deployment is not None:
                 excluded = self._excluded_keys.get(deployment.provider.name, ())
                 key = deployment.keys.pick(now, excluded) if len(deployment.keys) > 1 else 0
-                return DeploymentLease(deployment, key, model, why, self._call.caller, takes_slot=self.takes_slot)
+                return self._new_lease(deployment, key, model, why, self._call.caller, takes_slot=self.takes_slot)
         return None
 
     def pick(self, model: PublicModel, now: float) -> tuple[Deployment | None, str]:

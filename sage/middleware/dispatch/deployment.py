@@ -28,6 +28,7 @@ class Deployment:
     """One model at one provider: how busy it is, and its health."""
 
     __slots__ = (
+        "__weakref__",
         "breaker",
         "hosted_error",
         "hosted_memory",

@@ -21,6 +21,7 @@ from sage.middleware.dispatch import retry_budget
 from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
 from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
+from sage.middleware.dispatch.low_priority import LowPriorityCalls, LowPriorityPlan
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import DeploymentQueue
 from sage.middleware.dispatch.refusal import refusal
@@ -45,6 +46,7 @@ class Dispatch:
         self._transport = transport
         self._routing = routing or Routing()
         self._queue = DeploymentQueue(self._routing.queue_size)
+        self.low_priority = LowPriorityCalls(self._queue)
         self._prefixes = Prefixes()
 
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
@@ -55,8 +57,12 @@ class Dispatch:
         Raises the last failure, or why no request was made.
         """
         started_at = time.monotonic()
-        plan = AttemptPlan(call, models, started_at, self._prefixes)
-        only = models[0].deployments[0] if len(models[0].deployments) == 1 else None
+        if call.low_priority:
+            plan: AttemptPlan = LowPriorityPlan(call, models, started_at, self._prefixes, self.low_priority)
+            only = None
+        else:
+            plan = AttemptPlan(call, models, started_at, self._prefixes)
+            only = models[0].deployments[0] if len(models[0].deployments) == 1 else None
         if (
             only is not None
             and only.unconstrained
@@ -107,6 +113,8 @@ class Dispatch:
 
     async def _lease(self, plan: AttemptPlan) -> DeploymentLease:
         """The next deployment to ask, after a wait if there must be one; raises if there is none."""
+        if isinstance(plan, LowPriorityPlan) and not plan.is_aged:
+            return await self._low_priority_lease(plan)
         now = time.monotonic()
         limit = now + self._routing.queue_timeout
         for count, model in enumerate(plan.models, 1):
@@ -126,6 +134,18 @@ class Dispatch:
         if plan.readmit(time.monotonic()):
             return await self._lease(plan)
         raise refusal(plan, time.monotonic(), self._routing)
+
+    async def _low_priority_lease(self, plan: LowPriorityPlan) -> DeploymentLease:
+        """As :meth:`_lease`. A low call waits for live ones only: its sender can wait for what is out of order."""
+        while True:
+            lease = await self.low_priority.wait(plan)
+            if lease is not None:
+                return lease
+            if plan.is_aged:
+                return await self._lease(plan)
+            now = time.monotonic()
+            if not plan.is_worth_waiting(plan.models, now) and not plan.readmit(now):
+                raise refusal(plan, now, self._routing)
 
     async def _attempt(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
         deployment = lease.deployment

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from sage.fair_queue import FairQueue, TurnHistory
 from sage.middleware.dispatch.attempts import AttemptPlan
-from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
+from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 
 Lane = frozenset[object]
 """What the requests in one line wait for."""
@@ -119,6 +119,12 @@ class DeploymentQueue:
             await asyncio.wait((waiter.future,), timeout=max(0.0, until - now) + _TIMER_SLACK)
             if not waiter.future.done():
                 self.serve()
+
+    def is_awaited(self, deployment: Deployment) -> bool:
+        """Whether a request waits for what ``deployment`` has places of."""
+        if not self._waiting:
+            return False
+        return any(queue and not lane.isdisjoint(deployment.bounds) for lane, queue in self._lanes.items())
 
     def give_back(self, lease: DeploymentLease) -> None:
         """Closes ``lease`` and hands what it held to the requests that wait for it."""

@@ -71,6 +71,9 @@ class Gateway:
         self._dispatch = dispatch
         self._transport = transport
         self._limits = settings.llm.limits
+        self.low_priority = dispatch.low_priority
+        self.low_priority.count_running = metrics.count_in_flight
+        metrics.low_priority = self.low_priority
         self._embedders = embedders
 
     def running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
@@ -94,7 +97,7 @@ class Gateway:
 
         Raises what admission or the last deployment raised; nothing was sent to the client in that case.
         """
-        return GatewayCall(self, principal, call)
+        return LowPriorityCall(self, principal, call) if call.low_priority else GatewayCall(self, principal, call)
 
     def check(self, call: ModelCall) -> None:
         """Raises :class:`sage.errors.InvalidRequest` for what no caller may ask of any model. Changes no object that
@@ -240,6 +243,29 @@ class GatewayCall:
             relay = self._upstream.relay
             usage = self._upstream.usage if relay is None else relay.usage
         metrics.settle(status, time.perf_counter() - self._started, usage)
+
+
+class LowPriorityCall(GatewayCall):
+    """A call that live ones go before."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> GatewayCall:
+        calls = self._gateway.low_priority
+        calls.in_progress += 1
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            calls.in_progress -= 1
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, exc, trace)
+        finally:
+            self._gateway.low_priority.in_progress -= 1
 
 
 def _status_of(exc: BaseException) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -118,6 +119,31 @@ class ServiceMetrics:
         yield from (calls, duration)
 
 
+class LowPriorityCounts(Protocol):
+    """What is counted of the calls that live ones go before."""
+
+    in_progress: int
+    started: int
+    refused: int
+
+    @property
+    def waiting(self) -> int: ...
+
+
+def _low_priority_metrics(counts: LowPriorityCounts) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("sage_low_priority_waiting", "Calls of low priority that wait for live ones.")
+    waiting.add_metric((), counts.waiting)
+    running = GaugeMetricFamily("sage_low_priority_in_flight", "Calls of low priority that run.")
+    running.add_metric((), max(0, counts.in_progress - counts.waiting))
+    started = CounterMetricFamily("sage_low_priority_started", "Calls of low priority that were sent upstream.")
+    started.add_metric((), counts.started)
+    refused = CounterMetricFamily(
+        "sage_low_priority_refused", "Calls of low priority that were refused since live ones left no place in time."
+    )
+    refused.add_metric((), counts.refused)
+    yield from (waiting, running, started, refused)
+
+
 class Metrics(Collector):
     """All metrics of the gateway, in a registry of their own. ``model`` is a label from the configuration.
 
@@ -131,6 +157,11 @@ class Metrics(Collector):
         self._by_model: dict[str, ModelMetrics] = {}
         self.retrieval = RetrievalMetrics()
         self.services = ServiceMetrics()
+        self.low_priority: LowPriorityCounts | None = None
+
+    def count_in_flight(self) -> int:
+        """How many calls of models are in progress."""
+        return sum(metrics.in_flight for metrics in self._by_model.values())
 
     def of(self, model: str) -> ModelMetrics:
         """The metrics of one model."""
@@ -164,6 +195,8 @@ class Metrics(Collector):
             "From the request to the first event of its stream.",
             lambda m: m.time_to_first_token,
         )
+        if self.low_priority is not None:
+            yield from _low_priority_metrics(self.low_priority)
         yield from self._retrieval_metrics()
         yield from self.services.collect()
 

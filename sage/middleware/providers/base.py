@@ -75,6 +75,8 @@ class ModelCall:
     """A field that an upstream has refused in this call and that the gateway has added to it: it is left out now."""
     native: Native | None = None
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
+    low_priority: bool = False
+    """Live calls go before it (``x-sage-priority: low``)."""
     hints: Mapping[str, Any] | None = None
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""

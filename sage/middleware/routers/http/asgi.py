@@ -22,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 REPLACED_TEXT = "replaced_text"
 """In the access log: how many halves of surrogate pairs in the request were replaced by U+FFFD."""
+LOW_PRIORITY = "low_priority"
+"""In the state of a request whose calls of models live ones go before."""
 _MOST_REASON = 300
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 

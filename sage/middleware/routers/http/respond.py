@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sage.errors import SageError
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.routers.http.asgi import Receive, Scope, Send, caller, note, send_json, watch
+from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, caller, note, send_json, watch
 from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
 
 
@@ -35,6 +35,8 @@ async def respond(
 
     Without them the answer is sent as it is, in OpenAI's wire format.
     """
+    if LOW_PRIORITY in scope["state"]:
+        call.low_priority = True
     with watch(call, scope, receive) as watching:
         async with gateway.call(caller(scope), call) as answer:
             note(scope, deployment=answer.deployment)
