@@ -13,25 +13,25 @@ MOST_NAMES = 64
 
 
 class NamedThings:
-    """What the lines so far have named, each with the first line that did."""
+    """What the lines so far have named, each with the first line that did; ``None`` means the job itself."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._models: dict[str, int] = {}
-        self._collections: dict[str, int] = {}
+        self._models: dict[str, int | None] = {}
+        self._collections: dict[str, int | None] = {}
         self._scopes: set[Scope] = set()
 
-    def add_models(self, names: Sequence[str], line: int) -> None:
+    def add_models(self, names: Sequence[str], line: int | None) -> None:
         self._add(self._models, names, line, "models")
 
-    def add_collections(self, names: Sequence[str], line: int) -> None:
+    def add_collections(self, names: Sequence[str], line: int | None) -> None:
         self._scopes.add(Scope.SEARCH)
         self._add(self._collections, names, line, "collections")
 
     def add_scope(self, scope: Scope) -> None:
         self._scopes.add(scope)
 
-    def _add(self, known: dict[str, int], names: Sequence[str], line: int, what: str) -> None:
+    def _add(self, known: dict[str, int | None], names: Sequence[str], line: int | None, what: str) -> None:
         for name in names:
             if name not in known and len(known) == MOST_NAMES:
                 raise InvalidRequest(f"the lines of a job may name {MOST_NAMES} {what}; '{name}' is one more")
@@ -57,8 +57,8 @@ class NamedThings:
                 self._fault(exc, line, reader, alone)
         reader.raise_faults()
 
-    def _fault(self, error: SageError, line: int, reader: LineReader, alone: bool) -> None:
+    def _fault(self, error: SageError, line: int | None, reader: LineReader, alone: bool) -> None:
         """A name that all lines share is no fault of a line; nor is what may pass by itself."""
-        if alone or error.status >= 500 or isinstance(error, PermissionDenied):
+        if alone or line is None or error.status >= 500 or isinstance(error, PermissionDenied):
             raise error
         reader.fault(error, line)

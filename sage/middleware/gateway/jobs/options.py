@@ -82,3 +82,8 @@ def input_file(fields: dict[str, Any]) -> str | None:
     if not isinstance(name, str) or not name:
         raise InvalidRequest("'input_file_id' must be the id of a file (POST /v1/files)", param="input_file_id")
     return name
+
+
+def query_list(text: str) -> list[str]:
+    """The names in a field of a query string: ``models=a,b``."""
+    return [name.strip() for name in text.split(",")]

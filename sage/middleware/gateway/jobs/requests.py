@@ -1,4 +1,4 @@
-"""Jobs of many lines (generate, embed) as callers ask for them: all of a job is checked before it is accepted."""
+"""Jobs of many lines (generate, embed, evaluate) as callers ask for them: checked whole before one is accepted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.embed_request import EmbedLines
+from sage.middleware.gateway.jobs.evaluate_lines import EvaluateLines
 from sage.middleware.gateway.jobs.generate_request import GenerateLines
 from sage.middleware.gateway.jobs.lines import LineLimits, LineReader
 from sage.middleware.gateway.jobs.options import JobOptions, take_options
@@ -50,6 +51,7 @@ MakeLines = Callable[[Gateway, Principal, dict[str, Any]], Awaitable[JobLines]]
 LINES: dict[str, MakeLines] = {
     "generate": GenerateLines.open,
     "embed": EmbedLines.open,
+    "evaluate": EvaluateLines.open,
 }
 """The kinds of jobs that are made of lines."""
 

@@ -271,3 +271,106 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
         reader.feed(body)
         reader.end()
     assert len(sink.getvalue().splitlines()) == reader.items
+
+
+CAPITAL = {"question": "What is the capital of France?", "expected": "Paris"}
+
+
+def test_every_question_goes_to_every_model(check: Check) -> None:
+    questions = [CAPITAL, {"id": "x", "question": "2+2?", "expected": 4, "metadata": {"kind": "sum"}}]
+    job, items = check(
+        {"questions": questions, "models": ["bench", "other"], "prompt": "In one word: {question}", "max_tokens": 5},
+        kind="evaluate",
+    )
+    assert [(item["system"], item["about"]["id"], item["generate"]["model"]) for item in items] == [
+        (0, "0", "bench"),
+        (1, "0", "other"),
+        (0, "x", "bench"),
+        (1, "x", "other"),
+    ]
+    assert items[3]["generate"]["messages"] == [{"role": "user", "content": "In one word: 2+2?"}]
+    assert items[3]["generate"]["max_tokens"] == 5
+    assert items[3]["about"] == {"id": "x", "question": "2+2?", "expected": 4, "metadata": {"kind": "sum"}}
+    assert job.params["answers"] == [{"model": name, "collection": None} for name in ("bench", "other")]
+    assert (job.params["questions"], job.params["judge"], job.params["searches"]) == (2, None, [])
+
+
+def test_models_answer_from_collections_and_rankings_are_judged(gateway: GatewayThread, check: Check) -> None:
+    own, loop = gateway.running_gateway()
+    options = {"embedder": "local"}
+    asyncio.run_coroutine_threadsafe(own.collections.create(LOCAL, "docs", options), loop).result(20)
+    fields = {
+        "models": ["bench"],
+        "collections": ["docs", {"collection": "docs", "mode": "bm25", "top_k": 2}],
+        "metrics": ["f1", "ndcg@5", "recall@20"],
+        "judge": "other",
+        "seed": 3,
+    }
+    body = lines({**CAPITAL, "relevant": ["d1"]}, {**CAPITAL, "relevant": {"d1": 2, "d2": 0}}, CAPITAL)
+    job, items = check(fields, body, kind="evaluate")
+    assert [item["system"] for item in items] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert items[1]["generate"]["search"] == {
+        "collection": "docs",
+        "mode": "bm25",
+        "top_k": 2,
+        "query": CAPITAL["question"],
+    }
+    assert items[3]["search"] == {"collection": "docs", "mode": "bm25", "top_k": 20, "query": CAPITAL["question"]}
+    assert items[2]["about"]["relevant"] == {"d1": 1.0}
+    assert items[6]["about"]["relevant"] == {"d1": 2.0, "d2": 0.0}
+    assert job.params["searches"] == [
+        {"collection": "docs", "mode": "hybrid"},
+        {"collection": "docs (bm25)", "mode": "bm25"},
+    ]
+    assert job.params["ranking_metrics"] == ["ndcg@5", "recall@20"]
+    assert (job.params["answer_metrics"], job.params["judge"]["model"], job.params["seed"]) == (["f1"], "other", 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, None),
+        ({"models": ["bench"], "metrics": ["f2"]}, "metrics"),
+        ({"models": ["bench"], "metrics": ["judge"]}, "metrics"),
+        ({"models": ["bench"], "metrics": ["ndcg@1000000"]}, "metrics"),
+        ({"models": ["bench"], "prompt": "no place"}, "prompt"),
+        ({"models": ["bench", "bench"]}, None),
+        ({"models": [f"m{i}" for i in range(33)]}, "models"),
+        ({"collections": ["c"], "judge": "bench"}, None),
+        ({"models": ["bench"], "judge": {"model": "other", "rubrik": "x"}}, "judge.rubrik"),
+        ({"models": ["bench"], "temprature": 1}, "temprature"),
+        ({"collections": [{"collection": "docs", "filter": {"a": {"$no": 1}}}]}, "filter"),
+        ({"collections": ["gone"], "models": ["bench"]}, "collection"),
+        ({"models": ["nothing"]}, "model"),
+        ({"models": ["bench"], "judge": "nothing"}, "model"),
+    ],
+)
+def test_an_evaluation_is_refused_by_its_field(check: Check, fields: dict[str, Any], param: str | None) -> None:
+    error = refused(check, {"questions": [CAPITAL], **fields}, kind="evaluate")
+    assert not isinstance(error, InvalidLines)
+    assert error.param == param, error.message
+
+
+def test_questions_are_refused_by_their_line(check: Check) -> None:
+    bad = [
+        {"question": " "},
+        {"question": "q", "expected": {"regex": "("}},
+        {"question": "q", "relevant": {"d": 0}},
+        {"question": "q", "relevant": []},
+        {"question": "q", "wanted": "x"},
+        {"question": "q", "id": "0"},
+        {"question": "q", "expected": []},
+        {"question": "q", "messages": [{"content": "x"}]},
+    ]
+    error = refused(check, {"models": ["bench"]}, lines(CAPITAL, *bad), kind="evaluate")
+    assert isinstance(error, InvalidLines)
+    assert [fault.line for fault in error.faults] == list(range(2, 10))
+    assert [fault.param for fault in error.faults[:6]] == [
+        "question",
+        "expected",
+        "relevant",
+        "relevant",
+        "wanted",
+        "id",
+    ]
+    assert refused(check, {"models": ["bench"]}, kind="evaluate").param == "questions"
