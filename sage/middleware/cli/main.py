@@ -22,6 +22,7 @@ from sage.middleware.cli.language.templates import translated
 from sage.middleware.cli.models import generate, models_app
 from sage.middleware.cli.search import search
 from sage.middleware.cli.services import services_app
+from sage.middleware.cli.tasks.command import tasks_app
 from sage.middleware.settings.reading import find_config, load_settings
 
 app = typer.Typer(
@@ -107,6 +108,7 @@ app.command("openapi")(openapi_command)
 app.command("version")(version_command)
 app.add_typer(models_app, name="models")
 app.add_typer(collections_app, name="collections")
+app.add_typer(tasks_app, name="tasks")
 app.add_typer(services_app, name="services")
 app.add_typer(user_app, name="user")
 app.add_typer(key_app, name="key")
