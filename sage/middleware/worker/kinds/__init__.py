@@ -1,0 +1,22 @@
+"""The kinds of jobs: the name, and the module with its ``async def run(run: Run) -> Outcome``, imported when needed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+
+from sage.middleware.worker.lease import JobFailed
+from sage.middleware.worker.run import Outcome, Run
+
+Kind = Callable[[Run], Awaitable[Outcome]]
+KINDS: dict[str, str] = {}
+
+
+def find_kind(name: str) -> Kind:
+    """Raises :class:`JobFailed` for a kind that this version does not have."""
+    if name not in KINDS:
+        raise JobFailed(
+            f"this worker knows no jobs of the kind '{name}'; its version may be an older one", code="unknown_kind"
+        )
+    kind: Kind = importlib.import_module(KINDS[name]).run
+    return kind
