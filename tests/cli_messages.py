@@ -60,7 +60,7 @@ _SECOND_ARGUMENT = {"leave_out", "_fail"}
 """Functions whose second argument is a message."""
 _RETURNING = {
     "_chosen_text", "_existing_names", "_fault", "_loaded", "_memory_warning", "_needs", "_what_is_full",
-    "_why_not_wait", "_yaml_fault", "language_warning", "nearest", "unconfigured", "what_to_set",
+    "_why_not_wait", "_yaml_fault", "language_warning", "nearest", "unconfigured", "unselected", "what_to_set",
 }  # fmt: skip
 """Functions that return a message, or a part of one that is a value in another."""
 _VARIABLES = {"_WINS", "advice", "engine", "fault", "hint", "label", "message", "reason", "then", "warning"}

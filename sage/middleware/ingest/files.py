@@ -110,17 +110,7 @@ class Walk:
         names[:] = entered
 
     def _is_selected(self, path: Path, relative: str) -> bool:
-        reason = None
-        if path.name.startswith("."):
-            reason = "hidden"
-        elif path.is_symlink():
-            reason = "link"
-        elif not path.is_file():
-            reason = "special"
-        elif self.include and not _matches(relative, self.include):
-            reason = "not included"
-        elif _matches(relative, self.exclude):
-            reason = "excluded"
+        reason = unselected(relative, self.include, self.exclude, is_link=path.is_symlink(), is_file=path.is_file())
         if reason is not None:
             self._skip(reason)
         return reason is None
@@ -147,6 +137,21 @@ class Walk:
                 self._skip("binary")
             return None
         return FileEntry(path, source, relative, kind, size, printable(path))
+
+
+def unselected(
+    relative: str, include: Sequence[str], exclude: Sequence[str], *, is_link: bool, is_file: bool
+) -> str | None:
+    """Why a file of a directory is not taken; ``None`` means that it is."""
+    if relative.rpartition("/")[2].startswith("."):
+        return "hidden"
+    if is_link:
+        return "link"
+    if not is_file:
+        return "special"
+    if include and not _matches(relative, include):
+        return "not included"
+    return "excluded" if _matches(relative, exclude) else None
 
 
 def kind_of(name: str, head: bytes) -> FileKind | None:

@@ -52,13 +52,13 @@ def _text(data: bytes, encoding: str | None) -> str:
     declared = _DECLARED.search(data[:4096])
     if encoding is None and declared and unicode_encoding(data) is None:
         try:
-            return decode(data, _browsers_name(declared[1].decode()))
+            return decode(data, browsers_name(declared[1].decode()))
         except Unreadable:
             pass
     return decode(data, encoding)
 
 
-def _browsers_name(name: str) -> str:
+def browsers_name(name: str) -> str:
     """The encoding that browsers use for a label (WHATWG Encoding): it may be a larger one than the label names."""
     name = name.lower()
     larger = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin1": "cp1252", "ascii": "cp1252"}
