@@ -207,15 +207,34 @@ class CollectionGateway:
         self._reembeddings.stop(principal.tenant, name)
         await self._working.run(lambda: self._collections().delete(principal.tenant, name), principal.tenant)
 
+    def check_new(self, principal: Principal, name: str) -> None:
+        """Raises :class:`PermissionDenied` when the caller's first documents may not make the collection."""
+        _require_embedder_access(principal, self._settings.defaults.embedder, "collection")
+
+    async def check_reembed(self, principal: Principal, name: str, embedder: str) -> None:
+        """Raises what :meth:`reembed` would raise at once."""
+        await self._to_reembed(principal, name, embedder)
+
     async def reembed(self, principal: Principal, name: str, embedder: str) -> Reembedding:
         """Begins to make all vectors again, or joins the run that does."""
+        collection = await self._to_reembed(principal, name, embedder)
+        return self._reembeddings.begin(principal.tenant, collection, embedder)
 
+    async def stop_reembed(self, principal: Principal, name: str) -> bool:
+        """Ends the run that makes all vectors again, after its current batch, and whether there is one. The vectors
+        that it has made are kept: the next run with that embedder continues there."""
+        await self.describe(principal, name)
+        running = self._reembeddings.of(principal.tenant, name)
+        if running is not None:
+            running.stop(f"the new embedding of collection '{name}' was stopped; ask again to go on where it was")
+        return running is not None
+
+    async def _to_reembed(self, principal: Principal, name: str, embedder: str) -> Collection:
         def find() -> Collection:
             _require_embedder_access(principal, embedder, "embedder")
             return self._collections().to_reembed(principal.tenant, name)
 
-        collection = await self._reading.run(find, principal.tenant)
-        return self._reembeddings.begin(principal.tenant, collection, embedder)
+        return await self._reading.run(find, principal.tenant)
 
     async def optimize(self, principal: Principal, name: str) -> dict[str, Any]:
         """Brings its index into its fastest shape; the collection, described."""
@@ -252,7 +271,7 @@ class CollectionGateway:
     def open(self, principal: Principal, name: str, *, create: bool = False) -> AnyCollection:
         """The collection of that name of the caller's tenant. Blocks."""
         if create:
-            _require_embedder_access(principal, self._settings.defaults.embedder, "collection")
+            self.check_new(principal, name)
         return self._collections().open(principal.tenant, name, create=create)
 
     def _collections(self) -> TenantCollections:

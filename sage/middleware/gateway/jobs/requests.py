@@ -19,11 +19,12 @@ from sage.middleware.gateway.jobs.options import JobOptions, take_options
 
 @dataclass(frozen=True, slots=True)
 class CheckedJob:
-    """A job that may be accepted. ``params`` is what its worker reads, ``total`` how many items it has."""
+    """A job that may be accepted. ``params`` is what its worker reads, ``total`` how many items it has; ``None``
+    means that it is one piece of work."""
 
     kind: str
     params: dict[str, Any]
-    total: int
+    total: int | None
     options: JobOptions
 
 
