@@ -159,7 +159,7 @@ class Run:
                 for _ in range(self.item_concurrency):
                     group.create_task(lane())
         except* (JobFailed, RunEnded, OSError) as failures:
-            raise _first(failures) from None
+            raise first_failure(failures) from None
         await self.flush()
 
     async def report(self, *results: ItemResult) -> None:
@@ -244,7 +244,8 @@ def _failed(item: JobItem, message: str, code: str, status: int | None) -> ItemR
     return ItemResult(item.index, False, line)
 
 
-def _first(failures: BaseExceptionGroup[Any]) -> BaseException:
+def first_failure(failures: BaseExceptionGroup[Any]) -> BaseException:
+    """The first of the failures of a task group."""
     found: BaseException = failures
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

@@ -9,7 +9,11 @@ from sage.middleware.worker.lease import JobFailed
 from sage.middleware.worker.run import Outcome, Run
 
 Kind = Callable[[Run], Awaitable[Outcome]]
-KINDS: dict[str, str] = {}
+KINDS: dict[str, str] = {
+    "embed": "sage.middleware.worker.kinds.embed",
+    "evaluate": "sage.middleware.worker.kinds.evaluate",
+    "generate": "sage.middleware.worker.kinds.generate",
+}
 
 
 def find_kind(name: str) -> Kind:
