@@ -36,7 +36,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "sage.api.remote_environment": ("RemoteEnvironment",),
     "sage.api.stream": ("Stream",),
     "sage.kernels.runtime.service.base_service_task": ("BaseServiceTask",),
-    "sage.middleware.llm": ("Generation", "LLMService"),
+    "sage.middleware.llm": ("Generation", "JobHandle", "JobUnsuccessful", "JobsClient", "LLMService"),
     "sage.middleware.retrieval": ("Fusion", "Mode", "SearchResult", "VectorStore"),
     "sage.service": (
         "KVService",

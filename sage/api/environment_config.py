@@ -18,6 +18,7 @@ _DEFAULTS: dict[str, Any] = {
     "queue_size": 1000,
     "on_error": "fail",
     "grace": 10.0,
+    "jobs": None,
     "ray": {},
 }
 
@@ -35,6 +36,8 @@ def environment_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(f"queue_size must be a whole number from 1, not {size!r}", param="queue_size")
     if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < float("inf"):
         raise InvalidRequest(f"grace must be seconds from 0, not {grace!r}", param="grace")
+    if (jobs := config.get("jobs")) is not None and not callable(getattr(jobs, "submit", None)):
+        raise InvalidRequest(f"jobs must be a JobsClient or have its method submit, not {jobs!r}", param="jobs")
     policy_of(config.get("on_error", "fail"), "the environment")
     return _DEFAULTS | dict(config)
 

@@ -42,7 +42,8 @@ class LocalEnvironment(UpstreamEnvironment):
 
     ``config`` may hold ``discovery`` (the path of a SQLite file or a Redis URL, where its services are announced;
     ``None`` means nowhere), ``queue_size`` (records that wait at most before each stage), ``on_error`` (the policy of
-    stages that name none), ``grace`` (seconds that running work has to end) and ``ray`` (for ``platform="ray"``).
+    stages that name none), ``grace`` (seconds that running work has to end), ``jobs`` (who takes the jobs of
+    ``stream.enqueue``) and ``ray`` (for ``platform="ray"``).
 
     The services run inside ``with env:``, between :meth:`start` and :meth:`stop`, and while a job runs.
     """

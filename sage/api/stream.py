@@ -10,6 +10,7 @@ from sage.api.upstream_names import check_strategy
 from sage.errors import InvalidRequest
 from sage.kernels.runtime.services.callers import check_name
 from sage.kernels.runtime.streams.collecting import CollectingWorker
+from sage.kernels.runtime.streams.job_stage import JobQueue, JobStep, JobWorker
 from sage.kernels.runtime.streams.nodes import SourceNode, StageNode
 from sage.kernels.runtime.streams.plan import PipelinePlan
 from sage.kernels.runtime.streams.service_stage import ServiceStep, ServiceWorker
@@ -27,6 +28,7 @@ _CONCURRENT_CALLS = 64
 class PlanOwner(Protocol):
     """What a stream needs of its environment."""
 
+    config: dict[str, Any]
     _plan: PipelinePlan
 
     def execute(self) -> Any:
@@ -210,6 +212,52 @@ class Stream:
         node = StageNode(
             stage, FunctionKind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
             lambda _: ServiceWorker(step), batch or _CONCURRENT_CALLS, with_keys=True,
+        )  # fmt: skip
+        return self._add(node)
+
+    def enqueue(
+        self,
+        kind: str,
+        request: Callable[[Any], Any] | None = None,
+        *,
+        group: int = 500,
+        within: float | None = 1.0,
+        wait: bool = False,
+        combine: Callable[[Any, Any], Any] | None = None,
+        run: str | None = None,
+        jobs: JobQueue | None = None,
+        parallelism: int = 1,
+        on_error: Any = None,
+        name: str | None = None,
+        **fields: Any,
+    ) -> Stream:
+        """Hands the records to the durable queue of a gateway, as jobs of ``kind``: ``enqueue("generate", model="…")``.
+
+        - ``request(record)`` returns what the job is asked for a record, as a mapping or a text. Without it the record
+          is that itself. ``fields`` go into every job, as in ``POST /tasks/{kind}``.
+        - ``group``: up to this many records become one job, as far as they come ``within`` so many seconds (``None``:
+          a group is always full, but for the last one). With 1, each record is a job of its own; so it is with kinds
+          that take one thing only, such as ``ingest``.
+        - The records that follow are :class:`sage.kernels.runtime.streams.job_stage.EnqueuedRecord`, with the id of
+          the job. With ``wait`` they are the results, in order; a record that failed there is an error of this stage.
+        - ``combine(record, result)`` returns the new record, instead of the result alone.
+        - ``run``: a name under which the same group is not done twice, also when the program runs again. Without it,
+          the attempts of one run are the same job.
+        - ``jobs``: who takes them: ``LLMService().jobs``, ``JobsClient(url, key)``. Without it, ``jobs`` of the
+          environment's configuration, else the gateway that ``SAGE_URL`` and ``SAGE_API_KEY`` name.
+
+        It waits while the queue is full, and so do the stages before.
+        """
+        if within is not None and not 0 <= within < float("inf"):
+            raise InvalidRequest(f"within must be seconds from 0, or None, not {within!r}", param="within")
+        stage = self._plan.reserve_name(name, f"enqueue.{kind}")
+        policy = self._plan.policy(on_error, stage)
+        isolates = policy.skips or policy.retry is not None or policy.dead_letters is not None
+        step = JobStep(kind, request, combine, fields, wait, run, isolates)
+        queue = jobs if jobs is not None else self._environment.config.get("jobs")
+        node = StageNode(
+            stage, FunctionKind.MAP, None, self._nodes, policy, _check_count("parallelism", parallelism),
+            lambda _: JobWorker(step, queue), _check_count("group", group), fills_batches=True, fill_seconds=within,
         )  # fmt: skip
         return self._add(node)
 

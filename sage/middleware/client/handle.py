@@ -23,6 +23,7 @@ class JobUnsuccessful(SageError):
     default_code = "job_failed"
 
     def __init__(self, job: View) -> None:
+        """``job`` is its view."""
         error = job.get("error") or {}
         reason = error.get("message") or f"it is {job['state']}"
         super().__init__(f"the job {job['id']} has not succeeded: {reason}", code=error.get("code") or job["state"])
@@ -59,10 +60,12 @@ class JobHandle:
 
     @property
     def id(self) -> str:
+        """Names the job at the gateway, and never changes."""
         return str(self._view["id"])
 
     @property
     def kind(self) -> str:
+        """What is done: ``generate``, ``embed``, ``ingest``, …"""
         return str(self._known()["kind"])
 
     @property
@@ -78,6 +81,7 @@ class JobHandle:
 
     @property
     def has_ended(self) -> bool:
+        """Whether it has come to its end, however it did."""
         return self._latest()["state"] in ENDED
 
     def refresh(self) -> View:
@@ -86,6 +90,7 @@ class JobHandle:
         return self._view
 
     async def arefresh(self) -> View:
+        """As :meth:`refresh`, to be awaited on any event loop."""
         return await asyncio.to_thread(self.refresh)
 
     def wait(self, timeout: float | None = None) -> View:
@@ -119,7 +124,7 @@ class JobHandle:
 
     def results(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """Waits, and gives the result of each line of the input, in its order: also those that failed, whose
-        ``status`` is not 200. Raises :class:`JobUnsuccessful` for a job that ended without any."""
+        ``status`` is not 200, and those of a job that was cancelled or failed later."""
         self.wait(timeout)
         rest = b""
         for part in self._calls.download(self.id):
@@ -140,6 +145,7 @@ class JobHandle:
         self._view = self._calls.cancel(self.id)
 
     async def acancel(self) -> None:
+        """As :meth:`cancel`, to be awaited on any event loop."""
         await asyncio.to_thread(self.cancel)
 
     def retry(self) -> None:
@@ -147,6 +153,7 @@ class JobHandle:
         self._view = self._calls.retry(self.id)
 
     async def aretry(self) -> None:
+        """As :meth:`retry`, to be awaited on any event loop."""
         await asyncio.to_thread(self.retry)
 
     def forget(self) -> None:
@@ -154,6 +161,7 @@ class JobHandle:
         self._calls.forget(self.id)
 
     async def aforget(self) -> None:
+        """As :meth:`forget`, to be awaited on any event loop."""
         await asyncio.to_thread(self.forget)
 
     def _known(self) -> View:

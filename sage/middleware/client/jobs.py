@@ -45,6 +45,9 @@ class JobsClient:
         self._connected: Client | None = None
         self._has_answered = False
 
+    def __repr__(self) -> str:
+        return f"<JobsClient of {self._connected.url}>" if self._connected is not None else "<JobsClient>"
+
     def submit(self, kind: str, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> JobHandle:
         """Submits a job: ``body`` is that of ``POST /tasks/{kind}``. It is durable once this returns.
 
@@ -77,7 +80,7 @@ class JobsClient:
         """The handle of a job by its id, or by its view."""
         return JobHandle(self, {"id": job} if isinstance(job, str) else dict(job))
 
-    def jobs(
+    def list(
         self, *, kind: str | None = None, state: str | None = None, user: str | None = None
     ) -> Iterator[JobHandle]:
         """The handles of your jobs, the newest first."""
@@ -172,11 +175,6 @@ class JobsClient:
 
     def __getstate__(self) -> dict[str, Any]:
         raise InvalidRequest("a JobsClient holds a credential and is not pickled: pass ids, JobsClient().job(id)")
-
-
-def default_job_queue() -> JobsClient:
-    """The jobs of the gateway that the environment names, for ``stream.enqueue`` (entry point ``sage.job_queue``)."""
-    return JobsClient()
 
 
 class _Retries:

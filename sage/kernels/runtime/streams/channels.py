@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -127,22 +128,49 @@ class Channel:
             if has_coalesced:
                 wakeup.acquire()
             else:
-                self._coalescing_wait(wakeup)
+                self._wait(wakeup, _COALESCING)
                 has_coalesced = True
+        self._tell_of_room(writers)
+        return taken
+
+    def take_more(self, taken: list[StreamRecord], limit: int, seconds: float | None, wakeup: LockType) -> None:
+        """Appends the next records to ``taken`` until there are ``limit`` of them, for ``seconds`` at most, and until
+        none will come any more. ``None`` means without an end."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while len(taken) < limit:
+            left = -1.0 if end is None else end - time.monotonic()
+            with self._mutex:
+                has_records = bool(self._records)
+                if self._is_aborted or not (has_records or self.writers):
+                    return
+                if has_records:
+                    taken += self._remove(limit - len(taken))
+                    writers = self._writers_for_room()
+                elif end is not None and left <= 0:
+                    return
+                else:
+                    self._idle.append(wakeup)
+            if has_records:
+                self._tell_of_room(writers)
+            else:
+                self._wait(wakeup, left)
+
+    def _wait(self, wakeup: LockType, seconds: float) -> None:
+        """Waits until the time is over, or until a writer has taken ``wakeup`` out of its list and released it. -1
+        means without an end."""
+        if wakeup.acquire(timeout=seconds):
+            return
+        with self._mutex:
+            for waiting in (self._coalescing, self._idle):
+                if wakeup in waiting:
+                    waiting.remove(wakeup)
+                    return
+        wakeup.acquire()  # a writer took it out just now, and is about to release it
+
+    def _tell_of_room(self, writers: Sequence[LockType]) -> None:
         _wake(writers)
         for listener in self._room_listeners:
             listener()
-        return taken
-
-    def _coalescing_wait(self, wakeup: LockType) -> None:
-        """Waits until the time is over, or until a writer has taken ``wakeup`` out of the list and released it."""
-        if wakeup.acquire(timeout=_COALESCING):
-            return
-        with self._mutex:
-            if wakeup in self._coalescing:
-                self._coalescing.remove(wakeup)
-                return
-        wakeup.acquire()  # a writer took it out just now, and is about to release it
 
     def _remove(self, limit: int) -> list[StreamRecord]:
         """Up to ``limit`` records, and no more than this reader's share of them."""

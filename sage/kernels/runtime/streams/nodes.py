@@ -36,6 +36,10 @@ class StageNode:
     """Makes the worker with this index. ``None`` means that the platform makes it, from ``function``."""
     largest_batch: int = 256
     """Records that a worker gets at most at a time."""
+    fills_batches: bool = False
+    """Its workers get ``largest_batch`` records at a time, or those that come within ``fill_seconds``."""
+    fill_seconds: float | None = None
+    """``None`` means that a batch is always full, but for the last one."""
     with_keys: bool = False
     """Its workers get pairs of key and value."""
     tagged: bool = False

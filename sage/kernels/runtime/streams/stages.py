@@ -34,6 +34,7 @@ class StageTask(Task):
         super().__init__(node.name, node.policy, dead_letters, job, name)
         self._kind = node.kind
         self._largest_batch = node.largest_batch
+        self._fills_batches, self._fill_seconds = node.fills_batches, node.fill_seconds
         self._with_keys = node.with_keys
         self._tagged = node.tagged
         self._worker = worker
@@ -61,8 +62,10 @@ class StageTask(Task):
 
     def _process_all(self) -> None:
         """Takes larger batches as long as the worker does whole batches at once."""
-        wakeup, size = new_wakeup(), 1
+        wakeup, size = new_wakeup(), self._largest_batch if self._fills_batches else 1
         while (batch := self._input.take(size, wakeup)) is not None:
+            if self._fills_batches:
+                self._input.take_more(batch, size, self._fill_seconds, wakeup)
             done = self._process(batch)
             if done == len(batch):
                 size = min(2 * size, self._largest_batch)
