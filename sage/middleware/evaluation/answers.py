@@ -55,7 +55,7 @@ class ExpectedAnswer:
                 raise ValueError(f"'regex' is longer than {LONGEST_REGEX} characters")
             try:
                 re.compile(regex)
-            except (re.error, OverflowError, RecursionError) as exc:
+            except (re.error, OverflowError, RecursionError, Warning) as exc:
                 raise ValueError(f"'regex' is no regular expression: {exc}") from None
             return cls(regex=regex)
         if "number" in value and set(value) <= {"number", "tolerance"}:

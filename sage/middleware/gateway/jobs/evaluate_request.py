@@ -69,6 +69,7 @@ class Judge(BaseModel):
     model: ModelName
     rubric: str | None = Field(None, min_length=1, max_length=4000)
     max_tokens: int = Field(512, ge=16, le=8192)
+    temperature: float | None = Field(0, ge=0, description="Null leaves it out, for models that refuse it.")
 
 
 def _named(field: str) -> BeforeValidator:

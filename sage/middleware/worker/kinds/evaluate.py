@@ -95,7 +95,9 @@ class _Evaluation:
         right = [] if expected is None else _in_words(expected)
         parts = [neutralise_control_tokens(part) for part in (question, text[:_JUDGED_ANSWER])]
         prompt = judge_prompt(parts[0], list(map(neutralise_control_tokens, right)), parts[1], judge["rubric"])
-        request = {"model": judge["model"], "prompt": prompt, "temperature": 0, "max_tokens": judge["max_tokens"]}
+        request = {"model": judge["model"], "prompt": prompt, "max_tokens": judge["max_tokens"]}
+        if judge["temperature"] is not None:
+            request["temperature"] = judge["temperature"]
         answer = await post_patiently(self._run.client, "/generate", request)
         if answer.made is None:
             return Verdict(None, f"the judge did not answer: {answer.error['message']}"), {}
