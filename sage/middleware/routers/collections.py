@@ -144,6 +144,15 @@ async def reembed_collection(
     return JSONResponse(await collections.describe(principal, collection), status_code=202)
 
 
+@router.delete("/collections/{collection}/reembed", name="collections_reembed_stop", status_code=204)
+@requires(Scope.COLLECTIONS_WRITE)
+async def stop_reembedding(collection: str, request: Request, principal: Caller, collections: TheCollections) -> None:
+    """Stops making new vectors, after the current batch; searches keep the old ones. The same request as before goes
+    on where it was."""
+    note(request.scope, collection=collection)
+    await collections.stop_reembed(principal, collection)
+
+
 @router.post("/collections/{collection}/optimize", name="collections_optimize", response_model=CollectionState)
 @requires(Scope.COLLECTIONS_WRITE)
 async def optimize_collection(

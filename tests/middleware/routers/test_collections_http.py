@@ -328,6 +328,28 @@ def test_embedding_anew_goes_on_without_its_client(embedding: Running, up: Upstr
     assert len([r for r in up.requests if r.body and r.body.get("model") == "theirs-1"]) == 1
 
 
+def test_embedding_anew_is_stopped_and_goes_on(embedding: Running, up: Upstream) -> None:
+    fill(embedding)
+    gate, arrived = threading.Event(), threading.Event()
+
+    def waiting(request: Received) -> Script:
+        if request.path.endswith("/embeddings") and request.body["model"] == "theirs-1":
+            arrived.set()
+            return Script(by_length(request).writes, gate=gate)
+        return by_length(request)
+
+    up.handler = waiting
+    path = "/collections/default/reembed"
+    assert error(embedding.request("DELETE", path), 404)["code"] == "no_reembedding"
+    follower = embedding.post(path, {"embedder": "second"}, stream=True)
+    assert arrived.wait(20)
+    assert embedding.request("DELETE", path).status_code == 204
+    gate.set()
+    assert events(follower)[-1]["error"]["code"] == "reembedding_stopped"
+    assert embedding.get("/collections/default").json()["embedder"] == "bench@theirs-0"
+    assert events(embedding.post("/collections/default/reembed", {"embedder": "second"}))[-1] == "[DONE]"
+
+
 def test_embedding_anew_that_cannot_is_told(embedding: Running, up: Upstream) -> None:
     fill(embedding)
     path = "/collections/default/reembed"

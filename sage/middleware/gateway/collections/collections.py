@@ -220,14 +220,14 @@ class CollectionGateway:
         collection = await self._to_reembed(principal, name, embedder)
         return self._reembeddings.begin(principal.tenant, collection, embedder)
 
-    async def stop_reembed(self, principal: Principal, name: str) -> bool:
-        """Ends the run that makes all vectors again, after its current batch, and whether there is one. The vectors
-        that it has made are kept: the next run with that embedder continues there."""
+    async def stop_reembed(self, principal: Principal, name: str) -> None:
+        """Ends the run that makes all vectors again, after its current batch. The next run with that embedder goes on
+        there. Raises :class:`NotFound` (``no_reembedding``) where there is none."""
         await self.describe(principal, name)
         running = self._reembeddings.of(principal.tenant, name)
-        if running is not None:
-            running.stop(f"the new embedding of collection '{name}' was stopped; ask again to go on where it was")
-        return running is not None
+        if running is None:
+            raise NotFound(f"collection '{name}' is not being embedded again", code="no_reembedding")
+        running.stop(f"the new embedding of collection '{name}' was stopped; ask again to go on where it was")
 
     async def _to_reembed(self, principal: Principal, name: str, embedder: str) -> Collection:
         def find() -> Collection:
