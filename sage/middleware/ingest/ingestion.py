@@ -43,7 +43,11 @@ class _PendingFile:
 
 @dataclass
 class Ingestion:
-    """Writes files into ``target``; ``reingest``: unchanged ones too. ``batch`` limits the documents of a request."""
+    """Writes files into ``target``; ``reingest``: unchanged ones too. ``batch`` limits the documents of a request.
+
+    ``has_journal`` says whether this user's journal tells how far files of JSON lines are stored. It is right as long
+    as nobody else writes them, so those who share a collection with other writers do without.
+    """
 
     target: IngestTarget
     parser: Parser
@@ -52,6 +56,7 @@ class Ingestion:
     display: Display
     reingest: bool = False
     batch: int | None = None
+    has_journal: bool = True
     _pending: list[_PendingFile] = field(default_factory=list)
     _pending_documents: int = 0
     _pending_bytes: int = 0
@@ -90,7 +95,13 @@ class Ingestion:
         if entry.kind is FileKind.JSONL:
             self._flush()
             lines = JsonLinesIngest(
-                self.target, self.parser, self.recipe, self.summary, self.display, self.max_documents
+                self.target,
+                self.parser,
+                self.recipe,
+                self.summary,
+                self.display,
+                self.max_documents,
+                self.has_journal,
             )
             lines.ingest(entry, self.reingest)
             return

@@ -41,6 +41,7 @@ class JsonLinesIngest:
         summary: Summary,
         display: Display,
         max_documents: int,
+        has_journal: bool,
     ) -> None:
         self._target = target
         self._parser = parser
@@ -48,12 +49,15 @@ class JsonLinesIngest:
         self._summary = summary
         self._display = display
         self._max_documents = max_documents
+        self._has_journal = has_journal
 
     def ingest(self, entry: FileEntry, reingest: bool) -> None:
         """Continues where the journal says that an earlier run stopped, if the file still has the same beginning."""
         with entry.path.open("rb") as file:
             prefix = Prefix(file, self._recipe.text(entry.kind))
-            position = Position() if reingest or self._target.is_new else self._journal(entry).read()
+            position = Position()
+            if self._has_journal and not reingest and not self._target.is_new:
+                position = self._journal(entry).read()
             if not _is_prefix_stored(position, prefix, entry.size):
                 position = Position()
                 prefix = Prefix(file, self._recipe.text(entry.kind))
@@ -118,7 +122,9 @@ class JsonLinesIngest:
                 del pending[exc.position]
         self._summary.sent += len(pending)
         self._display.sent(self._summary.sent)
-        if batch.clean and batch.end and not self._target.is_new and (digest := prefix.up_to(batch.end)):
+        if not self._has_journal or not batch.clean or not batch.end or self._target.is_new:
+            return
+        if digest := prefix.up_to(batch.end):
             self._journal(entry).write(Position(batch.end, batch.line, digest, batch.ends_line))
 
     def _count(self, entry: FileEntry, count: int, position: Position) -> None:

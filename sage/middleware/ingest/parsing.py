@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json  # orjson refuses a path that is not UTF-8
 import os
 import signal
@@ -87,6 +88,13 @@ class Parser:
         finally:
             if not is_complete:
                 self.close()
+
+    def kill(self) -> None:
+        """Ends the process from another thread; whoever reads its records gets :class:`Unreadable`."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Ends the process and its child."""

@@ -20,6 +20,16 @@ class Display(Protocol):
         """``documents`` documents are durable in total."""
 
 
+class NoDisplay:
+    """Shows nothing."""
+
+    def advance(self, size: int) -> None:
+        pass
+
+    def sent(self, documents: int) -> None:
+        pass
+
+
 @dataclass
 class Summary:
     """Counts of files by outcome, counts of documents, and the reasons of failures."""

@@ -108,6 +108,11 @@ class Run:
         """Whether the job has been cancelled; the task of its kind is cancelled too."""
         return self._lease.is_cancelled
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether another worker goes on with the job: the lease has ended, or this worker stops."""
+        return self._lease.is_over or self._lease.is_stopping
+
     def progress(self, done: int, failed: int = 0, total: int | None = None) -> None:
         """What the job's view shows, within a second or so. Jobs with lines need not say it: results are counted."""
         self._progress = _Progress(done, failed, total if total is not None else self._progress.total)

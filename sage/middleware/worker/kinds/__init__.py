@@ -13,6 +13,9 @@ KINDS: dict[str, str] = {
     "embed": "sage.middleware.worker.kinds.embed",
     "evaluate": "sage.middleware.worker.kinds.evaluate",
     "generate": "sage.middleware.worker.kinds.generate",
+    "ingest": "sage.middleware.worker.kinds.ingest",
+    "reembed": "sage.middleware.worker.kinds.reembed",
+    "snapshot": "sage.middleware.worker.kinds.snapshot",
 }
 
 

@@ -1,0 +1,208 @@
+"""Jobs that put documents into a collection: each source is fetched, parsed in a child with limits, and written.
+
+It is the ingest of ``sage ingest``, with the same chunks under the same ids. The digest of a source's bytes is written
+last, so a source that another worker has finished is skipped when the job is delivered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+
+from sage.addresses import AllowedHosts
+from sage.errors import CallFailed, NotFound, SageError
+from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.fetching import FetchLimits, fetch
+from sage.middleware.ingest.files import FileEntry, kind_of
+from sage.middleware.ingest.ingestion import Ingestion
+from sage.middleware.ingest.parsing import Parser, ParsingLimits
+from sage.middleware.ingest.records import Recipe
+from sage.middleware.ingest.summary import NoDisplay, Summary
+from sage.middleware.ingest.target import IngestTarget
+from sage.middleware.worker.lease import JobFailed
+from sage.middleware.worker.run import ItemResult, JobItem, Outcome, Run
+from sage.middleware.worker.scratch import scratch_directory
+from sage.middleware.worker.thread_client import ThreadClient
+
+_PARSERS = 2
+"""Sources that are parsed at a time; more are fetched meanwhile."""
+_HEAD = 8192  # bytes that decide the kind of a file
+_MOST_WARNINGS = 10
+_STOP_SECONDS = 0.2
+
+
+async def run(run: Run) -> Outcome:
+    """Ingests every source; the result counts what became of them, as the summary of ``sage ingest`` does."""
+    with scratch_directory() as scratch, IngestJob(run, scratch) as job:
+        await run.each(job.ingest)
+    return Outcome(await _sums(run))
+
+
+class IngestJob:
+    """The work on the sources of one run: a context manager, which ends its parsers."""
+
+    def __init__(self, run: Run, scratch: Path) -> None:
+        """``scratch`` is a directory for the bytes of sources."""
+        params = run.params
+        self._run = run
+        self._scratch = scratch
+        self._kind = None if params["format"] is None else FileKind(params["format"])
+        self._recipe = Recipe(params["chunk_size"], params["overlap"], params["encoding"], params["metadata"])
+        self._allowed = AllowedHosts(params["url_hosts"], "queue.ingest.url_hosts")
+        self._limits = FetchLimits(size=params["max_file"])
+        self._parsers: asyncio.Queue[Parser] = asyncio.Queue()
+        for _ in range(_PARSERS):
+            self._parsers.put_nowait(Parser(ParsingLimits()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while not self._parsers.empty():
+            self._parsers.get_nowait().close()
+
+    async def ingest(self, item: JobItem) -> ItemResult:
+        """Fetches, parses and writes one source. Raises :class:`ConnectionError` when the gateway is lost."""
+        try:
+            return await self._ingest(item)
+        except Unreadable as exc:
+            return _failed(item, str(exc), "unreadable")
+        except CallFailed as exc:
+            if exc.answer_status is None:
+                raise ConnectionError(exc.message) from exc
+            if exc.answer_status in (401, 403):
+                raise JobFailed(exc.message, code=exc.code) from exc
+            return _failed(item, exc.message, exc.code)
+        except SageError as exc:
+            return _failed(item, exc.message, exc.code)
+        except OSError as exc:
+            if isinstance(exc, ConnectionError):
+                raise
+            return _failed(item, f"cannot be kept while it is parsed: {exc.strerror}", "worker_disk")
+
+    async def _ingest(self, item: JobItem) -> ItemResult:
+        if "obstacle" in item.body:
+            raise Unreadable(item.body["obstacle"])
+        with tempfile.NamedTemporaryFile(dir=self._scratch) as file:
+            kind, recipe = await self._fetch(item, cast(BinaryIO, file))
+            file.flush()
+            entry = _entry(item, Path(file.name), kind)
+            if entry is None:
+                return ItemResult(item.index, True, _line(item, {"outcome": "skipped", "reason": "binary"}))
+            parser = await self._parsers.get()
+            try:
+                summary = await self._on_thread(entry, recipe, parser)
+            finally:
+                self._parsers.put_nowait(parser)
+        return _result(item, summary)
+
+    async def _fetch(self, item: JobItem, file: BinaryIO) -> tuple[FileKind | None, Recipe]:
+        """Writes the source's bytes to the file; what its server says it is, and how it is read."""
+        if "url" in item.body:
+            fetched = await fetch(item.body["url"], self._allowed, file, self._limits)
+            encoding = self._recipe.encoding or fetched.encoding
+            recipe = Recipe(self._recipe.size, self._recipe.overlap, encoding, self._recipe.metadata)
+            return self._kind or fetched.kind, recipe
+        pieces = self._uploaded(item.body["file_id"]) if "file_id" in item.body else self._run.source(item.index)
+        size = 0
+        try:
+            async for piece in pieces:
+                size += len(piece)
+                if size > self._limits.size:
+                    raise Unreadable(f"has more than {self._limits.size} bytes (queue.ingest.max_file)")
+                await asyncio.to_thread(file.write, piece)
+        except JobFailed as exc:  # of this source only
+            raise NotFound(exc.message, code=exc.code) from exc
+        return self._kind, self._recipe
+
+    async def _uploaded(self, file_id: str) -> AsyncIterator[bytes]:
+        async with self._run.client.stream("GET", f"/v1/files/{file_id}/content") as answer:
+            if not answer.ok:
+                error = (await answer.read()).error
+                raise CallFailed(str(error.get("message")), answer_status=answer.status, code=error.get("code"))
+            async for piece in answer.chunks():
+                yield piece
+
+    async def _on_thread(self, entry: FileEntry, recipe: Recipe, parser: Parser) -> Summary:
+        """Ends the thread, its calls and its parser when the run is cancelled."""
+        client = ThreadClient(self._run.client)
+        work = asyncio.ensure_future(asyncio.to_thread(self._write, entry, recipe, parser, client))
+        try:
+            return await asyncio.shield(work)
+        finally:
+            client.stop()
+            while not work.done():
+                parser.kill()
+                await asyncio.wait([work], timeout=_STOP_SECONDS)
+            work.exception()
+
+    def _write(self, entry: FileEntry, recipe: Recipe, parser: Parser, client: ThreadClient) -> Summary:
+        name = self._run.params["collection"]
+        target, summary = IngestTarget(client, name, client.sleep), Summary(name)
+        target.open()
+        again = bool(self._run.params["again"])
+        Ingestion(target, parser, recipe, summary, NoDisplay(), again, has_journal=False).run([entry])
+        summary.warnings = target.warnings
+        summary.close()
+        return summary
+
+
+def _entry(item: JobItem, path: Path, kind: FileKind | None) -> FileEntry | None:
+    """``None`` means a binary file that a directory has among others."""
+    source = str(item.body["source"])
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    kind = kind or kind_of(source.partition("?")[0] if "url" in item.body else source, head)
+    if kind is None and item.body.get("named"):
+        raise Unreadable("is neither text nor PDF")
+    if kind is None:
+        return None
+    return FileEntry(path, source, str(item.body["path"]), kind, path.stat().st_size, source)
+
+
+def _result(item: JobItem, summary: Summary) -> ItemResult:
+    counts = {"chunks": summary.chunks, "sent": summary.sent, "deleted": summary.deleted}
+    if summary.failures:
+        failed = _failed(item, "; ".join(_reasons(item, summary)), "unreadable")
+        failed.line |= counts
+        return failed
+    outcomes = {"added": summary.added, "changed": summary.changed, "unchanged": summary.unchanged}
+    outcome = next((name for name, count in outcomes.items() if count), "empty")
+    line = _line(item, {"outcome": outcome, **counts})
+    if summary.warnings:
+        line["warnings"] = summary.warnings
+    return ItemResult(item.index, True, line)
+
+
+def _reasons(item: JobItem, summary: Summary) -> Iterator[str]:
+    """Why the source, or which lines of it, could not be taken."""
+    for name, reason in summary.failures:
+        line = name.removeprefix(str(item.body["source"])).removeprefix(":")
+        yield f"line {line}: {reason}" if line else reason
+
+
+def _failed(item: JobItem, message: str, code: str) -> ItemResult:
+    return ItemResult(
+        item.index, False, _line(item, {"outcome": "failed", "error": {"message": message, "code": code}})
+    )
+
+
+def _line(item: JobItem, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"index": item.index, "source": item.body["source"], **fields}
+
+
+async def _sums(run: Run) -> dict[str, Any]:
+    """The counts of all sources, also of those that other workers did."""
+    files: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    warnings: list[str] = []
+    async for one in run.results():
+        line = one["line"]
+        files[line.get("outcome", "failed")] += 1
+        sums.update({name: line.get(name, 0) for name in ("chunks", "sent", "deleted")})
+        warnings += [text for text in line.get("warnings", ()) if text not in warnings]
+    return {"sources": dict(files), **sums, "warnings": warnings[:_MOST_WARNINGS]}
