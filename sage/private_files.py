@@ -52,7 +52,7 @@ def write_private(path: Path, data: bytes, *, replace: bool, mode: int = 0o600) 
                 draft.replace(path)
             else:
                 os.link(draft, path)
-            _sync(path.parent)
+            sync_directory(path.parent)
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError:
@@ -62,7 +62,7 @@ def write_private(path: Path, data: bytes, *, replace: bool, mode: int = 0o600) 
     return True
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Writes the names in ``directory`` to the disk; without it, a power failure can undo a rename."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -43,6 +43,7 @@ jobs = Table(
     Column("total", Integer),
     Column("done", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
+    Column("usage", JSON, nullable=False),  # sums of what the results used
     Column("has_items", Boolean, nullable=False),
     Column("input", LargeBinary),  # lines; NULL: in the job's directory
     Column("next_index", Integer, nullable=False),  # the first item that nobody has leased yet,
@@ -69,7 +70,9 @@ Index(
     sqlite_where=jobs.c.idempotency_key.is_not(None),
 )
 Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.sequence)
-Index("ix_jobs_state", jobs.c.state, jobs.c.priority, jobs.c.sequence)
+Index("ix_jobs_tenant_state", jobs.c.tenant, jobs.c.state)
+Index("ix_jobs_state", jobs.c.state, jobs.c.queue, jobs.c.priority, jobs.c.tenant, jobs.c.sequence)
+Index("ix_jobs_deadline", jobs.c.state, jobs.c.deadline, sqlite_where=jobs.c.deadline.is_not(None))
 Index("ix_jobs_input_file_id", jobs.c.input_file_id, sqlite_where=jobs.c.input_file_id.is_not(None))
 Index("ix_jobs_expires_at", jobs.c.expires_at, sqlite_where=jobs.c.expires_at.is_not(None))
 Index("ix_jobs_webhook_at", jobs.c.webhook_at, sqlite_where=jobs.c.webhook_at.is_not(None))
@@ -88,7 +91,7 @@ job_items = Table(
     Column("line_start", Integer),  # where the user's line begins in that
     sqlite_with_rowid=False,
 )
-Index("ix_job_items_state", job_items.c.job, job_items.c.state, job_items.c.number)
+Index("ix_job_items_state", job_items.c.job, job_items.c.state, job_items.c.strikes, job_items.c.number)
 
 files = Table(
     "files",

@@ -71,12 +71,14 @@ class StoredJob:
     time_limit: float | None
     run: str | None
     worker: str | None
+    lease_until: float | None
     deliveries: int
     strikes: int
     retries: int
     total: int | None
     done: int
     failed: int
+    usage: dict[str, Any]
     has_items: bool
     errors_apart: bool
     result_ttl: float | None

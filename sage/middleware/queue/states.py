@@ -46,8 +46,3 @@ HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
 PRIORITIES: Final = {"high": HIGH, "normal": NORMAL, "low": LOW}
-
-
-def sources_of(state: str) -> tuple[str, ...]:
-    """The states that ``state`` may follow."""
-    return tuple(before for before, after in TRANSITIONS.items() if state in after)

@@ -2,161 +2,81 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import bindparam, case, func, select, update
 
 from sage.errors import Conflict
-from sage.middleware.database.database import Database
-from sage.middleware.queue.job_files import JobFiles
-from sage.middleware.queue.models import jobs
-from sage.middleware.queue.records import Claim, JobEnd, NewJob, StoredJob
-from sage.middleware.queue.rows import (
-    BY_ID,
-    INSERT,
-    VIEW,
-    change,
-    end,
-    job_id_of,
-    job_of,
-    load,
-    load_run,
-    new_job_id,
-    new_run,
-    no_such_job,
-    put_back,
-    run_ended,
-    state_after,
+from sage.middleware.queue.jobs import adding, retention
+from sage.middleware.queue.jobs.endings import JobVerdict
+from sage.middleware.queue.jobs.outputs import OutputLine
+from sage.middleware.queue.jobs.rows import change, job_id_of, load, new_job_id, run_ended
+from sage.middleware.queue.jobs.runs import JobRuns
+from sage.middleware.queue.jobs.upkeep import JobUpkeep
+from sage.middleware.queue.jobs.writer import Transaction
+from sage.middleware.queue.records import (
+    NewJob,
+    QueueDepth,
+    StoredJob,
 )
-from sage.middleware.queue.states import HELD_BY_RUN, QUEUED, RUNNING
-from sage.middleware.queue.writer import JobWriter, Transaction, Work
-from sage.thread_pool import ThreadPool
+from sage.middleware.queue.states import CANCELLED, CANCELLING, ENDED, FAILED, QUEUED, RUNNING
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LEASE_SECONDS = 6.0
 INLINE_BYTES = 64 * 1024
 """What is larger goes to a file."""
-_WEEK = 7 * 24 * 3600.0
-_RETRY_SECONDS = 1.0
-"""After the first failure of a job that may be tried again; then twice as long."""
-
-_c = jobs.c
-_CLAIM = (
-    update(jobs)
-    .where(
-        _c.id == bindparam("job_id"),
-        _c.state == QUEUED,
-        _c.held.is_(False),
-        _c.available_at <= bindparam("now"),
-    )
-    .values(
-        state=RUNNING,
-        run=bindparam("new_run"),
-        worker=bindparam("by"),
-        lease_until=bindparam("until"),
-        started_at=func.coalesce(_c.started_at, bindparam("now")),
-        deliveries=_c.deliveries + 1,
-        strikes=_c.strikes + 1,
-    )
-    .returning(*VIEW, _c.params)
-)
-_RENEW = (
-    update(jobs)
-    .where(_c.id == bindparam("job_id"), _c.run == bindparam("by_run"), _c.state.in_(HELD_BY_RUN))
-    .values(lease_until=bindparam("until"))
-    .returning(*VIEW)
-)
-_done, _failed, _total = (bindparam(name, type_=_c.done.type) for name in ("to_done", "to_failed", "to_total"))
-_RENEW_PROGRESS = _RENEW.where(_c.has_items.is_(False)).values(
-    total=func.coalesce(_total, _c.total),
-    done=_done,
-    failed=_failed,
-    strikes=case((_done + _failed > _c.done + _c.failed, 0), else_=_c.strikes),
-)
+_PIECE = 1 << 16
 
 
-class JobStore:
+class JobStore(JobRuns, JobUpkeep):
     """The jobs in ``database``, with their files in ``directory``. Its coroutines may be called from any event loop.
 
-    ``clock`` gives Unix seconds. A job whose worker is not heard of for ``lease_seconds`` goes to another one; results
-    stay ``result_ttl`` seconds unless a job says otherwise. Every coroutine that writes raises
-    :class:`sage.errors.Unavailable` when the disk or the database cannot take it (code ``storage_full`` for a full
-    disk); then nothing of it is written.
+    What jobs make is kept in ``file_store``. ``clock`` gives Unix seconds. A job whose worker is not heard of for
+    ``lease_seconds`` goes to another one; results stay ``result_ttl`` seconds unless a job says otherwise. Every
+    coroutine that writes raises :class:`sage.errors.Unavailable` when the disk or the database cannot take it (code
+    ``storage_full`` for a full disk); then nothing of it is written. Those for the run of a worker raise
+    :class:`Conflict` (``run_ended``) when it has the job no more.
     """
-
-    def __init__(
-        self,
-        database: Database,
-        directory: Path,
-        *,
-        clock: Callable[[], float] = time.time,
-        lease_seconds: float = LEASE_SECONDS,
-        result_ttl: float = _WEEK,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._result_ttl = result_ttl
-        self.lease_seconds = lease_seconds
-        self._files = JobFiles(directory / "jobs")
-        self._writer = JobWriter(database)
-        self._pool = ThreadPool(4, "jobs reader")
-        self._listeners: list[Callable[[StoredJob], None]] = []
-
-    def listen(self, listener: Callable[[StoredJob], None]) -> None:
-        """Calls ``listener`` with every job that changes through this store, on the loop of who changed it."""
-        self._listeners.append(listener)
-
-    async def close(self) -> None:
-        """Returns when everything is written; the database stays open."""
-        await asyncio.to_thread(self._writer.close)
-        self._pool.shutdown(wait=False)
 
     async def add(self, new: NewJob) -> tuple[StoredJob, bool]:
         """Adds a job; returns it, and whether it is new: with an idempotency key that is known, it is the job of then.
 
         Raises :class:`Conflict` (``idempotency_conflict``) when that key came with another request.
         """
-        job_id, now = new_job_id(), self._clock()
+        job_id = new_job_id()
         params = orjson.dumps(new.params)
-        values = _values_of(new, job_id, now)
-        inline_input = isinstance(new.input, bytes) and len(new.input) <= INLINE_BYTES
-        if len(params) <= INLINE_BYTES and (new.input is None or inline_input):
+        values = adding.values_of(new, job_id, self._clock())
+        is_small = new.input is None or (isinstance(new.input, bytes) and len(new.input) <= INLINE_BYTES)
+        if len(params) <= INLINE_BYTES and is_small:
             values |= self._files.inline_columns(new, params)
         else:
             values |= await self._in_thread(lambda: self._files.write(job_id, new, params, INLINE_BYTES))
+        has_files = values["params"] is None or (values["has_items"] and values["input"] is None)
         try:
-            job, is_new = await self._writer.run(lambda transaction: _add(transaction, new, values))
-        except BaseException:
+            job, is_new = await self._writer.run(lambda transaction: adding.add_once(transaction, new, values))
+        except Exception:
             await self._in_thread(lambda: self._files.remove(job_id))
             raise
         if is_new:
             self._tell(job)
-        elif values["params"] is None or values["input"] is None:
+        elif has_files:
             await self._in_thread(lambda: self._files.remove(job_id))
         return job, is_new
 
+    async def withdraw(self, job_id: str) -> None:
+        """Removes a job that was just added and that nobody has had: it, and its idempotency key, leave no trace."""
+        if await self._writer.run(lambda transaction: adding.withdraw(transaction, job_id)):
+            await self._in_thread(lambda: self._files.remove(job_id))
+
     async def get(self, tenant: str, job_id: str) -> StoredJob:
-        """Raises :class:`sage.errors.NotFound`, also for a job of another tenant."""
-        job = await self.find(job_id)
-        if job is None or job.tenant != tenant:
-            raise no_such_job(job_id)
-        return job
-
-    async def find(self, job_id: str) -> StoredJob | None:
-        """The job of whatever tenant; ``None`` means that there is none."""
-
-        def read() -> StoredJob | None:
-            with self._database.reading() as connection:
-                row = connection.execute(BY_ID, {"job_id": job_id}).one_or_none()
-            return None if row is None else job_of(row)
-
-        return await self._in_thread(read)
+        """Raises :class:`NotFound`, also for a job of another tenant."""
+        return await self._in_thread(lambda: self._reader.get(tenant, job_id))
 
     async def list(
         self,
@@ -170,74 +90,55 @@ class JobStore:
     ) -> tuple[list[StoredJob], str | None]:
         """A page of jobs, the newest first, and the id after which the next one begins (``None``: the last page).
 
-        Raises :class:`sage.errors.NotFound` when there is no job ``after``.
+        Raises :class:`NotFound` when there is no job ``after``.
         """
-        before = None if after is None else (await self.get(tenant, after)).sequence
-        wanted = {_c.tenant: tenant, _c.kind: kind, _c.state: state, _c.user: user}
-        statement = select(*VIEW).where(*(column == value for column, value in wanted.items() if value is not None))
-        if before is not None:
-            statement = statement.where(_c.sequence < before)
-        statement = statement.order_by(_c.sequence.desc()).limit(limit + 1)
-
-        def read() -> list[StoredJob]:
-            with self._database.reading() as connection:
-                return [job_of(row) for row in connection.execute(statement)]
-
-        found = await self._in_thread(read)
+        wanted = {"tenant": tenant, "kind": kind, "state": state, "user": user}
+        found = await self._in_thread(lambda: self._reader.page(wanted, limit + 1, after))
         return found[:limit], found[limit - 1].id if len(found) > limit else None
 
-    async def claim(self, job_id: str, worker: str) -> Claim:
-        """Gives a queued job to ``worker``, under a lease. Raises :class:`Conflict` (``not_claimable``)."""
-        now = self._clock()
-        bound = {"job_id": job_id, "now": now, "new_run": new_run(job_id), "by": worker}
-        bound["until"] = now + self.lease_seconds
-        row = await self._writer.run(lambda transaction: transaction.connection.execute(_CLAIM, bound).one_or_none())
-        if row is None:
-            raise Conflict(
-                f"job '{job_id[:64]}' is not to be claimed: it is unknown, taken, or has ended", code="not_claimable"
-            )
-        job, stored = job_of(row), row[-1]
-        if stored is None:
-            stored = await self._in_thread(lambda: self._files.read_params(job_id))
-        self._tell(job)
-        assert job.run is not None
-        return Claim(job.run, job, orjson.loads(stored))
+    async def cancel(self, tenant: str, job_id: str) -> StoredJob:
+        """Cancels a job: at once if no worker has it, else its worker hears of it with its next renewal.
 
-    async def renew(
-        self, run: str, *, done: int | None = None, failed: int | None = None, total: int | None = None
+        Raises :class:`Conflict` for one that has ended.
+        """
+
+        def decide(job: StoredJob) -> JobVerdict | None:
+            if job.state in ENDED:
+                raise Conflict(f"job '{job_id}' has ended: it is {job.state}", code="job_state")
+            return JobVerdict(CANCELLED) if job.state == QUEUED else None
+
+        await self.get(tenant, job_id)
+        job = await self._end(job_id, decide)
+        if job.state == RUNNING:
+            job = await self._write(partial(_start_cancelling, job_id))
+        return job if job.state != QUEUED else await self.cancel(tenant, job_id)
+
+    async def fail(
+        self, job_id: str, message: str, code: str, *, details: Mapping[str, Any] | None = None
     ) -> StoredJob:
-        """Renews the lease of a run, and tells of the progress of a job of one. Its worker has to stop when the state
-        of the answer is ``cancelling``. Raises :class:`Conflict` (``run_ended``)."""
-        bound: dict[str, Any] = {"job_id": job_id_of(run), "by_run": run, "until": self._clock() + self.lease_seconds}
-        progress = {"to_done": done or 0, "to_failed": failed or 0, "to_total": total}
+        """Ends an unfinished job, whoever has it; one that has ended stays as it is."""
+        if details:
+            await self.update_details(job_id, details)
 
-        def work(transaction: Transaction) -> StoredJob:
-            row = None
-            if done is not None or failed is not None or total is not None:
-                row = transaction.connection.execute(_RENEW_PROGRESS, bound | progress).one_or_none()
-            if row is None:
-                row = transaction.connection.execute(_RENEW, bound).one_or_none()
-            if row is None:
-                raise run_ended(run)
-            return job_of(row)
+        def decide(job: StoredJob) -> JobVerdict | None:
+            if job.state in ENDED:
+                return None
+            return JobVerdict(CANCELLED) if job.state == CANCELLING else JobVerdict(FAILED, message, code)
 
-        return await self._write(work)
+        return await self._end(job_id, decide)
 
-    async def finish(self, run: str, ending: JobEnd) -> StoredJob:
-        """Ends a run. Raises :class:`Conflict` (``run_ended``)."""
-        now = self._clock()
-        result = None if ending.result is None else orjson.dumps(ending.result)
+    async def retry(self, tenant: str, job_id: str) -> StoredJob:
+        """Queues a job that has ended again, for its items without a good result. Raises :class:`Conflict`."""
+        await self.get(tenant, job_id)
+        return await self._write(
+            lambda transaction: retention.retry(transaction, load(transaction, job_id), self._clock())
+        )
 
-        def work(transaction: Transaction) -> StoredJob:
-            job = load_run(transaction, run)
-            state = state_after(job, ending)
-            if state == QUEUED:
-                wait = _RETRY_SECONDS * 2 ** max(job.strikes - 1, 0)
-                return put_back(transaction, job, now + wait, strikes=job.strikes)
-            error = {"error_message": ending.error_message, "error_code": ending.error_code}
-            return end(transaction, job, state, now, self._result_ttl, result=result, **error)
-
-        return await self._write(work)
+    async def forget(self, tenant: str, job_id: str) -> None:
+        """Removes a job that has ended, with its files. Raises :class:`Conflict` for an unfinished one."""
+        job = await self.get(tenant, job_id)
+        retention.check_ended(job)
+        await self._forget(job)
 
     async def update_details(self, job_id: str, details: Mapping[str, Any]) -> StoredJob:
         """Sets some of the job's ``details``; the others stay."""
@@ -248,56 +149,86 @@ class JobStore:
 
         return await self._write(work)
 
-    async def _write(self, work: Work[StoredJob]) -> StoredJob:
-        job = await self._writer.run(work)
-        self._tell(job)
-        return job
+    async def unhold(
+        self,
+        job_id: str,
+        *,
+        input: Path | None = None,
+        total: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> StoredJob:
+        """Lets a held job be claimed, with its items in the file ``input``; one that is not held stays as it is."""
+        if input is not None:
+            await self._in_thread(lambda: self._files.take_input(job_id, input))
 
-    def _tell(self, job: StoredJob) -> None:
-        for listener in self._listeners:
-            listener(job)
+        def work(transaction: Transaction) -> StoredJob:
+            job = load(transaction, job_id)
+            if not job.held:
+                return job
+            values: dict[str, Any] = {"held": False, "details": job.details | dict(details or {})}
+            if input is not None:
+                values |= {"has_items": True, "total": total}
+            return change(transaction, job, **values)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self._pool.submit(work))
+        return await self._write(work)
+
+    async def held(self, kind: str) -> Sequence[StoredJob]:
+        """The held jobs of a kind, of all tenants."""
+        return await self._in_thread(lambda: self._reader.held(kind))
+
+    def results(self, job: StoredJob) -> AsyncIterator[bytes]:
+        """The user's lines of the items that have a result, in the order of the input, in pieces of whole lines."""
+        if job.state in ENDED and job.output_file_id is not None and job.error_file_id is None:
+            return self._pieces(self._of_file(job.tenant, job.output_file_id))
+        return self._pieces(_joined(self._items.lines(job), lambda line: line.line))
+
+    async def run_results(self, run: str) -> AsyncIterator[bytes]:
+        """The same for a run, each line as its worker handed it in: ``{"index", "ok", "usage", "line"}``."""
+        job = await self.find(job_id_of(run))
+        if job is None or job.run != run:
+            raise run_ended(run)
+        async for piece in self._pieces(_joined(self._items.lines(job), lambda line: line.entry)):
+            yield piece
+
+    async def count_unfinished(self, tenant: str) -> int:
+        """How many jobs of a tenant have not ended."""
+        return await self._in_thread(lambda: self._reader.count_unfinished(tenant))
+
+    async def depth(self) -> QueueDepth:
+        return await self._in_thread(lambda: self._reader.depth(dict(self._endings.ended)))
+
+    async def due_webhooks(self, limit: int) -> Sequence[StoredJob]:
+        """Jobs whose webhook is to be called now, the longest due first."""
+        return await self._in_thread(lambda: self._reader.due_webhooks(self._clock(), limit))
+
+    async def webhook_done(self, job_id: str, state: str, attempts: int, next_at: float | None) -> StoredJob:
+        """Notes a call of the job's webhook; ``next_at`` is when to call again, ``None`` means never."""
+        values = {"webhook_state": state, "webhook_attempts": attempts, "webhook_at": next_at}
+        return await self._writer.run(lambda transaction: change(transaction, load(transaction, job_id), **values))
+
+    def _of_file(self, tenant: str, file_id: str) -> Iterator[bytes]:
+        _, file = self._file_store.open(tenant, file_id)
+        with file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+    async def _pieces(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while (piece := await self._in_thread(lambda: next(pieces, None))) is not None:
+            yield piece
 
 
-_SAME_KEY = select(*VIEW, _c.request_hash).where(
-    _c.tenant == bindparam("of_tenant"),
-    _c.user == bindparam("of_user"),
-    _c.idempotency_key == bindparam("with_key"),
-)
+def _start_cancelling(job_id: str, transaction: Transaction) -> StoredJob:
+    job = load(transaction, job_id)
+    return change(transaction, job, state=CANCELLING) if job.state == RUNNING else job
 
 
-def _add(transaction: Transaction, new: NewJob, values: Mapping[str, Any]) -> tuple[StoredJob, bool]:
-    if new.idempotency_key is not None:
-        same = {"of_tenant": new.tenant, "of_user": new.user, "with_key": new.idempotency_key}
-        row = transaction.connection.execute(_SAME_KEY, same).one_or_none()
-        if row is not None:
-            if row.request_hash != new.request_hash:
-                raise Conflict(
-                    f"the key '{new.idempotency_key[:64]}' was used for another request; take a new one",
-                    param="Idempotency-Key",
-                    code="idempotency_conflict",
-                )
-            return job_of(row), False
-    return job_of(transaction.connection.execute(INSERT, values).one()), True
-
-
-def _values_of(new: NewJob, job_id: str, now: float) -> dict[str, Any]:
-    """All columns but those of parameters and input."""
-    names = (
-        *("kind", "queue", "priority", "held", "tenant", "user", "key_id", "idempotency_key", "request_hash"),
-        *("deadline", "time_limit", "result_ttl", "total", "errors_apart", "input_file_id", "webhook_url"),
-    )
-    zeros = ("deliveries", "strikes", "done", "failed", "next_index", "next_offset", "retries", "webhook_attempts")
-    return {
-        **{name: getattr(new, name) for name in names},
-        **dict.fromkeys(zeros, 0),
-        "id": job_id,
-        "state": QUEUED,
-        "meta": dict(new.metadata),
-        "details": dict(new.details),
-        "created_at": now,
-        "available_at": now,
-        "has_items": new.input is not None,
-    }
+def _joined(lines: Iterator[OutputLine], part: Callable[[OutputLine], bytes]) -> Iterator[bytes]:
+    """Pieces of whole lines."""
+    piece = bytearray()
+    for line in lines:
+        piece += part(line) + b"\n"
+        if len(piece) >= _PIECE:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)

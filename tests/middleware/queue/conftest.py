@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from sage.middleware.database.database import Database
 from sage.middleware.queue.database import open_jobs_database
+from sage.middleware.queue.files import FileLimits, FileStore
 from sage.middleware.queue.store import JobStore
 
 T = TypeVar("T")
@@ -59,9 +61,19 @@ def directory(tmp_path: Path, empty_database: Path) -> Path:
 
 
 @pytest.fixture
-def store(directory: Path, clock: Clock, run: Run[None]) -> Iterator[JobStore]:
+def database(directory: Path) -> Iterator[Database]:
     database = open_jobs_database(directory)
-    store = JobStore(database, directory, clock=clock)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def files(database: Database, directory: Path) -> FileStore:
+    return FileStore(database, directory / "files", FileLimits(2**30, 2**30))
+
+
+@pytest.fixture
+def store(database: Database, directory: Path, files: FileStore, clock: Clock, run: Run[None]) -> Iterator[JobStore]:
+    store = JobStore(database, directory, files, clock=clock)
     yield store
     run(store.close())
-    database.close()

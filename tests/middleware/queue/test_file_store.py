@@ -75,7 +75,7 @@ def test_the_input_of_an_unfinished_job_stays_on_the_disk(
     store: FileStore, database: Database, directory: Path, run: Callable[[Any], Any]
 ) -> None:
     file_id = put(store, b"{}\n")
-    jobs = JobStore(database, directory)
+    jobs = JobStore(database, directory, store)
     run(jobs.add(NewJob(kind="batch", tenant="t", user="u", params={}, held=True, input_file_id=file_id)))
     stored = store.get("t", file_id)
     store.delete("t", file_id)

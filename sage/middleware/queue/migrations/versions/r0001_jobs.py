@@ -11,42 +11,13 @@ down_revision = None
 
 def upgrade() -> None:
     """Makes the four tables."""
-    op.create_table(
-        "files",
-        sa.Column("sequence", sa.Integer(), nullable=False),
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("tenant", sa.String(length=64), nullable=False),
-        sa.Column("user", sa.String(length=64), nullable=False),
-        sa.Column("purpose", sa.String(length=32), nullable=False),
-        sa.Column("filename", sa.String(length=255), nullable=False),
-        sa.Column("size", sa.Integer(), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
-        sa.Column("expires_at", sa.Float(), nullable=True),
-        sa.Column("blob", sa.String(length=64), nullable=False),
-        sa.Column("job_id", sa.String(length=40), nullable=True),
-        sa.Column("deleted", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("sequence"),
-        sa.UniqueConstraint("id"),
-        sqlite_autoincrement=True,
-    )
-    op.create_index("ix_files_expires_at", "files", ["expires_at"], unique=False)
-    op.create_index("ix_files_job_id", "files", ["job_id"], unique=False)
-    op.create_index("ix_files_tenant", "files", ["tenant", "sequence"], unique=False)
-    op.create_table(
-        "job_items",
-        sa.Column("job", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("state", sa.Integer(), nullable=False),
-        sa.Column("strikes", sa.Integer(), nullable=False),
-        sa.Column("input_at", sa.Integer(), nullable=False),
-        sa.Column("input_size", sa.Integer(), nullable=False),
-        sa.Column("result_at", sa.Integer(), nullable=True),
-        sa.Column("result_size", sa.Integer(), nullable=True),
-        sa.Column("line_start", sa.Integer(), nullable=True),
-        sa.PrimaryKeyConstraint("job", "number"),
-        sqlite_with_rowid=False,
-    )
-    op.create_index("ix_job_items_state", "job_items", ["job", "state", "number"], unique=False)
+    _make_jobs()
+    _make_job_items()
+    _make_files()
+    _make_schedule_runs()
+
+
+def _make_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("sequence", sa.Integer(), nullable=False),
@@ -80,6 +51,7 @@ def upgrade() -> None:
         sa.Column("total", sa.Integer(), nullable=True),
         sa.Column("done", sa.Integer(), nullable=False),
         sa.Column("failed", sa.Integer(), nullable=False),
+        sa.Column("usage", sa.JSON(), nullable=False),
         sa.Column("has_items", sa.Boolean(), nullable=False),
         sa.Column("input", sa.LargeBinary(), nullable=True),
         sa.Column("next_index", sa.Integer(), nullable=False),
@@ -100,6 +72,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("id"),
     )
     op.create_index(
+        "ix_jobs_deadline", "jobs", ["state", "deadline"], unique=False, sqlite_where=sa.text("deadline IS NOT NULL")
+    )
+    op.create_index(
         "ix_jobs_expires_at", "jobs", ["expires_at"], unique=False, sqlite_where=sa.text("expires_at IS NOT NULL")
     )
     op.create_index(
@@ -116,11 +91,57 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=sa.text("idempotency_key IS NOT NULL"),
     )
-    op.create_index("ix_jobs_state", "jobs", ["state", "priority", "sequence"], unique=False)
+    op.create_index("ix_jobs_state", "jobs", ["state", "queue", "priority", "tenant", "sequence"], unique=False)
     op.create_index("ix_jobs_tenant", "jobs", ["tenant", "sequence"], unique=False)
+    op.create_index("ix_jobs_tenant_state", "jobs", ["tenant", "state"], unique=False)
     op.create_index(
         "ix_jobs_webhook_at", "jobs", ["webhook_at"], unique=False, sqlite_where=sa.text("webhook_at IS NOT NULL")
     )
+
+
+def _make_job_items() -> None:
+    op.create_table(
+        "job_items",
+        sa.Column("job", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Integer(), nullable=False),
+        sa.Column("strikes", sa.Integer(), nullable=False),
+        sa.Column("input_at", sa.Integer(), nullable=False),
+        sa.Column("input_size", sa.Integer(), nullable=False),
+        sa.Column("result_at", sa.Integer(), nullable=True),
+        sa.Column("result_size", sa.Integer(), nullable=True),
+        sa.Column("line_start", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("job", "number"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_job_items_state", "job_items", ["job", "state", "strikes", "number"], unique=False)
+
+
+def _make_files() -> None:
+    op.create_table(
+        "files",
+        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("user", sa.String(length=64), nullable=False),
+        sa.Column("purpose", sa.String(length=32), nullable=False),
+        sa.Column("filename", sa.String(length=255), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("blob", sa.String(length=64), nullable=False),
+        sa.Column("job_id", sa.String(length=40), nullable=True),
+        sa.Column("deleted", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+        sa.UniqueConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_files_expires_at", "files", ["expires_at"], unique=False)
+    op.create_index("ix_files_job_id", "files", ["job_id"], unique=False)
+    op.create_index("ix_files_tenant", "files", ["tenant", "sequence"], unique=False)
+
+
+def _make_schedule_runs() -> None:
     op.create_table(
         "schedule_runs",
         sa.Column("name", sa.String(length=64), nullable=False),

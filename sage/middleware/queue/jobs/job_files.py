@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sage.middleware.queue.records import NewJob
-from sage.private_files import make_private_dir
+from sage.private_files import make_private_dir, sync_directory
 
 _PARAMS = "params.json"
 _INPUT = "input.jsonl"
+_SPOOL = "results.jsonl"
 _PIECE = 1 << 20
 
 
@@ -48,8 +50,8 @@ class JobFiles:
                 columns["input"] = new.input
             if new.input is not None and new.total is None:
                 columns["total"] = self._count(directory, columns["input"])
-            _sync(directory)
-            _sync(self._directory)
+            sync_directory(directory)
+            sync_directory(self._directory)
         except BaseException:
             self.remove(job_id)
             raise
@@ -63,6 +65,26 @@ class JobFiles:
 
     def read_params(self, job_id: str) -> bytes:
         return (self.of(job_id) / _PARAMS).read_bytes()
+
+    def open_input(self, job_id: str, inline: bytes | None) -> BinaryIO:
+        """The lines of its items; ``inline`` are those in its row."""
+        return open(self.of(job_id) / _INPUT, "rb") if inline is None else BytesIO(inline)
+
+    def spool(self, job_id: str) -> Path:
+        """The results of its items, in the order in which they came."""
+        return self.of(job_id) / _SPOOL
+
+    def take_input(self, job_id: str, lines: Path) -> None:
+        """Gives a job its input, durably."""
+        make_private_dir(self.of(job_id))
+        (self.of(job_id) / _INPUT).unlink(missing_ok=True)
+        _take(lines, self.of(job_id) / _INPUT)
+        sync_directory(self.of(job_id))
+        sync_directory(self._directory)
+
+    def job_ids(self, before: float) -> list[str]:
+        """The jobs with a directory that is older than ``before``, in Unix seconds of the file system."""
+        return [entry.name for entry in os.scandir(self._directory) if entry.stat().st_mtime < before]
 
     def remove(self, job_id: str) -> None:
         """Removes the job's directory, if it has one."""
@@ -92,15 +114,6 @@ def _take(source: Path, target: Path) -> None:
             with os.fdopen(descriptor, "wb") as copy:
                 shutil.copyfileobj(file, copy, _PIECE)
     descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    """Makes the names in it durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import orjson
 from sqlalchemy import Column, bindparam, insert, select, update
 
 from sage.errors import Conflict, NotFound
+from sage.middleware.queue.jobs.writer import Transaction
 from sage.middleware.queue.models import jobs
-from sage.middleware.queue.records import JobEnd, StoredJob
-from sage.middleware.queue.states import CANCELLED, CANCELLING, DEAD, ENDED, FAILED, QUEUED, SUCCEEDED, TRANSITIONS
-from sage.middleware.queue.writer import Transaction
+from sage.middleware.queue.records import StoredJob
+from sage.middleware.queue.states import QUEUED, TRANSITIONS
 
 MOST_DELIVERIES = 3
 """Without progress; then the job is dead."""
@@ -22,7 +23,19 @@ _c = jobs.c
 VIEW: tuple[Column[Any], ...] = (
     *(_c.sequence, _c.id, _c.kind, _c.queue, _c.priority, _c.state, _c.held, _c.tenant, _c.user, _c.key_id),
     *(_c.meta, _c.details, _c.created_at, _c.started_at, _c.finished_at, _c.expires_at, _c.deadline, _c.time_limit),
-    *(_c.run, _c.worker, _c.deliveries, _c.strikes, _c.retries, _c.total, _c.done, _c.failed, _c.has_items),
+    *(
+        _c.run,
+        _c.worker,
+        _c.lease_until,
+        _c.deliveries,
+        _c.strikes,
+        _c.retries,
+        _c.total,
+        _c.done,
+        _c.failed,
+        _c.usage,
+        _c.has_items,
+    ),
     *(_c.errors_apart, _c.result_ttl, _c.input_file_id, _c.output_file_id, _c.error_file_id),
     *(_c.error_message, _c.error_code, _c.webhook_url, _c.webhook_state, _c.webhook_attempts, _c.result),
 )
@@ -60,14 +73,6 @@ def load(transaction: Transaction, job_id: str) -> StoredJob:
     return job_of(row)
 
 
-def load_run(transaction: Transaction, run: str) -> StoredJob:
-    """The job that ``run`` has; raises :class:`Conflict` with the code ``run_ended`` when it has it no more."""
-    row = transaction.connection.execute(BY_ID, {"job_id": job_id_of(run)}).one_or_none()
-    if row is None or row.run != run:
-        raise run_ended(run)
-    return job_of(row)
-
-
 def run_ended(run: str) -> Conflict:
     return Conflict(
         f"run '{run[:80]}' has ended: its job was cancelled or finished, or its lease expired; stop working on it",
@@ -79,41 +84,21 @@ def no_such_job(job_id: str) -> NotFound:
     return NotFound(f"there is no job '{job_id[:64]}' (GET /tasks lists yours)", param="id", code="job_not_found")
 
 
-_CHANGES: dict[tuple[str, ...], Any] = {}
-
-
 def change(transaction: Transaction, job: StoredJob, **values: Any) -> StoredJob:
     """Changes columns of a job; a new ``state`` must be one that may follow."""
     state = values.get("state")
     if state is not None and state not in TRANSITIONS[job.state]:
         raise Conflict(f"job '{job.id}' is {job.state}, so it cannot become {state}", code="job_state")
-    names = tuple(values)
-    statement = _CHANGES.get(names)
-    if statement is None:
-        columns = {name: bindparam(f"to_{name}", type_=_c[name].type) for name in names}
-        statement = update(jobs).where(_c.sequence == bindparam("at")).values(columns).returning(*VIEW)
-        _CHANGES[names] = statement
     bound = {f"to_{name}": value for name, value in values.items()}
-    return job_of(transaction.connection.execute(statement, {"at": job.sequence, **bound}).one())
+    row = transaction.connection.execute(_change_of(tuple(values)), {"at": job.sequence, **bound}).one()
+    return job_of(row)
 
 
-def end(transaction: Transaction, job: StoredJob, state: str, now: float, ttl: float, **values: Any) -> StoredJob:
-    """Ends a job for good, and makes its webhook due. ``ttl`` is how long its results stay unless it says so itself."""
-    assert state in ENDED
-    if job.webhook_url is not None:
-        values |= {"webhook_state": "due", "webhook_attempts": 0, "webhook_at": now}
-    lifetime = ttl if job.result_ttl is None else job.result_ttl
-    return change(
-        transaction,
-        job,
-        state=state,
-        held=False,
-        finished_at=now,
-        expires_at=now + lifetime,
-        run=None,
-        lease_until=None,
-        **values,
-    )
+@cache
+def _change_of(names: tuple[str, ...]) -> Any:
+    """The statement that changes these columns of the job ``at``."""
+    columns = {name: bindparam(f"to_{name}", type_=_c[name].type) for name in names}
+    return update(jobs).where(_c.sequence == bindparam("at")).values(columns).returning(*VIEW)
 
 
 def put_back(transaction: Transaction, job: StoredJob, available_at: float, *, strikes: int) -> StoredJob:
@@ -128,14 +113,3 @@ def put_back(transaction: Transaction, job: StoredJob, available_at: float, *, s
         available_at=available_at,
         strikes=strikes,
     )
-
-
-def state_after(job: StoredJob, ending: JobEnd) -> str:
-    """The state that follows when a run ends like this."""
-    if ending.state == SUCCEEDED:
-        return SUCCEEDED
-    if job.state == CANCELLING:
-        return CANCELLED
-    if not ending.retry:
-        return FAILED
-    return DEAD if job.strikes >= MOST_DELIVERIES else QUEUED

@@ -10,7 +10,8 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -19,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sage.errors import SageError, Unavailable
 from sage.forks import written_after_fork
 from sage.middleware.database.database import Database
+from sage.private_files import make_private_dir, sync_directory
 from sage.sqlite.failures import cause_of, database_failed, is_busy, is_full
 from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, WriterInherited
 
@@ -34,19 +36,50 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Transaction:
-    """What a write works with: the connection, and the files whose bytes must be durable before its rows are."""
+    """What a write works with: the connection, and files whose bytes are durable before the rows that tell of them."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._unsynced: set[int] = set()
+        self._files: dict[Path, int] = {}
 
-    def sync_before_commit(self, descriptor: int) -> None:
-        """Has the file's bytes on the disk before the commit. It must stay open until then."""
-        self._unsynced.add(descriptor)
+    def append(self, path: Path, data: bytes) -> int:
+        """Appends ``data`` to the file, which is made when it is missing; returns where it begins.
+
+        Bytes of a transaction that fails stay in the file, and no row tells of them. Raises :class:`OSError`.
+        """
+        descriptor = self._files.get(path)
+        if descriptor is None:
+            descriptor = self._files[path] = _open_to_append(path)
+        start = os.fstat(descriptor).st_size
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(descriptor, view) :]
+        except OSError:
+            os.ftruncate(descriptor, start)
+            raise
+        return start
 
     def sync(self) -> None:
-        for descriptor in self._unsynced:
+        """Has what was appended on the disk."""
+        for descriptor in self._files.values():
             os.fsync(descriptor)
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+def _open_to_append(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        make_private_dir(path.parent)
+        descriptor = os.open(path, flags | os.O_CREAT, 0o600)
+    for directory in (path.parent, path.parent.parent):  # which may be new too
+        sync_directory(directory)
+    return descriptor
 
 
 class _JobWrite(QueuedWrite):
@@ -80,6 +113,7 @@ class JobWriter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._has_failed = False
         self._commits: ThreadCommit[_JobWrite] = ThreadCommit(
             self._commit, "jobs writer", max_weight=_MOST_WRITES, gather_seconds=_GATHER_SECONDS
         )
@@ -100,6 +134,11 @@ class JobWriter:
         result: T = await write.future
         return result
 
+    def take_failure(self) -> bool:
+        """Whether the disk or the database failed since the last call of this."""
+        has_failed, self._has_failed = self._has_failed, False
+        return has_failed
+
     def close(self) -> None:
         """Returns when all that waits is written."""
         self._commits.close()
@@ -117,11 +156,15 @@ class JobWriter:
                     self._write([write])
                 return
             for write in group:
-                write.set_outcome(None, refusal_of(exc))
+                self._refuse(write, exc)
+
+    def _refuse(self, write: _JobWrite, exc: Exception) -> None:
+        refusal = refusal_of(exc)
+        self._has_failed |= refusal is not exc
+        write.set_outcome(None, refusal)
 
     def _transact(self, group: Sequence[_JobWrite]) -> None:
-        with self._database.writing() as connection:
-            transaction = Transaction(connection)
+        with self._database.writing() as connection, closing(Transaction(connection)) as transaction:
             cursor = connection.connection.cursor()  # SQL of every database, without the cost of a statement's objects
             for write in group:
                 cursor.execute("SAVEPOINT one_write")
@@ -131,7 +174,7 @@ class JobWriter:
                     if database_failed(_origin(exc)):
                         raise
                     cursor.execute("ROLLBACK TO one_write")
-                    write.set_outcome(None, refusal_of(exc))
+                    self._refuse(write, exc)
                 cursor.execute("RELEASE one_write")
             cursor.close()
             transaction.sync()

@@ -1,0 +1,33 @@
+"""The lines that the store itself writes for items without a result, in the shape of the job's kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from sage.middleware.queue.batch_lines import EXPIRED, EXPIRED_MESSAGE, unfinished_line
+from sage.middleware.queue.records import StoredJob
+
+WORKER_LOST = "worker_lost"
+WORKER_LOST_MESSAGE = "its worker ended or was lost each of the three times that it worked on this line"
+JOB_EXPIRED = "expired"
+
+
+def missing_line(job: StoredJob, index: int, body: bytes, code: str, message: str) -> bytes:
+    """What the user reads for the item with the input ``body``, which has no result."""
+    if job.kind == "batch":
+        if code == JOB_EXPIRED:
+            code, message = EXPIRED, EXPIRED_MESSAGE
+        return unfinished_line(job.id, index, body, code, message)
+    line: dict[str, Any] = {"index": index, "status": 500, "error": {"message": message, "code": code}}
+    custom_id = _custom_id(body)
+    return orjson.dumps(line if custom_id is None else {"custom_id": custom_id, **line})
+
+
+def _custom_id(body: bytes) -> Any:
+    try:
+        item = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return item.get("custom_id") if isinstance(item, dict) else None

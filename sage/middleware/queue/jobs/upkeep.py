@@ -1,0 +1,109 @@
+"""What the one process that leads does: it hands out jobs, puts back what workers lost, and forgets what is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Select
+
+from sage.errors import SageError
+from sage.middleware.queue.jobs import leases, retention
+from sage.middleware.queue.jobs.core import JobStoreCore
+from sage.middleware.queue.jobs.endings import Decide
+from sage.middleware.queue.records import StoredJob
+from sage.middleware.queue.states import ENDED
+
+_log = logging.getLogger(__name__)
+
+_ORPHAN_SECONDS = 3600.0
+"""A job's directory is older than this when its row is missing for good."""
+
+
+class JobUpkeep(JobStoreCore):
+    """The queue's upkeep. Losing a race to another process does no harm: every change is one transaction."""
+
+    @property
+    def is_leader(self) -> bool:
+        return self._leader.is_leader
+
+    async def lead(self) -> bool:
+        """Becomes the one process that hands out jobs, if there is none; returns whether this one is."""
+        return await self._in_thread(self._leader.try_lead)
+
+    async def queues_with_work(self) -> Sequence[str]:
+        """The queues in which a job waits to be claimed."""
+        return await self._in_thread(lambda: self._reader.queues_with_work(self._clock()))
+
+    async def next_queued(self, queue: str, limit: int, without: Collection[str] = ()) -> Sequence[str]:
+        """The ids of up to ``limit`` jobs to be claimed next: by priority, then the tenants in turn, then by age."""
+        ids = frozenset(without)
+        return await self._in_thread(lambda: self._reader.next_queued(queue, limit, ids, self._clock()))
+
+    async def still_queued(self, ids: Collection[str]) -> set[str]:
+        """Those of ``ids`` that nobody has claimed."""
+        wanted = frozenset(ids)
+        return await self._in_thread(lambda: self._reader.still_queued(wanted))
+
+    async def release_worker(self, worker: str) -> Sequence[StoredJob]:
+        """Puts back what a worker had that is gone: its leases end now."""
+        return await self._lose(leases.OF_WORKER, expired=False, by=worker)
+
+    async def expire_leases(self) -> Sequence[StoredJob]:
+        """Puts back jobs whose lease has expired, and ends those over their time limit or deadline; returns them.
+
+        To be called every second. Where nobody looked for as long as a lease, or nothing could be written, workers
+        could not renew: then all of them get another lease.
+        """
+        now = self._clock()
+        has_looked = self._last_look is not None and now - self._last_look <= self.lease_seconds
+        self._last_look = now
+        changed: list[StoredJob] = []
+        if self._writer.take_failure() or not has_looked:
+            await self._writer.run(lambda transaction: leases.renew_all(transaction, now + self.lease_seconds))
+        else:
+            changed += await self._lose(leases.EXPIRED_LEASES, expired=True, now=now)
+        changed += await self._end_each(leases.OVER_TIME, leases.over_time, before=now - self.lease_seconds)
+        changed += await self._end_each(leases.OVER_DEADLINE, leases.over_deadline, now=now)
+        return changed
+
+    async def purge(self) -> None:
+        """Forgets jobs whose results have expired, and removes files that belong to no job."""
+        while found := await self._in_thread(lambda: self._reader.ids(retention.EXPIRED_RESULTS, now=self._clock())):
+            for (job_id,) in found:
+                job = await self.find(job_id)
+                if job is not None and job.state in ENDED:
+                    await self._forget(job)
+        for job_id in await self._in_thread(lambda: self._files.job_ids(time.time() - _ORPHAN_SECONDS)):
+            if await self.find(job_id) is None:
+                await self._in_thread(partial(self._files.remove, job_id))
+        await self._in_thread(self._file_store.purge)
+
+    async def _lose(self, statement: Select[Any], *, expired: bool, **bound: Any) -> list[StoredJob]:
+        found = await self._in_thread(lambda: self._reader.ids(statement, **bound))
+        now = self._clock()
+        ends = [
+            self._end(job_id, leases.lost(run, now, expired=expired), is_lost=True)
+            for job_id, run in found
+            if job_id not in self._endings.writing_outputs
+        ]
+        return await _all_that_can(ends)
+
+    async def _end_each(self, statement: Select[Any], decide: Decide, **bound: Any) -> list[StoredJob]:
+        found = await self._in_thread(lambda: self._reader.ids(statement, **bound))
+        writing = self._endings.writing_outputs
+        return await _all_that_can([self._end(job_id, decide) for (job_id,) in found if job_id not in writing])
+
+
+async def _all_that_can(ends: Sequence[Coroutine[Any, Any, StoredJob]]) -> list[StoredJob]:
+    """What all of them came to; those that failed are tried again with the next look."""
+    outcomes = await asyncio.gather(*ends, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            log = _log.warning if isinstance(outcome, SageError) else _log.error
+            log("the queue: a job could not be ended: %s", outcome)
+    return [outcome for outcome in outcomes if isinstance(outcome, StoredJob)]
