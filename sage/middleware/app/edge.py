@@ -6,6 +6,7 @@ It is a single layer with one wrapped ``send``: each further layer costs every r
 from __future__ import annotations
 
 import asyncio
+import hmac
 import itertools
 import logging
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from sage.errors import InvalidRequest, SageError, Unavailable
+from sage.errors import AuthenticationFailed, InvalidRequest, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.cors import AllowedOrigins, read_origin
 from sage.middleware.app.refusals import Refusals
@@ -76,8 +77,11 @@ class EdgeMiddleware:
         slashes: Slashes,
         settings: Settings,
         log: AccessLog | None,
+        secret: str | None = None,
     ) -> None:
+        """``secret``: the credential that every request needs; ``None`` means that each route decides."""
         self.app = app
+        self._secret = None if secret is None else f"Bearer {secret}".encode()
         self._hot = hot
         self._slashes = slashes
         origins = settings.api.allowed_origins
@@ -159,8 +163,15 @@ class EdgeMiddleware:
                 return value
         return b"%s-%x" % (self._prefix, next(self._numbers))
 
+    def _check_secret(self, headers: Headers) -> None:
+        given = [value for name, value in headers if name == b"authorization"]
+        if len(given) != 1 or not hmac.compare_digest(given[0], self._secret or b""):
+            raise AuthenticationFailed("this gateway serves only the program that it is a part of")
+
     def _admit(self, scope: Scope, headers: list[tuple[bytes, bytes]], receive: Receive) -> Receive:
         """Checks the head of a request; returns a ``receive`` that enforces the limit on the body."""
+        if self._secret is not None:
+            self._check_secret(headers)
         host = length = origin = content_type = b""
         chunked = False
         for name, value in headers:

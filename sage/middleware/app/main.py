@@ -51,11 +51,16 @@ _DESCRIPTION = (
 
 
 def create_app(
-    settings: Settings, *, gateway: Gateway | None = None, hash_cost: HashCost | None = None
+    settings: Settings,
+    *,
+    gateway: Gateway | None = None,
+    hash_cost: HashCost | None = None,
+    secret: str | None = None,
 ) -> EdgeMiddleware:
     """The whole gateway as one ASGI application.
 
     Nothing runs before its lifespan begins. A ``gateway`` that is passed in is used, and closed by its owner.
+    ``secret`` is the credential that every request needs in a gateway without accounts; ``None`` means none.
     ``hash_cost`` is for tests: passwords are hashed at the full cost without it.
     Raises :class:`sage.errors.ConfigError` when the data directory cannot be used.
     """
@@ -85,7 +90,7 @@ def create_app(
     hot = add_routes(app, gateway, authenticator)
     add_pages(app, with_accounts=authenticator is not None)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
-    return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log)
+    return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log, secret)
 
 
 def openapi_document() -> dict[str, Any]:

@@ -17,14 +17,17 @@ from sage.forks import forks
 from sage.middleware.app.main import create_app, make_gateway
 from sage.middleware.app.server import GatewayServer, bind, make_server
 from sage.middleware.auth.principal import LOCAL
+from sage.middleware.client.connection import Client
+from sage.middleware.client.handle import JobHandle
+from sage.middleware.client.jobs import JobsClient
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.llm.answers import Generation, generate, request_body, stream
 from sage.middleware.llm.gateway_thread import GatewayThread
+from sage.middleware.llm.private_server import PrivateServer
 from sage.middleware.llm.program_end import program_end
+from sage.middleware.llm.registration import register, register_on_loop
 from sage.middleware.llm.signals import StopSignals
 from sage.middleware.providers.base import MAX_NAME
-from sage.middleware.providers.ollama.provider import OllamaProvider
-from sage.middleware.settings.providers import OllamaSettings
 from sage.middleware.settings.reading import find_config, load_settings
 from sage.middleware.settings.settings import LOOPBACK, DeploymentSettings, Model, Settings
 
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from sage.service.vdb.sharded.collections import AnyCollection
 
 T = TypeVar("T")
-_OLLAMA = "http://localhost:11434"
 
 
 class LLMService:
@@ -55,6 +57,9 @@ class LLMService:
         self._running: GatewayThread | None = None
         self._server: GatewayServer | None = None
         self._serving: Future[None] | None = None
+        self._serves_accounts = False
+        self._private: PrivateServer | None = None
+        """For the workers of jobs, while it does not serve."""
         self._signals: StopSignals | None = None
         self._abandoned: Any = None
         """Closes what runs, when nobody holds this service any more."""
@@ -85,7 +90,7 @@ class LLMService:
                 raise InvalidRequest(f"'{param}' must be a name of 1 to {MAX_NAME} characters", param=param)
         deployment = DeploymentSettings(provider=provider, model=model)
         settings = Model(deployments=(deployment,), fallbacks=tuple(fallbacks))
-        self._result(lambda gateway: _register_on_loop(gateway, name, settings, provider))
+        self._result(lambda gateway: register_on_loop(gateway, name, settings, provider))
         self._registered[name] = settings, provider
 
     def start(self, host: str = "127.0.0.1", port: int = 8000, *, auth: bool = False) -> None:
@@ -101,6 +106,7 @@ class LLMService:
             settings = _server_settings(self._settings, host, port, auth)
             sock = undo.enter_context(bind(host, port))  # first: with a taken port, nothing is begun
             running, ready = self._open(), threading.Event()
+            self._end_private()
             server = make_server(create_app(settings, gateway=running.gateway), settings, ready.set)
             serving = running.submit(server.serve(sockets=[sock]))
             serving.add_done_callback(lambda _: ready.set())
@@ -111,7 +117,7 @@ class LLMService:
             undo.pop_all()
             address = f"[{host}]" if ":" in host else host
             self.url = f"http://{address}:{sock.getsockname()[1]}"
-            self._server, self._serving = server, serving
+            self._server, self._serving, self._serves_accounts = server, serving, auth
             serving.add_done_callback(lambda _: program_end.notice())
             program_end.notice()
             self._signals = StopSignals(self.stop)
@@ -125,6 +131,7 @@ class LLMService:
                 self._signals = None
             if self._server is not None:
                 self._end_serving(self._server)
+            self._end_private()
             if self._running is not None:
                 self._abandoned.detach()
                 self._running.close()
@@ -202,6 +209,25 @@ class LLMService:
             with suppress(Unavailable):
                 await running.result_async(_close(texts))
 
+    def submit(self, kind: str, *, idempotency_key: str | None = None, **fields: Any) -> JobHandle:
+        """Submits a durable job of the user ``local``: ``submit("generate", model="m", prompt="…")``, or with
+        ``requests=[…]`` many at once; ``fields`` as in ``POST /tasks/{kind}``.
+
+        It is in ``data_dir`` once this returns. Workers do it as long as this service is open; what is left when the
+        program ends goes on when the next one uses :attr:`jobs`, or with ``sage serve``. A second submission with the
+        same ``idempotency_key`` and fields is the first one's job.
+        """
+        return self.jobs.submit(kind, fields, idempotency_key=idempotency_key)
+
+    async def asubmit(self, kind: str, *, idempotency_key: str | None = None, **fields: Any) -> JobHandle:
+        """As :meth:`submit`, to be awaited on any event loop."""
+        return await asyncio.to_thread(lambda: self.submit(kind, idempotency_key=idempotency_key, **fields))
+
+    @property
+    def jobs(self) -> JobsClient:
+        """The durable jobs of the user ``local``. The first call lets those of earlier programs go on."""
+        return JobsClient(connect=self._connect_jobs)
+
     def collection(self, name: str = "default") -> AnyCollection:
         """The collection of that name of the user ``local``, for ``search`` to use; it is created if it does not exist.
 
@@ -262,8 +288,8 @@ class LLMService:
             self._forks = forks.count
             if self._abandoned is not None:
                 self._abandoned.detach()
-            self._of_parent = self._of_parent, self._running, self._server, self._serving
-            self._running = self._server = self._serving = self.url = None
+            self._of_parent = self._of_parent, self._running, self._server, self._serving, self._private
+            self._running = self._server = self._serving = self._private = self.url = None
             self._lock = threading.RLock()
         return self._lock
 
@@ -280,7 +306,7 @@ class LLMService:
             if self._running is None:
                 gateway = make_gateway(self._settings)
                 for name, (model, provider) in self._registered.items():
-                    _register(gateway, name, model, provider)
+                    register(gateway, name, model, provider)
                 self._running = GatewayThread(gateway)
                 self._abandoned = weakref.finalize(self, _abandon, self._running)
                 self._abandoned.atexit = False
@@ -298,6 +324,23 @@ class LLMService:
     def _result(self, work: Callable[[Gateway], Coroutine[Any, Any, T]]) -> T:
         running = self._open()
         return running.result(work(running.gateway))
+
+    def _connect_jobs(self) -> Client:
+        """Jobs are done over HTTP: that of this service if it serves, else a server of its own for them."""
+        with self._locked():
+            if self._server is not None and self.url is not None:
+                if self._serves_accounts:
+                    raise ConfigError("started with auth=True, it takes jobs of users: JobsClient(service.url, key)")
+                return Client(self.url, None)
+            running = self._open()
+            if self._private is None:
+                self._private = PrivateServer(self._settings, running)
+            return Client(self._private.url, self._private.secret)
+
+    def _end_private(self) -> None:
+        if self._private is not None:
+            private, self._private = self._private, None
+            private.close()
 
     def _end_serving(self, server: GatewayServer) -> None:
         server.should_exit = True
@@ -332,20 +375,6 @@ async def _next(texts: AsyncIterator[str]) -> str | None:
 async def _close(texts: Any) -> None:
     if not texts.ag_running:  # else it was cancelled just now, and ends by that
         await texts.aclose()
-
-
-async def _register_on_loop(gateway: Gateway, name: str, model: Model, provider: str) -> None:
-    _register(gateway, name, model, provider)
-
-
-def _register(gateway: Gateway, name: str, model: Model, provider: str) -> None:
-    registry = gateway.registry
-    if provider == "ollama" and provider not in registry.providers:
-        registry.providers[provider] = OllamaProvider(provider, OllamaSettings(base_url=_OLLAMA))
-    elif provider not in registry.providers and provider not in registry.absent and provider != "openai":
-        names = ", ".join(sorted({*registry.providers, *registry.absent, "openai", "ollama"}))
-        raise ConfigError(f"there is no provider '{provider}'; there are: {names}")
-    registry.register(name, model)
 
 
 def _server_settings(settings: Settings, host: str, port: int, auth: bool) -> Settings:
