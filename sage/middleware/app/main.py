@@ -30,6 +30,8 @@ from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.jobs.opening import Queue
+from sage.middleware.gateway.jobs.rights import JobRights
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
@@ -70,6 +72,8 @@ def create_app(
     accounts = Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost) if settings.auth.enabled else None
     authenticator = Authenticator(accounts) if accounts is not None else None
     log = AccessLog() if settings.api.access_log else None
+    rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
+    queue = Queue(settings, rights, None)
     app = FastAPI(
         title="SAGE Middleware",
         version=version(),
@@ -79,11 +83,12 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
-        lifespan=_lifespan(gateway, owned, accounts, authenticator, log),
+        lifespan=_lifespan(gateway, owned, accounts, authenticator, log, queue),
     )
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.readiness = Readiness(gateway.registry, settings.queue)
+    app.state.queue = queue
     app.state.accounts = accounts
     app.state.authenticator = authenticator
     add_error_handlers(app)
@@ -138,6 +143,7 @@ def _lifespan(
     accounts: Accounts | None,
     authenticator: Authenticator | None,
     log: AccessLog | None,
+    queue: Queue,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -150,9 +156,11 @@ def _lifespan(
         gateway.loop = asyncio.get_running_loop()
         gateway.registry.preload()
         gateway.services.begin()
+        queue.begin()
         try:
             yield
         finally:
+            await queue.close()
             if follower is not None:
                 follower.cancel()
                 await asyncio.wait([follower])

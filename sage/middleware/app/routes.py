@@ -28,6 +28,7 @@ from sage.middleware.routers.ollama import models as ollama_models
 from sage.middleware.routers.openai import inference as openai_inference
 from sage.middleware.routers.openai import models as openai_models
 from sage.middleware.routers.openai import rerank, tokenize
+from sage.middleware.routers.tasks import tasks, worker
 
 HOT_ROUTES: tuple[HotRoute, ...] = (
     *generate.ROUTES,
@@ -49,6 +50,8 @@ _ROUTERS: tuple[APIRouter, ...] = (
     kv.router,
     vdb.router,
     memory.router,
+    tasks.router,
+    worker.router,
 )
 
 

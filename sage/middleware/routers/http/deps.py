@@ -9,6 +9,8 @@ from fastapi import Depends, Request
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.collections.collections import CollectionGateway
 from sage.middleware.gateway.gateway import Gateway
+from sage.middleware.gateway.jobs.opening import Queue
+from sage.middleware.gateway.jobs.submission import Submission
 from sage.middleware.routers.http.asgi import caller
 
 
@@ -32,3 +34,19 @@ def collections(gateway: TheGateway) -> CollectionGateway:
 
 
 TheCollections = Annotated[CollectionGateway, Depends(collections)]
+
+
+def _queue(request: Request) -> Queue:
+    queue = request.app.state.queue
+    assert isinstance(queue, Queue)
+    return queue
+
+
+TheQueue = Annotated[Queue, Depends(_queue)]
+
+
+def _submission(gateway: TheGateway, queue: TheQueue) -> Submission:
+    return Submission(gateway, queue)
+
+
+TheSubmission = Annotated[Submission, Depends(_submission)]

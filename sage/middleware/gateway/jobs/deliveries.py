@@ -1,0 +1,97 @@
+"""What workers do with jobs: claim them, renew their leases, take items, hand in results, and end them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from sage.errors import Conflict, InvalidRequest
+from sage.middleware.auth.principal import Asker
+from sage.middleware.gateway.jobs.jobs import Jobs
+from sage.middleware.gateway.jobs.rights import RightsRevoked
+from sage.middleware.queue.records import Claim, ItemLease, JobEnd, ResultLine, StoredJob
+from sage.middleware.queue.signing import Signer
+from sage.middleware.queue.states import CANCELLING, FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A claimed job, with the credential of its asker (``None``: none is needed)."""
+
+    claim: Claim
+    credential: str | None
+
+
+class Deliveries:
+    """The jobs as workers see them. A worker is trusted with the work of all tenants."""
+
+    def __init__(self, jobs: Jobs, signer: Signer) -> None:
+        self._jobs = jobs
+        self._store = jobs.store
+        self._signer = signer
+
+    async def claim(self, job_id: str, signature: str, worker: str) -> Delivery:
+        """Gives a job to ``worker``. Raises :class:`Conflict` (``not_claimable``) for a message that is not ours, for a
+        job that is not queued, and for one whose asker may not have it done any more; that one fails."""
+        if not self._signer.verify(job_id, signature):
+            raise Conflict("this message was not signed by this gateway", code="not_claimable")
+        claim = await self._store.claim(job_id, worker)
+        try:
+            credential = await self._credential(claim.job)
+        except RightsRevoked as exc:
+            await self._revoke(claim.run, exc)
+            raise Conflict(f"the job has ended: {exc.message}", code="not_claimable") from None
+        return Delivery(claim, credential)
+
+    async def renew(self, run: str, done: int | None, failed: int | None, total: int | None) -> tuple[bool, str | None]:
+        """Renews the lease; returns whether the worker is to stop, and the job's next credential."""
+        job = await self._store.renew(run, done=done, failed=failed, total=total)
+        if job.state == CANCELLING:
+            return True, None
+        try:
+            return False, await self._credential(job)
+        except RightsRevoked as exc:
+            await self._revoke(run, exc)
+            raise Conflict(f"the job has ended: {exc.message}", code="run_ended") from None
+
+    async def items(self, run: str, count: int) -> ItemLease:
+        """The next items of a run."""
+        return await self._store.lease_items(run, count)
+
+    async def record(self, run: str, body: bytes) -> bool:
+        """Takes the results in ``body``, JSON lines; returns whether the worker is to stop."""
+        lines = [_result_line(line) for line in body.split(b"\n") if line]
+        job = await self._store.record(run, lines)
+        return job.state == CANCELLING
+
+    async def item(self, run: str, index: int) -> dict[str, Any]:
+        """One item of a run's job, as it was submitted."""
+        body: dict[str, Any] = orjson.loads(await self._store.item(run, index))
+        return body
+
+    def results(self, run: str) -> AsyncIterator[bytes]:
+        """All results of a run's job so far, in the order of its items, as JSON lines."""
+        return self._store.run_results(run)
+
+    async def finish(self, run: str, ending: JobEnd) -> StoredJob:
+        """Ends a run."""
+        return await self._store.finish(run, ending)
+
+    async def _credential(self, job: StoredJob) -> str | None:
+        asker = Asker(job.user, job.tenant, job.key_id)
+        await self._jobs.rights.check(asker, job.kind)
+        return self._jobs.rights.credential(asker, job.id)
+
+    async def _revoke(self, run: str, error: RightsRevoked) -> None:
+        await self._store.finish(run, JobEnd(FAILED, error_message=error.message, error_code=error.code))
+
+
+def _result_line(line: bytes) -> ResultLine:
+    try:
+        value: Any = orjson.loads(line)
+        return ResultLine(int(value["index"]), bool(value["ok"]), orjson.dumps(value["line"]), value.get("usage"))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise InvalidRequest('a result is {"index": 0, "ok": true, "line": {…}, "usage": {…} or null}') from None
