@@ -10,11 +10,15 @@ from typing import Any
 
 from sage.middleware.worker.job_client import Answer, JobClient
 
-TRIES = {401: 4, 408: 3, 429: 12, 502: 4, 503: 12, 504: 3}
-"""How often a call is made that is answered with such a status: a credential that is being renewed, an upstream that is
-busy or failing. Every other status is final."""
+TRIES = {401: 4, 408: 3, 502: 4, 504: 3}
+"""How often a call is made that is answered with such a status: a credential that is being renewed, an upstream that
+fails. Every status that is not here or in :data:`PATIENCE` is final."""
+PATIENCE = {429: 3600.0, 503: 600.0}
+"""Seconds during which a call is made again that is answered with such a status: limits and queues that are full."""
 _LOST_TRIES = 4
 """How often a call is made whose connection is lost."""
+_WORN_TRIES = 2
+"""How often a call is made after another one was given up, until one succeeds."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds
 _LONGEST_RETRY_AFTER = 300.0
 """Seconds. What may not be tried again before that has failed, as where a budget is spent."""
@@ -51,22 +55,39 @@ class PatientAnswer:
         return {"message": error.get("message"), "code": error.get("code")}
 
 
-async def post_patiently(client: JobClient, path: str, body: dict[str, Any], *, most_tries: int = 100) -> PatientAnswer:
-    """Posts ``body`` until there is an answer that is final. Raises :class:`OSError` when the gateway does not answer
-    at all, time after time: that is no fault of the line, and the job goes back."""
-    tries = 0
-    while True:
-        tries += 1
-        started = time.perf_counter()
-        retry_after = 0.0
-        try:
-            answer = await client.post(path, body)
-        except OSError:
-            if tries >= _LOST_TRIES:
-                raise
-        else:
-            retry_after = answer.retry_after or 0.0
-            if tries >= min(most_tries, TRIES.get(answer.status, 0)) or retry_after > _LONGEST_RETRY_AFTER:
-                return PatientAnswer(answer, time.perf_counter() - started)
-        wait = max(retry_after, min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (tries - 1)))
-        await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # noqa: S311 (so that not all come at once)
+class PatientCalls:
+    """The calls of one run. Once patience with one has ended, the next ones get less of it, until one succeeds: a model
+    that is gone for good does not hold up each of thousands of lines."""
+
+    def __init__(self, client: JobClient) -> None:
+        self._client = client
+        self._is_worn = False
+
+    async def post(self, path: str, body: dict[str, Any], *, most_tries: int = 10_000) -> PatientAnswer:
+        """Posts ``body`` until there is an answer that is final. Raises :class:`OSError` when the gateway does not
+        answer at all, time after time: that is no fault of the line, and the job goes back."""
+        begun, tries = time.monotonic(), 0
+        while True:
+            tries += 1
+            started, retry_after = time.perf_counter(), 0.0
+            try:
+                answer = await self._client.post(path, body)
+            except OSError:
+                if tries >= _LOST_TRIES:
+                    raise
+            else:
+                retry_after = answer.retry_after or 0.0
+                most = min(most_tries, _WORN_TRIES) if self._is_worn else most_tries
+                waited = time.monotonic() - begun
+                if retry_after > _LONGEST_RETRY_AFTER or not _is_passing(answer.status, tries, waited, most):
+                    self._is_worn = answer.status in PATIENCE or answer.status in TRIES
+                    return PatientAnswer(answer, time.perf_counter() - started)
+            wait = max(retry_after, min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(tries - 1, 10)))
+            await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # noqa: S311 (so that not all come at once)
+
+
+def _is_passing(status: int, tries: int, waited: float, most_tries: int) -> bool:
+    """Whether another try may help after so many ``tries`` and ``waited`` seconds."""
+    if tries >= most_tries:
+        return False
+    return waited < PATIENCE[status] if status in PATIENCE else tries < TRIES.get(status, 0)

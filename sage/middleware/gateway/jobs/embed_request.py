@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.generate_request import CustomId, CustomIds
 from sage.middleware.gateway.jobs.lines import LineReader
@@ -63,6 +64,7 @@ class EmbedLines:
             texts = [{"input": text} for text in (texts if isinstance(texts, list) else [texts])]
         if texts is not None and not isinstance(texts, list):
             raise InvalidRequest("'requests' must be a list of texts such as {\"input\": …}", param="requests")
+        parse(EmbedJobRequest, fields)
         collection = fields.pop("collection", None)
         if collection is not None:
             fields["model"] = await _embedder_of(gateway, principal, collection, fields)

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from sage.errors import InvalidRequest
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.collections.requests import parse
 from sage.middleware.gateway.context.generate_request import GenerateRequest, parse_generate
 from sage.middleware.gateway.context.prompts import last_user_message, text_of
 from sage.middleware.gateway.gateway import Gateway
@@ -71,6 +72,7 @@ class GenerateLines:
         requests = fields.pop("requests", None)
         if requests is not None and not isinstance(requests, list):
             raise InvalidRequest("'requests' must be a list of requests", param="requests")
+        parse(GenerateJobRequest, fields)
         self._is_single = requests is None and any(fields.get(name) is not None for name in _QUESTION)
         if requests is not None and (both := next((name for name in _QUESTION if fields.get(name)), None)):
             raise InvalidRequest(f"give either '{both}' or 'requests'", param=both)

@@ -10,7 +10,7 @@ import orjson
 
 from sage.middleware.worker.kinds.tally import Tally, named_line
 from sage.middleware.worker.lease import JobFailed, RunEnded
-from sage.middleware.worker.retries import post_patiently
+from sage.middleware.worker.retries import PatientCalls
 from sage.middleware.worker.run import ItemResult, JobItem, Outcome, Run, first_failure
 
 _MOST_TEXTS = 32
@@ -34,6 +34,7 @@ class _Embedding:
     def __init__(self, run: Run) -> None:
         self.tally = Tally(run)
         self._run = run
+        self._calls = PatientCalls(run.client)
         self._turn = asyncio.Lock()
         self._waiting: asyncio.Queue[JobItem | None] = asyncio.Queue(2 * _MOST_TEXTS)
 
@@ -81,7 +82,7 @@ class _Embedding:
 
     async def _embed(self, items: Sequence[JobItem], most_tries: int = 100) -> list[ItemResult]:
         body = {**_options(items[0]), "input": [item.body["input"] for item in items]}
-        answer = await post_patiently(self._run.client, "/v1/embeddings", body, most_tries=most_tries)
+        answer = await self._calls.post("/v1/embeddings", body, most_tries=most_tries)
         made = answer.made
         vectors = None if made is None else _vectors(made, len(items))
         if made is not None and vectors is not None:

@@ -13,7 +13,7 @@ from sage.middleware.evaluation.regex_match import regex_match
 from sage.middleware.evaluation.report import EvaluationReport
 from sage.middleware.gateway.context.neutralise import neutralise_control_tokens
 from sage.middleware.worker.kinds.tally import Tally
-from sage.middleware.worker.retries import PatientAnswer, post_patiently
+from sage.middleware.worker.retries import PatientAnswer, PatientCalls
 from sage.middleware.worker.run import ItemResult, JobItem, Outcome, Run
 
 _JUDGED_ANSWER = 50_000
@@ -38,6 +38,7 @@ class _Evaluation:
     def __init__(self, run: Run) -> None:
         self.tally = Tally(run)
         self._run = run
+        self._calls = PatientCalls(run.client)
         self._systems = [*run.params["answers"], *run.params["searches"]]
         self._answer_metrics: list[str] = run.params["answer_metrics"]
         read = map(RankingMetric.read, run.params["ranking_metrics"])
@@ -50,7 +51,7 @@ class _Evaluation:
         return self.tally.add(await self._score_answer(item))
 
     async def _score_search(self, item: JobItem) -> ItemResult:
-        answer = await post_patiently(self._run.client, "/search", item.body["search"])
+        answer = await self._calls.post("/search", item.body["search"])
         if answer.made is None:
             return self._failed(item, answer)
         ids = [result["id"] for result in answer.made["results"]]
@@ -59,7 +60,7 @@ class _Evaluation:
         return ItemResult(item.index, True, self._line(item, found=ids, scores=scores, **_latency(answer)))
 
     async def _score_answer(self, item: JobItem) -> ItemResult:
-        answer = await post_patiently(self._run.client, "/generate", item.body["generate"])
+        answer = await self._calls.post("/generate", item.body["generate"])
         made = answer.made
         if made is None:
             return self._failed(item, answer)
@@ -98,7 +99,7 @@ class _Evaluation:
         request = {"model": judge["model"], "prompt": prompt, "max_tokens": judge["max_tokens"]}
         if judge["temperature"] is not None:
             request["temperature"] = judge["temperature"]
-        answer = await post_patiently(self._run.client, "/generate", request)
+        answer = await self._calls.post("/generate", request)
         if answer.made is None:
             return Verdict(None, f"the judge did not answer: {answer.error['message']}"), {}
         used = {name: count for name, count in (answer.made.get("usage") or {}).items() if type(count) is int}

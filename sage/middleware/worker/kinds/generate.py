@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from sage.middleware.worker.kinds.tally import Tally, named_line
-from sage.middleware.worker.retries import PatientAnswer, post_patiently
+from sage.middleware.worker.retries import PatientAnswer, PatientCalls
 from sage.middleware.worker.run import ItemResult, JobItem, Outcome, Run
 
 _SMALL = 16 * 1024
@@ -17,11 +17,11 @@ _NO_ERROR = {"message": "the request failed: see the results of the job", "code"
 
 async def run(run: Run) -> Outcome:
     """Answers all lines. Where the job is one request of its own, its answer and its failure are the job's."""
-    tally, lines = Tally(run), list[dict[str, Any]]()
+    tally, calls, lines = Tally(run), PatientCalls(run.client), list[dict[str, Any]]()
 
     async def answer(item: JobItem) -> ItemResult:
         request = {name: value for name, value in item.body.items() if name != "custom_id"}
-        result = _result(item, await post_patiently(run.client, "/generate", request))
+        result = _result(item, await calls.post("/generate", request))
         if run.params.get("single"):
             lines.append(result.line)
         return tally.add(result)

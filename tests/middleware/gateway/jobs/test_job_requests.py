@@ -221,6 +221,7 @@ def test_texts_to_embed_are_refused(check: Check) -> None:
     assert [fault.line for fault in error.faults] == [1, 2, 3]
     assert "input[1]: 'input' must be a text that is not empty" in error.message
     assert refused(check, {"input": ["a"]}, kind="embed").param == "input"
+    assert refused(check, {"model": "bench", "input": ["a"], "dimensions": "3"}, kind="embed").param == "dimensions"
     assert refused(check, {"model": "bench"}, kind="embed").param == "input"
     assert refused(check, {"model": "nothing", "input": "a"}, kind="embed").status == 404
     assert refused(check, {"collection": "gone", "input": "a"}, kind="embed").status == 404
