@@ -33,7 +33,8 @@ FLOORS = [
     {"sage.middleware.registry"},
     {"sage.middleware.gateway"},
     {"sage.middleware.routers"},
-    {"sage.middleware.app", "sage.middleware.worker"},
+    {"sage.middleware.app"},
+    {"sage.middleware.worker"},
     {"sage.middleware.cli", "sage.middleware.llm"},
 ]
 """The rooms, the lowest floor first. A room imports itself and rooms of floors below it, never a sibling."""

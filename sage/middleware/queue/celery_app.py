@@ -81,7 +81,7 @@ def _broker(queue: QueueSettings, data_dir: Path) -> dict[str, Any]:
     if queue.broker is None:
         make_broker_folders(data_dir)
         return {
-            "broker_url": "filesystem://",
+            "broker_url": "filesystem://localhost",
             "broker_transport": FILES,
             "broker_transport_options": file_options(broker_folder(data_dir)),
         }

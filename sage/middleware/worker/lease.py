@@ -12,7 +12,7 @@ from typing import Any
 from sage.middleware.worker.job_client import Answer, JobClient
 
 RENEW_SECONDS = 1.0
-_STOP_GRACE = 5.0
+_STOP_GRACE = 3.0
 """Seconds that a run may still go on with what it is at, when its worker stops."""
 _JSON = "application/json"
 

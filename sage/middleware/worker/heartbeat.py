@@ -1,0 +1,108 @@
+"""A thread that tells the gateway every two seconds that the worker lives, and looks after the broker's directory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sage.errors import PermissionDenied, Unavailable
+from sage.middleware.app.version import version
+from sage.middleware.queue.celery_app import broker_folder
+from sage.middleware.queue.file_messages import remove_stale
+from sage.middleware.queue.messages import QUEUE_PREFIX
+from sage.middleware.worker.control import ControlAnswer, ControlConnection
+from sage.middleware.worker.options import WorkerOptions
+
+_log = logging.getLogger("sage.worker")
+_EVERY = 2.0
+_CLEAN_EVERY = 60.0
+
+
+class WorkerHeartbeat:
+    """``on_answer`` gets each answer of the gateway, on this thread."""
+
+    def __init__(self, options: WorkerOptions, on_answer: Callable[[dict[str, Any]], None]) -> None:
+        self._control = ControlConnection(options.url, options.credential)
+        self._options = options
+        self._on_answer = on_answer
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="sage-heartbeat", daemon=True)
+        self._refused = False
+
+    def first(self, wait: bool) -> dict[str, Any]:
+        """Says hello, before the thread does; waits for the gateway if it is to.
+
+        Raises :class:`PermissionDenied` when the gateway refuses the credential, :class:`Unavailable` without ``wait``.
+        """
+        complained = False
+        while True:
+            answer = self._hello()
+            if answer is not None and answer.status == 200:
+                return answer.json()
+            if answer is not None and answer.status in (401, 403):
+                raise PermissionDenied(
+                    f"the gateway at {self._options.url} refuses this worker ({answer.status}): SAGE_API_KEY is to be "
+                    "a key with the scope 'worker' (sage key add --user NAME --scope worker)"
+                )
+            said = "does not answer" if answer is None else f"answered with {answer.status}"
+            message = f"the gateway at {self._options.url} {said}"
+            if not wait:
+                raise Unavailable(message)
+            if not complained:
+                _log.warning("%s; waiting for it", message)
+                complained = True
+            if self._ending.wait(1.0):
+                raise Unavailable("stopped before the gateway answered")
+
+    def start(self) -> None:
+        """Once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Says nothing more, so that the worker gets no new jobs."""
+        self._ending.set()
+
+    def end(self) -> None:
+        """Says goodbye: the gateway gives the worker's jobs to others."""
+        self.stop()
+        goodbye = ControlConnection(self._options.url, self._options.credential)
+        goodbye.post_patiently("/worker/goodbye", {"worker": self._options.name}, 2.0)
+        goodbye.close()
+
+    def _hello(self) -> ControlAnswer | None:
+        body = {
+            "worker": self._options.name,
+            "concurrency": self._options.concurrency,
+            "queues": list(self._options.queues),
+            "version": version(),
+        }
+        try:
+            return self._control.post("/worker/hello", body)
+        except OSError:
+            return None
+
+    def _beat(self) -> None:
+        cleaned_at = 0.0
+        while not self._ending.wait(_EVERY):
+            answer = self._hello()
+            refused = answer is not None and answer.status in (401, 403)
+            if refused and not self._refused:
+                _log.error("the gateway refuses this worker now; is its key still good?")
+            self._refused = refused
+            try:
+                if answer is not None and answer.status == 200:
+                    self._on_answer(answer.json())
+                if self._options.queue.broker is None and time.monotonic() - cleaned_at > _CLEAN_EVERY:
+                    cleaned_at = time.monotonic()
+                    clean_broker_folder(self._options.data_dir)
+            except Exception:
+                _log.exception("the worker's heartbeat failed")
+
+
+def clean_broker_folder(data_dir: Path) -> int:
+    """Removes what was sent to listeners that are gone (a Flower that has ended); returns how many messages."""
+    return remove_stale(broker_folder(data_dir) / "messages", _CLEAN_EVERY, QUEUE_PREFIX)
