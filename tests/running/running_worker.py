@@ -19,8 +19,8 @@ from valkey_server import Valkey, valkey
 from worker_gateway import KEY, ScriptedJob, WorkerGateway
 
 from sage.middleware.queue.publisher import Publisher
+from sage.middleware.queue.worker_options import ENVIRONMENT, WorkerOptions, new_worker_name
 from sage.middleware.settings.queue import QueueSettings
-from sage.middleware.worker.options import ENVIRONMENT, WorkerOptions, new_worker_name
 
 
 @dataclass

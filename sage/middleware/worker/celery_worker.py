@@ -15,7 +15,7 @@ from typing import Any
 from sage.errors import MissingExtra
 from sage.middleware.queue.celery_app import make_celery_app
 from sage.middleware.queue.messages import QUEUE_PREFIX, TASK
-from sage.middleware.worker.options import WorkerOptions
+from sage.middleware.queue.worker_options import WorkerOptions
 
 _log = logging.getLogger("sage.worker")
 _REMOTE_COMMANDS = frozenset(

@@ -14,8 +14,8 @@ from sage.middleware.app.version import version
 from sage.middleware.queue.celery_app import broker_folder
 from sage.middleware.queue.file_messages import remove_stale
 from sage.middleware.queue.messages import QUEUE_PREFIX
+from sage.middleware.queue.worker_options import WorkerOptions
 from sage.middleware.worker.control import ControlAnswer, ControlConnection
-from sage.middleware.worker.options import WorkerOptions
 
 _log = logging.getLogger("sage.worker")
 _EVERY = 2.0

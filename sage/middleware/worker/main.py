@@ -12,11 +12,11 @@ import threading
 from typing import Any
 
 from sage.errors import SageError
+from sage.middleware.queue.worker_options import WorkerOptions
 from sage.middleware.worker.celery_worker import PoolWorker, on_process_start, stop_on_signals
 from sage.middleware.worker.execution import Execution
 from sage.middleware.worker.heartbeat import WorkerHeartbeat
 from sage.middleware.worker.lease import StopFlag
-from sage.middleware.worker.options import WorkerOptions
 
 _log = logging.getLogger("sage.worker")
 _STOP_SECONDS = 12.0
@@ -76,7 +76,7 @@ class WorkerProgram:
 
 
 def run_worker(options: WorkerOptions, wait: bool = True) -> int:
-    """Runs a worker in this process, below the priority of others. Raises as :class:`WorkerProgram` and :meth:`WorkerProgram.run`."""
+    """Runs a worker in this process, below the priority of others; returns the exit code. Raises :class:`SageError`."""
     os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     return WorkerProgram(options).run(wait)
