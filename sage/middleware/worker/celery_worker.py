@@ -37,19 +37,18 @@ class EagerConsumer:
 
     pool: Any
     task_consumer: Any
-    on_each_try: Callable[[], None]
-    reserved: Any
+    may_run: Callable[[int], bool]
 
     def ensure_connected(self, connection: Any) -> Any:
         """The connection, once there is one."""
-        return connection.ensure_connection(self._on_error, None, callback=type(self).on_each_try, **_RECONNECT)
+        return connection.ensure_connection(self._on_error, None, **_RECONNECT)
 
     def on_ready(self) -> None:
         """Called when messages begin to come, also after a reconnection."""
         super().on_ready()  # type: ignore[misc]
         qos = self.task_consumer.channel.qos
         may_take = qos.can_consume
-        qos.can_consume = lambda: len(self.reserved) < self.pool.num_processes and may_take()
+        qos.can_consume = lambda: type(self).may_run(self.pool.num_processes) and may_take()
 
     def _on_error(self, exc: BaseException, interval: float) -> None:
         _log.warning("no connection to the broker (%s: %s); next attempt in %.1f s", type(exc).__name__, exc, interval)
@@ -60,26 +59,31 @@ class PoolWorker:
 
     def __init__(self, options: WorkerOptions, execute: Callable[[str, str], None]) -> None:
         """Raises :class:`ConfigError` and :class:`MissingExtra`."""
-        self._app = make_celery_app(options.queue, options.data_dir)
-        self._app.task(execute, name=TASK, ignore_result=True, shared=False)
-        self._state, self._controller = _make_controller(self._app, options)
-
-    @property
-    def app(self) -> Any:
-        """The Celery application."""
-        return self._app
+        app = make_celery_app(options.queue, options.data_dir)
+        app.task(execute, name=TASK, ignore_result=True, shared=False)
+        self._takes_more = True
+        self._reserved, self._controller = _make_controller(app, options, self._may_run)
 
     def run(self) -> int:
-        """Runs until :meth:`stop`; returns the exit code."""
+        """Runs as long as the process does, or until Celery gives up; returns its exit code then."""
         self._controller.start()
-        return int(self._controller.exitcode or 0)
+        return int(self._controller.exitcode or 1)
 
-    def stop(self) -> None:
-        """Takes no more messages, and ends once the processes of the pool are idle. May be called by a signal."""
-        self._state.should_stop = 0
+    def take_no_more(self) -> None:
+        """Leaves messages to other workers. May be called from any thread."""
+        self._takes_more = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no process of the pool is at a job."""
+        return not self._reserved
+
+    def _may_run(self, processes: int) -> bool:
+        return self._takes_more and len(self._reserved) < processes
 
 
-def _make_controller(app: Any, options: WorkerOptions) -> tuple[Any, Any]:
+def _make_controller(app: Any, options: WorkerOptions, may_run: Callable[[int], bool]) -> tuple[Any, Any]:
+    """The requests that are at work or wait for a process, and the controller."""
     try:
         from celery.app import trace
         from celery.worker import WorkController, control, state
@@ -88,8 +92,7 @@ def _make_controller(app: Any, options: WorkerOptions) -> tuple[Any, Any]:
         raise MissingExtra("a worker of jobs", "queue") from exc
     for name in set(control.Panel.data) - _REMOTE_COMMANDS:
         del control.Panel.data[name]
-    attributes = {"on_each_try": staticmethod(state.maybe_shutdown), "reserved": state.reserved_requests}
-    consumer = type("JobConsumer", (EagerConsumer, Consumer), attributes)
+    consumer = type("JobConsumer", (EagerConsumer, Consumer), {"may_run": staticmethod(may_run)})
     controller = WorkController(
         app=app,
         hostname=options.name,
@@ -104,7 +107,7 @@ def _make_controller(app: Any, options: WorkerOptions) -> tuple[Any, Any]:
         task_events=False,
     )
     trace.setup_worker_optimizations(app, options.name)
-    return state, controller
+    return state.reserved_requests, controller
 
 
 def on_process_start(begin: Callable[[], None]) -> None:
