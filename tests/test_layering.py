@@ -69,6 +69,7 @@ LATE = {
     "sage.middleware.cli.ingest_command": _COMMANDS,
     "sage.middleware.cli.main": _COMMANDS,
     "sage.middleware.cli.model_files": _COMMANDS,
+    "sage.middleware.cli.worker": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",

@@ -23,6 +23,7 @@ from sage.middleware.cli.models import generate, models_app
 from sage.middleware.cli.search import search
 from sage.middleware.cli.services import services_app
 from sage.middleware.cli.tasks.command import tasks_app
+from sage.middleware.cli.worker import worker_command
 from sage.middleware.settings.reading import find_config, load_settings
 
 app = typer.Typer(
@@ -103,6 +104,7 @@ app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("search")(search)
 app.command("ingest")(ingest)
+app.command("worker")(worker_command)
 app.command("token")(token_command)
 app.command("openapi")(openapi_command)
 app.command("version")(version_command)
