@@ -100,7 +100,9 @@ def token_f1(answer: str, expected: str) -> float:
 def contains(answer: str, expected: str) -> float:
     """1 if the words of ``expected`` stand in ``answer``, one after the other."""
     given, wanted = answer_words(answer), answer_words(expected)
-    return float(bool(wanted) and f"\0{_joined(wanted)}\0" in f"\0{_joined(given)}\0")
+    if not wanted:
+        return float(not given)
+    return float(f"\0{_joined(wanted)}\0" in f"\0{_joined(given)}\0")
 
 
 def rouge_l(answer: str, expected: str) -> float:

@@ -63,8 +63,6 @@ class CustomIds:
 class GenerateLines:
     """The lines of one job."""
 
-    unit = "requests"
-
     def __init__(self, gateway: Gateway, fields: dict[str, Any]) -> None:
         self._gateway = gateway
         self._named = NamedThings(gateway)
@@ -73,9 +71,11 @@ class GenerateLines:
         if requests is not None and not isinstance(requests, list):
             raise InvalidRequest("'requests' must be a list of requests", param="requests")
         parse(GenerateJobRequest, fields)
-        self._is_single = requests is None and any(fields.get(name) is not None for name in _QUESTION)
-        if requests is not None and (both := next((name for name in _QUESTION if fields.get(name)), None)):
-            raise InvalidRequest(f"give either '{both}' or 'requests'", param=both)
+        question = next((name for name in _QUESTION if fields.get(name) is not None), None)
+        self._is_single = requests is None and question is not None
+        self.unit = "requests" if question is None else question
+        if requests is not None and question is not None:
+            raise InvalidRequest(f"give either '{question}' or 'requests'", param=question)
         self._requests = requests
         self._fields = fields
 

@@ -164,7 +164,7 @@ def test_lines_have_bounds(check: Check) -> None:
     assert isinstance(error, InvalidLines)
     assert [(fault.line, fault.code) for fault in error.faults] == [(2, "line_too_long")]
     assert refused(check, {}, b"\n \n").code == "no_lines"
-    assert refused(check, HELLO, lines(HELLO)).param == "requests"
+    assert refused(check, HELLO, lines(HELLO)).param == "prompt"
     assert refused(check, {"model": "bench", "requests": []}).code == "no_lines"
     assert refused(check, {"model": "bench"}).param == "requests"
 
