@@ -98,7 +98,7 @@ class Run:
         self.is_cut_short = False
         """Whether :meth:`items` has ended early, since the worker stops; the rest goes back into the queue."""
         self._lease = lease
-        self._progress = _Progress()
+        self._progress = self._told = _Progress()
         self._unsent = _Unsent()
         self._in_hand: set[int] = set()
         """Lines that were leased and whose results the gateway does not have yet."""
@@ -179,7 +179,7 @@ class Run:
             unsent.timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._flush_soon)
 
     async def flush(self) -> None:
-        """Returns once the gateway has all results that were reported. Raises :class:`RunEnded`."""
+        """Returns once the gateway has all results, and the progress, that were reported. Raises :class:`RunEnded`."""
         unsent = self._unsent
         if unsent.timer is not None:
             unsent.timer.cancel()
@@ -192,6 +192,9 @@ class Run:
                 del unsent.results[: len(group)]
                 self._in_hand -= {result.index for result in group}
                 unsent.sent.set()
+            if self._progress is not self._told:
+                self._told = self._progress
+                await self._lease.ask("/renew", orjson.dumps(self._told.fields()))
 
     async def results(self) -> AsyncIterator[dict[str, Any]]:
         """All results of the job so far, in the order of the lines, as they were handed in."""

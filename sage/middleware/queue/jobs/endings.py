@@ -17,7 +17,7 @@ from sage.middleware.database.database import Database
 from sage.middleware.queue.files import FileStore
 from sage.middleware.queue.jobs.items import give_back, lose
 from sage.middleware.queue.jobs.job_files import JobFiles
-from sage.middleware.queue.jobs.outputs import ItemReader, Missing, Outputs
+from sage.middleware.queue.jobs.outputs import ItemReader, Missing, Outputs, made_output
 from sage.middleware.queue.jobs.rows import change, load, put_back
 from sage.middleware.queue.jobs.writer import JobWriter, Transaction, refusal_of
 from sage.middleware.queue.models import job_items
@@ -114,7 +114,7 @@ class Endings:
             return put_back(transaction, job, verdict.available_at, strikes=verdict.strikes), None
         if job.has_items and not job.held:
             return job, verdict
-        return self._end(transaction, job, verdict, {}), None
+        return self._end(transaction, job, verdict, made_output(transaction.connection, job, verdict.result)), None
 
     async def _end_with_outputs(self, job: StoredJob, verdict: JobVerdict) -> StoredJob | None:
         """Makes the outputs, then ends the job; ``None`` means that it changed meanwhile."""

@@ -21,13 +21,14 @@ def missing_line(job: StoredJob, index: int, body: bytes, code: str, message: st
             code, message = EXPIRED, EXPIRED_MESSAGE
         return unfinished_line(job.id, index, body, code, message)
     line: dict[str, Any] = {"index": index, "status": 500, "error": {"message": message, "code": code}}
-    custom_id = _custom_id(body)
-    return orjson.dumps(line if custom_id is None else {"custom_id": custom_id, **line})
+    return orjson.dumps(_named(body) | line)
 
 
-def _custom_id(body: bytes) -> Any:
+def _named(body: bytes) -> dict[str, Any]:
+    """What tells the item from others: its own id, or the name of its source."""
     try:
         item = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return None
-    return item.get("custom_id") if isinstance(item, dict) else None
+        return {}
+    names = ("custom_id", "source")
+    return {name: item[name] for name in names if item.get(name) is not None} if isinstance(item, dict) else {}

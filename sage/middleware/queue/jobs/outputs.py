@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
+import orjson
 from sqlalchemy import Connection, bindparam, select
 
 from sage.middleware.database.database import Database
@@ -15,7 +16,7 @@ from sage.middleware.queue.files import FileStore, FileUpload, NewFile, StoredFi
 from sage.middleware.queue.jobs.items import next_lines
 from sage.middleware.queue.jobs.job_files import JobFiles
 from sage.middleware.queue.jobs.lines import WORKER_LOST, WORKER_LOST_MESSAGE, missing_line
-from sage.middleware.queue.models import job_items, jobs
+from sage.middleware.queue.models import files, job_items, jobs
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.states import ITEM_DONE, ITEM_FAILED
 
@@ -26,6 +27,9 @@ _ROWS = (
     .where(_i.job == bindparam("of_job"), _i.number > bindparam("after"))
     .order_by(_i.number)
     .limit(_ROWS_AT_ONCE)
+)
+_OWN_FILE = select(files.c.id).where(
+    files.c.id == bindparam("file"), files.c.job_id == bindparam("of_job"), files.c.deleted.is_(False)
 )
 _REST = select(jobs.c.input, jobs.c.next_index, jobs.c.next_offset).where(jobs.c.sequence == bindparam("of_job"))
 
@@ -109,6 +113,15 @@ def _rest(job: StoredJob, source: BinaryIO, index: int, offset: int, missing: Mi
             source.seek(at)
             yield _missing(job, number, source.read(size), missing)
         index += len(ranges)
+
+
+def made_output(connection: Connection, job: StoredJob, result: bytes | None) -> dict[str, str]:
+    """The column of the file that a job without items has stored itself, if its result names one of its own."""
+    if job.has_items or result is None:
+        return {}
+    file_id = orjson.loads(result).get("output_file_id")
+    found = connection.scalar(_OWN_FILE, {"file": file_id, "of_job": job.id}) if isinstance(file_id, str) else None
+    return {} if found is None else {"output_file_id": found}
 
 
 class Outputs:
