@@ -58,8 +58,8 @@ class IngestJobRequest(JobOptions):
     file_ids: list[str | NamedFile] | None = Field(None, description="Uploaded files (`POST /v1/files`).")
     paths: list[str] | None = Field(None, description="Absolute paths of files and directories.")
     urls: list[str] | None = Field(None, examples=[["https://docs.example.com/guide.html"]])
-    include: list[Pattern] | None = Field(None, max_length=100, description="Of directories take these files only.")
-    exclude: list[Pattern] | None = Field(None, max_length=100, description="Of directories leave these files out.")
+    include: list[Pattern] | None = Field(None, max_length=32, description="Of directories take these files only.")
+    exclude: list[Pattern] | None = Field(None, max_length=32, description="Of directories leave these files out.")
     format: Literal["text", "markdown", "html", "pdf", "jsonl"] | None = Field(
         None, description="Of all sources; null means that it is told by name, content type and content."
     )

@@ -23,7 +23,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST_PATH = 4096
 _DEEPEST = 100
-_ENTRIES_A_FILE = 100  # what is looked at for each file that a job may have
+_ENTRIES_A_FILE = 20  # what is looked at for each file that a job may have
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from sage.middleware.database.database import Database
 from sage.middleware.queue.files import FileStore, FileUpload, NewFile, StoredFile
@@ -28,8 +28,15 @@ _ROWS = (
     .order_by(_i.number)
     .limit(_ROWS_AT_ONCE)
 )
-_OWN_FILE = select(files.c.id).where(
-    files.c.id == bindparam("file"), files.c.job_id == bindparam("of_job"), files.c.deleted.is_(False)
+_ADOPT = (
+    update(files)
+    .where(
+        files.c.id == bindparam("file"),
+        files.c.tenant == bindparam("of_tenant"),
+        files.c.deleted.is_(False),
+        func.coalesce(files.c.job_id, bindparam("of_job")) == bindparam("of_job"),
+    )
+    .values(job_id=bindparam("of_job"))
 )
 _REST = select(jobs.c.input, jobs.c.next_index, jobs.c.next_offset).where(jobs.c.sequence == bindparam("of_job"))
 
@@ -116,12 +123,15 @@ def _rest(job: StoredJob, source: BinaryIO, index: int, offset: int, missing: Mi
 
 
 def made_output(connection: Connection, job: StoredJob, result: bytes | None) -> dict[str, str]:
-    """The column of the file that a job without items has stored itself, if its result names one of its own."""
+    """The column of the file that a job without items has stored itself and that its result names. From then on the
+    file is the job's: it goes with it."""
     if job.has_items or result is None:
         return {}
     file_id = orjson.loads(result).get("output_file_id")
-    found = connection.scalar(_OWN_FILE, {"file": file_id, "of_job": job.id}) if isinstance(file_id, str) else None
-    return {} if found is None else {"output_file_id": found}
+    if not isinstance(file_id, str):
+        return {}
+    bound = {"file": file_id, "of_tenant": job.tenant, "of_job": job.id}
+    return {"output_file_id": file_id} if connection.execute(_ADOPT, bound).rowcount else {}
 
 
 class Outputs:
