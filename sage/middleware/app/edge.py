@@ -54,6 +54,7 @@ _READ = frozenset({b"host", b"content-length", b"transfer-encoding", b"origin", 
 """Headers that are read here. Most others cost one look at this set."""
 _MAX_REMEMBERED = 1000  # well-formed hosts, harmless headers
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_UPLOADS = "/v1/files"
 _LONGEST = 512
 """Characters of one value in a line of the access log."""
 _SECURITY_HEADERS = (
@@ -310,22 +311,33 @@ def _is_low(value: bytes) -> bool:
 
 
 def _is_file(scope: Scope) -> bool:
-    """Whether the body is a snapshot to restore: it goes to disk as it comes, and has a limit of its own."""
+    """Whether the body is a file, which goes to disk as it comes and has a limit of its own: a snapshot to restore, or
+    an upload."""
     path: str = scope["path"]
-    return scope["method"] == "PUT" and path.startswith("/collections/") and path.endswith("/snapshot")
+    if scope["method"] == "PUT":
+        return path.startswith("/collections/") and path.endswith("/snapshot")
+    return path == _UPLOADS and scope["method"] == "POST"
 
 
 def _check_browser(scope: Scope, host: bytes, origin: bytes, content_type: bytes, has_body: bool) -> None:
     """Refuses requests that a page of another site makes through its visitor's browser; for a gateway without auth."""
     if origin and origin.lower() != b"%s://%s" % (scope["scheme"].encode(), host.lower()):
-        raise InvalidRequest(
-            f"requests from the origin '{origin[:200].decode('latin-1')}' are refused without auth", code="origin"
-        )
+        raise _of_another_site(f"the origin '{origin[:200].decode('latin-1')}'")
     media_type = content_type.partition(b";")[0].strip().lower()
+    allowed: tuple[bytes, ...] = (b"application/json", b"application/x-ndjson")
     # A page may send these to another site only after a preflight request, which is refused here.
-    allowed = (b"application/octet-stream",) if _is_file(scope) else (b"application/json", b"application/x-ndjson")
+    if _is_file(scope):
+        allowed = (b"application/octet-stream",)
+        if scope["path"] == _UPLOADS:  # a form needs no preflight: what the browser says of the page decides
+            allowed = (b"multipart/form-data",)
+            if dict(scope["headers"]).get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+                raise _of_another_site("pages of other sites")
     if scope["method"] in _WITH_BODY and (has_body or content_type) and media_type not in allowed:
         raise InvalidRequest(
             f"without auth, a body needs its media type: add the header 'Content-Type: {allowed[0].decode()}'",
             code="content_type",
         )
+
+
+def _of_another_site(where: str) -> InvalidRequest:
+    return InvalidRequest(f"requests from {where} are refused without auth", code="origin")

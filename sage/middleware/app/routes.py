@@ -25,6 +25,8 @@ from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
 from sage.middleware.routers.ollama import inference as ollama_inference
 from sage.middleware.routers.ollama import models as ollama_models
+from sage.middleware.routers.openai import batches as openai_batches
+from sage.middleware.routers.openai import files as openai_files
 from sage.middleware.routers.openai import inference as openai_inference
 from sage.middleware.routers.openai import models as openai_models
 from sage.middleware.routers.openai import rerank, tokenize
@@ -41,6 +43,8 @@ HOT_ROUTES: tuple[HotRoute, ...] = (
 )
 _ROUTERS: tuple[APIRouter, ...] = (
     openai_models.router,
+    openai_files.router,
+    openai_batches.router,
     ollama_models.router,
     models.router,
     documents.router,

@@ -227,12 +227,26 @@ class FileStore:
         stored = self.get(tenant, file_id)
         return stored, self.open_blob(stored)
 
+    def open_input(self, tenant: str, file_id: str) -> BinaryIO:
+        """The bytes of the input of an unfinished job of ``tenant``, though the file may be deleted or expired.
+
+        Raises :class:`NotFound` when it was gone before the job was made.
+        """
+        with self._database.reading() as connection:
+            blob = connection.scalar(select(files.c.blob).where(files.c.id == file_id, files.c.tenant == tenant))
+        if blob is None:
+            raise _not_found(file_id)
+        return self._open(blob, file_id)
+
     def open_blob(self, stored: StoredFile) -> BinaryIO:
         """Its bytes. Raises :class:`NotFound` when they are gone."""
+        return self._open(stored.blob, stored.id)
+
+    def _open(self, blob: str, file_id: str) -> BinaryIO:
         try:
-            return self._blobs.open(stored.blob)
+            return self._blobs.open(blob)
         except FileNotFoundError:
-            raise _not_found(stored.id) from None
+            raise _not_found(file_id) from None
 
     def page(
         self,
@@ -295,7 +309,7 @@ class FileStore:
 
     def _check_size(self, size: int) -> None:
         if size > self.limits.max_file:
-            raise PayloadTooLarge(f"the file is larger than {self.limits.max_file} bytes (queue.limits.max_file)")
+            raise file_too_large(self.limits.max_file)
 
     def _check_quota(self, size: int) -> None:
         if size > self.limits.max_files_total:
@@ -318,6 +332,11 @@ _COLUMNS = (
     files.c.blob,
     files.c.job_id,
 )
+
+
+def file_too_large(limit: int) -> PayloadTooLarge:
+    """The error for a file of more than ``limit`` bytes."""
+    return PayloadTooLarge(f"the file is larger than {limit} bytes (queue.limits.max_file)")
 
 
 def _is_visible() -> ColumnElement[bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import orjson
 
@@ -14,7 +14,7 @@ from sage.middleware.gateway.json_object import parse_object
 from sage.surrogates import replace_halves
 
 MOST_FAULTS = 20
-"""Lines that an error names. Behind them nothing is read."""
+"""Lines that an error names, and behind which nothing is read unless a reader says otherwise."""
 _LONGEST_REASON = 300
 _BOM = b"\xef\xbb\xbf"
 _AWAY = 16 * 2**10
@@ -44,13 +44,14 @@ class LineFault:
 
 
 class InvalidLines(InvalidRequest):
-    """Lines of a job are not valid; ``faults`` are the first twenty (400)."""
+    """Lines of a job are not valid; ``faults`` are the first of them (400)."""
 
     default_code = "invalid_lines"
 
     def __init__(self, faults: list[LineFault], unit: str = "line") -> None:
         """``unit`` is what the caller knows a line as: ``line``, or a field such as ``requests``."""
-        named = "; ".join(f"{_place(unit, fault.line)}: {_cut(fault.message)}" for fault in faults)
+        shown = faults[:MOST_FAULTS]
+        named = "; ".join(f"{_place(unit, fault.line)}: {_cut(fault.message)}" for fault in shown)
         more = ", and perhaps others behind them" if len(faults) >= MOST_FAULTS else ""
         super().__init__(
             f"nothing was accepted, since these are not valid{more}: {named}", param=None if unit == "line" else unit
@@ -64,6 +65,12 @@ class InvalidLines(InvalidRequest):
         return {"error": {**envelope["error"], "lines": lines}}
 
 
+class LineSink(Protocol):
+    """Where the items of a job go."""
+
+    def write(self, line: bytes, /) -> object: ...
+
+
 class LineReader:
     """Takes the bytes of JSON lines and writes the items of a job to ``sink``, one JSON object a line.
 
@@ -74,10 +81,12 @@ class LineReader:
     def __init__(
         self,
         check: Callable[[dict[str, Any], int], Iterable[dict[str, Any]]],
-        sink: BinaryIO,
+        sink: LineSink,
         limits: LineLimits,
         unit: str = "line",
+        most_faults: int = MOST_FAULTS,
     ) -> None:
+        """After ``most_faults`` faults nothing more is read."""
         self.line = 0
         """The number of the line that is being checked."""
         self.items = 0
@@ -85,13 +94,14 @@ class LineReader:
         self._sink = sink
         self._limits = limits
         self._unit = unit
+        self._most_faults = most_faults
         self._faults: list[LineFault] = []
         self._rest = bytearray()
         self._is_too_long = False
         self._has_begun = False
 
     def feed(self, piece: bytes) -> None:
-        """Checks the lines that end in ``piece``. Raises :class:`InvalidLines` at the twentieth fault."""
+        """Checks the lines that end in ``piece``. Raises :class:`InvalidLines` when there are too many faults."""
         start = 0
         while (end := piece.find(b"\n", start)) >= 0:
             self._keep(piece[start:end])
@@ -147,7 +157,7 @@ class LineReader:
     def fault(self, error: SageError, line: int | None = None) -> None:
         """Counts ``error`` as a fault of ``line``; ``None`` means the present one."""
         self._faults.append(LineFault.of(line or self.line, error))
-        if len(self._faults) >= MOST_FAULTS:
+        if len(self._faults) >= self._most_faults:
             self.raise_faults()
 
     def raise_faults(self) -> None:

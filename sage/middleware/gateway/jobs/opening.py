@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from sage.errors import SageError, Unavailable
 from sage.middleware.database.database import Database
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
+from sage.middleware.gateway.jobs.batches.batches import Batches
 from sage.middleware.gateway.jobs.deliveries import Deliveries
 from sage.middleware.gateway.jobs.files import FileGateway
 from sage.middleware.gateway.jobs.jobs import Jobs
+from sage.middleware.gateway.jobs.lines import LineLimits
 from sage.middleware.gateway.jobs.own_worker import OwnWorker
 from sage.middleware.gateway.jobs.rights import JobRights
 from sage.middleware.queue.database import open_jobs_database
@@ -29,6 +31,7 @@ class OpenQueue:
     jobs: Jobs
     deliveries: Deliveries
     files: FileGateway
+    batches: Batches
     publisher: Publisher
     database: Database
 
@@ -76,13 +79,18 @@ class Queue:
         jobs.begin()
         if self.settings.schedules and self._own_worker is not None:
             self._own_worker.ensure()
-        return OpenQueue(jobs, Deliveries(jobs, signer), FileGateway(files, self._threads), publisher, database)
+        limits = LineLimits(self.settings.limits.max_lines, self.settings.limits.max_line)
+        batches = Batches(jobs, files, limits)
+        batches.begin()
+        callers_files = FileGateway(files, self._threads)
+        return OpenQueue(jobs, Deliveries(jobs, signer), callers_files, batches, publisher, database)
 
     def _open_files(self) -> tuple[Database, FileStore, Signer]:
         database = open_jobs_database(self.directory)
         limits = self.settings.limits
         files = FileStore(database, self.directory / "files", FileLimits(limits.max_file, limits.max_files_total))
         files.recover()
+        files.purge()
         return database, files, Signer(self._settings.data_dir)
 
     async def close(self) -> None:
@@ -95,6 +103,7 @@ class Queue:
         if opened.exception() is not None:
             return
         queue = opened.result()
+        await queue.batches.end()
         await queue.jobs.end()
         if self._own_worker is not None:
             await self._own_worker.close()

@@ -10,6 +10,7 @@ from sage.middleware.worker.run import Outcome, Run
 
 Kind = Callable[[Run], Awaitable[Outcome]]
 KINDS: dict[str, str] = {
+    "batch": "sage.middleware.worker.kinds.batch",
     "embed": "sage.middleware.worker.kinds.embed",
     "evaluate": "sage.middleware.worker.kinds.evaluate",
     "generate": "sage.middleware.worker.kinds.generate",
