@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,7 @@ from sage.middleware.app.pages import add_pages
 from sage.middleware.app.routes import add_routes, hot_limits
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.version import version
+from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.passwords import HashCost
@@ -73,7 +75,10 @@ def create_app(
     authenticator = Authenticator(accounts) if accounts is not None else None
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
-    queue = Queue(settings, rights, None)
+    own_worker = _own_worker(settings, authenticator, secret)
+    queue = Queue(settings, rights, own_worker)
+    if own_worker is not None:
+        own_worker.on_exit = queue.worker_gone
     app = FastAPI(
         title="SAGE Middleware",
         version=version(),
@@ -89,6 +94,7 @@ def create_app(
     app.state.gateway = gateway
     app.state.readiness = Readiness(gateway.registry, settings.queue)
     app.state.queue = queue
+    app.state.own_worker = own_worker
     app.state.accounts = accounts
     app.state.authenticator = authenticator
     add_error_handlers(app)
@@ -96,6 +102,15 @@ def create_app(
     add_pages(app, with_accounts=authenticator is not None)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
     return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log, secret)
+
+
+def _own_worker(settings: Settings, authenticator: Authenticator | None, secret: str | None) -> WorkerProcess | None:
+    if not settings.queue.runs_worker:
+        return None
+    credential = secret or secrets.token_urlsafe(32)
+    if authenticator is not None:
+        authenticator.admit_worker(credential)
+    return WorkerProcess(settings, credential)
 
 
 def openapi_document() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.main import create_app
 from sage.middleware.app.memory import give_back_large_blocks
 from sage.middleware.app.protocol import GatewayProtocol
+from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.settings.settings import Settings
 
 _BACKLOG = 2048
@@ -50,10 +51,22 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def url_of(host: str, port: int) -> str:
+    """The address at which a program on this machine reaches a server that listens there."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class GatewayServer(uvicorn.Server):
     """uvicorn's server that reports when it is ready, and tells what ended it."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], connections: ClientConnections) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_ready: Callable[[], None],
+        connections: ClientConnections,
+        own_worker: WorkerProcess | None,
+    ) -> None:
         self.interrupted = False
         """Whether Ctrl-C has ended it."""
         self._exiting = False
@@ -62,6 +75,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(config)
         self._on_ready = on_ready
         self._connections = connections
+        self._own_worker = own_worker
 
     @property
     def should_exit(self) -> bool:
@@ -90,6 +104,8 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
+            if self._own_worker is not None and sockets:
+                self._own_worker.reachable_at(url_of(*sockets[0].getsockname()[:2]))
             self._on_ready()
 
     @contextlib.contextmanager
@@ -107,7 +123,15 @@ class GatewayServer(uvicorn.Server):
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.should_exit = True
 
+    async def _end_worker(self) -> None:
+        """While requests are still taken: it hands in what it has done."""
+        if self._own_worker is not None:
+            ending = asyncio.create_task(self._own_worker.close())
+            while not ending.done() and not self.force_exit:
+                await asyncio.wait([ending], timeout=0.1)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._end_worker()
         running = len(self.server_state.tasks)
         if running:
             grace = self.config.timeout_graceful_shutdown
@@ -157,6 +181,7 @@ def make_server(app: EdgeMiddleware, settings: Settings, on_ready: Callable[[], 
         ),
         on_ready,
         connections,
+        app.app.state.own_worker,  # type: ignore[attr-defined]
     )
 
 
@@ -202,8 +227,7 @@ def _models(app: EdgeMiddleware) -> list[str]:
 
 def welcome(settings: Settings, port: int, config: Path | None, models: list[str]) -> list[str]:
     """At most four lines: the address, the docs, how to add the first user, and a first request to paste."""
-    host = "127.0.0.1" if settings.api.host in ("0.0.0.0", "::", "localhost") else settings.api.host  # noqa: S104
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_of("127.0.0.1" if settings.api.host == "localhost" else settings.api.host, port)
     lines = [f"SAGE listens on {url} (docs: {url}/docs)"]
     sage = _command(config)
     token = ""

@@ -89,7 +89,11 @@ class Execution:
         if self._session is None:
             self._session = make_session()
         lease = Lease(grant, JobClient(self._session, self._url, lambda: self._credential), self._stop)
-        run = Run(lease, JobClient(self._session, self._url, lambda: lease.credential), self._item_concurrency)
+        run = Run(
+            lease,
+            JobClient(self._session, self._url, lambda: lease.credential or self._credential),
+            self._item_concurrency,
+        )
         task, ending = asyncio.current_task(), _Ending()
         assert task is not None
         background: list[asyncio.Task[None]] = []

@@ -41,6 +41,7 @@ class ClaimedJob:
     params: dict[str, Any]
     total: int | None
     credential: str
+    """Empty where none is needed but the worker's."""
     lease_seconds: float
     time_limit: float | None
     deliveries: int
@@ -54,7 +55,7 @@ class ClaimedJob:
             kind=fields["kind"],
             params=fields["params"],
             total=fields.get("total"),
-            credential=fields["credential"],
+            credential=fields.get("credential") or "",
             lease_seconds=float(fields.get("lease_seconds") or 6.0),
             time_limit=fields.get("time_limit"),
             deliveries=int(fields.get("deliveries") or 1),

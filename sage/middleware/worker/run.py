@@ -78,7 +78,7 @@ class _Unsent:
 
     results: list[ItemResult] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    sent: asyncio.Event = field(default_factory=asyncio.Event)
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
     timer: asyncio.TimerHandle | None = None
     flushing: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -122,13 +122,15 @@ class Run:
         return self._progress.fields()
 
     async def items(self) -> AsyncIterator[JobItem]:
-        """Leases lines in their order, some ahead, and ends when all lines of the job are done."""
-        while True:
+        """Leases lines in their order, some ahead, and ends when all lines of the job are done, or are at work here."""
+        leased_here = 0
+        while self.total is None or leased_here < self.total:
             # What is in hand is said too: an answer that was lost on its way has leased lines that nobody knows of.
             wish = {"count": _GROUP, "in_hand": sorted(self._in_hand)}
             leased = (await self._lease.ask("/items", orjson.dumps(wish))).json()
             group = [JobItem(one["index"], one["body"]) for one in leased["items"] if one["index"] not in self._in_hand]
             self._in_hand |= {item.index for item in group}
+            leased_here += len(group)
             for item in group:
                 if self._lease.is_stopping:
                     self.is_cut_short = True
@@ -137,11 +139,11 @@ class Run:
             if not leased["more"]:
                 return
             if not group:
-                await self.flush()
-                self._unsent.sent.clear()
+                self._unsent.reported.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ASK_AGAIN_SECONDS):
-                        await self._unsent.sent.wait()
+                        await self._unsent.reported.wait()
+                await self.flush()
 
     async def each(self, work: Callable[[JobItem], Awaitable[ItemResult]]) -> None:
         """Does ``work`` for every line, ``item_concurrency`` at a time, and hands the results in.
@@ -171,6 +173,7 @@ class Run:
         """Takes results, which are handed in soon, in groups."""
         unsent = self._unsent
         unsent.results += results
+        unsent.reported.set()
         if len(unsent.results) >= _MOST_UNSENT:
             await self.flush()
         elif len(unsent.results) >= _GROUP:
@@ -191,7 +194,6 @@ class Run:
                 await self._lease.ask("/results", lines, "application/x-ndjson")
                 del unsent.results[: len(group)]
                 self._in_hand -= {result.index for result in group}
-                unsent.sent.set()
             if self._progress is not self._told:
                 self._told = self._progress
                 await self._lease.ask("/renew", orjson.dumps(self._told.fields()))

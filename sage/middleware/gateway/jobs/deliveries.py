@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +57,9 @@ class Deliveries:
             await self._revoke(run, exc)
             raise Conflict(f"the job has ended: {exc.message}", code="run_ended") from None
 
-    async def items(self, run: str, count: int) -> ItemLease:
-        """The next items of a run."""
-        return await self._store.lease_items(run, count)
+    async def items(self, run: str, count: int, in_hand: Collection[int] | None = None) -> ItemLease:
+        """The next items of a run (:meth:`JobStore.lease_items`)."""
+        return await self._store.lease_items(run, count, in_hand)
 
     async def record(self, run: str, body: bytes) -> bool:
         """Takes the results in ``body``, JSON lines; returns whether the worker is to stop."""

@@ -94,10 +94,10 @@ class Jobs:
                 raise
         return job, is_new
 
-    async def worker_gone(self, worker: str) -> None:
-        """A worker has ended: what it was doing goes to others at once."""
+    async def worker_gone(self, worker: str, *, in_order: bool = False) -> None:
+        """A worker has ended, ``in_order`` or not: what it was doing goes to others at once."""
         self.dispatcher.workers.left(worker)
-        await self.store.release_worker(worker)
+        await self.store.release_worker(worker, in_order=in_order)
         self.dispatcher.wake()
 
     def view(self, job: StoredJob) -> View:

@@ -93,6 +93,11 @@ class Queue:
         files.purge()
         return database, files, Signer(self._settings.data_dir)
 
+    async def worker_gone(self, worker: str) -> None:
+        """The gateway's own worker has ended: what it was doing goes back into the queue."""
+        if not self._is_closed:
+            await (await self.open()).jobs.worker_gone(worker)
+
     async def close(self) -> None:
         """Hands out no more jobs, ends the gateway's own worker, and closes the files. Jobs go on at the next start."""
         self._is_closed = True

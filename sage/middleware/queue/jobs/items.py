@@ -6,7 +6,7 @@ are done: so a line that kills its worker is told from those that were there by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import orjson
@@ -40,6 +40,7 @@ _WAITING = (
     .order_by(_i.strikes, _i.number)
     .limit(bindparam("most"))
 )
+_LEASED = select(_i.number, _i.input_at, _i.input_size).where(_OF_JOB, _i.state == ITEM_LEASED).order_by(_i.number)
 _ANY_LEASED = select(_i.number).where(_OF_JOB, _i.state == ITEM_LEASED).limit(1)
 _LEASE = update(job_items).where(_OF_JOB, _i.number == bindparam("at")).values(state=ITEM_LEASED)
 _INSERT = insert(job_items)
@@ -61,20 +62,31 @@ _Range = tuple[int, int, int]
 """An item's number, and its bytes in the input: from where, how many."""
 
 
-def lease(transaction: Transaction, files: JobFiles, job: StoredJob, count: int) -> ItemLease:
-    """Up to ``count`` items for the job's run, at most :data:`MOST_LEASED`."""
+def lease(
+    transaction: Transaction, files: JobFiles, job: StoredJob, count: int, in_hand: Collection[int] | None = None
+) -> ItemLease:
+    """Up to ``count`` items for the job's run, at most :data:`MOST_LEASED`; first those that it has leased and that are
+    not ``in_hand``."""
     if job.state == CANCELLING:
         return ItemLease([], more=True)  # its worker is to hear of that with the next renewal
     count = max(1, min(count, MOST_LEASED))
     index, offset, inline = transaction.connection.execute(_CURSOR, {"of_job": job.sequence}).one()
     with files.open_input(job.id, inline) as source:
-        ranges = _returned(transaction, job, count)
+        ranges = [] if in_hand is None else _unheard(transaction, job, in_hand)[:count]
+        if not ranges:
+            ranges = _returned(transaction, job, count)
         if not ranges:
             job, ranges = _fresh(transaction, job, source, (index, offset), count)
         if not ranges:
             ranges = _suspect(transaction, job)
         items = [LeasedItem(number, _read(source, at, size)) for number, at, size in ranges]
     return ItemLease(items, more=job.total is None or job.done + job.failed < job.total)
+
+
+def _unheard(transaction: Transaction, job: StoredJob, in_hand: Collection[int]) -> list[_Range]:
+    """Items that the run has leased without hearing of it."""
+    found = transaction.connection.execute(_LEASED, {"of_job": job.sequence}).all()
+    return [(row[0], row[1], row[2]) for row in found if row[0] not in in_hand]
 
 
 def _returned(transaction: Transaction, job: StoredJob, count: int) -> list[_Range]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import orjson
@@ -41,11 +41,12 @@ class JobRuns(JobStoreCore):
             progress = {"to_done": done or 0, "to_failed": failed or 0, "to_total": total}
         return await self._write(lambda transaction: leases.renew(transaction, run, until, progress))
 
-    async def lease_items(self, run: str, count: int) -> ItemLease:
-        """Up to ``count`` items for the run, 32 at most."""
+    async def lease_items(self, run: str, count: int, in_hand: Collection[int] | None = None) -> ItemLease:
+        """Up to ``count`` items for the run, 32 at most. ``in_hand``: the items that its worker holds; others that it
+        has leased come again, since the answer with them was lost. ``None`` means that it did not say."""
 
         def work(transaction: Transaction) -> ItemLease:
-            return items.lease(transaction, self._files, _job_of_run(transaction, run), count)
+            return items.lease(transaction, self._files, _job_of_run(transaction, run), count, in_hand)
 
         return await self._writer.run(work)
 

@@ -49,9 +49,14 @@ class JobUpkeep(JobStoreCore):
         wanted = frozenset(ids)
         return await self._in_thread(lambda: self._reader.still_queued(wanted))
 
-    async def release_worker(self, worker: str) -> Sequence[StoredJob]:
-        """Puts back what a worker had that is gone: its leases end now."""
-        return await self._lose(leases.OF_WORKER, expired=False, by=worker)
+    async def release_worker(self, worker: str, *, in_order: bool = False) -> Sequence[StoredJob]:
+        """Puts back what a worker had that is gone: its leases end now. That counts as no delivery when the worker has
+        left ``in_order``."""
+        if not in_order:
+            return await self._lose(leases.OF_WORKER, expired=False, by=worker)
+        found = await self._in_thread(lambda: self._reader.ids(leases.OF_WORKER, by=worker))
+        now = self._clock()
+        return await _all_that_can([self._end(job_id, leases.released(run, now)) for job_id, run in found])
 
     async def expire_leases(self) -> Sequence[StoredJob]:
         """Puts back jobs whose lease has expired, and ends those over their time limit or deadline; returns them.

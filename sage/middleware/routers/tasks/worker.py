@@ -94,9 +94,10 @@ class Renewed(BaseModel):
 
 
 class ItemsBody(WorkerBody):
-    """How many items a worker takes."""
+    """How many items a worker takes. `in_hand`: those that it holds; others of this run went with a lost answer."""
 
     count: int = Field(ge=1, le=_MOST_ITEMS)
+    in_hand: list[int] | None = Field(None, max_length=4096)
 
 
 class Recorded(BaseModel):
@@ -142,7 +143,7 @@ async def hello(body: HelloBody, queue: TheQueue) -> Response:
 @requires(Scope.WORKER)
 async def goodbye(body: GoodbyeBody, queue: TheQueue) -> Response:
     """A worker ends. What it had goes to others at once."""
-    await (await queue.open()).jobs.worker_gone(body.worker)
+    await (await queue.open()).jobs.worker_gone(body.worker, in_order=True)
     return Response(status_code=204)
 
 
@@ -182,7 +183,7 @@ async def renew(run: str, body: RenewBody, queue: TheQueue) -> Response:
 @requires(Scope.WORKER)
 async def take_items(run: str, body: ItemsBody, queue: TheQueue) -> Response:
     """The next items: `{"items": [{"index", "body"}], "more"}`. None with `more` means: others have the rest."""
-    lease = await (await queue.open()).deliveries.items(run, body.count)
+    lease = await (await queue.open()).deliveries.items(run, body.count, body.in_hand)
     items = b",".join(b'{"index":%d,"body":%s}' % (item.index, item.body) for item in lease.items)
     content = b'{"items":[%s],"more":%s}' % (items, b"true" if lease.more else b"false")
     return Response(content, media_type="application/json")
