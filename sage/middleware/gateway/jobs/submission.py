@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from sage.errors import InvalidRequest
+from sage.errors import InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.gateway.jobs.collection_jobs import check_collection_job
@@ -136,7 +136,10 @@ async def _hashed(pieces: AsyncIterable[bytes], digest: Any) -> AsyncIterator[by
 
 
 async def _pieces_of(files: FileGateway, principal: Principal, file_id: str) -> AsyncIterator[bytes]:
-    _, file = await files.open(principal, file_id)
+    try:
+        _, file = await files.open(principal, file_id)
+    except NotFound as exc:
+        raise NotFound(exc.message, param="input_file_id", code=exc.code) from None
     with file:
         while piece := await asyncio.to_thread(file.read, _PIECE):
             yield piece
