@@ -32,6 +32,7 @@ _ROOMS = (
     "sage/middleware/dispatch/refusal.py",
     "sage/middleware/engines/memory_budget.py",
     "sage/middleware/gateway/collections/reembedding.py",
+    "sage/middleware/gateway/flower_access.py",
     "sage/middleware/providers/local/catalog.py",
     "sage/middleware/providers/local/provider.py",
     "sage/middleware/providers/local/file_models.py",

@@ -168,6 +168,13 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             await self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    async def follow(self, selector: str) -> None:
+        """A click that leads to another page; waits until that has loaded."""
+        self._loaded.clear()
+        await self.click(selector)
+        async with asyncio.timeout(_DEADLINE):
+            await self._loaded.wait()
+
     async def type(self, selector: str, text: str) -> None:
         """Clicks the field of that CSS selector and types into it."""
         await self.click(selector)

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -15,8 +16,11 @@ from sage.errors import AuthenticationFailed, InvalidRequest
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import RefreshTokenRow, SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
+from sage.middleware.auth.principal import ROLES, Principal, Scope
 from sage.middleware.auth.tokens import Tokens
 from sage.middleware.auth.users import find_user, require_user
+
+T = TypeVar("T")
 
 _REFRESH = re.compile(r"rt-sage-[A-Za-z0-9_-]{43}")
 
@@ -55,6 +59,28 @@ class LoginSessions:
 
     def login(self, name: str, password: str) -> Login:
         """A new session; raises :class:`AuthenticationFailed`, the same for every cause and after the same work."""
+
+        def open_session(session: Session, user: UserRow) -> Login:
+            return self._tokens_of(session, self._open(session, user, self._refresh_ttl), user)
+
+        return self._login(name, password, open_session)
+
+    def login_for_pages(self, name: str, password: str, scope: Scope, *, lifetime: int, token_lifetime: int) -> str:
+        """An access token of a new session of ``lifetime`` seconds that has no refresh token.
+
+        Raises as :meth:`login` does, and :class:`sage.errors.PermissionDenied` for a user without ``scope``.
+        """
+
+        def open_session(session: Session, user: UserRow) -> str:
+            scopes = ROLES.get(user.role, frozenset())
+            Principal(user=user.name, tenant=user.tenant, scopes=scopes).require(scope)
+            session_row = self._open(session, user, lifetime)
+            return self._tokens.make(user.name, session_row.id, token_lifetime)
+
+        return self._login(name, password, open_session)
+
+    def _login(self, name: str, password: str, open_session: Callable[[Session, UserRow], T]) -> T:
+        """What ``open_session`` makes for a user with the right password."""
         wrong = AuthenticationFailed("wrong user name or password", code="wrong_password")
         with self._database.read() as session:
             row = find_user(session, name)
@@ -68,8 +94,7 @@ class LoginSessions:
             if user is None or user.disabled or user.password_hash != stored:
                 raise wrong  # changed while the password was checked
             user.password_hash = new_hash or stored
-            session_row = self._open(session, user, self._refresh_ttl)
-            return self._tokens_of(session, session_row, user)
+            return open_session(session, user)
 
     def refresh(self, refresh_token: str) -> Login:
         """The session's next tokens in exchange for its newest refresh token, which is used up.

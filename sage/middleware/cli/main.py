@@ -15,6 +15,7 @@ from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.chat.command import chat
 from sage.middleware.cli.collections import collections_app
 from sage.middleware.cli.config import ConfigFile, config_app
+from sage.middleware.cli.flower import flower_command
 from sage.middleware.cli.import_command import import_app
 from sage.middleware.cli.ingest_command import ingest
 from sage.middleware.cli.language.framework import CommandGroup
@@ -105,6 +106,7 @@ app.command("generate")(generate)
 app.command("search")(search)
 app.command("ingest")(ingest)
 app.command("worker")(worker_command)
+app.command("flower")(flower_command)
 app.command("token")(token_command)
 app.command("openapi")(openapi_command)
 app.command("version")(version_command)

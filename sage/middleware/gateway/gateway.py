@@ -69,7 +69,7 @@ class Gateway:
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that it runs on; ``None`` means that it does not run yet."""
         self._dispatch = dispatch
-        self._transport = transport
+        self.transport = transport
         self._limits = settings.llm.limits
         self.low_priority = dispatch.low_priority
         self.low_priority.count_running = metrics.count_in_flight
@@ -87,7 +87,7 @@ class Gateway:
         closing = asyncio.gather(self.services.close(), self.collections.close())
         await asyncio.wait((closing,), timeout=_CLOSE_WITHIN)
         await self.registry.close()
-        await self._transport.close()  # ends the calls of models that a collection still waits for
+        await self.transport.close()  # ends the calls of models that a collection still waits for
         await closing
         if self._embedders is not None:
             await asyncio.to_thread(self._embedders.close)

@@ -359,7 +359,7 @@ def test_both_legs_send_at_once(ups: Callable, upstreams: Callable) -> None:
     with asking(running):
         up.wait_requests(1)
         connections = list(running.server.server_state.connections)
-        protocols = list(running.edge.app.state.gateway._transport._connections.kept.connector._acquired)
+        protocols = list(running.edge.app.state.gateway.transport._connections.kept.connector._acquired)
         assert connections
         assert protocols
         for leg in (*connections, *protocols):
