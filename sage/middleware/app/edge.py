@@ -27,6 +27,7 @@ from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import (
     LOW_PRIORITY,
     REPLACED_TEXT,
+    UNLOGGED,
     ASGIApp,
     Headers,
     Message,
@@ -150,7 +151,7 @@ class EdgeMiddleware:
         finally:
             if isinstance(receive, LargeBody):
                 receive.release()
-            if self._log is not None:
+            if self._log is not None and (UNLOGGED not in facts or status >= 400):
                 self._write(scope, request_id, status, started, facts)
 
     def refusals(self) -> Refusals:

@@ -288,6 +288,21 @@ def test_a_line_of_the_log_is_short_whatever_a_client_sends_as_a_name(gateway: C
     assert [json.loads(line)["status"] for line in lines][-1] == 404
 
 
+@pytest.mark.slow
+def test_the_heartbeats_of_workers_are_logged_only_when_they_fail(gateway: Callable) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        running = gateway(api={"access_log": True}, queue={"embedded_worker": False})
+        assert running.post("/worker/hello", {"worker": "w", "concurrency": 1}).status_code == 200
+        assert running.post("/worker/hello", {"worker": ""}).status_code == 400
+        assert running.get("/models").status_code == 200
+        deadline = time.monotonic() + 20
+        while '"path":"/models"' not in log.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [(line["path"], line["status"]) for line in lines] == [("/worker/hello", 400), ("/models", 200)]
+
+
 def test_a_log_that_is_not_read_delays_no_request() -> None:
     class Stuck(io.StringIO):
         def write(self, text: str) -> int:

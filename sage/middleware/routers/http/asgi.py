@@ -24,6 +24,8 @@ REPLACED_TEXT = "replaced_text"
 """In the access log: how many halves of surrogate pairs in the request were replaced by U+FFFD."""
 LOW_PRIORITY = "low_priority"
 """In the state of a request whose calls of models live ones go before."""
+UNLOGGED = "unlogged"
+"""A fact of a request that has no line in the access log unless it fails: one that comes every second."""
 _MOST_REASON = 300
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 

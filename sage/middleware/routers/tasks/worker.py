@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.jobs.sources import open_source
 from sage.middleware.queue.records import JobEnd
-from sage.middleware.routers.http.asgi import note, read_body
+from sage.middleware.routers.http.asgi import UNLOGGED, note, read_body
 from sage.middleware.routers.http.deps import TheQueue
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import BYTES, NDJSON
@@ -124,8 +124,9 @@ class FinishBody(WorkerBody):
 
 @router.post("/hello", name="worker_hello", response_model=HelloAnswer)
 @requires(Scope.WORKER)
-async def hello(body: HelloBody, queue: TheQueue) -> Response:
+async def hello(body: HelloBody, request: Request, queue: TheQueue) -> Response:
     """A worker begins, or says that it is still there."""
+    note(request.scope, **{UNLOGGED: True})
     jobs = (await queue.open()).jobs
     if jobs.dispatcher.workers.heard(body.worker, body.concurrency, tuple(body.queues), body.version):
         jobs.dispatcher.wake()
@@ -173,8 +174,9 @@ async def claim(body: ClaimBody, request: Request, queue: TheQueue) -> Response:
 
 @router.post("/runs/{run}/renew", name="worker_renew", response_model=Renewed)
 @requires(Scope.WORKER)
-async def renew(run: str, body: RenewBody, queue: TheQueue) -> Response:
+async def renew(run: str, body: RenewBody, request: Request, queue: TheQueue) -> Response:
     """Keeps the job with its worker for another `lease_seconds`."""
+    note(request.scope, **{UNLOGGED: True})
     cancel, credential = await (await queue.open()).deliveries.renew(run, body.done, body.failed, body.total)
     return reply({"cancel": cancel, "credential": credential})
 
