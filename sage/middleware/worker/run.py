@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ _FLUSH_SECONDS = 0.5
 _ASK_AGAIN_SECONDS = 0.25
 _MOST_UNSENT = 256
 """Results that may wait; then whoever reports one waits too, as on a gateway whose disk is full."""
+_MOST_BYTES = 2**20
+"""Of the results that are handed in at a time, unless one alone has more."""
 
 
 @dataclass(slots=True)
@@ -189,9 +191,15 @@ class Run:
             unsent.timer = None
         async with unsent.lock:
             while unsent.results:
-                group = unsent.results[:_MOST_UNSENT]
-                lines = b"\n".join(map(orjson.dumps, group)) + b"\n"
-                await self._lease.ask("/results", lines, "application/x-ndjson")
+                lines = _encoded(unsent.results)
+                group = unsent.results[: len(lines)]
+                try:
+                    await self._lease.ask("/results", b"".join(lines), "application/x-ndjson")
+                except JobFailed as exc:
+                    if exc.code != "payload_too_large" or len(group) > 1 or not group[0].ok:
+                        raise
+                    unsent.results[0] = _too_large(group[0], exc.message)
+                    continue
                 del unsent.results[: len(group)]
                 self._in_hand -= {result.index for result in group}
             if self._progress is not self._told:
@@ -252,6 +260,24 @@ def _failed(item: JobItem, message: str, code: str, status: int | None) -> ItemR
     if status is not None:
         line["status"] = status
     return ItemResult(item.index, False, line)
+
+
+def _encoded(results: Sequence[ItemResult]) -> list[bytes]:
+    """The first of ``results`` as lines, as many as one body takes."""
+    lines, size = list[bytes](), 0
+    for result in results:
+        lines.append(orjson.dumps(result) + b"\n")
+        size += len(lines[-1])
+        if size > _MOST_BYTES:
+            return lines[:-1] or lines
+    return lines
+
+
+def _too_large(result: ItemResult, message: str) -> ItemResult:
+    """What is handed in for a ``result`` that the gateway does not take."""
+    line: dict[str, Any] = {name: result.line[name] for name in ("index", "custom_id") if name in result.line}
+    error = {"message": f"the result is too large: {message}", "code": "payload_too_large"}
+    return ItemResult(result.index, False, {**line, "status": 413, "error": error}, result.usage)
 
 
 def first_failure(failures: BaseExceptionGroup[Any]) -> BaseException:

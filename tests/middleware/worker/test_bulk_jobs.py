@@ -19,6 +19,8 @@ from sage.middleware.settings.settings import Settings
 pytestmark = pytest.mark.slow
 
 ENDS = {"succeeded", "failed", "dead", "cancelled"}
+_MOST = 2 * 2**20
+"""Bytes of a body."""
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
@@ -32,7 +34,10 @@ def shared_upstream() -> Iterator[Upstream]:
 def running(tmp_path_factory: pytest.TempPathFactory, shared_upstream: Upstream) -> Iterator[Running]:
     sections = one_model(shared_upstream)
     sections["llm"]["models"]["bench"]["retries"] = 0
-    data = {"data_dir": tmp_path_factory.mktemp("jobs"), "api": {"port": 0, "access_log": False}}
+    data = {
+        "data_dir": tmp_path_factory.mktemp("jobs"),
+        "api": {"port": 0, "access_log": False, "max_body_bytes": _MOST},
+    }
     with run_gateway(Settings.model_validate({**data, **sections})) as gateway:
         yield gateway
 
@@ -121,6 +126,20 @@ def test_three_hundred_lines_in_order_with_their_failures(running: Running, up: 
     assert view["result"]["usage"]["total_tokens"] == 300 * 5
     made = results(running, job)
     assert [line["response"]["text"] for line in made] == [f"prompt {i}" for i in range(300)]
+
+
+def test_long_answers_are_handed_in_apart_and_one_that_is_too_long_fails_alone(running: Running, up: Upstream) -> None:
+    def handle(request: Received) -> Script:
+        return reply(chat("x" * (2 * _MOST if asked(request) == "9" else _MOST // 20), request))
+
+    up.handler = handle
+    job = submit(running, "generate", {"model": "bench", "requests": [{"prompt": str(i)} for i in range(60)]})
+    view = wait(running, job)
+    assert (view["state"], view["progress"]["done"], view["progress"]["failed"]) == ("succeeded", 59, 1)
+    made = results(running, job)
+    assert [line["index"] for line in made if "error" in line] == [9]
+    assert (made[9]["status"], made[9]["error"]["code"]) == (413, "payload_too_large")
+    assert len(made[59]["response"]["text"]) == _MOST // 20
 
 
 def test_one_request_is_a_job_with_its_answer(running: Running, up: Upstream) -> None:
