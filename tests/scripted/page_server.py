@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 from collections import Counter
 from collections.abc import Mapping
 
@@ -28,14 +29,15 @@ def bomb(size: int) -> bytes:
 
 
 class PageServer(RawServer):
-    """``pages`` are whole answers by path; others are 404, and ``/never`` is not answered. ``asked`` counts the paths,
-    ``heads`` has the requests."""
+    """``pages`` are whole answers by path; others are 404. ``/never`` is not answered, ``/held`` once ``gate`` is set.
+    ``asked`` counts the paths, ``heads`` has the requests."""
 
     def __init__(self, pages: Mapping[str, bytes]) -> None:
         super().__init__()
         self.pages = dict(pages)
         self.asked: Counter[str] = Counter()
         self.heads: list[str] = []
+        self.gate = threading.Event()
 
     @property
     def host(self) -> str:
@@ -51,5 +53,7 @@ class PageServer(RawServer):
         self.asked[path] += 1
         if path == "/never":
             await asyncio.Event().wait()
+        while path == "/held" and not self.gate.is_set():
+            await asyncio.sleep(0.02)
         writer.write(self.pages.get(path, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
         await writer.drain()
