@@ -29,6 +29,7 @@ from sage.middleware.app.main import create_app
 from sage.middleware.app.memory import give_back_large_blocks
 from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.app.worker_process import WorkerProcess
+from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.settings.settings import Settings
 
 _BACKLOG = 2048
@@ -66,6 +67,7 @@ class GatewayServer(uvicorn.Server):
         on_ready: Callable[[], None],
         connections: ClientConnections,
         own_worker: WorkerProcess | None,
+        queue: Queue,
     ) -> None:
         self.interrupted = False
         """Whether Ctrl-C has ended it."""
@@ -76,6 +78,7 @@ class GatewayServer(uvicorn.Server):
         self._on_ready = on_ready
         self._connections = connections
         self._own_worker = own_worker
+        self._queue = queue
 
     @property
     def should_exit(self) -> bool:
@@ -132,6 +135,7 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._end_worker()
+        self._queue.end_watching()
         running = len(self.server_state.tasks)
         if running:
             grace = self.config.timeout_graceful_shutdown
@@ -182,6 +186,7 @@ def make_server(app: EdgeMiddleware, settings: Settings, on_ready: Callable[[], 
         on_ready,
         connections,
         app.app.state.own_worker,  # type: ignore[attr-defined]
+        app.app.state.queue,  # type: ignore[attr-defined]
     )
 
 

@@ -23,6 +23,14 @@ class JobEvents:
 
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Ends all that follow a job, though it has not ended."""
+        self._is_closed = True
+        for watchers in self._watchers.values():
+            for changed in watchers:
+                changed.set()
 
     def changed(self, job: str) -> None:
         """A job has changed."""
@@ -30,8 +38,8 @@ class JobEvents:
             changed.set()
 
     async def follow(self, job: str, view: Callable[[], Awaitable[View]]) -> AsyncIterator[View | None]:
-        """The view of a job, now and whenever it has changed, until it has ended. ``None`` means that nothing has
-        happened for a while. ``view`` reads it."""
+        """The view of a job, now and whenever it has changed, until it has ended, or the gateway ends. ``None`` means
+        that nothing has happened for a while. ``view`` reads it."""
         changed = asyncio.Event()
         self._watchers[job].add(changed)
         try:
@@ -45,7 +53,7 @@ class JobEvents:
                 elif quiet >= _KEEP_ALIVE:
                     quiet = 0.0
                     yield None
-                if state["finished_at"] is not None:
+                if state["finished_at"] is not None or self._is_closed:
                     return
                 await asyncio.sleep(_AT_MOST_EVERY)
                 with contextlib.suppress(TimeoutError):

@@ -98,6 +98,12 @@ class Queue:
         if not self._is_closed:
             await (await self.open()).jobs.worker_gone(worker)
 
+    def end_watching(self) -> None:
+        """Ends the streams of events of jobs: the gateway is shutting down, and jobs would keep it for hours."""
+        if self.is_open:
+            assert self._opened is not None
+            self._opened.result().jobs.events.close()
+
     async def close(self) -> None:
         """Hands out no more jobs, ends the gateway's own worker, and closes the files. Jobs go on at the next start."""
         self._is_closed = True
@@ -114,6 +120,7 @@ class Queue:
             await self._own_worker.close()
         await queue.publisher.close()
         await queue.jobs.store.close()
+        await asyncio.to_thread(self._threads.close)
         await asyncio.to_thread(queue.database.close)
 
 

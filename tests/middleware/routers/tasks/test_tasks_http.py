@@ -280,3 +280,24 @@ def test_junk_for_workers_routes_is_a_400(running, worker):
     assert error_of(running.post(f"/worker/runs/{run}/items", {"count": 0}), 400)
     assert error_of(running.post(f"/worker/runs/{run}/finish", {"state": "queued"}), 400)
     assert error_of(running.post("/worker/runs/nonsense/renew", {}), 409)["code"] == "run_ended"
+
+
+@pytest.mark.slow
+def test_who_watches_a_job_does_not_keep_the_gateway_from_ending(tmp_path):
+    settings = {
+        "data_dir": tmp_path / "data",
+        "api": {"port": 0, "access_log": False},
+        "queue": {"embedded_worker": False},
+        "llm": {"providers": {"up": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "secret"}}},
+    }
+    events: list = []
+    with run_gateway(Settings.model_validate(settings)) as running:
+        answer = running.post("/tasks/generate", {"model": "up/bench", "prompt": "x"})
+        watching = threading.Thread(target=lambda: events.extend(events_of(running, answer.json()["id"])))
+        watching.start()
+        while not running.server.server_state.tasks:
+            time.sleep(0.01)
+        began = time.monotonic()
+    watching.join(5)
+    assert time.monotonic() - began < 10
+    assert [name for name, _ in events] == ["progress"]
