@@ -30,7 +30,7 @@ from sage.middleware.routers.openai import files as openai_files
 from sage.middleware.routers.openai import inference as openai_inference
 from sage.middleware.routers.openai import models as openai_models
 from sage.middleware.routers.openai import rerank, tokenize
-from sage.middleware.routers.tasks import tasks, worker
+from sage.middleware.routers.tasks import schedules, tasks, worker
 
 HOT_ROUTES: tuple[HotRoute, ...] = (
     *generate.ROUTES,
@@ -56,6 +56,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     memory.router,
     tasks.router,
     worker.router,
+    schedules.router,
 )
 
 

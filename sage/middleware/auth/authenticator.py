@@ -93,6 +93,10 @@ class Authenticator:
             self._rights[asker] = verified
         return verified.principal
 
+    async def tenant_of(self, user: str) -> str:
+        """The tenant of a user; raises :class:`AuthenticationFailed` when there is no such user."""
+        return await asyncio.to_thread(self._accounts.verifier.tenant_of, user)
+
     async def follow(self) -> None:
         """Reads the revision of rights every ``interval`` seconds until cancelled, and lets the setup token expire."""
         loop = asyncio.get_running_loop()

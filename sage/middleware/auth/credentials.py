@@ -62,6 +62,14 @@ class Verifier:
         principal = Principal(user=user.name, tenant=user.tenant, scopes=_scopes_of(user), role=user.role)
         return Verified(principal, revision)
 
+    def tenant_of(self, user: str) -> str:
+        """The tenant of a user; raises :class:`AuthenticationFailed` when there is no such user."""
+        with self._database.read() as session:
+            tenant = session.scalar(select(UserRow.tenant).where(UserRow.name == user))
+        if tenant is None:
+            raise _no_more(f"the user '{user}' does not exist")
+        return tenant
+
     def _rights_of_key(self, key_id: str, tenant: str) -> Verified:
         row = self._find_key(key_id)
         if row is None or row[0].tenant != tenant:

@@ -59,7 +59,7 @@ class PoolWorker:
 
     def __init__(self, options: WorkerOptions, execute: Callable[[str, str], None]) -> None:
         """Raises :class:`ConfigError` and :class:`MissingExtra`."""
-        app = make_celery_app(options.queue, options.data_dir)
+        self.app = app = make_celery_app(options.queue, options.data_dir)
         app.task(execute, name=TASK, ignore_result=True, shared=False)
         self._takes_more = True
         self._reserved, self._controller = _make_controller(app, options, self._may_run)

@@ -13,7 +13,9 @@ from typing import Any
 
 from sage.errors import SageError
 from sage.middleware.queue.worker_options import WorkerOptions
+from sage.middleware.worker.agenda import Agenda, start_beat
 from sage.middleware.worker.celery_worker import PoolWorker, on_process_start, stop_on_signals
+from sage.middleware.worker.control import ControlConnection
 from sage.middleware.worker.execution import Execution
 from sage.middleware.worker.heartbeat import WorkerHeartbeat
 from sage.middleware.worker.lease import StopFlag
@@ -35,6 +37,8 @@ class WorkerProgram:
         self._execution: Execution | None = None
         self._pool = PoolWorker(options, self._execute)
         self._item_concurrency = _ITEM_CONCURRENCY
+        self._agenda = Agenda(ControlConnection(options.url, options.credential))
+        self._beats = False
 
     def run(self, wait: bool = True) -> int:
         """Runs until SIGTERM or Ctrl-C. ``wait``: for a gateway that does not answer yet.
@@ -67,7 +71,13 @@ class WorkerProgram:
         os._exit(0)  # the kernel kills the processes of the pool with this one
 
     def _heard(self, answer: dict[str, Any]) -> None:
-        """What the gateway said to a heartbeat."""
+        """What the gateway said to a heartbeat. Beat starts with the first schedule."""
+        schedules = answer.get("schedules")
+        if isinstance(schedules, dict):
+            self._agenda.update(schedules)
+        if self._agenda and not self._beats:
+            self._beats = True
+            start_beat(self._pool.app, self._agenda)
 
     def _begin_process(self) -> None:
         options = self._options

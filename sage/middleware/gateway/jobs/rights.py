@@ -52,6 +52,18 @@ class JobRights:
             raise RightsRevoked(exc.message) from None
         return principal
 
+    async def of_user(self, user: str, tenant: str | None, kind: str) -> Principal:
+        """The rights of a user whom the configuration names, ``tenant`` being its own (``None``: whichever that is).
+        Raises :class:`RightsRevoked`. Without accounts it is ``local``, whatever its name."""
+        if self._authenticator is None:
+            return await self.check(LOCAL.asker, kind)
+        if tenant is None:
+            try:
+                tenant = await self._authenticator.tenant_of(user)
+            except AuthenticationFailed as exc:
+                raise RightsRevoked(exc.message) from None
+        return await self.check(Asker(user, tenant), kind)
+
     def credential(self, asker: Asker, job: str) -> str | None:
         """The credential with which a job calls the gateway; ``None`` means that none is needed."""
         return None if self._tokens is None else self._tokens.make(asker, job, CREDENTIAL_SECONDS)

@@ -18,6 +18,7 @@ from sage.middleware.routers.http.deps import TheQueue
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.openapi_bodies import BYTES, NDJSON
 from sage.middleware.routers.items import reply
+from sage.middleware.routers.tasks.schedules import TheSchedules
 
 router = guarded_router("Workers", prefix="/worker")
 
@@ -124,18 +125,17 @@ class FinishBody(WorkerBody):
 
 @router.post("/hello", name="worker_hello", response_model=HelloAnswer)
 @requires(Scope.WORKER)
-async def hello(body: HelloBody, request: Request, queue: TheQueue) -> Response:
+async def hello(body: HelloBody, request: Request, queue: TheQueue, schedules: TheSchedules) -> Response:
     """A worker begins, or says that it is still there."""
     note(request.scope, **{UNLOGGED: True})
     jobs = (await queue.open()).jobs
     if jobs.dispatcher.workers.heard(body.worker, body.concurrency, tuple(body.queues), body.version):
         jobs.dispatcher.wake()
-    schedules = {name: schedule.model_dump(mode="json") for name, schedule in queue.settings.schedules.items()}
     return reply(
         {
             "lease_seconds": jobs.store.lease_seconds,
             "item_concurrency": queue.settings.item_concurrency,
-            "schedules": schedules,
+            "schedules": await schedules.view(),
         }
     )
 
