@@ -6,9 +6,9 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from sage.middleware.worker.job_client import Answer, JobClient
+from sage.middleware.worker.job_client import Answer
 
 TRIES = {401: 4, 408: 3, 502: 4, 504: 3}
 """How often a call is made that is answered with such a status: a credential that is being renewed, an upstream that
@@ -22,6 +22,12 @@ _WORN_TRIES = 2
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds
 _LONGEST_RETRY_AFTER = 300.0
 """Seconds. What may not be tried again before that has failed, as where a budget is spent."""
+
+
+class JsonPoster(Protocol):
+    """What calls are made with: a :class:`sage.middleware.worker.job_client.JobClient`."""
+
+    async def post(self, path: str, json: Any = None) -> Answer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +65,15 @@ class PatientCalls:
     """The calls of one run. Once patience with one has ended, the next ones get less of it, until one succeeds: a model
     that is gone for good does not hold up each of thousands of lines."""
 
-    def __init__(self, client: JobClient) -> None:
+    def __init__(self, client: JsonPoster) -> None:
         self._client = client
         self._is_worn = False
 
     async def post(self, path: str, body: dict[str, Any], *, most_tries: int = 10_000) -> PatientAnswer:
         """Posts ``body`` until there is an answer that is final. Raises :class:`OSError` when the gateway does not
         answer at all, time after time: that is no fault of the line, and the job goes back."""
-        begun, tries = time.monotonic(), 0
+        clock, tries = asyncio.get_running_loop().time, 0
+        begun = clock()
         while True:
             tries += 1
             started, retry_after = time.perf_counter(), 0.0
@@ -78,7 +85,7 @@ class PatientCalls:
             else:
                 retry_after = answer.retry_after or 0.0
                 most = min(most_tries, _WORN_TRIES) if self._is_worn else most_tries
-                waited = time.monotonic() - begun
+                waited = clock() - begun
                 if retry_after > _LONGEST_RETRY_AFTER or not _is_passing(answer.status, tries, waited, most):
                     self._is_worn = answer.status in PATIENCE or answer.status in TRIES
                     return PatientAnswer(answer, time.perf_counter() - started)
