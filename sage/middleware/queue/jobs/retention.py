@@ -41,6 +41,9 @@ def retry(transaction: Transaction, job: StoredJob, now: float) -> StoredJob:
     values |= {"state": QUEUED, "available_at": now, "strikes": 0, "failed": 0, "retries": job.retries + 1}
     if not job.has_items:
         values["done"] = 0
+        if job.kind == "batch":  # it ended before its input was taken, which is checked once more
+            details = {name: value for name, value in job.details.items() if name != "errors"}
+            values |= {"held": True, "details": details}
     if job.deadline is not None and job.deadline <= now:
         values["deadline"] = None  # it has passed, and the user wants the rest all the same
     return change(transaction, job, **values)

@@ -254,6 +254,20 @@ def test_the_same_key_is_the_same_batch(client: openai.OpenAI, running: Running)
     client.batches.cancel(first.json()["id"])
 
 
+def test_a_batch_that_failed_the_check_is_checked_again_when_it_is_retried(
+    client: openai.OpenAI, running: Running
+) -> None:
+    made = checked(client, create(client, b"oops"))
+    job = made.id.replace("batch_", "job_")
+    assert running.post(f"/tasks/{job}/retry").status_code == 202
+    again = checked(client, client.batches.retrieve(made.id))
+    assert (again.status, [error.code for error in again.errors.data]) == ("failed", ["invalid_json_line"])
+    client.files.delete(made.input_file_id)
+    assert running.post(f"/tasks/{job}/retry").status_code == 202
+    gone = checked(client, client.batches.retrieve(made.id))
+    assert (gone.status, [error.code for error in gone.errors.data]) == ("failed", ["file_not_found"])
+
+
 def test_the_input_may_be_deleted_once_the_batch_is_made(client: openai.OpenAI) -> None:
     made = create(client, b"\n".join(line(n) for n in range(200)))
     client.files.delete(made.input_file_id)

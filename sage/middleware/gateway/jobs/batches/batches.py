@@ -8,17 +8,19 @@ import logging
 import re
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError
 from sage.middleware.auth.principal import Principal
+from sage.middleware.gateway.collections.bounded_pool import BoundedPool
 from sage.middleware.gateway.jobs.batches.input import BatchInput
 from sage.middleware.gateway.jobs.batches.views import KIND, batch_id, batch_status, job_id
 from sage.middleware.gateway.jobs.jobs import Jobs
 from sage.middleware.gateway.jobs.lines import LineLimits
 from sage.middleware.queue.files import FileStore, FileUpload
 from sage.middleware.queue.records import NewJob, StoredJob
-from sage.middleware.queue.states import CANCELLING, ENDED, LOW
+from sage.middleware.queue.states import CANCELLING, ENDED, LOW, QUEUED
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -30,6 +32,10 @@ _BEYOND_WINDOW = 60.0
 """Seconds that the job's time limit is longer, so that the end of the window is what is told."""
 _LOOK_FOR_LOST = 30.0
 """Seconds between two looks for batches whose gateway ended before their input was checked."""
+_CHECKED_AT_ONCE = 2
+_WAITING_CHECKS = 10_000
+_LAST_CHECKS = 5.0
+"""Seconds that the end waits for checks that run."""
 _INVALID = "invalid_batch"
 
 logger = logging.getLogger("sage")
@@ -55,8 +61,10 @@ class Batches:
         self._jobs = jobs
         self._files = files
         self._limits = limits
+        self._threads = BoundedPool("checks of batches", _CHECKED_AT_ONCE, _WAITING_CHECKS)
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
+        jobs.store.listen(self._changed)
 
     def begin(self) -> None:
         """Goes on with the checks that the end of a gateway has interrupted."""
@@ -69,6 +77,7 @@ class Batches:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await asyncio.to_thread(self._threads.close, _LAST_CHECKS)
 
     async def create(self, principal: Principal, request: RequestedBatch) -> StoredJob:
         """A new batch, whose input is checked from now on.
@@ -85,9 +94,7 @@ class Batches:
                 code="invalid_endpoint",
             )
         await self._check_file(principal, request.input_file_id)
-        job, is_new = await self._jobs.submit(principal, self._new_job(request, window))
-        if is_new:
-            self._check(job)
+        job, _ = await self._jobs.submit(principal, self._new_job(request, window))
         return job
 
     async def _check_file(self, principal: Principal, file_id: str) -> None:
@@ -166,6 +173,11 @@ class Batches:
         await self._jobs.store.update_details(job.id, {"cancelling_at": time.time()})
         return await self._jobs.store.cancel(principal.tenant, job.id)
 
+    def _changed(self, job: StoredJob) -> None:
+        """A job is new, is to be done again, or is another step further."""
+        if job.kind == KIND and job.held and job.state == QUEUED:
+            self._check(job)
+
     def _check(self, job: StoredJob) -> None:
         if job.id not in self._checking:
             task = asyncio.create_task(self._check_input(job))
@@ -187,7 +199,7 @@ class Batches:
         try:
             checked = BatchInput(job.details["endpoint"], upload, self._limits)
             try:
-                errors = await asyncio.to_thread(self._read, job, checked, upload)
+                errors = await self._threads.run(partial(self._read, job, checked, upload), job.tenant)
             except NotFound:
                 errors = [_fault("file_not_found", "the input file was deleted, or has expired")]
             if errors:
