@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,7 +73,7 @@ class EmbedLines:
     def own_lines(self) -> list[Any] | None:
         return self._texts
 
-    def check(self, line: dict[str, Any], number: int) -> Iterable[dict[str, Any]]:
+    def check(self, line: dict[str, Any], number: int) -> Sequence[dict[str, Any]]:
         body = {**self._fields, **line}
         self._ids.check(body)
         text, model = body.get("input"), body.get("model")

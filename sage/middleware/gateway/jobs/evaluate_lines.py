@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest
@@ -64,7 +64,7 @@ class EvaluateLines:
     def own_lines(self) -> list[Any] | None:
         return self._questions
 
-    def check(self, line: dict[str, Any], number: int) -> Iterable[dict[str, Any]]:
+    def check(self, line: dict[str, Any], number: int) -> Sequence[dict[str, Any]]:
         question = parse(Question, line)
         name = question.id if question.id is not None else str(len(self._ids))
         if name in self._ids:

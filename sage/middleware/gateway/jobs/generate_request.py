@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -90,7 +90,7 @@ class GenerateLines:
         self._ids = CustomIds()
         return [{}]
 
-    def check(self, line: dict[str, Any], number: int) -> Iterable[dict[str, Any]]:
+    def check(self, line: dict[str, Any], number: int) -> Sequence[dict[str, Any]]:
         body = {**self._fields, **line}
         self._ids.check(body)
         asked = {name: value for name, value in body.items() if name != "custom_id"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,10 +23,12 @@ _AWAY = 16 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class LineLimits:
-    """What the lines of one job may be. ``max_line`` is in bytes."""
+    """What the lines of one job may be. ``max_line`` is in bytes, as is ``max_job``: that of all items together, which
+    hold what the lines share once each."""
 
     max_lines: int = 50_000
     max_line: int = 8 * 2**20
+    max_job: int = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class LineReader:
 
     def __init__(
         self,
-        check: Callable[[dict[str, Any], int], Iterable[dict[str, Any]]],
+        check: Callable[[dict[str, Any], int], Sequence[dict[str, Any]]],
         sink: LineSink,
         limits: LineLimits,
         unit: str = "line",
@@ -90,6 +92,7 @@ class LineReader:
         self.line = 0
         """The number of the line that is being checked."""
         self.items = 0
+        self._bytes = 0
         self._check = check
         self._sink = sink
         self._limits = limits
@@ -140,19 +143,24 @@ class LineReader:
     def take(self, value: dict[str, Any]) -> None:
         """Checks one line that is parsed already, whose number :attr:`line` is."""
         try:
-            for item in self._check(value, self.line):
-                if self.items == self._limits.max_lines:
-                    raise InvalidRequest(
-                        f"{self._unit} {self.line}: a job may have {self._limits.max_lines} lines "
-                        "(queue.limits.max_lines); send the rest as another job",
-                        code="too_many_lines",
-                    )
-                self._sink.write(orjson.dumps(item) + b"\n")
-                self.items += 1
+            items = self._check(value, self.line)
         except SageError as exc:
-            if exc.code == "too_many_lines":
-                raise
             self.fault(exc)
+            return
+        for item in items:
+            self._write(orjson.dumps(item) + b"\n")
+
+    def _write(self, item: bytes) -> None:
+        self.items += 1
+        self._bytes += len(item)
+        limits, where = self._limits, _place(self._unit, self.line)
+        if self.items > limits.max_lines:
+            most = f"a job may have {limits.max_lines} lines (queue.limits.max_lines)"
+            raise InvalidRequest(f"{where}: {most}; send the rest as another job", code="too_many_lines")
+        if self._bytes > limits.max_job:
+            most = f"the lines of a job, each with what they share, may have {limits.max_job} bytes"
+            raise InvalidRequest(f"{where}: {most}; share less, or send the rest as another job", code="job_too_large")
+        self._sink.write(item)
 
     def fault(self, error: SageError, line: int | None = None) -> None:
         """Counts ``error`` as a fault of ``line``; ``None`` means the present one."""

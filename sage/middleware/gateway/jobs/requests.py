@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
 from sage.errors import InvalidRequest
@@ -37,7 +37,7 @@ class JobLines(Protocol):
     def own_lines(self) -> list[Any] | None:
         """The lines of a JSON body; ``None`` means that it has none."""
 
-    def check(self, line: dict[str, Any], number: int) -> Iterable[dict[str, Any]]:
+    def check(self, line: dict[str, Any], number: int) -> Sequence[dict[str, Any]]:
         """The items of the line of that number; called on a thread. Raises a :class:`sage.errors.SageError` for what
         is not valid."""
 
@@ -47,6 +47,8 @@ class JobLines(Protocol):
     def params(self) -> dict[str, Any]: ...
 
 
+_MOST_IN_MEMORY = 64 * 2**20
+"""Bytes of the items of a job whose lines stand in a JSON body."""
 MakeLines = Callable[[Gateway, Principal, dict[str, Any]], Awaitable[JobLines]]
 
 LINES: dict[str, MakeLines] = {
@@ -85,6 +87,8 @@ async def check_job(
         )
     if pieces is not None and given is not None:
         raise InvalidRequest(f"give either '{lines.unit}' or lines of a file or body, not both", param=lines.unit)
+    if given is not None:
+        limits = replace(limits, max_job=min(limits.max_job, _MOST_IN_MEMORY))
     reader = LineReader(lines.check, sink, limits, "line" if given is None else lines.unit)
     if pieces is not None:
         await reader.read(pieces)

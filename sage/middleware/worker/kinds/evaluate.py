@@ -29,7 +29,8 @@ async def run(run: Run) -> Outcome:
     report = EvaluationReport(run.params["answers"], run.params["searches"], run.params["seed"])
     async for one in run.results():
         report.add(one["line"])
-    return Outcome({**await evaluation.tally.total(), **await asyncio.to_thread(report.as_json)})
+    total = {"questions": run.params["questions"], **await evaluation.tally.total()}
+    return Outcome({**total, **await asyncio.to_thread(report.as_json)})
 
 
 class _Evaluation:

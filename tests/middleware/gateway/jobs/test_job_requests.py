@@ -169,6 +169,16 @@ def test_lines_have_bounds(check: Check) -> None:
     assert refused(check, {"model": "bench"}).param == "requests"
 
 
+def test_what_lines_share_counts_once_for_each(check: Check) -> None:
+    shared = {"model": "bench", "note": "x" * 1_000_000}
+    error = refused(check, {**shared, "requests": [{"prompt": str(number)} for number in range(100)]})
+    assert (error.code, "requests[67]" in error.message) == ("job_too_large", True), error.message
+    small = LineLimits(max_job=3000)
+    question = {"question": "q", "messages": [{"role": "user", "content": "x" * 1000}]}
+    error = refused(check, {"models": ["bench", "other"]}, lines(question, question), kind="evaluate", limits=small)
+    assert (error.code, "line 2" in error.message) == ("job_too_large", True)
+
+
 def test_halves_of_surrogate_pairs_are_mended(check: Check) -> None:
     _, items = check({}, b'{"model": "bench", "prompt": "cut \\ud83d here"}\n')
     assert items[0]["prompt"] == "cut \ufffd here"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from sage.errors import InvalidRequest
@@ -45,7 +45,7 @@ class BatchInput:
         """How many items there are."""
         return self._reader.items
 
-    def _check(self, line: dict[str, Any], _: int) -> Iterable[dict[str, Any]]:
+    def _check(self, line: dict[str, Any], _: int) -> Sequence[dict[str, Any]]:
         custom_id = self._check_custom_id(line)
         if unknown := sorted(line.keys() - _FIELDS):
             raise InvalidRequest(
