@@ -135,6 +135,9 @@ def _paths(settings: Settings, registry: Registry) -> Iterator[Finding]:
         directory = directory.parent
     if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
         yield Finding(f"data_dir: {settings.data_dir} cannot be written: {directory} is not a directory of yours")
+    for root in settings.queue.ingest.roots:
+        if not root.is_dir():
+            yield Finding(f"queue.ingest.roots: there is no directory {root}")
     for name, section in settings.llm.providers.items():
         if isinstance(section, VllmSettings):
             yield from _vllm_paths(name, section, settings, registry)

@@ -6,6 +6,7 @@ keeps the two equal. :mod:`sage.middleware.settings.reading` reads and merges th
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -195,6 +196,19 @@ class Settings(SettingsSection):
     retrieval: Retrieval = Retrieval()
     services: ServicesSettings = ServicesSettings()
     queue: QueueSettings = QueueSettings()
+
+    @model_validator(mode="after")
+    def _keys_are_no_sources(self) -> Self:
+        """Jobs never read what is in ``data_dir``, such as the keys of this installation."""
+        data_dir = Path(os.path.realpath(self.data_dir))
+        for root in self.queue.ingest.roots:
+            real = Path(os.path.realpath(root))
+            if real.is_relative_to(data_dir) or data_dir.is_relative_to(real):
+                raise ValueError(
+                    f"queue.ingest.roots: '{root}' and data_dir '{self.data_dir}' lie in each other, so whoever "
+                    "submits an ingest could read the keys of this installation"
+                )
+        return self
 
     @model_validator(mode="after")
     def _open_on_loopback_only(self) -> Self:

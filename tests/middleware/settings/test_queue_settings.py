@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,7 @@ from sage.errors import ConfigError
 from sage.middleware.settings.cron import Cron
 from sage.middleware.settings.queue import JobSchedule, QueueSettings, check_broker
 from sage.middleware.settings.reading import load_settings
+from sage.middleware.settings.settings import Settings
 
 
 def schedule(**fields: Any) -> JobSchedule:
@@ -23,6 +25,31 @@ def schedule(**fields: Any) -> JobSchedule:
 
 def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize("root", ["", "data", "data/queue", "link"])
+def test_the_keys_of_the_installation_are_never_among_the_sources(tmp_path: Path, root: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    data = {"data_dir": tmp_path / "data", "queue": {"ingest": {"roots": [tmp_path / root]}}}
+    with pytest.raises(ValidationError, match="could read the keys"):
+        Settings.model_validate(data)
+    data["queue"] = {"ingest": {"roots": [tmp_path / "data-sources"]}}
+    assert Settings.model_validate(data).queue.ingest.roots == (tmp_path / "data-sources",)
+
+
+@pytest.mark.parametrize(
+    ("ingest", "reason"),
+    [
+        ({"roots": ["srv/docs"]}, "not an absolute path"),
+        ({"url_hosts": ["https://docs.example.com"]}, "has no port from 1 to 65535"),
+        ({"url_hosts": ["docs*.example.com"]}, "is not a host such as"),
+        ({"url_hosts": ["10.1.2.3/16"]}, "is not a host such as"),
+        ({"max_files": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_sources_that_are_none_are_errors(ingest: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        QueueSettings.model_validate({"ingest": ingest})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Annotated, Any, BinaryIO, Literal, Protocol
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from sage.addresses import AddressRefused, AllowedHosts
 from sage.errors import InvalidRequest, NotFound
@@ -49,13 +49,20 @@ class NamedFile(BaseModel):
     name: SourceName
 
 
+FileOrName = Annotated[
+    Annotated[str, Tag("id")] | Annotated[NamedFile, Tag("file")],
+    Discriminator(lambda value: "file" if isinstance(value, dict | NamedFile) else "id"),
+]
+"""Told apart before they are checked, so that an error is about what was meant."""
+
+
 class IngestJobRequest(JobOptions):
     """Documents to put into a collection: uploaded files, files of the gateway's machine below `queue.ingest.roots`,
     and pages of the hosts in `queue.ingest.url_hosts`. They are read, cut and named as `sage ingest` does it: a source
     that was ingested before is replaced, and skipped if it has not changed."""
 
     collection: CollectionName = Field(description="It is made if it is not there.", examples=["notes"])
-    file_ids: list[str | NamedFile] | None = Field(None, description="Uploaded files (`POST /v1/files`).")
+    file_ids: list[FileOrName] | None = Field(None, description="Uploaded files (`POST /v1/files`).")
     paths: list[str] | None = Field(None, description="Absolute paths of files and directories.")
     urls: list[str] | None = Field(None, examples=[["https://docs.example.com/guide.html"]])
     include: list[Pattern] | None = Field(None, max_length=32, description="Of directories take these files only.")
