@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any, Protocol
 
-from sage.errors import DeadlineExceeded, SageError
+from sage.errors import CallFailed, DeadlineExceeded, SageError
 
 View = dict[str, Any]
 ENDED = ("succeeded", "failed", "cancelled", "dead")
@@ -142,7 +142,11 @@ class JobHandle:
 
     def cancel(self) -> None:
         """Asks for its end: what runs is stopped, what is done is kept. Nothing happens when it has ended."""
-        self._view = self._calls.cancel(self.id)
+        try:
+            self._view = self._calls.cancel(self.id)
+        except CallFailed as exc:
+            if exc.answer_status != 409 or self.refresh()["state"] not in ENDED:
+                raise
 
     async def acancel(self) -> None:
         """As :meth:`cancel`, to be awaited on any event loop."""

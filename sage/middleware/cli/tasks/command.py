@@ -142,8 +142,6 @@ def cancel_tasks(jobs: JobIds, as_json: AsJson = False) -> None:
         view = client.cancel(job)
         if as_json:
             print_json(view)
-        elif view["state"] in ENDED and view["state"] != "cancelled":
-            typer.echo(_("{job}: has ended already ({state})").format(job=plain(job), state=_(view["state"])))
         else:
             typer.echo(f"{plain(job)}: {_(view['state'])}")
 
