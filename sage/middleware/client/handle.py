@@ -111,8 +111,8 @@ class JobHandle:
         return self._view
 
     def result(self, timeout: float | None = None) -> Any:
-        """Waits, and returns the ``result`` of the job: of one request its answer, of many a summary. Raises
-        :class:`JobUnsuccessful` when it has not succeeded."""
+        """Waits, and returns the ``result`` of the job: of one request its answer (unless that is long: :meth:`results`
+        has it then), of many a summary. Raises :class:`JobUnsuccessful` when it has not succeeded."""
         return _result(self.wait(timeout))
 
     async def aresult(self, timeout: float | None = None) -> Any:
@@ -191,4 +191,5 @@ class JobHandle:
 def _result(view: View) -> Any:
     if view["state"] != "succeeded":
         raise JobUnsuccessful(view)
-    return view["result"]
+    result = view["result"]
+    return result["response"] if isinstance(result, dict) and "response" in result else result

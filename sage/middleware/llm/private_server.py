@@ -7,11 +7,13 @@ import secrets
 import socket
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 from sage.errors import ConfigError
 from sage.middleware.app.main import create_app
 from sage.middleware.app.server import GatewayServer, bind, make_server
 from sage.middleware.llm.gateway_thread import GatewayThread
+from sage.middleware.queue.leader import Leader
 from sage.middleware.settings.settings import Settings
 
 _HOST = "127.0.0.1"
@@ -22,6 +24,8 @@ class PrivateServer:
     ``local``. Jobs that are left from an earlier run go on with its start."""
 
     def __init__(self, settings: Settings, running: GatewayThread) -> None:
+        """Raises :class:`ConfigError` when another gateway has the jobs of the data directory."""
+        _check_free(settings.data_dir)
         api = settings.api.model_copy(update={"host": _HOST, "port": 0, "access_log": False, "shutdown_grace": 0.5})
         settings = settings.model_copy(update={"api": api, "auth": settings.auth.model_copy(update={"enabled": False})})
         self.secret = secrets.token_urlsafe(32)
@@ -41,6 +45,20 @@ class PrivateServer:
         """Ends it, and the worker; jobs that are not done wait for the next start."""
         self._server.should_exit = True
         self._serving.result()
+
+
+def _check_free(data_dir: Path) -> None:
+    """The gateway that has the jobs knows neither this program's user nor the models that it has registered."""
+    lock = data_dir / "queue" / "leader.lock"
+    if not lock.exists():
+        return
+    leader = Leader(lock)
+    if not leader.try_lead():
+        raise ConfigError(
+            f"another gateway has the jobs in {data_dir}: submit to it with JobsClient() (SAGE_URL, SAGE_API_KEY), or "
+            "take another data_dir (SAGE_DATA_DIR)"
+        )
+    leader.resign()
 
 
 async def _serve(server: GatewayServer, sock: socket.socket) -> None:

@@ -215,7 +215,8 @@ class LLMService:
 
         It is in ``data_dir`` once this returns. Workers do it as long as this service is open; what is left when the
         program ends goes on when the next one uses :attr:`jobs`, or with ``sage serve``. A second submission with the
-        same ``idempotency_key`` and fields is the first one's job.
+        same ``idempotency_key`` and fields is the first one's job. Raises :class:`ConfigError` when another gateway
+        runs on ``data_dir``: ``JobsClient()`` submits to that one.
         """
         return self.jobs.submit(kind, fields, idempotency_key=idempotency_key)
 
