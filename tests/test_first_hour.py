@@ -157,6 +157,7 @@ def test_every_shell_block_does_what_it_says(newcomer: Newcomer, server: Serving
         assert re.search(r"notes: files: \d+ new", whole)
         assert "Selene" in whole
         assert "Lyon" in whole
+        assert re.search(r"job_\w+: succeeded, 2/2", whole)
     else:
         assert all(part.strip() for part in told)
 
