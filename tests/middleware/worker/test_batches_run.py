@@ -226,6 +226,24 @@ def test_what_the_window_is_too_short_for_expires(client: openai.OpenAI, up: Ups
     assert all(request.closed.wait(10) for request in up.requests if text_of(request) == "slow")
 
 
+def test_a_revoked_key_ends_its_batch(running: Running, up: Upstream) -> None:
+    up.handler = lambda request: Script(end="hang") if text_of(request).startswith("slow") else openai_like(request)
+    made = running.post("/auth/keys", {"name": "night", "scopes": ["tasks", "generate"]}).json()
+    with sdk(running.url, made["key"]) as theirs, sdk(running.url, running.key) as ours:
+        batch = create(theirs, [chat(f"r{n}", "slow" if n else "hello") for n in range(4)])
+        slow = [request for request in up.wait_requests(4, timeout=30) if text_of(request) == "slow"]
+        assert running.request("DELETE", f"/auth/keys/{made['id']}").status_code < 300
+        batch = wait(ours, ours.batches.retrieve(batch.id), timeout=20)
+        assert batch.status == "failed"
+        assert [error.code for error in batch.errors.data] == ["rights_revoked"]
+        assert all(request.closed.wait(10) for request in slow)
+        assert [line["custom_id"] for line in read(ours, batch.output_file_id)] == ["r0"]
+        failed = read(ours, batch.error_file_id)
+        assert [(line["custom_id"], line["error"]["code"]) for line in failed] == [
+            (f"r{n}", "rights_revoked") for n in (1, 2, 3)
+        ]
+
+
 def workers(pid: int) -> set[int]:
     """The processes of workers below ``pid``."""
     found = set()
