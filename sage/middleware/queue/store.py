@@ -203,10 +203,18 @@ class JobStore(JobRuns, JobUpkeep):
         """Jobs whose webhook is to be called now, the longest due first."""
         return await self._in_thread(lambda: self._reader.due_webhooks(self._clock(), limit))
 
-    async def webhook_done(self, job_id: str, state: str, attempts: int, next_at: float | None) -> StoredJob:
-        """Notes a call of the job's webhook; ``next_at`` is when to call again, ``None`` means never."""
+    async def webhook_done(self, job: StoredJob, state: str, attempts: int, next_at: float | None) -> StoredJob:
+        """Notes a call of the webhook of ``job``; ``next_at`` is when to call again, ``None`` means never.
+
+        Nothing is noted of a job that has been retried since: its next end is told by itself.
+        """
         values = {"webhook_state": state, "webhook_attempts": attempts, "webhook_at": next_at}
-        return await self._writer.run(lambda transaction: change(transaction, load(transaction, job_id), **values))
+
+        def note(transaction: Transaction) -> StoredJob:
+            now = load(transaction, job.id)
+            return change(transaction, now, **values) if (now.retries, now.state) == (job.retries, job.state) else now
+
+        return await self._writer.run(note)
 
     def _of_file(self, tenant: str, file_id: str) -> Iterator[bytes]:
         _, file = self._file_store.open(tenant, file_id)

@@ -5,24 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from sage.addresses import AllowedHosts
 from sage.middleware.settings.providers import SettingsSection
 from sage.middleware.settings.quantities import Duration, Text
 
 
-def _webhook_host(host: str) -> str:
-    name = host.lower()
-    try:
-        parts = urlsplit(f"//[{name}]" if ":" in name else f"//{name}")
-        good = parts.netloc.strip("[]") == name and bool(parts.hostname) and "*" not in name and " " not in name
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError(f"'{host[:200]}' is not the name or the address of a host, such as hooks.example.com")
-    return name
+def _webhook_host(entry: str) -> str:
+    AllowedHosts([entry], "queue.webhooks.hosts")
+    return entry
 
 
 def webhook_key(secret: SecretStr) -> bytes:
@@ -46,7 +39,7 @@ class WebhookSettings(SettingsSection):
     """Where the end of a job may be told, and how often that is tried."""
 
     hosts: tuple[Annotated[Text, AfterValidator(_webhook_host)], ...] = ()
-    """Hosts that jobs may name. One with a private address is called only if that address is listed too."""
+    """Hosts that jobs may name, as :class:`sage.addresses.AllowedHosts` reads them."""
     secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     """What they are signed with, as Standard Webhooks: ``whsec_`` and base64."""
     attempts: int = Field(10, ge=1, le=50)

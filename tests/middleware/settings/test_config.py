@@ -791,9 +791,9 @@ PASSWORD = "a password of Flower's"
         ("flower: {password: short}", "fewer than 16 characters; openssl rand -hex 24"),
         ("flower: {user: 'a:b'}", "user"),
         ("webhooks: {hosts: [hooks.example.com]}", "hosts needs 'secret'"),
-        ("webhooks: {hosts: ['https://hooks.example.com'], secret: x}", "is not the name or the address of a host"),
-        ("webhooks: {hosts: ['*.example.com']}", "is not the name or the address of a host"),
-        ("webhooks: {hosts: ['hooks.example.com:443']}", "is not the name or the address of a host"),
+        ("webhooks: {hosts: ['https://hooks.example.com'], secret: x}", "'https://hooks.example.com' has no port"),
+        ("webhooks: {hosts: ['hooks.*.com']}", "is not a host such as"),
+        ("webhooks: {hosts: ['hooks.example.com:0']}", "has no port from 1 to 65535"),
         ("webhooks: {secret: 'whsec_c2hvcnQ='}", "24 to 64 bytes in base64; openssl rand -base64 32"),
         ("webhooks: {secret: 'no base64, but long enough to be one'}", "24 to 64 bytes in base64"),
     ],
@@ -808,13 +808,13 @@ def test_faults_of_flower_and_webhooks(read: Callable[..., Settings], section: s
 def test_flower_and_webhooks_are_read(read: Callable[..., Settings]) -> None:
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one in Standard Webhooks' own examples
     queue = read(
-        "queue: {flower: {url: 'http://flower:5555/'}, webhooks: {hosts: [Hooks.example.com, 10.0.0.5, '::1']}}",
+        "queue: {flower: {url: 'http://flower:5555/'}, webhooks: {hosts: ['*.example.com:8443', 10.0.0.5, '::1']}}",
         {"SAGE_QUEUE__FLOWER__PASSWORD": PASSWORD, "SAGE_QUEUE__WEBHOOKS__SECRET": secret},
     ).queue
     assert (queue.flower.url, queue.flower.user) == ("http://flower:5555", "sage")
     assert queue.flower.password is not None
     assert queue.flower.password.get_secret_value() == PASSWORD
-    assert queue.webhooks.hosts == ("hooks.example.com", "10.0.0.5", "::1")
+    assert queue.webhooks.hosts == ("*.example.com:8443", "10.0.0.5", "::1")
     assert queue.webhooks.secret is not None
     assert webhook_key(queue.webhooks.secret).hex() == "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0"
     assert PASSWORD not in repr(queue)

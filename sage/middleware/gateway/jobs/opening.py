@@ -16,6 +16,7 @@ from sage.middleware.gateway.jobs.jobs import Jobs
 from sage.middleware.gateway.jobs.lines import LineLimits
 from sage.middleware.gateway.jobs.own_worker import OwnWorker
 from sage.middleware.gateway.jobs.rights import JobRights
+from sage.middleware.gateway.jobs.webhooks import Webhooks
 from sage.middleware.queue.database import open_jobs_database
 from sage.middleware.queue.files import FileLimits, FileStore
 from sage.middleware.queue.publisher import Publisher
@@ -34,6 +35,7 @@ class OpenQueue:
     batches: Batches
     publisher: Publisher
     database: Database
+    webhooks: Webhooks
 
 
 class Queue:
@@ -83,7 +85,9 @@ class Queue:
         batches = Batches(jobs, files, limits)
         batches.begin()
         callers_files = FileGateway(files, self._threads)
-        return OpenQueue(jobs, Deliveries(jobs, signer), callers_files, batches, publisher, database)
+        webhooks = Webhooks(store, self.settings.webhooks, jobs.view)
+        webhooks.begin()
+        return OpenQueue(jobs, Deliveries(jobs, signer), callers_files, batches, publisher, database, webhooks)
 
     def _open_files(self) -> tuple[Database, FileStore, Signer]:
         database = open_jobs_database(self.directory)
@@ -114,6 +118,7 @@ class Queue:
         if opened.exception() is not None:
             return
         queue = opened.result()
+        await queue.webhooks.end()
         await queue.batches.end()
         await queue.jobs.end()
         if self._own_worker is not None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
 
 from sage.errors import InvalidRequest, NotFound
 from sage.middleware.auth.principal import Principal
@@ -22,6 +21,7 @@ from sage.middleware.gateway.jobs.lines import LineLimits
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.options import input_file
 from sage.middleware.gateway.jobs.requests import LINES, CheckedJob, check_job
+from sage.middleware.gateway.jobs.webhooks import check_webhook
 from sage.middleware.queue.records import NewJob, StoredJob
 from sage.middleware.queue.states import NORMAL, PRIORITIES
 
@@ -85,8 +85,8 @@ class Submission:
     def _new_job(self, checked: CheckedJob, request: JobRequest, lines: bytes | Path | None, digest: bytes) -> NewJob:
         options = checked.options
         url = None if options.webhook is None else options.webhook.url
-        if url is not None and urlsplit(url).hostname not in self._queue.settings.webhooks.hosts:
-            raise InvalidRequest("the webhook's host is not among queue.webhooks.hosts", param="webhook.url")
+        if url is not None:
+            check_webhook(url, self._queue.settings.webhooks)
         has_items = checked.total is not None and lines is not None
         return NewJob(
             kind=checked.kind,

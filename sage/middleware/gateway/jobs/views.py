@@ -44,5 +44,13 @@ def job_view(job: StoredJob, rate: float | None) -> dict[str, Any]:
         "output_file_id": job.output_file_id,
         "error_file_id": job.error_file_id,
         "error": error,
+        "webhook": _webhook(job),
         "status_url": f"/tasks/{job.id}",
     }
+
+
+def _webhook(job: StoredJob) -> dict[str, Any] | None:
+    """Whom the end of the job is told, and whether it was taken: ``state`` ``None`` means that it has not ended."""
+    if job.webhook_url is None:
+        return None
+    return {"url": job.webhook_url, "state": job.webhook_state, "attempts": job.webhook_attempts}
