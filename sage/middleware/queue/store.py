@@ -185,12 +185,12 @@ class JobStore(JobRuns, JobUpkeep):
         return self._pieces(_joined(self._items.lines(job), lambda line: line.line))
 
     async def run_results(self, run: str) -> AsyncIterator[bytes]:
-        """The same for a run, each line as its worker handed it in: ``{"index", "ok", "usage", "line"}``."""
+        """The same for a run, each line as its worker handed it in: ``{"index", "ok", "usage", "line"}``. Raises
+        :class:`Conflict` when the run has ended."""
         job = await self.find(job_id_of(run))
         if job is None or job.run != run:
             raise run_ended(run)
-        async for piece in self._pieces(_joined(self._items.lines(job), lambda line: line.entry)):
-            yield piece
+        return self._pieces(_joined(self._items.lines(job), lambda line: line.entry))
 
     async def count_unfinished(self, tenant: str) -> int:
         """How many jobs of a tenant have not ended."""

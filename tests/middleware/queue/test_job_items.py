@@ -63,7 +63,7 @@ def test_items_are_leased_in_order_and_come_out_in_order(store: JobStore, files:
             told = await store.record(claim.run, [good(n) for n in reversed(range(start, start + 35))])
         assert (told.done, told.failed, told.total, told.usage) == (70, 0, 70, {"total_tokens": 140})
         assert not (await store.lease_items(claim.run, 8)).more
-        entries = await collect(store.run_results(claim.run))
+        entries = await collect(await store.run_results(claim.run))
         assert [(entry["index"], entry["ok"], entry["usage"]) for entry in entries][:2] == [
             (0, True, {"total_tokens": 2}),
             (1, True, {"total_tokens": 2}),

@@ -72,9 +72,9 @@ class Deliveries:
         body: dict[str, Any] = orjson.loads(await self._store.item(run, index))
         return body
 
-    def results(self, run: str) -> AsyncIterator[bytes]:
+    async def results(self, run: str) -> AsyncIterator[bytes]:
         """All results of a run's job so far, in the order of its items, as JSON lines."""
-        return self._store.run_results(run)
+        return await self._store.run_results(run)
 
     async def finish(self, run: str, ending: JobEnd) -> StoredJob:
         """Ends a run."""

@@ -23,6 +23,9 @@ from sage.middleware.routers.tasks.schedules import TheSchedules
 router = guarded_router("Workers", prefix="/worker")
 
 _MOST_ITEMS = 256
+_MOST_IN_HAND = 2048
+_ITEMS_BODY = 2**17
+"""Bytes of a request for items, which may name all that a worker holds."""
 _PIECE = 2**18
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -98,7 +101,7 @@ class ItemsBody(WorkerBody):
     """How many items a worker takes. `in_hand`: those that it holds; others of this run went with a lost answer."""
 
     count: int = Field(ge=1, le=_MOST_ITEMS)
-    in_hand: list[int] | None = Field(None, max_length=4096)
+    in_hand: list[int] | None = Field(None, max_length=_MOST_IN_HAND)
 
 
 class Recorded(BaseModel):
@@ -183,6 +186,7 @@ async def renew(run: str, body: RenewBody, request: Request, queue: TheQueue) ->
 
 @router.post("/runs/{run}/items", name="worker_items", response_class=Response)
 @requires(Scope.WORKER)
+@max_body(_ITEMS_BODY)
 async def take_items(run: str, body: ItemsBody, queue: TheQueue) -> Response:
     """The next items: `{"items": [{"index", "body"}], "more"}`. None with `more` means: others have the rest."""
     lease = await (await queue.open()).deliveries.items(run, body.count, body.in_hand)
@@ -204,7 +208,7 @@ async def record(run: str, request: Request, queue: TheQueue) -> Response:
 @requires(Scope.WORKER)
 async def results(run: str, queue: TheQueue) -> Response:
     """All results of the job so far, in the order of its items, as they were handed in."""
-    return StreamingResponse((await queue.open()).deliveries.results(run), media_type=NDJSON)
+    return StreamingResponse(await (await queue.open()).deliveries.results(run), media_type=NDJSON)
 
 
 @router.get("/runs/{run}/sources/{number}", name="worker_source", response_class=Response)

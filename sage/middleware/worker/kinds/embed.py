@@ -16,6 +16,8 @@ from sage.middleware.worker.run import ItemResult, JobItem, Outcome, Run, first_
 _MOST_TEXTS = 32
 _MOST_BYTES = 256 * 1024
 """Of the texts in one call."""
+_MOST_LANES = 16
+"""Calls at a time: each holds many lines, and a worker tells the gateway which it holds."""
 _SAME_FOR_ALL = frozenset({401, 403, 404, 429})
 """With these, each text by itself would be refused as all of them are."""
 _TRIES_OF_PARTS = 2
@@ -40,7 +42,7 @@ class _Embedding:
 
     async def all(self) -> None:
         """Several groups at a time, each of what waits at that moment: no text waits for others to come."""
-        lanes = self._run.item_concurrency
+        lanes = min(self._run.item_concurrency, _MOST_LANES)
 
         async def feed() -> None:
             async for item in self._run.items():

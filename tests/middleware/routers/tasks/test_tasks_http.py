@@ -280,6 +280,9 @@ def test_junk_for_workers_routes_is_a_400(running, worker):
     assert error_of(running.post(f"/worker/runs/{run}/items", {"count": 0}), 400)
     assert error_of(running.post(f"/worker/runs/{run}/finish", {"state": "queued"}), 400)
     assert error_of(running.post("/worker/runs/nonsense/renew", {}), 409)["code"] == "run_ended"
+    assert error_of(running.get("/worker/runs/nonsense/results"), 409)["code"] == "run_ended"
+    many = {"count": 1, "in_hand": list(range(60_000, 62_048))}
+    assert error_of(running.post("/worker/runs/nonsense/items", many), 409)["code"] == "run_ended"
 
 
 @pytest.mark.slow
