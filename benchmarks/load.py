@@ -35,6 +35,8 @@ class Target:
     answers_as: str | None
     """The model's name in answers; none: not checked (peers differ)."""
     path: str = "/v1/chat/completions"
+    head: str = ""
+    """Further lines of each request's head, each with its line end."""
 
 
 @dataclass
@@ -279,6 +281,6 @@ class Load:
         head = (
             f"POST {self._target.path} HTTP/1.1\r\nhost: 127.0.0.1:{self._target.port}\r\n"
             f"authorization: Bearer {self._target.key}\r\ncontent-type: application/json\r\n"
-            f"accept: */*\r\nuser-agent: bench/1\r\ncontent-length: {len(data)}\r\n\r\n"
+            f"accept: */*\r\nuser-agent: bench/1\r\n{self._target.head}content-length: {len(data)}\r\n\r\n"
         )
         return head.encode() + data

@@ -39,7 +39,8 @@ def _event(number: str, delta: dict[str, str], finish: str | None, tokens: dict[
 class Script:
     """What every connection answers with: the events of a stream, made once, and how often an answer is spoilt."""
 
-    def __init__(self, chunks: int, burst: int, pause: float, corrupt: float) -> None:
+    def __init__(self, chunks: int, burst: int, pause: float, corrupt: float, delay: float = 0.0) -> None:
+        self.delay = delay
         self.events = [
             _event(_MARK, ({"role": "assistant"} if not i else {}) | {"content": piece(_MARK, i)}, None)
             for i in range(chunks)
@@ -165,9 +166,15 @@ class Connection(asyncio.Protocol):
         if fault and fault % 3 == 0:
             self._transport.write(_plain(b"200 OK", body[: len(body) // 2], len(body)))
             self._transport.close()
+        elif self._script.delay:
+            self._loop.call_later(self._script.delay, self._answer, _plain(b"200 OK", body))
         else:
             self._transport.write(_plain(b"200 OK", body))
         return None
+
+    def _answer(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def _write_next(self, writes: list[bytes], at: int) -> None:
         """One burst, then a pause, so that each reaches the reader by itself whatever the load."""
@@ -197,8 +204,9 @@ def main() -> None:
     parser.add_argument("--burst", type=int, default=8, help="chunks in one write")
     parser.add_argument("--pause", type=float, default=0.005, help="seconds between two writes of a stream")
     parser.add_argument("--corrupt", type=float, default=0.0, help="share of answers to spoil, 0 to 1")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before an answer that does not stream")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, Script(options.chunks, options.burst, options.pause, options.corrupt)))
+    uvloop.run(serve(options.port, Script(options.chunks, options.burst, options.pause, options.corrupt, options.delay)))
 
 
 if __name__ == "__main__":
