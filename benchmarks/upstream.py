@@ -206,7 +206,9 @@ def main() -> None:
     parser.add_argument("--corrupt", type=float, default=0.0, help="share of answers to spoil, 0 to 1")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before an answer that does not stream")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, Script(options.chunks, options.burst, options.pause, options.corrupt, options.delay)))
+    uvloop.run(
+        serve(options.port, Script(options.chunks, options.burst, options.pause, options.corrupt, options.delay))
+    )
 
 
 if __name__ == "__main__":
