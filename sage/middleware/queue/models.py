@@ -48,6 +48,7 @@ jobs = Table(
     Column("input", LargeBinary),  # lines; NULL: in the job's directory
     Column("next_index", Integer, nullable=False),  # the first item that nobody has leased yet,
     Column("next_offset", Integer, nullable=False),  # and where the input goes on there
+    Column("line", LargeBinary),  # the user's line of a job's only item
     Column("errors_apart", Boolean, nullable=False),
     Column("input_file_id", String(40)),
     Column("output_file_id", String(40)),

@@ -90,6 +90,8 @@ class StoredJob:
     webhook_url: str | None
     webhook_state: str | None
     webhook_attempts: int
+    has_line: bool
+    """Its only item has its result, which is in the row."""
     result: Any
 
     @property
@@ -118,6 +120,8 @@ class Claim:
     run: str
     job: StoredJob
     params: Any
+    line: bytes | None = None
+    """The item of a job that has one, which needs no lease of its own; ``None`` means that items are to be leased."""
 
 
 @dataclass(frozen=True, slots=True)

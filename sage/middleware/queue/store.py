@@ -180,6 +180,8 @@ class JobStore(JobRuns, JobUpkeep):
         """The user's lines of the items that have a result, in the order of the input, in pieces of whole lines."""
         if not job.has_items:
             return self._pieces(iter(()))
+        if job.has_line:
+            return self._pieces(self._reader.line(job))
         if job.state in ENDED and job.output_file_id is not None and job.error_file_id is None:
             return self._pieces(self._of_file(job.tenant, job.output_file_id))
         return self._pieces(_joined(self._items.lines(job), lambda line: line.line))

@@ -111,6 +111,8 @@ class Execution:
             timers.append(self._loop.call_later(grant.time_limit, stop, "time_limit"))
         try:
             report = await _report(run, ending)
+            if report is not None and run.last_results:
+                report["results"] = run.last_results
         finally:
             for timer in timers:
                 timer.cancel()

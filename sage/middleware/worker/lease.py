@@ -45,6 +45,8 @@ class ClaimedJob:
     lease_seconds: float
     time_limit: float | None
     deliveries: int
+    line: dict[str, Any] | None = None
+    """The item of a job that has one; ``None`` means that items are to be asked for."""
 
     @classmethod
     def read(cls, fields: dict[str, Any]) -> ClaimedJob:
@@ -59,6 +61,7 @@ class ClaimedJob:
             lease_seconds=float(fields.get("lease_seconds") or 6.0),
             time_limit=fields.get("time_limit"),
             deliveries=int(fields.get("deliveries") or 1),
+            line=fields.get("line"),
         )
 
 

@@ -17,6 +17,8 @@ from sage.middleware.worker.lease import JobFailed, Lease, RunEnded
 
 _GROUP = 32
 """Lines that are leased, or handed in, at a time."""
+_MOST_WITH_END = 2**17
+"""Bytes of a result that is handed in with the end of its job."""
 _FLUSH_SECONDS = 0.5
 _ASK_AGAIN_SECONDS = 0.25
 _MOST_UNSENT = 256
@@ -125,6 +127,9 @@ class Run:
 
     async def items(self) -> AsyncIterator[JobItem]:
         """Leases lines in their order, some ahead, and ends when all lines of the job are done, or are at work here."""
+        if (only := self._lease.grant.line) is not None:
+            yield JobItem(0, only)
+            return
         leased_here = 0
         while self.total is None or leased_here < self.total:
             # What is in hand is said too: an answer that was lost on its way has leased lines that nobody knows of.
@@ -176,6 +181,8 @@ class Run:
         unsent = self._unsent
         unsent.results += results
         unsent.reported.set()
+        if self.last_results:
+            return
         if len(unsent.results) >= _MOST_UNSENT:
             await self.flush()
         elif len(unsent.results) >= _GROUP:
@@ -186,6 +193,8 @@ class Run:
     async def flush(self) -> None:
         """Returns once the gateway has all results, and the progress, that were reported. Raises :class:`RunEnded`."""
         unsent = self._unsent
+        if self.last_results:
+            return
         if unsent.timer is not None:
             unsent.timer.cancel()
             unsent.timer = None
@@ -205,6 +214,14 @@ class Run:
             if self._progress is not self._told:
                 self._told = self._progress
                 await self._lease.ask("/renew", orjson.dumps(self._told.fields()))
+
+    @property
+    def last_results(self) -> list[ItemResult]:
+        """What is handed in with the end of the job: the result of its only line, unless it is large."""
+        results = self._unsent.results
+        if self._lease.grant.line is None or len(results) != 1 or len(orjson.dumps(results[0])) > _MOST_WITH_END:
+            return []
+        return results
 
     async def results(self) -> AsyncIterator[dict[str, Any]]:
         """All results of the job so far, in the order of the lines, as they were handed in."""

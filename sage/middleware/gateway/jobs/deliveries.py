@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +76,9 @@ class Deliveries:
         """All results of a run's job so far, in the order of its items, as JSON lines."""
         return await self._store.run_results(run)
 
-    async def finish(self, run: str, ending: JobEnd) -> StoredJob:
-        """Ends a run."""
-        return await self._store.finish(run, ending)
+    async def finish(self, run: str, ending: JobEnd, lines: Sequence[ResultLine] = ()) -> StoredJob:
+        """Ends a run, with its last results."""
+        return await self._store.finish(run, ending, lines)
 
     async def _credential(self, job: StoredJob) -> str | None:
         asker = Asker(job.user, job.tenant, job.key_id)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sage.middleware.database.database import Database
 from sage.middleware.queue.files import FileStore
 from sage.middleware.queue.jobs import retention
-from sage.middleware.queue.jobs.endings import Decide, Endings
+from sage.middleware.queue.jobs.endings import Decide, Endings, Record
 from sage.middleware.queue.jobs.job_files import JobFiles
 from sage.middleware.queue.jobs.outputs import ItemReader
 from sage.middleware.queue.jobs.reading import JobReader
@@ -71,8 +71,10 @@ class JobStoreCore:
         self._tell(job)
         return job
 
-    async def _end(self, job_id: str, decide: Decide, *, is_lost: bool = False) -> StoredJob:
-        job = await self._endings.end(job_id, decide, is_lost=is_lost)
+    async def _end(
+        self, job_id: str, decide: Decide, *, is_lost: bool = False, record: Record | None = None
+    ) -> StoredJob:
+        job = await self._endings.end(job_id, decide, is_lost=is_lost, record=record)
         self._tell(job)
         return job
 

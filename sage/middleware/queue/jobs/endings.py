@@ -54,6 +54,9 @@ class JobVerdict:
 Decide = Callable[[StoredJob], JobVerdict | None]
 """What is to become of a job; ``None`` means that it stays as it is. May raise."""
 
+Record = Callable[[Transaction, StoredJob], StoredJob]
+"""Takes the last results of a job before it ends. May raise."""
+
 
 class Endings:
     """Ends jobs, each once. ``ttl`` is how many seconds results stay, unless a job says otherwise."""
@@ -77,12 +80,14 @@ class Endings:
         """Jobs whose output is being made, which may take longer than a lease."""
         self.ended: Counter[str] = Counter()
 
-    async def end(self, job_id: str, decide: Decide, *, is_lost: bool = False) -> StoredJob:
+    async def end(
+        self, job_id: str, decide: Decide, *, is_lost: bool = False, record: Record | None = None
+    ) -> StoredJob:
         """Does with the job what ``decide`` says of it, and returns it. ``is_lost``: its run ended without a word.
 
         ``decide`` may be asked several times. Raises what it raises, and :class:`Unavailable`.
         """
-        job, verdict = await self._writer.run(partial(self._decide, job_id, decide, is_lost))
+        job, verdict = await self._writer.run(partial(self._decide, job_id, decide, is_lost, record))
         if verdict is None:
             return job
         self.writing_outputs.add(job_id)
@@ -91,7 +96,7 @@ class Endings:
                 ended = await self._end_with_outputs(job, verdict)
                 if ended is not None:
                     return ended
-                job, verdict = await self._writer.run(partial(self._decide, job_id, decide, False))
+                job, verdict = await self._writer.run(partial(self._decide, job_id, decide, False, None))
                 if verdict is None:
                     return job
         finally:
@@ -99,20 +104,22 @@ class Endings:
         raise Unavailable(f"job '{job_id}' goes on changing while it ends; try again")
 
     def _decide(
-        self, job_id: str, decide: Decide, is_lost: bool, transaction: Transaction
+        self, job_id: str, decide: Decide, is_lost: bool, record: Record | None, transaction: Transaction
     ) -> tuple[StoredJob, JobVerdict | None]:
         """Ends what needs no output files; else returns the verdict."""
         job = load(transaction, job_id)
+        if record is not None:
+            job = record(transaction, job)
         if decide(job) is None:
             return job, None
-        if job.has_items:
+        if job.has_items and not job.has_line:
             job = _take_items_back(transaction, job, is_lost)
         verdict = decide(job)
         if verdict is None:
             return job, None
         if verdict.state == QUEUED:
             return put_back(transaction, job, verdict.available_at, strikes=verdict.strikes), None
-        if job.has_items and not job.held:
+        if job.has_items and not job.held and not job.has_line:
             return job, verdict
         return self._end(transaction, job, verdict, made_output(transaction.connection, job, verdict.result)), None
 

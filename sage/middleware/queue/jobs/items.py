@@ -29,11 +29,14 @@ from sage.middleware.queue.states import (
 
 MOST_LEASED = 32
 _SMALL_GROUP = 8
+_MOST_INLINE = 2**18
+"""Bytes of a result that is kept in the row of its job."""
 _BOM = b"\xef\xbb\xbf"
 
 _i = job_items.c
 _OF_JOB = _i.job == bindparam("of_job")
 _CURSOR = select(jobs.c.next_index, jobs.c.next_offset, jobs.c.input).where(jobs.c.sequence == bindparam("of_job"))
+_LEASED = select(jobs.c.next_index).where(jobs.c.sequence == bindparam("of_job"))
 _WAITING = (
     select(_i.number, _i.input_at, _i.input_size, _i.strikes)
     .where(_OF_JOB, _i.state == ITEM_WAITING)
@@ -152,6 +155,24 @@ def next_lines(source: BinaryIO, index: int, offset: int, count: int) -> tuple[l
     return ranges, offset, False
 
 
+def only_line(content: bytes) -> bytes:
+    """The line of an input that has one."""
+    return content.removeprefix(_BOM).strip()
+
+
+def record_only(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> StoredJob | None:
+    """Takes the result of a job's only item, which nobody has leased, into the job's row. ``None`` means that it is
+    to be recorded as others are."""
+    if job.total != 1 or job.errors_apart or len(lines) != 1 or lines[0].index or job.done + job.failed:
+        return None
+    line = lines[0]
+    if len(line.line) > _MOST_INLINE or transaction.connection.scalar(_LEASED, {"of_job": job.sequence}):
+        return None
+    usage = sum_usage(job.usage, [line.usage] if line.usage else [])
+    values = {"line": line.line, "done": int(line.ok), "failed": int(not line.ok), "usage": usage, "strikes": 0}
+    return change(transaction, job, **values)
+
+
 def _read(source: BinaryIO, at: int, size: int) -> bytes:
     source.seek(at)
     return source.read(size)
@@ -171,6 +192,8 @@ def record(
     transaction: Transaction, files: JobFiles, job: StoredJob, lines: Sequence[ResultLine], lease_until: float | None
 ) -> StoredJob:
     """Takes the results of items that have none yet. With ``lease_until`` it renews the lease too."""
+    if job.total == 1 and not transaction.connection.scalar(_LEASED, {"of_job": job.sequence}):
+        lease(transaction, files, job, 1)  # it was claimed with the job
     open_lines = _without_result(transaction, job, lines)
     spooled, rows = [], []
     place = 0

@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, case, func, select, update
 
 from sage.errors import Conflict
 from sage.middleware.queue.jobs.endings import Decide, JobVerdict
+from sage.middleware.queue.jobs.items import only_line
 from sage.middleware.queue.jobs.lines import JOB_EXPIRED
 from sage.middleware.queue.jobs.rows import MOST_DELIVERIES, VIEW, job_id_of, job_of, new_run, run_ended
 from sage.middleware.queue.jobs.writer import Transaction
@@ -42,7 +43,7 @@ _CLAIM = (
         deliveries=_c.deliveries + 1,
         strikes=_c.strikes + 1,
     )
-    .returning(*VIEW, _c.params)
+    .returning(*VIEW, _c.params, _c.input, _c.next_index)
 )
 _RENEW = (
     update(jobs)
@@ -65,15 +66,22 @@ OVER_TIME = select(_c.id).where(_c.state.in_(HELD_BY_RUN), _c.started_at + _c.ti
 OVER_DEADLINE = select(_c.id).where(_c.state.in_(UNFINISHED), _c.deadline <= bindparam("now"))
 
 
-def claim(transaction: Transaction, job_id: str, worker: str, now: float, until: float) -> tuple[StoredJob, Any]:
-    """The job, and its parameters as they are in the row. Raises :class:`Conflict` (``not_claimable``)."""
+def claim(
+    transaction: Transaction, job_id: str, worker: str, now: float, until: float
+) -> tuple[StoredJob, bytes | None, bytes | None]:
+    """The job, its parameters as they are in the row, and its item if it has one that nobody has leased.
+
+    Raises :class:`Conflict` (``not_claimable``).
+    """
     bound = {"job_id": job_id, "now": now, "new_run": new_run(job_id), "by": worker, "until": until}
     row = transaction.connection.execute(_CLAIM, bound).one_or_none()
     if row is None:
         raise Conflict(
             f"job '{job_id[:64]}' is not to be claimed: it is unknown, taken, or has ended", code="not_claimable"
         )
-    return job_of(row), row[-1]
+    job, (params, input, next_index) = job_of(row), row[-3:]
+    has_one = job.has_items and job.total == 1 and not job.errors_apart and not next_index
+    return job, params, only_line(input) if has_one and input is not None else None
 
 
 def renew(transaction: Transaction, run: str, until: float, progress: dict[str, int | None] | None) -> StoredJob:

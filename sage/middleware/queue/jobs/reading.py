@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Select, bindparam, func, select
@@ -27,6 +27,7 @@ _OLDEST = (
 )
 _COUNTS = select(_c.state, func.count(), func.min(_c.created_at)).where(_c.state.in_(UNFINISHED)).group_by(_c.state)
 _UNFINISHED = select(func.count()).where(_c.tenant == bindparam("of_tenant"), _c.state.in_(UNFINISHED))
+_LINE = select(_c.line).where(_c.sequence == bindparam("at"))
 _HELD = select(*VIEW).where(_c.state == QUEUED, _c.held.is_(True), _c.kind == bindparam("of_kind"))
 _WEBHOOKS = select(*VIEW).where(_c.webhook_at <= bindparam("now")).order_by(_c.webhook_at).limit(bindparam("most"))
 
@@ -114,6 +115,13 @@ class JobReader:
         statement = select(_c.id).where(_c.id.in_(ids), _c.state == QUEUED, _c.held.is_(False))
         with self._database.reading() as connection:
             return set(connection.scalars(statement))
+
+    def line(self, job: StoredJob) -> Iterator[bytes]:
+        """The result of a job's only item, with its line end."""
+        with self._database.reading() as connection:
+            line = connection.scalar(_LINE, {"at": job.sequence})
+        if line is not None:
+            yield line + b"\n"
 
     def count_unfinished(self, tenant: str) -> int:
         with self._database.reading() as connection:

@@ -44,6 +44,8 @@ def retry(transaction: Transaction, job: StoredJob, now: float) -> StoredJob:
         if job.kind == "batch":  # it ended before its input was taken, which is checked once more
             details = {name: value for name, value in job.details.items() if name != "errors"}
             values |= {"held": True, "details": details}
+    if job.has_line:
+        values |= {"line": None, "done": 0}
     if job.deadline is not None and job.deadline <= now:
         values["deadline"] = None  # it has passed, and the user wants the rest all the same
     return change(transaction, job, **values)

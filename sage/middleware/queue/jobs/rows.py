@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, insert, select, update
 
 from sage.errors import Conflict, NotFound
 from sage.middleware.queue.jobs.writer import Transaction
@@ -20,7 +20,7 @@ MOST_DELIVERIES = 3
 """Without progress; then the job is dead."""
 
 _c = jobs.c
-VIEW: tuple[Column[Any], ...] = (
+VIEW: tuple[ColumnElement[Any], ...] = (
     *(_c.sequence, _c.id, _c.kind, _c.queue, _c.priority, _c.state, _c.held, _c.tenant, _c.user, _c.key_id),
     *(_c.meta, _c.details, _c.created_at, _c.started_at, _c.finished_at, _c.expires_at, _c.deadline, _c.time_limit),
     *(
@@ -37,7 +37,8 @@ VIEW: tuple[Column[Any], ...] = (
         _c.has_items,
     ),
     *(_c.errors_apart, _c.result_ttl, _c.input_file_id, _c.output_file_id, _c.error_file_id),
-    *(_c.error_message, _c.error_code, _c.webhook_url, _c.webhook_state, _c.webhook_attempts, _c.result),
+    *(_c.error_message, _c.error_code, _c.webhook_url, _c.webhook_state, _c.webhook_attempts),
+    *(_c.line.is_not(None).label("has_line"), _c.result),
 )
 """The columns of a :class:`StoredJob`, in its order."""
 
@@ -48,6 +49,7 @@ BY_ID = select(*VIEW).where(_c.id == bindparam("job_id"))
 def job_of(row: Sequence[Any]) -> StoredJob:
     """The record of a row that begins with the columns of :data:`VIEW`."""
     values: list[Any] = [*row[: len(VIEW)]]
+    values[-2] = bool(values[-2])
     values[-1] = None if values[-1] is None else orjson.loads(values[-1])
     return StoredJob(*values)
 

@@ -23,12 +23,14 @@ class JobRuns(JobStoreCore):
         """Gives a queued job to ``worker``, under a lease. Raises :class:`Conflict` (``not_claimable``)."""
         now = self._clock()
         until = now + self.lease_seconds
-        job, stored = await self._writer.run(lambda transaction: leases.claim(transaction, job_id, worker, now, until))
+        job, stored, line = await self._writer.run(
+            lambda transaction: leases.claim(transaction, job_id, worker, now, until)
+        )
         if stored is None:
             stored = await self._in_thread(lambda: self._files.read_params(job_id))
         self._tell(job)
         assert job.run is not None
-        return Claim(job.run, job, orjson.loads(stored))
+        return Claim(job.run, job, orjson.loads(stored), line)
 
     async def renew(
         self, run: str, *, done: int | None = None, failed: int | None = None, total: int | None = None
@@ -74,10 +76,18 @@ class JobRuns(JobStoreCore):
 
         return await self._write(work)
 
-    async def finish(self, run: str, ending: JobEnd) -> StoredJob:
-        """Ends a run. Its output files are made by then."""
+    async def finish(self, run: str, ending: JobEnd, lines: Sequence[ResultLine] = ()) -> StoredJob:
+        """Ends a run, and takes its last results before. Its output files are made by then."""
         result = None if ending.result is None else orjson.dumps(ending.result)
-        return await self._end(job_id_of(run), leases.finished(run, ending, result, self._clock()))
+
+        def record(transaction: Transaction, job: StoredJob) -> StoredJob:
+            if job.run != run:
+                raise run_ended(run)
+            recorded = None if ending.retry else items.record_only(transaction, job, lines)
+            return recorded or items.record(transaction, self._files, job, lines, None)
+
+        decide = leases.finished(run, ending, result, self._clock())
+        return await self._end(job_id_of(run), decide, record=record if lines else None)
 
     async def release(self, run: str) -> StoredJob:
         """Puts a job back whose worker leaves: that counts as no delivery."""

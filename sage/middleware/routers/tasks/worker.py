@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO, Literal
 
+import orjson
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.jobs.sources import open_source
-from sage.middleware.queue.records import JobEnd
+from sage.middleware.queue.records import JobEnd, ResultLine
 from sage.middleware.routers.http.asgi import UNLOGGED, note, read_body
 from sage.middleware.routers.http.deps import TheQueue
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
@@ -80,6 +81,7 @@ class Claimed(BaseModel):
     lease_seconds: float
     time_limit: float | None
     deliveries: int
+    line: Any = Field(description="The item of a job that has one; null: items are to be taken.")
 
 
 class RenewBody(WorkerBody):
@@ -117,6 +119,15 @@ class FinishError(WorkerBody):
     code: str | None = Field(None, max_length=64)
 
 
+class RunResult(WorkerBody):
+    """What came of an item; `line` is what the user reads."""
+
+    index: int = Field(ge=0)
+    ok: bool
+    line: Any
+    usage: dict[str, Any] | None = None
+
+
 class FinishBody(WorkerBody):
     """How a run has ended. `retry`: another one may succeed."""
 
@@ -124,6 +135,8 @@ class FinishBody(WorkerBody):
     result: dict[str, Any] | None = None
     error: FinishError | None = None
     retry: bool = False
+    results: list[RunResult] = Field([], max_length=_MOST_ITEMS)
+    """The last results, which nobody has handed in yet."""
 
 
 @router.post("/hello", name="worker_hello", response_model=HelloAnswer)
@@ -157,7 +170,7 @@ async def claim(body: ClaimBody, request: Request, queue: TheQueue) -> Response:
     """A worker takes the job of a message. 409 means that there is nothing to do: it was done, cancelled or taken."""
     opened = await queue.open()
     delivery = await opened.deliveries.claim(body.id, body.signature, body.worker)
-    job = delivery.claim.job
+    job, line = delivery.claim.job, delivery.claim.line
     note(request.scope, job=job.id)
     return reply(
         {
@@ -171,6 +184,7 @@ async def claim(body: ClaimBody, request: Request, queue: TheQueue) -> Response:
             "lease_seconds": opened.jobs.store.lease_seconds,
             "time_limit": job.time_limit,
             "deliveries": job.deliveries,
+            "line": None if line is None else orjson.Fragment(line),
         }
     )
 
@@ -233,7 +247,8 @@ async def finish(run: str, body: FinishBody, queue: TheQueue) -> Response:
         None if error is None else error.code,
         body.retry,
     )
-    await (await queue.open()).deliveries.finish(run, ending)
+    lines = [ResultLine(one.index, one.ok, orjson.dumps(one.line), one.usage) for one in body.results]
+    await (await queue.open()).deliveries.finish(run, ending, lines)
     return Response(status_code=204)
 
 

@@ -56,6 +56,7 @@ def _make_jobs() -> None:
         sa.Column("input", sa.LargeBinary(), nullable=True),
         sa.Column("next_index", sa.Integer(), nullable=False),
         sa.Column("next_offset", sa.Integer(), nullable=False),
+        sa.Column("line", sa.LargeBinary(), nullable=True),
         sa.Column("errors_apart", sa.Boolean(), nullable=False),
         sa.Column("input_file_id", sa.String(length=40), nullable=True),
         sa.Column("output_file_id", sa.String(length=40), nullable=True),
