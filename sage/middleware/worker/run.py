@@ -104,6 +104,8 @@ class Run:
         self._lease = lease
         self._progress = self._told = _Progress()
         self._unsent = _Unsent()
+        self._is_read_again = False
+        """Whether the kind has asked for the results, so that the gateway must have them before the end."""
         self._in_hand: set[int] = set()
         """Lines that were leased and whose results the gateway does not have yet."""
 
@@ -219,12 +221,14 @@ class Run:
     def last_results(self) -> list[ItemResult]:
         """What is handed in with the end of the job: the result of its only line, unless it is large."""
         results = self._unsent.results
-        if self._lease.grant.line is None or len(results) != 1 or len(orjson.dumps(results[0])) > _MOST_WITH_END:
+        if self._lease.grant.line is None or self._is_read_again or len(results) != 1:
             return []
-        return results
+        return results if len(orjson.dumps(results[0])) <= _MOST_WITH_END else []
 
     async def results(self) -> AsyncIterator[dict[str, Any]]:
         """All results of the job so far, in the order of the lines, as they were handed in."""
+        self._is_read_again = True
+        await self.flush()
         rest = b""
         async for part in self._lease.download("/results"):
             *lines, rest = (rest + part).split(b"\n")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
 
 from sage.errors import Conflict, NotFound
 from sage.middleware.queue.jobs.writer import Transaction
@@ -38,7 +38,7 @@ VIEW: tuple[ColumnElement[Any], ...] = (
     ),
     *(_c.errors_apart, _c.result_ttl, _c.input_file_id, _c.output_file_id, _c.error_file_id),
     *(_c.error_message, _c.error_code, _c.webhook_url, _c.webhook_state, _c.webhook_attempts),
-    *(_c.line.is_not(None).label("has_line"), _c.result),
+    *(func.coalesce(func.length(_c.line), 0).label("has_line"), _c.result),
 )
 """The columns of a :class:`StoredJob`, in its order."""
 
