@@ -14,11 +14,11 @@ from sage.middleware.gateway.jobs.submission import Submission
 from sage.middleware.routers.http.asgi import caller
 
 
-def _principal(request: Request) -> Principal:
+async def _principal(request: Request) -> Principal:
     return caller(request.scope)
 
 
-def _gateway(request: Request) -> Gateway:
+async def _gateway(request: Request) -> Gateway:
     gateway = request.app.state.gateway
     assert isinstance(gateway, Gateway)
     return gateway
@@ -28,7 +28,7 @@ Caller = Annotated[Principal, Depends(_principal)]
 TheGateway = Annotated[Gateway, Depends(_gateway)]
 
 
-def collections(gateway: TheGateway) -> CollectionGateway:
+async def collections(gateway: TheGateway) -> CollectionGateway:
     """The collections of the gateway."""
     return gateway.collections
 
@@ -36,7 +36,7 @@ def collections(gateway: TheGateway) -> CollectionGateway:
 TheCollections = Annotated[CollectionGateway, Depends(collections)]
 
 
-def _queue(request: Request) -> Queue:
+async def _queue(request: Request) -> Queue:
     queue = request.app.state.queue
     assert isinstance(queue, Queue)
     return queue
@@ -45,7 +45,7 @@ def _queue(request: Request) -> Queue:
 TheQueue = Annotated[Queue, Depends(_queue)]
 
 
-def _submission(gateway: TheGateway, queue: TheQueue) -> Submission:
+async def _submission(gateway: TheGateway, queue: TheQueue) -> Submission:
     return Submission(gateway, queue)
 
 
