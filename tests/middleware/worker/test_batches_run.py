@@ -276,7 +276,7 @@ def check_whole(client: openai.OpenAI, batch: Any, count: int) -> None:
 
 def test_a_worker_that_is_killed_again_and_again_loses_nothing(client: openai.OpenAI, up: Upstream) -> None:
     lines, kills = (2000, 100) if FULL else (200, 5)
-    up.handler = lambda request: reply_slowly(request, 0.03)
+    up.handler = lambda request: reply_slowly(request, 8 * kills / lines)  # so that there are some left for each kill
     batch = create(client, [chat(f"r{n}", f"hello {n}") for n in range(lines)])
     done, resumed = 0, []
     for _ in range(kills):
