@@ -9,6 +9,7 @@ import typer
 
 from sage.errors import ConfigError
 from sage.middleware.cli.config import ConfigFile
+from sage.middleware.cli.language.catalogue import _
 from sage.middleware.queue.celery_app import DEFAULT_QUEUE
 from sage.middleware.queue.messages import QUEUE_NAME
 from sage.middleware.queue.worker_options import WorkerOptions, new_worker_name
@@ -54,7 +55,14 @@ def worker_command(
         concurrency=concurrency or settings.queue.concurrency,
         queues=names,
     )
-    raise typer.Exit(run_worker(options))
+
+    def say_hello() -> None:
+        line = _("worker {name}: {concurrency} job(s) at a time of '{queues}' for {url}, by {broker}")
+        names_of = ", ".join(options.queues)
+        fields = {"concurrency": options.concurrency, "url": options.url, "broker": options.broker}
+        typer.echo(line.format(name=options.name, queues=names_of, **fields))
+
+    raise typer.Exit(run_worker(options, say_hello))
 
 
 def _url(settings: Settings) -> str:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -45,6 +46,14 @@ class WorkerOptions:
             concurrency=said["concurrency"],
             queues=tuple(said["queues"]),
         )
+
+    @property
+    def broker(self) -> str:
+        """Where its messages come from, without a password."""
+        if self.queue.broker is None:
+            return str(self.data_dir / "queue")
+        parts = urlsplit(self.queue.broker.get_secret_value())
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def to_environment(self) -> str:
         """The value of ``ENVIRONMENT``."""

@@ -38,6 +38,7 @@ class EagerConsumer:
     pool: Any
     task_consumer: Any
     may_run: Callable[[int], bool]
+    is_cut_off = False
 
     def ensure_connected(self, connection: Any) -> Any:
         """The connection, once there is one."""
@@ -46,12 +47,17 @@ class EagerConsumer:
     def on_ready(self) -> None:
         """Called when messages begin to come, also after a reconnection."""
         super().on_ready()  # type: ignore[misc]
+        if self.is_cut_off:
+            self.is_cut_off = False
+            _log.warning("the broker is back")
         qos = self.task_consumer.channel.qos
         may_take = qos.can_consume
         qos.can_consume = lambda: type(self).may_run(self.pool.num_processes) and may_take()
 
     def _on_error(self, exc: BaseException, interval: float) -> None:
-        _log.warning("no connection to the broker (%s: %s); next attempt in %.1f s", type(exc).__name__, exc, interval)
+        if not self.is_cut_off:
+            _log.warning("no connection to the broker (%s: %s); it is tried again", type(exc).__name__, exc)
+        self.is_cut_off = True
 
 
 class PoolWorker:

@@ -31,12 +31,13 @@ class WorkerHeartbeat:
         self._on_answer = on_answer
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="sage-heartbeat", daemon=True)
-        self._refused = False
+        self._complaint = ""
 
-    def first(self, wait: bool) -> dict[str, Any]:
-        """Says hello, before the thread does; waits for the gateway if it is to.
+    def first(self) -> dict[str, Any]:
+        """Says hello, before the thread does; waits for the gateway.
 
-        Raises :class:`PermissionDenied` when the gateway refuses the credential, :class:`Unavailable` without ``wait``.
+        Raises :class:`PermissionDenied` when the gateway refuses the credential, :class:`Unavailable` when the worker
+        is stopped meanwhile.
         """
         complained = False
         while True:
@@ -49,11 +50,8 @@ class WorkerHeartbeat:
                     "a key with the scope 'worker' (sage key add --user NAME --scope worker)"
                 )
             said = "does not answer" if answer is None else f"answered with {answer.status}"
-            message = f"the gateway at {self._options.url} {said}"
-            if not wait:
-                raise Unavailable(message)
             if not complained:
-                _log.warning("%s; waiting for it", message)
+                _log.warning("the gateway at %s %s; waiting for it", self._options.url, said)
                 complained = True
             if self._ending.wait(1.0):
                 raise Unavailable("stopped before the gateway answered")
@@ -89,10 +87,7 @@ class WorkerHeartbeat:
         cleaned_at = 0.0
         while not self._ending.wait(_EVERY):
             answer = self._hello()
-            refused = answer is not None and answer.status in (401, 403)
-            if refused and not self._refused:
-                _log.error("the gateway refuses this worker now; is its key still good?")
-            self._refused = refused
+            self._complain(answer)
             try:
                 if answer is not None and answer.status == 200:
                     self._on_answer(answer.json())
@@ -101,6 +96,21 @@ class WorkerHeartbeat:
                     clean_broker_folder(self._options.data_dir)
             except Exception:
                 _log.exception("the worker's heartbeat failed")
+
+    def _complain(self, answer: ControlAnswer | None) -> None:
+        """Says once what is wrong, and once that it is over."""
+        complaint = ""
+        if answer is None:
+            complaint = "the gateway does not answer; jobs wait for it"
+        elif answer.status in (401, 403):
+            complaint = "the gateway refuses this worker now; is its key still good?"
+        elif answer.status != 200:
+            complaint = f"the gateway answers with {answer.status}"
+        if complaint and complaint != self._complaint:
+            _log.warning(complaint)
+        elif self._complaint and not complaint:
+            _log.warning("the gateway is back")
+        self._complaint = complaint
 
 
 def clean_broker_folder(data_dir: Path) -> int:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sage.errors import SageError
@@ -40,13 +41,16 @@ class WorkerProgram:
         self._agenda = Agenda(ControlConnection(options.url, options.credential))
         self._beats = False
 
-    def run(self, wait: bool = True) -> int:
-        """Runs until SIGTERM or Ctrl-C. ``wait``: for a gateway that does not answer yet.
+    def run(self, on_welcome: Callable[[], None] | None = None) -> int:
+        """Runs until SIGTERM or Ctrl-C; waits for a gateway that does not answer yet. ``on_welcome`` is called when it
+        has.
 
         Raises as :meth:`WorkerHeartbeat.first`.
         """
         stop_on_signals(self.stop)
-        welcome = self._heartbeat.first(wait)
+        welcome = self._heartbeat.first()
+        if on_welcome is not None:
+            on_welcome()
         self._item_concurrency = int(welcome.get("item_concurrency") or _ITEM_CONCURRENCY)
         self._heard(welcome)
         on_process_start(self._begin_process)
@@ -88,11 +92,11 @@ class WorkerProgram:
         self._execution.run(job_id, signature)
 
 
-def run_worker(options: WorkerOptions, wait: bool = True) -> int:
+def run_worker(options: WorkerOptions, on_welcome: Callable[[], None] | None = None) -> int:
     """Runs a worker in this process, below the priority of others; returns the exit code. Raises :class:`SageError`."""
     os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return WorkerProgram(options).run(wait)
+    return WorkerProgram(options).run(on_welcome)
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ def command(*arguments: str, cwd: Path, **environ: str) -> subprocess.Popen[str]
         cwd=cwd,
         env={**os.environ, "SAGE_DATA_DIR": str(cwd / "data"), **environ},
         text=True,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
@@ -35,12 +36,13 @@ def test_it_serves_the_gateway_at_the_address_until_it_is_interrupted(tmp_path: 
             assert (hello["concurrency"], hello["queues"]) == (3, ["bulk", "default"])
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 0
+            assert running.stdout is not None
+            said = f"worker {hello['worker']}: 3 job(s) at a time of 'bulk, default' for {gateway.url}, by {tmp_path}"
+            assert running.stdout.read() == f"{said}/data/queue\n"
             assert [goodbye["worker"] for goodbye in gateway.goodbyes] == [hello["worker"]]
         finally:
             running.kill()
-            running.wait()
-            assert running.stderr is not None
-            running.stderr.close()
+            running.communicate()
 
 
 def test_what_cannot_work_is_one_line(tmp_path: Path) -> None:
