@@ -43,6 +43,7 @@ class WorkerGateway:
         self.fail: dict[str, int] = {}
         self.hellos: list[dict[str, Any]] = []
         self.goodbyes: list[dict[str, Any]] = []
+        self.lost: list[str] = []
         self.claims: list[dict[str, Any]] = []
         self.public: list[tuple[str, str, str | None]] = []
         """Calls of jobs to other routes: method, path, credential."""
@@ -120,6 +121,9 @@ class WorkerGateway:
             return 200, {"lease_seconds": self.lease_seconds, "item_concurrency": 4, "schedules": self.schedules}
         if word == "goodbye":
             self.goodbyes.append(body)
+            return 200, {}
+        if word == "lost":
+            self.lost.append(body["id"])
             return 200, {}
         self.claims.append(body)
         job = self.jobs.get(body["id"])

@@ -6,6 +6,7 @@ Without the extra there is no Celery, so what derives from its classes is made i
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -114,6 +115,23 @@ def _make_controller(app: Any, options: WorkerOptions, may_run: Callable[[int], 
     )
     trace.setup_worker_optimizations(app, options.name)
     return state.reserved_requests, controller
+
+
+def on_process_lost(report: Callable[[str], None]) -> None:
+    """Has ``report`` called with the id of a job whose process died, on a thread of its own."""
+    try:
+        from billiard.exceptions import WorkerLostError
+        from celery import signals
+    except ImportError as exc:
+        raise MissingExtra("a worker of jobs", "queue") from exc
+    own = os.getpid()
+
+    def handle(task_id: str, exception: BaseException, **_: Any) -> None:
+        if isinstance(exception, WorkerLostError) and os.getpid() == own:
+            _log.warning("the process of job %s died: %s", task_id, exception)
+            threading.Thread(target=report, args=(task_id,), name="sage-lost", daemon=True).start()
+
+    signals.task_failure.connect(handle, weak=False)
 
 
 def on_process_start(begin: Callable[[], None]) -> None:

@@ -47,7 +47,14 @@ class Execution:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def run(self, job_id: str, signature: str) -> None:
-        """Runs a job that may be claimed; does nothing for another."""
+        """Runs a job that may be claimed; does nothing for another. Raises nothing: Celery's own process would end with
+        an error such as :class:`MemoryError`."""
+        try:
+            self._run(job_id, signature)
+        except Exception:
+            _log.exception("job %s was left", job_id)
+
+    def _run(self, job_id: str, signature: str) -> None:
         if self._stop:
             return
         grant = self._claim(job_id, signature)

@@ -67,9 +67,16 @@ class WorkerHeartbeat:
     def end(self) -> None:
         """Says goodbye: the gateway gives the worker's jobs to others."""
         self.stop()
-        goodbye = ControlConnection(self._options.url, self._options.credential)
-        goodbye.post_patiently("/worker/goodbye", {"worker": self._options.name}, 2.0)
-        goodbye.close()
+        self._tell("/worker/goodbye", {"worker": self._options.name})
+
+    def report_lost(self, job_id: str) -> None:
+        """Tells the gateway that the process of a job died, so that it need not wait for the end of the lease."""
+        self._tell("/worker/lost", {"id": job_id, "worker": self._options.name})
+
+    def _tell(self, path: str, body: dict[str, Any]) -> None:
+        connection = ControlConnection(self._options.url, self._options.credential)  # this thread's own
+        connection.post_patiently(path, body, 2.0)
+        connection.close()
 
     def _hello(self) -> ControlAnswer | None:
         body = {

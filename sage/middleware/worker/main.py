@@ -15,7 +15,7 @@ from typing import Any
 from sage.errors import SageError
 from sage.middleware.queue.worker_options import WorkerOptions
 from sage.middleware.worker.agenda import Agenda, start_beat
-from sage.middleware.worker.celery_worker import PoolWorker, on_process_start, stop_on_signals
+from sage.middleware.worker.celery_worker import PoolWorker, on_process_lost, on_process_start, stop_on_signals
 from sage.middleware.worker.control import ControlConnection
 from sage.middleware.worker.execution import Execution
 from sage.middleware.worker.heartbeat import WorkerHeartbeat
@@ -54,6 +54,7 @@ class WorkerProgram:
         self._item_concurrency = int(welcome.get("item_concurrency") or _ITEM_CONCURRENCY)
         self._heard(welcome)
         on_process_start(self._begin_process)
+        on_process_lost(self._heartbeat.report_lost)
         self._heartbeat.start()
         try:
             return self._pool.run()

@@ -172,6 +172,7 @@ def test_a_job_that_kills_its_process_takes_only_that(worker: RunningWorker) -> 
         assert time.monotonic() - begin < 5
         assert worker.ended(other)["state"] == "succeeded"
         assert job.finish is None
+        worker.gateway.wait(lambda job=job: job.id in worker.gateway.lost)
     worker.gateway.wait(lambda: len(worker.children()) >= 2)
 
 

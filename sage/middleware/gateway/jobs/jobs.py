@@ -100,6 +100,11 @@ class Jobs:
         await self.store.release_worker(worker, in_order=in_order)
         self.dispatcher.wake()
 
+    async def run_lost(self, job_id: str, worker: str) -> None:
+        """The process in which ``worker`` did a job has died."""
+        await self.store.lose_run(job_id, worker)
+        self.dispatcher.wake()
+
     def view(self, job: StoredJob) -> View:
         """The job as its users see it."""
         return job_view(job, self.progress.rate(job.id))

@@ -58,6 +58,12 @@ class JobUpkeep(JobStoreCore):
         now = self._clock()
         return await _all_that_can([self._end(job_id, leases.released(run, now)) for job_id, run in found])
 
+    async def lose_run(self, job_id: str, worker: str) -> None:
+        """Puts a job back whose process died, if ``worker`` still has it."""
+        job = await self.find(job_id)
+        if job is not None and job.run is not None and job.worker == worker:
+            await self._end(job_id, leases.lost(job.run, self._clock(), expired=False), is_lost=True)
+
     async def expire_leases(self) -> Sequence[StoredJob]:
         """Puts back jobs whose lease has expired, and ends those over their time limit or deadline; returns them.
 

@@ -60,6 +60,13 @@ class GoodbyeBody(WorkerBody):
     worker: Name
 
 
+class LostBody(WorkerBody):
+    """A process of a worker has died with a job."""
+
+    id: str = Field(max_length=64)
+    worker: Name
+
+
 class ClaimBody(WorkerBody):
     """A message, as a worker has got it from the broker."""
 
@@ -161,6 +168,14 @@ async def hello(body: HelloBody, request: Request, queue: TheQueue, schedules: T
 async def goodbye(body: GoodbyeBody, queue: TheQueue) -> Response:
     """A worker ends. What it had goes to others at once."""
     await (await queue.open()).jobs.worker_gone(body.worker, in_order=True)
+    return Response(status_code=204)
+
+
+@router.post("/lost", name="worker_lost", status_code=204, response_class=Response)
+@requires(Scope.WORKER)
+async def lost(body: LostBody, queue: TheQueue) -> Response:
+    """The process of a job has died. Another one gets the job at once, unless that has happened too often."""
+    await (await queue.open()).jobs.run_lost(body.id, body.worker)
     return Response(status_code=204)
 
 
