@@ -150,8 +150,8 @@ class WorkerGateway:
             free = [index for index in range(len(job.lines)) if index not in job.leased]
             indexes = [*lost, *free][: wish["count"]]
             job.leased |= set(indexes)
-            more = len(job.results) + len(wish["in_hand"]) < len(job.lines)
-            return 200, {"items": [{"index": index, "body": job.lines[index]} for index in indexes], "more": more}
+            items = [{"index": index, "body": job.lines[index]} for index in indexes]
+            return 200, {"items": items, "more": len(job.results) < len(job.lines)}
         if word == "results":
             if not body:
                 lines = [json.dumps(job.results[index]) for index in sorted(job.results)]

@@ -22,7 +22,7 @@ _GRACE = 8.0
 """Seconds between SIGTERM and SIGKILL: it finishes the lines that it is at."""
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
-_LIVES = 3.0
+_LIVES = 1.0
 """A worker that has lived so long did not die of its start."""
 
 

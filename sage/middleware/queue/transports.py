@@ -99,6 +99,42 @@ class SafeFileChannel:
         return remove_files(self.data_folder_in, names_of(self.data_folder_in, queue))
 
 
+class SafeFileTransport:
+    """Over kombu's transport for files: it works in the event loop of Celery's worker, as that for Redis does.
+
+    Without it Celery takes its other pool, whose idle processes hold a lock that dies with them.
+    """
+
+    client: Any
+    cycle: Any
+    polling_interval: float
+    _deliver: Callable[..., None]
+    _on_tick: Callable[[], None] | None = None
+    _hub: Any = None
+
+    def register_with_event_loop(self, connection: Any, hub: Any) -> None:
+        """Looks for messages with each turn of the loop, which turns at least every ``polling_interval``."""
+        self._hub, self._on_tick = hub, self._take_all
+        hub.on_tick.add(self._on_tick)
+        hub.call_repeatedly(self.polling_interval, _nothing)
+
+    def close_connection(self, connection: Any) -> None:
+        """Looks for nothing more."""
+        if self._hub is not None:
+            self._hub.on_tick.discard(self._on_tick)
+        super().close_connection(connection)  # type: ignore[misc]
+
+    def _take_all(self) -> None:
+        try:
+            while True:
+                self.cycle.get(self._deliver)
+        except Empty:
+            return
+
+
+def _nothing() -> None: ...
+
+
 def register_transports() -> None:
     """Makes the names ``REDIS`` and ``FILES`` known to kombu."""
     try:
@@ -125,7 +161,9 @@ def _file_transport() -> type:
     except ImportError as exc:
         raise MissingExtra("a worker of jobs", "queue") from exc
     channel = type("Channel", (SafeFileChannel, filesystem.Channel), {})
-    return type("Transport", (filesystem.Transport,), {"Channel": channel})
+    implements = filesystem.Transport.implements.extend(asynchronous=True)
+    members = {"Channel": channel, "implements": implements}
+    return type("Transport", (SafeFileTransport, filesystem.Transport), members)
 
 
 def file_options(folder: Path) -> dict[str, Any]:

@@ -120,8 +120,8 @@ def _make_controller(app: Any, options: WorkerOptions, may_run: Callable[[int], 
 def on_process_lost(report: Callable[[str], None]) -> None:
     """Has ``report`` called with the id of a job whose process died, on a thread of its own."""
     try:
-        from billiard.exceptions import WorkerLostError
         from celery import signals
+        from celery.exceptions import WorkerLostError
     except ImportError as exc:
         raise MissingExtra("a worker of jobs", "queue") from exc
     own = os.getpid()
