@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,21 @@ def modules() -> dict[str, Path]:
     return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
-def imports_of(module: str, source: str, known: Iterable[str]) -> list[Import]:
+@cache
+def tree_of(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def statements_of(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements right below ``node``, and what holds further ones: not its expressions, which are most of it."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        below = getattr(node, name, None)
+        if isinstance(below, list):
+            yield from below
+
+
+def imports_of(module: str, source: str, known: Collection[str]) -> list[Import]:
     """Every import in ``source``; ``from package import module`` is one of that module."""
-    known = set(known)
     found: list[Import] = []
 
     def visit(node: ast.AST, late: bool) -> None:
@@ -111,11 +124,19 @@ def imports_of(module: str, source: str, known: Iterable[str]) -> list[Import]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 found.append(Import(module, full if full in known else node.module or "", late))
-        for child in ast.iter_child_nodes(node):
-            visit(child, late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+        for child in statements_of(node):
+            visit(child, late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    visit(ast.parse(source), False)
+    visit(tree_of(source), False)
     return found
+
+
+def classes_in(node: ast.AST) -> Iterator[str]:
+    """The names of all classes below ``node``, those inside functions too."""
+    for child in statements_of(node):
+        if isinstance(child, ast.ClassDef):
+            yield child.name
+        yield from classes_in(child)
 
 
 def room_of(module: str) -> str | None:
@@ -207,12 +228,7 @@ def test_late_imports_of_our_own_modules_have_a_reason(imports: list[Import]) ->
 
 
 def test_one_class_name_is_one_class() -> None:
-    names = Counter(
-        node.name
-        for file in modules().values()
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ClassDef)
-    )
+    names = Counter(name for file in modules().values() for name in classes_in(tree_of(file.read_text())))
     assert {name: count for name, count in names.items() if count > 1} == {}
 
 

@@ -188,6 +188,7 @@ def test_cancelling_a_queued_job_and_one_that_runs(running, worker):
     assert worker.claim()["id"] == job["id"]
 
 
+@pytest.mark.slow
 def test_events_tell_of_progress_and_end(running, worker):
     job, claimed = submit(running), worker.claim()
     events: list = []
