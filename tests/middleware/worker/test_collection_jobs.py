@@ -211,6 +211,24 @@ def test_a_job_and_the_command_give_the_same_documents(jobs: Jobs, capsys: pytes
     assert jobs.found("same", '"sentence 119"') == []
 
 
+def test_pruning_deletes_what_is_no_longer_there_and_nothing_else(jobs: Jobs) -> None:
+    for name in ("gone.txt", "kept.txt", "hidden/deep.txt"):
+        jobs.write(f"pruned/{name}", f"This is {name}.")
+    jobs.write("elsewhere/other.txt", "This is elsewhere.")
+    jobs.run("ingest", collection="pruned", paths=[str(jobs.root / "pruned"), str(jobs.root / "elsewhere")])
+    (jobs.root / "pruned/gone.txt").unlink()
+    (jobs.root / "elsewhere/other.txt").unlink()
+    unpruned = jobs.run("ingest", collection="pruned", paths=[str(jobs.root / "pruned")])
+    assert unpruned["result"]["sources"] == {"unchanged": 2}
+    view = jobs.run("ingest", collection="pruned", paths=[str(jobs.root / "pruned")], prune=True)
+    assert (view["result"]["sources"], view["result"]["deleted"]) == ({"unchanged": 2, "pruned": 1}, 1), view
+    shown = jobs.running.get("/collections/pruned/documents").json()["documents"]
+    names = {document["id"].removeprefix(f"{jobs.root}/") for document in shown}
+    assert names == {"pruned/kept.txt#0", "pruned/hidden/deep.txt#0", "elsewhere/other.txt#0"}
+    body = {"collection": "pruned", "paths": [str(jobs.root / "pruned")], "prune": True, "include": ["*.md"]}
+    assert jobs.running.post("/tasks/ingest", body).json()["error"]["param"] == "prune"
+
+
 def test_what_a_job_may_not_read_is_refused_at_once(jobs: Jobs) -> None:
     def refused(status: int = 400, **sources: Any) -> dict[str, Any]:
         answer = jobs.running.post("/tasks/ingest", {"collection": "refused", **sources})

@@ -77,6 +77,11 @@ class IngestJobRequest(JobOptions):
         None, max_length=50, description="Added to the metadata of every document."
     )
     again: bool = Field(False, description="Send sources that have not changed, too.")
+    prune: bool = Field(
+        False,
+        description="At the end delete the documents of files that are no longer in the directories of `paths`; not "
+        "together with `include` or `exclude`.",
+    )
 
 
 class ReembedJobRequest(JobOptions):
@@ -122,6 +127,10 @@ async def _check_ingest(
     wanted = parse(IngestJobRequest, fields)
     if not (wanted.file_ids or wanted.paths or wanted.urls):
         raise InvalidRequest("the job has no sources: give 'file_ids', 'paths' or 'urls'", param="file_ids")
+    if wanted.prune and (wanted.include or wanted.exclude):
+        raise InvalidRequest(
+            "'prune' does not go with 'include' or 'exclude': it would delete what they leave out", param="prune"
+        )
     params = _ingest_params(wanted, sources)
     try:
         await gateway.collections.describe(principal, wanted.collection)
@@ -129,6 +138,7 @@ async def _check_ingest(
         gateway.collections.check_new(principal, wanted.collection)
     found = _Found(wanted, sources, files, principal.tenant)
     total = await asyncio.to_thread(_write_items, found.items(), sink, sources.max_files)
+    params["prune"] = found.paths.directories if wanted.prune else []
     return CheckedJob("ingest", params, total, _options(wanted))
 
 
@@ -159,6 +169,7 @@ class _Found:
 
     def __init__(self, wanted: IngestJobRequest, sources: IngestSources, files: StoredFiles, tenant: str) -> None:
         self._wanted = wanted
+        self.paths = ServerPaths(sources, wanted.include or (), wanted.exclude or ())
         self._sources = sources
         self._files = files
         self._tenant = tenant
@@ -182,9 +193,8 @@ class _Found:
     def _all(self) -> Iterator[dict[str, Any]]:
         for file in self._wanted.file_ids or ():
             yield self._uploaded(file)
-        paths = ServerPaths(self._sources, self._wanted.include or (), self._wanted.exclude or ())
         for path in self._wanted.paths or ():
-            yield from paths.find(path)
+            yield from self.paths.find(path)
         allowed = AllowedHosts(self._sources.url_hosts, "queue.ingest.url_hosts")
         for number, url in enumerate(self._wanted.urls or ()):
             try:

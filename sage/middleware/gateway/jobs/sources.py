@@ -33,6 +33,8 @@ class ServerPaths:
     settings: IngestSources
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    directories: list[str] = field(default_factory=list)
+    """What the sources of the found directories' files begin with."""
     _counts: _Counts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +53,7 @@ class ServerPaths:
                     yield self._item(root, parts, parts[-1], parent, is_named=True)
                     return
             with _opened(root, parts) as directory:
+                self.directories.append(f"{_source(root, parts)}/")
                 yield from self._walk(root, parts, len(parts), directory)
         except FileNotFoundError:
             raise InvalidRequest(f"{path!r}: there is no such file or directory", param="paths") from None

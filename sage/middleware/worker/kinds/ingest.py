@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 from sage.addresses import AllowedHosts
 from sage.errors import CallFailed, NotFound, SageError
@@ -28,6 +29,7 @@ from sage.middleware.worker.run import ItemResult, JobItem, Outcome, Run
 from sage.middleware.worker.scratch import scratch_directory
 from sage.middleware.worker.thread_client import ThreadClient
 
+T = TypeVar("T")
 _PARSERS = 2
 """Sources that are parsed at a time; more are fetched meanwhile."""
 _HEAD = 8192  # bytes that decide the kind of a file
@@ -39,7 +41,10 @@ async def run(run: Run) -> Outcome:
     """Ingests every source; the result counts what became of them, as the summary of ``sage ingest`` does."""
     with scratch_directory() as scratch, IngestJob(run, scratch) as job:
         await run.each(job.ingest)
-    return Outcome(await _sums(run))
+        sums = await _Sums.of(run)
+        if run.params.get("prune") and not run.is_cut_short:
+            await job.prune(sums)
+    return Outcome(sums.result())
 
 
 class IngestJob:
@@ -84,6 +89,25 @@ class IngestJob:
                 raise
             return _failed(item, f"cannot be kept while it is parsed: {exc.strerror}", "worker_disk")
 
+    async def prune(self, sums: _Sums) -> None:
+        """Deletes the documents of files that the job's directories no longer have, and counts them."""
+        prefixes = tuple(self._run.params["prune"])
+
+        def prune(client: ThreadClient) -> None:
+            target = IngestTarget(client, self._run.params["collection"], client.sleep)
+            target.open()
+            for source in list(target.sources()):
+                if source.startswith(prefixes) and not sums.has(source):
+                    sums.counts["deleted"] += target.remove_source(source)
+                    sums.sources["pruned"] += 1
+
+        try:
+            await self._on_thread(prune, None)
+        except CallFailed as exc:
+            if exc.answer_status is None:
+                raise ConnectionError(exc.message) from exc
+            raise JobFailed(exc.message, code=exc.code) from exc
+
     async def _ingest(self, item: JobItem) -> ItemResult:
         if "obstacle" in item.body:
             raise Unreadable(item.body["obstacle"])
@@ -95,7 +119,7 @@ class IngestJob:
                 return ItemResult(item.index, True, _line(item, {"outcome": "skipped", "reason": "binary"}))
             parser = await self._parsers.get()
             try:
-                summary = await self._on_thread(entry, recipe, parser)
+                summary = await self._on_thread(partial(self._write, entry, recipe, parser), parser)
             finally:
                 self._parsers.put_nowait(parser)
         return _result(item, summary)
@@ -127,18 +151,19 @@ class IngestJob:
             async for piece in answer.chunks():
                 yield piece
 
-    async def _on_thread(self, entry: FileEntry, recipe: Recipe, parser: Parser) -> Summary:
-        """Ends the thread, its calls and its parser when the run is cancelled."""
+    async def _on_thread(self, work: Callable[[ThreadClient], T], parser: Parser | None) -> T:
+        """The result of ``work``. When the run is cancelled, the thread ends, with its calls and its parser."""
         client = ThreadClient(self._run.client)
-        work = asyncio.ensure_future(asyncio.to_thread(self._write, entry, recipe, parser, client))
+        done = asyncio.ensure_future(asyncio.to_thread(work, client))
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(done)
         finally:
             client.stop()
-            while not work.done():
-                parser.kill()
-                await asyncio.wait([work], timeout=_STOP_SECONDS)
-            work.exception()
+            while not done.done():
+                if parser is not None:
+                    parser.kill()
+                await asyncio.wait([done], timeout=_STOP_SECONDS)
+            done.exception()
 
     def _write(self, entry: FileEntry, recipe: Recipe, parser: Parser, client: ThreadClient) -> Summary:
         name = self._run.params["collection"]
@@ -195,14 +220,36 @@ def _line(item: JobItem, fields: dict[str, Any]) -> dict[str, Any]:
     return {"index": item.index, "source": item.body["source"], **fields}
 
 
-async def _sums(run: Run) -> dict[str, Any]:
-    """The counts of all sources, also of those that other workers did."""
-    files: Counter[str] = Counter()
-    sums: Counter[str] = Counter()
-    warnings: list[str] = []
-    async for one in run.results():
-        line = one["line"]
-        files[line.get("outcome", "failed")] += 1
-        sums.update({name: line.get(name, 0) for name in ("chunks", "sent", "deleted")})
-        warnings += [text for text in line.get("warnings", ()) if text not in warnings]
-    return {"sources": dict(files), **sums, "warnings": warnings[:_MOST_WARNINGS]}
+class _Sums:
+    """What became of all sources, also of those that other workers did."""
+
+    def __init__(self) -> None:
+        self.sources: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self._warnings: list[str] = []
+        self._names: set[str] = set()
+        self._failed: list[str] = []
+
+    @classmethod
+    async def of(cls, run: Run) -> _Sums:
+        sums = cls()
+        async for one in run.results():
+            sums._add(one["line"])
+        return sums
+
+    def has(self, source: str) -> bool:
+        """Whether the job has the source, or could not look into a directory above it."""
+        return source in self._names or any(source.startswith(f"{name}/") for name in self._failed)
+
+    def result(self) -> dict[str, Any]:
+        """The result of the job."""
+        return {"sources": dict(self.sources), **self.counts, "warnings": self._warnings[:_MOST_WARNINGS]}
+
+    def _add(self, line: dict[str, Any]) -> None:
+        outcome = line.get("outcome", "failed")
+        self.sources[outcome] += 1
+        self.counts.update({name: line.get(name, 0) for name in ("chunks", "sent", "deleted")})
+        self._warnings += [text for text in line.get("warnings", ()) if text not in self._warnings]
+        self._names.add(line["source"])
+        if outcome == "failed":
+            self._failed.append(line["source"])
