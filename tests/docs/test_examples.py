@@ -52,6 +52,21 @@ def test_the_demonstration_without_an_embedder(tmp_path: Path) -> None:
     assert "found: My sister Mei is allergic to peanuts.\n" in done.stdout
 
 
+def test_the_pipeline_of_jobs(tmp_path: Path) -> None:
+    lines = run("jobs_pipeline.py", tmp_path).splitlines()
+    assert [line for line in lines if ": " in line and not line.startswith(("queued", "generate", "{"))] == [
+        "France: Paris",
+        "Italy: Rome",
+        "Japan: Tokyo",
+        "China: Beijing",
+    ]
+    assert sorted(line for line in lines if line.startswith("generate")) == [
+        "generate: succeeded, 2 done",
+        "generate: succeeded, 2 done",
+        "generate: succeeded, 4 done",
+    ]
+
+
 def test_the_rag_pipeline(tmp_path: Path) -> None:
     lines = run("rag_pipeline.py", tmp_path).splitlines()
     told = dict(zip(lines[::2], (line.strip() for line in lines[1::2]), strict=True))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sage.api.function.kinds import BaseCoMapFunction, BaseJoinFunction, FlatMapFunction
+from sage.api.function.kinds import BaseCoMapFunction, BaseJoinFunction, FlatMapFunction, MapFunction
 from sage.api.local_environment import LocalEnvironment
 from sage.api.ray_environment import RayEnvironment
 from sage.errors import ConfigError, Conflict, DeadlineExceeded, InvalidRequest, MissingExtra, NotFound, Unavailable
@@ -517,6 +518,34 @@ def test_connected_streams_and_loops_run_on_actors(ray_config: dict[str, Any]) -
     assert Counter(got["halves"]) == {1: 5, 2: 2, 3: 1}
     assert sorted(got["told"], key=str) == [("number", 1), ("number", 2), ("text", "1"), ("text", "2")]
     assert sorted(got["joined"]) == [(1, "1"), (2, "2")]
+
+
+class Question(MapFunction):
+    def process(self, number: int) -> dict[str, str]:
+        return {"prompt": f"{number} plus {number}?"}
+
+
+class PlaceInJob(MapFunction):
+    def process(self, enqueued: Any) -> tuple[str, int, str]:
+        return enqueued.job, enqueued.index, enqueued.record["prompt"]
+
+
+class TakingJobs:
+    def __init__(self) -> None:
+        self.bodies: list[Any] = []
+
+    def submit(self, kind: str, body: Any, *, idempotency_key: str | None = None) -> Any:
+        self.bodies.append((kind, body, os.getpid()))
+        return SimpleNamespace(id=f"job_{len(self.bodies)}")
+
+
+def test_records_of_actors_are_handed_to_the_queue_by_the_program(ray_config: dict[str, Any]) -> None:
+    jobs = TakingJobs()
+    environment = RayEnvironment("jobs", {**ray_config, "jobs": jobs})
+    enqueued = environment.from_batch([1, 2]).map(Question).enqueue("generate", model="m", within=None)
+    assert enqueued.map(PlaceInJob).collect() == [("job_1", 0, "1 plus 1?"), ("job_1", 1, "2 plus 2?")]
+    requests = [{"prompt": "1 plus 1?"}, {"prompt": "2 plus 2?"}]
+    assert jobs.bodies == [("generate", {"model": "m", "requests": requests}, os.getpid())]
 
 
 def test_two_environments_with_the_same_names_are_apart(ray_config: dict[str, Any], env: RayEnvironment) -> None:
