@@ -289,6 +289,40 @@ def test_wait_shows_the_job_to_its_end_and_json_is_a_view_a_line(run: Sage, work
     assert len({view["id"] for view in views}) == 1
 
 
+def test_the_report_of_an_evaluation_is_shown_as_tables(run: Sage, worker: HandWorker) -> None:
+    def system(mean: float, **names: str | None) -> dict[str, object]:
+        scores = {"f1": {"mean": mean, "count": 2, "missing": 0}}
+        return {
+            **names,
+            "scores": scores,
+            "failed": 1,
+            "latency_ms": {"p50": 12.4, "p95": None},
+            "usage": {"total_tokens": 9},
+        }
+
+    names = {"model": "bench", "collection": None}, {"model": "bench", "collection": "docs"}
+    difference = {"metric": "f1", "difference": 0.25, "low": -0.1, "high": 0.5, "count": 2}
+    report = {
+        "lines": 4,
+        "answers": [system(0.5, **names[0]), system(0.75, **names[1])],
+        "searches": [],
+        "comparisons": [{**difference, "baseline": names[0], "system": names[1]}],
+    }
+    (job,) = submitted(run)
+    claim = claimed(worker)
+    worker.record(claim, *answered(0, 1, 2))
+    worker.finish(claim, result=report)
+    lines = run("show", job).stdout.splitlines()
+    assert '  result: {"lines": 4}' in lines
+    cells = [line.split() for line in lines[lines.index("") :]]
+    assert cells[1:4] == [
+        ["SYSTEM", "f1", "FAILED", "P50", "P95", "TOKENS"],
+        ["bench", "0.500", "1", "12", "ms", "-", "9"],
+        ["bench", "+", "docs", "0.750", "1", "12", "ms", "-", "9"],
+    ]
+    assert cells[6] == ["bench", "+", "docs", "bench", "f1", "+0.250", "-0.100", "+0.500", "2"]
+
+
 def test_in_chinese(run: Sage, worker: HandWorker) -> None:
     (job,) = submitted(run)
     assert run("cancel", job, SAGE_LANG="zh").stdout == f"{job}: 已取消\n"

@@ -15,6 +15,7 @@ from sage.errors import SageError
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.cli.tasks.describe import describe, row
+from sage.middleware.cli.tasks.evaluation import is_report, print_report
 from sage.middleware.cli.tasks.submit import submit_commands
 from sage.middleware.cli.tasks.watch import watch_jobs
 from sage.middleware.client.handle import ENDED
@@ -174,3 +175,5 @@ def _print(view: dict[str, Any], as_json: bool) -> None:
         print_json(view)
     else:
         typer.echo("\n".join(describe(view)))
+        if is_report(view["result"]):
+            print_report(view["result"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.middleware.cli.language.catalogue import N_, _
 from sage.middleware.cli.output import plain
+from sage.middleware.cli.tasks.evaluation import TABLES, is_report
 
 STATES = (
     N_("queued"),
@@ -68,7 +69,9 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
     if view["error"] is not None:
         yield _("error"), plain(f"{view['error']['message']} ({view['error']['code']})")
     if view["result"] is not None:
-        text = plain(json.dumps(view["result"], ensure_ascii=False))
+        tables = TABLES if is_report(view["result"]) else ()
+        rest = {name: value for name, value in view["result"].items() if name not in tables}
+        text = plain(json.dumps(rest, ensure_ascii=False))
         yield _("result"), text if len(text) <= _LONGEST_RESULT else f"{text[:_LONGEST_RESULT]}…"
 
 
