@@ -1,34 +1,18 @@
-"""A real `sage flower` in a process of its own, and a plain Celery worker on the same broker."""
+"""A real `sage flower` and a real `sage worker` in processes of their own."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from running_gateway import Running
 from sage_process import SAGE
 
-_WORKER = """
-import os, sys
-from pathlib import Path
-from sage.middleware.queue.celery_app import make_celery_app
-from sage.middleware.settings.reading import load_settings
-settings = load_settings(None, os.environ)
-app = make_celery_app(settings.queue, settings.data_dir)
-
-@app.task(name="tests.greet")
-def greet(name):
-    return f"hello {name}"
-
-if sys.argv[1:] == ["send"]:
-    greet.apply_async(args=["Flower"], task_id="job-for-flower", queue="tests", serializer="json")
-else:
-    app.worker_main(["worker", "--pool", "solo", "--loglevel", "WARNING", "-n", "greeter@tests", "-Q", "tests"])
-"""
+from sage.middleware.auth.principal import Scope
 
 
 @contextmanager
@@ -61,17 +45,13 @@ def _end(process: subprocess.Popen[str], log: Path) -> None:
 
 
 @contextmanager
-def plain_worker(env: Mapping[str, str], cwd: Path) -> Iterator[Callable[[], None]]:
-    """A worker that knows one task, ``tests.greet``; gives a function that sends it one, ``job-for-flower``."""
-    command: Sequence[str] = [sys.executable, "-c", _WORKER]
+def worker(env: Mapping[str, str], cwd: Path, running: Running) -> Iterator[None]:
+    """A real `sage worker` for the gateway ``running``."""
+    env = {**env, "SAGE_URL": running.url, "SAGE_API_KEY": running.new_key(scopes=[Scope.WORKER])}
     with (cwd / "worker.log").open("w") as log:
-        process = subprocess.Popen(command, env=dict(env), cwd=cwd, stdout=log, stderr=log)
-
-    def send() -> None:
-        subprocess.run([*command, "send"], env=dict(env), cwd=cwd, check=True, timeout=60)
-
+        process = subprocess.Popen([*SAGE, "worker"], env=env, cwd=cwd, stdout=log, stderr=log)
     try:
-        yield send
+        yield
     finally:
         process.terminate()
         process.wait(20)

@@ -128,9 +128,18 @@ class _FlowerServer:
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C; the latter is raised."""
-        signal.signal(signal.SIGTERM, lambda *_: self._flower.io_loop.add_callback_from_signal(self._flower.stop))
-        # Flower would ask workers for their events after five seconds only, and miss the tasks until then.
-        self._flower.io_loop.add_callback(self._flower.events.on_enable_events)
+        loop, events = self._flower.io_loop, self._flower.events
+        note = events.on_event
+
+        def on_event(event: dict[str, Any]) -> None:
+            note(event)
+            if event["type"] == "worker-online":
+                loop.add_callback(events.on_enable_events)
+
+        # Flower asks workers to tell of their tasks every five seconds only, and would miss those until then.
+        events.on_event = on_event
+        loop.add_callback(events.on_enable_events)
+        signal.signal(signal.SIGTERM, lambda *_: loop.add_callback_from_signal(self._flower.stop))
         try:
             self._flower.start()
         finally:

@@ -15,44 +15,55 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from browser import Page, open_page
-from flower_process import flower, plain_worker, wait_for
+from flower_process import flower, wait_for, worker
 from running_gateway import PASSWORD, Running
 from sage_process import SAGE, environment, sage, without
+from shared_gateway import one_model
+from upstream import Upstream
 from valkey_server import valkey
 
 pytestmark = pytest.mark.slow
 
 
 class Watched:
-    """A gateway, and the Flower and the worker on its data directory. ``line`` is what ``sage flower`` printed."""
+    """A gateway with a worker, and the Flower on its data directory. ``line`` is what ``sage flower`` printed."""
 
-    def __init__(self, running: Running, env: dict[str, str], line: str, send: Callable[[], None]) -> None:
+    def __init__(self, running: Running, env: dict[str, str], line: str) -> None:
         self.running = running
         self.env = env
         self.line = line
-        self.send = send
 
     @property
     def file(self) -> Path:
         return self.running.settings.data_dir / "queue" / "flower.json"
+
+    def finish_job(self) -> str:
+        """The id of a job that a worker has done."""
+        job = self.running.post("/tasks/generate", {"model": "bench", "prompt": "hello"}).json()
+        view = f"/tasks/{job['id']}"
+        wait_for(lambda: self.running.get(view).json()["finished_at"] is not None, "no worker does the job")
+        assert self.running.get(view).json()["state"] == "succeeded"
+        return str(job["id"])
 
 
 @pytest.fixture(scope="module", params=["files", "redis"])
 def watched(
     request: pytest.FixtureRequest, module_gateway: Callable[..., Running], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
+    """On files with the gateway's own worker, on Redis with one beside it."""
     with ExitStack() as stack:
         broker = None if request.param == "files" else stack.enter_context(valkey()).url
-        running = module_gateway(queue={"broker": broker, "embedded_worker": False})
+        upstream = stack.enter_context(Upstream())
+        running = module_gateway(queue={"broker": broker}, **one_model(upstream))
         extra = {} if broker is None else {"SAGE_QUEUE__BROKER": broker}
         # What a stray environment and a file beside it would change, were they read.
         extra |= {"FLOWER_BASIC_AUTH": "open:sesame", "FLOWER_URL_PREFIX": "elsewhere", "FLOWER_ADDRESS": "0.0.0.0"}
         env = environment(running.settings.data_dir, **extra)
         directory = tmp_path_factory.mktemp("flower")
         (directory / "flowerconfig.py").write_text("raise SystemExit('this file is not read')\n")
-        send = stack.enter_context(plain_worker(env, directory))
-        line = stack.enter_context(flower(env, directory, "--port", "0"))
-        yield Watched(running, env, line, send)
+        if broker is not None:
+            stack.enter_context(worker(env, directory, running))
+        yield Watched(running, env, stack.enter_context(flower(env, directory, "--port", "0")))
 
 
 def strangers(page: Page, running: Running) -> list[str]:
@@ -68,15 +79,16 @@ async def log_in(page: Page) -> None:
 
 
 def test_flowers_page_behind_the_login(watched: Watched, tmp_path: Path) -> None:
-    running = watched.running
-    wait_for(lambda: "greeter@tests" in running.get("/flower/workers?json=1").text, "Flower never heard of the worker")
+    running, done = watched.running, []
 
     def is_seen() -> bool:
-        """A worker that started after Flower tells of its tasks some seconds later."""
-        watched.send()
-        return "SUCCESS" in running.get("/flower/api/tasks").text
+        """A worker that has just started tells of its tasks once Flower has asked it to."""
+        done.append(watched.finish_job())
+        return running.get("/flower/api/tasks").json().get(done[-1], {}).get("name") == "sage.run"
 
-    wait_for(is_seen, "Flower never heard of the task")
+    wait_for(is_seen, "Flower never heard of a job")
+    [known] = running.get("/flower/workers?json=1").json()["data"]
+    name = known["hostname"]
 
     async def visit() -> None:
         async with open_page(tmp_path / "profile") as page:
@@ -84,16 +96,16 @@ def test_flowers_page_behind_the_login(watched: Watched, tmp_path: Path) -> None
             assert await page.evaluate("location.pathname") == "/flower/login"
             await page.screenshot(tmp_path / "login.png")
             await log_in(page)
-            await page.wait_for("document.querySelector('#workers-table tbody').textContent.includes('greeter@tests')")
+            await page.wait_for("document.querySelector('#workers-table tbody').textContent.includes('" + name + "')")
             assert await page.evaluate("location.pathname") == "/flower/"
             await page.screenshot(tmp_path / "workers.png")
             await page.follow("a[href='/flower/tasks']")
             await page.wait_for("document.querySelector('#tasks-table tbody').textContent.includes('SUCCESS')")
             tasks = await page.evaluate("document.querySelector('#tasks-table tbody').textContent")
-            assert "tests.greet" in tasks
-            assert "job-for-flower" in tasks
+            assert "sage.run" in tasks
+            assert done[-1] in tasks
             await page.screenshot(tmp_path / "tasks.png")
-            await page.go(f"{running.url}/flower/worker/greeter@tests")
+            await page.go(f"{running.url}/flower/worker/{name}")
             await page.wait_for("document.body.innerText.includes('Pool')")
             assert await page.evaluate("document.cookie") == ""
             assert await page.evaluate("fetch('/auth/me').then(answer => answer.status)") == 401
@@ -118,7 +130,7 @@ def test_flower_answers_the_gateway_alone(watched: Watched) -> None:
         for auth in (None, ("open", "sesame"), ("nobody", ""), ("sage", "")):
             assert requests.get(url + path, auth=auth, timeout=10).status_code == 401, (path, auth)
         assert requests.get(url + path, auth=("sage", content["password"]), timeout=10).status_code == 200
-    shutdown = f"{url}/flower/api/worker/shutdown/greeter@tests"
+    shutdown = f"{url}/flower/api/worker/shutdown/any@worker"
     assert requests.post(shutdown, timeout=10).status_code == 401
     for path in ("/", "/healthcheck", "/metrics", "/flower/healthcheck", "/flower/static/favicon.ico"):
         assert requests.get(url + path, timeout=10).status_code == 401
