@@ -62,18 +62,19 @@ class PatientAnswer:
 
 
 class PatientCalls:
-    """The calls of one run. Once patience with one has ended, the next ones get less of it, until one succeeds: a model
-    that is gone for good does not hold up each of thousands of lines."""
+    """The calls of one run. Once patience with one has ended, the next ones of its model get less of it, until one
+    succeeds: a model that is gone for good does not hold up each of thousands of lines."""
 
     def __init__(self, client: JsonPoster) -> None:
         self._client = client
-        self._is_worn = False
+        self._worn: set[tuple[str, Any]] = set()
+        """The paths and models with which patience has ended."""
 
     async def post(self, path: str, body: dict[str, Any], *, most_tries: int = 10_000) -> PatientAnswer:
         """Posts ``body`` until there is an answer that is final. Raises :class:`OSError` when the gateway does not
         answer at all, time after time: that is no fault of the line, and the job goes back."""
         clock, tries = asyncio.get_running_loop().time, 0
-        begun = clock()
+        begun, model = clock(), (path, body.get("model"))
         while True:
             tries += 1
             started, retry_after = time.perf_counter(), 0.0
@@ -84,10 +85,11 @@ class PatientCalls:
                     raise
             else:
                 retry_after = answer.retry_after or 0.0
-                most = min(most_tries, _WORN_TRIES) if self._is_worn else most_tries
+                most = min(most_tries, _WORN_TRIES) if model in self._worn else most_tries
                 waited = clock() - begun
                 if retry_after > _LONGEST_RETRY_AFTER or not _is_passing(answer.status, tries, waited, most):
-                    self._is_worn = answer.status in PATIENCE or answer.status in TRIES
+                    is_gone = answer.status in PATIENCE or answer.status in TRIES
+                    (self._worn.add if is_gone else self._worn.discard)(model)
                     return PatientAnswer(answer, time.perf_counter() - started)
             wait = max(retry_after, min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(tries - 1, 10)))
             await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # noqa: S311 (so that not all come at once)

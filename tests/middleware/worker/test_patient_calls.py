@@ -88,6 +88,17 @@ def test_a_model_that_is_gone_does_not_hold_up_every_line() -> None:
     assert ([answer.status for answer in answers], script.tries) == ([502, 502, 200, 502], 4 + 2 + 1 + 4)
 
 
+def test_one_model_that_is_gone_costs_another_no_patience() -> None:
+    script = Script(*[502] * 4, 502, 502, 200)
+
+    async def work() -> list[int]:
+        patient = PatientCalls(script)
+        return [(await patient.post("/generate", {"model": model})).status for model in ("gone", "other")]
+
+    assert run(work()) == [502, 200]
+    assert script.tries == 4 + 3
+
+
 def test_a_gateway_that_is_lost_is_no_fault_of_the_line() -> None:
     script = Script(ConnectionResetError("gone"))
     with pytest.raises(ConnectionResetError):

@@ -164,7 +164,7 @@ class LineReader:
 
     def fault(self, error: SageError, line: int | None = None) -> None:
         """Counts ``error`` as a fault of ``line``; ``None`` means the present one."""
-        self._faults.append(LineFault.of(line or self.line, error))
+        self._faults.append(LineFault.of(self.line if line is None else line, error))
         if len(self._faults) >= self._most_faults:
             self.raise_faults()
 

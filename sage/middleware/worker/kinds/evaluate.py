@@ -53,9 +53,10 @@ class _Evaluation:
 
     async def _score_search(self, item: JobItem) -> ItemResult:
         answer = await self._calls.post("/search", item.body["search"])
-        if answer.made is None:
+        made = answer.made
+        if made is None:
             return self._failed(item, answer)
-        ids = [result["id"] for result in answer.made["results"]]
+        ids = [result["id"] for result in made["results"]]
         grades = item.body["about"]["relevant"]
         scores = {str(metric): round(metric.score(ids, grades), 6) for metric in self._ranking_metrics}
         return ItemResult(item.index, True, self._line(item, found=ids, scores=scores, **_latency(answer)))
@@ -101,10 +102,11 @@ class _Evaluation:
         if judge["temperature"] is not None:
             request["temperature"] = judge["temperature"]
         answer = await self._calls.post("/generate", request)
-        if answer.made is None:
+        made = answer.made
+        if made is None:
             return Verdict(None, f"the judge did not answer: {answer.error['message']}"), {}
-        used = {name: count for name, count in (answer.made.get("usage") or {}).items() if type(count) is int}
-        return read_verdict(str(answer.made.get("text") or "")), used
+        used = {name: count for name, count in (made.get("usage") or {}).items() if type(count) is int}
+        return read_verdict(str(made.get("text") or "")), used
 
     def _failed(self, item: JobItem, answer: PatientAnswer) -> ItemResult:
         return ItemResult(item.index, False, self._line(item, status=answer.status, error=answer.error))

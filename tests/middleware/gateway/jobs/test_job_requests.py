@@ -191,6 +191,9 @@ def test_models_are_looked_up_and_at_fault_with_their_line(check: Check) -> None
     error = refused(check, {}, lines(HELLO, {**HELLO, "model": "nothing"}, {**HELLO, "models": ["other", "gone"]}))
     assert isinstance(error, InvalidLines)
     assert [(fault.line, fault.code) for fault in error.faults] == [(2, "model_not_found"), (3, "model_not_found")]
+    error = refused(check, {"requests": [{**HELLO, "model": "nothing"}, HELLO, HELLO]})
+    assert isinstance(error, InvalidLines)
+    assert [fault.line for fault in error.faults] == [0]
     error = refused(check, {}, lines(*({**HELLO, "model": f"m{i}"} for i in range(65))))
     assert "may name 64 models" in error.message
 
