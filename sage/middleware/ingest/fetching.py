@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
+import socket
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class FetchedDocument:
 async def fetch(url: str, allowed: AllowedHosts, file: BinaryIO, limits: FetchLimits) -> FetchedDocument:
     """Writes the document at ``url`` to ``file``.
 
-    Raises :class:`Unreadable` that says why it cannot be had; its message names no address but the caller's URL.
+    Raises :class:`Unreadable` that says why it cannot be had; its message names no address but the caller's URL. Raises
+    :class:`OSError` when it cannot be written.
     """
     try:
         async with asyncio.timeout(limits.seconds):
@@ -72,12 +74,12 @@ async def fetch(url: str, allowed: AllowedHosts, file: BinaryIO, limits: FetchLi
         raise Unreadable(f"was not there after {limits.seconds:g} s") from None
     except aiohttp.ClientSSLError:
         raise Unreadable("cannot be fetched: the certificate of its host is not valid") from None
-    except aiohttp.ClientConnectorError:
+    except socket.gaierror:
+        raise Unreadable("cannot be fetched: its host has no address") from None
+    except (aiohttp.ClientConnectorError, ConnectionError):
         raise Unreadable("cannot be fetched: its host cannot be connected to") from None
     except (aiohttp.ClientError, ValueError) as exc:
         raise Unreadable(f"cannot be fetched: its answer broke off or is not HTTP ({type(exc).__name__})") from None
-    except OSError:
-        raise Unreadable("cannot be fetched: its host has no address") from None
 
 
 async def _fetch(destination: Destination, file: BinaryIO, limits: FetchLimits) -> FetchedDocument:

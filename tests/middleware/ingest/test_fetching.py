@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import io
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -114,6 +116,25 @@ def test_a_dead_link_says_so_without_an_address(server: PageServer) -> None:
         host = gone.host
     with pytest.raises(Unreadable, match="cannot be connected to"):
         asyncio.run(fetch(f"http://{host}/", AllowedHosts([host], "s"), io.BytesIO(), LIMITS))
+
+
+def test_a_name_without_an_address_and_a_full_disk_are_told_apart(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    allowed = AllowedHosts([server.host, "nowhere.example"], "s")
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(fetch(server.url("/page"), allowed, Full(), LIMITS))
+
+    def unknown(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(Unreadable, match="its host has no address"):
+        asyncio.run(fetch("http://nowhere.example/", allowed, io.BytesIO(), LIMITS))
 
 
 def test_proxies_and_secrets_of_the_environment_do_not_go_along(
