@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from sage.middleware.engines.process import describe_status, engine_environment
 from sage.middleware.engines.supervisor import __file__ as supervisor
+from sage.middleware.gateway.jobs.own_worker import own_worker_name
 from sage.middleware.queue.worker_options import ENVIRONMENT, WorkerOptions
 from sage.middleware.settings.settings import Settings
 
@@ -75,7 +76,7 @@ class WorkerProcess:
         await self._listening.wait()
         while not self._closing:
             self._number += 1
-            name = f"own{self._number}-{os.getpid()}@gateway"
+            name = own_worker_name(self._number)
             began = time.monotonic()
             status = await self._run(name)
             if self.on_exit is not None:

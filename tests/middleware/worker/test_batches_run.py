@@ -309,7 +309,11 @@ def test_a_gateway_that_is_killed_goes_on_at_the_next_start(up: Upstream, tmp_pa
         up.wait_requests(20, timeout=30)
         os.kill(first.process.pid, signal.SIGKILL)
         first.process.wait()
+    seen = len(up.requests)
     with serving(arguments, env, tmp_path) as second, sdk(second.url, "none") as client:
+        started = time.monotonic()
+        up.wait_requests(seen + 1, timeout=30)
+        assert time.monotonic() - started < 10
         check_whole(client, wait(client, client.batches.retrieve(batch.id)), 60)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from sage.middleware.gateway.jobs.deliveries import Deliveries
 from sage.middleware.gateway.jobs.files import FileGateway
 from sage.middleware.gateway.jobs.jobs import Jobs
 from sage.middleware.gateway.jobs.lines import LineLimits
-from sage.middleware.gateway.jobs.own_worker import OwnWorker
+from sage.middleware.gateway.jobs.own_worker import OwnWorker, has_lost_gateway
 from sage.middleware.gateway.jobs.rights import JobRights
 from sage.middleware.gateway.jobs.webhooks import Webhooks
 from sage.middleware.queue.database import open_jobs_database
@@ -76,6 +77,8 @@ class Queue:
     async def _make(self) -> OpenQueue:
         database, files, signer = await asyncio.to_thread(self._open_files)
         store = JobStore(database, self.directory, files, result_ttl=self.settings.result_ttl)
+        with contextlib.suppress(Unavailable):  # then their leases expire
+            await store.release_workers(has_lost_gateway)
         publisher = Publisher(self.settings, self._settings.data_dir, signer)
         jobs = Jobs(store, publisher, self._rights, self._own_worker, self.settings.limits.max_unfinished)
         jobs.begin()

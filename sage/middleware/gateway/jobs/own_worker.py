@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Protocol
+
+_NAME = re.compile(r"own[0-9]+-([0-9]+)@gateway", re.ASCII)
 
 
 class OwnWorker(Protocol):
@@ -13,3 +17,27 @@ class OwnWorker(Protocol):
 
     async def close(self) -> None:
         """Ends it. What it was doing goes back into the queue."""
+
+
+def own_worker_name(number: int) -> str:
+    """The name of the worker that this process starts as its ``number``-th."""
+    return f"own{number}-{os.getpid()}@gateway"
+
+
+def has_lost_gateway(worker: str) -> bool:
+    """Whether ``worker`` was the own one of a gateway that has ended, and so has ended with it.
+
+    For a gateway that starts: one with its own pid was before it, as in a container that was started again.
+    """
+    if (named := _NAME.fullmatch(worker)) is None:
+        return False
+    pid = int(named[1])
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False

@@ -61,6 +61,7 @@ _RENEW_PROGRESS = _RENEW.where(_c.has_items.is_(False)).values(
 _RENEW_ALL = update(jobs).where(_c.state.in_(HELD_BY_RUN)).values(lease_until=bindparam("until"))
 
 EXPIRED_LEASES = select(_c.id, _c.run).where(_c.state.in_(HELD_BY_RUN), _c.lease_until <= bindparam("now"))
+WORKERS = select(_c.worker).where(_c.state.in_(HELD_BY_RUN)).distinct()
 OF_WORKER = select(_c.id, _c.run).where(_c.state.in_(HELD_BY_RUN), _c.worker == bindparam("by"))
 OVER_TIME = select(_c.id).where(_c.state.in_(HELD_BY_RUN), _c.started_at + _c.time_limit <= bindparam("before"))
 OVER_DEADLINE = select(_c.id).where(_c.state.in_(UNFINISHED), _c.deadline <= bindparam("now"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,12 @@ class JobUpkeep(JobStoreCore):
         job = await self.find(job_id)
         if job is not None and job.run is not None and job.worker == worker:
             await self._end(job_id, leases.lost(job.run, self._clock(), expired=False), is_lost=True)
+
+    async def release_workers(self, is_gone: Callable[[str], bool]) -> None:
+        """Puts back what those workers had for which ``is_gone`` holds."""
+        for (worker,) in await self._in_thread(lambda: self._reader.ids(leases.WORKERS)):
+            if is_gone(worker):
+                await self.release_worker(worker)
 
     async def expire_leases(self) -> Sequence[StoredJob]:
         """Puts back jobs whose lease has expired, and ends those over their time limit or deadline; returns them.
