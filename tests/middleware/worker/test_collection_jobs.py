@@ -143,7 +143,7 @@ def test_what_all_kinds_of_sources_say_is_found_and_what_fails_is_told(jobs: Job
     jobs.write("all/broken.pdf", "%PDF-1.7 and then nothing")
     jobs.write("all/empty.txt", " \n")
     write_pdf(jobs.root / "all/paper.pdf", ["Cherries freeze below zero."])
-    write_bomb(jobs.root / "all/bomb.pdf", 100 * 2**20)
+    write_bomb(jobs.root / "all/bomb.pdf", 80 * 2**20)
     (jobs.root / "all/data.bin").write_bytes(bytes(range(256)))
     (jobs.root / "all/leak.txt").symlink_to(jobs.root.parent / "secret.txt")
     uploads = [jobs.upload("notes.html", b"<p>Apples ripen in the cellar.</p>"), jobs.upload("bomb.docx", zip_bomb())]
@@ -329,17 +329,37 @@ def test_vectors_are_made_again_by_a_job(jobs: Jobs) -> None:
     assert (failed["state"], failed["error"]["code"]) == ("failed", "model_not_found")
 
 
-def test_cancelling_a_job_stops_the_new_embedding(jobs: Jobs) -> None:
-    with_vectors(jobs, "kept-vectors")
+def held_embeddings(jobs: Jobs, model: str) -> tuple[threading.Event, threading.Event]:
+    """From now on vectors of the model come once the first event is set; the second says that some were asked for."""
     gate, arrived = threading.Event(), threading.Event()
 
     def waiting(request: Received) -> Script:
-        if request.body["model"] == "second":
+        if request.body["model"] == model:
             arrived.set()
             return Script(embeddings(request).writes, gate=gate)
         return embeddings(request)
 
     jobs.up.handler = waiting
+    return gate, arrived
+
+
+def test_cancelling_an_ingest_ends_it_in_the_midst_of_a_source(jobs: Jobs) -> None:
+    with_vectors(jobs, "cut-short")
+    jobs.write("cut/one.txt", "A text to embed.")
+    gate, arrived = held_embeddings(jobs, "first")
+    job = jobs.submit("ingest", {"collection": "cut-short", "paths": [str(jobs.root / "cut")]})
+    assert arrived.wait(30)
+    begin = time.monotonic()
+    assert jobs.running.post(f"{job['status_url']}/cancel", {}).status_code == 200
+    view = jobs.ended(job)
+    gate.set()
+    assert (view["state"], view["progress"]["done"]) == ("cancelled", 0)
+    assert time.monotonic() - begin < 10
+
+
+def test_cancelling_a_job_stops_the_new_embedding(jobs: Jobs) -> None:
+    with_vectors(jobs, "kept-vectors")
+    gate, arrived = held_embeddings(jobs, "second")
     job = jobs.submit("reembed", {"collection": "kept-vectors", "embedder": "second"})
     assert arrived.wait(30)
     assert jobs.running.post(f"{job['status_url']}/cancel", {}).status_code == 200

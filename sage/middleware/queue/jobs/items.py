@@ -179,13 +179,13 @@ def _read(source: BinaryIO, at: int, size: int) -> bytes:
 
 
 def read_item(transaction: Transaction, files: JobFiles, job: StoredJob, number: int) -> bytes | None:
-    """The line of an item that was leased once; ``None`` means that there is none."""
+    """The line of an item that was leased once, or claimed with its job; ``None`` means that there is none."""
     found = transaction.connection.execute(_ONE, {"of_job": job.sequence, "at": number}).one_or_none()
-    if found is None:
+    if found is None and (job.total != 1 or number):
         return None
     inline = transaction.connection.execute(_CURSOR, {"of_job": job.sequence}).one().input
     with files.open_input(job.id, inline) as source:
-        return _read(source, found.input_at, found.input_size)
+        return only_line(source.read()) if found is None else _read(source, found.input_at, found.input_size)
 
 
 def record(
