@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route
 from sage.middleware.app import routes
 from sage.middleware.app.main import create_app, openapi_document
 from sage.middleware.auth.principal import Scope
+from sage.middleware.gateway.jobs.rights import WORK
 from sage.middleware.routers.http.guard import GuardedRoute, public, requires
 from sage.middleware.settings.settings import Settings
 
@@ -118,6 +119,13 @@ def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
             continue
         assert bare.status_code == 401, name
         assert bare.headers["www-authenticate"].startswith("Bearer"), name
+        if (kind := name.removeprefix("tasks_")) in WORK:  # a job takes the scope of its work, too
+            refused = running.request(method, path, key=keys[needed], json={})
+            assert refused.status_code == 403, name
+            assert f"'{WORK[kind]}'" in _error(refused)[1]
+            both = running.new_key(scopes=[needed, WORK[kind]])
+            assert running.request(method, path, key=both, json={}).status_code == 400, name
+            continue
         for scope, key in keys.items():
             answer = running.request(method, path, key=key, json={})
             assert answer.status_code != 401, (name, scope)
