@@ -71,7 +71,7 @@ def lease(
     """Up to ``count`` items for the job's run, at most :data:`MOST_LEASED`; first those that it has leased and that are
     not ``in_hand``."""
     if job.state == CANCELLING:
-        return ItemLease([], more=True)  # its worker is to hear of that with the next renewal
+        return ItemLease([], _has_open(job))  # its worker is to hear of that with the next renewal
     count = max(1, min(count, MOST_LEASED))
     index, offset, inline = transaction.connection.execute(_CURSOR, {"of_job": job.sequence}).one()
     with files.open_input(job.id, inline) as source:
@@ -83,7 +83,12 @@ def lease(
         if not ranges:
             ranges = _suspect(transaction, job)
         items = [LeasedItem(number, _read(source, at, size)) for number, at, size in ranges]
-    return ItemLease(items, more=job.total is None or job.done + job.failed < job.total)
+    return ItemLease(items, _has_open(job))
+
+
+def _has_open(job: StoredJob) -> bool:
+    """Whether items have no result yet."""
+    return job.total is None or job.done + job.failed < job.total
 
 
 def _unheard(transaction: Transaction, job: StoredJob, in_hand: Collection[int]) -> list[_Range]:

@@ -10,7 +10,7 @@ from sage.errors import Conflict
 from sage.middleware.queue.jobs.endings import Decide, JobVerdict
 from sage.middleware.queue.jobs.items import only_line
 from sage.middleware.queue.jobs.lines import JOB_EXPIRED
-from sage.middleware.queue.jobs.rows import MOST_DELIVERIES, VIEW, job_id_of, job_of, new_run, run_ended
+from sage.middleware.queue.jobs.rows import MOST_DELIVERIES, VIEW, in_states, job_id_of, job_of, new_run, run_ended
 from sage.middleware.queue.jobs.writer import Transaction
 from sage.middleware.queue.models import jobs
 from sage.middleware.queue.records import JobEnd, StoredJob
@@ -47,7 +47,7 @@ _CLAIM = (
 )
 _RENEW = (
     update(jobs)
-    .where(_c.id == bindparam("job_id"), _c.run == bindparam("by_run"), _c.state.in_(HELD_BY_RUN))
+    .where(_c.id == bindparam("job_id"), _c.run == bindparam("by_run"), in_states(HELD_BY_RUN))
     .values(lease_until=bindparam("until"))
     .returning(*VIEW)
 )
@@ -58,13 +58,13 @@ _RENEW_PROGRESS = _RENEW.where(_c.has_items.is_(False)).values(
     failed=_failed,
     strikes=case((_done + _failed > _c.done + _c.failed, 0), else_=_c.strikes),
 )
-_RENEW_ALL = update(jobs).where(_c.state.in_(HELD_BY_RUN)).values(lease_until=bindparam("until"))
+_RENEW_ALL = update(jobs).where(in_states(HELD_BY_RUN)).values(lease_until=bindparam("until"))
 
-EXPIRED_LEASES = select(_c.id, _c.run).where(_c.state.in_(HELD_BY_RUN), _c.lease_until <= bindparam("now"))
-WORKERS = select(_c.worker).where(_c.state.in_(HELD_BY_RUN)).distinct()
-OF_WORKER = select(_c.id, _c.run).where(_c.state.in_(HELD_BY_RUN), _c.worker == bindparam("by"))
-OVER_TIME = select(_c.id).where(_c.state.in_(HELD_BY_RUN), _c.started_at + _c.time_limit <= bindparam("before"))
-OVER_DEADLINE = select(_c.id).where(_c.state.in_(UNFINISHED), _c.deadline <= bindparam("now"))
+EXPIRED_LEASES = select(_c.id, _c.run).where(in_states(HELD_BY_RUN), _c.lease_until <= bindparam("now"))
+WORKERS = select(_c.worker).where(in_states(HELD_BY_RUN)).distinct()
+OF_WORKER = select(_c.id, _c.run).where(in_states(HELD_BY_RUN), _c.worker == bindparam("by"))
+OVER_TIME = select(_c.id).where(in_states(HELD_BY_RUN), _c.started_at + _c.time_limit <= bindparam("before"))
+OVER_DEADLINE = select(_c.id).where(in_states(UNFINISHED), _c.deadline <= bindparam("now"))
 
 
 def claim(

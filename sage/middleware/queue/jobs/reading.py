@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, func, select
 
 from sage.middleware.database.database import Database
-from sage.middleware.queue.jobs.rows import BY_ID, VIEW, job_of, no_such_job
+from sage.middleware.queue.jobs.rows import BY_ID, VIEW, in_states, job_of, no_such_job
 from sage.middleware.queue.models import jobs
 from sage.middleware.queue.records import QueueDepth, StoredJob
 from sage.middleware.queue.states import CANCELLING, PRIORITIES, QUEUED, RUNNING, UNFINISHED
@@ -25,8 +25,9 @@ _OLDEST = (
     .order_by(_c.sequence)
     .limit(bindparam("most"))
 )
-_COUNTS = select(_c.state, func.count(), func.min(_c.created_at)).where(_c.state.in_(UNFINISHED)).group_by(_c.state)
-_UNFINISHED = select(func.count()).where(_c.tenant == bindparam("of_tenant"), _c.state.in_(UNFINISHED))
+_COUNTS = select(_c.state, func.count(), func.min(_c.sequence)).where(in_states(UNFINISHED)).group_by(_c.state)
+_MADE_AT = select(_c.created_at).where(_c.sequence == bindparam("at"))
+_UNFINISHED = select(func.count()).where(_c.tenant == bindparam("of_tenant"), in_states(UNFINISHED))
 _LINE = select(_c.line).where(_c.sequence == bindparam("at"))
 _HELD = select(*VIEW).where(_c.state == QUEUED, _c.held.is_(True), _c.kind == bindparam("of_kind"))
 _WEBHOOKS = select(*VIEW).where(_c.webhook_at <= bindparam("now")).order_by(_c.webhook_at).limit(bindparam("most"))
@@ -130,7 +131,6 @@ class JobReader:
     def depth(self, ended: dict[str, int]) -> QueueDepth:
         with self._database.reading() as connection:
             rows = {row[0]: row for row in connection.execute(_COUNTS)}
-        queued, running, cancelling = (
-            rows[state][1] if state in rows else 0 for state in (QUEUED, RUNNING, CANCELLING)
-        )
-        return QueueDepth(queued, running, cancelling, rows[QUEUED][2] if QUEUED in rows else None, ended)
+            oldest = connection.scalar(_MADE_AT, {"at": rows[QUEUED][2]}) if QUEUED in rows else None
+        counts = [rows[state][1] if state in rows else 0 for state in (QUEUED, RUNNING, CANCELLING)]
+        return QueueDepth(counts[0], counts[1], counts[2], oldest, ended)

@@ -16,7 +16,7 @@ from sage.middleware.queue.states import ENDED, QUEUED, SUCCEEDED
 
 EXPIRED_RESULTS = (
     select(jobs.c.id)
-    .where(jobs.c.expires_at <= bindparam("now"), jobs.c.state.in_(ENDED))
+    .where(jobs.c.expires_at <= bindparam("now"))  # only jobs that have ended have this
     .order_by(jobs.c.expires_at)
     .limit(100)
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, or_, select, update
 
 from sage.errors import Conflict, NotFound
 from sage.middleware.queue.jobs.writer import Transaction
@@ -44,6 +44,11 @@ VIEW: tuple[ColumnElement[Any], ...] = (
 
 INSERT = insert(jobs).returning(*VIEW)
 BY_ID = select(*VIEW).where(_c.id == bindparam("job_id"))
+
+
+def in_states(states: Iterable[str]) -> ColumnElement[bool]:
+    """Whether a job is in one of ``states``: as alternatives, since IN is expanded anew at every execution."""
+    return or_(*(_c.state == state for state in states))
 
 
 def job_of(row: Sequence[Any]) -> StoredJob:
