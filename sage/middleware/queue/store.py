@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+from sqlalchemy.exc import NoResultFound
 
 from sage.errors import Conflict
 from sage.middleware.queue.jobs import adding, retention
 from sage.middleware.queue.jobs.endings import JobVerdict
 from sage.middleware.queue.jobs.outputs import OutputLine
-from sage.middleware.queue.jobs.rows import change, job_id_of, load, new_job_id, run_ended
+from sage.middleware.queue.jobs.rows import change, job_id_of, load, new_job_id, no_such_job, run_ended
 from sage.middleware.queue.jobs.runs import JobRuns
 from sage.middleware.queue.jobs.upkeep import JobUpkeep
-from sage.middleware.queue.jobs.writer import Transaction
-from sage.middleware.queue.records import (
-    NewJob,
-    QueueDepth,
-    StoredJob,
-)
+from sage.middleware.queue.jobs.writer import Transaction, refusal_of
+from sage.middleware.queue.records import NewJob, QueueDepth, StoredJob
 from sage.middleware.queue.states import CANCELLED, CANCELLING, ENDED, FAILED, QUEUED, RUNNING
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,7 +35,7 @@ class JobStore(JobRuns, JobUpkeep):
     What jobs make is kept in ``file_store``. ``clock`` gives Unix seconds. A job whose worker is not heard of for
     ``lease_seconds`` goes to another one; results stay ``result_ttl`` seconds unless a job says otherwise. Every
     coroutine that writes raises :class:`sage.errors.Unavailable` when the disk or the database cannot take it (code
-    ``storage_full`` for a full disk); then nothing of it is written. Those for the run of a worker raise
+    ``disk_full`` for a full disk); then nothing of it is written. Those for the run of a worker raise
     :class:`Conflict` (``run_ended``) when it has the job no more.
     """
 
@@ -56,7 +51,7 @@ class JobStore(JobRuns, JobUpkeep):
         if len(params) <= INLINE_BYTES and is_small:
             values |= self._files.inline_columns(new, params)
         else:
-            values |= await self._in_thread(lambda: self._files.write(job_id, new, params, INLINE_BYTES))
+            values |= await self._in_files(lambda: self._files.write(job_id, new, params, INLINE_BYTES))
         has_files = values["params"] is None or (values["has_items"] and values["input"] is None)
         try:
             job, is_new = await self._writer.run(lambda transaction: adding.add_once(transaction, new, values))
@@ -159,7 +154,7 @@ class JobStore(JobRuns, JobUpkeep):
     ) -> StoredJob:
         """Lets a held job be claimed, with its items in the file ``input``; one that is not held stays as it is."""
         if input is not None:
-            await self._in_thread(lambda: self._files.take_input(job_id, input))
+            await self._in_files(lambda: self._files.take_input(job_id, input))
 
         def work(transaction: Transaction) -> StoredJob:
             job = load(transaction, job_id)
@@ -176,15 +171,18 @@ class JobStore(JobRuns, JobUpkeep):
         """The held jobs of a kind, of all tenants."""
         return await self._in_thread(lambda: self._reader.held(kind))
 
-    def results(self, job: StoredJob) -> AsyncIterator[bytes]:
-        """The user's lines of the items that have a result, in the order of the input, in pieces of whole lines."""
+    async def results(self, job: StoredJob) -> AsyncIterator[bytes]:
+        """The user's lines of the items that have a result, in the order of the input, in pieces of whole lines.
+
+        Raises :class:`NotFound` when the job is forgotten meanwhile.
+        """
         if not job.has_items:
             return self._pieces(iter(()))
         if job.has_line:
             return self._pieces(self._reader.line(job))
         if job.state in ENDED and job.output_file_id is not None and job.error_file_id is None:
-            return self._pieces(self._of_file(job.tenant, job.output_file_id))
-        return self._pieces(_joined(self._items.lines(job), lambda line: line.line))
+            return await self._started(job.id, self._of_file(job.tenant, job.output_file_id))
+        return await self._started(job.id, _joined(self._items.lines(job), lambda line: line.line))
 
     async def run_results(self, run: str) -> AsyncIterator[bytes]:
         """The same for a run, each line as its worker handed it in: ``{"index", "ok", "usage", "line"}``. Raises
@@ -192,7 +190,7 @@ class JobStore(JobRuns, JobUpkeep):
         job = await self.find(job_id_of(run))
         if job is None or job.run != run:
             raise run_ended(run)
-        return self._pieces(_joined(self._items.lines(job), lambda line: line.entry))
+        return await self._started(job.id, _joined(self._items.lines(job), lambda line: line.entry))
 
     async def count_unfinished(self, tenant: str) -> int:
         """How many jobs of a tenant have not ended."""
@@ -223,6 +221,21 @@ class JobStore(JobRuns, JobUpkeep):
         with file:
             while piece := file.read(_PIECE):
                 yield piece
+
+    async def _in_files(self, write: Callable[[], T]) -> T:
+        """Writes files of a job. Raises :class:`Unavailable` when the disk cannot take them."""
+        try:
+            return await self._in_thread(write)
+        except OSError as exc:
+            raise refusal_of(exc) from exc
+
+    async def _started(self, job_id: str, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """The pieces, with their files open. Raises :class:`NotFound` when these are gone, and the job with them."""
+        try:
+            first = await self._in_thread(lambda: next(pieces, b""))
+        except (FileNotFoundError, NoResultFound) as exc:
+            raise no_such_job(job_id) from exc
+        return self._pieces(chain([first], pieces))
 
     async def _pieces(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
         while (piece := await self._in_thread(lambda: next(pieces, None))) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sage.errors import Conflict
+from sage.errors import Conflict, NotFound
 from sage.middleware.queue.files import FileStore
 from sage.middleware.queue.records import JobEnd, NewJob, ResultLine
 from sage.middleware.queue.store import JobStore
@@ -70,7 +71,7 @@ def test_items_are_leased_in_order_and_come_out_in_order(store: JobStore, files:
         ]
         ended = await store.finish(claim.run, JobEnd("succeeded", {"tokens": 140}))
         expected = [{"index": n, "text": f"answer {n}"} for n in range(70)]
-        assert read(files, ended.output_file_id) == await collect(store.results(ended)) == expected
+        assert read(files, ended.output_file_id) == await collect(await store.results(ended)) == expected
         assert ended.error_file_id is None
 
     run(scenario())
@@ -100,7 +101,7 @@ def test_the_first_result_of_an_item_counts(store: JobStore, run: Run, clock: An
             with pytest.raises(Conflict):
                 await call
         ended = await store.finish(second.run, JobEnd("succeeded"))
-        assert [line["text"] for line in await collect(store.results(ended))] == ["late", "answer 1", "answer 2"]
+        assert [line["text"] for line in await collect(await store.results(ended))] == ["late", "answer 1", "answer 2"]
         with pytest.raises(Conflict) as caught:
             await store.record(first.run, [good(0)])
         assert caught.value.code == "run_ended"
@@ -125,7 +126,7 @@ def test_a_line_that_kills_its_worker_fails_alone(store: JobStore, run: Run) -> 
                 if not lease.items:
                     assert not lease.more
                     ended = await store.finish(claim.run, JobEnd("succeeded"))
-                    found = await collect(store.results(ended))
+                    found = await collect(await store.results(ended))
                     assert (ended.done, ended.failed, ended.state, killed) == (39, 1, "succeeded", 3)
                     assert [line["index"] for line in found] == list(range(40))
                     assert found[5]["error"]["code"] == "worker_lost"
@@ -318,5 +319,20 @@ def test_a_job_that_is_withdrawn_leaves_no_trace(store: JobStore, run: Run) -> N
         await store.claim(claimed.id, "w")
         await store.withdraw(claimed.id)
         assert await store.find(claimed.id) is not None
+
+    run(scenario())
+
+
+def test_a_job_whose_files_somebody_removed_ends_all_the_same(store: JobStore, run: Run, directory: Path) -> None:
+    async def scenario() -> None:
+        job, _ = await store.add(job_of(9000))
+        shutil.rmtree(directory / "jobs" / job.id)
+        ended = await store.fail(job.id, "the user is gone", "rights_revoked")
+        assert (ended.state, ended.error_code, ended.output_file_id) == ("failed", "rights_revoked", None)
+        with pytest.raises(NotFound):
+            await store.results(ended)
+        await store.forget("acme", job.id)
+        with pytest.raises(NotFound):
+            await store.results(ended)
 
     run(scenario())

@@ -344,7 +344,7 @@ class Jobs(RuleBasedStateMachine):
 
         async def results() -> bytes:
             job = await self.store.get("t", known.id)
-            return b"".join([piece async for piece in self.store.results(job)])
+            return b"".join([piece async for piece in await self.store.results(job)])
 
         if known.has_items:
             lines = [json.loads(line) for line in self.do(results()).splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +24,8 @@ from sage.middleware.queue.jobs.writer import JobWriter, Transaction, refusal_of
 from sage.middleware.queue.models import job_items
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.states import CANCELLED, QUEUED, SUCCEEDED
+
+_log = logging.getLogger(__name__)
 
 _MOST_TRIES = 20
 _ROWS_AT_ONCE = 5000  # so that no transaction takes long
@@ -144,6 +147,9 @@ class Endings:
     def _write(self, outputs: Outputs, job: StoredJob, verdict: JobVerdict) -> None:
         try:
             outputs.write(job, self._reader.lines(job, verdict.missing))
+        except FileNotFoundError as exc:  # somebody removed them: no later try finds more
+            _log.error("job '%s' ends without output: its items are gone: %s", job.id, exc)
+            outputs.discard()
         except Exception as exc:
             refusal = refusal_of(exc)
             raise refusal from (exc if refusal is not exc else None)

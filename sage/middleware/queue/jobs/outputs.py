@@ -165,6 +165,11 @@ class Outputs:
             self._store.insert(connection, stored)
         return {f"{name}_file_id": stored.id for name, stored in self._files.items()}
 
+    def discard(self) -> None:
+        """Leaves nothing of what was written."""
+        self.close()
+        self._uploads.clear()
+
     def keep(self) -> None:
         for upload in self._uploads.values():
             upload.keep()

@@ -211,7 +211,7 @@ def refusal_of(exc: Exception) -> Exception:
     cause = "the disk is full; free some space on it, then try again" if no_room else cause_of(origin)
     _log.warning("the queue: a write failed: %s", origin)
     refusal = Unavailable(
-        f"the queue cannot be written now: {cause}", code="storage_full" if no_room else None, retry_after=5.0
+        f"the queue cannot be written now: {cause}", code="disk_full" if no_room else None, retry_after=5.0
     )
     refusal.__cause__ = exc
     return refusal

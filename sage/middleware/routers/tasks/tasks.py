@@ -189,7 +189,7 @@ async def job_results(id: str, principal: Caller, queue: TheQueue) -> Response:
     """The results of a job so far, one JSON object a line, in the order of its input. Lines of items that have failed
     have an `error`."""
     store = (await queue.open()).jobs.store
-    return StreamingResponse(store.results(await store.get(principal.tenant, id)), media_type=NDJSON)
+    return StreamingResponse(await store.results(await store.get(principal.tenant, id)), media_type=NDJSON)
 
 
 @router.get("/{id}/events", name="tasks_events", response_class=Response)
