@@ -16,6 +16,7 @@ from yarl import URL
 
 from sage.addresses import AddressRefused, AllowedHosts, Destination
 from sage.middleware.ingest.document import FileKind, Unreadable
+from sage.middleware.ingest.files import kind_of_stdin
 from sage.middleware.ingest.html import browsers_name
 from sage.pinned_resolver import PinnedResolver
 
@@ -101,14 +102,22 @@ async def _fetch(destination: Destination, file: BinaryIO, limits: FetchLimits) 
         if answer.status != 200:
             raise Unreadable(f"was answered with {answer.status}")
         charset = _Charset(answer.charset)
-        size = 0
+        size, head = 0, b""
         async for piece in _unpacked(answer, limits.size):
             size += len(piece)
             if size > limits.size:
                 raise _too_large(limits.size)
+            head = head or piece
             charset.check(piece)
             await asyncio.to_thread(file.write, piece)
-        return FetchedDocument(size, _KINDS.get(answer.content_type), charset.name)
+        return FetchedDocument(size, _kind(answer, head), charset.name)
+
+
+def _kind(answer: aiohttp.ClientResponse, head: bytes) -> FileKind | None:
+    """What the server says, or, where it says nothing, whether it begins as HTML does."""
+    if answer.content_type != "application/octet-stream":  # also what aiohttp says where there is none
+        return _KINDS.get(answer.content_type)
+    return FileKind.HTML if kind_of_stdin(head) is FileKind.HTML else None
 
 
 async def _unpacked(answer: aiohttp.ClientResponse, most: int) -> AsyncIterator[bytes]:

@@ -24,6 +24,9 @@ PAGES = {
     "/packed": page(gzip.compress(HTML), Content_Encoding="gzip"),
     "/two-packed": page(gzip.compress(HTML) + b"trailing", Content_Encoding="gzip"),
     "/notes": page(b"# Notes", "text/markdown; charset=utf-8"),
+    "/untyped": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + HTML,
+    "/stream": page(HTML, "application/octet-stream"),
+    "/source": page(HTML, "text/plain"),
     "/plain.md": page(b"# Notes", "text/plain"),
     "/lines": page(b'{"text": "a"}\n', "application/x-ndjson"),
     "/chinese": page(CHINESE, "text/plain; charset=GB2312"),
@@ -64,7 +67,8 @@ def test_a_page_comes_with_what_the_server_says_it_is(server: PageServer) -> Non
     assert get(server, "/two-packed")[1] == HTML
     assert get(server, "/notes")[0].kind is FileKind.MARKDOWN
     assert get(server, "/lines")[0].kind is FileKind.JSONL
-    assert get(server, "/plain.md")[0].kind is None
+    assert get(server, "/untyped")[0].kind is get(server, "/stream")[0].kind is FileKind.HTML
+    assert get(server, "/plain.md")[0].kind is get(server, "/source")[0].kind is None
     assert get(server, "/empty")[0] == FetchedDocument(0, FileKind.HTML, None)
 
 
