@@ -109,12 +109,15 @@ class SafeFileTransport:
     cycle: Any
     polling_interval: float
     _deliver: Callable[..., None]
-    _on_tick: Callable[[], None] | None = None
+    _on_tick: Callable[[], object] | None = None
     _hub: Any = None
 
     def register_with_event_loop(self, connection: Any, hub: Any) -> None:
-        """Looks for messages with each turn of the loop, which turns at least every ``polling_interval``."""
-        self._hub, self._on_tick = hub, self._take_all
+        """Looks for messages at the beginning of each turn of the loop, which turns every ``polling_interval`` at least.
+
+        At the beginning: what is taken in the turn's ticks reaches the pool with the next turn only.
+        """
+        self._hub, self._on_tick = hub, lambda: hub.call_soon(self._take_all)
         hub.on_tick.add(self._on_tick)
         hub.call_repeatedly(self.polling_interval, _nothing)
 
@@ -126,10 +129,12 @@ class SafeFileTransport:
 
     def _take_all(self) -> None:
         try:
-            while True:
+            while self.client is not None:
                 self.cycle.get(self._deliver)
         except Empty:
             return
+        except OSError as exc:
+            logging.getLogger("sage.worker").warning("messages cannot be read: %s", exc.strerror or exc)
 
 
 def _nothing() -> None: ...
