@@ -11,8 +11,9 @@ import contextlib
 import importlib.util
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from sage.errors import MissingExtra, SageError, Unavailable
@@ -123,6 +124,16 @@ def _import_redis() -> Any:
     return redis
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """What the thread is asked: to send ``messages``, or without any for the size of the queue."""
+
+    queue: str
+    messages: list[bytes]
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[int]
+
+
 class Publisher:
     """Sends messages for jobs. Starts nothing, and imports nothing, before the first one."""
 
@@ -133,38 +144,41 @@ class Publisher:
         self._broker: _Broker = (
             _FileBroker(data_dir) if queue.broker is None else _RedisBroker(queue.broker.get_secret_value())
         )
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stuck = 0
-        """Tasks whose callers have given up while the thread is still at them."""
+        """Calls whose callers have given up while the thread is still at them."""
+        self._is_installed = False
 
     async def publish(self, job_ids: Sequence[str], queue: str = DEFAULT_QUEUE) -> None:
         """Sends a message for each job. Raises :class:`Unavailable` (``broker_unavailable``) within a second, and
         :class:`MissingExtra`. A message may have been sent all the same."""
-        messages = [encode_message(job_id, self._signer.sign(job_id), queue) for job_id in job_ids]
-        await self._ask(lambda: self._broker.send(QUEUE_PREFIX + queue, messages))
+        if job_ids:
+            await self._ask(
+                QUEUE_PREFIX + queue, [encode_message(job_id, self._signer.sign(job_id), queue) for job_id in job_ids]
+            )
 
     async def depth(self, queue: str = DEFAULT_QUEUE) -> int:
         """How many messages of a queue wait at the broker. Raises as :meth:`publish`."""
-        size: int = await self._ask(lambda: self._broker.size(QUEUE_PREFIX + queue))
-        return size
+        return await self._ask(QUEUE_PREFIX + queue, [])
 
     async def close(self) -> None:
         """Ends the thread, after what it is at."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._tasks.put(None)
+            self._calls.put(None)
             await asyncio.to_thread(thread.join, _WITHIN)
 
-    async def _ask(self, work: Callable[[], Any]) -> Any:
-        if importlib.util.find_spec("celery") is None:
+    async def _ask(self, queue: str, messages: list[bytes]) -> int:
+        self._is_installed = self._is_installed or importlib.util.find_spec("celery") is not None
+        if not self._is_installed:
             raise MissingExtra("jobs", "queue")
         if self._stuck:
             raise _unavailable("it does not answer")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
+        answer: asyncio.Future[int] = loop.create_future()
         answer.add_done_callback(_look_at)
-        self._tasks.put(lambda: _run(work, loop, answer))
+        self._calls.put(_Call(queue, messages, loop, answer))
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="sage-publisher", daemon=True)
             self._thread.start()
@@ -181,34 +195,54 @@ class Publisher:
         except Exception as exc:
             raise _unavailable(_cause(exc)) from exc
 
-    def _unstuck(self, answer: asyncio.Future[Any]) -> None:
+    def _unstuck(self, answer: asyncio.Future[int]) -> None:
         self._stuck -= 1
 
     def _serve(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            task()
+        following: _Call | None = None
+        while (call := following or self._calls.get()) is not None:
+            group, following = self._group(call)
+            self._do(group)
         self._broker.close()
 
+    def _group(self, first: _Call) -> tuple[list[_Call], _Call | None]:
+        """``first`` and what waits behind it and can be sent with it; and the call after those, if it is taken."""
+        group = [first]
+        with contextlib.suppress(Empty):
+            while first.messages:
+                call = self._calls.get_nowait()
+                if call is None:
+                    self._calls.put(None)
+                    break
+                if call.queue != first.queue or not call.messages:
+                    return group, call
+                group.append(call)
+        return group, None
 
-def _run(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]) -> None:
-    try:
-        result, error = work(), None
-    except Exception as exc:
-        result, error = None, exc
-    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-        loop.call_soon_threadsafe(_settle, answer, result, error)
+    def _do(self, group: list[_Call]) -> None:
+        queue, size, error = group[0].queue, 0, None
+        try:
+            if group[0].messages:
+                self._broker.send(queue, [message for call in group for message in call.messages])
+            else:
+                size = self._broker.size(queue)
+        except Exception as exc:
+            error = exc
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            group[0].loop.call_soon_threadsafe(_settle, group, size, error)
 
 
-def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if answer.cancelled():
-        return
-    if error is None:
-        answer.set_result(result)
-    else:
-        answer.set_exception(error)
+def _settle(group: list[_Call], size: int, error: Exception | None) -> None:
+    for call in group:
+        if call.answer.cancelled():
+            continue
+        if error is None:
+            call.answer.set_result(size)
+        else:
+            call.answer.set_exception(error)
 
 
-def _look_at(answer: asyncio.Future[Any]) -> None:
+def _look_at(answer: asyncio.Future[int]) -> None:
     """So that asyncio does not complain about an error whose caller has given up."""
     if not answer.cancelled():
         answer.exception()

@@ -113,7 +113,7 @@ class SafeFileTransport:
     _hub: Any = None
 
     def register_with_event_loop(self, connection: Any, hub: Any) -> None:
-        """Looks for messages at the beginning of each turn of the loop, which turns every ``polling_interval`` at least.
+        """Looks for messages at the beginning of each turn of the loop, which turns each ``polling_interval`` at least.
 
         At the beginning: what is taken in the turn's ticks reaches the pool with the next turn only.
         """
