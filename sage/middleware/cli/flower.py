@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +61,9 @@ def flower_command(
         server.require(access)
         announcement.write(access)
         typer.echo(_("Flower listens on {url}; the gateway shows it to admins at /flower").format(url=url))
-        server.run()
+        status = server.run()
+    sys.stdout.flush()
+    os._exit(status)  # its threads may wait for a broker that does not answer, and would be waited for
 
 
 def _refuse_open(settings: Settings, host: str) -> None:
@@ -126,8 +129,8 @@ class _FlowerServer:
         self._options.basic_auth = [f"{access.user}:{access.password}"]
         self._flower.authorization = access.authorization
 
-    def run(self) -> None:
-        """Serves until SIGTERM or Ctrl-C; the latter is raised."""
+    def run(self) -> int:
+        """Serves until SIGTERM or Ctrl-C; returns the status for the shell."""
         loop, events = self._flower.io_loop, self._flower.events
         note = events.on_event
 
@@ -142,8 +145,11 @@ class _FlowerServer:
         signal.signal(signal.SIGTERM, lambda *_: loop.add_callback_from_signal(self._flower.stop))
         try:
             self._flower.start()
+        except KeyboardInterrupt:
+            return 130
         finally:
             self._flower.stop()
+        return 0
 
 
 def _url(host: str, port: int) -> str:

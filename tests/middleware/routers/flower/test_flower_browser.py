@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -143,23 +144,6 @@ def test_a_second_flower_is_refused(watched: Watched, tmp_path: Path) -> None:
     assert watched.running.get("/flower/").status_code == 200
 
 
-def test_a_flower_that_would_be_open_is_refused(tmp_path: Path) -> None:
-    env = environment(tmp_path / "data")
-    port = "5555"
-    for arguments, extra, fault in (
-        (["--host", "0.0.0.0"], {}, "needs a password that the gateway knows too: set queue.flower.password"),
-        (["--host", "::"], {}, "queue.flower.password"),
-        (["--host", "192.0.2.1"], {}, "queue.flower.password"),
-        (["--host", "0.0.0.0"], {"SAGE_QUEUE__FLOWER__PASSWORD": "short"}, "fewer than 16 characters"),
-        ([], {"FLOWER_UNAUTHENTICATED_API": "true"}, "FLOWER_UNAUTHENTICATED_API is set"),
-    ):
-        refused = sage(["flower", "--port", port, *arguments], {**env, **extra}, cwd=tmp_path)
-        assert refused.returncode == 1
-        assert fault in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1
-    assert not (tmp_path / "data" / "queue" / "flower.json").exists()
-
-
 def test_flower_without_its_extra_names_it(tmp_path: Path) -> None:
     command = without(["flower", "flower.app"])
     done = subprocess.run([*command, "flower"], env=environment(tmp_path), capture_output=True, text=True, timeout=60)
@@ -208,3 +192,20 @@ def test_flower_elsewhere_has_the_configurations_password(gateway: Callable[...,
         assert running.get("/flower/api/workers").status_code == 200
         other = gateway(queue={"flower": {"url": url, "password": "another one of sixteen"}})
         assert "refused the gateway's password" in other.get("/flower/").json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_flower_ends_though_its_broker_is_frozen(number: int, status: int, tmp_path: Path) -> None:
+    with valkey() as broker:
+        env = environment(tmp_path / "data", SAGE_QUEUE__BROKER=broker.url)
+        broker.process.send_signal(signal.SIGSTOP)
+        with subprocess.Popen(
+            [*SAGE, "flower", "--port", "0"], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("Flower listens on")
+            url = json.loads((tmp_path / "data" / "queue" / "flower.json").read_text())["url"]
+            assert requests.get(f"{url}/flower/", timeout=10).status_code == 401  # it runs
+            process.send_signal(number)
+            assert process.wait(10) == status
+        assert (tmp_path / "data" / "queue" / "flower.json").read_text() == ""

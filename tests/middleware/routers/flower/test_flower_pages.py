@@ -10,18 +10,22 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 from running_gateway import PASSWORD, Running
+from typer.testing import CliRunner
 from upstream import Upstream, raw
 
+from sage.errors import ConfigError
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.passwords import HashCost
 from sage.middleware.auth.principal import Scope
+from sage.middleware.cli.main import app
 from sage.middleware.routers.flower.browser_session import IDLE, LONGEST, BrowserSessions
 
 FLOWERS_PASSWORD = secrets.token_urlsafe(24)
@@ -490,3 +494,25 @@ def test_without_auth_this_machine_sees_flower(gateway: Callable[..., Running], 
     assert send("POST", "/flower/tasks/datatable", form).json()["error"]["code"] == "cross_site"
     assert send("POST", "/flower/tasks/datatable", {**form, "Origin": "https://evil.example"}).status_code == 400
     assert send("GET", "/flower/", {"Host": "evil.example"}).json()["error"]["code"] == "host_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra", "fault"),
+    [
+        (["--host", "0.0.0.0"], {}, "needs a password that the gateway knows too: set queue.flower.password"),
+        (["--host", "::"], {}, "queue.flower.password"),
+        (["--host", "192.0.2.1"], {}, "queue.flower.password"),
+        (["--host", "0.0.0.0"], {"SAGE_QUEUE__FLOWER__PASSWORD": "short"}, "fewer than 16 characters"),
+        ([], {"FLOWER_UNAUTHENTICATED_API": "true"}, "FLOWER_UNAUTHENTICATED_API is set"),
+    ],
+)
+def test_a_flower_that_would_be_open_is_refused(
+    arguments: list[str], extra: dict[str, str], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"SAGE_DATA_DIR": str(tmp_path / "data"), **extra}.items():
+        monkeypatch.setenv(name, value)
+    refused = CliRunner().invoke(app, ["flower", *arguments])
+    assert isinstance(refused.exception, ConfigError)
+    assert fault in refused.exception.message
+    assert not (tmp_path / "data").exists()
