@@ -37,7 +37,7 @@ def make_celery_app(queue: QueueSettings, data_dir: Path) -> Any:
     try:
         from celery import Celery
     except ImportError as exc:
-        raise MissingExtra("jobs", "queue") from exc
+        raise MissingExtra("the queue of jobs", "queue") from exc
     check_broker(queue.broker)
     register_transports()
     app = Celery("sage", set_as_current=False, changes=_settings() | _broker(queue, data_dir))

@@ -151,8 +151,11 @@ class Publisher:
         self._is_installed = False
 
     async def publish(self, job_ids: Sequence[str], queue: str = DEFAULT_QUEUE) -> None:
-        """Sends a message for each job. Raises :class:`Unavailable` (``broker_unavailable``) within a second, and
-        :class:`MissingExtra`. A message may have been sent all the same."""
+        """Sends a message for each job.
+
+        Raises :class:`Unavailable`: ``broker_unavailable`` within a second, when a message may have been sent all the
+        same, and ``missing_extra``.
+        """
         if job_ids:
             await self._ask(
                 QUEUE_PREFIX + queue, [encode_message(job_id, self._signer.sign(job_id), queue) for job_id in job_ids]
@@ -172,7 +175,8 @@ class Publisher:
     async def _ask(self, queue: str, messages: list[bytes]) -> int:
         self._is_installed = self._is_installed or importlib.util.find_spec("celery") is not None
         if not self._is_installed:
-            raise MissingExtra("jobs", "queue")
+            missing = MissingExtra("the queue of jobs", "queue")
+            raise Unavailable(missing.message, code=missing.code)
         if self._stuck:
             raise _unavailable("it does not answer")
         loop = asyncio.get_running_loop()

@@ -120,7 +120,7 @@ class Dispatcher:
             self._may_be_queued = True  # by another gateway
             await self._sweep()
         if self.broker_error is not None:
-            await self._probe()
+            await self.ask_broker()
         await self._resend_lost()
         if self._may_be_queued:
             await self._fill()
@@ -184,7 +184,8 @@ class Dispatcher:
             raise
         self.broker_error = None
 
-    async def _probe(self) -> None:
+    async def ask_broker(self) -> None:
+        """Raises :class:`Unavailable` within a second when the broker does not answer."""
         await self._publisher.depth()
         self.broker_error = None
         self.wake()

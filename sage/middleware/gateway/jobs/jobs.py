@@ -85,6 +85,8 @@ class Jobs:
                 code="too_many_jobs",
                 retry_after=5,
             )
+        if new.held:  # its message is sent later, when nobody can be told any more
+            await self.dispatcher.ask_broker()
         job, is_new = await self.store.add(new)
         if is_new and not job.held:
             try:

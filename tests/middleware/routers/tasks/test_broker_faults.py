@@ -90,12 +90,17 @@ def wait_until_accepted(running):
 def test_a_frozen_broker_is_a_503_within_a_second_and_no_job_is_left(running, broker, worker):
     accepted = submit(running).json()["id"]
     before = known(running)
+    file = running.request("POST", "/v1/files", files={"file": b"{}"}, data={"purpose": "batch"}).json()["id"]
+    batch = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     broker.process.send_signal(signal.SIGSTOP)
     try:
         for _ in range(3):
             refused = submit(running, 503)
             assert refused.json()["error"]["code"] == "broker_unavailable"
             assert int(refused.headers["retry-after"]) >= 1
+        refused = running.post("/v1/batches", batch)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "broker_unavailable")
+        assert refused.elapsed.total_seconds() < 1.5
         assert known(running) == before
         assert running.get("/health").elapsed.total_seconds() < 0.5
     finally:

@@ -225,8 +225,8 @@ class Batches:
             try:
                 for job in await self._jobs.store.held(KIND):
                     self._check(job)
-            except SageError as error:
-                logger.warning("batches cannot be looked for: %s", error.message)
+            except Exception as error:
+                logger.warning("batches cannot be looked for: %s", error)
             await asyncio.sleep(_LOOK_FOR_LOST)
 
 
