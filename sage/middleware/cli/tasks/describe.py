@@ -63,6 +63,8 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
         yield _("deliveries"), str(view["deliveries"])
     if view["metadata"]:
         yield _("metadata"), plain(json.dumps(view["metadata"], ensure_ascii=False))
+    if (webhook := view.get("webhook")) is not None:
+        yield _("webhook"), plain(f"{webhook['url']} ({webhook['state']})")
     for title, field in ((_("output"), "output_file_id"), (_("errors"), "error_file_id")):
         if view[field] is not None:
             yield title, plain(view[field])
