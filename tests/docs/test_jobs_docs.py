@@ -118,7 +118,7 @@ def test_ingest_and_evaluate(of: Callable[[str], str]) -> None:
     assert "The base on the moon is called Selene." in of("printf 'The base on the moon")
     text = of("cat > evaluation.json")
     assert re.search(r"^job_\w+: succeeded, 2/2$", text, re.MULTILINE)
-    assert '"scores"' in text
+    assert re.search(r"^gemma-3-270m +1\.000 ", text, re.MULTILINE)
 
 
 def test_the_configurations_are_good(tmp_path: Path) -> None:
