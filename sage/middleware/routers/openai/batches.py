@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.jobs.batches.batches import ENDPOINTS, Batches, RequestedBatch
@@ -14,6 +14,7 @@ from sage.middleware.gateway.jobs.batches.views import batch_object
 from sage.middleware.gateway.jobs.options import Note, NoteName
 from sage.middleware.routers.http.deps import Caller, TheQueue
 from sage.middleware.routers.http.guard import guarded_router, requires
+from sage.middleware.routers.items import reply
 from sage.middleware.routers.openai.uploads import MAX_EXPIRY, MIN_EXPIRY
 
 router = guarded_router("OpenAI")
@@ -125,7 +126,7 @@ async def create_batch(
     who: Caller,
     batches: TheBatches,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
-) -> JSONResponse:
+) -> Response:
     """Begins a batch: the lines of an uploaded file, each a request to `endpoint`.
 
     The file is checked first (`validating`); a line that is not valid fails the batch, and `errors` says which. Then
@@ -140,7 +141,7 @@ async def create_batch(
         output_expires_after=None if expiry is None else expiry.seconds,
         idempotency_key=idempotency_key,
     )
-    return JSONResponse(batch_object(await batches.create(who, request)))
+    return reply(batch_object(await batches.create(who, request)))
 
 
 @router.get("/v1/batches", name="batches_list", response_model=BatchList)
@@ -150,23 +151,23 @@ async def list_batches(
     batches: TheBatches,
     limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 20,
     after: Annotated[str | None, Query(max_length=64)] = None,
-) -> JSONResponse:
+) -> Response:
     """The batches of the caller's tenant, the newest first. `after` is the id of the last one of the page before."""
     page, has_more = await batches.page(who, limit, after)
     data = [batch_object(job) for job in page]
     ids = [batch["id"] for batch in data] or [None]
-    return JSONResponse({"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more})
+    return reply({"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more})
 
 
 @router.get("/v1/batches/{batch_id}", name="batches_get", response_model=Batch)
 @requires(Scope.TASKS)
-async def get_batch(batch_id: str, who: Caller, batches: TheBatches) -> JSONResponse:
+async def get_batch(batch_id: str, who: Caller, batches: TheBatches) -> Response:
     """One batch."""
-    return JSONResponse(batch_object(await batches.get(who, batch_id)))
+    return reply(batch_object(await batches.get(who, batch_id)))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", name="batches_cancel", response_model=Batch)
 @requires(Scope.TASKS)
-async def cancel_batch(batch_id: str, who: Caller, batches: TheBatches) -> JSONResponse:
+async def cancel_batch(batch_id: str, who: Caller, batches: TheBatches) -> Response:
     """Cancels a batch. Answers that there are by then are in its output file; calls that run are broken off."""
-    return JSONResponse(batch_object(await batches.cancel(who, batch_id)))
+    return reply(batch_object(await batches.cancel(who, batch_id)))

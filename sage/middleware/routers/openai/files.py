@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sage.middleware.auth.principal import Scope
 from sage.middleware.gateway.jobs.files import FileGateway
@@ -17,6 +17,7 @@ from sage.middleware.routers.http.file_content import FileContent
 from sage.middleware.routers.http.guard import guarded_router, max_body, requires
 from sage.middleware.routers.http.multipart import FORM
 from sage.middleware.routers.http.openapi_bodies import BYTES
+from sage.middleware.routers.items import reply
 from sage.middleware.routers.openai.uploads import MAX_EXPIRY, MIN_EXPIRY, UPLOAD_PURPOSES, receive_upload
 
 router = guarded_router("OpenAI")
@@ -85,12 +86,12 @@ TheFiles = Annotated[FileGateway, Depends(_files)]
 @router.post("/v1/files", name="files_create", response_model=FileObject, openapi_extra=_FORM_BODY)
 @requires(Scope.TASKS)
 @max_body(None)
-async def create_file(request: Request, files: TheFiles) -> JSONResponse:
+async def create_file(request: Request, files: TheFiles) -> Response:
     """Uploads a file, which goes to disk as it comes. `queue.limits` says how large it may be.
 
     A file for a batch expires after 30 days unless the form says when; others stay until they are deleted.
     """
-    return JSONResponse(file_object(await receive_upload(request, files)))
+    return reply(file_object(await receive_upload(request, files)))
 
 
 @router.get("/v1/files", name="files_list", response_model=FileList)
@@ -102,21 +103,19 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = _MOST_LISTED,
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
-) -> JSONResponse:
+) -> Response:
     """The files of the caller's tenant, the newest first. `after` is the id of the last file of the page before."""
     page = await files.page(who, limit=limit, purpose=purpose, after=after, oldest_first=order == "asc")
     data = [file_object(file) for file in page.files]
     ids = [file["id"] for file in data] or [None]
-    return JSONResponse(
-        {"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": page.has_more}
-    )
+    return reply({"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": page.has_more})
 
 
 @router.get("/v1/files/{file_id}", name="files_get", response_model=FileObject)
 @requires(Scope.TASKS)
-async def get_file(file_id: str, who: Caller, files: TheFiles) -> JSONResponse:
+async def get_file(file_id: str, who: Caller, files: TheFiles) -> Response:
     """What is known of a file."""
-    return JSONResponse(file_object(await files.get(who, file_id)))
+    return reply(file_object(await files.get(who, file_id)))
 
 
 @router.get(
@@ -134,10 +133,10 @@ async def get_content(file_id: str, who: Caller, files: TheFiles) -> FileContent
 
 @router.delete("/v1/files/{file_id}", name="files_delete", response_model=DeletedFile)
 @requires(Scope.TASKS)
-async def delete_file(file_id: str, who: Caller, files: TheFiles) -> JSONResponse:
+async def delete_file(file_id: str, who: Caller, files: TheFiles) -> Response:
     """Deletes a file. A batch that still reads it goes on."""
     await files.delete(who, file_id)
-    return JSONResponse({"id": file_id, "object": "file", "deleted": True})
+    return reply({"id": file_id, "object": "file", "deleted": True})
 
 
 def file_object(file: StoredFile) -> dict[str, Any]:

@@ -34,13 +34,17 @@ _AROUND_FILE = 2**20  # bytes of a form that are not of the file, at most
 async def receive_upload(request: Request, files: FileGateway) -> StoredFile:
     """Stores the file of the form. A request that fails or is left leaves nothing behind."""
     who, most = caller(request.scope), files.store.limits.max_file
-    if int(request.headers.get("content-length", 0)) > most + _AROUND_FILE:
+    rest = most + _AROUND_FILE
+    if int(request.headers.get("content-length", 0)) > rest:
         raise file_too_large(most)
     upload = _FormUpload(request.headers.get("content-type", ""), who, files.store)
     unread = bytearray()
     try:
         async for data in request.stream():
             unread += data
+            rest -= len(data)
+            if rest < 0:
+                raise file_too_large(most)
             if len(unread) >= _PIECE:
                 piece, unread = bytes(unread), bytearray()
                 await files.run(who, partial(upload.feed, piece))

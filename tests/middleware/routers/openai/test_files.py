@@ -331,6 +331,14 @@ def test_a_bad_form_is_refused_and_leaves_nothing(running: Running, body: bytes,
     assert blobs(running) == []
 
 
+def test_a_body_that_is_more_than_its_file_is_bounded_too(running: Running) -> None:
+    """What comes before the first boundary and after the last is nobody's, and may not go on for ever."""
+    around = (b"\r\n" * 2**17 for _ in range((MAX_FILE + 2**21) // 2**18))
+    answer = post_form(running, around)
+    assert answer.status_code == 413
+    assert "queue.limits.max_file" in answer.json()["error"]["message"]
+
+
 def test_what_is_no_form_is_refused(running: Running) -> None:
     for kind in ("application/json", "multipart/form-data", "multipart/mixed; boundary=edge", "text/plain"):
         answer = running.request("POST", "/v1/files", data=PURPOSE + FILE + END, headers={"Content-Type": kind})
