@@ -12,7 +12,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -72,22 +72,18 @@ class _Entry:
         return url.port == (self.port if self.port is not None else _PORTS[url.scheme])
 
 
-@dataclass(frozen=True)
 class AllowedHosts:
     """The hosts that URLs of callers may name: ``docs.example.com``, ``*.example.com``, ``*`` (every public host),
     each also with a port (``docs.example.com:8443``; without one, 80 for http and 443 for https).
 
     An address or a network (``10.1.2.3:8080``, ``10.1.0.0/16``, ``[fd00::1]:8080``) allows those addresses though they
-    are not public: in a URL, and for an allowed name that has such an address. ``setting`` is the list's name in
-    errors. Raises :class:`ValueError` for an entry that is none of these.
+    are not public: in a URL, and for an allowed name that has such an address.
     """
 
-    entries: Sequence[str]
-    setting: str
-    _entries: list[_Entry] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_entries", [_entry(text) for text in self.entries])
+    def __init__(self, entries: Sequence[str], setting: str) -> None:
+        """``setting`` is the list's name in errors. Raises :class:`ValueError` for an entry that is no host."""
+        self.setting = setting
+        self._entries = [_entry(text) for text in entries]
 
     def check(self, url: str) -> HostUrl:
         """The URL in its parts, checked as far as it can be without asking a name server.

@@ -11,7 +11,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,19 +25,17 @@ _DEEPEST = 100
 _ENTRIES_A_FILE = 20  # what is looked at for each file that a job may have
 
 
-@dataclass(frozen=True, slots=True)
 class ServerPaths:
-    """Finds the files that the paths of a job name."""
+    """Finds the files that the paths of one job name."""
 
-    settings: IngestSources
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    directories: list[str] = field(default_factory=list)
-    """What the sources of the found directories' files begin with."""
-    _counts: _Counts = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_counts", _Counts(self.settings))
+    def __init__(self, settings: IngestSources, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        """``include`` and ``exclude`` are patterns for the files of directories."""
+        self.directories: list[str] = []
+        """What the sources of the found directories' files begin with."""
+        self._settings = settings
+        self._include = include
+        self._exclude = exclude
+        self._counts = _Counts(settings)
 
     def find(self, path: str) -> Iterator[dict[str, Any]]:
         """The items of one path: the file, or the files of the directory, sorted by name, as ``sage ingest`` takes
@@ -49,8 +46,9 @@ class ServerPaths:
         root, parts = self._place(path)
         try:
             with _opened(root, parts[:-1]) as parent:
-                if parts and stat.S_ISREG(_mode(parts[-1], parent)):
-                    yield self._item(root, parts, parts[-1], parent, is_named=True)
+                state = _state(parts[-1], parent) if parts else None
+                if state is not None and stat.S_ISREG(state.st_mode):
+                    yield self._item(root, parts, parts[-1], state.st_size, is_named=True)
                     return
             with _opened(root, parts) as directory:
                 self.directories.append(f"{_source(root, parts)}/")
@@ -62,7 +60,7 @@ class ServerPaths:
 
     def _place(self, path: str) -> tuple[Path, tuple[str, ...]]:
         """The root as it is configured, and the names from there to what the path leads to."""
-        if not self.settings.roots:
+        if not self._settings.roots:
             raise InvalidRequest(
                 "jobs may read no files of the gateway's machine; the directories that they may read are listed in "
                 "queue.ingest.roots",
@@ -73,7 +71,7 @@ class ServerPaths:
             raise InvalidRequest(f"{path[:200]!r} is not an absolute path", param="paths")
         try:
             resolved = Path(os.path.realpath(path))
-            roots = [(root, Path(os.path.realpath(root))) for root in self.settings.roots]
+            roots = [(root, Path(os.path.realpath(root))) for root in self._settings.roots]
         except (OSError, ValueError):
             roots = []
         for root, real in sorted(roots, key=lambda pair: len(pair[1].parts), reverse=True):
@@ -89,17 +87,22 @@ class ServerPaths:
             names = sorted(entry.name for entry in self._counts.entries(entries))
         below = []
         for name in names:
-            mode = _mode(name, directory)
-            if stat.S_ISDIR(mode):
+            try:
+                state = _state(name, directory)
+            except FileNotFoundError:  # it was there when the names were read
+                continue
+            if stat.S_ISDIR(state.st_mode):
                 below += [] if name.startswith(".") else [name]
                 continue
             relative = printable(Path(*parts[above:], name))
-            is_link, is_file = stat.S_ISLNK(mode), stat.S_ISREG(mode)
-            if unselected(relative, self.include, self.exclude, is_link=is_link, is_file=is_file) is None:
-                yield self._item(root, (*parts, name), relative, directory, is_named=False)
+            is_link, is_file = stat.S_ISLNK(state.st_mode), stat.S_ISREG(state.st_mode)
+            if unselected(relative, self._include, self._exclude, is_link=is_link, is_file=is_file) is None:
+                yield self._item(root, (*parts, name), relative, state.st_size, is_named=False)
         for name in below:
             try:
                 inner = os.open(name, _DIRECTORY, dir_fd=directory)
+            except FileNotFoundError:
+                continue
             except OSError as exc:
                 yield _obstacle(root, (*parts, name), f"cannot be read: {exc.strerror}")
                 continue
@@ -108,18 +111,15 @@ class ServerPaths:
             finally:
                 os.close(inner)
 
-    def _item(
-        self, root: Path, parts: tuple[str, ...], relative: str, directory: int, *, is_named: bool
-    ) -> dict[str, Any]:
-        size = os.stat(parts[-1], dir_fd=directory, follow_symlinks=False).st_size
+    def _item(self, root: Path, parts: tuple[str, ...], relative: str, size: int, *, is_named: bool) -> dict[str, Any]:
         self._counts.add(size)
         file = "/".join(parts)
         try:
             file.encode()
         except UnicodeEncodeError:
             return _obstacle(root, parts, "its name, or that of a directory above it, is not UTF-8; rename it")
-        if size > self.settings.max_file:
-            reason = f"has more than {self.settings.max_file} bytes (queue.ingest.max_file)"
+        if size > self._settings.max_file:
+            reason = f"has more than {self._settings.max_file} bytes (queue.ingest.max_file)"
             return _obstacle(root, parts, reason)
         place = {"root": str(root), "file": file}
         return {"source": _source(root, parts), "path": relative, "server": place, "named": is_named}
@@ -139,7 +139,7 @@ def open_source(item: Any, settings: IngestSources) -> BinaryIO:
     *parents, name = place["file"].split("/")
     try:
         with _opened(root, tuple(parents)) as directory:
-            if not stat.S_ISREG(_mode(name, directory)):
+            if not stat.S_ISREG(_state(name, directory).st_mode):
                 raise NotFound("is not a regular file any more", code="source_gone")
             file = os.fdopen(os.open(name, _FILE, dir_fd=directory), "rb")
     except OSError as exc:
@@ -192,8 +192,8 @@ def _opened(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
         os.close(directory)
 
 
-def _mode(name: str, directory: int) -> int:
-    return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+def _state(name: str, directory: int) -> os.stat_result:
+    return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
 
 def _source(root: Path, parts: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def test_a_name_that_is_not_utf8_is_an_item_with_its_cause(root: Path) -> None:
     Path(os.fsdecode(bytes(root / "sub") + b"/\xff.md")).write_text("x")
     items = list(ServerPaths(settings(root)).find(str(root / "sub")))
     assert [item["source"] for item in items if "not UTF-8" in item.get("obstacle", "")] == [f"{root}/sub/\\xff.md"]
+
+
+def test_what_vanishes_while_a_directory_is_read_is_left_out(root: Path) -> None:
+    items = ServerPaths(settings(root)).find(str(root))
+    first = next(items)
+    (root / "data.bak").unlink()
+    shutil.rmtree(root / "sub")
+    assert [first["source"], *(item["source"] for item in items)] == [f"{root}/a.md"]
 
 
 def _file_to_link(root: Path) -> None:
