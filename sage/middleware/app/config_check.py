@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sage.errors import InvalidRequest, NotFound
+from sage.errors import ConfigError, InvalidRequest, NotFound
 from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.retrieval.embedding import builtin
 from sage.middleware.settings.kinds import vendors_of
 from sage.middleware.settings.providers import LocalProvider, OllamaSettings, VllmSettings
+from sage.middleware.settings.queue import check_broker
 from sage.middleware.settings.settings import Settings
 
 PROJECT = "intellistream-sage-middleware"
@@ -39,6 +40,7 @@ def check(settings: Settings, registry: Registry) -> list[Finding]:
         _named_models(settings, registry),
         _embedders(settings, registry),
         _extras(settings),
+        _broker(settings),
         _paths(settings, registry),
     )
     return sorted(found, key=lambda finding: not finding.is_fault)
@@ -109,6 +111,13 @@ def _embedders(settings: Settings, registry: Registry) -> Iterator[Finding]:
             yield Finding(f"{place} is '{name}', which is not registered")
 
 
+def _broker(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_broker(settings.queue.broker)
+    except ConfigError as exc:
+        yield Finding(exc.message)
+
+
 def _extras(settings: Settings) -> Iterator[Finding]:
     defaults, services = settings.retrieval.defaults, settings.services
     discovery = services.discovery.get_secret_value() if services.discovery is not None else ""
@@ -120,6 +129,8 @@ def _extras(settings: Settings) -> Iterator[Finding]:
         (services.kv.backend_type == "redis", "services.kv.backend_type", "redis", "redis"),
         (services.vdb.backend == "chroma", "services.vdb.backend", "chromadb", "chroma"),
         (discovery.startswith("redis"), "services.discovery", "redis", "redis"),
+        (settings.queue.broker is not None, "queue.broker", "celery", "queue"),
+        (bool(settings.queue.schedules), "queue.schedules", "celery", "queue"),
     )
     for is_needed, place, package, extra in needs:
         if is_needed and not _is_installed(package):

@@ -44,6 +44,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import RuntimeModels
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.routers.flower.routes import flower_routes
+from sage.middleware.settings.queue import check_broker
 from sage.middleware.settings.settings import Settings
 from sage.private_files import write_private
 
@@ -67,8 +68,9 @@ def create_app(
     Nothing runs before its lifespan begins. A ``gateway`` that is passed in is used, and closed by its owner.
     ``secret`` is the credential that every request needs in a gateway without accounts; ``None`` means none.
     ``hash_cost`` is for tests: passwords are hashed at the full cost without it.
-    Raises :class:`sage.errors.ConfigError` when the data directory cannot be used.
+    Raises :class:`sage.errors.ConfigError` when the data directory or the broker cannot be used.
     """
+    check_broker(settings.queue.broker)
     owned = None if gateway is not None else make_gateway(settings)
     gateway = gateway or owned
     assert gateway is not None

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from sage.middleware.engines.process import describe_status, engine_environment
 from sage.middleware.engines.supervisor import __file__ as supervisor
 from sage.middleware.gateway.jobs.own_worker import own_worker_name
+from sage.middleware.queue.celery_app import is_celery_installed
 from sage.middleware.queue.worker_options import ENVIRONMENT, WorkerOptions
 from sage.middleware.settings.settings import Settings
 
@@ -54,8 +55,8 @@ class WorkerProcess:
         self._listening.set()
 
     def ensure(self) -> None:
-        """Starts it if it does not run."""
-        if self._keeping is None and not self._closing:
+        """Starts it if it does not run, and can: without the extra nothing starts, and who submits a job is told so."""
+        if self._keeping is None and not self._closing and is_celery_installed():
             self._keeping = asyncio.create_task(self._keep(), name="own worker")
 
     async def close(self) -> None:

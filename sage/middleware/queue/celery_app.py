@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +15,14 @@ from sage.private_files import make_private_dir
 
 DEFAULT_QUEUE = "default"
 _SOCKET_SECONDS = 10.0
+
+
+def is_celery_installed() -> bool:
+    """Whether the extra 'queue' is there; imports nothing."""
+    try:
+        return importlib.util.find_spec("celery") is not None
+    except ValueError:  # what an import would find there is no module
+        return False
 
 
 def broker_folder(data_dir: Path) -> Path:

@@ -7,6 +7,8 @@ and whole, and belongs to the process that removes its name.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import secrets
 import time
@@ -74,14 +76,29 @@ def remove_files(folder: str | Path, names: Iterable[str]) -> int:
     return removed
 
 
-def remove_stale(folder: Path, older_than: float, spare: str) -> int:
+def remove_stale(folder: Path, older_than: float, spare: str) -> set[str]:
     """Removes files that are ``older_than`` seconds, but none whose queue begins with ``spare``: what was sent to
-    listeners that are gone, and drafts of processes that died."""
+    listeners that are gone, and drafts of processes that died. Returns the queues of those listeners."""
     limit = time.time() - older_than
-    stale = []
+    stale, queues = [], set[str]()
     for name in os.listdir(folder):
         is_message = name.partition(".")[2].startswith(spare) and not name.endswith(_DRAFT)
         with contextlib.suppress(OSError):
             if not is_message and os.stat(folder / name).st_mtime < limit:
                 stale.append(name)
-    return remove_files(folder, stale)
+                queues.add(name.partition(".")[2].removesuffix(".msg"))
+    remove_files(folder, stale)
+    return queues
+
+
+def unbind(control: Path, queues: set[str]) -> None:
+    """Takes ``queues`` out of the tables in which kombu's transport ``filesystem`` notes who listens to an exchange."""
+    for table in control.glob("*.exchange"):
+        with contextlib.suppress(OSError, ValueError, TypeError), table.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # as kombu does
+            entries = json.loads(file.read())
+            kept = [entry for entry in entries if entry[-1] not in queues]
+            if len(kept) < len(entries):
+                file.seek(0)
+                file.write(json.dumps(kept).encode())
+                file.truncate()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from sage.errors import MissingExtra, SageError, Unavailable
-from sage.middleware.queue.celery_app import DEFAULT_QUEUE, make_broker_folders, tls_options
+from sage.middleware.queue.celery_app import DEFAULT_QUEUE, is_celery_installed, make_broker_folders, tls_options
 from sage.middleware.queue.file_messages import names_of, put_file
 from sage.middleware.queue.messages import QUEUE_PREFIX, encode_message
 from sage.middleware.queue.signing import Signer
@@ -173,7 +172,7 @@ class Publisher:
             await asyncio.to_thread(thread.join, _WITHIN)
 
     async def _ask(self, queue: str, messages: list[bytes]) -> int:
-        self._is_installed = self._is_installed or importlib.util.find_spec("celery") is not None
+        self._is_installed = self._is_installed or is_celery_installed()
         if not self._is_installed:
             missing = MissingExtra("the queue of jobs", "queue")
             raise Unavailable(missing.message, code=missing.code)

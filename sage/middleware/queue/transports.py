@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty
@@ -19,17 +21,28 @@ from sage.middleware.queue.messages import cleaned, is_job_queue
 
 REDIS = "sage-redis"
 FILES = "sage-files"
+_SAY_EVERY = 10.0
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """What kombu raises for messages that have not its form."""
 
 
-def _dropped(queue: str, size: int) -> None:
-    logging.getLogger("sage.worker").warning(
-        "dropped an entry of %d bytes in the queue %s: it is not ours", size, queue
-    )
+class _DropLog:
+    """Says that entries were dropped, at most once in some seconds: somebody may put in very many."""
+
+    _said_at = -math.inf
+    _unsaid = 0
+
+    def dropped(self, queue: str) -> None:
+        """Notes one entry."""
+        self._unsaid += 1
+        now = time.monotonic()
+        if now - self._said_at >= _SAY_EVERY:
+            log = logging.getLogger("sage.worker")
+            log.warning("dropped %d entries of the queue %s: they are not ours", self._unsaid, queue)
+            self._said_at, self._unsaid = now, 0
 
 
-class SafeRedisClient:
+class SafeRedisClient(_DropLog):
     """Over ``redis.Redis``: what a blocking pop answers with is a message of ours, or nothing."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
@@ -43,12 +56,12 @@ class SafeRedisClient:
             return answer
         message = cleaned(entry, queue)
         if message is None:
-            _dropped(queue, len(entry))
+            self.dropped(queue)
             return None
         return key, message
 
 
-class SafeRedisChannel:
+class SafeRedisChannel(_DropLog):
     """Over kombu's channel for Redis. Nothing is kept for a redelivery: the jobs table knows what is not done."""
 
     def _get_client(self) -> type:
@@ -59,11 +72,11 @@ class SafeRedisChannel:
         try:
             return super()._receive_one(client)  # type: ignore[misc]
         except _GARBAGE:
-            _dropped("of remote control", 0)
+            self.dropped("of remote control")
             raise Empty from None
 
 
-class SafeFileChannel:
+class SafeFileChannel(_DropLog):
     """Over kombu's channel for files: whole files only, which belong to one process, in a private directory."""
 
     data_folder_in: str
@@ -80,7 +93,7 @@ class SafeFileChannel:
                 decoded = None
             if isinstance(decoded, dict):
                 return decoded
-            _dropped(queue, len(entry))
+            self.dropped(queue)
         raise Empty
 
     def _get_and_deliver(self, queue: str, callback: Callable[[Any, str], None]) -> None:
@@ -89,7 +102,7 @@ class SafeFileChannel:
         except _GARBAGE:
             if is_job_queue(queue):  # such a message has been made by us: the error is not in it
                 raise
-            _dropped(queue, 0)
+            self.dropped(queue)
             raise Empty from None
 
     def _size(self, queue: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from sage.errors import PermissionDenied, Unavailable
 from sage.middleware.app.version import version
 from sage.middleware.queue.celery_app import broker_folder
-from sage.middleware.queue.file_messages import remove_stale
+from sage.middleware.queue.file_messages import remove_stale, unbind
 from sage.middleware.queue.messages import QUEUE_PREFIX
 from sage.middleware.queue.worker_options import WorkerOptions
 from sage.middleware.worker.control import ControlAnswer, ControlConnection
@@ -120,6 +120,8 @@ class WorkerHeartbeat:
         self._complaint = complaint
 
 
-def clean_broker_folder(data_dir: Path) -> int:
-    """Removes what was sent to listeners that are gone (a Flower that has ended); returns how many messages."""
-    return remove_stale(broker_folder(data_dir) / "messages", _CLEAN_EVERY, QUEUE_PREFIX)
+def clean_broker_folder(data_dir: Path) -> None:
+    """Removes what was sent to listeners that are gone (a Flower that has ended), so that nothing more is."""
+    folder = broker_folder(data_dir)
+    if gone := remove_stale(folder / "messages", _CLEAN_EVERY, QUEUE_PREFIX):
+        unbind(folder / "control", gone)

@@ -47,6 +47,7 @@ def test_the_defaults_are_good(tmp_path: Path) -> None:
         ("retrieval: {defaults: {embedder: nowhere/model}}",
          "retrieval.defaults.embedder is 'nowhere/model', which is not registered"),
         ("services: {memory: {facts_model: nope}}", "services.memory.facts_model is 'nope', which is not registered"),
+        ("queue: {broker: 'amqp://host'}", "queue.broker is not the URL of a Redis server such as redis://"),
         ("services: {discovery: /nowhere/at/board.db}", "services.discovery: there is no directory /nowhere/at"),
     ],
 )  # fmt: skip
@@ -71,6 +72,8 @@ def test_what_is_not_there_is_a_fault(tmp_path: Path, text: str, fault: str) -> 
         ("services: {runtime: ray}", "ray", "services.runtime", "ray"),
         ("services: {kv: {backend_type: redis, redis_url: 'redis://h'}}", "redis", "services.kv.backend_type", "redis"),
         ("services: {vdb: {backend: chroma}}", "chromadb", "services.vdb.backend", "chroma"),
+        ("queue: {broker: 'redis://h:1'}", "celery", "queue.broker", "queue"),
+        ("queue: {schedules: {s: {every: 1h, task: snapshot, user: me}}}", "celery", "queue.schedules", "queue"),
         ("services: {discovery: 'redis://h:1'}", "redis", "services.discovery", "redis"),
     ],
 )  # fmt: skip

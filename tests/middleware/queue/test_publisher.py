@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -14,14 +15,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kombu import Exchange, Queue
 from pydantic import SecretStr
 from valkey_server import Valkey, valkey
 
 from sage.errors import ConfigError, Unavailable
+from sage.middleware.queue.celery_app import make_broker_folders, make_celery_app
+from sage.middleware.queue.file_messages import put_file
 from sage.middleware.queue.messages import encode_message, read_message
 from sage.middleware.queue.publisher import Publisher
 from sage.middleware.queue.signing import Signer
 from sage.middleware.settings.queue import QueueSettings
+from sage.middleware.worker.heartbeat import clean_broker_folder
 
 
 def run(data_dir: Path, url: str | None, use: Callable[[Publisher], Awaitable[None]]) -> None:
@@ -194,3 +199,30 @@ def test_a_frozen_a_dead_and_a_new_server(tmp_path: Path) -> None:
             assert await refused(publisher) < 1
 
         run(tmp_path, running.url, use)
+
+
+def test_listeners_that_are_gone_get_nothing_more(tmp_path: Path) -> None:
+    """A Flower that was killed leaves its queue behind: its messages are removed, and no new ones are made for it."""
+    app = make_celery_app(QueueSettings(), tmp_path)
+    folder = make_broker_folders(tmp_path)
+    with app.connection() as connection:
+        exchange = Exchange("celeryev", "topic")
+        gone, here = (Queue(f"celeryev.{name}", exchange, routing_key="#") for name in ("gone", "here"))
+        for queue in (gone, here):
+            queue(connection.default_channel).declare()
+        producer = connection.Producer(exchange=exchange, serializer="json")
+        producer.publish({"n": 1}, routing_key="task.x")
+        put_file(folder, "sage.jobs.default", b"job")
+        names = sorted(os.listdir(folder))
+        assert len(names) == 3
+        for name in names:
+            if "here" not in name:
+                os.utime(folder / name, (0, 0))
+        clean_broker_folder(tmp_path)
+        assert [name.partition(".")[2] for name in sorted(os.listdir(folder))] == [
+            name.partition(".")[2] for name in names if "gone" not in name
+        ]
+        producer.publish({"n": 2}, routing_key="task.x")
+    queues = sorted(name.partition(".")[2] for name in os.listdir(folder))
+    assert queues == ["celeryev.here.msg", "celeryev.here.msg", "sage.jobs.default.msg"]
+    app.close()

@@ -128,7 +128,7 @@ def test_what_is_not_ours_never_runs_and_never_ends_the_worker(worker: RunningWo
     assert len(claimed) == 3, (
         "ours, one with a strange head and one that is not known: both were asked for, and refused"
     )
-    assert "it is not ours" in worker.log.read_text()
+    assert "they are not ours" in worker.log.read_text()
 
 
 def test_a_message_with_a_wrong_signature_or_sent_twice_does_nothing(worker: RunningWorker) -> None:
