@@ -11,7 +11,8 @@ from hashlib import sha256
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.credentials import Verified
+from sage.middleware.auth.credentials import Verified, job_principal
+from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
 from sage.middleware.auth.principal import Asker, Principal, Scope
 from sage.middleware.auth.tokens import MAX_BYTES
 from sage.thread_pool import ThreadPool
@@ -73,17 +74,29 @@ class Authenticator:
         if self._worker is not None and authorization and sha256(authorization).digest() == self._worker:
             return _OWN_WORKER
         credential = _credential(authorization)
-        verified = await asyncio.to_thread(self._accounts.verifier.verify, credential)
+        if credential.startswith(JOB_PREFIX):
+            verified = await self._verify_job(credential)
+        else:
+            verified = await asyncio.to_thread(self._accounts.verifier.verify, credential)
         if authorization is not None:
             self._cache_result(sha256(authorization).digest(), verified)
         return verified.principal
 
+    async def _verify_job(self, credential: str) -> Verified:
+        """The credential of a job has the rights of its asker, which are known already, mostly."""
+        claims = self._accounts.job_tokens.read(credential)
+        owner = await self._verified_rights(claims.asker)
+        return Verified(job_principal(owner.principal, claims), owner.revision)
+
     async def rights_of(self, asker: Asker) -> Principal:
         """What ``asker`` may do now; raises :class:`AuthenticationFailed` when it may not ask any more."""
+        return (await self._verified_rights(asker)).principal
+
+    async def _verified_rights(self, asker: Asker) -> Verified:
         is_fresh = self._monotonic() - self._revision_read_at <= _STALE_AFTER
         known = self._rights.get(asker)
         if is_fresh and known is not None and known.revision == self._revision == self._database.revision:
-            return known.principal
+            return known
         self._rights.pop(asker, None)
         verified = await asyncio.to_thread(self._accounts.verifier.rights_of, asker)
         self._observe(verified.revision)
@@ -91,7 +104,7 @@ class Authenticator:
             self._rights.clear()
         if verified.principal.expires_at is None:  # the rights of a key that expires are looked up each time
             self._rights[asker] = verified
-        return verified.principal
+        return verified
 
     async def tenant_of(self, user: str) -> str:
         """The tenant of a user; raises :class:`AuthenticationFailed` when there is no such user."""

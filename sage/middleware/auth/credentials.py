@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
-from sage.middleware.auth.job_tokens import JobTokens
+from sage.middleware.auth.job_tokens import JobClaims, JobTokens
 from sage.middleware.auth.keys import PREFIX, matches, parse_key
 from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
 from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope
@@ -41,7 +41,9 @@ class Verifier:
         if credential.startswith(PREFIX):
             return self._verify_key(credential)
         if credential.startswith(JOB_PREFIX):
-            return self._verify_job(credential)
+            claims = self._job_tokens.read(credential)
+            owner = self.rights_of(claims.asker)
+            return Verified(job_principal(owner.principal, claims), owner.revision)
         return self._verify_token(credential)
 
     def rights_of(self, asker: Asker) -> Verified:
@@ -78,21 +80,6 @@ class Verifier:
             return self._principal_of_key(row)
         except AuthenticationFailed as exc:
             raise _no_more(exc.message) from None
-
-    def _verify_job(self, text: str) -> Verified:
-        claims = self._job_tokens.read(text)
-        verified = self.rights_of(claims.asker)
-        owner = verified.principal
-        principal = Principal(
-            user=owner.user,
-            tenant=owner.tenant,
-            scopes=owner.scopes & IN_JOBS,
-            models=owner.models,
-            credential=f"job:{claims.job}",
-            expires_at=min(claims.expires_at, owner.expires_at or claims.expires_at),
-            role=owner.role,
-        )
-        return Verified(principal, verified.revision)
 
     def _verify_key(self, text: str) -> Verified:
         key_id = parse_key(text)
@@ -161,6 +148,19 @@ class Verifier:
                 .join(RevisionRow, RevisionRow.id == 1)
                 .where(SessionRow.id == session_id)
             ).first()
+
+
+def job_principal(owner: Principal, claims: JobClaims) -> Principal:
+    """A job of ``owner``, whose credential makes these ``claims``."""
+    return Principal(
+        user=owner.user,
+        tenant=owner.tenant,
+        scopes=owner.scopes & IN_JOBS,
+        models=owner.models,
+        credential=f"job:{claims.job}",
+        expires_at=min(claims.expires_at, owner.expires_at or claims.expires_at),
+        role=owner.role,
+    )
 
 
 def _scopes_of(user: UserRow) -> frozenset[Scope]:

@@ -63,6 +63,8 @@ class Dispatcher:
         self._messages: dict[str, _Message] = {}
         self._running: dict[str, str] = {}
         """Jobs that run, as far as this process knows, with their queues."""
+        self._crowded: Sequence[str] = ()
+        """Queues in which jobs waited when that was last looked at."""
         self._changed = asyncio.Event()
         self._swept_at = self._purged_at = monotonic()
         self._may_be_queued = True
@@ -80,6 +82,8 @@ class Dispatcher:
         else:
             self._running.pop(job.id, None)
         if job.is_waiting:
+            if job.queue not in self._crowded:
+                self._crowded = ()  # which have to be looked at anew
             self.wake()
         elif self._messages.pop(job.id, None) is not None:
             self._changed.set()
@@ -101,7 +105,7 @@ class Dispatcher:
         """Works until it is cancelled."""
         while True:
             try:
-                if await self._store.lead():
+                if self._leads_still() or await self._store.lead():
                     await self._tick()
             except Unavailable:
                 await asyncio.sleep(_TICK)
@@ -113,6 +117,9 @@ class Dispatcher:
                     await self._changed.wait()
             self._changed.clear()
 
+    def _leads_still(self) -> bool:
+        return self._store.is_leader and self._monotonic() - self._swept_at < _TICK
+
     async def _tick(self) -> None:
         now = self._monotonic()
         if now - self._swept_at >= _TICK:
@@ -122,7 +129,7 @@ class Dispatcher:
         if self.broker_error is not None:
             await self.ask_broker()
         await self._resend_lost()
-        if self._may_be_queued:
+        if self._may_be_queued and (self._swept_at == now or self._has_room()):
             await self._fill()
         if now - self._purged_at >= _PURGE_EVERY:
             self._purged_at = now
@@ -133,10 +140,16 @@ class Dispatcher:
         if await self._store.expire_leases():
             self.wake()
 
+    def _has_room(self) -> bool:
+        """Whether it is worth while to look for jobs: where many wait, half of the window is filled at a time."""
+        full = [queue for queue in self._crowded if 2 * self._messages_of(queue) > self.workers.room(queue)]
+        return not full or len(full) < len(self._crowded)
+
     async def _fill(self) -> None:
         """Publishes queued jobs as far as there is room."""
         self._may_be_queued = False
-        for queue in await self._store.queues_with_work():
+        self._crowded = await self._store.queues_with_work()
+        for queue in self._crowded:
             room = self.workers.room(queue) - self._messages_of(queue)
             if room <= 0:
                 self._may_be_queued = True

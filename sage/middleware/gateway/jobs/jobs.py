@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from sage.errors import PermissionDenied, RateLimited, SageError
+from sage.errors import PermissionDenied, SageError
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.jobs.dispatcher import Dispatcher
 from sage.middleware.gateway.jobs.events import JobEvents, View
 from sage.middleware.gateway.jobs.own_worker import OwnWorker
 from sage.middleware.gateway.jobs.progress import ProgressMeter
 from sage.middleware.gateway.jobs.rights import WORK, JobRights
+from sage.middleware.gateway.jobs.tenant_quota import TenantQuota
 from sage.middleware.gateway.jobs.views import job_view
 from sage.middleware.queue.publisher import Publisher
 from sage.middleware.queue.records import NewJob, StoredJob
@@ -38,7 +39,7 @@ class Jobs:
         self.dispatcher = Dispatcher(store, publisher, own_worker)
         self.events = JobEvents()
         self.progress = ProgressMeter()
-        self._most_unfinished = most_unfinished
+        self._quota = TenantQuota(most_unfinished, store.count_unfinished)
         self._dispatching: asyncio.Task[None] | None = None
         store.listen(self._changed)
 
@@ -78,16 +79,14 @@ class Jobs:
         asker = principal.asker
         new = replace(new, tenant=asker.tenant, user=asker.user, key_id=asker.key)
         self.dispatcher.require_broker()
-        if await self.store.count_unfinished(asker.tenant) >= self._most_unfinished:
-            raise RateLimited(
-                f"the tenant '{asker.tenant}' has {self._most_unfinished} jobs that have not ended "
-                "(queue.limits.max_unfinished); wait for some, or cancel them",
-                code="too_many_jobs",
-                retry_after=5,
-            )
         if new.held:  # its message is sent later, when nobody can be told any more
             await self.dispatcher.ask_broker()
-        job, is_new = await self.store.add(new)
+        await self._quota.admit(asker.tenant)
+        is_new = False
+        try:
+            job, is_new = await self.store.add(new)
+        finally:
+            self._quota.settle(asker.tenant, is_added=is_new)
         if is_new and not job.held:
             try:
                 await self.dispatcher.announce(job)

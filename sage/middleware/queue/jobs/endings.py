@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -57,8 +57,9 @@ class JobVerdict:
 Decide = Callable[[StoredJob], JobVerdict | None]
 """What is to become of a job; ``None`` means that it stays as it is. May raise."""
 
-Record = Callable[[Transaction, StoredJob], StoredJob]
-"""Takes the last results of a job before it ends. May raise."""
+Record = Callable[[Transaction, StoredJob], tuple[StoredJob, Mapping[str, Any]]]
+"""Takes the last results of a job before it ends; returns it, and the columns of it that are to be written with its
+end. May raise."""
 
 
 class Endings:
@@ -111,8 +112,9 @@ class Endings:
     ) -> tuple[StoredJob, JobVerdict | None]:
         """Ends what needs no output files; else returns the verdict."""
         job = load(transaction, job_id)
+        recorded: Mapping[str, Any] = {}
         if record is not None:
-            job = record(transaction, job)
+            job, recorded = record(transaction, job)
         if decide(job) is None:
             return job, None
         if job.has_items and not job.has_line:
@@ -124,7 +126,8 @@ class Endings:
             return put_back(transaction, job, verdict.available_at, strikes=verdict.strikes), None
         if job.has_items and not job.held and not job.has_line:
             return job, verdict
-        return self._end(transaction, job, verdict, made_output(transaction.connection, job, verdict.result)), None
+        columns = {**recorded, **made_output(transaction.connection, job, verdict.result)}
+        return self._end(transaction, job, verdict, columns), None
 
     async def _end_with_outputs(self, job: StoredJob, verdict: JobVerdict) -> StoredJob | None:
         """Makes the outputs, then ends the job; ``None`` means that it changed meanwhile."""
@@ -155,7 +158,7 @@ class Endings:
             raise refusal from (exc if refusal is not exc else None)
 
     def _end(
-        self, transaction: Transaction, job: StoredJob, verdict: JobVerdict, output_columns: dict[str, str]
+        self, transaction: Transaction, job: StoredJob, verdict: JobVerdict, output_columns: Mapping[str, Any]
     ) -> StoredJob:
         """Ends the job for good, and makes its webhook due."""
         now = self._clock()

@@ -165,17 +165,16 @@ def only_line(content: bytes) -> bytes:
     return content.removeprefix(_BOM).strip()
 
 
-def record_only(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> StoredJob | None:
-    """Takes the result of a job's only item, which nobody has leased, into the job's row. ``None`` means that it is
-    to be recorded as others are."""
+def columns_of_only(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> dict[str, Any] | None:
+    """The columns of a job with the result of its only item, which nobody has leased. ``None`` means that it is to be
+    recorded as others are."""
     if job.total != 1 or job.errors_apart or len(lines) != 1 or lines[0].index or job.done + job.failed:
         return None
     line = lines[0]
     if len(line.line) > _MOST_INLINE or transaction.connection.scalar(_LEASED, {"of_job": job.sequence}):
         return None
     usage = sum_usage(job.usage, [line.usage] if line.usage else [])
-    values = {"line": line.line, "done": int(line.ok), "failed": int(not line.ok), "usage": usage, "strikes": 0}
-    return change(transaction, job, **values)
+    return {"line": line.line, "done": int(line.ok), "failed": int(not line.ok), "usage": usage, "strikes": 0}
 
 
 def _read(source: BinaryIO, at: int, size: int) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -80,11 +82,13 @@ class JobRuns(JobStoreCore):
         """Ends a run, and takes its last results before. Its output files are made by then."""
         result = None if ending.result is None else orjson.dumps(ending.result)
 
-        def record(transaction: Transaction, job: StoredJob) -> StoredJob:
+        def record(transaction: Transaction, job: StoredJob) -> tuple[StoredJob, Mapping[str, Any]]:
             if job.run != run:
                 raise run_ended(run)
-            recorded = None if ending.retry else items.record_only(transaction, job, lines)
-            return recorded or items.record(transaction, self._files, job, lines, None)
+            only = None if ending.retry else items.columns_of_only(transaction, job, lines)
+            if only is None:
+                return items.record(transaction, self._files, job, lines, None), {}
+            return replace(job, done=only["done"], failed=only["failed"], has_line=True), only
 
         decide = leases.finished(run, ending, result, self._clock())
         return await self._end(job_id_of(run), decide, record=record if lines else None)

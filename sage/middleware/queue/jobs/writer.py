@@ -165,6 +165,9 @@ class JobWriter:
 
     def _transact(self, group: Sequence[_JobWrite]) -> None:
         with self._database.writing() as connection, closing(Transaction(connection)) as transaction:
+            if len(group) == 1:
+                group[0].set_outcome(group[0].work(transaction))
+                return transaction.sync()
             cursor = connection.connection.cursor()  # SQL of every database, without the cost of a statement's objects
             for write in group:
                 cursor.execute("SAVEPOINT one_write")
@@ -177,7 +180,7 @@ class JobWriter:
                     self._refuse(write, exc)
                 cursor.execute("RELEASE one_write")
             cursor.close()
-            transaction.sync()
+            return transaction.sync()
 
 
 def _answer(group: Sequence[_JobWrite]) -> None:
