@@ -14,12 +14,12 @@ from sage.middleware.gateway.jobs.events import JobEvents, View
 from sage.middleware.gateway.jobs.own_worker import OwnWorker
 from sage.middleware.gateway.jobs.progress import ProgressMeter
 from sage.middleware.gateway.jobs.rights import WORK, JobRights
-from sage.middleware.gateway.jobs.tenant_quota import TenantQuota
 from sage.middleware.gateway.jobs.views import job_view
 from sage.middleware.queue.publisher import Publisher
 from sage.middleware.queue.records import NewJob, StoredJob
 from sage.middleware.queue.states import RUNNING
 from sage.middleware.queue.store import JobStore
+from sage.middleware.queue.tenant_quota import TenantQuota
 
 
 class Jobs:
