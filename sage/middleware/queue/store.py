@@ -165,7 +165,10 @@ class JobStore(JobRuns, JobUpkeep):
                 values |= {"has_items": True, "total": total}
             return change(transaction, job, **values)
 
-        return await self._write(work)
+        job = await self._write(work)
+        if input is not None and not job.has_items:
+            await self._in_thread(lambda: self._files.drop_input(job_id))
+        return job
 
     async def held(self, kind: str) -> Sequence[StoredJob]:
         """The held jobs of a kind, of all tenants."""

@@ -82,6 +82,10 @@ class JobFiles:
         sync_directory(self.of(job_id))
         sync_directory(self._directory)
 
+    def drop_input(self, job_id: str) -> None:
+        """Removes an input that the job had no use for."""
+        (self.of(job_id) / _INPUT).unlink(missing_ok=True)
+
     def job_ids(self, before: float) -> list[str]:
         """The jobs with a directory that is older than ``before``, in Unix seconds of the file system."""
         return [entry.name for entry in os.scandir(self._directory) if entry.stat().st_mtime < before]

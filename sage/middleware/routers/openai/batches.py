@@ -125,7 +125,7 @@ async def create_batch(
     wanted: NewBatch,
     who: Caller,
     batches: TheBatches,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Response:
     """Begins a batch: the lines of an uploaded file, each a request to `endpoint`.
 

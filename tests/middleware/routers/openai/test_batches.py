@@ -274,3 +274,22 @@ def test_the_input_may_be_deleted_once_the_batch_is_made(client: openai.OpenAI) 
     batch = checked(client, made)
     assert (batch.status, batch.request_counts.total) == ("in_progress", 200)
     client.batches.cancel(batch.id)
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_cancelled_while_it_is_checked_leaves_no_input(client: openai.OpenAI, running: Running) -> None:
+    content = b"\n".join(line(n, body={"model": "m", "prompt": "x" * 90_000}) for n in range(200))
+    cancelled = create(client, content)
+    for _ in range(5):
+        cancelled = client.batches.cancel(cancelled.id)
+        assert cancelled.status == "cancelled"
+        if cancelled.in_progress_at is None:
+            break
+        cancelled = create(client, content)  # its check was over before that
+    queue = running.settings.data_dir / "queue"
+    deadline = time.monotonic() + 10
+    job = cancelled.id.replace("batch_", "job_")
+    while [*(queue / "files").glob("*.part"), *(queue / "jobs" / job).glob("*")]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert client.batches.retrieve(cancelled.id).status == "cancelled"
