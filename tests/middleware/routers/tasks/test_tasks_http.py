@@ -169,8 +169,8 @@ def test_high_goes_before_normal_and_low_once_there_is_no_room_for_all(running, 
         job = submit(running, {"model": "bench", "prompt": "x", "priority": priority})
         waiting[priority] = job["id"]
     for _ in range(4):
-        worker.claim()
-    order = [worker.message()["id"] for _ in range(3)]
+        worker.claim_next()
+    order = [worker.claim_next()["id"] for _ in range(3)]
     assert order == [waiting["high"], waiting["normal"], waiting["low"]]
 
 
