@@ -79,6 +79,7 @@ def _settings() -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # a server that refuses a command (READONLY, OOM) ends no worker
         "broker_connection_timeout": _SOCKET_SECONDS,
         "broker_pool_limit": 2,
         "enable_utc": True,

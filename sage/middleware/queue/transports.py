@@ -18,6 +18,7 @@ from typing import Any
 from sage.errors import MissingExtra
 from sage.middleware.queue.file_messages import names_of, put_file, remove_files, take_file
 from sage.middleware.queue.messages import cleaned, is_job_queue
+from sage.private_files import make_private_dir
 
 REDIS = "sage-redis"
 FILES = "sage-files"
@@ -80,6 +81,13 @@ class SafeFileChannel(_DropLog):
     """Over kombu's channel for files: whole files only, which belong to one process, in a private directory."""
 
     data_folder_in: str
+    control_folder: Path
+
+    def _queue_bind(self, *binding: Any) -> None:
+        messages = Path(self.data_folder_in)
+        for directory in (messages.parent, messages, self.control_folder):
+            make_private_dir(directory)  # somebody may have removed them
+        super()._queue_bind(*binding)  # type: ignore[misc]
 
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:
         put_file(self.data_folder_in, queue, json.dumps(payload, default=str).encode())

@@ -97,6 +97,7 @@ def run_worker(options: WorkerOptions, on_welcome: Callable[[], None] | None = N
     """Runs a worker in this process, below the priority of others; returns the exit code. Raises :class:`SageError`."""
     os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("kombu.transport.redis").setLevel(logging.ERROR)  # it repeats whatever somebody publishes
     return WorkerProgram(options).run(on_welcome)
 
 

@@ -249,6 +249,7 @@ def test_the_pool_ends_with_a_worker_that_is_killed(worker: RunningWorker) -> No
 
 
 def test_a_broker_that_freezes_or_restarts_empty_is_used_again(worker: RunningWorker) -> None:
+    worker.run("nothing")
     if worker.server is None:
         folder = worker.data_dir / "queue/broker"
         moved = folder.rename(folder.with_name("gone"))
@@ -261,6 +262,12 @@ def test_a_broker_that_freezes_or_restarts_empty_is_used_again(worker: RunningWo
     worker.server.process.send_signal(signal.SIGSTOP)
     time.sleep(0.5)
     worker.server.process.send_signal(signal.SIGCONT)
+    assert worker.run("nothing")["state"] == "succeeded"
+    with worker.server.client as client:  # a server that refuses what is asked of it
+        client.set(QUEUE, "no list")
+        worker.gateway.wait(lambda: "ResponseError" in worker.log.read_text())
+        time.sleep(0.3)
+        client.delete(QUEUE)
     assert worker.run("nothing")["state"] == "succeeded"
     worker.server.process.kill()
     worker.server.start_again()

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sage.errors import SageError, Unavailable
+from sage.errors import MissingExtra, SageError, Unavailable
 from sage.middleware.gateway.jobs.own_worker import OwnWorker
 from sage.middleware.gateway.jobs.workers import Workers
 from sage.middleware.queue.publisher import Publisher
@@ -107,7 +107,7 @@ class Dispatcher:
             try:
                 if self._leads_still() or await self._store.lead():
                     await self._tick()
-            except Unavailable:
+            except (Unavailable, MissingExtra):  # it has been said why, when a message could not be sent
                 await asyncio.sleep(_TICK)
             except Exception:
                 logging.getLogger("sage").exception("jobs could not be handed out")
