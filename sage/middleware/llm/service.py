@@ -214,9 +214,9 @@ class LLMService:
         ``requests=[…]`` many at once; ``fields`` as in ``POST /tasks/{kind}``.
 
         It is in ``data_dir`` once this returns. Workers do it as long as this service is open; what is left when the
-        program ends goes on when the next one uses :attr:`jobs`, or with ``sage serve``. A second submission with the
-        same ``idempotency_key`` and fields is the first one's job. Raises :class:`ConfigError` when another gateway
-        runs on ``data_dir``: ``JobsClient()`` submits to that one.
+        program ends goes on when the next one uses :attr:`jobs`, or with ``sage serve --no-auth``. A second submission
+        with the same ``idempotency_key`` and fields is the first one's job. Raises :class:`ConfigError` when another
+        gateway runs on ``data_dir``: ``JobsClient()`` submits to that one.
         """
         return self.jobs.submit(kind, fields, idempotency_key=idempotency_key)
 

@@ -39,6 +39,9 @@ class Deliveries:
         if not self._signer.verify(job_id, signature):
             raise Conflict("this message was not signed by this gateway", code="not_claimable")
         claim = await self._store.claim(job_id, worker)
+        if not self._jobs.rights.serves(claim.job.user, claim.job.tenant):  # an old message
+            await self._store.put_back(job_id, claim.run)
+            raise Conflict("the job waits for another gateway on this data directory", code="not_claimable")
         try:
             credential = await self._credential(claim.job)
         except RightsRevoked as exc:

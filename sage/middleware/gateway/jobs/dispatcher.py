@@ -51,6 +51,7 @@ class Dispatcher:
         store: JobStore,
         publisher: Publisher,
         own_worker: OwnWorker | None,
+        serves: Callable[[str, str], bool],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers = Workers(monotonic)
@@ -59,6 +60,7 @@ class Dispatcher:
         self._store = store
         self._publisher = publisher
         self._own_worker = own_worker
+        self._serves = serves
         self._monotonic = monotonic
         self._messages: dict[str, _Message] = {}
         self._running: dict[str, str] = {}
@@ -154,10 +156,10 @@ class Dispatcher:
             if room <= 0:
                 self._may_be_queued = True
                 continue
-            if self._own_worker is not None:
-                self._own_worker.ensure()
-            ids = await self._store.next_queued(queue, room, without=self._messages.keys())
+            ids = await self._store.next_queued(queue, room, self._messages.keys(), self._serves)
             if ids:
+                if self._own_worker is not None:
+                    self._own_worker.ensure()
                 self._may_be_queued = self._may_be_queued or len(ids) == room
                 await self._publish(ids, queue)
 

@@ -36,7 +36,7 @@ class Jobs:
         """``most_unfinished``: how many jobs of one tenant may wait and run."""
         self.store = store
         self.rights = rights
-        self.dispatcher = Dispatcher(store, publisher, own_worker)
+        self.dispatcher = Dispatcher(store, publisher, own_worker, rights.serves)
         self.events = JobEvents()
         self.progress = ProgressMeter()
         self._quota = TenantQuota(most_unfinished, store.count_unfinished)

@@ -79,6 +79,7 @@ class Queue:
         store = JobStore(database, self.directory, files, result_ttl=self.settings.result_ttl)
         with contextlib.suppress(Unavailable):  # then their leases expire
             await store.release_workers(has_lost_gateway)
+        await self._rights.prepare()
         publisher = Publisher(self.settings, self._settings.data_dir, signer)
         jobs = Jobs(store, publisher, self._rights, self._own_worker, self.settings.limits.max_unfinished)
         jobs.begin()

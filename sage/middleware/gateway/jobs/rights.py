@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from sage.errors import AuthenticationFailed, PermissionDenied, SageError
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.job_tokens import JobTokens
@@ -35,6 +37,20 @@ class JobRights:
     def __init__(self, authenticator: Authenticator | None, tokens: JobTokens | None) -> None:
         self._authenticator = authenticator
         self._tokens = tokens
+        self._has_local = False
+
+    async def prepare(self) -> None:
+        """To be awaited once, before :meth:`serves` is asked."""
+        if self._authenticator is not None:
+            with contextlib.suppress(AuthenticationFailed):
+                self._has_local = await self._authenticator.tenant_of(LOCAL.user) == LOCAL.tenant
+
+    def serves(self, user: str, tenant: str) -> bool:
+        """Whether jobs of this user are for this gateway. With accounts and without them, gateways may run on one data
+        directory one after the other: each leaves the jobs of the other's users as they are."""
+        if self._authenticator is None:
+            return tenant == LOCAL.tenant
+        return self._has_local or (user, tenant) != (LOCAL.user, LOCAL.tenant)
 
     async def check(self, asker: Asker, kind: str) -> Principal:
         """The rights of ``asker``; raises :class:`RightsRevoked` when it may not run a job of ``kind`` now."""

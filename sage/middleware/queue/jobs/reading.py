@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Select, bindparam, func, select
@@ -20,7 +20,7 @@ _HAS_OPEN = select(_c.id).where(*_IS_OPEN, _c.queue == bindparam("of_queue")).li
 _IN_QUEUE = (_c.state == QUEUED, _c.queue == bindparam("of_queue"), _c.priority == bindparam("of_priority"))
 _NEXT_TENANT = select(func.min(_c.tenant)).where(*_IN_QUEUE, _c.tenant > bindparam("after"))
 _OLDEST = (
-    select(_c.id)
+    select(_c.id, _c.user)
     .where(*_IN_QUEUE, *_IS_OPEN[1:], _c.tenant == bindparam("of_tenant"))
     .order_by(_c.sequence)
     .limit(bindparam("most"))
@@ -86,23 +86,35 @@ class JobReader:
                 last = queue
         return found
 
-    def next_queued(self, queue: str, limit: int, without: Collection[str], now: float) -> list[str]:
-        """The ids of up to ``limit`` jobs to be claimed next: by priority, then the tenants in turn, then by age."""
+    def next_queued(
+        self, queue: str, limit: int, without: Collection[str], now: float, serves: Callable[[str, str], bool]
+    ) -> list[str]:
+        """The ids of up to ``limit`` jobs to be claimed next: by priority, then the tenants in turn, then by age; only
+        those of users and tenants that ``serves`` accepts."""
         found: list[str] = []
         for priority in sorted(PRIORITIES.values()):
             if len(found) < limit:
-                found += self._in_turn(queue, priority, limit - len(found), without, now)
+                found += self._in_turn(queue, priority, limit - len(found), without, now, serves)
         return found
 
-    def _in_turn(self, queue: str, priority: int, limit: int, without: Collection[str], now: float) -> list[str]:
+    def _in_turn(
+        self,
+        queue: str,
+        priority: int,
+        limit: int,
+        without: Collection[str],
+        now: float,
+        serves: Callable[[str, str], bool],
+    ) -> list[str]:
         waiting: dict[str, list[str]] = {}
         bound: dict[str, Any] = {"of_queue": queue, "of_priority": priority, "now": now}
         bound["most"] = limit + len(without)
         last = ""
         with self._database.reading() as connection:
             while (tenant := connection.scalar(_NEXT_TENANT, {**bound, "after": last})) is not None:
-                ids = connection.scalars(_OLDEST, {**bound, "of_tenant": tenant})
-                waiting[tenant] = [job_id for job_id in ids if job_id not in without][::-1]
+                rows = connection.execute(_OLDEST, {**bound, "of_tenant": tenant})
+                ids = [job_id for job_id, user in rows if job_id not in without and serves(user, tenant)]
+                waiting[tenant] = ids[::-1]
                 last = tenant
         found: list[str] = []
         while len(found) < limit and (tenants := [tenant for tenant, ids in waiting.items() if ids]):

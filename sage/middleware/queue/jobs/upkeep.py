@@ -39,10 +39,17 @@ class JobUpkeep(JobStoreCore):
         """The queues in which a job waits to be claimed."""
         return await self._in_thread(lambda: self._reader.queues_with_work(self._clock()))
 
-    async def next_queued(self, queue: str, limit: int, without: Collection[str] = ()) -> Sequence[str]:
-        """The ids of up to ``limit`` jobs to be claimed next: by priority, then the tenants in turn, then by age."""
+    async def next_queued(
+        self,
+        queue: str,
+        limit: int,
+        without: Collection[str] = (),
+        serves: Callable[[str, str], bool] = lambda user, tenant: True,
+    ) -> Sequence[str]:
+        """The ids of up to ``limit`` jobs to be claimed next: by priority, then the tenants in turn, then by age; only
+        those of users and tenants that ``serves`` accepts."""
         ids = frozenset(without)
-        return await self._in_thread(lambda: self._reader.next_queued(queue, limit, ids, self._clock()))
+        return await self._in_thread(lambda: self._reader.next_queued(queue, limit, ids, self._clock(), serves))
 
     async def still_queued(self, ids: Collection[str]) -> set[str]:
         """Those of ``ids`` that nobody has claimed."""
@@ -57,6 +64,10 @@ class JobUpkeep(JobStoreCore):
         found = await self._in_thread(lambda: self._reader.ids(leases.OF_WORKER, by=worker))
         now = self._clock()
         return await _all_that_can([self._end(job_id, leases.released(run, now)) for job_id, run in found])
+
+    async def put_back(self, job_id: str, run: str) -> None:
+        """Puts back a job that ``run`` is not to do, which counts as no delivery."""
+        await self._end(job_id, leases.released(run, self._clock()))
 
     async def lose_run(self, job_id: str, worker: str) -> None:
         """Puts a job back whose process died, if ``worker`` still has it."""
