@@ -121,6 +121,12 @@ def test_ingest_and_evaluate(of: Callable[[str], str]) -> None:
     assert re.search(r"^gemma-3-270m +1\.000 ", text, re.MULTILINE)
 
 
+def test_a_snapshot_is_stored_and_restored(of: Callable[[str], str]) -> None:
+    text = of("snapshot.json")
+    assert re.search(r"^job_\w+: succeeded", text, re.MULTILINE)
+    assert "moon-copy" in text
+
+
 def test_the_configurations_are_good(tmp_path: Path) -> None:
     found = [code for language, code in BLOCKS if language == "yaml"]
     assert len(found) == 3
