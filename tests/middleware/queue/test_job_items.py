@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -334,5 +335,24 @@ def test_a_job_whose_files_somebody_removed_ends_all_the_same(store: JobStore, r
         await store.forget("acme", job.id)
         with pytest.raises(NotFound):
             await store.results(ended)
+
+    run(scenario())
+
+
+def test_a_caller_that_is_cancelled_leaves_a_job_with_its_output(store: JobStore, files: FileStore, run: Run) -> None:
+    async def scenario() -> None:
+        for turns in range(1, 12):
+            job, _ = await store.add(job_of(2))
+            claim = await store.claim(job.id, "w")
+            await store.lease_items(claim.run, 2)
+            await store.record(claim.run, [good(0), good(1)])
+            ending = asyncio.ensure_future(store.finish(claim.run, JobEnd("succeeded")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ending.cancel()
+            await asyncio.wait([ending])
+            while (ended := await store.get("acme", job.id)).state == "running":
+                await asyncio.sleep(0)
+            assert [line["index"] for line in read(files, ended.output_file_id)] == [0, 1]
 
     run(scenario())

@@ -115,12 +115,12 @@ class Jobs(RuleBasedStateMachine):
         assert job.state == before or job.state in TRANSITIONS[before]
         self.states[job.id] = job.state
 
-    @initialize(count=st.sampled_from([3, 12, 40]))
+    @initialize(count=st.sampled_from([1, 3, 12, 40]))
     def add_first(self, count: int) -> None:
         self.add(count)
 
     @precondition(lambda self: len(self.known) < MOST_JOBS)
-    @rule(count=st.sampled_from([0, 3, 40]))
+    @rule(count=st.sampled_from([0, 1, 3, 40]))
     def add(self, count: int) -> None:
         lines = b"".join(b'{"custom_id": "%d"}\n' % n for n in range(count)) or None
         job, _ = self.do(self.store.add(NewJob(kind="generate", tenant="t", user="u", params={}, input=lines)))
@@ -145,12 +145,14 @@ class Jobs(RuleBasedStateMachine):
             self.record(known, late, [(index, ok) for index in range(first, first + count)])
 
     @precondition(lambda self: any(known.run is not None for known in self.known))
-    @rule(pick=st.integers(0, 1), how=st.sampled_from(["succeeded", "failed", "retry", "release"]))
+    @rule(pick=st.integers(0, 1), how=st.sampled_from(["succeeded", "failed", "retry", "release", "line"]))
     def end_run(self, pick: int, how: str) -> None:
         running = [known for known in self.known if known.run is not None]
         known = running[pick % len(running)]
         if how == "release":
             self.release(known)
+        elif how == "line":
+            self.finish_line(known)
         else:
             self.finish(known, "failed" if how == "retry" else how, how == "retry")
 
@@ -276,6 +278,17 @@ class Jobs(RuleBasedStateMachine):
         else:
             known.state = "failed"
         assert job.state == known.state
+
+    def finish_line(self, known: Known) -> None:
+        """A job of one item is claimed with it, and ends with its result."""
+        if len(known.items) == 1 and known.items[0].is_open and not known.items[0].leased:
+            self.texts["results"] += 1
+            text = f"r{self.texts['results']}"
+            line = ResultLine(0, True, json.dumps({"index": 0, "text": text}).encode(), {"n": 1})
+            job = self.do(self.store.finish(known.run or "", JobEnd("succeeded"), [line]))
+            known.items[0].text, known.items[0].ok = text, True
+            known.run, known.state = None, "succeeded"
+            assert job.state == "succeeded"
 
     def release(self, known: Known) -> None:
         self.do(self.store.release(known.run or ""))

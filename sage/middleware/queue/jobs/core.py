@@ -58,6 +58,7 @@ class JobStoreCore:
 
     async def close(self) -> None:
         """Returns when everything is written; the database stays open."""
+        await self._endings.settle()
         await asyncio.to_thread(self._writer.close)
         self._pool.shutdown(wait=False)
         self._leader.resign()

@@ -83,14 +83,27 @@ class Endings:
         self.writing_outputs: set[str] = set()
         """Jobs whose output is being made, which may take longer than a lease."""
         self.ended: Counter[str] = Counter()
+        self._tasks: set[asyncio.Future[StoredJob]] = set()
 
     async def end(
         self, job_id: str, decide: Decide, *, is_lost: bool = False, record: Record | None = None
     ) -> StoredJob:
         """Does with the job what ``decide`` says of it, and returns it. ``is_lost``: its run ended without a word.
 
-        ``decide`` may be asked several times. Raises what it raises, and :class:`Unavailable`.
+        ``decide`` may be asked several times. Raises what it raises, and :class:`Unavailable`. A caller that is
+        cancelled does not stop it: output files and the row that tells of them belong together.
         """
+        task = asyncio.ensure_future(self._run(job_id, decide, is_lost, record))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def settle(self) -> None:
+        """Returns when nothing ends any more on this event loop."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(task for task in self._tasks if task.get_loop() is loop), return_exceptions=True)
+
+    async def _run(self, job_id: str, decide: Decide, is_lost: bool, record: Record | None) -> StoredJob:
         job, verdict = await self._writer.run(partial(self._decide, job_id, decide, is_lost, record))
         if verdict is None:
             return job
@@ -184,7 +197,9 @@ class Endings:
     async def remove_items(self, job: StoredJob) -> None:
         """Removes a job's items, and the files beside its row, that nobody needs any more."""
         of_job = {"of_job": job.sequence}
-        for end in range(_ROWS_AT_ONCE, (job.total or 0) + 2 * _ROWS_AT_ONCE, _ROWS_AT_ONCE):
+        total = 2**62 if job.total is None else job.total
+        step = total if job.total is None else _ROWS_AT_ONCE
+        for end in range(step, total + step, step):
             await self._writer.run(partial(_remove_rows, {**of_job, "end": end}))
         await asyncio.to_thread(self._files.remove, job.id)
 

@@ -36,7 +36,7 @@ _BOM = b"\xef\xbb\xbf"
 _i = job_items.c
 _OF_JOB = _i.job == bindparam("of_job")
 _CURSOR = select(jobs.c.next_index, jobs.c.next_offset, jobs.c.input).where(jobs.c.sequence == bindparam("of_job"))
-_LEASED = select(jobs.c.next_index).where(jobs.c.sequence == bindparam("of_job"))
+_NEXT_INDEX = select(jobs.c.next_index).where(jobs.c.sequence == bindparam("of_job"))
 _WAITING = (
     select(_i.number, _i.input_at, _i.input_size, _i.strikes)
     .where(_OF_JOB, _i.state == ITEM_WAITING)
@@ -171,7 +171,8 @@ def columns_of_only(transaction: Transaction, job: StoredJob, lines: Sequence[Re
     if job.total != 1 or job.errors_apart or len(lines) != 1 or lines[0].index or job.done + job.failed:
         return None
     line = lines[0]
-    if len(line.line) > _MOST_INLINE or transaction.connection.scalar(_LEASED, {"of_job": job.sequence}):
+    _check_lines(lines)
+    if len(line.line) > _MOST_INLINE or transaction.connection.scalar(_NEXT_INDEX, {"of_job": job.sequence}):
         return None
     usage = sum_usage(job.usage, [line.usage] if line.usage else [])
     return {"line": line.line, "done": int(line.ok), "failed": int(not line.ok), "usage": usage, "strikes": 0}
@@ -196,7 +197,7 @@ def record(
     transaction: Transaction, files: JobFiles, job: StoredJob, lines: Sequence[ResultLine], lease_until: float | None
 ) -> StoredJob:
     """Takes the results of items that have none yet. With ``lease_until`` it renews the lease too."""
-    if job.total == 1 and not transaction.connection.scalar(_LEASED, {"of_job": job.sequence}):
+    if job.total == 1 and not transaction.connection.scalar(_NEXT_INDEX, {"of_job": job.sequence}):
         lease(transaction, files, job, 1)  # it was claimed with the job
     open_lines = _without_result(transaction, job, lines)
     spooled, rows = [], []
@@ -221,12 +222,16 @@ def record(
 
 
 def _without_result(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> list[ResultLine]:
+    _check_lines(lines)
     first = {line.index: line for line in reversed(lines)}
+    wanted = select(_i.number).where(_i.job == job.sequence, _i.state.in_(_OPEN_ITEMS), _i.number.in_(first))
+    return [first[number] for number in transaction.connection.scalars(wanted)]
+
+
+def _check_lines(lines: Sequence[ResultLine]) -> None:
     for line in lines:
         if b"\n" in line.line:
             raise InvalidRequest(f"the result of item {line.index} is more than one line", param="line")
-    wanted = select(_i.number).where(_i.job == job.sequence, _i.state.in_(_OPEN_ITEMS), _i.number.in_(first))
-    return [first[number] for number in transaction.connection.scalars(wanted)]
 
 
 def _entry(result: ResultLine) -> tuple[bytes, int]:

@@ -13,6 +13,8 @@ from sage.middleware.queue.models import jobs
 from sage.middleware.queue.records import QueueDepth, StoredJob
 from sage.middleware.queue.states import CANCELLING, PRIORITIES, QUEUED, RUNNING, UNFINISHED
 
+_IDS_AT_ONCE = 500
+
 _c = jobs.c
 _IS_OPEN = (_c.state == QUEUED, _c.held.is_(False), _c.available_at <= bindparam("now"))
 _NEXT_QUEUE = select(func.min(_c.queue)).where(_c.state == QUEUED, _c.queue > bindparam("after"))
@@ -29,6 +31,8 @@ _COUNTS = select(_c.state, func.count(), func.min(_c.sequence)).where(in_states(
 _MADE_AT = select(_c.created_at).where(_c.sequence == bindparam("at"))
 _UNFINISHED = select(func.count()).where(_c.tenant == bindparam("of_tenant"), in_states(UNFINISHED))
 _LINE = select(_c.line).where(_c.sequence == bindparam("at"))
+_EXPIRED = select(*VIEW).where(_c.expires_at <= bindparam("now")).order_by(_c.expires_at).limit(100)
+"""Only jobs that have ended have the time at which they expire."""
 _HELD = select(*VIEW).where(_c.state == QUEUED, _c.held.is_(True), _c.kind == bindparam("of_kind"))
 _WEBHOOKS = select(*VIEW).where(_c.webhook_at <= bindparam("now")).order_by(_c.webhook_at).limit(bindparam("most"))
 
@@ -66,6 +70,18 @@ class JobReader:
 
     def due_webhooks(self, now: float, limit: int) -> list[StoredJob]:
         return self._jobs(_WEBHOOKS, now=now, most=limit)
+
+    def expired(self, now: float) -> list[StoredJob]:
+        """Some jobs whose results have expired."""
+        return self._jobs(_EXPIRED, now=now)
+
+    def unknown(self, ids: Sequence[str]) -> list[str]:
+        """Those of ``ids`` that no job has."""
+        known: set[str] = set()
+        with self._database.reading() as connection:
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                known.update(connection.scalars(select(_c.id).where(_c.id.in_(ids[start : start + _IDS_AT_ONCE]))))
+        return [job_id for job_id in ids if job_id not in known]
 
     def _jobs(self, statement: Select[Any], **bound: Any) -> list[StoredJob]:
         with self._database.reading() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, update
 
 from sage.errors import Conflict
 from sage.middleware.queue.jobs.items import reset_failed
@@ -14,12 +14,6 @@ from sage.middleware.queue.models import files, jobs
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.states import ENDED, QUEUED, SUCCEEDED
 
-EXPIRED_RESULTS = (
-    select(jobs.c.id)
-    .where(jobs.c.expires_at <= bindparam("now"))  # only jobs that have ended have this
-    .order_by(jobs.c.expires_at)
-    .limit(100)
-)
 _FORGET = delete(jobs).where(jobs.c.sequence == bindparam("at"))
 _HIDE_FILES = update(files).where(files.c.job_id == bindparam("of_job")).values(deleted=True)
 

@@ -12,11 +12,10 @@ from typing import Any
 from sqlalchemy import Select
 
 from sage.errors import SageError
-from sage.middleware.queue.jobs import leases, retention
+from sage.middleware.queue.jobs import leases
 from sage.middleware.queue.jobs.core import JobStoreCore
 from sage.middleware.queue.jobs.endings import Decide
 from sage.middleware.queue.records import StoredJob
-from sage.middleware.queue.states import ENDED
 
 _log = logging.getLogger(__name__)
 
@@ -101,14 +100,11 @@ class JobUpkeep(JobStoreCore):
 
     async def purge(self) -> None:
         """Forgets jobs whose results have expired, and removes files that belong to no job."""
-        while found := await self._in_thread(lambda: self._reader.ids(retention.EXPIRED_RESULTS, now=self._clock())):
-            for (job_id,) in found:
-                job = await self.find(job_id)
-                if job is not None and job.state in ENDED:
-                    await self._forget(job)
-        for job_id in await self._in_thread(lambda: self._files.job_ids(time.time() - _ORPHAN_SECONDS)):
-            if await self.find(job_id) is None:
-                await self._in_thread(partial(self._files.remove, job_id))
+        while found := await self._in_thread(lambda: self._reader.expired(self._clock())):
+            await asyncio.gather(*(self._forget(job) for job in found))
+        old = await self._in_thread(lambda: self._files.job_ids(time.time() - _ORPHAN_SECONDS))
+        for job_id in await self._in_thread(lambda: self._reader.unknown(old)):
+            await self._in_thread(partial(self._files.remove, job_id))
         await self._in_thread(self._file_store.purge)
 
     async def _lose(self, statement: Select[Any], *, expired: bool, **bound: Any) -> list[StoredJob]:

@@ -135,7 +135,7 @@ class JobWriter:
         return result
 
     def take_failure(self) -> bool:
-        """Whether the disk or the database failed since the last call of this."""
+        """Whether the database failed since the last call of this."""
         has_failed, self._has_failed = self._has_failed, False
         return has_failed
 
@@ -160,7 +160,7 @@ class JobWriter:
 
     def _refuse(self, write: _JobWrite, exc: Exception) -> None:
         refusal = refusal_of(exc)
-        self._has_failed |= refusal is not exc
+        self._has_failed |= database_failed(_origin(exc))
         write.set_outcome(None, refusal)
 
     def _transact(self, group: Sequence[_JobWrite]) -> None:
