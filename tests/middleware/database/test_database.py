@@ -43,9 +43,9 @@ def test_failures_name_the_database(tmp_path: Path) -> None:
             closing(other),
             database.writing(),
             pytest.raises(Unavailable, match="the jobs database cannot be used now"),
+            other.writing(),
         ):
-            with other.writing():
-                raise AssertionError("two transactions write at once")
+            raise AssertionError("two transactions write at once")
         with database.writing() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigError, match=r"jobs\.db has the schema '9999', which is newer than this version of sage"):
