@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -29,6 +30,8 @@ hypothesis.settings.register_profile("full", max_examples=1000, deadline=None)
 hypothesis.settings.register_profile("reduced", max_examples=60, deadline=None)
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
 
+_SLOW_MODULE = re.compile(r"^pytestmark = (?:pytest\.mark\.slow|\[.*pytest\.mark\.slow.*\])$", re.MULTILINE)
+
 MEMORY = Path("/dev/shm")
 """Where the files of the fast tests are, if it has room: thousands of small databases wait for no disk."""
 
@@ -48,6 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "proves(vendor, *features, refused=False): what the test establishes of a vendor (docs/providers.md); refused: "
         "that it answers with a clear 400",
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast tests do not load the modules of slow ones, which took each process two seconds for nothing."""
+    if config.option.markexpr != "not slow" or not re.fullmatch(r"test_\w+\.py", collection_path.name):
+        return None
+    return True if _SLOW_MODULE.search(collection_path.read_text("utf-8")) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -136,6 +136,7 @@ def test_another_broker_than_redis_is_a_fault_of_the_configuration(tmp_path: Pat
         Publisher(QueueSettings(broker=SecretStr("amqp://host")), tmp_path, Signer(tmp_path))
 
 
+@pytest.mark.slow
 def test_no_celery_is_imported_for_messages_in_files(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys; from pathlib import Path\n"

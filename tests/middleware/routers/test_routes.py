@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -41,12 +43,17 @@ GUARDED_PAGES = {"flower"}
 """Pages that ask for a credential themselves, since a browser's cookie will do (``flower/test_flower_pages.py``)."""
 
 
+@functools.cache
+def document() -> dict[str, Any]:
+    """The document that describes every route, made once: it takes some tenths of a second."""
+    return openapi_document()
+
+
 def served() -> dict[str, tuple[str, str]]:
-    """Route name → (method, path), from the document that describes every route."""
-    document = openapi_document()
+    """Route name → (method, path)."""
     return {
         operation["operationId"]: (method.upper(), path)
-        for path, operations in document["paths"].items()
+        for path, operations in document()["paths"].items()
         for method, operation in operations.items()
     }
 
@@ -139,17 +146,16 @@ def test_each_route_asks_for_its_scope(gateway: Callable) -> None:
 
 
 def test_openapi_says_what_holds() -> None:
-    document = openapi_document()
-    for operations in document["paths"].values():
+    for operations in document()["paths"].values():
         for operation in operations.values():
             assert "422" not in operation["responses"]
             assert "default" in operation["responses"]
             guarded = scopes()[operation["operationId"]] is not None
             assert ("security" in operation) == guarded
-    flow = document["components"]["securitySchemes"]["password"]["flows"]["password"]
+    flow = document()["components"]["securitySchemes"]["password"]["flows"]["password"]
     assert flow["tokenUrl"] == "/auth/token"
-    assert "HTTPValidationError" not in document["components"]["schemas"]
-    chat = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    assert "HTTPValidationError" not in document()["components"]["schemas"]
+    chat = document()["components"]["schemas"]["ChatCompletionRequest"]["properties"]
     assert {"model", "messages", "stream", "tools"} <= set(chat)
 
 
