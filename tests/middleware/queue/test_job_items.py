@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sage.errors import Conflict, NotFound
+from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.queue.files import FileStore
 from sage.middleware.queue.records import JobEnd, NewJob, ResultLine
 from sage.middleware.queue.store import JobStore
@@ -354,5 +354,34 @@ def test_a_caller_that_is_cancelled_leaves_a_job_with_its_output(store: JobStore
             while (ended := await store.get("acme", job.id)).state == "running":
                 await asyncio.sleep(0)
             assert [line["index"] for line in read(files, ended.output_file_id)] == [0, 1]
+
+    run(scenario())
+
+
+def test_odd_lines_and_odd_results_do_no_harm(store: JobStore, run: Run) -> None:
+    async def scenario() -> None:
+        odd = b'\xef\xbb\xbf\n\r\n {"custom_id": "a"} \r\n\xff\xfe no JSON\n\n'
+        job, _ = await store.add(replace(job_of(1), input=odd))
+        assert job.total == 2
+        claim = await store.claim(job.id, "w")
+        bodies = [(await store.lease_items(claim.run, count)).items[0].body for count in (-5, 10**9)]
+        assert bodies == [b'{"custom_id": "a"}', b"\xff\xfe no JSON"]
+        for index in (-1, 2, 2**70):
+            assert (await store.record(claim.run, [ResultLine(index, True, b"{}")])).done == 0
+        with pytest.raises(InvalidRequest, match="more than one line"):
+            await store.record(claim.run, [ResultLine(0, True, b"{\n}")])
+        usage = {"a": 1e308, "b": True, "c": "x"}
+        told = await store.record(claim.run, [ResultLine(n, True, b"{}", usage) for n in range(2)])
+        assert (told.done, told.usage) == (2, {"a": 1e308})
+        assert (await store.finish(claim.run, JobEnd("succeeded", [1, 2]))).result == [1, 2]
+        for nobody in ("../../x", "run_../../etc_x", "job_\0", "j" * 100_000):
+            for call in (
+                store.claim(nobody, "w"),
+                store.renew(nobody),
+                store.record(nobody, []),
+                store.release(nobody),
+            ):
+                with pytest.raises((Conflict, NotFound)):
+                    await call
 
     run(scenario())

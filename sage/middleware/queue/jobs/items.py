@@ -7,13 +7,14 @@ are done: so a line that kills its worker is told from those that were there by 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any, BinaryIO
 
 import orjson
 from sqlalchemy import bindparam, insert, select, update
 
 from sage.errors import InvalidRequest
-from sage.middleware.queue.jobs.job_files import JobFiles
+from sage.middleware.queue.jobs.job_files import BOM, JobFiles
 from sage.middleware.queue.jobs.rows import MOST_DELIVERIES, change
 from sage.middleware.queue.jobs.writer import Transaction
 from sage.middleware.queue.models import job_items, jobs
@@ -31,7 +32,7 @@ MOST_LEASED = 32
 _SMALL_GROUP = 8
 _MOST_INLINE = 2**18
 """Bytes of a result that is kept in the row of its job."""
-_BOM = b"\xef\xbb\xbf"
+_HIGHEST_INDEX = 2**63 - 1
 
 _i = job_items.c
 _OF_JOB = _i.job == bindparam("of_job")
@@ -146,8 +147,8 @@ def _fresh(
 def next_lines(source: BinaryIO, index: int, offset: int, count: int) -> tuple[list[_Range], int, bool]:
     """The ranges of the next lines that are not blank, where they end, and whether the input ends there."""
     source.seek(offset)
-    if offset == 0 and source.read(len(_BOM)) == _BOM:
-        offset = len(_BOM)
+    if offset == 0 and source.read(len(BOM)) == BOM:
+        offset = len(BOM)
     source.seek(offset)
     ranges: list[_Range] = []
     while len(ranges) < count:
@@ -162,7 +163,7 @@ def next_lines(source: BinaryIO, index: int, offset: int, count: int) -> tuple[l
 
 def only_line(content: bytes) -> bytes:
     """The line of an input that has one."""
-    return content.removeprefix(_BOM).strip()
+    return content.removeprefix(BOM).strip()
 
 
 def columns_of_only(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> dict[str, Any] | None:
@@ -223,7 +224,7 @@ def record(
 
 def _without_result(transaction: Transaction, job: StoredJob, lines: Sequence[ResultLine]) -> list[ResultLine]:
     _check_lines(lines)
-    first = {line.index: line for line in reversed(lines)}
+    first = {line.index: line for line in reversed(lines) if 0 <= line.index <= _HIGHEST_INDEX}
     wanted = select(_i.number).where(_i.job == job.sequence, _i.state.in_(_OPEN_ITEMS), _i.number.in_(first))
     return [first[number] for number in transaction.connection.scalars(wanted)]
 
@@ -247,7 +248,8 @@ def sum_usage(total: Mapping[str, Any], more: Iterable[Mapping[str, Any]]) -> di
     for usage in more:
         for name, value in usage.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                sums[name] = sums.get(name, 0) + value
+                total_of = sums.get(name, 0) + value
+                sums[name] = total_of if isfinite(total_of) else sums.get(name, 0)
     return sums
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,8 @@ _PARAMS = "params.json"
 _INPUT = "input.jsonl"
 _SPOOL = "results.jsonl"
 _PIECE = 1 << 20
+BOM = b"\xef\xbb\xbf"
+"""At the start of an input; no part of its first line."""
 
 
 class JobFiles:
@@ -61,7 +64,8 @@ class JobFiles:
         if lines is not None:
             return count_lines(lines)
         with open(directory / _INPUT, "rb") as file:
-            return sum(1 for line in file if line.strip())
+            start = file.readline().removeprefix(BOM)
+            return sum(1 for line in chain([start], file) if line.strip())
 
     def read_params(self, job_id: str) -> bytes:
         return (self.of(job_id) / _PARAMS).read_bytes()
@@ -97,7 +101,7 @@ class JobFiles:
 
 def count_lines(lines: bytes) -> int:
     """How many lines are not blank."""
-    return sum(1 for line in lines.split(b"\n") if line.strip())
+    return sum(1 for line in lines.removeprefix(BOM).split(b"\n") if line.strip())
 
 
 def _write(path: Path, data: bytes) -> None:

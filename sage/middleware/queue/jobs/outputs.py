@@ -127,7 +127,8 @@ def made_output(connection: Connection, job: StoredJob, result: bytes | None) ->
     file is the job's: it goes with it."""
     if job.has_items or result is None:
         return {}
-    file_id = orjson.loads(result).get("output_file_id")
+    value = orjson.loads(result)
+    file_id = value.get("output_file_id") if isinstance(value, dict) else None
     if not isinstance(file_id, str):
         return {}
     bound = {"file": file_id, "of_tenant": job.tenant, "of_job": job.id}

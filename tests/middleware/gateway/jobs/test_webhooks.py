@@ -127,7 +127,7 @@ def submit(running: Running, url: str, **fields: Any) -> dict[str, Any]:
 
 
 def end(worker: HandWorker, job: dict[str, Any], **fields: Any) -> None:
-    claimed = worker.claim()
+    claimed = worker.claim_next()
     assert claimed["id"] == job["id"]
     for item in worker.items(claimed["run"])["items"]:
         worker.record(claimed["run"], {"index": item["index"], "line": {"text": "done"}})
