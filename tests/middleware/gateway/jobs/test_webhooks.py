@@ -264,6 +264,23 @@ def test_a_restart_forgets_no_webhook(receiver: Upstream, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_what_a_receiver_had_not_confirmed_comes_again_with_the_same_id(receiver: Upstream, tmp_path: Path) -> None:
+    """The gateway ended while the receiver was at work: whether it took the message, only its id can tell."""
+    receiver.reset()
+    receiver.hang(times=1)
+    hosts = [f"127.0.0.1:{receiver.port}"]
+    with working(tmp_path, hosts, timeout="30s") as (running, worker):
+        job = submit(running, f"http://127.0.0.1:{receiver.port}/hook")
+        end(worker, job)
+        receiver.wait_requests(1)
+    receiver.handler = lambda request: reply({})
+    with working(tmp_path, hosts) as (running, _):
+        assert told(running, job, "delivered")["webhook"]["attempts"] == 1
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [f"msg_{job['id']}_0"] * 2
+    assert [verified(request)["state"] for request in receiver.requests] == ["succeeded"] * 2
+
+
+@pytest.mark.slow
 def test_a_receiver_must_be_allowed_at_submit(queue: tuple[Running, HandWorker], receiver: Upstream) -> None:
     running, _ = queue
 
