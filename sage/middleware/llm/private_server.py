@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 
 from sage.errors import ConfigError
@@ -30,16 +31,18 @@ class PrivateServer:
         settings = settings.model_copy(update={"api": api, "auth": settings.auth.model_copy(update={"enabled": False})})
         self.secret = secrets.token_urlsafe(32)
         """The credential of its callers."""
-        sock, ready = bind(_HOST, 0), threading.Event()
-        self.url = f"http://{_HOST}:{sock.getsockname()[1]}"
-        app = create_app(settings, gateway=running.gateway, secret=self.secret)
-        self._server = make_server(app, settings, ready.set)
-        self._serving: Future[None] = running.submit(_serve(self._server, sock))
-        self._serving.add_done_callback(lambda _: ready.set())
-        ready.wait()
-        if self._serving.done():
-            self._serving.result()
-            raise ConfigError("the service could not serve the workers of its jobs")
+        with ExitStack() as undo:
+            sock, ready = undo.enter_context(bind(_HOST, 0)), threading.Event()
+            self.url = f"http://{_HOST}:{sock.getsockname()[1]}"
+            app = create_app(settings, gateway=running.gateway, secret=self.secret)
+            self._server = make_server(app, settings, ready.set)
+            self._serving: Future[None] = running.submit(_serve(self._server, sock))
+            self._serving.add_done_callback(lambda _: ready.set())
+            ready.wait()
+            if self._serving.done():
+                self._serving.result()
+                raise ConfigError("the service could not serve the workers of its jobs")
+            undo.pop_all()
 
     def close(self) -> None:
         """Ends it, and the worker; jobs that are not done wait for the next start."""

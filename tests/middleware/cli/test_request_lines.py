@@ -35,6 +35,11 @@ def test_a_text_file_has_a_prompt_in_each_line(tmp_path: Path) -> None:
     ]
 
 
+def test_half_a_surrogate_and_a_line_separator_are_a_part_of_a_prompt(tmp_path: Path) -> None:
+    (request,) = requests(tmp_path / "q.jsonl", '"a\\ud800b\u2028c"', model="m")
+    assert request["prompt"] == "a\ud800b\u2028c"
+
+
 def test_a_system_message_stands_before_prompts(tmp_path: Path) -> None:
     (request,) = requests(tmp_path / "q.jsonl", '{"prompt": "b"}', "Be short.", model="m")
     assert request["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": "b"}]
@@ -45,6 +50,7 @@ def test_a_system_message_stands_before_prompts(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('"a"\nnot json', "line 2 is not JSON"),
+        ("[" * 100_000, "line 1 is not JSON"),
         ('"a"\n[1]', "line 2 has neither 'prompt' nor 'messages'"),
         ('{"model": "m"}', "line 1 has neither"),
         ("\n \n", "has no lines"),

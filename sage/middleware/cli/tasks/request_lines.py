@@ -28,7 +28,7 @@ class RequestLines:
         """The requests of ``file``, every line of which is checked. Raises :class:`InvalidRequest` for one that is no
         request."""
         is_stdin = str(file) == "-"
-        source = sys.stdin.read().splitlines() if is_stdin else _FileLines(file)
+        source = sys.stdin.read().split("\n") if is_stdin else _FileLines(file)
         lines = cls(source, file.suffix.lower() == ".txt", defaults, system)
         try:
             if sum(1 for _ in lines.requests()) == 0:
@@ -43,7 +43,7 @@ class RequestLines:
         """The lines that are sent, some of them at a time."""
         part = b""
         for request in self.requests():
-            part += json.dumps(request, ensure_ascii=False).encode() + b"\n"
+            part += json.dumps(request).encode() + b"\n"
             if len(part) >= _PART:
                 yield part
                 part = b""
@@ -58,7 +58,7 @@ class RequestLines:
     def _request(self, number: int, text: str) -> dict[str, Any]:
         try:
             value = text if self._is_text else json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise InvalidRequest(
                 f'line {number} is not JSON: {exc}; a line is a request such as {{"prompt": "…"}}, or a prompt in '
                 "quotation marks (a file of plain prompts has a name that ends in .txt)"

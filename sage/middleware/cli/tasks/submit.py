@@ -205,7 +205,7 @@ def _json_object(file: Path) -> dict[str, Any]:
         body = json.loads(text)
     except OSError as exc:
         raise SageError(f"{file}: {exc.strerror or exc}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"{file} is not JSON: {exc}") from exc
     if not isinstance(body, dict):
         raise InvalidRequest(f'{file} is not a JSON object, such as {{"model": "…"}}')
