@@ -95,7 +95,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.gateway = gateway
-    app.state.readiness = Readiness(gateway.registry, settings.queue)
+    app.state.readiness = Readiness(gateway.registry, queue)
     app.state.queue = queue
     app.state.own_worker = own_worker
     app.state.accounts = accounts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -158,6 +158,8 @@ class Metrics(Collector):
         self.retrieval = RetrievalMetrics()
         self.services = ServiceMetrics()
         self.low_priority: LowPriorityCounts | None = None
+        self.jobs: Sequence[Metric] = ()
+        """The metrics of jobs, as they were when they were last asked for."""
 
     def count_in_flight(self) -> int:
         """How many calls of models are in progress."""
@@ -197,6 +199,7 @@ class Metrics(Collector):
         )
         if self.low_priority is not None:
             yield from _low_priority_metrics(self.low_priority)
+        yield from self.jobs
         yield from self._retrieval_metrics()
         yield from self.services.collect()
 

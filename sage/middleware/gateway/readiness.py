@@ -7,9 +7,12 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from sage.errors import SageError
+from sage.middleware.gateway.broker_check import broker_fault
+from sage.middleware.gateway.job_metrics import QueueStatus
+from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.providers.base import Provider
 from sage.middleware.registry.registry import Registry
-from sage.middleware.settings.queue import QueueSettings
 
 _CONNECT_WITHIN = 1.0  # seconds
 _FRESH_FOR = 2.0  # seconds
@@ -21,6 +24,8 @@ class ReadinessReport:
 
     serves: list[str] = field(default_factory=list)
     cannot_serve: dict[str, str] = field(default_factory=dict)
+    queue: QueueStatus | None = None
+    """Of jobs; ``None`` means that nobody has had any."""
 
     @property
     def ready(self) -> bool:
@@ -31,7 +36,7 @@ class ReadinessReport:
 class Readiness:
     """Checks each provider: a local one can serve if it has a model, a remote one if its port accepts a connection."""
 
-    def __init__(self, registry: Registry, queue: QueueSettings) -> None:
+    def __init__(self, registry: Registry, queue: Queue) -> None:
         self._registry = registry
         self._queue = queue
         self._last: tuple[float, ReadinessReport] | None = None
@@ -53,9 +58,26 @@ class Readiness:
                 report.serves.append(provider.name)
             else:
                 report.cannot_serve[provider.name] = fault
-        if self._queue.broker is not None:
-            report.cannot_serve["queue"] = "jobs are not part of this version; the setting has no effect yet"
+        try:
+            jobs = await self._queue.jobs()
+            report.queue = None if jobs is None else await jobs.status()
+            fault = await self._queue_fault(report.queue)
+        except SageError as exc:
+            fault = exc.message
+        if fault is not None:
+            report.cannot_serve["queue"] = fault
         return report
+
+    async def _queue_fault(self, status: QueueStatus | None) -> str | None:
+        """Why jobs cannot be done now; models can be asked all the same."""
+        settings = self._queue.settings
+        if settings.broker is not None and (fault := await broker_fault(settings.broker.get_secret_value())):
+            return fault
+        if status is None or status.broker_error is not None:
+            return status.broker_error if status is not None else None
+        if status.workers or settings.runs_worker or not status.depth.queued:
+            return None
+        return f"no worker runs, and {status.depth.queued} jobs wait: start one with 'sage worker'"
 
 
 async def _fault(provider: Provider) -> str | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from sage.errors import SageError
 from sage.middleware.auth.principal import Scope
+from sage.middleware.gateway.job_metrics import QueueStatus
 from sage.middleware.gateway.readiness import Readiness
-from sage.middleware.routers.http.deps import TheGateway
+from sage.middleware.routers.http.deps import TheGateway, TheQueue
 from sage.middleware.routers.http.guard import credential, guarded_router, identify, public, requires
 
 router = guarded_router("Operation")
@@ -23,12 +26,23 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+class QueueReport(BaseModel):
+    """How the queue of jobs stands. `oldest_seconds`: for how long the job waits that waits longest."""
+
+    queued: int
+    running: int
+    oldest_seconds: float | None
+    workers: int
+    broker: Literal["up", "down"]
+
+
 class ReadyReport(BaseModel):
     """Whether anything can serve; the details are for callers with a credential."""
 
     status: Literal["ready", "not_ready"]
     serves: list[str] | None = None
     cannot_serve: dict[str, str] | None = None
+    queue: QueueReport | None = Field(None, description="Jobs; null while nobody has had any.")
 
 
 @router.get(
@@ -46,8 +60,21 @@ async def ready(request: Request) -> JSONResponse:
     authenticator = request.app.state.authenticator
     if authenticator is None or credential(request.scope) is not None:
         await identify(request.scope, authenticator)
-        body |= {"serves": report.serves, "cannot_serve": report.cannot_serve}
+        body |= {"serves": report.serves, "cannot_serve": report.cannot_serve, "queue": _queue_report(report.queue)}
     return JSONResponse(body, status_code=200 if report.ready else 503)
+
+
+def _queue_report(status: QueueStatus | None) -> dict[str, Any] | None:
+    if status is None:
+        return None
+    oldest = status.oldest_seconds
+    return {
+        "queued": status.depth.queued,
+        "running": status.depth.running + status.depth.cancelling,
+        "oldest_seconds": None if oldest is None else round(oldest, 3),
+        "workers": status.workers,
+        "broker": "up" if status.broker_error is None else "down",
+    }
 
 
 @router.get(
@@ -57,6 +84,10 @@ async def ready(request: Request) -> JSONResponse:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 @requires(Scope.METRICS)
-async def metrics(gateway: TheGateway) -> Response:
-    """Requests, durations, time to first token, tokens and requests in flight, by model."""
+async def metrics(gateway: TheGateway, queue: TheQueue) -> Response:
+    """Requests, durations, time to first token, tokens and requests in flight, by model; searches, services, jobs."""
+    with contextlib.suppress(SageError):  # of a database that cannot be read: the other numbers are worth having
+        jobs = await queue.jobs()
+        if jobs is not None:
+            gateway.metrics.jobs = list(jobs.metrics.collect(await jobs.status()))
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

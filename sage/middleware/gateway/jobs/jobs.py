@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sage.errors import PermissionDenied, SageError
 from sage.middleware.auth.principal import Principal, Scope
+from sage.middleware.gateway.job_metrics import JobMetrics, QueueStatus
 from sage.middleware.gateway.jobs.dispatcher import Dispatcher
 from sage.middleware.gateway.jobs.events import JobEvents, View
 from sage.middleware.gateway.jobs.own_worker import OwnWorker
@@ -39,6 +40,7 @@ class Jobs:
         self.dispatcher = Dispatcher(store, publisher, own_worker, rights.serves)
         self.events = JobEvents()
         self.progress = ProgressMeter()
+        self.metrics = JobMetrics()
         self._quota = TenantQuota(most_unfinished, store.count_unfinished)
         self._dispatching: asyncio.Task[None] | None = None
         store.listen(self._changed)
@@ -58,6 +60,7 @@ class Jobs:
             self.progress.end(job.id)
         elif job.state == RUNNING:
             self.progress.note(job.id, job.done + job.failed)
+        self.metrics.changed(job)
         self.dispatcher.changed(job)
         self.events.changed(job.id)
 
@@ -93,6 +96,8 @@ class Jobs:
             except SageError:
                 await self.store.withdraw(job.id)
                 raise
+        if is_new:
+            self.metrics.submitted(job.kind)
         return job, is_new
 
     async def worker_gone(self, worker: str, *, in_order: bool = False) -> None:
@@ -105,6 +110,16 @@ class Jobs:
         """The process in which ``worker`` did a job has died."""
         await self.store.lose_run(job_id, worker)
         self.dispatcher.wake()
+
+    async def status(self) -> QueueStatus:
+        """How the queue stands."""
+        alive, error = self.dispatcher.workers.alive(), self.dispatcher.broker_error
+        return QueueStatus(
+            await self.store.depth(),
+            len(alive),
+            sum(worker.concurrency for worker in alive),
+            None if error is None else error.message,
+        )
 
     def view(self, job: StoredJob) -> View:
         """The job as its users see it."""

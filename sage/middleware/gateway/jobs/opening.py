@@ -57,6 +57,10 @@ class Queue:
         """Whether it was needed already, and is ready."""
         return self._opened is not None and self._opened.done() and self._opened.exception() is None
 
+    async def jobs(self) -> Jobs | None:
+        """The jobs; ``None`` while the queue is not open, since nobody has needed it yet."""
+        return (await self.open()).jobs if self.is_open and not self._is_closed else None
+
     def begin(self) -> None:
         """Opens it in the background where there is something to go on with: earlier jobs, or schedules."""
         if (self.directory / "jobs.db").exists() or self.settings.schedules:
