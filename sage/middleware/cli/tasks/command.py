@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sage.errors import SageError
+from sage.errors import DeadlineExceeded, SageError
 from sage.middleware.cli.language.catalogue import _
 from sage.middleware.cli.output import AsJson, plain, print_json, print_table
 from sage.middleware.cli.tasks.describe import describe, row
@@ -27,6 +28,8 @@ tasks_app = typer.Typer(
 )
 submit_commands(tasks_app)
 
+_STOPS_WITHIN = 10.0
+"""Seconds that 'cancel' waits for the worker of a job, which stops within about one."""
 JobId = Annotated[
     str, typer.Argument(metavar="JOB", help="The job's id, as 'sage tasks list' shows it.", show_default=False)
 ]
@@ -140,7 +143,10 @@ def cancel_tasks(jobs: JobIds, as_json: AsJson = False) -> None:
     """Cancel jobs. What runs is stopped; what is done already is kept."""
     client = jobs_client()
     for job in jobs:
-        view = client.cancel(job)
+        handle = client.job(client.cancel(job))
+        with suppress(DeadlineExceeded):  # its worker does not answer now; it ends all the same
+            handle.wait(_STOPS_WITHIN)
+        view = client.get(job)
         if as_json:
             print_json(view)
         else:
