@@ -1,4 +1,4 @@
-"""What ``/metrics`` and ``/ready`` tell of jobs; jobs of one line; how many a tenant may have, and whose is next."""
+"""What ``/metrics`` and ``/ready`` tell of jobs; jobs of one line; how many jobs a tenant may have, whose is next."""
 
 from __future__ import annotations
 
