@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -59,7 +60,7 @@ class HandWorker:
         return answer.json()
 
     def finish(self, run: str, status: int = 204, **fields: Any) -> Any:
-        return self.post(f"/worker/runs/{run}/finish", {"state": "succeeded", **fields}, status)
+        return self.post("/worker/finish", {"run": run, "state": "succeeded", **fields}, status)
 
     def post(self, path: str, body: Any, status: int = 200) -> Any:
         answer = self.running.post(path, body)
@@ -67,13 +68,12 @@ class HandWorker:
         return answer.json() if answer.content else None
 
 
-def events_of(running: Running, job_id: str) -> list[tuple[str, dict[str, Any]]]:
-    """All events of a job, until it has ended."""
-    events, name = [], ""
+def events_of(running: Running, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events of a job, until it has ended."""
+    name = ""
     with running.get(f"/tasks/{job_id}/events", stream=True) as answer:
         for line in answer.iter_lines():
             if line.startswith(b"event: "):
                 name = line[7:].decode()
             elif line.startswith(b"data: "):
-                events.append((name, json.loads(line[6:])))
-    return events
+                yield name, json.loads(line[6:])

@@ -44,6 +44,7 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import RuntimeModels
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.routers.flower.routes import flower_routes
+from sage.middleware.routers.tasks.shortcuts import job_shortcuts
 from sage.middleware.settings.queue import check_broker
 from sage.middleware.settings.settings import Settings
 from sage.private_files import write_private
@@ -101,7 +102,7 @@ def create_app(
     app.state.accounts = accounts
     app.state.authenticator = authenticator
     add_error_handlers(app)
-    hot = add_routes(app, gateway, authenticator)
+    hot = add_routes(app, gateway, authenticator) | job_shortcuts(gateway, queue, authenticator)
     app.router.routes += flower_routes(gateway.transport, settings, accounts, authenticator)
     add_pages(app, with_accounts=authenticator is not None)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))

@@ -25,8 +25,10 @@ _TAGS = (
     ("Models", "Which models there are, and which are in memory."),
     ("Search", "Collections of documents, found by their words and by what they mean."),
     ("Services", "Values by key, vectors, and the memory of agents, separate for each tenant."),
+    ("Jobs", "Long work without an open connection: accepted at once, done by workers."),
     ("Accounts", "Login, keys and users."),
     ("Operation", "For operators of the gateway."),
+    ("Workers", "What `sage worker` speaks with the gateway; for nobody else."),
 )
 _STREAMS = {
     EVENTS: "The answer, or with `stream: true` server-sent events.",

@@ -87,7 +87,7 @@ class Execution:
         return None
 
     def _finish(self, grant: ClaimedJob, report: dict[str, Any]) -> None:
-        answer = self._control.post_patiently(f"/worker/runs/{grant.run}/finish", report, _FINISH_SECONDS)
+        answer = self._control.post_patiently("/worker/finish", {"run": grant.run, **report}, _FINISH_SECONDS)
         if answer is None or answer.status not in (200, 204, 409):
             _log.error("the end of job %s cannot be handed in: %s", grant.id, _described(answer))
 

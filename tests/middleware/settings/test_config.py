@@ -619,7 +619,7 @@ def test_ready_says_what_of_the_first_documents_cannot_serve(
     assert report["serves"] == ["local"]
     assert set(report["cannot_serve"]) == {"openai", "ollama", "queue"}
     assert report["cannot_serve"]["ollama"] == f"no connection to 127.0.0.1:{dead_port}"
-    assert "jobs" in report["cannot_serve"]["queue"]
+    assert report["cannot_serve"]["queue"] == "no connection to the broker at localhost:6379"
     assert bare == 401
     assert named.status_code == 502
 

@@ -23,6 +23,10 @@ WORK = {
 """Every kind of job, and the scope of its work, which it takes beside ``tasks``."""
 
 
+TASK_KINDS = tuple(kind for kind in WORK if kind != "batch")
+"""Kinds that ``POST /tasks/{kind}`` takes; batches have OpenAI's routes."""
+
+
 class RightsRevoked(SageError):
     """Who asked for a job may not have it done any more."""
 

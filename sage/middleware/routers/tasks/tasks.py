@@ -11,14 +11,16 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from sage.errors import InvalidRequest, SageError
-from sage.middleware.auth.principal import Scope
+from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.gateway.jobs.collection_jobs import IngestJobRequest, ReembedJobRequest, SnapshotJobRequest
 from sage.middleware.gateway.jobs.embed_request import EmbedJobRequest
 from sage.middleware.gateway.jobs.evaluate_request import EvaluateJobRequest
 from sage.middleware.gateway.jobs.events import View
 from sage.middleware.gateway.jobs.generate_request import GenerateJobRequest
+from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.options import query_fields
-from sage.middleware.gateway.jobs.submission import JobRequest
+from sage.middleware.gateway.jobs.requests import LINES
+from sage.middleware.gateway.jobs.submission import JobRequest, Submission
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.states import STATES
 from sage.middleware.routers.http.asgi import note, read_json
@@ -86,9 +88,21 @@ _CANCELLED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _kind(
-    name: str, model: type[BaseModel], example: dict[str, Any], description: str, *, of_lines: bool = True
-) -> None:
+async def submit_job(
+    kind: str, request: Request, principal: Principal, queue: Queue, submission: Submission
+) -> Response:
+    """Accepts a job: 202, or 200 for one that was submitted before under the same ``Idempotency-Key``."""
+    key = request.headers.get(_KEY_HEADER)
+    if kind in LINES and media_type(request) == NDJSON:
+        wanted = JobRequest(kind, query_fields(request.query_params), request.stream(), key)
+    else:
+        wanted = JobRequest(kind, await read_json(request.receive, request.scope), None, key)
+    job, is_new = await submission.submit(principal, wanted)
+    note(request.scope, job=job.id)
+    return await _answer(queue, job, 202 if is_new else 200)
+
+
+def _kind(name: str, model: type[BaseModel], example: dict[str, Any], description: str) -> None:
     """Adds the route of a kind of job."""
 
     @router.post(
@@ -96,21 +110,14 @@ def _kind(
         name=f"tasks_{name}",
         status_code=202,
         response_model=JobView,
-        openapi_extra=json_body(model, example, others=(NDJSON,) if of_lines else ()),
+        openapi_extra=json_body(model, example, others=(NDJSON,) if name in LINES else ()),
         summary=f"A job: {name}",
         description=description,
     )
     @requires(Scope.TASKS)
     @max_body(None)
     async def submit(request: Request, principal: Caller, queue: TheQueue, submission: TheSubmission) -> Response:
-        key = request.headers.get(_KEY_HEADER)
-        if of_lines and media_type(request) == NDJSON:
-            wanted = JobRequest(name, query_fields(request.query_params), request.stream(), key)
-        else:
-            wanted = JobRequest(name, await read_json(request.receive, request.scope), None, key)
-        job, is_new = await submission.submit(principal, wanted)
-        note(request.scope, job=job.id)
-        return await _answer(queue, job, 202 if is_new else 200)
+        return await submit_job(name, request, principal, queue, submission)
 
 
 _kind(
@@ -137,21 +144,18 @@ _kind(
     IngestJobRequest,
     {"collection": "notes", "file_ids": ["file-…"]},
     "Reads uploaded files, files of the gateway's machine or web pages into a collection.",
-    of_lines=False,
 )
 _kind(
     "reembed",
     ReembedJobRequest,
     {"collection": "notes", "embedder": "local-multilingual"},
     "Makes the vectors of a collection anew, with another embedder.",
-    of_lines=False,
 )
 _kind(
     "snapshot",
     SnapshotJobRequest,
     {"collection": "notes"},
     "Writes a collection into a stored file.",
-    of_lines=False,
 )
 
 
@@ -231,7 +235,7 @@ async def delete_job(id: str, principal: Caller, queue: TheQueue) -> Response:
     return Response(status_code=204)
 
 
-async def _answer(queue: TheQueue, job: StoredJob, status: int = 200) -> Response:
+async def _answer(queue: Queue, job: StoredJob, status: int = 200) -> Response:
     view = (await queue.open()).jobs.view(job)
     response = reply(view)
     response.status_code = status

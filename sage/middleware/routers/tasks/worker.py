@@ -12,6 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage.middleware.auth.principal import Scope
+from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.sources import open_source
 from sage.middleware.queue.records import JobEnd, ResultLine
 from sage.middleware.routers.http.asgi import UNLOGGED, note, read_body
@@ -138,6 +139,7 @@ class RunResult(WorkerBody):
 class FinishBody(WorkerBody):
     """How a run has ended. `retry`: another one may succeed."""
 
+    run: str = Field(max_length=128)
     state: Literal["succeeded", "failed"]
     result: dict[str, Any] | None = None
     error: FinishError | None = None
@@ -183,6 +185,11 @@ async def lost(body: LostBody, queue: TheQueue) -> Response:
 @requires(Scope.WORKER)
 async def claim(body: ClaimBody, request: Request, queue: TheQueue) -> Response:
     """A worker takes the job of a message. 409 means that there is nothing to do: it was done, cancelled or taken."""
+    return await claim_job(body, request, queue)
+
+
+async def claim_job(body: ClaimBody, request: Request, queue: Queue) -> Response:
+    """See :func:`claim`."""
     opened = await queue.open()
     delivery = await opened.deliveries.claim(body.id, body.signature, body.worker)
     job, line = delivery.claim.job, delivery.claim.line
@@ -249,11 +256,16 @@ async def source(run: str, number: int, queue: TheQueue) -> Response:
     return StreamingResponse(_bytes_of(file), media_type=BYTES)
 
 
-@router.post("/runs/{run}/finish", name="worker_finish", status_code=204, response_class=Response)
+@router.post("/finish", name="worker_finish", status_code=204, response_class=Response)
 @requires(Scope.WORKER)
 @max_body(None)
-async def finish(run: str, body: FinishBody, queue: TheQueue) -> Response:
+async def finish(body: FinishBody, queue: TheQueue) -> Response:
     """Ends a run."""
+    return await finish_run(body, queue)
+
+
+async def finish_run(body: FinishBody, queue: Queue) -> Response:
+    """See :func:`finish`."""
     error = body.error
     ending = JobEnd(
         body.state,
@@ -263,7 +275,7 @@ async def finish(run: str, body: FinishBody, queue: TheQueue) -> Response:
         body.retry,
     )
     lines = [ResultLine(one.index, one.ok, orjson.dumps(one.line), one.usage) for one in body.results]
-    await (await queue.open()).deliveries.finish(run, ending, lines)
+    await (await queue.open()).deliveries.finish(body.run, ending, lines)
     return Response(status_code=204)
 
 

@@ -242,7 +242,7 @@ def test_who_may_submit_and_who_may_work(running, worker):
     refused = running.post("/tasks/generate", {"model": "bench", "prompt": "x"}, key=searcher)
     assert "'generate'" in error_of(refused, 403)["message"]
     user = running.new_key(scopes=[scope for scope in Scope if scope != Scope.WORKER])
-    for path in ("hello", "goodbye", "claim", "runs/x/renew", "runs/x/items", "runs/x/results", "runs/x/finish"):
+    for path in ("hello", "goodbye", "claim", "runs/x/renew", "runs/x/items", "runs/x/results", "finish"):
         assert error_of(running.post(f"/worker/{path}", {}, key=user), 403)["code"] == "missing_scope"
 
 
@@ -279,7 +279,7 @@ def test_junk_for_workers_routes_is_a_400(running, worker):
         )
         assert error_of(answer, 400)
     assert error_of(running.post(f"/worker/runs/{run}/items", {"count": 0}), 400)
-    assert error_of(running.post(f"/worker/runs/{run}/finish", {"state": "queued"}), 400)
+    assert error_of(running.post("/worker/finish", {"run": run, "state": "queued"}), 400)
     assert error_of(running.post("/worker/runs/nonsense/renew", {}), 409)["code"] == "run_ended"
     assert error_of(running.get("/worker/runs/nonsense/results"), 409)["code"] == "run_ended"
     many = {"count": 1, "in_hand": list(range(60_000, 62_048))}
@@ -297,10 +297,16 @@ def test_who_watches_a_job_does_not_keep_the_gateway_from_ending(tmp_path):
     events: list = []
     with run_gateway(Settings.model_validate(settings)) as running:
         answer = running.post("/tasks/generate", {"model": "up/bench", "prompt": "x"})
-        watching = threading.Thread(target=lambda: events.extend(events_of(running, answer.json()["id"])))
+        first = threading.Event()
+
+        def watch() -> None:
+            for event in events_of(running, answer.json()["id"]):
+                events.append(event)
+                first.set()
+
+        watching = threading.Thread(target=watch)
         watching.start()
-        while not running.server.server_state.tasks:
-            time.sleep(0.01)
+        assert first.wait(10)
         began = time.monotonic()
     watching.join(5)
     assert time.monotonic() - began < 10
