@@ -113,6 +113,8 @@ class WorkerGateway:
             if words[1] == "schedules":
                 self.due.append((words[2], int(words[3])))
                 return 200, {}
+            if words[1] == "finish":
+                return self._run(json.loads(body)["run"], "finish", body)
             return self._worker(words[1], json.loads(body))
 
     def _worker(self, word: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -161,7 +163,7 @@ class WorkerGateway:
                 job.results.setdefault(result["index"], result)
             return 200, {"cancel": job.cancel}
         assert word == "finish", word
-        job.finish = json.loads(body)
+        job.finish = {name: value for name, value in json.loads(body).items() if name != "run"}
         job.state = "queued" if job.finish["retry"] else str(job.finish["state"])
         return 200, {}
 

@@ -101,7 +101,8 @@ def _slowly(request: Received) -> Script:
     script = openai_like(request)
     text = request.body["messages"][-1]["content"]
     (_, data), *rest = script.writes
-    return Script(((60.0 if text == "hang" else 0.03, data), *rest), script.end)
+    pause = 0.3 if FULL else 0.03  # so that a job outlives all its kills
+    return Script(((60.0 if text == "hang" else pause, data), *rest), script.end)
 
 
 @contextmanager
