@@ -31,7 +31,7 @@ _LOST_AT_MOST = 60.0
 _PURGE_EVERY = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Message:
     """A message that no worker has answered yet."""
 
@@ -177,12 +177,13 @@ class Dispatcher:
             return
         queued = await self._store.still_queued(overdue)
         for job_id in overdue:
-            message = self._messages[job_id]
-            if job_id not in queued:
-                del self._messages[job_id]
+            message = self._messages.get(job_id)
+            if message is None:  # a worker has answered it meanwhile
                 continue
-            message.wait = min(2 * message.wait, _LOST_AT_MOST)
-            await self._publish([job_id], message.queue, message.wait)
+            if job_id in queued:
+                await self._publish([job_id], message.queue, min(2 * message.wait, _LOST_AT_MOST))
+            else:
+                del self._messages[job_id]
 
     async def _publish(self, job_ids: Sequence[str], queue: str, wait: float = _LOST_AFTER) -> None:
         for job_id in job_ids:  # before they are sent: a worker may be quicker than the broker's answer
