@@ -251,6 +251,10 @@ def test_a_restart_forgets_no_webhook(receiver: Upstream, tmp_path: Path) -> Non
         end(worker, delivered)
         receiver.wait_requests(1)
         receiver.hang()
+        end_at = time.monotonic() + 10
+        while running.get(f"/tasks/{delivered['id']}").json()["webhook"]["attempts"] < 1:  # until it is noted
+            assert time.monotonic() < end_at
+            time.sleep(0.01)
     seen = len(receiver.requests)
     assert seen >= 1
     receiver._scripts.clear()
