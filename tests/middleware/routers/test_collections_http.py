@@ -381,7 +381,6 @@ def test_a_gateway_that_nobody_searches_loads_nothing_for_it() -> None:
         "print(sorted(heavy & set(sys.modules)))\n"
         "room = 'sage.middleware.retrieval.'\n"
         "named = {'embedding', 'embedding.kind', 'embedding.builtin', 'text', 'text.languages'}  # models too\n"
-        "named.add('text.scripts')  # of the standard library alone: what evaluations compare words by\n"
         "loaded = {name.removeprefix(room) for name in sys.modules if name.startswith(room)}\n"
         "print(sorted(loaded - named))\n"
     )

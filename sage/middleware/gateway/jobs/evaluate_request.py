@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from sage.middleware.evaluation.answers import ANSWER_METRICS, ExpectedAnswer
+from sage.middleware.evaluation.expected import ANSWER_METRICS, ExpectedAnswer
 from sage.middleware.evaluation.ranking import RANKING_METRICS, RankingMetric
 from sage.middleware.gateway.collections.requests import ModelName, Reranking, SourcesRequest
 from sage.middleware.gateway.jobs.generate_request import CustomId

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from sage.middleware.evaluation.answers import ExpectedAnswer, score_answer
+from sage.middleware.evaluation.answers import score_answer
+from sage.middleware.evaluation.expected import ExpectedAnswer
 from sage.middleware.evaluation.judge import Verdict, judge_prompt, read_verdict
 from sage.middleware.evaluation.ranking import RankingMetric
 from sage.middleware.evaluation.regex_match import regex_match
