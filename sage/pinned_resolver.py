@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sage.addresses import Destination
@@ -34,3 +35,15 @@ class PinnedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def pinned_session(destination: Destination) -> aiohttp.ClientSession:
+    """A session for one request to ``destination``: without proxies and ``.netrc``, cookies, decompression, and time
+    limits of its own. The request has to refuse redirects."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=PinnedResolver(destination), use_dns_cache=False, force_close=True),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trust_env=False,
+    )

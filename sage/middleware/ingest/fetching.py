@@ -18,7 +18,7 @@ from sage.addresses import AddressRefused, AllowedHosts, Destination
 from sage.middleware.ingest.document import FileKind, Unreadable
 from sage.middleware.ingest.files import kind_of_stdin
 from sage.middleware.ingest.html import browsers_name
-from sage.pinned_resolver import PinnedResolver
+from sage.pinned_resolver import pinned_session
 
 _KINDS = {
     "text/html": FileKind.HTML,
@@ -84,17 +84,8 @@ async def fetch(url: str, allowed: AllowedHosts, file: BinaryIO, limits: FetchLi
 
 
 async def _fetch(destination: Destination, file: BinaryIO, limits: FetchLimits) -> FetchedDocument:
-    connector = aiohttp.TCPConnector(
-        resolver=PinnedResolver(destination), use_dns_cache=False, force_close=True, limit=1
-    )
     async with (
-        aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            trust_env=False,
-        ) as session,
+        pinned_session(destination) as session,
         session.get(URL(destination.url.url), headers=_HEADERS, allow_redirects=False) as answer,
     ):
         if answer.status in range(300, 400):

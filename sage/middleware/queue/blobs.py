@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sage.errors import Unavailable
+from sage.private_files import sync_directory
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _UNFINISHED = ".part"
@@ -58,7 +59,7 @@ class BlobWriter:
             os.fsync(self._file.fileno())
             self.path.rename(self._final)
             self.path = self._final
-            _sync(self.path.parent)
+            sync_directory(self.path.parent)
 
     def close(self, *, keep: bool) -> None:
         """The end; without ``keep`` it is removed."""
@@ -132,12 +133,3 @@ def _storage_errors() -> Iterator[None]:
                 retry_after=60.0,
             ) from exc
         raise Unavailable(f"the file cannot be stored: {exc.strerror or exc}", code="storage_failed") from exc
-
-
-def _sync(directory: Path) -> None:
-    """Writes the names in ``directory`` to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -196,21 +196,7 @@ class FileStore:
 
     def insert(self, connection: Connection, stored: StoredFile) -> None:
         """Writes the row of a sealed file in a transaction of the caller's."""
-        connection.execute(
-            insert(files).values(
-                id=stored.id,
-                tenant=stored.tenant,
-                user=stored.user,
-                filename=stored.filename,
-                purpose=stored.purpose,
-                size=stored.size,
-                created_at=stored.created_at,
-                expires_at=stored.expires_at,
-                blob=stored.blob,
-                job_id=stored.job_id,
-                deleted=False,
-            )
-        )
+        connection.execute(insert(files).values(**asdict(stored), deleted=False))
 
     def written(self, upload: FileUpload) -> None:
         """``upload`` is over; :meth:`used` counts what stays of it."""

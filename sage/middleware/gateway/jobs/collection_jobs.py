@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, BinaryIO, Literal, Protocol
 
 import orjson
@@ -112,8 +112,10 @@ async def check_collection_job(
     Raises :class:`InvalidRequest`, :class:`NotFound` and :class:`sage.errors.PermissionDenied`.
     """
     principal.require(Scope.SEARCH)  # what is there already is read, too
-    check = _CHECKS[kind]
-    return await check(gateway, principal, fields, sink, sources, files)
+    if kind == "ingest":
+        return await _check_ingest(gateway, principal, fields, sink, sources, files)
+    check = _check_reembed if kind == "reembed" else _check_snapshot
+    return await check(gateway, principal, fields)
 
 
 async def _check_ingest(
@@ -229,28 +231,14 @@ def _is_encoding(name: str) -> bool:
         return False
 
 
-async def _check_reembed(
-    gateway: Gateway,
-    principal: Principal,
-    fields: dict[str, Any],
-    sink: BinaryIO,
-    sources: IngestSources,
-    files: StoredFiles,
-) -> CheckedJob:
+async def _check_reembed(gateway: Gateway, principal: Principal, fields: dict[str, Any]) -> CheckedJob:
     wanted = parse(ReembedJobRequest, fields)
     await gateway.collections.check_reembed(principal, wanted.collection, wanted.embedder)
     params = {"collection": wanted.collection, "embedder": wanted.embedder}
     return CheckedJob("reembed", params, None, _options(wanted))
 
 
-async def _check_snapshot(
-    gateway: Gateway,
-    principal: Principal,
-    fields: dict[str, Any],
-    sink: BinaryIO,
-    sources: IngestSources,
-    files: StoredFiles,
-) -> CheckedJob:
+async def _check_snapshot(gateway: Gateway, principal: Principal, fields: dict[str, Any]) -> CheckedJob:
     wanted = parse(SnapshotJobRequest, fields)
     await gateway.collections.describe(principal, wanted.collection)
     return CheckedJob("snapshot", {"collection": wanted.collection}, None, _options(wanted))
@@ -258,7 +246,3 @@ async def _check_snapshot(
 
 def _options(wanted: JobOptions) -> JobOptions:
     return JobOptions(**{name: getattr(wanted, name) for name in JobOptions.model_fields})
-
-
-_Check = Callable[[Gateway, Principal, dict[str, Any], BinaryIO, IngestSources, StoredFiles], Awaitable[CheckedJob]]
-_CHECKS: dict[str, _Check] = {"ingest": _check_ingest, "reembed": _check_reembed, "snapshot": _check_snapshot}

@@ -42,23 +42,14 @@ class Deliveries:
         if not self._jobs.rights.serves(claim.job.user, claim.job.tenant):  # an old message
             await self._store.put_back(job_id, claim.run)
             raise Conflict("the job waits for another gateway on this data directory", code="not_claimable")
-        try:
-            credential = await self._credential(claim.job)
-        except RightsRevoked as exc:
-            await self._revoke(claim.run, exc)
-            raise Conflict(f"the job has ended: {exc.message}", code="not_claimable") from None
-        return Delivery(claim, credential)
+        return Delivery(claim, await self._credential(claim.run, claim.job, "not_claimable"))
 
     async def renew(self, run: str, done: int | None, failed: int | None, total: int | None) -> tuple[bool, str | None]:
         """Renews the lease; returns whether the worker is to stop, and the job's next credential."""
         job = await self._store.renew(run, done=done, failed=failed, total=total)
         if job.state == CANCELLING:
             return True, None
-        try:
-            return False, await self._credential(job)
-        except RightsRevoked as exc:
-            await self._revoke(run, exc)
-            raise Conflict(f"the job has ended: {exc.message}", code="run_ended") from None
+        return False, await self._credential(run, job, "run_ended")
 
     async def items(self, run: str, count: int, in_hand: Collection[int] | None = None) -> ItemLease:
         """The next items of a run (:meth:`JobStore.lease_items`)."""
@@ -83,13 +74,16 @@ class Deliveries:
         """Ends a run, with its last results."""
         return await self._store.finish(run, ending, lines)
 
-    async def _credential(self, job: StoredJob) -> str | None:
+    async def _credential(self, run: str, job: StoredJob, code: str) -> str | None:
+        """The credential of a run. When its asker may not have it done any more, the job fails; raises
+        :class:`Conflict` with ``code`` then."""
         asker = Asker(job.user, job.tenant, job.key_id)
-        await self._jobs.rights.check(asker, job.kind)
+        try:
+            await self._jobs.rights.check(asker, job.kind)
+        except RightsRevoked as exc:
+            await self._store.finish(run, JobEnd(FAILED, error_message=exc.message, error_code=exc.code))
+            raise Conflict(f"the job has ended: {exc.message}", code=code) from None
         return self._jobs.rights.credential(asker, job.id)
-
-    async def _revoke(self, run: str, error: RightsRevoked) -> None:
-        await self._store.finish(run, JobEnd(FAILED, error_message=error.message, error_code=error.code))
 
 
 def _result_line(line: bytes) -> ResultLine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -133,8 +132,3 @@ class Jobs:
 
         async for view in self.events.follow(job_id, read):
             yield view
-
-
-def request_hash(kind: str, body: bytes) -> bytes:
-    """Tells whether two requests with one ``Idempotency-Key`` are the same."""
-    return hashlib.sha256(kind.encode() + b"\0" + body).digest()

@@ -29,7 +29,7 @@ from sage.errors import InvalidRequest, NotFound, SageError
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.store import JobStore
 from sage.middleware.settings.webhooks import WebhookSettings, webhook_key
-from sage.pinned_resolver import PinnedResolver
+from sage.pinned_resolver import pinned_session
 
 _SETTING = "queue.webhooks.hosts"
 _AT_ONCE = 16
@@ -193,15 +193,8 @@ class Webhooks:
     async def _post(self, job: StoredJob) -> tuple[str | None, float]:
         destination = await self._hosts.resolve(job.webhook_url or "")
         body = webhook_body(self._view(job))
-        connector = aiohttp.TCPConnector(resolver=PinnedResolver(destination), use_dns_cache=False, force_close=True)
         async with (
-            aiohttp.ClientSession(
-                connector=connector,
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),
-                trust_env=False,
-            ) as session,
+            pinned_session(destination) as session,
             session.post(
                 URL(destination.url.url), data=body, headers=self._headers(job, body), allow_redirects=False
             ) as answer,
