@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,15 @@ def state(running: Running, job_id: str) -> Any:
     return running.get(f"/tasks/{job_id}").json()["state"]
 
 
+def messages(worker: HandWorker, seconds: float) -> set[str]:
+    """The jobs of all messages that come within ``seconds``."""
+    found, end = set(), time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(AssertionError):
+            found.add(worker.message(wait=left)["id"])
+    return found
+
+
 def test_neither_ends_the_jobs_of_the_others_users(tmp_path: Path) -> None:
     with run_gateway(settings(tmp_path, True)) as running:
         of_root = submit(running)
@@ -47,8 +58,7 @@ def test_neither_ends_the_jobs_of_the_others_users(tmp_path: Path) -> None:
         error = worker.claim(message, status=409)["error"]  # a message that the broker still had
         assert error["code"] == "not_claimable"
         assert worker.message()["id"] == of_local
-        with pytest.raises(AssertionError, match="no message"):
-            worker.message(wait=1.5)
+        assert messages(worker, 1.5) <= {of_local}  # which comes again after three seconds, on a busy machine
     with run_gateway(settings(tmp_path, True)) as running:
         worker = HandWorker(running)
         assert worker.claim()["id"] == of_root
