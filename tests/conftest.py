@@ -18,6 +18,7 @@ import pytest
 from provider_features import check_items
 from running_gateway import Running, run_gateway
 from shared_gateway import SharedGateway, one_model, share_gateway
+from transports import set_default_transport
 from upstream import Upstream
 
 from sage.middleware.settings.settings import Settings
@@ -41,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # A shell that started the tests in the background had it ignored, and programs under test would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["SAGE_LANG"] = "en"  # whatever the locale here is
+    if os.environ.get("SAGE_TEST_TRANSPORT"):
+        set_default_transport(os.environ["SAGE_TEST_TRANSPORT"])
     fast = config.option.markexpr == "not slow"
     reduced = "fast" if fast else "reduced"
     hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)

@@ -38,7 +38,8 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.gateway.services.generating import generate
-from sage.middleware.providers.transport import HttpTransport, Transport
+from sage.middleware.providers.clients import make_transport
+from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.factory import make_providers
 from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import RuntimeModels
@@ -134,7 +135,7 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
 
     ``transport`` replaces the HTTP client towards upstreams.
     """
-    transport = transport or HttpTransport()
+    transport = transport or make_transport(settings.llm.transport)
     providers, absent = make_providers(settings.llm, settings.data_dir)
     fleet = Fleet(settings.llm.keep_alive, MemoryBudget(settings.llm.memory_budget), transport)
     runtime_models = RuntimeModels(settings.data_dir / "models.json", partial(write_private, replace=True))

@@ -14,7 +14,8 @@ from sage.middleware.engines.managed_model import ManagedModel, ModelLifeState
 from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.engines.process import Engine
 from sage.middleware.providers.base import EngineSpec, Provider
-from sage.middleware.providers.transport import HttpTransport, Transport
+from sage.middleware.providers.clients import make_transport
+from sage.middleware.providers.transport import Transport
 from sage.middleware.settings.settings import DeploymentSettings, Model
 
 Key = tuple[str, str, str | None]
@@ -45,7 +46,7 @@ class Fleet:
         """``transport`` reaches servers whose LoRA adapters are loaded over HTTP."""
         self._keep_alive = keep_alive
         self._memory = memory or MemoryBudget()
-        self._transport = transport or HttpTransport()
+        self._transport = transport or make_transport()
         self._members: dict[Key, _Member] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         self._discarded: list[ManagedModel] = []

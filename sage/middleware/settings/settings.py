@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import AfterValidator, Field, model_validator
@@ -128,6 +128,9 @@ class Routing(SettingsSection):
     """Seconds until one request probes it; doubled each time the probe fails, up to twelve times this."""
 
 
+TransportKind = Literal["aiohttp"]
+
+
 class Llm(SettingsSection):
     """Providers, models and their limits."""
 
@@ -138,6 +141,8 @@ class Llm(SettingsSection):
     """Bytes that managed models may take together; ``None`` means no bound."""
     routing: Routing = Routing()
     limits: RequestLimits = RequestLimits()
+    transport: TransportKind = "aiohttp"
+    """The HTTP client towards upstreams."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from raw_server import Connections, Serve
+from transports import make_transport, on_each_transport
 
 from sage.errors import UpstreamFailed
 from sage.middleware.app.main import make_gateway
 from sage.middleware.auth.principal import LOCAL
+from sage.middleware.providers.aiohttp_client.transport import AiohttpTransport
 from sage.middleware.providers.base import ModelCall, Operation, UpstreamRequest
-from sage.middleware.providers.transport import FakeResponse, FakeTransport, HttpTransport, sending
+from sage.middleware.providers.transport import FakeResponse, FakeTransport, Transport, sending
 from sage.middleware.settings.providers import Timeouts
-from sage.middleware.settings.settings import Settings
+from sage.middleware.settings.settings import Settings, TransportKind
 
 
 def settings(tmp_path: Path) -> Settings:
@@ -64,9 +66,9 @@ def test_the_fake_breaks_where_it_is_told_to(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def asked_of(serve: Serve) -> AsyncIterator[tuple[str, HttpTransport]]:
+async def asked_of(kind: TransportKind, serve: Serve) -> AsyncIterator[tuple[str, Transport]]:
     """A server that ``serve`` plays, as its address and a transport; both end with every connection closed."""
-    connections, transport = Connections(serve), HttpTransport()
+    connections, transport = Connections(serve), make_transport(kind)
     server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x", transport
@@ -76,7 +78,8 @@ async def asked_of(serve: Serve) -> AsyncIterator[tuple[str, HttpTransport]]:
         await connections.end()
 
 
-def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> None:
+@on_each_transport
+def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used(transport_kind: TransportKind) -> None:
     """Servers close connections that were idle for too long, perhaps in the moment in which one is used again."""
 
     async def run(retry: bool, good: int = 1) -> tuple[list[bytes], int]:
@@ -96,7 +99,7 @@ def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> 
             writer.close()
 
         answers = []
-        async with asked_of(serve) as (url, transport):
+        async with asked_of(transport_kind, serve) as (url, transport):
             request = UpstreamRequest("engine", "POST", url, {}, b"{}", Timeouts(), retry_on_broken_connection=retry)
             for _ in range(2):
                 async with sending(transport, request) as response:
@@ -109,8 +112,9 @@ def test_a_request_survives_a_kept_connection_that_is_closed_as_it_is_used() -> 
         asyncio.run(run(False, good=0))  # a fresh connection that breaks is the server's failure
 
 
+@on_each_transport
 @pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"])
-def test_a_request_whose_answer_has_begun_is_never_sent_again(begun: bytes) -> None:
+def test_a_request_whose_answer_has_begun_is_never_sent_again(transport_kind: TransportKind, begun: bytes) -> None:
     asked = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +127,7 @@ def test_a_request_whose_answer_has_begun_is_never_sent_again(begun: bytes) -> N
         writer.close()
 
     async def run() -> None:
-        async with asked_of(serve) as (url, transport):
+        async with asked_of(transport_kind, serve) as (url, transport):
             for _ in range(2):
                 async with sending(transport, UpstreamRequest("up", "POST", url, {}, b"{}", Timeouts())) as response:
                     await response.read()
@@ -133,11 +137,14 @@ def test_a_request_whose_answer_has_begun_is_never_sent_again(begun: bytes) -> N
     assert asked == 2
 
 
-def test_sessions_of_ended_engines_are_closed_while_new_ones_open(tmp_path: Path) -> None:
+@on_each_transport
+def test_sessions_of_ended_engines_are_closed_while_new_ones_open(
+    tmp_path: Path, transport_kind: TransportKind
+) -> None:
     """Of four engines all have ended; two new ones are asked at the same time."""
 
     async def run() -> list[bytes]:
-        servers, transport = [], HttpTransport()
+        servers, transport = [], make_transport(transport_kind)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"{}")
@@ -172,7 +179,7 @@ def test_sessions_of_ended_engines_are_closed_while_new_ones_open(tmp_path: Path
 
 
 def test_limits_of_models_that_come_and_go_are_forgotten() -> None:
-    transport = HttpTransport()
+    transport = AiohttpTransport()
     for _ in range(3000):
         transport._timeout(UpstreamRequest("up", "POST", "http://x/", {}, b"", Timeouts()))
     assert len(transport._timeouts) <= 1000

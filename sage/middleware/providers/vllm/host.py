@@ -14,7 +14,8 @@ from typing import Any
 
 from sage.errors import Conflict, InvalidRequest, NotFound, SageError, UpstreamFailed
 from sage.middleware.providers.base import Endpoint, PullProgress, UpstreamRequest
-from sage.middleware.providers.transport import HttpTransport, Transport, sending
+from sage.middleware.providers.clients import make_transport
+from sage.middleware.providers.transport import Transport, sending
 from sage.middleware.providers.wire import lenient_json
 from sage.middleware.settings.providers import Timeouts
 
@@ -128,7 +129,7 @@ class VllmHost:
         request = UpstreamRequest(
             self._provider, method, url, endpoint.headers, b"", self._timeouts, proxy=endpoint.proxy
         )
-        transport = HttpTransport()
+        transport = make_transport()
         try:
             return await ask(transport, request, self._make_error, absent=absent)
         finally:

@@ -18,7 +18,7 @@ from sage.errors import ConfigError, InvalidRequest, NotFound
 from sage.middleware.app.config_check import check
 from sage.middleware.app.main import make_gateway
 from sage.middleware.engines.lora import LoraAdapter
-from sage.middleware.providers.transport import HttpTransport
+from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.settings.providers import VllmSettings
 from sage.middleware.settings.settings import DeploymentSettings, Settings
@@ -198,7 +198,7 @@ def test_an_adapter_without_a_directory_says_so(up: Upstream) -> None:
 def test_an_adapter_that_the_server_has_lost_is_unhealthy(up: Upstream, wire: VllmWire, adapters: Path) -> None:
     async def scenario() -> list[int]:
         provider = VllmProvider("gpu", VllmSettings(base_url=up.url, lora_dir=adapters))
-        transport = HttpTransport()
+        transport = make_transport()
         adapter = LoraAdapter(provider, DeploymentSettings(provider="gpu", model="base", lora="tales"), None, transport)
         await adapter.start()
         seen = [await adapter.health(5)]
@@ -217,7 +217,7 @@ def test_a_server_that_hangs_does_not_keep_an_adapter_from_ending(up: Upstream, 
 
     async def scenario() -> None:
         provider = VllmProvider("gpu", VllmSettings(base_url=up.url, lora_dir=adapters))
-        transport = HttpTransport()
+        transport = make_transport()
         wanted = DeploymentSettings(provider="gpu", model="base", lora="tales")
         adapter = LoraAdapter(provider, wanted, None, transport, patience=0.2)
         await adapter.start()

@@ -1,0 +1,12 @@
+"""Which HTTP client sends requests to upstreams (``llm.transport``)."""
+
+from __future__ import annotations
+
+from sage.middleware.providers.aiohttp_client.transport import AiohttpTransport
+from sage.middleware.providers.transport import Transport
+from sage.middleware.settings.settings import TransportKind
+
+
+def make_transport(kind: TransportKind = "aiohttp") -> Transport:
+    """The client of that ``kind``. It belongs to the event loop in which it is first used."""
+    return AiohttpTransport()
