@@ -1,17 +1,17 @@
-"""The check of the caller: the one place that reads the ``Authorization`` header, and the cache that makes it cheap."""
+"""The check of the caller: the one place that reads the ``Authorization`` header, and verifies what it says."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.credentials import Verified, job_principal
+from sage.middleware.auth.credential_cache import CredentialCache, Verified
+from sage.middleware.auth.credentials import job_principal
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
 from sage.middleware.auth.principal import Asker, Principal, Scope
 from sage.middleware.auth.tokens import MAX_BYTES
@@ -20,14 +20,12 @@ from sage.thread_pool import ThreadPool
 _OWN_WORKER = Principal(
     user="worker", tenant="", scopes=frozenset({Scope.WORKER}), models=(), credential="worker", role="worker"
 )
-_STALE_AFTER = 1.0  # seconds since the revision was last read, after which the cache is not used
 
 
-class Authenticator:
-    """Checks credentials; belongs to one event loop.
+class Authenticator(CredentialCache):
+    """Checks credentials against the accounts; belongs to one event loop.
 
-    A verified credential is cached under the SHA-256 of the whole header value, until it expires or the revision of
-    rights changes. While :meth:`follow` does not run, or cannot read the revision, every request gets the full check.
+    While :meth:`follow` does not run, or cannot read the revision, every request gets the full check.
     """
 
     def __init__(
@@ -38,15 +36,12 @@ class Authenticator:
         interval: float = 0.25,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(accounts.database, accounts.clock, capacity=capacity, monotonic=monotonic)
+        self.on_read: Callable[[], object] | None = None
+        """Called whenever :meth:`follow` has read the revision, or could not."""
         self._accounts = accounts
         self._database = accounts.database
-        self._clock = accounts.clock
-        self._capacity = capacity
         self._interval = interval
-        self._monotonic = monotonic
-        self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
-        self._revision = self._database.revision
-        self._revision_read_at = -math.inf
         self._worker: bytes | None = None
         self._rights: dict[Asker, Verified] = {}
 
@@ -54,33 +49,17 @@ class Authenticator:
         """Lets the gateway's own worker in: a process of ours that was given ``secret``."""
         self._worker = sha256(f"Bearer {secret}".encode()).digest()
 
-    def cached(self, authorization: bytes) -> Principal | None:
-        """The principal of a header value that was verified before; ``None`` means that it needs the full check."""
-        if self._monotonic() - self._revision_read_at > _STALE_AFTER or self._database.revision != self._revision:
-            return None
-        digest = sha256(authorization).digest()
-        entry = self._cache.get(digest)
-        if entry is None:
-            return None
-        principal, expires_at = entry
-        if expires_at <= self._clock():
-            del self._cache[digest]
-            return None
-        self._cache.move_to_end(digest)
-        return principal
-
-    async def authenticate(self, authorization: bytes | None) -> Principal:
-        """The full check of a header value; raises :class:`AuthenticationFailed` with what to do about it."""
+    async def verify(self, authorization: bytes | None) -> Verified:
         if self._worker is not None and authorization and sha256(authorization).digest() == self._worker:
-            return _OWN_WORKER
+            return Verified(_OWN_WORKER, self._revision)
         credential = _credential(authorization)
         if credential.startswith(JOB_PREFIX):
             verified = await self._verify_job(credential)
         else:
             verified = await asyncio.to_thread(self._accounts.verifier.verify, credential)
         if authorization is not None:
-            self._cache_result(sha256(authorization).digest(), verified)
-        return verified.principal
+            self._remember(authorization, verified)
+        return verified
 
     async def _verify_job(self, credential: str) -> Verified:
         """The credential of a job has the rights of its asker, which are known already, mostly."""
@@ -93,9 +72,8 @@ class Authenticator:
         return (await self._verified_rights(asker)).principal
 
     async def _verified_rights(self, asker: Asker) -> Verified:
-        is_fresh = self._monotonic() - self._revision_read_at <= _STALE_AFTER
         known = self._rights.get(asker)
-        if is_fresh and known is not None and known.revision == self._revision == self._database.revision:
+        if self._is_fresh and known is not None and known.revision == self._revision == self._database.revision:
             return known
         self._rights.pop(asker, None)
         verified = await asyncio.to_thread(self._accounts.verifier.rights_of, asker)
@@ -125,6 +103,8 @@ class Authenticator:
                 else:
                     self._observe(revision)
                     self._revision_read_at = started
+                if self.on_read is not None:
+                    self.on_read()
                 await asyncio.sleep(self._interval)
         finally:
             self._revision_read_at = -math.inf
@@ -135,21 +115,8 @@ class Authenticator:
         return self._database.read_revision()
 
     def _observe(self, revision: int) -> None:
-        """Moves on to a newer revision and forgets what was verified before it."""
-        if revision > self._revision:
-            self._cache.clear()
-            self._revision = revision
-            self._database.advance(revision)
-
-    def _cache_result(self, digest: bytes, verified: Verified) -> None:
-        self._observe(verified.revision)
-        if verified.revision != self._revision:
-            return  # read before a change that this process has seen
-        expires_at = verified.principal.expires_at
-        self._cache[digest] = (verified.principal, math.inf if expires_at is None else expires_at)
-        self._cache.move_to_end(digest)
-        if len(self._cache) > self._capacity:
-            self._cache.popitem(last=False)
+        super()._observe(revision)
+        self._database.advance(revision)
 
 
 def _credential(authorization: bytes | None) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sqlalchemy import Row, select
 
 from sage.errors import AuthenticationFailed
+from sage.middleware.auth.credential_cache import Verified
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
 from sage.middleware.auth.job_tokens import JobClaims, JobTokens
@@ -15,14 +15,6 @@ from sage.middleware.auth.keys import PREFIX, matches, parse_key
 from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
 from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope
 from sage.middleware.auth.tokens import Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A principal, and the revision of rights at which it was read."""
-
-    principal: Principal
-    revision: int
 
 
 class Verifier:

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel
 
 from sage.errors import InvalidRequest
-from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.credential_cache import CredentialCache
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
@@ -71,7 +71,7 @@ def credential(scope: Scope) -> bytes | None:
     return value
 
 
-def recognize(scope: Scope, authenticator: Authenticator | None) -> Principal | None:
+def recognize(scope: Scope, authenticator: CredentialCache | None) -> Principal | None:
     """The caller, without waiting: ``local``, or the owner of a credential that was verified before.
 
     ``None`` means that the credential has to be verified, by :func:`identify`.
@@ -82,7 +82,7 @@ def recognize(scope: Scope, authenticator: Authenticator | None) -> Principal | 
     return authenticator.cached(value) if value is not None else None
 
 
-async def identify(scope: Scope, authenticator: Authenticator | None) -> Principal:
+async def identify(scope: Scope, authenticator: CredentialCache | None) -> Principal:
     """The caller; raises :class:`sage.errors.AuthenticationFailed`. Without an authenticator everyone is ``local``."""
     principal = recognize(scope, authenticator)
     if principal is not None:
@@ -94,7 +94,7 @@ async def identify(scope: Scope, authenticator: Authenticator | None) -> Princip
 class Guard:
     """An ASGI endpoint that only callers with the scope ``required`` reach."""
 
-    def __init__(self, app: ASGIApp, required: Permission, authenticator: Authenticator | None) -> None:
+    def __init__(self, app: ASGIApp, required: Permission, authenticator: CredentialCache | None) -> None:
         self._app = app
         self._required = required
         self._authenticator = authenticator

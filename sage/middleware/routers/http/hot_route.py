@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from starlette.routing import Route
 
-from sage.middleware.auth.authenticator import Authenticator
+from sage.middleware.auth.credential_cache import CredentialCache
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers.http.asgi import ASGIApp
@@ -46,7 +46,7 @@ class HotRoute:
     errors: Callable[[ASGIApp], ASGIApp] | None = None
     error_model: type[BaseModel] = ErrorEnvelope
 
-    def mount(self, gateway: Gateway, authenticator: Authenticator | None) -> Route:
+    def mount(self, gateway: Gateway, authenticator: CredentialCache | None) -> Route:
         """The route over ``gateway``. Without an authenticator every caller is ``local``."""
         guarded: ASGIApp = Guard(self.endpoint(gateway), self.scope, authenticator)
         app = guarded if self.errors is None else self.errors(guarded)

@@ -1,0 +1,111 @@
+"""Credentials that were verified before: what makes the check of a request's caller cheap.
+
+The two that verify them are the :class:`~sage.middleware.auth.authenticator.Authenticator`, which asks the database,
+and in a further process of one gateway the
+:class:`~sage.middleware.app.workers.remote_authenticator.RemoteAuthenticator`, which asks the process that has it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from sage.middleware.auth.principal import Principal
+
+_STALE_AFTER = 1.0  # seconds since the revision was last read, after which the cache is not used
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A principal, and the revision of rights at which it was read."""
+
+    principal: Principal
+    revision: int
+
+
+class RightsRevision(Protocol):
+    """Where the newest revision of rights stands that this process knows of."""
+
+    @property
+    def revision(self) -> int: ...
+
+
+class CredentialCache(ABC):
+    """Verified credentials under the SHA-256 of the whole header value, until they expire or the revision of rights
+    changes. It is not used while the revision was not read for a second. Belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        newest: RightsRevision,
+        clock: Callable[[], float],
+        *,
+        capacity: int = 10_000,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._newest = newest
+        self._clock = clock
+        self._capacity = capacity
+        self._monotonic = monotonic
+        self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._revision = newest.revision
+        self._revision_read_at = -math.inf
+
+    @property
+    def revision(self) -> int:
+        """The newest revision of rights that is known here."""
+        return max(self._revision, self._newest.revision)
+
+    @property
+    def revision_read_at(self) -> float:
+        """When it was last read (``time.monotonic``); -infinity means that it cannot be read."""
+        return self._revision_read_at
+
+    def cached(self, authorization: bytes) -> Principal | None:
+        """The principal of a header value that was verified before; ``None`` means that it needs the full check."""
+        if self._monotonic() - self._revision_read_at > _STALE_AFTER or self._newest.revision != self._revision:
+            return None
+        digest = sha256(authorization).digest()
+        entry = self._cache.get(digest)
+        if entry is None:
+            return None
+        principal, expires_at = entry
+        if expires_at <= self._clock():
+            del self._cache[digest]
+            return None
+        self._cache.move_to_end(digest)
+        return principal
+
+    async def authenticate(self, authorization: bytes | None) -> Principal:
+        """The full check of a header value; raises :class:`sage.errors.AuthenticationFailed` with what to do."""
+        return (await self.verify(authorization)).principal
+
+    @abstractmethod
+    async def verify(self, authorization: bytes | None) -> Verified:
+        """As :meth:`authenticate`, with the revision at which it was read."""
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._monotonic() - self._revision_read_at <= _STALE_AFTER
+
+    def _observe(self, revision: int) -> None:
+        """Moves on to a newer revision and forgets what was verified before it."""
+        if revision > self._revision:
+            self._cache.clear()
+            self._revision = revision
+
+    def _remember(self, authorization: bytes, verified: Verified) -> None:
+        self._observe(verified.revision)
+        if verified.revision != self._revision:
+            return  # read before a change that this process has seen
+        digest, expires_at = sha256(authorization).digest(), verified.principal.expires_at
+        self._cache[digest] = (verified.principal, math.inf if expires_at is None else expires_at)
+        self._cache.move_to_end(digest)
+        if len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
