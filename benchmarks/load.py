@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Self, cast
 
 import httptools
-import orjson
-from wire import FIRST_NUMBER, answer, piece, usage
+from checks import answer_fault, stream_fault
+from questions import question
+from wire import FIRST_NUMBER, Ask
 
-NUMBERS = "@@@@@@@@"
 ANSWER_LIMIT = 30.0
 """Seconds after which an unanswered request is a failure."""
 
@@ -33,10 +33,24 @@ class Target:
     model: str
     key: str
     answers_as: str | None
-    """The model's name in answers; none: not checked (peers differ)."""
+    """The model's name in answers; ``None``: not checked (peers differ)."""
     path: str = "/v1/chat/completions"
     head: str = ""
     """Further lines of each request's head, each with its line end."""
+
+    def lines(self) -> str:
+        """A request's head but for the length of its body."""
+        return (
+            f"POST {self.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
+            f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\n"
+            f"accept: */*\r\nuser-agent: bench/1\r\n{self.head}"
+        )
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value that ``share`` of all do not exceed; not a number when there is none."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else float("nan")
 
 
 @dataclass
@@ -51,55 +65,7 @@ class Result:
 
     def quantile(self, share: float) -> float:
         """The latency, in seconds, that ``share`` of the good answers keep."""
-        ordered = sorted(self.latencies)
-        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else float("nan")
-
-
-def _fault(body: bytes, number: int, target: Target) -> str | None:
-    """What is wrong with a whole answer that does not stream; none if nothing is."""
-    try:
-        reply = orjson.loads(body)
-        choice = reply["choices"][0]
-        if choice["message"]["content"] != answer(number):
-            return f"wrong text {choice['message']['content']!r:.60}"
-        if choice["finish_reason"] != "stop":
-            return f"finish_reason {choice['finish_reason']!r}"
-        if target.answers_as and reply["model"] != target.answers_as:
-            return f"model {reply['model']!r}"
-        counted = {name: reply["usage"][name] for name in usage(number)}
-        return None if counted == usage(number) else f"wrong usage {counted}"
-    except (orjson.JSONDecodeError, LookupError, TypeError) as exc:
-        return f"not an answer ({exc!r:.60}): {body[:120]!r}"
-
-
-def _stream_fault(body: bytes, number: int, target: Target, chunks: int, wants_usage: bool) -> str | None:
-    """What is wrong with a whole stream; none if nothing is."""
-    events = body.split(b"\n\n")
-    if events[-2:] != [b"data: [DONE]", b""]:
-        return f"stream ends with {body[-60:]!r}"
-    index, finishes, counted = 0, 0, None
-    try:
-        for event in events[:-2]:
-            if not event.startswith(b"data: "):
-                return f"not an event: {event[:80]!r}"
-            chunk = orjson.loads(event[6:])
-            if target.answers_as and chunk["model"] != target.answers_as:
-                return f"model {chunk['model']!r} in a stream"
-            if chunk["choices"]:
-                choice = chunk["choices"][0]
-                if text := choice["delta"].get("content"):
-                    if text != piece(number, index):
-                        return f"wrong chunk {text!r:.40} at {index} of a stream"
-                    index += 1
-                finishes += choice.get("finish_reason") == "stop"
-            if chunk.get("usage"):
-                counted = {name: chunk["usage"][name] for name in usage(number)}
-    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as exc:
-        return f"not a chunk ({exc!r:.60}): {event[:120]!r}"
-    if (index, finishes) != (chunks, 1):
-        return f"{index} of {chunks} chunks and {finishes} finishes in a stream"
-    expected = usage(number) if wants_usage else None
-    return None if counted == expected else f"usage {counted} in a stream, expected {expected}"
+        return quantile(self.latencies, share)
 
 
 class Connection(asyncio.Protocol):
@@ -116,11 +82,11 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
 
-    def send(self, number: int, data: bytes) -> None:
+    def send(self, number: int, parts: list[bytes]) -> None:
         assert self.transport is not None
         self.number, self._body, self._first = number, [], 0.0
         self.started = time.perf_counter()
-        self.transport.write(data)
+        self.transport.writelines(parts)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -129,7 +95,9 @@ class Connection(asyncio.Protocol):
             self._end(f"not HTTP: {exc!r:.80}")
 
     def on_body(self, body: bytes) -> None:
-        self._first = self._first or time.perf_counter()
+        if not self._first:
+            self._first = time.perf_counter()
+            self._load.begun += 1
         self._body.append(body)
 
     def on_message_complete(self) -> None:
@@ -144,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._load.answered(fault, ended - self.started, self._first - self.started)
         if keep:
-            self._load.next(self)
+            self._load.rested(self)
         else:
             self._lose()
         return None
@@ -173,19 +141,32 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """Connections to one target, kept over several runs: ``async with Load(…) as load: await load.run(1000)``."""
+    """Connections to one target, kept over several runs: ``async with Load(…) as load: await load.run(1000)``.
+
+    ``rest`` is how many seconds a connection waits after an answer before it asks again.
+    """
 
     def __init__(
-        self, target: Target, connections: int, numbers: Iterator[int] | None = None, *, chunks: int = 0
+        self,
+        target: Target,
+        connections: int,
+        numbers: Iterator[int] | None = None,
+        ask: Ask | None = None,
+        rest: float = 0.0,
     ) -> None:
         self._target = target
-        self._chunks = chunks
+        self._ask = ask or Ask()
+        self._rest = rest
         self._numbers = numbers or itertools.count(FIRST_NUMBER)
         self._connections = [Connection(self) for _ in range(connections)]
         self._tasks: set[asyncio.Task[None]] = set()
-        self._requests = [self._request(wants_usage) for wants_usage in (True, False)]
+        self._questions = [
+            question(target.model, target.lines(), self._ask, wants_usage) for wants_usage in (True, False)
+        ]
         self._to_send = self._unanswered = 0
         self._result = Result()
+        self.begun = 0
+        """Answers of which something has come, over all runs."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,6 +180,15 @@ class Load:
             connection.number = None
             if connection.transport is not None:
                 connection.transport.abort()
+
+    async def connect(self) -> None:
+        """Opens all connections before the first run, a hundred at a time."""
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(self._connections), 100):
+            some = self._connections[start : start + 100]
+            await asyncio.gather(
+                *(loop.create_connection(lambda one=one: one, "127.0.0.1", self._target.port) for one in some)
+            )
 
     async def run(self, requests: int) -> Result:
         """Sends that many requests, as fast as the connections answer, and returns what came back."""
@@ -218,33 +208,57 @@ class Load:
         self._result.seconds = time.perf_counter() - started
         return self._result
 
+    def stop(self) -> None:
+        """Lets a run end with the answers that are on their way."""
+        self._result.requests -= self._to_send
+        self._unanswered -= self._to_send
+        self._to_send = 0
+        self._end_if_answered()
+
     def check(self, body: bytes, number: int) -> str | None:
-        if self._chunks:
-            return _stream_fault(body, number, self._target, self._chunks, number % 2 == 0)
-        return _fault(body, number, self._target)
+        """What is wrong with the answer; ``None``: nothing."""
+        if self._ask.chunks:
+            return stream_fault(body, number, self._target.answers_as, self._ask.chunks, number % 2 == 0)
+        return answer_fault(body, number, self._target.answers_as)
 
     def next(self, connection: Connection) -> None:
-        if self._to_send:
+        """Sends a connection's next request, if one is left."""
+        if self._to_send and connection.transport is None:
+            self._reconnect(connection)
+        elif self._to_send:
             self._to_send -= 1
             number = next(self._numbers)
-            connection.send(number, self._requests[number % 2].replace(NUMBERS.encode(), b"%d" % number))
+            connection.send(number, self._questions[number % 2].parts(number))
+
+    def rested(self, connection: Connection) -> None:
+        """The same after the rest of this load."""
+        if self._rest:
+            asyncio.get_running_loop().call_later(self._rest, self.next, connection)
+        else:
+            self.next(connection)
 
     def answered(self, fault: str | None, seconds: float, first_byte: float) -> None:
+        """Counts one answer."""
         if fault is None:
             self._result.latencies.append(seconds)
             self._result.first_bytes.append(first_byte)
         else:
             self._result.failures[fault] += 1
         self._unanswered -= 1
-        if self._unanswered == 0:
-            self._ended.set_result(None)
+        self._end_if_answered()
 
     def unasked(self) -> None:
+        """Counts an answer that belongs to no request."""
         self._result.failures["an answer that nobody asked for"] += 1
 
     def lost(self, connection: Connection) -> None:
+        """Opens a connection again that is still needed."""
         if self._to_send:
             self._reconnect(connection)
+
+    def _end_if_answered(self) -> None:
+        if self._unanswered == 0 and not self._ended.done():
+            self._ended.set_result(None)
 
     def _reconnect(self, connection: Connection) -> None:
         task = asyncio.get_running_loop().create_task(self._connect(connection))
@@ -257,30 +271,10 @@ class Load:
             try:
                 await loop.create_connection(lambda: connection, "127.0.0.1", self._target.port)
             except OSError as exc:
-                self._to_send -= 1
-                self.answered(f"cannot connect: {exc}", 0.0, 0.0)
+                if self._to_send:
+                    self._to_send -= 1
+                    self.answered(f"cannot connect: {exc}", 0.0, 0.0)
                 await asyncio.sleep(0.01)
             else:
                 return self.next(connection)
         return None
-
-    def _request(self, wants_usage: bool) -> bytes:
-        """The bytes of a request, with a mark where its number goes; in streams even numbers ask for usage."""
-        body = {
-            "model": self._target.model,
-            "messages": [
-                {"role": "system", "content": "You are a helpful assistant. Answer with the number of the question."},
-                {"role": "user", "content": f"What is the number of this question? n={NUMBERS}"},
-            ],
-            "temperature": 0.2,
-            "max_tokens": 256,
-        }
-        if self._chunks:
-            body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if wants_usage else {})
-        data = orjson.dumps(body)
-        head = (
-            f"POST {self._target.path} HTTP/1.1\r\nhost: 127.0.0.1:{self._target.port}\r\n"
-            f"authorization: Bearer {self._target.key}\r\ncontent-type: application/json\r\n"
-            f"accept: */*\r\nuser-agent: bench/1\r\n{self._target.head}content-length: {len(data)}\r\n\r\n"
-        )
-        return head.encode() + data

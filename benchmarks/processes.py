@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -51,6 +52,21 @@ def family(pid: int) -> list[int]:
     for member in members:
         members += children.get(member, [])
     return members
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """CPU time of a family of processes: of each living thread in nanoseconds, and of all that ever were in ticks."""
+
+    threads: dict[str, int]
+    ticks: int
+
+    def since(self, before: Cpu) -> float:
+        """Seconds used since then: exact, and in ticks of 10 ms if threads or processes that worked have ended."""
+        exact = sum(spent - before.threads.get(thread, 0) for thread, spent in self.threads.items()) / 1e9
+        if before.threads.keys() <= self.threads.keys():
+            return exact
+        return max(exact, (self.ticks - before.ticks) / _TICK)
 
 
 class Server:
@@ -94,15 +110,21 @@ class Server:
         lines = self.log.read_text(errors="replace").splitlines()[-12:]
         return BenchmarkError("\n  ".join([f"{self.name}: {what}; the end of its output:", *lines]))
 
-    def cpu_seconds(self) -> float:
-        """User and system time of the family, ended children included, to a tick of 10 ms."""
-        ticks = 0
+    def cpu(self) -> Cpu:
+        """What the family has used until now; raises when it has ended."""
+        exact, ticks = {}, 0
         for pid in family(self._process.pid):
             with contextlib.suppress(OSError):
                 ticks += sum(int(value) for value in _stat(pid)[11:15])
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    exact[task.name] = int((task / "schedstat").read_bytes().split()[0])
         if self._process.poll() is not None:
             raise self.failure(f"ended with status {self._process.returncode} under the load")
-        return ticks / _TICK
+        return Cpu(exact, ticks)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the family, ended children included, to a tick of 10 ms."""
+        return self.cpu().ticks / _TICK
 
     def memory(self) -> tuple[float, float]:
         """Resident and proportional memory of the family, in MiB."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import nginx
 from load import Target
 from processes import BenchmarkError, Server, clean_environment, command, free_port, running, script
 from wire import PUBLIC_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL
@@ -28,6 +29,7 @@ class Subject:
     """Resident and proportional MiB before the first request."""
     share: float = 1.0
     """How much of the load it gets; slow peers get less."""
+    workers: int = 1
 
 
 @contextmanager
@@ -110,31 +112,16 @@ def gateway(folder: Path, upstream_port: int, access_log: bool) -> Iterator[Subj
 
 
 @contextmanager
-def litellm(folder: Path, upstream_port: int, executable: str) -> Iterator[Subject]:
-    """LiteLLM's proxy with a master key and the same model, on a twentieth of the load."""
-    config = folder / "litellm.yaml"
-    key = "sk-" + secrets.token_hex(16)
-    parameters = {
-        "model": f"openai/{UPSTREAM_MODEL}",
-        "api_base": f"http://127.0.0.1:{upstream_port}/v1",
-        "api_key": UPSTREAM_KEY,
-    }
-    settings = {
-        "model_list": [{"model_name": PUBLIC_MODEL, "litellm_params": parameters}],
-        "general_settings": {"master_key": key},
-        "litellm_settings": {"telemetry": False},
-    }
-    config.write_text(json.dumps(settings, indent=2))
-    environment = clean_environment({"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+def nginx_proxy(folder: Path, upstream_port: int) -> Iterator[Subject]:
+    """nginx, the yardstick."""
     with _twice(
-        "litellm",
-        lambda port: [executable, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
-        environment,
+        "nginx",
+        lambda port: nginx.command(folder, port, upstream_port),
+        clean_environment({}),
         folder,
-        lambda port: Target("litellm", port, PUBLIC_MODEL, key, None),
-        path="/health/liveliness",
-        limit=120,
-        share=0.05,
+        lambda port: Target("nginx", port, UPSTREAM_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL),
+        path="/ready",
+        limit=15,
     ) as subject:
         yield subject
 

@@ -1,6 +1,7 @@
 """A fast OpenAI-compatible upstream that echoes a number of each request; prints ``{"port": …}`` once it listens.
 
-Raw asyncio and httptools, so that it costs far less than what is measured in front of it.
+Raw asyncio and httptools, so that it costs far less than what is measured in front of it. The last message of a request
+says how it is to be answered (``wire.Ask``). What stands in front of the question is checked against its checksum.
 """
 
 from __future__ import annotations
@@ -8,90 +9,42 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import signal
-from typing import cast
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
 import httptools
 import orjson
 import uvloop
-from wire import UPSTREAM_KEY, UPSTREAM_MODEL, answer, piece, usage
+from script import Script, stream, unary
+from wire import UPSTREAM_KEY, UPSTREAM_MODEL, wishes
 
-_NUMBER = re.compile(r"n=(\d+)")
-_MARK = "@N@"
-_DONE = b"data: [DONE]\n\n"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+_LARGE = 65_536
+"""From this size on, bodies are read in a thread, so that they do not hold up other answers."""
 
 
-def _event(number: str, delta: dict[str, str], finish: str | None, tokens: dict[str, int] | None = None) -> bytes:
-    choices = [] if tokens else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-    chunk = {
-        "id": f"chatcmpl-{number}",
-        "object": "chat.completion.chunk",
-        "created": 1_760_000_000,
-        "model": UPSTREAM_MODEL,
-        "system_fingerprint": "fp_bench",
-        "choices": choices,
-    }
-    return b"data: " + orjson.dumps(chunk | ({"usage": tokens} if tokens else {})) + b"\n\n"
+class State:
+    """What all connections share."""
 
-
-class Script:
-    """What every connection answers with: the events of a stream, made once, and how often an answer is spoilt."""
-
-    def __init__(self, chunks: int, burst: int, pause: float, corrupt: float, delay: float = 0.0) -> None:
+    def __init__(self, script: Script, delay: float) -> None:
+        self.script = script
         self.delay = delay
-        self.events = [
-            _event(_MARK, ({"role": "assistant"} if not i else {}) | {"content": piece(_MARK, i)}, None)
-            for i in range(chunks)
-        ]
-        self.burst = burst
-        self.pause = pause
-        self.bursts = self._join(self.events)
-        self.every = round(1 / corrupt) if corrupt else 0
-        self.answered = 0
+        self.loop = asyncio.get_running_loop()
+        self._held: list[Callable[[], None]] = []
 
-    def _join(self, events: list[bytes]) -> list[bytes]:
-        return [b"".join(events[i : i + self.burst]) for i in range(0, len(events), self.burst)]
+    def hold(self, resume: Callable[[], None]) -> None:
+        """Keeps the rest of a stream back until ``release``."""
+        self._held.append(resume)
 
-    def fault(self) -> int:
-        """0 for a true answer, else a number that chooses how this one is spoilt."""
-        self.answered += 1
-        return self.answered // self.every if self.every and self.answered % self.every == 0 else 0
-
-    def stream(self, number: int, include_usage: bool, fault: int) -> list[bytes]:
-        """The writes of one stream, before HTTP's chunks are put around them."""
-        digits = str(number)
-        bursts = self.bursts
-        if fault:
-            middle = len(self.events) // 2
-            events = self.events.copy()
-            events[middle : middle + 1] = [[], [events[middle]] * 2, [events[middle]]][fault % 3]
-            bursts = self._join(events)
-        writes = [burst.replace(_MARK.encode(), digits.encode()) for burst in bursts]
-        finish = _event(digits, {}, "stop") if not (fault and fault % 3 == 2) else b""
-        tokens = _event(digits, {}, None, usage(number)) if include_usage else b""
-        return [*writes, finish + tokens + _DONE]
-
-    def unary(self, number: int, fault: int) -> bytes:
-        """The whole body of an answer that does not stream."""
-        body = {
-            "id": f"chatcmpl-{number}",
-            "object": "chat.completion",
-            "created": 1_760_000_000,
-            "model": UPSTREAM_MODEL,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": answer(number + (fault % 3 == 1))},
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": usage(number + (fault % 3 == 2)),
-            "system_fingerprint": "fp_bench",
-        }
-        return orjson.dumps(body)
+    def release(self) -> int:
+        """Lets all held streams go on; their number."""
+        held, self._held = self._held, []
+        for resume in held:
+            resume()
+        return len(held)
 
 
 def _plain(status: bytes, body: bytes, length: int | None = None) -> bytes:
@@ -99,12 +52,49 @@ def _plain(status: bytes, body: bytes, length: int | None = None) -> bytes:
     return head % (status, len(body) if length is None else length) + body
 
 
+def _refusal(status: bytes, message: str) -> bytes:
+    error = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    return _plain(status, orjson.dumps(error))
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as the upstream understood it; ``wished`` is empty and ``problem`` says why where it did not."""
+
+    wished: dict[str, int]
+    problem: str = ""
+    streams: bool = False
+    wants_usage: bool = False
+
+
+def _read(body: bytes) -> Received:
+    try:
+        request = orjson.loads(body)
+        wished = wishes(request["messages"][-1]["content"])
+        if request["model"] != UPSTREAM_MODEL:
+            return Received({}, f"no model {request['model']!r} here")
+        if "n" not in wished:
+            return Received({}, "no number in the last message")
+        if "crc" in wished and _checksum(request["messages"][0]["content"]) != wished["crc"]:
+            return Received({}, "what stands before the question is damaged")
+    except (ValueError, LookupError, TypeError) as exc:
+        return Received({}, f"not a request of the benchmark: {exc!r:.100}")
+    wants_usage = (request.get("stream_options") or {}).get("include_usage", False)
+    return Received(wished, "", request.get("stream", False), wants_usage)
+
+
+def _checksum(content: str | list[dict[str, Any]]) -> int:
+    """Of a prompt, or of the image that is its message's second part."""
+    if not isinstance(content, str):
+        content = content[1]["image_url"]["url"].rpartition("base64,")[2]
+    return zlib.crc32(content.encode())
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection."""
 
-    def __init__(self, script: Script, loop: asyncio.AbstractEventLoop) -> None:
-        self._script = script
-        self._loop = loop
+    def __init__(self, state: State) -> None:
+        self._state = state
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,7 +109,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._key = b""
-        self._body = b""
+        self._body: list[bytes] = []
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -129,69 +119,86 @@ class Connection(asyncio.Protocol):
             self._key = value
 
     def on_body(self, body: bytes) -> None:
-        self._body += body
+        self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._url == b"/v1/models":
-            body = {
-                "object": "list",
-                "data": [{"id": UPSTREAM_MODEL, "object": "model", "created": 0, "owned_by": "us"}],
-            }
-            self._transport.write(_plain(b"200 OK", orjson.dumps(body)))
-        elif self._url != b"/v1/chat/completions":
-            self._refuse(b"404 Not Found", "no such path")
-        elif self._key != b"Bearer " + UPSTREAM_KEY.encode():
-            self._refuse(b"401 Unauthorized", "not the upstream's key")
-        else:
-            self._chat()
+        if self._url == b"/v1/chat/completions":
+            if self._key != b"Bearer " + UPSTREAM_KEY.encode():
+                return self._write(_refusal(b"401 Unauthorized", "not the upstream's key"))
+            return self._chat(b"".join(self._body))
+        return self._write(_page(self._url, self._state))
 
-    def _refuse(self, status: bytes, message: str) -> None:
-        error = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
-        self._transport.write(_plain(status, orjson.dumps(error)))
-
-    def _chat(self) -> None:
-        request = orjson.loads(self._body)
-        if request["model"] != UPSTREAM_MODEL:
-            return self._refuse(b"404 Not Found", f"no model {request['model']!r} here")
-        match = _NUMBER.search(request["messages"][-1]["content"])
-        if match is None:
-            return self._refuse(b"400 Bad Request", "no number in the last message")
-        number, fault = int(match[1]), self._script.fault()
-        if request.get("stream"):
-            asked = (request.get("stream_options") or {}).get("include_usage", False)
-            self._transport.write(_STREAM_HEAD)
-            self._write_next(self._script.stream(number, asked, fault), 0)
-            return None
-        body = self._script.unary(number, fault)
-        if fault and fault % 3 == 0:
-            self._transport.write(_plain(b"200 OK", body[: len(body) // 2], len(body)))
-            self._transport.close()
-        elif self._script.delay:
-            self._loop.call_later(self._script.delay, self._answer, _plain(b"200 OK", body))
-        else:
-            self._transport.write(_plain(b"200 OK", body))
+    def _chat(self, body: bytes) -> None:
+        if len(body) < _LARGE:
+            return self._answer(_read(body))
+        reading = self._state.loop.run_in_executor(None, _read, body)
+        reading.add_done_callback(lambda done: self._answer(done.result()))
         return None
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, received: Received) -> None:
+        if received.problem:
+            return self._write(_refusal(b"400 Bad Request", received.problem))
+        wished, fault = received.wished, self._state.script.fault()
+        if received.streams:
+            return self._stream(wished, received.wants_usage, fault)
+        body = unary(wished["n"], fault)
+        delay = self._state.delay or wished.get("wait", 0) / 1000
+        if fault and fault % 3 == 0:
+            self._write(_plain(b"200 OK", body[: len(body) // 2], len(body)))
+            self._transport.close()
+        elif delay:
+            self._state.loop.call_later(delay, self._write, _plain(b"200 OK", body))
+        else:
+            self._write(_plain(b"200 OK", body))
+        return None
+
+    def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    def _write_next(self, writes: list[bytes], at: int) -> None:
+    def _stream(self, wished: dict[str, int], include_usage: bool, fault: int) -> None:
+        writes = stream(wished["n"], wished.get("chunks", 1), wished.get("burst", 8), include_usage, fault)
+        self._transport.write(_STREAM_HEAD)
+        pause = wished.get("pause", 0) / 1000
+        if wished.get("hold"):
+            self._write_chunk(writes.pop(0), last=False)
+            self._state.hold(lambda: self._write_next(writes, 0, pause))
+        else:
+            self._write_next(writes, 0, pause)
+
+    def _write_next(self, writes: list[bytes], at: int, pause: float) -> None:
         """One burst, then a pause, so that each reaches the reader by itself whatever the load."""
-        data = writes[at]
         last = at + 1 == len(writes)
-        self._transport.write(b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if last else b""))
+        self._write_chunk(writes[at], last)
         if not last and not self._transport.is_closing():
-            self._loop.call_later(self._script.pause, self._write_next, writes, at + 1)
+            self._state.loop.call_later(pause, self._write_next, writes, at + 1, pause)
+
+    def _write_chunk(self, data: bytes, last: bool) -> None:
+        self._write(b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if last else b""))
 
 
-async def serve(port: int, script: Script) -> None:
+def _page(url: bytes, state: State) -> bytes:
+    """What is not a chat: the list of models, what routers ask of their workers, and ``/release``."""
+    model = {"id": UPSTREAM_MODEL, "object": "model", "created": 0, "owned_by": "us"}
+    pages: dict[bytes, Any] = {
+        b"/v1/models": {"object": "list", "data": [model]},
+        b"/health": {},
+        b"/ready": {},
+    }
+    if url == b"/release":
+        return _plain(b"200 OK", orjson.dumps({"released": state.release()}))
+    return _plain(b"200 OK", orjson.dumps(pages[url])) if url in pages else _refusal(b"404 Not Found", "no such path")
+
+
+async def serve(port: int, corrupt: float, delay: float) -> None:
     """Serves on loopback until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    server = await loop.create_server(lambda: Connection(script, loop), "127.0.0.1", port)
+    state = State(Script(corrupt), delay)
+    # A thousand streams may start at once.
+    server = await loop.create_server(lambda: Connection(state), "127.0.0.1", port, backlog=4096)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     await ended.wait()
     server.close()
@@ -200,15 +207,10 @@ async def serve(port: int, script: Script) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--chunks", type=int, default=200, help="chunks of text in a stream")
-    parser.add_argument("--burst", type=int, default=8, help="chunks in one write")
-    parser.add_argument("--pause", type=float, default=0.005, help="seconds between two writes of a stream")
     parser.add_argument("--corrupt", type=float, default=0.0, help="share of answers to spoil, 0 to 1")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before an answer that does not stream")
     options = parser.parse_args()
-    uvloop.run(
-        serve(options.port, Script(options.chunks, options.burst, options.pause, options.corrupt, options.delay))
-    )
+    uvloop.run(serve(options.port, options.corrupt, options.delay))
 
 
 if __name__ == "__main__":
