@@ -56,7 +56,9 @@ def test_numbers_are_told_from_the_digits_of_strings(value: Any, ascii_only: boo
 @pytest.mark.parametrize(
     "digits", [str(2**64), str(-(2**63) - 1), "1" * 30, "-" + "1" * 30, "1" * 300], ids=lambda digits: digits[:21]
 )
-@pytest.mark.parametrize("form", ["N", '{"order": N}', "[1,N]", "[\nN\n]", '{"text": "long", "a": [{"b": N }]}'])
+@pytest.mark.parametrize(
+    "form", ["N", '{"order": N}', "[1,N]", "[\nN\n]", '{"text": "long", "a": [{"b": N }]}', "[" + "1," * 900 + "N]"]
+)
 def test_a_whole_number_beyond_64_bits_is_refused(digits: str, form: str) -> None:
     text = form.replace("long", "x" * 2**20).replace("N", digits)
     with pytest.raises(ValueError, match=f"the number {digits[:20]}[0-9]* takes more than 64 bits"):
@@ -83,6 +85,24 @@ def test_nesting_is_bounded(opening: bytes, closing: bytes) -> None:
     for depth in (most + 1, 500):
         with pytest.raises(ValueError, match=f"nested more than {MAX_NESTING} levels"):
             loads(opening * depth + b"1234567890123456789" + closing * depth)
+
+
+@pytest.mark.parametrize("beside", [b"", b'"long",', b"1," * 900])
+@pytest.mark.parametrize("innermost", [b"[]", b"{}"])
+def test_the_innermost_of_a_nesting_may_be_empty(beside: bytes, innermost: bytes) -> None:
+    beside = beside.replace(b"long", b"x" * 2**16)
+    for depth, is_good in ((MAX_NESTING, True), (MAX_NESTING + 1, False)):
+        outer = depth - 2
+        text = b"[" + beside + b"[" * outer + innermost + b"]" * outer + b"]"
+        if is_good:
+            assert loads(text) == orjson.loads(text)
+        else:
+            with pytest.raises(ValueError, match=f"nested more than {MAX_NESTING} levels"):
+                loads(text)
+
+
+def test_a_fraction_as_large_as_a_whole_number_beyond_64_bits_is_taken() -> None:
+    assert loads(b'{"a": 1e30, "b": -9223372036854775808.0}') == {"a": 1e30, "b": -(2.0**63)}
 
 
 def test_brackets_in_strings_are_no_nesting() -> None:

@@ -86,6 +86,16 @@ def test_commas_and_quotes_in_texts_are_no_values() -> None:
         parse_object(b'{"a":"' + b",\\\\" * 200_000 + b'","b":[' + b"1," * 400_000 + b"1]}")
 
 
+@pytest.mark.parametrize("size", [1_300_000, 2**21])
+@pytest.mark.parametrize("unit", [b"[[[[[[1]]]]]]", b"{}", b"[]", b"1"])
+def test_values_are_counted_whatever_they_are(unit: bytes, size: int) -> None:
+    body = b'{"a":[' + b",".join([unit] * (size // (len(unit) + 1))) + b"]}"
+    with pytest.raises(InvalidRequest, match="more than 350000 values"):
+        parse_object(body)
+    text = body.replace(b"{", b"(").replace(b"}", b")")
+    assert len(parse_object(b'{"text":"' + text.replace(b'"', b"") + b'"}')["text"]) > size // 2
+
+
 def test_large_uploads_of_vectors_are_taken() -> None:
     vector = ",".join(["-0.0123456"] * 1024)
     body = ('{"items":[' + ",".join([f'{{"vector":[{vector}]}}'] * 500) + "]}").encode()

@@ -18,8 +18,9 @@ import orjson
 from sage.surrogates import mend_text
 
 Path = tuple[Any, ...]
-_LONG_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
-"""What may exceed 64 bits, or a double's range: only then is each number looked at."""
+_SHAPES = bytes(ord("0") if byte in b"0123456789" else ord("e") if byte in b"eE" else ord(".") for byte in range(256))
+_LONG_NUMBERS = b"0" * 19, b"e000"
+"""The shapes of what may exceed 64 bits, or a double's range: only then is each number looked at."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 _MOST_WAITING = 16
@@ -98,7 +99,8 @@ class JsonReader:
 def _read_slowly(data: bytes | str) -> tuple[Any, bool]:
     """The value of what orjson refused, and whether its texts may hold halves of surrogate pairs."""
     text = (data if isinstance(data, str) else _decode(data)).removeprefix("\ufeff")
-    has_long_numbers = _LONG_NUMBER.search(text) is not None
+    shapes = text.encode("utf-8", "surrogatepass").translate(_SHAPES, b"+")
+    has_long_numbers = any(shape in shapes for shape in _LONG_NUMBERS)
     try:
         value = json.loads(
             text,
