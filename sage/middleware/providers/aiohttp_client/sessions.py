@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -19,6 +20,7 @@ MAX_HEADERS = 512
 # connection that is just being closed.
 _KEEP_ALIVE = 4.0
 
+_Connector = TypeVar("_Connector", bound=aiohttp.BaseConnector)
 _newest: ContextVar[object] = ContextVar("newest connection", default=None)
 
 
@@ -50,14 +52,14 @@ class UpstreamConnections:
         session = self._by_socket.get(path)
         if session is None:
             self._close_ended(path)
-            session = self._by_socket[path] = _session(_UnixConnector(path, limit=0, keepalive_timeout=_KEEP_ALIVE))
+            session = self._by_socket[path] = _session(_unix(path, keepalive_timeout=_KEEP_ALIVE))
         return session
 
     def fresh(self, path: str | None) -> aiohttp.ClientSession:
         """Opens a connection for each request, over TCP or to the socket ``path``."""
         session = self._fresh.get(path)
         if session is None:
-            connector = _tcp(force_close=True) if path is None else _UnixConnector(path, limit=0, force_close=True)
+            connector = _tcp(force_close=True) if path is None else _unix(path, force_close=True)
             session = self._fresh[path] = _session(connector)
         return session
 
@@ -100,7 +102,46 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 
 def _tcp(*, force_close: bool) -> aiohttp.TCPConnector:
     keep: dict[str, Any] = {"force_close": True} if force_close else {"keepalive_timeout": _KEEP_ALIVE}
-    return _TCPConnector(limit=0, ttl_dns_cache=60, socket_factory=_tcp_socket, **keep)
+    return _with_protocol(_TCPConnector(limit=0, ttl_dns_cache=60, socket_factory=_tcp_socket, **keep))
+
+
+def _unix(path: str, **keep: Any) -> aiohttp.UnixConnector:
+    return _with_protocol(_UnixConnector(path, limit=0, **keep))
+
+
+def _with_protocol(connector: _Connector) -> _Connector:
+    connector._factory = functools.partial(_Protocol, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+    return connector
+
+
+class _Protocol(ResponseHandler):
+    """Mends three faults of aiohttp 3.14, by which an answer would never end or end too early.
+
+    With chunks that are none, in a later packet than the head, it stops its timers and the reader waits for ever; after
+    a 1xx it waits for ever for the answer; and a connection that is reset before an answer that ends with it is taken
+    for its end.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        fault = self.exception()
+        if fault is not None:
+            self._fail_body(fault)
+        elif self._buffer and 100 <= self._buffer[-1][0][0].code < 200:
+            self.start_timeout()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            self._fail_body(exc)
+        super().connection_lost(exc)
+
+    def _fail_body(self, cause: BaseException) -> None:
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            fault = aiohttp.ClientPayloadError("the answer is damaged or cut off")
+            body.set_exception(fault, cause)
+            # A reader that has just been woken, by the end of a chunk, looks for bytes only, and waits again.
+            asyncio.get_running_loop().call_soon(body.set_exception, fault)
 
 
 class _TCPConnector(aiohttp.TCPConnector):
