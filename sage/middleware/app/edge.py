@@ -20,7 +20,7 @@ import orjson
 from sage.errors import AuthenticationFailed, InvalidRequest, SageError, Unavailable
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.cors import AllowedOrigins, read_origin
-from sage.middleware.app.refusals import Refusals
+from sage.middleware.app.http.refusals import Refusals
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft

@@ -23,11 +23,11 @@ from types import FrameType
 import uvicorn
 
 from sage.errors import ConfigError
-from sage.middleware.app.connections import KEEP_ALIVE, ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.edge import EdgeMiddleware
+from sage.middleware.app.http.connections import KEEP_ALIVE, ClientConnections, ConnectionLimits, allow_more_files
+from sage.middleware.app.http.protocol import GatewayProtocol
 from sage.middleware.app.main import create_app
 from sage.middleware.app.memory import give_back_large_blocks
-from sage.middleware.app.protocol import GatewayProtocol
 from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.settings.settings import Settings

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from sage.errors import SageError
 from sage.middleware.providers.base import ModelCall
@@ -22,16 +22,30 @@ class ClientLeft(Exception):
     """The client closed its connection before it had its answer, so there is nobody to answer."""
 
 
+class WaitingClient(Protocol):
+    """Who waits for an answer, as the gateway's own server knows it (``scope["sage.exchange"]``)."""
+
+    disconnected: bool
+    on_disconnect: Callable[[], None] | None
+    """Called at once when the client disconnects before it has its answer."""
+    task: asyncio.Task[None] | None
+    """The task of the request, and below its loop: to look them up costs several µs each on Python 3.11."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+
 class Watch:
-    """``with Watch(call, receive):`` around the work on a call, entered after the request's body was read.
+    """``with Watch(call, client):`` around the work on a call, entered after the request's body was read.
 
     It cancels the task when the client disconnects, and raises :class:`ClientLeft` at the end of the block. It also
-    cancels the task at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. ``task`` and
-    ``loop`` are the current ones; to look them up costs several µs each on Python 3.11.
+    cancels the task at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. Under
+    another server than ours there is no ``client``; with ``receive`` a task then waits for the disconnect.
     """
 
     __slots__ = (
         "_call",
+        "_client",
         "_deadline_timer",
         "_disconnect_watcher",
         "_loop",
@@ -44,25 +58,32 @@ class Watch:
     def __init__(
         self,
         call: ModelCall,
+        client: WaitingClient | None = None,
         receive: Receive | None = None,
-        task: asyncio.Task[Any] | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._call = call
+        self._client = client
         self._receive = receive
-        self._loop = loop or asyncio.get_running_loop()
-        self._task = task or asyncio.current_task(self._loop)
+        if client is not None:
+            self._loop, self._task = client.loop, client.task
+        else:
+            self._loop = asyncio.get_running_loop()
+            self._task = asyncio.current_task(self._loop)
         self._disconnect_watcher: asyncio.Task[None] | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self.client_left = False
         """Whether the client has disconnected, and the work was cancelled because of that."""
 
     def __enter__(self) -> Watch:
+        if self._client is not None:
+            if self._client.disconnected:
+                raise ClientLeft
+            self._client.on_disconnect = self._leave
         self._start_timer = self._loop.call_later(_WATCH_AFTER, self._start)
         return self
 
     def _start(self) -> None:
-        if self._receive is not None:
+        if self._receive is not None and self._client is None:
             self._disconnect_watcher = self._loop.create_task(self._wait_for_disconnect(self._receive))
         self._call.on_deadline = self._check_deadline
         self._check_deadline()
@@ -85,6 +106,9 @@ class Watch:
     async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self.client_left, self._call.timed_out = True, False  # no other attempt: nobody waits for it
         self._cancel()
 
@@ -95,6 +119,8 @@ class Watch:
     def stop(self) -> None:
         """Ends the watch: the client has the complete answer and may disconnect."""
         self._start_timer.cancel()
+        if self._client is not None:
+            self._client.on_disconnect = None
         self._call.on_deadline = None
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()

@@ -17,7 +17,7 @@ from sage_process import environment, serving
 from test_protocol import connect, error_of, read_all
 from upstream import Upstream, chat_chunk
 
-from sage.middleware.app.connections import ClientConnection, ClientConnections, ConnectionLimits, Phase
+from sage.middleware.app.http.connections import ClientConnection, ClientConnections, ConnectionLimits, Phase
 from sage.middleware.auth.addresses import network_of
 from sage.middleware.settings.settings import Api
 

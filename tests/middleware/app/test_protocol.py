@@ -13,7 +13,7 @@ import pytest
 from running_gateway import Running
 from upstream import Upstream, chat_chunk
 
-from sage.middleware.app.protocol import MAX_HEAD
+from sage.middleware.app.http.protocol import MAX_HEAD
 
 
 @pytest.fixture

@@ -128,5 +128,5 @@ async def send_json(send: Send, body: bytes, headers: Headers) -> None:
 
 
 def watch(call: ModelCall, scope: Scope, receive: Receive) -> Watch:
-    """Watches over ``call`` for this request, whose task the server's protocol has put into ``scope``."""
-    return Watch(call, receive, scope.get("sage.task"), scope.get("sage.loop"))
+    """Watches over ``call`` for this request, whose client the server's protocol has put into ``scope``."""
+    return Watch(call, scope.get("sage.exchange"), receive)

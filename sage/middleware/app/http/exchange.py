@@ -1,0 +1,239 @@
+"""One request of a connection and its answer.
+
+The head of an answer is written together with the first piece of its body, and is checked as a whole. No event, timer
+or future is made for a request that need not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from sage.middleware.app.http.framing import Headers
+from sage.middleware.app.http.waiters import Waiters
+from sage.middleware.routers.http.asgi import ASGIApp, Message, Scope
+
+_CONTROLS = bytes([*range(32), 127]).replace(b"\t", b"")
+_WITHOUT_BODY = frozenset({204, 304})
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
+_FAILED = b"Internal Server Error"
+
+
+class Connection(Protocol):
+    """What an exchange asks of its connection."""
+
+    loop: asyncio.AbstractEventLoop
+    tasks: set[asyncio.Task[None]]
+    read_paused: bool
+    write_paused: bool
+    writable: Waiters
+
+    def resume_reading(self) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def write_continue(self) -> None: ...
+
+    def default_headers(self) -> Headers: ...
+
+    def answered(self, keep_alive: bool) -> None:
+        """The answer is complete."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Exchange:
+    """A request and its answer, as an ASGI application sees them: names of headers are in lower case.
+
+    It is also the application's own way to the connection (``scope["sage.exchange"]``, see
+    :class:`sage.middleware.gateway.watch.WaitingClient`).
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_expects_continue",
+        "_head",
+        "_is_head",
+        "_news",
+        "_parts",
+        "_remaining",
+        "_waiters",
+        "answered",
+        "disconnected",
+        "held",
+        "keep_alive",
+        "more_body",
+        "on_disconnect",
+        "started",
+        "state",
+        "task",
+    )
+
+    def __init__(
+        self, connection: Connection, state: dict[str, Any], *, is_head: bool, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self._connection = connection
+        self.state = state
+        self._is_head = is_head
+        self.keep_alive = keep_alive
+        self._expects_continue = expects_continue
+        self.task: asyncio.Task[None] | None = None
+        """Where the application runs."""
+        self.on_disconnect: Callable[[], None] | None = None
+        """Called once when the client disconnects before it has the whole answer."""
+        self._parts: list[bytes] = []
+        self._waiters: Waiters | None = None
+        self._news = False  # something for the next `receive`
+        self._head = b""  # what is held back until the first piece of the body comes
+        self._chunked = False
+        self._remaining = 0  # bytes of the answer's body, as far as its Content-Length says
+        self.held = 0
+        """Bytes of the request's body that the application has not taken."""
+        self.more_body = True
+        """Whether the request's body has not come to its end."""
+        self.started = False
+        """Whether the answer has begun, and (the next) ended."""
+        self.answered = False
+        self.disconnected = False
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._connection.loop
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Lets the application answer; what it fails to do is an answer of status 500, or one that is cut off."""
+        tasks, task = self._connection.tasks, self.task
+        assert task is not None
+        tasks.add(task)
+        try:
+            await app(scope, self.receive, self.send)
+        except BaseException as error:
+            logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
+        try:
+            if not (self.answered or self.disconnected):
+                if not self.started:
+                    await self._fail()
+                elif self._head:
+                    self._connection.write(self._head)
+                self._connection.close()
+        finally:
+            tasks.discard(task)
+
+    async def _fail(self) -> None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_FAILED))]
+        headers.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": _FAILED})
+
+    def add_body(self, body: bytes) -> None:
+        """Another piece of the request's body came."""
+        self._parts.append(body)
+        self.held += len(body)
+        self._tell()
+
+    def end_body(self) -> None:
+        """The request is complete."""
+        self.more_body = False
+        self._tell()
+
+    def lose(self) -> None:
+        """The client has disconnected."""
+        if self.answered or self.disconnected:
+            return
+        self.disconnected = True
+        self._tell()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
+
+    def _tell(self) -> None:
+        self._news = True
+        if self._waiters is not None:
+            self._waiters.wake()
+
+    async def receive(self) -> Message:
+        """ASGI's. What came of the body so far is one piece."""
+        connection = self._connection
+        if self._expects_continue:
+            self._expects_continue = False
+            connection.write_continue()
+        if connection.read_paused:
+            connection.resume_reading()
+        if not self._news:
+            if self._waiters is None:
+                self._waiters = Waiters(connection.loop)
+            while not self._news:
+                await self._waiters.wait()
+        if self.disconnected or self.answered:
+            return {"type": "http.disconnect"}
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts, self.held, self._news = [], 0, False
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's. Waits while the client does not read what was written."""
+        connection = self._connection
+        while connection.write_paused and not self.disconnected:
+            await connection.writable.wait()
+        if self.disconnected:
+            return
+        if not self.started:
+            if message["type"] != "http.response.start":
+                raise RuntimeError(f"an answer cannot start with '{message['type']}'")
+            self._start(message["status"], [*connection.default_headers(), *message.get("headers", ())])
+        elif self.answered:
+            raise RuntimeError(f"'{message['type']}' comes after the end of the answer")
+        elif message["type"] != "http.response.body":
+            raise RuntimeError(f"'{message['type']}' comes after the start of the answer")
+        else:
+            self._add(message.get("body", b""), message.get("more_body", False))
+
+    def _start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self._expects_continue = False
+        meaning = dict(headers)
+        said = meaning.get(b"connection")
+        if said is not None and b"close" in said.lower():
+            self.keep_alive = False
+        elif not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        length = meaning.get(b"content-length")
+        if length is not None:
+            self._remaining = int(length)
+        elif not self._is_head and status not in _WITHOUT_BODY:
+            self._chunked = True
+            headers.append((b"transfer-encoding", b"chunked"))
+        lines = [_STATUS_LINES[status], *map(b": ".join, headers), b"\r\n"]
+        head = b"\r\n".join(lines)
+        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):
+            raise RuntimeError("a header of the answer holds a control character")
+        self._head = head
+
+    def _add(self, body: bytes, more: bool) -> None:
+        if self._is_head:
+            self._remaining, body = 0, b""
+        elif self._chunked:
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if not more:
+                body += b"0\r\n\r\n"
+        else:
+            self._remaining -= len(body)
+            if self._remaining < 0:
+                raise RuntimeError("the answer is longer than its Content-Length")
+        if self._head:
+            body, self._head = self._head + body, b""
+        if body:
+            self._connection.write(body)
+        if not more:
+            if self._remaining:
+                raise RuntimeError("the answer is shorter than its Content-Length")
+            self.answered = True
+            self._tell()
+            self._connection.answered(self.keep_alive)

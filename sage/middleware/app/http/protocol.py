@@ -1,0 +1,355 @@
+"""One connection of a client, on httptools' parser: the protocol that uvicorn's server makes for each of them.
+
+The size of a head is limited, and so is how long a client may keep a connection waiting (``connections.py``); no timer
+runs for that. Trailers are not taken for headers. What cannot be parsed is answered with our envelope, and is in the
+access log. A disconnect reaches every request of the connection at once, also those that wait behind the running one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from sage.errors import InvalidRequest, RequestTimeout, SageError, Unavailable
+from sage.middleware.app.http.connections import ClientConnections, Phase
+from sage.middleware.app.http.exchange import Exchange
+from sage.middleware.app.http.framing import (
+    FRAMING,
+    MAX_HEAD,
+    Headers,
+    check_framing,
+    check_no_body,
+    check_target,
+    head_too_large,
+    size_of,
+)
+from sage.middleware.app.http.refusals import Refusals
+from sage.middleware.app.http.waiters import Waiters
+from sage.middleware.auth.addresses import network_of
+from sage.middleware.routers.http.asgi import Scope
+
+_MAX_WAITING = 16  # requests behind the running one
+_MAX_HELD = 64 * 1024
+"""Bytes of a body that the application has not taken; at more of them nothing more is read."""
+
+
+class GatewayProtocol(asyncio.Protocol):
+    """One connection of a client. The first four arguments are what uvicorn's server gives to a protocol."""
+
+    __slots__ = (
+        "_all",
+        "_app",
+        "_app_state",
+        "_asks_upgrade",
+        "_expects_continue",
+        "_first",
+        "_head_complete",
+        "_headers",
+        "_is_over",
+        "_latest",
+        "_newest",
+        "_parser",
+        "_received",
+        "_refusals",
+        "_running",
+        "_same",
+        "_server_state",
+        "_unparsed",
+        "_url",
+        "_waiting",
+        "_written",
+        "address",
+        "loop",
+        "read_paused",
+        "tasks",
+        "transport",
+        "writable",
+        "write_paused",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        connections: ClientConnections,
+        refusals: Refusals,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self._app = config.loaded_app
+        self._app_state = app_state
+        self._server_state = server_state
+        self.tasks = server_state.tasks
+        self._all = connections
+        self._refusals = refusals
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # the first request is answered
+        self._waiting: deque[tuple[Exchange, Scope]] = deque()
+        """Requests that came behind the running one."""
+        self._running: Exchange | None = None
+        self._newest: Exchange | None = None
+        self.read_paused = self.write_paused = False
+        self.writable = Waiters(self.loop)
+        self.address = ""
+        self._is_over = False
+        """Whether nothing more is read: the running request is the last."""
+        self._latest = 0  # bytes that came at once
+        self._first = 0  # bytes that came at once when the message began; at their end it did
+        self._unparsed = 0  # bytes that came after these, or since the last bytes of a body
+        self._received = self._written = 0  # bytes in all
+        self._url = b""
+        self._headers: Headers = []
+        self._head_complete = self._asks_upgrade = self._expects_continue = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self.transport = transport
+        client = get_remote_addr(transport)
+        self._same: Scope = {  # in the scope of every request
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": get_local_addr(transport),
+            "client": client,
+            "scheme": "https" if is_ssl(transport) else "http",
+            "root_path": "",
+        }
+        self.address = network_of(client[0]) if client else ""
+        if not self._all.admit(self, self.loop.time()):
+            self._refuse(Unavailable("there are too many connections; try again soon", code="too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server_state.connections.discard(self)
+        self._all.remove(self)
+        lost = [exchange for exchange, _ in self._waiting]
+        if self._running is not None:
+            lost.append(self._running)
+        # Nothing is left that holds this and is held by it.
+        self._parser = self._running = self._newest = None  # type: ignore[assignment]
+        self._waiting.clear()
+        for exchange in lost:
+            exchange.lose()
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        self._latest = size = len(data)
+        self._received += size
+        self._unparsed += size
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            assert self._newest is not None
+            self._newest.keep_alive = False  # another protocol than WebSocket, which a server may ignore
+        except httptools.HttpParserError as error:
+            fault = error.__context__  # what a method below has raised
+            self._end_reading(fault if isinstance(fault, SageError) else None)
+            return
+        if self._unparsed + self._first > MAX_HEAD and self._is_too_large():
+            # Of a head, or of extensions of chunks or trailers, which would be kept until they end.
+            self._end_reading(None if self._head_complete else head_too_large())
+
+    def on_message_begin(self) -> None:
+        self._first, self._unparsed = self._latest, 0
+        self._url, self._headers = b"", []
+        self._head_complete = self._asks_upgrade = self._expects_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_complete:
+            return  # a trailer, which must not be taken for a checked header
+        name = name.lower()
+        if name in FRAMING:
+            self._read_framing(name, value.strip().lower())
+        self._headers.append((name, value))
+
+    def _read_framing(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self._expects_continue = value == b"100-continue"
+        elif name == b"upgrade":
+            self._asks_upgrade = True
+        check_framing(name, value, self._parser.get_http_version())
+
+    def _is_too_large(self) -> bool:
+        """Of the head, or of what came since the last bytes of a body."""
+        if self._head_complete or self._unparsed > MAX_HEAD:
+            return self._unparsed > MAX_HEAD
+        return size_of(self._url, self._headers) > MAX_HEAD
+
+    def on_headers_complete(self) -> None:
+        if self._unparsed + self._first > MAX_HEAD and self._is_too_large():
+            raise head_too_large()
+        parser, url, headers = self._parser, self._url, self._headers
+        if self._asks_upgrade and parser.should_upgrade():
+            check_no_body(headers)
+        if url.startswith(b"/") and b"#" not in url:
+            raw_path, _, query = url.partition(b"?")
+        else:
+            check_target(url, headers)
+            target = httptools.parse_url(url)
+            raw_path, query = target.path, target.query or b""
+        path = raw_path.decode("ascii")
+        self._head_complete = True
+        version = parser.get_http_version()
+        method = parser.get_method().decode("ascii")
+        state = self._app_state.copy()
+        exchange = Exchange(
+            self,
+            state,
+            is_head=method == "HEAD",
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            expects_continue=self._expects_continue,
+        )
+        scope = self._same.copy()  # type: ignore[attr-defined]
+        if version != "1.1":
+            scope["http_version"] = version
+        scope["method"] = method
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        scope["headers"] = headers
+        scope["state"] = state
+        scope["sage.exchange"] = exchange
+        self._newest = exchange
+        if self._running is None or self._running.answered:
+            self._run(exchange, scope)
+            return
+        self._waiting.append((exchange, scope))
+        if len(self._waiting) > _MAX_WAITING:
+            self.transport.close()
+
+    def _run(self, exchange: Exchange, scope: Scope) -> None:
+        self._running = exchange
+        exchange.task = self.loop.create_task(exchange.run(self._app, scope))
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        exchange = self._newest
+        assert exchange is not None
+        if exchange.answered:
+            return
+        exchange.add_body(body)
+        if exchange.held > _MAX_HELD and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        assert self._newest is not None
+        self._newest.end_body()
+
+    def resume_reading(self) -> None:
+        """Reads on, if it was paused."""
+        if self.read_paused and not self.transport.is_closing():
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self.writable.wake()
+
+    def write(self, data: bytes) -> None:
+        """Sends a part of an answer."""
+        self._written += len(data)
+        self.transport.write(data)
+
+    def write_continue(self) -> None:
+        """Asks for the body of a request that waits for that."""
+        if not self.transport.is_closing():
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def default_headers(self) -> Headers:
+        """What every answer says."""
+        return self._server_state.default_headers
+
+    def answered(self, keep_alive: bool) -> None:
+        """The running request has its whole answer: the next one runs."""
+        self._server_state.total_requests += 1
+        if not keep_alive:
+            self.transport.close()
+        if self.transport.is_closing():
+            return
+        self.resume_reading()
+        if self._waiting:
+            self._run(*self._waiting.popleft())
+
+    def close(self) -> None:
+        """Closes the connection when what was written is sent."""
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server ends: the newest request is the last one."""
+        if self._newest is None or self._newest.answered:
+            self.transport.close()
+        else:
+            self._newest.keep_alive = False
+
+    def waits_for(self) -> Phase:
+        """See :class:`sage.middleware.app.http.connections.ClientConnection`, as for the next three."""
+        newest, closing = self._newest, self.transport.is_closing()
+        answered = newest is None or newest.answered
+        if (closing or answered or self.write_paused) and self.transport.get_write_buffer_size():
+            return Phase.READING
+        if closing:
+            return Phase.IDLE
+        if not self._head_complete:
+            return Phase.HEAD
+        if newest is not None and newest.more_body:
+            if answered:
+                return Phase.REST
+            return Phase.WORK if self.read_paused else Phase.BODY
+        return Phase.IDLE if answered and not self._waiting else Phase.WORK
+
+    def moved(self, phase: Phase) -> int:
+        if phase is Phase.READING:
+            return self._written - self.transport.get_write_buffer_size()
+        return self._received
+
+    def request(self) -> object:
+        return self._newest
+
+    def give_up(self, phase: Phase) -> None:
+        if phase is Phase.READING:
+            self.transport.abort()
+        elif phase is Phase.BODY or (phase is Phase.HEAD and self._received):
+            self._end_reading(RequestTimeout(f"the rest of the request's {phase.value} did not come in time"))
+        else:
+            self.transport.close()
+
+    def _end_reading(self, fault: SageError | None) -> None:
+        """Answers with ``fault``, if that would be taken for the answer to the faulty request."""
+        if self.transport.is_closing():
+            return
+        fault = fault or InvalidRequest("this is not a valid HTTP request", code="invalid_http")
+        running = self._running
+        if running is None or running.answered:
+            self._refuse(fault)
+            return
+        if not running.started:
+            if not running.more_body:
+                # It came whole, and the fault stands behind it: it is answered, and nothing after it.
+                self._waiting.clear()
+                self._is_over, running.keep_alive = True, False
+                return
+            # The request runs, and will find that its client has left.
+            self.write(self._refusals.answer(fault, running.state.setdefault("log", {})))
+        self.transport.close()
+
+    def _refuse(self, fault: SageError) -> None:
+        method = self._parser.get_method().decode("ascii") if self._url else ""
+        self.write(self._refusals.refuse(fault, method, self._url))
+        self.transport.close()
