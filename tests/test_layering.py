@@ -60,6 +60,7 @@ WEB = ("fastapi", "starlette", "uvicorn")
 
 _NUMPY = "a gateway that nobody searches starts without numpy and faiss"
 _COMMANDS = "`sage`, its help and every other command start without it"
+_AIOHTTP = "a gateway without a proxy starts without aiohttp"
 LATE = {
     "sage.api.local_environment": "Ray is an extra",
     "sage.middleware.app.main": _NUMPY,
@@ -76,6 +77,8 @@ LATE = {
     "sage.middleware.gateway.collections.requests": _NUMPY,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
     "sage.middleware.llm.service": _NUMPY,
+    "sage.middleware.providers.clients": _AIOHTTP,
+    "sage.middleware.providers.http.transport": _AIOHTTP,
     "sage.middleware.retrieval": _NUMPY,
     "sage.middleware.retrieval.embedding.builtin": "its names are read without loading a model's packages",
     "sage.service.vdb.vdb_service": "the gateway shows the class and its methods without numpy",

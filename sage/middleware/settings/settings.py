@@ -128,7 +128,7 @@ class Routing(SettingsSection):
     """Seconds until one request probes it; doubled each time the probe fails, up to twelve times this."""
 
 
-TransportKind = Literal["aiohttp"]
+TransportKind = Literal["builtin", "aiohttp"]
 
 
 class Llm(SettingsSection):
@@ -141,8 +141,8 @@ class Llm(SettingsSection):
     """Bytes that managed models may take together; ``None`` means no bound."""
     routing: Routing = Routing()
     limits: RequestLimits = RequestLimits()
-    transport: TransportKind = "aiohttp"
-    """The HTTP client towards upstreams."""
+    transport: TransportKind = "builtin"
+    """The HTTP client towards upstreams. Requests through a proxy are always aiohttp's."""
 
     @model_validator(mode="before")
     @classmethod

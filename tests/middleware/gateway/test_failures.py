@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 import requests
 from departing import asking
+from transports import on_each_transport
 from upstream import Upstream, chat_chunk
+
+from sage.middleware.settings.settings import TransportKind
 
 CHAT = "/v1/chat/completions"
 
@@ -350,21 +358,32 @@ def test_chunks_leave_as_they_come(ups: Callable, upstreams: Callable) -> None:
     assert list(lines) == [b"data: [DONE]"]
 
 
-def test_both_legs_send_at_once(ups: Callable, upstreams: Callable) -> None:
-    import socket
+def sockets_to(port: int) -> Iterator[socket.socket]:
+    """This process's sockets that are connected to ``port`` here, each as a copy that is closed after its turn."""
+    for number in (int(name) for name in os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as copy:
+                    if copy.family == socket.AF_INET and copy.getpeername()[1] == port:
+                        yield copy
 
+
+@on_each_transport
+def test_both_legs_send_at_once(gateway: Callable, ups: Callable, transport_kind: TransportKind) -> None:
     up = ups()
     up.hang()
-    running = upstreams(up)
+    providers = {"up0": {"kind": "openai", "base_url": up.url}}
+    models = {"bench": {"deployments": [{"provider": "up0", "model": "m"}]}}
+    running = gateway(llm={"providers": providers, "models": models, "transport": transport_kind})
     with asking(running):
         up.wait_requests(1)
         connections = list(running.server.server_state.connections)
-        protocols = list(running.edge.app.state.gateway.transport._connections.kept.connector._acquired)
         assert connections
-        assert protocols
-        for leg in (*connections, *protocols):
+        for leg in connections:
             sock = leg.transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        delays = [leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for leg in sockets_to(urlsplit(up.url).port)]
+        assert set(delays) == {1}
 
 
 # What a review of the request's way found.

@@ -13,12 +13,8 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-MAX_HEAD_LINE = 64 * 1024
-"""Bytes of the status line, and of each header, of an answer."""
-MAX_HEADERS = 512
-# Below the five seconds after which uvicorn, vLLM and llama.cpp drop an idle connection: a request seldom meets a
-# connection that is just being closed.
-_KEEP_ALIVE = 4.0
+from sage.middleware.providers.http.errors import MAX_HEAD_LINE, MAX_HEADERS
+from sage.middleware.providers.http.pool import KEEP_ALIVE
 
 _Connector = TypeVar("_Connector", bound=aiohttp.BaseConnector)
 _newest: ContextVar[object] = ContextVar("newest connection", default=None)
@@ -52,7 +48,7 @@ class UpstreamConnections:
         session = self._by_socket.get(path)
         if session is None:
             self._close_ended(path)
-            session = self._by_socket[path] = _session(_unix(path, keepalive_timeout=_KEEP_ALIVE))
+            session = self._by_socket[path] = _session(_unix(path, keepalive_timeout=KEEP_ALIVE))
         return session
 
     def fresh(self, path: str | None) -> aiohttp.ClientSession:
@@ -101,7 +97,7 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 
 
 def _tcp(*, force_close: bool) -> aiohttp.TCPConnector:
-    keep: dict[str, Any] = {"force_close": True} if force_close else {"keepalive_timeout": _KEEP_ALIVE}
+    keep: dict[str, Any] = {"force_close": True} if force_close else {"keepalive_timeout": KEEP_ALIVE}
     return _with_protocol(_TCPConnector(limit=0, ttl_dns_cache=60, socket_factory=_tcp_socket, **keep))
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
-import os
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 
 import aiohttp
@@ -18,19 +17,17 @@ from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
-from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
+from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.aiohttp_client.sessions import (
-    MAX_HEAD_LINE,
-    MAX_HEADERS,
     UpstreamConnections,
     newest_connection,
 )
 from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
-from sage.middleware.providers.wire.compression import Decoder, decoder
+from sage.middleware.providers.http import errors
+from sage.middleware.providers.http.decoded import MAX_ANSWER, DecodedResponse
 from sage.middleware.settings.providers import Timeouts
 
 _LARGE = 2**20
-_MAX_ANSWER = 256 * 2**20
 _MOST_CACHED = 1000
 # A server that closes an idle connection just as it is used again does so within a round trip. A connection that breaks
 # later than this was at work on the request.
@@ -54,7 +51,7 @@ class AiohttpTransport:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         if self._closed:
-            raise _shutting_down()
+            raise errors.shutting_down()
         connections = self._connections
         if request.socket is not None:
             session = connections.of_socket(request.socket)
@@ -67,20 +64,19 @@ class AiohttpTransport:
             response = await self._request(session, request)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if self._closed:
-                raise _shutting_down() from exc
+                raise errors.shutting_down() from exc
             took = loop.time() - started
             was_kept = newest_connection() is before and took < _CLOSED_AS_USED
             may_repeat = was_kept or (request.retry_on_broken_connection and not request.once)
             if not may_repeat or not _broke_before_answer(exc):
                 raise _translate(exc, request, total) from exc
             if request.once:
-                closed = f"the provider '{request.provider}' closed a kept connection as it was used"
-                raise UpstreamFailed(closed, code="upstream_closed") from exc
+                raise errors.closed_as_used(request) from exc
             response = await self._send_again(request, max(total - took, 0.001))
         encoding = response.headers.get(CONTENT_ENCODING)
         if encoding is not None:
-            return _CompressedResponse(response, request, loop, started + total, encoding)
-        return _HttpResponse(response, request, loop, started + total)
+            return DecodedResponse(_AiohttpResponse(response, request, loop, started + total), request, encoding)
+        return _AiohttpResponse(response, request, loop, started + total)
 
     async def _send_again(self, request: UpstreamRequest, total: float) -> aiohttp.ClientResponse:
         """Sends ``request`` over a fresh connection, after a kept one broke before anything of an answer came.
@@ -133,10 +129,6 @@ class AiohttpTransport:
         await self._connections.close()
 
 
-def _shutting_down() -> Unavailable:
-    return Unavailable("the gateway is shutting down; try again soon", code="shutting_down")
-
-
 def _timeout(limits: Timeouts, total: float, *, whole: bool) -> aiohttp.ClientTimeout:
     """Without ``ceil_threshold``, aiohttp would round longer limits up to whole seconds of its clock."""
     connect, read = min(limits.connect, total), _first_limit(limits, total, whole=whole)
@@ -164,7 +156,7 @@ def _payload(body: bytes) -> aiohttp.payload.Payload:
     return aiohttp.BytesPayload(body, content_type="application/json")
 
 
-class _HttpResponse:
+class _AiohttpResponse:
     """An answer of aiohttp's. It needs no timer of its own: aiohttp's read timeout is set to the limit in force."""
 
     def __init__(
@@ -189,14 +181,14 @@ class _HttpResponse:
         while data := await self.chunk():
             parts.append(data)
             size += len(data)
-            if size > _MAX_ANSWER:
-                raise UpstreamFailed(f"the provider '{self._request.provider}' sent more than {_MAX_ANSWER} bytes")
+            if size > MAX_ANSWER:
+                raise errors.too_large(self._request, MAX_ANSWER)
         return b"".join(parts)
 
     async def chunk(self) -> bytes:
         remaining = self._ends - self._loop.time()
         if remaining <= 0:
-            raise _total_timeout(self._request)
+            raise errors.total_timeout(self._request)
         content, whole = self._response.content, self._request.whole
         if not content.is_eof() and not (whole and remaining > _NEARLY * self._read_timeout):
             self._set_read_timeout(min(self._limit, remaining))
@@ -204,7 +196,7 @@ class _HttpResponse:
             data = await content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if isinstance(exc, aiohttp.SocketTimeoutError) and (whole or self._read_timeout == remaining):
-                raise _total_timeout(self._request) from exc
+                raise errors.total_timeout(self._request) from exc
             raise _translate(exc, self._request, math.inf, "cut its answer off") from exc
         if not whole:
             self._limit = self._request.timeouts.between_chunks
@@ -223,94 +215,44 @@ class _HttpResponse:
         self._response.close()
 
 
-class _CompressedResponse(_HttpResponse):
-    """An answer that came compressed."""
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        request: UpstreamRequest,
-        loop: asyncio.AbstractEventLoop,
-        ends: float,
-        encoding: str,
-    ) -> None:
-        super().__init__(response, request, loop, ends)
-        self._encoding = encoding
-        self._decoder: Decoder | None = None
-        self._pieces: Iterator[bytes] = iter(())
-
-    async def read(self) -> bytes:
-        return await self._read_on(b"")
-
-    async def chunk(self) -> bytes:
-        try:
-            if self._decoder is None:
-                self._decoder = decoder(self._encoding)
-            while not (piece := next(self._pieces, b"")):
-                data = await super().chunk()
-                if not data:
-                    self._decoder.close()
-                    return b""
-                self._pieces = self._decoder.feed(data)
-        except ValueError as exc:
-            raise UpstreamFailed(f"the provider '{self._request.provider}': {exc}", code="upstream_encoding") from exc
-        return piece
-
-
-def _total_timeout(request: UpstreamRequest) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"the provider '{request.provider}' took longer than {request.timeouts.total:g} s in all", code="total_timeout"
-    )
-
-
 def _translate(exc: Exception, request: UpstreamRequest, total: float, what: str = "did not answer") -> SageError:
     """aiohttp's exceptions as ours, by type. ``total``: the seconds that the request had for all of its answer."""
-    limits, who = request.timeouts, f"the provider '{request.provider}'"
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
-        if total <= limits.connect:
-            return _total_timeout(request)
-        return DeadlineExceeded(f"{who} took no connection within {limits.connect:g} s", code="connect_timeout")
+        is_total = total <= request.timeouts.connect
+        return errors.total_timeout(request) if is_total else errors.connect_timeout(request)
     if isinstance(exc, aiohttp.SocketTimeoutError):
-        if total <= _first_limit(limits, total, whole=request.whole):
-            return _total_timeout(request)
-        return DeadlineExceeded(
-            f"{who} was silent for too long (first byte {limits.first_byte:g} s, "
-            f"then {limits.between_chunks:g} s between chunks)",
-            code="read_timeout",
-        )
+        is_total = total <= _first_limit(request.timeouts, total, whole=request.whole)
+        return errors.total_timeout(request) if is_total else errors.read_timeout(request)
     if isinstance(exc, aiohttp.ClientHttpProxyError):
         return UpstreamFailed(
-            f"the proxy of {who} answered {exc.status}: it opened no way to {URL(request.url).host}; an administrator "
-            f"has to check llm.providers.{request.provider}.proxy",
+            f"the proxy of {errors.who(request)} answered {exc.status}: it opened no way to {URL(request.url).host}; "
+            f"an administrator has to check llm.providers.{request.provider}.proxy",
             code="proxy_refused",
         )
     if isinstance(exc, aiohttp.ClientConnectorError):
-        is_proxy = isinstance(exc, aiohttp.ClientProxyConnectionError)
-        url = URL(request.proxy if is_proxy and request.proxy is not None else request.url)
-        where = f"{url.host}:{url.port}" if request.socket is None else "its socket"
-        where = f"its proxy, {where}" if is_proxy else where
-        return UpstreamFailed(f"{who} cannot be reached at {where}{_why_unreachable(exc)}", code="connect_failed")
+        return _unreachable(exc, request)
     if isinstance(exc, aiohttp.ClientResponseError):
-        fault, code = _fault_of_head(exc)
-        return UpstreamFailed(f"{who} answered with {fault}", code=code)
-    return UpstreamFailed(f"{who} {what}", code="upstream_broken")
+        return _fault_of_head(exc, request)
+    return errors.broken(request, what)
 
 
-def _why_unreachable(exc: aiohttp.ClientConnectorError) -> str:
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return f": its certificate is not accepted ({exc.certificate_error})"
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return ": there is no such host"
-    return f": {os.strerror(exc.os_error.errno)}" if exc.os_error.errno else ""
+def _unreachable(exc: aiohttp.ClientConnectorError, request: UpstreamRequest) -> UpstreamFailed:
+    is_proxy = isinstance(exc, aiohttp.ClientProxyConnectionError)
+    url = URL(request.proxy if is_proxy and request.proxy is not None else request.url)
+    where = f"{url.host}:{url.port}" if request.socket is None else "its socket"
+    where = f"its proxy, {where}" if is_proxy else where
+    os_error = exc.certificate_error if isinstance(exc, aiohttp.ClientConnectorCertificateError) else exc.os_error
+    no_such_host = isinstance(exc, aiohttp.ClientConnectorDNSError)
+    cause = os_error if isinstance(os_error, OSError) else None
+    return errors.unreachable(request, where, cause, no_such_host=no_such_host)
 
 
-def _fault_of_head(exc: aiohttp.ClientResponseError) -> tuple[str, str]:
-    """What is wrong with the head of an answer, and the code of the error. The head itself is never quoted."""
+def _fault_of_head(exc: aiohttp.ClientResponseError, request: UpstreamRequest) -> UpstreamFailed:
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, LineTooLong):
-            return f"a header of more than {MAX_HEAD_LINE} bytes", "upstream_head_too_large"
+            return errors.head_too_large(request, f"a header of more than {errors.MAX_HEAD_LINE} bytes")
         if str(getattr(cause, "message", "")).startswith("Too many headers"):
-            return f"more than {MAX_HEADERS} headers", "upstream_head_too_large"
+            return errors.head_too_large(request, f"more than {errors.MAX_HEADERS} headers")
         cause = cause.__cause__
-    return "something that is not HTTP/1.1", "upstream_nonsense"
+    return errors.nonsense(request)

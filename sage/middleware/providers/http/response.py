@@ -1,0 +1,100 @@
+"""An answer of an upstream, read as it comes or as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+from sage.errors import SageError, UpstreamFailed
+from sage.middleware.providers.base import UpstreamRequest
+from sage.middleware.providers.http import errors
+from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
+from sage.middleware.providers.http.connection import HttpConnection
+from sage.middleware.providers.http.decoded import MAX_ANSWER
+from sage.middleware.providers.http.response_head import parse_headers, values_of
+
+
+class HttpResponse(HttpAnswer):
+    """An answer. What came with its head costs no further wait, and no headers are made unless they are asked for."""
+
+    __slots__ = ("_connection", "_headers", "_loop", "_request")
+
+    def __init__(
+        self, request: UpstreamRequest, connection: HttpConnection, loop: asyncio.AbstractEventLoop, ends: float
+    ) -> None:
+        super().__init__(ends, math.inf if request.whole else request.timeouts.first_byte)
+        self._request = request
+        self._connection = connection
+        self._loop = loop
+        self._headers: Mapping[str, str] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        if self._headers is None:
+            self._headers = parse_headers(self.head)
+        return self._headers
+
+    async def read(self) -> bytes:
+        if self.is_over and self.fault is None:
+            data, self.rest = self.rest, b""
+            return data
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.chunk():
+            parts.append(data)
+            size += len(data)
+            if size > MAX_ANSWER:
+                raise errors.too_large(self._request, MAX_ANSWER)
+        return b"".join(parts)
+
+    async def chunk(self) -> bytes:
+        data = b""
+        while not self.is_over:
+            if self._loop.time() >= self.ends:
+                raise errors.total_timeout(self._request)
+            data = self._connection.take()
+            if data:
+                break
+            await self._connection.wait(self)
+        else:
+            data, self.rest = self.rest, b""
+            if not data and self.fault is not None:
+                raise self.error("cut its answer off")
+        if not self._request.whole:
+            self.silence = self._request.timeouts.between_chunks
+        return data
+
+    def error(self, what: str = "did not answer") -> SageError:
+        """The error that its fault means."""
+        request, fault = self._request, self.fault
+        if fault is AnswerFault.SILENT:
+            return errors.read_timeout(request)
+        if fault is AnswerFault.LATE:
+            return errors.total_timeout(request)
+        if fault is AnswerFault.NONSENSE:
+            return errors.nonsense(request)
+        if fault is AnswerFault.TRANSFER_CODING:
+            return self._coding_error()
+        if fault is AnswerFault.SHUT_DOWN and not self.status:
+            return errors.shutting_down()
+        return self._size_error() or errors.broken(request, what)
+
+    def _size_error(self) -> UpstreamFailed | None:
+        if self.fault is AnswerFault.LONG_LINE:
+            return errors.head_too_large(self._request, f"a header of more than {errors.MAX_HEAD_LINE} bytes")
+        if self.fault is AnswerFault.MANY_HEADERS:
+            return errors.head_too_large(self._request, f"more than {errors.MAX_HEADERS} headers")
+        if self.fault is AnswerFault.LONG_HEAD:
+            return errors.head_too_large(self._request, f"a head of more than {errors.MAX_HEAD} bytes")
+        return None
+
+    def _coding_error(self) -> UpstreamFailed:
+        coding = values_of(parse_headers(self.head), "transfer-encoding") or ""
+        return errors.unreadable_encoding(
+            self._request, f"its answer has the transfer coding '{coding[:50]}', which was not asked for"
+        )
+
+    def close(self) -> None:
+        if not self.is_over:
+            self._connection.end()

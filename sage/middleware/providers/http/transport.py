@@ -1,0 +1,180 @@
+"""Our own HTTP client towards all upstreams: HTTP/1.1 over asyncio's transports, parsed by llhttp.
+
+It knows what a gateway's requests are: the same heads again and again, bodies in memory, whole answers that come at
+once, and streams that are read to their end. Redirects are never followed (they could take our key elsewhere), and
+cookies are not stored. Requests that go through a proxy are aiohttp's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from urllib.parse import urlsplit
+
+from sage.errors import SageError
+from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.http import errors
+from sage.middleware.providers.http.address import Address, address_of
+from sage.middleware.providers.http.answer import AnswerFault
+from sage.middleware.providers.http.connection import HttpConnection
+from sage.middleware.providers.http.decoded import DecodedResponse
+from sage.middleware.providers.http.dialer import Dialer, NoSuchHost
+from sage.middleware.providers.http.pool import ConnectionPool
+from sage.middleware.providers.http.request_head import RequestHead
+from sage.middleware.providers.http.response import HttpResponse
+from sage.middleware.providers.transport import Transport
+
+_Prepared = tuple[RequestHead, ConnectionPool]
+
+_MOST_CACHED = 1000
+# A server that closes an idle connection just as it is used again does so within a round trip. A connection that breaks
+# later than this was at work on the request.
+_CLOSED_AS_USED = 5.0
+_CLOSING_TIME = 1.0
+"""Seconds that the event loop may take until all connections are closed."""
+
+
+class HttpTransport:
+    """Our own client. It belongs to the event loop in which it is first used."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Address, ConnectionPool] = {}
+        self._prepared: dict[tuple[int, str, str, str | None], _Prepared] = {}
+        """By the identity of the headers, the URL, the method and the socket."""
+        self._dialer = Dialer()
+        self._proxied: Transport | None = None
+        self._is_closed = False
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        if self._is_closed:
+            raise errors.shutting_down()
+        if request.proxy is not None:
+            return await self._through_proxy(request)
+        # By identity: the headers of an endpoint are one object, and comparing them would cost more than all the rest.
+        prepared = self._prepared.get((id(request.headers), request.url, request.method, request.socket))
+        if prepared is None:
+            prepared = self._prepare(request)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        total = request.timeouts.total if request.total is None else request.total
+        head, pool = prepared
+        connection = pool.take(started)
+        if connection is None:
+            response = await self._send_fresh(request, prepared, total)
+        else:
+            response = await _ask(connection, request, head, loop, started + total)
+            if response.fault is AnswerFault.UNANSWERED:
+                took = loop.time() - started
+                may_repeat = took < _CLOSED_AS_USED or (request.retry_on_broken_connection and not request.once)
+                response = await self._send_again(request, prepared, total - took, may_repeat, response)
+        if not response.status:
+            raise response.error()
+        if response.encoding is not None:
+            return DecodedResponse(response, request, response.encoding)
+        return response
+
+    async def _send_fresh(self, request: UpstreamRequest, prepared: _Prepared, total: float) -> HttpResponse:
+        """Over a fresh connection, and once more over another if that breaks and the request allows it."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + total
+        response = await self._ask_fresh(request, prepared, total)
+        if response.fault is AnswerFault.UNANSWERED and request.retry_on_broken_connection and not request.once:
+            return await self._send_again(request, prepared, ends - loop.time(), True, response)
+        return response
+
+    async def _send_again(
+        self, request: UpstreamRequest, prepared: _Prepared, total: float, may_repeat: bool, broken: HttpResponse
+    ) -> HttpResponse:
+        """Sends ``request`` over a fresh connection, after one broke before anything of an answer came.
+
+        Servers close idle connections when they like, perhaps as one is used again; then they have not read the
+        request, and have not failed (RFC 9112, 9.3.1).
+        """
+        if not may_repeat:
+            raise broken.error()
+        if request.once:
+            raise errors.closed_as_used(request)
+        request.sent_again = True
+        return await self._ask_fresh(request, prepared, max(total, 0.001))
+
+    async def _ask_fresh(self, request: UpstreamRequest, prepared: _Prepared, total: float) -> HttpResponse:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + total
+        head, pool = prepared
+        connection = await self._connect(request, pool, total)
+        if self._is_closed:
+            connection.end()
+            raise errors.shutting_down()
+        return await _ask(connection, request, head, loop, ends)
+
+    async def _connect(self, request: UpstreamRequest, pool: ConnectionPool, total: float) -> HttpConnection:
+        limit = request.timeouts.connect
+        try:
+            async with asyncio.timeout(min(limit, total)) as timeout:
+                return await self._dialer.dial(pool)
+        except OSError as exc:
+            raise self._connect_error(request, pool.address, exc, timeout.expired(), total) from exc
+
+    def _connect_error(
+        self, request: UpstreamRequest, address: Address, exc: OSError, is_timeout: bool, total: float
+    ) -> SageError:
+        if self._is_closed:
+            return errors.shutting_down()
+        if is_timeout:
+            is_total = total <= request.timeouts.connect
+            return errors.total_timeout(request) if is_total else errors.connect_timeout(request)
+        return errors.unreachable(request, str(address), exc, no_such_host=isinstance(exc, NoSuchHost))
+
+    def _prepare(self, request: UpstreamRequest) -> _Prepared:
+        if len(self._prepared) >= _MOST_CACHED:  # engines listen at another port each time
+            self._prepared.clear()
+            self._pools = {address: pool for address, pool in self._pools.items() if pool.open}
+        try:
+            address = address_of(request.url, request.socket)
+        except UnicodeError as exc:
+            host = urlsplit(request.url).hostname or ""
+            raise errors.unreachable(request, host, None, no_such_host=True) from exc
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools[address] = ConnectionPool(address, asyncio.get_running_loop())
+        prepared = RequestHead(request, address), pool
+        self._prepared[id(request.headers), request.url, request.method, request.socket] = prepared
+        return prepared
+
+    async def _through_proxy(self, request: UpstreamRequest) -> UpstreamResponse:
+        if self._proxied is None:
+            from sage.middleware.providers.aiohttp_client.transport import AiohttpTransport
+
+            self._proxied = AiohttpTransport()
+        return await self._proxied.send(request)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        opened = [connection for pool in self._pools.values() for connection in pool.open]
+        for connection in opened:
+            connection.end(AnswerFault.SHUT_DOWN)
+        if self._proxied is not None:
+            await self._proxied.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_TIME):
+                for connection in opened:
+                    await connection.gone()
+
+
+async def _ask(
+    connection: HttpConnection,
+    request: UpstreamRequest,
+    head: RequestHead,
+    loop: asyncio.AbstractEventLoop,
+    ends: float,
+) -> HttpResponse:
+    """The answer to ``request``, as soon as its head has come or it has failed."""
+    response = HttpResponse(request, connection, loop, ends)
+    body = request.body
+    waiter = connection.begin(response, head.to_send(body), body, is_bodyless=head.is_bodyless)
+    try:
+        await waiter
+    except BaseException:
+        response.close()
+        raise
+    return response
