@@ -145,6 +145,11 @@ def timeout_error(call: ModelCall, deployment: Deployment, exc: BaseException | 
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
+    return total_timeout(deployment)
+
+
+def total_timeout(deployment: Deployment) -> DeadlineExceeded:
+    """The error for a call whose time is over."""
     return DeadlineExceeded(
         f"'{deployment.name}' took longer than {deployment.timeouts.total:g} s in all", code="total_timeout"
     )

@@ -15,7 +15,7 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
-from sage.middleware.dispatch.upstream_call import UpstreamCall
+from sage.middleware.dispatch.upstream_call import UpstreamCall, total_timeout
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.collections.collections import CollectionGateway
@@ -206,10 +206,10 @@ class GatewayCall:
         assert self._upstream is not None
         return self._upstream.relay is None or self._upstream.relay.finished
 
-    @property
-    def timed_out(self) -> bool:
-        """Whether the call was cancelled because its time is over."""
-        return self._upstream is not None and self._upstream.timed_out
+    def timed_out(self) -> SageError | None:
+        """The error if the call was cancelled because its time is over, else ``None``."""
+        upstream = self._upstream
+        return total_timeout(upstream.deployment) if upstream is not None and upstream.timed_out else None
 
     async def more(self) -> bytes:
         """The next events of the stream; empty at its regular end. Raises when it breaks."""

@@ -518,6 +518,26 @@ def test_the_whole_time_of_a_call_is_bounded_whatever_it_waits_for(ups: Callable
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", [CHAT, "/v2/chat", "/api/chat"])
+def test_a_stream_whose_time_passes_while_the_gateway_is_busy_is_told(
+    ups: Callable, upstreams: Callable, path: str
+) -> None:
+    """Then the deadlines of the client to the upstream and of the whole call are noticed at once."""
+    up = ups()
+    up.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1)
+    running = upstreams(up, provider={"timeouts": {"total": 0.4}})
+    body = {"model": "bench", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    answer = running.post(path, body, stream=True)
+    lines = answer.iter_lines()
+    while b"one" not in next(lines):
+        pass
+    loop = running.edge.app.state.gateway.loop
+    loop.call_soon_threadsafe(time.sleep, 0.7)
+    assert b"took longer than 0.4 s in all" in b"".join(lines)
+    _wait_metric(running, 'sage_requests_total{model="bench",status="504"} 1.0')
+
+
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_let_go_in_the_end(ups: Callable, upstreams: Callable) -> None:
     import socket
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -13,6 +14,8 @@ from sage.middleware.gateway.watch import Watch
 from sage.middleware.routers.http.asgi import Headers, Scope, Send, error_facts, note
 
 EVENTS = b"text/event-stream; charset=utf-8"
+_LAST_EVENT = 1.0
+"""Seconds that the error event of a cancelled stream may take to be sent."""
 _KEEP_ALIVE = b":\n\n"  # a comment, which clients ignore
 Translate = Callable[[bytes], bytes]
 End = Callable[[], bytes | Awaitable[bytes]]
@@ -51,10 +54,12 @@ async def stream(
     except SageError as error:
         await _break(answer, scope, send, error, error_event or _error_event)
     except asyncio.CancelledError:
-        if not watching.client_left and not answer.timed_out:
-            closing = Unavailable("the gateway is shutting down", code="shutting_down")
-            await _break(answer, scope, send, closing, error_event or _error_event)
-            await end_stream(send)
+        if not watching.client_left:
+            closing = answer.timed_out() or Unavailable("the gateway is shutting down", code="shutting_down")
+            with contextlib.suppress(TimeoutError):  # a client that does not read is cut off
+                async with asyncio.timeout(_LAST_EVENT):
+                    await _break(answer, scope, send, closing, error_event or _error_event)
+                    await end_stream(send)
         raise
     await end_stream(send)
 
