@@ -111,12 +111,16 @@ def _with_protocol(connector: _Connector) -> _Connector:
 
 
 class _Protocol(ResponseHandler):
-    """Mends three faults of aiohttp 3.14, by which an answer would never end or end too early.
+    """Mends four faults of aiohttp 3.14, by which answers never end, end too early, or are another request's.
 
     With chunks that are none, in a later packet than the head, it stops its timers and the reader waits for ever; after
-    a 1xx it waits for ever for the answer; and a connection that is reset before an answer that ends with it is taken
-    for its end.
+    a 1xx it waits for ever for the answer; a connection that is reset before an answer that ends with it is taken for
+    its end; and an answer that comes while nobody asks (408, before a server closes) answers the next request.
     """
+
+    def is_connected(self) -> bool:
+        """Asked of an idle connection, before it is used again."""
+        return super().is_connected() and not self._buffer and not self._tail and self.exception() is None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
