@@ -19,7 +19,7 @@ from sage.middleware.settings.providers import Timeouts
 
 PATH = "/memory/socket"
 """The Unix socket that requests name; no such file is looked for."""
-_TURNS = 2_000_000
+_TURNS = 500_000
 _END = object()
 
 

@@ -28,6 +28,8 @@ from sage.middleware.providers.http.decoded import MAX_ANSWER, DecodedResponse
 from sage.middleware.settings.providers import Timeouts
 
 _LARGE = 2**20
+# The largest body that goes out at once: aiohttp's limit on silence begins when all of the body is out.
+_UNAWAITED = 2**16
 _MOST_CACHED = 1000
 # A server that closes an idle connection just as it is used again does so within a round trip. A connection that breaks
 # later than this was at work on the request.
@@ -111,6 +113,9 @@ class AiohttpTransport:
 
     def _timeout(self, request: UpstreamRequest) -> aiohttp.ClientTimeout:
         limits = request.timeouts
+        if len(request.body) > _UNAWAITED:
+            total = limits.total if request.total is None else request.total
+            return _timeout(limits, total, whole=request.whole, all_in_all=total)
         if request.total is not None:
             return _timeout(limits, request.total, whole=request.whole)
         # By identity: hashing a pydantic model costs more than all the rest here.
@@ -129,11 +134,11 @@ class AiohttpTransport:
         await self._connections.close()
 
 
-def _timeout(limits: Timeouts, total: float, *, whole: bool) -> aiohttp.ClientTimeout:
+def _timeout(limits: Timeouts, total: float, *, whole: bool, all_in_all: float | None = None) -> aiohttp.ClientTimeout:
     """Without ``ceil_threshold``, aiohttp would round longer limits up to whole seconds of its clock."""
     connect, read = min(limits.connect, total), _first_limit(limits, total, whole=whole)
     return aiohttp.ClientTimeout(
-        total=None, connect=connect, sock_connect=connect, sock_read=read, ceil_threshold=math.inf
+        total=all_in_all, connect=connect, sock_connect=connect, sock_read=read, ceil_threshold=math.inf
     )
 
 
@@ -217,6 +222,8 @@ class _AiohttpResponse:
 
 def _translate(exc: Exception, request: UpstreamRequest, total: float, what: str = "did not answer") -> SageError:
     """aiohttp's exceptions as ours, by type. ``total``: the seconds that the request had for all of its answer."""
+    if isinstance(exc, TimeoutError) and not isinstance(exc, aiohttp.ServerTimeoutError):
+        return errors.total_timeout(request)
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
         is_total = total <= request.timeouts.connect
         return errors.total_timeout(request) if is_total else errors.connect_timeout(request)

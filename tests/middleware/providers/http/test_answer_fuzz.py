@@ -27,8 +27,6 @@ FULL = bool(os.environ.get("SAGE_TEST_FULL"))
 OF_ONE = 250
 """Answers that one example of hypothesis has, over one transport."""
 LIMITS = Timeouts()
-TURNS = 500_000
-"""More turns of the loop than any answer takes."""
 
 
 def examples(kind: str) -> int:
