@@ -16,7 +16,8 @@ MAX_NESTING = 200
 """Objects and lists within each other. orjson writes 254, and what stores or passes on a value puts some around it."""
 _BRACKETS = b"[]{}"
 _MANY = 100_000  # brackets, which take 3 ms to count
-_FEW, _FEW_A_BYTE = 64, 1 / 16  # values: to look at so many costs less than to look at every byte
+_SHORT = 1024  # bytes, which cost less to look at than the values in them
+_BYTES_A_VALUE = 16  # which cost as much to look at as a value
 _OTHERS = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _STEPS = bytes.maketrans(_BRACKETS, b"\x01\xff\x01\xff")  # as signed bytes 1 and -1
 _DIGITS = bytes(ord("d") if byte in b"0123456789" else ord("-") if byte in b"-" else ord(".") for byte in range(256))
@@ -42,9 +43,9 @@ def loads(text: bytes) -> Any:
     """The value of ``text``. Raises :class:`ValueError` that says what is wrong with it, such as
     :class:`orjson.JSONDecodeError` for what is not JSON."""
     value = orjson.loads(text)
-    if _is_plain(value, _FEW + int(len(text) * _FEW_A_BYTE)):
+    if len(text) > _SHORT and _is_plain(value, len(text) // _BYTES_A_VALUE):
         return value
-    if len(text) > 2 * MAX_NESTING and _brackets_open(text) > MAX_NESTING and _is_deeper(value, MAX_NESTING):
+    if _may_be_deep(text) and _brackets_open(text) > MAX_NESTING and _is_deeper(value, MAX_NESTING):
         raise NestedTooDeeply(value)
     if (number := _too_large_number(text)) is not None:
         raise ValueError(f"the number {number[:40].decode()} takes more than 64 bits")
@@ -74,12 +75,16 @@ def _is_plain(value: Any, most: int) -> bool:
     return False
 
 
+def _may_be_deep(text: bytes) -> bool:
+    return len(text) > 2 * MAX_NESTING and text.count(b"[") + text.count(b"{") > MAX_NESTING
+
+
 def _brackets_open(text: bytes) -> int:
     """The most brackets that are open at once, those in strings included."""
     steps = memoryview(text.translate(_STEPS, _OTHERS)).cast("b")
     if len(steps) > _MANY:
         return MAX_NESTING + 1  # perhaps; they are counted in the value, where those of strings are not
-    return max(accumulate(steps)) if len(steps) > 2 * MAX_NESTING else 0
+    return max(accumulate(steps))
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

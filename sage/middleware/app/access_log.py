@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 import orjson
@@ -17,6 +18,10 @@ _MAX_WAITING = 10_000  # lines
 _INTERVAL = 0.1  # seconds
 _FOR_PROGRAMS = ("tenant", "credential")
 """What a line for people leaves out."""
+_LONGEST = 512
+"""Characters of one value: what a client sends as a name may be megabytes long."""
+_WHOLE = 4096
+"""Bytes that a pipe takes at once (POSIX, ``PIPE_BUF``): lines of several processes do not mix."""
 
 
 class AccessLog:
@@ -71,10 +76,32 @@ class AccessLog:
             return
         stream = self._stream or sys.stderr
         try:
-            stream.write("".join(map(readable if stream.isatty() else _json, lines)))
-            stream.flush()
+            for piece in _pieces(map(_readable_bytes if stream.isatty() else _json, lines)):
+                _write(stream, piece)
         except (OSError, ValueError):
             pass  # the log cannot be written; the gateway goes on
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """``lines`` joined, as many at a time as a pipe takes whole."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > _WHOLE and piece:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    yield b"".join(piece)
+
+
+def _write(stream: TextIO, piece: bytes) -> None:
+    binary = getattr(stream, "buffer", None)
+    if binary is None:  # a stream in memory
+        stream.write(piece.decode())
+    else:
+        binary.write(piece)
+    stream.flush()
 
 
 def readable(line: dict[str, Any]) -> str:
@@ -99,5 +126,19 @@ def readable(line: dict[str, Any]) -> str:
     return "".join(char if char.isprintable() else "\ufffd" for char in text) + "\n"
 
 
-def _json(line: dict[str, Any]) -> str:
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode()
+def _readable_bytes(line: dict[str, Any]) -> bytes:
+    return readable(_shortened(line)).encode("utf-8", "replace")
+
+
+def _json(line: dict[str, Any]) -> bytes:
+    text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    if len(text) > _LONGEST:
+        text = orjson.dumps(_shortened(line), option=orjson.OPT_APPEND_NEWLINE)
+    return text
+
+
+def _shortened(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value[:_LONGEST] + "…" if isinstance(value, str) and len(value) > _LONGEST else value
+        for name, value in line.items()
+    }

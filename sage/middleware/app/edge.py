@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import orjson
@@ -25,10 +25,12 @@ from sage.middleware.app.slashes import Slashes
 from sage.middleware.gateway.metrics import CLIENT_LEFT
 from sage.middleware.gateway.watch import ClientLeft
 from sage.middleware.routers.http.asgi import (
+    FIELDS,
     LOW_PRIORITY,
     REPLACED_TEXT,
     UNLOGGED,
     ASGIApp,
+    Fields,
     Headers,
     Message,
     Receive,
@@ -38,6 +40,7 @@ from sage.middleware.routers.http.asgi import (
     error_headers,
 )
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBodies, LargeBody, too_large
+from sage.middleware.routers.http.guard import credential
 from sage.middleware.settings.settings import LOOPBACK, Settings
 
 logger = logging.getLogger("sage")
@@ -51,13 +54,9 @@ _FORWARDED = re.compile(
 )
 """Headers with which a proxy tells of the request that it passes on."""
 _PRIORITY = b"x-sage-priority"
-_READ = frozenset({b"host", b"content-length", b"transfer-encoding", b"origin", b"content-type", _PRIORITY})
-"""Headers that are read here. Most others cost one look at this set."""
 _MAX_REMEMBERED = 1000  # well-formed hosts, harmless headers
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _UPLOADS = "/v1/files"
-_LONGEST = 512
-"""Characters of one value in a line of the access log."""
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -108,11 +107,12 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         headers = scope["headers"]
-        request_id = self.request_id(headers)
+        fields = scope[FIELDS] = _by_name(headers)
+        request_id = self.request_id(fields)
         facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("log", {})
         status = 0
 
-        async def send_answer(message: Message) -> None:
+        def send_answer(message: Message) -> Awaitable[None]:  # no coroutine of its own: each chunk would make one
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -122,20 +122,18 @@ class EdgeMiddleware:
                 if self._origins is not None:
                     answer += self._origins.headers(read_origin(headers), answer)
                 message["headers"] = answer
-            await send(message)
+            return send(message)
 
         path = scope["path"]
         if "//" in path or path[-1:] == "/":
             scope["path"] = self._slashes.without_extra(path, scope["method"])
         try:
-            receive = self._admit(scope, headers, receive)
-            if scope["method"] == "OPTIONS" and await self._answer_preflight(headers, send_answer):
-                return
-            inner = scope
-            if scope["method"] == "HEAD":  # run as GET; uvicorn reads the method from `scope` and omits the body
-                inner = {**scope, "method": "GET"}
-            app = self._hot.get((inner["method"], inner["path"]), self.app)
-            await app(inner, receive, send_answer)
+            receive = self._admit(scope, fields, receive)
+            hot = self._hot.get((scope["method"], scope["path"]))
+            if hot is not None:
+                await hot(scope, receive, send_answer)
+            else:
+                await self._run(scope, fields, receive, send_answer)
         except ClientLeft:
             status = CLIENT_LEFT
         except asyncio.CancelledError:
@@ -154,46 +152,35 @@ class EdgeMiddleware:
             if self._log is not None and (UNLOGGED not in facts or status >= 400):
                 self._write(scope, request_id, status, started, facts)
 
+    async def _run(self, scope: Scope, fields: Fields, receive: Receive, send: Send) -> None:
+        """Answers what is no hot route."""
+        if scope["method"] == "OPTIONS" and await self._answer_preflight(fields, send):
+            return
+        if scope["method"] == "HEAD":  # run as GET; the server reads the method from `scope` and omits the body
+            scope = {**scope, "method": "GET"}
+        await self._hot.get((scope["method"], scope["path"]), self.app)(scope, receive, send)
+
     def refusals(self) -> Refusals:
         """How the server answers what does not become a request."""
-        return Refusals(self.request_id, _SECURITY_HEADERS, self._log)
+        return Refusals(self._new_id, _SECURITY_HEADERS, self._log)
 
-    def request_id(self, headers: Headers) -> bytes:
+    def request_id(self, fields: Fields) -> bytes:
         """The id of a request: the client's own, when it is well formed."""
-        for name, value in headers:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return value
+        given = fields.get(b"x-request-id")
+        return given if given is not None and _REQUEST_ID.fullmatch(given) else self._new_id()
+
+    def _new_id(self) -> bytes:
         return b"%s-%x" % (self._prefix, next(self._numbers))
 
-    def _check_secret(self, headers: Headers) -> None:
-        given = [value for name, value in headers if name == b"authorization"]
-        if len(given) != 1 or not hmac.compare_digest(given[0], self._secret or b""):
+    def _check_secret(self, scope: Scope) -> None:
+        if not hmac.compare_digest(credential(scope) or b"", self._secret or b""):
             raise AuthenticationFailed("this gateway serves only the program that it is a part of")
 
-    def _admit(self, scope: Scope, headers: list[tuple[bytes, bytes]], receive: Receive) -> Receive:
+    def _admit(self, scope: Scope, fields: Fields, receive: Receive) -> Receive:
         """Checks the head of a request; returns a ``receive`` that enforces the limit on the body."""
         if self._secret is not None:
-            self._check_secret(headers)
-        host = length = origin = content_type = b""
-        chunked = False
-        for name, value in headers:
-            if name not in _READ:
-                if self._without_auth and name not in self._harmless and self._is_forwarded(name):
-                    raise _behind_proxy(name)
-            elif name == b"host":
-                if host:
-                    raise InvalidRequest("the request names two hosts", code="host_not_allowed")
-                host = value
-            elif name == b"content-length":
-                length = value
-            elif name == b"transfer-encoding":
-                chunked = True
-            elif name == b"origin":
-                origin = value
-            elif name == b"content-type":
-                content_type = value
-            elif _is_low(value):
-                scope["state"][LOW_PRIORITY] = True
+            self._check_secret(scope)
+        host = fields.get(b"host", b"")
         if host not in self._known_hosts:
             self._check_host(scope, host)
         if self._hosts and _host_name(host) not in self._hosts:
@@ -201,21 +188,34 @@ class EdgeMiddleware:
                 f"the host '{host[:200].decode('latin-1')}' is not one that this gateway accepts (api.allowed_hosts)",
                 code="host_not_allowed",
             )
-        if (chunked or (length and int(length) > self._small)) and not _is_file(scope):
-            receive = self._bounded(scope, receive, int(length or 0))
+        if len(fields) != len(scope["headers"]) and sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            raise InvalidRequest("the request names two hosts", code="host_not_allowed")
+        length, chunked = int(fields.get(b"content-length") or 0), b"transfer-encoding" in fields
+        if _PRIORITY in fields and _is_low(fields[_PRIORITY]):
+            scope["state"][LOW_PRIORITY] = True
+        if (chunked or length > self._small) and not _is_file(scope):
+            receive = self._bounded(scope, receive, length)
         if self._without_auth:
-            if self._origins is not None and self._origins.allows(origin):
-                origin = b""
-            _check_browser(scope, host, origin, content_type, bool(length.strip(b"0")) or chunked)
+            self._check_sender(scope, fields, has_body=chunked or length > 0)
         return receive
 
-    async def _answer_preflight(self, headers: list[tuple[bytes, bytes]], send: Send) -> bool:
+    def _check_sender(self, scope: Scope, fields: Fields, *, has_body: bool) -> None:
+        """Refuses what comes through a proxy, or from a page of another site; for a gateway without auth."""
+        if not self._harmless.issuperset(fields):
+            for name in fields:
+                if name not in self._harmless and self._is_forwarded(name):
+                    raise _behind_proxy(name)
+        origin = fields.get(b"origin", b"")
+        if self._origins is not None and self._origins.allows(origin):
+            origin = b""
+        _check_browser(scope, fields, origin, has_body=has_body)
+
+    async def _answer_preflight(self, fields: Fields, send: Send) -> bool:
         """Answers a browser that asks what a page of another site may send; tells whether it was one."""
-        asked = dict(headers)
-        if b"access-control-request-method" not in asked or b"origin" not in asked:
+        if b"access-control-request-method" not in fields or b"origin" not in fields:
             return False
         origins = self._origins or AllowedOrigins(())
-        answer = origins.preflight(read_origin(headers), asked.get(b"access-control-request-headers", b""))
+        answer = origins.preflight(fields[b"origin"], fields.get(b"access-control-request-headers", b""))
         await send({"type": "http.response.start", "status": 204, "headers": answer})
         await send({"type": "http.response.body", "body": b""})
         return True
@@ -257,7 +257,7 @@ class EdgeMiddleware:
             "time": time.time(),
             "request_id": request_id.decode(),
             "method": scope["method"],
-            "path": _shortened(scope["path"]),
+            "path": scope["path"],
             "status": status,
             "ms": int((time.perf_counter() - started) * 100_000) / 100,
         }
@@ -265,15 +265,15 @@ class EdgeMiddleware:
             line["user"] = principal.user
             line["tenant"] = principal.tenant
             line["credential"] = principal.credential
-        for name, value in facts.items():
-            line[name] = _shortened(value) if type(value) is str else value
+        line.update(facts)
         assert self._log is not None
         self._log.write(line)
 
 
-def _shortened(text: str) -> str:
-    """``text`` as a line of the log has it: what a client sends as a name may be megabytes long."""
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+def _by_name(headers: Headers) -> Fields:
+    """The headers of a request by their names; of several with one name the first."""
+    fields = dict(headers)
+    return fields if len(fields) == len(headers) else dict(reversed(headers))
 
 
 async def answer_error(error: SageError, send: Send) -> None:
@@ -320,10 +320,11 @@ def _is_file(scope: Scope) -> bool:
     return path == _UPLOADS and scope["method"] == "POST"
 
 
-def _check_browser(scope: Scope, host: bytes, origin: bytes, content_type: bytes, has_body: bool) -> None:
+def _check_browser(scope: Scope, fields: Fields, origin: bytes, *, has_body: bool) -> None:
     """Refuses requests that a page of another site makes through its visitor's browser; for a gateway without auth."""
-    if origin and origin.lower() != b"%s://%s" % (scope["scheme"].encode(), host.lower()):
+    if origin and origin.lower() != b"%s://%s" % (scope["scheme"].encode(), fields.get(b"host", b"").lower()):
         raise _of_another_site(f"the origin '{origin[:200].decode('latin-1')}'")
+    content_type = fields.get(b"content-type", b"")
     media_type = content_type.partition(b";")[0].strip().lower()
     if scope["path"].startswith("/flower/"):
         return  # its pages send forms; what they change must come from a page of ours (`routers/flower`)
@@ -333,7 +334,7 @@ def _check_browser(scope: Scope, host: bytes, origin: bytes, content_type: bytes
         allowed = (b"application/octet-stream",)
         if scope["path"] == _UPLOADS:  # a form needs no preflight: what the browser says of the page decides
             allowed = (b"multipart/form-data",)
-            if dict(scope["headers"]).get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            if fields.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
                 raise _of_another_site("pages of other sites")
     if scope["method"] in _WITH_BODY and (has_body or content_type) and media_type not in allowed:
         raise InvalidRequest(

@@ -11,7 +11,7 @@ import orjson
 
 from sage.errors import SageError
 from sage.middleware.app.access_log import AccessLog
-from sage.middleware.routers.http.asgi import Headers, error_headers
+from sage.middleware.routers.http.asgi import error_headers
 
 _MAX_SHOWN = 1000  # characters of a path
 
@@ -19,25 +19,25 @@ _MAX_SHOWN = 1000  # characters of a path
 class Refusals:
     """Whole answers as bytes, with our envelope, a request id and a line in the access log like any other's.
 
-    ``request_id`` makes an id for a request whose headers are given; ``log=None`` means that there is none.
+    ``new_id`` makes the id of a request; ``log=None`` means that there is none.
     """
 
     def __init__(
-        self, request_id: Callable[[Headers], bytes], headers: Sequence[tuple[bytes, bytes]], log: AccessLog | None
+        self, new_id: Callable[[], bytes], headers: Sequence[tuple[bytes, bytes]], log: AccessLog | None
     ) -> None:
-        self._request_id = request_id
+        self._new_id = new_id
         self._headers = headers
         self._log = log
 
     def answer(self, error: SageError, facts: dict[str, Any]) -> bytes:
         """The answer to a request that runs; ``facts`` go into its own line in the log."""
-        request_id = self._request_id([])
+        request_id = self._new_id()
         facts.update(status=error.status, error=error.code, request_id=request_id.decode())
         return self._bytes(error, request_id)
 
     def refuse(self, error: SageError, method: str, target: bytes) -> bytes:
         """The answer to what never became a request. ``method`` and ``target`` are empty when they did not come."""
-        request_id = self._request_id([])
+        request_id = self._new_id()
         if self._log is not None:
             path = target.partition(b"?")[0][:_MAX_SHOWN].decode("latin-1")
             self._log.write(

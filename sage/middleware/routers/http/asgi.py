@@ -20,6 +20,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Fields = dict[bytes, bytes]
+FIELDS = "sage.fields"
+"""In the scope of a request: its headers by their names, of several with one name the first."""
 REPLACED_TEXT = "replaced_text"
 """In the access log: how many halves of surrogate pairs in the request were replaced by U+FFFD."""
 LOW_PRIORITY = "low_priority"

@@ -8,7 +8,7 @@ cannot be made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -20,7 +20,7 @@ from sage.errors import InvalidRequest
 from sage.middleware.auth.credential_cache import CredentialCache
 from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
-from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
+from sage.middleware.routers.http.asgi import FIELDS, ASGIApp, Fields, Receive, Scope, Send
 from sage.middleware.routers.http.bodies import SMALL_BODY, VALIDATED_BODY, LargeBody, too_large
 from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
 
@@ -62,12 +62,11 @@ def credential(scope: Scope) -> bytes | None:
 
     ``None`` means that there is no such header. With several of them it is empty, which no check accepts.
     """
-    value: bytes | None = None
-    for name, content in scope["headers"]:
-        if name == b"authorization":
-            if value is not None:
-                return b""
-            value = content
+    fields: Fields = scope[FIELDS]
+    value = fields.get(b"authorization")
+    if value is not None and len(fields) != len(scope["headers"]):
+        count = sum(name == b"authorization" for name, _ in scope["headers"])
+        return value if count == 1 else b""
     return value
 
 
@@ -99,13 +98,20 @@ class Guard:
         self._required = required
         self._authenticator = authenticator
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A credential in the cache does not pay for `identify`'s coroutine.
-        principal = recognize(scope, self._authenticator) or await identify(scope, self._authenticator)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        principal = recognize(scope, self._authenticator)
+        if principal is None:
+            return self._verify(scope, receive, send)
+        return self._let_in(principal, scope, receive, send)
+
+    async def _verify(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._let_in(await identify(scope, self._authenticator), scope, receive, send)
+
+    def _let_in(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope["state"]["principal"] = principal
         if self._required not in principal.scopes:
             principal.require(self._required)
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class GuardedRoute(APIRoute):
