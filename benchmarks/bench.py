@@ -55,19 +55,22 @@ class Tally:
 
 
 class Bench:
-    """Runs rows over subjects; ``scale`` is the share of each turn's requests that is sent."""
+    """Runs rows over subjects; ``scale`` and ``rounds`` are shares of each row's own numbers."""
 
-    def __init__(self, scale: float = 1.0, rounds: float = 1.0) -> None:
-        self.scale = scale
+    def __init__(self, upstream_port: int, scale: float = 1.0, rounds: float = 1.0) -> None:
+        self.upstream_port = upstream_port
+        self._scale = scale
         self._rounds = rounds
         self.numbers = itertools.count(FIRST_NUMBER)
-        self.tallies: dict[str, Tally] = {}
+        self._row = ""
+        self.tallies: dict[str, dict[str, Tally]] = {}
+        """Row, subject, and its answers."""
         self.seen: dict[str, dict[str, list[dict[str, float]]]] = {}
         """Row, subject, and what each of its turns saw; turns of the same index belong to the same round."""
 
     def requests(self, count: int, subject: Subject, least: int = 1) -> int:
         """How many of a full turn's requests this subject gets."""
-        return max(least, round(count * self.scale * subject.share))
+        return max(least, round(count * self._scale * subject.share))
 
     async def run(self, rows: Sequence[Row], subjects: Sequence[Subject], done: Callable[[Row], None]) -> None:
         """All rounds of all rows; ``done`` is called after each row."""
@@ -82,6 +85,7 @@ class Bench:
 
     async def _run_row(self, row: Row, subjects: list[Subject]) -> None:
         order = random.Random(row.name)
+        self._row = row.name
         seen = self.seen.setdefault(row.name, {subject.name: [] for subject in subjects})
         rounds = max(1, round(row.rounds * self._rounds))
         for turn in range(rounds):
@@ -107,5 +111,5 @@ class Bench:
         return Load(subject.target, connections, self.numbers, ask, rest)
 
     def count(self, subject: Subject, result: Result) -> None:
-        """Adds a run to the subject's tally."""
-        self.tallies.setdefault(subject.name, Tally()).add(result)
+        """Adds a run to what was seen of the subject in this row."""
+        self.tallies.setdefault(self._row, {}).setdefault(subject.name, Tally()).add(result)

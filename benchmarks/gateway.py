@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -20,36 +22,48 @@ import nginx
 import subjects
 import uvloop
 from bench import Bench, Row
+from peers import PEERS
 from processes import BenchmarkError
 from report import Report
 from rows import ROWS
-from subjects import Subject
+from subjects import Place, Subject
 
 
 def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> list[Subject]:
     direct = stack.enter_context(subjects.upstream(folder, ["--corrupt", str(options.corrupt)]))
-    port = direct.target.port
-    chosen = [direct]
-    if "nginx" in options.peer:
-        chosen.append(stack.enter_context(subjects.nginx_proxy(folder, port)))
-    chosen.append(stack.enter_context(subjects.pass_through(folder, port)))
-    chosen.append(stack.enter_context(subjects.gateway(folder, port, options.access_log)))
-    return chosen
+    place = Place(folder, direct.target.port, "start" in options.rows, _pinned() if options.pin else None)
+    peers = [peer for peer in PEERS if peer.name in options.peer]
+    return [
+        direct,
+        *(stack.enter_context(subjects.peer(place, peer, options.peers_in)) for peer in peers),
+        stack.enter_context(subjects.pass_through(place)),
+        stack.enter_context(subjects.gateway(place, options.access_log)),
+    ]
+
+
+def _pinned() -> frozenset[int]:
+    """Keeps load and upstream on one processor; the others, which are for the server under test."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise BenchmarkError("--pin needs two processors")
+    os.sched_setaffinity(0, {first})
+    return frozenset(others)
 
 
 def measure(options: argparse.Namespace, rows: list[Row]) -> Report:
     """Starts everything and runs the load; whatever happens, nothing is left running."""
     subjects.require_linux()
-    bench = Bench(options.scale, options.rounds)
-    report = Report(bench)
-
-    def show(row: Row) -> None:
-        if not options.json:
-            print("\n".join(report.table(row)), flush=True)
-
+    gc.disable()  # a pause of our own would be seen as the server's
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sage-bench-")))
         chosen = _subjects(stack, folder, options)
+        bench = Bench(chosen[0].target.port, options.scale, options.rounds)
+        report = Report(bench)
+
+        def show(row: Row) -> None:
+            if not options.json:
+                print("\n".join(report.table(row)), flush=True)
+
         try:
             uvloop.run(bench.run(rows, chosen, show))
         except asyncio.CancelledError:
@@ -64,7 +78,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     names = [row.name for row in ROWS]
     add = parser.add_argument
     add("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=f"only these rows: {', '.join(names)}")
-    add("--peer", action="append", choices=["nginx"], help="measure this peer too; may be given more than once")
+    peers = [peer.name for peer in PEERS]
+    add("--peer", action="append", choices=peers, help="measure this too, may be given again (nginx, where installed)")
+    add("--peers-in", type=Path, help="a folder with an environment for each peer, named as it is")
+    add("--pin", action="store_true", help="one processor for load and upstream, the others for the server under test")
     add("--rounds", type=float, default=1.0, help="rounds as a share of each row's own number (1)")
     add("--scale", type=float, default=1.0, help="requests of each turn as a share of the row's own number (1)")
     add("--quick", action="store_true", help="a third of the rounds, for a first look")

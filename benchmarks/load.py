@@ -222,7 +222,9 @@ class Load:
         return answer_fault(body, number, self._target.answers_as)
 
     def next(self, connection: Connection) -> None:
-        """Sends a connection's next request, if one is left."""
+        """Sends a connection's next request, if one is left and none is on its way (a rest may outlast its run)."""
+        if connection.number is not None:
+            return
         if self._to_send and connection.transport is None:
             self._reconnect(connection)
         elif self._to_send:

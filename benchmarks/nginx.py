@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-from processes import BenchmarkError
 from wire import UPSTREAM_KEY
 
 INSTALL = "apt-get install nginx-light"
@@ -55,13 +54,10 @@ def executable() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
-def command(folder: Path, port: int, upstream_port: int) -> list[str]:
-    """The command that serves on that port, its configuration written to the folder."""
-    found = executable()
-    if found is None:
-        raise BenchmarkError(f"nginx is not installed: {INSTALL}")
+def arguments(folder: Path, port: int, upstream_port: int) -> list[str]:
+    """What follows the executable so that it serves on that port, its configuration written to the folder."""
     # As root, nginx's workers would be another user's, who may not enter the folder.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / f"nginx-{port}.conf"
     config.write_text(_CONFIG.format(folder=folder, user=user, port=port, upstream=upstream_port, key=UPSTREAM_KEY))
-    return [found, "-c", str(config), "-e", "stderr"]
+    return ["-c", str(config), "-e", "stderr"]

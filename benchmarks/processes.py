@@ -72,11 +72,18 @@ class Cpu:
 class Server:
     """One server as a child process, with its family; its output goes to a file."""
 
-    def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        cores: frozenset[int] | None = None,
+    ) -> None:
         self.name = name
         self.log = log
         self.started = time.perf_counter()
-        with log.open("ab") as output:
+        with log.open("ab") as output, _bound_to(cores):
             self._process = subprocess.Popen(
                 argv,
                 env=dict(environment),
@@ -155,9 +162,26 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """A server that ends with the block."""
-    server = Server(name, argv, environment, log)
+def _bound_to(cores: frozenset[int] | None) -> Iterator[None]:
+    """Children that start in the block use only these processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def running(
+    name: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    cores: frozenset[int] | None = None,
+) -> Iterator[Server]:
+    """A server that ends with the block; it uses only those processors if some are given."""
+    server = Server(name, argv, environment, log, cores)
     try:
         yield server
     finally:

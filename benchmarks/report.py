@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,34 +34,46 @@ class Report:
         return statistics.median(ratios) if ratios else None
 
     def table(self, row: Row) -> Iterator[str]:
-        """A row's figures as lines, a column for each subject, each with its ratio to the yardstick."""
-        subjects = list(self._bench.seen[row.name])
-        yield f"{row.about}"
-        yield f"{'':28}" + "".join(f"{name:>18}" for name in subjects)
-        for figure in row.figures:
-            yield f"  {figure.title:26}" + "".join(f"{self._cell(row, name, figure):>18}" for name in subjects)
+        """A row's figures as lines, one for each subject, each with its ratio to the yardstick."""
+        subjects = self._bench.seen[row.name]
+        by = YARDSTICK in subjects
+        yield row.about
+        widths = [max(len(figure.title), 8) for figure in row.figures]
+        titles = zip(row.figures, widths, strict=True)
+        yield f"  {'':14}" + "".join(f"  {one.title:>{width}}{self._head(one, by)}" for one, width in titles)
+        for subject in subjects:
+            cells = [self._cell(row, subject, *pair, by=by) for pair in zip(row.figures, widths, strict=True)]
+            yield f"  {subject:14}" + "".join(cells)
         yield ""
 
-    def _cell(self, row: Row, subject: str, figure: Figure) -> str:
+    def _head(self, figure: Figure, by: bool) -> str:
+        return f"{'× ' + YARDSTICK:>9}" if by and not figure.is_ratio else ""
+
+    def _cell(self, row: Row, subject: str, figure: Figure, width: int, by: bool) -> str:
         value = self.median(row.name, subject, figure.key)
-        if value is None or math.isnan(value):
-            return "–"
-        ratio = None if figure.is_ratio else self.ratio(row.name, subject, figure.key)
-        beside = f"{ratio:6.2f} ×" if ratio is not None and subject != YARDSTICK else " " * 8
-        return f"{value:.{figure.digits}f}{beside}"
+        shown = "–" if value is None or math.isnan(value) else f"{value:.{figure.digits}f}"
+        beside = ""
+        if self._head(figure, by):
+            ratio = self.ratio(row.name, subject, figure.key)
+            beside = f"{'–' if ratio is None else format(ratio, '.2f'):>9}"
+        return f"  {shown:>{width}}{beside}"
 
     def failures(self) -> Iterator[str]:
-        """Each kind of failure, the most frequent first, and how many answers were checked."""
-        for name, tally in self._bench.tallies.items():
-            for fault, count in tally.failures.most_common(5):
-                yield f"failure  {name}: {count} x {fault}"
-        checked = (f"{name} {tally.checked}" for name, tally in self._bench.tallies.items())
-        failed = sum(tally.failures.total() for tally in self._bench.tallies.values())
-        yield f"{failed} failures; answers checked: {', '.join(checked)}"
+        """Each kind of failure with its row and subject, and how many answers were checked."""
+        checked: Counter[str] = Counter()
+        failed = 0
+        for row, subjects in self._bench.tallies.items():
+            for name, tally in subjects.items():
+                checked[name] += tally.checked
+                failed += tally.failures.total()
+                for fault, count in tally.failures.most_common(5):
+                    yield f"failure  {row}, {name}: {count} x {fault}"
+        yield f"{failed} failures; answers checked: {', '.join(f'{name} {count}' for name, count in checked.items())}"
 
     def failed(self, of: set[str]) -> bool:
         """Whether an answer of these subjects was wrong or missing."""
-        return any(tally.failures for name, tally in self._bench.tallies.items() if name in of)
+        tallies = (tally for subjects in self._bench.tallies.values() for name, tally in subjects.items() if name in of)
+        return any(tally.failures for tally in tallies)
 
     def goals(self) -> Iterator[str]:
         """One line for each goal of the gateway that this run can judge."""
@@ -84,15 +97,18 @@ class Report:
             }
             for row, subjects in self._bench.seen.items()
         }
-        tallies = {
-            name: {
-                "checked": tally.checked,
-                "failures": tally.failures.total(),
-                "examples": [f"{count} x {fault}" for fault, count in tally.failures.most_common(5)],
+        answers = {
+            row: {
+                name: {
+                    "checked": tally.checked,
+                    "failures": tally.failures.total(),
+                    "examples": [f"{count} x {fault}" for fault, count in tally.failures.most_common(5)],
+                }
+                for name, tally in subjects.items()
             }
-            for name, tally in self._bench.tallies.items()
+            for row, subjects in self._bench.tallies.items()
         }
-        return {"rows": rows, "answers": tallies, "goals": list(self.goals())}
+        return {"rows": rows, "answers": answers, "goals": list(self.goals())}
 
 
 @dataclass(frozen=True)
@@ -124,4 +140,12 @@ GOALS = (
     Goal("a stream's chunk, bursts, × nginx", "chunk", "chunk_us", 3),
     Goal("a prompt of 100 KB, × nginx", "prompt-100k", "prompt_us", 2),
     Goal("a prompt of 1 MB, × nginx", "prompt-1m", "prompt_us", 2),
+    Goal("small requests beside images of 5 MB, p99 ms more", "beside-images", "added_p99", 20, None, 1),
+    Goal("small requests beside prompts of 1 MB, p99 ms more", "beside-prompts", "added_p99", 20, None, 1),
+    Goal("1,000 streams at once, first chunk p99, × nginx", "first-chunks", "first_p99", 1.5),
+    Goal("2,000 open streams, KiB of RSS each", "open-streams", "rss_kib", 30, None, 1),
+    Goal("2,000 open streams, % of it given back", "open-streams", "given_back", 90, None, 0, at_least=True),
+    Goal("two workers, CPU a request, × one's", "workers", "worker_us", 1.11, OURS, subject="two workers"),
+    Goal("idle memory, RSS MiB", "start", "idle_rss", 100, None, 1),
+    Goal("start to ready, seconds", "start", "ready_s", 1, None),
 )

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import nginx
 from load import Target
+from peers import Peer
 from processes import BenchmarkError, Server, clean_environment, command, free_port, running, script
 from wire import PUBLIC_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL
 
@@ -42,38 +42,49 @@ def upstream(folder: Path, options: Sequence[str]) -> Iterator[Subject]:
         yield Subject("direct", server, Target("direct", port, UPSTREAM_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL))
 
 
-@contextmanager
-def _twice(
-    name: str,
-    argv: Callable[[int], Sequence[str]],
-    environment: dict[str, str],
-    folder: Path,
-    target: Callable[[int], Target],
-    *,
-    path: str,
-    limit: float,
-    share: float = 1.0,
-) -> Iterator[Subject]:
-    """Starts a server, ends it and starts it again, so that its start is measured with bytecode cached."""
-    log = folder / f"{name}.log"
-    port = free_port()
-    with running(name, argv(port), environment, log) as server:
-        server.wait_ready(port, path, limit)
-    port = free_port()
-    with running(name, argv(port), environment, log) as server:
-        ready = server.wait_ready(port, path, limit)
-        yield Subject(name, server, target(port), ready, server.memory(), share)
+@dataclass(frozen=True)
+class Place:
+    """Where subjects keep their files, the upstream before which they stand, and how they are started."""
+
+    folder: Path
+    upstream_port: int
+    warm: bool = True
+    """Each is started, ended and started again, so that its start is measured with bytecode cached."""
+    cores: frozenset[int] | None = None
+    """The processors that servers under test may use; ``None``: all."""
+
+    @contextmanager
+    def started(
+        self,
+        target: Callable[[int], Target],
+        argv: Callable[[int], Sequence[str]],
+        environment: dict[str, str],
+        *,
+        path: str,
+        limit: float,
+        share: float = 1.0,
+        workers: int = 1,
+    ) -> Iterator[Subject]:
+        """A server that ends with the block; target and command come from its port."""
+        port = free_port()
+        name = target(port).name
+        log = self.folder / f"{name}.log"
+        if self.warm:
+            with running(name, argv(port), environment, log) as server:
+                server.wait_ready(port, path, limit)
+            port = free_port()
+        with running(name, argv(port), environment, log, self.cores) as server:
+            ready = server.wait_ready(port, path, limit)
+            yield Subject(name, server, target(port), ready, server.memory(), share, workers)
 
 
 @contextmanager
-def pass_through(folder: Path, upstream_port: int) -> Iterator[Subject]:
-    """The yardstick."""
-    with _twice(
-        "pass-through",
-        lambda port: [*script("passthrough.py"), str(port), f"http://127.0.0.1:{upstream_port}"],
-        clean_environment({}),
-        folder,
+def pass_through(place: Place) -> Iterator[Subject]:
+    """A bare server and client in Python."""
+    with place.started(
         lambda port: Target("pass-through", port, UPSTREAM_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL),
+        lambda port: [*script("passthrough.py"), str(port), f"http://127.0.0.1:{place.upstream_port}"],
+        clean_environment({}),
         path="/ready",
         limit=15,
     ) as subject:
@@ -81,16 +92,18 @@ def pass_through(folder: Path, upstream_port: int) -> Iterator[Subject]:
 
 
 @contextmanager
-def gateway(folder: Path, upstream_port: int, access_log: bool) -> Iterator[Subject]:
+def gateway(place: Place, access_log: bool, workers: int = 1, name: str = "gateway") -> Iterator[Subject]:
     """The gateway with auth on, one registered model, and a key made by its own command line."""
+    folder = place.folder / name
+    folder.mkdir()
     config = folder / "config.yaml"
     # JSON is YAML.
-    provider = {"kind": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1", "api_key": UPSTREAM_KEY}
+    base_url = f"http://127.0.0.1:{place.upstream_port}/v1"
     settings = {
         "data_dir": str(folder / "data"),
         "api": {"access_log": access_log},
         "llm": {
-            "providers": {"fast": provider},
+            "providers": {"fast": {"kind": "openai", "base_url": base_url, "api_key": UPSTREAM_KEY}},
             "models": {PUBLIC_MODEL: {"deployments": [{"provider": "fast", "model": UPSTREAM_MODEL}]}},
         },
     }
@@ -99,29 +112,29 @@ def gateway(folder: Path, upstream_port: int, access_log: bool) -> Iterator[Subj
     sage = [sys.executable, "-m", "sage.middleware.cli.main"]
     command([*sage, "user", "add", "bench", "--password-stdin"], environment, secrets.token_urlsafe(24) + "\n")
     key = command([*sage, "key", "add", "--user", "bench"], environment)
-    with _twice(
-        "gateway",
-        lambda port: [*sage, "serve", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
+    several = ["--workers", str(workers)] if workers > 1 else []
+    with place.started(
+        lambda port: Target(name, port, PUBLIC_MODEL, key, PUBLIC_MODEL),
+        lambda port: [*sage, "serve", "--config", str(config), "--host", "127.0.0.1", "--port", str(port), *several],
         environment,
-        folder,
-        lambda port: Target("gateway", port, PUBLIC_MODEL, key, PUBLIC_MODEL),
         path="/ready",
         limit=30,
+        workers=workers,
     ) as subject:
         yield subject
 
 
 @contextmanager
-def nginx_proxy(folder: Path, upstream_port: int) -> Iterator[Subject]:
-    """nginx, the yardstick."""
-    with _twice(
-        "nginx",
-        lambda port: nginx.command(folder, port, upstream_port),
-        clean_environment({}),
-        folder,
-        lambda port: Target("nginx", port, UPSTREAM_MODEL, UPSTREAM_KEY, UPSTREAM_MODEL),
-        path="/ready",
-        limit=15,
+def peer(place: Place, chosen: Peer, peers_in: Path | None) -> Iterator[Subject]:
+    """Another gateway; raises if it is not installed."""
+    executable = chosen.executable(peers_in)
+    with place.started(
+        lambda port: chosen.target(port, place.upstream_port),
+        lambda port: [executable, *chosen.arguments(place.folder, port, place.upstream_port)],
+        chosen.variables(),
+        path=chosen.ready,
+        limit=chosen.limit,
+        share=chosen.share,
     ) as subject:
         yield subject
 
