@@ -13,8 +13,9 @@ from typing import Any
 
 import requests
 
+from sage.middleware.app.gateway_server import GatewayServer, bind
 from sage.middleware.app.main import create_app
-from sage.middleware.app.server import GatewayServer, bind, make_server
+from sage.middleware.app.server import make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.passwords import HashCost

@@ -7,7 +7,6 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.error_handlers import add_error_handlers
 from sage.middleware.app.openapi import describe
 from sage.middleware.app.pages import add_pages
+from sage.middleware.app.registry import make_registry
 from sage.middleware.app.routes import add_routes, hot_limits
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.version import version
@@ -27,8 +27,6 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.auth.passwords import HashCost
 from sage.middleware.dispatch.dispatch import Dispatch
-from sage.middleware.engines.fleet import Fleet
-from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.gateway.builtin_embedders import NAMES as EMBEDDER_NAMES
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.gateway import Gateway
@@ -40,15 +38,11 @@ from sage.middleware.gateway.readiness import Readiness
 from sage.middleware.gateway.services.generating import generate
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.providers.transport import Transport
-from sage.middleware.registry.factory import make_providers
 from sage.middleware.registry.registry import Registry
-from sage.middleware.registry.runtime_models import RuntimeModels
-from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.routers.flower.routes import flower_routes
 from sage.middleware.routers.tasks.shortcuts import job_shortcuts
 from sage.middleware.settings.queue import check_broker
 from sage.middleware.settings.settings import Settings
-from sage.private_files import write_private
 
 if TYPE_CHECKING:
     from sage.middleware.retrieval.embedding.protocols import Models
@@ -136,14 +130,7 @@ def make_gateway(settings: Settings, *, transport: Transport | None = None) -> G
     ``transport`` replaces the HTTP client towards upstreams.
     """
     transport = transport or make_transport(settings.llm.transport)
-    providers, absent = make_providers(settings.llm, settings.data_dir)
-    fleet = Fleet(settings.llm.keep_alive, MemoryBudget(settings.llm.memory_budget), transport)
-    runtime_models = RuntimeModels(settings.data_dir / "models.json", partial(write_private, replace=True))
-    registry = Registry(providers, absent, ModelLists(transport), fleet, runtime_models)
-    for name, model in settings.llm.models.items():
-        registry.register(name, model, source="config")
-    registry.register_known()
-    registry.restore()
+    registry = make_registry(Registry, settings, transport)
     embedders = EmbedderProvider()
     for name, is_listed in EMBEDDER_NAMES.items():
         registry.register_own(name, embedders, listed=is_listed)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 
+from sage.middleware.app.inference_routes import INFERENCE_ROUTES
 from sage.middleware.auth.authenticator import Authenticator
 from sage.middleware.gateway.gateway import Gateway
 from sage.middleware.routers import (
     auth,
     collections,
     documents,
-    generate,
     health,
     kv,
     memory,
@@ -19,28 +19,16 @@ from sage.middleware.routers import (
     services,
     vdb,
 )
-from sage.middleware.routers.cohere import inference as cohere_inference
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.routers.http.guard import GuardedRoute
 from sage.middleware.routers.http.hot_route import HotRoute
-from sage.middleware.routers.ollama import inference as ollama_inference
 from sage.middleware.routers.ollama import models as ollama_models
 from sage.middleware.routers.openai import batches as openai_batches
 from sage.middleware.routers.openai import files as openai_files
-from sage.middleware.routers.openai import inference as openai_inference
 from sage.middleware.routers.openai import models as openai_models
-from sage.middleware.routers.openai import rerank, tokenize
 from sage.middleware.routers.tasks import schedules, tasks, worker
 
-HOT_ROUTES: tuple[HotRoute, ...] = (
-    *generate.ROUTES,
-    *openai_inference.ROUTES,
-    *rerank.ROUTES,
-    *cohere_inference.ROUTES,
-    *ollama_inference.ROUTES,
-    *tokenize.ROUTES,
-    *search.ROUTES,
-)
+HOT_ROUTES: tuple[HotRoute, ...] = (*INFERENCE_ROUTES, *search.ROUTES)
 _ROUTERS: tuple[APIRouter, ...] = (
     openai_models.router,
     openai_files.router,

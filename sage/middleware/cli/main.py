@@ -53,6 +53,14 @@ def serve_command(
             "--no-auth", help="Ask nobody for a key or password; only for an address that this machine alone reaches."
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            help="Processes that take requests; the setting api.workers, which is 1 by default.",
+            min=1,
+        ),
+    ] = None,
 ) -> None:
     """Run the gateway, until Ctrl-C."""
     overrides: dict[str, Any] = {}
@@ -62,6 +70,8 @@ def serve_command(
         overrides["api.port"] = port
     if no_auth:
         overrides["auth.enabled"] = False
+    if workers is not None:
+        overrides["api.workers"] = workers
     path = find_config(config, os.environ)
     settings = load_settings(path, os.environ, overrides)
     from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 _REFUSED_FOR = 60.0
 """Seconds for which a refused key is taken last."""
@@ -12,7 +12,7 @@ _REFUSED_FOR = 60.0
 class ProviderQuota:
     """What all deployments of one provider share: its bound on running requests, and its keys."""
 
-    __slots__ = ("_invalid_until", "all_invalid_until", "in_flight", "limit", "refused_until")
+    __slots__ = ("all_invalid_until", "in_flight", "invalid_until", "limit", "refused_until")
 
     def __init__(self, limit: int | None, keys: int) -> None:
         """``limit``: requests at a time; ``None`` means no bound."""
@@ -20,7 +20,7 @@ class ProviderQuota:
         self.in_flight = 0
         self.refused_until = [0.0] * max(1, keys)
         """For each key, until when it counts as refused (``time.monotonic``)."""
-        self._invalid_until = list(self.refused_until)
+        self.invalid_until = list(self.refused_until)
         self.all_invalid_until = 0.0
         """Until when every key counts as invalid: the upstream does not know them, whatever it is asked for."""
 
@@ -28,8 +28,14 @@ class ProviderQuota:
         """A 401 says that the key is invalid. A 403 may be about a model, which any caller may have named."""
         self.refused_until[key] = until
         if is_invalid:
-            self._invalid_until[key] = until
-            self.all_invalid_until = min(self._invalid_until)
+            self.invalid_until[key] = until
+            self.all_invalid_until = min(self.invalid_until)
+
+    def heard_of_refusals(self, refused_until: Sequence[float], invalid_until: Sequence[float]) -> None:
+        """Another process of this gateway was refused: for each key until when it counts as such."""
+        self.refused_until = list(map(max, self.refused_until, refused_until))
+        self.invalid_until = list(map(max, self.invalid_until, invalid_until))
+        self.all_invalid_until = min(self.invalid_until)
 
     @property
     def full(self) -> bool:
@@ -54,6 +60,11 @@ class Keys:
 
     def __len__(self) -> int:
         return len(self._cooling_until)
+
+    @property
+    def all_cooling_until(self) -> tuple[float, ...]:
+        """For each key when it has cooled down."""
+        return tuple(self._cooling_until)
 
     def pick(self, now: float, excluded: Collection[int] = ()) -> int:
         """The key whose turn it is, of those that may be used now; the next one has the next turn."""

@@ -107,6 +107,15 @@ class Breakers:
             breaker.give_back()  # of those that the failure says nothing of
         self._review()
 
+    def heard(self, until: float, failure: SageError | None, limit: int) -> None:
+        """Another process of this gateway has opened the breaker of all until then; 0 means that its probe was
+        answered, as in :meth:`answered`."""
+        if until > self.all.until:
+            self.all.open(until, failure)
+        elif not until and self.all.until:
+            self.all.answered(limit)
+        self._review()
+
     def give_back(self, probes: tuple[Breaker, ...]) -> None:
         """The probe ended without showing anything of the deployment."""
         for breaker in probes:

@@ -85,6 +85,12 @@ class Breaker:
             self.probing = False
             self._trips += 1
 
+    def open(self, until: float, failure: SageError | None) -> None:
+        """It opens until then, because of requests of another process."""
+        self.failures = max(1, self.failures)
+        self.until, self.last, self.probing = until, failure, False
+        self._trips += 1
+
     def _must_open(self, limit: int) -> bool:
         if not self._shared:
             return self.failures >= limit

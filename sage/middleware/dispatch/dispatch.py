@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sage.errors import (
     DeadlineExceeded,
@@ -19,7 +19,7 @@ from sage.errors import (
 )
 from sage.middleware.dispatch import retry_budget
 from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
-from sage.middleware.dispatch.deployment import DeploymentLease, PublicModel
+from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
 from sage.middleware.dispatch.low_priority import LowPriorityCalls, LowPriorityPlan
 from sage.middleware.dispatch.prefix_affinity import Prefixes
@@ -48,6 +48,8 @@ class Dispatch:
         self._queue = DeploymentQueue(self._routing.queue_size)
         self.low_priority = LowPriorityCalls(self._queue)
         self._prefixes = Prefixes()
+        self.on_health: Callable[[Deployment], None] | None = None
+        """Called when a failure at a deployment was recorded, and when its probe was answered."""
 
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
@@ -107,6 +109,8 @@ class Dispatch:
         """Takes ``lease`` back, with what was learnt: a failure, or a complete answer."""
         if failure is not None:
             lease.failed(failure, time.monotonic(), self._routing)
+            if self.on_health is not None:
+                self.on_health(lease.deployment)
         elif is_complete:
             lease.succeeded()
         self._queue.give_back(lease)
@@ -189,6 +193,8 @@ class Dispatch:
         if lease.model is not None:
             if lease.probes:
                 lease.answered(self._routing)
+                if self.on_health is not None:
+                    self.on_health(lease.deployment)
                 self._queue.serve()
             plan.record_answer(lease)
         if not call.stream:

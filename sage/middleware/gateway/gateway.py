@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
-from sage.middleware.dispatch.deployment import PublicModel
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
 from sage.middleware.dispatch.upstream_call import UpstreamCall, total_timeout
@@ -75,6 +75,13 @@ class Gateway:
         self.low_priority.count_running = metrics.count_in_flight
         metrics.low_priority = self.low_priority
         self._embedders = embedders
+
+    def share_with_others(self, on_health: Callable[[Deployment], None], in_flight: Callable[[], int]) -> None:
+        """Tells other processes of this gateway of failures of deployments, and counts their running calls as live
+        ones, for calls of low priority."""
+        self._dispatch.on_health = on_health
+        own = self.metrics.count_in_flight
+        self.low_priority.count_running = lambda: own() + in_flight()
 
     def running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
         """Itself and its event loop, for threads that ask its models. Raises :class:`Unavailable` before it runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -32,6 +32,11 @@ class Durations:
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
+
+    def add(self, other: Durations) -> None:
+        """Adds what another process has measured."""
+        self.counts = [own + others for own, others in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Of each bucket its upper bound, as Prometheus writes it, and the number of durations within that bound."""
@@ -69,6 +74,15 @@ class ModelMetrics:
         if usage is not None:
             self.prompt_tokens += usage.prompt_tokens
             self.completion_tokens += usage.completion_tokens
+
+    def add(self, other: ModelMetrics) -> None:
+        """Adds what another process has counted."""
+        self.statuses.update(other.statuses)
+        self.duration.add(other.duration)
+        self.time_to_first_token.add(other.time_to_first_token)
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.in_flight += other.in_flight
 
 
 class RetrievalMetrics:
@@ -154,7 +168,12 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._by_model: dict[str, ModelMetrics] = {}
+        self.by_model: dict[str, ModelMetrics] = {}
+        """Of the calls of this process."""
+        self.with_others: Callable[[Mapping[str, ModelMetrics]], Mapping[str, ModelMetrics]] = _alone
+        """Adds what the gateway's other processes have counted, where it has some."""
+        self.ask_others: Callable[[], Awaitable[object]] = _nobody
+        """Lets :attr:`with_others` know the newest counts."""
         self.retrieval = RetrievalMetrics()
         self.services = ServiceMetrics()
         self.low_priority: LowPriorityCounts | None = None
@@ -163,13 +182,13 @@ class Metrics(Collector):
 
     def count_in_flight(self) -> int:
         """How many calls of models are in progress."""
-        return sum(metrics.in_flight for metrics in self._by_model.values())
+        return sum(metrics.in_flight for metrics in self.by_model.values())
 
     def of(self, model: str) -> ModelMetrics:
         """The metrics of one model."""
-        metrics = self._by_model.get(model)
+        metrics = self.by_model.get(model)
         if metrics is None:
-            metrics = self._by_model[model] = ModelMetrics()
+            metrics = self.by_model[model] = ModelMetrics()
         return metrics
 
     def exposition(self) -> bytes:
@@ -182,19 +201,24 @@ class Metrics(Collector):
         )
         tokens = CounterMetricFamily("sage_tokens", "Tokens, as the upstream counted them.", labels=("model", "type"))
         running = GaugeMetricFamily("sage_requests_in_flight", "Requests in progress.", labels=("model",))
-        for model, metrics in self._by_model.items():
+        by_model = self.with_others(self.by_model)
+        for model, metrics in by_model.items():
             for status, count in sorted(metrics.statuses.items()):
                 requests.add_metric((model, str(status)), count)
             tokens.add_metric((model, "prompt"), metrics.prompt_tokens)
             tokens.add_metric((model, "completion"), metrics.completion_tokens)
             running.add_metric((model,), metrics.in_flight)
         yield from (requests, tokens, running)
-        yield self._histogram(
-            "sage_request_duration_seconds", "From the request to the last byte of its answer.", lambda m: m.duration
+        yield _histogram(
+            "sage_request_duration_seconds",
+            "From the request to the last byte of its answer.",
+            by_model,
+            lambda m: m.duration,
         )
-        yield self._histogram(
+        yield _histogram(
             "sage_time_to_first_token_seconds",
             "From the request to the first event of its stream.",
+            by_model,
             lambda m: m.time_to_first_token,
         )
         if self.low_priority is not None:
@@ -215,9 +239,20 @@ class Metrics(Collector):
         duration.add_metric((), retrieval.duration.cumulative(), retrieval.duration.total)
         yield from (searches, documents, duration)
 
-    def _histogram(self, name: str, text: str, part: Callable[[ModelMetrics], Durations]) -> Metric:
-        family = HistogramMetricFamily(name, text, labels=("model",))
-        for model, metrics in self._by_model.items():
-            durations = part(metrics)
-            family.add_metric((model,), durations.cumulative(), durations.total)
-        return family
+
+def _histogram(
+    name: str, text: str, by_model: Mapping[str, ModelMetrics], part: Callable[[ModelMetrics], Durations]
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=("model",))
+    for model, metrics in by_model.items():
+        durations = part(metrics)
+        family.add_metric((model,), durations.cumulative(), durations.total)
+    return family
+
+
+def _alone(by_model: Mapping[str, ModelMetrics]) -> Mapping[str, ModelMetrics]:
+    return by_model
+
+
+async def _nobody() -> None:
+    pass

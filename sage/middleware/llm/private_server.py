@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sage.errors import ConfigError
+from sage.middleware.app.gateway_server import GatewayServer, bind
 from sage.middleware.app.main import create_app
-from sage.middleware.app.server import GatewayServer, bind, make_server
+from sage.middleware.app.server import make_server
 from sage.middleware.llm.gateway_thread import GatewayThread
 from sage.middleware.queue.leader import Leader
 from sage.middleware.settings.settings import Settings

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.forks import forks
+from sage.middleware.app.gateway_server import GatewayServer, bind
 from sage.middleware.app.main import create_app, make_gateway
-from sage.middleware.app.server import GatewayServer, bind, make_server
+from sage.middleware.app.server import make_server
 from sage.middleware.auth.principal import LOCAL
 from sage.middleware.client.connection import Client
 from sage.middleware.client.handle import JobHandle

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 from sage.errors import (
@@ -73,6 +74,8 @@ class Registry:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hosted_models = HostedModels()
         self._runtime_models = runtime_models
+        self.changes = 0
+        """Counts how often a model was registered or removed."""
         self._changes = asyncio.Lock()
         self.pulled = PulledModels(self, self.providers.values())
         """The models of files that were pulled or added beside the configuration."""
@@ -97,6 +100,7 @@ class Registry:
                     raise  # a fault in the file ends the start
                 model.faults.append(exc.message)
         self._models[name] = model
+        self.changes += 1
         self._fleet.retire(unused)
         return model
 
@@ -166,6 +170,7 @@ class Registry:
         model = self._models.get(name)
         if model is not None and model.source == "file":
             self._models.pop(name)
+            self.changes += 1
             self._fleet.forget(name)
         self._unregistered.pop(f"{provider.name}/{name}", None)
         self._fleet.discard(provider.name, name)
@@ -212,6 +217,7 @@ class Registry:
             if self._runtime_models is not None:
                 await asyncio.to_thread(self._runtime_models.drop, name)
             self._models.pop(name, None)
+            self.changes += 1
             self._fleet.retire(self._fleet.forget(name))
 
     def _runtime_model(self, name: str) -> PublicModel | None:
@@ -230,6 +236,10 @@ class Registry:
         self.pulled.refresh()
         models = {**{name: self._own[name] for name in self._listed_own}, **self._models}
         return (models[name] for name in sorted(models))
+
+    def known(self) -> Iterable[PublicModel]:
+        """Every model that requests may have met, also those that are not registered."""
+        return chain(self._models.values(), self._unregistered.values())
 
     def get(self, name: str) -> PublicModel | None:
         """The model of that name, if it is known without asking an upstream."""

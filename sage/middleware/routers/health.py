@@ -90,4 +90,5 @@ async def metrics(gateway: TheGateway, queue: TheQueue) -> Response:
         jobs = await queue.jobs()
         if jobs is not None:
             gateway.metrics.jobs = list(jobs.metrics.collect(await jobs.status()))
+    await gateway.metrics.ask_others()
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

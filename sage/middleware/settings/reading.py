@@ -24,7 +24,7 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 _NOT_SETTINGS = frozenset({"SAGE_CONFIG", "SAGE_URL", "SAGE_API_KEY"})
 Origins = dict[tuple[str, ...], str]
 """The path of a setting → the variable or option that it comes from."""
-_OPTIONS = {"api.host": "--host", "api.port": "--port", "auth.enabled": "--no-auth"}
+_OPTIONS = {"api.host": "--host", "api.port": "--port", "api.workers": "--workers", "auth.enabled": "--no-auth"}
 """The options of ``sage serve`` that set them."""
 CLIENT_SECTIONS = frozenset({"data_dir", "api", "auth"})
 """What a client of a gateway on this machine needs to know."""

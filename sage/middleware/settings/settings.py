@@ -28,6 +28,9 @@ class Api(SettingsSection):
 
     host: Text = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1)
+    """Processes that take connections. Above 1 they share the port, and all but the first only pass on what is not a
+    call of a model at a remote server."""
     max_body_bytes: Size = 32 * 2**20
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may be addressed to. Empty means any with auth on, and loopback names without."""

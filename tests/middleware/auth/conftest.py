@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from running_gateway import LOW_COST, PASSWORD
 
+from sage.middleware.app.gateway_server import bind
 from sage.middleware.app.main import create_app
-from sage.middleware.app.server import bind, make_server
+from sage.middleware.app.server import make_server
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.settings.settings import Settings
 

@@ -1,0 +1,19 @@
+"""The hot routes that ask models. Every process of a gateway has them."""
+
+from __future__ import annotations
+
+from sage.middleware.routers import generate
+from sage.middleware.routers.cohere import inference as cohere_inference
+from sage.middleware.routers.http.hot_route import HotRoute
+from sage.middleware.routers.ollama import inference as ollama_inference
+from sage.middleware.routers.openai import inference as openai_inference
+from sage.middleware.routers.openai import rerank, tokenize
+
+INFERENCE_ROUTES: tuple[HotRoute, ...] = (
+    *generate.ROUTES,
+    *openai_inference.ROUTES,
+    *rerank.ROUTES,
+    *cohere_inference.ROUTES,
+    *ollama_inference.ROUTES,
+    *tokenize.ROUTES,
+)

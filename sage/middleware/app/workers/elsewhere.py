@@ -1,0 +1,159 @@
+"""What a front answers itself: calls of models at remote servers that nothing bounds. All else is the owner's."""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+from typing import Any, NoReturn, cast
+
+from sage.errors import InvalidRequest, SageError
+from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
+from sage.middleware.auth.principal import Principal
+from sage.middleware.dispatch.deployment import Deployment, PublicModel
+from sage.middleware.dispatch.dispatch import Dispatch
+from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.gateway.metrics import Metrics
+from sage.middleware.providers.base import ModelCall
+from sage.middleware.providers.transport import Transport
+from sage.middleware.registry.registry import Registry
+from sage.middleware.registry.runtime_models import check_name
+from sage.middleware.routers.http.asgi import UNLOGGED, ASGIApp, Receive, Scope, Send, note
+from sage.middleware.settings.settings import Model as ModelSettings
+from sage.middleware.settings.settings import Settings
+
+RECORDED = "sage.recorded"
+"""In the scope of a request at a front: its :class:`RecordedRequest`."""
+_current: ContextVar[RecordedRequest | None] = ContextVar("recorded request", default=None)
+
+
+class Elsewhere(Exception):
+    """The owner has to answer this request; nothing of it was done."""
+
+
+class OfTheOwner:
+    """Stands for what a front does not have: whatever it is asked, the owner has to answer."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Elsewhere(name)
+
+
+class FrontRegistry(Registry):
+    """The registry of a front: names and deployments as the owner has them, but no say over any model."""
+
+    elsewhere: frozenset[str] = frozenset()
+    """Names of models that run in the owner itself."""
+    asleep: frozenset[str] = frozenset()
+    """Providers whose server has to be woken first."""
+
+    def restore(self) -> None:
+        self._mirrored: dict[str, ModelSettings] = {}
+        self.mirror()
+
+    def mirror(self) -> None:
+        """Takes over what the owner has changed. It has stored that already, and says what is wrong with it."""
+        stored = self._runtime_models.read() if self._runtime_models is not None else {}
+        for name, settings in self._mirrored.items():
+            if stored.get(name) != settings and self._is_runtime(name):
+                self._fleet.retire(self._fleet.forget(name))
+                del self._models[name]
+        for name, settings in stored.items():
+            with contextlib.suppress(InvalidRequest):  # a name that has become a provider's
+                check_name(name, {**self.providers, **self.absent})
+                if name not in self._models:
+                    self.register(name, settings, source="runtime")
+        self._mirrored = {name: each for name, each in stored.items() if self._is_runtime(name)}
+        self.pulled.refresh()
+        for provider in self.providers.values():
+            self._model_lists.forget(provider)
+
+    def _is_runtime(self, name: str) -> bool:
+        return name in self._models and self._models[name].source == "runtime"
+
+    async def load(self, name: str, *, wait: bool = True) -> PublicModel:
+        raise Elsewhere(name)
+
+    async def unload(self, name: str) -> PublicModel:
+        raise Elsewhere(name)
+
+    async def served_here(self, name: str) -> bool:
+        """Whether the model of that name can be asked from here. Nobody but the owner says that there is none."""
+        model = self._models.get(name)
+        if model is None:
+            if name in self.elsewhere:
+                return False
+            try:
+                model = await self.resolve(name)
+            except SageError:
+                return False
+        return bool(model.deployments) and all(self._is_asked_here(each) for each in model.deployments)
+
+    def _is_asked_here(self, deployment: Deployment) -> bool:
+        """An engine, a bound, and a server that sleeps have one owner."""
+        return (
+            deployment.managed is None
+            and deployment.max_concurrency is None
+            and deployment.quota.limit is None
+            and bool(deployment.provider.endpoints)
+            and deployment.provider.name not in self.asleep
+        )
+
+
+class FrontGateway(Gateway):
+    """The gateway of a front. Raises :class:`Elsewhere` for everything that is the owner's, before anything is done."""
+
+    registry: FrontRegistry
+
+    def __init__(
+        self, registry: FrontRegistry, dispatch: Dispatch, transport: Transport, metrics: Metrics, settings: Settings
+    ) -> None:
+        # Not Gateway's own, which makes collections and services.
+        self.registry = registry
+        self.metrics = metrics
+        self.retrieval = settings.retrieval
+        self.collections = cast(Any, OfTheOwner())
+        self.services = cast(Any, OfTheOwner())
+        self.loop = None
+        self.transport = transport
+        self.low_priority = dispatch.low_priority
+        self._dispatch = dispatch
+        self._limits = settings.llm.limits
+        self._embedders = None
+
+    def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
+        if call.low_priority:
+            raise Elsewhere(call.model)
+        return GatewayCall(self, principal, call)
+
+    async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
+        for name in (call.model, *call.fallbacks):
+            if not await self.registry.served_here(name):
+                raise Elsewhere(name)
+        models = await super().admit(principal, call)
+        for model in models[1:]:
+            if not await self.registry.served_here(model.name):
+                raise Elsewhere(model.name)
+        recorded = _current.get()
+        if recorded is not None:
+            recorded.keep()
+        return models
+
+
+class FrontRoute:
+    """A hot route at a front: answered here, or forwarded with the body that was read already."""
+
+    def __init__(self, app: ASGIApp, forwarder: Forwarder) -> None:
+        self._app = app
+        self._forwarder = forwarder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        recorded: RecordedRequest = scope[RECORDED]
+        token = _current.set(recorded)
+        try:
+            await self._app(scope, receive, send)
+            return
+        except Elsewhere:
+            pass
+        finally:
+            _current.reset(token)
+        note(scope, **{UNLOGGED: True})  # the owner has its line
+        await self._forwarder.forward(scope, recorded.again(), recorded.send)

@@ -1,0 +1,128 @@
+"""One front: a process that takes connections at the gateway's address, and answers what it can without its owner.
+
+Run as a module by :mod:`sage.middleware.app.workers.front_process`, with the descriptors of its listening socket, of
+the connection to its owner and of the doorway for forwarded requests, and the owner's pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+
+from sage.middleware.app.access_log import AccessLog
+from sage.middleware.app.edge import EdgeMiddleware
+from sage.middleware.app.inference_routes import INFERENCE_ROUTES
+from sage.middleware.app.memory import give_back_large_blocks
+from sage.middleware.app.registry import make_registry
+from sage.middleware.app.slashes import Slashes
+from sage.middleware.app.workers.elsewhere import RECORDED, FrontGateway, FrontRegistry, FrontRoute
+from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
+from sage.middleware.app.workers.front_server import FrontServer
+from sage.middleware.app.workers.messages import Begin, FrontReady
+from sage.middleware.app.workers.owner_link import OwnerLink, read_begin
+from sage.middleware.app.workers.remote_authenticator import RemoteAuthenticator
+from sage.middleware.app.workers.shared_health import HealthReports
+from sage.middleware.dispatch.dispatch import Dispatch
+from sage.middleware.engines.supervisor import prctl
+from sage.middleware.gateway.metrics import Metrics
+from sage.middleware.providers.clients import make_transport
+from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
+
+_PR_SET_PDEATHSIG = 1
+
+
+class FrontApplication:
+    """The ASGI application of a front: hot routes go through its own edge, everything else to the owner as it is."""
+
+    def __init__(self, edge: EdgeMiddleware, hot: frozenset[tuple[str, str]], forwarder: Forwarder, index: int) -> None:
+        self._edge = edge
+        self._hot = hot
+        self._forwarder = forwarder
+        self._index = index
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (scope["method"], scope["path"]) not in self._hot:
+            await self._forwarder.forward(scope, receive, send)
+            return
+        recorded = scope[RECORDED] = RecordedRequest(receive, send)
+        scope.setdefault("state", {})["log"] = {"worker": self._index}
+        await self._edge(scope, recorded.receive, send)
+
+
+class Front:
+    """Everything that a front has, made of what its owner told it first."""
+
+    def __init__(self, begin: Begin, control: socket.socket, doorway: socket.socket) -> None:
+        settings = begin.settings
+        self._control = control
+        self._link = link = OwnerLink()
+        self._forwarder = Forwarder(doorway)
+        self._log = AccessLog() if settings.api.access_log else None
+        self._transport = transport = make_transport(settings.llm.transport)
+        self._registry = registry = make_registry(FrontRegistry, settings, transport)
+        registry.elsewhere = frozenset(begin.own_models)
+        self._reporting: asyncio.Task[None] | None = None
+        dispatch = Dispatch(transport, settings.llm.routing)
+        health = HealthReports(registry, settings.llm.routing, link.tell)
+        dispatch.on_health, link.on_health = health.changed, health.heard
+        gateway = FrontGateway(registry, dispatch, transport, Metrics(), settings)
+        link.registry, link.metrics = registry, gateway.metrics
+        if begin.revision is not None:
+            link.authenticator = RemoteAuthenticator(begin.revision, link.verify)
+        hot: dict[tuple[str, str], ASGIApp] = {}
+        for route in INFERENCE_ROUTES:
+            hot["POST", route.path] = FrontRoute(route.mount(gateway, link.authenticator).app, self._forwarder)
+        limits = {("POST", r.path): r.max_body for r in INFERENCE_ROUTES if r.max_body is not None}
+        slashes = Slashes(route.path for route in INFERENCE_ROUTES)
+        edge = EdgeMiddleware(self._forwarder.forward, hot, limits, slashes, settings, self._log)
+        application = FrontApplication(edge, frozenset(hot), self._forwarder, begin.index)
+        self.server = FrontServer(application, edge.refusals(), settings, self._open, self._listens, self._close)
+
+    async def _open(self) -> None:
+        if self._log is not None:
+            self._log.start()
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self._link, sock=self._control)
+        await self._link.told.wait()
+        self._reporting = loop.create_task(self._link.report())
+
+    def _listens(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        self._link.tell(FrontReady())
+
+    async def _close(self) -> None:
+        self._link.is_ending = True
+        if self._reporting is not None:
+            self._reporting.cancel()
+        await self._transport.close()
+        self._forwarder.close()
+        if self._log is not None:
+            self._log.stop()
+        if self._link.transport is not None:
+            self._link.tell_counts()
+            self._link.transport.close()
+
+
+def main(arguments: list[str]) -> None:
+    """Serves until the owner ends, or SIGTERM comes."""
+    listening, control, doorway, owner = map(int, arguments)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != owner:
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    give_back_large_blocks()
+    with socket.socket(fileno=listening) as sock, socket.socket(fileno=control) as link:
+        front = Front(read_begin(link), link, socket.socket(fileno=doorway))
+        link.setblocking(False)
+        front.server.run(sockets=[sock])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,120 @@
+"""The owner's end of the connection to one front."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from sage.errors import SageError
+from sage.middleware.app.workers.frames import FrameProtocol, PeerGone, frame
+from sage.middleware.app.workers.live_use import FrontUse
+from sage.middleware.app.workers.messages import (
+    AskCounts,
+    CredentialVerdict,
+    DeploymentHealth,
+    FrontCounts,
+    FrontReady,
+    LiveUse,
+    Message,
+    StateTaken,
+    VerifyCredential,
+    decode,
+    encode,
+)
+from sage.middleware.app.workers.shared_metrics import Counts
+from sage.middleware.auth.credential_cache import CredentialCache, Verified
+
+
+class FrontLink(FrameProtocol):
+    """Belongs to the owner's event loop."""
+
+    def __init__(
+        self,
+        authenticator: CredentialCache | None,
+        use: FrontUse,
+        ready: Callable[[], None],
+        heard: Callable[[DeploymentHealth], None],
+    ) -> None:
+        """``ready`` is called once the front serves, ``heard`` with what it says of a deployment's health."""
+        super().__init__()
+        self.counts: Counts = {}
+        """The newest metrics of the front."""
+        self._authenticator = authenticator
+        self._use = use
+        self._ready = ready
+        self._heard = heard
+        self._taken = 0
+        """The number of the newest state that the front goes by; 0 while it starts."""
+        self._awaited: dict[int, asyncio.Future[None]] = {}
+        """States that somebody waits for, by their numbers."""
+        self._counted: dict[int, asyncio.Future[None]] = {}
+        """Questions for its counts."""
+        self._verifying: set[asyncio.Task[None]] = set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._use.end()
+        for answer in (*self._awaited.values(), *self._counted.values()):
+            _settle(answer)  # it knows nothing any more that could be wrong
+
+    def tell(self, message: Message) -> None:
+        """Nothing happens where the front has ended."""
+        with contextlib.suppress(PeerGone):
+            self.write(frame(0, encode(message)))
+
+    def taken(self, number: int) -> asyncio.Future[None] | None:
+        """Done once the front goes by the state of that number, or has ended; ``None`` means that it does already, or
+        that it does not serve yet."""
+        if self.transport is None or not self._taken or self._taken >= number:
+            return None
+        if number not in self._awaited:
+            self._awaited[number] = asyncio.get_running_loop().create_future()
+        return self._awaited[number]
+
+    def ask_counts(self, number: int) -> asyncio.Future[None] | None:
+        """Done once :attr:`counts` are those of now, or the front has ended; ``None`` means that it does not serve."""
+        if self.transport is None or not self._taken:
+            return None
+        answer = self._counted[number] = asyncio.get_running_loop().create_future()
+        self.tell(AskCounts(number))
+        return answer
+
+    def frame_received(self, kind: int, payload: bytes) -> None:
+        message = decode(payload)
+        if isinstance(message, StateTaken):
+            self._taken = message.number
+            for number in [each for each in self._awaited if each <= message.number]:
+                _settle(self._awaited.pop(number))
+        elif isinstance(message, VerifyCredential):
+            task = asyncio.get_running_loop().create_task(self._verify(message))
+            self._verifying.add(task)
+            task.add_done_callback(self._verifying.discard)
+        elif isinstance(message, LiveUse):
+            self._use.heard(message)
+        elif isinstance(message, FrontCounts):
+            self.counts = message.models
+            if message.number in self._counted:
+                _settle(self._counted.pop(message.number))
+        elif isinstance(message, DeploymentHealth):
+            self._heard(message)
+        elif isinstance(message, FrontReady):
+            self._ready()
+
+    async def _verify(self, message: VerifyCredential) -> None:
+        assert self._authenticator is not None
+        outcome: Verified | SageError
+        try:
+            known = self._authenticator.cached(message.authorization) if message.authorization is not None else None
+            if known is not None:
+                outcome = Verified(known, self._authenticator.revision)
+            else:
+                outcome = await self._authenticator.verify(message.authorization)
+        except SageError as error:
+            outcome = error.with_traceback(None)
+        self.tell(CredentialVerdict(message.number, outcome))
+
+
+def _settle(answer: asyncio.Future[None]) -> None:
+    if not answer.done():
+        answer.set_result(None)
