@@ -26,7 +26,9 @@ _ROOMS = (
     "sage/middleware/auth",
     "sage/middleware/client",
     "sage/middleware/ingest",
+    "sage/middleware/app/gateway_server.py",
     "sage/middleware/app/server.py",
+    "sage/middleware/app/workers/listening.py",
     "sage/middleware/app/config_check.py",
     "sage/middleware/registry",  # what a gateway answers most often, and the command line passes on
     "sage/middleware/dispatch/refusal.py",
