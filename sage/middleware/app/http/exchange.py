@@ -12,6 +12,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from uvicorn.server import ServerState
+
 from sage.middleware.app.http.framing import Headers
 from sage.middleware.app.http.waiters import Waiters
 from sage.middleware.routers.http.asgi import ASGIApp, Message, Scope
@@ -27,24 +29,19 @@ class Connection(Protocol):
     """What an exchange asks of its connection."""
 
     loop: asyncio.AbstractEventLoop
-    tasks: set[asyncio.Task[None]]
+    transport: asyncio.Transport
+    server_state: ServerState
     read_paused: bool
     write_paused: bool
     writable: Waiters
+    written: int
+    """Bytes in all."""
 
     def resume_reading(self) -> None: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def write_continue(self) -> None: ...
-
-    def default_headers(self) -> Headers: ...
 
     def answered(self, keep_alive: bool) -> None:
         """The answer is complete."""
         ...
-
-    def close(self) -> None: ...
 
 
 class Exchange:
@@ -108,9 +105,9 @@ class Exchange:
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Lets the application answer; what it fails to do is an answer of status 500, or one that is cut off."""
-        tasks, task = self._connection.tasks, self.task
+        connection, task = self._connection, self.task
         assert task is not None
-        tasks.add(task)
+        connection.server_state.tasks.add(task)
         try:
             await app(scope, self.receive, self.send)
         except BaseException as error:
@@ -120,10 +117,10 @@ class Exchange:
                 if not self.started:
                     await self._fail()
                 elif self._head:
-                    self._connection.write(self._head)
-                self._connection.close()
+                    connection.transport.write(self._head)
+                connection.transport.close()
         finally:
-            tasks.discard(task)
+            connection.server_state.tasks.discard(task)
 
     async def _fail(self) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_FAILED))]
@@ -135,33 +132,34 @@ class Exchange:
         """Another piece of the request's body came."""
         self._parts.append(body)
         self.held += len(body)
-        self._tell()
+        self._news = True
+        if self._waiters is not None:
+            self._waiters.wake()
 
     def end_body(self) -> None:
         """The request is complete."""
         self.more_body = False
-        self._tell()
+        self._news = True
+        if self._waiters is not None:
+            self._waiters.wake()
 
     def lose(self) -> None:
         """The client has disconnected."""
         if self.answered or self.disconnected:
             return
-        self.disconnected = True
-        self._tell()
-        if self.on_disconnect is not None:
-            self.on_disconnect()
-
-    def _tell(self) -> None:
-        self._news = True
+        self.disconnected = self._news = True
         if self._waiters is not None:
             self._waiters.wake()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
 
     async def receive(self) -> Message:
         """ASGI's. What came of the body so far is one piece."""
         connection = self._connection
         if self._expects_continue:
             self._expects_continue = False
-            connection.write_continue()
+            if not connection.transport.is_closing():
+                connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if connection.read_paused:
             connection.resume_reading()
         if not self._news:
@@ -177,7 +175,8 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Message) -> None:
-        """ASGI's. Waits while the client does not read what was written."""
+        """ASGI's; beyond that, a start that has a ``body`` is a whole answer. Waits while the client does not read what was
+        written."""
         connection = self._connection
         while connection.write_paused and not self.disconnected:
             await connection.writable.wait()
@@ -186,7 +185,10 @@ class Exchange:
         if not self.started:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"an answer cannot start with '{message['type']}'")
-            self._start(message["status"], [*connection.default_headers(), *message.get("headers", ())])
+            headers = message.get("headers", ())
+            self._start(message["status"], [*connection.server_state.default_headers, *headers])
+            if "body" in message:
+                self._add(message["body"], False)
         elif self.answered:
             raise RuntimeError(f"'{message['type']}' comes after the end of the answer")
         elif message["type"] != "http.response.body":
@@ -229,11 +231,14 @@ class Exchange:
                 raise RuntimeError("the answer is longer than its Content-Length")
         if self._head:
             body, self._head = self._head + body, b""
+        connection = self._connection
         if body:
-            self._connection.write(body)
+            connection.written += len(body)
+            connection.transport.write(body)
         if not more:
             if self._remaining:
                 raise RuntimeError("the answer is shorter than its Content-Length")
-            self.answered = True
-            self._tell()
-            self._connection.answered(self.keep_alive)
+            self.answered = self._news = True
+            if self._waiters is not None:
+                self._waiters.wake()
+            connection.answered(self.keep_alive)

@@ -8,7 +8,6 @@ access log. A disconnect reaches every request of the connection at once, also t
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,6 +35,7 @@ from sage.middleware.auth.addresses import network_of
 from sage.middleware.routers.http.asgi import Scope
 
 _MAX_WAITING = 16  # requests behind the running one
+_OF_A_REQUEST = ("method", "path", "raw_path", "query_string", "headers", "state", "sage.exchange")
 _MAX_HELD = 64 * 1024
 """Bytes of a body that the application has not taken; at more of them nothing more is read."""
 
@@ -59,19 +59,18 @@ class GatewayProtocol(asyncio.Protocol):
         "_received",
         "_refusals",
         "_running",
-        "_same",
-        "_server_state",
+        "_scope",
         "_unparsed",
         "_url",
         "_waiting",
-        "_written",
         "address",
         "loop",
         "read_paused",
-        "tasks",
+        "server_state",
         "transport",
         "writable",
         "write_paused",
+        "written",
     )
 
     def __init__(
@@ -87,13 +86,12 @@ class GatewayProtocol(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self._app = config.loaded_app
         self._app_state = app_state
-        self._server_state = server_state
-        self.tasks = server_state.tasks
+        self.server_state = server_state
         self._all = connections
         self._refusals = refusals
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # the first request is answered
-        self._waiting: deque[tuple[Exchange, Scope]] = deque()
+        self._waiting: list[tuple[Exchange, Scope]] = []
         """Requests that came behind the running one."""
         self._running: Exchange | None = None
         self._newest: Exchange | None = None
@@ -105,16 +103,16 @@ class GatewayProtocol(asyncio.Protocol):
         self._latest = 0  # bytes that came at once
         self._first = 0  # bytes that came at once when the message began; at their end it did
         self._unparsed = 0  # bytes that came after these, or since the last bytes of a body
-        self._received = self._written = 0  # bytes in all
+        self._received = self.written = 0  # bytes in all
         self._url = b""
         self._headers: Headers = []
         self._head_complete = self._asks_upgrade = self._expects_continue = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self.server_state.connections.add(self)  # type: ignore[arg-type]
         self.transport = transport
         client = get_remote_addr(transport)
-        self._same: Scope = {  # in the scope of every request
+        self._scope: Scope = {  # every request has a copy, which need not grow
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
@@ -122,13 +120,14 @@ class GatewayProtocol(asyncio.Protocol):
             "client": client,
             "scheme": "https" if is_ssl(transport) else "http",
             "root_path": "",
+            **dict.fromkeys(_OF_A_REQUEST),
         }
         self.address = network_of(client[0]) if client else ""
         if not self._all.admit(self, self.loop.time()):
             self._refuse(Unavailable("there are too many connections; try again soon", code="too_many_connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server_state.connections.discard(self)
+        self.server_state.connections.discard(self)
         self._all.remove(self)
         lost = [exchange for exchange, _ in self._waiting]
         if self._running is not None:
@@ -212,7 +211,7 @@ class GatewayProtocol(asyncio.Protocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
-        scope = self._same.copy()  # type: ignore[attr-defined]
+        scope = self._scope.copy()  # type: ignore[attr-defined]
         if version != "1.1":
             scope["http_version"] = version
         scope["method"] = method
@@ -262,34 +261,17 @@ class GatewayProtocol(asyncio.Protocol):
         self.write_paused = False
         self.writable.wake()
 
-    def write(self, data: bytes) -> None:
-        """Sends a part of an answer."""
-        self._written += len(data)
-        self.transport.write(data)
-
-    def write_continue(self) -> None:
-        """Asks for the body of a request that waits for that."""
-        if not self.transport.is_closing():
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def default_headers(self) -> Headers:
-        """What every answer says."""
-        return self._server_state.default_headers
-
     def answered(self, keep_alive: bool) -> None:
         """The running request has its whole answer: the next one runs."""
-        self._server_state.total_requests += 1
+        self.server_state.total_requests += 1
         if not keep_alive:
             self.transport.close()
         if self.transport.is_closing():
             return
-        self.resume_reading()
+        if self.read_paused:
+            self.resume_reading()
         if self._waiting:
-            self._run(*self._waiting.popleft())
-
-    def close(self) -> None:
-        """Closes the connection when what was written is sent."""
-        self.transport.close()
+            self._run(*self._waiting.pop(0))
 
     def shutdown(self) -> None:
         """The server ends: the newest request is the last one."""
@@ -316,7 +298,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def moved(self, phase: Phase) -> int:
         if phase is Phase.READING:
-            return self._written - self.transport.get_write_buffer_size()
+            return self.written - self.transport.get_write_buffer_size()
         return self._received
 
     def request(self) -> object:
@@ -346,10 +328,10 @@ class GatewayProtocol(asyncio.Protocol):
                 self._is_over, running.keep_alive = True, False
                 return
             # The request runs, and will find that its client has left.
-            self.write(self._refusals.answer(fault, running.state.setdefault("log", {})))
+            self.transport.write(self._refusals.answer(fault, running.state.setdefault("log", {})))
         self.transport.close()
 
     def _refuse(self, fault: SageError) -> None:
         method = self._parser.get_method().decode("ascii") if self._url else ""
-        self.write(self._refusals.refuse(fault, method, self._url))
+        self.transport.write(self._refusals.refuse(fault, method, self._url))
         self.transport.close()
