@@ -59,11 +59,13 @@ LIBRARIES = (
 WEB = ("fastapi", "starlette", "uvicorn")
 
 _NUMPY = "a gateway that nobody searches starts without numpy and faiss"
+_CRYPTOGRAPHY = "a gateway whose callers have API keys starts without jose and cryptography"
 _COMMANDS = "`sage`, its help and every other command start without it"
 _AIOHTTP = "a gateway without a proxy starts without aiohttp"
 LATE = {
     "sage.api.local_environment": "Ray is an extra",
     "sage.middleware.app.main": _NUMPY,
+    "sage.middleware.auth.accounts": _CRYPTOGRAPHY,
     "sage.middleware.cli.accounts": _COMMANDS,
     "sage.middleware.client.connection": _COMMANDS,
     "sage.middleware.cli.config": _COMMANDS,
@@ -80,6 +82,7 @@ LATE = {
     "sage.middleware.providers.clients": _AIOHTTP,
     "sage.middleware.providers.http.transport": _AIOHTTP,
     "sage.middleware.retrieval": _NUMPY,
+    "sage.middleware.routers.flower.browser_session": _CRYPTOGRAPHY,
     "sage.middleware.retrieval.embedding.builtin": "its names are read without loading a model's packages",
     "sage.service.vdb.vdb_service": "the gateway shows the class and its methods without numpy",
 }

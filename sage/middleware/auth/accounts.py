@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sage.middleware.auth.api_keys import ApiKeys
 from sage.middleware.auth.credentials import Verifier
 from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.first_admin import FirstAdmin
 from sage.middleware.auth.job_tokens import JobTokens
+from sage.middleware.auth.key_files import are_private_keys
 from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.sessions import LoginSessions
-from sage.middleware.auth.signing_keys import KeySet
-from sage.middleware.auth.tokens import Tokens
 from sage.middleware.auth.users import Users
 from sage.middleware.settings.settings import Auth
 from sage.private_files import make_private_dir
+
+if TYPE_CHECKING:
+    from sage.middleware.auth.tokens import Tokens
 
 
 class Accounts:
@@ -41,7 +45,10 @@ class Accounts:
         auth = auth or Auth()
         self.clock = clock
         make_private_dir(data_dir)
-        self.tokens = Tokens(KeySet(data_dir / "keys"), clock)
+        self._keys = data_dir / "keys"
+        make_private_dir(self._keys)
+        if not are_private_keys(self._keys):
+            _ = self.tokens  # raises what is wrong with a file now, not at the first login
         self.passwords = Passwords(hash_cost)
         self.throttle = LoginThrottle()
         self.database = AccountsDatabase(data_dir)
@@ -50,14 +57,23 @@ class Accounts:
         self.sessions = LoginSessions(
             self.database,
             self.passwords,
-            self.tokens,
+            lambda: self.tokens,
             clock,
             access_ttl=auth.access_token_ttl,
             refresh_ttl=auth.refresh_token_ttl,
         )
         self.job_tokens = JobTokens(data_dir / "keys" / "jobs.key", clock)
-        self.verifier = Verifier(self.database, self.tokens, self.job_tokens, clock)
+        self.verifier = Verifier(self.database, lambda: self.tokens, self.job_tokens, clock)
         self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Access tokens, whose signing key is made when the first is made or read."""
+        # 9 MiB and a tenth of a second, which a gateway does without while its callers have API keys.
+        from sage.middleware.auth.signing_keys import KeySet
+        from sage.middleware.auth.tokens import Tokens
+
+        return Tokens(KeySet(self._keys), self.clock)
 
     def prepare_setup(self) -> Path | None:
         """To be called when the server starts: the file with a new setup token, or ``None`` when there are users."""

@@ -13,8 +13,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.credential_cache import CredentialCache, Verified
 from sage.middleware.auth.credentials import job_principal
 from sage.middleware.auth.job_tokens import PREFIX as JOB_PREFIX
-from sage.middleware.auth.principal import Asker, Principal, Scope
-from sage.middleware.auth.tokens import MAX_BYTES
+from sage.middleware.auth.principal import MAX_BYTES, Asker, Principal, Scope
 from sage.thread_pool import ThreadPool
 
 _OWN_WORKER = Principal(

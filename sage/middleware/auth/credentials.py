@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Row, select
 
@@ -14,14 +15,20 @@ from sage.middleware.auth.job_tokens import JobClaims, JobTokens
 from sage.middleware.auth.keys import PREFIX, matches, parse_key
 from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
 from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope
-from sage.middleware.auth.tokens import Tokens
+
+if TYPE_CHECKING:
+    from sage.middleware.auth.tokens import Tokens
 
 
 class Verifier:
     """Checks API keys, access tokens and the credentials of jobs; its calls block on the database."""
 
     def __init__(
-        self, database: AccountsDatabase, tokens: Tokens, job_tokens: JobTokens, clock: Callable[[], float]
+        self,
+        database: AccountsDatabase,
+        tokens: Callable[[], Tokens],
+        job_tokens: JobTokens,
+        clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._tokens = tokens
@@ -104,7 +111,7 @@ class Verifier:
         return Verified(principal, revision)
 
     def _verify_token(self, text: str) -> Verified:
-        claims = self._tokens.read(text)
+        claims = self._tokens().read(text)
         row = self._find_session(claims.session)
         session_ended = AuthenticationFailed("the access token's session has ended; log in again", code="session_ended")
         if row is None:

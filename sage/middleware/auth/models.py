@@ -6,7 +6,7 @@ passwords the argon2id hash.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import JSON, CheckConstraint, Connection, ForeignKey, Index, LargeBinary, String, Table, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -83,3 +83,8 @@ class RevisionRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     value: Mapped[int]
+
+
+@event.listens_for(RevisionRow.__table__, "after_create")
+def _begin_at_one(_: Table, connection: Connection, **__: object) -> None:
+    connection.exec_driver_sql("INSERT INTO revision (id, value) VALUES (1, 1)")

@@ -58,6 +58,9 @@ ROLES: dict[str, frozenset[Scope]] = {
 }
 
 
+MAX_BYTES = 8 * 1024
+"""No credential is longer."""
+
 IN_JOBS = frozenset(Scope) - {Scope.ACCOUNT, Scope.ADMIN, Scope.METRICS, Scope.SERVICES_READ, Scope.WORKER}
 """What the credential of a running job may do at most: the work, and nothing with accounts."""
 

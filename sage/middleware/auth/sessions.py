@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -17,8 +17,10 @@ from sage.middleware.auth.database import AccountsDatabase
 from sage.middleware.auth.models import RefreshTokenRow, SessionRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.principal import ROLES, Principal, Scope
-from sage.middleware.auth.tokens import Tokens
 from sage.middleware.auth.users import find_user, require_user
+
+if TYPE_CHECKING:
+    from sage.middleware.auth.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -44,7 +46,7 @@ class LoginSessions:
         self,
         database: AccountsDatabase,
         passwords: Passwords,
-        tokens: Tokens,
+        tokens: Callable[[], Tokens],
         clock: Callable[[], float],
         *,
         access_ttl: float,
@@ -75,7 +77,7 @@ class LoginSessions:
             scopes = ROLES.get(user.role, frozenset())
             Principal(user=user.name, tenant=user.tenant, scopes=scopes).require(scope)
             session_row = self._open(session, user, lifetime)
-            return self._tokens.make(user.name, session_row.id, token_lifetime)
+            return self._tokens().make(user.name, session_row.id, token_lifetime)
 
         return self._login(name, password, open_session)
 
@@ -143,7 +145,7 @@ class LoginSessions:
             if user.disabled:
                 raise InvalidRequest(f"the user '{user.name}' is disabled; sage user enable {user.name}")
             session_row = self._open(session, user, self._access_ttl)
-            return self._tokens.make(user.name, session_row.id, self._access_ttl)
+            return self._tokens().make(user.name, session_row.id, self._access_ttl)
 
     def _open(self, session: Session, user: UserRow, lifetime: int) -> SessionRow:
         now = int(self._clock())
@@ -160,7 +162,7 @@ class LoginSessions:
         refresh_token = f"rt-sage-{secrets.token_urlsafe(32)}"
         session.add(RefreshTokenRow(hash=_hash(refresh_token), session_id=session_row.id, created_at=now, used_at=None))
         lifetime = min(self._access_ttl, session_row.expires_at - now)
-        return Login(self._tokens.make(user.name, session_row.id, lifetime), refresh_token, lifetime)
+        return Login(self._tokens().make(user.name, session_row.id, lifetime), refresh_token, lifetime)
 
 
 def _only_user(session: Session) -> UserRow:

@@ -19,11 +19,11 @@ from jose import jwk, jwt
 from jose.exceptions import JOSEError
 
 from sage.errors import AuthenticationFailed
+from sage.middleware.auth.principal import MAX_BYTES
 from sage.middleware.auth.signing_keys import KeySet, SigningKey
 
 ISSUER = "sage-middleware"
 AUDIENCE = "sage-middleware"
-MAX_BYTES = 8 * 1024
 CLOCK_SKEW = 60  # seconds that ``iat`` may lie in the future
 
 _PARTS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")

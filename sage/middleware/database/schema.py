@@ -9,13 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstraint, String, Table
 from sqlalchemy.exc import DatabaseError
 
 from sage.errors import ConfigError
 from sage.private_files import make_private
 
 _ENVIRONMENT = Path(__file__).parent / "migrations"
+_VERSIONS = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""As Alembic makes it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Schema:
 
     ``title`` names the database in errors ("the accounts database"). ``migrations`` is the folder of the scripts,
     ``revisions`` what they are called, oldest first; the last is the one that this code works on, and arrives at the
-    tables of ``metadata``.
+    tables of ``metadata`` and the rows that their creation brings.
     """
 
     title: str
@@ -52,8 +59,16 @@ class Schema:
         return revision == self.revisions[-1]
 
     def upgrade(self, connection: Connection) -> None:
-        """Migrates to the newest revision, in the transaction of ``connection``."""
-        from alembic import command  # takes a quarter of a second, so only for a new or old database
+        """Migrates to the newest revision, in the transaction of ``connection``.
+
+        A new database gets the tables at once, which are those that the migrations arrive at.
+        """
+        if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0:
+            self.metadata.create_all(connection)
+            _VERSIONS.create(connection)
+            connection.execute(_VERSIONS.insert().values(version_num=self.revisions[-1]))
+            return
+        from alembic import command  # takes a quarter of a second and 10 MiB, so only for an old database
         from alembic.config import Config
 
         config = Config(attributes={"connection": connection, "metadata": self.metadata})

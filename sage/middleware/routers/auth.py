@@ -292,7 +292,7 @@ async def auth_users_change(body: UserChangeBody, accounts: AccountsDep) -> User
 @public
 async def jwks(accounts: AccountsDep) -> dict[str, list[dict[str, str]]]:
     """The public keys that access tokens are signed with."""
-    return accounts.tokens.keys.jwks()
+    return await asyncio.to_thread(lambda: accounts.tokens.keys.jwks())  # the first call loads libraries
 
 
 def _tokens(login: Login, response: Response) -> TokenAnswer:

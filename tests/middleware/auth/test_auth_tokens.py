@@ -11,6 +11,7 @@ import stat
 import string
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from jose import jwt
 
 from sage.errors import AuthenticationFailed, ConfigError
+from sage.middleware.auth.accounts import Accounts
+from sage.middleware.auth.key_files import are_private_keys
 from sage.middleware.auth.signing_keys import KeySet, thumbprint
 from sage.middleware.auth.tokens import AUDIENCE, ISSUER, Tokens
 from sage.private_files import write_private
@@ -255,6 +264,31 @@ def test_a_key_file_that_is_open_or_damaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a P-256 private key") as caught:
         KeySet(tmp_path / "keys")
     assert "s3cret" not in str(caught.value)
+
+
+def test_accounts_make_their_key_with_the_first_token_and_refuse_a_bad_one_at_once(tmp_path: Path) -> None:
+    with closing(Accounts(tmp_path)) as accounts:
+        assert not list((tmp_path / "keys").glob("*.pem"))
+        token = accounts.tokens.make("me", "s", 60)
+    file = tmp_path / "keys" / "0001.pem"
+    assert are_private_keys(file.parent)  # as a key of ours is, so that it need not be loaded
+    with closing(Accounts(tmp_path)) as accounts:
+        assert accounts.tokens.read(token).subject == "me"
+    pem = load_pem_private_key(file.read_bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    )
+    other_curve = ec.generate_private_key(ec.SECP384R1())
+    bad = other_curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for damaged in (bad, file.read_bytes()[:-40], b"", file.read_bytes().replace(b"M", b"N", 1)):
+        file.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="not a P-256 private key"):
+            Accounts(tmp_path)
+    file.write_bytes(pem)  # another form of the same key
+    with closing(Accounts(tmp_path)) as accounts:
+        assert accounts.tokens.read(token).subject == "me"
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Accounts(tmp_path)
 
 
 def test_threads_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:

@@ -7,18 +7,12 @@ of the gateway. Rights are checked as with every access token, so a session dies
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.accounts import Accounts
@@ -27,14 +21,15 @@ from sage.middleware.auth.principal import Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import Scope
 
+if TYPE_CHECKING:
+    from sage.middleware.routers.flower.seal import Seal
+
 IDLE = 30 * 60
 """Seconds that a session lasts without a request."""
 LONGEST = 8 * 3600
 """Seconds after which it ends in any case."""
 
 _NAME = "sage-flower"
-_PURPOSE = b"sage-flower 1"
-_NONCE_BYTES = 12
 _VALUE = re.compile(r"[A-Za-z0-9_-]{1,4096}")
 _MOST_COOKIES = 8
 """Of that name in one request: another site of the same domain may have set some."""
@@ -57,7 +52,12 @@ class BrowserSessions:
         self._accounts = accounts
         self._authenticator = authenticator
         self._clock = clock
-        self._cipher = AESGCM(AESGCM.generate_key(256))
+
+    @cached_property
+    def _seal(self) -> Seal:
+        from sage.middleware.routers.flower.seal import Seal  # 6 MiB that only those who look at Flower need
+
+        return Seal()
 
     async def open(self, name: str, password: str, address: str) -> str:
         """The value of the cookie of a new session.
@@ -69,12 +69,12 @@ class BrowserSessions:
         login = partial(accounts.sessions.login_for_pages, lifetime=LONGEST, token_lifetime=IDLE)
         with accounts.throttle.attempt(name, address):
             token = await accounts.passwords.run(login, name, password, Permission.ADMIN)
-        return self._seal(token, int(self._clock()) + LONGEST)
+        return self._seal.close(token, int(self._clock()) + LONGEST)
 
     async def find(self, scope: Scope) -> BrowserSession | None:
         """The session of a request's cookie; ``None`` means that it has none that is good."""
         for value in _cookies(scope):
-            opened = self._open_sealed(value)
+            opened = self._seal.open(value)
             if opened is None or opened[1] <= self._clock():
                 continue
             authorization = b"Bearer " + opened[0].encode("ascii")
@@ -94,24 +94,11 @@ class BrowserSessions:
             return None
         lifetime = min(IDLE, session.ends_at - now)
         token = self._accounts.tokens.make(principal.user, principal.session, lifetime)
-        return self._seal(token, session.ends_at)
+        return self._seal.close(token, session.ends_at)
 
     async def end(self, principal: Principal) -> None:
         """Ends a session, in all browsers."""
         await asyncio.to_thread(self._accounts.sessions.logout, principal.session)
-
-    def _seal(self, token: str, ends_at: int) -> str:
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, json.dumps([token, ends_at]).encode("ascii"), _PURPOSE)
-        return base64.urlsafe_b64encode(nonce + sealed).decode("ascii").rstrip("=")
-
-    def _open_sealed(self, value: str) -> tuple[str, int] | None:
-        try:
-            sealed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
-            token, ends_at = json.loads(self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _PURPOSE))
-        except (binascii.Error, ValueError, InvalidTag):
-            return None
-        return token, ends_at
 
 
 def set_cookie(value: str, *, secure: bool) -> tuple[bytes, bytes]:
