@@ -46,9 +46,9 @@ class Observation:
 
     tasks: int
     garbage: int
-    """Objects that only the collector of cycles could free, since the observation before."""
+    """Objects that only the collector of cycles could free, since the start."""
     types: dict[str, int]
-    """Of the most of these."""
+    """Of most of those that waited for it."""
 
 
 class GatewayProcess:

@@ -1,7 +1,7 @@
 """The `sage` command with a window: at SIGUSR1 it adds a line of JSON to the file that OBSERVATIONS names.
 
-It tells how many tasks the event loop has, how many objects only the collector of cycles could free (which they then
-are), and of which types most of these are.
+It tells how many tasks the event loop has, how many objects only the collector of cycles could free, since the start,
+and of which types most of those are that waited for it now.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def tell(*_: object) -> None:
     gc.collect()
     gc.set_debug(0)
     types = Counter(f"{type(found).__module__}.{type(found).__qualname__}" for found in gc.garbage)
-    seen = {"tasks": tasks, "garbage": len(gc.garbage), "types": dict(types.most_common(40))}
     gc.garbage.clear()
     gc.collect()
+    garbage = sum(generation["collected"] for generation in gc.get_stats())
+    seen = {"tasks": tasks, "garbage": garbage, "types": dict(types.most_common(40))}
     with Path(os.environ["OBSERVATIONS"]).open("a") as file:
         file.write(json.dumps(seen) + "\n")
 

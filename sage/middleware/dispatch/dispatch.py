@@ -75,6 +75,12 @@ class Dispatch:
             lease = DeploymentLease(only, caller=call.caller)
         else:
             lease = await self._lease(plan)
+        try:
+            return await self._ask_in_turn(call, plan, lease)
+        finally:
+            plan.failure = None  # its traceback holds the plan
+
+    async def _ask_in_turn(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
         while True:
             try:
                 upstream = await self._attempt(call, plan, lease)
@@ -88,8 +94,8 @@ class Dispatch:
                     raise
             except _RETRYABLE as exc:
                 plan.record_failure(lease, exc, _concerns_key(exc))
-                if plan.sent:
-                    await self._pause(plan, lease, exc)
+                if plan.sent and not await self._may_go_on(plan, lease):
+                    raise
             lease = await self._lease(plan)
 
     def explain(self, call: ModelCall, models: list[PublicModel]) -> Explanation:
@@ -186,9 +192,12 @@ class Dispatch:
             if response is not None:
                 response.close()
             error = await self._give_up(call, plan, lease, exc, upstream)
-            if error is exc:
-                raise
-            raise error from exc
+            try:
+                if error is exc:
+                    raise
+                raise error from exc
+            finally:
+                del error  # whose traceback holds this frame
         upstream.attempts = plan.attempts
         if lease.model is not None:
             if lease.probes:
@@ -227,8 +236,8 @@ class Dispatch:
             self.end(lease, failure)
         return error
 
-    async def _pause(self, plan: AttemptPlan, lease: DeploymentLease, failure: SageError) -> None:
-        """Waits before another attempt; raises ``failure`` if there is to be none."""
+    async def _may_go_on(self, plan: AttemptPlan, lease: DeploymentLease) -> bool:
+        """Whether there is to be another attempt after a failed one; waits before it if so."""
         now, budget = time.monotonic(), plan.models[0].budget
         wait = retry_budget.pause(plan.attempts)
         if (
@@ -236,9 +245,10 @@ class Dispatch:
             or not plan.can_continue(now + wait, self._routing.queue_timeout)
             or not budget.left(now)
         ):
-            raise failure
+            return False
         budget.retry()
         await asyncio.sleep(wait)
+        return True
 
 
 async def _ready_endpoint(lease: DeploymentLease, plan: AttemptPlan) -> Endpoint:
