@@ -77,6 +77,7 @@ LATE = {
     "sage.middleware.cli.worker": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
+    "sage.middleware.gateway.jobs.webhooks.webhooks": "a gateway that calls no webhooks starts without aiohttp",
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
     "sage.middleware.llm.service": _NUMPY,
     "sage.middleware.providers.clients": _AIOHTTP,

@@ -17,7 +17,7 @@ from sage.middleware.gateway.jobs.jobs import Jobs
 from sage.middleware.gateway.jobs.lines import LineLimits
 from sage.middleware.gateway.jobs.own_worker import OwnWorker, has_lost_gateway
 from sage.middleware.gateway.jobs.rights import JobRights
-from sage.middleware.gateway.jobs.webhooks import Webhooks
+from sage.middleware.gateway.jobs.webhooks.webhooks import Webhooks
 from sage.middleware.queue.database import open_jobs_database
 from sage.middleware.queue.files import FileLimits, FileStore
 from sage.middleware.queue.publisher import Publisher

@@ -21,7 +21,7 @@ from sage.middleware.gateway.jobs.lines import LineLimits
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.gateway.jobs.options import input_file
 from sage.middleware.gateway.jobs.requests import LINES, CheckedJob, check_job
-from sage.middleware.gateway.jobs.webhooks import check_webhook
+from sage.middleware.gateway.jobs.webhooks.webhooks import check_webhook
 from sage.middleware.queue.records import NewJob, StoredJob
 from sage.middleware.queue.states import NORMAL, PRIORITIES
 

@@ -19,7 +19,8 @@ from running_gateway import Running, run_gateway
 from upstream import Received, Upstream, reply
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.jobs.webhooks import check_webhook, sign
+from sage.middleware.gateway.jobs.webhooks.attempt import sign
+from sage.middleware.gateway.jobs.webhooks.webhooks import check_webhook
 from sage.middleware.settings.settings import Settings
 from sage.middleware.settings.webhooks import WebhookSettings, webhook_key
 

@@ -1,35 +1,30 @@
-"""The end of a job, told to its receiver: signed, to allowed addresses only, tried again until it is taken.
+"""The end of a job, told to its receiver, and tried again until it is taken.
 
-Signed as Standard Webhooks (github.com/standard-webhooks/standard-webhooks): every attempt has the same ``webhook-id``,
-by which a receiver knows what it has taken already. What is due stands in the table of jobs, so a restart forgets none.
+What is due stands in the table of jobs, so a restart forgets none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import heapq
-import hmac
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import aiohttp
-import orjson
-from yarl import URL
 
 from sage.addresses import AddressRefused, AllowedHosts
 from sage.errors import InvalidRequest, NotFound, SageError
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.store import JobStore
-from sage.middleware.settings.webhooks import WebhookSettings, webhook_key
-from sage.pinned_resolver import pinned_session
+from sage.middleware.settings.webhooks import WebhookSettings
+
+if TYPE_CHECKING:
+    from sage.middleware.gateway.jobs.webhooks.attempt import WebhookPoster
 
 _SETTING = "queue.webhooks.hosts"
 _AT_ONCE = 16
@@ -57,12 +52,6 @@ def check_webhook(url: str, settings: WebhookSettings) -> None:
         raise InvalidRequest(exc.message, param="webhook.url", code=exc.code) from None
 
 
-def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of ``webhook-signature``."""
-    signed = hmac.digest(key, b"%b.%d.%b" % (message_id.encode(), timestamp, body), "sha256")
-    return "v1," + base64.b64encode(signed).decode()
-
-
 class Webhooks:
     """Calls the webhooks that are due. Belongs to one event loop; ``view`` makes what receivers get of a job."""
 
@@ -78,7 +67,6 @@ class Webhooks:
         self._view = view
         self._clock = clock
         self._hosts = AllowedHosts(settings.hosts, _SETTING)
-        self._key = webhook_key(settings.secret) if settings.secret is not None else b""
         self._calls: dict[str, asyncio.Task[None]] = {}
         """By the id of the job."""
         self._at_host: Counter[str] = Counter()
@@ -88,6 +76,12 @@ class Webhooks:
         """A heap: when calls are due that are put off here. Others are found by looking now and then."""
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+
+    @cached_property
+    def _poster(self) -> WebhookPoster:
+        from sage.middleware.gateway.jobs.webhooks.attempt import WebhookPoster  # brings aiohttp
+
+        return WebhookPoster(self._settings, self._hosts, self._view, self._clock)
 
     def begin(self) -> None:
         """Begins to call; without allowed hosts there is nothing to call."""
@@ -152,7 +146,7 @@ class Webhooks:
 
     async def _call(self, job: StoredJob, host: str) -> None:
         try:
-            fault, asked_pause = await self._attempt(job)
+            fault, retry_after = await self._poster.attempt(job)
             attempts = job.webhook_attempts + 1
             if fault is None:
                 self._resting.pop(host, None)
@@ -162,7 +156,7 @@ class Webhooks:
                 await self._write(job, FAILED, attempts, None)
             else:
                 pause = min(self._settings.retry_after * 3 ** (attempts - 1), _LONGEST_PAUSE)
-                pause = max(pause * random.uniform(1.0, 1.1), asked_pause)  # noqa: S311 (spreads calls)
+                pause = max(pause * random.uniform(1.0, 1.1), _asked_pause(retry_after))  # noqa: S311 (spreads calls)
                 self._resting[host] = self._clock() + min(pause, _LONGEST_REST)
                 await self._write(job, DUE, attempts, self._clock() + pause)
         except SageError:
@@ -177,48 +171,6 @@ class Webhooks:
             await self._store.webhook_done(job, state, attempts, next_at)
         if next_at is not None:
             heapq.heappush(self._times, next_at)
-
-    async def _attempt(self, job: StoredJob) -> tuple[str | None, float]:
-        """What went wrong, ``None`` for nothing, and the pause that the receiver asks for."""
-        try:
-            async with asyncio.timeout(self._settings.timeout):
-                return await self._post(job)
-        except AddressRefused as exc:
-            return exc.message, 0.0
-        except TimeoutError:
-            return f"no answer within {self._settings.timeout:g} s", 0.0
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            return f"it cannot be reached ({type(exc).__name__})", 0.0
-
-    async def _post(self, job: StoredJob) -> tuple[str | None, float]:
-        destination = await self._hosts.resolve(job.webhook_url or "")
-        body = webhook_body(self._view(job))
-        async with (
-            pinned_session(destination) as session,
-            session.post(
-                URL(destination.url.url), data=body, headers=self._headers(job, body), allow_redirects=False
-            ) as answer,
-        ):
-            if 200 <= answer.status < 300:
-                return None, 0.0
-            return f"it answered {answer.status}", _asked_pause(answer.headers.get("Retry-After", ""))
-
-    def _headers(self, job: StoredJob, body: bytes) -> dict[str, str]:
-        message_id, timestamp = f"msg_{job.id}_{job.retries}", int(self._clock())
-        return {
-            "Content-Type": "application/json",
-            "User-Agent": "sage-webhooks",
-            "webhook-id": message_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(self._key, message_id, timestamp, body),
-        }
-
-
-def webhook_body(view: dict[str, Any]) -> bytes:
-    """A job's view without its results, with the names that Standard Webhooks has for what happened and when."""
-    told = {name: value for name, value in view.items() if name not in ("result", "webhook")}
-    ended = datetime.fromtimestamp(view["finished_at"] or 0, UTC).isoformat().replace("+00:00", "Z")
-    return orjson.dumps({"type": f"job.{view['state']}", "timestamp": ended, **told})
 
 
 def _asked_pause(text: str) -> float:
