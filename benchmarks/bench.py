@@ -42,6 +42,20 @@ class Row(Protocol):
     def takes(self, subject: Subject) -> bool: ...
 
 
+class OfAll:
+    """A row in which the upstream itself takes part."""
+
+    def takes(self, subject: Subject) -> bool:
+        return not subject.only_in
+
+
+class OfServers:
+    """A row that says nothing of the upstream itself."""
+
+    def takes(self, subject: Subject) -> bool:
+        return subject.name != "direct" and not subject.only_in
+
+
 @dataclass
 class Tally:
     """Answers of one subject: how many were checked, and what was wrong with some."""
@@ -80,7 +94,9 @@ class Bench:
             # An exception of a plain signal handler could end in a callback of the parser, which swallows it.
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         for row in rows:
-            await self._run_row(row, [subject for subject in subjects if row.takes(subject)])
+            await self._run_row(
+                row, [subject for subject in subjects if row.name in subject.only_in or row.takes(subject)]
+            )
             done(row)
 
     async def _run_row(self, row: Row, subjects: list[Subject]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench import Bench, Figure
+from bench import Bench, Figure, OfAll, OfServers
 from subjects import Subject
 from wire import Ask
 
@@ -14,22 +14,8 @@ STREAMS = 32
 """Fewer connections: were the server busy all the time, bursts would melt into one another unread."""
 
 
-class _OfServers:
-    """A row that says nothing of the upstream itself."""
-
-    def takes(self, subject: Subject) -> bool:
-        return subject.name != "direct" and subject.workers == 1
-
-
-class _OfAll:
-    """A row that the upstream itself takes part in."""
-
-    def takes(self, subject: Subject) -> bool:
-        return subject.workers == 1
-
-
 @dataclass(frozen=True)
-class Requests(_OfAll):
+class Requests(OfAll):
     """A chat request, as fast as 64 connections ask."""
 
     name: str = "request"
@@ -47,7 +33,7 @@ class Requests(_OfAll):
 
 
 @dataclass(frozen=True)
-class Latency(_OfAll):
+class Latency(OfAll):
     """Latency at 1 and 8 connections."""
 
     name: str = "latency"
@@ -69,7 +55,7 @@ class Latency(_OfAll):
 
 
 @dataclass(frozen=True)
-class SlowUpstream(_OfServers):
+class SlowUpstream(OfServers):
     """The same request when the upstream takes 100 ms: as many connections as keep the rate what it was."""
 
     name: str = "slow"
@@ -96,7 +82,7 @@ class SlowUpstream(_OfServers):
 
 
 @dataclass(frozen=True)
-class Chunks(_OfAll):
+class Chunks(OfAll):
     """A stream's chunk, in bursts of 8 every 5 ms."""
 
     name: str = "chunk"
@@ -117,7 +103,7 @@ class Chunks(_OfAll):
 
 
 @dataclass(frozen=True)
-class LongStreams(_OfAll):
+class LongStreams(OfAll):
     """Streams of 10,000 chunks."""
 
     name: str = "long-streams"
@@ -136,7 +122,7 @@ class LongStreams(_OfAll):
 
 
 @dataclass(frozen=True)
-class Prompts(_OfServers):
+class Prompts(OfServers):
     """Long prompts."""
 
     name: str

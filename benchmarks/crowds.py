@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench import Bench, Figure
+from bench import Bench, Figure, OfAll, OfServers
 from load import Load, quantile
 from subjects import Subject
 from wire import Ask
 
 
 @dataclass(frozen=True)
-class FirstChunks:
+class FirstChunks(OfAll):
     """A thousand connections that are open already ask for a stream at the same moment."""
 
     name: str = "first-chunks"
@@ -39,12 +39,9 @@ class FirstChunks:
         times = {f"first_p{share}": quantile(result.first_bytes, share / 100) * 1e3 for share in (50, 99)}
         return times | {"crowd_us": cpu / streams * 1e6}
 
-    def takes(self, subject: Subject) -> bool:
-        return subject.workers == 1
-
 
 @dataclass(frozen=True)
-class OpenStreams:
+class OpenStreams(OfServers):
     """Memory while two thousand streams are open, each with its first chunks, and once they have ended."""
 
     name: str = "open-streams"
@@ -91,9 +88,6 @@ class OpenStreams:
         deadline = time.perf_counter() + 25
         while load.begun < streams and not running.done() and time.perf_counter() < deadline:
             await asyncio.sleep(0.05)
-
-    def takes(self, subject: Subject) -> bool:
-        return subject.name != "direct" and subject.workers == 1
 
 
 def _release(port: int) -> None:

@@ -22,7 +22,7 @@ import nginx
 import subjects
 import uvloop
 from bench import Bench, Row
-from peers import PEERS
+from peers import NGINX_FILES, PEERS
 from processes import BenchmarkError
 from report import Report
 from rows import ROWS
@@ -32,13 +32,14 @@ from subjects import Place, Subject
 def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> list[Subject]:
     direct = stack.enter_context(subjects.upstream(folder, ["--corrupt", str(options.corrupt)]))
     place = Place(folder, direct.target.port, "start" in options.rows, _pinned() if options.pin else None)
-    peers = [peer for peer in PEERS if peer.name in options.peer]
-    return [
-        direct,
-        *(stack.enter_context(subjects.peer(place, peer, options.peers_in)) for peer in peers),
-        stack.enter_context(subjects.pass_through(place)),
-        stack.enter_context(subjects.gateway(place, options.access_log)),
-    ]
+    rows = frozenset(options.rows)
+    peers = [one for one in PEERS if one.name in options.peer]
+    started = [direct, *(stack.enter_context(subjects.peer(place, one, options.peers_in)) for one in peers)]
+    if "nginx" in options.peer and (prompts := rows & {"prompt-100k", "prompt-1m"}):
+        started.append(stack.enter_context(subjects.peer(place, NGINX_FILES, None, prompts)))
+    started.append(stack.enter_context(subjects.pass_through(place)))
+    started.append(stack.enter_context(subjects.gateway(place, options.access_log)))
+    return started
 
 
 def _pinned() -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from bench import Bench, Figure
+from bench import Bench, Figure, OfAll
 from load import quantile
 from subjects import Subject
 from wire import Ask
@@ -16,7 +16,7 @@ _REST = 0.02
 
 
 @dataclass(frozen=True)
-class Beside:
+class Beside(OfAll):
     """Small requests alone, then beside two connections that send large ones, each after a rest."""
 
     name: str
@@ -57,6 +57,3 @@ class Beside:
             "added_p99": beside_p99 - alone_p99,
             "large_us": cpu / max(1, sent.requests) * 1e6,
         }
-
-    def takes(self, subject: Subject) -> bool:
-        return subject.workers == 1

@@ -15,11 +15,11 @@ daemon off;
 worker_processes 1;
 worker_rlimit_nofile 16384;
 error_log stderr;
-pid {folder}/nginx.pid;
+pid {folder}/nginx-{port}.pid;
 {user}
 events {{ worker_connections 8192; }}
 http {{
-    access_log {folder}/nginx-access.log;
+    access_log {folder}/nginx-access-{port}.log;
     client_body_temp_path {folder}/nginx-bodies;
     proxy_temp_path {folder}/nginx-answers;
     fastcgi_temp_path {folder}/nginx-unused;
@@ -41,7 +41,7 @@ http {{
             proxy_set_header Connection "";
             proxy_set_header Authorization "Bearer {key}";
             proxy_buffering off;
-            proxy_request_buffering off;
+            {bodies}
             proxy_read_timeout 600s;
         }}
     }}
@@ -56,8 +56,18 @@ def executable() -> str | None:
 
 def arguments(folder: Path, port: int, upstream_port: int) -> list[str]:
     """What follows the executable so that it serves on that port, its configuration written to the folder."""
+    return _configured(folder, port, upstream_port, "proxy_request_buffering off;")
+
+
+def arguments_as_installed(folder: Path, port: int, upstream_port: int) -> list[str]:
+    """The same with nginx's own setting for bodies: those over 16 KB go through a file on their way."""
+    return _configured(folder, port, upstream_port, "")
+
+
+def _configured(folder: Path, port: int, upstream_port: int, bodies: str) -> list[str]:
     # As root, nginx's workers would be another user's, who may not enter the folder.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / f"nginx-{port}.conf"
-    config.write_text(_CONFIG.format(folder=folder, user=user, port=port, upstream=upstream_port, key=UPSTREAM_KEY))
+    values = {"folder": folder, "user": user, "port": port, "upstream": upstream_port, "bodies": bodies}
+    config.write_text(_CONFIG.format(key=UPSTREAM_KEY, **values))
     return ["-c", str(config), "-e", "stderr"]

@@ -44,7 +44,7 @@ class Peer:
         """Where it is installed; raises with how to install it."""
         beside = [folder / self.name / where / self.command for where in ("bin", "node_modules/.bin")] if folder else []
         found = [str(path) for path in beside if path.exists()]
-        if self.name == "nginx":
+        if self.command == "nginx":
             found = [path] if (path := nginx.executable()) else []
         elif not found:
             found = [path] if (path := shutil.which(self.command)) else []
@@ -158,3 +158,6 @@ PEERS = (
         share=0.25,
     ),
 )
+
+NGINX_FILES = Peer("nginx-files", nginx.INSTALL, "nginx", nginx.arguments_as_installed, "/ready", limit=15)
+"""nginx as it is installed, which matters for long bodies alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Bench, Figure
+from bench import Bench, Figure, OfServers
 from subjects import Subject
 from wire import Ask
 
@@ -27,11 +27,11 @@ class Workers:
         return {"worker_us": cpu / count * 1e6}
 
     def takes(self, subject: Subject) -> bool:
-        return subject.name in ("gateway", "two workers")
+        return subject.name == "gateway"
 
 
 @dataclass(frozen=True)
-class Start:
+class Start(OfServers):
     """Seconds to be ready with bytecode cached, and memory before the first request."""
 
     name: str = "start"
@@ -47,6 +47,3 @@ class Start:
         assert subject.ready is not None
         assert subject.idle is not None
         return {"ready_s": subject.ready, "idle_rss": subject.idle[0], "idle_pss": subject.idle[1]}
-
-    def takes(self, subject: Subject) -> bool:
-        return subject.name != "direct" and subject.workers == 1

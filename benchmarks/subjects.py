@@ -29,7 +29,8 @@ class Subject:
     """Resident and proportional MiB before the first request."""
     share: float = 1.0
     """How much of the load it gets; slow peers get less."""
-    workers: int = 1
+    only_in: frozenset[str] = frozenset()
+    """The rows that alone it takes part in; empty: those that take it."""
 
 
 @contextmanager
@@ -63,7 +64,7 @@ class Place:
         path: str,
         limit: float,
         share: float = 1.0,
-        workers: int = 1,
+        only_in: frozenset[str] = frozenset(),
     ) -> Iterator[Subject]:
         """A server that ends with the block; target and command come from its port."""
         port = free_port()
@@ -75,7 +76,7 @@ class Place:
             port = free_port()
         with running(name, argv(port), environment, log, self.cores) as server:
             ready = server.wait_ready(port, path, limit)
-            yield Subject(name, server, target(port), ready, server.memory(), share, workers)
+            yield Subject(name, server, target(port), ready, server.memory(), share, only_in)
 
 
 @contextmanager
@@ -92,8 +93,9 @@ def pass_through(place: Place) -> Iterator[Subject]:
 
 
 @contextmanager
-def gateway(place: Place, access_log: bool, workers: int = 1, name: str = "gateway") -> Iterator[Subject]:
+def gateway(place: Place, access_log: bool, workers: int = 1) -> Iterator[Subject]:
     """The gateway with auth on, one registered model, and a key made by its own command line."""
+    name = "gateway" if workers == 1 else f"{workers} workers"
     folder = place.folder / name
     folder.mkdir()
     config = folder / "config.yaml"
@@ -119,13 +121,13 @@ def gateway(place: Place, access_log: bool, workers: int = 1, name: str = "gatew
         environment,
         path="/ready",
         limit=30,
-        workers=workers,
+        only_in=frozenset({"workers"} if workers > 1 else ()),
     ) as subject:
         yield subject
 
 
 @contextmanager
-def peer(place: Place, chosen: Peer, peers_in: Path | None) -> Iterator[Subject]:
+def peer(place: Place, chosen: Peer, peers_in: Path | None, only_in: frozenset[str] = frozenset()) -> Iterator[Subject]:
     """Another gateway; raises if it is not installed."""
     executable = chosen.executable(peers_in)
     with place.started(
@@ -135,6 +137,7 @@ def peer(place: Place, chosen: Peer, peers_in: Path | None) -> Iterator[Subject]
         path=chosen.ready,
         limit=chosen.limit,
         share=chosen.share,
+        only_in=only_in,
     ) as subject:
         yield subject
 
