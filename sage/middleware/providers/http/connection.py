@@ -38,6 +38,20 @@ class HttpConnection(asyncio.Protocol):
     """A connection. It serves again only after an answer that ended by its own framing, with nothing after it, to a
     request that went out whole; else it is closed."""
 
+    __slots__ = (
+        "_answer",
+        "_deadline",
+        "_gone",
+        "_is_full",
+        "_is_paused",
+        "_loop",
+        "_owner",
+        "_parser",
+        "_transport",
+        "_unread",
+        "_unsent",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: ConnectionOwner) -> None:
         self._loop = loop
         self._owner = owner
@@ -185,6 +199,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended(exc)
         self._parser.close()
+        self._deadline.close()
         self._owner.closed(self)
         if self._gone is not None:
             self._gone.set_result(None)
@@ -211,6 +226,6 @@ class HttpConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._unsent = None
-        self._deadline.close()
+        self._deadline.at = math.inf
         self._transport.abort()
         self._owner.drop(self)

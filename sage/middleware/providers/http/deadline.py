@@ -10,6 +10,10 @@ _CLOCK = 0.001
 """Seconds by which a timer may ring early: the loop's clock counts milliseconds."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Deadline:
     """Calls ``passed`` when the moment ``at`` is over (the loop's time; infinity means that there is none).
 
@@ -46,8 +50,8 @@ class Deadline:
             self._start(self.at)
 
     def close(self) -> None:
-        """It is never passed."""
-        self.at = math.inf
+        """It is never passed, and can be set no more."""
+        self.at, self._passed = math.inf, _nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._rings = None, math.inf

@@ -23,11 +23,28 @@ class _ParsingStopped(Exception):
     """Raised inside a callback: llhttp reads no further, and ``feed_data`` raises an error of its own."""
 
 
+_NOBODY = HttpAnswer(0.0, 0.0)
+
+
 class AnswerParser:
     """Parses the answers on one connection, one after the other; :meth:`begin` comes before each.
 
     ``on_header`` is left out, so that httptools makes no objects of headers that nobody asks for.
     """
+
+    __slots__ = (
+        "_answer",
+        "_fault",
+        "_is_bodyless",
+        "_is_chunked",
+        "_llhttp",
+        "_overhead",
+        "_received",
+        "can_stay",
+        "is_complete",
+        "on_body",
+        "parts",
+    )
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -36,7 +53,7 @@ class AnswerParser:
         self.can_stay = False
         """Of a complete answer: it ended by its own framing, the connection stays, and nothing came after it."""
         self.on_body = self.parts.append  # called by the parser, without a frame of Python's
-        self._answer = HttpAnswer(0.0, 0.0)
+        self._answer = _NOBODY
         self._is_bodyless = False
         self._is_chunked = False
         self._fault: AnswerFault | None = None
