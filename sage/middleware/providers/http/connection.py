@@ -121,6 +121,11 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline(answer)
         return waiter
 
+    def stop_waiting(self, answer: HttpAnswer) -> None:
+        """Its reader has left off waiting; from now on its silence does not count."""
+        answer.waiter = None
+        self._deadline.at = math.inf
+
     def _set_deadline(self, answer: HttpAnswer) -> None:
         at = self._loop.time() + answer.silence
         self._deadline.set(at if at < answer.ends else answer.ends)
@@ -204,10 +209,12 @@ class HttpConnection(asyncio.Protocol):
         if self._gone is not None:
             self._gone.set_result(None)
 
-    async def gone(self) -> None:
-        """Returns once it is closed, after :meth:`end`. One may wait at a time."""
-        self._gone = self._loop.create_future()
-        await self._gone
+    @property
+    def gone(self) -> asyncio.Future[None]:
+        """Of an open connection: done once it is closed."""
+        if self._gone is None:
+            self._gone = self._loop.create_future()
+        return self._gone
 
     def _ended(self, exc: Exception | None) -> None:
         if self._answer is not None:

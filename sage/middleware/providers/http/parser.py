@@ -90,7 +90,7 @@ class AnswerParser:
 
     def _feed(self, data: bytes | memoryview) -> AnswerFault | None:
         assert self._llhttp is not None
-        status = self._answer.status
+        before = len(self.parts), self._answer.status
         try:
             self._llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -98,7 +98,7 @@ class AnswerParser:
             if self.is_complete:
                 return None
             return self._fault or (AnswerFault.BROKEN if self._answer.status else AnswerFault.NONSENSE)
-        if self.parts or self.is_complete or status != self._answer.status:
+        if self.is_complete or before != (len(self.parts), self._answer.status):
             self._overhead = 0
             return None
         self._overhead += len(data)

@@ -56,7 +56,12 @@ class HttpResponse(HttpAnswer):
             data = self._connection.take()
             if data:
                 break
-            await self._connection.wait(self)
+            waiter = self._connection.wait(self)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._connection.stop_waiting(self)
+                raise
         else:
             data, self.rest = self.rest, b""
             if not data and self.fault is not None:

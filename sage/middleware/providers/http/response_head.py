@@ -17,9 +17,14 @@ _SURELY_FEW = 4 * MAX_HEADERS
 
 def final_head(data: bytes) -> bytes:
     """The head in ``data`` without its empty line, and without interim answers (1xx) and empty lines before it."""
-    data = data.lstrip(b"\r\n")
-    end = data.find(b"\r\n\r\n")
-    return final_head(data[end + 4 :]) if data[9:10] == b"1" else data[:end]
+    start = 0
+    while True:
+        while data.startswith((b"\r", b"\n"), start):
+            start += 1
+        end = data.find(b"\r\n\r\n", start)
+        if data[start + 9 : start + 10] != b"1" or end < 0:
+            return data[start:end]
+        start = end + 4
 
 
 def fault_of_head(head: bytes) -> AnswerFault | None:

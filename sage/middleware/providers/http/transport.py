@@ -8,7 +8,6 @@ cookies are not stored. Requests that go through a proxy are aiohttp's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from urllib.parse import urlsplit
 
 from sage.errors import SageError
@@ -153,12 +152,10 @@ class HttpTransport:
         opened = [connection for pool in self._pools.values() for connection in pool.open]
         for connection in opened:
             connection.end(AnswerFault.SHUT_DOWN)
+        if opened:
+            await asyncio.wait([connection.gone for connection in opened], timeout=_CLOSING_TIME)
         if self._proxied is not None:
             await self._proxied.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSING_TIME):
-                for connection in opened:
-                    await connection.gone()
 
 
 async def _ask(
