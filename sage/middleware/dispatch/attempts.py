@@ -62,7 +62,6 @@ class AttemptPlan:
         "models",
         "sent",
         "started_at",
-        "takes_slot",
         "tenant",
     )
 
@@ -73,8 +72,6 @@ class AttemptPlan:
         self.models = models
         self.started_at = started_at
         self.tenant = call.caller[0]
-        self.takes_slot = call.operation not in _WITHOUT_SLOT
-        """Whether it computes in an engine, so that it needs one of the engine's slots."""
         self.attempts = 0
         """Requests that were sent to upstreams so far."""
         self.sent = False
@@ -91,7 +88,12 @@ class AttemptPlan:
         self._refused_by: Deployment | None = None
         """The deployment that has refused a field which the gateway has added."""
         self._excluded_keys: dict[str, set[int]] = {}  # by provider
-        self._preferred: dict[str, str | None] = {}  # by model
+        self._preferred: dict[str, str | None] | None = None  # by model
+
+    @property
+    def takes_slot(self) -> bool:
+        """Whether it computes in an engine, so that it needs one of the engine's slots."""
+        return self._call.operation not in _WITHOUT_SLOT
 
     @property
     def is_untouched(self) -> bool:
@@ -220,6 +222,8 @@ class AttemptPlan:
         """The deployment of ``model`` that answered this conversation's previous turn."""
         if self._call.operation is not Operation.CHAT:
             return None
+        if self._preferred is None:
+            self._preferred = {}
         if model.name not in self._preferred:
             self._preferred[model.name] = self._prefixes.find(model.name, self._call.body.get("messages"))
         return self._preferred[model.name]

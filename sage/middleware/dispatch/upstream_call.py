@@ -88,31 +88,23 @@ class UpstreamCall:
 
     async def more(self) -> bytes:
         """Further complete events; empty at the end. Raises when the stream breaks or reports an error."""
+        relay = self.relay
+        assert relay is not None
         try:
-            return await self._more()
+            while not relay.finished:
+                if relay.error is not None:
+                    raise relay.error
+                data = await self._response.chunk()
+                events = relay.feed(data) if data else relay.close()
+                if events or not data:
+                    return events
         except SageError as exc:
             death = await engine_death(self._lease, exc, self._call.deadline)
             if death is not None:
                 raise death from exc
             self._failure = exc
             raise
-
-    async def _more(self) -> bytes:
-        relay = self.relay
-        assert relay is not None
-        if relay.error is not None:
-            raise relay.error
-        if relay.finished:
-            return b""
-        while True:
-            data = await self._response.chunk()
-            if not data:
-                return relay.close()
-            events = relay.feed(data)
-            if events:
-                return events
-            if relay.error is not None:
-                raise relay.error
+        return b""
 
     @property
     def timed_out(self) -> bool:
@@ -125,15 +117,14 @@ class UpstreamCall:
                 while await self._response.chunk():
                     pass
 
-    async def close(self, exc: BaseException | None) -> None:
+    def close(self, exc: BaseException | None) -> None:
         """Gives everything back; raises :class:`DeadlineExceeded` when ``exc`` means that the call's time is over."""
         self._response.close()
         failure = self._failure
         if failure is not None and failure.code == "total_timeout":
             failure = None  # a long answer, or a client that reads slowly: not the deployment's fault
         self._owner.end(self._lease, failure, is_complete=self.relay is not None and self.relay.finished)
-        timeout = timeout_error(self._call, self.deployment, exc)
-        if timeout is not None:
+        if exc is not None and (timeout := timeout_error(self._call, self.deployment, exc)) is not None:
             raise timeout from exc
 
 

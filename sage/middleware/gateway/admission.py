@@ -61,10 +61,10 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
     the configuration has made it smaller.
     """
     echoes = call.operation is Operation.COMPLETIONS and fields.get("echo") is True
-    for field in TOKEN_FIELDS:
-        if field not in fields:
-            continue
+    for field in filter(fields.__contains__, TOKEN_FIELDS):
         value = fields[field]
+        if type(value) is int and 0 < value <= limits.max_tokens:
+            continue
         if value in _UNLIMITED and type(value) is int and field != "min_tokens":
             del fields[field]
             if limits.max_tokens < _BUILT_IN_LIMIT:
@@ -79,8 +79,8 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
 
 def _check_choices(call: ModelCall, limits: RequestLimits) -> None:
     body, choices = call.body, 1
-    for field in _CHOICE_FIELDS.intersection(body):
-        choices = max(choices, _check_count(body, field, limits.max_choices))
+    if not _CHOICE_FIELDS.isdisjoint(body):
+        choices = max(_check_count(body, field, limits.max_choices) for field in _CHOICE_FIELDS.intersection(body))
     if call.operation is Operation.COMPLETIONS:
         _check_prompts(body, choices, limits)
 
@@ -106,13 +106,18 @@ def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
     if len(messages) > _MAX_MESSAGES:
         raise InvalidRequest(f"'messages' may hold {_MAX_MESSAGES} messages, not {len(messages)}", param="messages")
     for index, message in enumerate(messages):
+        # It has nothing but a text and a role.
+        if (
+            type(message) is dict
+            and len(message) == 2
+            and type(message.get("content")) is type(message.get("role")) is str
+        ):
+            continue
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(
                 f"messages[{index}] must be an object with a 'role' and a 'content'", param=f"messages[{index}]"
             )
         content = message.get("content")
-        if isinstance(content, str) and len(message) == 2:
-            continue  # it has nothing but these two
         if content is not None and not isinstance(content, str | list):
             where = f"messages[{index}].content"
             raise InvalidRequest(f"{where} must be text or a list of parts", param=where)

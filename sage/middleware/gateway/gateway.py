@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -138,9 +138,9 @@ class Gateway:
                         models.append(await registry.resolve(name))
         return models
 
-    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
+    def open(self, call: ModelCall, models: list[PublicModel]) -> Awaitable[UpstreamCall]:
         """The call at the first deployment of ``models`` that answers."""
-        return await self._dispatch.open(call, models)
+        return self._dispatch.open(call, models)
 
     async def explain(self, principal: Principal, call: ModelCall) -> Explanation:
         """Which deployments would be chosen now for ``call``, and why. Sends nothing; raises as a call would."""
@@ -182,7 +182,7 @@ class GatewayCall:
     ) -> None:
         assert self._upstream is not None
         try:
-            await self._upstream.close(exc)
+            self._upstream.close(exc)
         except BaseException as instead:
             exc = instead
             raise
@@ -218,10 +218,10 @@ class GatewayCall:
         upstream = self._upstream
         return total_timeout(upstream.deployment) if upstream is not None and upstream.timed_out else None
 
-    async def more(self) -> bytes:
+    def more(self) -> Awaitable[bytes]:
         """The next events of the stream; empty at its regular end. Raises when it breaks."""
         assert self._upstream is not None
-        return await self._upstream.more()
+        return self._upstream.more()
 
     async def drain(self) -> None:
         """Makes the upstream's connection ready for other calls, after the client was sent the complete stream."""

@@ -38,13 +38,12 @@ async def stream(
     """
     await start_stream(send, answer.headers(), media_type)
     try:
-        events = answer.body
+        events, has_head = answer.body, True
         while events:
             piece = translate(events) if translate is not None else events
-            if piece or events is answer.body:
-                await send_events(send, piece or _KEEP_ALIVE)  # sends the head too, which is held until the first event
-            if answer.finished:
-                break
+            if piece or has_head:  # the head is held until the first event
+                await send({"type": "http.response.body", "body": piece or _KEEP_ALIVE, "more_body": True})
+                has_head = False
             events = await answer.more()
         if end is not None:
             last = end()
@@ -64,12 +63,12 @@ async def stream(
     await end_stream(send)
 
 
-async def end_stream(send: Send) -> None:
+def end_stream(send: Send) -> Awaitable[None]:
     """Sends the end of a stream."""
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS) -> None:
+def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS) -> Awaitable[None]:
     """Sends the head of a stream of events."""
     head = [
         (b"content-type", media_type),
@@ -77,12 +76,12 @@ async def start_stream(send: Send, headers: Headers, media_type: bytes = EVENTS)
         (b"x-accel-buffering", b"no"),
         *headers,
     ]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
+    return send({"type": "http.response.start", "status": 200, "headers": head})
 
 
-async def send_events(send: Send, events: bytes) -> None:
+def send_events(send: Send, events: bytes) -> Awaitable[None]:
     """Sends complete events of a stream."""
-    await send({"type": "http.response.body", "body": events, "more_body": True})
+    return send({"type": "http.response.body", "body": events, "more_body": True})
 
 
 async def _break(
