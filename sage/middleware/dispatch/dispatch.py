@@ -19,6 +19,7 @@ from sage.errors import (
 )
 from sage.middleware.dispatch import retry_budget
 from sage.middleware.dispatch.attempts import AttemptPlan, Unavailability
+from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease, PublicModel
 from sage.middleware.dispatch.explain import Explanation, explanation
 from sage.middleware.dispatch.low_priority import LowPriorityCalls, LowPriorityPlan
@@ -48,6 +49,7 @@ class Dispatch:
         self._queue = DeploymentQueue(self._routing.queue_size)
         self.low_priority = LowPriorityCalls(self._queue)
         self._prefixes = Prefixes()
+        self.deadlines = Deadlines()
         self.on_health: Callable[[Deployment], None] | None = None
         """Called when a failure at a deployment was recorded, and when its probe was answered."""
 
@@ -175,8 +177,7 @@ class Dispatch:
             if lease.model is not None:
                 request.total = plan.seconds_left(deployment)
             call.deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
-            if call.on_deadline is not None:
-                call.on_deadline()
+            self.deadlines.expect(call.deadline)
             plan.sent = True
             plan.attempts += 1
             if plan.attempts == 1:

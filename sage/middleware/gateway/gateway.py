@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
+from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
@@ -98,6 +99,11 @@ class Gateway:
         await closing
         if self._embedders is not None:
             await asyncio.to_thread(self._embedders.close)
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """What watches over calls are entered in."""
+        return self._dispatch.deadlines
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         """``async with gateway.call(principal, call) as answer`` admits, dispatches and counts the call exactly once.

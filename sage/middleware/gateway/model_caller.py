@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from sage.middleware.auth.principal import Principal
+from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.registry.registry import Registry
 
@@ -29,6 +30,10 @@ class ModelCaller(Protocol):
 
     @property
     def registry(self) -> Registry: ...
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """What watches over calls are entered in."""
 
     def call(self, principal: Principal, call: ModelCall) -> AbstractAsyncContextManager[ModelAnswer]:
         """See :meth:`sage.middleware.gateway.gateway.Gateway.call`."""

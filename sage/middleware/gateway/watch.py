@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Protocol
 
 from sage.errors import SageError
+from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.providers.base import ModelCall
 
 _WATCH_AFTER = 0.02
-"""Seconds. A call that ends sooner is not watched, since watching costs a task and timers."""
+"""Seconds. Under another server a call that ends sooner is not watched, since that costs a task."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -36,32 +35,34 @@ class WaitingClient(Protocol):
 
 
 class Watch:
-    """``with Watch(call, client):`` around the work on a call, entered after the request's body was read.
+    """``with Watch(call, deadlines, client):`` around the work on a call, entered after the request's body was read.
 
-    It cancels the task when the client disconnects, and raises :class:`ClientLeft` at the end of the block. It also
-    cancels the task at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. Under
-    another server than ours there is no ``client``; with ``receive`` a task then waits for the disconnect.
+    It cancels the task when the client disconnects, and raises :class:`ClientLeft` at the end of the block. The task is
+    also cancelled at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. Under another
+    server than ours there is no ``client``; with ``receive`` a task then waits for the disconnect.
     """
 
     __slots__ = (
-        "_call",
         "_client",
-        "_deadline_timer",
+        "_deadlines",
         "_disconnect_watcher",
         "_loop",
         "_receive",
         "_start_timer",
         "_task",
+        "call",
         "client_left",
     )
 
     def __init__(
         self,
         call: ModelCall,
+        deadlines: Deadlines,
         client: WaitingClient | None = None,
         receive: Receive | None = None,
     ) -> None:
-        self._call = call
+        self.call = call
+        self._deadlines = deadlines
         self._client = client
         self._receive = receive
         if client is not None:
@@ -69,8 +70,8 @@ class Watch:
         else:
             self._loop = asyncio.get_running_loop()
             self._task = asyncio.current_task(self._loop)
+        self._start_timer: asyncio.TimerHandle | None = None
         self._disconnect_watcher: asyncio.Task[None] | None = None
-        self._deadline_timer: asyncio.TimerHandle | None = None
         self.client_left = False
         """Whether the client has disconnected, and the work was cancelled because of that."""
 
@@ -79,29 +80,13 @@ class Watch:
             if self._client.disconnected:
                 raise ClientLeft
             self._client.on_disconnect = self._leave
-        self._start_timer = self._loop.call_later(_WATCH_AFTER, self._start)
+        elif self._receive is not None:
+            self._start_timer = self._loop.call_later(_WATCH_AFTER, self._start, self._receive)
+        self._deadlines.add(self, self._loop)
         return self
 
-    def _start(self) -> None:
-        if self._receive is not None and self._client is None:
-            self._disconnect_watcher = self._loop.create_task(self._wait_for_disconnect(self._receive))
-        self._call.on_deadline = self._check_deadline
-        self._check_deadline()
-
-    def _check_deadline(self) -> None:
-        """Cancels the work if its deadline has passed, else checks again at the deadline."""
-        call = self._call
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-            self._deadline_timer = None
-        if self.client_left or call.timed_out or call.deadline == math.inf:
-            return
-        remaining = call.deadline - time.monotonic()
-        if remaining > 0:
-            self._deadline_timer = self._loop.call_later(remaining, self._check_deadline)
-        else:
-            call.timed_out = True
-            self._cancel()
+    def _start(self, receive: Receive) -> None:
+        self._disconnect_watcher = self._loop.create_task(self._wait_for_disconnect(receive))
 
     async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -109,7 +94,12 @@ class Watch:
         self._leave()
 
     def _leave(self) -> None:
-        self.client_left, self._call.timed_out = True, False  # no other attempt: nobody waits for it
+        self.client_left, self.call.timed_out = True, False  # no other attempt: nobody waits for it
+        self._deadlines.discard(self)
+        self._cancel()
+
+    def expire(self) -> None:
+        """Its time is over."""
         self._cancel()
 
     def _cancel(self) -> None:
@@ -118,12 +108,11 @@ class Watch:
 
     def stop(self) -> None:
         """Ends the watch: the client has the complete answer and may disconnect."""
-        self._start_timer.cancel()
+        self._deadlines.discard(self)
         if self._client is not None:
             self._client.on_disconnect = None
-        self._call.on_deadline = None
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
+        if self._start_timer is not None:
+            self._start_timer.cancel()
         if self._disconnect_watcher is not None and not self.client_left:
             self._disconnect_watcher.cancel()
         self._disconnect_watcher = None  # its error's traceback holds this watch, and so the call and its body

@@ -74,7 +74,7 @@ def request_body(
 async def generate(gateway: Gateway, body: dict[str, Any]) -> Generation:
     """The answer to a request with this body."""
     call, context = await _call_with_context(gateway, body)
-    with Watch(call):
+    with Watch(call, gateway.deadlines):
         async with gateway.call(LOCAL, call) as answer:
             complete = complete_answer(answer, context)
             await context.store_turn(complete["text"])

@@ -65,8 +65,6 @@ class ModelCall:
     """When the time of the running attempt is over (``time.monotonic``); the watch then cancels the call's task."""
     timed_out: bool = False
     """Whether the watch has cancelled it for that."""
-    on_deadline: Callable[[], None] | None = None
-    """Called when ``deadline`` has changed; set while a watch is on the call."""
     caller: tuple[str, str] = ("", "")
     """The tenant and the user that it is made for; the gateway sets it. Where requests wait, tenants take turns."""
     token_bound: int | None = None

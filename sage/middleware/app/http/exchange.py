@@ -175,8 +175,8 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Message) -> None:
-        """ASGI's; beyond that, a start that has a ``body`` is a whole answer. Waits while the client does not read what was
-        written."""
+        """ASGI's; beyond that, a start that has a ``body`` is a whole answer. Waits while the client does not read
+        what was written."""
         connection = self._connection
         while connection.write_paused and not self.disconnected:
             await connection.writable.wait()

@@ -109,7 +109,7 @@ class RegistryModels:
             ) from None
 
     async def _answer(self, gateway: ModelCaller, call: ModelCall) -> bytes:
-        with Watch(call):
+        with Watch(call, gateway.deadlines):
             async with gateway.call(self._principal, call) as answer:
                 model = gateway.registry.get(call.model)
                 if model is not None and answer.deployment not in [deployment.name for deployment in model.deployments]:

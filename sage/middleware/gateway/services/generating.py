@@ -41,7 +41,7 @@ def generate(running_gateway: RunningGateway, model: str, messages: Messages) ->
 
 
 async def _ask(gateway: ModelCaller, call: ModelCall) -> str:
-    with Watch(call):
+    with Watch(call, gateway.deadlines):
         async with gateway.call(_PRINCIPAL, call) as answer:
             try:
                 content = orjson.loads(answer.body)["choices"][0]["message"]["content"]

@@ -1,4 +1,4 @@
-"""Plain ASGI for the hot routes: reading a JSON body, sending JSON, and watching over a call."""
+"""Plain ASGI for the hot routes: reading a JSON body, and sending JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.auth.principal import Principal
 from sage.middleware.gateway.json_object import parse_object
-from sage.middleware.gateway.watch import ClientLeft, Watch
-from sage.middleware.providers.base import MAX_NAME, ModelCall
+from sage.middleware.gateway.watch import ClientLeft
+from sage.middleware.providers.base import MAX_NAME
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBody
 from sage.surrogates import replace_halves
 
@@ -128,8 +128,3 @@ async def send_json(send: Send, body: bytes, headers: Headers) -> None:
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": 200, "headers": head})
     await send({"type": "http.response.body", "body": body})
-
-
-def watch(call: ModelCall, scope: Scope, receive: Receive) -> Watch:
-    """Watches over ``call`` for this request, whose client the server's protocol has put into ``scope``."""
-    return Watch(call, scope.get("sage.exchange"), receive)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sage.errors import SageError
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
+from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, caller, note, send_json, watch
+from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, caller, note, send_json
 from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
 
 
@@ -37,7 +38,7 @@ async def respond(
     """
     if LOW_PRIORITY in scope["state"]:
         call.low_priority = True
-    with watch(call, scope, receive) as watching:
+    with Watch(call, gateway.deadlines, scope.get("sage.exchange"), receive) as watching:
         async with gateway.call(caller(scope), call) as answer:
             note(scope, deployment=answer.deployment)
             if not call.stream:
