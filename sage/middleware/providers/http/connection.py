@@ -185,7 +185,7 @@ class HttpConnection(asyncio.Protocol):
         self._answer = None
         self._deadline.at = math.inf
         self._unread = 0
-        answer.rest = self._parser.take()
+        answer.rest = self._parser.release()
         answer.fault = fault
         answer.is_over = True
         answer.wake()

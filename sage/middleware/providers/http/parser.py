@@ -119,6 +119,12 @@ class AnswerParser:
         self.parts.clear()
         return data
 
+    def release(self) -> bytes:
+        """The rest of an answer that is over; nothing of it is held from now on."""
+        self._answer = _NOBODY
+        self._received.clear()
+        return self.take()
+
     def end(self) -> AnswerFault | None:
         """The connection has ended properly: whether that completes the answer, or is its fault."""
         if not self.has_begun:

@@ -29,6 +29,15 @@ class HttpResponse(HttpAnswer):
         self._loop = loop
         self._headers: Mapping[str, str] | None = None
 
+    @classmethod
+    def unanswered(
+        cls, request: UpstreamRequest, connection: HttpConnection, loop: asyncio.AbstractEventLoop, ends: float
+    ) -> HttpResponse:
+        """Of a request that has not been sent, since the connection had broken."""
+        response = cls(request, connection, loop, ends)
+        response.is_over, response.fault = True, AnswerFault.UNANSWERED
+        return response
+
     @property
     def headers(self) -> Mapping[str, str]:
         if self._headers is None:

@@ -104,6 +104,8 @@ class HttpTransport:
         if self._is_closed:
             connection.end()
             raise errors.shutting_down()
+        if not connection.is_usable:  # it broke before this task went on
+            return HttpResponse.unanswered(request, connection, loop, ends)
         return await _ask(connection, request, head, loop, ends)
 
     async def _connect(self, request: UpstreamRequest, pool: ConnectionPool, total: float) -> HttpConnection:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 from raw_server import Connections
 
 from sage.errors import UpstreamFailed
@@ -113,6 +115,31 @@ def test_a_name_beyond_ascii_is_looked_up_as_name_servers_know_it() -> None:
         assert await ask(transport, f"http://bücher.example:{port}/") == b"ok"
 
     assert run("127.0.0.1", work, {"xn--bcher-kva.example": ["127.0.0.1"]}) == ["xn--bcher-kva.example"]
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_server_that_hangs_up_at_once_has_not_answered(loop_factory: Callable) -> None:
+    """Perhaps before the task that asked for the connection goes on."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async def main() -> set[str]:
+        connections, transport = Connections(hang_up), HttpTransport()
+        server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        try:
+            asked = await asyncio.gather(*(ask(transport, url) for _ in range(100)), return_exceptions=True)
+        finally:
+            await transport.close()
+            server.close()
+            await connections.end()
+        return {str(error) for error in asked}
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == {"the provider 'up' did not answer"}
 
 
 def test_why_none_of_several_addresses_answers_is_told() -> None:
