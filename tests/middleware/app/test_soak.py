@@ -11,6 +11,7 @@ import resource
 import socket
 import statistics
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from footprint import Footprint
@@ -26,7 +27,7 @@ CANCELLED = 20_000 if FULL else 1_000
 OPEN = 2_000 if FULL else 500
 GROWTH = 1.05
 """What the memory may be at the end, of what it was after the warm-up."""
-PER_STREAM = 45
+PER_STREAM = 30
 """KiB that an open stream may take."""
 
 
@@ -156,6 +157,39 @@ def test_after_a_storm_of_departures_all_are_answered(gateway: GatewayProcess, m
     most = gateway.upstream.connections + (NARROW if model == "narrow" else 100)
     gateway.run(work())
     assert gateway.upstream.connections <= most
+
+
+_SORTS: dict[str, dict[str, Any]] = {
+    "answers": {"pause": 0.05},
+    "streams": {"stream": True, "chunks": 3, "pause": 0.02},
+    "refused": {"deed": "500"},
+    "broken": {"deed": "close"},
+    "not an answer": {"deed": "html"},
+    "too late": {"deed": "hang"},
+    "cut streams": {"deed": "cut", "stream": True},
+    "left at once": {"pause": 0.2, "leaves": "waiting", "after": 0.005},
+    "left later": {"pause": 0.2, "leaves": "waiting", "after": 0.05},
+    "left streams": {"stream": True, "chunks": 10, "pause": 0.05, "leaves": "waiting", "after": 0.09},
+    "left uploads": {"leaves": "body", "after": 0.5},
+}
+
+
+@pytest.mark.parametrize("sort", _SORTS)
+def test_requests_leave_nothing_to_the_collector_of_cycles(gateway: GatewayProcess, sort: str) -> None:
+    """What has to wait for the collector takes memory, and then the time of other requests."""
+    count = 1000 if FULL else 100
+
+    async def work() -> None:
+        await gateway.settled()
+        before = await asyncio.to_thread(gateway.observe)
+        questions = (Question(10_000 + number, **_SORTS[sort]) for number in range(count))
+        assert (await ask_all(gateway.port, gateway.key, questions, 50)).faults == []
+        await gateway.settled()
+        after = await asyncio.to_thread(gateway.observe)
+        assert after.garbage - before.garbage <= count, after.types  # a cycle has many objects
+        assert after.tasks <= before.tasks
+
+    gateway.run(work())
 
 
 def test_a_long_load_with_departures_and_failures_leaves_nothing_behind(gateway: GatewayProcess) -> None:
