@@ -39,6 +39,8 @@ def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> li
         started.append(stack.enter_context(subjects.peer(place, NGINX_FILES, None, prompts)))
     started.append(stack.enter_context(subjects.pass_through(place)))
     started.append(stack.enter_context(subjects.gateway(place, options.access_log)))
+    if "workers" in rows:
+        started.append(stack.enter_context(subjects.gateway(place, options.access_log, workers=2)))
     return started
 
 

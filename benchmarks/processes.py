@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ def family(pid: int) -> list[int]:
 class Cpu:
     """CPU time of a family of processes: of each living thread in nanoseconds, and of all that ever were in ticks."""
 
-    threads: dict[str, int]
+    threads: dict[tuple[int, str], int]
+    """By process and thread."""
     ticks: int
 
     def since(self, before: Cpu) -> float:
@@ -67,6 +69,13 @@ class Cpu:
         if before.threads.keys() <= self.threads.keys():
             return exact
         return max(exact, (self.ticks - before.ticks) / _TICK)
+
+    def busiest_since(self, before: Cpu) -> float:
+        """Seconds that the process used that used most."""
+        spent: Counter[int] = Counter()
+        for thread, nanoseconds in self.threads.items():
+            spent[thread[0]] += nanoseconds - before.threads.get(thread, 0)
+        return max(spent.values()) / 1e9
 
 
 class Server:
@@ -124,7 +133,7 @@ class Server:
             with contextlib.suppress(OSError):
                 ticks += sum(int(value) for value in _stat(pid)[11:15])
                 for task in Path(f"/proc/{pid}/task").iterdir():
-                    exact[task.name] = int((task / "schedstat").read_bytes().split()[0])
+                    exact[pid, task.name] = int((task / "schedstat").read_bytes().split()[0])
         if self._process.poll() is not None:
             raise self.failure(f"ended with status {self._process.returncode} under the load")
         return Cpu(exact, ticks)

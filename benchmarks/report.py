@@ -122,8 +122,8 @@ class Goal:
     to: str | None = YARDSTICK
     """The subject that the ratio is to; ``None``: the figure itself is bounded."""
     digits: int = 2
-    at_least: bool = False
     subject: str = OURS
+    at_least: bool = False
 
     def value(self, report: Report) -> float | None:
         if self.to is None:
@@ -147,7 +147,8 @@ GOALS = (
     Goal("1,000 streams at once, first chunk p99, × nginx", "first-chunks", "first_p99", 1.5),
     Goal("2,000 open streams, KiB of RSS each", "open-streams", "rss_kib", 30, None, 1),
     Goal("2,000 open streams, % of it given back", "open-streams", "given_back", 90, None, 0, at_least=True),
-    Goal("two workers, CPU a request, × one's", "workers", "worker_us", 1.11, OURS, subject="2 workers"),
+    # Two hold 1.8 × what one holds until the busier is full.
+    Goal("two workers, the busier's CPU by all requests, × one's", "workers", "busiest_us", 0.56, OURS, 2, "2 workers"),
     Goal("idle memory, RSS MiB", "start", "idle_rss", 100, None, 1),
     Goal("start to ready, seconds", "start", "ready_s", 1, None),
 )

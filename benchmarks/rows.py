@@ -6,7 +6,7 @@ from bench import Row
 from costs import Chunks, Latency, LongStreams, Prompts, Requests, SlowUpstream
 from crowds import FirstChunks, OpenStreams
 from neighbours import Beside
-from starts import Start
+from starts import Start, Workers
 from wire import Ask
 
 ROWS: tuple[Row, ...] = (
@@ -22,5 +22,6 @@ ROWS: tuple[Row, ...] = (
     Beside("beside-images", "small requests beside images of 5 MB, some 10 a second", Ask(image=5_000_000), 0.2),
     Beside("beside-prompts", "small requests beside prompts of 1 MB, some 20 a second", Ask(prompt=1_000_000), 0.1),
     FirstChunks(),
+    Workers(),
 )
 """Memory first, while the servers are fresh."""

@@ -18,13 +18,21 @@ class Workers:
 
     name: str = "workers"
     about: str = f"two workers against one, {_CONNECTIONS} connections: CPU time a request"
-    figures: tuple[Figure, ...] = (Figure("worker_us", "CPU µs a request"),)
+    figures: tuple[Figure, ...] = (
+        Figure("worker_us", "CPU µs a request"),
+        Figure("busiest_us", "of the busiest process"),
+    )
     rounds: int = 9
 
     async def turn(self, bench: Bench, subject: Subject) -> dict[str, float]:
         count = bench.requests(2_000, subject, _CONNECTIONS)
-        cpu, _ = await bench.load(subject, _CONNECTIONS, count, Ask())
-        return {"worker_us": cpu / count * 1e6}
+        async with bench.loading(subject, _CONNECTIONS, Ask()) as load:
+            bench.count(subject, await load.run(_CONNECTIONS))
+            before = subject.server.cpu()
+            bench.count(subject, await load.run(count))
+            after = subject.server.cpu()
+        times = {"worker_us": after.since(before), "busiest_us": after.busiest_since(before)}
+        return {name: seconds / count * 1e6 for name, seconds in times.items()}
 
     def takes(self, subject: Subject) -> bool:
         return subject.name == "gateway"
