@@ -64,6 +64,10 @@ class TlsServer:
         self.connections += 1
         secure = writer.get_extra_info("ssl_object")
         self.protocols.append(secure.selected_alpn_protocol() if secure else None)
+        if secure is None:  # as a server of plain HTTP does
+            await reader.read(1)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            return
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             size = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
@@ -138,10 +142,7 @@ def test_versions_of_tls_and_what_is_none(authority: Authority, transport_kind: 
     plain, six = TlsServer(None), TlsServer(certificate, "::1")
     with servers(older, newer, plain, six):
         urls = [f"https://localhost:{server.port}/x" for server in (older, newer, plain)]
-        urls += [
-            f"https://[::1]:{six.port}/x",
-            f"http://localhost:{older.port}/x",
-        ]
+        urls += [f"https://[::1]:{six.port}/x", f"http://localhost:{older.port}/x"]
         found = ask_in_process(transport_kind, [Ask(url) for url in urls], SSL_CERT_FILE=str(authority.root))
     assert [got.status for got in found] == [200, 200, 0, 200, 0]
     assert found[2].code == "connect_failed"
