@@ -14,7 +14,6 @@ from sage.middleware.routers.http.bodies import SMALL_BODY
 pytestmark = pytest.mark.slow  # megabytes
 
 PADDING = b" " * (SMALL_BODY + 1000)
-_TAKEN = ("good", "good stream", "half of a pair", "a key twice")
 _PLACE = re.compile(r"line \d+ column \d+ \(char \d+\)")
 CHAT = b'{"model":"bench","messages":[{"role":"user","content":"hello"}]'
 
@@ -63,10 +62,10 @@ def test_a_large_chat_is_answered_as_a_small_one(running: Running, up: Upstream,
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/generate", "/api/chat", "/v2/chat"])
 def test_faults_of_large_bodies_are_the_same_on_every_surface(running: Running, up: Upstream, path: str) -> None:
     for name, body in BODIES.items():
-        if name not in _TAKEN:
+        if "good" not in name:
             small, large = (send(running, path, body + padding) for padding in (b" ", PADDING))
-            assert large == small, name
-            assert large[0] < 500
+            assert large[0] == small[0] < 500, name
+            assert large[0] == 200 or large == small, name  # an answer of Ollama's tells the time
 
 
 def test_a_text_of_megabytes_goes_on_as_it_is(running: Running, up: Upstream) -> None:
