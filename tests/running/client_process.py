@@ -1,6 +1,7 @@
 """A process that sends requests with one of the clients towards upstreams, in the loop that the gateway runs in.
 
-``ask_in_process(kind, [Ask(url)…], SSL_CERT_FILE=…)``: what comes of each, one after another, over one transport.
+with ClientProcess("builtin", SSL_CERT_FILE=…) as client:
+    (got,) = client.ask(Ask("https://…"))
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvloop
 
@@ -49,14 +50,33 @@ def body_of(size: int) -> bytes:
     return (b"0123456789abcdef" * (size // 16 + 1))[:size]
 
 
-def ask_in_process(kind: str, asks: list[Ask], **variables: str) -> list[Got]:
-    """What comes of ``asks`` in a process with these environment variables."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SSL_CERT")}
-    environment |= {"PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, __file__, kind, json.dumps([asdict(ask) for ask in asks])]
-    ended = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
-    return [Got(**found) for found in json.loads(ended.stdout)]
+class ClientProcess:
+    """A process with these environment variables, which ends with its block."""
+
+    def __init__(self, kind: str, **variables: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SSL_CERT")}
+        environment |= {"PYTHONPATH": str(ROOT), **variables}
+        command = [sys.executable, __file__, kind]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _, complaints = self._process.communicate(timeout=30)
+        assert (self._process.returncode, complaints) == (0, "")
+
+    def ask(self, *asks: Ask) -> list[Got]:
+        """What comes of ``asks``, one after another, over one transport."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([asdict(ask) for ask in asks]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "it has ended"
+        return [Got(**found) for found in json.loads(line)]
 
 
 async def _ask(transport: Transport, ask: Ask) -> Got:
@@ -81,5 +101,6 @@ async def _ask_all(kind: Any, asks: list[Ask]) -> list[Got]:
 
 
 if __name__ == "__main__":
-    asked = [Ask(**fields) for fields in json.loads(sys.argv[2])]
-    print(json.dumps([asdict(found) for found in uvloop.run(_ask_all(sys.argv[1], asked))]))
+    for line in sys.stdin:
+        asked = [Ask(**fields) for fields in json.loads(line)]
+        print(json.dumps([asdict(found) for found in uvloop.run(_ask_all(sys.argv[1], asked))]), flush=True)

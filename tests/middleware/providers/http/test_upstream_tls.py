@@ -13,9 +13,9 @@ from typing import Self
 
 import pytest
 from certificates import Authority, Certificate
-from client_process import Ask, Got, ask_in_process, body_of
+from client_process import Ask, ClientProcess, Got, body_of
 from raw_server import Connections
-from transports import on_each_transport
+from transports import TRANSPORTS, on_each_transport
 
 pytestmark = pytest.mark.slow  # processes
 
@@ -81,6 +81,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
+@pytest.fixture(scope="module")
+def clients(authority: Authority) -> Iterator[dict[str, ClientProcess]]:
+    """One of each transport, which trusts the authority."""
+    with ExitStack() as stack:
+        yield {kind: stack.enter_context(ClientProcess(kind, SSL_CERT_FILE=str(authority.root))) for kind in TRANSPORTS}
+
+
 @contextmanager
 def servers(*opened: TlsServer) -> Iterator[None]:
     with ExitStack() as stack:
@@ -90,7 +97,9 @@ def servers(*opened: TlsServer) -> Iterator[None]:
 
 
 @on_each_transport
-def test_a_certificate_is_taken_only_if_it_is_good(authority: Authority, transport_kind: str, tmp_path: Path) -> None:
+def test_a_certificate_is_taken_only_if_it_is_good(
+    authority: Authority, clients: dict[str, ClientProcess], transport_kind: str, tmp_path: Path
+) -> None:
     good = TlsServer(authority.sign("good", "localhost", "127.0.0.1"))
     expired = TlsServer(authority.sign("expired", "localhost", expired=True))
     other = TlsServer(authority.sign("other", "other.example"))
@@ -101,8 +110,9 @@ def test_a_certificate_is_taken_only_if_it_is_good(authority: Authority, transpo
     with servers(*every):
         urls = [f"https://localhost:{server.port}/x" for server in every[:5]]
         urls += [f"https://127.0.0.1:{server.port}/x" for server in (good, named_only)]
-        found = ask_in_process(transport_kind, [Ask(url) for url in urls], SSL_CERT_FILE=str(authority.root))
-        untrusting = ask_in_process(transport_kind, [Ask(urls[0])])
+        found = clients[transport_kind].ask(*map(Ask, urls))
+        with ClientProcess(transport_kind) as client:
+            untrusting = client.ask(Ask(urls[0]))
     whole = Got(200, 2, hashlib.sha256(b"01").hexdigest())
     assert found[0] == found[5] == whole
     refused = [*found[1:5], found[6], *untrusting]
@@ -125,17 +135,20 @@ def test_a_certificate_is_taken_only_if_it_is_good(authority: Authority, transpo
 
 
 @on_each_transport
-def test_large_bodies_pass_whole_over_one_connection(authority: Authority, transport_kind: str) -> None:
+def test_large_bodies_pass_whole_over_one_connection(
+    authority: Authority, clients: dict[str, ClientProcess], transport_kind: str
+) -> None:
     sizes = [0, 1, 16_384, 16_385, 1_000_000, 8_000_000, 2]
     with TlsServer(authority.sign("large", "localhost")) as server:
-        asks = [Ask(f"https://localhost:{server.port}/x", size) for size in sizes]
-        found = ask_in_process(transport_kind, asks, SSL_CERT_FILE=str(authority.root))
+        found = clients[transport_kind].ask(*(Ask(f"https://localhost:{server.port}/x", size) for size in sizes))
     assert found == [Got(200, size, hashlib.sha256(body_of(size)).hexdigest()) for size in sizes]
     assert server.connections == 1
 
 
 @on_each_transport
-def test_versions_of_tls_and_what_is_none(authority: Authority, transport_kind: str) -> None:
+def test_versions_of_tls_and_what_is_none(
+    authority: Authority, clients: dict[str, ClientProcess], transport_kind: str
+) -> None:
     certificate = authority.sign("versions", "localhost", "::1", "127.0.0.1")
     v12, v13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
     older, newer = TlsServer(certificate, maximum_version=v12), TlsServer(certificate, minimum_version=v13)
@@ -143,7 +156,7 @@ def test_versions_of_tls_and_what_is_none(authority: Authority, transport_kind: 
     with servers(older, newer, plain, six):
         urls = [f"https://localhost:{server.port}/x" for server in (older, newer, plain)]
         urls += [f"https://[::1]:{six.port}/x", f"http://localhost:{older.port}/x"]
-        found = ask_in_process(transport_kind, [Ask(url) for url in urls], SSL_CERT_FILE=str(authority.root))
+        found = clients[transport_kind].ask(*map(Ask, urls))
     assert [got.status for got in found] == [200, 200, 0, 200, 0]
     assert found[2].code == "connect_failed"
     assert found[4].code in ("upstream_broken", "upstream_nonsense")
