@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -56,6 +57,7 @@ class Exchange:
         "_connection",
         "_expects_continue",
         "_head",
+        "_is_current",
         "_is_head",
         "_news",
         "_parts",
@@ -73,11 +75,20 @@ class Exchange:
     )
 
     def __init__(
-        self, connection: Connection, state: dict[str, Any], *, is_head: bool, keep_alive: bool, expects_continue: bool
+        self,
+        connection: Connection,
+        state: dict[str, Any],
+        *,
+        is_head: bool,
+        is_current: bool,
+        keep_alive: bool,
+        expects_continue: bool,
     ) -> None:
+        """``is_current`` tells HTTP/1.1 from older versions."""
         self._connection = connection
         self.state = state
         self._is_head = is_head
+        self._is_current = is_current
         self.keep_alive = keep_alive
         self._expects_continue = expects_continue
         self.task: asyncio.Task[None] | None = None
@@ -89,7 +100,7 @@ class Exchange:
         self._news = False  # something for the next `receive`
         self._head = b""  # what is held back until the first piece of the body comes
         self._chunked = False
-        self._remaining = 0  # bytes of the answer's body, as far as its Content-Length says
+        self._remaining = 0.0  # bytes of the answer's body that are to come, as far as its Content-Length says
         self.held = 0
         """Bytes of the request's body that the application has not taken."""
         self.more_body = True
@@ -197,8 +208,6 @@ class Exchange:
             self._add(message.get("body", b""), message.get("more_body", False))
 
     def _start(self, status: int, headers: Headers) -> None:
-        self.started = True
-        self._expects_continue = False
         meaning = dict(headers)
         said = meaning.get(b"connection")
         if said is not None and b"close" in said.lower():
@@ -206,16 +215,22 @@ class Exchange:
         elif not self.keep_alive:
             headers.append((b"connection", b"close"))
         length = meaning.get(b"content-length")
+        self._remaining, self._chunked = 0, False
         if length is not None:
             self._remaining = int(length)
         elif not self._is_head and status not in _WITHOUT_BODY:
-            self._chunked = True
-            headers.append((b"transfer-encoding", b"chunked"))
+            self._chunked = self._is_current
+            if not self._is_current:
+                self._remaining = math.inf  # HTTP/1.0 knows no chunks: the answer ends with the connection
+            elif b"transfer-encoding" not in meaning:
+                headers.append((b"transfer-encoding", b"chunked"))
         lines = [_STATUS_LINES[status], *map(b": ".join, headers), b"\r\n"]
         head = b"\r\n".join(lines)
         if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):
             raise RuntimeError("a header of the answer holds a control character")
         self._head = head
+        self.started = True
+        self._expects_continue = False
 
     def _add(self, body: bytes, more: bool) -> None:
         if self._is_head:
@@ -236,7 +251,7 @@ class Exchange:
             connection.written += len(body)
             connection.transport.write(body)
         if not more:
-            if self._remaining:
+            if 0 < self._remaining < math.inf:
                 raise RuntimeError("the answer is shorter than its Content-Length")
             self.answered = self._news = True
             if self._waiters is not None:

@@ -204,15 +204,17 @@ class GatewayProtocol(asyncio.Protocol):
         version = parser.get_http_version()
         method = parser.get_method().decode("ascii")
         state = self._app_state.copy()
+        is_current = version == "1.1"
         exchange = Exchange(
             self,
             state,
             is_head=method == "HEAD",
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            is_current=is_current,
+            keep_alive=is_current and parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
         scope = self._scope.copy()  # type: ignore[attr-defined]
-        if version != "1.1":
+        if not is_current:
             scope["http_version"] = version
         scope["method"] = method
         scope["path"] = unquote(path) if "%" in path else path
