@@ -207,7 +207,10 @@ class Dispatch:
                     self.on_health(lease.deployment)
                 self._queue.serve()
             plan.record_answer(lease)
-        if not call.stream:
+        if call.stream:
+            request.body = b""
+            call.forget_body()
+        else:
             lease.succeeded()
         return upstream
 

@@ -79,6 +79,10 @@ class ModelCall:
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""
 
+    def forget_body(self) -> None:
+        """Lets go of the body: the stream has begun, so no upstream is asked any more, and streams may be very many."""
+        self.body, self.native, self.hints = {}, None, None
+
     @property
     def not_to_think(self) -> bool:
         """Whether a model that can think is asked not to."""

@@ -122,6 +122,7 @@ def _mend_reasoning(message: dict[str, Any], keep: bool) -> bool:
 class NormalRelay(EventRelay):
     """Relays a chat whose chunks are mended. Only what bytes say may need it is parsed."""
 
+    __slots__ = ("_has_deltas", "_keep_reasoning", "_readers")
     _notable = re.compile(rb'"(?:' + NOTABLE + rb"|" + _MENDABLE_KEYS + rb")")
 
     def __init__(self, model: str, *, keep_reasoning: bool = True, **options: Any) -> None:

@@ -58,6 +58,29 @@ class EventRelay:
     there are numbers that may be none (``NaN``).
     """
 
+    __slots__ = (
+        "_choices",
+        "_empty_bytes",
+        "_finished_choices",
+        "_has_numbers",
+        "_incomplete",
+        "_incomplete_bytes",
+        "_is_notable",
+        "_is_stream",
+        "_keep_usage",
+        "_last_cr",
+        "_model",
+        "_on_error",
+        "_parses",
+        "_public_model",
+        "_reader",
+        "_transform",
+        "_upstream_model",
+        "_whole",
+        "error",
+        "finished",
+        "usage",
+    )
     _notable = _NOTABLE
 
     def __init__(

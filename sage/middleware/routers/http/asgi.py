@@ -123,8 +123,7 @@ def error_headers(error: SageError, size: int) -> Headers:
     return headers
 
 
-async def send_json(send: Send, body: bytes, headers: Headers) -> None:
-    """Sends an answer of JSON that is already encoded."""
+def send_json(send: Send, body: bytes, headers: Headers) -> Awaitable[None]:
+    """Sends an answer of JSON that is already encoded, in one message (``app/edge.py``)."""
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+    return send({"type": "http.response.start", "status": 200, "headers": head, "body": body})

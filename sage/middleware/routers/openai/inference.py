@@ -36,6 +36,7 @@ class Inference:
         body = await read_json(receive, scope)
         search = body.pop("search", None) if self._operation is Operation.CHAT else None
         call = self._parse(body)
+        del body  # which the call lets go of once its stream has begun
         note(scope, model=call.model)
         if search is None:
             await respond(self._gateway, call, scope, receive, send)
