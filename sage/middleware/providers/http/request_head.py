@@ -12,6 +12,7 @@ from sage.middleware.providers.http.address import Address
 # Characters that a URL may hold as they are (RFC 3986), and the sign of those that are quoted already.
 _PATH = "/%:@!$&'()*+,;=~"
 _QUERY = _PATH + "?"
+_ESCAPE = re.compile(r"%(?:[0-9A-Fa-f]{2})?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -43,7 +44,7 @@ class RequestHead:
 def _lines(method: str, url: str, headers: Mapping[str, str], address: Address) -> bytes:
     """All lines but that of the length. Adds what every request has, where ``headers`` do not say it."""
     parts = urlsplit(url)
-    target = quote(parts.path or "/", safe=_PATH) + (f"?{quote(parts.query, safe=_QUERY)}" if parts.query else "")
+    target = _quoted(parts.path or "/", _PATH) + (f"?{_quoted(parts.query, _QUERY)}" if parts.query else "")
     lines = [f"{method} {target} HTTP/1.1"]
     names = {name.lower() for name in headers}
     if "host" not in names:
@@ -51,6 +52,11 @@ def _lines(method: str, url: str, headers: Mapping[str, str], address: Address) 
     lines += [f"{name}: {value}" for name, value in _defaults(method).items() if name.lower() not in names]
     lines += [_line(name, value) for name, value in headers.items() if name.lower() not in _FRAMING]
     return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def _quoted(text: str, safe: str) -> str:
+    """``text`` with what is quoted already as it is, in capitals, and all quoted that has to be; a lone ``%`` too."""
+    return _ESCAPE.sub(lambda match: match[0].upper() if len(match[0]) == 3 else "%25", quote(text, safe=safe))
 
 
 def _is_length_told(method: str) -> bool:
