@@ -143,9 +143,7 @@ def sent_by(request: UpstreamRequest) -> Asked:
 
 
 def test_a_request_says_what_every_request_has_to_say() -> None:
-    asked = sent_by(
-        UpstreamRequest("up", "POST", "http://memory:81/v1/ü%2f%?q=ä b%e4", {}, b"{}", Timeouts(), socket="/memory/socket")
-    )
+    asked = sent_by(plain_request("POST", "http://memory:81/v1/ü%2f%?q=ä b%e4", {}, b"{}"))
     assert asked.target == "/v1/%C3%BC%2F%25?q=%C3%A4%20b%E4"
     assert asked.body == b"{}"
     assert asked.headers == {
