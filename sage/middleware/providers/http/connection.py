@@ -118,7 +118,8 @@ class HttpConnection(asyncio.Protocol):
     def wait(self, answer: HttpAnswer) -> asyncio.Future[None]:
         """Done when more of ``answer`` has come, or it is over."""
         waiter = answer.waiter = self._loop.create_future()
-        self._set_deadline(answer)
+        at = self._loop.time() + answer.silence
+        self._deadline.set(at if at < answer.ends else answer.ends)
         return waiter
 
     def stop_waiting(self, answer: HttpAnswer) -> None:

@@ -10,7 +10,7 @@ from sage.middleware.providers.http.response_head import (
     ends_with_connection,
     fault_of_head,
     final_head,
-    has_encoding,
+    is_unusual,
     parse_headers,
     values_of,
 )
@@ -61,7 +61,7 @@ class AnswerParser:
         """All that has come of a head that is not complete."""
         self._overhead = 0
         """Bytes of the head, or since the last byte of the body."""
-        self._llhttp: HttpResponseParser | None = HttpResponseParser(self)
+        self._llhttp = HttpResponseParser(self)
 
     def begin(self, answer: HttpAnswer, *, is_bodyless: bool) -> None:
         """``answer`` is what comes next. ``is_bodyless``: whatever its head says, it has no body (``HEAD``)."""
@@ -76,11 +76,14 @@ class AnswerParser:
 
     def feed(self, data: bytes) -> AnswerFault | None:
         """Parses ``data``; the fault of an answer that cannot be taken."""
-        is_head = self._answer.status == 0
+        is_head = not self._answer.status
         if is_head:
             self._received.append(data)
         if len(data) <= MAX_HEAD_LINE or not (is_head or self._is_chunked):
             return self._feed(data)
+        return self._feed_in_slices(data)
+
+    def _feed_in_slices(self, data: bytes) -> AnswerFault | None:
         view = memoryview(data)
         for start in range(0, len(view), _SLICE):
             fault = self._feed(view[start : start + _SLICE])
@@ -89,8 +92,7 @@ class AnswerParser:
         return None
 
     def _feed(self, data: bytes | memoryview) -> AnswerFault | None:
-        assert self._llhttp is not None
-        before = len(self.parts), self._answer.status
+        count, status = len(self.parts), self._answer.status
         try:
             self._llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -98,7 +100,9 @@ class AnswerParser:
             if self.is_complete:
                 return None
             return self._fault or (AnswerFault.BROKEN if self._answer.status else AnswerFault.NONSENSE)
-        if self.is_complete or before != (len(self.parts), self._answer.status):
+        if self.is_complete:
+            return None
+        if len(self.parts) != count or self._answer.status != status:
             self._overhead = 0
             return None
         self._overhead += len(data)
@@ -136,7 +140,7 @@ class AnswerParser:
 
     def close(self) -> None:
         """Parses nothing more. The parser and its callbacks hold each other."""
-        self._llhttp = None
+        del self._llhttp
 
     # What httptools calls
 
@@ -145,33 +149,33 @@ class AnswerParser:
             raise _ParsingStopped
 
     def on_headers_complete(self) -> None:
-        assert self._llhttp is not None
         status = self._llhttp.get_status_code()
         if 100 <= status < 200 and status != 101:
             return  # an interim answer: the real one follows
-        head = final_head(b"".join(self._received))
-        self._received.clear()
-        self._fault = fault_of_head(head) if status >= 200 else AnswerFault.NONSENSE
-        if self._fault is None and has_encoding(head):
-            self._fault = self._read_encodings(head)
-        answer = self._answer
-        answer.head = head
-        if self._fault is not None:
-            raise _ParsingStopped
+        answer, received = self._answer, self._received
+        answer.head = head = final_head(received[0] if len(received) == 1 else b"".join(received))
+        received.clear()
+        if status < 200 or is_unusual(head):
+            self._look_at(head, status)
         answer.status = status
         if self._is_bodyless:
             self.is_complete = True
             raise _ParsingStopped
 
-    def _read_encodings(self, head: bytes) -> AnswerFault | None:
+    def _look_at(self, head: bytes, status: int) -> None:
+        """Reads what decides how the body is read; stops at what cannot be taken."""
+        self._fault = fault_of_head(head) if status >= 200 else AnswerFault.NONSENSE
+        if self._fault is not None:
+            raise _ParsingStopped
         headers = parse_headers(head)
         coding = values_of(headers, "transfer-encoding")
         self._is_chunked = coding is not None
         self._answer.encoding = values_of(headers, "content-encoding")
-        return None if coding is None or coding.lower() == "chunked" else AnswerFault.TRANSFER_CODING
+        if coding is not None and coding.lower() != "chunked":
+            self._fault = AnswerFault.TRANSFER_CODING
+            raise _ParsingStopped
 
     def on_message_complete(self) -> None:
-        assert self._llhttp is not None
         if self._answer.status:
             self.is_complete = True
             self.can_stay = self._llhttp.should_keep_alive()

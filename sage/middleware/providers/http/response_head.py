@@ -17,6 +17,8 @@ _SURELY_FEW = 4 * MAX_HEADERS
 
 def final_head(data: bytes) -> bytes:
     """The head in ``data`` without its empty line, and without interim answers (1xx) and empty lines before it."""
+    if data.startswith(b"HTTP/") and data[9:10] != b"1":
+        return data[: data.find(b"\r\n\r\n")]
     start = 0
     while True:
         while data.startswith((b"\r", b"\n"), start):
@@ -25,6 +27,14 @@ def final_head(data: bytes) -> bytes:
         if data[start + 9 : start + 10] != b"1" or end < 0:
             return data[start:end]
         start = end + 4
+
+
+def is_unusual(head: bytes) -> bool:
+    """Whether more has to be known of ``head``: it may have a fault, or ``Content-Encoding`` or ``Transfer-Encoding``.
+
+    Most heads of whole answers have none of these, and are not looked at any further.
+    """
+    return len(head) > _SURELY_FEW or not head.startswith(b"HTTP/1.") or b"-encoding:" in head.lower()
 
 
 def fault_of_head(head: bytes) -> AnswerFault | None:
@@ -40,11 +50,6 @@ def fault_of_head(head: bytes) -> AnswerFault | None:
         if size > MAX_HEAD:
             return AnswerFault.LONG_HEAD
     return None
-
-
-def has_encoding(head: bytes) -> bool:
-    """Whether it may have ``Content-Encoding`` or ``Transfer-Encoding``: quick, since most heads have neither."""
-    return b"-encoding:" in head.lower()
 
 
 def parse_headers(head: bytes) -> CIMultiDict[str]:
