@@ -11,6 +11,7 @@ from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
+from sage.middleware.dispatch.upstream_call import UpstreamCall
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.providers.base import ModelCall
@@ -132,10 +133,13 @@ class FrontGateway(Gateway):
         for model in models[1:]:
             if not await self.registry.served_here(model.name):
                 raise Elsewhere(model.name)
+        return models
+
+    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
         recorded = _current.get()
         if recorded is not None:
             recorded.keep()
-        return models
+        return await self._dispatch.open(call, models)
 
 
 class FrontRoute:

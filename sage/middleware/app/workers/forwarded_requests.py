@@ -115,7 +115,8 @@ class ForwardedAnswer:
         if kind == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
             self._start = frame(FrameKind.START, marshal.dumps((message["status"], headers)))
-            return
+            if "body" not in message:
+                return  # with one it is a whole answer, as our server takes it beyond ASGI
         frames = body_frames(FrameKind.BODY, message.get("body", b""))
         if not message.get("more_body"):
             self.is_complete = True

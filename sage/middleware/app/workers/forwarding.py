@@ -19,6 +19,8 @@ from sage.middleware.app.workers.frames import FrameQueue, PeerGone, body_frames
 from sage.middleware.app.workers.passed_sockets import pass_socket
 from sage.middleware.routers.http.asgi import Message, Receive, Scope, Send
 
+LAST_WORDS_WITHIN = 1.0
+"""Seconds that a front waits for its owner's last words on a request after the time for running requests is over."""
 _MOST_IDLE = 64
 """Connections that are kept for the next requests."""
 
@@ -105,6 +107,7 @@ class ForwardedRequest:
         self._receive = receive
         self._send = send
         self._started = False
+        self._is_sending = False
         self._body_sent = False
         self._client_left = False
         self._body_wanted = asyncio.Event()
@@ -120,7 +123,10 @@ class ForwardedRequest:
         pump = asyncio.get_running_loop().create_task(self._pump(connection))
         is_whole = False
         try:
-            await self._relay(connection)
+            try:
+                await self._relay(connection)
+            except asyncio.CancelledError:
+                await self._relay_last_words(connection)
             is_whole = self._body_sent
         except PeerGone:
             if not self._client_left:
@@ -132,6 +138,18 @@ class ForwardedRequest:
             with contextlib.suppress(asyncio.CancelledError):
                 await pump
         return is_whole
+
+    async def _relay_last_words(self, connection: FrameQueue) -> None:
+        """The time of running requests is over. It is so at the owner, too, who has something to say of it."""
+        task = asyncio.current_task()
+        if self._is_sending or task is None:
+            raise asyncio.CancelledError  # the client has not taken what came before
+        task.uncancel()
+        try:
+            async with asyncio.timeout(LAST_WORDS_WITHIN):
+                await self._relay(connection)
+        except TimeoutError:
+            raise asyncio.CancelledError from None
 
     async def _pump(self, connection: FrameQueue) -> None:
         """Sends the body on as it comes, then waits for the client to leave."""
@@ -157,6 +175,10 @@ class ForwardedRequest:
         """Sends the answer on as it comes."""
         while True:
             kind, payload = await connection.next_frame()
+            if kind == FrameKind.WANT_BODY:
+                self._body_wanted.set()
+                continue
+            self._is_sending = True
             if kind == FrameKind.BODY:
                 await self._send({"type": "http.response.body", "body": payload, "more_body": True})
             elif kind == FrameKind.START:
@@ -166,8 +188,7 @@ class ForwardedRequest:
             elif kind == FrameKind.END:
                 await self._send({"type": "http.response.body", "body": b""})
                 return
-            elif kind == FrameKind.WANT_BODY:
-                self._body_wanted.set()
+            self._is_sending = False
 
     async def fail(self, message: str) -> None:
         """Answers that the owner cannot, unless an answer has begun: then its connection ends without the rest."""

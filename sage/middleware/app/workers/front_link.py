@@ -40,8 +40,8 @@ class FrontLink(FrameProtocol):
         super().__init__()
         self.counts: Counts = {}
         """The newest metrics of the front."""
+        self.use = use
         self._authenticator = authenticator
-        self._use = use
         self._ready = ready
         self._heard = heard
         self._taken = 0
@@ -54,7 +54,7 @@ class FrontLink(FrameProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._use.end()
+        self.use.end()
         for answer in (*self._awaited.values(), *self._counted.values()):
             _settle(answer)  # it knows nothing any more that could be wrong
 
@@ -91,7 +91,7 @@ class FrontLink(FrameProtocol):
             self._verifying.add(task)
             task.add_done_callback(self._verifying.discard)
         elif isinstance(message, LiveUse):
-            self._use.heard(message)
+            self.use.heard(message)
         elif isinstance(message, FrontCounts):
             self.counts = message.models
             if message.number in self._counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from sage.middleware.app.gateway_server import GatewayServer, http_config
 from sage.middleware.app.http.connections import ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.http.refusals import Refusals
+from sage.middleware.app.workers.forwarding import LAST_WORDS_WITHIN
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.settings import Settings
 
@@ -45,6 +47,9 @@ class FrontServer(GatewayServer):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
+        tasks = list(self.server_state.tasks)
+        if tasks and not self.force_exit:
+            await asyncio.wait(tasks, timeout=2 * LAST_WORDS_WITHIN)
         await self._closing()
 
     @contextlib.contextmanager

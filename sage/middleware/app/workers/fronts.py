@@ -28,7 +28,7 @@ from sage.middleware.settings.settings import Settings
 
 _READY_WITHIN = 30.0
 _COUNTED_WITHIN = 1.0
-_END_WITHIN = 2.0
+_END_WITHIN = 3.0
 """Seconds that fronts get beyond the time for running requests: their forwarded ones end after the owner's."""
 
 
@@ -57,7 +57,7 @@ class Fronts:
         self._announcements = Announcements(gateway.registry, authenticator, lambda: self._links)
         self._health = HealthReports(gateway.registry, settings.llm.routing, self._tell_health)
         self._metrics = FamilyMetrics(self._counts)
-        gateway.share_with_others(self._health.changed, self._metrics.in_flight)
+        gateway.share_with_others(self._health.changed, self.in_flight)
         gateway.metrics.with_others = self._metrics.with_fronts
         gateway.metrics.ask_others = self._ask_counts
 
@@ -81,8 +81,8 @@ class Fronts:
         return any(process.is_running for process in self._processes)
 
     def in_flight(self) -> int:
-        """Calls of models that they ran when they were last heard of."""
-        return self._metrics.in_flight()
+        """Calls of models that they run, as they have said within the last tenth of a second."""
+        return sum(link.use.in_flight for link in self._links)
 
     def end(self) -> None:
         """Has them take no more connections, and end after their running requests."""

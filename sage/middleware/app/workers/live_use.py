@@ -37,6 +37,11 @@ class FrontUse:
         self._registry = registry
         self._added: dict[Place, tuple[Deployment, int]] = {}
 
+    @property
+    def in_flight(self) -> int:
+        """Calls of models that the front runs."""
+        return sum(in_flight for _, in_flight in self._added.values())
+
     def heard(self, use: LiveUse) -> None:
         for place, (in_flight, last_used) in use.deployments.items():
             self._take_back(place)

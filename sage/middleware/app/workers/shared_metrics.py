@@ -31,10 +31,6 @@ class FamilyMetrics:
             _add(total, counts)
         return total
 
-    def in_flight(self) -> int:
-        """Calls of models that run at fronts."""
-        return sum(metrics.in_flight for counts in self._running() for metrics in counts.values())
-
 
 def _add(total: dict[str, ModelMetrics], counts: Counts) -> None:
     for model, metrics in counts.items():

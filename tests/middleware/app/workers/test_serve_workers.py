@@ -1,0 +1,341 @@
+"""`sage serve --workers 2`: whichever process takes a connection, the gateway is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sage_process import children, environment, sage
+from upstream import chat_chunk
+from worker_family import Client, WorkerFamily, worker_family
+
+pytestmark = pytest.mark.slow
+WORKERS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFamily]:
+    with worker_family(tmp_path_factory.mktemp("family")) as family:
+        yield family
+        log = family.serving.log.read_text()
+        assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def family(running: WorkerFamily) -> Iterator[WorkerFamily]:
+    running.upstream.reset()
+    yield running
+    running.close_clients()
+
+
+def pair(family: WorkerFamily) -> tuple[Client, Client]:
+    return family.client(0), family.client(1)
+
+
+CHAT = [{"role": "user", "content": "say hello"}]
+REQUESTS: tuple[tuple[str, str, Any], ...] = (
+    ("POST", "/v1/chat/completions", {"model": "free", "messages": CHAT}),
+    ("POST", "/v1/chat/completions", {"model": "capped", "messages": CHAT}),
+    ("POST", "/v1/chat/completions", {"model": "free", "messages": CHAT, "stream": True}),
+    ("POST", "/v1/chat/completions", {"model": "capped", "messages": CHAT, "stream": True}),
+    ("POST", "/v1/chat/completions", {"model": "one/some-model", "messages": CHAT}),
+    ("POST", "/v1/chat/completions", {"model": "absent", "messages": CHAT}),
+    ("POST", "/v1/chat/completions", {"model": "absent", "messages": CHAT, "models": ["free"]}),
+    ("POST", "/v1/chat/completions", {"model": "free", "messages": []}),
+    ("POST", "/v1/chat/completions", b"{not JSON"),
+    ("POST", "/v1/completions", {"model": "free", "prompt": "one two"}),
+    ("POST", "/v1/embeddings", {"model": "free", "input": ["a", "bc"]}),
+    ("POST", "/generate", {"model": "free", "prompt": "three words here"}),
+    ("POST", "/api/chat", {"model": "free", "messages": CHAT, "stream": False}),
+    ("POST", "/v2/chat", {"model": "free", "messages": CHAT}),
+    ("POST", "/v1/chat/completions/", {"model": "free", "messages": CHAT}),
+    ("GET", "/v1/models", None),
+    ("GET", "/models/free/nothing", None),
+    ("GET", "/auth/me", None),
+    ("DELETE", "/v1/models", None),
+)
+
+
+def test_every_worker_gives_the_same_answers(family: WorkerFamily) -> None:
+    first, second = pair(family)
+    for method, path, body in REQUESTS:
+        answers = [client.ask(method, path, body) for client in (first, second)]
+        assert answers[0].status == answers[1].status, (path, body)
+        assert _told(answers[0].body) == _told(answers[1].body), (path, body)
+        heads = [{name: answer.headers[name] for name in answer.headers if name != "date"} for answer in answers]
+        for head in heads:
+            assert head.pop("x-request-id")
+        heads = [{k: v for k, v in head.items() if k not in ("content-length", "transfer-encoding")} for head in heads]
+        assert heads[0] == heads[1], (path, body)
+
+
+def _told(body: bytes) -> str:
+    """An answer without what differs from one request to the next."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body.decode()
+    for name in ("id", "created_at", "total_duration", "eval_duration", "load_duration", "last_used", "last_used_at"):
+        value.pop(name, None)
+    return json.dumps(value)
+
+
+def test_each_request_has_one_line_in_the_log_which_names_who_took_it(family: WorkerFamily) -> None:
+    for worker, client in enumerate(pair(family)):
+        for model in ("free", "capped"):
+            name = f"line-{worker}-{model}"
+            body = {"model": model, "messages": CHAT}
+            answer = client.ask("POST", "/v1/chat/completions", body, **{"X-Request-Id": name})
+            assert answer.headers["x-request-id"] == name
+            line = family.line(name)
+            assert (line["worker"], line["status"], line["user"], line["model"]) == (worker, 200, "root", model)
+    time.sleep(0.3)  # a second line would come by now
+    assert len([line for line in family.lines() if line["request_id"].startswith("line-")]) == 4
+
+
+def test_request_ids_of_different_workers_differ(family: WorkerFamily) -> None:
+    seen = [client.chat("free").headers["x-request-id"] for client in pair(family) for _ in range(3)]
+    assert len(set(seen)) == 6
+
+
+def test_a_front_calls_free_models_itself_and_the_owner_all_others(family: WorkerFamily) -> None:
+    """By the owner's death of its upstream connections it cannot be told; by its metrics it can: a front's counts are
+    its own until the owner asks."""
+    client = family.client(1)
+    before = family.metrics(client)
+    for model in ("free", "capped", "free"):
+        assert client.chat(model).status == 200
+    after = family.metrics(client)
+    for model, count in (("free", 2), ("capped", 1)):
+        name = f'sage_requests_total{{model="{model}",status="200"}}'
+        assert after[name] - before.get(name, 0) == count
+
+
+def test_keys_values_documents_memories_and_jobs_are_one_for_all(family: WorkerFamily) -> None:
+    first, second = pair(family)
+    assert second.ask("PUT", "/kv/shared", {"value": [1, 2]}).status in (200, 201)
+    assert first.ask("GET", "/kv/shared").json["value"] == [1, 2]
+    document = {"id": "d1", "text": "a whale is a mammal"}
+    made = second.ask("POST", "/collections", {"name": "sea", "embedder": "none"})
+    assert made.status == 201, made.body
+    written = second.ask("POST", "/collections/sea/documents", {"documents": [document]})
+    assert written.status in (200, 201), written.body
+    for client in (first, second):
+        found = client.ask("POST", "/search", {"collection": "sea", "query": "whale"})
+        assert [hit["id"] for hit in found.json["results"]] == ["d1"], found.body
+        body = {"model": "free", "messages": CHAT, "search": {"collection": "sea", "query": "whale"}}
+        answer = client.ask("POST", "/v1/chat/completions", body)
+        assert [source["id"] for source in answer.json["sources"]] == ["d1"], answer.body
+
+
+def test_a_body_that_is_too_large_is_refused_and_a_large_one_is_not(family: WorkerFamily) -> None:
+    client = family.client(1)
+    text = "word " * 400_000
+    assert client.chat("capped", text).json["choices"][0]["message"]["content"] == text
+    assert client.chat("free", text).json["choices"][0]["message"]["content"] == text
+    client.connection.sock.sendall(
+        b"PUT /kv/large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 40000000\r\n\r\n{"
+        % family.key.encode()
+    )
+    assert client.connection.sock.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_waits_with_its_body_is_told_to_go_on(family: WorkerFamily) -> None:
+    body = json.dumps({"model": "capped", "messages": CHAT}).encode()
+    for path, status in (("/v1/chat/completions", b"200"), ("/kv/waits", b"400")):
+        sock = family.client(1).connection.sock
+        sock.sendall(
+            b"%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n"
+            % (b"PUT" if path == "/kv/waits" else b"POST", path.encode(), family.key.encode(), len(body))
+        )
+        assert sock.recv(1000).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        sock.sendall(body)
+        assert sock.recv(100_000).startswith(b"HTTP/1.1 " + status)
+        sock.close()
+
+
+@pytest.mark.parametrize("model", ["free", "capped"])
+def test_a_client_that_leaves_a_front_ends_its_call(family: WorkerFamily, model: str) -> None:
+    for stream in (False, True):
+        family.upstream.reset()
+        family.upstream.stream([chat_chunk("one"), chat_chunk("two")], hang_after=1 if stream else 0)
+        client = family.client(1)
+        body = {"model": model, "messages": CHAT, "stream": stream}
+        if stream:
+            assert b"one" in client.begin("POST", "/v1/chat/completions", body).readline()
+        else:
+            client.connection.request(
+                "POST",
+                "/v1/chat/completions",
+                json.dumps(body),
+                {"Authorization": f"Bearer {family.key}", "Content-Type": "application/json"},
+            )
+            family.upstream.wait_requests(1)
+        client.connection.sock.shutdown(socket.SHUT_RDWR)
+        client.close()
+        family.upstream.wait_closed()
+
+
+def test_a_stream_comes_through_a_front_piece_by_piece(family: WorkerFamily) -> None:
+    for model in ("free", "capped"):
+        gate = threading.Event()
+        family.upstream.stream([chat_chunk("first"), chat_chunk(None, "stop")], gate=gate, times=1)
+        answer = family.client(1).begin(
+            "POST", "/v1/chat/completions", {"model": model, "messages": CHAT, "stream": True}
+        )
+        assert b"first" in answer.readline()
+        gate.set()
+        assert answer.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_max_concurrency_holds_over_all_workers(family: WorkerFamily) -> None:
+    gate = threading.Event()
+    family.upstream.reply(openai_like_body(), gate=gate)
+    clients = [family.client(worker) for worker in (0, 1, 1, 0)]
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(client.chat, "capped") for client in clients]
+        family.upstream.wait_requests(2)
+        end = time.monotonic() + 10
+        while sum(call.done() for call in calls) < 2:  # those that found no place in queue_timeout
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert len(family.upstream.requests) == 2
+        gate.set()
+        assert sorted(call.result().status for call in calls) == [200, 200, 503, 503]
+
+
+def openai_like_body() -> Any:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def test_an_engine_is_there_once(family: WorkerFamily) -> None:
+    clients = [family.client(worker) for worker in (0, 1, 1, 0)]
+    before = len(children(family.owner))
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(client.chat, "tiny", "the cat", max_tokens=3, temperature=0) for client in clients]
+        answers = [call.result() for call in calls]
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.json["choices"][0]["message"]["content"] for answer in answers}) == 1
+    states = [client.ask("GET", "/models/tiny").json for client in clients]
+    assert {state["state"] for state in states} == {"ready"}
+    assert len({state["loaded_at"] for state in states}) == 1
+    assert len(children(family.owner)) == before + 3, "the engine and its two supervisors"
+    assert clients[1].ask("POST", "/models/tiny/unload", {}).status == 200
+
+
+def test_a_model_that_is_added_or_removed_is_so_everywhere_at_once(family: WorkerFamily) -> None:
+    for adding, other in ((0, 1), (1, 0)):
+        first, second = family.client(adding), family.client(other)
+        for model in ("m-one", "m-two"):  # the second time it replaces the first
+            body = {"deployments": [{"provider": "one", "model": model}]}
+            assert first.ask("POST", "/models/added", body).status in (200, 201)
+            assert second.chat("added").headers["x-sage-deployment"] == f"one/{model}"
+        assert first.ask("DELETE", "/models/added").status in (200, 204)
+        assert second.chat("added").status == 404
+
+
+def test_a_key_that_is_revoked_over_http_is_refused_by_all_at_once(family: WorkerFamily) -> None:
+    for revoking, other in ((0, 1), (1, 0)):
+        admin = family.client(revoking)
+        made = admin.ask("POST", "/auth/keys", {"name": f"short-{revoking}"}).json
+        clients = [family.client(worker, key=made["key"]) for worker in (revoking, other)]
+        for client in clients:
+            assert client.chat("free").status == 200
+        assert admin.ask("DELETE", f"/auth/keys/{made['id']}").status in (200, 204)
+        for client in clients:
+            assert client.chat("free").status == 401
+
+
+def test_a_key_that_the_command_line_revokes_is_refused_by_all_within_a_second(family: WorkerFamily) -> None:
+    made = family.client(0).ask("POST", "/auth/keys", {"name": "cli"}).json
+    clients = [family.client(worker, key=made["key"]) for worker in WORKERS]
+    for client in clients:
+        assert client.chat("free").status == 200
+    done = sage(
+        ["key", "revoke", made["id"], "--config", str(family.directory / "config.yaml")],
+        environment(family.directory / "data"),
+        cwd=family.directory,
+    )
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 1.0
+    for client in clients:
+        while client.chat("free").status != 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_a_key_that_cools_down_does_so_everywhere(family: WorkerFamily) -> None:
+    for refused, other in ((1, 0), (0, 1)):
+        model = f"cooling-{refused}"
+        first, second = family.client(refused), family.client(other)
+        body = {"deployments": [{"provider": "one", "model": model}], "retries": 0}
+        assert first.ask("POST", f"/models/{model}", body).status in (200, 201)
+        family.upstream.reply(status=429, headers={"retry-after": "30"}, times=1)
+        assert first.chat(model).status == 429
+        before = len(family.upstream.requests)
+        time.sleep(0.1)
+        answer = second.chat(model)
+        assert answer.status == 429
+        assert int(answer.headers["retry-after"]) > 20
+        assert len(family.upstream.requests) == before, "it was asked, though its key cools down"
+
+
+def test_metrics_are_the_sum_over_all_and_never_go_down(family: WorkerFamily) -> None:
+    name = 'sage_requests_total{model="pair",status="200"}'
+    first, second = pair(family)
+    for client in (first, first, second):
+        assert client.chat("pair").status == 200
+    seen = family.metrics(second)
+    assert seen == family.metrics(first) | {k: v for k, v in seen.items() if "process_" in k}
+    assert seen[name] == 3
+    assert seen['sage_request_duration_seconds_count{model="pair"}'] == 3
+    assert seen['sage_tokens_total{model="pair",type="completion"}'] == 6
+    front = family.front()
+    os.kill(front, signal.SIGKILL)
+    family.wait(lambda: front not in children(family.owner))
+    owner = family.client(0)
+    assert family.metrics(owner)[name] == 3
+    again = family.client(1)
+    assert again.chat("pair").status == 200
+    assert family.metrics(owner)[name] == 4
+    assert "worker 1 was ended by SIGKILL; another starts" in family.serving.log.read_text()
+
+
+def test_live_requests_at_a_front_are_seen_by_the_owner(family: WorkerFamily) -> None:
+    gate = threading.Event()
+    family.upstream.reply(openai_like_body(), gate=gate)
+    client = family.client(1)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.chat, "free")
+        family.upstream.wait_requests(1)
+        owner = family.client(0)
+        family.wait(lambda: owner.ask("GET", "/models/free").json["in_flight"] == 1)
+        assert family.metrics(owner)['sage_requests_in_flight{model="free"}'] == 1
+        gate.set()
+        assert call.result().status == 200
+    family.wait(lambda: owner.ask("GET", "/models/free").json["in_flight"] == 0)
+
+
+def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    done = sage(["serve", "--workers", "100", "--port", "0"], env, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "api.workers: 100 are more than make sense on" in done.stderr
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = sage(["serve", "--workers", "2", "--port", port], env, cwd=tmp_path)
+    assert f"port {port} on 127.0.0.1 is taken" in done.stderr
