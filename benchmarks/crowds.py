@@ -42,7 +42,8 @@ class FirstChunks(OfAll):
 
 @dataclass(frozen=True)
 class OpenStreams(OfServers):
-    """Memory while two thousand streams are open, each with its first chunks, and once they have ended."""
+    """Memory while two thousand streams are open, each with its first chunks, once they have ended, and while as many
+    are open again: how much more than the first time."""
 
     name: str = "open-streams"
     about: str = "2,000 open streams: growth of memory for each, and how much of it is given back after they end"
@@ -50,11 +51,12 @@ class OpenStreams(OfServers):
         Figure("rss_kib", "RSS KiB each", 1),
         Figure("pss_kib", "PSS KiB each", 1),
         Figure("given_back", "given back %", 0, is_ratio=True),
+        Figure("again_kib", "KiB each, second time", 1, is_ratio=True),
     )
     rounds: int = 1
     ask: ClassVar = Ask(chunks=16, hold=True)
-    settle: ClassVar = 2.0
-    """Seconds after their end until memory is looked at."""
+    settle: ClassVar = 6.0
+    """Seconds after their end until memory is looked at: connections to upstreams that rest are closed by then."""
 
     async def turn(self, bench: Bench, subject: Subject) -> dict[str, float]:
         streams = bench.requests(2_000, subject)
@@ -63,11 +65,13 @@ class OpenStreams(OfServers):
         during = await self._open(bench, subject, streams)
         await asyncio.sleep(self.settle)
         after = subject.server.memory()
+        again = await self._open(bench, subject, streams)
         grown, left = during[0] - before[0], after[0] - before[0]
         return {
             "rss_kib": grown * 1024 / streams,
             "pss_kib": (during[1] - before[1]) * 1024 / streams,
             "given_back": 100 * (1 - left / grown) if grown > 0 else 100.0,
+            "again_kib": (again[0] - during[0]) * 1024 / streams,
         }
 
     async def _open(self, bench: Bench, subject: Subject, streams: int) -> tuple[float, float]:

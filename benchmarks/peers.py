@@ -96,7 +96,8 @@ def _rolter(folder: Path, port: int, upstream_port: int) -> Sequence[str]:
         "[routes.targets]": {"provider": "scripted", "model": UPSTREAM_MODEL},
         "[virtual_keys]": {"key": _KEY, "name": "bench"},
     }
-    lines = [f"[server]\nmax_body_bytes = {64 << 20}\n"]
+    # Its queue lets one request after the other wait for a slow upstream's head.
+    lines = [f"[server]\nmax_body_bytes = {64 << 20}\n", "[queue]\nenabled = false\n"]
     for name, values in tables.items():
         lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
     config.write_text("\n".join(lines))

@@ -50,6 +50,8 @@ class Report:
         return f"{'× ' + YARDSTICK:>9}" if by and not figure.is_ratio else ""
 
     def _cell(self, row: Row, subject: str, figure: Figure, width: int, by: bool) -> str:
+        if self._failed(row.name, subject):
+            return f"  {'failed':>{width}}" + (f"{'':9}" if self._head(figure, by) else "")
         value = self.median(row.name, subject, figure.key)
         shown = "–" if value is None or math.isnan(value) else f"{value:.{figure.digits}f}"
         beside = ""
@@ -57,6 +59,11 @@ class Report:
             ratio = self.ratio(row.name, subject, figure.key)
             beside = f"{'–' if ratio is None else format(ratio, '.2f'):>9}"
         return f"  {shown:>{width}}{beside}"
+
+    def _failed(self, row: str, subject: str) -> bool:
+        """Whether so many answers were wrong or missing that figures mean nothing."""
+        tally = self._bench.tallies.get(row, {}).get(subject)
+        return tally is not None and tally.failures.total() > tally.checked / 100
 
     def failures(self) -> Iterator[str]:
         """Each kind of failure with its row and subject, and how many answers were checked."""
