@@ -22,6 +22,7 @@ from sage.errors import ConfigError
 from sage.middleware.app.http.connections import KEEP_ALIVE, ClientConnections
 from sage.middleware.app.http.protocol import GatewayProtocol
 from sage.middleware.app.http.refusals import Refusals
+from sage.middleware.app.memory import UnusedMemory
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.settings import Settings
 
@@ -65,6 +66,7 @@ class GatewayServer(uvicorn.Server):
         self._exit_requested = asyncio.Event()
         super().__init__(config)
         self._connections = connections
+        self._unused = UnusedMemory()
 
     async def on_listening(self, sockets: list[socket.socket]) -> None:
         """Called once connections are taken."""
@@ -97,6 +99,7 @@ class GatewayServer(uvicorn.Server):
         while not await self.on_tick(0):
             try:
                 self._connections.check(self._loop.time())
+                self._unused.look(len(self.server_state.connections))
             except Exception:  # a fault of one connection must not end the server
                 logging.getLogger("sage").exception("connections could not be checked")
             with contextlib.suppress(TimeoutError):
