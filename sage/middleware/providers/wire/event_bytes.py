@@ -50,7 +50,7 @@ def hides_text(events: bytes, *, numbers: bool) -> bool:
         return True
     if numbers and (b"NaN" in events or b"Infinity" in events):
         return True
-    return not (events.isascii() or _is_utf8(events))
+    return not (events.isascii() or is_utf8(events))
 
 
 def too_long() -> UpstreamFailed:
@@ -81,7 +81,8 @@ def is_stream(body: bytes) -> bool:
     return _EVENTS.match(body) is not None or _OBJECTS.search(body) is not None
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
+    """Whether ``data`` is text in UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

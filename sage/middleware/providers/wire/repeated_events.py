@@ -1,0 +1,57 @@
+"""Events of a stream that differ from one another only in their text, as nearly all events of an answer do: what was
+found of one of them holds for all."""
+
+from __future__ import annotations
+
+import re
+
+from sage.middleware.providers.wire.event_bytes import is_utf8
+
+_TEXT = re.compile(rb'"(?:content|text|reasoning_content)"\s*:\s*"([^"\\]*)"')
+
+
+class EventShape:
+    """All of an event but its text, as it comes from the upstream and as it goes on to the client.
+
+    A text without a quotation mark, an escape or a line end is nothing but a text, whatever it says. So an event of
+    the same shape as another has the same keys, and the same values under them but this one.
+    """
+
+    __slots__ = ("_after", "_before", "_sent_after", "_sent_before")
+
+    def __init__(self, before: bytes, after: bytes, old: bytes, new: bytes) -> None:
+        """``old`` and ``new``: what is replaced in it by what."""
+        self._before, self._after = before, after
+        self._sent_before, self._sent_after = before.replace(old, new), after.replace(old, new)
+
+    @classmethod
+    def of(cls, event: bytes, old: bytes, new: bytes) -> EventShape | None:
+        """The shape of ``event``; ``None`` if it has no text."""
+        texts = list(_TEXT.finditer(event))
+        if not texts:
+            return None
+        begin, end = max(texts, key=lambda match: len(match[1])).span(1)
+        return cls(event[:begin], event[end:], old, new)
+
+    def relay(self, events: bytes) -> bytes | None:
+        """``events`` as they go on; ``None`` unless each of them has this shape."""
+        before, after = self._before, self._after
+        end = len(events) - len(after)
+        if end < len(before) or not (events.startswith(before) and events.endswith(after)):
+            return None
+        text = events[len(before) : end]
+        if b'"' in text:
+            return self._relay_several(text.split(after + before))
+        return self._sent_before + text + self._sent_after if _is_plain(text) else None
+
+    def _relay_several(self, texts: list[bytes]) -> bytes | None:
+        said = b" ".join(texts)
+        if b'"' in said or not _is_plain(said):
+            return None
+        return self._sent_before + (self._sent_after + self._sent_before).join(texts) + self._sent_after
+
+
+def _is_plain(text: bytes) -> bool:
+    if b"\\" in text or b"\n" in text or b"\r" in text:
+        return False
+    return text.isascii() or is_utf8(text)
