@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 _CLOCK = 0.001
 """Seconds by which a timer may ring early: the loop's clock counts milliseconds."""
+
+
+_LATE = 0.1
+"""A timer that rings so many seconds late has waited for the loop, and so has what came in the meantime: a loop looks
+at its timers before its sockets. Such a timer rings once more after as many seconds, before an upstream is blamed."""
 
 
 def _nothing() -> None:
@@ -42,12 +48,17 @@ class Deadline:
         self._timer = self._loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
+        now = self._loop.time()
+        lateness = now - self._rings
         self._timer, self._rings = None, math.inf
-        if self._loop.time() >= self.at - _CLOCK:
+        if now < self.at - _CLOCK:
+            if self.at < math.inf:
+                self._start(self.at)
+        elif lateness > _LATE:
+            self._start(now + _LATE)
+        else:
             self.at = math.inf
             self._passed()
-        elif self.at < math.inf:
-            self._start(self.at)
 
     def close(self) -> None:
         """It is never passed, and can be set no more."""
@@ -55,3 +66,16 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._rings = None, math.inf
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[asyncio.Timeout]:
+    """As :func:`asyncio.timeout`, but nobody is blamed for a loop that was busy with other things."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        deadline = Deadline(loop, lambda: timeout.reschedule(loop.time()))
+        deadline.set(loop.time() + seconds)
+        try:
+            yield timeout
+        finally:
+            deadline.close()

@@ -16,6 +16,7 @@ from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.address import Address, address_of
 from sage.middleware.providers.http.answer import AnswerFault
 from sage.middleware.providers.http.connection import HttpConnection
+from sage.middleware.providers.http.deadline import time_limit
 from sage.middleware.providers.http.decoded import DecodedResponse
 from sage.middleware.providers.http.dialer import Dialer, NoSuchHost
 from sage.middleware.providers.http.pool import ConnectionPool
@@ -111,7 +112,7 @@ class HttpTransport:
     async def _connect(self, request: UpstreamRequest, pool: ConnectionPool, total: float) -> HttpConnection:
         limit = request.timeouts.connect
         try:
-            async with asyncio.timeout(min(limit, total)) as timeout:
+            async with time_limit(min(limit, total)) as timeout:
                 return await self._dialer.dial(pool)
         except OSError as exc:
             raise self._connect_error(request, pool.address, exc, timeout.expired(), total) from exc

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import uvloop
-from raw_server import Connections
+from raw_server import Connections, RawServer
 
 from sage.errors import UpstreamFailed
 from sage.middleware.providers.base import UpstreamRequest
@@ -140,6 +141,35 @@ def test_a_server_that_hangs_up_at_once_has_not_answered(loop_factory: Callable)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         assert runner.run(main()) == {"the provider 'up' did not answer"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_upstream_is_not_blamed_for_a_busy_event_loop(loop_factory: Callable) -> None:
+    """Loops look at their timers before their sockets: the limits are over, but so is what they are for."""
+
+    class Prompt(RawServer):
+        async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+            await writer.drain()
+            await reader.read()
+
+    async def main(port: int) -> bytes:
+        transport = HttpTransport()
+        limits = Timeouts(connect=0.2, first_byte=0.2, between_chunks=0.2)
+        asking = asyncio.ensure_future(
+            transport.send(UpstreamRequest("up", "GET", f"http://127.0.0.1:{port}/", {}, b"", limits))
+        )
+        while not asking.done():
+            await asyncio.sleep(0)
+            time.sleep(0.35)
+        body = await (await asking).read()
+        await transport.close()
+        return body
+
+    with Prompt() as server, asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main(server.port)) == b"ok"
 
 
 def test_why_none_of_several_addresses_answers_is_told() -> None:
