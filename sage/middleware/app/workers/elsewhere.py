@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
@@ -24,6 +25,7 @@ from sage.middleware.settings.settings import Settings
 
 RECORDED = "sage.recorded"
 """In the scope of a request at a front: its :class:`RecordedRequest`."""
+_MOST_KNOWN = 10_000
 _current: ContextVar[RecordedRequest | None] = ContextVar("recorded request", default=None)
 
 
@@ -43,15 +45,27 @@ class FrontRegistry(Registry):
 
     elsewhere: frozenset[str] = frozenset()
     """Names of models that run in the owner itself."""
-    asleep: frozenset[str] = frozenset()
+    here: dict[str, bool]
+    """Names of which it is known that they are :meth:`served_here`."""
+    _asleep: frozenset[str] = frozenset()
     """Providers whose server has to be woken first."""
 
     def restore(self) -> None:
         self._mirrored: dict[str, ModelSettings] = {}
         self.mirror()
 
+    def register(self, name: str, settings: ModelSettings, *, source: str = "program") -> PublicModel:
+        self.here = {}
+        return super().register(name, settings, source=source)
+
+    def sleeping(self, providers: Collection[str]) -> None:
+        """From now on the servers of these providers sleep, and no others."""
+        if self._asleep != frozenset(providers):
+            self._asleep, self.here = frozenset(providers), {}
+
     def mirror(self) -> None:
         """Takes over what the owner has changed. It has stored that already, and says what is wrong with it."""
+        self.here = {}
         stored = self._runtime_models.read() if self._runtime_models is not None else {}
         for name, settings in self._mirrored.items():
             if stored.get(name) != settings and self._is_runtime(name):
@@ -78,6 +92,13 @@ class FrontRegistry(Registry):
 
     async def served_here(self, name: str) -> bool:
         """Whether the model of that name can be asked from here. Nobody but the owner says that there is none."""
+        known = self.here
+        served = await self._is_served_here(name)
+        if served and len(known) < _MOST_KNOWN:
+            known[name] = True
+        return served
+
+    async def _is_served_here(self, name: str) -> bool:
         model = self._models.get(name)
         if model is None:
             if name in self.elsewhere:
@@ -95,7 +116,7 @@ class FrontRegistry(Registry):
             and deployment.max_concurrency is None
             and deployment.quota.limit is None
             and bool(deployment.provider.endpoints)
-            and deployment.provider.name not in self.asleep
+            and deployment.provider.name not in self._asleep
         )
 
 
@@ -126,13 +147,15 @@ class FrontGateway(Gateway):
         return GatewayCall(self, principal, call)
 
     async def admit(self, principal: Principal, call: ModelCall) -> list[PublicModel]:
-        for name in (call.model, *call.fallbacks):
-            if not await self.registry.served_here(name):
+        registry = self.registry
+        for name in (call.model, *call.fallbacks) if call.fallbacks else (call.model,):
+            if name not in registry.here and not await registry.served_here(name):
                 raise Elsewhere(name)
         models = await super().admit(principal, call)
-        for model in models[1:]:
-            if not await self.registry.served_here(model.name):
-                raise Elsewhere(model.name)
+        if len(models) > 1:
+            for model in models:
+                if not await registry.served_here(model.name):
+                    raise Elsewhere(model.name)
         return models
 
     async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:

@@ -107,7 +107,7 @@ class OwnerLink(FrameProtocol):
         if self.authenticator is not None and state.revision is not None:
             self.authenticator.heard(state.revision, state.revision_read_at)
         if self.registry is not None:
-            self.registry.asleep = frozenset(state.asleep)
+            self.registry.sleeping(state.asleep)
             if state.models != self._models:
                 self.registry.mirror()
         self._models = state.models
