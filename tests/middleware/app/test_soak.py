@@ -31,12 +31,14 @@ PER_STREAM = 30
 """KiB that an open stream may take."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, "two workers"] if FULL else KINDS)
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 10_000)), hard))  # both ends of streams are here
     try:
-        with gateway_process(tmp_path_factory.mktemp("soak"), request.param) as running:
+        directory, kind = tmp_path_factory.mktemp("soak"), request.param
+        options = (KINDS[0], ("--workers", "2")) if kind == "two workers" else (kind,)
+        with gateway_process(directory, *options) as running:
             yield running
             running.check_log()
     finally:
