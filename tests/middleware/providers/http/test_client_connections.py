@@ -344,6 +344,56 @@ def test_closing_the_transport_ends_what_runs_and_what_waits() -> None:
     assert scenario("builtin", serve, work) == ["shutting_down", "upstream_broken", "shutting_down"]
 
 
+def test_a_connection_that_opens_as_the_transport_closes_is_closed() -> None:
+    async def work(loop: MemoryLoop, transport: Transport) -> str | None:
+        loop.connect_delay = 1.0
+        asking = asyncio.ensure_future(transport.send(request_of()))
+        await asyncio.sleep(0.5)
+        await transport.close()
+        with pytest.raises(SageError) as caught:
+            await asking
+        assert (len(loop.peers), loop.open) == (1, [])
+        return caught.value.code
+
+    assert scenario("builtin", answers_with(OK), work) == "shutting_down"
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (b"HTTP/1.1 199 Odd\r\nContent-Length: 1\r\n\r\nx" + OK, "upstream_nonsense"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y%b\r\n" % (b"z" * 60_000) * 5 + b"\r\n", "upstream_head_too_large"),
+        (b"HTTP/1.1 103 Early\r\nLink: %b\r\n\r\n" % (b"z" * 60_000) * 5, "upstream_head_too_large"),
+    ],
+)
+def test_heads_that_are_too_much_in_sum_are_refused(head: bytes, code: str) -> None:
+    async def work(loop: MemoryLoop, transport: Transport) -> str | None:
+        with pytest.raises(UpstreamFailed) as caught:
+            await ask(transport)
+        return caught.value.code
+
+    assert scenario("builtin", answers_with(*(head[i : i + 50_000] for i in range(0, len(head), 50_000))), work) == code
+
+
+def test_a_stream_that_goes_on_for_ever_ends_with_its_time() -> None:
+    """Also if there is always something more to read."""
+
+    async def work(loop: MemoryLoop, transport: Transport) -> str | None:
+        async with sending(transport, request_of(timeouts=Timeouts(total=10.0))) as response:
+            with pytest.raises(SageError) as caught:
+                await read_slowly(response)
+        return caught.value.code
+
+    pieces = [b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 1000] * 100]
+    assert scenario("builtin", answers_with(*pieces), work) == "total_timeout"
+
+
+async def read_slowly(response: UpstreamResponse) -> None:
+    for _ in range(100):
+        assert await response.chunk()
+        await asyncio.sleep(0.9)
+
+
 @on_each_transport
 def test_what_has_come_of_a_stream_is_given_before_its_failure_is_told(transport_kind: TransportKind) -> None:
     def serve(peer: Peer) -> None:
