@@ -30,6 +30,7 @@ class Deployment:
     __slots__ = (
         "__weakref__",
         "breaker",
+        "header",
         "hosted_error",
         "hosted_memory",
         "hosted_state",
@@ -40,7 +41,6 @@ class Deployment:
         "max_concurrency",
         "model",
         "name",
-        "name_in_headers",
         "priority",
         "provider",
         "quota",
@@ -69,7 +69,8 @@ class Deployment:
         self.model = target.model
         self.name = f"{provider.name}/{target.model}"
         # Models may be named in any script; a header's value is ASCII.
-        self.name_in_headers = quote(self.name, safe="/:@+,;=()!$&'*~ ").encode()
+        self.header = b"x-sage-deployment", quote(self.name, safe="/:@+,;=()!$&'*~ ").encode()
+        """Names it in answers."""
         self.timeouts = timeouts
         self.managed = managed
         self.quota = quota
@@ -178,9 +179,9 @@ class DeploymentLease:
         takes_slot: bool = False,
     ) -> None:
         deployment.in_flight += 1
-        self._slot_of = deployment.managed if takes_slot else None
-        if self._slot_of is not None:
-            self._slot_of.slots_in_use += 1
+        self._slot_of = slot_of = deployment.managed if takes_slot else None
+        if slot_of is not None:
+            slot_of.slots_in_use += 1
         deployment.quota.in_flight += 1
         self.deployment = deployment
         self.key = key

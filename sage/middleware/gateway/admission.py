@@ -34,14 +34,15 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     body, walk = call.body, BodyWalk(limits)
     if not _TOKEN_FIELDS.isdisjoint(body):
         _check_tokens_of_answer(call, body, limits)
-    options = body.get("options")
+    options = body.get("options") if "options" in body else None
     if isinstance(options, dict) and "num_predict" in options:  # where Ollama's clients put it
         options = body["options"] = dict(options)
         _check_tokens_of_answer(call, options, limits)
     if call.operation is Operation.CHAT or "messages" in body:
         _check_messages(body, walk)
-    if call.native is not None:
-        _check_native_content(call.native.body, walk)
+    native = call.native
+    if native is not None:
+        _check_native_content(native.body, walk)
     check_inputs = _INPUTS.get(call.operation)
     if check_inputs is not None:
         check_inputs(body, limits, walk)
@@ -50,8 +51,8 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     walk.check_fields(body)
     if call.hints is not None:
         walk.check_fields(call.hints)
-    if call.native is not None:
-        walk.check_fields(call.native.body)
+    if native is not None:
+        walk.check_fields(native.body)
 
 
 def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: RequestLimits) -> None:
@@ -105,23 +106,31 @@ def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
         raise InvalidRequest("'messages' must be a list with at least one message", param="messages")
     if len(messages) > _MAX_MESSAGES:
         raise InvalidRequest(f"'messages' may hold {_MAX_MESSAGES} messages, not {len(messages)}", param="messages")
+    if _are_plain(messages):
+        return
     for index, message in enumerate(messages):
-        # It has nothing but a text and a role.
-        if (
-            type(message) is dict
-            and len(message) == 2
-            and type(message.get("content")) is type(message.get("role")) is str
-        ):
-            continue
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(
                 f"messages[{index}] must be an object with a 'role' and a 'content'", param=f"messages[{index}]"
             )
         content = message.get("content")
+        if isinstance(content, str) and len(message) == 2:
+            continue
         if content is not None and not isinstance(content, str | list):
             where = f"messages[{index}].content"
             raise InvalidRequest(f"{where} must be text or a list of parts", param=where)
         walk.check_message(message, f"messages[{index}]")
+
+
+def _are_plain(messages: list[Any]) -> bool:
+    """Whether each of ``messages`` is an object with a role and a text and nothing else, as in most chats."""
+    try:
+        for message in messages:
+            if len(message) != 2 or type(message["role"]) is not str or type(message["content"]) is not str:
+                return False
+    except (TypeError, KeyError):
+        return False
+    return True
 
 
 def _check_native_content(body: Mapping[str, Any], walk: BodyWalk) -> None:
@@ -240,7 +249,7 @@ def check_rerank(body: dict[str, Any], most: int | None = None) -> None:
 
 def fallbacks(body: dict[str, Any]) -> tuple[str, ...]:
     """Removes ``models``, the names of models that may answer instead, from ``body`` and returns them."""
-    names = body.pop("models", None)
+    names = body.pop("models", None) if "models" in body else None
     if names is None:
         return ()
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):

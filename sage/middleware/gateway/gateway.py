@@ -32,6 +32,7 @@ from sage.middleware.settings.settings import Settings
 if TYPE_CHECKING:  # brings numpy, which a gateway without searches does not load
     from sage.middleware.retrieval.embedding.protocols import Models
 
+_FIRST_ATTEMPT = (b"x-sage-attempts", b"1")
 _CLOSE_WITHIN = 5.0
 """Seconds that work on collections and services may take to end, while models can still be asked."""
 
@@ -242,19 +243,16 @@ class GatewayCall:
         """Headers that name the deployment and the number of attempts; a name outside ASCII is percent-encoded."""
         upstream = self._upstream
         assert upstream is not None
-        return [
-            (b"x-sage-deployment", upstream.deployment.name_in_headers),
-            (b"x-sage-attempts", b"%d" % upstream.attempts),
-        ]
+        attempts = _FIRST_ATTEMPT if upstream.attempts == 1 else (b"x-sage-attempts", b"%d" % upstream.attempts)
+        return [upstream.deployment.header, attempts]
 
     def _settle(self, status: int) -> None:
         metrics, self._metrics = self._metrics, None
         if metrics is None:
             return
-        usage = None
-        if self._upstream is not None:
-            relay = self._upstream.relay
-            usage = self._upstream.usage if relay is None else relay.usage
+        usage, upstream = None, self._upstream
+        if upstream is not None:
+            usage = upstream.usage if upstream.relay is None else upstream.relay.usage
         metrics.settle(status, time.perf_counter() - self._started, usage)
 
 

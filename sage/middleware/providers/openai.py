@@ -130,7 +130,7 @@ class OpenAIProvider(Vendor):
         usage = read_usage(answer.get("usage"))
         if self._changes_answers:
             self._adjust(call, answer)
-        elif not changed and answer.get("model") == call.model:
+        elif not changed and "model" in answer and answer["model"] == call.model:
             return body, usage
         answer["model"] = call.model
         try:

@@ -381,10 +381,10 @@ def read_usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if prompt is None and completion is None:  # Anthropic's names, which some servers of this wire send, too
-        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
     if type(prompt) is int and type(completion) is int and 0 <= prompt <= _MAX_COUNT and 0 <= completion <= _MAX_COUNT:
         return Usage(prompt, completion)
+    if prompt is None and completion is None:  # Anthropic's names, which some servers of this wire send, too
+        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
     return Usage(count(prompt), count(completion))
 
 

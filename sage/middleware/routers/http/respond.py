@@ -9,7 +9,7 @@ from sage.errors import SageError
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.watch import Watch
 from sage.middleware.providers.base import ModelCall
-from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, caller, note, send_json
+from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, send_json
 from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
 
 
@@ -36,11 +36,12 @@ async def respond(
 
     Without them the answer is sent as it is, in OpenAI's wire format.
     """
-    if LOW_PRIORITY in scope["state"]:
+    state = scope["state"]
+    if LOW_PRIORITY in state:
         call.low_priority = True
     with Watch(call, gateway.deadlines, scope.get("sage.exchange"), receive) as watching:
-        async with gateway.call(caller(scope), call) as answer:
-            note(scope, deployment=answer.deployment)
+        async with gateway.call(state["principal"], call) as answer:
+            state["log"]["deployment"] = answer.deployment
             if not call.stream:
                 if make_body is None:
                     await send_json(send, answer.body, answer.headers())

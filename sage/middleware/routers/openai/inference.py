@@ -34,10 +34,10 @@ class Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json(receive, scope)
-        search = body.pop("search", None) if self._operation is Operation.CHAT else None
+        search = body.pop("search", None) if "search" in body and self._operation is Operation.CHAT else None
         call = self._parse(body)
         del body  # which the call lets go of once its stream has begun
-        note(scope, model=call.model)
+        scope["state"]["log"]["model"] = call.model
         if search is None:
             await respond(self._gateway, call, scope, receive, send)
             return
