@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from file_costs import CostRecorder, by_cost, share_of
@@ -39,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if _only_hands_out(config):
         return  # this process runs no test, and need not load the gateway
     _prepare(config, fast=fast)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist tells its processes no option of its own."""
+    node.workerinput["dist"] = node.config.getoption("dist")
 
 
 def _only_hands_out(config: pytest.Config) -> bool:

@@ -33,7 +33,7 @@ def share_of(config: pytest.Config) -> frozenset[Path] | None:
 
 def _share_of(config: pytest.Config) -> frozenset[Path] | None:
     worker = getattr(config, "workerinput", None)
-    if worker is None or config.getoption("dist", "no") != "each":
+    if worker is None or worker["dist"] != "each":
         return None
     number = int(worker["workerid"].removeprefix("gw"))
     return frozenset(deal_out(files_of(config.args), worker["workercount"])[number])
