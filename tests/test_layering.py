@@ -74,6 +74,7 @@ LATE = {
     "sage.middleware.cli.ingest_command": _COMMANDS,
     "sage.middleware.cli.main": _COMMANDS,
     "sage.middleware.cli.model_files": _COMMANDS,
+    "sage.middleware.app.server": "one process alone starts without what several share",
     "sage.middleware.cli.worker": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,

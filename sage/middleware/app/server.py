@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.gateway_server import GatewayServer, http_config, url_of
@@ -21,11 +22,13 @@ from sage.middleware.app.http.connections import ClientConnections, ConnectionLi
 from sage.middleware.app.main import create_app
 from sage.middleware.app.memory import give_back_large_blocks
 from sage.middleware.app.worker_process import WorkerProcess
-from sage.middleware.app.workers.fronts import Fronts
 from sage.middleware.app.workers.listening import bind_all, check_workers, share_of
 from sage.middleware.gateway.jobs.opening import Queue
 from sage.middleware.routers.http.asgi import ASGIApp
 from sage.middleware.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from sage.middleware.app.workers.fronts import Fronts
 
 
 class MainServer(GatewayServer):
@@ -81,6 +84,9 @@ def make_server(
     served: ASGIApp = app
     fronts = None
     if others:
+        # Here, since one process alone does without.
+        from sage.middleware.app.workers.fronts import Fronts
+
         settings = share_of(settings, 1 + len(others))
         fronts = Fronts(settings, state.gateway, state.authenticator, app, others)
         served = fronts.app

@@ -134,6 +134,21 @@ def test_keys_values_documents_memories_and_jobs_are_one_for_all(family: WorkerF
         assert [source["id"] for source in answer.json["sources"]] == ["d1"], answer.body
 
 
+def test_memories_and_jobs_are_one_for_all(family: WorkerFamily) -> None:
+    first, second = pair(family)
+    stored = second.ask("POST", "/memory", {"session_id": "s", "content": "the ship is called Pequod"})
+    assert stored.status in (200, 201), stored.body
+    found = first.ask("POST", "/memory/search", {"session_id": "s", "query": "ship"})
+    assert stored.json["id"] in found.body.decode()
+    remembering = {"model": "free", "prompt": "which ship?", "memory": {"session_id": "s"}}
+    assert [memory["id"] for memory in second.ask("POST", "/generate", remembering).json["memories"]] != []
+    job = second.ask("POST", "/tasks/generate", {"model": "free", "prompt": "say ship"}).json
+    ended = family.wait(
+        lambda: (state := first.ask("GET", f"/tasks/{job['id']}").json)["state"] == "succeeded" and state, 60
+    )
+    assert ended["id"] == job["id"]
+
+
 def test_a_body_that_is_too_large_is_refused_and_a_large_one_is_not(family: WorkerFamily) -> None:
     client = family.client(1)
     text = "word " * 400_000
