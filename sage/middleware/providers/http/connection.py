@@ -7,7 +7,7 @@ import math
 from typing import Protocol, cast
 
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
-from sage.middleware.providers.http.deadline import Deadline
+from sage.middleware.providers.http.deadline import CLOCK, Deadline
 from sage.middleware.providers.http.parser import AnswerParser
 
 MAX_UNREAD = 256 * 1024
@@ -118,8 +118,7 @@ class HttpConnection(asyncio.Protocol):
     def wait(self, answer: HttpAnswer) -> asyncio.Future[None]:
         """Done when more of ``answer`` has come, or it is over."""
         waiter = answer.waiter = self._loop.create_future()
-        at = self._loop.time() + answer.silence
-        self._deadline.set(at if at < answer.ends else answer.ends)
+        self._set_deadline(answer)
         return waiter
 
     def stop_waiting(self, answer: HttpAnswer) -> None:
@@ -196,7 +195,7 @@ class HttpConnection(asyncio.Protocol):
     def _expired(self) -> None:
         answer = self._answer
         if answer is not None:
-            late = self._loop.time() >= answer.ends - 0.001
+            late = self._loop.time() >= answer.ends - CLOCK
             self._fail(AnswerFault.LATE if late else AnswerFault.SILENT)
 
     def eof_received(self) -> None:

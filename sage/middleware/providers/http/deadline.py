@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-_CLOCK = 0.001
+CLOCK = 0.001
 """Seconds by which a timer may ring early: the loop's clock counts milliseconds."""
 
 
@@ -51,7 +51,7 @@ class Deadline:
         now = self._loop.time()
         lateness = now - self._rings
         self._timer, self._rings = None, math.inf
-        if now < self.at - _CLOCK:
+        if now < self.at - CLOCK:
             if self.at < math.inf:
                 self._start(self.at)
         elif lateness > _LATE:
