@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from uvicorn.server import ServerState
 
-from sage.middleware.app.http.framing import Headers
 from sage.middleware.app.http.waiters import Waiters
 from sage.middleware.routers.http.asgi import ASGIApp, Message, Scope
 
@@ -23,6 +22,7 @@ _CONTROLS = bytes([*range(32), 127]).replace(b"\t", b"")
 _WITHOUT_BODY = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
+_LENGTH = b"\r\ncontent-length: "
 _FAILED = b"Internal Server Error"
 
 
@@ -78,24 +78,23 @@ class Exchange:
         self,
         connection: Connection,
         state: dict[str, Any],
-        *,
-        is_head: bool,
+        method: str,
         is_current: bool,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
-        """``is_current`` tells HTTP/1.1 from older versions."""
+        """``is_current`` tells HTTP/1.1 from older versions. Arguments by name would cost more than all the rest."""
         self._connection = connection
         self.state = state
-        self._is_head = is_head
+        self._is_head = method == "HEAD"
         self._is_current = is_current
         self.keep_alive = keep_alive
         self._expects_continue = expects_continue
+        self._parts: list[bytes] = []
         self.task: asyncio.Task[None] | None = None
         """Where the application runs."""
         self.on_disconnect: Callable[[], None] | None = None
         """Called once when the client disconnects before it has the whole answer."""
-        self._parts: list[bytes] = []
         self._waiters: Waiters | None = None
         self._news = False  # something for the next `receive`
         self._head = b""  # what is held back until the first piece of the body comes
@@ -196,8 +195,7 @@ class Exchange:
         if not self.started:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"an answer cannot start with '{message['type']}'")
-            headers = message.get("headers", ())
-            self._start(message["status"], [*connection.server_state.default_headers, *headers])
+            self._start(message["status"], message.get("headers", ()))
             if "body" in message:
                 self._add(message["body"], False)
         elif self.answered:
@@ -207,28 +205,26 @@ class Exchange:
         else:
             self._add(message.get("body", b""), message.get("more_body", False))
 
-    def _start(self, status: int, headers: Headers) -> None:
-        meaning = dict(headers)
-        said = meaning.get(b"connection")
-        if said is not None and b"close" in said.lower():
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        fields = map(b": ".join, headers)
+        lines = [_STATUS_LINES[status], *map(b": ".join, self._connection.server_state.default_headers), *fields, b""]
+        head = b"\r\n".join(lines)
+        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines) + 2:
+            raise RuntimeError("a header of the answer holds a control character")
+        if b"\r\nconnection: " in head and b"close" in _value(head, b"\r\nconnection: ").lower():
             self.keep_alive = False
         elif not self.keep_alive:
-            headers.append((b"connection", b"close"))
-        length = meaning.get(b"content-length")
-        self._remaining, self._chunked = 0, False
-        if length is not None:
-            self._remaining = int(length)
+            head += b"connection: close\r\n"
+        if _LENGTH in head:
+            self._remaining = int(_value(head, _LENGTH))
         elif not self._is_head and status not in _WITHOUT_BODY:
-            self._chunked = self._is_current
             if not self._is_current:
                 self._remaining = math.inf  # HTTP/1.0 knows no chunks: the answer ends with the connection
-            elif b"transfer-encoding" not in meaning:
-                headers.append((b"transfer-encoding", b"chunked"))
-        lines = [_STATUS_LINES[status], *map(b": ".join, headers), b"\r\n"]
-        head = b"\r\n".join(lines)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):
-            raise RuntimeError("a header of the answer holds a control character")
-        self._head = head
+            else:
+                self._chunked = True
+                if b"\r\ntransfer-encoding: " not in head:
+                    head += b"transfer-encoding: chunked\r\n"
+        self._head = head + b"\r\n"
         self.started = True
         self._expects_continue = False
 
@@ -257,3 +253,9 @@ class Exchange:
             if self._waiters is not None:
                 self._waiters.wake()
             connection.answered(self.keep_alive)
+
+
+def _value(head: bytes, name: bytes) -> bytes:
+    """What ``head``, which has no control characters but its line ends, says after ``name``, which begins with one."""
+    start = head.index(name) + len(name)
+    return head[start : head.index(b"\r\n", start)]

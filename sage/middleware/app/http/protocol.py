@@ -205,14 +205,8 @@ class GatewayProtocol(asyncio.Protocol):
         method = parser.get_method().decode("ascii")
         state = self._app_state.copy()
         is_current = version == "1.1"
-        exchange = Exchange(
-            self,
-            state,
-            is_head=method == "HEAD",
-            is_current=is_current,
-            keep_alive=is_current and parser.should_keep_alive(),
-            expects_continue=self._expects_continue,
-        )
+        keep_alive = is_current and parser.should_keep_alive()
+        exchange = Exchange(self, state, method, is_current, keep_alive, self._expects_continue)
         scope = self._scope.copy()  # type: ignore[attr-defined]
         if not is_current:
             scope["http_version"] = version
