@@ -52,13 +52,17 @@ class Observation:
 
 
 class GatewayProcess:
-    """One that serves, and the upstream behind it; ``key`` is an API key of its admin ``root``.
+    """One that serves, and the upstream behind it; ``key`` is an API key of its admin ``root``, ``transport`` names its
+    HTTP client.
 
     The upstream and the clients share an event loop, which runs while :meth:`run` does.
     """
 
-    def __init__(self, runner: asyncio.Runner, upstream: InstructedUpstream, server: Serving, key: str) -> None:
+    def __init__(
+        self, runner: asyncio.Runner, upstream: InstructedUpstream, server: Serving, key: str, transport: str
+    ) -> None:
         self._runner = runner
+        self.transport = transport
         self.upstream = upstream
         self.serving = server
         self.key = key
@@ -132,7 +136,7 @@ def gateway_process(
             env = environment(directory / "data", OBSERVATIONS=str(directory / "observations"))
             options = ["--config", str(config), *arguments]
             with serving(options, env, directory, timeout=60, command=_OBSERVED) as server:
-                yield GatewayProcess(runner, upstream, server, key)
+                yield GatewayProcess(runner, upstream, server, key, transport)
         finally:
             runner.run(stack.aclose())
 

