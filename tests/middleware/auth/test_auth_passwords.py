@@ -60,6 +60,7 @@ def test_control_characters_and_broken_text_are_refused(passwords: Passwords, ba
     assert not passwords.verify(bad, None)
 
 
+@pytest.mark.slow
 def test_the_cost_is_argon2id_at_46_mib_once_on_one_lane(tmp_path: Path) -> None:
     accounts = Accounts(tmp_path)  # as the server and the command line make it
     hashed = accounts.passwords.hash(PASSWORD)

@@ -293,6 +293,7 @@ def turn(running, messages: list[dict], text: str, **fields) -> str:
     return answer.headers["x-sage-deployment"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_conversations_stay_where_their_beginning_is_cached(ups: Callable, gateway: Callable, stream: bool) -> None:
     running = replicas(gateway, *[ups() for _ in range(4)])

@@ -127,6 +127,7 @@ def test_a_stub_needs_no_gateway_to_end_its_family(gone: Callable[..., bool], tm
         assert gone(it.family)
 
 
+@pytest.mark.slow
 def test_even_without_both_stubs_and_the_gateway_the_engine_itself_ends(
     gone: Callable[..., bool], tmp_path: Path
 ) -> None:

@@ -338,6 +338,13 @@ def test_an_answer_shows_what_it_has(service: LLMService) -> None:
     assert (repr(answer), str(answer)) == (expected, "hello")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> None:
+    """What other tests have left is not looked at each time that a test here collects garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def gateway_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "sage-gateway"]
 
@@ -374,6 +381,7 @@ HOLDERS: dict[str, tuple[Callable[[LLMService], Any], Callable[[Any], Any], Any]
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOLDERS)
 def test_a_service_stays_open_for_what_needs_it(name: str, settings: Settings) -> None:
     make, use, result = HOLDERS[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ METADATA = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(METADATA, min_size=1, max_size=12), st.data())
 def test_they_are_as_a_look_at_every_document_says(metadatas: list[dict[str, Any]], data: st.DataObject) -> None:
     ids = [str(number) for number in range(len(metadatas))]

@@ -48,6 +48,7 @@ def test_a_value_is_put_read_and_deleted(running: Running) -> None:
     assert error(ask(running, "GET", "users/42/style"), 404)["code"] == "key_not_found"
 
 
+@pytest.mark.slow
 def test_keys_may_hold_what_text_may(running: Running) -> None:
     @limited(max_examples=25)
     @given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=20))

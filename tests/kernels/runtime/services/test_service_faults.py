@@ -606,6 +606,7 @@ def test_without_threads_a_call_fails(run: Callable[..., Services], monkeypatch:
     assert desk_of(services).results == [2]
 
 
+@pytest.mark.slow
 def test_the_process_ends_without_waiting_for_calls() -> None:
     program = """
 import atexit, os

@@ -169,6 +169,7 @@ def test_lines_have_bounds(check: Check) -> None:
     assert refused(check, {"model": "bench"}).param == "requests"
 
 
+@pytest.mark.slow
 def test_what_lines_share_counts_once_for_each(check: Check) -> None:
     shared = {"model": "bench", "note": "x" * 1_000_000}
     error = refused(check, {**shared, "requests": [{"prompt": str(number)} for number in range(100)]})

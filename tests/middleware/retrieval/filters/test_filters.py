@@ -176,6 +176,7 @@ FILTERS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(METADATA, min_size=1, max_size=8), FILTERS, st.data())
 def test_the_index_says_of_each_document_what_the_filter_says(
     documents: list[dict[str, Any]], condition: dict[str, Any], data: st.DataObject

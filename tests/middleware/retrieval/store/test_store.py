@@ -178,6 +178,7 @@ def test_in_memory_a_reader_keeps_the_writer_waiting() -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_batches_are_bounded_by_bytes_too(store: DocumentStore) -> None:
     store.write(Change([document(f"d{n}", "x" * 2**20) for n in range(40)] + [document("e")]), no_index)
     with store.reading() as reading:
