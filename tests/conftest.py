@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "proves(vendor, *features, refused=False): what the test establishes of a vendor (docs/providers.md); refused: "
         "that it answers with a clear 400",
     )
+    config.addinivalue_line("markers", "each_transport: always runs with each HTTP client towards upstreams")
     if os.environ.get("SAGE_TEST_COSTS") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(CostRecorder())
     if _only_hands_out(config):

@@ -11,9 +11,19 @@ from typing import Any
 import pytest
 from running_gateway import Running, run_gateway
 from shared_gateway import SharedGateway, one_model, share_gateway
+from transports import wanted_transports
 from upstream import Upstream
 
-from sage.middleware.settings.settings import Settings
+from sage.middleware.settings.settings import Llm, Settings
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Some tests run with each HTTP client towards upstreams (``transports.py``)."""
+    if "gateway_transport" in metafunc.fixturenames:
+        if kinds := wanted_transports(metafunc):
+            metafunc.parametrize("gateway_transport", kinds, indirect=True, scope="module")
+    elif any(mark.name == "each_transport" for mark in getattr(metafunc.function, "pytestmark", ())):
+        raise pytest.UsageError(f"{metafunc.function.__name__} is marked each_transport, but starts no gateway")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,25 +34,35 @@ def without_certificates() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def gateway_transport(request: pytest.FixtureRequest) -> str:
+    """The HTTP client towards upstreams that gateways have, unless a test says another (``llm.transport``)."""
+    return getattr(request, "param", Llm().transport)
+
+
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def gateway(tmp_path: Path, gateway_transport: str) -> Iterator[Callable[..., Running]]:
     """``gateway(llm={…}, api={…}, auth={…})`` starts one; all end with the test."""
-    with gateways(tmp_path) as start:
+    with gateways(tmp_path, gateway_transport) as start:
         yield start
 
 
 @pytest.fixture(scope="module")
-def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+def module_gateway(
+    tmp_path_factory: pytest.TempPathFactory, gateway_transport: str
+) -> Iterator[Callable[..., Running]]:
     """Like ``gateway``, but they end with the module: for tests that change nothing in the gateway that they share."""
-    with gateways(tmp_path_factory.mktemp("module")) as start:
+    with gateways(tmp_path_factory.mktemp("module"), gateway_transport) as start:
         yield start
 
 
 @pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedGateway]:
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, gateway_transport: str
+) -> Iterator[SharedGateway]:
     """A gateway before one upstream for all tests of a file, whose function ``sections`` makes its configuration."""
     sections = getattr(request.module, "sections", one_model)
-    with share_gateway(tmp_path_factory.mktemp("shared"), sections) as started:
+    with share_gateway(tmp_path_factory.mktemp("shared"), sections, gateway_transport) as started:
         yield started
 
 
@@ -65,7 +85,7 @@ def renewed(shared: SharedGateway) -> None:
 
 
 @contextmanager
-def gateways(directory: Path) -> Iterator[Callable[..., Running]]:
+def gateways(directory: Path, transport: str) -> Iterator[Callable[..., Running]]:
     """A function that starts gateways, whose data are in ``directory``; all end with the block."""
     with ExitStack() as stack:
         started = 0
@@ -74,6 +94,7 @@ def gateways(directory: Path) -> Iterator[Callable[..., Running]]:
             nonlocal started
             started += 1
             data = {"data_dir": directory / f"data{started}", "api": {"port": 0, "access_log": False}}
+            data["llm"] = {"transport": transport}
             for name, section in sections.items():
                 data[name] = {**data.get(name, {}), **section} if isinstance(section, dict) else section
             return stack.enter_context(run_gateway(Settings.model_validate(data)))

@@ -22,8 +22,12 @@ class SharedGateway:
     ``sections`` makes the configuration of a gateway before an upstream.
     """
 
-    def __init__(self, directory: Path, sections: Callable[[Upstream], dict[str, Any]]) -> None:
+    def __init__(
+        self, directory: Path, sections: Callable[[Upstream], dict[str, Any]], transport: str | None = None
+    ) -> None:
+        """``transport`` is the HTTP client towards the upstream, if not the usual one."""
         self._directory = directory
+        self._transport = {} if transport is None else {"transport": transport}
         self._sections = sections
         self._started = ExitStack()
         self._up: Upstream | None = None
@@ -45,7 +49,9 @@ class SharedGateway:
             assert self._up is not None
             self._count += 1
             data = {"data_dir": self._directory / f"data{self._count}", "api": {"port": 0, "access_log": False}}
-            settings = Settings.model_validate({**data, **self._sections(self._up)})
+            sections = self._sections(self._up)
+            sections["llm"] = {**self._transport, **sections.get("llm", {})}
+            settings = Settings.model_validate({**data, **sections})
             self._running = self._started.enter_context(run_gateway(settings))
         return self._running
 
@@ -56,9 +62,11 @@ class SharedGateway:
 
 
 @contextmanager
-def share_gateway(directory: Path, sections: Callable[[Upstream], dict[str, Any]]) -> Iterator[SharedGateway]:
+def share_gateway(
+    directory: Path, sections: Callable[[Upstream], dict[str, Any]], transport: str | None = None
+) -> Iterator[SharedGateway]:
     """A :class:`SharedGateway` that ends with the block."""
-    shared = SharedGateway(directory, sections)
+    shared = SharedGateway(directory, sections, transport)
     try:
         yield shared
     finally:

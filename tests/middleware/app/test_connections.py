@@ -241,6 +241,7 @@ def test_a_body_that_trickles_is_given_up_and_one_that_flows_is_not(up: Upstream
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.each_transport
 @pytest.mark.slow
 def test_an_answer_that_nobody_reads_ends_the_call(up: Upstream, upstreams: Callable) -> None:
     up.stream([chat_chunk("x" * 60_000) for _ in range(300)])

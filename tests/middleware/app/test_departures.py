@@ -112,6 +112,7 @@ def test_who_leaves_before_the_first_byte_ends_the_call(
     check_ended(running, up, before, time.monotonic())
 
 
+@pytest.mark.each_transport
 @pytest.mark.parametrize("how", ["closes", "resets"])
 @pytest.mark.parametrize("call", STREAMS)
 def test_who_leaves_in_mid_stream_ends_the_call(running: Running, up: Upstream, call: str, how: str) -> None:
@@ -174,6 +175,7 @@ def test_who_leaves_between_two_attempts_gets_no_second_one(running: Running, up
     assert len(up.requests) == 20
 
 
+@pytest.mark.each_transport
 def test_an_answer_that_comes_as_its_client_leaves_is_somebodys_or_nobodys(running: Running, up: Upstream) -> None:
     """Answers and departures meet at every moment; those that stay have their own answers."""
 

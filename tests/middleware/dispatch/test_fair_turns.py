@@ -102,8 +102,10 @@ def test_tenants_take_turns_at_a_local_model(local: Callable[..., Running], tmp_
         return status
 
     with ThreadPoolExecutor(13) as pool:
-        answers = [pool.submit(ask, "long", 100) for _ in range(12)]
+        answers = [pool.submit(ask, "long", 200) for _ in range(12)]  # so long that all are there before two have ended
+        until = time.monotonic() + 60
         while running.get("/models/tiny").json()["deployments"][0]["waiting"] < 11:
+            assert time.monotonic() < until
             time.sleep(0.01)
         answers.append(pool.submit(ask, "short", 2, other))
         assert running.post("/v1/tokenize", {"model": "tiny", "prompt": "hello"}).status_code == 200  # needs no slot

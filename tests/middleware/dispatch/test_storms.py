@@ -265,6 +265,7 @@ def test_sockets_that_nobody_reads(field: Callable) -> None:
         check_deadline(answers, 0.4, lag, "read_timeout")
 
 
+@pytest.mark.each_transport
 def test_sockets_that_take_no_connection(field: Callable) -> None:
     with full_listener() as url:
         answers, lag = storm(field(url, connect=0.4), SOME)
@@ -291,6 +292,7 @@ def test_streams_that_stop_in_the_middle(ups: Callable, field: Callable) -> None
     check_took(answers, 0.4, lag)
 
 
+@pytest.mark.each_transport
 def test_streams_without_an_end_are_cut_at_their_deadline(ups: Callable, field: Callable) -> None:
     up = ups()
     up.stream([chat_chunk("x")] * 400, delay=0.02)
@@ -319,6 +321,7 @@ def test_slow_first_bytes_go_to_another_place_while_the_budget_lasts(ups: Callab
 # No text twice
 
 
+@pytest.mark.each_transport
 @pytest.mark.parametrize("cut", ["close", "reset", "clean"])
 def test_cut_streams_are_told_and_never_begun_again(ups: Callable, field: Callable, cut: str) -> None:
     found = [ups(), ups()]

@@ -14,6 +14,8 @@ import pytest
 from raw_server import RawServer
 from upstream import Upstream, chat_chunk, openai_like
 
+pytestmark = pytest.mark.each_transport
+
 GOOD = {
     "model": "m",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "good"}, "finish_reason": "stop"}],

@@ -31,7 +31,7 @@ def up(server: Upstream) -> Upstream:
 
 
 @pytest.fixture(scope="module")
-def running(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(server: Upstream, tmp_path_factory: pytest.TempPathFactory, gateway_transport: str) -> Iterator[Running]:
     """One provider of each kind, all at one upstream, and ``second`` at it too; nothing is asked again."""
     providers = {
         kind: {"kind": kind, "base_url": server.url, "api_key": "sk-upstream-key", "retries": 0} for kind in KINDS
@@ -42,7 +42,7 @@ def running(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "two": {"deployments": [{"provider": name, "model": "m", "priority": i} for i, name in enumerate(FIRST_TWO)]}
     }
     data = {"data_dir": tmp_path_factory.mktemp("errors"), "api": {"port": 0, "access_log": False}}
-    llm = {"providers": providers, "models": models, "routing": PATIENT}
+    llm = {"providers": providers, "models": models, "routing": PATIENT, "transport": gateway_transport}
     with run_gateway(Settings.model_validate({**data, "llm": llm})) as started:
         yield started
 

@@ -540,6 +540,7 @@ def test_what_only_cohere_streams_is_gathered_too(up: Upstream, running: Running
     assert message["tool_calls"][0]["function"]["name"] == "f"
 
 
+@pytest.mark.each_transport
 def test_a_stream_that_breaks_is_no_whole_answer(up: Upstream, running: Running) -> None:
     for kind in KINDS:
         part = ollama_line("a") * 2 if kind == "ollama" else cohere_event("a") if kind == "cohere" else event("a")

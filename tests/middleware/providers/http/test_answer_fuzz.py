@@ -110,7 +110,7 @@ class Exchanges:
 
 async def valid_answer(exchanges: Exchanges, rng: Random) -> None:
     message = make_message(rng)
-    plan = Play(cut(rng, message.wire), rng.random() < 0.5, "end" if message.ends else "stay")
+    plan = Play(cut(rng, message.wire), rng.random() < 0.7, "end" if message.ends else "stay")
     try:
         await check_valid(exchanges, message, plan)
     except Exception as exc:
@@ -133,7 +133,7 @@ async def check_valid(exchanges: Exchanges, message: Message, plan: Play) -> Non
 
 async def spoilt_answer(exchanges: Exchanges, rng: Random) -> None:
     wire = spoil(rng, make_message(rng).wire)
-    plan = Play(cut(rng, wire), rng.random() < 0.5, rng.choice(("stay", "end", "end", "reset")))
+    plan = Play(cut(rng, wire), rng.random() < 0.7, rng.choice(("stay", "end", "end", "reset")))
     try:
         await check_spoilt(exchanges, plan)
     except Exception as exc:

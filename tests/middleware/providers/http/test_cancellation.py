@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from random import Random
+from typing import Any
 
 import pytest
+import uvloop
 from memory_network import Asked, MemoryLoop, Peer, request_of, run_in_memory
+from raw_server import Connections
 from transports import make_transport, on_each_transport
 
+from sage.middleware.providers.base import UpstreamRequest
 from sage.middleware.providers.transport import Transport
+from sage.middleware.settings.providers import Timeouts
 
 pytestmark = pytest.mark.slow  # thousands of requests
 
@@ -180,3 +186,65 @@ def test_many_that_leave_at_once_leave_nothing(transport_kind: str) -> None:
         await transport.close()
 
     run_in_memory(Leaving(transport_kind, stream, size=0, warm=False).serve, work)
+
+
+@on_each_transport
+def test_callers_that_leave_leave_no_connection_to_a_real_server(transport_kind: str) -> None:
+    """In the gateway's loop, at any moment: while it connects, sends, waits and reads."""
+    there: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there.add(writer)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                body = await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
+                writer.write(CHUNKED + b"4\r\n%b\r\n" % body[-4:])
+                await asyncio.sleep(0.002)
+                writer.write(b"4\r\n%b\r\n0\r\n\r\n" % body[-4:])
+        finally:
+            there.discard(writer)
+
+    async def one(transport: Transport, url: str, number: int) -> bytes:
+        headers = {"host": "real"}
+        body = LARGE[: (number % 3) * 200_000] + b"%04d" % number
+        response = await transport.send(UpstreamRequest("up", "POST", url, headers, body, Timeouts(total=30)))
+        try:
+            return await response.read()
+        finally:
+            response.close()
+
+    async def work(url: str) -> int:
+        faults: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: faults.append(context))
+        transport, moments, left = make_transport(transport_kind), Random(3), 0
+        for start in range(0, 300, 20):
+            tasks = [asyncio.ensure_future(one(transport, url, number)) for number in range(start, start + 20)]
+            for task in tasks:
+                loop.call_later(moments.uniform(0, 0.008), task.cancel)
+            for number, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True), start):
+                left += isinstance(outcome, asyncio.CancelledError)
+                assert isinstance(outcome, asyncio.CancelledError) or outcome == b"%04d" % number * 2
+        answers = await asyncio.gather(*(one(transport, url, number) for number in range(20)))
+        assert answers == [b"%04d" % number * 2 for number in range(20)]
+        async with asyncio.timeout(10):
+            while len(there) > 40:  # idle ones of two rounds at most
+                await asyncio.sleep(0.01)
+        await transport.close()
+        async with asyncio.timeout(10):
+            while there:
+                await asyncio.sleep(0.01)
+        assert faults == []
+        return left
+
+    async def run() -> int:
+        connections = Connections(serve)
+        server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
+        try:
+            return await work(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x")
+        finally:
+            server.close()
+            await connections.end()
+
+    assert uvloop.run(run()) >= 30
