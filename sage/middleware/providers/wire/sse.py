@@ -37,7 +37,7 @@ from sage.middleware.providers.wire.repeated_events import EventShape
 
 _MAX_COUNT = 2**53
 _MOST_UNLIKE = 8
-"""Times in a row that the shape of events may differ; then each has something of its own, such as probabilities."""
+"""Times in a row after which no other shape is looked for: each event has something of its own (probabilities)."""
 _ERROR_NAME = re.compile(rb"^(?:error:|event: ?error)", re.M)
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _NO_FINISH = ("", "null", "None")
@@ -122,9 +122,9 @@ class EventRelay:
         self._reader: lenient_json.JsonReader | None = None
         """Made with the first event that is parsed: most streams need none."""
         self._shape: EventShape | None = None
-        """What the last events have in common that were no more than pieces of text."""
+        """That of an event that was no more than a piece of text."""
         self._unlike = 0
-        """How many times in a row events had another shape than those before them."""
+        """How many times in a row events had another shape."""
         self._last_cr = b""
         """A carriage return at the end of the bytes so far, which may be the first half of a line end."""
         self._incomplete: list[bytes] = []
@@ -135,10 +135,11 @@ class EventRelay:
 
     def feed(self, data: bytes) -> bytes:
         """The events that ``data`` completes. An error event of the upstream goes to ``error``, not to the client."""
-        if self._shape is not None and not self._incomplete and not self._last_cr:
+        if self._shape is not None and not self._parses and not self._incomplete and not self._last_cr:
             relayed = self._shape.relay(data)
             if relayed is not None:
-                self._unlike = 0
+                self._unlike = self._empty_bytes = 0
+                self._is_notable = False
                 return relayed
         if not self._is_stream:
             data = self._begin(data)
@@ -190,7 +191,6 @@ class EventRelay:
     def _relay(self, events: bytes) -> bytes:
         is_waiting = self._reader is not None and self._reader.is_waiting
         notable = self._is_notable = is_waiting or self._notable.search(events) is not None
-        self._shape = None
         if self._parses:
             return self._relay_parsed(events)
         count, is_last = 1, False
@@ -209,10 +209,14 @@ class EventRelay:
         if notable:
             return self._read_notable(renamed) if _NOTABLE.search(renamed) else renamed
         if not is_last and self._unlike < _MOST_UNLIKE:
-            self._unlike += 1
-            last = events[events.rfind(b"\n\n", 0, -2) + 2 if count > 1 else 0 :]
-            self._shape = EventShape.of(last, self._upstream_model or self._public_model, self._public_model)
+            self._learn_shape(events[events.rfind(b"\n\n", 0, -2) + 2 if count > 1 else 0 :])
         return renamed
+
+    def _learn_shape(self, event: bytes) -> None:
+        self._unlike += 1
+        shape = EventShape.of(event, self._upstream_model or self._public_model, self._public_model)
+        if shape is not None:
+            self._shape = shape
 
     def _rename(self, events: bytes, events_count: int) -> bytes | None:
         """``events`` under the public name; ``None`` where bytes do not tell which ``"model"`` is the answer's."""

@@ -110,6 +110,14 @@ def test_what_stands_beside_a_text_is_looked_at(beside: list[dict[str, Any]]) ->
     assert first["choices"][0]["delta"] == {"content": "two", "reasoning": "why", "reasoning_content": "why"}
 
 
+def test_comments_between_like_events_do_not_add_up() -> None:
+    relay, comment = _relay(), b": " + b"x" * 2**17 + b"\n\n"
+    for number in range(20):
+        assert _payloads(relay.feed(_event(_chunk(str(number))))) == [{**_chunk(str(number)), "model": "public"}]
+        relay.feed(comment)
+    assert relay.error is None
+
+
 def test_an_event_in_two_halves_after_many_like_events_comes_whole() -> None:
     relay = _relay()
     relay.feed(_event(_chunk("one")) * 5)
