@@ -140,8 +140,8 @@ def _command(pid: int) -> str:
 
 @contextmanager
 def worker_family(directory: Path, *, accounts: bool = True, **api: Any) -> Iterator[WorkerFamily]:
-    """Models: ``free``, ``capped`` (two at a time), ``keys`` (two keys), ``pair`` (two deployments), ``tiny`` (an
-    engine)."""
+    """Models: ``free``, ``capped`` (two at a time), ``keys`` (two keys), ``lost`` (nobody is there), ``pair`` (two
+    deployments), ``tiny`` (an engine)."""
     with Upstream() as upstream:
         key = _account(directory) if accounts else None
         config = directory / "config.yaml"
@@ -166,12 +166,14 @@ def _config(url: str, directory: Path) -> dict[str, Any]:
         "one": common,
         "two": common,
         "twokeys": {"kind": "openai", "base_url": url, "api_keys": ["sk-a", "sk-b"]},
+        "nobody": {**common, "base_url": "http://127.0.0.1:9/v1"},
         "local": {"models": {"tiny": {"path": str(directory / "tiny.gguf"), "parallel": 1}}},
     }
     models: dict[str, Any] = {
         "free": {"deployments": [{"provider": "one", "model": "m"}], "retries": 0},
         "capped": {"deployments": [{"provider": "one", "model": "m"}], "max_concurrency": 2},
         "keys": {"deployments": [{"provider": "twokeys", "model": "m"}], "retries": 0},
+        "lost": {"deployments": [{"provider": "nobody", "model": "m"}], "retries": 0},
         "pair": {"deployments": [{"provider": "one", "model": "m"}, {"provider": "two", "model": "n"}]},
     }
     return {"llm": {"providers": providers, "models": models, "routing": {"queue_timeout": "200ms"}}}

@@ -303,6 +303,32 @@ def test_a_key_that_cools_down_does_so_everywhere(family: WorkerFamily) -> None:
         assert len(family.upstream.requests) == before, "it was asked, though its key cools down"
 
 
+def test_a_breaker_that_opens_does_so_everywhere(family: WorkerFamily) -> None:
+    first, second = family.client(1), family.client(0)
+
+    def breaker() -> Any:
+        return second.ask("GET", "/models/lost").json["deployments"][0]["breaker"]
+
+    assert breaker()["state"] == "closed"
+    for _ in range(5):
+        assert first.chat("lost").json["error"]["code"] == "connect_failed"
+    family.wait(lambda: breaker()["state"] == "open")
+    assert 0 < breaker()["opens_for"] <= 5
+    assert second.chat("lost").status == 503
+
+
+def test_a_key_that_is_refused_is_taken_last_everywhere(family: WorkerFamily) -> None:
+    first, second = family.client(1), family.client(0)
+    family.upstream.reply(status=401, times=1)
+    assert first.chat("keys").status == 502  # and no other attempt
+    refused = family.upstream.requests[0].headers["authorization"]
+    time.sleep(0.1)
+    family.upstream.requests.clear()
+    for client in (second, first, second, second):
+        assert client.chat("keys").status == 200
+    assert refused not in {request.headers["authorization"] for request in family.upstream.requests}
+
+
 def test_metrics_are_the_sum_over_all_and_never_go_down(family: WorkerFamily) -> None:
     name = 'sage_requests_total{model="pair",status="200"}'
     first, second = pair(family)
