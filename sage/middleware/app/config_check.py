@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from sage.errors import ConfigError, InvalidRequest, NotFound
+from sage.middleware.app.workers.listening import check_workers
 from sage.middleware.providers.vllm.provider import VllmProvider
 from sage.middleware.registry.registry import Registry
 from sage.middleware.retrieval.embedding import builtin
@@ -41,6 +42,7 @@ def check(settings: Settings, registry: Registry) -> list[Finding]:
         _embedders(settings, registry),
         _extras(settings),
         _broker(settings),
+        _workers(settings),
         _paths(settings, registry),
     )
     return sorted(found, key=lambda finding: not finding.is_fault)
@@ -157,6 +159,13 @@ def _paths(settings: Settings, registry: Registry) -> Iterator[Finding]:
         parent = Path(discovery.get_secret_value()).expanduser().parent
         if not parent.is_dir():
             yield Finding(f"services.discovery: there is no directory {parent}")
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_workers(settings.api.workers)
+    except ConfigError as exc:
+        yield Finding(exc.message)
 
 
 def _vllm_paths(name: str, section: VllmSettings, settings: Settings, registry: Registry) -> Iterator[Finding]:

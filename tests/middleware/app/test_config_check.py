@@ -47,6 +47,7 @@ def test_the_defaults_are_good(tmp_path: Path) -> None:
         ("retrieval: {defaults: {embedder: nowhere/model}}",
          "retrieval.defaults.embedder is 'nowhere/model', which is not registered"),
         ("services: {memory: {facts_model: nope}}", "services.memory.facts_model is 'nope', which is not registered"),
+        ("api: {workers: 1000}", "api.workers: 1000 are more than make sense on"),
         ("queue: {broker: 'amqp://host'}", "queue.broker is not the URL of a Redis server such as redis://"),
         ("services: {discovery: /nowhere/at/board.db}", "services.discovery: there is no directory /nowhere/at"),
     ],
