@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import orjson
 
 from sage.errors import InvalidRequest, SageError
 from sage.middleware.gateway.json_object import parse_object
+from sage.middleware.settings.queue import JobLimits
 from sage.surrogates import replace_halves
 
 MOST_FAULTS = 20
@@ -29,6 +30,11 @@ class LineLimits:
     max_lines: int = 50_000
     max_line: int = 8 * 2**20
     max_job: int = 512 * 2**20
+
+    @classmethod
+    def of(cls, limits: JobLimits) -> Self:
+        """Those of the configuration: all items together may take what one file may."""
+        return cls(limits.max_lines, limits.max_line, limits.max_file)
 
 
 @dataclass(frozen=True, slots=True)

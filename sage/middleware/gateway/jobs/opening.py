@@ -89,8 +89,7 @@ class Queue:
         jobs.begin()
         if self.settings.schedules and self._own_worker is not None:
             self._own_worker.ensure()
-        limits = LineLimits(self.settings.limits.max_lines, self.settings.limits.max_line)
-        batches = Batches(jobs, files, limits)
+        batches = Batches(jobs, files, LineLimits.of(self.settings.limits))
         batches.begin()
         callers_files = FileGateway(files, self._threads)
         webhooks = Webhooks(store, self.settings.webhooks, jobs.view)

@@ -79,7 +79,7 @@ class Submission:
             if pieces is not None:
                 raise InvalidRequest("give either lines as the body or 'input_file_id'", param="input_file_id")
             pieces = _pieces_of(files, principal, file_id)
-        limits = LineLimits(settings.limits.max_lines, settings.limits.max_line, settings.limits.max_file)
+        limits = LineLimits.of(settings.limits)
         return await check_job(self._gateway, principal, request.kind, fields, pieces, sink, limits)
 
     def _new_job(self, checked: CheckedJob, request: JobRequest, lines: bytes | Path | None, digest: bytes) -> NewJob:
