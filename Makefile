@@ -22,11 +22,6 @@ CPUS   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 # Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.
 export PYTHONDONTWRITEBYTECODE :=
 
-# What a gateway owes with the other HTTP client, too. The tests of the clients themselves take both by themselves.
-CLIENT_TESTS := tests/middleware/dispatch $(addprefix tests/middleware/,gateway/test_failures.py \
-	gateway/test_upstream_connections.py gateway/test_upstream_errors.py app/test_protocol.py app/test_departures.py \
-	routers/test_bytes_of_streams.py routers/test_bodies_off_loop.py)
-
 VLLM   := .venv-vllm
 # The Python of an environment that has vLLM; the default makes one with the CPU build.
 VLLM_PYTHON ?= $(VLLM)/bin/python
@@ -52,7 +47,6 @@ check: lint  ## Run everything that CI runs: lint, then every test with reduced 
 
 check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 examples.
 	SAGE_TEST_FULL=1 $(PYTEST) $(ALL) -n $(CPUS) tests
-	SAGE_TEST_TRANSPORT=aiohttp $(PYTEST) $(ALL) -n $(CPUS) $(CLIENT_TESTS)
 
 # No GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
 test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.
