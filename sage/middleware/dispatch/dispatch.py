@@ -48,7 +48,7 @@ class Dispatch:
         self._routing = routing or Routing()
         self._queue = DeploymentQueue(self._routing.queue_size)
         self.low_priority = LowPriorityCalls(self._queue)
-        self._prefixes = Prefixes()
+        self.prefixes = Prefixes()
         self.deadlines = Deadlines()
         self.on_health: Callable[[Deployment], None] | None = None
         """Called when a failure at a deployment was recorded, and when its probe was answered."""
@@ -62,10 +62,10 @@ class Dispatch:
         """
         started_at = time.monotonic()
         if call.low_priority:
-            plan: AttemptPlan = LowPriorityPlan(call, models, started_at, self._prefixes, self.low_priority)
+            plan: AttemptPlan = LowPriorityPlan(call, models, started_at, self.prefixes, self.low_priority)
             only = None
         else:
-            plan = AttemptPlan(call, models, started_at, self._prefixes)
+            plan = AttemptPlan(call, models, started_at, self.prefixes)
             only = models[0].deployments[0] if len(models[0].deployments) == 1 else None
         if (
             only is not None
@@ -103,7 +103,7 @@ class Dispatch:
     def explain(self, call: ModelCall, models: list[PublicModel]) -> Explanation:
         """What would be chosen now for ``call``, and why; sends nothing and changes nothing."""
         now = time.monotonic()
-        plan = AttemptPlan(call, models, now, self._prefixes)
+        plan = AttemptPlan(call, models, now, self.prefixes)
         for deployment in (d for model in models for d in model.deployments):
             try:
                 deployment.provider.encode(call, deployment.target, _NOWHERE)

@@ -16,6 +16,7 @@ from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
+from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.upstream_call import UpstreamCall, total_timeout
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
@@ -84,6 +85,11 @@ class Gateway:
         self._dispatch.on_health = on_health
         own = self.metrics.count_in_flight
         self.low_priority.count_running = lambda: own() + in_flight()
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """Which deployments have which conversations in their caches."""
+        return self._dispatch.prefixes
 
     def running_gateway(self) -> tuple[Gateway, asyncio.AbstractEventLoop]:
         """Itself and its event loop, for threads that ask its models. Raises :class:`Unavailable` before it runs."""

@@ -71,7 +71,8 @@ class Front:
         health = HealthReports(registry, settings.llm.routing, link.tell)
         dispatch.on_health, link.on_health = health.changed, health.heard
         gateway = FrontGateway(registry, dispatch, transport, Metrics(), settings)
-        link.registry, link.metrics = registry, gateway.metrics
+        link.registry, link.metrics, link.prefixes = registry, gateway.metrics, dispatch.prefixes
+        dispatch.prefixes.share(begin.affinity_key)
         if begin.revision is not None:
             link.authenticator = RemoteAuthenticator(begin.revision, link.verify)
         hot: dict[tuple[str, str], ASGIApp] = {}

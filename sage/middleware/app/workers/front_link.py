@@ -10,6 +10,7 @@ from sage.errors import SageError
 from sage.middleware.app.workers.frames import FrameProtocol, PeerGone, frame
 from sage.middleware.app.workers.live_use import FrontUse
 from sage.middleware.app.workers.messages import (
+    AnsweredConversations,
     AskCounts,
     CredentialVerdict,
     DeploymentHealth,
@@ -34,9 +35,9 @@ class FrontLink(FrameProtocol):
         authenticator: CredentialCache | None,
         use: FrontUse,
         ready: Callable[[], None],
-        heard: Callable[[DeploymentHealth], None],
+        heard: Callable[[DeploymentHealth | AnsweredConversations], None],
     ) -> None:
-        """``ready`` is called once the front serves, ``heard`` with what it says of a deployment's health."""
+        """``ready`` is called once the front serves, ``heard`` with what concerns other fronts too."""
         super().__init__()
         self.counts: Counts = {}
         """The newest metrics of the front."""
@@ -96,7 +97,7 @@ class FrontLink(FrameProtocol):
             self.counts = message.models
             if message.number in self._counted:
                 _settle(self._counted.pop(message.number))
-        elif isinstance(message, DeploymentHealth):
+        elif isinstance(message, DeploymentHealth | AnsweredConversations):
             self._heard(message)
         elif isinstance(message, FrontReady):
             self._ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from sage.middleware.app.workers.forwarded_requests import ForwardedConnection
 from sage.middleware.app.workers.front_link import FrontLink
 from sage.middleware.app.workers.front_process import FrontProcess
 from sage.middleware.app.workers.live_use import FrontUse
-from sage.middleware.app.workers.messages import Begin, DeploymentHealth
+from sage.middleware.app.workers.messages import AnsweredConversations, Begin, DeploymentHealth
 from sage.middleware.app.workers.settled_application import SettledApplication
 from sage.middleware.app.workers.shared_health import HealthReports
 from sage.middleware.app.workers.shared_metrics import Counts, FamilyMetrics
@@ -28,6 +29,7 @@ from sage.middleware.settings.settings import Settings
 
 _READY_WITHIN = 30.0
 _COUNTED_WITHIN = 1.0
+_CONVERSATIONS_EVERY = 0.1
 _END_WITHIN = 3.0
 """Seconds that fronts get beyond the time for running requests: their forwarded ones end after the owner's."""
 
@@ -52,19 +54,22 @@ class Fronts:
         self._links: list[FrontLink] = []
         self._processes = [FrontProcess(index, sock, self) for index, sock in enumerate(sockets, 1)]
         self._server: uvicorn.Server | None = None
-        self._announcing: asyncio.Task[None] | None = None
+        self._telling: list[asyncio.Task[None]] = []
+        self._affinity_key = secrets.token_bytes(32)
         self._questions = itertools.count(1)
         self._announcements = Announcements(gateway.registry, authenticator, lambda: self._links)
-        self._health = HealthReports(gateway.registry, settings.llm.routing, self._tell_health)
+        self._health = HealthReports(gateway.registry, settings.llm.routing, self._tell)
         self._metrics = FamilyMetrics(self._counts)
         gateway.share_with_others(self._health.changed, self.in_flight)
+        gateway.prefixes.share(self._affinity_key)
         gateway.metrics.with_others = self._metrics.with_fronts
         gateway.metrics.ask_others = self._ask_counts
 
     async def start(self, server: uvicorn.Server) -> None:
         """Starts all; returns when they serve. ``server`` is the owner's own."""
         self._server = server
-        self._announcing = asyncio.create_task(self._announcements.run())
+        tellings = (self._announcements.run(), self._tell_conversations())
+        self._telling = [asyncio.create_task(telling) for telling in tellings]
         for process in self._processes:
             process.start()
         with contextlib.suppress(TimeoutError):
@@ -97,15 +102,15 @@ class Fronts:
         for process in self._processes:
             process.signal(signal.SIGKILL)
         await asyncio.wait(running)
-        if self._announcing is not None:
-            self._announcing.cancel()
+        for telling in self._telling:
+            telling.cancel()
 
     def begin(self, index: int) -> Begin:
         revision = None if self._authenticator is None else self._authenticator.revision
-        return Begin(self._settings, index, revision, tuple(EMBEDDER_NAMES))
+        return Begin(self._settings, index, revision, self._affinity_key, tuple(EMBEDDER_NAMES))
 
     def link(self, ready: Callable[[], None]) -> FrontLink:
-        return FrontLink(self._authenticator, FrontUse(self._gateway.registry), ready, self._heard_health)
+        return FrontLink(self._authenticator, FrontUse(self._gateway.registry), ready, self._heard)
 
     def front_began(self, link: FrontLink) -> None:
         self._links.append(link)
@@ -135,10 +140,20 @@ class Fronts:
         if waiting:
             await asyncio.wait(waiting, timeout=_COUNTED_WITHIN)
 
-    def _tell_health(self, health: DeploymentHealth) -> None:
+    def _tell(self, message: DeploymentHealth | AnsweredConversations) -> None:
         for link in self._links:
-            link.tell(health)
+            link.tell(message)
 
-    def _heard_health(self, health: DeploymentHealth) -> None:
-        self._health.heard(health)
-        self._tell_health(health)  # also to the front that said so: it knows that already
+    def _heard(self, message: DeploymentHealth | AnsweredConversations) -> None:
+        if isinstance(message, DeploymentHealth):
+            self._health.heard(message)
+        else:
+            self._gateway.prefixes.heard(message.deployments)
+        self._tell(message)  # also to the front that said so: it knows that already
+
+    async def _tell_conversations(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(_CONVERSATIONS_EVERY)
+            if news := self._gateway.prefixes.news():
+                self._tell(AnsweredConversations(news))

@@ -23,6 +23,8 @@ class Begin:
     index: int
     revision: int | None
     """The revision of rights; ``None`` means a gateway without accounts."""
+    affinity_key: bytes
+    """For :meth:`sage.middleware.dispatch.prefix_affinity.Prefixes.share`."""
     own_models: tuple[str, ...]
     """Names of models that run in the owner itself."""
 
@@ -109,6 +111,13 @@ class DeploymentHealth:
     """The last one, where the breaker is open."""
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredConversations:
+    """Both ways, several times a second: the hashes of conversations, each with the deployment that answered it."""
+
+    deployments: Mapping[int, str]
+
+
 Message = (
     Begin
     | FrontReady
@@ -120,6 +129,7 @@ Message = (
     | FrontCounts
     | LiveUse
     | DeploymentHealth
+    | AnsweredConversations
 )
 
 

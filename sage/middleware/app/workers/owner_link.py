@@ -14,6 +14,7 @@ from sage.middleware.app.workers.elsewhere import FrontRegistry
 from sage.middleware.app.workers.frames import FrameProtocol, PeerGone, frame
 from sage.middleware.app.workers.live_use import UseReport
 from sage.middleware.app.workers.messages import (
+    AnsweredConversations,
     AskCounts,
     Begin,
     CredentialVerdict,
@@ -28,6 +29,7 @@ from sage.middleware.app.workers.messages import (
 )
 from sage.middleware.app.workers.remote_authenticator import RemoteAuthenticator
 from sage.middleware.auth.credential_cache import Verified
+from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.gateway.metrics import Metrics
 
 _VERDICT_WITHIN = 10.0
@@ -63,6 +65,7 @@ class OwnerLink(FrameProtocol):
         self.registry: FrontRegistry | None = None
         self.metrics: Metrics | None = None
         self.on_health: Callable[[DeploymentHealth], None] | None = None
+        self.prefixes: Prefixes | None = None
         self.is_ending = False
         """Whether this process is about to end, so that it need not when the owner does."""
         self.told = asyncio.Event()
@@ -100,6 +103,8 @@ class OwnerLink(FrameProtocol):
             self._settle(message)
         elif isinstance(message, AskCounts):
             self.tell_counts(message.number)
+        elif isinstance(message, AnsweredConversations) and self.prefixes is not None:
+            self.prefixes.heard(message.deployments)
         elif isinstance(message, DeploymentHealth) and self.on_health is not None:
             self.on_health(message)
 
@@ -138,6 +143,8 @@ class OwnerLink(FrameProtocol):
             if changes is not None:
                 self.tell(changes)
                 changed = True
+                if self.prefixes is not None and (news := self.prefixes.news()):
+                    self.tell(AnsweredConversations(news))
             rounds += 1
             if changed and rounds % _COUNTS_EVERY == 0:
                 self.tell_counts()

@@ -329,23 +329,42 @@ def test_a_key_that_is_refused_is_taken_last_everywhere(family: WorkerFamily) ->
     assert refused not in {request.headers["authorization"] for request in family.upstream.requests}
 
 
+def test_a_conversation_stays_where_it_is_cached_whoever_takes_its_next_turn(family: WorkerFamily) -> None:
+    def turn(client: Client, messages: list[dict[str, str]]) -> str:
+        return client.ask("POST", "/v1/chat/completions", {"model": "pair", "messages": messages}).headers[
+            "x-sage-deployment"
+        ]
+
+    clients = [family.client(worker) for worker in (0, 1)]
+    for number in range(8):
+        messages = [{"role": "user", "content": f"conversation {number}"}]
+        place = turn(clients[number % 2], messages)
+        time.sleep(0.3)
+        for client in clients * 2:
+            messages += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "go on"}]
+            assert turn(client, messages) == place
+            time.sleep(0.3)
+
+
 def test_metrics_are_the_sum_over_all_and_never_go_down(family: WorkerFamily) -> None:
-    name = 'sage_requests_total{model="pair",status="200"}'
+    name = 'sage_requests_total{model="counted",status="200"}'
     first, second = pair(family)
+    body = {"deployments": [{"provider": "one", "model": "counted"}]}
+    assert first.ask("POST", "/models/counted", body).status in (200, 201)
     for client in (first, first, second):
-        assert client.chat("pair").status == 200
+        assert client.chat("counted").status == 200
     seen = family.metrics(second)
     assert seen == family.metrics(first) | {k: v for k, v in seen.items() if "process_" in k}
     assert seen[name] == 3
-    assert seen['sage_request_duration_seconds_count{model="pair"}'] == 3
-    assert seen['sage_tokens_total{model="pair",type="completion"}'] == 6
+    assert seen['sage_request_duration_seconds_count{model="counted"}'] == 3
+    assert seen['sage_tokens_total{model="counted",type="completion"}'] == 6
     front = family.front()
     os.kill(front, signal.SIGKILL)
     family.wait(lambda: front not in children(family.owner))
     owner = family.client(0)
     assert family.metrics(owner)[name] == 3
     again = family.client(1)
-    assert again.chat("pair").status == 200
+    assert again.chat("counted").status == 200
     assert family.metrics(owner)[name] == 4
     assert "worker 1 was ended by SIGKILL; another starts" in family.serving.log.read_text()
 
