@@ -86,6 +86,10 @@ class Bench:
         """How many of a full turn's requests this subject gets."""
         return max(least, round(count * self._scale * subject.share))
 
+    def seconds(self, whole: float) -> float:
+        """How long a wait of a full turn is."""
+        return whole * min(1.0, self._scale)
+
     async def run(self, rows: Sequence[Row], subjects: Sequence[Subject], done: Callable[[Row], None]) -> None:
         """All rounds of all rows; ``done`` is called after each row."""
         task = asyncio.current_task()

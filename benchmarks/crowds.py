@@ -63,7 +63,7 @@ class OpenStreams(OfServers):
         await self._open(bench, subject, bench.requests(50, subject))
         before = subject.server.memory()
         during = await self._open(bench, subject, streams)
-        await asyncio.sleep(self.settle)
+        await asyncio.sleep(bench.seconds(self.settle))
         after = subject.server.memory()
         again = await self._open(bench, subject, streams)
         grown, left = during[0] - before[0], after[0] - before[0]

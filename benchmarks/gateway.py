@@ -64,8 +64,8 @@ def measure(options: argparse.Namespace, rows: list[Row]) -> Report:
         report = Report(bench)
 
         def show(row: Row) -> None:
-            if not options.json:
-                print("\n".join(report.table(row)), flush=True)
+            # With --json the table shows how far the run is.
+            print("\n".join(report.table(row)), file=sys.stderr if options.json else sys.stdout, flush=True)
 
         try:
             uvloop.run(bench.run(rows, chosen, show))
