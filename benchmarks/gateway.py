@@ -30,10 +30,12 @@ from subjects import Place, Subject
 
 
 def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> list[Subject]:
+    peers = [one for one in PEERS if one.name in options.peer]
+    for one in peers:
+        one.executable(options.peers_in)  # raises for a missing one before any is started
     direct = stack.enter_context(subjects.upstream(folder, ["--corrupt", str(options.corrupt)]))
     place = Place(folder, direct.target.port, "start" in options.rows, _pinned() if options.pin else None)
     rows = frozenset(options.rows)
-    peers = [one for one in PEERS if one.name in options.peer]
     started = [direct, *(stack.enter_context(subjects.peer(place, one, options.peers_in)) for one in peers)]
     if "nginx" in options.peer and (prompts := rows & {"prompt-100k", "prompt-1m"}):
         started.append(stack.enter_context(subjects.peer(place, NGINX_FILES, None, prompts)))
