@@ -12,12 +12,12 @@ LOCK   := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11
 SERVE_SIZE := about 540 MB to download, 1.1 GB on disk; some minutes
 DEV_SIZE   := about 1.9 GB on disk, those before included; some minutes
 
-# Tests of one file stay together, since they share what takes long to start; the longest files come first. The fast ones
-# often wait, so they get one process more than there are processors, and each loads its share of the files alone.
+# Tests of one file stay together, since they share what takes long to start; the longest files come first. Tests often
+# wait, so they get one process more than there are processors. Each of those of the fast tests loads its own files alone.
+PROCS  := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 PYTEST := $(BIN)/python -m pytest
-ALL    := --dist loadfile --no-loadscope-reorder
-FAST   := --dist each --max-worker-restart 0 -m "not slow"
-CPUS   := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
+ALL    := -n $(PROCS) --dist loadfile --no-loadscope-reorder
+FAST   := -n $(PROCS) --dist each --max-worker-restart 0 -m "not slow"
 
 # Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.
 export PYTHONDONTWRITEBYTECODE :=
@@ -35,7 +35,7 @@ serve: $(VENV)/serve.stamp  ## Run the gateway (ARGS='--port 9000' …).
 	@$(BIN)/sage serve $(ARGS) || test $$? -eq 130
 
 test: $(VENV)/dev.stamp  ## Run the fast tests, or some of them: make test TESTS=tests/api
-	$(PYTEST) -n $$(($(CPUS) + 1)) $(FAST) $(or $(TESTS),tests)
+	$(PYTEST) $(FAST) $(or $(TESTS),tests)
 
 lint: $(VENV)/dev.stamp  ## Run ruff and mypy.
 	$(BIN)/ruff check .
@@ -43,10 +43,10 @@ lint: $(VENV)/dev.stamp  ## Run ruff and mypy.
 	$(BIN)/mypy sage
 
 check: lint  ## Run everything that CI runs: lint, then every test with reduced counts.
-	$(PYTEST) $(ALL) -n $(CPUS) tests
+	$(PYTEST) $(ALL) tests
 
 check-full: lint  ## Run every test with full counts: kill loops, soaks, 1,000 examples.
-	SAGE_TEST_FULL=1 $(PYTEST) $(ALL) -n $(CPUS) tests
+	SAGE_TEST_FULL=1 $(PYTEST) $(ALL) tests
 
 # No GPU is needed, but 3.4 GB of disk, 3 GB of memory and some minutes.
 test-vllm: $(VENV)/dev.stamp $(if $(filter $(VLLM)/bin/python,$(VLLM_PYTHON)),$(VLLM)/vllm.stamp)  ## Test a real vLLM with a tiny random model.
