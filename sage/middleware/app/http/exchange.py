@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from uvicorn.server import ServerState
 
 from sage.middleware.app.http.waiters import Waiters
-from sage.middleware.routers.http.asgi import ASGIApp, Message, Scope
+from sage.middleware.routers.http.asgi import ASGIApp, Headers, Message, Scope
 
 _CONTROLS = bytes([*range(32), 127]).replace(b"\t", b"")
 _WITHOUT_BODY = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
-_LENGTH = b"\r\ncontent-length: "
 _FAILED = b"Internal Server Error"
 
 
@@ -195,7 +194,8 @@ class Exchange:
         if not self.started:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"an answer cannot start with '{message['type']}'")
-            self._start(message["status"], message.get("headers", ()))
+            headers = message.get("headers", ())
+            self._start(message["status"], [*connection.server_state.default_headers, *headers])
             if "body" in message:
                 self._add(message["body"], False)
         elif self.answered:
@@ -205,26 +205,31 @@ class Exchange:
         else:
             self._add(message.get("body", b""), message.get("more_body", False))
 
-    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        fields = map(b": ".join, headers)
-        lines = [_STATUS_LINES[status], *map(b": ".join, self._connection.server_state.default_headers), *fields, b""]
-        head = b"\r\n".join(lines)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines) + 2:
-            raise RuntimeError("a header of the answer holds a control character")
-        if b"\r\nconnection: " in head and b"close" in _value(head, b"\r\nconnection: ").lower():
-            self.keep_alive = False
-        elif not self.keep_alive:
-            head += b"connection: close\r\n"
-        if _LENGTH in head:
-            self._remaining = int(_value(head, _LENGTH))
-        elif not self._is_head and status not in _WITHOUT_BODY:
-            if not self._is_current:
-                self._remaining = math.inf  # HTTP/1.0 knows no chunks: the answer ends with the connection
-            else:
+    def _start(self, status: int, headers: Headers) -> None:
+        length = None
+        announced = False
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection" and b"close" in value.lower():
+                self.keep_alive, announced = False, True
+            elif name == b"transfer-encoding":
                 self._chunked = True
-                if b"\r\ntransfer-encoding: " not in head:
-                    head += b"transfer-encoding: chunked\r\n"
-        self._head = head + b"\r\n"
+        if not (self.keep_alive or announced):
+            headers.append((b"connection", b"close"))
+        if length is not None:
+            self._remaining, self._chunked = length, False
+        elif not self._chunked and not self._is_head and status not in _WITHOUT_BODY:
+            if self._is_current:
+                self._chunked = True
+                headers.append((b"transfer-encoding", b"chunked"))
+            else:
+                self._remaining = math.inf  # HTTP/1.0 knows no chunks: the answer ends with the connection
+        lines = [_STATUS_LINES[status], *map(b": ".join, headers), b"\r\n"]
+        head = b"\r\n".join(lines)
+        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):
+            raise RuntimeError("a header of the answer holds a control character")
+        self._head = head
         self.started = True
         self._expects_continue = False
 
@@ -253,9 +258,3 @@ class Exchange:
             if self._waiters is not None:
                 self._waiters.wake()
             connection.answered(self.keep_alive)
-
-
-def _value(head: bytes, name: bytes) -> bytes:
-    """What ``head``, which has no control characters but its line ends, says after ``name``, which begins with one."""
-    start = head.index(name) + len(name)
-    return head[start : head.index(b"\r\n", start)]

@@ -193,7 +193,7 @@ class GatewayProtocol(asyncio.Protocol):
         parser, url, headers = self._parser, self._url, self._headers
         if self._asks_upgrade and parser.should_upgrade():
             check_no_body(headers)
-        if url.startswith(b"/") and b"#" not in url:
+        if url.startswith(b"/") and url.find(b"#") < 0:
             raw_path, _, query = url.partition(b"?")
         else:
             check_target(url, headers)
