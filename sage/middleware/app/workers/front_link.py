@@ -18,6 +18,7 @@ from sage.middleware.app.workers.messages import (
     FrontReady,
     LiveUse,
     Message,
+    SharedState,
     StateTaken,
     VerifyCredential,
     decode,
@@ -45,6 +46,8 @@ class FrontLink(FrameProtocol):
         self._authenticator = authenticator
         self._ready = ready
         self._heard = heard
+        self.unanswered = 0
+        """States that the front was told since it has last said that it goes by one."""
         self._taken = 0
         """The number of the newest state that the front goes by; 0 while it starts."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
@@ -61,6 +64,8 @@ class FrontLink(FrameProtocol):
 
     def tell(self, message: Message) -> None:
         """Nothing happens where the front has ended."""
+        if isinstance(message, SharedState) and self._taken:
+            self.unanswered += 1
         with contextlib.suppress(PeerGone):
             self.write(frame(0, encode(message)))
 
@@ -84,7 +89,7 @@ class FrontLink(FrameProtocol):
     def frame_received(self, kind: int, payload: bytes) -> None:
         message = decode(payload)
         if isinstance(message, StateTaken):
-            self._taken = message.number
+            self._taken, self.unanswered = message.number, 0
             for number in [each for each in self._awaited if each <= message.number]:
                 _settle(self._awaited.pop(number))
         elif isinstance(message, VerifyCredential):

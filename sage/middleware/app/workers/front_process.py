@@ -25,6 +25,9 @@ _log = logging.getLogger("sage")
 _PROGRAM = ("-P", "-m", "sage.middleware.app.workers.front")
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
+_MOST_UNANSWERED = 80
+"""States, of which a front is told four to eight a second. It says at once that it goes by one, unless its event loop
+stands still. They are counted, not timed, since it may be the owner that stood still."""
 _LIVES = 5.0
 """A front that has served for so many seconds did not die of its start."""
 
@@ -62,6 +65,7 @@ class FrontProcess:
         self._listening = listening
         self._owner = owner
         self._process: Process | None = None
+        self._link: FrontLink | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._stand_in: asyncio.Server | None = None
         self._ending = False
@@ -88,6 +92,17 @@ class FrontProcess:
         with contextlib.suppress(ProcessLookupError):
             if self._process is not None:
                 self._process.send_signal(number)
+
+    def end_if_stuck(self) -> None:
+        """Ends a front that has not answered for a while, so that another takes its place: it would keep all those
+        waiting whose connections it has."""
+        link, process = self._link, self._process
+        if link is None or process is None or link.unanswered < _MOST_UNANSWERED:
+            return
+        _log.error("worker %d does not answer; it is ended", self.index)
+        self._link = None
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
     async def close(self) -> None:
         """Returns when it has ended."""
@@ -129,7 +144,7 @@ class FrontProcess:
     async def _run(self) -> int:
         control, its_control = socket.socketpair()
         doorway, its_doorway = socket.socketpair()
-        link = self._owner.link(self._serves)
+        link = self._link = self._owner.link(self._serves)
         passed: PassedSockets | None = None
         try:
             self._process = await self._spawn(its_control, its_doorway)
@@ -146,7 +161,7 @@ class FrontProcess:
             _log.error("worker %d cannot be started: %s", self.index, exc)
             return 127
         finally:
-            self._process = None
+            self._process = self._link = None
             for sock in (its_control, its_doorway):
                 sock.close()
             if passed is None:

@@ -29,7 +29,7 @@ from sage.middleware.settings.settings import Settings
 
 _READY_WITHIN = 30.0
 _COUNTED_WITHIN = 1.0
-_CONVERSATIONS_EVERY = 0.1
+_LOOKS_EVERY = 0.1
 _END_WITHIN = 3.0
 """Seconds that fronts get beyond the time for running requests: their forwarded ones end after the owner's."""
 
@@ -68,7 +68,7 @@ class Fronts:
     async def start(self, server: uvicorn.Server) -> None:
         """Starts all; returns when they serve. ``server`` is the owner's own."""
         self._server = server
-        tellings = (self._announcements.run(), self._tell_conversations())
+        tellings = (self._announcements.run(), self._look_after())
         self._telling = [asyncio.create_task(telling) for telling in tellings]
         for process in self._processes:
             process.start()
@@ -151,9 +151,11 @@ class Fronts:
             self._gateway.prefixes.heard(message.deployments)
         self._tell(message)  # also to the front that said so: it knows that already
 
-    async def _tell_conversations(self) -> None:
-        """Until it is cancelled."""
+    async def _look_after(self) -> None:
+        """Tells of conversations, and ends fronts that are stuck, until it is cancelled."""
         while True:
-            await asyncio.sleep(_CONVERSATIONS_EVERY)
+            await asyncio.sleep(_LOOKS_EVERY)
+            for process in self._processes:
+                process.end_if_stuck()
             if news := self._gateway.prefixes.news():
                 self._tell(AnsweredConversations(news))

@@ -75,6 +75,17 @@ def test_a_front_that_is_killed_under_load_comes_back_and_nobody_else_notices(tm
         assert "worker 1 was ended by SIGKILL" in family.serving.log.read_text()
 
 
+@pytest.mark.skipif(not FULL, reason="ten to twenty seconds of waiting: SAGE_TEST_FULL=1")
+def test_a_front_that_is_stuck_is_ended_and_another_takes_its_place(tmp_path: Path) -> None:
+    with worker_family(tmp_path, accounts=False) as family:
+        front = family.front()
+        os.kill(front, signal.SIGSTOP)
+        family.wait(lambda: family.front_or_none() not in (None, front), 60)
+        assert family.client(1).chat("free").status == 200
+        assert "worker 1 does not answer; it is ended" in family.serving.log.read_text()
+        family.close_clients()
+
+
 def test_when_the_owner_is_killed_all_end(tmp_path: Path) -> None:
     with worker_family(tmp_path, accounts=False) as family:
         assert family.client(1).chat("tiny", max_tokens=1).status == 200
