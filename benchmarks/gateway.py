@@ -33,8 +33,9 @@ def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> li
     peers = [one for one in PEERS if one.name in options.peer]
     for one in peers:
         one.executable(options.peers_in)  # raises for a missing one before any is started
+    cores = _pinned() if options.pin else None
     direct = stack.enter_context(subjects.upstream(folder, ["--corrupt", str(options.corrupt)]))
-    place = Place(folder, direct.target.port, "start" in options.rows, _pinned() if options.pin else None)
+    place = Place(folder, direct.target.port, "start" in options.rows, cores)
     rows = frozenset(options.rows)
     started = [direct, *(stack.enter_context(subjects.peer(place, one, options.peers_in)) for one in peers)]
     if "nginx" in options.peer and (prompts := rows & {"prompt-100k", "prompt-1m"}):
