@@ -19,7 +19,7 @@ from memory_connection import MemoryConnection
 from sage.middleware.routers.http.asgi import Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.slow
-EXAMPLES = 20_000 if os.environ.get("SAGE_TEST_FULL") else 60
+EXAMPLES = 2_000 if os.environ.get("SAGE_TEST_FULL") else 60
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
