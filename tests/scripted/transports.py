@@ -26,6 +26,7 @@ UPSTREAM_TESTS = (
     "middleware/gateway/test_failures.py",
     "middleware/gateway/test_upstream_",
     "middleware/providers/test_openai_provider.py",
+    "middleware/providers/test_proxies.py",
     "middleware/providers/test_stream_options.py",
     "middleware/providers/test_vendor_corners.py",
     "middleware/routers/test_bytes_of_streams.py",
