@@ -17,7 +17,7 @@ DEV_SIZE   := about 1.9 GB on disk, those before included; some minutes
 PROCS  := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 PYTEST := $(BIN)/python -m pytest
 ALL    := -n $(PROCS) --dist loadfile --no-loadscope-reorder
-FAST   := -n $(PROCS) --dist each --max-worker-restart 0 -m "not slow"
+FAST   := -n $(PROCS) --dist each --max-worker-restart 0 -o console_output_style=classic -m "not slow"
 
 # Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.
 export PYTHONDONTWRITEBYTECODE :=
