@@ -25,7 +25,7 @@ from bench import Bench, Row
 from peers import NGINX_FILES, PEERS
 from processes import BenchmarkError
 from report import Report
-from rows import ROWS
+from rows import PROMPTS, ROWS
 from subjects import Place, Subject
 
 
@@ -38,7 +38,7 @@ def _subjects(stack: ExitStack, folder: Path, options: argparse.Namespace) -> li
     place = Place(folder, direct.target.port, "start" in options.rows, cores)
     rows = frozenset(options.rows)
     started = [direct, *(stack.enter_context(subjects.peer(place, one, options.peers_in)) for one in peers)]
-    if "nginx" in options.peer and (prompts := rows & {"prompt-100k", "prompt-1m"}):
+    if "nginx" in options.peer and (prompts := rows & PROMPTS):
         started.append(stack.enter_context(subjects.peer(place, NGINX_FILES, None, prompts)))
     started.append(stack.enter_context(subjects.pass_through(place)))
     started.append(stack.enter_context(subjects.gateway(place, options.access_log)))

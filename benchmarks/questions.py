@@ -40,7 +40,7 @@ def question(model: str, head: str, ask: Ask, wants_usage: bool) -> Question:
     """The question of ``ask`` after the lines of ``head``; in streams it may ask for usage."""
     crc, messages = None, []
     if ask.prompt:
-        text = _prose(ask.prompt)
+        text = _prose(ask.prompt, ask.english)
         crc = zlib.crc32(text.encode())
         messages.append({"role": "user", "content": text})
     if ask.image:
@@ -64,10 +64,11 @@ def question(model: str, head: str, ask: Ask, wants_usage: bool) -> Question:
 
 
 @cache
-def _prose(size: int) -> str:
+def _prose(size: int, english: bool) -> str:
     """Text of about that many bytes of UTF-8, always the same: words of two languages, numbers, quotes, new lines."""
     chosen = random.Random(14)
-    words = (chosen.choice(_WORDS) for _ in itertools.count())
+    usable = [word for word in _WORDS if word.isascii() or not english]
+    words = (chosen.choice(usable) for _ in itertools.count())
     counted = 0
     taken = []
     while counted < size:

@@ -145,10 +145,16 @@ GOALS = (
     Goal("a chat request, × vllm-router", "request", "request_us", 1.3, "vllm-router"),
     Goal("a request with a 100 ms upstream, × one with 0 ms", "slow", "slow_by_fast", 1.1, None),
     Goal("a stream's chunk, bursts, × nginx", "chunk", "chunk_us", 3),
-    Goal("a prompt of 100 KB, × nginx that streams it", "prompt-100k", "prompt_us", 2),
-    Goal("a prompt of 100 KB, × nginx as installed", "prompt-100k", "prompt_us", 2, "nginx-files"),
-    Goal("a prompt of 1 MB, × nginx that streams it", "prompt-1m", "prompt_us", 2),
-    Goal("a prompt of 1 MB, × nginx as installed", "prompt-1m", "prompt_us", 2, "nginx-files"),
+    *(
+        Goal(f"{what}, × nginx {how}", row, "prompt_us", 2, to)
+        for row, what in (
+            ("prompt-100k", "a prompt of 100 KB"),
+            ("prompt-1m", "a prompt of 1 MB"),
+            ("english-100k", "100 KB of plain English"),
+            ("english-1m", "1 MB of plain English"),
+        )
+        for to, how in ((YARDSTICK, "that streams it"), ("nginx-files", "as installed"))
+    ),
     Goal("small requests beside images of 5 MB, p99 ms more", "beside-images", "added_p99", 20, None, 1),
     Goal("small requests beside prompts of 1 MB, p99 ms more", "beside-prompts", "added_p99", 20, None, 1),
     Goal("1,000 streams at once, first chunk p99, × nginx", "first-chunks", "first_p99", 1.5),

@@ -31,7 +31,9 @@ class Ask:
     hold: bool = False
     """After its first burst the stream waits until somebody calls the upstream's ``/release``."""
     prompt: int = 0
-    """Bytes of text in front of the question."""
+    """Bytes of text in front of the question, in two languages."""
+    english: bool = False
+    """The text is plain ASCII: Python keeps it with one byte a character, which JSON reads and writes much faster."""
     image: int = 0
     """Bytes of an image in front of the question, before base64."""
 

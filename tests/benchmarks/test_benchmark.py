@@ -17,7 +17,7 @@ SMALL = ["--rounds", "0.01", "--scale", "0.05"]
 FULL = "SAGE_TEST_FULL" in os.environ
 ROWS = [
     *("open-streams", "request", "latency", "slow", "chunk", "long-streams", "prompt-100k", "prompt-1m"),
-    *("beside-images", "beside-prompts", "first-chunks", "workers"),
+    *("english-100k", "english-1m", "beside-images", "beside-prompts", "first-chunks", "workers"),
 ]
 """All that ask for answers."""
 
