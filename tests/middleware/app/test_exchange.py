@@ -165,6 +165,20 @@ def test_a_body_that_came_with_its_head_is_one_piece() -> None:
     assert seen == [{"type": "http.request", "body": b"hello", "more_body": False}, {"type": "http.disconnect"}]
 
 
+def test_a_head_in_two_pieces_is_not_taken_for_as_long_as_the_body_behind_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message["body"]), message["more_body"]
+        await send({**start([(b"content-length", b"6")]), "body": b"%6d" % size})
+
+    head = POST + b"Content-Length: 200000\r\n\r\n"
+    got, closed = answer_to(app, head[:10], head[10:] + b"y" * 200_000)
+    assert got.endswith(b"\r\n\r\n200000")
+    assert not closed
+
+
 def test_two_tasks_may_wait_for_the_client_and_one_may_give_up() -> None:
     async def test() -> None:
         ended: list[str] = []

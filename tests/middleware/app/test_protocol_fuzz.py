@@ -18,7 +18,7 @@ from memory_connection import MemoryConnection
 
 from sage.middleware.routers.http.asgi import Message, Receive, Scope, Send
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 EXAMPLES = 2_000 if os.environ.get("SAGE_TEST_FULL") else 60
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -62,7 +62,7 @@ class Sent:
     method: str
     path: str
     query: str
-    body: bytes
+    body: bytes = field(repr=False)
     chunks: list[int] | None
     fields: list[tuple[str, str]]
     trailers: list[tuple[str, str]] = field(default_factory=list)

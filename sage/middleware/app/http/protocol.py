@@ -188,7 +188,8 @@ class GatewayProtocol(asyncio.Protocol):
         return size_of(self._url, self._headers) > MAX_HEAD
 
     def on_headers_complete(self) -> None:
-        if self._unparsed + self._first > MAX_HEAD and self._is_too_large():
+        # What came at once may hold much of the body behind the head.
+        if self._unparsed + self._first > MAX_HEAD and size_of(self._url, self._headers) > MAX_HEAD:
             raise head_too_large()
         parser, url, headers = self._parser, self._url, self._headers
         if self._asks_upgrade and parser.should_upgrade():
