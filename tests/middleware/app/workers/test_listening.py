@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 
@@ -48,8 +49,14 @@ def test_connections_are_dealt_out_to_all_sockets_of_one_port() -> None:
             sock.close()
 
 
-def test_connections_are_divided_among_workers() -> None:
-    settings = Settings.model_validate({"api": {"max_connections": 101, "max_connections_per_address": 7}})
+def test_connections_are_divided_among_workers_with_room_for_an_uneven_hash() -> None:
+    settings = Settings.model_validate({"api": {"max_connections": 5000, "max_connections_per_address": 2048}})
     share = share_of(settings, 2).api
-    assert (share.max_connections, share.max_connections_per_address) == (51, 4)
-    assert share_of(Settings(), 2).api.max_connections_per_address is None
+    assert (share.max_connections, share.max_connections_per_address) == (2642, 1115)
+    draw = random.Random(1)
+    worst = max(draw.getrandbits(2048).bit_count() for _ in range(2000))
+    assert 1024 < worst <= 1115
+    few = share_of(Settings.model_validate({"api": {"max_connections": 3}}), 2).api
+    assert (few.max_connections, few.max_connections_per_address) == (3, 1)
+    assert share_of(settings, 1) is settings
+    assert share_of(Settings(), 2).api.max_connections_per_address == 1115, "half of 4,096, as with one worker"
