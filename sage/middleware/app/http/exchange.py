@@ -22,6 +22,7 @@ _CONTROLS = bytes([*range(32), 127]).replace(b"\t", b"")
 _WITHOUT_BODY = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
+_FRAMING = frozenset({b"content-length", b"connection", b"transfer-encoding"})
 _FAILED = b"Internal Server Error"
 
 
@@ -209,6 +210,8 @@ class Exchange:
         length = None
         announced = False
         for name, value in headers:
+            if name not in _FRAMING:
+                continue
             if name == b"content-length":
                 length = int(value)
             elif name == b"connection" and b"close" in value.lower():

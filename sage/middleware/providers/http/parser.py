@@ -119,8 +119,11 @@ class AnswerParser:
 
     def take(self) -> bytes:
         """The part of the body that has come since the last time."""
-        data = b"".join(self.parts)
-        self.parts.clear()
+        parts = self.parts
+        if not parts:
+            return b""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
         return data
 
     def release(self) -> bytes:

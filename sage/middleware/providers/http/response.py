@@ -58,18 +58,18 @@ class HttpResponse(HttpAnswer):
         return b"".join(parts)
 
     async def chunk(self) -> bytes:
-        data = b""
+        connection, data = self._connection, b""
         while not self.is_over:
-            if self._loop.time() >= self.ends:
-                raise errors.total_timeout(self._request)
-            data = self._connection.take()
+            data = connection.take()
             if data:
+                if self._loop.time() >= self.ends:  # where nothing comes, the deadline of the wait says so
+                    raise errors.total_timeout(self._request)
                 break
-            waiter = self._connection.wait(self)
+            waiter = connection.wait(self)
             try:
                 await waiter
             except asyncio.CancelledError:
-                self._connection.stop_waiting(self)
+                connection.stop_waiting(self)
                 raise
         else:
             data, self.rest = self.rest, b""
