@@ -33,6 +33,10 @@ class Connections:
             await self._serve(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client has left
+        except RuntimeError:
+            if not writer.transport.is_closing():
+                raise
+            # The client has left, and uvloop takes no more bytes for it.
         finally:
             writer.close()
 

@@ -100,7 +100,9 @@ def _request(scope: Scope, body: bytes, access: FlowerAccess) -> UpstreamRequest
     headers["host"] = urlsplit(access.url).netloc
     headers["authorization"] = access.authorization
     headers["accept-encoding"] = "identity"
-    return UpstreamRequest("flower", scope["method"], url, headers, body, _TIMEOUTS, once=True)
+    # A page may be asked for again when Flower closes a kept connection as it is used; what changes something may not.
+    once = scope["method"] not in ("GET", "HEAD")
+    return UpstreamRequest("flower", scope["method"], url, headers, body, _TIMEOUTS, once=once)
 
 
 async def _send_on(answer: UpstreamResponse, access: FlowerAccess, send: Send, more: Headers) -> None:

@@ -405,6 +405,20 @@ def test_redirects_stay_in_flower(running: Running, up: Upstream) -> None:
         assert (answer.status_code, answer.headers.get("location")) == (302, passed)
 
 
+def test_a_page_comes_though_a_kept_connection_is_closed_as_it_is_used(running: Running, up: Upstream) -> None:
+    up.reply(body=b"one", headers={"content-type": "text/plain"}, times=1)
+    up.close_at_once(1)
+    up.reply(body=b"two", headers={"content-type": "text/plain"}, times=1)
+    up.reply(body=b"three", headers={"content-type": "text/plain"}, times=1)
+    up.close_at_once(1)
+    up.reply(body=b"never twice", headers={"content-type": "text/plain"})
+    assert [running.get("/flower/").text, running.get("/flower/").text] == ["one", "two"]
+    assert running.get("/flower/").text == "three"
+    asked = len(up.requests)
+    assert running.request("POST", "/flower/api/worker/shutdown/w").status_code == 503
+    assert len(up.requests) == asked + 1
+
+
 def test_a_flower_that_is_down_is_told_how_to_start(running: Running, up: Upstream) -> None:
     up.close_at_once()
     page = running.get("/flower/", headers=PAGE)
