@@ -18,8 +18,9 @@ class NewJob:
     is added; ``None`` means a job of one. ``total`` is how many lines these are; ``None`` means that the store counts.
     ``request_hash`` says whether a second request with the same ``idempotency_key`` is the same request. A ``held`` job
     is not claimed before :meth:`JobStore.unhold`. With ``errors_apart`` the lines of failed items are a file of their
-    own. What has not ended at ``deadline`` ends with what is done by then. ``time_limit`` counts from the first start,
-    ``result_ttl`` from the end; ``None`` means no limit, and the store's own TTL.
+    own. Of the limits in seconds, ``window`` counts from when the job is added: what has not ended by then ends with
+    what is done. ``time_limit`` counts from the first start, ``result_ttl`` from the end; ``None`` means no limit, and
+    the store's own TTL.
     """
 
     kind: str
@@ -36,7 +37,7 @@ class NewJob:
     request_hash: bytes | None = None
     held: bool = False
     errors_apart: bool = False
-    deadline: float | None = None
+    window: float | None = None
     time_limit: float | None = None
     result_ttl: float | None = None
     webhook_url: str | None = None

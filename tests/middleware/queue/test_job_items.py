@@ -169,9 +169,7 @@ def test_failed_lines_are_apart_on_request_and_unfinished_ones_expire(
     store: JobStore, files: FileStore, run: Run, clock: Any
 ) -> None:
     async def scenario() -> None:
-        new = replace(
-            job_of(40), kind="batch", errors_apart=True, deadline=clock() + 100, webhook_url="https://x.example"
-        )
+        new = replace(job_of(40), kind="batch", errors_apart=True, window=100, webhook_url="https://x.example")
         job, _ = await store.add(new)
         claim = await store.claim(job.id, "w")
         await store.lease_items(claim.run, 4)

@@ -27,7 +27,7 @@ def values_of(new: NewJob, job_id: str, now: float) -> dict[str, Any]:
     """All columns but those of parameters and input."""
     names = (
         *("kind", "queue", "priority", "held", "tenant", "user", "key_id", "idempotency_key", "request_hash"),
-        *("deadline", "time_limit", "result_ttl", "total", "errors_apart", "input_file_id", "webhook_url"),
+        *("time_limit", "result_ttl", "total", "errors_apart", "input_file_id", "webhook_url"),
     )
     zeros = ("deliveries", "strikes", "done", "failed", "next_index", "next_offset", "retries", "webhook_attempts")
     return {
@@ -39,6 +39,7 @@ def values_of(new: NewJob, job_id: str, now: float) -> dict[str, Any]:
         "details": dict(new.details),
         "usage": {},
         "created_at": now,
+        "deadline": None if new.window is None else now + new.window,
         "available_at": now,
         "has_items": new.input is not None,
     }

@@ -125,7 +125,7 @@ class Batches:
             priority=LOW,
             held=True,
             errors_apart=True,
-            deadline=time.time() + window,
+            window=window,
             time_limit=window + _BEYOND_WINDOW,
             result_ttl=_KEPT,
             idempotency_key=request.idempotency_key,
