@@ -1,8 +1,9 @@
-"""What the server asks of the allocator of memory."""
+"""What the server asks of the allocator of memory, and of the collector of cycles."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 
 _M_MMAP_THRESHOLD = -3
 _LARGE = 8 * 2**20  # bytes
@@ -25,6 +26,13 @@ def give_back_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
     except (AttributeError, OSError, TypeError):
         return
+
+
+def leave_alone_what_lives() -> None:
+    """Objects from start-up live as long as the process: the collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 class UnusedMemory:

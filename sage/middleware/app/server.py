@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import shlex
@@ -20,7 +19,7 @@ from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.gateway_server import GatewayServer, http_config, url_of
 from sage.middleware.app.http.connections import ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.main import create_app
-from sage.middleware.app.memory import give_back_large_blocks
+from sage.middleware.app.memory import give_back_large_blocks, leave_alone_what_lives
 from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.app.workers.listening import bind_all, check_workers, share_of
 from sage.middleware.gateway.jobs.opening import Queue
@@ -113,10 +112,7 @@ def serve(settings: Settings, config: Path | None, translate: Callable[[str], st
         app = create_app(settings)
 
         def on_ready() -> None:
-            # Objects from start-up live as long as the process: the collector need not look at them again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(20_000, 20, 50)
+            leave_alone_what_lives()
             lines = welcome(settings, sock.getsockname()[1], config, _models(app))
             sys.stdout.write("".join(f"{translate(line)}\n" for line in lines))
             sys.stdout.flush()

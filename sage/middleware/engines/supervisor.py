@@ -45,6 +45,11 @@ def prctl(option: int, value: int) -> bool:
     return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
 
 
+def end_with_parent() -> None:
+    """From now on SIGKILL ends this process when the thread that made it ends (Linux)."""
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Family:
     """The first child, which runs ``become``, and all that descends from it."""
 
@@ -130,7 +135,7 @@ def _become(command: list[str], stdin: int, supervisor: int) -> None:
         for number in (*_HANDLED, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(stdin, 0)
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
         if os.getppid() == supervisor:
             os.execvp(command[0], command)  # noqa: S606
     except OSError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import cast
 
@@ -30,7 +31,7 @@ def body_frames(kind: int, body: bytes) -> list[bytes]:
     return [frame(kind, body[start : start + MAX_PAYLOAD]) for start in range(0, len(body), MAX_PAYLOAD)]
 
 
-class FrameProtocol(asyncio.Protocol):
+class FrameProtocol(asyncio.Protocol, ABC):
     """Cuts what comes into frames, and knows when no more should be written."""
 
     def __init__(self) -> None:
@@ -60,9 +61,9 @@ class FrameProtocol(asyncio.Protocol):
             self.frame_received(kind, data[start:position])
         self._rest = data[position:]
 
+    @abstractmethod
     def frame_received(self, kind: int, payload: bytes) -> None:
         """Takes a frame; an exception closes the connection."""
-        raise NotImplementedError
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -157,8 +158,10 @@ class FrameQueue(FrameProtocol):
     def __init__(self) -> None:
         super().__init__()
         self._buffer = FrameBuffer(self)
-        self.frame_received = self._buffer.put  # type: ignore[method-assign]
         self.next_frame = self._buffer.take
+
+    def frame_received(self, kind: int, payload: bytes) -> None:
+        self._buffer.put(kind, payload)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

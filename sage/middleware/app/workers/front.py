@@ -7,17 +7,15 @@ the connection to its owner and of the doorway for forwarded requests, and the o
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import signal
 import socket
 import sys
 
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.inference_routes import INFERENCE_ROUTES
-from sage.middleware.app.memory import give_back_large_blocks
+from sage.middleware.app.memory import give_back_large_blocks, leave_alone_what_lives
 from sage.middleware.app.registry import make_registry
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.workers.elsewhere import RECORDED, FrontGateway, FrontRegistry, FrontRoute
@@ -28,12 +26,10 @@ from sage.middleware.app.workers.owner_link import OwnerLink, read_begin
 from sage.middleware.app.workers.remote_authenticator import RemoteAuthenticator
 from sage.middleware.app.workers.shared_health import HealthReports
 from sage.middleware.dispatch.dispatch import Dispatch
-from sage.middleware.engines.supervisor import prctl
+from sage.middleware.engines.supervisor import end_with_parent
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.routers.http.asgi import ASGIApp, Receive, Scope, Send
-
-_PR_SET_PDEATHSIG = 1
 
 
 class FrontApplication:
@@ -93,9 +89,7 @@ class Front:
         self._reporting = loop.create_task(self._link.report())
 
     def _listens(self) -> None:
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
+        leave_alone_what_lives()
         self._link.tell(FrontReady())
 
     async def _close(self) -> None:
@@ -114,7 +108,7 @@ class Front:
 def main(arguments: list[str]) -> None:
     """Serves until the owner ends, or SIGTERM comes."""
     listening, control, doorway, owner = map(int, arguments)
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != owner:
         return
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -24,7 +24,8 @@ from sage.middleware.providers.aiohttp_client.sessions import (
 )
 from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
 from sage.middleware.providers.http import errors
-from sage.middleware.providers.http.decoded import MAX_ANSWER, DecodedResponse
+from sage.middleware.providers.http.decoded import DecodedResponse
+from sage.middleware.providers.http.whole_answer import read_whole
 from sage.middleware.settings.providers import Timeouts
 
 _LARGE = 2**20
@@ -179,16 +180,7 @@ class _AiohttpResponse:
 
     async def read(self) -> bytes:
         first = await self.chunk()
-        return first if self._response.content.at_eof() else await self._read_on(first)
-
-    async def _read_on(self, first: bytes) -> bytes:
-        parts, size = [first], len(first)
-        while data := await self.chunk():
-            parts.append(data)
-            size += len(data)
-            if size > MAX_ANSWER:
-                raise errors.too_large(self._request, MAX_ANSWER)
-        return b"".join(parts)
+        return first if self._response.content.at_eof() else await read_whole(self, self._request, first)
 
     async def chunk(self) -> bytes:
         remaining = self._ends - self._loop.time()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
-from sage.middleware.providers.http.errors import too_large, unreadable_encoding
+from sage.middleware.providers.http.errors import unreadable_encoding
+from sage.middleware.providers.http.whole_answer import read_whole
 from sage.middleware.providers.wire.compression import Decoder, decoder
-
-MAX_ANSWER = 256 * 2**20
-"""Bytes of an answer that is read as a whole."""
 
 
 class DecodedResponse:
@@ -28,14 +26,7 @@ class DecodedResponse:
         return self._response.headers
 
     async def read(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.chunk():
-            parts.append(data)
-            size += len(data)
-            if size > MAX_ANSWER:
-                raise too_large(self._request, MAX_ANSWER)
-        return b"".join(parts)
+        return await read_whole(self, self._request)
 
     async def chunk(self) -> bytes:
         try:

@@ -11,8 +11,8 @@ from sage.middleware.providers.base import UpstreamRequest
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.connection import HttpConnection
-from sage.middleware.providers.http.decoded import MAX_ANSWER
 from sage.middleware.providers.http.response_head import parse_headers, values_of
+from sage.middleware.providers.http.whole_answer import read_whole
 
 
 class HttpResponse(HttpAnswer):
@@ -48,14 +48,7 @@ class HttpResponse(HttpAnswer):
         if self.is_over and self.fault is None:
             data, self.rest = self.rest, b""
             return data
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.chunk():
-            parts.append(data)
-            size += len(data)
-            if size > MAX_ANSWER:
-                raise errors.too_large(self._request, MAX_ANSWER)
-        return b"".join(parts)
+        return await read_whole(self, self._request)
 
     async def chunk(self) -> bytes:
         connection, data = self._connection, b""
