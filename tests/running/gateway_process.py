@@ -129,7 +129,7 @@ def gateway_process(
         stack = AsyncExitStack()
         upstream = runner.run(stack.enter_async_context(instructed_upstream()))
         try:
-            key = _account(directory)
+            key = root_key(directory)
             config = directory / "config.yaml"
             config.write_text(yaml.safe_dump({"api": {"port": 0, **api}, "llm": _models(upstream.url, transport)}))
             (directory / "observations").touch()
@@ -141,7 +141,8 @@ def gateway_process(
             runner.run(stack.aclose())
 
 
-def _account(directory: Path) -> str:
+def root_key(directory: Path) -> str:
+    """Makes the user `root` in the data directory of a gateway that is to come; a key of theirs for everything."""
     accounts = Accounts(directory / "data", Auth(), hash_cost=LOW_COST)
     accounts.users.add("root", PASSWORD, role="admin")
     key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from running_gateway import LOW_COST, PASSWORD
+from gateway_process import root_key
 from sage_process import Serving, children, environment, serving
 from tiny_gguf import write_llama
 from upstream import Upstream
-
-from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.grants import KeyRequest
-from sage.middleware.auth.principal import Scope
-from sage.middleware.settings.settings import Auth
 
 _numbers = itertools.count(1)
 
@@ -143,21 +138,13 @@ def worker_family(directory: Path, *, accounts: bool = True, **api: Any) -> Iter
     """Models: ``free``, ``capped`` (two at a time), ``keys`` (two keys), ``lost`` (nobody is there), ``pair`` (two
     deployments), ``tiny`` (an engine)."""
     with Upstream() as upstream:
-        key = _account(directory) if accounts else None
+        key = root_key(directory) if accounts else None
         config = directory / "config.yaml"
         write_llama(directory / "tiny.gguf")
         config.write_text(yaml.safe_dump({"api": {"port": 0, "workers": 2, **api}, **_config(upstream.url, directory)}))
         options = ["--config", str(config), *(() if accounts else ("--no-auth",))]
         with serving(options, environment(directory / "data"), directory, timeout=60) as server:
             yield WorkerFamily(server, upstream, key, directory)
-
-
-def _account(directory: Path) -> str:
-    accounts = Accounts(directory / "data", Auth(), hash_cost=LOW_COST)
-    accounts.users.add("root", PASSWORD, role="admin")
-    key = accounts.keys.create_for("root", KeyRequest("tests", scopes=list(Scope))).secret
-    accounts.close()
-    return key
 
 
 def _config(url: str, directory: Path) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from transports import make_transport
 from virtual_time import VirtualLoop
 
 from sage.middleware.providers.base import UpstreamRequest
+from sage.middleware.providers.transport import Transport
 from sage.middleware.settings.providers import Timeouts
+from sage.middleware.settings.settings import TransportKind
 
 PATH = "/memory/socket"
 """The Unix socket that requests name; no such file is looked for."""
@@ -294,3 +297,20 @@ def run_in_memory(serve: Callable[[Peer], None], work: Callable[[MemoryLoop], Co
         assert loop.open == [], "connections were left open"
     assert loop.faults == []
     return result
+
+
+def run_transport_in_memory(
+    kind: TransportKind,
+    serve: Callable[[Peer], None],
+    work: Callable[[MemoryLoop, Transport], Coroutine[Any, Any, Any]],
+) -> Any:
+    """As :func:`run_in_memory`, with a client of that kind, which is closed at the end."""
+
+    async def scenario(loop: MemoryLoop) -> Any:
+        transport = make_transport(kind)
+        try:
+            return await work(loop, transport)
+        finally:
+            await transport.close()
+
+    return run_in_memory(serve, scenario)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
-from memory_network import MemoryLoop, Peer, request_of, run_in_memory
-from transports import make_transport, on_each_transport
+from memory_network import MemoryLoop, Peer, request_of, run_transport_in_memory
+from transports import on_each_transport
 
 from sage.errors import SageError
 from sage.middleware.providers.transport import Transport
@@ -19,17 +18,6 @@ MOST = 2**20
 """Bytes of an answer that wait for their reader, and of a body that wait for their server, at most."""
 LARGE = b"0123456789abcdef" * (50 * 2**16)  # 50 MiB
 PIECE = b"p" * 65536
-
-
-def run(kind: str, serve: Callable[[Peer], None], work: Callable) -> object:
-    async def scenario(loop: MemoryLoop) -> object:
-        transport = make_transport(kind)
-        try:
-            return await work(loop, transport)
-        finally:
-            await transport.close()
-
-    return run_in_memory(serve, scenario)
 
 
 async def turns(count: int) -> None:
@@ -74,7 +62,7 @@ def test_a_server_that_floods_waits_for_the_reader(transport_kind: str, framing:
         response.close()
         return seen, most_ahead
 
-    seen, most_ahead = run(transport_kind, serve, work)
+    seen, most_ahead = run_transport_in_memory(transport_kind, serve, work)
     assert seen == 400 * len(PIECE)
     assert 0 < most_ahead <= MOST
 
@@ -112,7 +100,7 @@ def test_a_large_body_goes_out_as_its_server_takes_it(transport_kind: str, step:
         assert len(loop.peers) == 1, "a connection that has sent all can be used again"
         return answer, peer.asked[0].body == body, peer.client.most_buffered
 
-    answer, same, most = run(transport_kind, serve, work)
+    answer, same, most = run_transport_in_memory(transport_kind, serve, work)
     assert (answer, same) == (b"taken", True)
     assert most <= MOST
 
@@ -132,7 +120,7 @@ def test_a_server_that_does_not_read_is_not_waited_for_without_end(transport_kin
         assert caught.value.code in ("read_timeout", "total_timeout")
         return loop.peers[0].client.most_buffered, loop.time() - began
 
-    most, after = run(transport_kind, serve, work)
+    most, after = run_transport_in_memory(transport_kind, serve, work)
     assert most <= MOST
     assert 120 <= after <= 300.2
 
@@ -173,7 +161,7 @@ def test_a_body_that_is_refused_early_is_sent_no_further(transport_kind: str, en
         await asyncio.sleep(2)
         return *answer, len(loop.peers), loop.peers[0].total
 
-    status, body, connections, taken = run(transport_kind, serve, work)
+    status, body, connections, taken = run_transport_in_memory(transport_kind, serve, work)
     assert (status, body) == (413, b"big")
     assert connections == 2, "half a body is on the first one"
     assert taken == 1000
@@ -203,4 +191,4 @@ def test_a_server_that_answers_before_it_has_read_all_is_heard_and_sent_the_rest
         response.close()
         return seen, peer.asked[0].body == LARGE[: 5 * 2**20]
 
-    assert run(transport_kind, serve, work) == ([b"first", b"last"], True)
+    assert run_transport_in_memory(transport_kind, serve, work) == ([b"first", b"last"], True)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from memory_network import PATH, Asked, MemoryLoop, Peer, request_of, run_in_memory
-from transports import TransportKind, make_transport, on_each_transport
+from memory_network import PATH, Asked, MemoryLoop, Peer, request_of, run_transport_in_memory
+from transports import TransportKind, on_each_transport
 
 from sage.errors import SageError, UpstreamFailed
 from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
@@ -27,17 +27,6 @@ def answers_with(*pieces: bytes) -> Callable[[Peer], None]:
 async def ask(transport: Transport, request: UpstreamRequest | None = None) -> bytes:
     async with sending(transport, request or request_of()) as response:
         return await response.read()
-
-
-def scenario(kind: TransportKind, serve: Callable[[Peer], None], work: Callable) -> object:
-    async def run(loop: MemoryLoop) -> object:
-        transport = make_transport(kind)
-        try:
-            return await work(loop, transport)
-        finally:
-            await transport.close()
-
-    return run_in_memory(serve, run)
 
 
 # Which connection serves again
@@ -65,7 +54,7 @@ def test_a_connection_serves_again_after_an_answer_that_ended_by_itself(
             await loop.settle()
         return len(loop.peers)
 
-    assert scenario(transport_kind, answers_with(answer), work) == (1 if stays else 3)
+    assert run_transport_in_memory(transport_kind, answers_with(answer), work) == (1 if stays else 3)
 
 
 @pytest.mark.parametrize("surprise", [b"x", OK, b"\r\n", None])
@@ -81,7 +70,7 @@ def test_an_idle_connection_that_says_anything_or_ends_is_not_used(surprise: byt
         assert await ask(transport) == b"ok"
         return open_then, len(loop.peers)
 
-    assert scenario("builtin", answers_with(OK), work) == (0, 2)
+    assert run_transport_in_memory("builtin", answers_with(OK), work) == (0, 2)
 
 
 def test_an_idle_connection_is_used_for_four_seconds_and_then_closed() -> None:
@@ -94,7 +83,7 @@ def test_an_idle_connection_is_used_for_four_seconds_and_then_closed() -> None:
         await asyncio.sleep(10)
         return [*seen, len(loop.open)]
 
-    assert scenario("builtin", answers_with(OK), work) == [1, 1, 2, 0]
+    assert run_transport_in_memory("builtin", answers_with(OK), work) == [1, 1, 2, 0]
 
 
 def test_the_connection_that_served_last_serves_next() -> None:
@@ -107,7 +96,7 @@ def test_the_connection_that_served_last_serves_next() -> None:
             await ask(transport)
         return [len(peer.asked) for peer in loop.peers]
 
-    counts = scenario("builtin", answers_with(OK), work)
+    counts = run_transport_in_memory("builtin", answers_with(OK), work)
     assert sorted(counts) == [1, 1, 9]
 
 
@@ -122,7 +111,7 @@ def test_an_answer_to_head_has_no_body() -> None:
         return seen
 
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"
-    assert scenario("builtin", answers_with(head), work) == [(200, b"", "500")] * 2
+    assert run_transport_in_memory("builtin", answers_with(head), work) == [(200, b"", "500")] * 2
 
 
 # What is sent
@@ -137,7 +126,7 @@ def sent_by(request: UpstreamRequest) -> Asked:
         await ask(transport, request)
         return loop.peers[0].asked[0]
 
-    asked = scenario("builtin", answers_with(OK), work)
+    asked = run_transport_in_memory("builtin", answers_with(OK), work)
     assert isinstance(asked, Asked)
     return asked
 
@@ -189,7 +178,7 @@ def test_other_headers_are_never_taken_for_earlier_ones() -> None:
             await ask(transport, request)
         return [asked.headers["x-number"] for asked in loop.peers[0].asked]
 
-    assert scenario("builtin", answers_with(OK), work) == [str(number) for number in range(2500)]
+    assert run_transport_in_memory("builtin", answers_with(OK), work) == [str(number) for number in range(2500)]
 
 
 # Large bodies
@@ -213,7 +202,7 @@ def test_a_large_body_goes_out_as_the_server_takes_it(transport_kind: TransportK
             await asyncio.sleep(0)
         return await asking, peer.asked[0].body == body, peer.client.most_buffered
 
-    answer, is_whole, most = scenario(transport_kind, serve, work)
+    answer, is_whole, most = run_transport_in_memory(transport_kind, serve, work)
     assert (answer, is_whole) == (b"ok", True)
     assert most < 2**20
 
@@ -228,7 +217,7 @@ def test_other_tasks_run_while_a_large_body_goes_out() -> None:
         assert await asking == b"ok"
         return turns
 
-    assert scenario("builtin", answers_with(OK), work) >= 16
+    assert run_transport_in_memory("builtin", answers_with(OK), work) >= 16
 
 
 @on_each_transport
@@ -259,7 +248,7 @@ def test_a_refusal_that_comes_before_the_body_is_sent_is_given(transport_kind: T
         assert loop.open == []
         return response.status, body, await ask(transport), len(loop.peers)
 
-    assert scenario(transport_kind, serve, work) == (413, b"big", b"ok", 2)
+    assert run_transport_in_memory(transport_kind, serve, work) == (413, b"big", b"ok", 2)
 
 
 # Answers that are not read
@@ -281,7 +270,7 @@ def test_an_answer_that_nobody_reads_is_not_taken_in(transport_kind: TransportKi
             whole = len(await response.read())
         return taken, whole, len(await ask(transport))
 
-    taken, whole, again = scenario(transport_kind, serve, work)
+    taken, whole, again = run_transport_in_memory(transport_kind, serve, work)
     assert taken < 2**20
     assert (whole, again) == (len(piece) * count, len(piece) * count)
 
@@ -317,7 +306,7 @@ def test_a_request_may_be_given_up_at_any_point(kept: bool) -> None:
             assert await ask(transport) == b"ok"
             turns += 1
 
-    assert scenario("builtin", answers_with(head, middle, end), work) > 3
+    assert run_transport_in_memory("builtin", answers_with(head, middle, end), work) > 3
 
 
 def test_closing_the_transport_ends_what_runs_and_what_waits() -> None:
@@ -341,7 +330,7 @@ def test_closing_the_transport_ends_what_runs_and_what_waits() -> None:
             codes.append(caught.value.code)
         return codes
 
-    assert scenario("builtin", serve, work) == ["shutting_down", "upstream_broken", "shutting_down"]
+    assert run_transport_in_memory("builtin", serve, work) == ["shutting_down", "upstream_broken", "shutting_down"]
 
 
 def test_a_connection_that_opens_as_the_transport_closes_is_closed() -> None:
@@ -355,7 +344,7 @@ def test_a_connection_that_opens_as_the_transport_closes_is_closed() -> None:
         assert (len(loop.peers), loop.open) == (1, [])
         return caught.value.code
 
-    assert scenario("builtin", answers_with(OK), work) == "shutting_down"
+    assert run_transport_in_memory("builtin", answers_with(OK), work) == "shutting_down"
 
 
 @pytest.mark.parametrize(
@@ -372,7 +361,8 @@ def test_heads_that_are_too_much_in_sum_are_refused(head: bytes, code: str) -> N
             await ask(transport)
         return caught.value.code
 
-    assert scenario("builtin", answers_with(*(head[i : i + 50_000] for i in range(0, len(head), 50_000))), work) == code
+    pieces = [head[start : start + 50_000] for start in range(0, len(head), 50_000)]
+    assert run_transport_in_memory("builtin", answers_with(*pieces), work) == code
 
 
 def test_a_stream_that_goes_on_for_ever_ends_with_its_time() -> None:
@@ -385,7 +375,7 @@ def test_a_stream_that_goes_on_for_ever_ends_with_its_time() -> None:
         return caught.value.code
 
     pieces = [b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 1000] * 100]
-    assert scenario("builtin", answers_with(*pieces), work) == "total_timeout"
+    assert run_transport_in_memory("builtin", answers_with(*pieces), work) == "total_timeout"
 
 
 async def read_slowly(response: UpstreamResponse) -> None:
@@ -406,7 +396,7 @@ def test_what_has_come_of_a_stream_is_given_before_its_failure_is_told(transport
                 await read_into(got, response)
         return b"".join(got)
 
-    assert scenario(transport_kind, serve, work) == b"ab"
+    assert run_transport_in_memory(transport_kind, serve, work) == b"ab"
 
 
 async def read_into(got: list[bytes], response: UpstreamResponse) -> None:
@@ -432,4 +422,4 @@ def test_hundreds_of_requests_set_few_timers() -> None:
         assert len(loop._scheduled) <= set_before + 1
         return calls
 
-    assert scenario("builtin", answers_with(OK), work) <= 1
+    assert run_transport_in_memory("builtin", answers_with(OK), work) <= 1

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from memory_network import Asked, MemoryLoop, Peer, request_of, run_in_memory
-from transports import TRANSPORTS, make_transport, on_each_transport
+from memory_network import Asked, MemoryLoop, Peer, request_of, run_transport_in_memory
+from transports import TRANSPORTS, on_each_transport
 
 from sage.errors import SageError
 from sage.middleware.providers.base import UpstreamRequest
@@ -25,14 +25,7 @@ def answering(peer: Peer) -> None:
 
 
 def run(kind: str, work: Callable[[MemoryLoop, Transport], Coroutine[Any, Any, Any]], serve=answering) -> Any:
-    async def scenario(loop: MemoryLoop) -> Any:
-        transport = make_transport(kind)
-        try:
-            return await work(loop, transport)
-        finally:
-            await transport.close()
-
-    return run_in_memory(serve, scenario)
+    return run_transport_in_memory(kind, serve, work)
 
 
 async def ask(transport: Transport, request: UpstreamRequest | None = None) -> bytes:
