@@ -53,17 +53,18 @@ def test_neither_ends_the_jobs_of_the_others_users(tmp_path: Path) -> None:
         of_root = submit(running)
         message = HandWorker(running).message()
         assert message["id"] == of_root
+    HandWorker(running).drop_messages()  # on a busy machine it has come again
     with run_gateway(settings(tmp_path, False)) as running:
         of_local, worker = submit(running), HandWorker(running)
         error = worker.claim(message, status=409)["error"]  # a message that the broker still had
         assert error["code"] == "not_claimable"
         assert worker.message()["id"] == of_local
         assert messages(worker, 1.5) <= {of_local}  # which comes again after three seconds, on a busy machine
+    worker.drop_messages()
     with run_gateway(settings(tmp_path, True)) as running:
         worker = HandWorker(running)
         assert worker.claim()["id"] == of_root
-        with pytest.raises(AssertionError, match="no message"):
-            worker.message(wait=1.5)
+        assert messages(worker, 1.5) <= {of_root}
         assert state(running, of_root) == "running"
     with run_gateway(settings(tmp_path, False)) as running:
         assert state(running, of_local) == "queued"

@@ -128,7 +128,7 @@ def submit(running: Running, url: str, **fields: Any) -> dict[str, Any]:
 
 
 def end(worker: HandWorker, job: dict[str, Any], **fields: Any) -> None:
-    claimed = worker.claim_next()
+    claimed = worker.claim()
     assert claimed["id"] == job["id"]
     for item in worker.items(claimed["run"])["items"]:
         worker.record(claimed["run"], {"index": item["index"], "line": {"text": "done"}})

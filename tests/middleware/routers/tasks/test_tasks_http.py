@@ -169,8 +169,8 @@ def test_high_goes_before_normal_and_low_once_there_is_no_room_for_all(running, 
         job = submit(running, {"model": "bench", "prompt": "x", "priority": priority})
         waiting[priority] = job["id"]
     for _ in range(4):
-        worker.claim_next()
-    order = [worker.claim_next()["id"] for _ in range(3)]
+        worker.claim()
+    order = [worker.claim()["id"] for _ in range(3)]
     assert order == [waiting["high"], waiting["normal"], waiting["low"]]
 
 
@@ -271,7 +271,7 @@ def test_a_worker_that_says_goodbye_gives_back_what_it_had(running, worker):
 
 
 def test_junk_for_workers_routes_is_a_400(running, worker):
-    claimed = worker.claim(message=None) if submit(running) else None
+    claimed = worker.claim() if submit(running) else None
     run = claimed["run"]
     for body in (b"nonsense\n", b'{"index": "x"}\n', b"[]\n", b'{"index": 0, "ok": true}\n'):
         answer = running.request(
