@@ -201,6 +201,22 @@ class AttemptPlan:
         """Whether some deployment of ``models`` is available, or only full."""
         return any(self.unavailability(d, now) in WORTH_WAITING for model in models for d in model.deployments)
 
+    def claim_only(self) -> DeploymentLease | None:
+        """A lease at once, where the model has one deployment, with one key and no bound, that nothing speaks against.
+        ``None`` means that there may be a choice or a wait."""
+        deployments, now = self.models[0].deployments, self.started_at
+        if len(deployments) != 1:
+            return None
+        only = deployments[0]
+        if (
+            only.unconstrained
+            and not only.breaker.is_open
+            and only.keys.cooling_until <= now
+            and only.quota.all_invalid_until <= now
+        ):
+            return self._new_lease(only, 0, None, "", self._call.caller)
+        return None
+
     def claim(self, models: Iterable[PublicModel], now: float) -> DeploymentLease | None:
         """A lease of the best available deployment, of the first of ``models`` that has one."""
         for model in models:

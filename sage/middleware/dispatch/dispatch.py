@@ -26,10 +26,16 @@ from sage.middleware.dispatch.low_priority import LowPriorityCalls, LowPriorityP
 from sage.middleware.dispatch.prefix_affinity import Prefixes
 from sage.middleware.dispatch.queue import DeploymentQueue
 from sage.middleware.dispatch.refusal import refusal
-from sage.middleware.dispatch.upstream_call import UpstreamCall, engine_death, timeout_error
-from sage.middleware.providers.base import Endpoint, ModelCall, UpstreamResponse
+from sage.middleware.dispatch.upstream_answer import (
+    UpstreamAnswer,
+    UpstreamStream,
+    engine_death,
+    refusal_of,
+    timeout_error,
+)
+from sage.middleware.providers.base import Endpoint, ModelCall, UpstreamRequest, UpstreamResponse
 from sage.middleware.providers.transport import Transport
-from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED
+from sage.middleware.providers.wire.errors import CREDENTIAL_REFUSED, retry_after
 from sage.middleware.settings.settings import Routing
 
 # Errors after which another deployment is tried; after any other, the caller has to change the request.
@@ -53,7 +59,7 @@ class Dispatch:
         self.on_health: Callable[[Deployment], None] | None = None
         """Called when a failure at a deployment was recorded, and when its probe was answered."""
 
-    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
+    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamAnswer:
         """The first good answer of ``models``, in the order in which they are to answer; the caller closes it.
 
         At most three requests go upstream. One that failed goes to another deployment, with another key or, where no
@@ -63,42 +69,26 @@ class Dispatch:
         started_at = time.monotonic()
         if call.low_priority:
             plan: AttemptPlan = LowPriorityPlan(call, models, started_at, self.prefixes, self.low_priority)
-            only = None
+            lease = await self._lease(plan)
         else:
             plan = AttemptPlan(call, models, started_at, self.prefixes)
-            only = models[0].deployments[0] if len(models[0].deployments) == 1 else None
-        if (
-            only is not None
-            and only.unconstrained
-            and not only.breaker.is_open
-            and only.keys.cooling_until <= started_at
-            and only.quota.all_invalid_until <= started_at
-        ):
-            lease = DeploymentLease(only, caller=call.caller)
-        else:
-            lease = await self._lease(plan)
+            lease = plan.claim_only() or await self._lease(plan)
         try:
-            return await self._ask_in_turn(call, plan, lease)
+            while True:
+                try:
+                    return await self._attempt(call, plan, lease)
+                except Unsupported as exc:
+                    plan.record_unsupported(lease.deployment, exc)
+                except InvalidRequest as exc:
+                    if not plan.record_refused_field(lease.deployment, exc):
+                        raise
+                except _RETRYABLE as exc:
+                    plan.record_failure(lease, exc, _concerns_key(exc))
+                    if plan.sent and not await self._may_go_on(plan, lease):
+                        raise
+                lease = await self._lease(plan)
         finally:
             plan.failure = None  # its traceback holds the plan
-
-    async def _ask_in_turn(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
-        while True:
-            try:
-                upstream = await self._attempt(call, plan, lease)
-                if call.omitted is not None:
-                    plan.record_accepted(lease.deployment)
-                return upstream
-            except Unsupported as exc:
-                plan.record_unsupported(lease.deployment, exc)
-            except InvalidRequest as exc:
-                if not plan.record_refused_field(lease.deployment, exc):
-                    raise
-            except _RETRYABLE as exc:
-                plan.record_failure(lease, exc, _concerns_key(exc))
-                if plan.sent and not await self._may_go_on(plan, lease):
-                    raise
-            lease = await self._lease(plan)
 
     def explain(self, call: ModelCall, models: list[PublicModel]) -> Explanation:
         """What would be chosen now for ``call``, and why; sends nothing and changes nothing."""
@@ -159,60 +149,79 @@ class Dispatch:
             if not plan.is_worth_waiting(plan.models, now) and not plan.readmit(now):
                 raise refusal(plan, now, self._routing)
 
-    async def _attempt(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamCall:
+    async def _attempt(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> UpstreamAnswer:
         deployment = lease.deployment
+        provider = deployment.provider
         plan.sent = False
-        upstream: UpstreamCall | None = None
         response: UpstreamResponse | None = None
         try:
-            if deployment.managed is None and not deployment.provider.asleep:
-                endpoint = deployment.provider.endpoints[lease.key]
+            if deployment.managed is None and not provider.asleep:
+                endpoint = provider.endpoints[lease.key]
             else:
                 endpoint = await _ready_endpoint(lease, plan)
-            request = deployment.provider.encode(call, deployment.target, endpoint)
-            request.timeouts, request.socket = deployment.timeouts, endpoint.socket
-            request.whole = not call.stream
-            # A good upstream may close kept connections as often as it likes; one that fails gets no more than a fifth.
-            request.once = deployment.breaker.failing and not plan.models[0].budget.left(time.monotonic())
-            if lease.model is not None:
-                request.total = plan.seconds_left(deployment)
-            call.deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
-            self.deadlines.expect(call.deadline)
-            plan.sent = True
-            plan.attempts += 1
-            if plan.attempts == 1:
-                plan.models[0].budget.request(plan.started_at)
+            request = provider.encode(call, deployment.target, endpoint)
+            self._start(request, call, plan, lease)
             try:
                 response = await (request.transport or self._transport).send(request)
             finally:
                 if request.sent_again:
                     plan.record_sent_again()
-            upstream = UpstreamCall(lease, response, call, self)
-            await upstream.begin()
+            if response.status >= 300:
+                raise await refusal_of(provider, response)
+            if call.stream:
+                answer = UpstreamStream(lease, response, call, self)
+                await answer.begin()
+                answer.attempts = plan.attempts
+            else:
+                body, usage = provider.decode(call, await response.read())
+                whole = UpstreamAnswer(deployment, plan.attempts, body, usage)
         except BaseException as exc:
             if response is not None:
                 response.close()
-            error = await self._give_up(call, plan, lease, exc, upstream)
+            error = await self._give_up(call, plan, lease, exc, response)
             try:
                 if error is exc:
                     raise
                 raise error from exc
             finally:
                 del error  # whose traceback holds this frame
-        upstream.attempts = plan.attempts
+        if lease.model is not None or call.omitted is not None:
+            self._record_answer(call, plan, lease)
+        if not call.stream:
+            self.end(lease, is_complete=True)
+            return whole
+        request.body = b""
+        call.forget_body()
+        return answer
+
+    def _start(self, request: UpstreamRequest, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> None:
+        """``request`` is sent next: how long it may take, and that it counts."""
+        deployment = lease.deployment
+        request.timeouts = deployment.timeouts
+        request.whole = not call.stream
+        budget = plan.models[0].budget
+        if deployment.breaker.failing:
+            # A good upstream may close kept connections as often as it likes; a failing one gets no more than a fifth.
+            request.once = not budget.left(time.monotonic())
         if lease.model is not None:
-            if lease.probes:
-                lease.answered(self._routing)
-                if self.on_health is not None:
-                    self.on_health(lease.deployment)
-                self._queue.serve()
-            plan.record_answer(lease)
-        if call.stream:
-            request.body = b""
-            call.forget_body()
-        else:
-            lease.succeeded()
-        return upstream
+            request.total = plan.seconds_left(deployment)
+        call.deadline = deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
+        self.deadlines.expect(deadline)
+        plan.sent = True
+        plan.attempts += 1
+        if plan.attempts == 1:
+            budget.request(plan.started_at)
+
+    def _record_answer(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> None:
+        """What the first byte of a good answer shows."""
+        if lease.probes:
+            lease.answered(self._routing)
+            if self.on_health is not None:
+                self.on_health(lease.deployment)
+            self._queue.serve()
+        plan.record_answer(lease)
+        if call.omitted is not None:
+            plan.record_accepted(lease.deployment)
 
     async def _give_up(
         self,
@@ -220,7 +229,7 @@ class Dispatch:
         plan: AttemptPlan,
         lease: DeploymentLease,
         exc: BaseException,
-        upstream: UpstreamCall | None,
+        response: UpstreamResponse | None,
     ) -> BaseException:
         """Gives the lease of a failed attempt back, with the failure if it is the deployment's; the error to raise."""
         failure: SageError | None = None
@@ -235,8 +244,8 @@ class Dispatch:
             if plan.sent and isinstance(error, SageError) and not cut_short:
                 failure = error
         finally:
-            if upstream is not None and upstream.cooldown is not None:
-                lease.deployment.keys.cool_down_all(time.monotonic() + upstream.cooldown)
+            if response is not None and (wait := _wished_pause(exc, response)) is not None:
+                lease.deployment.keys.cool_down_all(time.monotonic() + wait)
             self.end(lease, failure)
         return error
 
@@ -267,6 +276,13 @@ def _has_slots(models: Sequence[PublicModel]) -> bool:
     """Whether a deployment of ``models`` is an engine of ours, for whose slots a request waits as long as it may take:
     the engine would have it wait, too."""
     return any(deployment.slots is not None for model in models for deployment in model.deployments)
+
+
+def _wished_pause(refused: BaseException, response: UpstreamResponse) -> float | None:
+    """The seconds of ``Retry-After`` in the refusal of a server that is down."""
+    if response.status < 300 or not isinstance(refused, Unavailable) or retry_after(response.headers) is None:
+        return None
+    return refused.retry_after
 
 
 def _concerns_key(failure: SageError) -> bool:

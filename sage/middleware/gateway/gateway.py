@@ -17,7 +17,7 @@ from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
 from sage.middleware.dispatch.prefix_affinity import Prefixes
-from sage.middleware.dispatch.upstream_call import UpstreamCall, total_timeout
+from sage.middleware.dispatch.upstream_answer import UpstreamAnswer, timeout_error, total_timeout
 from sage.middleware.gateway import admission
 from sage.middleware.gateway.builtin_embedders import EmbedderProvider
 from sage.middleware.gateway.collections.collections import CollectionGateway
@@ -151,7 +151,7 @@ class Gateway:
                         models.append(await registry.resolve(name))
         return models
 
-    def open(self, call: ModelCall, models: list[PublicModel]) -> Awaitable[UpstreamCall]:
+    def open(self, call: ModelCall, models: list[PublicModel]) -> Awaitable[UpstreamAnswer]:
         """The call at the first deployment of ``models`` that answers."""
         return self._dispatch.open(call, models)
 
@@ -164,82 +164,77 @@ class Gateway:
 class GatewayCall:
     """One call, from its admission until it is counted."""
 
-    __slots__ = ("_call", "_gateway", "_metrics", "_principal", "_started", "_status", "_upstream")
+    __slots__ = ("_answer", "_call", "_gateway", "_metrics", "_principal", "_started", "_status")
+
+    _answer: UpstreamAnswer
+    _metrics: ModelMetrics
 
     def __init__(self, gateway: Gateway, principal: Principal, call: ModelCall) -> None:
         self._gateway = gateway
         self._principal = principal
         self._call = call
         call.caller = (principal.tenant, principal.user)
-        self._metrics: ModelMetrics | None = None
-        self._upstream: UpstreamCall | None = None
         self._status = 200
 
     async def __aenter__(self) -> GatewayCall:
         self._started = time.perf_counter()
         call, gateway = self._call, self._gateway
         models = await gateway.admit(self._principal, call)
-        self._metrics = metrics = gateway.metrics.of(models[0].label)
-        metrics.begin()
+        self._metrics = gateway.metrics.begin(models[0].label)
         try:
-            self._upstream = await gateway.open(call, models)
+            self._answer = await gateway.open(call, models)
         except BaseException as exc:
-            self._settle(_status_of(exc))
+            self._settle(None, _status_of(exc))
             raise
         if call.stream:
-            metrics.first_token(time.perf_counter() - self._started)
+            self._metrics.time_to_first_token.observe(time.perf_counter() - self._started)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._upstream is not None
+        answer, status = self._answer, self._status
         try:
-            self._upstream.close(exc)
-        except BaseException as instead:
-            exc = instead
-            raise
+            answer.close()
+            if exc is not None:
+                timeout = timeout_error(self._call, answer.deployment, exc)
+                status = status if status != 200 else _status_of(timeout or exc)
+                if timeout is not None:
+                    raise timeout from exc
         finally:
-            self._settle(self._status if exc is None or self._status != 200 else _status_of(exc))
+            self._settle(answer, status)
 
     @property
     def body(self) -> bytes:
         """The complete answer, or the first events of the stream."""
-        assert self._upstream is not None
-        return self._upstream.body
+        return self._answer.body
 
     @property
     def provider(self) -> str:
         """The name of the provider that answered."""
-        assert self._upstream is not None
-        return self._upstream.deployment.provider.name
+        return self._answer.deployment.provider.name
 
     @property
     def deployment(self) -> str:
         """The name of the deployment that answered."""
-        assert self._upstream is not None
-        return self._upstream.deployment.name
+        return self._answer.deployment.name
 
     @property
     def finished(self) -> bool:
         """Whether :attr:`body` or :meth:`more` has returned the last event of the stream."""
-        assert self._upstream is not None
-        return self._upstream.relay is None or self._upstream.relay.finished
+        return self._answer.finished
 
     def timed_out(self) -> SageError | None:
         """The error if the call was cancelled because its time is over, else ``None``."""
-        upstream = self._upstream
-        return total_timeout(upstream.deployment) if upstream is not None and upstream.timed_out else None
+        return total_timeout(self._answer.deployment) if self._call.timed_out else None
 
     def more(self) -> Awaitable[bytes]:
         """The next events of the stream; empty at its regular end. Raises when it breaks."""
-        assert self._upstream is not None
-        return self._upstream.more()
+        return self._answer.more()
 
     async def drain(self) -> None:
         """Makes the upstream's connection ready for other calls, after the client was sent the complete stream."""
-        assert self._upstream is not None
-        await self._upstream.drain()
+        await self._answer.drain()
 
     def broke(self, error: SageError) -> None:
         """Counts the call under the status of ``error``: the stream broke, though its HTTP status was 200."""
@@ -247,19 +242,14 @@ class GatewayCall:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers that name the deployment and the number of attempts; a name outside ASCII is percent-encoded."""
-        upstream = self._upstream
-        assert upstream is not None
-        attempts = _FIRST_ATTEMPT if upstream.attempts == 1 else (b"x-sage-attempts", b"%d" % upstream.attempts)
-        return [upstream.deployment.header, attempts]
+        answer = self._answer
+        attempts = _FIRST_ATTEMPT if answer.attempts == 1 else (b"x-sage-attempts", b"%d" % answer.attempts)
+        return [answer.deployment.header, attempts]
 
-    def _settle(self, status: int) -> None:
-        metrics, self._metrics = self._metrics, None
-        if metrics is None:
-            return
-        usage, upstream = None, self._upstream
-        if upstream is not None:
-            usage = upstream.usage if upstream.relay is None else upstream.relay.usage
-        metrics.settle(status, time.perf_counter() - self._started, usage)
+    def _settle(self, answer: UpstreamAnswer | None, status: int) -> None:
+        """Counts the call, once, at its end; without an ``answer`` it has failed, or was left."""
+        usage = answer.usage if answer is not None else None
+        self._metrics.settle(status, time.perf_counter() - self._started, usage)
 
 
 class LowPriorityCall(GatewayCall):

@@ -60,14 +60,9 @@ class ModelMetrics:
         self.completion_tokens = 0
         self.in_flight = 0
 
-    def begin(self) -> None:
-        self.in_flight += 1
-
-    def first_token(self, seconds: float) -> None:
-        self.time_to_first_token.observe(seconds)
-
     def settle(self, status: int, seconds: float, usage: Usage | None) -> None:
-        """Counts one finished request; ``usage=None`` means that the upstream has not sent any."""
+        """Counts one finished request that began with :meth:`Metrics.begin`; ``usage=None`` means that the upstream has
+        not sent any."""
         self.in_flight -= 1
         self.statuses[status] += 1
         durations = self.duration  # as `observe`, without a call
@@ -186,11 +181,12 @@ class Metrics(Collector):
         """How many calls of models are in progress."""
         return sum(metrics.in_flight for metrics in self.by_model.values())
 
-    def of(self, model: str) -> ModelMetrics:
-        """The metrics of one model."""
+    def begin(self, model: str) -> ModelMetrics:
+        """A request for ``model`` begins; it is counted there at its end."""
         metrics = self.by_model.get(model)
         if metrics is None:
             metrics = self.by_model[model] = ModelMetrics()
+        metrics.in_flight += 1
         return metrics
 
     def exposition(self) -> bytes:

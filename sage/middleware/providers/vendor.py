@@ -271,6 +271,7 @@ class Vendor(ABC):
             endpoint.headers,
             data,
             self.timeouts,
+            endpoint.socket,
             proxy=endpoint.proxy,
             retry_on_broken_connection=self.repeatable,
         )

@@ -12,7 +12,7 @@ from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
-from sage.middleware.dispatch.upstream_call import UpstreamCall
+from sage.middleware.dispatch.upstream_answer import UpstreamAnswer
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
 from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.providers.base import ModelCall
@@ -158,7 +158,7 @@ class FrontGateway(Gateway):
                     raise Elsewhere(model.name)
         return models
 
-    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamCall:
+    async def open(self, call: ModelCall, models: list[PublicModel]) -> UpstreamAnswer:
         recorded = _current.get()
         if recorded is not None:
             recorded.keep()

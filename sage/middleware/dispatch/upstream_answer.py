@@ -1,4 +1,4 @@
-"""One answered call: its answer, or its stream to the end, and what the end shows of the deployment."""
+"""The answer of an upstream: a whole one, or a stream to its end, which shows what the deployment is worth."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import math
 import time
 from typing import Protocol
 
-from sage.errors import DeadlineExceeded, SageError, Unavailable, UpstreamFailed
+from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease
-from sage.middleware.providers.base import ModelCall, Provider, Relay, UpstreamResponse, Usage
+from sage.middleware.providers.base import ModelCall, Provider, UpstreamResponse, Usage
 from sage.middleware.providers.wire import lenient_json
-from sage.middleware.providers.wire.errors import retry_after
 
 _MAX_REFUSAL = 64 * 1024
 _DRAIN_TIME = 0.2  # seconds that the end of a body may take after its last event
@@ -29,67 +28,71 @@ class Owner(Protocol):
         ...
 
 
-class UpstreamCall:
-    """One answered call: the deployment that answered, and its answer or the beginning of its stream.
+class UpstreamAnswer:
+    """A whole answer, and which deployment gave it. Nothing is held for it any more."""
 
-    ``body`` is the complete answer, or the first complete events of a stream. Must be closed, also after an error.
-    """
+    __slots__ = ("attempts", "body", "deployment", "usage")
 
-    __slots__ = (
-        "_call",
-        "_failure",
-        "_lease",
-        "_owner",
-        "_response",
-        "attempts",
-        "body",
-        "cooldown",
-        "deployment",
-        "relay",
-        "usage",
-    )
+    def __init__(self, deployment: Deployment, attempts: int, body: bytes, usage: Usage | None) -> None:
+        self.deployment = deployment
+        self.attempts = attempts
+        """Requests that were sent to upstreams for it."""
+        self.body = body
+        """The complete answer, or the first complete events of a stream."""
+        self.usage = usage
+        """Of a stream, once it is closed."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more comes of it."""
+        return True
+
+    async def more(self) -> bytes:
+        """Further complete events; empty at the end. Raises when the stream breaks or reports an error."""
+        return b""
+
+    async def drain(self) -> None:
+        """Reads the end of a finished stream, if it has come, so that the connection can serve again."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+class UpstreamStream(UpstreamAnswer):
+    """A stream that has begun. It holds its deployment and its connection, and must be closed."""
+
+    __slots__ = ("_call", "_failure", "_lease", "_owner", "_relay", "_response")
 
     def __init__(self, lease: DeploymentLease, response: UpstreamResponse, call: ModelCall, owner: Owner) -> None:
-        self.deployment = lease.deployment
-        self.attempts = 1
-        self.body = b""
-        self.usage: Usage | None = None
-        self.relay: Relay | None = None
-        self.cooldown: float | None = None
-        """The seconds of ``Retry-After`` in the refusal of a server that is down."""
+        super().__init__(lease.deployment, 1, b"", None)
         self._lease = lease
         self._response = response
         self._call = call
         self._owner = owner
+        self._relay = self.deployment.provider.relay(call)
         self._failure: SageError | None = None
 
     async def begin(self) -> None:
-        """Reads the complete answer, or a stream up to its first complete event; raises if it is an error."""
-        call, provider, response = self._call, self.deployment.provider, self._response
-        if response.status >= 300:
-            error = await _refused(provider, response)
-            if isinstance(error, Unavailable) and retry_after(response.headers) is not None:
-                self.cooldown = error.retry_after
-            raise error
-        if not call.stream:
-            self.body, self.usage = provider.decode(call, await response.read())
-            return
-        relay = self.relay = provider.relay(call)
-        while not self.body:
-            data = await response.chunk()
+        """Reads up to its first complete event; raises if that is an error."""
+        relay, body = self._relay, b""
+        while not body:
+            data = await self._response.chunk()
             if not data:
-                self.body = relay.close()
+                body = relay.close()
                 break
-            self.body = relay.feed(data)
+            body = relay.feed(data)
             if relay.error is not None:
                 raise relay.error  # also after a first event: nothing of it has gone to the client yet
-            if self.body and not _has_data(self.body):
-                self.body = b""  # comments that keep a connection alive are no answer yet
+            if body and not _has_data(body):
+                body = b""  # comments that keep a connection alive are no answer yet
+        self.body = body
+
+    @property
+    def finished(self) -> bool:
+        return self._relay.finished
 
     async def more(self) -> bytes:
-        """Further complete events; empty at the end. Raises when the stream breaks or reports an error."""
-        relay = self.relay
-        assert relay is not None
+        relay = self._relay
         try:
             while not relay.finished:
                 if relay.error is not None:
@@ -106,26 +109,19 @@ class UpstreamCall:
             raise
         return b""
 
-    @property
-    def timed_out(self) -> bool:
-        return self._call.timed_out
-
     async def drain(self) -> None:
-        """Reads the end of a finished stream, if it has come, so that the connection can serve again."""
         with contextlib.suppress(SageError, TimeoutError):  # the answer is complete; only a connection is lost
             async with asyncio.timeout(_DRAIN_TIME):
                 while await self._response.chunk():
                     pass
 
-    def close(self, exc: BaseException | None) -> None:
-        """Gives everything back; raises :class:`DeadlineExceeded` when ``exc`` means that the call's time is over."""
+    def close(self) -> None:
         self._response.close()
+        self.usage = self._relay.usage
         failure = self._failure
         if failure is not None and failure.code == "total_timeout":
             failure = None  # a long answer, or a client that reads slowly: not the deployment's fault
-        self._owner.end(self._lease, failure, is_complete=self.relay is not None and self.relay.finished)
-        if exc is not None and (timeout := timeout_error(self._call, self.deployment, exc)) is not None:
-            raise timeout from exc
+        self._owner.end(self._lease, failure, is_complete=self._relay.finished)
 
 
 def timeout_error(call: ModelCall, deployment: Deployment, exc: BaseException | None) -> DeadlineExceeded | None:
@@ -157,7 +153,8 @@ def _has_data(events: bytes) -> bool:
     return events.startswith((b"data", b"event")) or b"\ndata" in events
 
 
-async def _refused(provider: Provider, response: UpstreamResponse) -> SageError:
+async def refusal_of(provider: Provider, response: UpstreamResponse) -> SageError:
+    """The error that an upstream answered with."""
     body = b""
     with contextlib.suppress(SageError, TimeoutError):  # the status alone will do
         async with asyncio.timeout(_REFUSAL_TIME):
