@@ -56,7 +56,6 @@ class AttemptPlan:
         "_prefixes",
         "_refused_by",
         "_ruled_out",
-        "attempts",
         "failure",
         "has_less_time",
         "models",
@@ -72,8 +71,6 @@ class AttemptPlan:
         self.models = models
         self.started_at = started_at
         self.tenant = call.caller[0]
-        self.attempts = 0
-        """Requests that were sent to upstreams so far."""
         self.sent = False
         """Whether the current attempt has sent one."""
         self.has_less_time = False
@@ -267,7 +264,7 @@ class AttemptPlan:
 
     def record_sent_again(self) -> None:
         """The transport has sent the current request twice: it is a further attempt, though nobody's failure."""
-        self.attempts += 1
+        self._call.attempts += 1
         self.models[0].budget.retry()
 
     def record_unsupported(self, deployment: Deployment, error: Unsupported) -> None:

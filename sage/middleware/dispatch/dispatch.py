@@ -84,7 +84,7 @@ class Dispatch:
                         raise
                 except _RETRYABLE as exc:
                     plan.record_failure(lease, exc, _concerns_key(exc))
-                    if plan.sent and not await self._may_go_on(plan, lease):
+                    if plan.sent and not await self._may_go_on(call, plan, lease):
                         raise
                 lease = await self._lease(plan)
         finally:
@@ -171,10 +171,9 @@ class Dispatch:
             if call.stream:
                 answer = UpstreamStream(lease, response, call, self)
                 await answer.begin()
-                answer.attempts = plan.attempts
             else:
                 body, usage = provider.decode(call, await response.read())
-                whole = UpstreamAnswer(deployment, plan.attempts, body, usage)
+                whole = UpstreamAnswer(deployment, body, usage)
         except BaseException as exc:
             if response is not None:
                 response.close()
@@ -188,6 +187,7 @@ class Dispatch:
         if lease.model is not None or call.omitted is not None:
             self._record_answer(call, plan, lease)
         if not call.stream:
+            response.close()
             self.end(lease, is_complete=True)
             return whole
         request.body = b""
@@ -208,8 +208,8 @@ class Dispatch:
         call.deadline = deadline = plan.started_at + deployment.timeouts.total + _CANCEL_LATER
         self.deadlines.expect(deadline)
         plan.sent = True
-        plan.attempts += 1
-        if plan.attempts == 1:
+        call.attempts += 1
+        if call.attempts == 1:
             budget.request(plan.started_at)
 
     def _record_answer(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> None:
@@ -249,12 +249,12 @@ class Dispatch:
             self.end(lease, failure)
         return error
 
-    async def _may_go_on(self, plan: AttemptPlan, lease: DeploymentLease) -> bool:
+    async def _may_go_on(self, call: ModelCall, plan: AttemptPlan, lease: DeploymentLease) -> bool:
         """Whether there is to be another attempt after a failed one; waits before it if so."""
         now, budget = time.monotonic(), plan.models[0].budget
-        wait = retry_budget.pause(plan.attempts)
+        wait = retry_budget.pause(call.attempts)
         if (
-            plan.attempts > min(retry_budget.MOST, lease.deployment.retries)
+            call.attempts > min(retry_budget.MOST, lease.deployment.retries)
             or not plan.can_continue(now + wait, self._routing.queue_timeout)
             or not budget.left(now)
         ):

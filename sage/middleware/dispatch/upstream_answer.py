@@ -31,12 +31,10 @@ class Owner(Protocol):
 class UpstreamAnswer:
     """A whole answer, and which deployment gave it. Nothing is held for it any more."""
 
-    __slots__ = ("attempts", "body", "deployment", "usage")
+    __slots__ = ("body", "deployment", "usage")
 
-    def __init__(self, deployment: Deployment, attempts: int, body: bytes, usage: Usage | None) -> None:
+    def __init__(self, deployment: Deployment, body: bytes, usage: Usage | None) -> None:
         self.deployment = deployment
-        self.attempts = attempts
-        """Requests that were sent to upstreams for it."""
         self.body = body
         """The complete answer, or the first complete events of a stream."""
         self.usage = usage
@@ -64,7 +62,7 @@ class UpstreamStream(UpstreamAnswer):
     __slots__ = ("_call", "_failure", "_lease", "_owner", "_relay", "_response")
 
     def __init__(self, lease: DeploymentLease, response: UpstreamResponse, call: ModelCall, owner: Owner) -> None:
-        super().__init__(lease.deployment, 1, b"", None)
+        super().__init__(lease.deployment, b"", None)
         self._lease = lease
         self._response = response
         self._call = call

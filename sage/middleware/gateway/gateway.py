@@ -242,9 +242,9 @@ class GatewayCall:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers that name the deployment and the number of attempts; a name outside ASCII is percent-encoded."""
-        answer = self._answer
-        attempts = _FIRST_ATTEMPT if answer.attempts == 1 else (b"x-sage-attempts", b"%d" % answer.attempts)
-        return [answer.deployment.header, attempts]
+        attempts = self._call.attempts
+        number = _FIRST_ATTEMPT if attempts == 1 else (b"x-sage-attempts", b"%d" % attempts)
+        return [self._answer.deployment.header, number]
 
     def _settle(self, answer: UpstreamAnswer | None, status: int) -> None:
         """Counts the call, once, at its end; without an ``answer`` it has failed, or was left."""

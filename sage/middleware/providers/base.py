@@ -75,6 +75,8 @@ class ModelCall:
     """The same request as the caller wrote it, for providers that speak the caller's wire."""
     low_priority: bool = False
     """Live calls go before it (``x-sage-priority: low``)."""
+    attempts: int = 0
+    """Requests that were sent to upstreams for it so far."""
     hints: Mapping[str, Any] | None = None
     """Fields beside those of ``body``, for vendors that have such a thing: how to load a model (``options``), not to
     think (``reasoning_effort: none``), not to cut texts (``truncate: false``). They ask nothing of the others."""

@@ -293,10 +293,9 @@ def test_an_owner_that_is_gone_is_an_error() -> None:
 def test_counts_of_fronts_are_added_and_stay_when_they_end(ends: bool) -> None:
     def counted(requests: int) -> dict[str, ModelMetrics]:
         metrics = ModelMetrics()
+        metrics.in_flight = requests + 1
         for _ in range(requests):
-            metrics.begin()
             metrics.settle(200, 0.2, Usage(3, 4))
-        metrics.begin()
         return {"m": metrics}
 
     running = [counted(2)]
