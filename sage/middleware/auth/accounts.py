@@ -63,7 +63,7 @@ class Accounts:
             refresh_ttl=auth.refresh_token_ttl,
         )
         self.job_tokens = JobTokens(data_dir / "keys" / "jobs.key", clock)
-        self.verifier = Verifier(self.database, lambda: self.tokens, self.job_tokens, clock)
+        self.verifier = Verifier(self.database, lambda: self.tokens, self.job_tokens, clock, auth.default_limits())
         self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
 
     @cached_property

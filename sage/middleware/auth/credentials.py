@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Row, select
+from sqlalchemy.orm import Session
 
 from sage.errors import AuthenticationFailed
 from sage.middleware.auth.credential_cache import Verified
@@ -15,13 +17,19 @@ from sage.middleware.auth.job_tokens import JobClaims, JobTokens
 from sage.middleware.auth.keys import PREFIX, matches, parse_key
 from sage.middleware.auth.models import KeyRow, RevisionRow, SessionRow, UserRow
 from sage.middleware.auth.principal import IN_JOBS, ROLES, Asker, Principal, Scope
+from sage.middleware.auth.subjects import subjects_of
+from sage.middleware.auth.user_names import account_of
+from sage.middleware.settings.limits import Limits
 
 if TYPE_CHECKING:
     from sage.middleware.auth.tokens import Tokens
 
 
 class Verifier:
-    """Checks API keys, access tokens and the credentials of jobs; its calls block on the database."""
+    """Checks API keys, access tokens and the credentials of jobs; its calls block on the database.
+
+    ``roles`` are the configured limits of each role's users.
+    """
 
     def __init__(
         self,
@@ -29,11 +37,13 @@ class Verifier:
         tokens: Callable[[], Tokens],
         job_tokens: JobTokens,
         clock: Callable[[], float],
+        roles: Mapping[str, Limits],
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._job_tokens = job_tokens
         self._clock = clock
+        self._roles = roles
 
     def verify(self, credential: str) -> Verified:
         """The principal of ``credential`` with the rights that it has now; raises :class:`AuthenticationFailed`."""
@@ -47,36 +57,35 @@ class Verifier:
 
     def rights_of(self, asker: Asker) -> Verified:
         """What ``asker`` may do now; raises :class:`AuthenticationFailed` when it may not ask any more."""
-        if asker.key is not None:
-            return self._rights_of_key(asker.key, asker.tenant)
         with self._database.read() as session:
+            if asker.key is not None:
+                return self._rights_of_key(session, asker.key, asker.tenant)
             row = session.execute(
                 select(UserRow, RevisionRow.value)
                 .join(RevisionRow, RevisionRow.id == 1)
-                .where(UserRow.name == asker.user)
+                .where(UserRow.account == account_of(asker.user))
             ).first()
-        if row is None or row[0].disabled:
-            raise _no_more(f"the user '{asker.user}' {'does not exist' if row is None else 'is disabled'}")
-        user, revision = row
-        if user.tenant != asker.tenant:
-            raise _no_more(f"the user '{asker.user}' has moved to another tenant")
-        principal = Principal(user=user.name, tenant=user.tenant, scopes=_scopes_of(user), role=user.role)
-        return Verified(principal, revision)
+            if row is None or row[0].disabled:
+                raise _no_more(f"the user '{asker.user}' {'does not exist' if row is None else 'is disabled'}")
+            user, revision = row
+            if user.tenant != asker.tenant:
+                raise _no_more(f"the user '{asker.user}' has moved to another tenant")
+            return Verified(self._principal_of_user(session, user), revision)
 
     def tenant_of(self, user: str) -> str:
         """The tenant of a user; raises :class:`AuthenticationFailed` when there is no such user."""
         with self._database.read() as session:
-            tenant = session.scalar(select(UserRow.tenant).where(UserRow.name == user))
+            tenant = session.scalar(select(UserRow.tenant).where(UserRow.account == account_of(user)))
         if tenant is None:
             raise _no_more(f"the user '{user}' does not exist")
         return tenant
 
-    def _rights_of_key(self, key_id: str, tenant: str) -> Verified:
-        row = self._find_key(key_id)
+    def _rights_of_key(self, session: Session, key_id: str, tenant: str) -> Verified:
+        row = _find_key(session, key_id)
         if row is None or row[0].tenant != tenant:
             raise _no_more("its API key does not exist")
         try:
-            return self._principal_of_key(row)
+            return self._principal_of_key(session, row)
         except AuthenticationFailed as exc:
             raise _no_more(exc.message) from None
 
@@ -84,12 +93,25 @@ class Verifier:
         key_id = parse_key(text)
         if key_id is None:
             raise _invalid_key("it is mistyped or cut off (its checksum does not fit)")
-        row = self._find_key(key_id)
-        if not matches(text, row[0].secret_hash if row is not None else None) or row is None:
-            raise _invalid_key("there is no such key")
-        return self._principal_of_key(row)
+        with self._database.read() as session:
+            row = _find_key(session, key_id)
+            key = row[0] if row is not None else None
+            is_newest = matches(text, key.secret_hash if key is not None else None)
+            is_previous = matches(text, key.previous_hash if key is not None else None)
+            if row is None or not (is_newest or is_previous):
+                raise _invalid_key("there is no such key")
+            verified = self._principal_of_key(session, row)
+            return verified if is_newest else self._until_replaced(verified, row[0].previous_expires_at)
 
-    def _principal_of_key(self, row: Row[KeyRow, UserRow, int]) -> Verified:
+    def _until_replaced(self, verified: Verified, ends_at: int | None) -> Verified:
+        """The rights that a key's secret before its newest has for a while."""
+        if ends_at is None or ends_at <= self._clock():
+            raise _invalid_key("it has been rotated; use its new secret")
+        own = verified.principal.expires_at
+        principal = replace(verified.principal, expires_at=ends_at if own is None else min(own, ends_at))
+        return Verified(principal, verified.revision)
+
+    def _principal_of_key(self, session: Session, row: Row[KeyRow, UserRow, int]) -> Verified:
         key, user, revision = row
         if key.revoked_at is not None:
             raise _invalid_key("it has been revoked")
@@ -99,6 +121,7 @@ class Verifier:
             raise _invalid_key("its user is disabled")
         if key.tenant != user.tenant and user.role != "admin":
             raise _invalid_key("its user has moved to another tenant; make a new key")
+        subjects = subjects_of(session, user, key.tenant, key, self._roles)
         principal = Principal(
             user=user.name,
             tenant=key.tenant,
@@ -107,58 +130,72 @@ class Verifier:
             credential=f"key:{key.id}",
             expires_at=key.expires_at,
             role=user.role,
+            subjects=subjects.subjects,
+            limits=subjects.limits,
+            tags=tuple(key.tags),
+            tenant_models=subjects.tenant_models,
         )
         return Verified(principal, revision)
 
     def _verify_token(self, text: str) -> Verified:
         claims = self._tokens().read(text)
-        row = self._find_session(claims.session)
-        session_ended = AuthenticationFailed("the access token's session has ended; log in again", code="session_ended")
-        if row is None:
-            raise session_ended
-        login, user, revision = row
-        if login.revoked_at is not None or user.name != claims.subject or user.disabled:
-            raise session_ended
-        principal = Principal(
+        with self._database.read() as session:
+            row = _find_session(session, claims.session)
+            session_ended = AuthenticationFailed(
+                "the access token's session has ended; log in again", code="session_ended"
+            )
+            if row is None:
+                raise session_ended
+            login, user, revision = row
+            if login.revoked_at is not None or user.name != claims.subject or user.disabled:
+                raise session_ended
+            principal = replace(
+                self._principal_of_user(session, user),
+                credential=f"token:{claims.token_id}",
+                expires_at=claims.expires_at,
+                session=login.id,
+            )
+        return Verified(principal, revision)
+
+    def _principal_of_user(self, session: Session, user: UserRow) -> Principal:
+        subjects = subjects_of(session, user, user.tenant, None, self._roles)
+        return Principal(
             user=user.name,
             tenant=user.tenant,
             scopes=_scopes_of(user),
-            credential=f"token:{claims.token_id}",
-            expires_at=claims.expires_at,
             role=user.role,
-            session=login.id,
+            subjects=subjects.subjects,
+            limits=subjects.limits,
+            tenant_models=subjects.tenant_models,
         )
-        return Verified(principal, revision)
 
-    def _find_key(self, key_id: str) -> Row[KeyRow, UserRow, int] | None:
-        with self._database.read() as session:
-            return session.execute(
-                select(KeyRow, UserRow, RevisionRow.value)
-                .join(UserRow, UserRow.id == KeyRow.user_id)
-                .join(RevisionRow, RevisionRow.id == 1)
-                .where(KeyRow.id == key_id)
-            ).first()
 
-    def _find_session(self, session_id: str) -> Row[SessionRow, UserRow, int] | None:
-        with self._database.read() as session:
-            return session.execute(
-                select(SessionRow, UserRow, RevisionRow.value)
-                .join(UserRow, UserRow.id == SessionRow.user_id)
-                .join(RevisionRow, RevisionRow.id == 1)
-                .where(SessionRow.id == session_id)
-            ).first()
+def _find_key(session: Session, key_id: str) -> Row[KeyRow, UserRow, int] | None:
+    return session.execute(
+        select(KeyRow, UserRow, RevisionRow.value)
+        .join(UserRow, UserRow.id == KeyRow.user_id)
+        .join(RevisionRow, RevisionRow.id == 1)
+        .where(KeyRow.id == key_id)
+    ).first()
+
+
+def _find_session(session: Session, session_id: str) -> Row[SessionRow, UserRow, int] | None:
+    return session.execute(
+        select(SessionRow, UserRow, RevisionRow.value)
+        .join(UserRow, UserRow.id == SessionRow.user_id)
+        .join(RevisionRow, RevisionRow.id == 1)
+        .where(SessionRow.id == session_id)
+    ).first()
 
 
 def job_principal(owner: Principal, claims: JobClaims) -> Principal:
     """A job of ``owner``, whose credential makes these ``claims``."""
-    return Principal(
-        user=owner.user,
-        tenant=owner.tenant,
+    return replace(
+        owner,
         scopes=owner.scopes & IN_JOBS,
-        models=owner.models,
         credential=f"job:{claims.job}",
         expires_at=min(claims.expires_at, owner.expires_at or claims.expires_at),
-        role=owner.role,
+        session=None,
     )
 
 

@@ -15,7 +15,7 @@ from sage.middleware.auth.models import Base, RevisionRow
 from sage.middleware.database.database import Database
 from sage.middleware.database.schema import Schema
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema this code knows, oldest first; the last is the one it works on."""
 
 SCHEMA = Schema("the accounts database", Path(__file__).parent / "migrations", REVISIONS, Base.metadata)

@@ -6,8 +6,29 @@ passwords the argon2id hash.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, CheckConstraint, Connection, ForeignKey, Index, LargeBinary, String, Table, event
+from typing import Annotated, Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    event,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Seconds = Annotated[int, mapped_column(Integer().with_variant(BigInteger(), "postgresql"))]
+"""A time in whole Unix seconds. SQLite's integers have room for any."""
+
+MaybeJSON = JSON(none_as_null=True)
+"""JSON, or SQL's NULL for ``None``."""
 
 
 class Base(DeclarativeBase):
@@ -15,21 +36,58 @@ class Base(DeclarativeBase):
 
 
 class UserRow(Base):
-    """Someone who can log in. Names are unique whatever their case."""
+    """Someone who can log in. Names are unique whatever their case: ``account`` is what their spellings have in common,
+    ``looks`` what names have in common that a reader takes for each other (:mod:`sage.middleware.auth.user_names`).
+    """
 
     __tablename__ = "users"
+    __table_args__ = (Index("ix_users_issuer_subject", "issuer", "subject", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(64, collation="NOCASE"), unique=True)
+    name: Mapped[str] = mapped_column(String(64).with_variant(String(64, collation="NOCASE"), "sqlite"), unique=True)
+    account: Mapped[str] = mapped_column(String(65), server_default=text("''"), unique=True, index=True)
+    looks: Mapped[str] = mapped_column(String(65), server_default=text("''"), index=True)
     role: Mapped[str] = mapped_column(String(16))
     tenant: Mapped[str] = mapped_column(String(64))
     password_hash: Mapped[str | None] = mapped_column(String(255))
     disabled: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[int]
+    limits: Mapped[dict[str, Any] | None] = mapped_column(MaybeJSON)
+    """``None`` means those that its team gives its members, else those of its role."""
+    issuer: Mapped[str | None] = mapped_column(String(255))
+    """Of the provider of single sign-on that answers for it."""
+    subject: Mapped[str | None] = mapped_column(String(255))
+    """What that provider calls it."""
+    created_at: Mapped[Seconds]
+    last_login_at: Mapped[Seconds | None]
+
+
+class TenantRow(Base):
+    """A team: those who share their data, and what holds for all of them together. A tenant's name is its id.
+
+    A deleted one keeps its row, since its data stays under its name.
+    """
+
+    __tablename__ = "tenants"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    note: Mapped[str] = mapped_column(String(1000), server_default=text("''"))
+    models: Mapped[list[str]] = mapped_column(JSON)
+    """Patterns of the models that its members and keys reach at most."""
+    limits: Mapped[dict[str, Any] | None] = mapped_column(MaybeJSON)
+    """Of all together."""
+    member_limits: Mapped[dict[str, Any] | None] = mapped_column(MaybeJSON)
+    """Of each member that has none of its own."""
+    capture: Mapped[dict[str, Any] | None] = mapped_column(MaybeJSON)
+    """Whether and how long prompts and answers are kept; ``None`` means that they are not."""
+    created_at: Mapped[Seconds]
+    deleted_at: Mapped[Seconds | None]
 
 
 class KeyRow(Base):
-    """An API key. ``parent_id`` is the key that made it: revoking a key revokes what it made."""
+    """An API key. ``parent_id`` is the key that made it: revoking a key revokes what it made.
+
+    A rotated key stays the same key with a new secret; the one before it is good until ``previous_expires_at``.
+    """
 
     __tablename__ = "api_keys"
 
@@ -42,9 +100,16 @@ class KeyRow(Base):
     scopes: Mapped[list[str]] = mapped_column(JSON)
     models: Mapped[list[str]] = mapped_column(JSON)
     tenant: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[int]
-    expires_at: Mapped[int | None]
-    revoked_at: Mapped[int | None]
+    note: Mapped[str] = mapped_column(String(1000), server_default=text("''"))
+    tags: Mapped[list[str]] = mapped_column(JSON, server_default=text("'[]'"))
+    limits: Mapped[dict[str, Any] | None] = mapped_column(MaybeJSON)
+    created_at: Mapped[Seconds]
+    expires_at: Mapped[Seconds | None]
+    revoked_at: Mapped[Seconds | None]
+    last_used_at: Mapped[Seconds | None]
+    rotated_at: Mapped[Seconds | None]
+    previous_hash: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    previous_expires_at: Mapped[Seconds | None]
 
 
 class SessionRow(Base):
@@ -58,9 +123,9 @@ class SessionRow(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    created_at: Mapped[int]
-    expires_at: Mapped[int] = mapped_column(index=True)
-    revoked_at: Mapped[int | None]
+    created_at: Mapped[Seconds]
+    expires_at: Mapped[Seconds] = mapped_column(index=True)
+    revoked_at: Mapped[Seconds | None]
 
 
 class RefreshTokenRow(Base):
@@ -71,8 +136,8 @@ class RefreshTokenRow(Base):
 
     hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
     session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
-    created_at: Mapped[int]
-    used_at: Mapped[int | None]
+    created_at: Mapped[Seconds]
+    used_at: Mapped[Seconds | None]
 
 
 class RevisionRow(Base):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from sage.errors import PermissionDenied
+from sage.middleware.settings.limits import SubjectLimits
 
 
 class Scope(StrEnum):
@@ -35,33 +36,33 @@ class Scope(StrEnum):
     """See which services run where, with counts of all tenants' calls."""
     ACCOUNT = "account"
     """See and change one's own account and keys."""
+    USAGE = "usage"
+    """See what one's own calls have used and cost, and what is left of one's budgets."""
+    TENANT_ADMIN = "tenant:admin"
+    """Users, keys, limits, budgets, usage and audit of one's own tenant, but nothing of its admins."""
     METRICS = "metrics"
     ADMIN = "admin"
-    """Users, and the keys of all users. Whoever has it can make any account, so it is worth all the others."""
+    """Users and keys of all tenants. Whoever has it can make any account, so it is worth all the others."""
 
+
+_READS = frozenset({Scope.MODELS_READ, Scope.SEARCH, Scope.USAGE, Scope.ACCOUNT})
+_WORK = frozenset({Scope.GENERATE, Scope.COLLECTIONS_WRITE, Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS})
 
 ROLES: dict[str, frozenset[Scope]] = {
-    "user": frozenset(
-        {
-            Scope.GENERATE,
-            Scope.SEARCH,
-            Scope.COLLECTIONS_WRITE,
-            Scope.MODELS_READ,
-            Scope.KV,
-            Scope.VDB,
-            Scope.MEMORY,
-            Scope.TASKS,
-            Scope.ACCOUNT,
-        }
-    ),
+    "viewer": _READS,
+    "user": _READS | _WORK,
+    "owner": _READS | _WORK | {Scope.TENANT_ADMIN},
     "admin": frozenset(Scope),
 }
+"""What each role may do: an admin in all tenants, the others in their own."""
 
 
 MAX_BYTES = 8 * 1024
 """No credential is longer."""
 
-IN_JOBS = frozenset(Scope) - {Scope.ACCOUNT, Scope.ADMIN, Scope.METRICS, Scope.SERVICES_READ, Scope.WORKER}
+IN_JOBS = frozenset(Scope) - {
+    *(Scope.ACCOUNT, Scope.ADMIN, Scope.METRICS, Scope.SERVICES_READ, Scope.TENANT_ADMIN, Scope.USAGE, Scope.WORKER),
+}
 """What the credential of a running job may do at most: the work, and nothing with accounts."""
 
 
@@ -94,6 +95,15 @@ class Principal:
     role: str = field(default="user")
     session: str | None = None
     """The login session of an access token; ``None`` for an API key."""
+    subjects: tuple[str, ...] = ()
+    """What limits and budgets of its calls hang on: ``key:<id>`` of its key and of those that made it, ``user:<name>``,
+    ``tenant:<name>``."""
+    limits: tuple[SubjectLimits, ...] = ()
+    """The limits that its calls count against, but for the models' own."""
+    tags: tuple[str, ...] = ()
+    """Those of its key, in the ledger."""
+    tenant_models: tuple[str, ...] = ("*",)
+    """Patterns of models that its tenant reaches: a model must be among these and among ``models``."""
 
     @property
     def by_key(self) -> bool:
@@ -112,7 +122,7 @@ class Principal:
 
     def allows_model(self, name: str) -> bool:
         """Whether this caller may use the model with the public name ``name``."""
-        return self.models == ("*",) or any(fnmatchcase(name, pattern) for pattern in self.models)
+        return _match(name, self.models) and _match(name, self.tenant_models)
 
     def require(self, scope: Scope) -> None:
         """Raises :class:`PermissionDenied` unless the caller has ``scope``."""
@@ -126,11 +136,28 @@ class Principal:
         """Raises :class:`PermissionDenied` unless the caller may use the model ``name``."""
         if not self.allows_model(name):
             raise PermissionDenied(
-                f"this credential does not reach the model '{name}'; it reaches: {', '.join(self.models)}",
+                f"this credential does not reach the model '{name}'; it reaches: {self.reach}",
                 param="model",
                 code="model_not_allowed",
             )
 
+    @property
+    def reach(self) -> str:
+        """The models that it reaches, for a reader."""
+        own, team = ", ".join(self.models), ", ".join(self.tenant_models)
+        if self.tenant_models == ("*",):
+            return own
+        return team if self.models == ("*",) else f"{own}; of these, what its team reaches: {team}"
 
-LOCAL = Principal(user="local", tenant="local", scopes=frozenset(Scope) - {Scope.ADMIN, Scope.ACCOUNT})
+
+def _match(name: str, patterns: tuple[str, ...]) -> bool:
+    return patterns == ("*",) or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+LOCAL = Principal(
+    user="local",
+    tenant="local",
+    scopes=frozenset(Scope) - {Scope.ADMIN, Scope.TENANT_ADMIN, Scope.ACCOUNT},
+    subjects=("user:local", "tenant:local"),
+)
 """Everyone, when the gateway runs with ``--no-auth`` on loopback: no users, no keys, no admin."""

@@ -96,6 +96,7 @@ class LoginSessions:
             if user is None or user.disabled or user.password_hash != stored:
                 raise wrong  # changed while the password was checked
             user.password_hash = new_hash or stored
+            user.last_login_at = int(self._clock())
             return open_session(session, user)
 
     def refresh(self, refresh_token: str) -> Login:
@@ -166,7 +167,9 @@ class LoginSessions:
 
 
 def _only_user(session: Session) -> UserRow:
-    users = session.scalars(select(UserRow).where(UserRow.disabled.is_(False)).order_by(UserRow.name).limit(11)).all()
+    users = session.scalars(
+        select(UserRow).where(UserRow.disabled.is_(False)).order_by(UserRow.account).limit(11)
+    ).all()
     if not users:
         raise InvalidRequest("there is no enabled user; make the first: sage user add NAME --role admin")
     if len(users) > 1:

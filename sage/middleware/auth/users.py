@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from sage.errors import Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.database import AccountsDatabase
-from sage.middleware.auth.models import SessionRow, UserRow
+from sage.middleware.auth.models import SessionRow, TenantRow, UserRow
 from sage.middleware.auth.passwords import Passwords
 from sage.middleware.auth.principal import ROLES
 from sage.middleware.auth.user_names import account_of, looks_of, user_name
@@ -19,10 +19,6 @@ from sage.middleware.auth.user_names import account_of, looks_of, user_name
 DEFAULT_TENANT = "default"
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
-
-
-_NOT_ASCII = "*[^ -~]*"
-"""SQLite's GLOB for names that are not all of ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,11 @@ class Users:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
             _check_free(session, name)
+            ensure_tenant(session, tenant, int(self._clock()))
             row = UserRow(
                 name=name,
+                account=account_of(name),
+                looks=looks_of(name),
                 role=role,
                 tenant=tenant,
                 password_hash=password_hash,
@@ -69,7 +68,7 @@ class Users:
     def list(self) -> list[User]:
         """All users by name."""
         with self._database.read() as session:
-            return [_view(row) for row in session.scalars(select(UserRow).order_by(UserRow.name))]
+            return [_view(row) for row in session.scalars(select(UserRow).order_by(UserRow.account))]
 
     def check_new(self, name: str, role: str, tenant: str) -> None:
         """Raises what :meth:`add` would raise, but for the password: to be called before asking for one."""
@@ -105,7 +104,9 @@ class Users:
             if row.role == "admin" and not row.disabled and (disabled or role not in (None, "admin")):
                 _keep_an_admin(session, row)
             row.role = role or row.role
-            row.tenant = tenant or row.tenant
+            if tenant is not None:
+                ensure_tenant(session, tenant, int(self._clock()))
+                row.tenant = tenant
             row.disabled = row.disabled if disabled is None else disabled
             row.password_hash = password_hash or row.password_hash
             if disabled or password_hash:
@@ -123,6 +124,22 @@ def check_tenant(name: str) -> None:
         )
 
 
+def ensure_tenant(session: Session, name: str, now: int) -> TenantRow:
+    """The tenant of that name, made when there is none; raises :class:`Conflict` for one that was deleted."""
+    row = session.get(TenantRow, name)
+    if row is None:
+        row = TenantRow(name=name, note="", models=["*"], created_at=now)
+        session.add(row)
+        session.flush()
+    elif row.deleted_at is not None:
+        raise Conflict(
+            f"the team '{name}' was deleted, and what it stored is still there; restore it first, or take another name",
+            param="tenant",
+            code="team_deleted",
+        )
+    return row
+
+
 def _check_new(name: str, role: str, tenant: str) -> str:
     """The form in which the name of a new user is stored."""
     name = user_name(name)
@@ -135,15 +152,10 @@ def _check_free(session: Session, name: str) -> None:
     """Raises :class:`Conflict` for a name that a user has, or that looks like a user's."""
     if find_user(session, name) is not None:
         raise Conflict(f"the user name '{name}' is taken", param="username", code="name_taken")
-    looks = looks_of(name)
-    if name.isascii():
-        others = session.scalars(select(UserRow.name).where(UserRow.name.op("GLOB")(_NOT_ASCII)))
-    else:
-        others = session.scalars(select(UserRow.name))
-    for other in others:
-        if looks_of(other) == looks:
-            message = f"the user name '{name}' looks like '{other}', which is taken"
-            raise Conflict(message, param="username", code="name_taken")
+    other = session.scalar(select(UserRow.name).where(UserRow.looks == looks_of(name)).limit(1))
+    if other is not None:
+        message = f"the user name '{name}' looks like '{other}', which is taken"
+        raise Conflict(message, param="username", code="name_taken")
 
 
 def find_user(session: Session, name: str) -> UserRow | None:
@@ -152,12 +164,7 @@ def find_user(session: Session, name: str) -> UserRow | None:
         name = user_name(name)
     except InvalidRequest:
         return None
-    row = session.scalar(select(UserRow).where(UserRow.name == name))
-    if row is not None or name.isascii():
-        return row
-    account = account_of(name)  # SQLite knows upper and lower case of ASCII only
-    rows = session.scalars(select(UserRow).where(UserRow.name.op("GLOB")(_NOT_ASCII)))
-    return next((row for row in rows if account_of(row.name) == account), None)
+    return session.scalar(select(UserRow).where(UserRow.account == account_of(name)))
 
 
 def require_user(session: Session, name: str) -> UserRow:
@@ -177,7 +184,7 @@ def end_sessions(session: Session, user_id: int, now: int) -> None:
 
 
 def _existing_names(session: Session) -> str:
-    names = session.scalars(select(UserRow.name).order_by(UserRow.name).limit(11)).all()
+    names = session.scalars(select(UserRow.name).order_by(UserRow.account).limit(11)).all()
     if not names:
         return "there are no users yet; make the first: sage user add NAME --role admin"
     return f"there are: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"

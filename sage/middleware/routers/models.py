@@ -234,7 +234,7 @@ def _check_registration(principal: Principal, name: str, body: Mapping[str, Any]
         if not principal.allows_model(model):
             raise PermissionDenied(
                 f"this credential does not reach '{model}', so it cannot register a model of it; it reaches: "
-                f"{', '.join(principal.models)}",
+                f"{principal.reach}",
                 param=field,
                 code="model_not_allowed",
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import Field
 
 from sage.middleware.settings.providers import SettingsSection
@@ -16,3 +18,21 @@ class Limits(SettingsSection):
     """Tokens in any 60 seconds, of prompts and answers together."""
     concurrent: int | None = Field(None, ge=1)
     """Requests at one time."""
+
+
+class RoleSettings(SettingsSection):
+    """What users of a role get who have nothing of their own."""
+
+    limits: Limits | None = None
+    """Of each user, all its keys together. ``None`` means no bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectLimits:
+    """Bounds on all calls of one subject together.
+
+    A subject is ``key:<id>``, ``user:<name>``, ``tenant:<name>`` or ``model:<public name>``.
+    """
+
+    subject: str
+    limits: Limits

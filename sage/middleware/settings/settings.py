@@ -14,6 +14,7 @@ import platformdirs
 from pydantic import AfterValidator, Field, model_validator
 
 from sage.middleware.settings.kinds import KINDS, ProviderSection
+from sage.middleware.settings.limits import Limits, RoleSettings
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
 from sage.middleware.settings.quantities import Duration, Origin, Size, Text, expand, nearest
 from sage.middleware.settings.queue import QueueSettings
@@ -48,12 +49,21 @@ class Api(SettingsSection):
     access_log: bool = True
 
 
+RoleName = Literal["admin", "owner", "user", "viewer"]
+
+
 class Auth(SettingsSection):
     """Who may call."""
 
     enabled: bool = True
     access_token_ttl: Duration = 900.0
     refresh_token_ttl: Duration = 30 * 86400.0
+    roles: dict[RoleName, RoleSettings] = Field(default_factory=dict)
+    """Defaults for the users of a role: what holds for each of them who has no limits of its own or of its team."""
+
+    def default_limits(self) -> dict[str, Limits]:
+        """By role, for each of its users."""
+        return {role: settings.limits for role, settings in self.roles.items() if settings.limits is not None}
 
 
 class ManagedServer(SettingsSection):

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from running_gateway import LOW_COST, PASSWORD
 from sqlalchemy import create_engine
 
 import sage.middleware.auth.database as room
-from sage.errors import ConfigError, Unavailable
+from sage.errors import ConfigError, Conflict, Unavailable
 from sage.middleware.auth.accounts import Accounts
-from sage.middleware.auth.database import REVISIONS, AccountsDatabase
+from sage.middleware.auth.database import REVISIONS, SCHEMA, AccountsDatabase
 from sage.middleware.auth.models import Base
+from sage.middleware.database.database import Database
 
 
 def test_a_fresh_database_is_migrated_to_the_tables_of_the_models(accounts: Accounts) -> None:
@@ -50,7 +52,7 @@ def test_an_older_database_is_migrated_without_loss(accounts: Accounts, root: st
     accounts.close()
     with closing(sqlite3.connect(data_dir / "sage.db")) as raw:  # as one that was made before any migration ran
         raw.execute("DELETE FROM alembic_version")
-        for table in ("refresh_tokens", "sessions", "api_keys", "users", "revision"):
+        for table in ("refresh_tokens", "sessions", "api_keys", "users", "tenants", "revision"):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("CREATE TABLE kept (x)")
         raw.commit()
@@ -166,3 +168,31 @@ def test_a_failed_transaction_changes_nothing(accounts: Accounts) -> None:
         accounts.database.bump(session)
         raise ZeroDivisionError
     assert accounts.database.read_revision() == accounts.database.revision == 1
+
+
+def test_a_database_of_the_first_schema_keeps_its_accounts(accounts: Accounts, data_dir: Path) -> None:
+    accounts.close()
+    (data_dir / "sage.db").unlink()
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
+        raw.execute("CREATE TABLE kept (x)")  # so that the migrations run, and not the tables of today are made
+        raw.commit()
+    Database(data_dir / "sage.db", replace(SCHEMA, revisions=("0001",))).close()
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
+        raw.executemany(
+            "INSERT INTO users VALUES (?, ?, 'user', ?, NULL, 0, ?)",
+            [(1, "Ann", "lab", 20), (2, "Éva", "default", 10), (3, "bob", "lab", 15)],
+        )
+        raw.execute("INSERT INTO api_keys VALUES ('k', 1, NULL, '', x'00', 'abcd', '[]', '[]', 'shop', 5, NULL, NULL)")
+        raw.commit()
+    again = Accounts(data_dir, hash_cost=LOW_COST)
+    assert [(user.name, user.tenant) for user in again.users.list()] == [
+        *(("Ann", "lab"), ("bob", "lab"), ("Éva", "default")),
+    ]
+    for name in ("ANN", "éva", "ВОВ"):
+        with pytest.raises(Conflict, match="is taken"):
+            again.users.add(name, PASSWORD)
+    again.close()
+    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
+        assert raw.execute("SELECT name, models, created_at FROM tenants ORDER BY name").fetchall() == [
+            *(("default", '["*"]', 10), ("lab", '["*"]', 15), ("shop", '["*"]', 5)),
+        ]

@@ -141,7 +141,18 @@ def test_users_are_the_admins_business(running) -> None:
     assert made.status_code == 201
     assert (made.json()["name"], made.json()["role"], made.json()["tenant"]) == ("bob", "user", "lab")
     bob = token_of(running.url, "bob")
-    scopes = ["account", "collections:write", "generate", "kv", "memory", "models:read", "search", "tasks", "vdb"]
+    scopes = [
+        "account",
+        "collections:write",
+        "generate",
+        "kv",
+        "memory",
+        "models:read",
+        "search",
+        "tasks",
+        "usage",
+        "vdb",
+    ]
     assert running.get("/auth/me", key=bob).json()["scopes"] == scopes
     for answer in (
         running.get("/auth/users", key=bob),

@@ -265,6 +265,8 @@ def test_keys_of_other_users_are_not_found_without_admin(accounts: Accounts, roo
 
 def test_roles_have_their_scopes() -> None:
     everyday = {Scope.GENERATE, Scope.SEARCH, Scope.COLLECTIONS_WRITE, Scope.MODELS_READ, Scope.ACCOUNT}
-    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS}
+    everyday |= {Scope.KV, Scope.VDB, Scope.MEMORY, Scope.TASKS, Scope.USAGE}
+    assert ROLES["viewer"] == {Scope.SEARCH, Scope.MODELS_READ, Scope.ACCOUNT, Scope.USAGE}
     assert ROLES["user"] == everyday
+    assert ROLES["owner"] == everyday | {Scope.TENANT_ADMIN}
     assert ROLES["admin"] == set(Scope)

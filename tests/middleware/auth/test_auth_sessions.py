@@ -193,7 +193,7 @@ def test_strange_names_are_refused(accounts: Accounts, password: str, name: str)
 
 
 def test_an_unknown_role_is_refused(accounts: Accounts, root: str, password: str) -> None:
-    with pytest.raises(InvalidRequest, match="no role 'king'; known: admin, user"):
+    with pytest.raises(InvalidRequest, match="no role 'king'; known: admin, owner, user, viewer"):
         accounts.users.add("bob", password, role="king")
     with pytest.raises(InvalidRequest, match="no role 'king'"):
         accounts.users.change("root", role="king")

@@ -318,7 +318,7 @@ class CollectionGateway:
 def _require_model_access(principal: Principal, model: str, param: str) -> None:
     if not principal.allows_model(model):
         raise PermissionDenied(
-            f"this credential does not reach the model '{model}'; it reaches: {', '.join(principal.models)}",
+            f"this credential does not reach the model '{model}'; it reaches: {principal.reach}",
             param=param,
             code="model_not_allowed",
         )
