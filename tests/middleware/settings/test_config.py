@@ -670,7 +670,7 @@ def test_the_reference_states_the_defaults_and_no_other_key() -> None:
             inner = inner[part]
         for key, value in inner.items():
             written = defaults.pop(f"{section}.{key}")
-            if isinstance(value, bool | list):
+            if isinstance(value, bool | list | dict):
                 assert json.loads(written) == value, key
             elif isinstance(value, str):
                 assert written == value, key
