@@ -8,11 +8,13 @@ one otherwise, but for those marked ``each_transport``, which always have each.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import get_args
 
 import pytest
 from project import ROOT
 
+from sage.middleware.providers.base import UpstreamResponse
 from sage.middleware.providers.clients import make_transport
 from sage.middleware.settings.settings import Llm, Settings, TransportKind
 
@@ -35,7 +37,36 @@ UPSTREAM_TESTS = (
 
 on_each_transport = pytest.mark.parametrize("transport_kind", TRANSPORTS)
 
-__all__ = ["TRANSPORTS", "make_transport", "on_each_transport", "set_default_transport", "wanted_transports"]
+__all__ = [
+    "READERS",
+    "TRANSPORTS",
+    "make_transport",
+    "on_each_transport",
+    "set_default_transport",
+    "wanted_transports",
+    "with_each_reader",
+]
+
+
+async def _read(response: UpstreamResponse, into: list[bytes]) -> None:
+    while data := await response.chunk():
+        into.append(data)
+
+
+async def _pour(response: UpstreamResponse, into: list[bytes], *, at_once: int | None = None) -> None:
+    def take(data: bytes) -> bool:
+        into.append(data)
+        return at_once is None or len(into) % at_once > 0
+
+    into.append(await response.chunk())
+    while not await response.pour(take):
+        pass
+    assert await response.pour(take), "the end stays the end"
+
+
+READERS = {"chunks": _read, "poured": _pour, "poured piece by piece": partial(_pour, at_once=1)}
+"""The ways to read an answer: each adds what comes to a list, until the clean end."""
+with_each_reader = pytest.mark.parametrize("reader", READERS)
 
 
 def wanted_transports(metafunc: pytest.Metafunc) -> tuple[TransportKind, ...]:

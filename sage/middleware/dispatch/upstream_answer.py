@@ -10,7 +10,7 @@ from typing import Protocol
 
 from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
 from sage.middleware.dispatch.deployment import Deployment, DeploymentLease
-from sage.middleware.providers.base import ModelCall, Provider, UpstreamResponse, Usage
+from sage.middleware.providers.base import ModelCall, Provider, Sink, UpstreamResponse, Usage, takes_nothing
 from sage.middleware.providers.wire import lenient_json
 
 _MAX_REFUSAL = 64 * 1024
@@ -45,8 +45,12 @@ class UpstreamAnswer:
         """Whether nothing more comes of it."""
         return True
 
-    async def more(self) -> bytes:
-        """Further complete events; empty at the end. Raises when the stream breaks or reports an error."""
+    async def more(self, write: Sink = takes_nothing) -> bytes:
+        """Further complete events; empty at the end. Raises when the stream breaks or reports an error.
+
+        ``write`` is given events as they come, and returns whether it has taken them: those that it has not are what
+        this returns, so that without one each read of the stream is returned by itself.
+        """
         return b""
 
     async def drain(self) -> None:
@@ -59,7 +63,18 @@ class UpstreamAnswer:
 class UpstreamStream(UpstreamAnswer):
     """A stream that has begun. It holds its deployment and its connection, and must be closed."""
 
-    __slots__ = ("_call", "_failure", "_lease", "_owner", "_relay", "_response")
+    __slots__ = (
+        "_call",
+        "_failure",
+        "_fault",
+        "_is_drained",
+        "_lease",
+        "_owner",
+        "_refused",
+        "_relay",
+        "_response",
+        "_write",
+    )
 
     def __init__(self, lease: DeploymentLease, response: UpstreamResponse, call: ModelCall, owner: Owner) -> None:
         super().__init__(lease.deployment, b"", None)
@@ -69,6 +84,13 @@ class UpstreamStream(UpstreamAnswer):
         self._owner = owner
         self._relay = self.deployment.provider.relay(call)
         self._failure: SageError | None = None
+        self._write: Sink = takes_nothing
+        self._refused = b""
+        """Events that ``_write`` has not taken."""
+        self._fault: Exception | None = None
+        """What :meth:`_pass_on` has raised."""
+        self._is_drained = False
+        """Whether the upstream's stream was read to its clean end."""
 
     async def begin(self) -> None:
         """Reads up to its first complete event; raises if that is an error."""
@@ -89,16 +111,21 @@ class UpstreamStream(UpstreamAnswer):
     def finished(self) -> bool:
         return self._relay.finished
 
-    async def more(self) -> bytes:
+    async def more(self, write: Sink = takes_nothing) -> bytes:
         relay = self._relay
+        self._write = write
         try:
             while not relay.finished:
                 if relay.error is not None:
                     raise relay.error
-                data = await self._response.chunk()
-                events = relay.feed(data) if data else relay.close()
-                if events or not data:
+                self._is_drained = await self._response.pour(self._pass_on)
+                if self._fault is not None:
+                    raise self._fault
+                if self._refused:
+                    events, self._refused = self._refused, b""
                     return events
+                if self._is_drained and not relay.finished and relay.error is None:
+                    return relay.close()
         except SageError as exc:
             death = await engine_death(self._lease, exc, self._call.deadline)
             if death is not None:
@@ -107,7 +134,22 @@ class UpstreamStream(UpstreamAnswer):
             raise
         return b""
 
+    def _pass_on(self, data: bytes) -> bool:
+        """Passes on what has come of the stream; whether more of it can be."""
+        relay = self._relay
+        try:
+            events = relay.feed(data)
+            if events and not self._write(events):
+                self._refused = events
+                return False
+        except Exception as exc:  # it is raised where the stream is waited for
+            self._fault = exc
+            return False
+        return not relay.finished and relay.error is None
+
     async def drain(self) -> None:
+        if self._is_drained:
+            return
         with contextlib.suppress(SageError, TimeoutError):  # the answer is complete; only a connection is lost
             async with asyncio.timeout(_DRAIN_TIME):
                 while await self._response.chunk():

@@ -17,7 +17,16 @@ import orjson
 
 from sage.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unsupported
 from sage.middleware.gateway.collections.bounded_pool import BoundedPool
-from sage.middleware.providers.base import Endpoint, ModelCall, Operation, Relay, UpstreamModel, UpstreamRequest, Usage
+from sage.middleware.providers.base import (
+    Endpoint,
+    ModelCall,
+    Operation,
+    ReadInChunks,
+    Relay,
+    UpstreamModel,
+    UpstreamRequest,
+    Usage,
+)
 from sage.middleware.providers.vendor import HINTS, Vendor
 from sage.middleware.providers.wire.sse import read_usage
 from sage.middleware.retrieval.embedding.builtin import KINDS, builtin_embedder, kind_named
@@ -142,7 +151,7 @@ class _Computation:
 
 
 @dataclass(slots=True)
-class _Answer:
+class _Answer(ReadInChunks):
     """An :class:`~sage.middleware.providers.transport.UpstreamResponse` that is complete."""
 
     body: bytes

@@ -25,7 +25,7 @@ from sage.middleware.gateway.metrics import CLIENT_LEFT, Metrics, ModelMetrics
 from sage.middleware.gateway.model_caller import RunningGateway
 from sage.middleware.gateway.services.plans import Messages, ServiceDependencies
 from sage.middleware.gateway.services.services import GatewayServices
-from sage.middleware.providers.base import ModelCall
+from sage.middleware.providers.base import ModelCall, Sink, takes_nothing
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
 from sage.middleware.settings.settings import Settings
@@ -228,9 +228,9 @@ class GatewayCall:
         """The error if the call was cancelled because its time is over, else ``None``."""
         return total_timeout(self._answer.deployment) if self._call.timed_out else None
 
-    def more(self) -> Awaitable[bytes]:
-        """The next events of the stream; empty at its regular end. Raises when it breaks."""
-        return self._answer.more()
+    def more(self, write: Sink = takes_nothing) -> Awaitable[bytes]:
+        """The next events that ``write`` does not take; empty at the stream's regular end. Raises when it breaks."""
+        return self._answer.more(write)
 
     async def drain(self) -> None:
         """Makes the upstream's connection ready for other calls, after the client was sent the complete stream."""

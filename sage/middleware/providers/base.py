@@ -169,6 +169,21 @@ class UpstreamRequest:
     connection that was used before breaks at once. Only for requests that cost nothing and change nothing."""
 
 
+Sink = Callable[[bytes], bool]
+"""Takes some bytes at once, and tells whether it goes on."""
+
+
+def takes_nothing(_data: bytes) -> bool:
+    """The :data:`Sink` of a reader that waits for each piece."""
+    return False
+
+
+class HasChunks(Protocol):
+    """What :class:`ReadInChunks` asks of an answer."""
+
+    async def chunk(self) -> bytes: ...
+
+
 class UpstreamResponse(Protocol):
     """An upstream's answer, its head received."""
 
@@ -185,9 +200,29 @@ class UpstreamResponse(Protocol):
         """The next bytes, as soon as some have arrived; empty at the clean end. Raises as :meth:`read` does."""
         ...
 
+    async def pour(self, sink: Sink) -> bool:
+        """Gives ``sink`` what comes after the first :meth:`chunk`, as it comes, until it takes no more.
+
+        ``True`` means that the body has come to its clean end, and ``sink`` was given all of it. Raises as
+        :meth:`read` does. ``sink`` must not raise.
+        """
+        ...
+
     def close(self) -> None:
         """Ends the exchange. The connection is closed at once unless the body was read to its end."""
         ...
+
+
+class ReadInChunks:
+    """:meth:`UpstreamResponse.pour` for an answer that is read chunk by chunk."""
+
+    __slots__ = ()
+
+    async def pour(self: HasChunks, sink: Sink) -> bool:
+        while data := await self.chunk():
+            if not sink(data):
+                return False
+        return True
 
 
 class Answering(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from sage.middleware.providers.base import Answering, UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.base import Answering, ReadInChunks, UpstreamRequest, UpstreamResponse
 
 
 class Transport(Answering, Protocol):
@@ -18,7 +18,7 @@ class Transport(Answering, Protocol):
         ...
 
 
-class FakeResponse:
+class FakeResponse(ReadInChunks):
     """An answer from memory. Each call returns the next of ``chunks``; an exception among them is raised."""
 
     def __init__(

@@ -252,6 +252,39 @@ def test_a_client_that_does_not_read_makes_the_application_wait() -> None:
     within(test)
 
 
+def test_a_piece_is_written_at_once_only_where_the_client_reads_and_is_there() -> None:
+    async def test() -> None:
+        taken: list[int] = []
+        go_on = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            write = scope["sage.exchange"].write
+            await send(start([]))
+            await send(body(b"first", more=True))
+            while write(b"z" * 10_000):
+                pass
+            taken.append(len(connection.transport.buffer))
+            await send(body(b"after a wait", more=True))
+            assert write(b"last")
+            await go_on.wait()
+            assert not write(b"to nobody")
+            taken.append(len(connection.transport.buffer))
+
+        connection = MemoryConnection(app)
+        await connection.send([GET], pause=50, reads=0)
+        assert HIGH_WATER < taken[0] < HIGH_WATER + 20_000
+        got = await connection.settle(30_000)
+        assert got.index(b"5\r\nfirst\r\n2710\r\nzzz") > 0
+        assert got.endswith(b"zzz\r\nc\r\nafter a wait\r\n4\r\nlast\r\n")
+        connection.transport.abort()
+        await asyncio.sleep(0)
+        go_on.set()
+        await connection.leave()
+        assert taken[1:] == [0]
+
+    within(test)
+
+
 def test_a_body_that_nobody_takes_is_not_read_on() -> None:
     async def test() -> None:
         go_on, taken = asyncio.Event(), 0

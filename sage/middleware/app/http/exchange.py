@@ -206,6 +206,13 @@ class Exchange:
         else:
             self._add(message.get("body", b""), message.get("more_body", False))
 
+    def write(self, body: bytes) -> bool:
+        """Sends a further piece of an answer that has begun, if it can be written at once; whether it was."""
+        if self._connection.write_paused or self.disconnected:
+            return False
+        self._add(body, True)
+        return True
+
     def _start(self, status: int, headers: Headers) -> None:
         length = None
         announced = False

@@ -106,6 +106,14 @@ class ForwardedAnswer:
             pass
         return {"type": "http.disconnect"}
 
+    def write(self, body: bytes) -> bool:
+        connection = self._connection
+        if connection.transport is None or connection.is_full:
+            return False
+        with contextlib.suppress(PeerGone):
+            connection.write(b"".join(body_frames(FrameKind.BODY, body)))
+        return True
+
     async def send(self, message: Message) -> None:
         connection = self._connection
         if connection.transport is None:

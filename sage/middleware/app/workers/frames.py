@@ -39,7 +39,7 @@ class FrameProtocol(asyncio.Protocol, ABC):
         """``None`` before the connection is there and after it is closed."""
         self._rest = b""
         self._resumed: asyncio.Future[None] | None = None
-        self._is_full = False
+        self.is_full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -66,10 +66,10 @@ class FrameProtocol(asyncio.Protocol, ABC):
         """Takes a frame; an exception closes the connection."""
 
     def pause_writing(self) -> None:
-        self._is_full = True
+        self.is_full = True
 
     def resume_writing(self) -> None:
-        self._is_full = False
+        self.is_full = False
         resumed, self._resumed = self._resumed, None
         if resumed is not None and not resumed.done():
             resumed.set_result(None)
@@ -82,7 +82,7 @@ class FrameProtocol(asyncio.Protocol, ABC):
 
     async def drain(self) -> None:
         """Waits while the other process takes nothing."""
-        while self._is_full and self.transport is not None:
+        while self.is_full and self.transport is not None:
             if self._resumed is None:
                 self._resumed = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._resumed)

@@ -22,7 +22,7 @@ from sage.middleware.providers.aiohttp_client.sessions import (
     UpstreamConnections,
     newest_connection,
 )
-from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.base import ReadInChunks, UpstreamRequest, UpstreamResponse
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.decoded import DecodedResponse
 from sage.middleware.providers.http.whole_answer import read_whole
@@ -162,7 +162,7 @@ def _payload(body: bytes) -> aiohttp.payload.Payload:
     return aiohttp.BytesPayload(body, content_type="application/json")
 
 
-class _AiohttpResponse:
+class _AiohttpResponse(ReadInChunks):
     """An answer of aiohttp's. It needs no timer of its own: aiohttp's read timeout is set to the limit in force."""
 
     def __init__(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from enum import Enum, auto
 
+from sage.middleware.providers.base import Sink
+
 
 class AnswerFault(Enum):
     """Why an answer has ended before its end."""
@@ -27,7 +29,7 @@ class AnswerFault(Enum):
 class HttpAnswer:
     """What a connection tells of one answer. The connection forgets it once it ``is_over``."""
 
-    __slots__ = ("encoding", "ends", "fault", "head", "is_over", "rest", "silence", "status", "waiter")
+    __slots__ = ("encoding", "ends", "fault", "head", "is_over", "rest", "silence", "sink", "status", "waiter")
 
     def __init__(self, ends: float, silence: float) -> None:
         self.status = 0
@@ -43,6 +45,8 @@ class HttpAnswer:
         self.fault: AnswerFault | None = None
         self.waiter: asyncio.Future[None] | None = None
         """Done as soon as its head, or more of it, has come, or it is over."""
+        self.sink: Sink | None = None
+        """What comes is given to it at once. The waiter is done when it takes no more, and is gone, or all is over."""
         self.ends = ends
         """When the time for all of it is over (the loop's time)."""
         self.silence = silence

@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import Protocol, cast
 
+from sage.middleware.providers.base import Sink
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.deadline import CLOCK, Deadline
 from sage.middleware.providers.http.parser import AnswerParser
@@ -123,7 +124,7 @@ class HttpConnection(asyncio.Protocol):
 
     def stop_waiting(self, answer: HttpAnswer) -> None:
         """Its reader has left off waiting; from now on its silence does not count."""
-        answer.waiter = None
+        answer.waiter = answer.sink = None
         self._deadline.at = math.inf
 
     def _set_deadline(self, answer: HttpAnswer) -> None:
@@ -141,6 +142,8 @@ class HttpConnection(asyncio.Protocol):
             self._fail(fault)
         elif parser.is_complete:
             self._finish(answer)
+        elif answer.sink is not None:
+            self._pass_on(answer, answer.sink)
         elif answer.waiter is None:
             self._unread += len(data)
             if self._unread > MAX_UNREAD and not self._is_paused:
@@ -151,6 +154,15 @@ class HttpConnection(asyncio.Protocol):
             answer.wake()
         elif self._unsent is None:
             self._set_deadline(answer)
+
+    def _pass_on(self, answer: HttpAnswer, sink: Sink) -> None:
+        """Gives what has come to ``sink``: no task has to wake up for each piece of a stream."""
+        self._set_deadline(answer)
+        data = self._parser.take()
+        if data and not sink(data):
+            self._deadline.at = math.inf
+            answer.sink = None
+            answer.wake()
 
     def take(self) -> bytes:
         """The part of the answer's body that has come since the last time; may be empty."""

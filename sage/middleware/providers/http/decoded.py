@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
+from sage.middleware.providers.base import ReadInChunks, UpstreamRequest, UpstreamResponse
 from sage.middleware.providers.http.errors import unreadable_encoding
 from sage.middleware.providers.http.whole_answer import read_whole
 from sage.middleware.providers.wire.compression import Decoder, decoder
 
 
-class DecodedResponse:
+class DecodedResponse(ReadInChunks):
     """``response``, whose body is in ``encoding`` (``Content-Encoding``)."""
 
     def __init__(self, response: UpstreamResponse, request: UpstreamRequest, encoding: str) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from sage.errors import SageError, UpstreamFailed
-from sage.middleware.providers.base import UpstreamRequest
+from sage.middleware.providers.base import Sink, UpstreamRequest
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.connection import HttpConnection
@@ -71,6 +71,34 @@ class HttpResponse(HttpAnswer):
         if not self._request.whole:
             self.silence = self._request.timeouts.between_chunks
         return data
+
+    async def pour(self, sink: Sink) -> bool:
+        connection = self._connection
+        while not self.is_over:
+            data = connection.take()
+            if data:
+                if self._loop.time() >= self.ends:
+                    raise errors.total_timeout(self._request)
+                if not sink(data):
+                    return False
+                continue
+            waiter = connection.wait(self)
+            self.sink = sink
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                connection.stop_waiting(self)
+                raise
+            if self.sink is None:
+                return False
+            self.sink = None
+        data, self.rest = self.rest, b""
+        takes_more = not data or sink(data)
+        if self.fault is None:
+            return True
+        if takes_more:
+            raise self.error("cut its answer off")
+        return False
 
     def error(self, what: str = "did not answer") -> SageError:
         """The error that its fault means."""

@@ -8,6 +8,7 @@ import re
 from sage.middleware.providers.wire.event_bytes import is_utf8
 
 _TEXT = re.compile(rb'"(?:content|text|reasoning_content)"\s*:\s*"([^"\\]*)"')
+_NO_TEXT = b'"\\\n\r'
 
 
 class EventShape:
@@ -17,12 +18,15 @@ class EventShape:
     the same shape as another has the same keys, and the same values under them but this one.
     """
 
-    __slots__ = ("_after", "_before", "_sent_after", "_sent_before")
+    __slots__ = ("_after", "_before", "_between", "_sent_after", "_sent_before", "_sent_between", "_text")
 
     def __init__(self, before: bytes, after: bytes, old: bytes, new: bytes) -> None:
         """``old`` and ``new``: what is replaced in it by what."""
-        self._before, self._after = before, after
+        self._before, self._after, self._between = before, after, after + before
         self._sent_before, self._sent_after = before.replace(old, new), after.replace(old, new)
+        self._sent_between = self._sent_after + self._sent_before
+        self._text = slice(len(before), 2 - len(after))
+        """Where the text stands in the line of an event."""
 
     @classmethod
     def of(cls, event: bytes, old: bytes, new: bytes) -> EventShape | None:
@@ -41,17 +45,19 @@ class EventShape:
             return None
         text = events[len(before) : end]
         if b'"' in text:
-            return self._relay_several(text.split(after + before))
+            return self._relay_several(events)
         return self._sent_before + text + self._sent_after if _is_plain(text) else None
 
-    def _relay_several(self, texts: list[bytes]) -> bytes | None:
-        said = b" ".join(texts)
-        if b'"' in said or not _is_plain(said):
+    def _relay_several(self, events: bytes) -> bytes | None:
+        # To look for all that stands between two texts would cost more than to compare what is there with it.
+        place = self._text
+        texts = [line[place] for line in events.split(b"\n")[:-1:2]]
+        if self._before + self._between.join(texts) + self._after != events or not _is_plain(b" ".join(texts)):
             return None
-        return self._sent_before + (self._sent_after + self._sent_before).join(texts) + self._sent_after
+        return self._sent_before + self._sent_between.join(texts) + self._sent_after
 
 
 def _is_plain(text: bytes) -> bool:
-    if b"\\" in text or b"\n" in text or b"\r" in text:
+    if len(text.translate(None, _NO_TEXT)) != len(text):
         return False
     return text.isascii() or is_utf8(text)

@@ -11,6 +11,7 @@ import orjson
 from sage.errors import SageError, Unavailable
 from sage.middleware.gateway.gateway import GatewayCall
 from sage.middleware.gateway.watch import Watch
+from sage.middleware.providers.base import takes_nothing
 from sage.middleware.routers.http.asgi import Headers, Scope, Send, error_facts, note
 
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -37,6 +38,8 @@ async def stream(
     ``error_event`` makes if the surface has one of its own.
     """
     await start_stream(send, answer.headers(), media_type)
+    client = scope.get("sage.exchange")
+    write = takes_nothing if translate is not None or client is None else client.write
     try:
         events, has_head = answer.body, True
         while events:
@@ -44,7 +47,7 @@ async def stream(
             if piece or has_head:  # the head is held until the first event
                 await send({"type": "http.response.body", "body": piece or _KEEP_ALIVE, "more_body": True})
                 has_head = False
-            events = await answer.more()
+            events = await answer.more(write)
         if end is not None:
             last = end()
             await send_events(send, last if isinstance(last, bytes) else await last)

@@ -15,7 +15,7 @@ from answer_maker import Message, cut, make_message, spoil
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from memory_network import PATH, Asked, MemoryLoop, Peer, run_in_memory
-from transports import make_transport, on_each_transport
+from transports import READERS, make_transport, on_each_transport
 
 from sage.errors import DeadlineExceeded, SageError, UpstreamFailed
 from sage.middleware.providers.base import UpstreamRequest
@@ -91,9 +91,9 @@ class Exchanges:
             if self.rng.random() < 0.5:
                 content = await response.read()
             else:
-                content = b""
-                while piece := await response.chunk():
-                    content += piece
+                pieces: list[bytes] = []
+                await READERS[self.rng.choice([*READERS])](response, pieces)
+                content = b"".join(pieces)
             return response.status, response.headers, content
         finally:
             response.close()

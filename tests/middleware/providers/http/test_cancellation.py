@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from memory_network import Asked, MemoryLoop, Peer, request_of, run_in_memory
 from raw_server import Connections
-from transports import make_transport, on_each_transport
+from transports import READERS, make_transport, on_each_transport, with_each_reader
 
 from sage.middleware.providers.base import UpstreamRequest
 from sage.middleware.providers.transport import Transport
@@ -50,13 +50,12 @@ def slowly(peer: Peer, asked: Asked) -> None:
 ANSWERS = {"stream": stream, "whole": whole, "until end": until_end, "slowly": slowly}
 
 
-async def ask(transport: Transport, body: bytes) -> bytes:
+async def ask(transport: Transport, body: bytes, reader: str = "chunks") -> bytes:
     response = await transport.send(request_of(body))
     try:
-        content = await response.chunk()
-        while data := await response.chunk():
-            content += data
-        return content
+        content: list[bytes] = []
+        await READERS[reader](response, content)
+        return b"".join(content)
     finally:
         response.close()
 
@@ -64,8 +63,11 @@ async def ask(transport: Transport, body: bytes) -> bytes:
 class Leaving:
     """Cancels a request after so many turns of the loop, and sees what is left."""
 
-    def __init__(self, kind: str, answer: Callable[[Peer, Asked], None], *, size: int, warm: bool) -> None:
+    def __init__(
+        self, kind: str, answer: Callable[[Peer, Asked], None], *, size: int, warm: bool, reader: str = "chunks"
+    ) -> None:
         self._kind = kind
+        self._reader = reader
         self._answer = answer
         self._size = size
         self._warm = warm
@@ -82,7 +84,7 @@ class Leaving:
         try:
             if self._warm:
                 assert await ask(transport, self.body(1)) == b"00010001"
-            task = asyncio.ensure_future(ask(transport, self.body(2)))
+            task = asyncio.ensure_future(ask(transport, self.body(2), self._reader))
             for _ in range(turns):
                 await asyncio.sleep(0)
             cancelled = task.cancel()
@@ -110,10 +112,11 @@ def leave_at_every_moment(leaving: Leaving, most: int) -> int:
 
 
 @on_each_transport
+@with_each_reader
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("answer", [name for name in ANSWERS if name != "slowly"])
-def test_a_caller_can_leave_in_every_turn(transport_kind: str, answer: str, warm: bool) -> None:
-    leaving = Leaving(transport_kind, ANSWERS[answer], size=0, warm=warm)
+def test_a_caller_can_leave_in_every_turn(transport_kind: str, answer: str, warm: bool, reader: str) -> None:
+    leaving = Leaving(transport_kind, ANSWERS[answer], size=0, warm=warm, reader=reader)
     assert leave_at_every_moment(leaving, 200) >= 5
 
 
@@ -124,13 +127,14 @@ def test_a_caller_can_leave_while_its_body_goes_out(transport_kind: str) -> None
 
 
 @on_each_transport
+@with_each_reader
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5, 2.5, 3.5])
-def test_a_caller_can_leave_in_every_pause_of_a_stream(transport_kind: str, seconds: float) -> None:
+def test_a_caller_can_leave_in_every_pause_of_a_stream(transport_kind: str, seconds: float, reader: str) -> None:
     leaving = Leaving(transport_kind, slowly, size=0, warm=False)
 
     async def work(loop: MemoryLoop) -> None:
         transport = make_transport(transport_kind)
-        task = asyncio.ensure_future(ask(transport, b"0002"))
+        task = asyncio.ensure_future(ask(transport, b"0002", reader))
         await asyncio.sleep(seconds)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

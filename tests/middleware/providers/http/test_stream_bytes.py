@@ -15,7 +15,7 @@ import pytest
 import uvloop
 from memory_network import MemoryLoop, Peer, request_of, run_in_memory
 from raw_server import Connections
-from transports import make_transport, on_each_transport
+from transports import READERS, make_transport, on_each_transport, with_each_reader
 
 from sage.errors import SageError
 from sage.middleware.providers.base import UpstreamRequest, UpstreamResponse
@@ -52,14 +52,13 @@ WIRES = {
 }
 
 
-async def gathered(response: UpstreamResponse, into: list[bytes]) -> None:
+async def gathered(response: UpstreamResponse, into: list[bytes], reader: str) -> None:
     """Adds what comes to ``into``, until the clean end."""
-    while data := await response.chunk():
-        into.append(data)
+    await READERS[reader](response, into)
     assert await response.chunk() == b"", "the end stays the end"
 
 
-def played(kind: str, pieces: list[bytes], end: str = "stay") -> tuple[bytes, bool]:
+def played(kind: str, pieces: list[bytes], end: str = "stay", reader: str = "chunks") -> tuple[bytes, bool]:
     """What a reader gets of a stream of these reads, and whether it was told that this is all."""
 
     def serve(peer: Peer) -> None:
@@ -74,7 +73,7 @@ def played(kind: str, pieces: list[bytes], end: str = "stay") -> tuple[bytes, bo
         transport, seen = make_transport(kind), list[bytes]()
         try:
             async with sending(transport, request_of()) as response:
-                await gathered(response, seen)
+                await gathered(response, seen, reader)
         except SageError as exc:
             if exc.code not in ("upstream_broken", "upstream_encoding"):
                 raise
@@ -91,9 +90,10 @@ def single(data: bytes) -> list[bytes]:
 
 
 @on_each_transport
+@with_each_reader
 @pytest.mark.parametrize("name", WIRES)
-def test_a_stream_that_comes_byte_by_byte_is_whole(transport_kind: str, name: str) -> None:
-    assert played(transport_kind, single(WIRES[name])) == (TEXT, True)
+def test_a_stream_that_comes_byte_by_byte_is_whole(transport_kind: str, name: str, reader: str) -> None:
+    assert played(transport_kind, single(WIRES[name]), reader=reader) == (TEXT, True)
 
 
 @pytest.mark.slow
@@ -103,21 +103,24 @@ def test_a_stream_that_is_cut_anywhere_is_not_whole(transport_kind: str, name: s
     """After each byte: what was sent has come, or less, and its end is told as a failure."""
     wire = WIRES[name]
     for size in range(1, len(wire), 1 if transport_kind == "builtin" else 5):
-        seen, whole = played(transport_kind, [wire[:size]], ("end", "reset")[size % 2])
+        pieces = [wire[:size]] if size % 3 else single(wire[:size])
+        seen, whole = played(transport_kind, pieces, ("end", "reset")[size % 2], [*READERS][size % 7 % 3])
         assert not whole, wire[:size]
         assert TEXT.startswith(seen)
 
 
 @on_each_transport
-def test_a_stream_to_the_end_of_its_connection(transport_kind: str) -> None:
+@with_each_reader
+def test_a_stream_to_the_end_of_its_connection(transport_kind: str, reader: str) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-    assert played(transport_kind, single(head + TEXT), "end") == (TEXT, True)
-    seen, whole = played(transport_kind, single(head + TEXT), "reset")
+    assert played(transport_kind, single(head + TEXT), "end", reader) == (TEXT, True)
+    seen, whole = played(transport_kind, single(head + TEXT), "reset", reader)
     assert (TEXT.startswith(seen), whole) == (True, False)
 
 
 @on_each_transport
-def test_what_came_before_a_failure_is_given_before_it_is_told(transport_kind: str) -> None:
+@with_each_reader
+def test_what_came_before_a_failure_is_given_before_it_is_told(transport_kind: str, reader: str) -> None:
     """To a reader that is slower than the failure."""
     if transport_kind == "aiohttp":
         pytest.skip("aiohttp tells the failure at once, and forgets what has come")
@@ -134,7 +137,7 @@ def test_what_came_before_a_failure_is_given_before_it_is_told(transport_kind: s
         async with sending(transport, request_of()) as response:
             await loop.settle()
             with pytest.raises(SageError):
-                await gathered(response, seen)
+                await gathered(response, seen, reader)
         await transport.close()
         return b"".join(seen)
 
@@ -143,9 +146,33 @@ def test_what_came_before_a_failure_is_given_before_it_is_told(transport_kind: s
 
 @on_each_transport
 @pytest.mark.parametrize("at_a_time", [1, 10_000])
-def test_each_event_is_there_before_the_next_is_sent(transport_kind: str, at_a_time: int) -> None:
+@pytest.mark.parametrize("poured", [False, True])
+def test_each_event_is_there_before_the_next_is_sent(transport_kind: str, at_a_time: int, poured: bool) -> None:
     """Over a real socket, whose server writes so many bytes at a time and goes on only when the last event was seen."""
     turns, events = asyncio.Queue[None](), [*EVENTS, b"data: [DONE]\n\n"]
+
+    async def read(response: UpstreamResponse) -> None:
+        for event in events:
+            seen = b""
+            while len(seen) < len(event):
+                seen += await response.chunk()
+            assert seen == event
+            turns.put_nowait(None)
+
+    async def pour(response: UpstreamResponse) -> None:
+        seen, expected = b"", list(events)
+
+        def take(data: bytes) -> bool:
+            nonlocal seen
+            seen += data
+            if seen == expected[0]:
+                turns.put_nowait(expected.pop(0) and None)
+                seen = b""
+            return True
+
+        take(await response.chunk())
+        assert await response.pour(take)
+        assert expected == []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"{}")
@@ -163,12 +190,7 @@ def test_each_event_is_there_before_the_next_is_sent(transport_kind: str, at_a_t
         request = UpstreamRequest("up", "POST", url, {}, b"{}", Timeouts(first_byte=20, between_chunks=20))
         turns.put_nowait(None)
         async with sending(transport, request) as response:
-            for event in events:
-                seen = b""
-                while len(seen) < len(event):
-                    seen += await response.chunk()
-                assert seen == event
-                turns.put_nowait(None)
+            await (pour if poured else read)(response)
             assert await response.chunk() == b""
         await transport.close()
 
