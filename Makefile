@@ -16,7 +16,9 @@ DEV_SIZE   := about 1.9 GB on disk, those before included; some minutes
 # wait, so they get one process more than there are processors. Each of those of the fast tests loads its own files alone.
 PROCS  := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 PYTEST := $(BIN)/python -m pytest
-ALL    := -n $(PROCS) --dist loadfile --no-loadscope-reorder
+# What fails is tried once more, alone (tests/second_try.py). A process that crashes ends the run: xdist waits for ever
+# for the one that takes its place (pytest-xdist issue 784).
+ALL    := -n $(PROCS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --second-try
 FAST   := -n $(PROCS) --dist each --max-worker-restart 0 -o console_output_style=classic -m "not slow"
 
 # Python keeps its byte code, also where the environment says otherwise: the tests start hundreds of processes.

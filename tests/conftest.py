@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import second_try
 from file_costs import CostRecorder, by_cost, share_of
 
 # Garbage is collected only once all modules are loaded, and then rarely: it was a fifth of what the fast tests took.
@@ -23,6 +24,10 @@ _COLLECTED = pytest.StashKey[int]()
 
 MEMORY = Path("/dev/shm")
 """Where the files of the fast tests are, if it has room: thousands of small databases wait for no disk."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    second_try.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "each_transport: always runs with each HTTP client towards upstreams")
     if os.environ.get("SAGE_TEST_COSTS") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(CostRecorder())
+    second_try.register(config)
     if _only_hands_out(config):
         return  # this process runs no test, and need not load the gateway
     _prepare(config, fast=fast)
