@@ -131,6 +131,7 @@ def _extras(settings: Settings) -> Iterator[Finding]:
         (services.kv.backend_type == "redis", "services.kv.backend_type", "redis", "redis"),
         (services.vdb.backend == "chroma", "services.vdb.backend", "chromadb", "chroma"),
         (discovery.startswith("redis"), "services.discovery", "redis", "redis"),
+        (settings.database is not None, "database", "psycopg", "postgres"),
         (settings.queue.broker is not None, "queue.broker", "celery", "queue"),
         (bool(settings.queue.schedules), "queue.schedules", "celery", "queue"),
     )

@@ -70,7 +70,7 @@ def create_app(
     owned = None if gateway is not None else make_gateway(settings)
     gateway = gateway or owned
     assert gateway is not None
-    accounts = Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost) if settings.auth.enabled else None
+    accounts = _open_accounts(settings, hash_cost) if settings.auth.enabled else None
     authenticator = Authenticator(accounts) if accounts is not None else None
     log = AccessLog() if settings.api.access_log else None
     rights = JobRights(authenticator, accounts.job_tokens if accounts is not None else None)
@@ -102,6 +102,10 @@ def create_app(
     add_pages(app, with_accounts=authenticator is not None)
     slashes = Slashes(route.path for route in app.router.routes if isinstance(route, Route))
     return EdgeMiddleware(app, hot, hot_limits(), slashes, settings, log, secret)
+
+
+def _open_accounts(settings: Settings, hash_cost: HashCost | None) -> Accounts:
+    return Accounts(settings.data_dir, settings.auth, hash_cost=hash_cost, url=settings.database)
 
 
 def _own_worker(settings: Settings, authenticator: Authenticator | None, secret: str | None) -> WorkerProcess | None:

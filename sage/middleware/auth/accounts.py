@@ -18,6 +18,7 @@ from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.sessions import LoginSessions
 from sage.middleware.auth.users import Users
+from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.settings.settings import Auth
 from sage.private_files import make_private_dir
 
@@ -30,8 +31,8 @@ class Accounts:
 
     All calls block on the database. Those that hash a password (``users.add``, ``users.change`` with a password,
     ``sessions.login``, ``first_admin.complete``) go through ``await passwords.run(…)`` in a server, logins also through
-    ``throttle``. ``clock`` gives Unix seconds; ``hash_cost`` is for tests. Raises :class:`sage.errors.ConfigError` when
-    the directory or a file in it cannot be used.
+    ``throttle``. ``clock`` gives Unix seconds; ``hash_cost`` is for tests. With ``url`` they are in PostgreSQL. Raises
+    :class:`sage.errors.ConfigError` when the directory, a file in it or the database cannot be used.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Accounts:
         clock: Callable[[], float] = time.time,
         *,
         hash_cost: HashCost | None = None,
+        url: DatabaseUrl | None = None,
     ) -> None:
         auth = auth or Auth()
         self.clock = clock
@@ -51,7 +53,7 @@ class Accounts:
             _ = self.tokens  # raises what is wrong with a file now, not at the first login
         self.passwords = Passwords(hash_cost)
         self.throttle = LoginThrottle()
-        self.database = AccountsDatabase(data_dir)
+        self.database = AccountsDatabase(data_dir, url=url)
         self.users = Users(self.database, self.passwords, clock)
         self.keys = ApiKeys(self.database, clock)
         self.sessions = LoginSessions(

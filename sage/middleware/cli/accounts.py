@@ -234,7 +234,7 @@ def _accounts(config: Path | None) -> Iterator[Accounts]:
 
     try:
         settings = load_settings(find_config(config, os.environ), os.environ, sections=CLIENT_SECTIONS)
-        accounts = Accounts(settings.data_dir, settings.auth)
+        accounts = Accounts(settings.data_dir, settings.auth, url=settings.database)
         try:
             yield accounts
         finally:

@@ -189,12 +189,12 @@ def is_loopback(url: str) -> bool:
 
 def _own_token(settings: Settings) -> tuple[str | None, str]:
     """A token of this installation's only user; or ``None`` and what to do if the gateway asks for one."""
-    if not (settings.data_dir / "sage.db").exists():
+    if settings.database is None and not (settings.data_dir / "sage.db").exists():
         hint = "this installation has no users: sage user add NAME --role admin"
         return None, hint
     from sage.middleware.auth.accounts import Accounts
 
-    accounts = Accounts(settings.data_dir, settings.auth)
+    accounts = Accounts(settings.data_dir, settings.auth, url=settings.database)
     try:
         return accounts.sessions.issue(None), ""
     except SageError as exc:

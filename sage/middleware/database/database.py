@@ -1,43 +1,43 @@
-"""A room's database through SQLAlchemy: an SQLite file, its transactions, and its migrations at the start."""
+"""A room's database through SQLAlchemy: its transactions, and its migrations at the start, on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, DataError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
-from sage.errors import ConfigError, Unavailable
+from sage.errors import ConfigError, InvalidRequest, MissingExtra, SageError, Unavailable
 from sage.forks import forks
-from sage.middleware.database.schema import Schema, locked
-from sage.private_files import make_private
-from sage.sqlite.connection import connect, switch_to_wal
-from sage.sqlite.failures import cause_of
-
-_WRITE = "sage_write"
+from sage.middleware.database.backend import Backend
+from sage.middleware.database.failures import cause_of, is_passing, is_postgresql
+from sage.middleware.database.schema import Schema
+from sage.middleware.database.sqlite_file import SqliteFile
+from sage.middleware.settings.database import DatabaseUrl
 
 
 class Database:
-    """The database in the file ``path``, made and migrated to ``schema`` when needed. Safe to use from several threads
-    and processes.
+    """The tables of ``schema`` in the SQLite file ``path``, or with ``url`` in that PostgreSQL database; made and
+    migrated when needed. Safe to use from several threads and processes.
 
-    A transaction waits up to ``busy_seconds`` for a lock of another one. ``pragmas`` are run on each new connection.
-    Raises :class:`ConfigError` when the file cannot be used.
+    A transaction waits up to ``busy_seconds`` for a lock of another one. ``pragmas`` are run on each new connection to
+    SQLite. Raises :class:`ConfigError` when the database cannot be used, :class:`Unavailable` when PostgreSQL does not
+    answer now.
     """
 
-    def __init__(self, path: Path, schema: Schema, *pragmas: str, busy_seconds: float = 5.0) -> None:
+    def __init__(
+        self, path: Path, schema: Schema, *pragmas: str, url: DatabaseUrl | None = None, busy_seconds: float = 5.0
+    ) -> None:
         self.path = path
         self._schema = schema
-        make_private(path)
-        self._busy_seconds = busy_seconds
         self._forks = forks.count
-        self._engine = _make_engine(path, pragmas, busy_seconds)
-        self._writer = self._engine.execution_options(**{_WRITE: True})
+        self._backend = _open(path, schema, pragmas, url, busy_seconds)
         try:
-            if not schema.is_current(self._engine, path):
+            if not self._is_current():
                 self._migrate()
         except BaseException:
             self.close()
@@ -46,59 +46,83 @@ class Database:
     def close(self) -> None:
         """Closes every connection, in a forked process only its own."""
         self.leave_inherited()
-        self._engine.dispose()
+        self._backend.dispose(close=True)
 
     def leave_inherited(self) -> None:
         """In a forked process: connects anew, and leaves the connections of the process above it as they are."""
         if self._forks != forks.count:
             self._forks = forks.count
-            self._engine.dispose(close=False)
+            self._backend.dispose(close=False)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one consistent state."""
         self.leave_inherited()
-        with self.unavailable_on_failure(), self._engine.connect() as connection:
+        with self.unavailable_on_failure(), self._backend.reader.connect() as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start; an error undoes everything, else it commits."""
+    def writing(self, *, alone: bool = True) -> Iterator[Connection]:
+        """A transaction; an error undoes everything, else it commits.
+
+        It is alone among the writers of its room from its start, and sees all that others have committed before. Only
+        a transaction whose statements are safe by themselves (they add rows, change them by a condition of their own,
+        or lock them first, in an order that all keep) may go without: PostgreSQL then runs several at a time.
+        """
         self.leave_inherited()
-        with self.unavailable_on_failure(), self._writer.begin() as connection:
+        engine = self._backend.writer if alone else self._backend.sharer
+        with self.unavailable_on_failure(), engine.begin() as connection:
             yield connection
 
     @contextmanager
     def unavailable_on_failure(self) -> Iterator[None]:
-        """Raises :class:`Unavailable` with the cause when the database fails within the block."""
+        """Raises :class:`Unavailable` with the cause when the database fails within the block, and
+        :class:`InvalidRequest` for values that it cannot hold."""
         try:
             yield
-        except OperationalError as exc:
+        except (OperationalError, InternalError, InterfaceError) as exc:
             raise Unavailable(f"{self._schema.title} cannot be used now: {cause_of(exc.orig)}") from exc
+        except NoConnection as exc:
+            raise Unavailable(f"{self._schema.title} cannot be used now: all its connections are busy") from exc
+        except DataError as exc:
+            raise InvalidRequest(
+                "a value cannot be stored: a text that is too long or has the character NUL, or a number too large"
+            ) from exc
+
+    def _is_current(self) -> bool:
+        if self._backend.is_empty:
+            return False
+        try:
+            with self._backend.reader.connect() as connection:
+                return self._schema.is_current(connection, self._backend.place)
+        except DatabaseError as exc:
+            raise self._unusable(exc, "be read as {title}") from exc
 
     def _migrate(self) -> None:
         """Migrates to the newest schema. One process does it; others that open the database wait."""
-        with locked(self.path.with_name(f"{self.path.name}.lock")):
-            if self._schema.is_current(self._engine, self.path):
-                return
-            try:
-                with closing(connect(self.path, busy_seconds=self._busy_seconds)) as raw:
-                    switch_to_wal(raw, self._busy_seconds)
-                with self._writer.begin() as connection:
+        try:
+            with self._backend.migrating() as connection:
+                if not self._schema.is_current(connection, self._backend.place):
                     self._schema.upgrade(connection)
-            except (sqlite3.Error, DatabaseError) as exc:
-                raise ConfigError(f"{self.path} cannot be migrated: {exc}") from exc
+        except (sqlite3.Error, DatabaseError) as exc:
+            raise self._unusable(exc, "be migrated") from exc
+
+    def _unusable(self, exc: Exception, what: str) -> SageError:
+        origin = exc.orig if isinstance(exc, DatabaseError) else exc
+        place, deed = self._backend.place, what.format(title=self._schema.title)
+        if not is_postgresql(origin):
+            return ConfigError(f"{place} cannot {deed}: {origin}")
+        message = f"{place} cannot {deed}: {cause_of(origin)}"
+        return Unavailable(message) if is_passing(origin) else ConfigError(message)
 
 
-def _make_engine(path: Path, pragmas: tuple[str, ...], busy_seconds: float) -> Engine:
-    def open_file() -> sqlite3.Connection:
-        return connect(path, "PRAGMA foreign_keys = ON", *pragmas, busy_seconds=busy_seconds)
-
-    engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)), creator=open_file)
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get(_WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
+def _open(
+    path: Path, schema: Schema, pragmas: tuple[str, ...], url: DatabaseUrl | None, busy_seconds: float
+) -> Backend:
+    if url is None:
+        return SqliteFile(path, pragmas, busy_seconds)
+    try:
+        from sage.middleware.database.postgresql import PostgresqlRoom
+    except ImportError as exc:
+        raise MissingExtra("the setting 'database'", "postgres") from exc
+    return PostgresqlRoom(url, schema.name, busy_seconds)

@@ -5,14 +5,24 @@ Times are Unix seconds with fractions. Rows stay small: large parameters, inputs
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Index, Integer, LargeBinary, MetaData, String, Table
+
+from sage.middleware.database.types import Whole
 
 metadata = MetaData()
+
+
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """The rows that an index has."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
 
 jobs = Table(
     "jobs",
     metadata,
-    Column("sequence", Integer, primary_key=True),
+    Column("sequence", Whole, primary_key=True),
     Column("id", String(40), nullable=False, unique=True),
     Column("kind", String(32), nullable=False),
     Column("queue", String(64), nullable=False),
@@ -40,14 +50,14 @@ jobs = Table(
     Column("lease_until", Float),
     Column("deliveries", Integer, nullable=False),
     Column("strikes", Integer, nullable=False),  # deliveries since the last progress
-    Column("total", Integer),
-    Column("done", Integer, nullable=False),
-    Column("failed", Integer, nullable=False),
+    Column("total", Whole),
+    Column("done", Whole, nullable=False),
+    Column("failed", Whole, nullable=False),
     Column("usage", JSON, nullable=False),  # sums of what the results used
     Column("has_items", Boolean, nullable=False),
     Column("input", LargeBinary),  # lines; NULL: in the job's directory
-    Column("next_index", Integer, nullable=False),  # the first item that nobody has leased yet,
-    Column("next_offset", Integer, nullable=False),  # and where the input goes on there
+    Column("next_index", Whole, nullable=False),  # the first item that nobody has leased yet,
+    Column("next_offset", Whole, nullable=False),  # and where the input goes on there
     Column("line", LargeBinary),  # the user's line of a job's only item
     Column("errors_apart", Boolean, nullable=False),
     Column("input_file_id", String(40)),
@@ -68,28 +78,28 @@ Index(
     jobs.c.user,
     jobs.c.idempotency_key,
     unique=True,
-    sqlite_where=jobs.c.idempotency_key.is_not(None),
+    **_where(jobs.c.idempotency_key.is_not(None)),
 )
 Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.sequence)
 Index("ix_jobs_tenant_state", jobs.c.tenant, jobs.c.state)
 Index("ix_jobs_state", jobs.c.state, jobs.c.queue, jobs.c.priority, jobs.c.tenant, jobs.c.sequence)
-Index("ix_jobs_deadline", jobs.c.state, jobs.c.deadline, sqlite_where=jobs.c.deadline.is_not(None))
-Index("ix_jobs_input_file_id", jobs.c.input_file_id, sqlite_where=jobs.c.input_file_id.is_not(None))
-Index("ix_jobs_expires_at", jobs.c.expires_at, sqlite_where=jobs.c.expires_at.is_not(None))
-Index("ix_jobs_webhook_at", jobs.c.webhook_at, sqlite_where=jobs.c.webhook_at.is_not(None))
+Index("ix_jobs_deadline", jobs.c.state, jobs.c.deadline, **_where(jobs.c.deadline.is_not(None)))
+Index("ix_jobs_input_file_id", jobs.c.input_file_id, **_where(jobs.c.input_file_id.is_not(None)))
+Index("ix_jobs_expires_at", jobs.c.expires_at, **_where(jobs.c.expires_at.is_not(None)))
+Index("ix_jobs_webhook_at", jobs.c.webhook_at, **_where(jobs.c.webhook_at.is_not(None)))
 
 job_items = Table(
     "job_items",
     metadata,
-    Column("job", Integer, primary_key=True),  # jobs.sequence
-    Column("number", Integer, primary_key=True),  # its place in the input, from 0
+    Column("job", Whole, primary_key=True),  # jobs.sequence
+    Column("number", Whole, primary_key=True),  # its place in the input, from 0
     Column("state", Integer, nullable=False),
     Column("strikes", Integer, nullable=False),  # deliveries that ended without a result
-    Column("input_at", Integer, nullable=False),  # bytes of the input
-    Column("input_size", Integer, nullable=False),
-    Column("result_at", Integer),  # bytes of the spool
-    Column("result_size", Integer),
-    Column("line_start", Integer),  # where the user's line begins in that
+    Column("input_at", Whole, nullable=False),  # bytes of the input
+    Column("input_size", Whole, nullable=False),
+    Column("result_at", Whole),  # bytes of the spool
+    Column("result_size", Whole),
+    Column("line_start", Whole),  # where the user's line begins in that
     sqlite_with_rowid=False,
 )
 Index("ix_job_items_state", job_items.c.job, job_items.c.state, job_items.c.strikes, job_items.c.number)
@@ -97,13 +107,13 @@ Index("ix_job_items_state", job_items.c.job, job_items.c.state, job_items.c.stri
 files = Table(
     "files",
     metadata,
-    Column("sequence", Integer, primary_key=True),
+    Column("sequence", Whole, primary_key=True),
     Column("id", String(40), nullable=False, unique=True),
     Column("tenant", String(64), nullable=False),
     Column("user", String(64), nullable=False),
     Column("purpose", String(32), nullable=False),
     Column("filename", String(255), nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", Whole, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("blob", String(64), nullable=False),  # its name in the store's directory

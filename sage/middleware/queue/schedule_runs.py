@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from sage.middleware.database.database import Database
+from sage.middleware.database.statements import insert_into
 from sage.middleware.queue.models import schedule_runs
 
 _s = schedule_runs.c
@@ -32,5 +32,5 @@ class ScheduleRuns:
         """Notes that a moment has been done, with the job that it made. Forgets those before it."""
         row = {"name": name, "due_at": float(due), "job_id": job_id, "created_at": time.time()}
         with self._database.writing() as connection:
-            connection.execute(insert(schedule_runs).values(row).on_conflict_do_nothing())
+            connection.execute(insert_into(connection, schedule_runs).values(row).on_conflict_do_nothing())
             connection.execute(delete(schedule_runs).where(_s.name == name, _s.due_at < due))

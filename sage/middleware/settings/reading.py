@@ -26,7 +26,7 @@ Origins = dict[tuple[str, ...], str]
 """The path of a setting → the variable or option that it comes from."""
 _OPTIONS = {"api.host": "--host", "api.port": "--port", "api.workers": "--workers", "auth.enabled": "--no-auth"}
 """The options of ``sage serve`` that set them."""
-CLIENT_SECTIONS = frozenset({"data_dir", "api", "auth"})
+CLIENT_SECTIONS = frozenset({"data_dir", "database", "api", "auth"})
 """What a client of a gateway on this machine needs to know."""
 
 

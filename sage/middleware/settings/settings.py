@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import platformdirs
 from pydantic import AfterValidator, Field, model_validator
 
+from sage.middleware.settings.database import DatabaseSetting
 from sage.middleware.settings.kinds import KINDS, ProviderSection
 from sage.middleware.settings.limits import Limits, RoleSettings
 from sage.middleware.settings.providers import SettingsSection, TimeoutOverrides
@@ -208,6 +209,8 @@ class Settings(SettingsSection):
     """All settings. Two applications with different settings can run in one process."""
 
     data_dir: Annotated[Path, AfterValidator(expand)] = Field(default_factory=_data_dir)
+    database: DatabaseSetting | None = None
+    """A PostgreSQL database for accounts, jobs, usage and budgets; ``None`` means SQLite files in ``data_dir``."""
     api: Api = Api()
     auth: Auth = Auth()
     llm: Llm = Field(default_factory=lambda: Llm.model_validate({}))

@@ -7,6 +7,7 @@ from alembic import context
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=context.config.attributes["metadata"],
+    version_table=context.config.attributes["version_table"],
     transactional_ddl=True,
     render_as_batch=True,
 )

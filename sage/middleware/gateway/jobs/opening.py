@@ -97,7 +97,7 @@ class Queue:
         return OpenQueue(jobs, Deliveries(jobs, signer), callers_files, batches, publisher, database, webhooks)
 
     def _open_files(self) -> tuple[Database, FileStore, Signer]:
-        database = open_jobs_database(self.directory)
+        database = open_jobs_database(self.directory, url=self._settings.database)
         limits = self.settings.limits
         files = FileStore(database, self.directory / "files", FileLimits(limits.max_file, limits.max_files_total))
         files.recover()

@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError
 from sage.errors import SageError, Unavailable
 from sage.forks import written_after_fork
 from sage.middleware.database.database import Database
+from sage.middleware.database.failures import cause_of, database_failed, is_busy, is_full
 from sage.private_files import make_private_dir, sync_directory
-from sage.sqlite.failures import cause_of, database_failed, is_busy, is_full
 from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, WriterInherited
 
 _log = logging.getLogger(__name__)

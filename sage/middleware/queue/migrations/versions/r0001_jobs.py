@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
+from sage.middleware.database.types import Whole
+
 revision = "0001"
 down_revision = None
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """The rows that an index has."""
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
 
 
 def upgrade() -> None:
@@ -20,7 +29,7 @@ def upgrade() -> None:
 def _make_jobs() -> None:
     op.create_table(
         "jobs",
-        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("sequence", Whole, nullable=False),
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("queue", sa.String(length=64), nullable=False),
@@ -48,14 +57,14 @@ def _make_jobs() -> None:
         sa.Column("lease_until", sa.Float(), nullable=True),
         sa.Column("deliveries", sa.Integer(), nullable=False),
         sa.Column("strikes", sa.Integer(), nullable=False),
-        sa.Column("total", sa.Integer(), nullable=True),
-        sa.Column("done", sa.Integer(), nullable=False),
-        sa.Column("failed", sa.Integer(), nullable=False),
+        sa.Column("total", Whole, nullable=True),
+        sa.Column("done", Whole, nullable=False),
+        sa.Column("failed", Whole, nullable=False),
         sa.Column("usage", sa.JSON(), nullable=False),
         sa.Column("has_items", sa.Boolean(), nullable=False),
         sa.Column("input", sa.LargeBinary(), nullable=True),
-        sa.Column("next_index", sa.Integer(), nullable=False),
-        sa.Column("next_offset", sa.Integer(), nullable=False),
+        sa.Column("next_index", Whole, nullable=False),
+        sa.Column("next_offset", Whole, nullable=False),
         sa.Column("line", sa.LargeBinary(), nullable=True),
         sa.Column("errors_apart", sa.Boolean(), nullable=False),
         sa.Column("input_file_id", sa.String(length=40), nullable=True),
@@ -72,46 +81,40 @@ def _make_jobs() -> None:
         sa.PrimaryKeyConstraint("sequence"),
         sa.UniqueConstraint("id"),
     )
-    op.create_index(
-        "ix_jobs_deadline", "jobs", ["state", "deadline"], unique=False, sqlite_where=sa.text("deadline IS NOT NULL")
-    )
-    op.create_index(
-        "ix_jobs_expires_at", "jobs", ["expires_at"], unique=False, sqlite_where=sa.text("expires_at IS NOT NULL")
-    )
+    op.create_index("ix_jobs_deadline", "jobs", ["state", "deadline"], unique=False, **_where("deadline IS NOT NULL"))
+    op.create_index("ix_jobs_expires_at", "jobs", ["expires_at"], unique=False, **_where("expires_at IS NOT NULL"))
     op.create_index(
         "ix_jobs_input_file_id",
         "jobs",
         ["input_file_id"],
         unique=False,
-        sqlite_where=sa.text("input_file_id IS NOT NULL"),
+        **_where("input_file_id IS NOT NULL"),
     )
     op.create_index(
         "ix_jobs_key",
         "jobs",
         ["tenant", "user", "idempotency_key"],
         unique=True,
-        sqlite_where=sa.text("idempotency_key IS NOT NULL"),
+        **_where("idempotency_key IS NOT NULL"),
     )
     op.create_index("ix_jobs_state", "jobs", ["state", "queue", "priority", "tenant", "sequence"], unique=False)
     op.create_index("ix_jobs_tenant", "jobs", ["tenant", "sequence"], unique=False)
     op.create_index("ix_jobs_tenant_state", "jobs", ["tenant", "state"], unique=False)
-    op.create_index(
-        "ix_jobs_webhook_at", "jobs", ["webhook_at"], unique=False, sqlite_where=sa.text("webhook_at IS NOT NULL")
-    )
+    op.create_index("ix_jobs_webhook_at", "jobs", ["webhook_at"], unique=False, **_where("webhook_at IS NOT NULL"))
 
 
 def _make_job_items() -> None:
     op.create_table(
         "job_items",
-        sa.Column("job", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("job", Whole, nullable=False),
+        sa.Column("number", Whole, nullable=False),
         sa.Column("state", sa.Integer(), nullable=False),
         sa.Column("strikes", sa.Integer(), nullable=False),
-        sa.Column("input_at", sa.Integer(), nullable=False),
-        sa.Column("input_size", sa.Integer(), nullable=False),
-        sa.Column("result_at", sa.Integer(), nullable=True),
-        sa.Column("result_size", sa.Integer(), nullable=True),
-        sa.Column("line_start", sa.Integer(), nullable=True),
+        sa.Column("input_at", Whole, nullable=False),
+        sa.Column("input_size", Whole, nullable=False),
+        sa.Column("result_at", Whole, nullable=True),
+        sa.Column("result_size", Whole, nullable=True),
+        sa.Column("line_start", Whole, nullable=True),
         sa.PrimaryKeyConstraint("job", "number"),
         sqlite_with_rowid=False,
     )
@@ -121,13 +124,13 @@ def _make_job_items() -> None:
 def _make_files() -> None:
     op.create_table(
         "files",
-        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("sequence", Whole, nullable=False),
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("tenant", sa.String(length=64), nullable=False),
         sa.Column("user", sa.String(length=64), nullable=False),
         sa.Column("purpose", sa.String(length=32), nullable=False),
         sa.Column("filename", sa.String(length=255), nullable=False),
-        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("size", Whole, nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=True),
         sa.Column("blob", sa.String(length=64), nullable=False),

@@ -1,0 +1,162 @@
+"""A room's tables in PostgreSQL, through psycopg 3 (the extra ``postgres``).
+
+All rooms share one database. SQLite lets one transaction write at a time, and rooms rely on that: they read, decide and
+write within one, and number rows in the order of their commits. Here the same is had by an advisory lock of the room
+that a transaction takes first (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS): its later
+statements then see all that earlier ones have committed. Rooms whose statements are safe by themselves go without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import select
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from sage.middleware.database.backend import ALONE
+from sage.middleware.settings.database import DatabaseUrl
+
+_CONNECT_SECONDS = 3
+_ANSWER_SECONDS = 2.0
+"""How much longer than the server may take for a statement the client waits for an answer: it may be frozen, or gone
+without a word."""
+_IDLE_SECONDS = 10
+"""Within a transaction; then the server ends it, so that a frozen gateway holds no lock against the others."""
+_MIGRATION_SECONDS = 60.0
+"""How long one process waits for another's migration."""
+_LOOK_SECONDS = 0.05
+_CONNECTIONS = 5
+"""Each room keeps so many open, and opens twice as many more while all are busy."""
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is closed, with an ``OperationalError``, when the server says nothing for ``seconds``."""
+
+    seconds: float | None = None
+    """``None`` means that it may take as long as it takes."""
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        # All that goes over the wire passes here, as a generator that says what it waits for.
+        return super().wait(gen if self.seconds is None else self._bounded(gen, self.seconds), *args, **kwargs)
+
+    def _bounded(self, gen: Any, seconds: float) -> Generator[Any, Any, Any]:
+        end = time.monotonic() + seconds
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() >= end:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no answer within {seconds:g} seconds")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return done.value
+
+
+class PostgresqlRoom:
+    """The tables of the room ``name`` in the database at ``url``. A statement that takes, or waits for a lock, longer
+    than ``busy_seconds`` fails."""
+
+    def __init__(self, url: DatabaseUrl, name: str, busy_seconds: float) -> None:
+        self.place = url.shown
+        self._name = name
+        engine = _make_engine(url, name, busy_seconds)
+        self.reader: Engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self.sharer = engine
+        self.writer: Engine = engine.execution_options(**{ALONE: True})
+
+    @property
+    def is_empty(self) -> bool:
+        return False
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        with self.sharer.connect() as keeper:
+            _take_lock(keeper, key_of("migration", self._name))
+            keeper.commit()  # the lock is the session's: it outlives this transaction, but not the connection
+            try:
+                with self.writer.begin() as connection:
+                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                    bounded = connection.connection.dbapi_connection
+                    assert isinstance(bounded, BoundedConnection)
+                    seconds, bounded.seconds = bounded.seconds, None
+                    try:
+                        yield connection
+                    finally:
+                        bounded.seconds = seconds
+            finally:
+                keeper.invalidate()
+
+    def dispose(self, *, close: bool) -> None:
+        self.sharer.dispose(close=close)
+
+
+def key_of(purpose: str, name: str) -> int:
+    """The number of an advisory lock."""
+    return int.from_bytes(hashlib.sha256(f"sage {purpose} {name}".encode()).digest()[:8], "big", signed=True)
+
+
+def _take_lock(connection: Connection, key: int) -> None:
+    """Waits for it in steps, each of which is short enough for the bounds on a statement."""
+    end = time.monotonic() + _MIGRATION_SECONDS
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({key})").scalar():
+        if time.monotonic() >= end:
+            raise psycopg.OperationalError("another process migrates the database and does not end")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _make_engine(url: DatabaseUrl, name: str, busy_seconds: float) -> Engine:
+    parameters = _parameters(url, busy_seconds)
+
+    def connect() -> BoundedConnection:
+        connection = BoundedConnection.connect(**parameters)
+        connection.seconds = busy_seconds + _ANSWER_SECONDS
+        return connection
+
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=_CONNECTIONS,
+        max_overflow=2 * _CONNECTIONS,
+        pool_timeout=busy_seconds,
+        pool_use_lifo=True,
+    )
+    lock = f"SELECT pg_advisory_xact_lock({key_of('writers', name)})"
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if connection.get_execution_options().get(ALONE):
+            connection.exec_driver_sql(lock)
+
+    event.listen(engine, "checkout", _refuse_ended)
+    return engine
+
+
+def _parameters(url: DatabaseUrl, busy_seconds: float) -> dict[str, Any]:
+    """Those of libpq: the URL's, which win, and ours."""
+    given = conninfo_to_dict(url.conninfo)
+    bounds = f"-c statement_timeout={int(busy_seconds * 1000)} -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s"
+    options = " ".join(filter(None, (bounds, str(given.get("options") or ""))))
+    ours = {"connect_timeout": _CONNECT_SECONDS, "application_name": "sage", "client_encoding": "utf8"}
+    return {**ours, **given, "options": options}
+
+
+def _refuse_ended(connection: Any, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+    """A server that was restarted has closed what waits in the pool, which is seen without asking it."""
+    if connection.closed or _has_something_to_say(connection.fileno()):
+        raise DisconnectionError("the server has closed the connection")
+
+
+def _has_something_to_say(descriptor: int) -> bool:
+    """Whether there is something to be read, though nothing was asked."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
