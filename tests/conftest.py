@@ -87,6 +87,7 @@ def _prepare(config: pytest.Config, *, fast: bool) -> None:
     reduced = "fast" if fast else "reduced"
     hypothesis.settings.load_profile("full" if os.environ.get("SAGE_TEST_FULL") else reduced)
     config.pluginmanager.import_plugin("gateway_fixtures")
+    config.pluginmanager.import_plugin("database_fixtures")
     if os.environ.get("SAGE_TEST_TRANSPORT"):
         from transports import set_default_transport
 
