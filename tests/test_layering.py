@@ -66,6 +66,7 @@ LATE = {
     "sage.api.local_environment": "Ray is an extra",
     "sage.middleware.app.main": _NUMPY,
     "sage.middleware.auth.accounts": _CRYPTOGRAPHY,
+    "sage.middleware.database.database": "psycopg is an extra",
     "sage.middleware.cli.accounts": _COMMANDS,
     "sage.middleware.client.connection": _COMMANDS,
     "sage.middleware.cli.config": _COMMANDS,

@@ -37,7 +37,7 @@ _START_SECONDS = 60
 def postgresql_programs() -> Path:
     """Where ``initdb`` is. Without it the test fails in CI, and elsewhere is skipped."""
     found = sorted(_PACKAGES.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    program = found[-1] if found else shutil.which("initdb")
+    program = str(found[-1]) if found else shutil.which("initdb")
     if program is None:
         reason = "this test needs PostgreSQL: apt-get install postgresql"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
@@ -52,7 +52,9 @@ class PostgresqlServer:
         self._user = user
         self._programs = programs
         self._numbers = count()
-        self._run("initdb", "-D", str(self._data), "-U", "sage", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
+        self._run(
+            "initdb", "-D", str(self._data), "-U", "sage", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"
+        )
         self.start()
 
     @property
@@ -128,7 +130,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
         shutil.rmtree(directory)
 
 
-_MEMORY = "/dev/shm"  # noqa: S108 (a private directory below it)
+_MEMORY = "/dev/shm"
 
 
 def _unprivileged_user() -> str:

@@ -45,11 +45,20 @@ def test_a_path_of_any_name_is_migrated_once(tmp_path: Path) -> None:
 
 
 def contents(path: Path) -> tuple[set[Any], list[Any]]:
-    """Tables and indexes as SQLite knows them, and the rows that a new database has."""
+    """Columns, foreign keys and indexes as SQLite knows them, and the rows that a new database has by their columns."""
     with closing(sqlite3.connect(path)) as raw:
-        tables = set(raw.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name != 'kept'"))
-        names = sorted(name for kind, name, _, _ in tables if kind == "table")
-        return tables, [(name, row) for name in names for row in raw.execute(f'SELECT * FROM "{name}"')]
+        raw.row_factory = sqlite3.Row
+        names = [row["name"] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names = sorted(set(names) - {"kept"})
+        parts: set[Any] = set()
+        for pragma in ("table_info", "foreign_key_list"):
+            parts |= {
+                (name, pragma, *tuple(row)[1:]) for name in names for row in raw.execute(f"PRAGMA {pragma}({name})")
+            }
+        parts |= {
+            tuple(row) for row in raw.execute("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index'")
+        }
+        return parts, [(name, dict(row)) for name in names for row in raw.execute(f'SELECT * FROM "{name}"')]
 
 
 @SCHEMAS
@@ -60,8 +69,8 @@ def test_a_new_database_is_what_the_migrations_arrive_at(schema: Schema, tmp_pat
     for name in ("new.db", "migrated.db"):
         Database(tmp_path / name, schema).close()
     tables, rows = contents(tmp_path / "new.db")
-    assert len(tables) > 5
-    assert ("alembic_version", (schema.revisions[-1],)) in rows
+    assert len(tables) > 20
+    assert ("alembic_version", {"version_num": schema.revisions[-1]}) in rows
     assert (tables, rows) == contents(tmp_path / "migrated.db")
 
 
@@ -74,7 +83,9 @@ _PG_INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
 
 def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any], set[Any], list[Any]]:
     tables = [*schema.metadata.tables, schema.version_table(connection)]
-    rows = [(name, row) for name in tables for row in connection.execute(text(f'SELECT * FROM "{name}"'))]
+    rows = [
+        (name, dict(row)) for name in tables for row in connection.execute(text(f'SELECT * FROM "{name}"')).mappings()
+    ]
     return set(connection.execute(text(_PG_COLUMNS))), set(connection.execute(text(_PG_INDEXES))), rows
 
 
@@ -82,19 +93,23 @@ def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any
 def test_a_new_postgresql_database_is_what_the_migrations_arrive_at(
     schema: Schema, postgresql: PostgresqlServer
 ) -> None:
+    versions = f"alembic_version_{schema.name}"
     with postgresql.database() as new, postgresql.database() as migrated:
         room = PostgresqlRoom(migrated, schema.name, 5.0)
         with room.migrating() as connection:
             schema.migrate(connection)
-        with closing(Database(Path("-"), schema, url=new)) as database, database.reading() as fresh:
-            with room.reader.connect() as connection:
-                columns, indexes, rows = postgresql_contents(fresh, schema)
-                assert len(columns) > 10
-                assert len(indexes) > 5
-                assert (f"alembic_version_{schema.name}", (schema.revisions[-1],)) in rows
-                assert (columns, indexes, rows) == postgresql_contents(connection, schema)
-                context = MigrationContext.configure(connection, opts={"version_table": f"alembic_version_{schema.name}"})
-                assert compare_metadata(context, schema.metadata) == []
+        with (
+            closing(Database(Path("-"), schema, url=new)) as database,
+            database.reading() as fresh,
+            room.reader.connect() as connection,
+        ):
+            columns, indexes, rows = postgresql_contents(fresh, schema)
+            assert len(columns) > 10
+            assert len(indexes) > 5
+            assert (versions, {"version_num": schema.revisions[-1]}) in rows
+            assert (columns, indexes, rows) == postgresql_contents(connection, schema)
+            context = MigrationContext.configure(connection, opts={"version_table": versions})
+            assert compare_metadata(context, schema.metadata) == []
         room.dispose(close=True)
 
 
@@ -155,9 +170,7 @@ def test_writers_that_need_not_be_alone_write_at_once_on_postgresql(postgresql: 
 
 
 @both
-def test_a_database_that_is_newer_is_refused(
-    jobs: Database, tmp_path: Path, database_url: DatabaseUrl | None
-) -> None:
+def test_a_database_that_is_newer_is_refused(jobs: Database, tmp_path: Path, database_url: DatabaseUrl | None) -> None:
     with jobs.writing() as connection:
         connection.exec_driver_sql(f"UPDATE {SCHEMA.version_table(connection)} SET version_num = '9999'")
     with pytest.raises(ConfigError, match="has the schema '9999', which is newer than this version of sage") as caught:
@@ -191,6 +204,6 @@ def test_a_schema_beside_another_has_its_own_revisions_in_the_file(tmp_path: Pat
         for schema in (ACCOUNTS, guest):
             Database(tmp_path / "sage.db", schema).close()
     tables, rows = contents(tmp_path / "sage.db")
-    assert {"users", "jobs"} <= {name for _, name, _, _ in tables}
-    assert ("alembic_version", (ACCOUNTS.revisions[-1],)) in rows
-    assert ("alembic_version_guest", (SCHEMA.revisions[-1],)) in rows
+    assert {"users", "jobs"} <= {part[0] for part in tables}
+    assert ("alembic_version", {"version_num": ACCOUNTS.revisions[-1]}) in rows
+    assert ("alembic_version_guest", {"version_num": SCHEMA.revisions[-1]}) in rows
