@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from passlib.hash import argon2
 
 from sage.errors import InvalidRequest, RateLimited
+from sage.middleware.auth.common_passwords import require_uncommon
 from sage.thread_pool import ThreadPool
 
 MIN_LENGTH = 15
@@ -57,11 +58,19 @@ class Passwords:
         """Ends the threads; calls that wait are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def hash_new(self, password: str, about: Iterable[str]) -> str:
+        """The hash of a password that a user gets; ``about`` are texts such as the user's name.
+
+        Raises :class:`InvalidRequest` when it is out of bounds or easily guessed
+        (:mod:`sage.middleware.auth.common_passwords`).
+        """
+        _check_bounds(password)
+        require_uncommon(password, about)
+        return self.hash(password)
+
     def hash(self, password: str) -> str:
-        """The argon2id hash of a new password; raises :class:`InvalidRequest` when it is out of bounds."""
-        fault = _fault(password)
-        if fault is not None:
-            raise InvalidRequest(fault, param="password", code="invalid_password")
+        """The argon2id hash of a password; raises :class:`InvalidRequest` when it is out of bounds."""
+        _check_bounds(password)
         return str(self._scheme.hash(_normalise(password)))
 
     def verify(self, password: str, stored: str | None) -> bool:
@@ -109,6 +118,12 @@ class Passwords:
 
 def _normalise(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
+
+
+def _check_bounds(password: str) -> None:
+    fault = _fault(password)
+    if fault is not None:
+        raise InvalidRequest(fault, param="password", code="invalid_password")
 
 
 def _fault(password: str) -> str | None:

@@ -45,7 +45,7 @@ class Users:
     ) -> User:
         """Makes a user, with ``first`` only the first one. Raises :class:`Conflict` for a name that is taken."""
         name = _check_new(name, role, tenant)
-        password_hash = self._passwords.hash(password)
+        password_hash = self._passwords.hash_new(password, (name, tenant))
         with self._database.write() as session:
             if first and session.scalar(select(func.count()).select_from(UserRow)):
                 raise Conflict("there are users already; log in, or run 'sage user add'", code="already_set_up")
@@ -98,7 +98,7 @@ class Users:
             _check_role(role)
         if tenant is not None:
             check_tenant(tenant)
-        password_hash = None if password is None else self._passwords.hash(password)
+        password_hash = None if password is None else self._passwords.hash_new(password, (name,))
         with self._database.write() as session:
             row = require_user(session, name)
             if row.role == "admin" and not row.disabled and (disabled or role not in (None, "admin")):
