@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ class Address(NamedTuple):
     is_tls: bool
     socket: str | None
     """The path of a Unix socket to connect to, in place of the host."""
+    is_literal: bool
+    """Whether ``host`` is an IP address, not a name."""
 
     def __str__(self) -> str:
         return "its socket" if self.socket is not None else f"{self.host}:{self.port}"
@@ -31,4 +34,12 @@ def address_of(url: str, socket: str | None) -> Address:
     host, is_tls = parts.hostname or "", parts.scheme == "https"
     if not host.isascii():
         host = host.encode("idna").decode("ascii")
-    return Address(host, parts.port or (443 if is_tls else 80), is_tls, socket)
+    return Address(host, parts.port or (443 if is_tls else 80), is_tls, socket, _is_literal(host))
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

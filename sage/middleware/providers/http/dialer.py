@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import itertools
 import socket
 import ssl
+from functools import partial
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -38,20 +38,17 @@ class Dialer:
 
         Raises :class:`NoSuchHost`, :class:`ssl.SSLError` and :class:`OSError`.
         """
-        loop, address = asyncio.get_running_loop(), pool.address
+        loop, address = pool.loop, pool.address
         context = await self._tls() if address.is_tls else None
         name = address.host.rstrip(".") if context is not None else None
-
-        def connection() -> HttpConnection:
-            return HttpConnection(loop, pool)
-
+        connection = partial(HttpConnection, loop, pool)
         if address.socket is not None:
             path = address.socket
             _, made = await loop.create_unix_connection(connection, path, ssl=context, server_hostname=name)
             return made
-        found = await self._addresses(address)
-        if len(found) == 1:
-            host, port = found[0][4][:2]
+        found = [] if address.is_literal else await self._addresses(address)
+        if len(found) < 2:
+            host, port = found[0][4][:2] if found else (address.host, address.port)
             _, made = await loop.create_connection(connection, str(host), int(port), ssl=context, server_hostname=name)
             return made
         sock = await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS, loop=loop)
@@ -63,10 +60,7 @@ class Dialer:
         return made
 
     async def _addresses(self, address: Address) -> list[AddrInfoType]:
-        """Where the host listens; another of its addresses is the first each time."""
-        family = _family(address.host)
-        if family is not None:
-            return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address.host, address.port))]
+        """Where the host, which is a name, listens; another of its addresses is the first each time."""
         loop, key = asyncio.get_running_loop(), (address.host, address.port)
         expires, lookup = self._names.get(key, (0.0, None))
         if lookup is None or loop.time() >= expires or _has_failed(lookup):
@@ -83,14 +77,6 @@ class Dialer:
         if self._context is None:
             self._context = asyncio.create_task(asyncio.to_thread(_make_context))
         return await asyncio.shield(self._context)
-
-
-def _family(host: str) -> socket.AddressFamily | None:
-    """That of an IP address; ``None`` means that ``host`` is a name."""
-    try:
-        return socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-    except ValueError:
-        return None
 
 
 def _has_failed(lookup: asyncio.Task[list[AddrInfoType]]) -> bool:

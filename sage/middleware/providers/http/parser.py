@@ -10,6 +10,7 @@ from sage.middleware.providers.http.response_head import (
     ends_with_connection,
     fault_of_head,
     final_head,
+    is_chunked_only,
     is_unusual,
     parse_headers,
     values_of,
@@ -170,6 +171,9 @@ class AnswerParser:
         self._fault = fault_of_head(head) if status >= 200 else AnswerFault.NONSENSE
         if self._fault is not None:
             raise _ParsingStopped
+        if is_chunked_only(head):
+            self._is_chunked = True
+            return
         headers = parse_headers(head)
         coding = values_of(headers, "transfer-encoding")
         self._is_chunked = coding is not None

@@ -17,7 +17,7 @@ class ConnectionPool:
 
     def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
         self.address = address
-        self._loop = loop
+        self.loop = loop
         self._idle: dict[HttpConnection, float] = {}
         """Each with the moment since which it is idle; the newest is last."""
         self.open: set[HttpConnection] = set()
@@ -34,17 +34,17 @@ class ConnectionPool:
         return None
 
     def keep(self, connection: HttpConnection) -> None:
-        self._idle[connection] = self._loop.time()
+        self._idle[connection] = self.loop.time()
         if self._sweep is None:
-            self._sweep = self._loop.call_later(KEEP_ALIVE, self._close_idle)
+            self._sweep = self.loop.call_later(KEEP_ALIVE, self._close_idle)
 
     def _close_idle(self) -> None:
         """Closes what has been idle for too long; looks again when the next may be."""
         self._sweep = None
-        overdue = self._loop.time() - KEEP_ALIVE
+        overdue = self.loop.time() - KEEP_ALIVE
         for connection, since in list(self._idle.items()):
             if since > overdue:
-                self._sweep = self._loop.call_at(since + KEEP_ALIVE, self._close_idle)
+                self._sweep = self.loop.call_at(since + KEEP_ALIVE, self._close_idle)
                 return
             connection.end()
 

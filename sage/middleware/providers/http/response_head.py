@@ -37,6 +37,12 @@ def is_unusual(head: bytes) -> bool:
     return len(head) > _SURELY_FEW or not head.startswith(b"HTTP/1.") or b"-encoding:" in head.lower()
 
 
+def is_chunked_only(head: bytes) -> bool:
+    """Whether the only encoding or coding in ``head`` is ``Transfer-Encoding: chunked``, as in that of most streams."""
+    lower = head.lower()
+    return lower.count(b"-encoding:") == 1 and (lower + b"\r\n").count(b"\r\ntransfer-encoding: chunked\r\n") == 1
+
+
 def fault_of_head(head: bytes) -> AnswerFault | None:
     """What makes ``head`` unacceptable though it can be parsed. llhttp takes RTSP and HTTP/2.0 as well."""
     if not head.startswith(b"HTTP/1."):

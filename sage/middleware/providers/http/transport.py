@@ -16,7 +16,7 @@ from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.address import Address, address_of
 from sage.middleware.providers.http.answer import AnswerFault
 from sage.middleware.providers.http.connection import HttpConnection
-from sage.middleware.providers.http.deadline import time_limit
+from sage.middleware.providers.http.deadline import TimeLimit
 from sage.middleware.providers.http.decoded import DecodedResponse
 from sage.middleware.providers.http.dialer import Dialer, NoSuchHost
 from sage.middleware.providers.http.pool import ConnectionPool
@@ -110,12 +110,12 @@ class HttpTransport:
         return await _ask(connection, request, head, loop, ends)
 
     async def _connect(self, request: UpstreamRequest, pool: ConnectionPool, total: float) -> HttpConnection:
-        limit = request.timeouts.connect
+        limit = TimeLimit(pool.loop, min(request.timeouts.connect, total))
         try:
-            async with time_limit(min(limit, total)) as timeout:
+            with limit:
                 return await self._dialer.dial(pool)
         except OSError as exc:
-            raise self._connect_error(request, pool.address, exc, timeout.expired(), total) from exc
+            raise self._connect_error(request, pool.address, exc, limit.expired, total) from exc
 
     def _connect_error(
         self, request: UpstreamRequest, address: Address, exc: OSError, is_timeout: bool, total: float
