@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sage.errors import SageError
+from sage.middleware.app.loading import quick_loading
 from sage.middleware.app.version import version
 from sage.middleware.cli.accounts import key_app, token_command, user_app
 from sage.middleware.cli.chat.command import chat
@@ -74,7 +75,8 @@ def serve_command(
         overrides["api.workers"] = workers
     path = find_config(config, os.environ)
     settings = load_settings(path, os.environ, overrides)
-    from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server
+    with quick_loading():
+        from sage.middleware.app.server import serve  # imported here: `sage token` need not load the server
 
     serve(settings, path, translated)
 

@@ -7,13 +7,12 @@ cannot be made.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute, APIRouter
+from fastapi.routing import APIRouter
 from pydantic import BaseModel
 
 from sage.errors import InvalidRequest
@@ -22,6 +21,7 @@ from sage.middleware.auth.principal import LOCAL, Principal
 from sage.middleware.auth.principal import Scope as Permission
 from sage.middleware.routers.http.asgi import FIELDS, ASGIApp, Fields, Receive, Scope, Send
 from sage.middleware.routers.http.bodies import SMALL_BODY, VALIDATED_BODY, LargeBody, too_large
+from sage.middleware.routers.http.late_route import LateRoute
 from sage.middleware.routers.http.openapi_bodies import ErrorEnvelope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -114,11 +114,10 @@ class Guard:
         return self._app(scope, receive, send)
 
 
-class GuardedRoute(APIRoute):
+class GuardedRoute(LateRoute):
     """A framework route behind the check for its scope; made by a :func:`guarded_router`.
 
-    A ``:path`` parameter may be any text; the framework's own drops a line end at the end of it, and matches none
-    within. Bytes that are no text are refused; the framework reads U+FFFD, which may be another's id.
+    Bytes in its address that are no text are refused; the framework reads U+FFFD, which may be another's id.
     Raises :class:`TypeError` when the endpoint does not declare what it requires.
     """
 
@@ -127,7 +126,7 @@ class GuardedRoute(APIRoute):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
+        _ = self.scope
 
     @property
     def scope(self) -> Permission | None:

@@ -1,0 +1,28 @@
+"""How the server's modules are loaded: nothing is done at the start that nobody may ever need."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import BaseModel
+
+
+@contextmanager
+def quick_loading() -> Iterator[None]:
+    """Modules that are imported within cost no more than they must.
+
+    The validators of pydantic models, the framework's among them, are made when a model is first used. The collector of
+    cycles rests: code makes hardly any, and looking for them over and over takes a tenth of the time. What was loaded
+    lives as long as the process, and the collector does not look at it later either.
+    """
+    usual = BaseModel.model_config
+    BaseModel.model_config = {**usual, "defer_build": True}
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        BaseModel.model_config = usual
