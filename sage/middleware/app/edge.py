@@ -275,6 +275,7 @@ class EdgeMiddleware:
 async def _send_in_two(send: Send, message: Message) -> None:
     """Sends an answer that is whole in one message, which only our own server takes, as ASGI has it."""
     body = message.pop("body")
+    message["headers"].append((b"content-length", b"%d" % len(body)))
     await send(message)
     await send({"type": "http.response.body", "body": body})
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.body_walk import BodyWalk
+from sage.middleware.gateway.body_walk import BodyWalk, is_words
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, count_prompts
 from sage.middleware.settings.settings import RequestLimits
 
@@ -31,19 +31,23 @@ _MAX_MESSAGES = 10_000
 
 def check(call: ModelCall, limits: RequestLimits) -> None:
     """Raises :class:`InvalidRequest`, which names the field, for what ``limits`` do not allow."""
-    body, walk = call.body, BodyWalk(limits)
+    body, operation = call.body, call.operation
     if not _TOKEN_FIELDS.isdisjoint(body):
         _check_tokens_of_answer(call, body, limits)
-    options = body.get("options") if "options" in body else None
-    if isinstance(options, dict) and "num_predict" in options:  # where Ollama's clients put it
-        options = body["options"] = dict(options)
-        _check_tokens_of_answer(call, options, limits)
-    if call.operation is Operation.CHAT or "messages" in body:
+    if "options" in body:
+        _check_options(call, limits)
+    is_plain = "messages" in body and _are_plain(body["messages"])
+    if is_plain and operation is Operation.CHAT and call.native is None and call.hints is None and is_words(body):
+        if not _CHOICE_FIELDS.isdisjoint(body):
+            _check_choices(call, limits)
+        return
+    walk = BodyWalk(limits)
+    if not is_plain and (operation is Operation.CHAT or "messages" in body):
         _check_messages(body, walk)
     native = call.native
     if native is not None:
         _check_native_content(native.body, walk)
-    check_inputs = _INPUTS.get(call.operation)
+    check_inputs = _INPUTS.get(operation)
     if check_inputs is not None:
         check_inputs(body, limits, walk)
     else:
@@ -55,13 +59,20 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
         walk.check_fields(native.body)
 
 
+def _check_options(call: ModelCall, limits: RequestLimits) -> None:
+    """Checks the bound on new tokens where Ollama's clients put it."""
+    options = call.body["options"]
+    if isinstance(options, dict) and "num_predict" in options:
+        options = call.body["options"] = dict(options)
+        _check_tokens_of_answer(call, options, limits)
+
+
 def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: RequestLimits) -> None:
     """Checks the bounds on new tokens, and takes those away that ask for none (-1; Ollama and llama.cpp have -2, too).
 
     A number in their place would be too large for most models, and their vendors refuse it. Ours is sent only where
     the configuration has made it smaller.
     """
-    echoes = call.operation is Operation.COMPLETIONS and fields.get("echo") is True
     for field in filter(fields.__contains__, TOKEN_FIELDS):
         value = fields[field]
         if type(value) is int and 0 < value <= limits.max_tokens:
@@ -74,8 +85,13 @@ def _check_tokens_of_answer(call: ModelCall, fields: dict[str, Any], limits: Req
                 call.token_bound = limits.max_tokens
                 if call.operation is Operation.COMPLETIONS:
                     call.body["max_tokens"] = None  # left out, it would be 16 at OpenAI's and vLLM's
-        elif not (echoes and field == "max_tokens" and value == 0):  # the prompt's own logprobs
+        elif not (field == "max_tokens" and value == 0 and _echoes(call, fields)):
             _check_count(fields, field, limits.max_tokens)
+
+
+def _echoes(call: ModelCall, fields: dict[str, Any]) -> bool:
+    """Whether it asks for the prompt's own logprobs, and perhaps for no new token."""
+    return call.operation is Operation.COMPLETIONS and fields.get("echo") is True
 
 
 def _check_choices(call: ModelCall, limits: RequestLimits) -> None:
@@ -106,8 +122,6 @@ def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
         raise InvalidRequest("'messages' must be a list with at least one message", param="messages")
     if len(messages) > _MAX_MESSAGES:
         raise InvalidRequest(f"'messages' may hold {_MAX_MESSAGES} messages, not {len(messages)}", param="messages")
-    if _are_plain(messages):
-        return
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(
@@ -122,8 +136,10 @@ def _check_messages(body: dict[str, Any], walk: BodyWalk) -> None:
         walk.check_message(message, f"messages[{index}]")
 
 
-def _are_plain(messages: list[Any]) -> bool:
+def _are_plain(messages: Any) -> bool:
     """Whether each of ``messages`` is an object with a role and a text and nothing else, as in most chats."""
+    if type(messages) is not list or not 0 < len(messages) <= _MAX_MESSAGES:
+        return False
     try:
         for message in messages:
             if len(message) != 2 or type(message["role"]) is not str or type(message["content"]) is not str:

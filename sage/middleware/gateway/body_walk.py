@@ -1,7 +1,7 @@
 """One walk over all of a request that is not plain words: addresses are checked, amounts and sizes are bounded.
 
-A chat of plain texts is not walked at all: :meth:`BodyWalk.check_fields` looks at the names of its fields, and
-admission at the form of each message.
+A chat of plain texts is not walked at all: :func:`is_words` looks at the names of its fields, and admission at the
+form of each message.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ _HARMLESS = _PLAIN - _WORDS - _SIZED
 """Fields at the top of which nothing is looked at here. Most chats have no others."""
 
 
+def is_words(body: Mapping[str, Any]) -> bool:
+    """Whether nothing in ``body`` but its messages has to be looked at."""
+    return _HARMLESS.issuperset(body)
+
+
 class BodyWalk:
     """The walk over one request. Its methods raise :class:`InvalidRequest`, naming the field."""
 
@@ -86,7 +91,7 @@ class BodyWalk:
 
     def check_fields(self, body: Mapping[str, Any]) -> None:
         """Checks all fields at the top of ``body`` that are no plain words and have no checks of their own."""
-        if _HARMLESS.issuperset(body):
+        if is_words(body):
             return
         for field in _WORDS.intersection(body):
             if not _is_words(body[field]):

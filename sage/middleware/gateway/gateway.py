@@ -133,7 +133,7 @@ class Gateway:
         principal.require_model(call.model)
         for name in call.fallbacks:
             principal.require_model(name)
-        self.check(call)
+        admission.check(call, self._limits)
         registry = self.registry
         model = registry.get(call.model) or await registry.resolve(call.model)
         if not call.fallbacks and not model.fallbacks:

@@ -22,7 +22,8 @@ class ClientLeft(Exception):
 
 
 class WaitingClient(Protocol):
-    """Who waits for an answer, as the gateway's own server knows it (``scope["sage.exchange"]``)."""
+    """Who waits for an answer: an exchange of the gateway's own server (``scope["sage.exchange"]``), or an
+    :class:`AsgiClient`."""
 
     disconnected: bool
     on_disconnect: Callable[[], None] | None
@@ -38,75 +39,82 @@ class WaitingClient(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
 
+class AsgiClient:
+    """A client behind another server than ours, which only ``receive`` tells of: a task waits for its disconnect."""
+
+    disconnected = False
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.loop = asyncio.get_running_loop()
+        self.task = asyncio.current_task(self.loop)
+        self._on_disconnect: Callable[[], None] | None = None
+        self._start_timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def on_disconnect(self) -> Callable[[], None] | None:
+        return self._on_disconnect
+
+    @on_disconnect.setter
+    def on_disconnect(self, callback: Callable[[], None] | None) -> None:
+        self._on_disconnect = callback
+        if callback is not None:
+            self._start_timer = self.loop.call_later(_WATCH_AFTER, self._start)
+            return
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+        if self._watcher is not None and self._watcher is not asyncio.current_task(self.loop):
+            self._watcher.cancel()
+        self._watcher = None  # its error's traceback holds the client, and so the call and its body
+
+    def _start(self) -> None:
+        self._watcher = self.loop.create_task(self._wait_for_disconnect())
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._on_disconnect is not None:
+            self._on_disconnect()
+
+
 class Watch:
     """``with Watch(call, deadlines, client):`` around the work on a call, entered after the request's body was read.
 
     It cancels the task when the client disconnects, and raises :class:`ClientLeft` at the end of the block. The task is
-    also cancelled at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. Under another
-    server than ours there is no ``client``; with ``receive`` a task then waits for the disconnect.
+    also cancelled at ``call.deadline``, which dispatch turns into :class:`sage.errors.DeadlineExceeded`. Without a
+    ``client`` there is only the deadline.
     """
 
-    __slots__ = (
-        "_client",
-        "_deadlines",
-        "_disconnect_watcher",
-        "_loop",
-        "_receive",
-        "_start_timer",
-        "_task",
-        "call",
-        "client_left",
-    )
+    __slots__ = ("_client", "_deadlines", "_task", "call", "client_left")
 
-    def __init__(
-        self,
-        call: ModelCall,
-        deadlines: Deadlines,
-        client: WaitingClient | None = None,
-        receive: Receive | None = None,
-    ) -> None:
+    def __init__(self, call: ModelCall, deadlines: Deadlines, client: WaitingClient | None = None) -> None:
         self.call = call
         self._deadlines = deadlines
         self._client = client
-        self._receive = receive
-        if client is not None:
-            self._loop, self._task = client.loop, client.task
-        else:
-            self._loop = asyncio.get_running_loop()
-            self._task = asyncio.current_task(self._loop)
-        self._start_timer: asyncio.TimerHandle | None = None
-        self._disconnect_watcher: asyncio.Task[None] | None = None
         self.client_left = False
         """Whether the client has disconnected, and the work was cancelled because of that."""
 
     def __enter__(self) -> Watch:
-        if self._client is not None:
-            if self._client.disconnected:
-                raise ClientLeft
-            self._client.on_disconnect = self._leave
-        elif self._receive is not None:
-            self._start_timer = self._loop.call_later(_WATCH_AFTER, self._start, self._receive)
-        self._deadlines.add(self, self._loop)
+        client = self._client
+        if client is None:
+            loop = asyncio.get_running_loop()
+            self._task = asyncio.current_task(loop)
+        elif client.disconnected:
+            raise ClientLeft
+        else:
+            loop, self._task = client.loop, client.task
+            client.on_disconnect = self._leave
+        self._deadlines.add(self, loop)
         return self
-
-    def _start(self, receive: Receive) -> None:
-        self._disconnect_watcher = self._loop.create_task(self._wait_for_disconnect(receive))
-
-    async def _wait_for_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._leave()
 
     def _leave(self) -> None:
         self.client_left, self.call.timed_out = True, False  # no other attempt: nobody waits for it
         self._deadlines.discard(self)
-        self._cancel()
+        self.expire()
 
     def expire(self) -> None:
         """Its time is over."""
-        self._cancel()
-
-    def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
@@ -115,11 +123,6 @@ class Watch:
         self._deadlines.discard(self)
         if self._client is not None:
             self._client.on_disconnect = None
-        if self._start_timer is not None:
-            self._start_timer.cancel()
-        if self._disconnect_watcher is not None and not self.client_left:
-            self._disconnect_watcher.cancel()
-        self._disconnect_watcher = None  # its error's traceback holds this watch, and so the call and its body
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

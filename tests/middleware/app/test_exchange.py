@@ -50,10 +50,18 @@ def within(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def test_an_answer_in_one_message_or_in_two_is_the_same() -> None:
-    headers = [(b"content-length", b"2"), (b"x-a", b"b\tc")]
-    expected = b"HTTP/1.1 201 Created\r\ndate: now\r\ncontent-length: 2\r\nx-a: b\tc\r\n\r\nok"
-    assert answer_to(sends(start(headers, 201), body(b"ok")), GET) == (expected, False)
-    assert answer_to(sends({**start(headers, 201), "body": b"ok"}), GET) == (expected, False)
+    own, length = (b"x-a", b"b\tc"), (b"content-length", b"2")
+    expected = b"HTTP/1.1 201 Created\r\ndate: now\r\nx-a: b\tc\r\ncontent-length: 2\r\n\r\nok"
+    assert answer_to(sends(start([own, length], 201), body(b"ok")), GET) == (expected, False)
+    assert answer_to(sends({**start([own], 201), "body": b"ok"}), GET) == (expected, False)
+
+
+def test_an_answer_in_one_message_to_HEAD_and_on_a_connection_that_ends() -> None:
+    whole = {**start([], 200), "body": b"ok"}
+    head = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 2\r\n"
+    assert answer_to(sends(whole), GET.replace(b"GET", b"HEAD")) == (head + b"\r\n", False)
+    closing = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert answer_to(sends(whole), closing) == (head + b"connection: close\r\n\r\nok", True)
 
 
 def test_an_answer_of_unknown_length_is_chunked() -> None:

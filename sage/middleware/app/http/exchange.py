@@ -185,8 +185,8 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Message) -> None:
-        """ASGI's; beyond that, a start that has a ``body`` is a whole answer. Waits while the client does not read
-        what was written."""
+        """ASGI's; beyond that, a start that has a ``body`` is a whole answer, of which no header is of the length or of
+        the connection. Waits while the client does not read what was written."""
         connection = self._connection
         while connection.write_paused and not self.disconnected:
             await connection.writable.wait()
@@ -195,10 +195,11 @@ class Exchange:
         if not self.started:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"an answer cannot start with '{message['type']}'")
-            headers = message.get("headers", ())
-            self._start(message["status"], [*connection.server_state.default_headers, *headers])
+            headers = [*connection.server_state.default_headers, *message.get("headers", ())]
             if "body" in message:
-                self._add(message["body"], False)
+                self._answer(message["status"], headers, message["body"])
+            else:
+                self._start(message["status"], headers)
         elif self.answered:
             raise RuntimeError(f"'{message['type']}' comes after the end of the answer")
         elif message["type"] != "http.response.body":
@@ -212,6 +213,18 @@ class Exchange:
             return False
         self._add(body, True)
         return True
+
+    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Sends a whole answer."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        whole = _head(status, headers) if self._is_head else _head(status, headers) + body
+        connection = self._connection
+        connection.written += len(whole)
+        connection.transport.write(whole)
+        self.started = True
+        self._end()
 
     def _start(self, status: int, headers: Headers) -> None:
         length = None
@@ -235,11 +248,7 @@ class Exchange:
                 headers.append((b"transfer-encoding", b"chunked"))
             else:
                 self._remaining = math.inf  # HTTP/1.0 knows no chunks: the answer ends with the connection
-        lines = [_STATUS_LINES[status], *map(b": ".join, headers), b"\r\n"]
-        head = b"\r\n".join(lines)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):
-            raise RuntimeError("a header of the answer holds a control character")
-        self._head = head
+        self._head = _head(status, headers)
         self.started = True
         self._expects_continue = False
 
@@ -264,7 +273,20 @@ class Exchange:
         if not more:
             if 0 < self._remaining < math.inf:
                 raise RuntimeError("the answer is shorter than its Content-Length")
-            self.answered = self._news = True
-            if self._waiters is not None:
-                self._waiters.wake()
-            connection.answered(self.keep_alive)
+            self._end()
+
+    def _end(self) -> None:
+        """The whole answer was written."""
+        self.answered = self._news = True
+        if self._waiters is not None:
+            self._waiters.wake()
+        self._connection.answered(self.keep_alive)
+
+
+def _head(status: int, headers: Headers) -> bytes:
+    """The head of an answer; raises :class:`RuntimeError` if a header would be more than one line of it."""
+    lines = [_STATUS_LINES[status], *map(b": ".join, headers), b"\r\n"]
+    head = b"\r\n".join(lines)
+    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):
+        raise RuntimeError("a header of the answer holds a control character")
+    return head

@@ -30,13 +30,15 @@ LOW_PRIORITY = "low_priority"
 UNLOGGED = "unlogged"
 """A fact of a request that has no line in the access log unless it fails: one that comes every second."""
 _MOST_REASON = 300
+_JSON = (b"content-type", b"application/json")
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 async def read_json(receive: Receive, scope: Scope, *, vectors: bool = False) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
     vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced, which is noted."""
-    body = await read_body(receive)
+    message = await receive()
+    body = message["body"] if message.get("more_body") is False else await read_body(receive, message)
     if len(body) > SMALL_BODY and isinstance(receive, LargeBody):
         parse = partial(_parse_mended, body, scope, vectors=vectors)
         return await asyncio.get_running_loop().run_in_executor(receive.threads, parse)
@@ -56,9 +58,10 @@ def _parse_mended(body: bytes, scope: Scope, *, vectors: bool) -> dict[str, Any]
     return value
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The complete body; raises :class:`ClientLeft` when the client disconnects before it has sent all of it."""
-    message = await receive()
+async def read_body(receive: Receive, first: Message | None = None) -> bytes:
+    """The complete body; raises :class:`ClientLeft` when the client disconnects before it has sent all of it. ``first``
+    is the first message if it was received already."""
+    message = first if first is not None else await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         parts = [body]
@@ -124,6 +127,5 @@ def error_headers(error: SageError, size: int) -> Headers:
 
 
 def send_json(send: Send, body: bytes, headers: Headers) -> Awaitable[None]:
-    """Sends an answer of JSON that is already encoded, in one message (``app/edge.py``)."""
-    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-    return send({"type": "http.response.start", "status": 200, "headers": head, "body": body})
+    """Sends an answer of JSON that is already encoded, in one message (``app/edge.py``). Its length is added there."""
+    return send({"type": "http.response.start", "status": 200, "headers": [_JSON, *headers], "body": body})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sage.errors import SageError
 from sage.middleware.gateway.gateway import Gateway, GatewayCall
-from sage.middleware.gateway.watch import Watch
+from sage.middleware.gateway.watch import AsgiClient, Watch
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.routers.http.asgi import LOW_PRIORITY, Receive, Scope, Send, send_json
 from sage.middleware.routers.http.streaming import EVENTS, End, Translate, stream
@@ -39,15 +39,13 @@ async def respond(
     state = scope["state"]
     if LOW_PRIORITY in state:
         call.low_priority = True
-    with Watch(call, gateway.deadlines, scope.get("sage.exchange"), receive) as watching:
+    client = scope.get("sage.exchange") or AsgiClient(receive)
+    with Watch(call, gateway.deadlines, client) as watching:
         async with gateway.call(state["principal"], call) as answer:
             state["log"]["deployment"] = answer.deployment
             if not call.stream:
-                if make_body is None:
-                    await send_json(send, answer.body, answer.headers())
-                else:
-                    body = make_body(answer)
-                    await send_json(send, body if isinstance(body, bytes) else await body, answer.headers())
+                body = answer.body if make_body is None else make_body(answer)
+                await send_json(send, body if isinstance(body, bytes) else await body, answer.headers())
             elif make_events is None:
                 await stream(answer, scope, send, watching)
             else:
