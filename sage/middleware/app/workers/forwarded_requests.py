@@ -122,6 +122,8 @@ class ForwardedAnswer:
         kind: Any = message["type"]
         if kind == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            if "body" in message:
+                headers.append((b"content-length", b"%d" % len(message["body"])))
             self._start = frame(FrameKind.START, marshal.dumps((message["status"], headers)))
             if "body" not in message:
                 return  # with one it is a whole answer, as our server takes it beyond ASGI
