@@ -105,7 +105,8 @@ def _parts(container: Any) -> Iterable[Any]:
 def _too_large_number(text: bytes) -> bytes | None:
     """The first whole number of ``text`` that takes more than 64 bits."""
     digits = text.translate(_DIGITS)
-    if _TWENTY not in digits and _MINUS_NINETEEN not in digits:
+    # Not `in`, which asks for a number first and makes an error of that: 1 µs.
+    if digits.find(_TWENTY) < 0 and digits.find(_MINUS_NINETEEN) < 0:
         return None
     done, in_string = 0, False
     for run in _RUN.finditer(digits):

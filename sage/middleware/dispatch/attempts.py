@@ -211,17 +211,18 @@ class AttemptPlan:
             and only.keys.cooling_until <= now
             and only.quota.all_invalid_until <= now
         ):
-            return self._new_lease(only, 0, None, "", self._call.caller)
+            return self._new_lease(only, 0, None, self._call.caller)
         return None
 
     def claim(self, models: Iterable[PublicModel], now: float) -> DeploymentLease | None:
         """A lease of the best available deployment, of the first of ``models`` that has one."""
         for model in models:
-            deployment, why = self.pick(model, now)
+            deployment, _ = self.pick(model, now)
             if deployment is not None:
                 excluded = self._excluded_keys.get(deployment.provider.name, ())
                 key = deployment.keys.pick(now, excluded) if len(deployment.keys) > 1 else 0
-                return self._new_lease(deployment, key, model, why, self._call.caller, takes_slot=self.takes_slot)
+                slot_of = deployment.managed if self.takes_slot else None
+                return self._new_lease(deployment, key, model, self._call.caller, slot_of)
         return None
 
     def pick(self, model: PublicModel, now: float) -> tuple[Deployment | None, str]:

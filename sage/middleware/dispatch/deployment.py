@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from sage.errors import DeadlineExceeded, RateLimited, SageError, Unavailable, UpstreamFailed
 from sage.middleware.dispatch.api_keys import Keys, ProviderQuota
-from sage.middleware.dispatch.caller_breakers import NOBODY, Breakers, Caller
+from sage.middleware.dispatch.caller_breakers import Breakers, Caller
 from sage.middleware.dispatch.circuit_breaker import Breaker
 from sage.middleware.dispatch.retry_budget import RetryBudget
 from sage.middleware.engines.lease import ModelLease
@@ -41,6 +41,7 @@ class Deployment:
         "max_concurrency",
         "model",
         "name",
+        "opens",
         "priority",
         "provider",
         "quota",
@@ -73,6 +74,8 @@ class Deployment:
         """Names it in answers."""
         self.timeouts = timeouts
         self.managed = managed
+        self.opens = managed is not None or provider.can_sleep
+        """Whether something may have to be loaded or woken before it is asked."""
         self.quota = quota
         """What it shares with the other deployments of its provider."""
         self.weight = weight
@@ -162,33 +165,30 @@ class Deployment:
 class DeploymentLease:
     """What one request holds of a deployment while it runs: its slot, a key, its engine, and perhaps probes.
 
-    Made when the deployment can be asked. :meth:`succeeded` or :meth:`failed` says what became of the request; neither
-    is called when the request showed nothing of the deployment. :meth:`close` must follow.
+    Made when the deployment can be asked; :meth:`close` must follow.
     """
 
-    __slots__ = ("_engine_lease", "_slot_of", "caller", "deployment", "key", "model", "probes", "why")
+    __slots__ = ("_engine_lease", "_slot_of", "caller", "deployment", "key", "model", "probes")
 
     def __init__(
         self,
         deployment: Deployment,
-        key: int = 0,
-        model: PublicModel | None = None,
-        why: str = "",
-        caller: Caller = NOBODY,
-        *,
-        takes_slot: bool = False,
+        key: int,
+        model: PublicModel | None,
+        caller: Caller,
+        slot_of: ManagedModel | None = None,
     ) -> None:
+        """``slot_of``: whose slot it takes."""
         deployment.in_flight += 1
-        self._slot_of = slot_of = deployment.managed if takes_slot else None
+        deployment.quota.in_flight += 1
+        self._slot_of = slot_of
         if slot_of is not None:
             slot_of.slots_in_use += 1
-        deployment.quota.in_flight += 1
         self.deployment = deployment
         self.key = key
         """The index of the provider's endpoint that it asks."""
         self.model = model
         """The model that it answers for; ``None`` where there was no choice."""
-        self.why = why
         self.caller = caller
         self.probes: tuple[Breaker, ...] = deployment.breaker.take(caller) if deployment.breaker.is_open else ()
         """The breakers whose probe it is."""
@@ -216,12 +216,6 @@ class DeploymentLease:
         if self.probes:
             self.deployment.breaker.answered(self.probes, routing.breaker_failures)
             self.probes = ()
-
-    def succeeded(self) -> None:
-        """The whole answer came."""
-        breaker = self.deployment.breaker
-        if breaker.failing:
-            breaker.succeed(self.caller)
 
     def failed(self, failure: SageError, now: float, routing: Routing) -> None:
         """Records what ``failure`` shows of the deployment or of the key."""
@@ -288,10 +282,11 @@ class PublicModel:
     """Requests that wait for one of its deployments."""
     budget: RetryBudget = field(default_factory=RetryBudget)
 
-    @property
-    def label(self) -> str:
-        """The name in metrics: from the configuration, never the text of a request."""
-        return self.name if self.registered else f"{self.deployments[0].provider.name}/*"
+    label: str = field(init=False)
+    """The name in metrics: from the configuration, never the text of a request."""
+
+    def __post_init__(self) -> None:
+        self.label = self.name if self.registered else f"{self.deployments[0].provider.name}/*"
 
     def describe(self) -> dict[str, Any]:
         """The answer of ``GET /models/{name}``."""

@@ -109,8 +109,8 @@ class Dispatch:
             lease.failed(failure, time.monotonic(), self._routing)
             if self.on_health is not None:
                 self.on_health(lease.deployment)
-        elif is_complete:
-            lease.succeeded()
+        elif is_complete and lease.deployment.breaker.failing:
+            lease.deployment.breaker.succeed(lease.caller)
         self._queue.give_back(lease)
 
     async def _lease(self, plan: AttemptPlan) -> DeploymentLease:
@@ -155,10 +155,7 @@ class Dispatch:
         plan.sent = False
         response: UpstreamResponse | None = None
         try:
-            if deployment.managed is None and not provider.asleep:
-                endpoint = provider.endpoints[lease.key]
-            else:
-                endpoint = await _ready_endpoint(lease, plan)
+            endpoint = await _ready_endpoint(lease, plan) if deployment.opens else provider.endpoints[lease.key]
             request = provider.encode(call, deployment.target, endpoint)
             self._start(request, call, plan, lease)
             try:

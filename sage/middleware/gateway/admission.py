@@ -25,6 +25,7 @@ _TOKEN_FIELDS, _CHOICE_FIELDS = frozenset(TOKEN_FIELDS), frozenset(CHOICE_FIELDS
 _UPPER_BOUNDS = tuple(field for field in TOKEN_FIELDS if field != "min_tokens")
 _UNLIMITED = (-1, -2)
 _BUILT_IN_LIMIT = RequestLimits().max_tokens
+_CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 _MAX_FALLBACKS = 8
 _MAX_MESSAGES = 10_000
 
@@ -37,12 +38,12 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     if "options" in body:
         _check_options(call, limits)
     is_plain = "messages" in body and _are_plain(body["messages"])
-    if is_plain and operation is Operation.CHAT and call.native is None and call.hints is None and is_words(body):
+    if is_plain and operation is _CHAT and call.native is None and call.hints is None and is_words(body):
         if not _CHOICE_FIELDS.isdisjoint(body):
             _check_choices(call, limits)
         return
     walk = BodyWalk(limits)
-    if not is_plain and (operation is Operation.CHAT or "messages" in body):
+    if not is_plain and (operation is _CHAT or "messages" in body):
         _check_messages(body, walk)
     native = call.native
     if native is not None:

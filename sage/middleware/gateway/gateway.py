@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sage.errors import SageError, Unavailable
 from sage.middleware.auth.principal import Principal
-from sage.middleware.dispatch.deadlines import Deadlines
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
 from sage.middleware.dispatch.dispatch import Dispatch
 from sage.middleware.dispatch.explain import Explanation
@@ -72,6 +71,8 @@ class Gateway:
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that it runs on; ``None`` means that it does not run yet."""
         self._dispatch = dispatch
+        self.deadlines = dispatch.deadlines
+        """What watches over calls are entered in."""
         self.transport = transport
         self._limits = settings.llm.limits
         self.low_priority = dispatch.low_priority
@@ -106,11 +107,6 @@ class Gateway:
         await closing
         if self._embedders is not None:
             await asyncio.to_thread(self._embedders.close)
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """What watches over calls are entered in."""
-        return self._dispatch.deadlines
 
     def call(self, principal: Principal, call: ModelCall) -> GatewayCall:
         """``async with gateway.call(principal, call) as answer`` admits, dispatches and counts the call exactly once.
@@ -164,10 +160,14 @@ class Gateway:
 class GatewayCall:
     """One call, from its admission until it is counted."""
 
-    __slots__ = ("_answer", "_call", "_gateway", "_metrics", "_principal", "_started", "_status")
+    __slots__ = ("_answer", "_call", "_gateway", "_metrics", "_principal", "_started", "_status", "body", "deployment")
 
     _answer: UpstreamAnswer
     _metrics: ModelMetrics
+    body: bytes
+    """The complete answer, or the first events of the stream."""
+    deployment: str
+    """The name of the deployment that answered."""
 
     def __init__(self, gateway: Gateway, principal: Principal, call: ModelCall) -> None:
         self._gateway = gateway
@@ -182,10 +182,11 @@ class GatewayCall:
         models = await gateway.admit(self._principal, call)
         self._metrics = gateway.metrics.begin(models[0].label)
         try:
-            self._answer = await gateway.open(call, models)
+            self._answer = answer = await gateway.open(call, models)
         except BaseException as exc:
             self._settle(None, _status_of(exc))
             raise
+        self.body, self.deployment = answer.body, answer.deployment.name
         if call.stream:
             self._metrics.time_to_first_token.observe(time.perf_counter() - self._started)
         return self
@@ -205,19 +206,9 @@ class GatewayCall:
             self._settle(answer, status)
 
     @property
-    def body(self) -> bytes:
-        """The complete answer, or the first events of the stream."""
-        return self._answer.body
-
-    @property
     def provider(self) -> str:
         """The name of the provider that answered."""
         return self._answer.deployment.provider.name
-
-    @property
-    def deployment(self) -> str:
-        """The name of the deployment that answered."""
-        return self._answer.deployment.name
 
     @property
     def finished(self) -> bool:

@@ -369,6 +369,9 @@ class Provider(Protocol):
     model_files: ModelFileHost | None
     """Models of files beside the configuration; ``None`` if this provider has none."""
 
+    can_sleep: bool
+    """Whether it may be :attr:`asleep`."""
+
     @property
     def asleep(self) -> bool:
         """The gateway has sent its server to sleep, so a request has to :meth:`wake` it first."""

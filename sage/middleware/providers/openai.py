@@ -24,6 +24,7 @@ from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.providers.wire.vectors import normalise_embeddings
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
 
+_CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 _SHAPE = {
     Operation.CHAT: "choices",
     Operation.COMPLETIONS: "choices",
@@ -158,7 +159,7 @@ class OpenAIProvider(Vendor):
                 return None
             if (error := error_of_choices(items)) is not None:
                 raise self._stream_error(error)
-        if call.operation is Operation.CHAT:
+        if call.operation is _CHAT:
             return normalise_choices(items, keep_reasoning=self._keeps_reasoning)
         if call.operation is Operation.EMBEDDINGS:
             return normalise_embeddings(call, items, answer.get("model"), self._requested_dimensions(call))

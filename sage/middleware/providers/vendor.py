@@ -137,6 +137,7 @@ class Vendor(ABC):
 
     repeatable = False
     """Its calls cost nothing and change nothing: :attr:`UpstreamRequest.retry_on_broken_connection` is set."""
+    can_sleep = False
     host: ModelHost | None = None
     model_files: ModelFileHost | None = None
 

@@ -109,10 +109,6 @@ class Exchange:
         self.answered = False
         self.disconnected = False
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._connection.loop
-
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Lets the application answer; what it fails to do is an answer of status 500, or one that is cut off."""
         connection, task = self._connection, self.task

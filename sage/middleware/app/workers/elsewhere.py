@@ -138,6 +138,7 @@ class FrontGateway(Gateway):
         self.transport = transport
         self.low_priority = dispatch.low_priority
         self._dispatch = dispatch
+        self.deadlines = dispatch.deadlines
         self._limits = settings.llm.limits
         self._embedders = None
 

@@ -74,7 +74,6 @@ class ForwardedAnswer:
         self.disconnected = False
         self.on_disconnect: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
-        self.loop = asyncio.get_running_loop()
         self._connection = connection
         self._asks_for_body = expects_continue(scope)
         self._body_read = False

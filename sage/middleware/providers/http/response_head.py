@@ -34,7 +34,7 @@ def is_unusual(head: bytes) -> bool:
 
     Most heads of whole answers have none of these, and are not looked at any further.
     """
-    return len(head) > _SURELY_FEW or not head.startswith(b"HTTP/1.") or b"-encoding:" in head.lower()
+    return len(head) > _SURELY_FEW or not head.startswith(b"HTTP/1.") or head.lower().find(b"-encoding:") >= 0
 
 
 def is_chunked_only(head: bytes) -> bool:

@@ -69,6 +69,8 @@ class VllmProvider(OpenAIProvider):
         """Adds ``/v1`` to an address without a path: OpenAI's wire is below it, never at vLLM's root."""
         return base_url if urlsplit(base_url).path else f"{base_url}/v1"
 
+    can_sleep = True
+
     @property
     def asleep(self) -> bool:
         return self._server is not None and self._server.asleep
