@@ -31,13 +31,13 @@ from sage.middleware.routers.http.asgi import (
     UNLOGGED,
     ASGIApp,
     Fields,
-    Headers,
     Message,
     Receive,
     Scope,
     Send,
     error_facts,
     error_headers,
+    fields_of,
 )
 from sage.middleware.routers.http.bodies import SMALL_BODY, LargeBodies, LargeBody, too_large
 from sage.middleware.routers.http.guard import credential
@@ -107,8 +107,11 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         headers = scope["headers"]
-        fields = scope[FIELDS] = _by_name(headers)
-        request_id = self.request_id(fields)
+        if FIELDS not in scope:  # under another server than ours
+            scope[FIELDS] = fields_of(headers)
+        fields = scope[FIELDS]
+        given = fields.get(b"x-request-id")
+        request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else self._new_id()
         facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("log", {})
         status, takes_whole = 0, "sage.exchange" in scope
 
@@ -165,11 +168,6 @@ class EdgeMiddleware:
     def refusals(self) -> Refusals:
         """How the server answers what does not become a request."""
         return Refusals(self._new_id, _SECURITY_HEADERS, self._log)
-
-    def request_id(self, fields: Fields) -> bytes:
-        """The id of a request: the client's own, when it is well formed."""
-        given = fields.get(b"x-request-id")
-        return given if given is not None and _REQUEST_ID.fullmatch(given) else self._new_id()
 
     def _new_id(self) -> bytes:
         return b"%s-%x" % (self._prefix, next(self._numbers))
@@ -278,12 +276,6 @@ async def _send_in_two(send: Send, message: Message) -> None:
     message["headers"].append((b"content-length", b"%d" % len(body)))
     await send(message)
     await send({"type": "http.response.body", "body": body})
-
-
-def _by_name(headers: Headers) -> Fields:
-    """The headers of a request by their names; of several with one name the first."""
-    fields = dict(headers)
-    return fields if len(fields) == len(headers) else dict(reversed(headers))
 
 
 async def answer_error(error: SageError, send: Send) -> None:

@@ -32,10 +32,10 @@ from sage.middleware.app.http.framing import (
 from sage.middleware.app.http.refusals import Refusals
 from sage.middleware.app.http.waiters import Waiters
 from sage.middleware.auth.addresses import network_of
-from sage.middleware.routers.http.asgi import Scope
+from sage.middleware.routers.http.asgi import FIELDS, Scope, fields_of
 
 _MAX_WAITING = 16  # requests behind the running one
-_OF_A_REQUEST = ("method", "path", "raw_path", "query_string", "headers", "state", "sage.exchange")
+_OF_A_REQUEST = ("method", "path", "raw_path", "query_string", "headers", FIELDS, "state", "sage.exchange")
 _MAX_HELD = 64 * 1024
 """Bytes of a body that the application has not taken; at more of them nothing more is read."""
 
@@ -169,17 +169,18 @@ class GatewayProtocol(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_complete:
             return  # a trailer, which must not be taken for a checked header
-        name = name.lower()
-        if name in FRAMING:
-            self._read_framing(name, value.strip().lower())
-        self._headers.append((name, value))
+        self._headers.append((name.lower(), value))
 
-    def _read_framing(self, name: bytes, value: bytes) -> None:
-        if name == b"expect":
-            self._expects_continue = value == b"100-continue"
-        elif name == b"upgrade":
-            self._asks_upgrade = True
-        check_framing(name, value, self._parser.get_http_version())
+    def _read_framing(self) -> None:
+        version = self._parser.get_http_version()
+        for name, value in self._headers:
+            if name in FRAMING:
+                value = value.strip().lower()
+                if name == b"expect":
+                    self._expects_continue = value == b"100-continue"
+                elif name == b"upgrade":
+                    self._asks_upgrade = True
+                check_framing(name, value, version)
 
     def _is_too_large(self) -> bool:
         """Of the head, or of what came since the last bytes of a body."""
@@ -192,6 +193,9 @@ class GatewayProtocol(asyncio.Protocol):
         if self._unparsed + self._first > MAX_HEAD and size_of(self._url, self._headers) > MAX_HEAD:
             raise head_too_large()
         parser, url, headers = self._parser, self._url, self._headers
+        fields = fields_of(headers)
+        if not FRAMING.isdisjoint(fields):
+            self._read_framing()
         if self._asks_upgrade and parser.should_upgrade():
             check_no_body(headers)
         if url.startswith(b"/") and url.find(b"#") < 0:
@@ -216,6 +220,7 @@ class GatewayProtocol(asyncio.Protocol):
         scope["raw_path"] = raw_path
         scope["query_string"] = query
         scope["headers"] = headers
+        scope[FIELDS] = fields
         scope["state"] = state
         scope["sage.exchange"] = exchange
         self._newest = exchange

@@ -70,7 +70,6 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one but does not derive from it
         self._owner.opened(self)
 
-    @property
     def is_usable(self) -> bool:
         """For a further request, as far as is known here."""
         return not self._transport.is_closing()

@@ -28,7 +28,7 @@ class ConnectionPool:
         idle = self._idle
         while idle:
             connection, since = idle.popitem()
-            if now - since <= KEEP_ALIVE and connection.is_usable:
+            if now - since <= KEEP_ALIVE and connection.is_usable():
                 return connection
             connection.end()
         return None

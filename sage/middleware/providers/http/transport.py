@@ -55,10 +55,10 @@ class HttpTransport:
         prepared = self._prepared.get((id(request.headers), request.url, request.method, request.socket))
         if prepared is None:
             prepared = self._prepare(request)
-        loop = asyncio.get_running_loop()
+        head, pool = prepared
+        loop = pool.loop
         started = loop.time()
         total = request.timeouts.total if request.total is None else request.total
-        head, pool = prepared
         connection = pool.take(started)
         if connection is None:
             response = await self._send_fresh(request, prepared, total)
@@ -106,7 +106,7 @@ class HttpTransport:
         if self._is_closed:
             connection.end()
             raise errors.shutting_down()
-        if not connection.is_usable:  # it broke before this task went on
+        if not connection.is_usable():  # it broke before this task went on
             return HttpResponse.unanswered(request, connection, loop, ends)
         return await _ask(connection, request, head, loop, ends)
 

@@ -34,6 +34,12 @@ _JSON = (b"content-type", b"application/json")
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+def fields_of(headers: Headers) -> Fields:
+    """The headers of a request by their names; of several with one name the first."""
+    fields = dict(headers)
+    return fields if len(fields) == len(headers) else dict(reversed(headers))
+
+
 async def read_json(receive: Receive, scope: Scope, *, vectors: bool = False) -> dict[str, Any]:
     """The body as a JSON object; raises :class:`InvalidRequest` for anything else. ``vectors`` says that it may hold
     vectors of numbers. A large body is parsed on a thread. Halves of surrogate pairs are replaced, which is noted."""
