@@ -19,7 +19,7 @@ from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.gateway_server import GatewayServer, http_config, url_of
 from sage.middleware.app.http.connections import ClientConnections, ConnectionLimits, allow_more_files
 from sage.middleware.app.main import create_app
-from sage.middleware.app.memory import give_back_large_blocks, leave_alone_what_lives
+from sage.middleware.app.memory import leave_alone_what_lives, prepare_for_large_blocks
 from sage.middleware.app.worker_process import WorkerProcess
 from sage.middleware.app.workers.listening import bind_all, check_workers, share_of
 from sage.middleware.gateway.jobs.opening import Queue
@@ -106,7 +106,7 @@ def serve(settings: Settings, config: Path | None, translate: Callable[[str], st
     workers = settings.api.workers
     check_workers(workers)
     allow_more_files(settings.api.max_connections)
-    give_back_large_blocks()
+    prepare_for_large_blocks()
     sock, *others = bind_all(settings.api.host, settings.api.port, workers)
     try:
         app = create_app(settings)

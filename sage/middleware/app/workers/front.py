@@ -15,7 +15,7 @@ import sys
 from sage.middleware.app.access_log import AccessLog
 from sage.middleware.app.edge import EdgeMiddleware
 from sage.middleware.app.inference_routes import INFERENCE_ROUTES
-from sage.middleware.app.memory import give_back_large_blocks, leave_alone_what_lives
+from sage.middleware.app.memory import leave_alone_what_lives, prepare_for_large_blocks
 from sage.middleware.app.registry import make_registry
 from sage.middleware.app.slashes import Slashes
 from sage.middleware.app.workers.elsewhere import RECORDED, FrontGateway, FrontRegistry, FrontRoute
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
     if os.getppid() != owner:
         return
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    give_back_large_blocks()
+    prepare_for_large_blocks()
     with socket.socket(fileno=listening) as sock, socket.socket(fileno=control) as link:
         front = Front(read_begin(link), link, socket.socket(fileno=doorway))
         link.setblocking(False)
