@@ -23,9 +23,10 @@ FLOORS = [
     {"sage.addresses", "sage.forks", "sage.private_files"},
     {"sage.pinned_resolver", "sage.sqlite"},
     {"sage.middleware.settings"},
-    {"sage.kernels", "sage.middleware.database"},
+    {"sage.kernels", "sage.middleware.database", "sage.middleware.webhooks"},
     {
         *("sage.middleware.providers", "sage.middleware.retrieval", "sage.middleware.auth", "sage.middleware.queue"),
+        "sage.middleware.budgets",
         "sage.middleware.ingest",
         "sage.api",
     },
@@ -62,11 +63,13 @@ _NUMPY = "a gateway that nobody searches starts without numpy and faiss"
 _CRYPTOGRAPHY = "a gateway whose callers have API keys starts without jose and cryptography"
 _COMMANDS = "`sage`, its help and every other command start without it"
 _AIOHTTP = "a gateway without a proxy starts without aiohttp"
+_WEBHOOKS = "a gateway that calls no webhooks starts without aiohttp"
 LATE = {
     "sage.api.local_environment": "Ray is an extra",
     "sage.middleware.app.main": _NUMPY,
     "sage.middleware.auth.accounts": _CRYPTOGRAPHY,
     "sage.middleware.database.database": "psycopg is an extra",
+    "sage.middleware.budgets.notices": _WEBHOOKS,
     "sage.middleware.cli.accounts": _COMMANDS,
     "sage.middleware.client.connection": _COMMANDS,
     "sage.middleware.cli.config": _COMMANDS,
@@ -79,7 +82,7 @@ LATE = {
     "sage.middleware.cli.worker": _COMMANDS,
     "sage.middleware.gateway.collections.collections": _NUMPY,
     "sage.middleware.gateway.collections.requests": _NUMPY,
-    "sage.middleware.gateway.jobs.webhooks.webhooks": "a gateway that calls no webhooks starts without aiohttp",
+    "sage.middleware.gateway.jobs.webhooks.webhooks": _WEBHOOKS,
     "sage.middleware.gateway.services.plans": "a gateway that uses no service starts without the runtime and numpy",
     "sage.middleware.llm.service": _NUMPY,
     "sage.middleware.providers.clients": _AIOHTTP,

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 
 from sage.errors import ConfigError, InvalidRequest, Unavailable
 from sage.middleware.auth.database import SCHEMA as ACCOUNTS
+from sage.middleware.budgets.database import SCHEMA as BUDGETS
 from sage.middleware.database.database import Database
 from sage.middleware.database.postgresql import PostgresqlRoom
 from sage.middleware.database.schema import Schema
@@ -89,7 +90,7 @@ def postgresql_contents(connection: Connection, schema: Schema) -> tuple[set[Any
     return set(connection.execute(text(_PG_COLUMNS))), set(connection.execute(text(_PG_INDEXES))), rows
 
 
-@SCHEMAS
+@pytest.mark.parametrize("schema", [ACCOUNTS, SCHEMA, BUDGETS], ids=["accounts", "jobs", "budgets"])
 def test_a_new_postgresql_database_is_what_the_migrations_arrive_at(
     schema: Schema, postgresql: PostgresqlServer
 ) -> None:

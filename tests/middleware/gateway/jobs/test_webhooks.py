@@ -19,10 +19,10 @@ from running_gateway import Running, run_gateway
 from upstream import Received, Upstream, reply
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.jobs.webhooks.attempt import sign
 from sage.middleware.gateway.jobs.webhooks.webhooks import check_webhook
 from sage.middleware.settings.settings import Settings
 from sage.middleware.settings.webhooks import WebhookSettings, webhook_key
+from sage.middleware.webhooks.signature import sign
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one of Standard Webhooks' own examples
 KEY = bytes.fromhex("31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0")

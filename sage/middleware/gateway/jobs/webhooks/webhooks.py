@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import heapq
 import logging
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,24 +18,24 @@ from urllib.parse import urlsplit
 
 from sage.addresses import AddressRefused, AllowedHosts
 from sage.errors import InvalidRequest, NotFound, SageError
+from sage.middleware.gateway.jobs.webhooks.body import webhook_message
 from sage.middleware.queue.records import StoredJob
 from sage.middleware.queue.store import JobStore
 from sage.middleware.settings.webhooks import WebhookSettings
+from sage.middleware.webhooks.retries import is_gone, pause_after
 
 if TYPE_CHECKING:
-    from sage.middleware.gateway.jobs.webhooks.attempt import WebhookPoster
+    from sage.middleware.webhooks.poster import WebhookPoster
 
 _SETTING = "queue.webhooks.hosts"
 _AT_ONCE = 16
 _AT_ONE_HOST = 4
 _LOOKED_AT = 200
-_LONGEST_PAUSE = 6 * 3600.0
 _LONGEST_REST = 60.0
 """Seconds that a host which failed is left alone, at most."""
 _POLL = 1.0
 _LEADING = 0.2
 """Seconds until it is looked again whether this gateway leads the queue."""
-_GONE = 410
 DUE, DELIVERED, FAILED = "due", "delivered", "failed"
 
 
@@ -79,9 +78,9 @@ class Webhooks:
 
     @cached_property
     def _poster(self) -> WebhookPoster:
-        from sage.middleware.gateway.jobs.webhooks.attempt import WebhookPoster  # brings aiohttp
+        from sage.middleware.webhooks.poster import WebhookPoster  # brings aiohttp
 
-        return WebhookPoster(self._settings, self._hosts, self._view, self._clock)
+        return WebhookPoster(self._settings, self._hosts, self._clock)
 
     def begin(self) -> None:
         """Begins to call; without allowed hosts there is nothing to call."""
@@ -146,17 +145,17 @@ class Webhooks:
 
     async def _call(self, job: StoredJob, host: str) -> None:
         try:
-            fault, retry_after = await self._poster.attempt(job)
+            message = webhook_message(job, self._view(job))
+            fault, retry_after = await self._poster.attempt(job.webhook_url or "", message)
             attempts = job.webhook_attempts + 1
             if fault is None:
                 self._resting.pop(host, None)
                 await self._write(job, DELIVERED, attempts, None)
-            elif attempts >= self._settings.attempts or fault.endswith(str(_GONE)):
+            elif attempts >= self._settings.attempts or is_gone(fault):
                 logging.getLogger("sage").warning("the webhook of job %s was given up: %s", job.id, fault)
                 await self._write(job, FAILED, attempts, None)
             else:
-                pause = min(self._settings.retry_after * 3 ** (attempts - 1), _LONGEST_PAUSE)
-                pause = max(pause * random.uniform(1.0, 1.1), _asked_pause(retry_after))  # noqa: S311 (spreads calls)
+                pause = pause_after(attempts, self._settings.retry_after, retry_after)
                 self._resting[host] = self._clock() + min(pause, _LONGEST_REST)
                 await self._write(job, DUE, attempts, self._clock() + pause)
         except SageError:
@@ -171,7 +170,3 @@ class Webhooks:
             await self._store.webhook_done(job, state, attempts, next_at)
         if next_at is not None:
             heapq.heappush(self._times, next_at)
-
-
-def _asked_pause(text: str) -> float:
-    return min(float(text), _LONGEST_PAUSE) if text.isdecimal() and len(text) < 8 else 0.0

@@ -1,0 +1,116 @@
+"""What this process may spend, in memory: a call that finds enough here is admitted without waiting or a write."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+from sage.middleware.budgets.account import BudgetAccount
+from sage.middleware.budgets.counters import Spending
+from sage.middleware.budgets.periods import period_at
+from sage.middleware.budgets.reservation import Reservation
+from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList
+
+LEASE = 20.0
+"""Seconds for which what is held may be given out without a word to the database. Others take it back after more."""
+_MOST_KNOWN = 10_000
+Collected = list[tuple[BudgetAccount, Spending]]
+
+
+class BudgetBook:
+    """The budgets that calls of this process meet. Belongs to one event loop; ``clock`` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.subjects = BudgetedSubjects()
+        """Those that have a budget."""
+        self._budgets: BudgetList | None = None
+        self._accounts: dict[str, BudgetAccount] = {}
+        self._retired: list[BudgetAccount] = []
+        """Of windows that are over and of budgets that have changed; calls still run on them."""
+        self._applying: dict[tuple[str, ...], tuple[BudgetAccount, ...]] = {}
+        self._lease_until = -math.inf
+
+    def load(self, budgets: BudgetList) -> None:
+        """From now on these are the budgets, and no others."""
+        self._budgets, self.subjects = budgets, budgets.subjects
+        for account in [each for each in self._accounts.values() if budgets.of(each.budget.subject) != each.budget]:
+            self._retire(account)
+        self._applying.clear()
+
+    def accounts(self, subjects: tuple[str, ...]) -> tuple[BudgetAccount, ...]:
+        """The present accounts of those of ``subjects`` that have a budget."""
+        known = self._applying.get(subjects)
+        if known is None:
+            known = tuple(account for subject in subjects if (account := self.account(subject)) is not None)
+            if len(self._applying) >= _MOST_KNOWN:
+                self._applying.clear()
+            self._applying[subjects] = known
+        return known
+
+    def account(self, subject: str) -> BudgetAccount | None:
+        """The account of ``subject`` in the present window; ``None`` means that it has no budget."""
+        account, now = self._accounts.get(subject), self.clock()
+        if account is not None and now < account.ends:
+            return account
+        if account is not None:
+            self._retire(account)
+        budget = None if self._budgets is None else self._budgets.of(subject)
+        if budget is None:
+            return None
+        account = self._accounts[subject] = BudgetAccount(budget, period_at(budget.window, now))
+        return account
+
+    def take(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation | None:
+        """Reserves at once; ``None`` means that something has to be drawn first, and nothing is reserved."""
+        now = self.clock()
+        for account in accounts:
+            if account.free < (tokens if account.counts_tokens else money) or now >= account.valid_until:
+                return None
+        for account in accounts:
+            account.take(tokens if account.counts_tokens else money)
+        return Reservation(accounts, money, tokens)
+
+    def heard(self, at: float) -> None:
+        """The database has heard of this process at that time, which may give out what it holds for a while."""
+        self._lease_until = at + LEASE
+        for account in self._accounts.values():
+            if account.budget.hard:
+                account.valid_until = min(account.ends, self._lease_until)
+
+    def lose_all(self) -> None:
+        """What was held here is others' now."""
+        for account in self._all():
+            account.lose()
+
+    @property
+    def holds_something(self) -> bool:
+        return any(account.held for account in self._all())
+
+    def collect(self, *, everything: bool = False) -> Collected:
+        """What is to be booked now: what was spent, and what nobody has needed for a second, or ``everything``."""
+        collected: Collected = []
+        for account in self._all():
+            keep = not everything and account.valid_until != -math.inf and not account.grow_quiet()
+            spending = account.collect(keep=keep)
+            if spending is not None:
+                collected.append((account, spending))
+        return collected
+
+    def forget_idle(self) -> None:
+        """Lets go of accounts whose window is over, and of retired ones on which no call runs any more."""
+        now = self.clock()
+        for account in [each for each in self._accounts.values() if now >= each.ends]:
+            self._retire(account)
+        self._retired = [account for account in self._retired if not account.is_idle]
+
+    def _retire(self, account: BudgetAccount) -> None:
+        del self._accounts[account.budget.subject]
+        account.valid_until = -math.inf
+        self._retired.append(account)
+        self._applying.clear()
+
+    def _all(self) -> Iterator[BudgetAccount]:
+        yield from self._accounts.values()
+        yield from self._retired

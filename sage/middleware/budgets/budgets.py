@@ -1,0 +1,146 @@
+"""Everything about budgets, put together on a database: for the gateway, its routes, and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from sage.middleware.budgets.account import BudgetAccount
+from sage.middleware.budgets.book import BudgetBook
+from sage.middleware.budgets.budget import Budget
+from sage.middleware.budgets.counters import BudgetCounters, Counted, WindowKey
+from sage.middleware.budgets.draws import BudgetDraws
+from sage.middleware.budgets.notices import BudgetNotices
+from sage.middleware.budgets.periods import period_at
+from sage.middleware.budgets.reservation import Reservation
+from sage.middleware.budgets.store import BudgetStore
+from sage.middleware.budgets.subjects import BudgetedSubjects, BudgetList, Spender
+from sage.middleware.budgets.thresholds import BudgetEvents
+from sage.middleware.budgets.upkeep import BudgetUpkeep
+from sage.middleware.budgets.views import budget_view
+from sage.middleware.database.database import Database
+from sage.middleware.settings.budgets import BudgetSettings, BudgetsSettings
+from sage.middleware.settings.webhooks import WebhookSettings
+from sage.thread_pool import ThreadPool
+
+
+class SpentCall(Protocol):
+    """What the ledger knows of a call that has ended."""
+
+    @property
+    def reservation(self) -> Any: ...
+    @property
+    def cost(self) -> int | None:
+        """Nano-dollars; ``None`` means that nobody knows the price."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def model(self) -> str:
+        """The public name of the model that answered."""
+        ...
+
+
+class Budgets:
+    """The budgets of one installation, as one process keeps them; it closes ``database``.
+
+    ``models`` gives the budgets that models have in their settings. ``clock`` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: BudgetsSettings,
+        webhooks: WebhookSettings,
+        models: Callable[[], dict[str, BudgetSettings]],
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.store = BudgetStore(database, clock)
+        self._database = database
+        self._models = models
+        self._thread = ThreadPool(1, "sage-budgets")
+        self._counters = BudgetCounters(database)
+        self._book = BudgetBook(clock)
+        holder = secrets.token_hex(8)
+        self._draws = BudgetDraws(self._book, self._counters, self._thread, holder)
+        notices = None
+        if settings.webhook is not None:
+            notices = BudgetNotices(BudgetEvents(database), settings.webhook, webhooks, self._thread, clock)
+        self.upkeep = BudgetUpkeep(
+            *(self._book, self._draws, self._counters, self.store, settings, models, notices, holder), monotonic
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def begin(self) -> None:
+        """Reads the budgets; from now on calls can be admitted, on this event loop."""
+        self._loop = asyncio.get_running_loop()
+        await self.upkeep.refresh()
+        self.upkeep.begin()
+
+    async def end(self) -> None:
+        """Books what was spent, gives back what is held, and closes the database."""
+        await self.upkeep.end()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Closes the database, where :meth:`begin` was never called."""
+        self._thread.shutdown()
+        self._database.close()
+
+    @property
+    def subjects(self) -> BudgetedSubjects:
+        """Those that have a budget. It is empty, and false, where there are no budgets at all."""
+        return self._book.subjects
+
+    def on_short(self, settle_ended: Callable[[], Awaitable[object]]) -> None:
+        """``settle_ended`` is awaited before a call is refused: it settles the calls that have ended."""
+        self._draws.settle_ended = settle_ended
+
+    def accounts(self, caller: Spender, models: Sequence[str]) -> tuple[BudgetAccount, ...]:
+        """The accounts that a call of ``caller`` meets which one of ``models`` answers; empty where no budget does."""
+        return self._book.accounts(self.subjects.of(caller, models))
+
+    def take(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation | None:
+        """Reserves ``money`` (nano-dollars) and ``tokens`` of ``accounts`` at once; ``None`` means that :meth:`reserve`
+        has to be awaited."""
+        return self._book.take(accounts, money, tokens)
+
+    async def reserve(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> Reservation:
+        """Reserves with what the database grants. Raises :class:`sage.errors.RateLimited` (``budget_exceeded``)."""
+        return await self._draws.reserve([account.budget.subject for account in accounts], money, tokens)
+
+    def on_settled(self, calls: Iterable[SpentCall]) -> None:
+        """Settles calls that have ended; on any thread."""
+        reserved = [call for call in calls if call.reservation is not None]
+        if reserved and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_settle, reserved)
+
+    def all(self) -> list[Budget]:
+        """All budgets of one subject each, by subject. Blocks, as what follows."""
+        budgets = BudgetList(self.settings, self._models(), self.store.list())
+        return sorted(budgets.named(), key=lambda budget: budget.subject)
+
+    def of(self, subject: str) -> Budget | None:
+        """The budget of ``subject``, also one that all subjects of its kind have."""
+        return BudgetList(self.settings, self._models(), self.store.list()).of(subject)
+
+    def views(self, budgets: Sequence[Budget]) -> list[dict[str, Any]]:
+        """The budgets with what is spent and reserved in the present window."""
+        now = self._book.clock()
+        keys = [WindowKey(each.subject, str(each.unit), period_at(each.window, now).name) for each in budgets]
+        counts = self._counters.counts(keys)
+        nothing = Counted(0, 0)
+        return [budget_view(budget, counts.get(key, nothing), now) for budget, key in zip(budgets, keys, strict=True)]
+
+
+def _settle(calls: list[SpentCall]) -> None:
+    for call in calls:
+        call.reservation.settle(call.cost, call.prompt_tokens + call.completion_tokens, call.model)

@@ -1,0 +1,48 @@
+"""What one call has reserved, until it is settled."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from sage.middleware.budgets.account import BudgetAccount
+
+_SAFE = ":/@+. "
+
+
+class Reservation:
+    """Reserves ``money`` nano-dollars or ``tokens``, by the budget's unit, of each of ``accounts``."""
+
+    __slots__ = ("accounts", "is_settled", "money", "tokens")
+
+    def __init__(self, accounts: tuple[BudgetAccount, ...], money: int, tokens: int) -> None:
+        self.accounts = accounts
+        self.money = money
+        self.tokens = tokens
+        self.is_settled = False
+
+    def settle(self, money: int | None, tokens: int, model: str) -> None:
+        """Books what the call has used, once; ``model`` is the one that answered. ``money`` is ``None`` where nobody
+        knows the price: then it is what was reserved."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        money = self.money if money is None else money
+        for account in self.accounts:
+            used = tokens if account.counts_tokens else money
+            if account.model is not None and account.model != model:
+                used = 0
+            account.settle(self.tokens if account.counts_tokens else self.money, used)
+
+    def cancel(self) -> None:
+        """Gives everything back: the call was not made."""
+        self.settle(0, 0, "")
+
+    def notes(self) -> list[str]:
+        """What ``x-sage-budget`` says: the soft budgets that are used up."""
+        return [_note(account) for account in self.accounts if not account.budget.hard and account.is_used_up]
+
+
+def _note(account: BudgetAccount) -> str:
+    budget = account.budget
+    spent, amount = budget.number_of(account.settled), budget.number_of(budget.amount)
+    return f"{quote(budget.subject, safe=_SAFE)}; spent={spent}; {budget.unit}={amount}; window={budget.window}"
