@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.errors import InvalidRequest
-from sage.middleware.gateway.body_walk import BodyWalk, is_words
+from sage.middleware.gateway.body_walk import HARMLESS, BodyWalk
 from sage.middleware.providers.base import MAX_NAME, ModelCall, Operation, count_prompts
 from sage.middleware.settings.settings import RequestLimits
 
@@ -38,7 +38,7 @@ def check(call: ModelCall, limits: RequestLimits) -> None:
     if "options" in body:
         _check_options(call, limits)
     is_plain = "messages" in body and _are_plain(body["messages"])
-    if is_plain and operation is _CHAT and call.native is None and call.hints is None and is_words(body):
+    if is_plain and operation is _CHAT and call.native is None and call.hints is None and HARMLESS.issuperset(body):
         if not _CHOICE_FIELDS.isdisjoint(body):
             _check_choices(call, limits)
         return

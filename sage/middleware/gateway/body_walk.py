@@ -1,6 +1,6 @@
 """One walk over all of a request that is not plain words: addresses are checked, amounts and sizes are bounded.
 
-A chat of plain texts is not walked at all: :func:`is_words` looks at the names of its fields, and admission at the
+A chat of plain texts is not walked at all: :data:`HARMLESS` looks at the names of its fields, and admission at the
 form of each message.
 """
 
@@ -71,13 +71,8 @@ _PLAIN = (
 _LISTED = frozenset({"functions", "metadata"})
 """Fields of these whose entries are counted."""
 _SIZED = grammars.FIELDS | _LISTED
-_HARMLESS = _PLAIN - _WORDS - _SIZED
+HARMLESS = _PLAIN - _WORDS - _SIZED
 """Fields at the top of which nothing is looked at here. Most chats have no others."""
-
-
-def is_words(body: Mapping[str, Any]) -> bool:
-    """Whether nothing in ``body`` but its messages has to be looked at."""
-    return _HARMLESS.issuperset(body)
 
 
 class BodyWalk:
@@ -91,7 +86,7 @@ class BodyWalk:
 
     def check_fields(self, body: Mapping[str, Any]) -> None:
         """Checks all fields at the top of ``body`` that are no plain words and have no checks of their own."""
-        if is_words(body):
+        if HARMLESS.issuperset(body):
             return
         for field in _WORDS.intersection(body):
             if not _is_words(body[field]):

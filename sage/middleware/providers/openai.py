@@ -24,6 +24,7 @@ from sage.middleware.providers.wire.sse import EventRelay, read_usage
 from sage.middleware.providers.wire.vectors import normalise_embeddings
 from sage.middleware.settings.providers import OpenAISettings, RemoteProvider
 
+_OBJECTS = frozenset({dict})
 _CHAT = Operation.CHAT  # to look up a member of an enum costs a call on Python 3.11
 _SHAPE = {
     Operation.CHAT: "choices",
@@ -151,9 +152,8 @@ class OpenAIProvider(Vendor):
         items = answer.get(shape)
         if not isinstance(items, list):
             return None
-        for item in items:  # not a generator: every request comes through here
-            if not isinstance(item, dict):
-                return None
+        if not {*map(type, items)} <= _OBJECTS:
+            return None
         if shape == "choices":
             if not items:
                 return None

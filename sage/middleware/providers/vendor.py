@@ -90,6 +90,7 @@ _HOSTED_FIELDS = frozenset(
         "web_search_options",
     }
 )
+_LOOKED_AT = _HOSTED_FIELDS | {"chat_template_kwargs", "tools"}
 # Tools that the caller runs, and tools at the vendor that reach nothing but what is stored there: never refused here.
 _FETCHES_NOTHING = (
     *("function", "custom", "local_shell", "apply_patch", "computer*", "bash*", "text_editor*"),
@@ -228,10 +229,11 @@ class Vendor(ABC):
         """Raises :class:`InvalidRequest` for a field that is never passed on."""
         if not self._denied.isdisjoint(body):
             self._refuse_field(sorted(self._denied.intersection(body))[0])
+        if _LOOKED_AT.isdisjoint(body):
+            return
         options = body.get("chat_template_kwargs")
         if isinstance(options, dict) and not _RENDERING.isdisjoint(options):
             self._refuse_field(sorted(_RENDERING.intersection(options))[0])
-
         if "tools" in body or not _HOSTED_FIELDS.isdisjoint(body):
             self._check_hosted_tools(body)
 

@@ -191,11 +191,11 @@ class Exchange:
         if not self.started:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"an answer cannot start with '{message['type']}'")
-            headers = [*connection.server_state.default_headers, *message.get("headers", ())]
+            headers = message.get("headers", ())
             if "body" in message:
                 self._answer(message["status"], headers, message["body"])
             else:
-                self._start(message["status"], headers)
+                self._start(message["status"], [*connection.server_state.default_headers, *headers])
         elif self.answered:
             raise RuntimeError(f"'{message['type']}' comes after the end of the answer")
         elif message["type"] != "http.response.body":
@@ -212,7 +212,8 @@ class Exchange:
 
     def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole answer."""
-        headers.append((b"content-length", b"%d" % len(body)))
+        length = (b"content-length", b"%d" % len(body))
+        headers = [*self._connection.server_state.default_headers, *headers, length]
         if not self.keep_alive:
             headers.append((b"connection", b"close"))
         whole = _head(status, headers) if self._is_head else _head(status, headers) + body

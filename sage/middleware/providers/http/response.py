@@ -23,7 +23,7 @@ class HttpResponse(HttpAnswer):
     def __init__(
         self, request: UpstreamRequest, connection: HttpConnection, loop: asyncio.AbstractEventLoop, ends: float
     ) -> None:
-        super().__init__(ends, math.inf if request.whole else request.timeouts.first_byte)
+        HttpAnswer.__init__(self, ends, math.inf if request.whole else request.timeouts.first_byte)
         self._request = request
         self._connection = connection
         self._loop = loop
