@@ -14,7 +14,8 @@ from postgresql_server import PostgresqlServer, postgresql_server
 
 from sage.middleware.settings.database import DatabaseUrl
 
-KINDS = ("sqlite", "postgresql")
+_KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
+"""`make test` has no time to start a server."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
         wanted = os.environ.get("SAGE_TEST_DATABASE")
-        metafunc.parametrize("database_url", [wanted] if wanted else KINDS, indirect=True)
+        metafunc.parametrize("database_url", [wanted] if wanted else _KINDS, indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -85,9 +85,7 @@ class Database:
         except NoConnection as exc:
             raise Unavailable(f"{self._schema.title} cannot be used now: all its connections are busy") from exc
         except DataError as exc:
-            raise InvalidRequest(
-                "a value cannot be stored: a text that is too long or has the character NUL, or a number too large"
-            ) from exc
+            raise value_refused() from exc
 
     def _is_current(self) -> bool:
         if self._backend.is_empty:
@@ -114,6 +112,14 @@ class Database:
             return ConfigError(f"{place} cannot {deed}: {origin}")
         message = f"{place} cannot {deed}: {cause_of(origin)}"
         return Unavailable(message) if is_passing(origin) else ConfigError(message)
+
+
+def value_refused() -> InvalidRequest:
+    """For a :class:`~sqlalchemy.exc.DataError`: SQLite takes any text and length, PostgreSQL does not."""
+    return InvalidRequest(
+        "a value does not fit into the database: a text that is too long or has the character NUL, or a number that is "
+        "too large"
+    )
 
 
 def _open(

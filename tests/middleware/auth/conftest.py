@@ -14,6 +14,7 @@ from sage.middleware.app.gateway_server import bind
 from sage.middleware.app.main import create_app
 from sage.middleware.app.server import make_server
 from sage.middleware.auth.accounts import Accounts
+from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.settings.settings import Settings
 
 
@@ -38,8 +39,8 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def accounts(data_dir: Path, clock: Clock) -> Iterator[Accounts]:
-    accounts = Accounts(data_dir, clock=clock, hash_cost=LOW_COST)
+def accounts(data_dir: Path, clock: Clock, database_url: DatabaseUrl | None) -> Iterator[Accounts]:
+    accounts = Accounts(data_dir, clock=clock, hash_cost=LOW_COST, url=database_url)
     yield accounts
     accounts.close()
 

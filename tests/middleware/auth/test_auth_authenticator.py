@@ -17,6 +17,8 @@ from sage.middleware.auth.credentials import Verified
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.tokens import Tokens
 
+pytestmark = pytest.mark.both_databases
+
 
 def bearer(secret: str) -> bytes:
     return f"Bearer {secret}".encode()
@@ -102,11 +104,11 @@ def test_without_the_follower_every_request_gets_the_full_check(accounts: Accoun
     ],
 )
 def test_rights_that_another_process_removes_are_refused_within_a_second(
-    accounts, root, password, data_dir, revoke, reason
+    accounts, root, password, data_dir, database_url, revoke, reason
 ) -> None:
     accounts.users.add("bob", password, role="admin")
     made = accounts.keys.create_for("bob", KeyRequest(scopes=["admin"]))
-    other = Accounts(data_dir)
+    other = Accounts(data_dir, url=database_url)
 
     async def main(authenticator: Authenticator) -> None:
         before = await authenticator.authenticate(bearer(made.secret))

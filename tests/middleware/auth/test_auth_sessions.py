@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from passlib.hash import argon2
 from running_gateway import LOW_COST
+from sqlalchemy import text
 
 from sage.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
 from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.principal import Principal, Scope
 from sage.middleware.settings.settings import Auth
+
+pytestmark = pytest.mark.both_databases
 
 
 def principal(accounts: Accounts, token: str) -> Principal:
@@ -65,13 +66,13 @@ def test_an_unknown_user_costs_a_hash_too(accounts: Accounts, root: str, passwor
     assert len(checked) == 3
 
 
-def test_an_old_hash_is_renewed_at_login(accounts: Accounts, root: str, password: str, data_dir: Path) -> None:
+def test_an_old_hash_is_renewed_at_login(accounts: Accounts, root: str, password: str) -> None:
     weak = argon2.using(type="ID", memory_cost=1024, rounds=1, parallelism=1).hash(password)
-    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:
-        raw.execute("UPDATE users SET password_hash = ?", [weak])
-        raw.commit()
-        accounts.sessions.login("root", password)
-        (stored,) = raw.execute("SELECT password_hash FROM users").fetchone()
+    with accounts.database.writing() as connection:
+        connection.execute(text("UPDATE users SET password_hash = :weak"), {"weak": weak})
+    accounts.sessions.login("root", password)
+    with accounts.database.reading() as connection:
+        stored = connection.execute(text("SELECT password_hash FROM users")).scalar_one()
     assert stored.startswith(f"$argon2id$v=19$m={LOW_COST.memory_kib},t=1,p=1$")
     assert accounts.sessions.login("root", password).expires_in == 900
 
@@ -106,8 +107,9 @@ def test_unknown_refresh_tokens_are_refused(accounts: Accounts, root: str, token
         accounts.sessions.refresh(token)
 
 
-def test_a_session_ends_with_its_time(data_dir: Path, clock, password: str) -> None:
-    accounts = Accounts(data_dir, Auth(access_token_ttl=100, refresh_token_ttl=150), clock, hash_cost=LOW_COST)
+def test_a_session_ends_with_its_time(data_dir: Path, clock, password: str, database_url) -> None:
+    auth = Auth(access_token_ttl=100, refresh_token_ttl=150)
+    accounts = Accounts(data_dir, auth, clock, hash_cost=LOW_COST, url=database_url)
     accounts.users.add("root", password, "admin")
     login = accounts.sessions.login("root", password)
     clock.now += 99
@@ -119,9 +121,9 @@ def test_a_session_ends_with_its_time(data_dir: Path, clock, password: str) -> N
     with pytest.raises(AuthenticationFailed):
         accounts.sessions.refresh(login.refresh_token)
     accounts.sessions.login("root", password)
-    with closing(sqlite3.connect(data_dir / "sage.db")) as raw:  # what has ended is pruned, its tokens with it
-        assert raw.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
-        assert raw.execute("SELECT count(*) FROM refresh_tokens").fetchone() == (1,)
+    with accounts.database.reading() as connection:  # what has ended is pruned, its tokens with it
+        for table in ("sessions", "refresh_tokens"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 1
     accounts.close()
 
 
@@ -255,10 +257,10 @@ def test_the_setup_token_expires_after_15_minutes_and_its_file_goes(accounts: Ac
     assert setup_token(accounts.prepare_setup()) != token
 
 
-def test_setup_is_over_when_the_command_line_made_a_user(accounts, data_dir: Path, password: str) -> None:
+def test_setup_is_over_when_the_command_line_made_a_user(accounts, data_dir: Path, password: str, database_url) -> None:
     path = accounts.prepare_setup()
     token = setup_token(path)
-    beside = Accounts(data_dir)
+    beside = Accounts(data_dir, url=database_url)
     beside.users.add("ann", password)
     beside.close()
     with pytest.raises(Conflict, match="there are users already"):

@@ -13,6 +13,8 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.grants import KeyRequest
 from sage.middleware.auth.principal import Asker, Scope
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture(autouse=True)
 def users(accounts):
@@ -83,9 +85,11 @@ def test_a_credential_that_is_changed_cut_or_old_is_refused(accounts, clock):
         verify(accounts, token)
 
 
-def test_credentials_outlive_a_restart_of_the_gateway_but_not_another_installation(accounts, data_dir, clock, tmp_path):
+def test_credentials_outlive_a_restart_of_the_gateway_but_not_another_installation(
+    accounts, data_dir, database_url, clock, tmp_path
+):
     token = accounts.job_tokens.make(Asker("bob", "blue"), "job_7", 60)
-    again = Accounts(data_dir, clock=clock)
+    again = Accounts(data_dir, clock=clock, url=database_url)
     other = Accounts(tmp_path / "other", clock=clock)
     try:
         assert verify(again, token).user == "bob"
@@ -94,4 +98,5 @@ def test_credentials_outlive_a_restart_of_the_gateway_but_not_another_installati
     finally:
         again.close()
         other.close()
-    assert (data_dir / "keys" / "jobs.key").stat().st_mode & 0o777 == 0o600
+    if database_url is None:
+        assert (data_dir / "keys" / "jobs.key").stat().st_mode & 0o777 == 0o600

@@ -184,7 +184,10 @@ def test_what_postgresql_cannot_hold_is_the_callers_fault(postgresql: Postgresql
     statement = text("INSERT INTO schedule_runs (name, due_at, created_at) VALUES (:name, 1, 1)")
     with postgresql.database() as url, closing(open_jobs_database(Path("-"), url=url)) as jobs:
         for name in ("a\0b", "n" * 65):
-            with pytest.raises(InvalidRequest, match="a value cannot be stored"), jobs.writing() as connection:
+            with (
+                pytest.raises(InvalidRequest, match="a value does not fit into the database"),
+                jobs.writing() as connection,
+            ):
                 connection.execute(statement, {"name": name})
 
 

@@ -14,6 +14,7 @@ from sage.middleware.database.database import Database
 from sage.middleware.queue.database import open_jobs_database
 from sage.middleware.queue.files import FileLimits, FileStore
 from sage.middleware.queue.store import JobStore
+from sage.middleware.settings.database import DatabaseUrl
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -53,16 +54,17 @@ def run() -> Iterator[Run[Any]]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path, empty_database: Path) -> Path:
+def directory(tmp_path: Path, empty_database: Path, database_url: DatabaseUrl | None) -> Path:
     directory = tmp_path / "queue"
     directory.mkdir(mode=0o700)
-    shutil.copy(empty_database, directory / "jobs.db")
+    if database_url is None:
+        shutil.copy(empty_database, directory / "jobs.db")
     return directory
 
 
 @pytest.fixture
-def database(directory: Path) -> Iterator[Database]:
-    database = open_jobs_database(directory)
+def database(directory: Path, database_url: DatabaseUrl | None) -> Iterator[Database]:
+    database = open_jobs_database(directory, url=database_url)
     yield database
     database.close()
 

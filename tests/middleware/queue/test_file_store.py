@@ -14,19 +14,14 @@ import pytest
 
 from sage.errors import NotFound, PayloadTooLarge, Unavailable
 from sage.middleware.database.database import Database
-from sage.middleware.queue.database import open_jobs_database
 from sage.middleware.queue.files import FileLimits, FileStore, NewFile
 from sage.middleware.queue.records import NewJob
 from sage.middleware.queue.store import JobStore
+from sage.middleware.settings.database import DatabaseUrl
+
+pytestmark = pytest.mark.both_databases
 
 INPUT = NewFile(tenant="t", user="u", filename="in.jsonl", purpose="batch")
-
-
-@pytest.fixture
-def database(directory: Path) -> Iterator[Database]:
-    opened = open_jobs_database(directory)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -92,7 +87,9 @@ def test_the_input_of_an_unfinished_job_stays_on_the_disk(
 
 
 @pytest.mark.slow
-def test_recovery_leaves_alone_what_another_process_still_writes(store: FileStore, directory: Path) -> None:
+def test_recovery_leaves_alone_what_another_process_still_writes(
+    store: FileStore, directory: Path, database_url: DatabaseUrl | None
+) -> None:
     kept = put(store, b"kept")
     with store.create("t") as written, store.create("t") as sealed:
         written.write(b"being written")
@@ -103,7 +100,9 @@ def test_recovery_leaves_alone_what_another_process_still_writes(store: FileStor
         (directory / "files" / ("1" * 32 + ".part")).write_bytes(b"nobody's")
         ours = "from pathlib import Path\nfrom sage.middleware.queue.database import open_jobs_database\n"
         ours += "from sage.middleware.queue.files import FileLimits, FileStore\n"
-        ours += f"database = open_jobs_database(Path({str(directory)!r}))\n"
+        ours += "from sage.middleware.settings.database import DatabaseUrl\n"
+        url = None if database_url is None else f"DatabaseUrl({database_url.conninfo!r})"
+        ours += f"database = open_jobs_database(Path({str(directory)!r}), url={url})\n"
         ours += f"print(FileStore(database, Path({str(directory / 'files')!r}), FileLimits(1, 1)).recover())\n"
         other = subprocess.run([sys.executable, "-c", ours], capture_output=True, text=True, check=True)
         assert other.stdout == "2\n"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from sage.errors import SageError, Unavailable
 from sage.forks import written_after_fork
-from sage.middleware.database.database import Database
+from sage.middleware.database.database import Database, value_refused
 from sage.middleware.database.failures import cause_of, database_failed, is_busy, is_full
 from sage.private_files import make_private_dir, sync_directory
 from sage.sqlite.group_commit import QueuedWrite, ThreadCommit, WriterClosed, WriterInherited
@@ -208,6 +208,10 @@ def _origin(exc: BaseException) -> BaseException:
 def refusal_of(exc: Exception) -> Exception:
     """The error that the caller gets: a full or failing disk is said in plain words, with what to do."""
     origin = _origin(exc)
+    if isinstance(exc, DataError):
+        refused = value_refused()
+        refused.__cause__ = exc
+        return refused
     no_room = is_full(origin) or (isinstance(origin, OSError) and origin.errno in _NO_ROOM)
     if not no_room and (isinstance(exc, SageError) or not (isinstance(exc, OSError) or database_failed(origin))):
         return exc
