@@ -87,7 +87,9 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,  # its address would be made from the Host header, which anyone can write
         generate_unique_id_function=lambda route: route.name,
-        lifespan=_lifespan(gateway, owned, accounts, authenticator, log, queue),
+        lifespan=_lifespan(
+            gateway, owned, accounts, authenticator, log, queue, shares_models=settings.database is not None
+        ),
     )
     app.state.settings = settings
     app.state.gateway = gateway
@@ -156,15 +158,19 @@ def _lifespan(
     authenticator: Authenticator | None,
     log: AccessLog | None,
     queue: Queue,
+    *,
+    shares_models: bool,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        follower = None
+        followers: list[asyncio.Task[None]] = []
         if log is not None:
             log.start()
         if accounts is not None and authenticator is not None:
             await asyncio.to_thread(accounts.prepare_setup)
-            follower = asyncio.create_task(authenticator.follow())
+            followers.append(asyncio.create_task(authenticator.follow()))
+        if shares_models:
+            followers.append(asyncio.create_task(gateway.registry.follow_stored()))
         gateway.loop = asyncio.get_running_loop()
         gateway.registry.preload()
         gateway.services.begin()
@@ -173,9 +179,10 @@ def _lifespan(
             yield
         finally:
             await queue.close()
-            if follower is not None:
+            for follower in followers:
                 follower.cancel()
-                await asyncio.wait([follower])
+            if followers:
+                await asyncio.wait(followers)
             if owned is not None:
                 await owned.close()
             if log is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TypeVar
 
+from sage.middleware.database.shared_files import open_shared_files
 from sage.middleware.engines.fleet import Fleet
 from sage.middleware.engines.memory_budget import MemoryBudget
 from sage.middleware.providers.transport import Transport
@@ -13,7 +13,6 @@ from sage.middleware.registry.registry import Registry
 from sage.middleware.registry.runtime_models import RuntimeModels
 from sage.middleware.registry.upstream_models import ModelLists
 from sage.middleware.settings.settings import Settings
-from sage.private_files import write_private
 
 R = TypeVar("R", bound=Registry)
 
@@ -22,7 +21,7 @@ def make_registry(kind: type[R], settings: Settings, transport: Transport) -> R:
     """A registry of that class. Nothing runs yet. Raises :class:`sage.errors.ConfigError` for a broken file."""
     providers, absent = make_providers(settings.llm, settings.data_dir)
     fleet = Fleet(settings.llm.keep_alive, MemoryBudget(settings.llm.memory_budget), transport)
-    runtime_models = RuntimeModels(settings.data_dir / "models.json", partial(write_private, replace=True))
+    runtime_models = RuntimeModels(open_shared_files(settings.data_dir, "", settings.database))
     registry = kind(providers, absent, ModelLists(transport), fleet, runtime_models)
     for name, model in settings.llm.models.items():
         registry.register(name, model, source="config")

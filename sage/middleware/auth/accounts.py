@@ -18,6 +18,7 @@ from sage.middleware.auth.login_throttle import LoginThrottle
 from sage.middleware.auth.passwords import HashCost, Passwords
 from sage.middleware.auth.sessions import LoginSessions
 from sage.middleware.auth.users import Users
+from sage.middleware.database.shared_files import open_shared_files
 from sage.middleware.settings.database import DatabaseUrl
 from sage.middleware.settings.settings import Auth
 from sage.private_files import make_private_dir
@@ -47,8 +48,7 @@ class Accounts:
         auth = auth or Auth()
         self.clock = clock
         make_private_dir(data_dir)
-        self._keys = data_dir / "keys"
-        make_private_dir(self._keys)
+        self._keys = open_shared_files(data_dir, "keys", url)
         if not are_private_keys(self._keys):
             _ = self.tokens  # raises what is wrong with a file now, not at the first login
         self.passwords = Passwords(hash_cost)
@@ -64,7 +64,7 @@ class Accounts:
             access_ttl=auth.access_token_ttl,
             refresh_ttl=auth.refresh_token_ttl,
         )
-        self.job_tokens = JobTokens(data_dir / "keys" / "jobs.key", clock)
+        self.job_tokens = JobTokens(self._keys, clock)
         self.verifier = Verifier(self.database, lambda: self.tokens, self.job_tokens, clock, auth.default_limits())
         self.first_admin = FirstAdmin(self.users, data_dir / "setup-token", clock)
 
@@ -84,4 +84,5 @@ class Accounts:
     def close(self) -> None:
         """Closes the database and ends the threads that hash passwords."""
         self.passwords.close()
+        self._keys.close()
         self.database.close()

@@ -13,13 +13,13 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from sage.errors import AuthenticationFailed, ConfigError
 from sage.middleware.auth.principal import Asker
-from sage.private_files import make_private_dir, write_private
+from sage.middleware.database.shared_files import SharedFiles
 
 PREFIX = "jt-sage-"
+_FILE = "jobs.key"
 _KEY_BYTES = 32
 
 
@@ -33,17 +33,17 @@ class JobClaims:
 
 
 class JobTokens:
-    """Makes and reads the credentials of jobs, with the key in the file ``path``, which is made on first use.
+    """Makes and reads the credentials of jobs, with the key ``jobs.key`` among ``files``, which is made on first use.
 
-    Raises :class:`ConfigError` when the file cannot be used.
+    Raises :class:`ConfigError` when it cannot be used.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        make_private_dir(path.parent)
-        write_private(path, secrets.token_bytes(_KEY_BYTES), replace=False)
-        self._key = path.read_bytes()
+    def __init__(self, files: SharedFiles, clock: Callable[[], float]) -> None:
+        files.add(_FILE, secrets.token_bytes(_KEY_BYTES))
+        self._key = files.read(_FILE) or b""
         if len(self._key) != _KEY_BYTES:
-            raise ConfigError(f"{path} is not a key of {_KEY_BYTES} bytes; remove it, and another one is made")
+            place = files.place(_FILE)
+            raise ConfigError(f"{place} is not a key of {_KEY_BYTES} bytes; remove it, and another one is made")
         self._clock = clock
 
     def make(self, asker: Asker, job: str, lifetime: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-from pathlib import Path
+
+from sage.errors import SageError
+from sage.middleware.database.shared_files import SharedFiles
 
 _PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/=\n]+)-----END PRIVATE KEY-----\n")
 
@@ -18,19 +20,18 @@ _DER = re.compile(
 )
 
 
-def are_private_keys(directory: Path) -> bool:
-    """Whether each key below ``directory`` is a P-256 key in a private file, as we and OpenSSL make them.
+def are_private_keys(files: SharedFiles) -> bool:
+    """Whether each signing key among ``files`` is a P-256 key in a private file, as we and OpenSSL make them.
 
     ``False`` also for keys in other forms, and for files that cannot be read: :class:`.signing_keys.KeySet` can tell.
     """
-    return all(_is_private_key(path) for path in directory.glob("*.pem"))
+    return all(_is_private_key(files, name) for name in files.names("*.pem"))
 
 
-def _is_private_key(path: Path) -> bool:
+def _is_private_key(files: SharedFiles, name: str) -> bool:
     try:
-        if path.stat().st_mode & 0o077:
-            return False
-        pem = _PEM.fullmatch(path.read_bytes())
+        files.check_private(name)
+        pem = _PEM.fullmatch(files.read(name) or b"")
         return pem is not None and _DER.fullmatch(base64.b64decode(pem[1])) is not None
-    except (OSError, ValueError):
+    except (SageError, ValueError):
         return False

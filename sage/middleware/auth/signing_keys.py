@@ -1,4 +1,5 @@
-"""The keys that sign access tokens: files in ``data_dir/keys``. The highest number signs, all of them verify."""
+"""The keys that sign access tokens: the files ``keys/*.pem`` of the installation. The highest number signs, all of them
+verify."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sage.errors import ConfigError
-from sage.private_files import make_private_dir, write_private
+from sage.middleware.database.shared_files import SharedFiles
 
 _FIRST = "0001.pem"
 
@@ -36,20 +36,19 @@ class SigningKey:
 
 
 class KeySet:
-    """The keys below ``directory``, made on first use; processes that start at once agree on one key.
+    """The keys among ``files``, made on first use; processes that start at once agree on one key.
 
     To change keys, put a P-256 key in PEM (PKCS #8) beside the first under a higher number and restart; take the old
     one away when the tokens it signed have expired. Raises :class:`ConfigError` for a file that is no such key or
     that others may read.
     """
 
-    def __init__(self, directory: Path) -> None:
-        make_private_dir(directory)
-        files = sorted(directory.glob("*.pem"))
-        if not files:
-            write_private(directory / _FIRST, _new_pem(), replace=False)
-            files = sorted(directory.glob("*.pem"))
-        keys = [_load(path) for path in files]
+    def __init__(self, files: SharedFiles) -> None:
+        names = files.names("*.pem")
+        if not names:
+            files.add(_FIRST, _new_pem())
+            names = files.names("*.pem")
+        keys = [_load(files, name) for name in names]
         self._keys = {key.kid: key for key in keys}
         self.signer = keys[-1]
 
@@ -77,19 +76,16 @@ def _new_pem() -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _load(path: Path) -> SigningKey:
-    try:
-        mode = path.stat().st_mode
-        pem = path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
-    if mode & 0o077:
-        raise ConfigError(f"{path} may be read by others (mode {mode & 0o777:04o}); take it back with chmod 600")
+def _load(files: SharedFiles, name: str) -> SigningKey:
+    files.check_private(name)
+    pem = files.read(name) or b""
     key: Any = None
     with suppress(ValueError, TypeError, UnsupportedAlgorithm):  # the error below does not repeat the parser's message
         key = load_pem_private_key(pem, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ConfigError(f"{path} is not a P-256 private key in PEM; restore it, or remove it to have a new one made")
+        raise ConfigError(
+            f"{files.place(name)} is not a P-256 private key in PEM; restore it, or remove it to have a new one made"
+        )
     point = key.public_key().public_numbers()
     jwk = {"kty": "EC", "crv": "P-256", "x": _b64(point.x.to_bytes(32, "big")), "y": _b64(point.y.to_bytes(32, "big"))}
     return SigningKey(thumbprint(jwk), jwk, pem.decode("ascii"))

@@ -11,6 +11,21 @@ ALONE = "sage_alone"
 """An execution option: the transaction keeps other writers of its room away from its start."""
 
 
+class Seat(Protocol):
+    """A seat that one process has at a time; it is free again when that process ends, however that happens."""
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    def try_lead(self) -> bool:
+        """Takes the seat if it is free, and sees whether it still has it; returns that. Blocking."""
+        ...
+
+    def resign(self) -> None:
+        """Gives the seat back."""
+        ...
+
+
 class Backend(Protocol):
     """Where a room's tables are.
 
@@ -30,6 +45,10 @@ class Backend(Protocol):
 
     def migrating(self) -> AbstractContextManager[Connection]:
         """A write transaction that no other process's migration overlaps, and that may take as long as it takes."""
+        ...
+
+    def seat(self, name: str) -> Seat | None:
+        """The seat of that name in the room; ``None`` means that the database has none to give."""
         ...
 
     def dispose(self, *, close: bool) -> None:

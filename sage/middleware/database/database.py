@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from sage.errors import ConfigError, InvalidRequest, MissingExtra, SageError, Unavailable
 from sage.forks import forks
-from sage.middleware.database.backend import Backend
+from sage.middleware.database.backend import Backend, Seat
 from sage.middleware.database.failures import cause_of, is_passing, is_postgresql
 from sage.middleware.database.schema import Schema
 from sage.middleware.database.sqlite_file import SqliteFile
@@ -73,6 +73,10 @@ class Database:
         engine = self._backend.writer if alone else self._backend.sharer
         with self.unavailable_on_failure(), engine.begin() as connection:
             yield connection
+
+    def seat(self, name: str) -> Seat | None:
+        """A seat for one process among all on this database; ``None`` on SQLite, whose rooms use lock files."""
+        return self._backend.seat(name)
 
     @contextmanager
     def unavailable_on_failure(self) -> Iterator[None]:

@@ -18,10 +18,11 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from sage.middleware.database.backend import ALONE
+from sage.middleware.database.backend import ALONE, Seat
 from sage.middleware.settings.database import DatabaseUrl
 
 _CONNECT_SECONDS = 3
@@ -30,11 +31,15 @@ _ANSWER_SECONDS = 2.0
 without a word."""
 _IDLE_SECONDS = 10
 """Within a transaction; then the server ends it, so that a frozen gateway holds no lock against the others."""
+_KEEP_ALIVE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 4}
+"""Seconds, and how often: the server ends the sessions of a machine that is gone without a word, with their locks."""
 _MIGRATION_SECONDS = 60.0
 """How long one process waits for another's migration."""
 _LOOK_SECONDS = 0.05
-_CONNECTIONS = 5
-"""Each room keeps so many open, and opens twice as many more while all are busy."""
+_CONNECTIONS = 2
+"""Each room keeps so many open: a server has a hundred by default, for all rooms of all gateways."""
+_MORE_CONNECTIONS = 10
+"""While all are busy."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -95,8 +100,57 @@ class PostgresqlRoom:
             finally:
                 keeper.invalidate()
 
+    def seat(self, name: str) -> Seat | None:
+        engine = self.sharer.execution_options(isolation_level="AUTOCOMMIT")
+        return AdvisorySeat(engine, key_of(f"seat {name}", self._name))
+
     def dispose(self, *, close: bool) -> None:
         self.sharer.dispose(close=close)
+
+
+class AdvisorySeat:
+    """An advisory lock of a session: PostgreSQL frees it when it sees the connection end."""
+
+    def __init__(self, engine: Engine, key: int) -> None:
+        self._engine = engine
+        self._key = key
+        self._session: Connection | None = None
+
+    @property
+    def is_leader(self) -> bool:
+        return self._session is not None
+
+    def try_lead(self) -> bool:
+        try:
+            return self._holds() or self._take()
+        except (DBAPIError, NoConnection):
+            self.resign()
+            return False
+
+    def _holds(self) -> bool:
+        if self._session is None:
+            return False
+        self._session.exec_driver_sql("SELECT 1")  # raises when the session has ended
+        return True
+
+    def _take(self) -> bool:
+        session = self._engine.connect()
+        try:
+            is_taken = bool(session.exec_driver_sql(f"SELECT pg_try_advisory_lock({self._key})").scalar())
+        except BaseException:
+            session.close()
+            raise
+        if not is_taken:
+            session.close()
+            return False
+        self._session = session
+        return True
+
+    def resign(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.invalidate()  # the session ends, and the lock with it
+            session.close()
 
 
 def key_of(purpose: str, name: str) -> int:
@@ -125,7 +179,7 @@ def _make_engine(url: DatabaseUrl, name: str, busy_seconds: float) -> Engine:
         "postgresql+psycopg://",
         creator=connect,
         pool_size=_CONNECTIONS,
-        max_overflow=2 * _CONNECTIONS,
+        max_overflow=_MORE_CONNECTIONS,
         pool_timeout=busy_seconds,
         pool_use_lifo=True,
     )
@@ -143,8 +197,12 @@ def _make_engine(url: DatabaseUrl, name: str, busy_seconds: float) -> Engine:
 def _parameters(url: DatabaseUrl, busy_seconds: float) -> dict[str, Any]:
     """Those of libpq: the URL's, which win, and ours."""
     given = conninfo_to_dict(url.conninfo)
-    bounds = f"-c statement_timeout={int(busy_seconds * 1000)} -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s"
-    options = " ".join(filter(None, (bounds, str(given.get("options") or ""))))
+    bounds = {
+        "statement_timeout": int(busy_seconds * 1000),
+        "idle_in_transaction_session_timeout": _IDLE_SECONDS * 1000,
+    }
+    settings = [f"-c {name}={value}" for name, value in (bounds | _KEEP_ALIVE).items()]
+    options = " ".join([*settings, str(given.get("options") or "")])
     ours = {"connect_timeout": _CONNECT_SECONDS, "application_name": "sage", "client_encoding": "utf8"}
     return {**ours, **given, "options": options}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from sage.middleware.database.backend import ALONE
+from sage.middleware.database.backend import ALONE, Seat
 from sage.private_files import make_private
 from sage.sqlite.connection import connect, switch_to_wal
 
@@ -40,6 +40,9 @@ class SqliteFile:
                 switch_to_wal(raw, self._busy_seconds)
             with self.writer.begin() as connection:
                 yield connection
+
+    def seat(self, name: str) -> Seat | None:
+        return None
 
     def dispose(self, *, close: bool) -> None:
         self.reader.dispose(close=close)

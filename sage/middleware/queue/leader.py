@@ -1,4 +1,4 @@
-"""One process among those on a data directory leads: it hands out jobs and puts back what workers lost."""
+"""One process among those of an installation leads: it hands out jobs and puts back what workers lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sage.private_files import make_private
 
 
 class Leader:
-    """A seat that one process has at a time; it is free again when that process ends, however that happens."""
+    """A :class:`~sage.middleware.database.backend.Seat` among the processes on one data directory: a lock on the file
+    ``path``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

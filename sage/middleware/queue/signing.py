@@ -5,28 +5,28 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+from contextlib import closing
 from pathlib import Path
 
 from sage.errors import ConfigError
-from sage.private_files import make_private_dir, write_private
+from sage.middleware.database.shared_files import open_shared_files
+from sage.middleware.settings.database import DatabaseUrl
 
+_FILE = "key"
 _KEY_BYTES = 32
 
 
 class Signer:
-    """Signs the ids of jobs with the key in ``queue/key``, which is made when it is missing."""
+    """Signs the ids of jobs with the key ``queue/key`` of the installation, which is made when it is missing."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, url: DatabaseUrl | None = None) -> None:
         """Raises :class:`ConfigError`."""
-        file = data_dir / "queue" / "key"
-        make_private_dir(file.parent)
-        write_private(file, secrets.token_bytes(_KEY_BYTES), replace=False)
-        try:
-            self._key = file.read_bytes()
-        except OSError as exc:
-            raise ConfigError(f"{file} cannot be read: {exc.strerror}") from exc
-        if len(self._key) != _KEY_BYTES:
-            raise ConfigError(f"{file} is not a key of {_KEY_BYTES} bytes; remove it, and a new one is made")
+        with closing(open_shared_files(data_dir, "queue", url)) as files:
+            files.add(_FILE, secrets.token_bytes(_KEY_BYTES))
+            self._key = files.read(_FILE) or b""
+            if len(self._key) != _KEY_BYTES:
+                place = files.place(_FILE)
+                raise ConfigError(f"{place} is not a key of {_KEY_BYTES} bytes; remove it, and a new one is made")
 
     def sign(self, job_id: str) -> str:
         """The signature of a job's id: 32 characters."""

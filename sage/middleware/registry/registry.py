@@ -7,6 +7,7 @@ the local engine share one :class:`~sage.middleware.engines.managed_model.Manage
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from itertools import chain
@@ -74,6 +75,9 @@ class Registry:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hosted_models = HostedModels()
         self._runtime_models = runtime_models
+        self._stored: dict[str, ModelSettings] = {}
+        """The run-time models as they were read last, with this gateway's own changes since."""
+        self._stored_version = 0
         self.changes = 0
         """Counts how often a model was registered or removed."""
         self._changes = asyncio.Lock()
@@ -149,7 +153,7 @@ class Registry:
 
     def restore(self) -> None:
         """Registers the stored run-time models; raises :class:`sage.errors.ConfigError` for a broken file."""
-        stored = self._runtime_models.read() if self._runtime_models is not None else {}
+        stored = self._read_stored()
         for name, settings in stored.items():
             winner = self._models.get(name)
             try:
@@ -164,6 +168,40 @@ class Registry:
                 _log.warning(
                     "model '%s' %s; the one of that name registered at run time waits", name, _WINS[winner.source]
                 )
+
+    def _read_stored(self) -> dict[str, ModelSettings]:
+        if self._runtime_models is not None:
+            self._stored_version = self._runtime_models.version()  # first: what changes in between is read again
+            self._stored = self._runtime_models.read()
+        return self._stored
+
+    async def follow_stored(self, seconds: float = 1.0) -> None:
+        """Takes over what other gateways register and remove, until cancelled; looks every ``seconds``."""
+        while self._runtime_models is not None:
+            await asyncio.sleep(seconds)
+            try:
+                if await asyncio.to_thread(self._runtime_models.version) != self._stored_version:
+                    async with self._changes:
+                        before = self._stored
+                        self.take_over(before, await asyncio.to_thread(self._read_stored))
+            except SageError as exc:
+                _log.warning("the models that other gateways registered cannot be read: %s", exc.message)
+
+    def take_over(self, before: Mapping[str, ModelSettings], stored: Mapping[str, ModelSettings]) -> None:
+        """Registers what was added to the stored run-time models since ``before``, and drops what was taken away."""
+        for name, settings in before.items():
+            if stored.get(name) != settings and self._is_runtime(name):
+                self._fleet.retire(self._fleet.forget(name))
+                del self._models[name]
+                self.changes += 1
+        for name, settings in stored.items():
+            with contextlib.suppress(InvalidRequest):  # a name that has become a provider's
+                check_name(name, {**self.providers, **self.absent})
+                if name not in self._models:
+                    self.register(name, settings, source="runtime")
+
+    def _is_runtime(self, name: str) -> bool:
+        return name in self._models and self._models[name].source == "runtime"
 
     def forget(self, provider: Provider, name: str) -> None:
         """Drops the model of a file, and its engine, which ends after its requests."""
@@ -196,6 +234,7 @@ class Registry:
             new = self._runtime_model(name) is None
             if self._runtime_models is not None:
                 await asyncio.to_thread(self._runtime_models.put, name, settings)
+                self._stored = {**self._stored, name: settings}
             model = self.register(name, settings, source="runtime")
         if model.preload:
             self._load_soon(model)
@@ -216,6 +255,7 @@ class Registry:
                 raise self._unknown(name)
             if self._runtime_models is not None:
                 await asyncio.to_thread(self._runtime_models.drop, name)
+                self._stored = {known: each for known, each in self._stored.items() if known != name}
             self._models.pop(name, None)
             self.changes += 1
             self._fleet.retire(self._fleet.forget(name))
@@ -405,6 +445,8 @@ class Registry:
         for task in list(self._tasks):
             task.cancel()
         await self._fleet.close()
+        if self._runtime_models is not None:
+            await asyncio.to_thread(self._runtime_models.close)
 
 
 def _file_names(provider: Provider) -> frozenset[str]:

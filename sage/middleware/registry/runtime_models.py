@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from sage.errors import ConfigError, InvalidRequest, SageError
+from sage.middleware.database.shared_files import SharedFiles
 from sage.middleware.engines.lora import adapter_server
 from sage.middleware.providers.base import MAX_NAME, Provider
 from sage.middleware.registry.factory import unconfigured
@@ -21,6 +18,7 @@ from sage.middleware.settings.first_fault import first_fault
 from sage.middleware.settings.kinds import RESERVED_PREFIXES
 from sage.middleware.settings.settings import DeploymentSettings, Model
 
+_FILE = "models.json"
 _VERSION = 1
 _ACTIONS = ("load", "unload", "explain", "pull")
 # Keys that could make the gateway call, run or read something that its owner did not choose.
@@ -114,60 +112,57 @@ def _check_deployment(
 
 
 class RuntimeModels:
-    """The file of the models that were registered at run time.
+    """The models that were registered at run time: ``models.json`` among ``files``.
 
-    Each change reads the file, and replaces it in one durable step under a lock: two gateways on one data directory do
+    Each change reads the file, and replaces it in one durable step under a lock: two gateways of one installation do
     not undo each other's changes.
     """
 
-    def __init__(self, path: Path, write: Callable[[Path, bytes], object]) -> None:
-        """``write`` puts bytes at a path, durably and in one step, in a file that only its owner can read."""
-        self._path = path
-        self._write = write
+    def __init__(self, files: SharedFiles) -> None:
+        self._files = files
 
     def read(self) -> dict[str, Model]:
         """The stored models by name; empty if there is no file. Raises :class:`ConfigError` for a broken one."""
+        return self._parsed(self._files.read(_FILE))
+
+    def version(self) -> int:
+        """Another number after each change, by whichever gateway. Blocking."""
+        return self._files.version(_FILE)
+
+    def close(self) -> None:
+        self._files.close()
+
+    def _parsed(self, data: bytes | None) -> dict[str, Model]:
+        if data is None:
+            return {}
         try:
-            stored = json.loads(self._path.read_bytes())
+            stored = json.loads(data)
             if stored["version"] != _VERSION:
                 raise ValueError(f"its version is {stored['version']}, and this gateway reads {_VERSION}")
             return {str(name): Model.model_validate(model) for name, model in stored["models"].items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ConfigError(
-                f"{self._path} with the models that were registered at run time cannot be read: {_fault(exc)}; correct "
-                "it, or move it away to start without them"
+                f"{self._files.place(_FILE)} with the models that were registered at run time cannot be read: "
+                f"{_fault(exc)}; correct it, or move it away to start without them"
             ) from exc
 
     def put(self, name: str, model: Model) -> None:
-        """Stores ``model``; it is on disk when this returns. Blocking."""
-        with self._changing() as models:
-            models[name] = model
+        """Stores ``model``; it is durable when this returns. Blocking."""
+        self._change(lambda models: models.__setitem__(name, model))
 
     def drop(self, name: str) -> None:
         """Removes the model. Blocking."""
-        with self._changing() as models:
-            models.pop(name, None)
+        self._change(lambda models: models.pop(name, None))
 
-    @contextmanager
-    def _changing(self) -> Iterator[dict[str, Model]]:
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(
-                self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        except OSError as exc:
-            raise ConfigError(f"{self._path} cannot be written: {exc.strerror}") from exc
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            models = self.read()
-            yield models
+    def _change(self, change: Callable[[dict[str, Model]], object]) -> None:
+        def changed(data: bytes | None) -> bytes:
+            models = self._parsed(data)
+            change(models)
             stored = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in models.items()}
-            data = json.dumps({"version": _VERSION, "models": stored}, indent=1, ensure_ascii=False)
-            self._write(self._path, data.encode() + b"\n")
-        finally:
-            os.close(lock)
+            text = json.dumps({"version": _VERSION, "models": stored}, indent=1, ensure_ascii=False)
+            return text.encode() + b"\n"
+
+        self._files.change(_FILE, changed)
 
 
 def _fault(exc: Exception) -> str:

@@ -33,6 +33,7 @@ from sage.middleware.auth.accounts import Accounts
 from sage.middleware.auth.key_files import are_private_keys
 from sage.middleware.auth.signing_keys import KeySet, thumbprint
 from sage.middleware.auth.tokens import AUDIENCE, ISSUER, Tokens
+from sage.middleware.database.shared_files import DirectoryFiles
 from sage.private_files import write_private
 
 NOW = 1_800_000_000
@@ -40,7 +41,7 @@ NOW = 1_800_000_000
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Tokens:
-    return Tokens(KeySet(tmp_path / "keys"), lambda: float(NOW))
+    return Tokens(KeySet(DirectoryFiles(tmp_path / "keys")), lambda: float(NOW))
 
 
 def b64(data: bytes) -> str:
@@ -134,7 +135,7 @@ def test_an_hmac_with_the_public_key_is_refused(tokens: Tokens, form: Any, alg: 
 
 
 def test_a_signature_by_another_key_is_refused(tokens: Tokens, tmp_path: Path) -> None:
-    other = KeySet(tmp_path / "other").signer
+    other = KeySet(DirectoryFiles(tmp_path / "other")).signer
     token = sign(other.private_pem, json.dumps(header(tokens)), json.dumps(claims()))
     assert refusal(tokens, token) == "the access token is not valid: its signature is wrong"
 
@@ -234,35 +235,35 @@ def test_the_kid_is_the_rfc_7638_thumbprint(tokens: Tokens) -> None:
 
 
 def test_keys_are_private_files_and_stay_the_same(tmp_path: Path) -> None:
-    first = KeySet(tmp_path / "keys")
+    first = KeySet(DirectoryFiles(tmp_path / "keys"))
     (file,) = (tmp_path / "keys").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert KeySet(tmp_path / "keys").signer == first.signer
+    assert KeySet(DirectoryFiles(tmp_path / "keys")).signer == first.signer
     assert "PRIVATE" not in repr(first.signer)
 
 
 def test_the_highest_key_signs_and_older_ones_still_verify(tmp_path: Path) -> None:
-    old = Tokens(KeySet(tmp_path / "keys"), lambda: float(NOW))
+    old = Tokens(KeySet(DirectoryFiles(tmp_path / "keys")), lambda: float(NOW))
     token = old.make("me", "s", 60)
-    KeySet(tmp_path / "other")
+    KeySet(DirectoryFiles(tmp_path / "other"))
     (tmp_path / "other" / "0001.pem").rename(tmp_path / "keys" / "0002.pem")
-    new = Tokens(KeySet(tmp_path / "keys"), lambda: float(NOW))
+    new = Tokens(KeySet(DirectoryFiles(tmp_path / "keys")), lambda: float(NOW))
     assert new.keys.signer.kid != old.keys.signer.kid
     assert new.read(token).subject == "me"
     assert "'kid'" in refusal(old, new.make("me", "s", 60))
 
 
 def test_a_key_file_that_is_open_or_damaged_is_refused(tmp_path: Path) -> None:
-    KeySet(tmp_path / "keys")
+    KeySet(DirectoryFiles(tmp_path / "keys"))
     file = tmp_path / "keys" / "0001.pem"
     file.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        KeySet(tmp_path / "keys")
+        KeySet(DirectoryFiles(tmp_path / "keys"))
     file.chmod(0o600)
     file.write_text("-----BEGIN PRIVATE KEY-----\ns3cret\n")
     with pytest.raises(ConfigError, match="not a P-256 private key") as caught:
-        KeySet(tmp_path / "keys")
+        KeySet(DirectoryFiles(tmp_path / "keys"))
     assert "s3cret" not in str(caught.value)
 
 
@@ -271,7 +272,7 @@ def test_accounts_make_their_key_with_the_first_token_and_refuse_a_bad_one_at_on
         assert not list((tmp_path / "keys").glob("*.pem"))
         token = accounts.tokens.make("me", "s", 60)
     file = tmp_path / "keys" / "0001.pem"
-    assert are_private_keys(file.parent)  # as a key of ours is, so that it need not be loaded
+    assert are_private_keys(DirectoryFiles(file.parent))  # as a key of ours is, so that it need not be loaded
     with closing(Accounts(tmp_path)) as accounts:
         assert accounts.tokens.read(token).subject == "me"
     pem = load_pem_private_key(file.read_bytes(), None).private_bytes(
@@ -297,7 +298,7 @@ def test_threads_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
 
         def start(directory: Path, together: threading.Barrier = together) -> str:
             together.wait(10)
-            return KeySet(directory).signer.kid
+            return KeySet(DirectoryFiles(directory)).signer.kid
 
         with ThreadPoolExecutor(8) as pool:
             assert len(set(pool.map(start, [tmp_path / str(turn)] * 8))) == 1
@@ -315,7 +316,7 @@ def test_a_private_file_that_exists_wins_unless_replaced(tmp_path: Path) -> None
 
 
 def _kid(directory: Path) -> str:
-    return KeySet(directory).signer.kid
+    return KeySet(DirectoryFiles(directory)).signer.kid
 
 
 @pytest.mark.slow

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
-from sage.errors import InvalidRequest, SageError
+from sage.errors import SageError
 from sage.middleware.app.workers.forwarding import Forwarder, RecordedRequest
 from sage.middleware.auth.principal import Principal
 from sage.middleware.dispatch.deployment import Deployment, PublicModel
@@ -18,7 +17,6 @@ from sage.middleware.gateway.metrics import Metrics
 from sage.middleware.providers.base import ModelCall
 from sage.middleware.providers.transport import Transport
 from sage.middleware.registry.registry import Registry
-from sage.middleware.registry.runtime_models import check_name
 from sage.middleware.routers.http.asgi import UNLOGGED, ASGIApp, Receive, Scope, Send, note
 from sage.middleware.settings.settings import Model as ModelSettings
 from sage.middleware.settings.settings import Settings
@@ -51,7 +49,6 @@ class FrontRegistry(Registry):
     """Providers whose server has to be woken first."""
 
     def restore(self) -> None:
-        self._mirrored: dict[str, ModelSettings] = {}
         self.mirror()
 
     def register(self, name: str, settings: ModelSettings, *, source: str = "program") -> PublicModel:
@@ -66,23 +63,11 @@ class FrontRegistry(Registry):
     def mirror(self) -> None:
         """Takes over what the owner has changed. It has stored that already, and says what is wrong with it."""
         self.here = {}
-        stored = self._runtime_models.read() if self._runtime_models is not None else {}
-        for name, settings in self._mirrored.items():
-            if stored.get(name) != settings and self._is_runtime(name):
-                self._fleet.retire(self._fleet.forget(name))
-                del self._models[name]
-        for name, settings in stored.items():
-            with contextlib.suppress(InvalidRequest):  # a name that has become a provider's
-                check_name(name, {**self.providers, **self.absent})
-                if name not in self._models:
-                    self.register(name, settings, source="runtime")
-        self._mirrored = {name: each for name, each in stored.items() if self._is_runtime(name)}
+        before = {name: each for name, each in self._stored.items() if self._is_runtime(name)}
+        self.take_over(before, self._read_stored())
         self.pulled.refresh()
         for provider in self.providers.values():
             self._model_lists.forget(provider)
-
-    def _is_runtime(self, name: str) -> bool:
-        return name in self._models and self._models[name].source == "runtime"
 
     async def load(self, name: str, *, wait: bool = True) -> PublicModel:
         raise Elsewhere(name)

@@ -102,7 +102,7 @@ class Queue:
         files = FileStore(database, self.directory / "files", FileLimits(limits.max_file, limits.max_files_total))
         files.recover()
         files.purge()
-        return database, files, Signer(self._settings.data_dir)
+        return database, files, Signer(self._settings.data_dir, self._settings.database)
 
     async def worker_gone(self, worker: str) -> None:
         """The gateway's own worker has ended: what it was doing goes back into the queue."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from typing import Protocol
 
-_NAME = re.compile(r"own[0-9]+-([0-9]+)@gateway", re.ASCII)
+_NAME = re.compile(r"own[0-9]+-([0-9]+)@gateway(?:\.([A-Za-z0-9.-]*))?", re.ASCII)
 
 
 class OwnWorker(Protocol):
@@ -21,7 +22,12 @@ class OwnWorker(Protocol):
 
 def own_worker_name(number: int) -> str:
     """The name of the worker that this process starts as its ``number``-th."""
-    return f"own{number}-{os.getpid()}@gateway"
+    return f"own{number}-{os.getpid()}@gateway.{_machine()}"
+
+
+def _machine() -> str:
+    """The name of this machine or container: gateways on several may share a database, and have the same pid."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
 
 
 def has_lost_gateway(worker: str) -> bool:
@@ -29,7 +35,8 @@ def has_lost_gateway(worker: str) -> bool:
 
     For a gateway that starts: one with its own pid was before it, as in a container that was started again.
     """
-    if (named := _NAME.fullmatch(worker)) is None:
+    named = _NAME.fullmatch(worker)
+    if named is None or named[2] not in (None, _machine()):
         return False
     pid = int(named[1])
     if pid == os.getpid():

@@ -47,7 +47,7 @@ class JobStoreCore:
         self._reader = JobReader(database)
         self._items = ItemReader(database, self._files)
         self._endings = Endings(database, self._writer, self._files, file_store, clock, result_ttl)
-        self._leader = Leader(directory / "leader.lock")
+        self._leader = database.seat("leader") or Leader(directory / "leader.lock")
         self._pool = ThreadPool(4, "jobs reader")
         self._listeners: list[Callable[[StoredJob], None]] = []
         self._last_look: float | None = None
