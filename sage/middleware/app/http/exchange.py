@@ -205,9 +205,15 @@ class Exchange:
 
     def write(self, body: bytes) -> bool:
         """Sends a further piece of an answer that has begun, if it can be written at once; whether it was."""
-        if self._connection.write_paused or self.disconnected:
+        connection = self._connection
+        if connection.write_paused or self.disconnected:
             return False
-        self._add(body, True)
+        if self._head or self._is_head or not self._chunked:
+            self._add(body, True)
+            return True
+        data = b"%x\r\n%b\r\n" % (len(body), body)
+        connection.written += len(data)
+        connection.transport.write(data)
         return True
 
     def _answer(self, status: int, headers: Headers, body: bytes) -> None:

@@ -156,7 +156,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _pass_on(self, answer: HttpAnswer, sink: Sink) -> None:
         """Gives what has come to ``sink``: no task has to wake up for each piece of a stream."""
-        self._set_deadline(answer)
+        at = self._loop.time() + answer.silence
+        self._deadline.at = at if at < answer.ends else answer.ends  # later than its timer rings, which looks again
         data = self._parser.take()
         if data and not sink(data):
             self._deadline.at = math.inf

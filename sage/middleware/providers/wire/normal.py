@@ -133,8 +133,8 @@ class NormalRelay(EventRelay):
         self._has_deltas = False
         """Whether a delta has said something: a message after that says it once more."""
 
-    def feed(self, data: bytes) -> bytes:
-        events = EventRelay.feed(self, data)  # not by super(), which costs each chunk
+    def _feed(self, data: bytes) -> bytes:
+        events = super()._feed(data)
         if self._is_notable and _may_need_mending(events):
             return self._mended(events)
         if not self._has_deltas:

@@ -139,8 +139,11 @@ class EventRelay:
             relayed = self._shape.relay(data)
             if relayed is not None:
                 self._unlike = self._empty_bytes = 0
-                self._is_notable = False
                 return relayed
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """What :meth:`feed` is for, where bytes have to be looked at."""
         if not self._is_stream:
             data = self._begin(data)
         if self._last_cr or b"\r" in data:
@@ -347,7 +350,7 @@ class EventRelay:
         tail = b"".join(self._incomplete) + self._last_cr.replace(b"\r", b"\n")
         if not self._is_stream:
             return self._answer(tail)
-        rest = EventRelay.feed(self, b"\n\n") if _is_event(tail) else b""
+        rest = EventRelay._feed(self, b"\n\n") if _is_event(tail) else b""
         rest += self._rest()
         if self.error is not None:
             raise self.error
