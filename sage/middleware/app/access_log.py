@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import orjson
@@ -76,23 +76,19 @@ class AccessLog:
             return
         stream = self._stream or sys.stderr
         try:
-            for piece in _pieces(map(_readable_bytes if stream.isatty() else _json, lines)):
+            for piece in _pieces(b"".join(map(_readable_bytes if stream.isatty() else _json, lines))):
                 _write(stream, piece)
         except (OSError, ValueError):
             pass  # the log cannot be written; the gateway goes on
 
 
-def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """``lines`` joined, as many at a time as a pipe takes whole."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if size + len(line) > _WHOLE and piece:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    yield b"".join(piece)
+def _pieces(lines: bytes) -> Iterator[bytes]:
+    """As many whole lines at a time as a pipe takes at once."""
+    begin = 0
+    while begin < len(lines):
+        end = lines.rfind(b"\n", begin, begin + _WHOLE) + 1 or lines.index(b"\n", begin) + 1
+        yield lines[begin:end]
+        begin = end
 
 
 def _write(stream: TextIO, piece: bytes) -> None:

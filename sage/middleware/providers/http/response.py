@@ -11,6 +11,7 @@ from sage.middleware.providers.base import Sink, UpstreamRequest
 from sage.middleware.providers.http import errors
 from sage.middleware.providers.http.answer import AnswerFault, HttpAnswer
 from sage.middleware.providers.http.connection import HttpConnection
+from sage.middleware.providers.http.request_head import RequestHead
 from sage.middleware.providers.http.response_head import parse_headers, values_of
 from sage.middleware.providers.http.whole_answer import read_whole
 
@@ -37,6 +38,11 @@ class HttpResponse(HttpAnswer):
         response = cls(request, connection, loop, ends)
         response.is_over, response.fault = True, AnswerFault.UNANSWERED
         return response
+
+    def begin(self, head: RequestHead) -> asyncio.Future[None]:
+        """Sends the request. The future is done once the head of the answer has come, or it has failed."""
+        body = self._request.body
+        return self._connection.begin(self, head.to_send(body), body, is_bodyless=head.is_bodyless)
 
     @property
     def headers(self) -> Mapping[str, str]:

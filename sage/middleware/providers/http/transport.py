@@ -63,7 +63,12 @@ class HttpTransport:
         if connection is None:
             response = await self._send_fresh(request, prepared, total)
         else:
-            response = await _ask(connection, request, head, loop, started + total)
+            response = HttpResponse(request, connection, loop, started + total)
+            try:
+                await response.begin(head)
+            except BaseException:
+                response.close()
+                raise
             if response.fault is _UNANSWERED:
                 took = loop.time() - started
                 may_repeat = took < _CLOSED_AS_USED or (request.retry_on_broken_connection and not request.once)
@@ -108,7 +113,13 @@ class HttpTransport:
             raise errors.shutting_down()
         if not connection.is_usable():  # it broke before this task went on
             return HttpResponse.unanswered(request, connection, loop, ends)
-        return await _ask(connection, request, head, loop, ends)
+        response = HttpResponse(request, connection, loop, ends)
+        try:
+            await response.begin(head)
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     async def _connect(self, request: UpstreamRequest, pool: ConnectionPool, total: float) -> HttpConnection:
         limit = TimeLimit(pool.loop, min(request.timeouts.connect, total))
@@ -160,22 +171,3 @@ class HttpTransport:
             await asyncio.wait([connection.gone for connection in opened], timeout=_CLOSING_TIME)
         if self._proxied is not None:
             await self._proxied.close()
-
-
-async def _ask(
-    connection: HttpConnection,
-    request: UpstreamRequest,
-    head: RequestHead,
-    loop: asyncio.AbstractEventLoop,
-    ends: float,
-) -> HttpResponse:
-    """The answer to ``request``, as soon as its head has come or it has failed."""
-    response = HttpResponse(request, connection, loop, ends)
-    body = request.body
-    waiter = connection.begin(response, head.to_send(body), body, is_bodyless=head.is_bodyless)
-    try:
-        await waiter
-    except BaseException:
-        response.close()
-        raise
-    return response
